@@ -1,0 +1,14 @@
+"""ray_unlearn: populations of seeded unlearned and retrained checkpoints, from one study file.
+
+    from ray_unlearn.study import load_study
+    from ray_unlearn.driver import generate
+
+    study = load_study("faces.yaml", overrides=["populations.finetune.count=8"])
+    summary = generate(study, backend="inline")
+    print(summary.done, summary.failed)
+
+The command line (`ray-unlearn --help`) is the same calls, one subcommand per stage. Nothing is imported here,
+so that `ray_unlearn.study` costs neither torch nor Ray.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,95 @@
+"""Every error that a user can cause, as one tree; each carries one message and the exit code it ends with.
+
+    BaseException
+    ├── Interrupted                a signal asked us to stop: the store is resumable           130 | 143
+    └── Exception
+        └── RayUnlearnError        anything below ends the command with one line               1
+            ├── StudyError         the study file or an override is wrong                      2
+            ├── DataError          a source, an image or a split is wrong                      1
+            ├── ModelError         an architecture or weights do not fit                       1
+            ├── MethodError        a method's code or options are wrong                        1
+            ├── TrainingDiverged   a run's loss or weights became NaN or infinite              1
+            ├── StoreError         the study's folder cannot be read or written                1
+            │   └── PopulationChanged  the folder holds this population, made differently      1
+            └── ClusterError       Ray cannot be reached, or cannot give what was asked        1
+
+A message says what, where, expected, found, and what to do. One string per exception, so that it survives pickling.
+
+Does not cover: failures inside a run, which become failed records, not exceptions of the command.
+"""
+
+from __future__ import annotations
+
+import difflib
+import signal
+from collections.abc import Iterable
+
+
+class RayUnlearnError(Exception):
+    """Base of every error that a user can cause; ends the command with one line."""
+
+    exit_code = 1
+
+
+class StudyError(RayUnlearnError):
+    """The study file or an override is wrong."""
+
+    exit_code = 2
+
+
+class DataError(RayUnlearnError):
+    """A source, an image or a split is wrong."""
+
+
+class ModelError(RayUnlearnError):
+    """An architecture or its weights do not fit."""
+
+
+class MethodError(RayUnlearnError):
+    """A method's code or its options are wrong."""
+
+
+class TrainingDiverged(RayUnlearnError):
+    """A run's loss or weights became NaN or infinite."""
+
+
+class StoreError(RayUnlearnError):
+    """The study's folder cannot be read or written."""
+
+
+class PopulationChanged(StoreError):
+    """The folder already holds this population, made from something else."""
+
+
+class ClusterError(RayUnlearnError):
+    """Ray cannot be reached, or cannot give what was asked."""
+
+
+class Interrupted(BaseException):
+    """A signal asked us to stop; not an `Exception`, so that no run can swallow it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.signum
+
+    def __str__(self) -> str:
+        return f"interrupted by {signal.Signals(self.signum).name}"
+
+
+def did_you_mean(found: str, valid: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` when a valid name is close, else the list of valid names.
+
+    >>> did_you_mean("adm", ["sgd", "adam"])
+    " (did you mean 'adam'?)"
+    """
+    names = sorted(valid)
+    close = difflib.get_close_matches(str(found), names, n=1)
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f" (valid: {shown})" if names else ""

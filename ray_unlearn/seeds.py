@@ -1,0 +1,74 @@
+"""(study seed, population, original, run, purpose) -> generators. The only room that seeds anything.
+
+    rng = Seeds(study=0, population="finetune", original=0, run=7)
+    order = rng.torch("shuffle")            # a torch.Generator on the CPU
+    chosen = rng.numpy("forget-split")      # a numpy.random.Generator
+    with rng.global_state("script"):        # code that only knows the global generators
+        unlearning(net, ...)
+
+A stream's seed is the sha256 of its whole key, never a sum (`seed + epoch` collides). All draws happen on the CPU, so
+that a run's random numbers do not depend on its device.
+
+Does not cover: generators that foreign code makes from the operating system's entropy (`numpy.random.default_rng()`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seeds:
+    """The root of a run's random streams. For the study's own draws (splits) the run fields stay at their defaults."""
+
+    study: int
+    """The study's `seed`."""
+    population: str = ""
+    """Name of the population; two populations never share a stream."""
+    original: int = 0
+    """Index of the original that the run starts from."""
+    run: int = 0
+    """Index of the run in its population."""
+
+    def entropy(self, purpose: str) -> int:
+        """Return the 256-bit seed of the stream called `purpose`."""
+        key = json.dumps([self.study, self.population, self.original, self.run, purpose])
+        return int.from_bytes(hashlib.sha256(key.encode()).digest(), "big")
+
+    def numpy(self, purpose: str) -> np.random.Generator:
+        """Return a fresh NumPy generator for `purpose`; the same key gives the same stream."""
+        return np.random.Generator(np.random.PCG64(self.entropy(purpose)))
+
+    def torch(self, purpose: str) -> torch.Generator:
+        """Return a fresh torch CPU generator for `purpose`; the same key gives the same stream."""
+        import torch
+
+        return torch.Generator().manual_seed(self.entropy(purpose) % 2**63)
+
+    @contextlib.contextmanager
+    def global_state(self, purpose: str) -> Iterator[None]:
+        """Seed the global generators of `random`, NumPy and torch (all devices) inside the block; restore them after."""
+        import torch
+
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        seed = self.entropy(purpose)
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            try:
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
+                torch.manual_seed(seed % 2**63)
+                yield
+            finally:
+                random.setstate(python_state)
+                np.random.set_state(numpy_state)

@@ -1,0 +1,71 @@
+"""Every name in a study's folder; no other module joins paths below it.
+
+    <storage>/data-cache/<source>/               decoded shards, shared by all studies of the storage
+    <storage>/<study>/study.json                 the study as it was last generated, defaults filled in
+    <storage>/<study>/splits/<digest>.arrow      image ids of retain, forget, validation and test
+    <storage>/<study>/metrics.parquet            one row per run, rebuilt from records
+    <storage>/<study>/<population>/population.json           digest and readable identity
+    <storage>/<study>/<population>/00007/record.json         with model.safetensors, outputs.arrow, stage-0001.*
+    <storage>/<study>/<population>/failed/00007.json         the last failure of a run not yet made
+
+Does not cover: how anything is written (`filesystem`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_unlearn.store.records import RECORD
+from ray_unlearn.study.plan import Run
+
+DATA_CACHE = "data-cache"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Names of one study's files, relative to its storage."""
+
+    study: str
+
+    @property
+    def study_json(self) -> str:
+        """The study as it was last generated."""
+        return f"{self.study}/study.json"
+
+    @property
+    def metrics(self) -> str:
+        """One row per run."""
+        return f"{self.study}/metrics.parquet"
+
+    def splits(self, digest: str) -> str:
+        """Image ids by split."""
+        return f"{self.study}/splits/{digest[:16]}.arrow"
+
+    def population(self, name: str) -> str:
+        """Folder of a population."""
+        return f"{self.study}/{name}"
+
+    def population_json(self, name: str) -> str:
+        """Digest and readable identity of a population."""
+        return f"{self.study}/{name}/population.json"
+
+    def run(self, run: Run) -> str:
+        """Folder of a finished run."""
+        return f"{self.study}/{run.population}/{run.index:05d}"
+
+    def record(self, run: Run) -> str:
+        """Record of a finished run."""
+        return f"{self.run(run)}/{RECORD}"
+
+    def failures(self, population: str) -> str:
+        """Folder of a population's failed runs."""
+        return f"{self.study}/{population}/failed"
+
+    def failure(self, run: Run) -> str:
+        """Record of a failed run."""
+        return f"{self.failures(run.population)}/{run.index:05d}.json"
+
+
+def run_index(folder: str) -> int | None:
+    """Return the run index that a folder's name says, or None for any other folder."""
+    return int(folder) if len(folder) == 5 and folder.isdigit() else None

@@ -1,0 +1,79 @@
+"""The record of a finished run and of a failed one: their schema, beside the code that reads and writes them.
+
+    record = Record(population="finetune", index=7, payloads={"model.safetensors": payload_of(data)}, ...)
+    store.publish(record, payloads)
+    Record.model_validate_json(text)
+
+Does not cover: when a record is written (`StudyStore.publish`: after its payloads).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RECORD = "record.json"
+CHECKPOINT = "model.safetensors"
+OUTPUTS = "outputs.arrow"
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Payload(_Value):
+    """Size and hash of one payload file."""
+
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+def payload_of(data: bytes) -> Payload:
+    """Return what a record says about these bytes."""
+    return Payload(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+class Record(_Value):
+    """What is known about a finished run. Identical runs give identical payloads, but not identical times."""
+
+    population: str
+    index: int
+    original: int
+    digest: str
+    """The population's digest when the run was made."""
+    method: str
+    options: dict[str, Any]
+    seeds: dict[str, int]
+    """Study seed, and the run's own entropy for its shuffles, as evidence that no two runs share it."""
+    payloads: dict[str, Payload]
+    metrics: dict[str, float]
+    """`<split>_accuracy` (0..1) and `<split>_loss` (nats) for each split with outputs."""
+    epoch_loss: list[float]
+    """Mean training loss of every epoch; empty for methods that bring their own loop."""
+    stages: list[dict[str, float]]
+    """Per-epoch metrics, where the study asks for them."""
+    seconds: dict[str, float]
+    """Wall time by part: train, predict, write, total."""
+    started_at: str
+    """UTC, ISO 8601; evidence only, nothing depends on it."""
+    device: str
+    threads: int
+    host: str
+    versions: dict[str, str]
+    attempt: int
+
+
+class FailedRecord(_Value):
+    """Why a run failed; kept beside the runs until the run succeeds."""
+
+    population: str
+    index: int
+    digest: str
+    error: str
+    """One line."""
+    traceback: str
+    attempts: int
+    host: str
+    failed_at: str

@@ -1,0 +1,150 @@
+"""One study's folder: admit a plan, publish runs, read records back.
+
+    store = StudyStore(open_storage(study.storage), study.name)
+    store.admit(plan)
+    store.publish(run, payloads, record)
+    records = store.records(plan.populations["finetune"])     # {index: Record}
+
+Does not cover: the order of work (`driver`), nor reading payloads back (`verify`, and evaluation from outputs).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from ray_unlearn.errors import PopulationChanged, StoreError
+from ray_unlearn.store.filesystem import Storage
+from ray_unlearn.store.layout import Layout, run_index
+from ray_unlearn.store.records import CHECKPOINT, RECORD, FailedRecord, Record
+from ray_unlearn.study.identity import difference
+from ray_unlearn.study.plan import Plan, Population, Run
+
+_READERS = 16  # object stores answer in parallel; a local disk does not mind
+
+
+@dataclass(frozen=True, slots=True)
+class StudyStore:
+    """The folder of one study."""
+
+    storage: Storage
+    name: str
+
+    @property
+    def layout(self) -> Layout:
+        """Names of the study's files."""
+        return Layout(self.name)
+
+    @property
+    def uri(self) -> str:
+        """Where the study lies, for people."""
+        return f"{self.storage.uri.rstrip('/')}/{self.name}"
+
+    def admit(self, plan: Plan) -> None:
+        """Take a plan's populations in, all or none.
+
+        Raises:
+            PopulationChanged: the folder holds one of them, made from something else.
+            StoreError: the folder cannot be written.
+
+        """
+        new = [p for p in plan.populations.values() if self._is_new(p)]
+        study = json.dumps(plan.study.model_dump(mode="json"), indent=2)
+        self.storage.publish_file(self.layout.study_json, study.encode())
+        for population in new:
+            content = {"digest": population.digest, "identity": population.identity}
+            name = self.layout.population_json(population.name)
+            self.storage.publish_file(name, json.dumps(content, indent=2, sort_keys=True).encode())
+        for population in plan.populations:
+            self.storage.sweep(self.layout.population(population))
+
+    def _is_new(self, population: Population) -> bool:
+        held = self.held(population.name)
+        if held is None:
+            return True
+        if held.get("digest") == population.digest:
+            return False
+        lines = difference(held.get("identity"), json.loads(json.dumps(population.identity)))
+        raise PopulationChanged(
+            f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n  "
+            + "\n  ".join(lines or ["(its population.json was edited)"])
+            + "\nGive the changed population another name, the study another name, or change it back."
+        )
+
+    def held(self, population: str) -> dict[str, Any] | None:
+        """Return what the folder says about a population: {digest, identity}; None where it has none."""
+        name = self.layout.population_json(population)
+        try:
+            content = json.loads(self.storage.read(name))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise StoreError(f"{self.storage.uri}/{name}: not JSON ({error}); restore it, or remove the population") from error
+        return dict(content) if isinstance(content, dict) else {}
+
+    def publish(self, run: Run, payloads: Mapping[str, bytes], record: Record) -> None:
+        """Publish a finished run: payloads, then its record; then forget its earlier failure.
+
+        A run that somebody published meanwhile stays as it is: the same run has the same bytes.
+        """
+        if self.record(run) is None:
+            self.discard(run)
+        self.storage.publish_folder(self.layout.run(run), payloads, (RECORD, record.model_dump_json(indent=1).encode()))
+        self.storage.remove(self.layout.failure(run))
+
+    def discard(self, run: Run) -> None:
+        """Make a run pending again: its record goes first, so that no half-removed run ever counts as finished."""
+        self.storage.remove(self.layout.record(run))
+        self.storage.remove(self.layout.run(run))
+
+    def publish_failure(self, run: Run, failure: FailedRecord) -> None:
+        """Record why a run failed; the run stays to be made."""
+        self.storage.publish_file(self.layout.failure(run), failure.model_dump_json(indent=1).encode())
+
+    def records(self, population: str, digest: str) -> dict[int, Record]:
+        """Return the records of a population's finished runs by index; unreadable and foreign ones are left out."""
+        runs = [Run(population=population, index=i) for i in self.indexes(population)]
+        with ThreadPoolExecutor(_READERS) as readers:
+            found = dict(zip(runs, readers.map(self.record, runs), strict=True))
+        return {r.index: record for r, record in found.items() if record is not None and record.digest == digest}
+
+    def record(self, run: Run) -> Record | None:
+        """Return a run's record, or None where there is none that can be read."""
+        try:
+            return Record.model_validate_json(self.storage.read(self.layout.record(run)))
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def indexes(self, population: str) -> list[int]:
+        """Return the run indexes that have a folder, finished or not, sorted."""
+        found = (run_index(name) for name in self.storage.folders(self.layout.population(population)))
+        return sorted(index for index in found if index is not None)
+
+    def failures(self, population: str) -> dict[int, FailedRecord]:
+        """Return the failures of runs not yet made, by index."""
+        folder = self.layout.failures(population)
+        failed = {}
+        for name in sorted(self.storage.sizes(folder)):
+            try:
+                failure = FailedRecord.model_validate_json(self.storage.read(f"{folder}/{name}"))
+            except (FileNotFoundError, ValidationError):
+                continue
+            failed[failure.index] = failure
+        return failed
+
+    def checkpoint(self, run: Run) -> bytes:
+        """Return the bytes of a finished run's checkpoint.
+
+        Raises:
+            StoreError: the run has none.
+
+        """
+        try:
+            return self.storage.read(f"{self.layout.run(run)}/{CHECKPOINT}")
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.uri}: run {run} has no {CHECKPOINT} (keep_checkpoints: false?)") from error

@@ -1,0 +1,163 @@
+"""A study file and its overrides -> a `Study`, or one `StudyError` that names the key.
+
+    study = load_study("faces.yaml", overrides=["training.lr=1e-4", "storage=/scratch"])
+    study = parse_study({"name": "faces", ...}, where="a test")
+
+Relative paths in the file are relative to the file; those in overrides, to the current folder.
+
+Does not cover: whether a path exists; the room that opens it says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from ray_unlearn.errors import StudyError, did_you_mean
+from ray_unlearn.study.schema import Study
+from ray_unlearn.study.yaml12 import parse_yaml
+
+_EMBEDDED = ("digits", "cifar10", "given")
+# What pydantic adds to a key's path to say which member of a union complained.
+_UNION_MEMBERS = ("function-", "literal", "constrained", "tuple[", "int", "float", "str", "Source", "Normalize")
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """Read and validate a study file.
+
+    Args:
+        path: the YAML file.
+        overrides: `a.b=value` strings; the value is YAML.
+
+    Raises:
+        StudyError: the file cannot be read, is not YAML, or says something impossible.
+
+    """
+    file = Path(path)
+    try:
+        tree = parse_yaml(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "; `ray-unlearn init FILE` writes one to start from" if isinstance(error, FileNotFoundError) else ""
+        raise StudyError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error}){hint}") from error
+    except yaml.YAMLError as error:
+        raise StudyError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise StudyError(f"{file}: expected a mapping with name, data and populations; found {type(tree).__name__}")
+    tree = _absolute_paths(tree, file.parent.absolute())
+    for override in overrides:
+        tree = _merge(tree, _absolute_paths(_override(override), Path.cwd()))
+    return parse_study(tree, where=str(file))
+
+
+def parse_study(tree: dict[str, Any], where: str) -> Study:
+    """Validate a mapping; `where` opens the error message."""
+    try:
+        return Study.model_validate(tree)
+    except ValidationError as error:
+        # A union reports every member's complaint; an unknown key says most about what was meant.
+        first, *others = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        more = f" (and {len(others)} more)" if others else ""
+        raise StudyError(f"{where}: {describe(first, Study)}{more}") from None
+
+
+def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
+    """Word one pydantic error: the key's path, what was expected, what was found, the nearest valid name."""
+    path = [str(part) for part in error["loc"] if not str(part).startswith(_UNION_MEMBERS)]
+    key, found = ".".join(path), error.get("input")
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key{did_you_mean(path[-1], _fields(model, path[:-1]))}"
+    if error["type"] == "missing":
+        return f"{key}: missing; this key is required"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    hint = ""
+    if error["type"] == "literal_error":
+        hint = did_you_mean(str(found), error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
+    return f"{key}: {message[0].lower()}{message[1:]}; found {_short(found)}{hint}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _fields(model: type[BaseModel], path: Iterable[str]) -> list[str]:
+    """Return the valid keys at `path` below `model`; none where the path leaves the schema."""
+    for part in path:
+        field = model.model_fields.get(part)
+        candidates = [field.annotation, *get_args(field.annotation)] if field else []
+        blocks = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not blocks:
+            return []
+        model = blocks[0]
+    return list(model.model_fields)
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise StudyError(f"--set {text!r}: expected KEY.KEY=VALUE, for example training.lr=1e-4")
+    try:
+        tree: Any = parse_yaml(value)
+    except yaml.YAMLError as error:
+        raise StudyError(f"--set {text!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+    for part in reversed(parts):
+        tree = {part: tree}
+    return dict(tree)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _absolute_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Resolve what names a file against `folder`: storage, sources, id lists, weights and scripts."""
+    tree = dict(tree)
+    if "storage" in tree:
+        tree["storage"] = _absolute(tree["storage"], folder)
+    if isinstance(tree.get("data"), dict):
+        data = tree["data"] = dict(tree["data"])
+        for role in ("train", "test", "validation"):
+            if role in data:
+                data[role] = _absolute_source(data[role], folder)
+        if isinstance(data.get("forget"), dict) and isinstance(data["forget"].get("ids"), str):
+            data["forget"] = {**data["forget"], "ids": _absolute(data["forget"]["ids"], folder)}
+    if isinstance(tree.get("populations"), dict):
+        tree["populations"] = {name: _absolute_population(spec, folder) for name, spec in tree["populations"].items()}
+    return tree
+
+
+def _absolute_source(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict) and "path" in value:
+        return {**value, "path": _absolute_source(value["path"], folder)}
+    if isinstance(value, list):
+        return [_absolute(item, folder) for item in value]
+    return value if value in _EMBEDDED else _absolute(value, folder)
+
+
+def _absolute_population(spec: Any, folder: Path) -> Any:
+    if not isinstance(spec, dict):
+        return spec
+    spec = dict(spec)
+    if "weights" in spec:
+        spec["weights"] = _absolute_source(spec["weights"], folder)
+    if isinstance(spec.get("method"), str) and ".py:" in spec["method"]:
+        spec["method"] = _absolute(spec["method"], folder)
+    return spec
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    if not isinstance(value, str) or "://" in value or not value:
+        return value
+    return str(folder / Path(value).expanduser())

@@ -1,0 +1,198 @@
+"""A study, and what the other rooms found out about it -> populations with digests, and their runs.
+
+    plan = make_plan(study, Ingredients(data={...}, model={...}, methods={"finetune": use, ...}))
+    plan.populations["finetune"].digest
+    plan.runs                                   # (Run(population="original", ...), Run(population="finetune", ...), ...)
+
+A population's identity covers all that changes its results: data, split, model, the originals that it starts from,
+method, options, seed. Not its count, nor other populations, nor where and how fast it runs.
+
+Does not cover: which runs are still to be made (`ray_unlearn.store`), nor how (`ray_unlearn.driver`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from ray_unlearn.errors import StudyError, did_you_mean
+from ray_unlearn.study.identity import digest
+from ray_unlearn.study.schema import PopulationSpec, Study
+
+ORIGINAL = "original"
+IDENTITY_FORMAT = 1
+
+StartsFrom = Literal["scratch", "original"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class Run:
+    """One checkpoint to be made. Its identity never depends on where or when it executes."""
+
+    population: str
+    index: int
+    """Position in the population, from 0."""
+    original: int = 0
+    """Index of the original that it starts from; 0 for runs from scratch."""
+
+    def __str__(self) -> str:
+        return f"{self.population}/{self.index:05d}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodUse:
+    """One population's method, resolved: what the methods' room tells the plan."""
+
+    name: str
+    """As the study says it."""
+    starts_from: StartsFrom
+    options: BaseModel
+    """Frozen, validated, with all defaults filled in."""
+    identity: Mapping[str, Any]
+    """What identifies method and options: plain JSON values, no paths of a machine."""
+    source: str = ""
+    """Source text of a script method; the worker runs exactly what was hashed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ingredients:
+    """What data, models and methods found out about a study; all of it ends in the digests."""
+
+    data: Mapping[str, Any]
+    model: Mapping[str, Any]
+    methods: Mapping[str, MethodUse]
+    """By population name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Population:
+    """`count` runs of one method with the same options."""
+
+    name: str
+    count: int
+    originals: int
+    """Number of originals that its runs start from; 0 from scratch."""
+    method: MethodUse
+    keep_checkpoints: bool
+    identity: Mapping[str, Any]
+    digest: str
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every run of the population, by index."""
+        return tuple(
+            Run(population=self.name, index=i, original=i % self.originals if self.originals else 0)
+            for i in range(self.count)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """All populations of a study, originals first."""
+
+    study: Study
+    populations: Mapping[str, Population]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every run of the study; a run comes after the original that it starts from."""
+        return tuple(run for population in self.populations.values() for run in population.runs)
+
+    def start_of(self, run: Run) -> Run | None:
+        """Return the original's run that `run` starts from, or None."""
+        needs = self.populations[run.population].originals
+        return Run(population=ORIGINAL, index=run.original) if needs else None
+
+    def only(self, names: Iterable[str]) -> Plan:
+        """Return the plan of these populations and of exactly the originals that they start from.
+
+        Raises:
+            StudyError: a name is not a population of the study.
+
+        """
+        names = list(names)
+        if not names:
+            return self
+        for name in names:
+            if name not in self.populations:
+                raise StudyError(f"--only {name}: not a population of the study{did_you_mean(name, self.populations)}")
+        chosen = {name: p for name, p in self.populations.items() if name in names}
+        needed = max((min(p.originals, p.count) for p in chosen.values()), default=0)
+        if needed and ORIGINAL not in chosen:
+            original = self.populations[ORIGINAL]
+            fewer = Population(**{**_fields(original), "count": needed})
+            chosen = {ORIGINAL: fewer, **chosen}
+        return Plan(study=self.study, populations=chosen)
+
+
+def _fields(population: Population) -> dict[str, Any]:
+    return {name: getattr(population, name) for name in Population.__slots__}
+
+
+def make_plan(study: Study, ingredients: Ingredients) -> Plan:
+    """Resolve every population: counts, originals, identities, digests.
+
+    Raises:
+        StudyError: a population cannot start (no original, too few originals).
+
+    """
+    names = sorted(study.populations, key=lambda name: name != ORIGINAL)  # stable: originals first, then file order
+    populations: dict[str, Population] = {}
+    for name in names:
+        populations[name] = _population(name, study, ingredients, populations.get(ORIGINAL))
+    return Plan(study=study, populations=populations)
+
+
+def _population(name: str, study: Study, ingredients: Ingredients, original: Population | None) -> Population:
+    spec, use = study.populations[name], ingredients.methods[name]
+    originals = _originals(name, spec, use, original)
+    identity: dict[str, Any] = {
+        "format": IDENTITY_FORMAT,
+        "name": name,
+        "seed": study.seed,
+        "data": dict(ingredients.data),
+        "model": dict(ingredients.model),
+        **use.identity,
+        "checkpoint_dtype": study.checkpoint_dtype,
+        "outputs": study.outputs.model_dump(mode="json"),
+    }
+    if originals and original is not None:
+        identity |= {"originals": originals, "original_digest": original.digest}
+    return Population(
+        name=name,
+        count=spec.planned,
+        originals=originals,
+        method=use,
+        keep_checkpoints=_keeps(name, spec, study),
+        identity=identity,
+        digest=digest(identity),
+    )
+
+
+def _originals(name: str, spec: PopulationSpec, use: MethodUse, original: Population | None) -> int:
+    if use.starts_from == "scratch":
+        if spec.originals != 1:
+            raise StudyError(f"populations.{name}.originals: {use.name} trains from scratch and starts from no original")
+        return 0
+    if name == ORIGINAL:
+        raise StudyError(f"populations.{name}.method: {use.name} needs an original to start from; use train, or weights: FILE")
+    if original is None:
+        raise StudyError(
+            f"populations.{name}: {use.name} starts from a population called `{ORIGINAL}`, which the study does not define; "
+            f"add `{ORIGINAL}: {{method: train, on: train, count: 1}}` or `{ORIGINAL}: {{weights: FILE}}`"
+        )
+    if spec.originals > original.count:
+        raise StudyError(
+            f"populations.{name}.originals: expected at most the {original.count} originals of the study; found {spec.originals}"
+        )
+    return spec.originals
+
+
+def _keeps(name: str, spec: PopulationSpec, study: Study) -> bool:
+    if name == ORIGINAL and spec.keep_checkpoints is False:
+        raise StudyError(f"populations.{name}.keep_checkpoints: originals are always kept, because others start from them")
+    default = True if name == ORIGINAL else study.keep_checkpoints
+    return default if spec.keep_checkpoints is None else spec.keep_checkpoints

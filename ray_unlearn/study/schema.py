@@ -1,0 +1,261 @@
+"""The keys of a study file: one frozen pydantic value per block. Field descriptions are the JSON schema's, too.
+
+    Study.model_validate({"name": "faces", "data": {...}, "populations": {...}})
+    Study.model_json_schema()                    # for editors: `ray-unlearn init --schema`
+
+Unknown keys and wrong types are refused here; values that need another room to judge (method options, whether a
+column exists) are judged there, still before any work.
+
+Does not cover: the file's syntax, overrides and paths (`loading`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+RESERVED_NAMES = ("data-cache", "splits", "failed")
+
+Split = Literal["retain", "forget", "validation", "test"]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Dtype = Literal["fp32", "bf16", "fp16"]
+
+
+class Block(BaseModel):
+    """A frozen block of the study file that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Source(Block):
+    """Where images come from: a path (or several, or a glob), or the name of an embedded set."""
+
+    path: str | tuple[str, ...] | None = Field(None, description="File, folder, glob or URI; relative to the study file.")
+    format: Literal["auto", "parquet", "folder", "competition", "cifar10", "digits"] = Field(
+        "auto", description="`auto` decides by the path: *.parquet, a folder with retain.csv, or a folder per class."
+    )
+
+
+def _source(value: Any) -> Any:
+    """Accept `train: digits`, `train: path` and `train: [path, path]` for the full mapping."""
+    if isinstance(value, str) and value in ("digits", "cifar10"):
+        return {"format": value}
+    return {"path": value} if isinstance(value, str | list | tuple) else value
+
+
+AnySource = Annotated[Source, BeforeValidator(_source)]
+
+
+def _fraction_or_source(value: Any) -> Any:
+    """Read `0.1` as a fraction; everything else that is not `given` names a source."""
+    return value if isinstance(value, int | float) or value == "given" or value is None else _source(value)
+
+
+class Columns(Block):
+    """Column names of a Parquet source."""
+
+    image: str = Field("image", description="struct<bytes, path> (Hugging Face layout) or binary, an encoded image.")
+    label: str = Field("label", description="Integer class, or class name.")
+    id: str | None = Field(None, description="Unique image id; without it ids are <file name>:<row>.")
+    group: str | None = Field(None, description="Group (person) of the image, for forget sets by group.")
+    age: str | None = Field(None, description="Age in years, handed to competition-style scripts.")
+
+
+class Forget(Block):
+    """Which training images are to be forgotten: exactly one of the ways."""
+
+    fraction: Fraction | None = Field(None, description="This share of the training images, drawn with the study's seed.")
+    label: int | str | None = Field(None, description="Every training image of this class (index or name).")
+    group: str | None = Field(None, description="Whole groups (persons), by the name of the group column.")
+    count: int | None = Field(None, ge=1, description="How many groups, drawn with the study's seed.")
+    ids: str | tuple[str, ...] | None = Field(None, description="Ids, or a CSV file with an `image_id` column.")
+    given: bool | None = Field(None, description="As the source says (the competition's forget.csv).")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Forget:
+        ways = [name for name in ("fraction", "label", "group", "ids", "given") if getattr(self, name) is not None]
+        if len(ways) != 1:
+            raise ValueError(f"expected exactly one of fraction, label, group, ids, given; found {ways or 'none'}")
+        if (self.group is None) != (self.count is None):
+            raise ValueError("group and count belong together: {group: person_id, count: 15}")
+        if self.given is False:
+            raise ValueError("given: false says nothing; name another way")
+        return self
+
+
+class Normalize(Block):
+    """Per-channel mean and standard deviation, of pixels in 0..1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class Data(Block):
+    """Images, their splits, and how pixels reach the model."""
+
+    train: AnySource
+    test: Annotated[Fraction | Source | None, BeforeValidator(_fraction_or_source)] = Field(
+        None, description="A source, or the fraction of `train` to hold out."
+    )
+    validation: Annotated[Fraction | Literal["given"] | Source | None, BeforeValidator(_fraction_or_source)] = Field(
+        None, description="A source, the fraction of `train` to hold out, or `given` (the competition's validation.csv)."
+    )
+    forget: Forget
+    image_size: int = Field(32, ge=4, le=1024, description="Images are resized to this many pixels, square.")
+    classes: int | tuple[str, ...] | None = Field(None, description="Class count or names; default: what the source says.")
+    normalize: Literal["raw", "unit", "standard"] | Normalize = Field(
+        "standard", description="raw: 0..255 (the competition); unit: 0..1; standard: mean 0.5, std 0.25; or {mean, std}."
+    )
+    columns: Columns = Columns()
+    on_bad_image: Literal["refuse", "skip"] = Field("refuse", description="skip records each image that it skips.")
+    limit: int | None = Field(None, ge=2, description="Use only this many training images, drawn with the study's seed.")
+
+
+class Model(Block):
+    """The architecture."""
+
+    arch: str = Field("resnet18", description="A torchvision name, `small_cnn`, or package.module:factory.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the architecture.")
+
+
+class Augment(Block):
+    """Augmentation of training batches, on the device."""
+
+    crop: int = Field(0, ge=0, description="Pixels of zero padding before a random crop back to size.")
+    flip: bool = Field(False, description="Mirror each image with probability one half.")
+
+
+class Recipe(Block):
+    """How a model is trained; the study's `training` block, and the base of every training method's options."""
+
+    epochs: float = Field(30.0, gt=0, description="Passes over the set; fractions stop inside an epoch.")
+    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    lr: float = Field(1e-4, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
+    weight_decay: float = Field(5e-3, ge=0)
+    schedule: Literal["constant", "cosine", "step", "linear"] = "cosine"
+    schedule_per: Literal["epoch", "batch"] = Field("epoch", description="How often the rate changes (official: epoch).")
+    step_epochs: float = Field(10.0, gt=0, description="`step` multiplies the rate by `gamma` this often.")
+    gamma: float = Field(0.1, gt=0, le=1)
+    warmup_epochs: float = Field(0.0, ge=0, description="Linear warm-up from zero, always per batch.")
+    batch_size: int = Field(64, ge=1)
+    class_weights: Literal["none", "inverse"] | tuple[float, ...] = Field(
+        "none", description="inverse: 1 / images of the class in the set trained on, not normalised (official)."
+    )
+    augment: Augment = Augment()
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights stay fp32.")
+    channels_last: bool = True
+
+
+# What a method takes over from the study's `training` block where its population does not say otherwise: how batches
+# are made and computed. Rates, epochs and optimisers are the method's own.
+INHERITED = ("batch_size", "class_weights", "augment", "precision", "channels_last")
+
+
+class PopulationSpec(BaseModel):
+    """`count` checkpoints by one method; all further keys are the method's options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    method: str | None = Field(None, description="A name from `ray-unlearn methods`, or path/to/script.py:function.")
+    weights: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
+        None, description="Instead of a method: one .safetensors or .pth (weights only) per checkpoint to import."
+    )
+    count: int | None = Field(None, ge=1, le=99_999, description="How many checkpoints (seeds).")
+    originals: int = Field(1, ge=1, description="Run i starts from original i modulo this many.")
+    keep_checkpoints: bool | None = Field(None, description="Default: the study's.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that belong to the method."""
+        weights = {"weights": self.weights} if self.weights else {}
+        return {**weights, **(self.__pydantic_extra__ or {})}
+
+    @property
+    def method_name(self) -> str:
+        """The method; `weights: file` alone names the importing one."""
+        return self.method or "weights"
+
+    @property
+    def planned(self) -> int:
+        """How many checkpoints are wanted: `count`, else one per weights file, else 1."""
+        return self.count or len(self.weights or (1,))
+
+    @model_validator(mode="after")
+    def _method_or_weights(self) -> PopulationSpec:
+        if (self.method is None) == (self.weights is None):
+            raise ValueError("expected either a method or weights: FILE")
+        if self.weights is not None and self.planned > len(self.weights):
+            raise ValueError(f"count: expected at most {len(self.weights)}, one per weights file; found {self.count}")
+        return self
+
+
+class Stages(Block):
+    """What is published while a run trains; off by default, because it costs time."""
+
+    metrics: bool = Field(False, description="Loss and accuracy on every split after every epoch.")
+    outputs: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="Epochs after which outputs are saved.")
+    checkpoints: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="Epochs after which weights are saved.")
+
+
+class Outputs(Block):
+    """Which logits a run saves."""
+
+    splits: tuple[Split, ...] = Field(("forget", "test"), min_length=1, description="Of those that the study has.")
+    retain_sample: int | None = Field(None, ge=1, description="Only this many retain images, drawn with the study's seed.")
+
+
+class Execution(Block):
+    """Where and how fast; never changes a result on the same kind of device, but for the thread count."""
+
+    workers: int | Literal["auto"] = Field("auto", description="auto: as many as the cluster has room for.")
+    cpus_per_worker: int = Field(1, ge=1, description="Also the thread count of a run, on every backend.")
+    gpus_per_worker: float | Literal["auto"] = Field("auto", description="auto: 1 where the device is cuda, else 0.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where the cluster has GPUs.")
+    max_attempts: int = Field(2, ge=1, description="Tries per run before it is recorded as failed.")
+    deterministic: bool = Field(True, description="Deterministic algorithms on the GPU; the CPU always is.")
+    device_budget_gib: float = Field(8.0, ge=0, description="Decoded images up to this size live on the GPU.")
+
+    @model_validator(mode="after")
+    def _positive(self) -> Execution:
+        if isinstance(self.workers, int) and self.workers < 1:
+            raise ValueError("workers: expected auto or a number of at least 1")
+        if isinstance(self.gpus_per_worker, float) and self.gpus_per_worker < 0:
+            raise ValueError("gpus_per_worker: expected auto or a number of at least 0")
+        return self
+
+
+class Evaluation(Block):
+    """What unlearned populations are compared with."""
+
+    reference: str = Field("retrained", description="The population retrained without the forget set.")
+
+
+class Study(Block):
+    """One study file."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="The study's folder under `storage`.")
+    storage: str = Field("./studies", description="A folder, an NFS mount, s3://bucket/prefix or gs://bucket/prefix.")
+    seed: int = Field(0, ge=0)
+    data: Data
+    model: Model = Model()
+    training: Recipe = Recipe()
+    populations: dict[Annotated[str, Field(pattern=NAME_PATTERN)], PopulationSpec] = Field(min_length=1)
+    stages: Stages = Stages()
+    outputs: Outputs = Outputs()
+    keep_checkpoints: bool = Field(True, description="false keeps outputs only, so that N can be large.")
+    checkpoint_dtype: Dtype = Field("fp32", description="Normalisation buffers stay fp32.")
+    execution: Execution = Execution()
+    evaluation: Evaluation | None = None
+
+    @model_validator(mode="after")
+    def _references(self) -> Study:
+        taken = [name for name in (self.name, *self.populations) if name in RESERVED_NAMES]
+        if taken:
+            raise ValueError(f"{taken[0]!r} is a name that the store uses; choose another")
+        if self.evaluation and self.evaluation.reference not in self.populations:
+            defined = ", ".join(self.populations)
+            raise ValueError(f"evaluation.reference: {self.evaluation.reference!r} is not a population (defined: {defined})")
+        return self
