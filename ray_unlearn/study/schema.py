@@ -21,6 +21,7 @@ RESERVED_NAMES = ("data-cache", "splits", "failed")
 Split = Literal["retain", "forget", "validation", "test"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Dtype = Literal["fp32", "bf16", "fp16"]
+Optimizer = Literal["sgd", "adam", "adamw"]
 
 
 class Block(BaseModel):
@@ -131,7 +132,7 @@ class Recipe(Block):
     """How a model is trained; the study's `training` block, and the base of every training method's options."""
 
     epochs: float = Field(30.0, gt=0, description="Passes over the set; fractions stop inside an epoch.")
-    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    optimizer: Optimizer = "adam"
     lr: float = Field(1e-4, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
     weight_decay: float = Field(5e-3, ge=0)

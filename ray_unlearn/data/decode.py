@@ -1,0 +1,155 @@
+"""One encoded image -> uint8 pixels; one slice of a source -> shards of decoded images.
+
+    pixels_HWC = decode(png_bytes, image_size=32)
+    part = decode_slice(source.slices[0], 0, job)     # writes its shards, returns what is in them
+
+The same function runs in this process and inside a Ray Data job; a slice gives the same bytes in both.
+
+Does not cover: what the shards of a whole source amount to (`prepare`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from ray_unlearn.data.rows import Row, Slice
+from ray_unlearn.data.shards import Example, encode_shard
+from ray_unlearn.errors import DataError, did_you_mean
+from ray_unlearn.store.filesystem import Storage
+
+_SHARD_BYTES = 64 * 2**20  # pixels per shard: small enough to hold while writing, large enough to map
+_SHARD_ROWS = 2048
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeJob:
+    """How a source is decoded, and where its shards go."""
+
+    storage: Storage
+    folder: str
+    image_size: int
+    class_names: tuple[str, ...] | None
+    num_classes: int | None
+    """Labels must lie below this; None takes any non-negative label."""
+    skip_bad: bool
+
+    @property
+    def shard_rows(self) -> int:
+        """Images per shard."""
+        return max(1, min(_SHARD_ROWS, _SHARD_BYTES // (3 * self.image_size**2)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardInfo:
+    """One shard, as the manifest lists it."""
+
+    name: str
+    rows: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(slots=True)
+class DecodedSlice:
+    """What became of one slice."""
+
+    shards: list[ShardInfo] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    wheres: list[str] = field(default_factory=list)
+    """File and row of each id, for messages about duplicates."""
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    max_label: int = -1
+    error: str = ""
+    """Why the source is refused; a value, so that it crosses processes as it is."""
+
+
+def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
+    """Return uint8 [image_size, image_size, 3] RGB pixels, resized without keeping the aspect ratio (bilinear).
+
+    Raises:
+        DataError: the bytes are no image that Pillow can open, or one that would not fit in memory.
+
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)  # broken EXIF in an image that opens
+            opened = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(io.BytesIO(image))
+            with opened as picture:
+                rgb = picture.convert("RGB")
+    except (Exception, Image.DecompressionBombWarning) as error:  # a codec may raise anything on damaged bytes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"not an image that can be decoded ({reason})") from error
+    if rgb.size != (image_size, image_size):
+        rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(rgb, dtype=np.uint8)
+
+
+def decode_slice(part: Slice, number: int, job: DecodeJob) -> DecodedSlice:
+    """Decode one slice into shards `<number>-<part>.arrow`; a refusal is returned as `error`, not raised."""
+    done = DecodedSlice()
+    try:
+        _decode_rows(part.rows(), number, job, done)
+    except DataError as error:
+        done.error = str(error)
+    return done
+
+
+def _decode_rows(rows: Iterable[Row], number: int, job: DecodeJob, done: DecodedSlice) -> None:
+    held: list[Example] = []
+    for row in rows:
+        example = _example(row, job, done)
+        if example is None:
+            continue
+        done.ids.append(row.image_id)
+        done.wheres.append(row.where)
+        done.max_label = max(done.max_label, example.label)
+        held.append(example)
+        if len(held) == job.shard_rows:
+            _write(held, number, job, done)
+            held = []
+    if held:
+        _write(held, number, job, done)
+
+
+def _example(row: Row, job: DecodeJob, done: DecodedSlice) -> Example | None:
+    label = _label(row, job)
+    try:
+        if row.image is None:
+            raise DataError(row.problem)
+        pixels = decode(row.image, job.image_size)
+    except DataError as error:
+        if not job.skip_bad:
+            hint = "; `data.on_bad_image: skip` skips such images and records them"
+            raise DataError(f"{row.where}: {error}{hint}") from error
+        done.skipped.append({"where": row.where, "image_id": row.image_id, "reason": str(error)})
+        return None
+    return Example(pixels, label, row.image_id, row.group, row.age, row.given)
+
+
+def _label(row: Row, job: DecodeJob) -> int:
+    names = job.class_names or ()
+    if isinstance(row.label, str):
+        if row.label in names:
+            return names.index(row.label)
+        raise DataError(f"{row.where}: label {row.label!r} is none of the {len(names)} classes{did_you_mean(row.label, names)}")
+    limit = job.num_classes
+    if row.label is None or row.label < 0 or (limit is not None and row.label >= limit):
+        expected = "expected a class number from 0" + (f" to {limit - 1}" if limit else "")
+        raise DataError(f"{row.where}: label {row.label}: {expected}; `data.classes` sets how many there are")
+    return int(row.label)
+
+
+def _write(examples: list[Example], number: int, job: DecodeJob, done: DecodedSlice) -> None:
+    data = encode_shard(examples)
+    name = f"{number:05d}-{len(done.shards):03d}.arrow"
+    job.storage.publish_file(f"{job.folder}/{name}", data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    done.shards.append(ShardInfo(name=name, rows=len(examples), size_bytes=len(data), sha256=sha256))

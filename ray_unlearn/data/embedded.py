@@ -1,0 +1,97 @@
+"""Two well-known sets that need no files of the user's: scikit-learn's digits, and CIFAR-10 through torchvision.
+
+    open_digits("train")                         # 1,437 real 8x8 images inside scikit-learn; "test" has the other 360
+    open_cifar10(root, "train")                  # downloads once, where there is a network
+
+Digits have no official split: every fifth image is a test image.
+
+Does not cover: a licence for CIFAR-10; none is stated anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ray_unlearn.data.rows import OpenSource, Part, Row
+from ray_unlearn.errors import DataError
+from ray_unlearn.study.identity import digest
+
+_TEST_EVERY = 5
+_SLICE_ROWS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class DigitsSlice:
+    """All digits of one part."""
+
+    part: Part
+
+    def rows(self) -> Iterator[Row]:
+        """Yield digits as uint8 [8, 8], their 17 grey levels spread over 0..255."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+        for i in range(len(pixels)):
+            if (i % _TEST_EVERY == 0) == (self.part == "test"):
+                image_id = f"digits-{i:04d}"
+                yield Row(image=pixels[i], image_id=image_id, label=int(digits.target[i]), where=image_id)
+
+
+def open_digits(part: Part) -> OpenSource:
+    """Open scikit-learn's digits."""
+    return OpenSource(
+        name=f"digits ({part})",
+        fingerprint=digest(["digits", part, _TEST_EVERY]),
+        class_names=tuple("0123456789"),
+        slices=(DigitsSlice(part),),
+        num_rows=360 if part == "test" else 1437,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CifarSlice:
+    """Some images of CIFAR-10, whose files torchvision checks by their published md5."""
+
+    root: str
+    part: Part
+    start: int
+
+    def rows(self) -> Iterator[Row]:
+        """Yield images as uint8 [32, 32, 3]."""
+        from torchvision.datasets import CIFAR10
+
+        images = CIFAR10(self.root, train=self.part == "train", download=False)
+        for i in range(self.start, min(self.start + _SLICE_ROWS, len(images.data))):
+            image_id = f"cifar10-{self.part}-{i:05d}"
+            yield Row(image=images.data[i], image_id=image_id, label=int(images.targets[i]), where=image_id)
+
+
+def open_cifar10(root: str | None, part: Part) -> OpenSource:
+    """Open CIFAR-10 in `root` (default: the user's cache folder), downloading it where it is not there.
+
+    Raises:
+        DataError: it is not there, and there is no network.
+
+    """
+    from torchvision.datasets import CIFAR10
+
+    folder = root or str(Path.home() / ".cache" / "ray_unlearn" / "cifar10")
+    try:
+        images = CIFAR10(folder, train=part == "train", download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"cifar10: not in {folder}, and the download failed ({str(error).splitlines()[0]}); "
+            "put cifar-10-batches-py there, or name Parquet files instead"
+        ) from error
+    return OpenSource(
+        name=f"cifar10 ({part})",
+        fingerprint=digest(["cifar10", part]),
+        class_names=tuple(images.classes),
+        slices=tuple(CifarSlice(folder, part, start) for start in range(0, len(images.data), _SLICE_ROWS)),
+        num_rows=len(images.data),
+    )

@@ -1,0 +1,112 @@
+"""Files of a source on any pyarrow file system: expand globs, fingerprint, read.
+
+    for file in expand(("faces/*.parquet", "s3://bucket/more.parquet")):
+        file.name, fingerprint(file)
+
+A local file is fingerprinted by its bytes; a remote one by name, size and time of change, because reading it whole
+only to name it would cost a download.
+
+Does not cover: what is in the files (`parquet`, `folder`, `competition`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pyarrow import fs
+
+from ray_unlearn.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file of a source."""
+
+    uri: str
+    """A local path, or scheme://..."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(self.uri).name
+
+    def open(self) -> tuple[fs.FileSystem, str]:
+        """Return the file system and the path on it.
+
+        Raises:
+            DataError: the URI is none that pyarrow can open.
+
+        """
+        return open_filesystem(self.uri)
+
+
+def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """Return the pyarrow file system of a path or URI, and the path on it."""
+    if "://" not in uri:
+        return fs.LocalFileSystem(), uri
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{uri}: cannot be opened: {str(error).splitlines()[0]}") from error
+    return filesystem, path
+
+
+def expand(paths: Iterable[str], suffix: str) -> tuple[SourceFile, ...]:
+    """Expand files, globs and folders (their files that end with `suffix`) into files, sorted within each path.
+
+    Raises:
+        DataError: a path matches nothing, or a file is named twice.
+
+    """
+    files: list[SourceFile] = []
+    for path in paths:
+        found = _expand_remote(path, suffix) if "://" in path else _expand_local(path, suffix)
+        if not found:
+            raise DataError(f"{path}: no such file; expected a {suffix} file, a glob, or a folder of them")
+        files += [SourceFile(uri) for uri in found]
+    twice = {file.uri for file in files if files.count(file) > 1}
+    if twice:
+        raise DataError(f"{sorted(twice)[0]}: named twice by the source")
+    return tuple(files)
+
+
+def _expand_local(path: str, suffix: str) -> list[str]:
+    here = Path(path)
+    if here.is_dir():
+        return [str(item) for item in sorted(here.glob(f"*{suffix}"))]
+    if here.exists():
+        return [path]
+    return sorted(glob.glob(path, recursive=True))
+
+
+def _expand_remote(uri: str, suffix: str) -> list[str]:
+    filesystem, path = open_filesystem(uri)
+    prefix = uri[: len(uri) - len(path)]
+    if "*" in path or "?" in path:
+        folder = str(PurePosixPath(path.split("*")[0].split("?")[0] + "x").parent)
+        pattern = path
+    else:
+        info = filesystem.get_file_info(path)
+        if info.is_file:
+            return [uri]
+        folder, pattern = path, f"{path.rstrip('/')}/*{suffix}"
+    listed = filesystem.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
+    return sorted(prefix + info.path for info in listed if info.is_file and fnmatch.fnmatch(info.path, pattern))
+
+
+def fingerprint(file: SourceFile) -> str:
+    """Return the sha256 of a local file's bytes, or of a remote file's name, size and time of change."""
+    filesystem, path = file.open()
+    if isinstance(filesystem, fs.LocalFileSystem):
+        try:
+            with Path(path).open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{file.uri}: cannot be read: {error.strerror}") from error
+    info = filesystem.get_file_info(path)
+    return hashlib.sha256(f"{file.uri} {info.size} {info.mtime_ns}".encode()).hexdigest()

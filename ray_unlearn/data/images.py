@@ -1,0 +1,153 @@
+"""Mapped shards as one indexed set, and views of it that give batches on a device.
+
+    pixels = Pixels(shards, device, budget_bytes=8 << 30)
+    retain = ImageSet(pixels, splits.retain, Scaling.of("standard"))
+    images_BCHW, labels_B = retain.batch(np.array([0, 5, 9]))
+
+Pixels stay uint8 until they are on the device; scaling happens there. On a GPU the decoded set lives in its memory
+where it fits the budget, else each batch is copied.
+
+Does not cover: order and augmentation (`training.batches`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ray_unlearn.data.shards import Shard
+from ray_unlearn.study.schema import Normalize
+
+
+class Pixels:
+    """All images of a study under one index: train rows, then validation's, then test's."""
+
+    def __init__(self, shards: Sequence[Shard], device: torch.device, budget_bytes: float = 0) -> None:
+        self.device = device
+        self.labels_N = np.concatenate([shard.labels_N for shard in shards])
+        self.ids = _text(shards, "image_id")
+        self.groups = _text(shards, "group")
+        self.given = _text(shards, "given")
+        self.ages_N = np.concatenate([shard.table.column("age").to_numpy() for shard in shards])
+        self._blocks = [shard.pixels_NHWC for shard in shards]
+        self._starts = np.cumsum([0, *(len(block) for block in self._blocks)])
+        size_bytes = sum(block.nbytes for block in self._blocks)
+        self._resident = self._upload() if device.type == "cuda" and size_bytes <= budget_bytes else None
+        self._labels = torch.from_numpy(self.labels_N).to(device)
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels per side."""
+        return int(self._blocks[0].shape[1])
+
+    def take(self, indices: np.ndarray) -> torch.Tensor:
+        """Return uint8 [B, H, W, 3] on the device."""
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(indices).to(self.device)]
+        return torch.from_numpy(self.gather(indices)).to(self.device)
+
+    def labels(self, indices: np.ndarray) -> torch.Tensor:
+        """Return int64 [B] on the device."""
+        return self._labels[torch.from_numpy(indices).to(self.device)]
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """Return a copy, uint8 [B, H, W, 3]: one gather per shard that the batch touches."""
+        block_B = np.searchsorted(self._starts, indices, side="right") - 1
+        out_BHWC = np.empty((len(indices), *self._blocks[0].shape[1:]), np.uint8)
+        for block in np.unique(block_B):
+            here = block_B == block
+            out_BHWC[here] = self._blocks[block][indices[here] - self._starts[block]]
+        return out_BHWC
+
+    def _upload(self) -> torch.Tensor:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # copied at once
+            return torch.cat([torch.from_numpy(block).to(self.device) for block in self._blocks])
+
+
+def _text(shards: Sequence[Shard], column: str) -> list[str]:
+    return [value for shard in shards for value in shard.table.column(column).to_pylist()]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """x -> (x - shift) / scale, per channel, for x in 0..255."""
+
+    shift: tuple[float, float, float]
+    scale: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, normalize: str | Normalize) -> Scaling:
+        """Return the scaling of `data.normalize`."""
+        if isinstance(normalize, Normalize):
+            mean, std = normalize.mean, normalize.std
+            return cls((255 * mean[0], 255 * mean[1], 255 * mean[2]), (255 * std[0], 255 * std[1], 255 * std[2]))
+        return {
+            "raw": cls((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+            "unit": cls((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+            "standard": cls((127.5, 127.5, 127.5), (63.75, 63.75, 63.75)),
+        }[normalize]
+
+    def apply(self, images_BHWC: torch.Tensor) -> torch.Tensor:
+        """Return float32 [B, 3, H, W] of uint8 [B, H, W, 3], in channels_last memory."""
+        shift, scale = (torch.tensor(v, device=images_BHWC.device) for v in (self.shift, self.scale))
+        return ((images_BHWC.float() - shift) / scale).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Some images of a study, by position 0..len-1."""
+
+    pixels: Pixels
+    indices: np.ndarray
+    """int64 [N] into `pixels`."""
+    scaling: Scaling
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels_N(self) -> np.ndarray:
+        """int64 class of each image."""
+        return self.pixels.labels_N[self.indices]
+
+    def raw(self, positions: np.ndarray) -> torch.Tensor:
+        """Return uint8 [B, H, W, 3] on the device."""
+        return self.pixels.take(self.indices[positions])
+
+    def labels(self, positions: np.ndarray) -> torch.Tensor:
+        """Return int64 [B] on the device."""
+        return self.pixels.labels(self.indices[positions])
+
+    def batch(self, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return scaled float32 [B, 3, H, W] and int64 [B] on the device."""
+        return self.scaling.apply(self.raw(positions)), self.labels(positions)
+
+
+EpochHook = Callable[[torch.nn.Module, int, float], None]
+
+
+def _no_hook(model: torch.nn.Module, epoch: int, loss: float) -> None:
+    """Do nothing after an epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What a method may see: never the test images."""
+
+    train: ImageSet
+    """Retain and forget images together, what originals are trained on."""
+    retain: ImageSet
+    forget: ImageSet
+    validation: ImageSet | None
+    num_classes: int
+    device: torch.device
+    on_epoch: EpochHook = field(default=_no_hook)
+    """Called by `fit` after every epoch with (model, epoch from 1, mean loss)."""

@@ -1,0 +1,180 @@
+"""Parquet in the Hugging Face image layout, or with a plain binary image column.
+
+    source = open_parquet(("train-*.parquet",), Columns())
+    source.class_names                           # from the schema's `huggingface` metadata
+
+One slice per row group, so that a slice is read once. A struct image with a null `bytes` names a file beside the
+Parquet file. Extension types of other libraries are refused: some of them unpickle (CVE-2026-41486).
+
+Does not cover: images as arrays in Parquet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_unlearn.data.files import SourceFile, expand, fingerprint
+from ray_unlearn.data.rows import OpenSource, Row
+from ray_unlearn.errors import DataError, did_you_mean
+from ray_unlearn.study.identity import digest
+from ray_unlearn.study.schema import Columns
+
+_BATCH_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetSlice:
+    """One row group of one file."""
+
+    file: SourceFile
+    row_group: int
+    first_row: int
+    """Row of the file that the group starts with."""
+    columns: Columns
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the group's rows, a small batch in memory at a time."""
+        names = [name for name in self.columns.model_dump().values() if name is not None]
+        row = self.first_row
+        with _reading(self.file) as parquet:
+            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[self.row_group], columns=names):
+                for values in batch.to_pylist():
+                    yield self._row(values, row)
+                    row += 1
+
+    def _row(self, values: dict[str, Any], row: int) -> Row:
+        columns, where = self.columns, f"{self.file.uri} row {row}"
+        image, problem = self._image(values[columns.image])
+        age = values[columns.age] if columns.age else None
+        return Row(
+            image=image,
+            image_id=str(values[columns.id]) if columns.id else f"{self.file.name}:{row}",
+            label=values[columns.label],
+            where=where,
+            group=str(values[columns.group]) if columns.group else "",
+            age=float("nan") if age is None else float(age),
+            problem=problem,
+        )
+
+    def _image(self, value: Any) -> tuple[bytes | None, str]:
+        if isinstance(value, dict):
+            if value.get("bytes") is None and value.get("path"):
+                return self._beside(str(value["path"]))
+            value = value.get("bytes")
+        return (value, "") if value else (None, "no image: the cell is null or empty")
+
+    def _beside(self, path: str) -> tuple[bytes | None, str]:
+        inside = PurePosixPath(path)
+        if inside.is_absolute() or ".." in inside.parts:
+            return None, f"its path {path!r} leaves the Parquet file's folder"
+        filesystem, own = self.file.open()
+        try:
+            with filesystem.open_input_stream(str(PurePosixPath(own).parent / inside)) as stream:
+                return stream.read(), ""
+        except OSError as error:
+            return None, f"its file {path!r} cannot be read ({error.strerror or error})"
+
+
+class _reading:  # noqa: N801 - a context manager, used as a verb
+    """Open a Parquet file; wording errors of opening and of reading alike."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self.file = file
+
+    def __enter__(self) -> pq.ParquetFile:
+        filesystem, path = self.file.open()
+        try:
+            self._stream = filesystem.open_input_file(path)
+            return pq.ParquetFile(self._stream)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{self.file.uri}: not a readable Parquet file: {_first_line(error)}") from error
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._stream.close()
+        if isinstance(error, OSError | pa.ArrowException):
+            raise DataError(f"{self.file.uri}: damaged Parquet file: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
+    """Open Parquet files as one source; nothing but footers and label columns is read.
+
+    Raises:
+        DataError: a file is missing or damaged, lacks a column, or has one of a type that holds no image or label.
+
+    """
+    files = expand(paths, ".parquet")
+    slices: list[ParquetSlice] = []
+    names: tuple[str, ...] | None = None
+    num_rows = 0
+    for number, file in enumerate(files):
+        with _reading(file) as parquet:
+            schema, metadata = parquet.schema_arrow, parquet.metadata
+            _check_columns(file, schema, columns)
+            names = names if number else _class_names(schema, columns.label)
+        first = 0
+        for group in range(metadata.num_row_groups):
+            slices.append(ParquetSlice(file, group, first, columns))
+            first += metadata.row_group(group).num_rows
+        num_rows += first
+    names = names or _names_from_labels(files, columns.label)
+    return OpenSource(
+        name=paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more",
+        fingerprint=digest([[f.name, fingerprint(f)] for f in files] + [columns.model_dump()]),
+        class_names=names,
+        slices=tuple(slices),
+        num_rows=num_rows,
+    )
+
+
+def _check_columns(file: SourceFile, schema: pa.Schema, columns: Columns) -> None:
+    for key, name in columns.model_dump().items():
+        if name is not None and name not in schema.names:
+            raise DataError(
+                f"{file.uri}: no column {name!r} for data.columns.{key}{did_you_mean(name, schema.names)}"
+            )
+    for name in (n for n in columns.model_dump().values() if n is not None):
+        metadata = schema.field(name).metadata or {}
+        if isinstance(schema.field(name).type, pa.BaseExtensionType) or b"ARROW:extension:name" in metadata:
+            raise DataError(f"{file.uri}: column {name!r} has an extension type; expected plain Arrow types")
+    image, label = schema.field(columns.image).type, schema.field(columns.label).type
+    has_bytes = pa.types.is_struct(image) and image.get_field_index("bytes") >= 0
+    if not (has_bytes or pa.types.is_binary(image) or pa.types.is_large_binary(image)):
+        raise DataError(f"{file.uri}: column {columns.image!r}: expected struct<bytes, path> or binary; found {image}")
+    if not (pa.types.is_integer(label) or pa.types.is_string(label) or pa.types.is_large_string(label)):
+        raise DataError(f"{file.uri}: column {columns.label!r}: expected integers or strings; found {label}")
+
+
+def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+    """Return the names in the `huggingface` metadata; None where there are none that can be read."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(str(name) for name in features[label]["names"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _names_from_labels(files: tuple[SourceFile, ...], label: str) -> tuple[str, ...] | None:
+    """Return the sorted distinct labels where labels are strings; integers name nothing."""
+    names: set[str] = set()
+    for file in files:
+        with _reading(file) as parquet:
+            if pa.types.is_integer(parquet.schema_arrow.field(label).type):
+                return None
+            names |= {str(n) for n in parquet.read([label]).column(label).unique().to_pylist() if n is not None}
+    return tuple(sorted(names))
+
+
+def is_parquet(path: str) -> bool:
+    """Return whether a path means Parquet: by its ending, or as a local folder of .parquet files."""
+    return path.endswith((".parquet", ".parquet*")) or (Path(path).is_dir() and any(Path(path).glob("*.parquet")))

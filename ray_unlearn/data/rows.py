@@ -1,0 +1,57 @@
+"""What every source yields: rows, in slices that can be decoded anywhere.
+
+    for row in source.slices[0].rows():
+        row.image_id, row.label, row.where      # "a-b", 3, "train.parquet row 17"
+
+Does not cover: pixels; a row holds the encoded image (`decode` opens it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+Part = Literal["train", "test"]
+GivenSplit = Literal["", "retain", "forget", "validation"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One image before decoding."""
+
+    image: bytes | np.ndarray | None
+    """Encoded image, or uint8 [H, W] or [H, W, 3]; None where `problem` says why there is none."""
+    image_id: str
+    label: int | str | None
+    where: str
+    """File and row, for messages."""
+    group: str = ""
+    age: float = float("nan")
+    given: GivenSplit = ""
+    """The set that the source itself puts the image in (the competition's CSV files)."""
+    problem: str = ""
+
+
+class Slice(Protocol):
+    """A part of a source: small, picklable, and readable on any machine that sees the source."""
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the slice's rows in the source's order."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenSource:
+    """A source whose shape is known, nothing decoded."""
+
+    name: str
+    """For messages."""
+    fingerprint: str
+    """sha256 over everything that determines the decoded rows."""
+    class_names: tuple[str, ...] | None
+    """Where the source names its classes."""
+    slices: tuple[Slice, ...]
+    num_rows: int

@@ -1,0 +1,82 @@
+"""Arrow IPC shards of decoded images: one record batch each, so that a mapped shard is one array.
+
+    data = encode_shard([Example(pixels, label=3, image_id="a", group="p1", age=31.0, given=""), ...])
+    shard = map_shard(path)
+    shard.pixels_NHWC[5]                         # uint8, a view into the page cache
+
+Schema: image fixed_shape_tensor[uint8, [H, W, 3]], label int64, image_id string, group string, age float64, given string.
+
+Does not cover: which shards make up a source (`prepare`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from ray_unlearn.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One decoded image."""
+
+    pixels: np.ndarray
+    """uint8 [H, W, 3]."""
+    label: int
+    image_id: str
+    group: str
+    age: float
+    """Years; NaN where unknown."""
+    given: str
+    """The set that the source put it in; empty where it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A mapped shard; the arrays stay valid as long as it lives."""
+
+    pixels_NHWC: np.ndarray
+    labels_N: np.ndarray
+    table: pa.Table
+    """All columns; image ids, groups, ages and given sets are read from here."""
+
+
+def encode_shard(examples: Sequence[Example]) -> bytes:
+    """Return an Arrow IPC file of these images; the same images give the same bytes."""
+    pixels = np.stack([e.pixels for e in examples])
+    images = pa.FixedShapeTensorArray.from_numpy_ndarray(pixels)
+    columns = {
+        "image": images,
+        "label": pa.array([e.label for e in examples], pa.int64()),
+        "image_id": pa.array([e.image_id for e in examples], pa.string()),
+        "group": pa.array([e.group for e in examples], pa.string()),
+        "age": pa.array([e.age for e in examples], pa.float64(), from_pandas=False),
+        "given": pa.array([e.given for e in examples], pa.string()),
+    }
+    batch = pa.record_batch(list(columns.values()), names=list(columns))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def map_shard(path: str) -> Shard:
+    """Memory-map a shard; no pixel is copied.
+
+    Raises:
+        DataError: it is not a shard, or cannot be read.
+
+    """
+    try:
+        with pa.memory_map(path) as source:
+            table = pa.ipc.open_file(source).read_all()
+        images = table.column("image").chunk(0)
+        if not isinstance(images, pa.FixedShapeTensorArray):
+            raise DataError(f"{path}: expected a fixed_shape_tensor column `image`; found {images.type}")
+        return Shard(images.to_numpy_ndarray(), table.column("label").to_numpy(), table)
+    except (OSError, KeyError, IndexError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not a readable shard ({error}); remove its folder and run `ray-unlearn prepare`") from error

@@ -1,0 +1,45 @@
+"""A `data.train`, `data.test` or `data.validation` of a study -> an open source.
+
+    source = open_source(study.data.train, "train", study.data.columns)
+
+Does not cover: the formats themselves, each in its own module.
+"""
+
+from __future__ import annotations
+
+from ray_unlearn.data.embedded import open_cifar10, open_digits
+from ray_unlearn.data.folders import is_competition, open_class_folders, open_competition
+from ray_unlearn.data.parquet import is_parquet, open_parquet
+from ray_unlearn.data.rows import OpenSource, Part
+from ray_unlearn.errors import DataError
+from ray_unlearn.study.schema import Columns, Source
+
+
+def open_source(source: Source, part: Part, columns: Columns) -> OpenSource:
+    """Open a source by its format; `auto` decides by the path.
+
+    Raises:
+        DataError: it cannot be opened, or its format needs a path that is not given.
+
+    """
+    paths = (source.path,) if isinstance(source.path, str) else source.path or ()
+    form = source.format if source.format != "auto" else _format_of(paths)
+    if form == "digits":
+        return open_digits(part)
+    if form == "cifar10":
+        return open_cifar10(paths[0] if paths else None, part)
+    if not paths:
+        raise DataError(f"data.{part}: format {form} needs a path")
+    if form == "parquet":
+        return open_parquet(paths, columns)
+    if len(paths) > 1:
+        raise DataError(f"data.{part}: format {form} takes one folder; found {len(paths)} paths")
+    return open_competition(paths[0]) if form == "competition" else open_class_folders(paths[0])
+
+
+def _format_of(paths: tuple[str, ...]) -> str:
+    if not paths:
+        return "parquet"
+    if is_parquet(paths[0]):
+        return "parquet"
+    return "competition" if is_competition(paths[0]) else "folder"

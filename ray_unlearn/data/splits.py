@@ -1,0 +1,192 @@
+"""Which image is in which set: index arrays, disjoint by construction, drawn with the study's seed alone.
+
+    splits = make_splits(study.data, Seeds(study=study.seed), table)
+    splits.retain                                # int64 indexes, sorted
+    splits.digest                                # over the image ids of every set
+    splits.table(table)                          # as saved with the study
+
+Order of the draws: ids named by the study are set aside; then `limit`, test and validation fractions are drawn from
+the rest; then the forget set is chosen from what is left; retain is what remains.
+
+Does not cover: pixels; only ids, labels and groups are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ray_unlearn.errors import DataError, did_you_mean
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.identity import digest
+from ray_unlearn.study.schema import Data
+
+SPLITS = ("retain", "forget", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageTable:
+    """What splitting needs to know about the images: training rows first, then validation's, then test's."""
+
+    ids: Sequence[str]
+    labels_N: np.ndarray
+    groups: Sequence[str]
+    given: Sequence[str]
+    num_train: int
+    num_validation: int
+    class_names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Disjoint index sets over a study's images."""
+
+    sets: Mapping[str, np.ndarray]
+    """Sorted int64 indexes of retain, forget, validation and test; the last two may be empty."""
+    digest: str
+
+    @cached_property
+    def train(self) -> np.ndarray:
+        """Retain and forget together, sorted."""
+        return np.sort(np.concatenate([self.sets["retain"], self.sets["forget"]]))
+
+    def sizes(self) -> dict[str, int]:
+        """Return {split: number of images}."""
+        return {name: len(indexes) for name, indexes in self.sets.items()}
+
+    def arrow(self, images: ImageTable) -> bytes:
+        """Return the splits as an Arrow IPC file: split, image_id, label, one row per image."""
+        names = [name for name, indexes in self.sets.items() for _ in indexes]
+        order = np.concatenate(list(self.sets.values()))
+        table = pa.table(
+            {
+                "split": pa.array(names).dictionary_encode(),
+                "image_id": pa.array([images.ids[i] for i in order], pa.string()),
+                "label": pa.array(images.labels_N[order], pa.int64()),
+            }
+        )
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        return bytes(sink.getvalue())
+
+
+def make_splits(data: Data, seeds: Seeds, images: ImageTable) -> Splits:
+    """Draw the study's sets.
+
+    Raises:
+        DataError: a set would be empty, an id or class is unknown, or sets would overlap.
+
+    """
+    pool = np.arange(images.num_train)
+    named = _named(data, images)
+    validation_end = images.num_train + images.num_validation
+    validation = np.arange(images.num_train, validation_end)
+    test = np.arange(validation_end, len(images.ids))
+    if data.validation == "given":
+        validation = _given(images, "validation")
+    elif any(images.given):
+        pool = np.setdiff1d(pool, _given(images, "validation"))  # given as validation, wanted or not: never trained on
+    rest = np.setdiff1d(pool, np.concatenate([named, validation]) if data.validation == "given" else named)
+    if data.limit is not None:
+        rest = _draw(rest, data.limit - len(named), seeds, "limit", "data.limit")
+    if isinstance(data.test, float):
+        test = _draw(rest, round(data.test * (len(rest) + len(named))), seeds, "test-split", "data.test")
+        rest = np.setdiff1d(rest, test)
+    if isinstance(data.validation, float):
+        validation = _draw(rest, round(data.validation * (len(rest) + len(named))), seeds, "validation-split", "data.validation")
+        rest = np.setdiff1d(rest, validation)
+    forget = named if len(named) else _forget(data, seeds, images, rest)
+    sets = {"retain": np.setdiff1d(rest, forget), "forget": forget, "validation": validation, "test": test}
+    return _checked(sets, images)
+
+
+def _checked(sets: dict[str, np.ndarray], images: ImageTable) -> Splits:
+    for name in ("retain", "forget"):
+        if not len(sets[name]):
+            raise DataError(f"data.forget: the {name} set is empty; expected some images in both retain and forget")
+    everything = np.concatenate(list(sets.values()))
+    if len(np.unique(everything)) != len(everything):
+        raise DataError("data: the sets overlap; an image is in two of retain, forget, validation and test")
+    return Splits(sets, digest({name: [images.ids[i] for i in indexes] for name, indexes in sets.items()}))
+
+
+def _draw(pool: np.ndarray, count: int, seeds: Seeds, purpose: str, key: str) -> np.ndarray:
+    if not 0 < count <= len(pool):
+        raise DataError(f"{key}: asks for {count} of {len(pool)} images")
+    return np.sort(seeds.numpy(purpose).choice(pool, count, replace=False))
+
+
+def _given(images: ImageTable, name: str) -> np.ndarray:
+    found = np.array([i for i in range(images.num_train) if images.given[i] == name], dtype=np.int64)
+    if not len(found):
+        raise DataError(f"data: the source gives no {name} set; only the competition's layout does")
+    return found
+
+
+def _named(data: Data, images: ImageTable) -> np.ndarray:
+    """Return forget images that the study or the source names one by one; empty where it draws or selects them."""
+    if data.forget.given:
+        return _given(images, "forget")
+    if data.forget.ids is None:
+        return np.array([], dtype=np.int64)
+    position = {images.ids[i]: i for i in range(images.num_train)}
+    found: dict[int, str] = {}
+    for where, image_id in _listed(data.forget.ids):
+        if image_id not in position:
+            raise DataError(f"{where}: image id {image_id!r} is not in data.train{did_you_mean(image_id, position)}")
+        if position[image_id] in found:
+            raise DataError(f"{where}: image id {image_id!r} was already named at {found[position[image_id]]}")
+        if images.given[position[image_id]] == "validation":
+            raise DataError(f"{where}: image id {image_id!r} is in the source's validation set; it cannot be forgotten too")
+        found[position[image_id]] = where
+    return np.array(sorted(found), dtype=np.int64)
+
+
+def _listed(ids: str | tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return (where, image id) of a list in the study or of a CSV file's `image_id` column."""
+    if not isinstance(ids, str):
+        return [(f"data.forget.ids[{i}]", image_id) for i, image_id in enumerate(ids)]
+    if not Path(ids).is_file():
+        raise DataError(f"{ids}: no such file; data.forget.ids expects a CSV file with a column image_id, or a list of ids")
+    try:
+        table = pd.read_csv(ids, dtype=str)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{ids}: not a readable CSV file: {str(error).splitlines()[0]}") from error
+    if "image_id" not in table.columns:
+        raise DataError(f"{ids}: no column 'image_id'; found {list(table.columns)}")
+    return [(f"{ids} row {i}", str(image_id)) for i, image_id in enumerate(table["image_id"])]
+
+
+def _forget(data: Data, seeds: Seeds, images: ImageTable, rest: np.ndarray) -> np.ndarray:
+    forget = data.forget
+    if forget.fraction is not None:
+        return _draw(rest, max(1, round(forget.fraction * len(rest))), seeds, "forget-split", "data.forget.fraction")
+    if forget.label is not None:
+        return rest[images.labels_N[rest] == _class(forget.label, images)]
+    groups = np.array(images.groups, dtype=object)[rest]
+    names = sorted({group for group in groups if group})
+    if not names:
+        raise DataError(
+            f"data.forget.group: the source has no group for any image; name its column: data.columns.group: {forget.group}"
+        )
+    count = forget.count or 1
+    if count >= len(names):
+        raise DataError(f"data.forget.count: asks for {count} of {len(names)} groups; some must remain")
+    chosen = set(seeds.numpy("forget-split").choice(names, count, replace=False))
+    return rest[[group in chosen for group in groups]]
+
+
+def _class(label: int | str, images: ImageTable) -> int:
+    if isinstance(label, int):
+        return label
+    names = images.class_names or ()
+    if label not in names:
+        raise DataError(f"data.forget.label: {label!r} is none of the classes{did_you_mean(label, names)}")
+    return names.index(label)

@@ -1,0 +1,139 @@
+"""A study's `data` block -> everything that is known about its images, ready to hand to workers.
+
+    data = prepare_study(study, storage, decode_all=in_place)
+    data.splits.sizes()                          # {"retain": 17640, "forget": 360, ...}
+    data.identity                                # what digests cover
+    pixels = data.open(torch.device("cpu"))      # maps the shards
+
+Does not cover: methods' access to it (`images.RunData`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ray_unlearn.data.prepare import DecodeAll, Prepared, in_place, prepare_source
+from ray_unlearn.data.rows import Part
+from ray_unlearn.data.sources import open_source
+from ray_unlearn.data.splits import ImageTable, Splits, make_splits
+from ray_unlearn.errors import DataError
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.store.filesystem import Storage
+from ray_unlearn.study.schema import Source, Study
+
+if TYPE_CHECKING:
+    import torch
+
+    from ray_unlearn.data.images import Pixels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyData:
+    """A study's prepared sources and its splits; small and picklable, pixels stay in the shards."""
+
+    train: Prepared
+    validation: Prepared | None
+    test: Prepared | None
+    splits: Splits
+    class_names: tuple[str, ...] | None
+    num_classes: int
+    identity: Mapping[str, Any]
+    splits_arrow: bytes
+    """The splits as saved with the study."""
+
+    @property
+    def sources(self) -> list[Prepared]:
+        """Prepared sources in the order of the index."""
+        return [source for source in (self.train, self.validation, self.test) if source is not None]
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """Images that `on_bad_image: skip` left out."""
+        return [skip for source in self.sources for skip in source.manifest.skipped]
+
+    def open(self, device: torch.device, budget_bytes: float = 0, cache: Path | None = None) -> Pixels:
+        """Map all shards under one index."""
+        from ray_unlearn.data.images import Pixels
+
+        return Pixels([shard for source in self.sources for shard in source.map(cache)], device, budget_bytes)
+
+
+def prepare_study(study: Study, storage: Storage, cache: Path, decode_all: DecodeAll = in_place) -> StudyData:
+    """Decode what is not decoded yet, draw the splits, and find out what identifies the data.
+
+    Raises:
+        DataError: something about the images or the splits is refused.
+
+    """
+    prepared: dict[Part | str, Prepared] = {}
+    names = study.data.classes if isinstance(study.data.classes, tuple) else None
+    limit = study.data.classes if isinstance(study.data.classes, int) else len(names) if names else None
+    for role in ("train", "validation", "test"):
+        spec = getattr(study.data, role)
+        if not isinstance(spec, Source):
+            continue
+        prepared[role] = prepare_source(
+            open_source(spec, "train" if role == "train" else "test", study.data.columns),
+            storage,
+            image_size=study.data.image_size,
+            class_names=names,
+            num_classes=limit,
+            skip_bad=study.data.on_bad_image == "skip",
+            decode_all=decode_all,
+        )
+        if role == "train":
+            names = prepared[role].manifest.class_names
+            limit = limit or (len(names) if names else prepared[role].manifest.max_label + 1)
+    _refuse_same(prepared)
+    return _assemble(study, prepared, names, int(limit or 0), cache)
+
+
+def _refuse_same(prepared: Mapping[str, Prepared]) -> None:
+    for one, other in itertools.combinations(prepared, 2):
+        if prepared[one].manifest.content == prepared[other].manifest.content:
+            raise DataError(f"data.{other}: holds the same images as data.{one}; scores on it would mean nothing")
+
+
+def _assemble(
+    study: Study, prepared: Mapping[str, Prepared], names: tuple[str, ...] | None, num_classes: int, cache: Path
+) -> StudyData:
+    sizes = {role: source.manifest.num_images for role, source in prepared.items()}
+    shards = [shard for role in ("train", "validation", "test") if role in prepared for shard in prepared[role].map(cache)]
+    columns = {
+        name: [value for shard in shards for value in shard.table.column(name).to_pylist()]
+        for name in ("image_id", "group", "given")
+    }
+    table = ImageTable(
+        ids=columns["image_id"],
+        labels_N=np.concatenate([shard.labels_N for shard in shards]),
+        groups=columns["group"],
+        given=columns["given"],
+        num_train=sizes["train"],
+        num_validation=sizes.get("validation", 0),
+        class_names=names,
+    )
+    splits = make_splits(study.data, Seeds(study=study.seed), table)
+    normalize = study.data.normalize
+    identity = {
+        "images": {role: source.manifest.content for role, source in prepared.items()},
+        "splits": splits.digest,
+        "image_size": study.data.image_size,
+        "classes": num_classes,
+        "normalize": normalize if isinstance(normalize, str) else normalize.model_dump(mode="json"),
+    }
+    return StudyData(
+        train=prepared["train"],
+        validation=prepared.get("validation"),
+        test=prepared.get("test"),
+        splits=splits,
+        class_names=names,
+        num_classes=num_classes,
+        identity=identity,
+        splits_arrow=splits.arrow(table),
+    )

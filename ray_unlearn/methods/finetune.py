@@ -1,0 +1,59 @@
+"""Fine-tuning on the retain set: the baseline that every method is compared with.
+
+    populations:
+      finetune: {method: finetune, count: 64, epochs: 1, lr: 1.0e-3, noise_std: 0.01}
+
+Idea: keep training without the forget images, and let them fade. With `noise_std`, Gaussian noise on every parameter
+first, so that runs start apart.
+
+Caveat: a small rate forgets almost nothing; the challenge's starter scored about 0.06.
+
+Does not cover: any use of the forget set.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ray_unlearn.data.images import RunData
+from ray_unlearn.methods.method import Method
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.schema import Optimizer, Recipe
+from ray_unlearn.training import fit
+
+
+class FinetuneOptions(Recipe):
+    """Defaults: the challenge's starter notebook."""
+
+    epochs: float = Field(1.0, gt=0)
+    optimizer: Optimizer = "sgd"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    noise_std: float = Field(0.0, ge=0, description="Standard deviation of the start noise, in units of the weights.")
+
+
+def finetune(model: nn.Module, data: RunData, options: FinetuneOptions, rng: Seeds) -> None:
+    """Add start noise where asked, then minimise cross-entropy on the retain set."""
+    if options.noise_std:
+        add_noise(model, options.noise_std, rng.torch("start-noise"))
+    fit(model, data, options, rng)
+
+
+@torch.no_grad()
+def add_noise(model: nn.Module, std: float, generator: torch.Generator) -> None:
+    """Add N(0, std^2) to every parameter, drawn on the CPU in the order of `model.parameters()`."""
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.add_(noise.to(parameter), alpha=std)
+
+
+METHOD = Method(
+    name="finetune",
+    run=finetune,
+    options=FinetuneOptions,
+    starts_from="original",
+    summary="Fine-tune the original on the retain set, optionally after Gaussian noise on the weights.",
+    source="NeurIPS 2023 Machine Unlearning Challenge, starter notebook: 1 epoch, SGD 1e-3, momentum 0.9, wd 5e-4",
+)

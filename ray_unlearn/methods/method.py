@@ -1,0 +1,43 @@
+"""What a method is: a function, its options, and what people should know about it.
+
+    METHOD = Method(name="finetune", run=finetune, options=FinetuneOptions, starts_from="original", ...)
+
+Options of training methods extend `Recipe`: they replace what `INHERITED` does not take from the study's `training`.
+
+Does not cover: finding a method by name (`resolve`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from torch import nn
+
+from ray_unlearn.data.images import RunData
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.plan import StartsFrom
+from ray_unlearn.study.schema import INHERITED, Study
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """A registered method."""
+
+    name: str
+    run: Callable[[nn.Module, RunData, Any, Seeds], None]
+    """(model on the device, what the run may see, options, the run's generators) -> None."""
+    options: type[BaseModel]
+    starts_from: StartsFrom
+    summary: str
+    """One sentence."""
+    source: str
+    """Where it is described."""
+    inherits: tuple[str, ...] = INHERITED
+    """Option names that default to the study's `training` block."""
+
+    def defaults(self, study: Study) -> dict[str, Any]:
+        """Return the options that the study's `training` block gives where the population is silent."""
+        return {name: getattr(study.training, name) for name in self.inherits if name in self.options.model_fields}

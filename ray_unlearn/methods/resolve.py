@@ -1,0 +1,77 @@
+"""A population of a study -> its method with validated options, and the method that a worker runs.
+
+    uses = {name: resolve(study, name) for name in study.populations}
+    method = method_of(uses["finetune"])         # the same on every machine
+
+Does not cover: digests (`ray_unlearn.study.plan` builds them from what is returned here).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from pydantic import ValidationError
+
+from ray_unlearn.errors import StudyError, did_you_mean
+from ray_unlearn.methods import METHODS, Method
+from ray_unlearn.methods.script import is_script, load_function, read_script, script_method
+from ray_unlearn.models import read_file
+from ray_unlearn.study.loading import describe
+from ray_unlearn.study.plan import MethodUse
+from ray_unlearn.study.schema import Study
+
+
+def resolve(study: Study, population: str) -> MethodUse:
+    """Validate a population's options and find out what identifies its method.
+
+    Raises:
+        StudyError: no such method, or one of its options is unknown or impossible.
+        MethodError: a script cannot be read or run.
+        ModelError: a weights file cannot be read.
+
+    """
+    spec = study.populations[population]
+    name = spec.method_name
+    source = read_script(name) if is_script(name) else ""
+    method = script_method(name, source) if source else _registered(name, population)
+    if source:
+        load_function(name, source)  # a script that cannot be imported is refused before any work
+    try:
+        options = method.options.model_validate({**method.defaults(study), **spec.options})
+    except ValidationError as error:
+        first, *_ = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        raise StudyError(f"populations.{population}.{describe(first, method.options)} (method {name})") from None
+    if name == "weights":
+        hashes = tuple(hashlib.sha256(read_file(path)).hexdigest() for path in options.weights)  # type: ignore[attr-defined]
+        options = options.model_copy(update={"sha256": hashes})
+    return MethodUse(
+        name=name,
+        starts_from=method.starts_from,
+        options=options,
+        identity={"method": _identity(name, source), "options": _without_paths(options.model_dump(mode="json"))},
+        source=source,
+    )
+
+
+def method_of(use: MethodUse) -> Method:
+    """Return the method to run; a script's is made from the text that the plan hashed."""
+    return script_method(use.name, use.source) if use.source else METHODS[use.name]
+
+
+def _registered(name: str, population: str) -> Method:
+    if name not in METHODS:
+        hint = did_you_mean(name, METHODS)
+        raise StudyError(f"populations.{population}.method: no method {name!r}{hint}; or path/to/script.py:function")
+    return METHODS[name]
+
+
+def _identity(name: str, source: str) -> Any:
+    if not source:
+        return name
+    return {"script_sha256": hashlib.sha256(source.encode()).hexdigest(), "function": name.rpartition(":")[2]}
+
+
+def _without_paths(options: dict[str, Any]) -> dict[str, Any]:
+    """Drop the weights' file names: their contents identify them."""
+    return {key: value for key, value in options.items() if key != "weights"}

@@ -1,0 +1,141 @@
+"""The competition's own form: a script's function `unlearning(net, retain_loader, forget_loader, val_loader)`.
+
+    populations:
+      mine: {method: my_method.py:unlearning, count: 8}
+
+The function gets real `DataLoader`s whose batches are the competition's dicts: `image` (float32 [B, 3, H, W], scaled
+as the study normalises; `pixels: raw` gives 0..255), `image_id`, `age_group` (the label), `age`, `person_id`. The
+global generators of Python, NumPy and torch are seeded from the run before the call and restored after it. The
+script's text identifies the population, not its path; modules that it imports beside itself do not count.
+
+Does not cover: generators that a script makes from the operating system's entropy, nor training losses per epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from ray_unlearn.data.images import ImageSet, RunData, Scaling
+from ray_unlearn.errors import MethodError, did_you_mean
+from ray_unlearn.methods.method import Method
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.schema import Block
+
+
+class ScriptOptions(Block):
+    """What the loaders give; the rest is the script's own business."""
+
+    batch_size: int = Field(64, ge=1, description="Of the loaders that the function gets (official: 64).")
+    pixels: Literal["study", "raw"] = Field("study", description="raw: 0..255 un-normalised, whatever the study says.")
+
+
+class CompetitionDataset(Dataset[dict[str, Any]]):
+    """A study's images as the competition's map-style data set."""
+
+    def __init__(self, images: ImageSet, scaling: Scaling) -> None:
+        self._images, self._scaling = images, scaling
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """Return one example; `age` is NaN and `person_id` empty where the source does not know them."""
+        index = self._images.indices[position]
+        pixels, images = self._images.pixels, torch.from_numpy(self._images.pixels.gather(self._images.indices[[position]]))
+        return {
+            "image": self._scaling.apply(images)[0].contiguous(),
+            "image_id": pixels.ids[index],
+            "age_group": int(pixels.labels_N[index]),
+            "age": float(pixels.ages_N[index]),
+            "person_id": pixels.groups[index],
+        }
+
+
+def is_script(method: str) -> bool:
+    """Return whether a method's name means a function in a script."""
+    return ".py:" in method
+
+
+def read_script(method: str) -> str:
+    """Return the script's source text.
+
+    Raises:
+        MethodError: it cannot be read.
+
+    """
+    path = method.rpartition(":")[0]
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MethodError(f"method {method}: {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def load_function(method: str, source: str) -> Callable[..., Any]:
+    """Execute a script's text as a module and return its function.
+
+    Raises:
+        MethodError: the text does not run, or defines no such function.
+
+    """
+    path, _, name = method.rpartition(":")
+    module = ModuleType(f"ray_unlearn_script_{hashlib.sha256(source.encode()).hexdigest()[:12]}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # what the script defines can be pickled to a DataLoader's workers
+    linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)  # tracebacks show its lines
+    folder = str(Path(path).parent)
+    sys.path.insert(0, folder)
+    try:
+        exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - running the user's own method is the point
+    except Exception as error:
+        raise MethodError(f"method {method}: the script fails on import: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
+    function = getattr(module, name, None)
+    if not callable(function):
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise MethodError(f"method {method}: no function {name!r} in {path}{did_you_mean(name, names)}")
+    return function  # type: ignore[no-any-return]
+
+
+def script_method(method: str, source: str) -> Method:
+    """Return the script's function as a method."""
+    sha256 = hashlib.sha256(source.encode()).hexdigest()
+
+    def run(model: nn.Module, data: RunData, options: ScriptOptions, rng: Seeds) -> None:
+        with rng.global_state("script"):
+            function = load_function(method, source)
+            function(model, *_loaders(data, options, rng))
+
+    return Method(
+        name=method,
+        run=run,
+        options=ScriptOptions,
+        starts_from="original",
+        summary="A function of the competition's form, in a script.",
+        source=f"sha256 {sha256}",
+        inherits=(),
+    )
+
+
+def _loaders(data: RunData, options: ScriptOptions, rng: Seeds) -> list[DataLoader[dict[str, Any]]]:
+    """Return the retain, forget and validation loaders; an absent validation set is an empty loader."""
+    loaders = []
+    for name, images in (("retain", data.retain), ("forget", data.forget), ("validation", data.validation)):
+        images = images or ImageSet(data.retain.pixels, data.retain.indices[:0], data.retain.scaling)  # noqa: PLW2901
+        scaling = Scaling.of("raw") if options.pixels == "raw" else images.scaling
+        dataset = CompetitionDataset(images, scaling)
+        shuffle = len(dataset) > 0
+        generator = rng.torch(f"{name}-loader")
+        loaders.append(DataLoader(dataset, options.batch_size, shuffle=shuffle, generator=generator))
+    return loaders

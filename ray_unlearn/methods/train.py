@@ -1,0 +1,43 @@
+"""Training from scratch: originals (`on: train`) and models retrained without the forget set (`on: retain`).
+
+    populations:
+      original:  {method: train, on: train}
+      retrained: {method: train, on: retain, count: 64}
+
+Does not cover: choosing the best epoch by validation accuracy, as the competition's own script did; the last epoch counts.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import nn
+
+from ray_unlearn.data.images import RunData
+from ray_unlearn.methods.method import Method
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.schema import Recipe
+from ray_unlearn.training import fit
+
+
+class TrainOptions(Recipe):
+    """The study's `training` block, and the images to train on."""
+
+    on: Literal["train", "retain"] = Field(description="train: retain and forget images; retain: without the forget set.")
+
+
+def train(model: nn.Module, data: RunData, options: TrainOptions, rng: Seeds) -> None:
+    """Minimise cross-entropy on `options.on`; the model arrives freshly initialised from the run's seed."""
+    fit(model, data, options, rng, sets=(options.on,))
+
+
+METHOD = Method(
+    name="train",
+    run=train,
+    options=TrainOptions,
+    starts_from="scratch",
+    summary="Train from scratch on all training images (originals) or on the retain set (retrained models).",
+    source="NeurIPS 2023 Machine Unlearning Challenge: 30 epochs, Adam 1e-4, weight decay 5e-3, cosine, batch 64",
+    inherits=tuple(Recipe.model_fields),
+)

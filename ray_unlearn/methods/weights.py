@@ -1,0 +1,51 @@
+"""Imported weights: an original that was trained elsewhere.
+
+    populations:
+      original: {weights: original.safetensors}            # or .pth, read with weights_only=True alone
+      retrained: {weights: [r0.pth, r1.pth]}               # one file per checkpoint
+
+The files' contents identify the population, not their names.
+
+Does not cover: how they were trained; the study cannot know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from pydantic import Field
+from torch import nn
+
+from ray_unlearn.data.images import RunData
+from ray_unlearn.errors import ModelError
+from ray_unlearn.methods.method import Method
+from ray_unlearn.models import load_weights, parse_weights, read_file
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.schema import Block
+
+
+class WeightsOptions(Block):
+    """The files, and what was in them when the study was planned."""
+
+    weights: tuple[str, ...] = Field(min_length=1, description="One file per checkpoint.")
+    sha256: tuple[str, ...] = Field((), description="Filled in by the plan.")
+
+
+def import_weights(model: nn.Module, data: RunData, options: WeightsOptions, rng: Seeds) -> None:
+    """Load the run's file; refuse one that changed since the plan was made."""
+    path = options.weights[rng.run]
+    content = read_file(path)
+    if hashlib.sha256(content).hexdigest() != options.sha256[rng.run]:
+        raise ModelError(f"{path}: changed since the study was planned; run generate again")
+    load_weights(model, parse_weights(content, path), path)
+
+
+METHOD = Method(
+    name="weights",
+    run=import_weights,
+    options=WeightsOptions,
+    starts_from="scratch",
+    summary="Import weights that were trained elsewhere, one file per checkpoint.",
+    source="safetensors, or a .pth state dict read with weights_only=True",
+    inherits=(),
+)

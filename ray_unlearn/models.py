@@ -1,0 +1,187 @@
+"""Architectures by name, and their weights in and out of safetensors.
+
+    model = build(study.model, num_classes=9, seeds=Seeds(study=0))
+    load_weights(model, read_weights("original.safetensors"), where="original.safetensors")
+    data = checkpoint_bytes(model, "fp32")       # safetensors; no pickle is ever written
+
+Names: every torchvision classification model, `small_cnn` (built in), or `package.module:factory`, a callable
+`factory(num_classes=..., **options)` that returns a module.
+
+Does not cover: training (`ray_unlearn.training`), where checkpoints lie (`ray_unlearn.store`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import io
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from ray_unlearn.data.files import open_filesystem
+from ray_unlearn.errors import ModelError, did_you_mean
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.schema import Dtype, Model
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys that people put a state dict under
+
+
+def small_cnn(num_classes: int, width: int = 16) -> nn.Module:
+    """Return a three-stage convolutional net for images from 8x8: about 24k parameters at width 16."""
+
+    def stage(inputs: int, outputs: int) -> list[nn.Module]:
+        conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        return [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, num_classes)]
+    return nn.Sequential(*stage(3, width), *stage(width, 2 * width), *stage(2 * width, 4 * width), *head)
+
+
+BUILT_IN: Mapping[str, Callable[..., nn.Module]] = {"small_cnn": small_cnn}
+
+
+def build(spec: Model, num_classes: int, seeds: Seeds) -> nn.Module:
+    """Build a freshly initialised model on the CPU, its weights drawn from `seeds`.
+
+    Raises:
+        ModelError: no such architecture, or it does not take its options.
+
+    """
+    factory = _factory(spec.arch)
+    with seeds.global_state("init"):
+        try:
+            model = factory(num_classes=num_classes, **spec.options)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"model {spec.arch}: does not take options {spec.options}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model {spec.arch}: expected a torch module; found {type(model).__name__}")
+    return model
+
+
+def identity(spec: Model) -> dict[str, Any]:
+    """Return what identifies an architecture: its name and options, and a factory's source by its sha256.
+
+    Raises:
+        ModelError: no such architecture.
+
+    """
+    _factory(spec.arch)
+    found: dict[str, Any] = {"arch": spec.arch, "options": spec.options}
+    if ":" in spec.arch:
+        module = importlib.util.find_spec(spec.arch.partition(":")[0])
+        if module is not None and module.origin is not None:
+            found["source_sha256"] = hashlib.sha256(Path(module.origin).read_bytes()).hexdigest()
+    return found
+
+
+def _factory(arch: str) -> Callable[..., Any]:
+    if ":" in arch:
+        return _imported(arch)
+    if arch in BUILT_IN:
+        return BUILT_IN[arch]
+    from torchvision.models import get_model_builder, list_models
+
+    names = list_models(module=importlib.import_module("torchvision.models"))
+    if arch not in names:
+        valid = [*BUILT_IN, *names]
+        raise ModelError(f"model.arch: {arch!r} is neither built in nor torchvision's{did_you_mean(arch, valid)}")
+    builder: Callable[..., Any] = get_model_builder(arch)
+    return lambda **options: builder(weights=None, **options)
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    module_name, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(f"model.arch: {path!r} cannot be imported ({error}); expected package.module:factory") from error
+    if not callable(found):
+        raise ModelError(f"model.arch: {path!r} is not callable")
+    return found  # type: ignore[no-any-return]
+
+
+def read_file(path: str) -> bytes:
+    """Return a weights file's bytes, local or on any pyarrow file system.
+
+    Raises:
+        ModelError: it cannot be read.
+
+    """
+    try:
+        filesystem, inside = open_filesystem(path)
+        with filesystem.open_input_stream(inside) as stream:
+            return bytes(stream.read())
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({str(error).splitlines()[0]}); expected .safetensors or .pth") from error
+
+
+def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
+    """Return a state dict from safetensors, or from a .pth read with `weights_only=True` alone.
+
+    Raises:
+        ModelError: the bytes are neither, or hold more than tensors.
+
+    """
+    try:
+        if where.endswith(".safetensors"):
+            return safetensors.torch.load(data)
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{where}: not weights that can be read safely ({reason[:160]})") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise ModelError(f"{where}: expected a dictionary of tensors; found {type(loaded).__name__}")
+    return {str(key).removeprefix("module."): value for key, value in loaded.items()}
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
+    """Copy weights into a model, strictly: same names, same shapes. Buffers of counts keep their integer type.
+
+    Raises:
+        ModelError: a tensor is missing, too many, or of another shape; the message names it.
+
+    """
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name not in weights:
+            hint = did_you_mean(name, weights)
+            raise ModelError(f"{where}: no tensor {name!r}, which the model has{hint}; is model.arch the right one?")
+        if weights[name].shape != tensor.shape:
+            expected, found = list(tensor.shape), list(weights[name].shape)
+            raise ModelError(f"{where}: tensor {name!r}: the model expects {expected}; the file has {found}")
+    surplus = sorted(set(weights) - set(own))
+    if surplus:
+        raise ModelError(f"{where}: tensor {surplus[0]!r} is not in the model ({len(surplus)} such); is model.arch the right one?")
+    model.load_state_dict(dict(weights))
+
+
+def checkpoint_bytes(model: nn.Module, dtype: Dtype) -> bytes:
+    """Return the model's state as safetensors; parameters in `dtype`, buffers (running statistics, counts) as they are."""
+    parameters = {name for name, _ in model.named_parameters()}
+    state = {
+        name: tensor.detach().to("cpu", DTYPES[dtype] if name in parameters else tensor.dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    return safetensors.torch.save(_unshared(state))
+
+
+def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copy tied tensors: safetensors refuses two names for one memory."""
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        if tensor.data_ptr() in seen:
+            state[name] = tensor.clone()
+        seen.add(tensor.data_ptr())
+    return state

@@ -1,0 +1,37 @@
+"""predict(): logits of a set of images, and what follows from them.
+
+    logits_NC = predict(model, data.forget)                      # float32, on the CPU
+    accuracy, loss = accuracy_and_loss(logits_NC, data.forget.labels_N)
+
+The batch size is fixed, so that logits do not depend on any setting; arithmetic is fp32 whatever the training used.
+
+Does not cover: any score that compares models (evaluation).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from ray_unlearn.data.images import ImageSet
+
+BATCH_SIZE = 256
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: ImageSet) -> np.ndarray:
+    """Return float32 logits [N, C]; leaves the model in evaluation mode."""
+    model.eval()
+    starts = range(0, len(images), BATCH_SIZE)
+    positions = (np.arange(start, min(start + BATCH_SIZE, len(images))) for start in starts)
+    logits = [model(images.batch(each)[0]).float() for each in positions]
+    return torch.cat(logits).cpu().numpy()
+
+
+def accuracy_and_loss(logits_NC: np.ndarray, labels_N: np.ndarray) -> tuple[float, float]:
+    """Return the share of right answers (0..1) and the mean cross-entropy in nats."""
+    logits, labels = torch.from_numpy(logits_NC).double(), torch.from_numpy(labels_N)
+    accuracy = (logits.argmax(1) == labels).double().mean()
+    return float(accuracy), float(F.cross_entropy(logits, labels))
