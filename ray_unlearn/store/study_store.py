@@ -125,6 +125,11 @@ class StudyStore:
         found = (run_index(name) for name in self.storage.folders(self.layout.population(population)))
         return sorted(index for index in found if index is not None)
 
+    def populations(self) -> list[str]:
+        """Return the names of all populations that the folder holds, sorted."""
+        names = self.storage.folders(self.name)
+        return [name for name in names if self.storage.exists(self.layout.population_json(name))]
+
     def failures(self, population: str) -> dict[int, FailedRecord]:
         """Return the failures of runs not yet made, by index."""
         folder = self.layout.failures(population)

@@ -1,0 +1,165 @@
+"""What a run leaves behind: outputs, checkpoint, stages, and the record that names them.
+
+    writer = RunWriter(run=run, population=population, study=study, sets=output_sets(study, sets), all_sets=sets)
+    method(..., on_epoch=writer.on_epoch)
+    payloads = writer.finish(model)              # {"model.safetensors": bytes, "outputs.arrow": bytes}
+
+outputs.arrow: one row per image, `split` (dictionary), `label` int32, `logits` fixed_size_list<float32, C>, in the
+order of the saved splits. Every metric can be computed later from it, without a model.
+
+Does not cover: where the bytes go (`ray_unlearn.store`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from torch import nn
+
+from ray_unlearn.data.images import ImageSet
+from ray_unlearn.errors import StudyError
+from ray_unlearn.models import checkpoint_bytes
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.store.records import CHECKPOINT, OUTPUTS, Record, payload_of
+from ray_unlearn.study.plan import Population, Run
+from ray_unlearn.study.schema import Study
+from ray_unlearn.training import accuracy_and_loss, predict
+
+_PACKAGES = ("ray-unlearn", "torch", "torchvision", "ray", "numpy", "pyarrow")
+
+
+def output_sets(study: Study, sets: Mapping[str, ImageSet]) -> dict[str, ImageSet]:
+    """Return the sets whose logits are saved: those the study names and has, retain sampled where it says so.
+
+    Raises:
+        StudyError: a split that the study asks for in so many words is empty.
+
+    """
+    chosen = {}
+    asked = study.outputs.splits if "splits" in study.outputs.model_fields_set else ()
+    for name in study.outputs.splits:
+        images = sets[name]
+        if not len(images):
+            if name in asked:
+                raise StudyError(f"outputs.splits: asks for {name}, which the study's data do not have")
+            continue
+        limit = study.outputs.retain_sample
+        if name == "retain" and limit is not None and limit < len(images):
+            rng = Seeds(study=study.seed).numpy("retain-sample")
+            positions = np.sort(rng.choice(len(images), limit, replace=False))
+            images = ImageSet(images.pixels, images.indices[positions], images.scaling)
+        chosen[name] = images
+    return chosen
+
+
+@dataclass(kw_only=True)
+class RunWriter:
+    """Gathers what one run leaves behind."""
+
+    run: Run
+    population: Population
+    study: Study
+    sets: Mapping[str, ImageSet]
+    """Sets whose logits are saved."""
+    all_sets: Mapping[str, ImageSet]
+    """Every set of the study; stage metrics look at all of them."""
+    epoch_loss: list[float] = field(default_factory=list)
+    stages: list[dict[str, float]] = field(default_factory=list)
+    payloads: dict[str, bytes] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def on_epoch(self, model: nn.Module, epoch: int, loss: float) -> None:
+        """Note the epoch's loss, and publish what the study's `stages` ask for."""
+        wanted = self.study.stages
+        self.epoch_loss.append(loss)
+        number = len(self.epoch_loss)  # a method that fits twice goes on counting
+        if wanted.metrics:
+            logits = {name: predict(model, images) for name, images in self.all_sets.items() if len(images)}
+            self.stages.append({"epoch": float(number), "train_loss": loss, **_metrics(logits, self.all_sets)})
+        if number in wanted.outputs:
+            self.payloads[f"stage-{number:04d}.arrow"] = encode_outputs(self._logits(model), self.sets)
+        if number in wanted.checkpoints:
+            self.payloads[f"stage-{number:04d}.safetensors"] = checkpoint_bytes(model, self.study.checkpoint_dtype)
+
+    def finish(self, model: nn.Module) -> dict[str, bytes]:
+        """Return all payloads by file name."""
+        logits = self._logits(model)
+        self.metrics = _metrics(logits, self.sets)
+        self.payloads[OUTPUTS] = encode_outputs(logits, self.sets)
+        if self.population.keep_checkpoints:
+            self.payloads[CHECKPOINT] = checkpoint_bytes(model, self.study.checkpoint_dtype)
+        return self.payloads
+
+    def record(
+        self,
+        payloads: Mapping[str, bytes],
+        rng: Seeds,
+        *,
+        attempt: int,
+        started_at: str,
+        seconds: dict[str, float],
+        device: str,
+        threads: int,
+    ) -> Record:
+        """Return the record that is published last."""
+        return Record(
+            population=self.run.population,
+            index=self.run.index,
+            original=self.run.original,
+            digest=self.population.digest,
+            method=str(self.population.identity["method"]),
+            options=dict(self.population.identity["options"]),
+            seeds={"study": rng.study, "original": rng.original, "run": rng.run, "entropy": rng.entropy("run") % 2**53},
+            payloads={name: payload_of(data) for name, data in sorted(payloads.items())},
+            metrics=self.metrics,
+            epoch_loss=self.epoch_loss,
+            stages=self.stages,
+            seconds={name: round(value, 4) for name, value in seconds.items()},
+            started_at=started_at,
+            device=device,
+            threads=threads,
+            host=socket.gethostname(),
+            versions=_versions(),
+            attempt=attempt,
+        )
+
+    def _logits(self, model: nn.Module) -> dict[str, np.ndarray]:
+        return {name: predict(model, images) for name, images in self.sets.items()}
+
+
+def _metrics(logits: Mapping[str, np.ndarray], sets: Mapping[str, ImageSet]) -> dict[str, float]:
+    metrics = {}
+    for name, logits_NC in logits.items():
+        metrics[f"{name}_accuracy"], metrics[f"{name}_loss"] = accuracy_and_loss(logits_NC, sets[name].labels_N)
+    return metrics
+
+
+def encode_outputs(logits: Mapping[str, np.ndarray], sets: Mapping[str, ImageSet]) -> bytes:
+    """Return logits float32 [N, C] of every split as one Arrow IPC file."""
+    all_NC = np.concatenate(list(logits.values())).astype(np.float32)
+    names = pa.array(list(logits), pa.string())
+    codes = np.concatenate([np.full(len(each), code, np.int8) for code, each in enumerate(logits.values())])
+    labels = np.concatenate([sets[name].labels_N for name in logits]).astype(np.int32)
+    values = pa.FixedSizeListArray.from_arrays(pa.array(all_NC.ravel()), all_NC.shape[1])
+    split = pa.DictionaryArray.from_arrays(pa.array(codes), names)
+    batch = pa.record_batch([split, pa.array(labels), values], names=["split", "label", "logits"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # the inline backend runs without Ray
+    return found

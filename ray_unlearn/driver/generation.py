@@ -1,0 +1,141 @@
+"""generate(): make every run of a study that is not made yet.
+
+    summary = generate(study, backend="ray", workers=2, only=["finetune"])
+    summary.exit_code                            # 0 all done, 3 finished with failed runs
+
+Does not cover: reading what was made (`ray_unlearn.report`, evaluation).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ray_unlearn.driver.interrupts import interrupts
+from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
+from ray_unlearn.driver.opening import open_job
+from ray_unlearn.driver.pool import Backend
+from ray_unlearn.driver.progress import Tracker, show_progress
+from ray_unlearn.errors import ClusterError, StoreError
+from ray_unlearn.report.tables import publish_metrics
+from ray_unlearn.study.plan import Run
+from ray_unlearn.study.schema import Study
+from ray_unlearn.worker import Job, Outcome, record_failure
+
+BackendName = Literal["ray", "inline"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What a `generate` did."""
+
+    planned: int
+    """Runs that were asked for, originals that they start from included."""
+    already: int
+    """Of those, made before."""
+    made: int
+    failed: dict[Run, str] = field(default_factory=dict)
+    blocked: tuple[Run, ...] = ()
+    """Runs whose original failed."""
+    skipped_images: int = 0
+    seconds: float = 0.0
+    uri: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0 where everything asked for is made, else 3."""
+        return 3 if self.failed or self.blocked else 0
+
+
+def generate(
+    study: Study,
+    *,
+    backend: BackendName = "ray",
+    address: str | None = None,
+    workers: int | None = None,
+    only: Sequence[str] = (),
+) -> Summary:
+    """Make the missing runs of a study.
+
+    Args:
+        study: what to make.
+        backend: `ray`, or `inline` for this process.
+        address: a Ray cluster's; default RAY_ADDRESS, else a local one is started and stopped.
+        workers: overrides `execution.workers`.
+        only: populations to make; their originals are made too.
+
+    Raises:
+        RayUnlearnError: the study is refused, or the cluster cannot be had.
+        Interrupted: a signal came; the store is resumable.
+
+    """
+    start = time.monotonic()
+    with ExitStack() as stack:
+        arm = stack.enter_context(interrupts())
+        place = _backend(backend, address, workers, arm)
+        stack.callback(place.close)
+        job = open_job(study, place.decode_all)
+        job.store.admit(job.plan)
+        job.store.storage.publish_file(job.store.layout.splits(job.data.splits.digest), job.data.splits_arrow)
+        planned = job.plan.only(only).runs
+        made = _made(job)
+        pending = [run for run in planned if run not in made]
+        tally = _make(job, place, pending, made, len(planned)) if pending else Tally()
+        if tally.made or not job.store.storage.exists(job.store.layout.metrics):
+            publish_metrics(job.store)
+    return Summary(
+        planned=len(planned),
+        already=len(planned) - len(pending),
+        made=len(tally.made),
+        failed=tally.failed,
+        blocked=tuple(tally.blocked),
+        skipped_images=len(job.data.skipped),
+        seconds=time.monotonic() - start,
+        uri=job.store.uri,
+    )
+
+
+def _made(job: Job) -> set[Run]:
+    """Return the runs of the plan that have a record."""
+    held = {name: job.store.records(name, p.digest) for name, p in job.plan.populations.items()}
+    return {run for run in job.plan.runs if run.index in held[run.population]}
+
+
+def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned: int) -> Tally:
+    with show_progress(total=planned, already=planned - len(pending)) as progress:
+        scheduler = Scheduler(
+            job.plan,
+            place.pool(job),
+            pending=pending,
+            made=made,
+            max_attempts=job.plan.study.execution.max_attempts,
+            hooks=Hooks(
+                made=lambda outcome: progress.made(),
+                failed=lambda outcome, attempts: _failed(job, progress, outcome, attempts),
+                retried=lambda run, why: progress.say(f"again: {run}: {why}"),
+            ),
+        )
+        return scheduler.run()
+
+
+def _failed(job: Job, progress: Tracker, outcome: Outcome, attempts: int) -> None:
+    progress.given_up(f"{outcome.run} after {attempts} attempt{'s' if attempts > 1 else ''}: {outcome.error}")
+    try:
+        record_failure(job, outcome, attempts)
+    except StoreError as error:  # a full disk fails the run and its failure alike; the run stays pending either way
+        progress.say(f"the failure itself could not be recorded: {error}")
+
+
+def _backend(name: BackendName, address: str | None, workers: int | None, arm: Callable[[], None]) -> Backend:
+    if name == "inline":
+        from ray_unlearn.driver.inline import InlineBackend
+
+        return InlineBackend()
+    try:
+        from ray_unlearn.driver.ray_backend import RayBackend
+    except ImportError as error:
+        raise ClusterError("the ray backend needs Ray: pip install 'ray[default]', or use --backend inline") from error
+    return RayBackend(address=address, workers=workers, arm=arm)

@@ -1,0 +1,70 @@
+"""A study -> a job that workers can execute: data prepared, methods resolved, runs planned, weights tried.
+
+    job = open_job(study, backend.decode_all)
+    job.plan.runs
+
+Everything that can be refused is refused here, before any worker starts.
+
+Does not cover: admitting the plan to the store (`generation`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ray_unlearn import models
+from ray_unlearn.data.prepare import DecodeAll, in_place
+from ray_unlearn.data.study_data import StudyData, prepare_study
+from ray_unlearn.errors import MethodError, StudyError
+from ray_unlearn.methods.resolve import resolve
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.study.plan import Ingredients, make_plan
+from ray_unlearn.study.schema import Study
+from ray_unlearn.worker import Job
+
+
+def cache_folder(storage_uri: str) -> Path:
+    """Return where this machine keeps copies of a remote storage's shards; nothing is created."""
+    return Path.home() / ".cache" / "ray_unlearn" / hashlib.sha256(storage_uri.encode()).hexdigest()[:16]
+
+
+def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
+    """Prepare data and plan a study.
+
+    Raises:
+        RayUnlearnError: something in the study, its data, model, methods or weights is refused.
+
+    """
+    methods = {name: resolve(study, name) for name in study.populations}
+    model_identity = models.identity(study.model)
+    storage = open_storage(study.storage)
+    data = prepare_study(study, storage, cache_folder(study.storage), decode_all)
+    plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
+    job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder(study.storage)))
+    _try_model(job)
+    _try_sets(study, data)
+    return job
+
+
+def _try_model(job: Job) -> None:
+    """Build the architecture once, and load every weights file that the study names into it."""
+    model = models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0))
+    for population in job.plan.populations.values():
+        for path in getattr(population.method.options, "weights", ()):
+            models.load_weights(model, models.parse_weights(models.read_file(path), path), path)
+
+
+def _try_sets(study: Study, data: StudyData) -> None:
+    sizes = data.splits.sizes()
+    if "splits" in study.outputs.model_fields_set:
+        for name in study.outputs.splits:
+            if not sizes[name]:
+                raise StudyError(f"outputs.splits: asks for {name}, which the study's data do not have")
+    for name, population in study.populations.items():
+        weights = getattr(population, "class_weights", study.training.class_weights)
+        if isinstance(weights, tuple) and len(weights) != data.num_classes:
+            raise MethodError(f"populations.{name}: class_weights: expected {data.num_classes} numbers; found {len(weights)}")
+
+

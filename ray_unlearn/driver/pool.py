@@ -1,0 +1,87 @@
+"""What the scheduler asks of a place where runs execute, and what it hears back.
+
+    worker = pool.start()
+    pool.submit(worker, run, attempt=1)
+    for event in pool.wait():                    # Ready, Finished or Lost
+        ...
+
+Does not cover: any real place: `inline`, `ray_backend`, and the fakes of the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ray_unlearn.data.decode import DecodedSlice, DecodeJob
+from ray_unlearn.data.rows import Slice
+from ray_unlearn.study.plan import Run
+from ray_unlearn.worker import Job, Outcome, WorkerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker has opened its data and takes runs."""
+
+    worker: int
+    info: WorkerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An attempt ended, well or not; the worker takes another."""
+
+    worker: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker is gone: its process died, or it could not open."""
+
+    worker: int
+    cause: str
+
+
+Event = Ready | Finished | Lost
+
+
+class Pool(Protocol):
+    """Workers, addressed by numbers that are never used twice."""
+
+    def capacity(self) -> int:
+        """Return how many workers there is room for now, at least 1."""
+        ...
+
+    def start(self) -> int:
+        """Begin to start a worker; `Ready` or `Lost` follows."""
+        ...
+
+    def submit(self, worker: int, run: Run, attempt: int) -> None:
+        """Give a ready worker a run; `Finished` or `Lost` follows."""
+        ...
+
+    def wait(self) -> list[Event]:
+        """Return what happened, after about a second at most."""
+        ...
+
+    def stop(self, worker: int) -> None:
+        """Let a worker go; nothing more is heard of it."""
+        ...
+
+
+class Backend(Protocol):
+    """A place that can decode sources and run a job's workers."""
+
+    def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
+        """Decode every slice, in order."""
+        ...
+
+    def pool(self, job: Job) -> Pool:
+        """Return a pool of workers for the job; the backend closes it."""
+        ...
+
+    def close(self) -> None:
+        """Let everything go that the backend started."""
+        ...

@@ -1,0 +1,215 @@
+"""The `ray` backend: one long-lived actor per worker, on a cluster that exists or a local one that we start.
+
+    backend = RayBackend(address=None, workers=2, arm=arm, tell=print)
+    pool = backend.pool(job)
+
+Completion is read from what workers publish, not from Ray: an actor call may raise although the run was published
+(Ray docs, fault_tolerance/actors), and then the run is simply made again, to the same bytes.
+
+Does not cover: starting clusters of machines (`cluster.yaml`), or stopping any cluster that we did not start.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from ray_unlearn.data.decode import DecodedSlice, DecodeJob
+from ray_unlearn.data.prepare import in_place
+from ray_unlearn.data.rows import Slice
+from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
+from ray_unlearn.errors import ClusterError, RayUnlearnError
+from ray_unlearn.study.plan import Run
+from ray_unlearn.study.schema import Execution
+from ray_unlearn.worker import Job, Worker
+
+_LARGE_SLICES = 8  # about 16,000 images: below, starting Ray Data takes longer than decoding
+_OBJECT_STORE_BYTES = 512 * 2**20  # of a local cluster: images travel through shards, not through Ray
+_POLL_S = 1.0
+_CAPACITY_EVERY_S = 5.0
+_PATIENCE_S = 60.0
+
+
+class RayBackend:
+    """A connection to Ray, made when it is first needed."""
+
+    def __init__(
+        self,
+        *,
+        address: str | None,
+        workers: int | None,
+        arm: Callable[[], None] = lambda: None,
+        tell: Callable[[str], None] = print,
+    ) -> None:
+        self._address, self._workers, self._arm, self._tell = address, workers, arm, tell
+        self._ours = False
+        self._pool: RayPool | None = None
+
+    def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
+        """Decode a large source as a Ray Data job, a small one in place."""
+        if len(slices) < _LARGE_SLICES:
+            return in_place(slices, job)
+        from ray_unlearn.driver.ray_data import decode_with_ray
+
+        self._connect()
+        return decode_with_ray(slices, job)
+
+    def pool(self, job: Job) -> RayPool:
+        """Return a pool of actors for the job."""
+        self._connect()
+        self._pool = RayPool(job, self._workers, self._tell)
+        return self._pool
+
+    def close(self) -> None:
+        """Kill our actors; shut Ray down only where we connected."""
+        if self._pool is not None:
+            self._pool.close()
+        if self._ours:
+            ray.shutdown()
+
+    def _connect(self) -> None:
+        if ray.is_initialized():
+            return
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers share this environment; no `uv run` in each
+        address = self._address or os.environ.get("RAY_ADDRESS") or "local"
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+        if address == "local":
+            options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        try:
+            ray.init(address=address, **options)
+        except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+            reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+            raise ClusterError(f"Ray at {address}: cannot connect: {reason}; is the cluster up? --backend inline needs none") from error
+        self._ours = True
+        self._arm()
+
+
+def resources_of(execution: Execution, cluster_gpus: float) -> tuple[str, float, float]:
+    """Return (device, CPUs, GPUs) of one worker, `auto` decided by what the cluster has.
+
+    Raises:
+        ClusterError: the study asks for cuda and for no GPU.
+
+    """
+    device = execution.device if execution.device != "auto" else ("cuda" if cluster_gpus else "cpu")
+    gpus = execution.gpus_per_worker
+    if gpus == "auto":
+        gpus = 1.0 if device == "cuda" else 0.0
+    if device == "cuda" and not gpus:
+        raise ClusterError("execution: device cuda with gpus_per_worker 0; give a share of a GPU, for example 0.25")
+    return device, float(execution.cpus_per_worker), float(gpus)
+
+
+class RayPool:
+    """Actors that each hold one worker."""
+
+    def __init__(self, job: Job, workers: int | None, tell: Callable[[str], None]) -> None:
+        execution = job.plan.study.execution
+        self._tell = tell
+        self._fixed = workers or (execution.workers if isinstance(execution.workers, int) else None)
+        self._device, self._cpus, self._gpus = resources_of(execution, ray.cluster_resources().get("GPU", 0))
+        self._job = ray.put(job)
+        self._actor = ray.remote(
+            num_cpus=self._cpus, num_gpus=self._gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
+        )(Worker)
+        self._handles: dict[int, Any] = {}
+        self._pending: dict[Any, int] = {}
+        """Every call in flight -> its worker."""
+        self._opening: set[int] = set()
+        self._started = 0
+        self._room, self._room_at = 1, float("-inf")
+        self._heard_at = time.monotonic()
+
+    def capacity(self) -> int:
+        """Return the number asked for, or how many workers the cluster's nodes have room for now."""
+        if self._fixed is not None:
+            return self._fixed
+        if time.monotonic() - self._room_at > _CAPACITY_EVERY_S:
+            self._room_at = time.monotonic()
+            self._room = max(1, sum(self._room_on(node["Resources"]) for node in ray.nodes() if node["Alive"]))
+        return self._room
+
+    def _room_on(self, resources: dict[str, float]) -> int:
+        by_cpu = int(resources.get("CPU", 0) / self._cpus)
+        return min(by_cpu, int(resources.get("GPU", 0) / self._gpus)) if self._gpus else by_cpu
+
+    def start(self) -> int:
+        """Start an actor; it waits in Ray's queue where there is no room yet."""
+        self._started += 1
+        worker = self._started
+        self._handles[worker] = self._actor.remote(self._job, self._device)
+        self._opening.add(worker)
+        self._pending[self._handles[worker].open.remote()] = worker
+        return worker
+
+    def submit(self, worker: int, run: Run, attempt: int) -> None:
+        """Give an actor a run."""
+        self._pending[self._handles[worker].execute.remote(run, attempt)] = worker
+
+    def wait(self) -> list[Event]:
+        """Return what is finished, waiting for about a second at most."""
+        if not self._pending:
+            time.sleep(_POLL_S)
+            return []
+        done, _ = ray.wait(list(self._pending), num_returns=1, timeout=_POLL_S)
+        if done:
+            done, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
+            self._heard_at = time.monotonic()
+        elif len(self._opening) == len(self._handles):
+            self._complain()
+        return [self._event(reference) for reference in done]
+
+    def _event(self, reference: Any) -> Event:
+        worker = self._pending.pop(reference)
+        try:
+            value = ray.get(reference)
+        except RayActorError as error:
+            return self._lost(worker, f"worker process died: {_reason(error)}")
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, RayUnlearnError) else None
+            return self._lost(worker, str(cause) if cause else _reason(error))
+        except RayError as error:
+            return self._lost(worker, _reason(error))
+        if worker in self._opening:
+            self._opening.discard(worker)
+            return Ready(worker, value)
+        return Finished(worker, value)
+
+    def _lost(self, worker: int, cause: str) -> Lost:
+        self.stop(worker)
+        return Lost(worker, cause)
+
+    def stop(self, worker: int) -> None:
+        """Kill an actor; a call in flight is forgotten."""
+        self._opening.discard(worker)
+        self._pending = {reference: owner for reference, owner in self._pending.items() if owner != worker}
+        handle = self._handles.pop(worker, None)
+        if handle is not None:
+            ray.kill(handle, no_restart=True)
+
+    def close(self) -> None:
+        """Kill every actor."""
+        for worker in list(self._handles):
+            self.stop(worker)
+
+    def _complain(self) -> None:
+        """Say what no worker can get, instead of waiting in silence."""
+        if time.monotonic() - self._heard_at < _PATIENCE_S:
+            return
+        self._heard_at = time.monotonic()
+        needs = {"CPU": self._cpus, "GPU": self._gpus}
+        total, free = ray.cluster_resources(), ray.available_resources()
+        have = ", ".join(f"{name} {free.get(name, 0):g} free of {total.get(name, 0):g}" for name in ("CPU", "GPU"))
+        wanted = ", ".join(f"{name} {amount:g}" for name, amount in needs.items() if amount)
+        self._tell(f"waiting: no worker could start yet; each needs {wanted}; the cluster has {have}")
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -1,0 +1,112 @@
+"""Records -> pandas tables.
+
+    metrics_table(store)                         # one row per run: population, run, metrics, seconds, device, digest
+    publish_metrics(store)                       # the same as <study>/metrics.parquet
+    study_status(study, store)                   # planned, done, failed per population
+    accuracy_table(store)                        # mean and standard deviation per population and split
+
+Everything is rebuilt from records, so a lost or stale metrics.parquet costs nothing.
+
+Does not cover: comparing populations (evaluation).
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ray_unlearn.store import FailedRecord, Record, StudyStore
+from ray_unlearn.study.schema import Study
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PopulationStatus:
+    """How far a population is."""
+
+    population: str
+    method: str
+    planned: int
+    done: int
+    failed: dict[int, FailedRecord]
+    """Runs not made whose last attempt failed, by index."""
+    more: int
+    """Finished runs beyond the planned count, from an earlier larger one."""
+    in_study: bool = True
+
+
+def study_status(study: Study, store: StudyStore) -> list[PopulationStatus]:
+    """Return how far every population of the study is, without opening its data."""
+    found = []
+    for name, spec in study.populations.items():
+        indexes = _done(store, name)
+        done = [index for index in indexes if index < spec.planned]
+        failures = {i: f for i, f in store.failures(name).items() if i not in indexes and i < spec.planned}
+        found.append(
+            PopulationStatus(
+                population=name,
+                method=spec.method_name,
+                planned=spec.planned,
+                done=len(done),
+                failed=failures,
+                more=len(indexes) - len(done),
+            )
+        )
+    return found
+
+
+def _done(store: StudyStore, population: str) -> list[int]:
+    held = store.held(population)
+    return list(store.records(population, str(held.get("digest")))) if held else []
+
+
+def metrics_table(store: StudyStore) -> pd.DataFrame:
+    """Return one row per finished run of every population in the store, by population and run."""
+    rows = []
+    for name in store.populations():
+        held = store.held(name) or {}
+        rows += [_row(record) for record in store.records(name, str(held.get("digest"))).values()]
+    return pd.DataFrame(rows)
+
+
+def _row(record: Record) -> dict[str, object]:
+    row: dict[str, object] = {
+        "population": record.population,
+        "run": record.index,
+        "original": record.original,
+        "method": record.method,
+        "digest": record.digest,
+        **record.metrics,
+        **{f"seconds_{name}": value for name, value in record.seconds.items()},
+        "epochs": len(record.epoch_loss),
+        "train_loss": record.epoch_loss[-1] if record.epoch_loss else float("nan"),
+        "attempt": record.attempt,
+        "device": record.device,
+        "host": record.host,
+        "started_at": record.started_at,
+    }
+    return row
+
+
+def publish_metrics(store: StudyStore) -> None:
+    """Rebuild metrics.parquet from records."""
+    buffer = io.BytesIO()
+    metrics_table(store).to_parquet(buffer, index=False)
+    store.storage.publish_file(store.layout.metrics, buffer.getvalue())
+
+
+def accuracy_table(store: StudyStore, populations: list[str]) -> pd.DataFrame:
+    """Return N and, for each split with outputs, mean and standard deviation of accuracy; one row per population."""
+    table = metrics_table(store)
+    rows = []
+    for name in populations:
+        runs = table[table["population"] == name] if len(table) else table
+        row: dict[str, object] = {"population": name, "N": len(runs)}
+        for split in ("retain", "forget", "validation", "test"):
+            column = f"{split}_accuracy"
+            if column in runs and runs[column].notna().any():
+                row[f"{split} mean"] = runs[column].mean()
+                row[f"{split} sd"] = runs[column].std(ddof=1) if len(runs) > 1 else float("nan")
+        rows.append(row)
+    return pd.DataFrame(rows)

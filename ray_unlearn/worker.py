@@ -1,0 +1,204 @@
+"""Executes one run after another: data and architecture opened once, no Ray in sight.
+
+    worker = Worker(job, device="cpu")
+    worker.open()
+    outcome = worker.execute(run, attempt=1)     # publishes the run, or says why it failed; never raises for a bad run
+
+A run's bytes depend on the run and the thread count alone: not on the worker, nor on what it executed before.
+
+Does not cover: which run comes next (`ray_unlearn.driver`).
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import time
+import traceback
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ray_unlearn import models
+from ray_unlearn.artefacts import RunWriter, output_sets
+from ray_unlearn.data.images import ImageSet, Pixels, RunData, Scaling
+from ray_unlearn.data.study_data import StudyData
+from ray_unlearn.errors import DataError, MethodError, ModelError, RayUnlearnError, TrainingDiverged
+from ray_unlearn.methods.resolve import method_of
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.store import FailedRecord, StudyStore
+from ray_unlearn.study.plan import Plan, Population, Run
+
+# The same run would fail the same way again, so these are not retried.
+_FINAL = (DataError, MethodError, ModelError, TrainingDiverged)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """All that a worker needs; picklable, without a pixel in it."""
+
+    plan: Plan
+    data: StudyData
+    store: StudyStore
+    cache: str
+    """Local folder for shards of a remote storage."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerInfo:
+    """Where a worker lives."""
+
+    host: str
+    pid: int
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What became of one attempt; plain values, so that nobody unpickles a stranger's exception."""
+
+    run: Run
+    seconds: float
+    error: str = ""
+    """One line; empty where the run was published."""
+    traceback: str = ""
+    final: bool = False
+    """Whether another attempt would fail the same way."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Worker:
+    """Opens a job once and executes its runs."""
+
+    def __init__(self, job: Job, device: str) -> None:
+        self._job = job
+        self._device = torch.device(device)
+        self._originals: dict[Run, dict[str, torch.Tensor]] = {}
+
+    def open(self) -> WorkerInfo:
+        """Map the images and build the architecture.
+
+        Raises:
+            RayUnlearnError: the device, the shards or the architecture are not to be had here.
+
+        """
+        job, execution = self._job, self._job.plan.study.execution
+        _configure(self._device, execution.cpus_per_worker, execution.deterministic)
+        pixels = job.data.open(self._device, execution.device_budget_gib * 2**30, Path(job.cache))
+        self._pixels: Pixels = pixels
+        scaling = Scaling.of(job.plan.study.data.normalize)
+        self._sets = {name: ImageSet(pixels, indexes, scaling) for name, indexes in job.data.splits.sets.items()}
+        self._train = ImageSet(pixels, job.data.splits.train, scaling)
+        self._outputs = output_sets(job.plan.study, self._sets)
+        self._template = models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0))
+        return WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=str(self._device))
+
+    def execute(self, run: Run, attempt: int) -> Outcome:
+        """Make one run and publish it; failures of any kind become the outcome."""
+        start = time.monotonic()
+        try:
+            metrics = self._make(run, attempt, start)
+        except (Exception, SystemExit) as error:  # a script that calls sys.exit fails its run, not the worker
+            return Outcome(
+                run=run,
+                seconds=time.monotonic() - start,
+                error=_one_line(error),
+                traceback=traceback.format_exc(),
+                final=isinstance(error, _FINAL),
+            )
+        return Outcome(run=run, seconds=time.monotonic() - start, metrics=metrics)
+
+
+    def _make(self, run: Run, attempt: int, start: float) -> dict[str, float]:
+        study, population = self._job.plan.study, self._job.plan.populations[run.population]
+        rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
+        writer = RunWriter(run=run, population=population, study=study, sets=self._outputs, all_sets=self._sets)
+        model = self._starting_model(run, rng).to(self._device)
+        method_of(population.method).run(model, self._run_data(writer), population.method.options, rng)
+        _refuse_nonfinite(model)
+        trained = time.monotonic()
+        payloads = writer.finish(model)
+        predicted = time.monotonic()
+        record = writer.record(
+            payloads,
+            rng,
+            attempt=attempt,
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds={"train": trained - start, "predict": predicted - trained},
+            device=_device_name(self._device),
+            threads=torch.get_num_threads(),
+        )
+        self._job.store.publish(run, payloads, record)
+        return record.metrics
+
+    def _run_data(self, writer: RunWriter) -> RunData:
+        sets = self._sets
+        return RunData(
+            train=self._train,
+            retain=sets["retain"],
+            forget=sets["forget"],
+            validation=sets["validation"] if len(sets["validation"]) else None,
+            num_classes=self._job.data.num_classes,
+            device=self._device,
+            on_epoch=writer.on_epoch,
+        )
+
+    def _starting_model(self, run: Run, rng: Seeds) -> nn.Module:
+        start = self._job.plan.start_of(run)
+        if start is None:
+            return models.build(self._job.plan.study.model, self._job.data.num_classes, rng)
+        if start not in self._originals:
+            data = self._job.store.checkpoint(start)
+            self._originals[start] = models.parse_weights(data, "model.safetensors")
+        model = copy.deepcopy(self._template)
+        models.load_weights(model, self._originals[start], where=f"{self._job.store.uri}/{start}")
+        return model
+
+
+def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
+    """Record why a run failed, beside the runs of its population."""
+    population: Population = job.plan.populations[outcome.run.population]
+    failure = FailedRecord(
+        population=outcome.run.population,
+        index=outcome.run.index,
+        digest=population.digest,
+        error=outcome.error,
+        traceback=outcome.traceback,
+        attempts=attempts,
+        host=socket.gethostname(),
+        failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    job.store.publish_failure(outcome.run, failure)
+
+
+def _configure(device: torch.device, threads: int, deterministic: bool) -> None:
+    """Set what the arithmetic of a run depends on."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device cuda: this machine has no GPU that torch can use; set execution.device: cpu")
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may not repeat itself
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+
+
+def _refuse_nonfinite(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TrainingDiverged(f"tensor {name!r} holds NaN or infinity after training")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:500]
+    known = isinstance(error, RayUnlearnError) and text
+    return text if known else f"{type(error).__name__}: {text}"
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
