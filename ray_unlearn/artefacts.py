@@ -41,7 +41,7 @@ def output_sets(study: Study, sets: Mapping[str, ImageSet]) -> dict[str, ImageSe
         StudyError: a split that the study asks for in so many words is empty.
 
     """
-    chosen = {}
+    chosen: dict[str, ImageSet] = {}
     asked = study.outputs.splits if "splits" in study.outputs.model_fields_set else ()
     for name in study.outputs.splits:
         images = sets[name]
@@ -115,7 +115,12 @@ class RunWriter:
             digest=self.population.digest,
             method=str(self.population.identity["method"]),
             options=dict(self.population.identity["options"]),
-            seeds={"study": rng.study, "original": rng.original, "run": rng.run, "entropy": rng.entropy("run") % 2**53},
+            seeds={
+                "study": rng.study,
+                "original": rng.original,
+                "run": rng.run,
+                "entropy": rng.entropy("run") % 2**53,
+            },
             payloads={name: payload_of(data) for name, data in sorted(payloads.items())},
             metrics=self.metrics,
             epoch_loss=self.epoch_loss,

@@ -103,7 +103,9 @@ def _imported(path: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ModelError(f"model.arch: {path!r} cannot be imported ({error}); expected package.module:factory") from error
+        raise ModelError(
+            f"model.arch: {path!r} cannot be imported ({error}); expected package.module:factory"
+        ) from error
     if not callable(found):
         raise ModelError(f"model.arch: {path!r} is not callable")
     return found  # type: ignore[no-any-return]
@@ -121,7 +123,9 @@ def read_file(path: str) -> bytes:
         with filesystem.open_input_stream(inside) as stream:
             return bytes(stream.read())
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({str(error).splitlines()[0]}); expected .safetensors or .pth") from error
+        raise ModelError(
+            f"{path}: cannot be read ({str(error).splitlines()[0]}); expected .safetensors or .pth"
+        ) from error
 
 
 def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
@@ -163,12 +167,14 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: s
             raise ModelError(f"{where}: tensor {name!r}: the model expects {expected}; the file has {found}")
     surplus = sorted(set(weights) - set(own))
     if surplus:
-        raise ModelError(f"{where}: tensor {surplus[0]!r} is not in the model ({len(surplus)} such); is model.arch the right one?")
+        raise ModelError(
+            f"{where}: tensor {surplus[0]!r} is not in the model ({len(surplus)} such); is model.arch the right one?"
+        )
     model.load_state_dict(dict(weights))
 
 
 def checkpoint_bytes(model: nn.Module, dtype: Dtype) -> bytes:
-    """Return the model's state as safetensors; parameters in `dtype`, buffers (running statistics, counts) as they are."""
+    """Return the model's state as safetensors; parameters in `dtype`, buffers (running statistics) as they are."""
     parameters = {name for name, _ in model.named_parameters()}
     state = {
         name: tensor.detach().to("cpu", DTYPES[dtype] if name in parameters else tensor.dtype).contiguous()

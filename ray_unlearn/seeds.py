@@ -58,7 +58,7 @@ class Seeds:
 
     @contextlib.contextmanager
     def global_state(self, purpose: str) -> Iterator[None]:
-        """Seed the global generators of `random`, NumPy and torch (all devices) inside the block; restore them after."""
+        """Seed the global generators of `random`, NumPy and torch (all devices) in the block; restore them after."""
         import torch
 
         python_state, numpy_state = random.getstate(), np.random.get_state()

@@ -112,7 +112,6 @@ class Worker:
             )
         return Outcome(run=run, seconds=time.monotonic() - start, metrics=metrics)
 
-
     def _make(self, run: Run, attempt: int, start: float) -> dict[str, float]:
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
         rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)

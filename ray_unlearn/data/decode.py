@@ -84,7 +84,10 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
             opened = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(io.BytesIO(image))
             with opened as picture:
                 rgb = picture.convert("RGB")
-    except (Exception, Image.DecompressionBombWarning) as error:  # a codec may raise anything on damaged bytes
+    except (
+        Exception,
+        Image.DecompressionBombWarning,
+    ) as error:  # a codec may raise anything on damaged bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"not an image that can be decoded ({reason})") from error
     if rgb.size != (image_size, image_size):
@@ -139,7 +142,9 @@ def _label(row: Row, job: DecodeJob) -> int:
     if isinstance(row.label, str):
         if row.label in names:
             return names.index(row.label)
-        raise DataError(f"{row.where}: label {row.label!r} is none of the {len(names)} classes{did_you_mean(row.label, names)}")
+        raise DataError(
+            f"{row.where}: label {row.label!r} is none of the {len(names)} classes{did_you_mean(row.label, names)}"
+        )
     limit = job.num_classes
     if row.label is None or row.label < 0 or (limit is not None and row.label >= limit):
         expected = "expected a class number from 0" + (f" to {limit - 1}" if limit else "")

@@ -81,7 +81,7 @@ def _expand_local(path: str, suffix: str) -> list[str]:
         return [str(item) for item in sorted(here.glob(f"*{suffix}"))]
     if here.exists():
         return [path]
-    return sorted(glob.glob(path, recursive=True))
+    return sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - the pattern may be absolute
 
 
 def _expand_remote(uri: str, suffix: str) -> list[str]:

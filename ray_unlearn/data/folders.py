@@ -124,7 +124,10 @@ def _csv_entries(root: Path, file: Path, given: GivenSplit) -> Iterator[_Entry]:
         raise DataError(f"{file}: not a readable CSV file: {str(error).splitlines()[0]}") from error
     missing = [name for name in _CSV_COLUMNS if name not in table.columns]
     if missing:
-        raise DataError(f"{file}: no column {missing[0]!r}; expected image_id, age_group, age, person_id; found {list(table.columns)}")
+        raise DataError(
+            f"{file}: no column {missing[0]!r}; expected image_id, age_group, age and person_id; "
+            f"found {list(table.columns)}"
+        )
     for number, row in enumerate(table.to_dict("records")):
         where, image_id = f"{file} row {number}", str(row["image_id"])
         if not _IMAGE_ID.fullmatch(image_id):
@@ -154,7 +157,9 @@ def _source(path: str, entries: list[_Entry], names: tuple[str, ...] | None) -> 
     """Fingerprint by every entry and its file's bytes: the same images elsewhere are the same source."""
     known = [[e.image_id, e.label, e.group, str(e.age), e.given, _file_digest(e.path)] for e in entries]
     slices = [FileSlice(tuple(entries[i : i + _SLICE_ROWS])) for i in range(0, len(entries), _SLICE_ROWS)]
-    return OpenSource(name=path, fingerprint=digest(known), class_names=names, slices=tuple(slices), num_rows=len(entries))
+    return OpenSource(
+        name=path, fingerprint=digest(known), class_names=names, slices=tuple(slices), num_rows=len(entries)
+    )
 
 
 def _file_digest(path: str) -> str:

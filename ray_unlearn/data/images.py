@@ -116,7 +116,7 @@ class ImageSet:
     @property
     def labels_N(self) -> np.ndarray:
         """int64 class of each image."""
-        return self.pixels.labels_N[self.indices]
+        return np.asarray(self.pixels.labels_N[self.indices])
 
     def raw(self, positions: np.ndarray) -> torch.Tensor:
         """Return uint8 [B, H, W, 3] on the device."""

@@ -140,9 +140,7 @@ def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
 def _check_columns(file: SourceFile, schema: pa.Schema, columns: Columns) -> None:
     for key, name in columns.model_dump().items():
         if name is not None and name not in schema.names:
-            raise DataError(
-                f"{file.uri}: no column {name!r} for data.columns.{key}{did_you_mean(name, schema.names)}"
-            )
+            raise DataError(f"{file.uri}: no column {name!r} for data.columns.{key}{did_you_mean(name, schema.names)}")
     for name in (n for n in columns.model_dump().values() if n is not None):
         metadata = schema.field(name).metadata or {}
         if isinstance(schema.field(name).type, pa.BaseExtensionType) or b"ARROW:extension:name" in metadata:

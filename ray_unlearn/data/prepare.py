@@ -76,7 +76,9 @@ class Prepared:
         if not (copy.exists() and copy.stat().st_size == shard.size_bytes):
             data = self.storage.read(f"{self.folder}/{shard.name}")
             if hashlib.sha256(data).hexdigest() != shard.sha256:
-                raise DataError(f"{self.storage.uri}/{self.folder}/{shard.name}: damaged; remove the folder and prepare again")
+                raise DataError(
+                    f"{self.storage.uri}/{self.folder}/{shard.name}: damaged; remove the folder and prepare again"
+                )
             from ray_unlearn.store.filesystem import open_storage
 
             open_storage(str(cache)).publish_file(f"{self.folder}/{shard.name}", data)
@@ -121,7 +123,12 @@ def prepare_source(
     manifest = _read_manifest(storage, folder)
     if manifest is None:
         job = DecodeJob(
-            storage=storage, folder=folder, image_size=image_size, class_names=names, num_classes=limit, skip_bad=skip_bad
+            storage=storage,
+            folder=folder,
+            image_size=image_size,
+            class_names=names,
+            num_classes=limit,
+            skip_bad=skip_bad,
         )
         manifest = _decode_source(source, job, decode_all)
         storage.publish_file(f"{folder}/{_MANIFEST}", manifest.model_dump_json(indent=1).encode())

@@ -4,7 +4,7 @@
     shard = map_shard(path)
     shard.pixels_NHWC[5]                         # uint8, a view into the page cache
 
-Schema: image fixed_shape_tensor[uint8, [H, W, 3]], label int64, image_id string, group string, age float64, given string.
+Schema: image fixed_shape_tensor[uint8, [H, W, 3]], label int64, image_id, group and given strings, age float64.
 
 Does not cover: which shards make up a source (`prepare`).
 """
@@ -79,4 +79,6 @@ def map_shard(path: str) -> Shard:
             raise DataError(f"{path}: expected a fixed_shape_tensor column `image`; found {images.type}")
         return Shard(images.to_numpy_ndarray(), table.column("label").to_numpy(), table)
     except (OSError, KeyError, IndexError, pa.ArrowException) as error:
-        raise DataError(f"{path}: not a readable shard ({error}); remove its folder and run `ray-unlearn prepare`") from error
+        raise DataError(
+            f"{path}: not a readable shard ({error}); remove its folder and run `ray-unlearn prepare`"
+        ) from error

@@ -100,7 +100,13 @@ def make_splits(data: Data, seeds: Seeds, images: ImageTable) -> Splits:
         test = _draw(rest, round(data.test * (len(rest) + len(named))), seeds, "test-split", "data.test")
         rest = np.setdiff1d(rest, test)
     if isinstance(data.validation, float):
-        validation = _draw(rest, round(data.validation * (len(rest) + len(named))), seeds, "validation-split", "data.validation")
+        validation = _draw(
+            rest,
+            round(data.validation * (len(rest) + len(named))),
+            seeds,
+            "validation-split",
+            "data.validation",
+        )
         rest = np.setdiff1d(rest, validation)
     forget = named if len(named) else _forget(data, seeds, images, rest)
     sets = {"retain": np.setdiff1d(rest, forget), "forget": forget, "validation": validation, "test": test}
@@ -144,7 +150,9 @@ def _named(data: Data, images: ImageTable) -> np.ndarray:
         if position[image_id] in found:
             raise DataError(f"{where}: image id {image_id!r} was already named at {found[position[image_id]]}")
         if images.given[position[image_id]] == "validation":
-            raise DataError(f"{where}: image id {image_id!r} is in the source's validation set; it cannot be forgotten too")
+            raise DataError(
+                f"{where}: image id {image_id!r} is in the source's validation set; it cannot be forgotten too"
+            )
         found[position[image_id]] = where
     return np.array(sorted(found), dtype=np.int64)
 
@@ -154,7 +162,9 @@ def _listed(ids: str | tuple[str, ...]) -> list[tuple[str, str]]:
     if not isinstance(ids, str):
         return [(f"data.forget.ids[{i}]", image_id) for i, image_id in enumerate(ids)]
     if not Path(ids).is_file():
-        raise DataError(f"{ids}: no such file; data.forget.ids expects a CSV file with a column image_id, or a list of ids")
+        raise DataError(
+            f"{ids}: no such file; data.forget.ids expects a CSV file with a column image_id, or a list of ids"
+        )
     try:
         table = pd.read_csv(ids, dtype=str)
     except (OSError, ValueError) as error:
@@ -169,13 +179,12 @@ def _forget(data: Data, seeds: Seeds, images: ImageTable, rest: np.ndarray) -> n
     if forget.fraction is not None:
         return _draw(rest, max(1, round(forget.fraction * len(rest))), seeds, "forget-split", "data.forget.fraction")
     if forget.label is not None:
-        return rest[images.labels_N[rest] == _class(forget.label, images)]
+        return np.asarray(rest[images.labels_N[rest] == _class(forget.label, images)])
     groups = np.array(images.groups, dtype=object)[rest]
     names = sorted({group for group in groups if group})
     if not names:
-        raise DataError(
-            f"data.forget.group: the source has no group for any image; name its column: data.columns.group: {forget.group}"
-        )
+        column = f"data.columns.group: {forget.group}"
+        raise DataError(f"data.forget.group: the source has no group for any image; name its column: {column}")
     count = forget.count or 1
     if count >= len(names):
         raise DataError(f"data.forget.count: asks for {count} of {len(names)} groups; some must remain")

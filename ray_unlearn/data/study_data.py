@@ -101,10 +101,16 @@ def _refuse_same(prepared: Mapping[str, Prepared]) -> None:
 
 
 def _assemble(
-    study: Study, prepared: Mapping[str, Prepared], names: tuple[str, ...] | None, num_classes: int, cache: Path
+    study: Study,
+    prepared: Mapping[str, Prepared],
+    names: tuple[str, ...] | None,
+    num_classes: int,
+    cache: Path,
 ) -> StudyData:
     sizes = {role: source.manifest.num_images for role, source in prepared.items()}
-    shards = [shard for role in ("train", "validation", "test") if role in prepared for shard in prepared[role].map(cache)]
+    shards = [
+        shard for role in ("train", "validation", "test") if role in prepared for shard in prepared[role].map(cache)
+    ]
     columns = {
         name: [value for shard in shards for value in shard.table.column(name).to_pylist()]
         for name in ("image_id", "group", "given")

@@ -14,13 +14,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ray_unlearn.data.study_data import StudyData, prepare_study
 from ray_unlearn.driver.interrupts import interrupts
 from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
-from ray_unlearn.driver.opening import open_job
+from ray_unlearn.driver.opening import cache_folder, open_job
 from ray_unlearn.driver.pool import Backend
 from ray_unlearn.driver.progress import Tracker, show_progress
 from ray_unlearn.errors import ClusterError, StoreError
 from ray_unlearn.report.tables import publish_metrics
+from ray_unlearn.store import open_storage
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
 from ray_unlearn.worker import Job, Outcome, record_failure
@@ -96,6 +98,19 @@ def generate(
         seconds=time.monotonic() - start,
         uri=job.store.uri,
     )
+
+
+def prepare(study: Study, *, backend: BackendName = "ray", address: str | None = None) -> StudyData:
+    """Decode a study's images and draw its splits; make nothing else.
+
+    Raises:
+        RayUnlearnError: the data are refused, or the cluster cannot be had.
+
+    """
+    with ExitStack() as stack:
+        place = _backend(backend, address, None, stack.enter_context(interrupts()))
+        stack.callback(place.close)
+        return prepare_study(study, open_storage(study.storage), cache_folder(study.storage), place.decode_all)
 
 
 def _made(job: Job) -> set[Run]:

@@ -25,7 +25,7 @@ from ray_unlearn.worker import Job, Worker
 
 
 class InlineBackend:
-    """This process."""
+    """Executes in this process."""
 
     def __init__(self) -> None:
         self._threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The scheduler: pending runs and a pool of workers -> outcomes. No Ray, no clock, no storage: tests drive it with fakes.
+"""The scheduler: pending runs and a pool of workers -> outcomes. No Ray, no clock, no storage; tests use fakes.
 
     tally = Scheduler(plan, pool, pending=pending, made=made, max_attempts=2, hooks=hooks).run()
 

@@ -59,12 +59,12 @@ def _try_model(job: Job) -> None:
 def _try_sets(study: Study, data: StudyData) -> None:
     sizes = data.splits.sizes()
     if "splits" in study.outputs.model_fields_set:
-        for name in study.outputs.splits:
-            if not sizes[name]:
-                raise StudyError(f"outputs.splits: asks for {name}, which the study's data do not have")
+        for split in study.outputs.splits:
+            if not sizes[split]:
+                raise StudyError(f"outputs.splits: asks for {split}, which the study's data do not have")
     for name, population in study.populations.items():
         weights = getattr(population, "class_weights", study.training.class_weights)
         if isinstance(weights, tuple) and len(weights) != data.num_classes:
-            raise MethodError(f"populations.{name}: class_weights: expected {data.num_classes} numbers; found {len(weights)}")
-
-
+            raise MethodError(
+                f"populations.{name}: class_weights: expected {data.num_classes} numbers; found {len(weights)}"
+            )

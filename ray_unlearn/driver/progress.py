@@ -60,7 +60,13 @@ class _Bar(Tracker):
 
     def __init__(self, console: Console, total: int, already: int) -> None:
         super().__init__(console, total, already)
-        columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        columns = (
+            TextColumn("runs"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+        )
         self.bar = Progress(*columns, console=console)
         self._task = self.bar.add_task("starting", total=total, completed=already)
 

@@ -76,16 +76,25 @@ class RayBackend:
         if ray.is_initialized():
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers share this environment; no `uv run` in each
+        os.environ.setdefault(
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
+        )  # workers share this environment; no `uv run` in each
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if address == "local":
-            options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+            # Its one warning says that token authentication is on, which is as it should be.
+            options |= {
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+                "logging_level": "error",
+            }
         try:
             ray.init(address=address, **options)
         except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-            raise ClusterError(f"Ray at {address}: cannot connect: {reason}; is the cluster up? --backend inline needs none") from error
+            raise ClusterError(
+                f"Ray at {address}: cannot connect: {reason}; is the cluster up? --backend inline needs none"
+            ) from error
         self._ours = True
         self._arm()
 
@@ -116,7 +125,11 @@ class RayPool:
         self._device, self._cpus, self._gpus = resources_of(execution, ray.cluster_resources().get("GPU", 0))
         self._job = ray.put(job)
         self._actor = ray.remote(
-            num_cpus=self._cpus, num_gpus=self._gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
+            num_cpus=self._cpus,
+            num_gpus=self._gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
         )(Worker)
         self._handles: dict[int, Any] = {}
         self._pending: dict[Any, int] = {}

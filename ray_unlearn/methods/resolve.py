@@ -49,7 +49,10 @@ def resolve(study: Study, population: str) -> MethodUse:
         name=name,
         starts_from=method.starts_from,
         options=options,
-        identity={"method": _identity(name, source), "options": _without_paths(options.model_dump(mode="json"))},
+        identity={
+            "method": _identity(name, source),
+            "options": _without_paths(options.model_dump(mode="json")),
+        },
         source=source,
     )
 

@@ -52,7 +52,10 @@ class CompetitionDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Return one example; `age` is NaN and `person_id` empty where the source does not know them."""
         index = self._images.indices[position]
-        pixels, images = self._images.pixels, torch.from_numpy(self._images.pixels.gather(self._images.indices[[position]]))
+        pixels, images = (
+            self._images.pixels,
+            torch.from_numpy(self._images.pixels.gather(self._images.indices[[position]])),
+        )
         return {
             "image": self._scaling.apply(images)[0].contiguous(),
             "image_id": pixels.ids[index],
@@ -78,7 +81,9 @@ def read_script(method: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise MethodError(f"method {method}: {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise MethodError(
+            f"method {method}: {path} cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
 
 
 def load_function(method: str, source: str) -> Callable[..., Any]:
@@ -92,7 +97,12 @@ def load_function(method: str, source: str) -> Callable[..., Any]:
     module = ModuleType(f"ray_unlearn_script_{hashlib.sha256(source.encode()).hexdigest()[:12]}")
     module.__file__ = path
     sys.modules[module.__name__] = module  # what the script defines can be pickled to a DataLoader's workers
-    linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)  # tracebacks show its lines
+    linecache.cache[path] = (
+        len(source),
+        None,
+        source.splitlines(keepends=True),
+        path,
+    )  # tracebacks show its lines
     folder = str(Path(path).parent)
     sys.path.insert(0, folder)
     try:

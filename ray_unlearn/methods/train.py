@@ -4,7 +4,7 @@
       original:  {method: train, on: train}
       retrained: {method: train, on: retain, count: 64}
 
-Does not cover: choosing the best epoch by validation accuracy, as the competition's own script did; the last epoch counts.
+Does not cover: choosing the best epoch by validation accuracy, as the competition's script did; the last one counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from ray_unlearn.training import fit
 class TrainOptions(Recipe):
     """The study's `training` block, and the images to train on."""
 
-    on: Literal["train", "retain"] = Field(description="train: retain and forget images; retain: without the forget set.")
+    on: Literal["train", "retain"] = Field(
+        description="train: retain and forget images; retain: without the forget set."
+    )
 
 
 def train(model: nn.Module, data: RunData, options: TrainOptions, rng: Seeds) -> None:

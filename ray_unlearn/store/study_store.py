@@ -60,8 +60,8 @@ class StudyStore:
             content = {"digest": population.digest, "identity": population.identity}
             name = self.layout.population_json(population.name)
             self.storage.publish_file(name, json.dumps(content, indent=2, sort_keys=True).encode())
-        for population in plan.populations:
-            self.storage.sweep(self.layout.population(population))
+        for name in plan.populations:
+            self.storage.sweep(self.layout.population(name))
 
     def _is_new(self, population: Population) -> bool:
         held = self.held(population.name)
@@ -84,7 +84,9 @@ class StudyStore:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise StoreError(f"{self.storage.uri}/{name}: not JSON ({error}); restore it, or remove the population") from error
+            raise StoreError(
+                f"{self.storage.uri}/{name}: not JSON ({error}); restore it, or remove the population"
+            ) from error
         return dict(content) if isinstance(content, dict) else {}
 
     def publish(self, run: Run, payloads: Mapping[str, bytes], record: Record) -> None:

@@ -65,7 +65,10 @@ def repair(store: StudyStore, problems: Iterable[Problem]) -> list[Run]:
 
 def _verify_run(store: StudyStore, run: Run) -> tuple[Record | None, list[Problem]]:
     if not store.storage.exists(store.layout.record(run)):
-        return None, []  # unfinished, as after a kill between payload and record on an object store: simply pending
+        return (
+            None,
+            [],
+        )  # unfinished, as after a kill between payload and record on an object store: simply pending
     record = store.record(run)
     if record is None:
         return None, [Problem(run, RECORD, "cannot be read as a record")]
@@ -75,7 +78,11 @@ def _verify_run(store: StudyStore, run: Run) -> tuple[Record | None, list[Proble
 def _problems(store: StudyStore, run: Run, record: Record) -> Iterator[Problem]:
     held = store.held(run.population) or {}
     if (record.population, record.index, record.digest) != (run.population, run.index, held.get("digest")):
-        yield Problem(run, RECORD, f"is of {record.population}/{record.index:05d}, digest {record.digest[:12]}, not of this run")
+        yield Problem(
+            run,
+            RECORD,
+            f"is of {record.population}/{record.index:05d}, digest {record.digest[:12]}, not of this run",
+        )
     for file, expected in record.payloads.items():
         try:
             found = payload_of(store.storage.read(f"{store.layout.run(run)}/{file}"))

@@ -24,7 +24,17 @@ from ray_unlearn.study.yaml12 import parse_yaml
 
 _EMBEDDED = ("digits", "cifar10", "given")
 # What pydantic adds to a key's path to say which member of a union complained.
-_UNION_MEMBERS = ("function-", "literal", "constrained", "tuple[", "int", "float", "str", "Source", "Normalize")
+_UNION_MEMBERS = (
+    "function-",
+    "literal",
+    "constrained",
+    "tuple[",
+    "int",
+    "float",
+    "str",
+    "Source",
+    "Normalize",
+)
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:

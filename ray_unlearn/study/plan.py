@@ -2,7 +2,7 @@
 
     plan = make_plan(study, Ingredients(data={...}, model={...}, methods={"finetune": use, ...}))
     plan.populations["finetune"].digest
-    plan.runs                                   # (Run(population="original", ...), Run(population="finetune", ...), ...)
+    plan.runs                                   # (Run(population="original", ...), ...)
 
 A population's identity covers all that changes its results: data, split, model, the originals that it starts from,
 method, options, seed. Not its count, nor other populations, nor where and how fast it runs.
@@ -175,24 +175,30 @@ def _population(name: str, study: Study, ingredients: Ingredients, original: Pop
 def _originals(name: str, spec: PopulationSpec, use: MethodUse, original: Population | None) -> int:
     if use.starts_from == "scratch":
         if spec.originals != 1:
-            raise StudyError(f"populations.{name}.originals: {use.name} trains from scratch and starts from no original")
+            raise StudyError(
+                f"populations.{name}.originals: {use.name} trains from scratch and starts from no original"
+            )
         return 0
     if name == ORIGINAL:
-        raise StudyError(f"populations.{name}.method: {use.name} needs an original to start from; use train, or weights: FILE")
+        raise StudyError(
+            f"populations.{name}.method: {use.name} needs an original to start from; use train, or weights: FILE"
+        )
     if original is None:
         raise StudyError(
-            f"populations.{name}: {use.name} starts from a population called `{ORIGINAL}`, which the study does not define; "
+            f"populations.{name}: {use.name} starts from a population called `{ORIGINAL}`, which is not defined; "
             f"add `{ORIGINAL}: {{method: train, on: train, count: 1}}` or `{ORIGINAL}: {{weights: FILE}}`"
         )
     if spec.originals > original.count:
         raise StudyError(
-            f"populations.{name}.originals: expected at most the {original.count} originals of the study; found {spec.originals}"
+            f"populations.{name}.originals: expected at most {original.count}, as the study has; found {spec.originals}"
         )
     return spec.originals
 
 
 def _keeps(name: str, spec: PopulationSpec, study: Study) -> bool:
     if name == ORIGINAL and spec.keep_checkpoints is False:
-        raise StudyError(f"populations.{name}.keep_checkpoints: originals are always kept, because others start from them")
+        raise StudyError(
+            f"populations.{name}.keep_checkpoints: originals are always kept, because others start from them"
+        )
     default = True if name == ORIGINAL else study.keep_checkpoints
     return default if spec.keep_checkpoints is None else spec.keep_checkpoints

@@ -33,9 +33,12 @@ class Block(BaseModel):
 class Source(Block):
     """Where images come from: a path (or several, or a glob), or the name of an embedded set."""
 
-    path: str | tuple[str, ...] | None = Field(None, description="File, folder, glob or URI; relative to the study file.")
+    path: str | tuple[str, ...] | None = Field(
+        None, description="File, folder, glob or URI; relative to the study file."
+    )
     format: Literal["auto", "parquet", "folder", "competition", "cifar10", "digits"] = Field(
-        "auto", description="`auto` decides by the path: *.parquet, a folder with retain.csv, or a folder per class."
+        "auto",
+        description="`auto` decides by the path: *.parquet, a folder with retain.csv, or a folder per class.",
     )
 
 
@@ -67,7 +70,9 @@ class Columns(Block):
 class Forget(Block):
     """Which training images are to be forgotten: exactly one of the ways."""
 
-    fraction: Fraction | None = Field(None, description="This share of the training images, drawn with the study's seed.")
+    fraction: Fraction | None = Field(
+        None, description="This share of the training images, drawn with the study's seed."
+    )
     label: int | str | None = Field(None, description="Every training image of this class (index or name).")
     group: str | None = Field(None, description="Whole groups (persons), by the name of the group column.")
     count: int | None = Field(None, ge=1, description="How many groups, drawn with the study's seed.")
@@ -101,17 +106,23 @@ class Data(Block):
         None, description="A source, or the fraction of `train` to hold out."
     )
     validation: Annotated[Fraction | Literal["given"] | Source | None, BeforeValidator(_fraction_or_source)] = Field(
-        None, description="A source, the fraction of `train` to hold out, or `given` (the competition's validation.csv)."
+        None,
+        description="A source, the fraction of `train` to hold out, or `given` (the competition's validation.csv).",
     )
     forget: Forget
     image_size: int = Field(32, ge=4, le=1024, description="Images are resized to this many pixels, square.")
-    classes: int | tuple[str, ...] | None = Field(None, description="Class count or names; default: what the source says.")
+    classes: int | tuple[str, ...] | None = Field(
+        None, description="Class count or names; default: what the source says."
+    )
     normalize: Literal["raw", "unit", "standard"] | Normalize = Field(
-        "standard", description="raw: 0..255 (the competition); unit: 0..1; standard: mean 0.5, std 0.25; or {mean, std}."
+        "standard",
+        description="raw: 0..255 (the competition); unit: 0..1; standard: mean 0.5, std 0.25; or {mean, std}.",
     )
     columns: Columns = Columns()
     on_bad_image: Literal["refuse", "skip"] = Field("refuse", description="skip records each image that it skips.")
-    limit: int | None = Field(None, ge=2, description="Use only this many training images, drawn with the study's seed.")
+    limit: int | None = Field(
+        None, ge=2, description="Use only this many training images, drawn with the study's seed."
+    )
 
 
 class Model(Block):
@@ -137,13 +148,16 @@ class Recipe(Block):
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
     weight_decay: float = Field(5e-3, ge=0)
     schedule: Literal["constant", "cosine", "step", "linear"] = "cosine"
-    schedule_per: Literal["epoch", "batch"] = Field("epoch", description="How often the rate changes (official: epoch).")
+    schedule_per: Literal["epoch", "batch"] = Field(
+        "epoch", description="How often the rate changes (official: epoch)."
+    )
     step_epochs: float = Field(10.0, gt=0, description="`step` multiplies the rate by `gamma` this often.")
     gamma: float = Field(0.1, gt=0, le=1)
     warmup_epochs: float = Field(0.0, ge=0, description="Linear warm-up from zero, always per batch.")
     batch_size: int = Field(64, ge=1)
     class_weights: Literal["none", "inverse"] | tuple[float, ...] = Field(
-        "none", description="inverse: 1 / images of the class in the set trained on, not normalised (official)."
+        "none",
+        description="inverse: 1 / images of the class in the set trained on, not normalised (official).",
     )
     augment: Augment = Augment()
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights stay fp32.")
@@ -162,7 +176,8 @@ class PopulationSpec(BaseModel):
 
     method: str | None = Field(None, description="A name from `ray-unlearn methods`, or path/to/script.py:function.")
     weights: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
-        None, description="Instead of a method: one .safetensors or .pth (weights only) per checkpoint to import."
+        None,
+        description="Instead of a method: one .safetensors or .pth (weights only) per checkpoint to import.",
     )
     count: int | None = Field(None, ge=1, le=99_999, description="How many checkpoints (seeds).")
     originals: int = Field(1, ge=1, description="Run i starts from original i modulo this many.")
@@ -198,14 +213,18 @@ class Stages(Block):
 
     metrics: bool = Field(False, description="Loss and accuracy on every split after every epoch.")
     outputs: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="Epochs after which outputs are saved.")
-    checkpoints: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="Epochs after which weights are saved.")
+    checkpoints: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Epochs after which weights are saved."
+    )
 
 
 class Outputs(Block):
     """Which logits a run saves."""
 
     splits: tuple[Split, ...] = Field(("forget", "test"), min_length=1, description="Of those that the study has.")
-    retain_sample: int | None = Field(None, ge=1, description="Only this many retain images, drawn with the study's seed.")
+    retain_sample: int | None = Field(
+        None, ge=1, description="Only this many retain images, drawn with the study's seed."
+    )
 
 
 class Execution(Block):
@@ -258,5 +277,7 @@ class Study(Block):
             raise ValueError(f"{taken[0]!r} is a name that the store uses; choose another")
         if self.evaluation and self.evaluation.reference not in self.populations:
             defined = ", ".join(self.populations)
-            raise ValueError(f"evaluation.reference: {self.evaluation.reference!r} is not a population (defined: {defined})")
+            raise ValueError(
+                f"evaluation.reference: {self.evaluation.reference!r} is not a population (defined: {defined})"
+            )
         return self

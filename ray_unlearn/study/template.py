@@ -36,7 +36,7 @@ training:                     # how originals and retrained models are trained
   # precision: bf16           # autocast; weights stay fp32
   # augment: {crop: 4, flip: true}
 
-populations:                  # count: how many checkpoints, each with its own seed. Raise it later: only the rest is made
+populations:                  # count: how many checkpoints, each with its own seed; raised later, only the rest is made
   original:  {method: train, on: train, count: 1}      # or {weights: original.safetensors}
   retrained: {method: train, on: retain, count: 8}
   finetune:  {method: finetune, count: 8, epochs: 1, lr: 1.0e-3}

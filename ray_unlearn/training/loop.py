@@ -91,7 +91,7 @@ def fit(
     generators = [rng.torch(f"{purpose}-{name}") for name in sets]
     streams = [_stream(*each, recipe) for each in zip(images[1:], generators[1:], strict=True)]
     model.train()
-    model.to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
     optimizer = make_optimizer(model, recipe)
     per_epoch = batches_per_epoch(len(images[0]), recipe.batch_size)
     remaining = max(1, round(recipe.epochs * per_epoch))

@@ -1,0 +1,125 @@
+"""Tables and lists as lines of text, for the command line and for job logs.
+
+    for line in status_lines(study_status(study, store), store.uri): ...
+
+Does not cover: pictures (`curves`), machine-readable forms (`--json`, metrics.parquet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from ray_unlearn.data.study_data import StudyData
+from ray_unlearn.methods import Method
+from ray_unlearn.report.tables import PopulationStatus
+
+_SPLITS = ("retain", "forget", "validation", "test")
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 run`, `2 runs`."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows with their columns padded: the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def status_lines(found: Sequence[PopulationStatus], uri: str) -> list[str]:
+    """Return one line per population, then why runs failed."""
+    rows = [["population", "planned", "done", "failed", "to make"]]
+    for one in found:
+        to_make = one.planned - one.done
+        rows.append([one.population, *map(str, (one.planned, one.done, len(one.failed), to_make))])
+    lines = [f"store {uri}", *aligned(rows)]
+    for one in found:
+        if one.more:
+            lines.append(f"{one.population}: {plural(one.more, 'run')} beyond the planned {one.planned} are kept")
+        lines += [
+            f"failed: {one.population}/{index:05d} after {plural(failure.attempts, 'attempt')}: {failure.error}"
+            for index, failure in one.failed.items()
+        ]
+    return lines
+
+
+def accuracy_lines(table: pd.DataFrame) -> list[str]:
+    """Return accuracies in percent, mean +- standard deviation over runs, with N."""
+    splits = [split for split in _SPLITS if f"{split} mean" in table]
+    rows = [["accuracy, %", "N", *splits]]
+    for row in table.to_dict("records"):
+        rows.append([str(row["population"]), str(row["N"]), *(_mean_and_spread(row, split) for split in splits)])
+    return [*aligned(rows), "mean ± standard deviation over N runs"]
+
+
+def _mean_and_spread(row: dict[Any, Any], split: str) -> str:
+    mean, spread = row[f"{split} mean"], row[f"{split} sd"]
+    if pd.isna(mean):
+        return "-"
+    return f"{100 * mean:.1f}" if pd.isna(spread) else f"{100 * mean:.1f} ± {100 * spread:.1f}"
+
+
+def data_lines(data: StudyData) -> list[str]:
+    """Return what `prepare` made."""
+    sizes = data.splits.sizes()
+    names = f" ({', '.join(data.class_names)})" if data.class_names else ""
+    lines = [
+        f"{data.num_classes} classes{names}",
+        ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
+    ]
+    for source in data.sources:
+        manifest = source.manifest
+        lines.append(f"{manifest.source}: {manifest.num_images:,} images in {source.storage.uri}/{source.folder}")
+        lines += [f"skipped: {skip['where']}: {skip['reason']}" for skip in manifest.skipped]
+    return lines
+
+
+def method_values(method: Method) -> dict[str, Any]:
+    """Return what is known about a method, as plain JSON values."""
+    options = []
+    for name, field in method.options.model_fields.items():
+        default: Any = None if field.default is PydanticUndefined else field.get_default(call_default_factory=True)
+        options.append(
+            {
+                "name": name,
+                "default": default.model_dump() if isinstance(default, BaseModel) else default,
+                "required": field.is_required(),
+                "from_training": name in method.inherits,
+                "description": field.description or "",
+            }
+        )
+    return {
+        "name": method.name,
+        "summary": method.summary,
+        "source": method.source,
+        "starts_from": method.starts_from,
+        "options": options,
+    }
+
+
+def method_lines(method: Method) -> list[str]:
+    """Return one method's page."""
+    values = method_values(method)
+    lines = [
+        method.name,
+        f"  {method.summary}",
+        f"  starts from: {method.starts_from}",
+        f"  source: {method.source}",
+    ]
+    for option in values["options"]:
+        default = "(required)" if option["required"] else f"= {option['default']}"
+        default = "= the study's training." + option["name"] if option["from_training"] else default
+        lines.append(
+            f"  {option['name']} {default}" + (f"  # {option['description']}" if option["description"] else "")
+        )
+    return lines
