@@ -1,0 +1,101 @@
+"""What tests share: an isolated home, one Ray cluster per session, and a study small enough to run in a second."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_unlearn.study import Study, parse_study
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.pop("RAY_ADDRESS", None)
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "data": {
+        "train": "digits",
+        "test": "digits",
+        "image_size": 8,
+        "limit": 100,
+        "validation": 0.1,
+        "forget": {"fraction": 0.1},
+    },
+    "model": {"arch": "small_cnn", "options": {"width": 4}},
+    "training": {"epochs": 1, "optimizer": "adam", "lr": 3e-3, "batch_size": 32},
+    "populations": {
+        "original": {"method": "train", "on": "train"},
+        "finetune": {"method": "finetune", "count": 3, "noise_std": 0.01},
+    },
+    "execution": {"device": "cpu"},
+}
+"""One original and three fine-tuned runs on 100 digits."""
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a deep copy of `base` with `changes` merged in; a None removes the key."""
+    result = copy.deepcopy(base)
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merged(result[key], value)
+        elif value is None:
+            result.pop(key, None)
+        else:
+            result[key] = value
+    return result
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Ray's token and our caches go into a home of the session's own."""
+    home = tmp_path_factory.mktemp("home")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HOME", str(home))
+    yield home
+    patch.undo()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., Study]:
+    """Return a function: changes to TINY -> a study that stores below the test's own folder."""
+
+    def make(**changes: Any) -> Study:
+        return parse_study(merged(TINY | {"storage": str(tmp_path / "store")}, changes), where="tiny")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(isolated_home: Path) -> Iterator[None]:
+    """One Ray cluster of two CPUs for the whole session, connected to from this process."""
+    ray = pytest.importorskip("ray")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=200 * 2**20,
+        log_to_driver=False,
+        logging_level="error",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The development data beside the checkout; the test is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"development data not found at {SHARED}")
+    return SHARED
+
+
+def payload_bytes(folder: Path) -> dict[str, bytes]:
+    """Return every payload below a study's folder by its relative path; records hold times and are left out."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix in {".safetensors", ".arrow"})
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
