@@ -10,6 +10,7 @@ Does not cover: how a slice is decoded; that is `data.decode.decode_slice`, here
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def decode_with_ray(slices: Sequence[Slice], job: DecodeJob) -> Iterable[Decoded
         ClusterError: the Ray Data job failed (not: an image was refused, which a `DecodedSlice` says).
 
     """
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its notes on operators are not about the study
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
