@@ -60,8 +60,9 @@ def build(spec: Model, num_classes: int, seeds: Seeds) -> nn.Module:
     with seeds.global_state("init"):
         try:
             model = factory(num_classes=num_classes, **spec.options)
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"model {spec.arch}: does not take options {spec.options}: {error}") from error
+        except Exception as error:  # a factory may raise anything
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ModelError(f"model {spec.arch}: does not take options {spec.options}: {reason}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {spec.arch}: expected a torch module; found {type(model).__name__}")
     return model
@@ -102,7 +103,7 @@ def _imported(path: str) -> Callable[..., Any]:
     module_name, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # so may a module on import
         raise ModelError(
             f"model.arch: {path!r} cannot be imported ({error}); expected package.module:factory"
         ) from error
@@ -175,7 +176,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: s
 
 def checkpoint_bytes(model: nn.Module, dtype: Dtype) -> bytes:
     """Return the model's state as safetensors; parameters in `dtype`, buffers (running statistics) as they are."""
-    parameters = {name for name, _ in model.named_parameters()}
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     state = {
         name: tensor.detach().to("cpu", DTYPES[dtype] if name in parameters else tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()

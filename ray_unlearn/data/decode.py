@@ -138,18 +138,17 @@ def _example(row: Row, job: DecodeJob, done: DecodedSlice) -> Example | None:
 
 
 def _label(row: Row, job: DecodeJob) -> int:
-    names = job.class_names or ()
-    if isinstance(row.label, str):
-        if row.label in names:
-            return names.index(row.label)
-        raise DataError(
-            f"{row.where}: label {row.label!r} is none of the {len(names)} classes{did_you_mean(row.label, names)}"
-        )
-    limit = job.num_classes
-    if row.label is None or row.label < 0 or (limit is not None and row.label >= limit):
+    names, limit, label = job.class_names or (), job.num_classes, row.label
+    if isinstance(label, str):
+        if label not in names:
+            raise DataError(
+                f"{row.where}: label {label!r} is none of the {len(names)} classes{did_you_mean(label, names)}"
+            )
+        label = names.index(label)
+    if label is None or label < 0 or (limit is not None and label >= limit):
         expected = "expected a class number from 0" + (f" to {limit - 1}" if limit else "")
         raise DataError(f"{row.where}: label {row.label}: {expected}; `data.classes` sets how many there are")
-    return int(row.label)
+    return int(label)
 
 
 def _write(examples: list[Example], number: int, job: DecodeJob, done: DecodedSlice) -> None:

@@ -3,8 +3,8 @@
     for file in expand(("faces/*.parquet", "s3://bucket/more.parquet")):
         file.name, fingerprint(file)
 
-A local file is fingerprinted by its bytes; a remote one by name, size and time of change, because reading it whole
-only to name it would cost a download.
+A file is fingerprinted by name, size and time of change, because reading it whole only to find its decoded shards
+would cost minutes where it is large. A fingerprint never enters an identity; the decoded content does.
 
 Does not cover: what is in the files (`parquet`, `folder`, `competition`).
 """
@@ -87,26 +87,30 @@ def _expand_local(path: str, suffix: str) -> list[str]:
 def _expand_remote(uri: str, suffix: str) -> list[str]:
     filesystem, path = open_filesystem(uri)
     prefix = uri[: len(uri) - len(path)]
-    if "*" in path or "?" in path:
-        folder = str(PurePosixPath(path.split("*")[0].split("?")[0] + "x").parent)
-        pattern = path
-    else:
-        info = filesystem.get_file_info(path)
-        if info.is_file:
+    try:
+        if "*" in path or "?" in path:
+            folder, pattern = str(PurePosixPath(path.split("*")[0].split("?")[0] + "x").parent), path
+        elif filesystem.get_file_info(path).is_file:
             return [uri]
-        folder, pattern = path, f"{path.rstrip('/')}/*{suffix}"
-    listed = filesystem.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
-    return sorted(prefix + info.path for info in listed if info.is_file and fnmatch.fnmatch(info.path, pattern))
+        else:
+            folder, pattern = path, f"{path.rstrip('/')}/*{suffix}"
+        listed = filesystem.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
+    except OSError as error:
+        raise DataError(f"{uri}: cannot be listed: {str(error).splitlines()[0]}") from error
+    return sorted(prefix + info.path for info in listed if info.is_file and _matches(info.path, pattern))
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Match as a local glob does: only `**` reaches into folders below."""
+    deep_enough = "**" in pattern or path.count("/") == pattern.count("/")
+    return deep_enough and fnmatch.fnmatchcase(path, pattern)
 
 
 def fingerprint(file: SourceFile) -> str:
-    """Return the sha256 of a local file's bytes, or of a remote file's name, size and time of change."""
+    """Return the sha256 of a file's name, size and time of change; the decoded content gets a digest of its own."""
     filesystem, path = file.open()
-    if isinstance(filesystem, fs.LocalFileSystem):
-        try:
-            with Path(path).open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise DataError(f"{file.uri}: cannot be read: {error.strerror}") from error
-    info = filesystem.get_file_info(path)
+    try:
+        info = filesystem.get_file_info(path)
+    except OSError as error:
+        raise DataError(f"{file.uri}: cannot be read: {error.strerror or error}") from error
     return hashlib.sha256(f"{file.uri} {info.size} {info.mtime_ns}".encode()).hexdigest()

@@ -11,10 +11,9 @@ Does not cover: folders on object stores; make Parquet of them, which is read fa
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -37,6 +36,7 @@ class _Entry:
     path: str
     image_id: str
     label: int | str
+    """A name where the source names its classes, so that sources agree on names, not on numbers."""
     where: str
     group: str = ""
     age: float = float("nan")
@@ -84,10 +84,10 @@ def open_class_folders(path: str) -> OpenSource:
         raise DataError(f"{path}: no such folder; expected one folder per class, retain.csv and images/, or *.parquet")
     names = tuple(sorted(item.name for item in root.iterdir() if item.is_dir() and not item.name.startswith(".")))
     entries = []
-    for label, name in enumerate(names):
+    for name in names:
         for file in sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file()):
             image_id = file.relative_to(root).as_posix()
-            entries.append(_Entry(path=str(file), image_id=image_id, label=label, where=str(file)))
+            entries.append(_Entry(path=str(file), image_id=image_id, label=name, where=str(file)))
     if not entries:
         raise DataError(f"{path}: no images in class folders; expected {path}/<class name>/<image>.png or .jpg")
     return _source(path, entries, names)
@@ -111,10 +111,10 @@ def open_competition(path: str) -> OpenSource:
         if not file.is_file():
             raise DataError(f"{file}: missing; the competition's layout has retain.csv, forget.csv and validation.csv")
         entries += list(_csv_entries(Path(path), file, given))
-    labels = {entry.label for entry in entries}
-    if all(isinstance(label, int) for label in labels):
+    if all(isinstance(entry.label, int) for entry in entries):
         return _source(path, entries, None)
-    return _source(path, entries, tuple(sorted(str(label) for label in labels)))
+    named = [replace(entry, label=str(entry.label)) for entry in entries]
+    return _source(path, named, tuple(sorted({str(entry.label) for entry in named})))
 
 
 def _csv_entries(root: Path, file: Path, given: GivenSplit) -> Iterator[_Entry]:
@@ -133,13 +133,13 @@ def _csv_entries(root: Path, file: Path, given: GivenSplit) -> Iterator[_Entry]:
         if not _IMAGE_ID.fullmatch(image_id):
             raise DataError(f"{where}: image_id: expected `a-b` of letters, digits and _; found {image_id!r}")
         folder, name = image_id.split("-")
-        age = row.get("age")
+        age, person = row.get("age"), row.get("person_id")
         yield _Entry(
             path=str(root / "images" / folder / f"{name}.png"),
             image_id=image_id,
             label=_label(row["age_group"], where),
             where=where,
-            group=str(row.get("person_id", "")),
+            group=person if isinstance(person, str) else "",
             age=float("nan") if not isinstance(age, int | float) else float(age),
             given=given,
         )
@@ -154,16 +154,18 @@ def _label(value: object, where: str) -> int | str:
 
 
 def _source(path: str, entries: list[_Entry], names: tuple[str, ...] | None) -> OpenSource:
-    """Fingerprint by every entry and its file's bytes: the same images elsewhere are the same source."""
-    known = [[e.image_id, e.label, e.group, str(e.age), e.given, _file_digest(e.path)] for e in entries]
+    known = [[e.image_id, e.label, e.group, str(e.age), e.given, *_size_and_time(e.path)] for e in entries]
     slices = [FileSlice(tuple(entries[i : i + _SLICE_ROWS])) for i in range(0, len(entries), _SLICE_ROWS)]
+    fingerprint = digest([str(Path(path).absolute()), known])
     return OpenSource(
-        name=path, fingerprint=digest(known), class_names=names, slices=tuple(slices), num_rows=len(entries)
+        name=path, fingerprint=fingerprint, class_names=names, slices=tuple(slices), num_rows=len(entries)
     )
 
 
-def _file_digest(path: str) -> str:
+def _size_and_time(path: str) -> tuple[int, int]:
+    """Return size in bytes and time of change in ns; (-1, -1) where there is no such file."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        info = Path(path).stat()
     except OSError:
-        return "unreadable"
+        return -1, -1
+    return info.st_size, info.st_mtime_ns

@@ -38,6 +38,8 @@ class ParquetSlice:
     first_row: int
     """Row of the file that the group starts with."""
     columns: Columns
+    class_names: tuple[str, ...]
+    """What the file itself calls its integer labels; empty where it does not say."""
 
     def rows(self) -> Iterator[Row]:
         """Yield the group's rows, a small batch in memory at a time."""
@@ -53,15 +55,23 @@ class ParquetSlice:
         columns, where = self.columns, f"{self.file.uri} row {row}"
         image, problem = self._image(values[columns.image])
         age = values[columns.age] if columns.age else None
+        group = values[columns.group] if columns.group else None
+        if columns.id and values[columns.id] is None:
+            raise DataError(f"{where}: column {columns.id!r} is null; expected an image id")
         return Row(
             image=image,
             image_id=str(values[columns.id]) if columns.id else f"{self.file.name}:{row}",
-            label=values[columns.label],
+            label=self._label(values[columns.label]),
             where=where,
-            group=str(values[columns.group]) if columns.group else "",
+            group="" if group is None else str(group),
             age=float("nan") if age is None else float(age),
             problem=problem,
         )
+
+    def _label(self, value: int | str | None) -> int | str | None:
+        """Return the class's name where the file names it, so that sources agree on names, not on numbers."""
+        named = isinstance(value, int) and 0 <= value < len(self.class_names)
+        return self.class_names[value] if named else value  # type: ignore[index]
 
     def _image(self, value: Any) -> tuple[bytes | None, str]:
         if isinstance(value, dict):
@@ -115,23 +125,23 @@ def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
     """
     files = expand(paths, ".parquet")
     slices: list[ParquetSlice] = []
-    names: tuple[str, ...] | None = None
+    names: tuple[str, ...] = ()
     num_rows = 0
-    for number, file in enumerate(files):
+    for file in files:
         with _reading(file) as parquet:
             schema, metadata = parquet.schema_arrow, parquet.metadata
             _check_columns(file, schema, columns)
-            names = names if number else _class_names(schema, columns.label)
+            own_names = _class_names(schema, columns.label) or ()
+            names = names or own_names
         first = 0
         for group in range(metadata.num_row_groups):
-            slices.append(ParquetSlice(file, group, first, columns))
+            slices.append(ParquetSlice(file, group, first, columns, own_names))
             first += metadata.row_group(group).num_rows
         num_rows += first
-    names = names or _names_from_labels(files, columns.label)
     return OpenSource(
         name=paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more",
         fingerprint=digest([[f.name, fingerprint(f)] for f in files] + [columns.model_dump()]),
-        class_names=names,
+        class_names=names or _names_from_labels(files, columns.label),
         slices=tuple(slices),
         num_rows=num_rows,
     )

@@ -130,6 +130,7 @@ def prepare_source(
             num_classes=limit,
             skip_bad=skip_bad,
         )
+        storage.sweep(folder)
         manifest = _decode_source(source, job, decode_all)
         storage.publish_file(f"{folder}/{_MANIFEST}", manifest.model_dump_json(indent=1).encode())
     return Prepared(storage, folder, manifest)

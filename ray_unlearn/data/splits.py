@@ -92,7 +92,8 @@ def make_splits(data: Data, seeds: Seeds, images: ImageTable) -> Splits:
     if data.validation == "given":
         validation = _given(images, "validation")
     elif any(images.given):
-        pool = np.setdiff1d(pool, _given(images, "validation"))  # given as validation, wanted or not: never trained on
+        given_N = np.array(images.given[: images.num_train])
+        pool = pool[given_N != "validation"]  # given as validation, wanted or not: never trained on
     rest = np.setdiff1d(pool, np.concatenate([named, validation]) if data.validation == "given" else named)
     if data.limit is not None:
         rest = _draw(rest, data.limit - len(named), seeds, "limit", "data.limit")

@@ -120,10 +120,12 @@ def _made(job: Job) -> set[Run]:
 
 
 def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned: int) -> Tally:
+    pool = place.pool(job)
     with show_progress(total=planned, already=planned - len(pending)) as progress:
+        progress.say(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         scheduler = Scheduler(
             job.plan,
-            place.pool(job),
+            pool,
             pending=pending,
             made=made,
             max_attempts=job.plan.study.execution.max_attempts,

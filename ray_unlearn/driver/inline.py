@@ -59,6 +59,10 @@ class InlinePool:
         self._started = 0
         self._submitted: tuple[Run, int] | None = None
 
+    def describe(self) -> str:
+        """Return the device."""
+        return f"in this process on {self._device}"
+
     def capacity(self) -> int:
         """Return 1."""
         return 1

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ray_unlearn import models
 from ray_unlearn.data.prepare import DecodeAll, in_place
-from ray_unlearn.data.study_data import StudyData, prepare_study
-from ray_unlearn.errors import MethodError, StudyError
+from ray_unlearn.data.study_data import prepare_study
+from ray_unlearn.errors import StudyError
 from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore, open_storage
@@ -44,7 +44,7 @@ def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder(study.storage)))
     _try_model(job)
-    _try_sets(study, data)
+    _try_sets(job)
     return job
 
 
@@ -56,15 +56,14 @@ def _try_model(job: Job) -> None:
             models.load_weights(model, models.parse_weights(models.read_file(path), path), path)
 
 
-def _try_sets(study: Study, data: StudyData) -> None:
-    sizes = data.splits.sizes()
+def _try_sets(job: Job) -> None:
+    study, sizes = job.plan.study, job.data.splits.sizes()
     if "splits" in study.outputs.model_fields_set:
         for split in study.outputs.splits:
             if not sizes[split]:
                 raise StudyError(f"outputs.splits: asks for {split}, which the study's data do not have")
-    for name, population in study.populations.items():
-        weights = getattr(population, "class_weights", study.training.class_weights)
-        if isinstance(weights, tuple) and len(weights) != data.num_classes:
-            raise MethodError(
-                f"populations.{name}: class_weights: expected {data.num_classes} numbers; found {len(weights)}"
-            )
+    for population in job.plan.populations.values():
+        weights = getattr(population.method.options, "class_weights", ())
+        if isinstance(weights, tuple) and weights and len(weights) != job.data.num_classes:
+            expected = f"expected {job.data.num_classes} numbers, one per class; found {len(weights)}"
+            raise StudyError(f"populations.{population.name}: class_weights: {expected}")

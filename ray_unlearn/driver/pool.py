@@ -50,6 +50,10 @@ Event = Ready | Finished | Lost
 class Pool(Protocol):
     """Workers, addressed by numbers that are never used twice."""
 
+    def describe(self) -> str:
+        """Return what each worker gets, for people: nothing about the device is decided in silence."""
+        ...
+
     def capacity(self) -> int:
         """Return how many workers there is room for now, at least 1."""
         ...

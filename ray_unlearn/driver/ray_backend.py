@@ -139,6 +139,11 @@ class RayPool:
         self._room, self._room_at = 1, float("-inf")
         self._heard_at = time.monotonic()
 
+    def describe(self) -> str:
+        """Return the device, and what each worker takes from the cluster."""
+        count = f"up to {self.capacity()} workers"
+        return f"{count} on {self._device}, each with {self._cpus:g} CPU" + (f", {self._gpus:g} GPU" * bool(self._gpus))
+
     def capacity(self) -> int:
         """Return the number asked for, or how many workers the cluster's nodes have room for now."""
         if self._fixed is not None:

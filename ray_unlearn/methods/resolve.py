@@ -34,8 +34,8 @@ def resolve(study: Study, population: str) -> MethodUse:
     spec = study.populations[population]
     name = spec.method_name
     source = read_script(name) if is_script(name) else ""
-    method = script_method(name, source) if source else _registered(name, population)
-    if source:
+    method = script_method(name, source) if is_script(name) else _registered(name, population)
+    if is_script(name):
         load_function(name, source)  # a script that cannot be imported is refused before any work
     try:
         options = method.options.model_validate({**method.defaults(study), **spec.options})

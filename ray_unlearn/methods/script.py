@@ -107,7 +107,7 @@ def load_function(method: str, source: str) -> Callable[..., Any]:
     sys.path.insert(0, folder)
     try:
         exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - running the user's own method is the point
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MethodError(f"method {method}: the script fails on import: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(folder)

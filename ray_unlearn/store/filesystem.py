@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from pyarrow import fs
 
@@ -33,7 +34,7 @@ class Storage:
     """A root folder on a file system; every path below it is relative, with forward slashes."""
 
     uri: str
-    """As the user wrote it; for messages and for opening it again elsewhere."""
+    """For messages and records: what the user wrote, without credentials and query."""
     filesystem: fs.FileSystem
     root: str
 
@@ -169,8 +170,10 @@ def open_storage(uri: str) -> Storage:
     try:
         filesystem, root = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:
-        raise StoreError(f"storage {uri}: cannot be opened: {str(error).splitlines()[0]}") from error
-    return Storage(uri, filesystem, root.rstrip("/"))
+        scheme = uri.partition("://")[0]  # not the whole URI: it may hold credentials
+        raise StoreError(f"storage {scheme}://...: cannot be opened: {str(error).splitlines()[0]}") from error
+    parts = urlsplit(uri)
+    return Storage(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", filesystem, root.rstrip("/"))
 
 
 def _temporary_name() -> str:

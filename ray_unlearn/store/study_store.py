@@ -54,7 +54,7 @@ class StudyStore:
 
         """
         new = [p for p in plan.populations.values() if self._is_new(p)]
-        study = json.dumps(plan.study.model_dump(mode="json"), indent=2)
+        study = json.dumps(plan.study.model_dump(mode="json") | {"storage": self.storage.uri}, indent=2)
         self.storage.publish_file(self.layout.study_json, study.encode())
         for population in new:
             content = {"digest": population.digest, "identity": population.identity}
