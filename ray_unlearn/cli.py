@@ -60,7 +60,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    from ray_unlearn.driver.interrupts import interrupts
+    from ray_unlearn.interrupts import interrupts
 
     try:
         with interrupts():

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ray_unlearn.data.study_data import StudyData, prepare_study
-from ray_unlearn.driver.interrupts import interrupts
 from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
 from ray_unlearn.driver.opening import cache_folder, open_job
 from ray_unlearn.driver.pool import Backend
 from ray_unlearn.driver.progress import Tracker, show_progress
 from ray_unlearn.errors import ClusterError, StoreError
+from ray_unlearn.interrupts import interrupts
 from ray_unlearn.report.tables import publish_metrics
 from ray_unlearn.store import open_storage
 from ray_unlearn.study.plan import Run
