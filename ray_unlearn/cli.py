@@ -100,7 +100,7 @@ def generate(
     workers: Annotated[int | None, typer.Option(min=1, help="Workers; default: execution.workers.")] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Make every checkpoint of STUDY that is not made yet."""
+    """Make every checkpoint that is not made yet."""
     from ray_unlearn.driver import generate
     from ray_unlearn.study import load_study
 
@@ -121,7 +121,7 @@ def status(
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Say how many runs of STUDY are planned, done and failed, and why."""
+    """Say how many runs are planned, done and failed."""
     from dataclasses import asdict
 
     from ray_unlearn.report.tables import study_status
@@ -148,7 +148,7 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Make bad runs pending again.")] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Check size and sha256 of everything that STUDY's store has recorded."""
+    """Check size and sha256 of everything recorded."""
     from ray_unlearn.store import verify as check
     from ray_unlearn.study import load_study
 
@@ -169,7 +169,7 @@ def verify(
 
 @app.command()
 def prepare(study: StudyFile, backend: Where = Backend.ray, address: Address = None, overrides: Overrides = []) -> None:  # noqa: B006
-    """Decode STUDY's images and draw its splits; make no checkpoint."""
+    """Decode images and draw splits; make no checkpoint."""
     from ray_unlearn.driver.generation import prepare
     from ray_unlearn.report.text import data_lines
     from ray_unlearn.study import load_study
@@ -223,7 +223,10 @@ def export(
     form: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.competition,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Write a population's checkpoints as the competition asked: exactly N unlearned_checkpoint_{i}.pth in a zip."""
+    """Export a population as the competition asked it.
+
+    Exactly N files unlearned_checkpoint_{i}.pth in one zip; refused when a checkpoint is missing.
+    """
     from ray_unlearn.export import export_competition
     from ray_unlearn.study import load_study
 
@@ -241,7 +244,10 @@ def quickstart(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("ray-unlearn-quickstart"),
     backend: Where = Backend.ray,
 ) -> None:
-    """Make 16 unlearned and 16 retrained checkpoints of scikit-learn's digits in DIR, and print their accuracies."""
+    """Try everything on scikit-learn's digits, in DIR.
+
+    Trains an original, makes 16 unlearned and 16 retrained checkpoints with two workers, prints their accuracies.
+    """
     from ray_unlearn.quickstart import quickstart
     from ray_unlearn.report.tables import accuracy_table
     from ray_unlearn.report.text import accuracy_lines

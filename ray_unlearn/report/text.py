@@ -8,15 +8,17 @@ Does not cover: pictures (`curves`), machine-readable forms (`--json`, metrics.p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from ray_unlearn.data.study_data import StudyData
-from ray_unlearn.methods import Method
 from ray_unlearn.report.tables import PopulationStatus
+
+if TYPE_CHECKING:  # the method registry brings torch, which `status` does not need
+    from ray_unlearn.data.study_data import StudyData
+    from ray_unlearn.methods import Method
 
 _SPLITS = ("retain", "forget", "validation", "test")
 
