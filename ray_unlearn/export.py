@@ -1,6 +1,6 @@
 """A population as the competition asked for it: exactly N `unlearned_checkpoint_{i}.pth` in one zip.
 
-    export_competition(store, "finetune", digest, count=512, file=Path("submission.zip"))
+    export_competition(store, "finetune", count=512, file=Path("submission.zip"))
 
 The one place where a pickle is written, because the competition's evaluator reads nothing else: each file is
 `torch.save` of a state dict in fp32, and loads with `torch.load(..., weights_only=True)`.

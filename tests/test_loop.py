@@ -8,33 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 import pytest
-from conftest import TINY, merged
+from plans import finetune, plan_of
 
 from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
 from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
 from ray_unlearn.errors import ClusterError
-from ray_unlearn.study import Ingredients, Plan, Run, make_plan, parse_study
-from ray_unlearn.study.plan import MethodUse
-from ray_unlearn.study.schema import Model
+from ray_unlearn.study import Plan, Run
 from ray_unlearn.worker import Outcome, WorkerInfo
 
 INFO = WorkerInfo(host="here", pid=1, device="cpu")
-
-
-def plan_of(count: int, originals: int = 1) -> Plan:
-    """Return a plan of `originals` originals and `count` fine-tuned runs that start from them in turn."""
-    changes = {"populations": {"original": {"count": originals}, "finetune": {"count": count, "originals": originals}}}
-    study = parse_study(merged(TINY, changes), where="a test")
-    uses = {
-        name: MethodUse(
-            name=name,
-            starts_from=start,
-            options=Model(),
-            identity={"method": name, "options": {}},
-        )
-        for name, start in (("original", "scratch"), ("finetune", "original"))
-    }
-    return make_plan(study, Ingredients(data={}, model={}, methods=uses))
 
 
 class FakePool:
@@ -100,10 +82,6 @@ def schedule(
     made = set(made)
     pending = [run for run in plan.runs if run not in made]
     return Scheduler(plan, pool, pending=pending, made=made, max_attempts=max_attempts, hooks=hooks).run()
-
-
-def finetune(index: int, original: int = 0) -> Run:
-    return Run(population="finetune", index=index, original=original)
 
 
 ORIGINAL = Run(population="original", index=0)

@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ray_unlearn.study.plan import Run
+
 RECORD = "record.json"
 CHECKPOINT = "model.safetensors"
 OUTPUTS = "outputs.arrow"
@@ -63,6 +65,10 @@ class Record(_Value):
     host: str
     versions: dict[str, str]
     attempt: int
+
+    def is_of(self, run: Run, digest: str) -> bool:
+        """Return whether it is this run's: a record copied here from elsewhere makes no run."""
+        return (self.population, self.index, self.digest) == (run.population, run.index, digest)
 
 
 class FailedRecord(_Value):

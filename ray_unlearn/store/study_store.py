@@ -50,7 +50,7 @@ class StudyStore:
 
         Raises:
             PopulationChanged: the folder holds one of them, made from something else.
-            StoreError: the folder cannot be written.
+            StoreError: the folder cannot be written, or lacks the population.json of runs that it holds.
 
         """
         new = [p for p in plan.populations.values() if self._is_new(p)]
@@ -66,6 +66,11 @@ class StudyStore:
     def _is_new(self, population: Population) -> bool:
         held = self.held(population.name)
         if held is None:
+            if self.indexes(population.name):
+                name = self.layout.population_json(population.name)
+                raise StoreError(
+                    f"{self.storage.uri}/{name}: missing, but there are runs; restore it, or move them away"
+                )
             return True
         if held.get("digest") == population.digest:
             return False
@@ -94,7 +99,8 @@ class StudyStore:
 
         A run that somebody published meanwhile stays as it is: the same run has the same bytes.
         """
-        if self.record(run) is None:
+        held = self.record(run)
+        if held is None or not held.is_of(run, record.digest):
             self.discard(run)
         self.storage.publish_folder(self.layout.run(run), payloads, (RECORD, record.model_dump_json(indent=1).encode()))
         self.storage.remove(self.layout.failure(run))
@@ -113,7 +119,7 @@ class StudyStore:
         runs = [Run(population=population, index=i) for i in self.indexes(population)]
         with ThreadPoolExecutor(_READERS) as readers:
             found = dict(zip(runs, readers.map(self.record, runs), strict=True))
-        return {r.index: record for r, record in found.items() if record is not None and record.digest == digest}
+        return {run.index: record for run, record in found.items() if record is not None and record.is_of(run, digest)}
 
     def record(self, run: Run) -> Record | None:
         """Return a run's record, or None where there is none that can be read."""

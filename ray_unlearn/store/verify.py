@@ -77,7 +77,7 @@ def _verify_run(store: StudyStore, run: Run) -> tuple[Record | None, list[Proble
 
 def _problems(store: StudyStore, run: Run, record: Record) -> Iterator[Problem]:
     held = store.held(run.population) or {}
-    if (record.population, record.index, record.digest) != (run.population, run.index, held.get("digest")):
+    if not record.is_of(run, str(held.get("digest"))):
         yield Problem(
             run,
             RECORD,

@@ -1,0 +1,193 @@
+"""One study's folder: what is admitted, what counts as made, what is remembered of failures."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+from plans import PAYLOADS, finetune, plan_of, record_of
+from pyarrow import fs
+
+from ray_unlearn.errors import PopulationChanged, StoreError
+from ray_unlearn.store import FailedRecord, Storage, StudyStore, open_storage
+from ray_unlearn.study import Plan, Run
+
+FAILURE = FailedRecord(
+    population="finetune",
+    index=1,
+    digest="d",
+    error="it broke",
+    traceback="Traceback ...",
+    attempts=2,
+    host="here",
+    failed_at="2026-01-01T00:00:00+00:00",
+)
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> StudyStore:
+    """The same laws on a disk and on an object store."""
+    if request.param == "disk":
+        return StudyStore(open_storage(str(tmp_path / "store")), "tiny")
+    memory = fs._MockFileSystem(datetime.datetime.now(datetime.UTC))
+    return StudyStore(Storage("s3://bucket/prefix", memory, "bucket/prefix"), "tiny")
+
+
+def contents(store: StudyStore) -> dict[str, bytes]:
+    return {name: store.storage.read(f"tiny/{name}") for name in store.storage.sizes("tiny", recursive=True)}
+
+
+def publish(store: StudyStore, plan: Plan, run: Run, payloads: dict[str, bytes] = PAYLOADS) -> None:
+    store.publish(run, payloads, record_of(plan, run, payloads))
+
+
+def made(store: StudyStore, plan: Plan) -> list[int]:
+    return sorted(store.records("finetune", plan.populations["finetune"].digest))
+
+
+def test_admit_twice_changes_nothing(store: StudyStore):
+    """Law: the same plan, or one with a larger count, is welcome; population.json stays byte for byte."""
+    store.admit(plan_of(3))
+    before = contents(store)
+    assert store.populations() == ["finetune", "original"]
+    store.admit(plan_of(8))
+    after = contents(store)
+    assert {name for name in after if before[name] != after[name]} == {"study.json"}
+    assert json.loads(after["study.json"])["populations"]["finetune"]["count"] == 8
+
+
+def test_a_changed_population_is_refused_with_the_difference(store: StudyStore):
+    """Law: the refusal names population and folder, shows `options.lr: old -> new`, and touches nothing."""
+    store.admit(plan_of(3))
+    publish(store, plan_of(3), finetune(0))
+    before = contents(store)
+    with pytest.raises(PopulationChanged) as caught:
+        store.admit(plan_of(3, lr=1e-2))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"population finetune in {store.uri} was made differently and will not be overwritten:"
+    assert lines[1:-1] == ["  options.lr: 0.001 -> 0.01"]
+    assert contents(store) == before
+
+
+def test_admission_is_all_or_none(store: StudyStore):
+    """Law: one refused population keeps every new one of the same plan out, too."""
+    plan = plan_of(3)
+    store.admit(Plan(study=plan.study, populations={"finetune": plan.populations["finetune"]}))
+    assert store.populations() == ["finetune"]
+    with pytest.raises(PopulationChanged):
+        store.admit(plan_of(3, lr=1e-2))  # original, which is new, comes first
+    assert store.populations() == ["finetune"]
+
+
+def test_population_json_is_readable_and_explains_the_digest(store: StudyStore):
+    """Law: the folder says in plain JSON what its digest covers."""
+    plan = plan_of(3)
+    store.admit(plan)
+    held = store.held("finetune")
+    assert held is not None
+    assert held["digest"] == plan.populations["finetune"].digest
+    assert held["identity"]["options"] == {"lr": 0.001}
+    assert store.held("retrained") is None
+
+
+def test_a_damaged_population_json_is_an_error(store: StudyStore):
+    """Law: what cannot be compared is neither taken over nor overwritten."""
+    store.admit(plan_of(3))
+    store.storage.publish_file("tiny/finetune/population.json", b"{half")
+    with pytest.raises(StoreError, match=r"tiny/finetune/population\.json: not JSON"):
+        store.admit(plan_of(3))
+    store.storage.publish_file("tiny/finetune/population.json", b"[]")
+    with pytest.raises(PopulationChanged):
+        store.admit(plan_of(3))
+
+
+def test_runs_without_a_population_json_are_not_taken_over(store: StudyStore):
+    """Law: nobody knows how they were made, so they are neither counted nor made over."""
+    plan = plan_of(3)
+    store.admit(plan)
+    publish(store, plan, finetune(0))
+    store.storage.remove("tiny/finetune/population.json")
+    before = contents(store)
+    with pytest.raises(StoreError, match=r"tiny/finetune/population\.json: missing, but there are runs"):
+        store.admit(plan_of(3, lr=1e-2))
+    assert contents(store) == before
+
+
+def test_a_run_exists_iff_its_record_does(store: StudyStore):
+    """Law: payloads without record are nothing; with it they are a run; discard makes them nothing again."""
+    plan = plan_of(3)
+    store.admit(plan)
+    store.storage.publish_file("tiny/finetune/00001/model.safetensors", PAYLOADS["model.safetensors"])
+    assert (made(store, plan), store.record(finetune(1))) == ([], None)
+    publish(store, plan, finetune(1))
+    assert made(store, plan) == [1]
+    assert store.record(finetune(1)) == record_of(plan, finetune(1))
+    assert store.checkpoint(finetune(1)) == b"weights"
+    store.discard(finetune(1))
+    assert made(store, plan) == []
+    assert store.indexes("finetune") == []
+
+
+def test_unreadable_and_foreign_records_do_not_count(store: StudyStore):
+    """Law: only a whole record of this run and this digest makes a run exist."""
+    plan, other = plan_of(6), plan_of(6, lr=1e-2)
+    store.admit(plan)
+    for index in range(5):
+        publish(store, plan, finetune(index))
+    store.storage.publish_file("tiny/finetune/00001/record.json", b'{"population": "fine')
+    store.storage.publish_file("tiny/finetune/00002/record.json", b"{}")
+    store.storage.publish_file(
+        "tiny/finetune/00003/record.json", record_of(other, finetune(3)).model_dump_json().encode()
+    )
+    store.storage.publish_file("tiny/finetune/00004/record.json", store.storage.read("tiny/finetune/00000/record.json"))
+    store.storage.publish_file("tiny/finetune/notes/record.json", store.storage.read("tiny/finetune/00000/record.json"))
+    assert made(store, plan) == [0]
+
+
+@pytest.mark.parametrize("how", ["torn", "of another digest", "of another run"])
+def test_publishing_over_a_record_that_does_not_count_makes_the_run(store: StudyStore, how: str):
+    """Law: after publish the run exists, whatever lay in its folder; else it would be made anew for ever."""
+    plan, other = plan_of(2), plan_of(2, lr=1e-2)
+    store.admit(plan)
+    publish(store, plan, finetune(1), {"model.safetensors": b"old", "stage-0001.arrow": b"old"})
+    found = {
+        "torn": b'{"population": "fine',
+        "of another digest": record_of(other, finetune(1)).model_dump_json().encode(),
+        "of another run": record_of(plan, finetune(0)).model_dump_json().encode(),
+    }
+    store.storage.publish_file("tiny/finetune/00001/record.json", found[how])
+    publish(store, plan, finetune(1))
+    assert made(store, plan) == [1]
+    assert store.storage.sizes("tiny/finetune/00001").keys() == {*PAYLOADS, "record.json"}
+
+
+def test_a_finished_run_is_never_made_over(tmp_path: Path):
+    """Law: two drivers that make the same run leave the first one's files alone."""
+    store, plan = StudyStore(open_storage(str(tmp_path)), "tiny"), plan_of(2)
+    publish(store, plan, finetune(0))
+    before = contents(store)
+    publish(store, plan, finetune(0), {"model.safetensors": b"another machine's"})
+    assert contents(store) == before
+
+
+def test_failures_are_kept_until_the_run_is_made(store: StudyStore):
+    """Law: a failure never makes a run exist, is read back as written, and goes when the run succeeds."""
+    plan = plan_of(3)
+    store.admit(plan)
+    store.publish_failure(finetune(1), FAILURE)
+    assert store.failures("finetune") == {1: FAILURE}
+    assert made(store, plan) == []
+    store.storage.publish_file("tiny/finetune/failed/00002.json", b"{half")
+    assert store.failures("finetune") == {1: FAILURE}
+    publish(store, plan, finetune(1))
+    assert store.failures("finetune") == {}
+
+
+def test_the_checkpoint_of_a_run_without_one_is_an_error(store: StudyStore):
+    """Law: `keep_checkpoints: false` is the first thing that the message suspects."""
+    plan = plan_of(1)
+    publish(store, plan, finetune(0), {"outputs.arrow": b"logits"})
+    with pytest.raises(StoreError, match=r"run finetune/00000 has no model\.safetensors \(keep_checkpoints: false\?\)"):
+        store.checkpoint(finetune(0))
