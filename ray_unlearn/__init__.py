@@ -9,6 +9,8 @@
 
 The command line (`ray-unlearn --help`) is the same calls, one subcommand per stage. Nothing is imported here,
 so that `ray_unlearn.study` costs neither torch nor Ray.
+
+Does not cover: scores of populations; they need only the outputs that a study publishes.
 """
 
 __version__ = "0.1.0"

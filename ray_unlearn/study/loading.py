@@ -10,6 +10,8 @@ Does not cover: whether a path exists; the room that opens it says so.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -23,18 +25,8 @@ from ray_unlearn.study.schema import Study
 from ray_unlearn.study.yaml12 import parse_yaml
 
 _EMBEDDED = ("digits", "cifar10", "given")
-# What pydantic adds to a key's path to say which member of a union complained.
-_UNION_MEMBERS = (
-    "function-",
-    "literal",
-    "constrained",
-    "tuple[",
-    "int",
-    "float",
-    "str",
-    "Source",
-    "Normalize",
-)
+# What pydantic adds to a key's path to say which member of a union complained, and that the key itself is wrong.
+_NOT_KEYS = re.compile(r"(constrained-)?(int|float|str)|Source|Normalize|\[key\]|(function-|literal|tuple)\S*\[.*")
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
@@ -58,7 +50,8 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         raise StudyError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise StudyError(f"{file}: expected a mapping with name, data and populations; found {type(tree).__name__}")
-    tree = _absolute_paths(tree, file.parent.absolute())
+    default = {"storage": Study.model_fields["storage"].default}  # left out means what it means when written out
+    tree = _absolute_paths(default | tree, file.parent.absolute())
     for override in overrides:
         tree = _merge(tree, _absolute_paths(_override(override), Path.cwd()))
     return parse_study(tree, where=str(file))
@@ -69,15 +62,17 @@ def parse_study(tree: dict[str, Any], where: str) -> Study:
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
-        # A union reports every member's complaint; an unknown key says most about what was meant.
-        first, *others = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        # A union reports every member's complaint: an unknown key, then the deepest key, says most about the cause.
+        ranked = sorted(error.errors(), key=lambda one: (one["type"] != "extra_forbidden", -len(_keys(one))))
+        said = ".".join(_keys(ranked[0]))
+        others = {".".join(_keys(one)) for one in ranked if not said.startswith(".".join(_keys(one)))}
         more = f" (and {len(others)} more)" if others else ""
-        raise StudyError(f"{where}: {describe(first, Study)}{more}") from None
+        raise StudyError(f"{where}: {describe(ranked[0], Study)}{more}") from None
 
 
 def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
     """Word one pydantic error: the key's path, what was expected, what was found, the nearest valid name."""
-    path = [str(part) for part in error["loc"] if not str(part).startswith(_UNION_MEMBERS)]
+    path = _keys(error)
     key, found = ".".join(path), error.get("input")
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key{did_you_mean(path[-1], _fields(model, path[:-1]))}"
@@ -90,6 +85,12 @@ def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
     if error["type"] == "literal_error":
         hint = did_you_mean(str(found), error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
     return f"{key}: {message[0].lower()}{message[1:]}; found {_short(found)}{hint}"
+
+
+def _keys(error: ErrorDetails) -> list[str]:
+    parts = [" ".join(str(part).split()) for part in error["loc"]]  # one line, whatever the file calls its keys
+    named = 2 if parts[:1] == ["populations"] else 0  # a population may have any name, `int` too
+    return parts[:named] + [part for part in parts[named:] if not _NOT_KEYS.fullmatch(part)]
 
 
 def _short(value: Any) -> str:
@@ -150,10 +151,8 @@ def _absolute_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _absolute_source(value: Any, folder: Path) -> Any:
     if isinstance(value, dict) and "path" in value:
-        return {**value, "path": _absolute_source(value["path"], folder)}
-    if isinstance(value, list):
-        return [_absolute(item, folder) for item in value]
-    return value if value in _EMBEDDED else _absolute(value, folder)
+        return {**value, "path": _absolute_paths_of(value["path"], folder)}
+    return value if value in _EMBEDDED else _absolute_paths_of(value, folder)
 
 
 def _absolute_population(spec: Any, folder: Path) -> Any:
@@ -161,13 +160,17 @@ def _absolute_population(spec: Any, folder: Path) -> Any:
         return spec
     spec = dict(spec)
     if "weights" in spec:
-        spec["weights"] = _absolute_source(spec["weights"], folder)
+        spec["weights"] = _absolute_paths_of(spec["weights"], folder)
     if isinstance(spec.get("method"), str) and ".py:" in spec["method"]:
         spec["method"] = _absolute(spec["method"], folder)
     return spec
 
 
+def _absolute_paths_of(value: Any, folder: Path) -> Any:
+    return [_absolute(item, folder) for item in value] if isinstance(value, list) else _absolute(value, folder)
+
+
 def _absolute(value: Any, folder: Path) -> Any:
     if not isinstance(value, str) or "://" in value or not value:
         return value
-    return str(folder / Path(value).expanduser())
+    return str(folder / os.path.expanduser(value))  # noqa: PTH111 - leaves an unknown ~user as it is

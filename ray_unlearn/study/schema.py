@@ -13,13 +13,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+
+from ray_unlearn.errors import did_you_mean
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-RESERVED_NAMES = ("data-cache", "splits", "failed")
+RESERVED_NAMES = ("data-cache", "splits", "failed", "study.json", "metrics.parquet")
+
+Int = Annotated[int, Strict()]
+"""A whole number; neither `true` nor "64" passes for one."""
+Float = Annotated[float, Strict()]
+"""A number; 1 passes for 1.0."""
 
 Split = Literal["retain", "forget", "validation", "test"]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[Float, Field(gt=0, lt=1)]
 Dtype = Literal["fp32", "bf16", "fp16"]
 Optimizer = Literal["sgd", "adam", "adamw"]
 
@@ -49,7 +56,7 @@ def _source(value: Any) -> Any:
     return {"path": value} if isinstance(value, str | list | tuple) else value
 
 
-AnySource = Annotated[Source, BeforeValidator(_source)]
+AnySource = Annotated[Source, BeforeValidator(_source, json_schema_input_type=str | tuple[str, ...] | Source)]
 
 
 def _fraction_or_source(value: Any) -> Any:
@@ -73,9 +80,9 @@ class Forget(Block):
     fraction: Fraction | None = Field(
         None, description="This share of the training images, drawn with the study's seed."
     )
-    label: int | str | None = Field(None, description="Every training image of this class (index or name).")
+    label: Int | str | None = Field(None, description="Every training image of this class (index or name).")
     group: str | None = Field(None, description="Whole groups (persons), by the name of the group column.")
-    count: int | None = Field(None, ge=1, description="How many groups, drawn with the study's seed.")
+    count: Int | None = Field(None, ge=1, description="How many groups, drawn with the study's seed.")
     ids: str | tuple[str, ...] | None = Field(None, description="Ids, or a CSV file with an `image_id` column.")
     given: bool | None = Field(None, description="As the source says (the competition's forget.csv).")
 
@@ -94,24 +101,28 @@ class Forget(Block):
 class Normalize(Block):
     """Per-channel mean and standard deviation, of pixels in 0..1."""
 
-    mean: tuple[float, float, float]
-    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    mean: tuple[Float, Float, Float]
+    std: tuple[Annotated[Float, Field(gt=0)], Annotated[Float, Field(gt=0)], Annotated[Float, Field(gt=0)]]
 
 
 class Data(Block):
     """Images, their splits, and how pixels reach the model."""
 
     train: AnySource
-    test: Annotated[Fraction | Source | None, BeforeValidator(_fraction_or_source)] = Field(
-        None, description="A source, or the fraction of `train` to hold out."
-    )
-    validation: Annotated[Fraction | Literal["given"] | Source | None, BeforeValidator(_fraction_or_source)] = Field(
+    test: Annotated[
+        Fraction | Source | None,
+        BeforeValidator(_fraction_or_source, json_schema_input_type=Fraction | str | tuple[str, ...] | Source | None),
+    ] = Field(None, description="A source, or the fraction of `train` to hold out.")
+    validation: Annotated[
+        Fraction | Literal["given"] | Source | None,
+        BeforeValidator(_fraction_or_source, json_schema_input_type=Fraction | str | tuple[str, ...] | Source | None),
+    ] = Field(
         None,
         description="A source, the fraction of `train` to hold out, or `given` (the competition's validation.csv).",
     )
     forget: Forget
-    image_size: int = Field(32, ge=4, le=1024, description="Images are resized to this many pixels, square.")
-    classes: int | tuple[str, ...] | None = Field(
+    image_size: Int = Field(32, ge=4, le=1024, description="Images are resized to this many pixels, square.")
+    classes: Int | tuple[str, ...] | None = Field(
         None, description="Class count or names; default: what the source says."
     )
     normalize: Literal["raw", "unit", "standard"] | Normalize = Field(
@@ -120,7 +131,7 @@ class Data(Block):
     )
     columns: Columns = Columns()
     on_bad_image: Literal["refuse", "skip"] = Field("refuse", description="skip records each image that it skips.")
-    limit: int | None = Field(
+    limit: Int | None = Field(
         None, ge=2, description="Use only this many training images, drawn with the study's seed."
     )
 
@@ -135,27 +146,27 @@ class Model(Block):
 class Augment(Block):
     """Augmentation of training batches, on the device."""
 
-    crop: int = Field(0, ge=0, description="Pixels of zero padding before a random crop back to size.")
+    crop: Int = Field(0, ge=0, description="Pixels of zero padding before a random crop back to size.")
     flip: bool = Field(False, description="Mirror each image with probability one half.")
 
 
 class Recipe(Block):
     """How a model is trained; the study's `training` block, and the base of every training method's options."""
 
-    epochs: float = Field(30.0, gt=0, description="Passes over the set; fractions stop inside an epoch.")
+    epochs: Float = Field(30.0, gt=0, description="Passes over the set; fractions stop inside an epoch.")
     optimizer: Optimizer = "adam"
-    lr: float = Field(1e-4, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
-    weight_decay: float = Field(5e-3, ge=0)
+    lr: Float = Field(1e-4, gt=0)
+    momentum: Float = Field(0.9, ge=0, lt=1, description="SGD only.")
+    weight_decay: Float = Field(5e-3, ge=0)
     schedule: Literal["constant", "cosine", "step", "linear"] = "cosine"
     schedule_per: Literal["epoch", "batch"] = Field(
         "epoch", description="How often the rate changes (official: epoch)."
     )
-    step_epochs: float = Field(10.0, gt=0, description="`step` multiplies the rate by `gamma` this often.")
-    gamma: float = Field(0.1, gt=0, le=1)
-    warmup_epochs: float = Field(0.0, ge=0, description="Linear warm-up from zero, always per batch.")
-    batch_size: int = Field(64, ge=1)
-    class_weights: Literal["none", "inverse"] | tuple[float, ...] = Field(
+    step_epochs: Float = Field(10.0, gt=0, description="`step` multiplies the rate by `gamma` this often.")
+    gamma: Float = Field(0.1, gt=0, le=1)
+    warmup_epochs: Float = Field(0.0, ge=0, description="Linear warm-up from zero, always per batch.")
+    batch_size: Int = Field(64, ge=1)
+    class_weights: Literal["none", "inverse"] | tuple[Annotated[Float, Field(ge=0)], ...] = Field(
         "none",
         description="inverse: 1 / images of the class in the set trained on, not normalised (official).",
     )
@@ -175,12 +186,18 @@ class PopulationSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     method: str | None = Field(None, description="A name from `ray-unlearn methods`, or path/to/script.py:function.")
-    weights: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
+    weights: Annotated[
+        tuple[str, ...] | None,
+        BeforeValidator(
+            lambda value: (value,) if isinstance(value, str) else value,
+            json_schema_input_type=str | tuple[str, ...] | None,
+        ),
+    ] = Field(
         None,
         description="Instead of a method: one .safetensors or .pth (weights only) per checkpoint to import.",
     )
-    count: int | None = Field(None, ge=1, le=99_999, description="How many checkpoints (seeds).")
-    originals: int = Field(1, ge=1, description="Run i starts from original i modulo this many.")
+    count: Int | None = Field(None, ge=1, le=99_999, description="How many checkpoints (seeds).")
+    originals: Int = Field(1, ge=1, description="Run i starts from original i modulo this many.")
     keep_checkpoints: bool | None = Field(None, description="Default: the study's.")
 
     @property
@@ -212,8 +229,8 @@ class Stages(Block):
     """What is published while a run trains; off by default, because it costs time."""
 
     metrics: bool = Field(False, description="Loss and accuracy on every split after every epoch.")
-    outputs: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="Epochs after which outputs are saved.")
-    checkpoints: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    outputs: tuple[Annotated[Int, Field(ge=1)], ...] = Field((), description="Epochs after which outputs are saved.")
+    checkpoints: tuple[Annotated[Int, Field(ge=1)], ...] = Field(
         (), description="Epochs after which weights are saved."
     )
 
@@ -222,7 +239,7 @@ class Outputs(Block):
     """Which logits a run saves."""
 
     splits: tuple[Split, ...] = Field(("forget", "test"), min_length=1, description="Of those that the study has.")
-    retain_sample: int | None = Field(
+    retain_sample: Int | None = Field(
         None, ge=1, description="Only this many retain images, drawn with the study's seed."
     )
 
@@ -230,21 +247,17 @@ class Outputs(Block):
 class Execution(Block):
     """Where and how fast; never changes a result on the same kind of device, but for the thread count."""
 
-    workers: int | Literal["auto"] = Field("auto", description="auto: as many as the cluster has room for.")
-    cpus_per_worker: int = Field(1, ge=1, description="Also the thread count of a run, on every backend.")
-    gpus_per_worker: float | Literal["auto"] = Field("auto", description="auto: 1 where the device is cuda, else 0.")
+    workers: Annotated[Int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="auto: as many as the cluster has room for."
+    )
+    cpus_per_worker: Int = Field(1, ge=1, description="Also the thread count of a run, on every backend.")
+    gpus_per_worker: Annotated[Float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="auto: 1 where the device is cuda, else 0."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where the cluster has GPUs.")
-    max_attempts: int = Field(2, ge=1, description="Tries per run before it is recorded as failed.")
+    max_attempts: Int = Field(2, ge=1, description="Tries per run before it is recorded as failed.")
     deterministic: bool = Field(True, description="Deterministic algorithms on the GPU; the CPU always is.")
-    device_budget_gib: float = Field(8.0, ge=0, description="Decoded images up to this size live on the GPU.")
-
-    @model_validator(mode="after")
-    def _positive(self) -> Execution:
-        if isinstance(self.workers, int) and self.workers < 1:
-            raise ValueError("workers: expected auto or a number of at least 1")
-        if isinstance(self.gpus_per_worker, float) and self.gpus_per_worker < 0:
-            raise ValueError("gpus_per_worker: expected auto or a number of at least 0")
-        return self
+    device_budget_gib: Float = Field(8.0, ge=0, description="Decoded images up to this size live on the GPU.")
 
 
 class Evaluation(Block):
@@ -257,8 +270,10 @@ class Study(Block):
     """One study file."""
 
     name: str = Field(pattern=NAME_PATTERN, description="The study's folder under `storage`.")
-    storage: str = Field("./studies", description="A folder, an NFS mount, s3://bucket/prefix or gs://bucket/prefix.")
-    seed: int = Field(0, ge=0)
+    storage: str = Field(
+        "./studies", min_length=1, description="A folder, an NFS mount, s3://bucket/prefix or gs://bucket/prefix."
+    )
+    seed: Int = Field(0, ge=0)
     data: Data
     model: Model = Model()
     training: Recipe = Recipe()
@@ -272,12 +287,12 @@ class Study(Block):
 
     @model_validator(mode="after")
     def _references(self) -> Study:
-        taken = [name for name in (self.name, *self.populations) if name in RESERVED_NAMES]
-        if taken:
-            raise ValueError(f"{taken[0]!r} is a name that the store uses; choose another")
+        paths = {"name": self.name} | {f"populations.{name}": name for name in self.populations}
+        for path, name in paths.items():
+            if name in RESERVED_NAMES:
+                raise ValueError(f"{path}: {name!r} is a name that the store uses; choose another")
         if self.evaluation and self.evaluation.reference not in self.populations:
-            defined = ", ".join(self.populations)
-            raise ValueError(
-                f"evaluation.reference: {self.evaluation.reference!r} is not a population (defined: {defined})"
-            )
+            reference = self.evaluation.reference
+            hint = did_you_mean(reference, self.populations)
+            raise ValueError(f"evaluation.reference: {reference!r} is not a population of the study{hint}")
         return self

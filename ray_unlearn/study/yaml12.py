@@ -2,7 +2,8 @@
 
     tree = parse_yaml("training: {on: train, lr: 1e-3}")    # {"training": {"on": "train", "lr": 0.001}}
 
-PyYAML follows YAML 1.1, where `on`, `off`, `yes` and `no` are booleans and `1e-3` is a string; YAML 1.2 ended both.
+PyYAML follows YAML 1.1, where `on`, `off`, `yes` and `no` are booleans, `1e-3` is a string, `010` is eight, `1:30` is
+ninety and `2024-01-01` is a date; YAML 1.2 ended all of that. Numbers with leading zeros stay text, as image ids need.
 
 Does not cover: any tag beyond plain values; nothing else is ever constructed.
 """
@@ -16,26 +17,31 @@ import yaml
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's booleans and floats, refusing duplicate keys."""
+    """SafeLoader with YAML 1.2's scalars, refusing duplicate keys."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping; here each key is still as written, before `<<` copies others in."""
+        node = super().compose_mapping_node(anchor)
         seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key_node.value!r} is given twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key_node.value) if isinstance(key_node.value, str) else None
-        return super().construct_mapping(node, deep)
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
 
 
-_REPLACED = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
+_REPLACED = tuple(f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "timestamp"))
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9]\d*)$|^0x[0-9a-fA-F]+$"), list("-+0123456789")
 )
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
