@@ -83,7 +83,7 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
             warnings.simplefilter("ignore", UserWarning)  # broken EXIF in an image that opens
             opened = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(io.BytesIO(image))
             with opened as picture:
-                rgb = picture.convert("RGB")
+                rgb = _eight_bits(picture).convert("RGB")
     except (
         Exception,
         Image.DecompressionBombWarning,
@@ -93,6 +93,13 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
     if rgb.size != (image_size, image_size):
         rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(rgb, dtype=np.uint8)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Keep the upper half of 16-bit grey levels; Pillow's own conversion would clip them at 255."""
+    if not picture.mode.startswith("I;16"):
+        return picture
+    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
 
 
 def decode_slice(part: Slice, number: int, job: DecodeJob) -> DecodedSlice:

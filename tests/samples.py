@@ -1,0 +1,134 @@
+"""Small images, sources and sets whose every pixel is known."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from ray_unlearn.data.images import ImageSet, Pixels, RunData, Scaling
+from ray_unlearn.data.prepare import Prepared, prepare_source
+from ray_unlearn.data.rows import OpenSource
+from ray_unlearn.data.shards import Example, encode_shard, map_shard
+from ray_unlearn.store.filesystem import open_storage
+from ray_unlearn.study.schema import Normalize
+
+IMAGE_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def picture(index: int, height: int = 8, width: int = 8) -> np.ndarray:
+    """Return uint8 [height, width, 3], different for every index."""
+    return np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encoded(pixels: np.ndarray, form: str = "PNG") -> bytes:
+    """Return the bytes of an image file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
+
+
+def write_parquet(
+    path: Path,
+    labels: Sequence[Any],
+    *,
+    images: Sequence[Any] | None = None,
+    names: Sequence[str] | None = None,
+    plain: bool = False,
+    rows_per_group: int = 1000,
+    start: int = 0,
+    **columns: Sequence[Any],
+) -> Path:
+    """Write a Parquet file in the Hugging Face layout (or with plain binary images) of `picture(start + row)`."""
+    cells = list(images) if images is not None else [encoded(picture(start + i)) for i in range(len(labels))]
+    if not plain:
+        cells = [cell if isinstance(cell, dict) else {"bytes": cell, "path": None} for cell in cells]
+    image_type = pa.binary() if plain else IMAGE_STRUCT
+    label_type = pa.string() if any(isinstance(label, str) for label in labels) else pa.int64()
+    arrays = {"image": pa.array(cells, image_type), "label": pa.array(labels, label_type)}
+    table = pa.table(arrays | {name: pa.array(values) for name, values in columns.items()})
+    if names is not None:
+        quoted = ", ".join(f'"{name}"' for name in names)
+        features = f'{{"info": {{"features": {{"label": {{"names": [{quoted}], "_type": "ClassLabel"}}}}}}}}'
+        table = table.replace_schema_metadata({"huggingface": features})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=rows_per_group)
+    return path
+
+
+def prepare(source: OpenSource, folder: Path, *, image_size: int = 8, **options: Any) -> Prepared:
+    """Decode a source into a local storage at `folder`."""
+    return prepare_source(source, open_storage(str(folder)), image_size=image_size, **options)
+
+
+def decoded(prepared: Prepared) -> np.ndarray:
+    """Return every decoded pixel, uint8 [N, H, W, 3]."""
+    return np.concatenate([shard.pixels_NHWC for shard in prepared.map()])
+
+
+def column(prepared: Prepared, name: str) -> list[Any]:
+    """Return one column of every shard as Python values."""
+    return [value for shard in prepared.map() for value in shard.table.column(name).to_pylist()]
+
+
+def copied(value: Any) -> Any:
+    """Return the value as another process would get it."""
+    return pickle.loads(pickle.dumps(value))  # noqa: S301 - made one expression earlier
+
+
+def numbered_pixels(folder: Path, labels: Sequence[int], size: int = 8) -> Pixels:
+    """Return images whose first pixel's red value is their own index (below 256), mapped from two shards."""
+    examples = []
+    for index, label in enumerate(labels):
+        pixels = picture(index, size, size)
+        pixels[0, 0, 0] = index
+        group = f"p{index // 2}"
+        examples.append(Example(pixels, int(label), f"image-{index:03d}", group, 20.0 + index, ""))
+    shards = []
+    for number, part in enumerate((examples[: len(examples) // 2], examples[len(examples) // 2 :])):
+        path = folder / f"{number}.arrow"
+        path.write_bytes(encode_shard(part))
+        shards.append(map_shard(str(path)))
+    return Pixels(shards, torch.device("cpu"))
+
+
+def run_data(
+    folder: Path,
+    *,
+    retain: int = 20,
+    forget: int = 6,
+    validation: int = 4,
+    test: int = 4,
+    classes: int = 3,
+    normalize: str | Normalize = "raw",
+) -> RunData:
+    """Return a run's view of numbered images: retain comes first, then forget, validation and test."""
+    total = retain + forget + validation + test
+    pixels = numbered_pixels(folder, [i % classes for i in range(total)])
+    bounds = np.cumsum([0, retain, forget, validation])
+    scaling = Scaling.of(normalize)
+
+    def view(first: int, last: int) -> ImageSet:
+        return ImageSet(pixels, np.arange(first, last), scaling)
+
+    return RunData(
+        train=view(0, bounds[2]),
+        retain=view(0, bounds[1]),
+        forget=view(bounds[1], bounds[2]),
+        validation=view(bounds[2], bounds[3]) if validation else None,
+        num_classes=classes,
+        device=torch.device("cpu"),
+    )
+
+
+def indices_of(images_BCHW: torch.Tensor) -> list[int]:
+    """Return the indices of numbered images in a raw, unaugmented batch."""
+    return [int(value) for value in images_BCHW[:, 0, 0, 0].tolist()]
