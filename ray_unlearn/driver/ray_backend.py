@@ -82,12 +82,9 @@ class RayBackend:
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if address == "local":
-            # Its one warning says that token authentication is on, which is as it should be.
-            options |= {
-                "include_dashboard": False,
-                "object_store_memory": _OBJECT_STORE_BYTES,
-                "logging_level": "error",
-            }
+            # Nothing listens beyond loopback. Ray's one warning says that token authentication is on, as it should be.
+            options |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False, "logging_level": "error"}
+            options["object_store_memory"] = _OBJECT_STORE_BYTES
         try:
             ray.init(address=address, **options)
         except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
