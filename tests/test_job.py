@@ -16,6 +16,7 @@ import yaml
 from conftest import TINY, merged, payload_bytes
 
 from ray_unlearn.driver import generate
+from ray_unlearn.errors import StudyError
 from ray_unlearn.study import load_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,6 +68,12 @@ def submit(address: str, environment: dict[str, str], study: Path) -> subprocess
         if started or time.monotonic() > deadline:
             return done
         time.sleep(2)
+
+
+def test_a_storage_that_ray_would_delete_is_refused(tiny):
+    """Law: nothing is lost; a job's working_dir is a temporary copy, so results may not lie in it."""
+    with pytest.raises(StudyError, match=r"storage: .*temporary copy.*--set storage="):
+        generate(tiny(storage="/tmp/ray/s/runtime_resources/working_dir_files/_ray_pkg_1/studies"), backend="inline")
 
 
 @pytest.mark.ray

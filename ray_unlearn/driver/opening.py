@@ -24,6 +24,8 @@ from ray_unlearn.study.plan import Ingredients, make_plan
 from ray_unlearn.study.schema import Study
 from ray_unlearn.worker import Job
 
+_JOB_FOLDER = "working_dir_files"
+
 
 def cache_folder(storage_uri: str) -> Path:
     """Return where this machine keeps copies of a remote storage's shards; nothing is created."""
@@ -37,6 +39,7 @@ def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
         RayUnlearnError: something in the study, its data, model, methods or weights is refused.
 
     """
+    _refuse_temporary(study.storage)
     methods = {name: resolve(study, name) for name in study.populations}
     model_identity = models.identity(study.model)
     storage = open_storage(study.storage)
@@ -46,6 +49,15 @@ def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
     _try_model(job)
     _try_sets(job)
     return job
+
+
+def _refuse_temporary(storage: str) -> None:
+    """Refuse a storage inside the copy of a working_dir that Ray unpacks for a job and deletes after it."""
+    if _JOB_FOLDER in Path(storage).parts:
+        raise StudyError(
+            f"storage: {storage} lies in the job's temporary copy of its working_dir, which Ray deletes; "
+            "give one that stays: --set storage=/absolute/folder or s3://bucket/prefix"
+        )
 
 
 def _try_model(job: Job) -> None:

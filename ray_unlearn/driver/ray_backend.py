@@ -138,7 +138,7 @@ class RayPool:
 
     def describe(self) -> str:
         """Return the device, and what each worker takes from the cluster."""
-        count = f"up to {self.capacity()} workers"
+        count = f"up to {self.capacity()} worker" + "s" * (self.capacity() != 1)
         return f"{count} on {self._device}, each with {self._cpus:g} CPU" + (f", {self._gpus:g} GPU" * bool(self._gpus))
 
     def capacity(self) -> int:
