@@ -38,7 +38,7 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
             inner = f"{path}.{key}" if path else str(key)
             lines += difference(old.get(key, _ABSENT), new.get(key, _ABSENT), inner)
         return lines
-    return [] if old == new else [f"{path}: {_show(old)} -> {_show(new)}"]
+    return [] if canonical(old) == canonical(new) else [f"{path}: {_show(old)} -> {_show(new)}"]
 
 
 def _show(value: Any) -> str:

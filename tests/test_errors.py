@@ -1,0 +1,91 @@
+"""The tree of errors: as drawn, picklable, and each with its exit code."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+import signal
+
+import pytest
+
+from ray_unlearn import errors
+from ray_unlearn.errors import Interrupted, RayUnlearnError, did_you_mean
+
+CLASSES = {
+    name: value
+    for name, value in vars(errors).items()
+    if inspect.isclass(value) and value.__module__ == errors.__name__ and issubclass(value, BaseException)
+}
+
+
+def drawn() -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Read the tree in the docstring: class -> (its parent, its exit codes)."""
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    path: list[tuple[int, str]] = []
+    for line in (errors.__doc__ or "").splitlines():
+        match = re.fullmatch(r"    ([│├└─ ]*)([A-Z]\w+)(.*)", line)
+        if not match:
+            continue
+        indent, name, rest = len(match[1]), match[2], match[3]
+        while path and path[-1][0] >= indent:
+            path.pop()
+        codes = re.search(r"  (\d+(?: \| \d+)*)$", rest)
+        found[name] = (path[-1][1] if path else "", tuple(map(int, codes[1].split(" | "))) if codes else ())
+        path.append((indent, name))
+    return found
+
+
+def test_the_tree_that_is_drawn_is_the_tree_that_is() -> None:
+    """Every class of the module stands below its parent, and nothing else is drawn."""
+    tree = {name: parent for name, (parent, _) in drawn().items() if name not in ("BaseException", "Exception")}
+    assert tree == {name: value.__bases__[0].__name__ for name, value in CLASSES.items()}
+    assert all(len(value.__bases__) == 1 for value in CLASSES.values())
+
+
+def test_the_exit_codes_that_are_drawn_are_those_of_the_classes() -> None:
+    """1 for errors, 2 for usage, 128 + the signal for an interruption."""
+    codes = {name: drawn()[name][1] for name in CLASSES}
+    assert codes.pop("Interrupted") == tuple(
+        Interrupted(number).exit_code for number in (signal.SIGINT, signal.SIGTERM)
+    )
+    assert codes == {name: (CLASSES[name].exit_code,) for name in codes}  # type: ignore[attr-defined]
+    assert Interrupted(signal.SIGINT).exit_code == 130
+    assert Interrupted(signal.SIGTERM).exit_code == 143
+    assert errors.StudyError.exit_code == 2
+
+
+@pytest.mark.parametrize("name", sorted(set(CLASSES) - {"Interrupted"}))
+def test_an_error_survives_pickling_with_its_message(name: str) -> None:
+    """Workers' errors cross processes."""
+    error = CLASSES[name]("study.yaml: data: missing")
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert type(again) is type(error)
+    assert str(again) == "study.yaml: data: missing"
+
+
+def test_an_interruption_survives_pickling_and_says_its_signal() -> None:
+    """Its number is kept, not only its text."""
+    again = pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM)))  # noqa: S301 - our own bytes
+    assert again.exit_code == 143
+    assert str(again) == "interrupted by SIGTERM"
+
+
+def test_no_run_can_swallow_an_interruption() -> None:
+    """`except Exception` in a method does not catch it."""
+    assert not issubclass(Interrupted, Exception)
+    assert issubclass(RayUnlearnError, Exception)
+
+
+@pytest.mark.parametrize(
+    ("found", "valid", "hint"),
+    [
+        ("adm", ["sgd", "adam", "adamw"], " (did you mean 'adam'?)"),
+        ("zoom", ["flip", "crop"], " (valid: crop, flip)"),
+        ("x", [], ""),
+        ("?", [f"key{i:02d}" for i in range(13)], f" (valid: {', '.join(f'key{i:02d}' for i in range(12))}, ...)"),
+    ],
+)
+def test_a_hint_is_the_nearest_name_or_the_first_twelve(found: str, valid: list[str], hint: str) -> None:
+    """One near name, else what there is, in order; nothing where there is nothing."""
+    assert did_you_mean(found, valid) == hint
