@@ -1,0 +1,299 @@
+"""The house: imports point down, heavy libraries stay in their rooms, every module says what it is for.
+
+Each law is a function from module sources to offences, so that a second test can show it an offender.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY
+
+import ray_unlearn
+
+PACKAGE = Path(ray_unlearn.__file__).parent
+NAME = PACKAGE.name
+
+# From the cellar up: a room imports itself and what stands above it in this list, never what comes after. Rooms on one
+# line share a floor and do not know each other.
+FLOORS = [
+    ["errors"],
+    ["study", "interrupts"],
+    ["seeds"],
+    ["store"],
+    ["data"],
+    ["models"],
+    ["training"],
+    ["methods"],
+    ["artefacts"],
+    ["worker"],
+    ["report"],
+    ["driver"],
+    ["export", "quickstart"],
+    ["cli"],
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+RAY_ROOMS = {"driver.ray_backend", "driver.ray_data"}
+TORCH_FREE = {"errors", "study", "store", "interrupts", "report", "cli"}
+
+Sources = Mapping[str, str]
+"""Module name below the package (`""` is the package itself) -> source text."""
+
+
+def read_package() -> dict[str, str]:
+    """Return every module of the package."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path.read_text()
+    return found
+
+
+MODULES = read_package()
+
+
+def room(module: str) -> str:
+    """Return the top-level room of a module: `data` for `data.images`."""
+    return module.partition(".")[0]
+
+
+def imports(source: str, *, typing: bool = True) -> set[str]:
+    """Return every absolute name that a source imports, wherever the statement stands; relative ones as `.name`.
+
+    `from a import b` counts as `a.b`, because b may be a module. Without `typing`, what stands below
+    `if TYPE_CHECKING:` is left out.
+    """
+    found: set[str] = set()
+    pending: list[ast.AST] = [ast.parse(source)]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not typing:
+            pending += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names}
+        pending += ast.iter_child_nodes(node)
+    return found
+
+
+def inner_imports(modules: Sources, module: str) -> set[str]:
+    """Return the package's modules that a module imports."""
+    names = {name.removeprefix(f"{NAME}.") for name in imports(modules[module]) if name.split(".")[0] == NAME}
+    found = {name if name in modules else name.rpartition(".")[0] for name in names}
+    return found - {module, NAME, ""}
+
+
+def upward(modules: Sources) -> list[str]:
+    """Return each import that does not point down."""
+    found = []
+    for module in modules:
+        for name in sorted(inner_imports(modules, module)):
+            here, there = room(module), room(name)
+            if module and here != there and FLOOR_OF[there] >= FLOOR_OF[here]:
+                found.append(f"{module} imports {name}")
+    return found
+
+
+def cycle(modules: Sources) -> list[str]:
+    """Return the modules of one import cycle, or nothing; imports inside functions count."""
+    try:
+        list(graphlib.TopologicalSorter({module: inner_imports(modules, module) for module in modules}).static_order())
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def ray_outside(modules: Sources) -> list[str]:
+    """Return the modules that import Ray and are not where Ray is driven."""
+    return [m for m in modules if m not in RAY_ROOMS and any(n.split(".")[0] == "ray" for n in imports(modules[m]))]
+
+
+def torch_outside(modules: Sources) -> list[str]:
+    """Return the modules that import torch, for more than types, in rooms that work without it."""
+    return [
+        module
+        for module, source in modules.items()
+        if room(module) in TORCH_FREE
+        and any(name.split(".")[0] in ("torch", "torchvision") for name in imports(source, typing=False))
+    ]
+
+
+def undocumented(modules: Sources) -> list[str]:
+    """Return the modules without a docstring that says what they do not cover; an empty file needs none."""
+    docstrings = {module: ast.get_docstring(ast.parse(source)) or "" for module, source in modules.items()}
+    return [module for module, text in docstrings.items() if modules[module].strip() and "Does not cover: " not in text]
+
+
+def unsafe(modules: Sources) -> list[str]:
+    """Return each call that may execute what it reads, and each import of a library that exists to do so."""
+    found = []
+    for module, source in modules.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call) and (why := _unsafe_call(module, node)):
+                found.append(f"{module}:{node.lineno}: {why}")
+        for name in imports(source):
+            if name.split(".")[0] in ("cloudpickle", "dill", "joblib", "marshal", "shelve"):
+                found.append(f"{module}: imports {name}")
+            if name in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load", "numpy.load", "yaml.load"):
+                found.append(f"{module}: imports {name} by its bare name")
+    return found
+
+
+def _unsafe_call(module: str, call: ast.Call) -> str:
+    name = ast.unparse(call.func)
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    if name in ("pickle.load", "pickle.loads", "pickle.Unpickler") or name.endswith((".read_pickle", ".to_pickle")):
+        return name
+    if name == "torch.load" and given.get("weights_only") != "True":
+        return "torch.load without weights_only=True"
+    if name in ("torch.save", "pickle.dump", "pickle.dumps") and module != "export":
+        return f"{name} outside the competition's export"
+    if given.get("allow_pickle", "False") != "False":
+        return f"{name} with allow_pickle"
+    if name in ("yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "yaml.unsafe_load_all"):
+        return name
+    if name == "yaml.load" and module != "study.yaml12":
+        return "yaml.load outside yaml12"
+    if name in ("eval", "exec") and module != "methods.script":
+        return f"{name} outside methods.script"
+    return ""
+
+
+LAWS: dict[str, tuple[Callable[[Sources], list[str]], dict[str, str]]] = {
+    "imports point down": (upward, {"study.schema": "def f():\n    from ray_unlearn.driver.loop import Scheduler"}),
+    "rooms of one floor do not know each other": (upward, {"interrupts": "from ray_unlearn import study"}),
+    "nothing imports in circles": (
+        cycle,
+        {
+            "data.images": "def f():\n    from ray_unlearn.data import shards",
+            "data.shards": "from ray_unlearn.data.images import Pixels",
+        },
+    ),
+    "Ray is driven in two modules": (ray_outside, {"worker": "def f():\n    import ray.exceptions"}),
+    "torch stays out of the rooms that need none": (torch_outside, {"report.text": "from torch import nn"}),
+    "every module says what it does not cover": (undocumented, {"data.rows": '"""Rows."""\n'}),
+    "nothing executes what it reads": (unsafe, {"models": "state = torch.load(path, weights_only=False)"}),
+    "no one else loads YAML": (unsafe, {"report.text": "yaml.load(text, Loader=yaml.Loader)"}),
+    "no pickle is read": (unsafe, {"worker": "import pickle\npickle.loads(data)"}),
+    "no pickle hides in an array": (unsafe, {"data.splits": "np.load(path, allow_pickle=True)"}),
+    "no pickle is written": (unsafe, {"artefacts": "torch.save(state, path)"}),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_the_package_keeps_the_law(law: str) -> None:
+    """No module offends."""
+    offences, _ = LAWS[law]
+    assert offences(MODULES) == []
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_the_law_can_be_broken(law: str) -> None:
+    """A module written to offend is found: the test above can fail."""
+    offences, offender = LAWS[law]
+    assert set(offender) <= set(MODULES)
+    assert offences({**MODULES, **offender})
+
+
+def test_the_floors_name_every_room_and_no_other() -> None:
+    """A new room needs a floor; a room that is gone leaves the table."""
+    rooms = {room(module) for module in MODULES if module}
+    assert rooms == set(FLOOR_OF), "tests/test_floors.py: FLOORS says where each room stands"
+
+
+def test_a_type_is_not_an_import() -> None:
+    """Names imported for annotations alone do not bring torch in; everything else does."""
+    source = "if TYPE_CHECKING:\n  import torch\nelse:\n  import numpy\ntry:\n  import ray\nexcept ImportError:\n  pass"
+    assert imports(source) == {"torch", "numpy", "ray"}
+    assert imports(source, typing=False) == {"numpy", "ray"}
+    assert imports("from . import x\nfrom .a import b") == {"..x", ".a.b"}
+
+
+def test_imports_are_absolute() -> None:
+    """A relative import would slip past the floors."""
+    assert {m: n for m, source in MODULES.items() if (n := [i for i in imports(source) if i.startswith(".")])} == {}
+
+
+def test_seeds_import_torch_only_where_torch_is_asked_for() -> None:
+    """At module level it is a type."""
+    top = [node for node in ast.parse(MODULES["seeds"]).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert "torch" not in {name for node in top for name in imports(ast.unparse(node))}
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    """What is in `utils` belongs somewhere."""
+    names = {part for module in MODULES for part in module.split(".")}
+    assert not names & {"utils", "util", "common", "helpers", "core", "misc", "base", "tools"}
+
+
+def test_modules_are_short() -> None:
+    """The whole package is readable in one sitting: no module beyond 300 lines, half of them within 150."""
+    lines = sorted(len(source.splitlines()) for source in MODULES.values())
+    assert max(lines) <= 300
+    assert lines[len(lines) // 2] <= 150
+
+
+def python(code: str, *arguments: str, cwd: Path) -> str:
+    """Run code in a fresh interpreter and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_light_rooms_import_lightly(tmp_path: Path) -> None:
+    """`--help` and `status` wait for neither torch nor Ray; a study not even for pandas or pyarrow."""
+    code = """if True:
+        import importlib, sys
+        for name in sys.argv[1:]:
+            importlib.import_module(name)
+            print(name, *sorted({"torch", "ray", "pandas", "pyarrow"} & set(sys.modules)))
+    """
+    rooms = ["", ".errors", ".interrupts", ".study", ".seeds", ".cli", ".store", ".report.tables", ".report.text"]
+    printed = python(code, *(f"ray_unlearn{room}" for room in rooms), cwd=tmp_path).splitlines()
+    assert printed == [
+        "ray_unlearn",
+        "ray_unlearn.errors",
+        "ray_unlearn.interrupts",
+        "ray_unlearn.study",
+        "ray_unlearn.seeds",
+        "ray_unlearn.cli",
+        "ray_unlearn.store pyarrow",
+        "ray_unlearn.report.tables pandas pyarrow",
+        "ray_unlearn.report.text pandas pyarrow",
+    ]
+
+
+def test_the_inline_backend_needs_no_ray(tmp_path: Path) -> None:
+    """With Ray not importable, a study is made end to end; the ray backend says what to install."""
+    code = """if True:
+        import sys
+        sys.modules["ray"] = None
+        from ray_unlearn.driver import generate
+        from ray_unlearn.errors import ClusterError
+        from ray_unlearn.study import load_study
+        study = load_study(sys.argv[1], ["storage=out"])
+        summary = generate(study, backend="inline")
+        print(summary.planned, summary.made, summary.exit_code)
+        try:
+            generate(study, backend="ray")
+        except ClusterError as error:
+            print(error)
+    """
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    assert python(code, "tiny.yaml", cwd=tmp_path).splitlines() == [
+        "4 4 0",
+        "the ray backend needs Ray: pip install 'ray[default]', or use --backend inline",
+    ]
+    assert len(list(tmp_path.glob("out/tiny/*/*/record.json"))) == 4
