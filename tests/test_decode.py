@@ -111,6 +111,7 @@ def test_damaged_images_are_refused(case):
     with pytest.raises(DataError, match="not an image that can be decoded") as caught:
         decode(damaged(case), 8)
     assert "\n" not in str(caught.value)
+    assert " at 0x" not in str(caught.value)  # an address would differ from run to run
 
 
 @pytest.mark.parametrize("side", [10_000, 60_000])

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ray_unlearn.data.rows import Row, Slice
 from ray_unlearn.data.shards import Example, encode_shard
@@ -88,7 +88,9 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
         Exception,
         Image.DecompressionBombWarning,
     ) as error:  # a codec may raise anything on damaged bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, UnidentifiedImageError):  # whose message is an address in memory
+            reason = "of no format that Pillow knows"
         raise DataError(f"not an image that can be decoded ({reason})") from error
     if rgb.size != (image_size, image_size):
         rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)

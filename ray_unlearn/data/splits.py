@@ -155,6 +155,8 @@ def _named(data: Data, images: ImageTable) -> np.ndarray:
                 f"{where}: image id {image_id!r} is in the source's validation set; it cannot be forgotten too"
             )
         found[position[image_id]] = where
+    if not found:
+        raise DataError("data.forget.ids: names no image; the forget set is empty")
     return np.array(sorted(found), dtype=np.int64)
 
 
