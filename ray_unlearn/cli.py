@@ -24,7 +24,6 @@ from ray_unlearn import __version__
 from ray_unlearn.errors import Interrupted, RayUnlearnError, StoreError, StudyError, did_you_mean
 
 if TYPE_CHECKING:
-    from ray_unlearn.driver import Summary
     from ray_unlearn.store import StudyStore
     from ray_unlearn.study import Study
 
@@ -107,7 +106,7 @@ def generate(
     names = [name for item in only for name in item.split(",")]
     loaded = load_study(study, overrides)
     summary = generate(loaded, backend=backend.value, address=address, workers=workers, only=names)
-    for line in _summary_lines(summary):
+    for line in summary.lines():
         _say(line)
     raise typer.Exit(summary.exit_code)
 
@@ -257,7 +256,7 @@ def quickstart(
     loaded = load_study(file)
     store = _store(loaded)
     for line in [
-        *_summary_lines(summary),
+        *summary.lines(),
         "",
         *accuracy_lines(accuracy_table(store, list(loaded.populations))),
     ]:
@@ -265,25 +264,6 @@ def quickstart(
     _say(f"\nstudy        {file}\ncheckpoints  {store.uri}/<population>/<run>/model.safetensors")
     _say(f"metrics      {store.uri}/metrics.parquet\nnext         edit the study, then: ray-unlearn generate {file}")
     raise typer.Exit(summary.exit_code)
-
-
-def _summary_lines(summary: Summary) -> list[str]:
-    from ray_unlearn.report.text import plural
-
-    lines = [f"not made: {run}: {error}" for run, error in summary.failed.items()]
-    if summary.blocked:
-        lines.append(f"not made: {plural(len(summary.blocked), 'run')} whose original failed")
-    if summary.skipped_images:
-        lines.append(f"{plural(summary.skipped_images, 'image')} skipped; data-cache/*/manifest.json lists each")
-    if summary.already == summary.planned:
-        lines.append(f"nothing to do: all {plural(summary.planned, 'run')} in {summary.uri} are made")
-    else:
-        done = summary.already + summary.made
-        lines.append(
-            f"made {plural(summary.made, 'run')} in {summary.seconds:.0f} s; {done} of {summary.planned} done, "
-            f"{len(summary.failed)} failed; store {summary.uri}"
-        )
-    return lines
 
 
 def _store(study: Study) -> StudyStore:

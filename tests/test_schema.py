@@ -13,7 +13,8 @@ from conftest import TINY, merged
 
 from ray_unlearn.errors import StudyError
 from ray_unlearn.study import Study, parse_study
-from ray_unlearn.study.schema import INHERITED, RESERVED_NAMES, Recipe
+from ray_unlearn.study.recipe import INHERITED, Recipe
+from ray_unlearn.study.schema import RESERVED_NAMES
 from ray_unlearn.study.template import TEMPLATE
 from ray_unlearn.study.yaml12 import parse_yaml
 
@@ -164,7 +165,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "population name is a path": (
         {"populations": {"a/b": {"method": "train"}}},
-        "populations.a/b: string should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$'; found 'a/b'",
+        "populations.a/b: string should match pattern '^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$'; found 'a/b'",
     ),
     "no workers": (
         {"execution": {"workers": 0}},

@@ -22,6 +22,7 @@ from ray_unlearn.driver.progress import Tracker, show_progress
 from ray_unlearn.errors import ClusterError, StoreError
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.report.tables import publish_metrics
+from ray_unlearn.report.text import plural
 from ray_unlearn.store import open_storage
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
@@ -50,6 +51,18 @@ class Summary:
     def exit_code(self) -> int:
         """0 where everything asked for is made, else 3."""
         return 3 if self.failed or self.blocked else 0
+
+    def lines(self) -> list[str]:
+        """Return what there is to say about it, most important last."""
+        lines = [f"not made: {run}: {error}" for run, error in self.failed.items()]
+        if self.blocked:
+            lines.append(f"not made: {plural(len(self.blocked), 'run')} whose original failed")
+        if self.skipped_images:
+            lines.append(f"{plural(self.skipped_images, 'image')} skipped; data-cache/*/manifest.json lists each")
+        if self.already == self.planned:
+            return [*lines, f"nothing to do: all {plural(self.planned, 'run')} in {self.uri} are made"]
+        done = f"{self.already + self.made} of {self.planned} done, {len(self.failed)} failed"
+        return [*lines, f"made {plural(self.made, 'run')} in {self.seconds:.0f} s; {done}; store {self.uri}"]
 
 
 def generate(

@@ -20,18 +20,18 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.schema import Optimizer, Recipe
+from ray_unlearn.study.recipe import Float, Optimizer, Recipe
 from ray_unlearn.training import fit
 
 
 class FinetuneOptions(Recipe):
     """Defaults: the challenge's starter notebook."""
 
-    epochs: float = Field(1.0, gt=0)
+    epochs: Float = Field(1.0, gt=0)
     optimizer: Optimizer = "sgd"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(5e-4, ge=0)
-    noise_std: float = Field(0.0, ge=0, description="Standard deviation of the start noise, in units of the weights.")
+    lr: Float = Field(1e-3, gt=0)
+    weight_decay: Float = Field(5e-4, ge=0)
+    noise_std: Float = Field(0.0, ge=0, description="Standard deviation of the start noise, in units of the weights.")
 
 
 def finetune(model: nn.Module, data: RunData, options: FinetuneOptions, rng: Seeds) -> None:

@@ -19,7 +19,8 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.plan import StartsFrom
-from ray_unlearn.study.schema import INHERITED, Study
+from ray_unlearn.study.recipe import INHERITED
+from ray_unlearn.study.schema import Study
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

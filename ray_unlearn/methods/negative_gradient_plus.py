@@ -20,7 +20,7 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.schema import Optimizer, Recipe
+from ray_unlearn.study.recipe import Float, Optimizer, Recipe
 from ray_unlearn.training import Batch, cross_entropy, fit
 from ray_unlearn.training.loop import class_weights
 
@@ -28,11 +28,11 @@ from ray_unlearn.training.loop import class_weights
 class NegativeGradientPlusOptions(Recipe):
     """Defaults: alpha and rate of the SCRUB repository's baseline; 5 of its 5 to 10 epochs."""
 
-    epochs: float = Field(5.0, gt=0)
+    epochs: Float = Field(5.0, gt=0)
     optimizer: Optimizer = "sgd"
-    lr: float = Field(0.01, gt=0)
-    weight_decay: float = Field(5e-4, ge=0)
-    alpha: float = Field(0.95, gt=0, lt=1, description="Weight of the retain set's cross-entropy.")
+    lr: Float = Field(0.01, gt=0)
+    weight_decay: Float = Field(5e-4, ge=0)
+    alpha: Float = Field(0.95, gt=0, lt=1, description="Weight of the retain set's cross-entropy.")
 
 
 def negative_gradient_plus(model: nn.Module, data: RunData, options: NegativeGradientPlusOptions, rng: Seeds) -> None:

@@ -30,7 +30,7 @@ from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.errors import MethodError, did_you_mean
 from ray_unlearn.methods.method import Method
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.schema import Block
+from ray_unlearn.study.recipe import Block
 
 
 class ScriptOptions(Block):

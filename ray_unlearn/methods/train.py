@@ -17,7 +17,7 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.schema import Recipe
+from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.training import fit
 
 

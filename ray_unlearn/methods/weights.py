@@ -4,7 +4,7 @@
       original: {weights: original.safetensors}            # or .pth, read with weights_only=True alone
       retrained: {weights: [r0.pth, r1.pth]}               # one file per checkpoint
 
-The files' contents identify the population, not their names.
+The files' contents identify the population, not their names; another list of files is another population.
 
 Does not cover: how they were trained; the study cannot know.
 """
@@ -21,7 +21,7 @@ from ray_unlearn.errors import ModelError
 from ray_unlearn.methods.method import Method
 from ray_unlearn.models import load_weights, parse_weights, read_file
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.schema import Block
+from ray_unlearn.study.recipe import Block
 
 
 class WeightsOptions(Block):

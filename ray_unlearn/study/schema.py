@@ -13,28 +13,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ray_unlearn.errors import did_you_mean
+from ray_unlearn.study.recipe import Block, Float, Int, Recipe
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-RESERVED_NAMES = ("data-cache", "splits", "failed", "study.json", "metrics.parquet")
-
-Int = Annotated[int, Strict()]
-"""A whole number; neither `true` nor "64" passes for one."""
-Float = Annotated[float, Strict()]
-"""A number; 1 passes for 1.0."""
+POPULATION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # no dots: `--set populations.NAME.lr=...` addresses it
+RESERVED_NAMES = ("data-cache", "splits", "failed")
 
 Split = Literal["retain", "forget", "validation", "test"]
 Fraction = Annotated[Float, Field(gt=0, lt=1)]
 Dtype = Literal["fp32", "bf16", "fp16"]
-Optimizer = Literal["sgd", "adam", "adamw"]
-
-
-class Block(BaseModel):
-    """A frozen block of the study file that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Source(Block):
@@ -143,43 +133,6 @@ class Model(Block):
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the architecture.")
 
 
-class Augment(Block):
-    """Augmentation of training batches, on the device."""
-
-    crop: Int = Field(0, ge=0, description="Pixels of zero padding before a random crop back to size.")
-    flip: bool = Field(False, description="Mirror each image with probability one half.")
-
-
-class Recipe(Block):
-    """How a model is trained; the study's `training` block, and the base of every training method's options."""
-
-    epochs: Float = Field(30.0, gt=0, description="Passes over the set; fractions stop inside an epoch.")
-    optimizer: Optimizer = "adam"
-    lr: Float = Field(1e-4, gt=0)
-    momentum: Float = Field(0.9, ge=0, lt=1, description="SGD only.")
-    weight_decay: Float = Field(5e-3, ge=0)
-    schedule: Literal["constant", "cosine", "step", "linear"] = "cosine"
-    schedule_per: Literal["epoch", "batch"] = Field(
-        "epoch", description="How often the rate changes (official: epoch)."
-    )
-    step_epochs: Float = Field(10.0, gt=0, description="`step` multiplies the rate by `gamma` this often.")
-    gamma: Float = Field(0.1, gt=0, le=1)
-    warmup_epochs: Float = Field(0.0, ge=0, description="Linear warm-up from zero, always per batch.")
-    batch_size: Int = Field(64, ge=1)
-    class_weights: Literal["none", "inverse"] | tuple[Annotated[Float, Field(ge=0)], ...] = Field(
-        "none",
-        description="inverse: 1 / images of the class in the set trained on, not normalised (official).",
-    )
-    augment: Augment = Augment()
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights stay fp32.")
-    channels_last: bool = True
-
-
-# What a method takes over from the study's `training` block where its population does not say otherwise: how batches
-# are made and computed. Rates, epochs and optimisers are the method's own.
-INHERITED = ("batch_size", "class_weights", "augment", "precision", "channels_last")
-
-
 class PopulationSpec(BaseModel):
     """`count` checkpoints by one method; all further keys are the method's options."""
 
@@ -277,7 +230,7 @@ class Study(Block):
     data: Data
     model: Model = Model()
     training: Recipe = Recipe()
-    populations: dict[Annotated[str, Field(pattern=NAME_PATTERN)], PopulationSpec] = Field(min_length=1)
+    populations: dict[Annotated[str, Field(pattern=POPULATION_PATTERN)], PopulationSpec] = Field(min_length=1)
     stages: Stages = Stages()
     outputs: Outputs = Outputs()
     keep_checkpoints: bool = Field(True, description="false keeps outputs only, so that N can be large.")

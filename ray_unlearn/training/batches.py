@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn.data.images import ImageSet
-from ray_unlearn.study.schema import Augment, Recipe
+from ray_unlearn.study.recipe import Augment, Recipe
 
 
 @dataclass(frozen=True, slots=True)

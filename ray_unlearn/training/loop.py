@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.schema import Recipe
+from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.training.batches import Batch, batches_per_epoch, endless, load, shuffled
 from ray_unlearn.training.optimizers import make_optimizer, set_rate
 

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import nn
 
-from ray_unlearn.study.schema import Recipe
+from ray_unlearn.study.recipe import Recipe
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
