@@ -95,6 +95,7 @@ def numbered_pixels(folder: Path, labels: Sequence[int], size: int = 8) -> Pixel
     shards = []
     for number, part in enumerate((examples[: len(examples) // 2], examples[len(examples) // 2 :])):
         path = folder / f"{number}.arrow"
+        path.unlink(missing_ok=True)  # an earlier file of that name may still be mapped
         path.write_bytes(encode_shard(part))
         shards.append(map_shard(str(path)))
     return Pixels(shards, torch.device("cpu"))
