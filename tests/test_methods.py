@@ -21,8 +21,9 @@ from ray_unlearn import models
 from ray_unlearn.data.images import Scaling
 from ray_unlearn.errors import MethodError, ModelError, StudyError
 from ray_unlearn.methods import METHODS
-from ray_unlearn.methods.finetune import FinetuneOptions, add_noise, finetune
+from ray_unlearn.methods.finetune import FinetuneOptions, finetune
 from ray_unlearn.methods.negative_gradient_plus import NegativeGradientPlusOptions, negative_gradient_plus
+from ray_unlearn.methods.perturbations import add_noise
 from ray_unlearn.methods.resolve import method_of, resolve
 from ray_unlearn.methods.script import CompetitionDataset
 from ray_unlearn.methods.train import TrainOptions, train
@@ -166,7 +167,7 @@ def test_start_noise_has_its_spread_and_differs_between_runs():
     for run in (0, 0, 1):
         model = nn.Linear(200, 200, bias=False)
         before = model.weight.detach().clone()
-        add_noise(model, std, Seeds(study=0, population="p", run=run).torch("start-noise"))
+        add_noise(model.parameters(), std, Seeds(study=0, population="p", run=run).torch("start-noise"))
         drawn.append((model.weight - before).detach())
     assert torch.allclose(drawn[0], drawn[1], atol=1e-7)
     assert not torch.allclose(drawn[0], drawn[2], atol=1e-3)
@@ -179,7 +180,7 @@ def test_noise_reaches_every_parameter_and_no_buffer():
     """Law: weights, biases, scales and shifts get noise; running statistics do not."""
     model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    add_noise(model, 0.1, RNG.torch("start-noise"))
+    add_noise(model.parameters(), 0.1, RNG.torch("start-noise"))
     parameters = dict(model.named_parameters())
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]) == (name not in parameters)

@@ -207,7 +207,7 @@ def test_rates_worked_by_hand(changes, done, factor):
     here = recipe(**{"epochs": 4, **changes})
     assert rate_factor(here, done) == pytest.approx(factor)
     optimizer = make_optimizer(Linear(), here)
-    set_rate(optimizer, here, done)
+    set_rate(optimizer, here.lr * rate_factor(here, done))
     assert optimizer.param_groups[0]["lr"] == pytest.approx(here.lr * factor)
 
 

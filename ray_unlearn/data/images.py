@@ -109,6 +109,8 @@ class ImageSet:
     indices: np.ndarray
     """int64 [N] into `pixels`."""
     scaling: Scaling
+    relabelled: np.ndarray | None = None
+    """int64 [N] labels that a method gives the images; None for their own."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -116,7 +118,7 @@ class ImageSet:
     @property
     def labels_N(self) -> np.ndarray:
         """int64 class of each image."""
-        return np.asarray(self.pixels.labels_N[self.indices])
+        return np.asarray(self.pixels.labels_N[self.indices]) if self.relabelled is None else self.relabelled
 
     def raw(self, positions: np.ndarray) -> torch.Tensor:
         """Return uint8 [B, H, W, 3] on the device."""
@@ -124,11 +126,27 @@ class ImageSet:
 
     def labels(self, positions: np.ndarray) -> torch.Tensor:
         """Return int64 [B] on the device."""
-        return self.pixels.labels(self.indices[positions])
+        if self.relabelled is None:
+            return self.pixels.labels(self.indices[positions])
+        return torch.from_numpy(self.relabelled[positions]).to(self.pixels.device)
 
     def batch(self, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return scaled float32 [B, 3, H, W] and int64 [B] on the device."""
         return self.scaling.apply(self.raw(positions)), self.labels(positions)
+
+    def subset(self, positions: np.ndarray) -> ImageSet:
+        """Return the images at these positions, with the labels that they have here."""
+        labels = None if self.relabelled is None else self.relabelled[positions]
+        return ImageSet(self.pixels, self.indices[positions], self.scaling, labels)
+
+    def with_labels(self, labels_N: np.ndarray) -> ImageSet:
+        """Return the same images under other labels."""
+        return ImageSet(self.pixels, self.indices, self.scaling, np.asarray(labels_N, np.int64))
+
+    def joined(self, other: ImageSet) -> ImageSet:
+        """Return these images and then the other's, each with its labels."""
+        labels = np.concatenate([self.labels_N, other.labels_N])
+        return ImageSet(self.pixels, np.concatenate([self.indices, other.indices]), self.scaling, labels)
 
 
 EpochHook = Callable[[torch.nn.Module, int, float], None]

@@ -13,12 +13,12 @@ Does not cover: any use of the forget set.
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import nn
 
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.perturbations import add_noise
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe
 from ray_unlearn.training import fit
@@ -37,16 +37,8 @@ class FinetuneOptions(Recipe):
 def finetune(model: nn.Module, data: RunData, options: FinetuneOptions, rng: Seeds) -> None:
     """Add start noise where asked, then minimise cross-entropy on the retain set."""
     if options.noise_std:
-        add_noise(model, options.noise_std, rng.torch("start-noise"))
+        add_noise(model.parameters(), options.noise_std, rng.torch("start-noise"))
     fit(model, data, options, rng)
-
-
-@torch.no_grad()
-def add_noise(model: nn.Module, std: float, generator: torch.Generator) -> None:
-    """Add N(0, std^2) to every parameter, drawn on the CPU in the order of `model.parameters()`."""
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.add_(noise.to(parameter), alpha=std)
 
 
 METHOD = Method(

@@ -1,7 +1,7 @@
 """Optimisers by name, and learning rates as closed forms of the progress.
 
     optimizer = make_optimizer(model, recipe)
-    set_rate(optimizer, recipe, epochs_done=2.5)
+    set_rate(optimizer, recipe.lr * rate_factor(recipe, epochs_done=2.5))
 
 Schedules (T = recipe.epochs, t = epochs done): constant 1; cosine (1 + cos(pi t / T)) / 2, as
 torch's CosineAnnealingLR(T_max=T) with eta_min 0; linear 1 - t / T; step gamma ** floor(t / step_epochs). With
@@ -13,6 +13,7 @@ Does not cover: methods with several optimisers; they call `make_optimizer` more
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -20,9 +21,11 @@ from torch import nn
 from ray_unlearn.study.recipe import Recipe
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser over all parameters that need gradients."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def make_optimizer(
+    model: nn.Module, recipe: Recipe, parameters: Iterable[nn.Parameter] | None = None
+) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over `parameters`, default all that need gradients."""
+    parameters = [p for p in (parameters or model.parameters()) if p.requires_grad]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, foreach=True
@@ -44,8 +47,7 @@ def rate_factor(recipe: Recipe, epochs_done: float) -> float:
     return warm
 
 
-def set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epochs_done: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set every parameter group's rate for the step that follows."""
-    rate = recipe.lr * rate_factor(recipe, epochs_done)
     for group in optimizer.param_groups:
         group["lr"] = rate

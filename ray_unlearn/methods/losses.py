@@ -1,0 +1,56 @@
+"""Losses that several methods share, on logits; each returns a scalar, the mean over the batch, in nats.
+
+    kl_to_teacher(student_BC, teacher_BC, temperature=2.0)
+    kl_to_uniform(student_BC)
+    entropy(logits_BC)                           # [B]
+    contrastive(forget_BC, retain_DC, temperature=1.15)
+
+Does not cover: cross-entropy on labels (`training.cross_entropy`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """Return the model as it is now, as a teacher: evaluation mode, no gradients."""
+    teacher = copy.deepcopy(model).eval()
+    for parameter in teacher.parameters():
+        parameter.requires_grad_(False)
+    return teacher
+
+
+def kl_to_teacher(student_BC: torch.Tensor, teacher_BC: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Return T^2 * KL(teacher ‖ student) of softened probabilities (Hinton et al. 2015, section 2)."""
+    log_student = F.log_softmax(student_BC / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher_BC / temperature, dim=1)
+    return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+def kl_to_uniform(student_BC: torch.Tensor) -> torch.Tensor:
+    """Return KL(uniform ‖ softmax(student)) = -log C - mean_c log p_c."""
+    log_p_BC = F.log_softmax(student_BC, dim=1)
+    return -math.log(student_BC.shape[1]) - log_p_BC.mean()
+
+
+def entropy(logits_BC: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of each prediction, [B]."""
+    log_p_BC = F.log_softmax(logits_BC, dim=1)
+    return -(log_p_BC.exp() * log_p_BC).sum(1)
+
+
+def soft_cross_entropy(student_BC: torch.Tensor, teacher_BC: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Return -sum_c q_c log p_c with both softened by the temperature, not scaled by T^2."""
+    q_BC = F.softmax(teacher_BC / temperature, dim=1)
+    return -(q_BC * F.log_softmax(student_BC / temperature, dim=1)).sum(1).mean()
+
+
+def contrastive(forget_BC: torch.Tensor, retain_DC: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return -mean log_softmax(forget retain^T / temperature): forget logits are drawn to all retain logits alike."""
+    return -F.log_softmax(forget_BC @ retain_DC.T / temperature, dim=1).mean()

@@ -1,0 +1,116 @@
+"""How methods push a model away from what it knows before they repair it: each once, in place, from a generator.
+
+    add_noise(model.parameters(), 0.01, rng.torch("start-noise"))
+    reset_layers([model.conv1, model.fc], rng, "reset")
+    reinitialise(conv.weight, mask, generator)       # He-normal, fan_out, where the mask is true
+    transpose_kernels(model)
+    holes = prune_smallest(tensors, fraction=0.99)   # masks of what was set to zero
+
+All draws happen on the CPU, in the order of the tensors given, so that a run does not depend on its device.
+
+Does not cover: choosing layers by what they have learned; methods do, with `training.gradients`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from ray_unlearn.errors import MethodError
+from ray_unlearn.seeds import Seeds
+
+
+@torch.no_grad()
+def add_noise(tensors: Iterable[torch.Tensor], std: float, generator: torch.Generator) -> None:
+    """Add N(0, std^2) to every tensor in the order given; `std` is in units of the weights."""
+    for tensor in tensors:
+        noise = torch.randn(tensor.shape, generator=generator)
+        tensor.add_(noise.to(tensor), alpha=std)
+
+
+def reset_layers(layers: Iterable[nn.Module], rng: Seeds, purpose: str) -> None:
+    """Re-initialise layers by their own default initialisation (`reset_parameters`), as PyTorch builds them.
+
+    Raises:
+        MethodError: a layer has no default initialisation.
+
+    """
+    with rng.global_state(purpose):
+        for layer in layers:
+            device = next(layer.parameters()).device
+            layer.cpu()  # the draws come from the CPU's generator whatever the device
+            reset = getattr(layer, "reset_parameters", None)
+            if reset is None:
+                raise MethodError(f"layer {type(layer).__name__} has no reset_parameters and cannot be re-initialised")
+            reset()
+            layer.to(device)
+
+
+@torch.no_grad()
+def reinitialise(weight: torch.Tensor, where: torch.Tensor, generator: torch.Generator) -> None:
+    """Draw He-normal values (mode fan_out, gain sqrt(2)) for a convolution's elements where `where` is true."""
+    fan_out = weight.shape[0] * weight[0, 0].numel()
+    fresh = torch.randn(weight.shape, generator=generator) * math.sqrt(2 / fan_out)
+    weight.copy_(torch.where(where, fresh.to(weight), weight))
+
+
+@torch.no_grad()
+def transpose_kernels(model: nn.Module) -> None:
+    """Swap height and width of every 2-d convolution's kernel.
+
+    Raises:
+        MethodError: a kernel is not square.
+
+    """
+    for name, layer in convolutions(model):
+        height, width = layer.weight.shape[2:]
+        if height != width:
+            raise MethodError(f"layer {name}: its kernel is {height}x{width}; only square kernels can be transposed")
+        layer.weight.copy_(layer.weight.transpose(2, 3).clone())
+
+
+@torch.no_grad()
+def prune_smallest(tensors: Sequence[torch.Tensor], fraction: float) -> list[torch.Tensor]:
+    """Set the globally smallest |values| to zero; return a mask per tensor, true where it did.
+
+    Exactly round(fraction * total) elements; ties are broken by position.
+    """
+    magnitudes = torch.cat([tensor.abs().flatten() for tensor in tensors])
+    smallest = magnitudes.argsort(stable=True)[: round(fraction * len(magnitudes))]
+    mask = torch.zeros_like(magnitudes, dtype=torch.bool)
+    mask[smallest] = True
+    sizes = [tensor.numel() for tensor in tensors]
+    parts = torch.split(mask, sizes)  # type: ignore[no-untyped-call]
+    holes = [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    for tensor, hole in zip(tensors, holes, strict=True):
+        tensor.masked_fill_(hole, 0)
+    return holes
+
+
+def convolutions(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
+    """Return every 2-d convolution by name, in the model's order.
+
+    Raises:
+        MethodError: there is none.
+
+    """
+    found = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+    if not found:
+        raise MethodError("the method changes 2-d convolutions, and the model has none")
+    return found
+
+
+def classifier(model: nn.Module) -> nn.Linear:
+    """Return the last linear layer.
+
+    Raises:
+        MethodError: there is none.
+
+    """
+    found = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    if not found:
+        raise MethodError("the method changes the classifier, and the model has no linear layer")
+    return found[-1]
