@@ -67,7 +67,7 @@ def export_competition(store: StudyStore, population: str, count: int, file: Pat
 def _as_pth(data: bytes) -> bytes:
     state = {
         name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in parse_weights(data, CHECKPOINT).items()
+        for name, tensor in sorted(parse_weights(data, CHECKPOINT).items())  # safetensors' own order is random
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)

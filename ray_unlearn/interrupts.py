@@ -6,7 +6,7 @@
         ...
 
 Whatever is in flight is dropped: a run is published whole or not at all, so nothing needs to be finished first. A
-second signal while we leave is ignored.
+second signal ends the clean-up too, and code that swallows the first does not escape the second.
 
 Does not cover: SIGKILL; what it leaves is swept up by the next driver.
 """
@@ -31,13 +31,9 @@ def interrupts() -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    left = False
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        nonlocal left
-        if not left:
-            left = True
-            raise Interrupted(signum)
+        raise Interrupted(signum)
 
     def arm() -> None:
         for number in _SIGNALS:

@@ -146,7 +146,8 @@ def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise ModelError(f"{where}: expected a dictionary of tensors; found {type(loaded).__name__}")
-    return {str(key).removeprefix("module."): value for key, value in loaded.items()}
+    wrapped = all(str(key).startswith("module.") for key in loaded)  # saved from DataParallel
+    return {str(key).removeprefix("module.") if wrapped else str(key): value for key, value in loaded.items()}
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:

@@ -22,12 +22,13 @@ INFO = WorkerInfo(host="here", pid=1, device="cpu")
 class FakePool:
     """Workers that do what `script` says of a run's first, second, ... execution: ok (the default), fail, final or die.
 
+    `starts` says of the first, second, ... start whether it fails (x).
     One event per `wait`, picked by `seed`: any order in which a cluster could report is some seed's order.
     """
 
-    def __init__(self, script: dict[Run, list[str]], room: Callable[[], int], seed: int = 0, bad_starts: int = 0):
+    def __init__(self, script: dict[Run, list[str]], room: Callable[[], int], seed: int = 0, starts: str = ""):
         self.script = {run: list(steps) for run, steps in script.items()}
-        self.room, self.bad_starts = room, bad_starts
+        self.room, self.starts = room, starts
         self.random = random.Random(seed)  # noqa: S311 - an order, not a secret
         self.numbers = itertools.count(1)
         self.starting: set[int] = set()
@@ -57,8 +58,8 @@ class FakePool:
         worker = self.random.choice(sorted({*self.starting, *self.busy}))
         if worker in self.starting:
             self.starting.discard(worker)
-            if self.bad_starts:
-                self.bad_starts -= 1
+            starts, self.starts = self.starts[:1], self.starts[1:]
+            if starts == "x":
                 return [Lost(worker, "no such device")]
             self.idle.add(worker)
             return [Ready(worker, INFO)]
@@ -181,10 +182,12 @@ def test_a_death_goes_to_the_front_and_is_no_failed_attempt():
 
 
 def test_workers_that_never_start_end_it():
-    """Law: three failed starts in a row are a ClusterError with the cause; two, then a good one, are not."""
+    """Law: three failed starts in a row are a ClusterError with the cause; four with a good one between are not."""
     with pytest.raises(ClusterError, match="3 workers in a row could not start: no such device"):
-        schedule(plan_of(2), FakePool({}, lambda: 1, bad_starts=3))
-    assert len(schedule(plan_of(2), FakePool({}, lambda: 1, bad_starts=2)).made) == 3
+        schedule(plan_of(2), FakePool({}, lambda: 1, starts="xxx"))
+    pool = FakePool({finetune(0): ["die"]}, lambda: 1, starts="xx.xx.")
+    assert len(schedule(plan_of(2), pool).made) == 3
+    assert next(pool.numbers) - 1 == 6
 
 
 @pytest.mark.parametrize(("workers", "count"), [(1, 5), (4, 5), (9, 5), (64, 1)])

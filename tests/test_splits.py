@@ -190,6 +190,20 @@ def test_the_draws_do_not_hang_together():
     assert tests[0] == tests[1] == tests[2]
 
 
+def test_every_draw_has_a_stream_of_its_own():
+    """Law: limit, test, validation and forget draws share no stream, so that none follows from another."""
+    purposes: list[str] = []
+
+    class Watched(Seeds):
+        def numpy(self, purpose):
+            purposes.append(purpose)
+            return super().numpy(purpose)
+
+    tree = {"train": "digits", "limit": 50, "test": 0.2, "validation": 0.2, "forget": {"fraction": 0.1}}
+    make_splits(TypeAdapter(Data).validate_python(tree), Watched(study=0), table(validation=0, test=0))
+    assert len(set(purposes)) == len(purposes) == 4
+
+
 def test_saved_splits_read_back():
     """Law: the Arrow file has one row per image with its split, id and label."""
     images = table()

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ray_unlearn.data.rows import Row, Slice
 from ray_unlearn.data.shards import Example, encode_shard
@@ -71,7 +71,7 @@ class DecodedSlice:
 
 
 def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
-    """Return uint8 [image_size, image_size, 3] RGB pixels, resized without keeping the aspect ratio (bilinear).
+    """Return uint8 [image_size, image_size, 3] RGB pixels, turned as EXIF says, resized to a square (bilinear).
 
     Raises:
         DataError: the bytes are no image that Pillow can open, or one that would not fit in memory.
@@ -83,11 +83,8 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
             warnings.simplefilter("ignore", UserWarning)  # broken EXIF in an image that opens
             opened = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(io.BytesIO(image))
             with opened as picture:
-                rgb = _eight_bits(picture).convert("RGB")
-    except (
-        Exception,
-        Image.DecompressionBombWarning,
-    ) as error:  # a codec may raise anything on damaged bytes
+                rgb = _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
+    except Exception as error:  # a codec may raise anything on damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, UnidentifiedImageError):  # whose message is an address in memory
             reason = "of no format that Pillow knows"

@@ -17,6 +17,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote, urlsplit
 
 from pyarrow import fs
 
@@ -33,7 +34,12 @@ class SourceFile:
     @property
     def name(self) -> str:
         """The last part of the path."""
-        return PurePosixPath(self.uri).name
+        return PurePosixPath(self.label).name
+
+    @property
+    def label(self) -> str:
+        """The file for messages and manifests: without credentials and options."""
+        return label(self.uri)
 
     def open(self) -> tuple[fs.FileSystem, str]:
         """Return the file system and the path on it.
@@ -45,6 +51,14 @@ class SourceFile:
         return open_filesystem(self.uri)
 
 
+def label(uri: str) -> str:
+    """Return a path as it is, and a URI without its credentials and options."""
+    if "://" not in uri:
+        return uri
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}"
+
+
 def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the pyarrow file system of a path or URI, and the path on it."""
     if "://" not in uri:
@@ -52,7 +66,7 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:
-        raise DataError(f"{uri}: cannot be opened: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{label(uri)}: cannot be opened: {str(error).splitlines()[0]}") from error
     return filesystem, path
 
 
@@ -67,11 +81,11 @@ def expand(paths: Iterable[str], suffix: str) -> tuple[SourceFile, ...]:
     for path in paths:
         found = _expand_remote(path, suffix) if "://" in path else _expand_local(path, suffix)
         if not found:
-            raise DataError(f"{path}: no such file; expected a {suffix} file, a glob, or a folder of them")
+            raise DataError(f"{label(path)}: no such file; expected a {suffix} file, a glob, or a folder of them")
         files += [SourceFile(uri) for uri in found]
     twice = {file.uri for file in files if files.count(file) > 1}
     if twice:
-        raise DataError(f"{sorted(twice)[0]}: named twice by the source")
+        raise DataError(f"{label(sorted(twice)[0])}: named twice by the source")
     return tuple(files)
 
 
@@ -86,18 +100,25 @@ def _expand_local(path: str, suffix: str) -> list[str]:
 
 def _expand_remote(uri: str, suffix: str) -> list[str]:
     filesystem, path = open_filesystem(uri)
-    prefix = uri[: len(uri) - len(path)]
     try:
-        if "*" in path or "?" in path:
-            folder, pattern = str(PurePosixPath(path.split("*")[0].split("?")[0] + "x").parent), path
+        if "*" in path:
+            folder, pattern = str(PurePosixPath(path.split("*")[0] + "x").parent), path
         elif filesystem.get_file_info(path).is_file:
             return [uri]
         else:
             folder, pattern = path, f"{path.rstrip('/')}/*{suffix}"
         listed = filesystem.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
     except OSError as error:
-        raise DataError(f"{uri}: cannot be listed: {str(error).splitlines()[0]}") from error
-    return sorted(prefix + info.path for info in listed if info.is_file and _matches(info.path, pattern))
+        raise DataError(f"{label(uri)}: cannot be listed: {str(error).splitlines()[0]}") from error
+    return sorted(_sibling(uri, info.path) for info in listed if info.is_file and _matches(info.path, pattern))
+
+
+def _sibling(uri: str, path: str) -> str:
+    """Return the URI of another path on the same file system, with its credentials and options."""
+    parts = urlsplit(uri)
+    host = parts.netloc if path.startswith("/") else parts.netloc.rpartition("@")[0]
+    start = host if path.startswith("/") or not host else f"{host}@"
+    return f"{parts.scheme}://{start}{quote(path)}" + (f"?{parts.query}" if parts.query else "")
 
 
 def _matches(path: str, pattern: str) -> bool:
@@ -112,5 +133,5 @@ def fingerprint(file: SourceFile) -> str:
     try:
         info = filesystem.get_file_info(path)
     except OSError as error:
-        raise DataError(f"{file.uri}: cannot be read: {error.strerror or error}") from error
-    return hashlib.sha256(f"{file.uri} {info.size} {info.mtime_ns}".encode()).hexdigest()
+        raise DataError(f"{file.label}: cannot be read: {error.strerror or error}") from error
+    return hashlib.sha256(f"{file.label} {info.size} {info.mtime_ns}".encode()).hexdigest()

@@ -4,7 +4,8 @@
     source.class_names                           # from the schema's `huggingface` metadata
 
 One slice per row group, so that a slice is read once. A struct image with a null `bytes` names a file beside the
-Parquet file. Extension types of other libraries are refused: some of them unpickle (CVE-2026-41486).
+Parquet file; changing such a file alone is not noticed. Extension types of other libraries are refused: some of them
+unpickle (CVE-2026-41486).
 
 Does not cover: images as arrays in Parquet.
 """
@@ -20,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_unlearn.data.files import SourceFile, expand, fingerprint
+from ray_unlearn.data.files import SourceFile, expand, fingerprint, label
 from ray_unlearn.data.rows import OpenSource, Row
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.study.identity import digest
@@ -52,7 +53,7 @@ class ParquetSlice:
                     row += 1
 
     def _row(self, values: dict[str, Any], row: int) -> Row:
-        columns, where = self.columns, f"{self.file.uri} row {row}"
+        columns, where = self.columns, f"{self.file.label} row {row}"
         image, problem = self._image(values[columns.image])
         age = values[columns.age] if columns.age else None
         group = values[columns.group] if columns.group else None
@@ -104,12 +105,12 @@ class _reading:  # noqa: N801 - a context manager, used as a verb
             self._stream = filesystem.open_input_file(path)
             return pq.ParquetFile(self._stream)
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{self.file.uri}: not a readable Parquet file: {_first_line(error)}") from error
+            raise DataError(f"{self.file.label}: not a readable Parquet file: {_first_line(error)}") from error
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._stream.close()
         if isinstance(error, OSError | pa.ArrowException):
-            raise DataError(f"{self.file.uri}: damaged Parquet file: {_first_line(error)}") from error
+            raise DataError(f"{self.file.label}: damaged Parquet file: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -139,7 +140,7 @@ def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
             first += metadata.row_group(group).num_rows
         num_rows += first
     return OpenSource(
-        name=paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more",
+        name=label(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
         fingerprint=digest([[f.name, fingerprint(f)] for f in files] + [columns.model_dump()]),
         class_names=names or _names_from_labels(files, columns.label),
         slices=tuple(slices),
@@ -150,17 +151,21 @@ def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
 def _check_columns(file: SourceFile, schema: pa.Schema, columns: Columns) -> None:
     for key, name in columns.model_dump().items():
         if name is not None and name not in schema.names:
-            raise DataError(f"{file.uri}: no column {name!r} for data.columns.{key}{did_you_mean(name, schema.names)}")
+            raise DataError(
+                f"{file.label}: no column {name!r} for data.columns.{key}{did_you_mean(name, schema.names)}"
+            )
     for name in (n for n in columns.model_dump().values() if n is not None):
         metadata = schema.field(name).metadata or {}
         if isinstance(schema.field(name).type, pa.BaseExtensionType) or b"ARROW:extension:name" in metadata:
-            raise DataError(f"{file.uri}: column {name!r} has an extension type; expected plain Arrow types")
+            raise DataError(f"{file.label}: column {name!r} has an extension type; expected plain Arrow types")
     image, label = schema.field(columns.image).type, schema.field(columns.label).type
     has_bytes = pa.types.is_struct(image) and image.get_field_index("bytes") >= 0
     if not (has_bytes or pa.types.is_binary(image) or pa.types.is_large_binary(image)):
-        raise DataError(f"{file.uri}: column {columns.image!r}: expected struct<bytes, path> or binary; found {image}")
+        raise DataError(
+            f"{file.label}: column {columns.image!r}: expected struct<bytes, path> or binary; found {image}"
+        )
     if not (pa.types.is_integer(label) or pa.types.is_string(label) or pa.types.is_large_string(label)):
-        raise DataError(f"{file.uri}: column {columns.label!r}: expected integers or strings; found {label}")
+        raise DataError(f"{file.label}: column {columns.label!r}: expected integers or strings; found {label}")
 
 
 def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
@@ -185,4 +190,5 @@ def _names_from_labels(files: tuple[SourceFile, ...], label: str) -> tuple[str, 
 
 def is_parquet(path: str) -> bool:
     """Return whether a path means Parquet: by its ending, or as a local folder of .parquet files."""
+    path = label(path)
     return path.endswith((".parquet", ".parquet*")) or (Path(path).is_dir() and any(Path(path).glob("*.parquet")))

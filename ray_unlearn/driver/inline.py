@@ -85,6 +85,8 @@ class InlinePool:
                 info = worker.open()
             except RayUnlearnError as error:
                 return [Lost(self._started, str(error))]
+            except Exception as error:  # a driver or a device may raise anything
+                return [Lost(self._started, f"{type(error).__name__}: {error}")]
             self._worker = worker
             return [Ready(self._started, info)]
         if self._submitted is None:

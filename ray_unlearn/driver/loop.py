@@ -81,7 +81,7 @@ class Scheduler:
         """Work until nothing is left that can be made.
 
         Raises:
-            ClusterError: several workers in a row could not open.
+            ClusterError: several workers in a row could not open, and none is working.
 
         """
         while self._queue or self._busy:
@@ -97,7 +97,10 @@ class Scheduler:
     def _resize(self) -> None:
         """Grow to what there is room and work for; let surplus idle workers go."""
         outstanding = len(self._queue) + len(self._busy) + sum(map(len, self._blocked.values()))
-        wanted = min(self._pool.capacity(), outstanding)
+        room, working = self._pool.capacity(), len(self._busy) + len(self._idle)
+        if working:  # a node where nothing can start must not be tried in a tight loop
+            room = min(room, max(room - self._failed_starts, working))
+        wanted = min(room, outstanding)
         workers = len(self._idle) + len(self._starting) + len(self._busy)
         for _ in range(wanted - workers):
             self._starting.add(self._pool.start())
@@ -140,7 +143,7 @@ class Scheduler:
         if event.worker in self._starting:
             self._starting.discard(event.worker)
             self._failed_starts += 1
-            if self._failed_starts >= _STARTS_GIVEN_UP:
+            if self._failed_starts >= _STARTS_GIVEN_UP and not (self._busy or self._idle):
                 raise ClusterError(f"{self._failed_starts} workers in a row could not start: {event.cause}")
             return
         run = self._busy.pop(event.worker, None)

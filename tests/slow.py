@@ -1,0 +1,45 @@
+"""A study whose runs take a moment, so that something can be killed in the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import TINY, merged
+from safetensors.torch import save_file
+
+from ray_unlearn.models import small_cnn
+
+SCRIPT = """\
+import time
+
+import torch
+
+
+def unlearning(net, retain_loader, forget_loader, val_loader):
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn(parameter.shape), alpha=0.01)
+    time.sleep(0.3)
+"""
+
+
+def slow_study(folder: Path, count: int) -> dict[str, Any]:
+    """Return a study of one imported original and `count` runs of 0.3 s; its files lie in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "slow.py").write_text(SCRIPT)
+    generator_state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    save_file(small_cnn(10, width=4).state_dict(), folder / "original.safetensors")
+    torch.random.set_rng_state(generator_state)
+    populations = {
+        "original": {"weights": str(folder / "original.safetensors")},
+        "mine": {"method": f"{folder / 'slow.py'}:unlearning", "count": count},
+    }
+    return merged(TINY, {"storage": str(folder / "store")}) | {"populations": populations}
+
+
+def records_in(folder: Path) -> int:
+    """Return how many runs of the study in `folder` are recorded."""
+    return len(list((folder / "store/tiny").glob("*/0*/record.json")))

@@ -1,0 +1,276 @@
+"""The command line: every subcommand, every exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import TINY, merged, payload_bytes
+from safetensors.torch import load_file
+
+from ray_unlearn import __version__
+from ray_unlearn.cli import main
+from ray_unlearn.methods import METHODS
+from ray_unlearn.models import small_cnn
+from ray_unlearn.study.template import TEMPLATE
+
+
+def write_study(folder: Path, **changes: Any) -> str:
+    """Write TINY with changes as `folder`/study.yaml; it stores below `folder`."""
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(merged(TINY | {"storage": "store"}, changes), sort_keys=False))
+    return str(file)
+
+
+def inline(file: str, *more: str) -> int:
+    return main(["generate", file, "--backend", "inline", *more])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished study; tests that change it take a copy."""
+    folder = tmp_path_factory.mktemp("made")
+    assert inline(write_study(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "copy"))
+
+
+def study_of(folder: Path) -> str:
+    return str(folder / "study.yaml")
+
+
+def test_version_and_help(capsys):
+    """Law: both print and end with 0; the help names every subcommand."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in ("generate", "status", "verify", "prepare", "methods", "init", "export", "quickstart"):
+        assert name in text
+        assert main([name, "--help"]) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["generat"], ["generate"], ["generate", "s.yaml", "--backend", "spark"], ["status", "s.yaml", "--no-such"]],
+)
+def test_usage_errors_end_with_2(arguments: list[str], capsys):
+    """Law: what the command line itself cannot parse is usage, and says so on standard error."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert "Error" in captured.err
+    assert captured.out == ""
+
+
+def test_init_writes_a_study_once(tmp_path, capsys):
+    """Law: init writes the template, says what is next, and never overwrites a file."""
+    file = tmp_path / "study.yaml"
+    assert main(["init", str(file)]) == 0
+    assert capsys.readouterr().out == f"wrote {file}; next: ray-unlearn generate {file}\n"
+    assert file.read_text() == TEMPLATE
+    file.write_text("mine")
+    assert main(["init", str(file)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {file}: exists already and is not overwritten")
+    assert file.read_text() == "mine"
+
+
+def test_init_schema_is_json_schema(capsys):
+    """Law: --schema prints the JSON schema, with the study's own keys."""
+    assert main(["init", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert {"name", "data", "populations", "stages", "execution"} <= schema["properties"].keys()
+    assert main(["init"]) == 2
+
+
+def test_methods_lists_all_with_their_options(capsys):
+    """Law: the text names each method; --json gives each option with its default."""
+    assert main(["methods"]) == 0
+    text = capsys.readouterr().out
+    assert main(["methods", "--json"]) == 0
+    found = {method["name"]: method for method in json.loads(capsys.readouterr().out)}
+    assert found.keys() == METHODS.keys()
+    assert all(f"{name}\n" in text for name in METHODS)
+    options = {option["name"]: option for option in found["finetune"]["options"]}
+    assert (options["lr"]["default"], options["noise_std"]["default"]) == (0.001, 0.0)
+    assert options["batch_size"]["from_training"]
+    assert main(["methods", "finetune", "--json"]) == 0
+    assert [method["name"] for method in json.loads(capsys.readouterr().out)] == ["finetune"]
+
+
+def test_prepare_decodes_and_makes_no_checkpoint(tmp_path, capsys):
+    """Law: prepare prints classes and set sizes, fills data-cache, and touches no population."""
+    file = write_study(tmp_path)
+    for _ in range(2):
+        assert main(["prepare", file, "--backend", "inline"]) == 0
+        text = capsys.readouterr().out
+        assert "10 classes" in text
+        assert "retain 81, forget 9, validation 10, test 360" in text
+    assert [item.name for item in (tmp_path / "store").iterdir()] == ["data-cache"]
+
+
+def test_generate_makes_everything_once(tmp_path, capsys):
+    """Law: 0 and `made 4 runs`; again 0 and `nothing to do`, with no byte changed."""
+    file = write_study(tmp_path)
+    assert inline(file) == 0
+    first = capsys.readouterr()
+    assert first.out.startswith("made 4 runs in ")
+    assert first.out.endswith(f"4 of 4 done, 0 failed; store {tmp_path / 'store/tiny'}\n")
+    assert "4 of 4 runs to make, in this process on cpu" in first.err
+    before = payload_bytes(tmp_path / "store/tiny")
+    assert inline(file) == 0
+    assert capsys.readouterr().out == f"nothing to do: all 4 runs in {tmp_path / 'store/tiny'} are made\n"
+    assert payload_bytes(tmp_path / "store/tiny") == before
+
+
+def test_only_and_set_narrow_and_change_a_study(tmp_path, capsys):
+    """Law: --only makes a population and its original; --set counts like the file; names may be comma-separated."""
+    file = write_study(tmp_path, populations={"retrained": {"method": "train", "on": "retain"}})
+    assert inline(file, "--only", "finetune", "--set", "populations.finetune.count=1") == 0
+    assert "made 2 runs" in capsys.readouterr().out
+    assert inline(file, "--only", "finetune,retrained") == 0
+    assert "made 3 runs" in capsys.readouterr().out
+
+
+def test_a_study_with_failed_runs_ends_with_3(tmp_path, capsys):
+    """Law: a run that diverges at lr 1e9 is named with its reason, the others are made, exit code 3."""
+    hot = {"method": "finetune", "lr": 1e9, "epochs": 3, "weight_decay": 1.0}
+    file = write_study(tmp_path, populations={"hot": hot})
+    assert inline(file) == 3
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0].startswith("not made: hot/00000: ")
+    assert lines[-1].startswith("made 4 runs in ")
+    assert "4 of 5 done, 1 failed" in lines[-1]
+    assert "Traceback" not in captured.out + captured.err
+    assert not list(tmp_path.glob("store/tiny/hot/0*"))
+    assert main(["status", file, "--json"]) == 0
+    hot_status = json.loads(capsys.readouterr().out)["populations"][2]
+    assert hot_status["failed"]["0"]["attempts"] == 1
+    assert main(["status", file]) == 0
+    assert "failed: hot/00000 after 1 attempt: " in capsys.readouterr().out
+
+
+def test_status_counts_runs(made: Path, capsys):
+    """Law: planned, done, failed and to make, per population; before anything is made, too; runs beyond are kept."""
+    assert main(["status", study_of(made)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "population  planned  done  failed  to make",
+        "original          1     1       0        0",
+        "finetune          3     3       0        0",
+    ]
+    assert main(["status", study_of(made), "--set", "populations.finetune.count=5"]) == 0
+    assert "finetune          5     3       0        2" in capsys.readouterr().out
+    assert main(["status", study_of(made), "--set", "populations.finetune.count=1"]) == 0
+    assert "finetune: 2 runs beyond the planned 1 are kept" in capsys.readouterr().out
+    assert main(["status", study_of(made), "--set", "name=other"]) == 0
+    assert "finetune          3     0       0        3" in capsys.readouterr().out
+
+
+def test_status_json(made: Path, capsys):
+    """Law: the same numbers for machines."""
+    assert main(["status", study_of(made), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["study"], status["store"]) == ("tiny", str(made / "store/tiny"))
+    rows = {row["population"]: row for row in status["populations"]}
+    assert (rows["finetune"]["planned"], rows["finetune"]["done"], rows["finetune"]["failed"]) == (3, 3, {})
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_status_plot_saves_curves(made: Path, tmp_path, ending: str):
+    """Law: a picture in the format of the file's ending."""
+    file = tmp_path / f"curves.{ending}"
+    assert main(["status", study_of(made), "--plot", str(file)]) == 0
+    assert file.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml"}[ending])
+
+
+def test_status_plot_of_an_unknown_ending_or_nothing_is_refused(made: Path, tmp_path, capsys):
+    """Law: one line, exit code 1, no file."""
+    for more in (["--plot", str(tmp_path / "curves.txt")], ["--plot", str(tmp_path / "c.png"), "--set", "name=other"]):
+        assert main(["status", study_of(made), *more]) == 1
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_counts_what_it_read(made: Path, capsys):
+    """Law: 4 runs of 2 files; their bytes are those on disk."""
+    assert main(["verify", study_of(made)]) == 0
+    size = sum(p.stat().st_size for p in made.glob("store/tiny/*/0*/*") if p.name != "record.json")
+    assert capsys.readouterr().out == f"verified 4 runs, 8 files, {size:,} bytes in {made / 'store/tiny'}\n"
+
+
+def test_verify_repair_generate_mends(copy: Path, capsys):
+    """Law: a flipped byte and a truncated file are found (exit 1), repaired, made again, to the same bytes."""
+    whole = payload_bytes(copy / "store/tiny")
+    flipped, cut = (
+        copy / "store/tiny" / name for name in ("finetune/00001/model.safetensors", "original/00000/outputs.arrow")
+    )
+    data = flipped.read_bytes()
+    flipped.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    cut.write_bytes(cut.read_bytes()[:-1])
+    assert main(["verify", study_of(copy)]) == 1
+    captured = capsys.readouterr()
+    bad = [line for line in captured.out.splitlines() if line.startswith("bad: ")]
+    assert [line.split(":")[1].strip() for line in bad] == [
+        "finetune/00001/model.safetensors",
+        "original/00000/outputs.arrow",
+    ]
+    assert captured.err.startswith("error: 2 problems; ")
+    assert main(["verify", study_of(copy), "--repair"]) == 0
+    assert "repaired: 2 runs are pending again" in capsys.readouterr().out
+    assert inline(study_of(copy)) == 0
+    assert "made 2 runs" in capsys.readouterr().out
+    assert main(["verify", study_of(copy)]) == 0
+    assert payload_bytes(copy / "store/tiny") == whole
+
+
+def export(folder: Path, zip_file: Path) -> int:
+    return main(["export", study_of(folder), "--population", "finetune", "--format", "competition", str(zip_file)])
+
+
+def test_export_writes_exactly_n_checkpoints(made: Path, tmp_path, capsys):
+    """Law: unlearned_checkpoint_0..N-1.pth, each the run's weights, strictly; the same zip every time."""
+    assert export(made, tmp_path / "a.zip") == 0
+    assert capsys.readouterr().out.startswith("wrote 3 checkpoints (")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.namelist() == [f"unlearned_checkpoint_{i}.pth" for i in range(3)]
+        states = []
+        for name in archive.namelist():
+            with archive.open(name) as file:
+                states.append(torch.load(file, weights_only=True))
+    for index, state in enumerate(states):
+        small_cnn(10, width=4).load_state_dict(state, strict=True)
+        saved = load_file(made / f"store/tiny/finetune/0000{index}/model.safetensors")
+        assert all(torch.equal(state[name], saved[name]) for name in saved)
+    assert export(made, tmp_path / "b.zip") == 0
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+@pytest.mark.parametrize("how", ["missing", "flipped"])
+def test_export_refuses_what_is_not_whole(copy: Path, tmp_path, capsys, how: str):
+    """Law: one checkpoint missing or damaged, and no zip is left, whole or in part; one that was there stays."""
+    run = copy / "store/tiny/finetune/00002"
+    if how == "missing":
+        shutil.rmtree(run)
+    else:
+        data = (run / "model.safetensors").read_bytes()
+        (run / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert export(copy, tmp_path / "new.zip") == 1
+    expected = {
+        "missing": "error: population finetune: 1 of 3 checkpoints are missing (runs 2)",
+        "flipped": "error: run finetune/00002: model.safetensors is not what its record says",
+    }
+    assert capsys.readouterr().err.startswith(expected[how])
+    (tmp_path / "old.zip").write_bytes(b"earlier")
+    assert export(copy, tmp_path / "old.zip") == 1
+    assert (tmp_path / "old.zip").read_bytes() == b"earlier"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["copy", "old.zip"]

@@ -1,0 +1,109 @@
+"""The ray backend on a real local cluster of two CPUs: same bytes, and nothing lost when an actor is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from conftest import TINY, payload_bytes
+from slow import records_in, slow_study
+
+from ray_unlearn.driver import Summary, generate
+from ray_unlearn.study import Study, parse_study
+
+pytestmark = pytest.mark.ray
+
+
+def study_in(folder: Path, count: int) -> Study:
+    """Return a study of a trained original, 3 fine-tuned runs and `count` slow ones."""
+    tree = slow_study(folder, count)
+    tree["populations"] |= {name: TINY["populations"][name] for name in ("original", "finetune")}
+    return parse_study(tree, where="slow")
+
+
+def actor_pids() -> set[int]:
+    """Return the processes on this machine that hold a Ray actor called Worker."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue  # it has ended meanwhile
+        if command.startswith(b"ray::Worker"):
+            found.add(int(folder.name))
+    return found
+
+
+class Killed(NamedTuple):
+    """A study made by two workers, one of which was killed on the way."""
+
+    folder: Path
+    victims: list[int]
+    summary: Summary
+
+
+@pytest.fixture(scope="module")
+def killed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    """Generate with two workers, and kill -9 one of them after four records."""
+    folder = tmp_path_factory.mktemp("ray") / "study"
+    study = study_in(folder, 8)
+    strangers, victims = actor_pids(), list[int]()
+    over = threading.Event()
+
+    def kill_one() -> None:
+        while not over.is_set() and not victims:
+            ours = actor_pids() - strangers
+            if records_in(folder) >= 4 and ours:
+                victims.append(max(ours))
+                os.kill(victims[0], signal.SIGKILL)
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    try:
+        summary = generate(study, backend="ray", workers=2)
+    finally:
+        over.set()
+        killer.join()
+    return Killed(folder, victims, summary)
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The payloads of the same study with two more runs, made in this process."""
+    folder = tmp_path_factory.mktemp("inline") / "study"
+    assert generate(study_in(folder, 10), backend="inline").made == 14
+    return payload_bytes(folder / "store/tiny")
+
+
+def test_an_actor_killed_in_the_middle_costs_nothing(killed: Killed, inline: dict[str, bytes]):
+    """Law: of two workers one is killed -9; it is replaced, its run made anew, and every byte is inline's."""
+    assert len(killed.victims) == 1
+    assert (killed.summary.made, killed.summary.failed, killed.summary.exit_code) == (12, {}, 0)
+    found = payload_bytes(killed.folder / "store/tiny")
+    found = {name: data for name, data in found.items() if ".tmp-" not in name}  # the victim's; swept by the next
+    assert len(found) == 12 * 2 + 1
+    assert found.items() <= inline.items()
+
+
+def test_one_more_worker_makes_exactly_what_a_raised_count_lacks(killed: Killed, inline: dict[str, bytes]):
+    """Law: one worker goes on where two stopped: two more runs, no other file touched, every byte inline's."""
+    times = {path: path.stat().st_mtime_ns for path in killed.folder.glob("store/tiny/*/0*/*")}
+    assert len(times) == 12 * 3
+    summary = generate(study_in(killed.folder, 10), backend="ray", workers=1)
+    assert (summary.already, summary.made, summary.exit_code) == (12, 2, 0)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert payload_bytes(killed.folder / "store/tiny") == inline
+
+
+def test_nothing_to_do_starts_no_actor(killed: Killed):
+    """Law: a finished study asks the cluster for nothing."""
+    before = actor_pids()
+    summary = generate(study_in(killed.folder, 8), backend="ray", workers=2)
+    assert (summary.already, summary.made) == (12, 0)
+    assert actor_pids() <= before
