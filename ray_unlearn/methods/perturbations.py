@@ -83,7 +83,7 @@ def prune_smallest(tensors: Sequence[torch.Tensor], fraction: float) -> list[tor
     mask = torch.zeros_like(magnitudes, dtype=torch.bool)
     mask[smallest] = True
     sizes = [tensor.numel() for tensor in tensors]
-    parts = torch.split(mask, sizes)  # type: ignore[no-untyped-call]
+    parts = torch.split(mask, sizes)
     holes = [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
     for tensor, hole in zip(tensors, holes, strict=True):
         tensor.masked_fill_(hole, 0)
