@@ -136,6 +136,8 @@ def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned:
     pool = place.pool(job)
     with show_progress(total=planned, already=planned - len(pending)) as progress:
         progress.say(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
+        for warning in job.plan.warnings:
+            progress.say(f"warning: {warning}")
         scheduler = Scheduler(
             job.plan,
             pool,

@@ -4,16 +4,23 @@
     METHODS["finetune"].run(model, data, use.options, rng)
 
 A method is `def method(model, data, options, rng) -> None`: it changes `model` in place, loops only through
-`training.fit`, and takes all randomness from `rng`. To add one: a file with a `METHOD`, and its line below.
+`training`, and takes all randomness from `rng`. To add one: a file with a `METHOD`, and its name below.
 
 Does not cover: where a run's model comes from and where it goes (`ray_unlearn.worker`).
 """
 
+import importlib
 from collections.abc import Mapping
 
-from ray_unlearn.methods import finetune, negative_gradient_plus, train, weights
 from ray_unlearn.methods.method import Method as Method
 
+_FILES = (
+    "train",
+    "weights",
+    "finetune",
+    "negative_gradient_plus",
+)
+
 METHODS: Mapping[str, Method] = {
-    module.METHOD.name: module.METHOD for module in (train, weights, finetune, negative_gradient_plus)
+    method.name: method for method in (importlib.import_module(f"{__name__}.{file}").METHOD for file in _FILES)
 }

@@ -48,4 +48,5 @@ METHOD = Method(
     starts_from="original",
     summary="Fine-tune the original on the retain set, optionally after Gaussian noise on the weights.",
     source="NeurIPS 2023 Machine Unlearning Challenge, starter notebook: 1 epoch, SGD 1e-3, momentum 0.9, wd 5e-4",
+    cost="epochs on retain",
 )

@@ -9,8 +9,8 @@ Does not cover: finding a method by name (`resolve`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
@@ -36,6 +36,12 @@ class Method:
     """One sentence."""
     source: str
     """Where it is described."""
+    cost: str
+    """Passes over the data, in words: `epochs on retain`, `8 x (1 on retain + 1 on forget)`."""
+    deterministic: bool = False
+    """Whether all runs from one original are equal: no spread, for which the official metric gives 0."""
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options by the name of a setting; `competition` is what was published, others are tuned on validation data."""
     inherits: tuple[str, ...] = INHERITED
     """Option names that default to the study's `training` block."""
 

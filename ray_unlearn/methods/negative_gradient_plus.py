@@ -53,4 +53,5 @@ METHOD = Method(
     starts_from="original",
     summary="Minimise alpha * CE(retain) - (1 - alpha) * CE(forget).",
     source="Kurmanji et al., Towards Unbounded Machine Unlearning (SCRUB), NeurIPS 2023, baseline NegGrad+",
+    cost="epochs on retain, each step with a forget batch",
 )

@@ -9,6 +9,7 @@ Does not cover: digests (`ray_unlearn.study.plan` builds them from what is retur
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -38,7 +39,8 @@ def resolve(study: Study, population: str) -> MethodUse:
     if is_script(name):
         load_function(name, source)  # a script that cannot be imported is refused before any work
     try:
-        options = method.options.model_validate({**method.defaults(study), **spec.options})
+        preset = _preset(method, population, spec.preset)
+        options = method.options.model_validate({**method.defaults(study), **preset, **spec.options})
     except ValidationError as error:
         first, *_ = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         raise StudyError(f"populations.{population}.{describe(first, method.options)} (method {name})") from None
@@ -54,6 +56,7 @@ def resolve(study: Study, population: str) -> MethodUse:
             "options": _without_paths(options.model_dump(mode="json")),
         },
         source=source,
+        deterministic=method.deterministic,
     )
 
 
@@ -67,6 +70,15 @@ def _registered(name: str, population: str) -> Method:
         hint = did_you_mean(name, METHODS)
         raise StudyError(f"populations.{population}.method: no method {name!r}{hint}; or path/to/script.py:function")
     return METHODS[name]
+
+
+def _preset(method: Method, population: str, name: str | None) -> Mapping[str, Any]:
+    if name is None:
+        return {}
+    if name not in method.presets:
+        hint = did_you_mean(name, method.presets) if method.presets else "; it has none"
+        raise StudyError(f"populations.{population}.preset: method {method.name} has no preset {name!r}{hint}")
+    return method.presets[name]
 
 
 def _identity(name: str, source: str) -> Any:

@@ -134,6 +134,7 @@ def script_method(method: str, source: str) -> Method:
         starts_from="original",
         summary="A function of the competition's form, in a script.",
         source=f"sha256 {sha256}",
+        cost="the script's own",
         inherits=(),
     )
 

@@ -41,5 +41,6 @@ METHOD = Method(
     starts_from="scratch",
     summary="Train from scratch on all training images (originals) or on the retain set (retrained models).",
     source="NeurIPS 2023 Machine Unlearning Challenge: 30 epochs, Adam 1e-4, weight decay 5e-3, cosine, batch 64",
+    cost="epochs on the set trained on",
     inherits=tuple(Recipe.model_fields),
 )

@@ -47,5 +47,6 @@ METHOD = Method(
     starts_from="scratch",
     summary="Import weights that were trained elsewhere, one file per checkpoint.",
     source="safetensors, or a .pth state dict read with weights_only=True",
+    cost="none",
     inherits=(),
 )

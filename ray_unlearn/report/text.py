@@ -105,6 +105,9 @@ def method_values(method: Method) -> dict[str, Any]:
         "summary": method.summary,
         "source": method.source,
         "starts_from": method.starts_from,
+        "cost": method.cost,
+        "deterministic": method.deterministic,
+        "presets": {name: dict(options) for name, options in method.presets.items()},
         "options": options,
     }
 
@@ -118,6 +121,8 @@ def method_lines(method: Method) -> list[str]:
         f"  starts from: {method.starts_from}",
         f"  source: {method.source}",
     ]
+    lines.append(f"  cost: {method.cost}" + ("; deterministic: its runs have no spread" * method.deterministic))
+    lines += [f"  preset {name}: {options}" for name, options in values["presets"].items()]
     for option in values["options"]:
         default = "(required)" if option["required"] else f"= {option['default']}"
         default = "= the study's training." + option["name"] if option["from_training"] else default

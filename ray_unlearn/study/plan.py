@@ -53,6 +53,8 @@ class MethodUse:
     """Frozen, validated, with all defaults filled in."""
     identity: Mapping[str, Any]
     """What identifies method and options: plain JSON values, no paths of a machine."""
+    deterministic: bool = False
+    """Whether all runs from one original are equal."""
     source: str = ""
     """Source text of a script method; the worker runs exactly what was hashed."""
 
@@ -100,6 +102,16 @@ class Plan:
     def runs(self) -> tuple[Run, ...]:
         """Every run of the study; a run comes after the original that it starts from."""
         return tuple(run for population in self.populations.values() for run in population.runs)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return what a reader of the scores must know about the plan."""
+        return [
+            f"population {p.name}: {p.method.name} is deterministic, so its {p.count} runs have no spread; "
+            "the official metric gives such a population 0"
+            for p in self.populations.values()
+            if p.method.deterministic and p.count > max(1, p.originals)
+        ]
 
     def start_of(self, run: Run) -> Run | None:
         """Return the original's run that `run` starts from, or None."""

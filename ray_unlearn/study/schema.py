@@ -149,6 +149,7 @@ class PopulationSpec(BaseModel):
         None,
         description="Instead of a method: one .safetensors or .pth (weights only) per checkpoint to import.",
     )
+    preset: str | None = Field(None, description="Options that the method has under this name; single ones override.")
     count: Int | None = Field(None, ge=1, le=99_999, description="How many checkpoints (seeds).")
     originals: Int = Field(1, ge=1, description="Run i starts from original i modulo this many.")
     keep_checkpoints: bool | None = Field(None, description="Default: the study's.")
