@@ -5,6 +5,7 @@
     reinitialise(conv.weight, mask, generator)       # He-normal, fan_out, where the mask is true
     transpose_kernels(model)
     holes = prune_smallest(tensors, fraction=0.99)   # masks of what was set to zero
+    masks = smallest(gradients, fraction=0.3)        # the same choice without pruning
 
 All draws happen on the CPU, in the order of the tensors given, so that a run does not depend on its device.
 
@@ -74,20 +75,25 @@ def transpose_kernels(model: nn.Module) -> None:
 
 @torch.no_grad()
 def prune_smallest(tensors: Sequence[torch.Tensor], fraction: float) -> list[torch.Tensor]:
-    """Set the globally smallest |values| to zero; return a mask per tensor, true where it did.
+    """Set the globally smallest |values| to zero; return a mask per tensor, true where it did."""
+    holes = smallest(tensors, fraction)
+    for tensor, hole in zip(tensors, holes, strict=True):
+        tensor.masked_fill_(hole, 0)
+    return holes
+
+
+@torch.no_grad()
+def smallest(tensors: Sequence[torch.Tensor], fraction: float) -> list[torch.Tensor]:
+    """Return a mask per tensor, true at the smallest |values| of all tensors together.
 
     Exactly round(fraction * total) elements; ties are broken by position.
     """
     magnitudes = torch.cat([tensor.abs().flatten() for tensor in tensors])
-    smallest = magnitudes.argsort(stable=True)[: round(fraction * len(magnitudes))]
+    chosen = magnitudes.argsort(stable=True)[: round(fraction * len(magnitudes))]
     mask = torch.zeros_like(magnitudes, dtype=torch.bool)
-    mask[smallest] = True
-    sizes = [tensor.numel() for tensor in tensors]
-    parts = torch.split(mask, sizes)
-    holes = [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
-    for tensor, hole in zip(tensors, holes, strict=True):
-        tensor.masked_fill_(hole, 0)
-    return holes
+    mask[chosen] = True
+    parts = torch.split(mask, [tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def convolutions(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
