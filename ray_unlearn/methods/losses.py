@@ -52,5 +52,10 @@ def soft_cross_entropy(student_BC: torch.Tensor, teacher_BC: torch.Tensor, tempe
 
 
 def contrastive(forget_BC: torch.Tensor, retain_DC: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return -mean log_softmax(forget retain^T / temperature): forget logits are drawn to all retain logits alike."""
-    return -F.log_softmax(forget_BC @ retain_DC.T / temperature, dim=1).mean()
+    """Return -mean log_softmax(forget retain^T / temperature): forget logits are drawn to all retain logits alike.
+
+    The products are fp32 even under autocast: they are squares of logits, and bf16 would round them to whole units.
+    """
+    with torch.autocast(forget_BC.device.type, enabled=False):
+        products_BD = forget_BC.float() @ retain_DC.float().T
+    return -F.log_softmax(products_BD / temperature, dim=1).mean()

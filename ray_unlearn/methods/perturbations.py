@@ -3,6 +3,7 @@
     add_noise(model.parameters(), 0.01, rng.torch("start-noise"))
     reset_layers([model.conv1, model.fc], rng, "reset")
     reinitialise(conv.weight, mask, generator)       # He-normal, fan_out, where the mask is true
+    refill(fc.bias, mask, bound, generator)          # uniform in (-bound, bound), where the mask is true
     transpose_kernels(model)
     holes = prune_smallest(tensors, fraction=0.99)   # masks of what was set to zero
     masks = smallest(gradients, fraction=0.3)        # the same choice without pruning
@@ -56,6 +57,13 @@ def reinitialise(weight: torch.Tensor, where: torch.Tensor, generator: torch.Gen
     fan_out = weight.shape[0] * weight[0, 0].numel()
     fresh = torch.randn(weight.shape, generator=generator) * math.sqrt(2 / fan_out)
     weight.copy_(torch.where(where, fresh.to(weight), weight))
+
+
+@torch.no_grad()
+def refill(tensor: torch.Tensor, where: torch.Tensor, bound: float, generator: torch.Generator) -> None:
+    """Draw uniform values between -bound and bound for the elements where `where` is true."""
+    fresh = (2 * torch.rand(tensor.shape, generator=generator) - 1) * bound
+    tensor.copy_(torch.where(where, fresh.to(tensor), tensor))
 
 
 @torch.no_grad()

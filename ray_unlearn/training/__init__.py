@@ -13,5 +13,6 @@ from ray_unlearn.training.loop import Training as Training
 from ray_unlearn.training.loop import class_weights as class_weights
 from ray_unlearn.training.loop import cross_entropy as cross_entropy
 from ray_unlearn.training.loop import fit as fit
+from ray_unlearn.training.loop import inverse_counts as inverse_counts
 from ray_unlearn.training.prediction import accuracy_and_loss as accuracy_and_loss
 from ray_unlearn.training.prediction import predict as predict

@@ -56,13 +56,17 @@ def class_weights(images: ImageSet, recipe: Recipe, num_classes: int) -> torch.T
     if recipe.class_weights == "none":
         return None
     if recipe.class_weights == "inverse":
-        counts = torch.bincount(torch.from_numpy(images.labels_N), minlength=num_classes)
-        weights = torch.where(counts > 0, 1 / counts.clamp(min=1), 0.0)
-    else:
-        weights = torch.tensor(recipe.class_weights)
-        if len(weights) != num_classes:
-            raise MethodError(f"class_weights: expected {num_classes} numbers, one per class; found {len(weights)}")
+        return inverse_counts(images, num_classes)
+    weights = torch.tensor(recipe.class_weights)
+    if len(weights) != num_classes:
+        raise MethodError(f"class_weights: expected {num_classes} numbers, one per class; found {len(weights)}")
     return weights.float().to(images.pixels.device)
+
+
+def inverse_counts(images: ImageSet, num_classes: int) -> torch.Tensor:
+    """Return 1 / images of each class, float32 [C] on the device; classes without images get 0."""
+    counts = torch.bincount(torch.from_numpy(images.labels_N), minlength=num_classes)
+    return torch.where(counts > 0, 1 / counts.clamp(min=1), 0.0).float().to(images.pixels.device)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +140,11 @@ class Training:
     def done(self) -> bool:
         """Whether the recipe's epochs are through."""
         return self._remaining == 0
+
+    @property
+    def at_last_epoch(self) -> bool:
+        """Whether the next call of `epoch` is the last one."""
+        return 0 < self._remaining <= self.steps_per_epoch
 
     def epoch(self) -> None:
         """Train one epoch, or what is left of a fractional last one.
