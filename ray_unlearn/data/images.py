@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -169,3 +169,7 @@ class RunData:
     device: torch.device
     on_epoch: EpochHook = field(default=_no_hook)
     """Called by `fit` after every epoch with (model, epoch from 1, mean loss)."""
+
+    def unobserved(self) -> RunData:
+        """Return the same sets for training a model that helps the run and is not the run's: nobody hears of it."""
+        return replace(self, on_epoch=_no_hook)

@@ -2,6 +2,7 @@
 
     add_noise(model.parameters(), 0.01, rng.torch("start-noise"))
     reset_layers([model.conv1, model.fc], rng, "reset")
+    stranger = scratch_copy(model, rng, "stranger")  # the same architecture, knowing nothing
     reinitialise(conv.weight, mask, generator)       # He-normal, fan_out, where the mask is true
     refill(fc.bias, mask, bound, generator)          # uniform in (-bound, bound), where the mask is true
     transpose_kernels(model)
@@ -15,8 +16,10 @@ Does not cover: choosing layers by what they have learned; methods do, with `tra
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -42,13 +45,33 @@ def reset_layers(layers: Iterable[nn.Module], rng: Seeds, purpose: str) -> None:
     """
     with rng.global_state(purpose):
         for layer in layers:
-            device = next(layer.parameters()).device
+            device = next(itertools.chain(layer.parameters(), layer.buffers())).device
             layer.cpu()  # the draws come from the CPU's generator whatever the device
             reset = getattr(layer, "reset_parameters", None)
             if reset is None:
                 raise MethodError(f"layer {type(layer).__name__} has no reset_parameters and cannot be re-initialised")
             reset()
             layer.to(device)
+
+
+def scratch_copy(model: nn.Module, rng: Seeds, purpose: str) -> nn.Module:
+    """Return a copy that knows nothing: every layer by its own default initialisation, running statistics included.
+
+    A scheme of the whole architecture (torchvision's ResNets have one for convolutions) is not repeated.
+
+    Raises:
+        MethodError: a layer has no default initialisation, so that it would keep what it learned.
+
+    """
+    scratch = copy.deepcopy(model)
+    reset_layers([layer for layer in scratch.modules() if _learns(layer)], rng, purpose)
+    return scratch
+
+
+def _learns(layer: nn.Module) -> bool:
+    """Return whether a layer has parameters of its own, or statistics that it can reset."""
+    own, statistics = layer.parameters(recurse=False), layer.buffers(recurse=False)
+    return any(True for _ in own) or (hasattr(layer, "reset_parameters") and any(True for _ in statistics))
 
 
 @torch.no_grad()
@@ -128,3 +151,39 @@ def classifier(model: nn.Module) -> nn.Linear:
     if not found:
         raise MethodError("the method changes the classifier, and the model has no linear layer")
     return found[-1]
+
+
+def last_blocks(model: nn.Module, k: int) -> list[nn.Module]:
+    """Return the last k blocks before the classifier, and the classifier, in the model's order.
+
+    A block is a child with parameters; a plain `nn.Sequential`, and whatever holds the classifier, counts by its own
+    children: torchvision's ResNets have residual blocks, a flat Sequential has layers. A child whose parameters are all
+    one-dimensional (a normalisation) belongs to the block before it and comes right after it in the list.
+
+    Raises:
+        MethodError: there is no classifier, or there are fewer blocks.
+
+    """
+    head = classifier(model)
+    blocks: list[list[nn.Module]] = []
+    for child in _children_before(model, head):
+        if blocks and all(parameter.ndim == 1 for parameter in child.parameters()):
+            blocks[-1].append(child)
+        else:
+            blocks.append([child])
+    if k > len(blocks):
+        raise MethodError(f"k is {k}, but the model has {len(blocks)} blocks before its classifier")
+    return [*(child for block in blocks[len(blocks) - k :] for child in block), head]
+
+
+def _children_before(model: nn.Module, head: nn.Linear) -> Iterator[nn.Module]:
+    for child in model.children():
+        if child is head:
+            return
+        holds_head = any(module is head for module in child.modules())
+        if holds_head or type(child) is nn.Sequential:
+            yield from _children_before(child, head)
+        elif list(child.parameters()):
+            yield child
+        if holds_head:
+            return
