@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import itertools
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +16,18 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from ray_unlearn import models
+from ray_unlearn.data.embedded import DigitsSlice
 from ray_unlearn.data.images import ImageSet, Pixels, RunData, Scaling
 from ray_unlearn.data.prepare import Prepared, prepare_source
 from ray_unlearn.data.rows import OpenSource
 from ray_unlearn.data.shards import Example, encode_shard, map_shard
+from ray_unlearn.methods import METHODS
+from ray_unlearn.methods.train import TrainOptions
+from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.filesystem import open_storage
-from ray_unlearn.study.schema import Normalize
+from ray_unlearn.study.recipe import Recipe
+from ray_unlearn.study.schema import Model, Normalize
 
 IMAGE_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -133,3 +141,49 @@ def run_data(
 def indices_of(images_BCHW: torch.Tensor) -> list[int]:
     """Return the indices of numbered images in a raw, unaugmented batch."""
     return [int(value) for value in images_BCHW[:, 0, 0, 0].tolist()]
+
+
+def digit_runs(folder: Path, name: str, runs: Sequence[int] = (0, 0, 1), **options: Any) -> list[dict[str, Any]]:
+    """Run a method on 40 digits, 10 of them to forget, from one trained `small_cnn`; return each run's weights.
+
+    Fails where a loss or a weight is not finite, or where the method reports no epoch's loss though it trains.
+    """
+    rows = list(itertools.islice(DigitsSlice("train").rows(), 50))
+    images = [np.repeat(np.asarray(row.image)[:, :, None], 3, axis=2) for row in rows]
+    examples = [
+        Example(image, int(row.label), row.image_id, "", 0.0, "") for image, row in zip(images, rows, strict=True)
+    ]
+    folder.mkdir(exist_ok=True)
+    (folder / "digits.arrow").write_bytes(encode_shard(examples))
+    pixels = Pixels([map_shard(str(folder / "digits.arrow"))], torch.device("cpu"))
+    scaling = Scaling.of("standard")
+    train, retain, forget = (ImageSet(pixels, np.arange(*bounds), scaling) for bounds in ((0, 40), (0, 30), (30, 40)))
+    losses: list[float] = []
+    data = RunData(
+        train=train,
+        retain=retain,
+        forget=forget,
+        validation=ImageSet(pixels, np.arange(40, 50), scaling),
+        num_classes=10,
+        device=torch.device("cpu"),
+        on_epoch=lambda model, epoch, loss: losses.append(loss),
+    )
+    original = models.build(Model(arch="small_cnn", options={"width": 4}), 10, Seeds(study=0))
+    METHODS["train"].run(original, data, TrainOptions(on="train", epochs=3.0, lr=3e-3, batch_size=8), Seeds(study=0))
+    results = []
+    torch.set_num_threads(1)  # threads that wait for each other cost more than batches as small as these
+    for run in runs:
+        losses.clear()
+        model = copy.deepcopy(original)
+        method = METHODS[name]
+        method.run(model, data, method.options(**options), Seeds(study=0, population=name, run=run))
+        assert losses or not issubclass(method.options, Recipe)
+        assert np.isfinite(losses).all()
+        results.append({key: tensor.clone() for key, tensor in model.state_dict().items()})
+        assert all(torch.isfinite(tensor.float()).all() for tensor in results[-1].values())
+    return results
+
+
+def same_weights(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Return whether two state dicts are equal, bit for bit."""
+    return all(torch.equal(tensor, second[key]) for key, tensor in first.items())

@@ -18,6 +18,7 @@ Float = Annotated[float, Strict()]
 """A number; 1 passes for 1.0."""
 
 Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["constant", "cosine", "step", "linear"]
 
 
 class Block(BaseModel):
@@ -41,7 +42,7 @@ class Recipe(Block):
     lr: Float = Field(1e-4, gt=0)
     momentum: Float = Field(0.9, ge=0, lt=1, description="SGD only.")
     weight_decay: Float = Field(5e-3, ge=0)
-    schedule: Literal["constant", "cosine", "step", "linear"] = "cosine"
+    schedule: Schedule = "cosine"
     schedule_per: Literal["epoch", "batch"] = Field(
         "epoch", description="How often the rate changes (official: epoch)."
     )
