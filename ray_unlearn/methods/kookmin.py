@@ -1,0 +1,96 @@
+"""Kookmin (2nd place): re-initialise the convolution weights that tell retain and forget apart least, repair gently.
+
+    populations:
+      kookmin: {method: kookmin, preset: competition, count: 64}
+
+1. Draw as many retain images as there are forget images. The score of a convolution weight is the size of the gradient
+   of CE(those) - CE(forget), both averaged over their images.
+2. Draw the 30 % of the convolution weights with the smallest scores anew: He-normal, fan_out.
+3. Minimise cross-entropy on retain. The weights that were kept get a tenth of their gradient; the fresh ones, biases,
+   normalisation and classifier get all of it. The rate rises over three epochs and falls over the rest, epoch by epoch.
+
+Source: team Kookmin, NeurIPS 2023 Machine Unlearning Challenge ("MSG" in the Deep Unlearn study).
+
+Caveats: the write-up takes the smallest 30 % of all convolutions together (`scope: global`), a third party's port of
+each one alone (`scope: layer`). Our choices where nothing is said: the scores are taken in evaluation mode and without
+class weights, and weight decay, which is no part of the gradient, is not scaled.
+
+Does not cover: biases of convolutions, which are never drawn anew.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ray_unlearn.data.images import RunData
+from ray_unlearn.methods.masks import GradientScale
+from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.perturbations import convolutions, reinitialise, smallest
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.recipe import Float, Optimizer, Recipe
+from ray_unlearn.training import Hooks, cross_entropy, fit
+from ray_unlearn.training.gradients import mean_gradient
+
+
+class KookminOptions(Recipe):
+    """Defaults: the published values."""
+
+    epochs: Float = Field(5.0, gt=0)
+    optimizer: Optimizer = "sgd"
+    lr: Float = Field(1e-3, gt=0, description="Highest rate, reached in the last epoch of the warm-up.")
+    weight_decay: Float = Field(5e-4, ge=0)
+    schedule: Literal["linear"] = Field("linear", description="Up and down in equal steps; the method knows no other.")
+    schedule_per: Literal["epoch"] = "epoch"
+    warmup_epochs: Float = Field(3.0, ge=0, description="Epochs of the rise: factors 1/3, 2/3, 1, then 2/3, 1/3 of 5.")
+    fraction: Float = Field(0.3, ge=0, le=1, description="Share of the convolution weights to draw anew.")
+    scope: Literal["global", "layer"] = Field(
+        "global", description="global: smallest of all convolutions together; layer: of each one alone (the port)."
+    )
+    kept_scale: Float = Field(0.1, ge=0, description="What gradients of kept convolution weights are multiplied by.")
+
+
+def kookmin(model: nn.Module, data: RunData, options: KookminOptions, rng: Seeds) -> None:
+    """Draw the weights with the smallest scores anew, then train on retain with scaled gradients."""
+    weights = [cast(nn.Parameter, layer.weight) for _, layer in convolutions(model)]
+    scores = _scores(model, weights, data, rng)
+    if options.scope == "global":
+        fresh = smallest(scores, options.fraction)
+    else:
+        fresh = [smallest([score], options.fraction)[0] for score in scores]
+    generator = rng.torch("fresh-weights")
+    for weight, where in zip(weights, fresh, strict=True):
+        reinitialise(weight, where, generator)
+    factors = {w: torch.where(where, 1.0, options.kept_scale) for w, where in zip(weights, fresh, strict=True)}
+    hooks = Hooks(after_backward=GradientScale(factors).apply)
+    fit(model, data, options, rng, hooks=hooks, rate=lambda epochs_done: _rate(options, int(epochs_done)))
+
+
+def _scores(model: nn.Module, weights: list[nn.Parameter], data: RunData, rng: Seeds) -> list[torch.Tensor]:
+    size = min(len(data.forget), len(data.retain))
+    chosen = rng.numpy("retain-subset").choice(len(data.retain), size, replace=False)
+    on_retain = mean_gradient(model, data.retain.subset(chosen), cross_entropy())
+    on_forget = mean_gradient(model, data.forget, cross_entropy())
+    return [(on_retain[weight] - on_forget[weight]).abs() for weight in weights]
+
+
+def _rate(options: KookminOptions, epoch: int) -> float:
+    """Return the factor of epoch 0, 1, ...: up in `warmup_epochs` equal steps, then down as if to 0 after the last."""
+    rise = max(1.0, options.warmup_epochs)
+    fall = max(1.0, options.epochs - rise + 1)
+    return min((epoch + 1) / rise, (options.epochs - epoch) / fall, 1.0)
+
+
+METHOD = Method(
+    name="kookmin",
+    run=kookmin,
+    options=KookminOptions,
+    starts_from="original",
+    summary="Re-initialise the convolution weights with the smallest retain-minus-forget gradient, then repair gently.",
+    source="Team Kookmin, NeurIPS 2023 Machine Unlearning Challenge, 2nd place (targeted re-initialisation, MSG)",
+    cost="epochs on retain, after gradients of 2 x forget images",
+    presets={"competition": {"batch_size": 64, "class_weights": "none"}},
+)
