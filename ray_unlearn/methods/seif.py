@@ -1,0 +1,97 @@
+"""Seif (3rd place): strong noise on the convolutions, then training on retain that hears mostly one class.
+
+    populations:
+      seif: {method: seif, preset: competition, count: 64}
+
+1. Add N(0, 0.6^2) to every convolution weight.
+2. Train on retain. The loss of a batch is its mean cross-entropy times the mean class weight of its images (1.0 for
+   class 0, 0.05 for all others): the more of class 0 a batch holds, the larger its step.
+3. Before the last epoch add N(0, 0.005^2) to the same weights.
+
+Source: team Seif, NeurIPS 2023 Machine Unlearning Challenge ("CFW" in the Deep Unlearn study).
+
+Caveats: `layers: all` is the write-up's; a third party's port reaches only the first convolution of a ResNet
+(`layers: first`) and weights classes by n / (C * n_c) (`batch_weights: balanced`). Class 0 was the competition's
+largest class, and most of its forget set.
+
+Does not cover: `class_weights`, which would weight images inside a batch; `batch_weights` takes their place.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ray_unlearn.data.images import RunData
+from ray_unlearn.errors import MethodError
+from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.perturbations import add_noise, convolutions
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.recipe import INHERITED, Float, Optimizer, Recipe
+from ray_unlearn.training import Batch, Training, cross_entropy, inverse_counts
+
+
+class SeifOptions(Recipe):
+    """Defaults: the published values."""
+
+    epochs: Float = Field(4.0, gt=0)
+    optimizer: Optimizer = "sgd"
+    lr: Float = Field(7e-4, gt=0)
+    weight_decay: Float = Field(5e-4, ge=0)
+    class_weights: Literal["none"] = Field("none", description="Not used: see batch_weights.")
+    batch_weights: Literal["balanced"] | Annotated[tuple[Annotated[Float, Field(ge=0)], ...], Field(min_length=1)] = (
+        Field(
+            (1.0, 0.05),
+            description="Weight of class 0, 1, ...; the last one also for all further ones. balanced: n / (C * n_c).",
+        )
+    )
+    noise_std: Float = Field(0.6, ge=0, description="Standard deviation of the start noise, in units of the weights.")
+    late_noise_std: Float = Field(0.005, ge=0, description="The same for the noise before the last epoch.")
+    layers: Literal["all", "first"] = Field(
+        "all", description="all: every convolution (the write-up); first: the first one alone (the port)."
+    )
+
+
+def seif(model: nn.Module, data: RunData, options: SeifOptions, rng: Seeds) -> None:
+    """Add noise, train with a loss weighted batch by batch, add a little noise before the last epoch."""
+    chosen = convolutions(model)[: 1 if options.layers == "first" else None]
+    weights = [layer.weight for _, layer in chosen]
+    weights_C = _batch_weights(data, options)
+    on_labels = cross_entropy()
+
+    def loss(model: nn.Module, retain: Batch) -> torch.Tensor:
+        return on_labels(model, retain) * weights_C[retain.labels].mean()
+
+    add_noise(weights, options.noise_std, rng.torch("start-noise"))
+    training = Training(model, data, options, rng, loss=loss)
+    while not training.done:
+        if training.at_last_epoch:
+            add_noise(weights, options.late_noise_std, rng.torch("late-noise"))
+        training.epoch()
+
+
+def _batch_weights(data: RunData, options: SeifOptions) -> torch.Tensor:
+    """Return float32 [C] on the device."""
+    if options.batch_weights == "balanced":
+        return len(data.retain) / data.num_classes * inverse_counts(data.retain, data.num_classes)
+    found, expected = len(options.batch_weights), data.num_classes
+    if found > expected:
+        raise MethodError(f"batch_weights: expected at most {expected} numbers, one per class; found {found}")
+    weights = [*options.batch_weights, *[options.batch_weights[-1]] * (expected - found)]
+    return torch.tensor(weights, device=data.device)
+
+
+METHOD = Method(
+    name="seif",
+    run=seif,
+    options=SeifOptions,
+    starts_from="original",
+    summary="Add noise to the convolutions, then train on retain with a loss scaled by each batch's mean class weight.",
+    source="Team Seif, NeurIPS 2023 Machine Unlearning Challenge, 3rd place (CFW)",
+    cost="epochs on retain",
+    presets={"competition": {"batch_size": 64}},
+    inherits=tuple(name for name in INHERITED if name != "class_weights"),
+)
