@@ -1,0 +1,62 @@
+"""Gradient ascent (NegGrad): undo what the forget images taught by climbing where training descended.
+
+    populations:
+      ascent: {method: gradient_ascent, count: 64, epochs: 5, lr: 1.0e-4}
+
+Steps: 1. Maximise cross-entropy on the forget set, batch by batch: the loss is -CE. Nothing else; the retain set is
+not looked at, so the rate alone limits the damage.
+
+Citation: Thudi et al., EuroS&P 2022, in the form and with the values of Unlearn-Sparse (Jia et al.,
+NeurIPS 2023).
+
+Caveats: the objective has no bound; too large a rate or too many epochs destroy the model or diverge. The published
+rate and its authors' later advice disagree: they call the method fit for forgetting whole classes only, and name 1e-5
+to 1e-1 to search, 5e-4 to 1e-3 to begin with. Runs differ by the order of the forget images alone; a forget set that
+fits one batch leaves next to no spread. Weight decay goes on pulling towards zero.
+
+Does not cover: holding the retain set at the same time (`negative_gradient_plus`).
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ray_unlearn.data.images import RunData
+from ray_unlearn.methods.method import Method
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.recipe import Float, Optimizer, Recipe, Schedule
+from ray_unlearn.training import Batch, class_weights, cross_entropy, fit
+
+
+class GradientAscentOptions(Recipe):
+    """Defaults: Unlearn-Sparse README; optimiser as for its originals."""
+
+    epochs: Float = Field(5.0, gt=0, description="Passes over the forget set (Unlearn-Sparse README).")
+    optimizer: Optimizer = Field("sgd", description="As for the benchmark's originals.")
+    lr: Float = Field(1e-4, gt=0, description="Rate (Unlearn-Sparse README); its authors also advise 5e-4 to 1e-3.")
+    weight_decay: Float = Field(5e-4, ge=0, description="As for the benchmark's originals.")
+    schedule: Schedule = Field("constant", description="The originals' drops, at epochs 91 and 136, are never reached.")
+
+
+def gradient_ascent(model: nn.Module, data: RunData, options: GradientAscentOptions, rng: Seeds) -> None:
+    """Minimise -CE on the forget set; class weights, where asked, are those of the forget set."""
+    on_forget = cross_entropy(class_weights(data.forget, options, data.num_classes))
+
+    def loss(model: nn.Module, forget: Batch) -> torch.Tensor:
+        return -on_forget(model, forget)
+
+    fit(model, data, options, rng, sets=("forget",), loss=loss)
+
+
+METHOD = Method(
+    name="gradient_ascent",
+    run=gradient_ascent,
+    options=GradientAscentOptions,
+    starts_from="original",
+    summary="Maximise cross-entropy on the forget set.",
+    source="NegGrad as in Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023",
+    cost="epochs on forget",
+    presets={"cifar10": {}},
+)
