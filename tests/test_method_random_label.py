@@ -1,0 +1,104 @@
+"""Random labels, worked by hand: which labels each image is trained under, and on what."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from nets import HandSGD, SmallConv, batch_of, close, copy_of
+from samples import digit_runs, indices_of, run_data, same_weights
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from ray_unlearn.errors import MethodError
+from ray_unlearn.methods.random_label import RandomLabelOptions, other_labels, random_label
+from ray_unlearn.seeds import Seeds
+
+RNG = Seeds(study=0, population="random")
+
+
+class Watched(SmallConv):
+    """Remembers the label that each image was trained under: the one entry of softmax - onehot below zero."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes=classes)
+        self.labels: list[tuple[int, int]] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits, indices = super().forward(images), indices_of(images)
+
+        def note(gradient: torch.Tensor) -> None:
+            self.labels += zip(indices, gradient.argmin(1).tolist(), strict=True)
+
+        logits.register_hook(note)
+        return logits
+
+
+def test_published_values():
+    """Law: 10 epochs of SGD at a constant 0.01."""
+    known = RandomLabelOptions()
+    assert (known.epochs, known.optimizer, known.lr, known.momentum) == (10, "sgd", 0.01, 0.9)
+    assert (known.weight_decay, known.schedule) == (5e-4, "constant")
+
+
+def test_forget_labels_are_wrong_and_new_in_every_epoch(tmp_path):
+    """Law: each epoch sees every image once; retain images under their own class, forget images never, nor for long."""
+    data, model = run_data(tmp_path, retain=20, forget=30, classes=5), Watched(classes=5)
+    random_label(model, data, RandomLabelOptions(epochs=4, batch_size=5), RNG)
+    epochs = [dict(model.labels[start : start + 50]) for start in range(0, 200, 50)]
+    assert len(model.labels) == 200
+    for labels in epochs:
+        assert sorted(labels) == list(range(50))
+        assert all(labels[i] == i % 5 for i in range(20))
+        assert all(labels[i] != i % 5 for i in range(20, 50))
+    forget = [[labels[i] for i in range(20, 50)] for labels in epochs]
+    assert len({tuple(labels) for labels in forget}) == 4
+    assert all(sum(a == b for a, b in zip(*pair, strict=True)) < 20 for pair in pairwise(forget))
+
+
+def test_the_other_labels_are_uniform():
+    """Law: each of the four other classes has probability 1/4, the own one 0: within 5 standard errors of 40,000."""
+    own = np.arange(40_000) % 5
+    drawn = other_labels(own, 5, np.random.default_rng(0))
+    shifts = np.bincount((drawn - own) % 5, minlength=5)
+    assert shifts[0] == 0
+    assert np.abs(shifts[1:] - 10_000).max() < 5 * (40_000 * 3 / 16) ** 0.5
+    assert set(drawn) == set(range(5))
+
+
+@pytest.mark.parametrize("class_weights", ["none", "inverse"])
+def test_every_step_by_hand_with_two_classes(tmp_path, class_weights):
+    """Law: SGD with momentum and decay on mixed batches; with two classes the wrong label is the other one.
+
+    Class weights count own classes: 6 and 5 of the 11 images.
+    """
+    data, model = run_data(tmp_path, retain=6, forget=5, classes=2), SmallConv(classes=2)
+    hand = copy_of(model)
+    options = RandomLabelOptions(
+        epochs=2, lr=0.05, momentum=0.9, weight_decay=0.1, batch_size=4, class_weights=class_weights
+    )
+    random_label(model, data, options, RNG)
+    assert [len(batch) for batch in model.trained_on] == [4, 4, 3, 4, 4, 3]
+    assert any(min(batch) < 6 <= max(batch) for batch in model.trained_on)
+    weight = torch.tensor([1 / 6, 1 / 5]) if class_weights == "inverse" else None
+    optimizer = HandSGD(hand, 0.9, 0.1)
+    for indices in model.trained_on:
+        images, labels = batch_of(data, indices)
+        wrong = torch.where(torch.tensor(indices) >= 6, 1 - labels, labels)
+        optimizer.step(F.cross_entropy(hand(images), wrong, weight=weight), 0.05)
+    assert close(model, hand)
+
+
+def test_one_class_is_refused(tmp_path):
+    """Law: with one class no label is wrong; the message says so in a line."""
+    data = run_data(tmp_path, classes=1)
+    with pytest.raises(MethodError, match="random labels need at least two classes; the data has one"):
+        random_label(SmallConv(classes=1), data, RandomLabelOptions(), RNG)
+
+
+def test_digits(tmp_path):
+    """Law: finite; a run repeats bit for bit, and another run goes differently."""
+    first, again, other = digit_runs(tmp_path, "random_label", epochs=3, batch_size=8)
+    assert same_weights(first, again)
+    assert not same_weights(first, other)
