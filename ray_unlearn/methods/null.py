@@ -1,0 +1,45 @@
+"""Null: the original itself, unchanged; what every score must be read beside.
+
+    populations:
+      untouched: {method: "null", count: 64, originals: 8}     # quoted: a bare null is YAML's nothing
+
+Steps: none.
+
+Source: the control of any experiment; nobody's method.
+
+Caveats: all runs from one original are equal, so the official metric gives such a population 0 by its guard. With as
+many originals as runs (`originals: 8, count: 8`) the runs differ as originals do, and a score says how far apart
+models that saw the forget set are from models that never did.
+
+Does not cover: anything; that is the point.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ray_unlearn.data.images import RunData
+from ray_unlearn.methods.method import Method
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.recipe import Block
+
+
+class NullOptions(Block):
+    """There is nothing to choose."""
+
+
+def null(model: nn.Module, data: RunData, options: NullOptions, rng: Seeds) -> None:
+    """Leave the original as it is."""
+
+
+METHOD = Method(
+    name="null",
+    run=null,
+    options=NullOptions,
+    starts_from="original",
+    summary="The original, unchanged: the control.",
+    source="the control of any experiment",
+    cost="none",
+    deterministic=True,
+    inherits=(),
+)
