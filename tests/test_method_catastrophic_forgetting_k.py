@@ -1,0 +1,127 @@
+"""CF-k: which blocks move, that the rest stays bit-equal, and that the step is plain fine-tuning of them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from samples import digit_runs, run_data, same_weights
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+from torchvision.models import resnet18
+
+from ray_unlearn import models
+from ray_unlearn.errors import MethodError
+from ray_unlearn.methods.catastrophic_forgetting_k import CatastrophicForgettingKOptions, catastrophic_forgetting_k
+from ray_unlearn.methods.perturbations import last_blocks
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.schema import Model
+
+RNG = Seeds(study=0, population="test")
+PLAIN = {"epochs": 2.0, "lr": 0.05, "batch_size": 8}
+
+
+def small_cnn():
+    return models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+
+
+def names(model, k):
+    known = {module: name for name, module in model.named_modules()}
+    return [known[module] for module in last_blocks(model, k)]
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [
+        (0, ["fc"]),
+        (1, ["layer4.1", "fc"]),
+        (3, ["layer3.1", "layer4.0", "layer4.1", "fc"]),
+        (9, ["conv1", "bn1", *(f"layer{i}.{j}" for i in range(1, 5) for j in range(2)), "fc"]),
+    ],
+)
+def test_blocks_of_a_resnet(k, expected):
+    """Law: a residual block is a block; the stem and its normalisation are the ninth."""
+    assert names(resnet18(num_classes=3), k) == expected
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [(0, ["14"]), (1, ["8", "9", "14"]), (2, ["4", "5", "8", "9", "14"]), (3, ["0", "1", "4", "5", "8", "9", "14"])],
+)
+def test_blocks_of_a_flat_sequential(k, expected):
+    """Law: each convolution with its normalisation is a block; layers without parameters are none."""
+    assert names(small_cnn(), k) == expected
+
+
+def test_a_classifier_deep_inside_and_what_comes_after_it():
+    """Law: whatever holds the classifier counts by its children; nothing after the classifier is a block."""
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.before = nn.Linear(2, 2)
+            self.out = nn.Sequential(nn.LayerNorm(2), nn.Linear(2, 3))
+            self.after = nn.Conv2d(1, 1, 1)
+
+    wrapped = nn.ModuleDict({"first": nn.Linear(2, 2), "head": Head(), "last": nn.BatchNorm2d(3)})
+    assert names(wrapped, 1) == ["head.before", "head.out.0", "head.out.1"]
+    assert names(wrapped, 2) == ["first", "head.before", "head.out.0", "head.out.1"]
+
+
+def test_more_blocks_than_there_are(tmp_path):
+    """Law: refused in one line that says how many there are."""
+    with pytest.raises(MethodError, match=r"^k is 4, but the model has 3 blocks before its classifier$"):
+        catastrophic_forgetting_k(small_cnn(), run_data(tmp_path), CatastrophicForgettingKOptions(k=4), RNG)
+
+
+@pytest.mark.parametrize(
+    ("k", "moving"), [(0, ("14.",)), (1, ("8.", "9.", "14.")), (2, ("4.", "5.", "8.", "9.", "14."))]
+)
+def test_all_but_the_last_blocks_stays_bit_equal(tmp_path, k, moving):
+    """Law: frozen parameters and running statistics keep their bits under weight decay and momentum; the rest moves."""
+    model = small_cnn()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    options = CatastrophicForgettingKOptions(k=k, weight_decay=0.1, momentum=0.9, **PLAIN)
+    catastrophic_forgetting_k(model, run_data(tmp_path, normalize="unit"), options, RNG)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (not name.startswith(moving)), name
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(module.training for module in model.modules())
+
+
+def test_a_frozen_block_of_a_resnet_stays_bit_equal(tmp_path):
+    """Law: the same where blocks are modules of modules."""
+    model = resnet18(num_classes=3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    options = CatastrophicForgettingKOptions(k=1, epochs=1.0, batch_size=20, weight_decay=0.1)
+    catastrophic_forgetting_k(model, run_data(tmp_path, normalize="unit"), options, RNG)
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {name for name in before if name.startswith(("layer4.1.", "fc."))}
+
+
+def test_one_step_by_hand(tmp_path):
+    """Law: the moving part takes the gradient step of the retain set's cross-entropy, and the weight decay."""
+    data = run_data(tmp_path, retain=8, normalize="unit")
+    model = small_cnn()
+    by_hand = copy.deepcopy(model).train()
+    for i in (1, 5):  # normalisations of the frozen part
+        by_hand[i].eval()
+    images, labels = data.retain.batch(torch.arange(8).numpy())
+    F.cross_entropy(by_hand(images), labels).backward()
+    lr, decay = 0.5, 0.01
+    options = CatastrophicForgettingKOptions(
+        k=1, epochs=1.0, lr=lr, momentum=0.0, weight_decay=decay, batch_size=8, channels_last=False
+    )
+    catastrophic_forgetting_k(model, data, options, RNG)
+    for i in (8, 9, 14):
+        for found, start in zip(model[i].parameters(), by_hand[i].parameters(), strict=True):
+            assert torch.allclose(found, start - lr * (start.grad + decay * start), atol=1e-6)
+            assert not torch.allclose(found, start, atol=1e-5)
+
+
+def test_runs_differ_and_repeat(tmp_path):
+    """Law: finite on digits; the same run twice is bit-equal, another index is another order."""
+    first, again, other = digit_runs(tmp_path, "catastrophic_forgetting_k", epochs=2.0, batch_size=8)
+    assert same_weights(first, again)
+    assert not same_weights(first, other)
