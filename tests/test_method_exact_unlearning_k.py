@@ -1,0 +1,109 @@
+"""EU-k: exactly the last k blocks and the classifier start afresh, and then alone are trained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from samples import digit_runs, run_data, same_weights
+from torch import nn
+from torchvision.models import resnet18
+
+from ray_unlearn import models
+from ray_unlearn.errors import MethodError
+from ray_unlearn.methods.catastrophic_forgetting_k import CatastrophicForgettingKOptions, catastrophic_forgetting_k
+from ray_unlearn.methods.exact_unlearning_k import ExactUnlearningKOptions, exact_unlearning_k
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.schema import Model
+
+RNG = Seeds(study=0, population="test")
+STILL = {"epochs": 1.0, "lr": 1e-12, "momentum": 0.0, "weight_decay": 0.0}  # a rate below the weights' resolution
+
+
+def trained(model):
+    """Set every parameter and running statistic to 7, which no initialisation draws."""
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.fill_(7)
+    return model
+
+
+def small_cnn():
+    return trained(models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0)))
+
+
+def fresh(monkeypatch, model, data, k):
+    """Return the state as training finds it."""
+    found = {}
+
+    def look(model, data, options, rng):
+        found.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+
+    monkeypatch.setattr("ray_unlearn.methods.exact_unlearning_k.catastrophic_forgetting_k", look)
+    exact_unlearning_k(model, data, ExactUnlearningKOptions(k=k), RNG)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("build", "k", "chosen"),
+    [
+        (small_cnn, 0, ("14.",)),
+        (small_cnn, 1, ("8.", "9.", "14.")),
+        (small_cnn, 2, ("4.", "5.", "8.", "9.", "14.")),
+        (lambda: trained(resnet18(num_classes=3)), 1, ("layer4.1.", "fc.")),
+        (lambda: trained(resnet18(num_classes=3)), 2, ("layer4.0.", "layer4.1.", "fc.")),
+    ],
+)
+def test_exactly_those_are_re_initialised(tmp_path, monkeypatch, build, k, chosen):
+    """Law: no element of the last k blocks and the classifier keeps its value, every other tensor keeps all bits."""
+    state = fresh(monkeypatch, build(), run_data(tmp_path), k)
+    for name, tensor in state.items():
+        assert torch.all(tensor != 7) if name.startswith(chosen) else torch.all(tensor == 7), name
+
+
+def test_fresh_values_are_the_layers_own_defaults(tmp_path, monkeypatch):
+    """Law: weights within PyTorch's bound 1 / sqrt(fan_in) and spread like it, normalisation back to 1, 0, 0, 1, 0."""
+    model = trained(models.build(Model(arch="small_cnn", options={"width": 16}), 3, Seeds(study=0)))
+    state = fresh(monkeypatch, model, run_data(tmp_path), 1)
+    bound = (32 * 9) ** -0.5
+    assert 0.99 * bound < float(state["8.weight"].abs().max()) <= bound
+    assert float(state["8.weight"].std()) == pytest.approx(bound / 3**0.5, rel=0.03)
+    assert float(state["14.weight"].abs().max()) <= 64**-0.5
+    kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    assert [float(state[f"9.{kind}"].double().mean()) for kind in kinds] == [1, 0, 0, 1, 0]
+
+
+def test_then_they_are_trained_as_cf_k_trains_them(tmp_path):
+    """Law: the rest is CF-k from the fresh start: the same batches, the same frozen part."""
+    data = run_data(tmp_path, normalize="unit")
+    build = lambda: models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))  # noqa: E731
+    start, whole = build(), build()
+    exact_unlearning_k(start, data, ExactUnlearningKOptions(k=1, batch_size=32, **STILL), RNG)
+    with torch.no_grad():
+        start[9].reset_running_stats()  # the only thing that a step without length changes
+    how = {"k": 1, "epochs": 2.0, "batch_size": 8, "weight_decay": 0.1, "lr": 0.05}
+    catastrophic_forgetting_k(start, data, CatastrophicForgettingKOptions(**how), RNG)
+    exact_unlearning_k(whole, data, ExactUnlearningKOptions(**how), RNG)
+    original = build().state_dict()
+    for name, tensor in whole.state_dict().items():
+        assert torch.allclose(tensor, start.state_dict()[name], atol=1e-5)
+        assert torch.equal(tensor, original[name]) == (not name.startswith(("8.", "9.", "14."))), name
+
+
+def test_a_block_that_cannot_start_afresh_is_refused(tmp_path):
+    """Law: a layer with parameters and no default initialisation is named in one line."""
+
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factor = nn.Parameter(torch.ones(2, 2))
+
+    model = nn.Sequential(Scale(), nn.Linear(2, 2))
+    with pytest.raises(MethodError, match="layer Scale has no reset_parameters"):
+        exact_unlearning_k(model, run_data(tmp_path), ExactUnlearningKOptions(), RNG)
+
+
+def test_runs_differ_and_repeat(tmp_path):
+    """Law: finite on digits; the same run twice is bit-equal, another index starts elsewhere."""
+    first, again, other = digit_runs(tmp_path, "exact_unlearning_k", epochs=2.0, batch_size=8)
+    assert same_weights(first, again)
+    assert not same_weights(first, other)
