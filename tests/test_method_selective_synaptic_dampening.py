@@ -1,0 +1,107 @@
+"""SSD: the dampening formula, worked by hand; nothing else changes; no chance in it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from samples import digit_runs, run_data, same_weights
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from ray_unlearn import models
+from ray_unlearn.data.images import RunData
+from ray_unlearn.methods import METHODS
+from ray_unlearn.methods import selective_synaptic_dampening as room
+from ray_unlearn.methods.selective_synaptic_dampening import (
+    SelectiveSynapticDampeningOptions,
+    selective_synaptic_dampening,
+)
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.schema import Model
+
+RNG = Seeds(study=0, population="test")
+
+
+def dampened(monkeypatch, theta, of_all, of_forget, **options):
+    """Return the weights after SSD where the importances are the given ones."""
+    model = nn.Linear(len(theta), 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([theta]))
+    data = RunData(train="train", retain=None, forget="forget", validation=None, num_classes=2, device=None)
+    given = {"train": of_all, "forget": of_forget}
+
+    def importance(model, images, loss, batch_size):
+        return {model.weight: torch.tensor([given[images]])}
+
+    monkeypatch.setattr(room, "mean_squared_gradient", importance)
+    selective_synaptic_dampening(model, data, SelectiveSynapticDampeningOptions(**options), RNG)
+    return model.weight[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # I_f / I_D:        20       10       9      0 / 0    1 / 0     0 / 1
+        ({}, [2.0 / 20, 2.0, 2.0, 2.0, 0.0, 2.0]),  # dampened above alpha = 10 only, not at it
+        ({"alpha": 5.0}, [2.0 / 20, 2.0 / 10, 2.0 / 9, 2.0, 0.0, 2.0]),
+        ({"alpha": 0.0}, [2.0 / 20, 2.0 / 10, 2.0 / 9, 2.0, 0.0, 2.0]),
+        ({"dampening": 4.0}, [2.0 * 4 / 20, 2.0, 2.0, 2.0, 0.0, 2.0]),
+        ({"dampening": 25.0}, [2.0, 2.0, 2.0, 2.0, 0.0, 2.0]),  # 25 / 20 is bounded by 1
+        ({"dampening": 25.0, "lower_bound": 1.5}, [2.0 * 25 / 20, 2.0, 2.0, 2.0, 0.0, 2.0]),
+        ({"dampening": 25.0, "lower_bound": 0.5}, [1.0, 2.0, 2.0, 2.0, 0.0, 2.0]),
+        ({"exponent": 2.0}, [2.0 / 400, 2.0, 2.0, 2.0, 0.0, 2.0]),
+    ],
+)
+def test_the_formula(monkeypatch, options, expected):
+    """Law: where I_f > alpha I_D, strictly, theta times min((lambda I_D / I_f)^exponent, bound); else the same bits."""
+    of_all, of_forget = [0.5, 0.5, 1.0, 0.0, 0.0, 1.0], [10.0, 5.0, 9.0, 0.0, 1.0, 0.0]
+    found = dampened(monkeypatch, [2.0] * 6, of_all, of_forget, **options)
+    assert found == pytest.approx(expected, abs=0, rel=1e-6)
+    assert all(a == 2.0 for a, b in zip(found, expected, strict=True) if b == 2.0)
+
+
+def test_signs_are_kept(monkeypatch):
+    """Law: the factor is never negative."""
+    assert dampened(monkeypatch, [-3.0, 3.0], [1.0, 1.0], [30.0, 30.0]) == pytest.approx([-0.1, 0.1])
+
+
+def by_hand(model, images, size):
+    """Return the mean over batches of `size` images of the squared gradient of their mean loss, in plain torch."""
+    total = [torch.zeros_like(parameter) for parameter in model.parameters()]
+    for start in range(0, len(images), size):
+        batch, labels = images.batch(torch.arange(start, start + size).numpy())
+        gradients = torch.autograd.grad(F.cross_entropy(model(batch), labels), list(model.parameters()))
+        for sums, gradient in zip(total, gradients, strict=True):
+            sums.add_(gradient**2 * size / len(images))
+    return total
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_importances_are_of_all_training_images_and_of_the_forget_set(tmp_path, size):
+    """Law: I_D on retain and forget together, I_f on forget, in evaluation mode; buffers keep their bits."""
+    data = run_data(tmp_path, retain=8, forget=4, normalize="unit")
+    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+    before = copy.deepcopy(model).eval()
+    options = SelectiveSynapticDampeningOptions(alpha=1.5, dampening=0.8, images_per_gradient=size)
+    selective_synaptic_dampening(model, data, options, RNG)
+    of_all, of_forget = by_hand(before, data.train, size), by_hand(before, data.forget, size)
+    changed = 0
+    for found, start, d, f in zip(model.parameters(), before.parameters(), of_all, of_forget, strict=True):
+        expected = torch.where(f > 1.5 * d, start * 0.8 * d / f, start)
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-9)
+        changed += int((found != start).sum())
+    assert 50 < changed < sum(parameter.numel() for parameter in model.parameters()) - 50
+    buffers = dict(before.named_buffers())
+    assert all(torch.equal(tensor, buffers[name]) for name, tensor in model.named_buffers())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_it_is_deterministic_and_says_so(tmp_path):
+    """Law: every run from one original is equal, bit for bit, and finite; the published values are the defaults."""
+    first, *others = digit_runs(tmp_path, "selective_synaptic_dampening", alpha=2.0)
+    assert all(same_weights(first, other) for other in others)
+    assert METHODS["selective_synaptic_dampening"].deterministic
+    known = SelectiveSynapticDampeningOptions()
+    assert (known.alpha, known.dampening, known.exponent, known.lower_bound) == (10, 1, 1, 1)
