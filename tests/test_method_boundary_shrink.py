@@ -1,0 +1,131 @@
+"""Boundary shrink: the nearest other class by hand, and that only relabelled forget images are trained on."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from samples import digit_runs, indices_of, run_data, same_weights
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from ray_unlearn import models
+from ray_unlearn.data.images import ImageSet, Pixels, Scaling
+from ray_unlearn.methods import boundary_shrink as room
+from ray_unlearn.methods.boundary_shrink import BoundaryShrinkOptions, boundary_shrink, nearest_other_class
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.schema import Model
+
+RNG = Seeds(study=0, population="test")
+PLAIN = {"epochs": 1.0, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
+
+
+class Mean(nn.Module):
+    """Logits that are straight lines in the mean pixel, so that the nearest class depends on where it goes."""
+
+    def __init__(self, weights, biases):
+        super().__init__()
+        self.layer = nn.Linear(1, len(biases))
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.tensor(weights)[:, None])
+            self.layer.bias.copy_(torch.tensor(biases))
+
+    def forward(self, images):
+        return self.layer(images.flatten(1).mean(1, keepdim=True))
+
+
+def grey(values, labels, scaling):
+    """Return images of one grey value each."""
+    pixels = object.__new__(Pixels)
+    pixels.device, pixels.labels_N = torch.device("cpu"), np.array(labels)
+    blocks = np.broadcast_to(np.array(values, np.uint8)[:, None, None, None], (len(values), 2, 2, 3)).copy()
+    pixels._blocks, pixels._starts, pixels._resident = [blocks], np.array([0, len(values)]), None
+    pixels._labels = torch.tensor(labels)
+    return ImageSet(pixels, np.arange(len(values)), Scaling.of(scaling))
+
+
+@pytest.mark.parametrize(("scaling", "unit"), [("raw", 255.0), ("unit", 1.0), ("standard", 4.0)])
+@pytest.mark.parametrize(("epsilon", "expected"), [(0.0, [1, 0, 1]), (0.1, [1, 0, 1]), (0.3, [2, 0, 1])])
+def test_the_step_decides_by_hand(scaling, unit, epsilon, expected):
+    """Law: epsilon is a share of the pixel range whatever the scaling; the own class is never the label.
+
+    Over the range 0..1 the logits are 0, 5 t - 2 and 25 t - 10: at t = 0.2 class 0 leads 1 (-1) and 2 (-5). Up its
+    loss is to brighter pixels: at 0.3 the others are at -0.5 and -2.5, at 0.5 they are at 0.5 and 2.5. At t = 0.8
+    class 2 (10) leads 1 (2) and 0; down by 0.3, 1 (0.5) leads 0 still. The image of class 1 at t = 0.2 goes down.
+    """
+    images = grey([51, 51, 204], [0, 1, 2], scaling)
+    shift = -2.0 if scaling == "standard" else 0.0
+    weights, biases = [0.0, 5.0 / unit, 25.0 / unit], [0.0, -2.0, -10.0]
+    biases = [bias - weight * shift for bias, weight in zip(biases, weights, strict=True)]
+    assert nearest_other_class(Mean(weights, biases), images, epsilon).tolist() == expected
+
+
+def by_hand(model, images, epsilon, scale):
+    """Return the labels in plain torch, one image at a time."""
+    found = []
+    for i in range(len(images)):
+        x, y = images.batch(np.array([i]))
+        x.requires_grad_()
+        F.cross_entropy(model(x), y).backward()
+        logits = model(x + 255 * epsilon / scale * x.grad.sign())[0].tolist()
+        logits[int(y)] = -np.inf
+        found.append(int(np.argmax(logits)))
+    return found
+
+
+def test_labels_of_a_net(tmp_path, monkeypatch):
+    """Law: one signed gradient step under the original in evaluation mode, whatever the batch; nothing else changes."""
+    data = run_data(tmp_path, retain=8, forget=30, normalize="standard")
+    model = models.build(Model(arch="small_cnn", options={"width": 8}), 3, Seeds(study=0))
+    before = copy.deepcopy(model.state_dict())
+    plain = copy.deepcopy(model).eval()
+    for epsilon in (0.0, 0.2):
+        expected = by_hand(plain, data.forget, epsilon, 63.75)
+        assert nearest_other_class(model, data.forget, epsilon).tolist() == expected
+        monkeypatch.setattr(room, "_BATCH_SIZE", 7)
+        assert nearest_other_class(model, data.forget, epsilon).tolist() == expected
+    assert all(label != own for label, own in zip(expected, data.forget.labels_N, strict=True))
+    assert same_weights(before, model.state_dict())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Watcher(nn.Module):
+    """One linear layer that remembers the images that it was shown, and how bright they were."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.utils.skip_init(nn.Linear, 192, 3)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.linspace(-0.01, 0.01, 576).reshape(3, 192))
+            self.layer.bias.zero_()
+        self.seen = []
+
+    def forward(self, images):
+        if self.training:
+            self.seen += indices_of(images)
+        return self.layer(images.flatten(1) / 255)
+
+
+def test_one_step_on_the_unmoved_images_by_hand(tmp_path):
+    """Law: theta - lr * gradient of CE(forget image, nearest other class): the images unmoved, no retain image seen."""
+    data, lr = run_data(tmp_path, forget=7), 0.5
+    model, plain = Watcher(), Watcher().eval()
+    labels = torch.tensor(by_hand(plain, data.forget, 0.1, 1.0))
+    boundary_shrink(model, data, BoundaryShrinkOptions(lr=lr, batch_size=8, epsilon=0.1, **PLAIN), RNG)
+    images, own = data.forget.batch(np.arange(7))
+    slope = torch.autograd.grad(F.cross_entropy(plain(images), labels), plain.layer.weight)[0]
+    wrong = torch.autograd.grad(F.cross_entropy(plain(images), own), plain.layer.weight)[0]
+    assert torch.allclose(model.layer.weight, plain.layer.weight - lr * slope, atol=1e-6)
+    assert not torch.allclose(slope, wrong, atol=1e-3)
+    assert sorted(model.seen) == list(range(20, 27))
+
+
+def test_runs_differ_and_repeat(tmp_path):
+    """Law: finite on digits; the same run twice is bit-equal, another index is another order."""
+    first, again, other = digit_runs(tmp_path, "boundary_shrink", epochs=2.0, batch_size=4)
+    assert same_weights(first, again)
+    assert not same_weights(first, other)
+    known = BoundaryShrinkOptions()
+    assert (known.epochs, known.optimizer, known.lr) == (5, "sgd", 0.01)
