@@ -69,7 +69,7 @@ def test_every_method_is_complete():
         assert method.summary.endswith(".")
         assert method.source
         required = {key for key, field in method.options.model_fields.items() if field.is_required()}
-        assert required <= {"on", "weights"}
+        assert required <= {"on", "weights", "parts"}
         assert all(field.description for key, field in method.options.model_fields.items() if key in required)
 
 

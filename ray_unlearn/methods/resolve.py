@@ -18,7 +18,7 @@ from ray_unlearn.errors import StudyError, did_you_mean
 from ray_unlearn.methods import METHODS, Method
 from ray_unlearn.methods.script import is_script, load_function, read_script, script_method
 from ray_unlearn.models import read_file
-from ray_unlearn.study.loading import describe
+from ray_unlearn.study.loading import describe_first
 from ray_unlearn.study.plan import MethodUse
 from ray_unlearn.study.schema import Study
 
@@ -42,8 +42,8 @@ def resolve(study: Study, population: str) -> MethodUse:
         preset = _preset(method, population, spec.preset)
         options = method.options.model_validate({**method.defaults(study), **preset, **spec.options})
     except ValidationError as error:
-        first, *_ = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        raise StudyError(f"populations.{population}.{describe(first, method.options)} (method {name})") from None
+        said = describe_first(error, method.options)
+        raise StudyError(f"populations.{population}.{said} (method {name})") from None
     if name == "weights":
         hashes = tuple(hashlib.sha256(read_file(path)).hexdigest() for path in options.weights)  # type: ignore[attr-defined]
         options = options.model_copy(update={"sha256": hashes})

@@ -12,12 +12,15 @@ Does not cover: what a part does (`toshi_marvel`, `mix`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
 
 def part_of(run: int, shares: Sequence[int]) -> int:
     """Return the position in `shares`, whole numbers above zero, of the part that makes run `run`."""
+    divisor = math.gcd(*shares)
+    shares = [share // divisor for share in shares]
     total = sum(shares)
     made, chosen = [0] * len(shares), 0
     for done in range(run % total + 1):  # the pattern repeats: after `total` runs all parts are even

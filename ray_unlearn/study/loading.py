@@ -70,6 +70,12 @@ def parse_study(tree: dict[str, Any], where: str) -> Study:
         raise StudyError(f"{where}: {describe(ranked[0], Study)}{more}") from None
 
 
+def describe_first(error: ValidationError, model: type[BaseModel]) -> str:
+    """Word the complaint that says most about the cause: an unknown key, where there is one."""
+    first, *_ = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    return describe(first, model)
+
+
 def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
     """Word one pydantic error: the key's path, what was expected, what was found, the nearest valid name."""
     path = _keys(error)

@@ -34,7 +34,20 @@ class Augment(Block):
     flip: bool = Field(False, description="Mirror each image with probability one half.")
 
 
-class Recipe(Block):
+class Batches(Block):
+    """How batches are made and computed."""
+
+    batch_size: Int = Field(64, ge=1)
+    class_weights: Literal["none", "inverse"] | tuple[Annotated[Float, Field(ge=0)], ...] = Field(
+        "none",
+        description="inverse: 1 / images of the class in the set trained on, not normalised (official).",
+    )
+    augment: Augment = Augment()
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights stay fp32.")
+    channels_last: bool = True
+
+
+class Recipe(Batches):
     """How a model is trained; the study's `training` block, and the base of every training method's options."""
 
     epochs: Float = Field(30.0, gt=0, description="Passes over the set; fractions stop inside an epoch.")
@@ -49,16 +62,8 @@ class Recipe(Block):
     step_epochs: Float = Field(10.0, gt=0, description="`step` multiplies the rate by `gamma` this often.")
     gamma: Float = Field(0.1, gt=0, le=1)
     warmup_epochs: Float = Field(0.0, ge=0, description="Linear warm-up from zero, always per batch.")
-    batch_size: Int = Field(64, ge=1)
-    class_weights: Literal["none", "inverse"] | tuple[Annotated[Float, Field(ge=0)], ...] = Field(
-        "none",
-        description="inverse: 1 / images of the class in the set trained on, not normalised (official).",
-    )
-    augment: Augment = Augment()
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights stay fp32.")
-    channels_last: bool = True
 
 
 # What a method takes over from the study's `training` block where its population does not say otherwise: how batches
 # are made and computed. Rates, epochs and optimisers are the method's own.
-INHERITED = ("batch_size", "class_weights", "augment", "precision", "channels_last")
+INHERITED = tuple(Batches.model_fields)

@@ -1,0 +1,100 @@
+"""Amnesiacs: reset the first and the last layer, then distil the original, on validation first and then on retain.
+
+    populations:
+      amnesiacs: {method: amnesiacs, count: 64}                   # the study needs data.validation
+
+1. Re-initialise the first convolution and the classifier.
+2. On the validation set (`validation_classes`: its images of some classes alone) minimise KL(original ‖ model), both
+   softened by the temperature T.
+3. With a new optimiser, on the retain set minimise the sum of
+   `port`: soft cross-entropy at T + cross-entropy on the labels + KL(original ‖ model) at T;
+   `paper`: cross-entropy on the labels + KL(original ‖ model) + KL(model ‖ original), both at T.
+
+Citation: NeurIPS 2023 Machine Unlearning Challenge, 6th place,
+stathiskaripidis/unlearning-by-resetting-layers-7th-on-private-lb; "KDE" in the literature.
+
+Caveats: the two descriptions of step 3 differ, and `objective` chooses. Only one T is published, for step 2; it serves
+step 3 as well. KL terms are multiplied by T^2, as in Hinton et al.; the soft cross-entropy is not. The rate of step 2
+is constant, because none but step 3's cosine is described. A ResNet's first convolution is reset by PyTorch's default,
+not by torchvision's He-normal.
+
+Does not cover: the forget set; neither step looks at it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from ray_unlearn.data.images import ImageSet, RunData
+from ray_unlearn.methods.losses import frozen_copy, kl_to_teacher, soft_cross_entropy
+from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.perturbations import classifier, convolutions, reset_layers
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
+from ray_unlearn.training import Batch, class_weights, fit
+
+
+class AmnesiacsOptions(Recipe):
+    """Defaults: as published; `epochs`, `lr`, `weight_decay` and `schedule` are the retain phase's."""
+
+    epochs: Float = Field(3.0, gt=0, description="Passes over retain (published).")
+    optimizer: Optimizer = Field("sgd", description="Of both phases (published); momentum 0.9.")
+    lr: Float = Field(1e-3, gt=0, description="On retain (published).")
+    weight_decay: Float = Field(5e-4, ge=0, description="Of both phases (published).")
+    schedule: Schedule = Field("cosine", description="On retain (published).")
+    validation_epochs: Float = Field(3.0, gt=0, description="Passes over validation (published).")
+    validation_lr: Float = Field(9e-4, gt=0, description="On validation, constant (published).")
+    validation_classes: tuple[Annotated[Int, Field(ge=0)], ...] | None = Field(
+        None, description="Only the validation images of these classes; [0, 1] is the published variant."
+    )
+    temperature: Float = Field(5.0, gt=0, description="Of the softened predictions, no unit (published).")
+    objective: Literal["port", "paper"] = Field("port", description="Which description of the loss on retain.")
+
+
+def amnesiacs(model: nn.Module, data: RunData, options: AmnesiacsOptions, rng: Seeds) -> None:
+    """Reset two layers, distil the original on validation, then distil and train on retain."""
+    teacher, T = frozen_copy(model), options.temperature
+    weights_C = class_weights(data.retain, options, data.num_classes)
+    reset_layers([convolutions(model)[0][1], classifier(model)], rng, "reset")
+
+    def distil(model: nn.Module, batch: Batch) -> torch.Tensor:
+        return kl_to_teacher(model(batch.images).float(), teacher(batch.images).float(), T)
+
+    def repair(model: nn.Module, batch: Batch) -> torch.Tensor:
+        student_BC, teacher_BC = model(batch.images).float(), teacher(batch.images).float()
+        towards = kl_to_teacher(student_BC, teacher_BC, T)
+        if options.objective == "paper":
+            other = kl_to_teacher(teacher_BC, student_BC, T)
+        else:
+            other = soft_cross_entropy(student_BC, teacher_BC, T)
+        return F.cross_entropy(student_BC, batch.labels, weight=weights_C) + towards + other
+
+    changes = {"epochs": options.validation_epochs, "lr": options.validation_lr, "schedule": "constant"}
+    warmup = options.model_copy(update=changes)
+    fit(model, data, warmup, rng, sets=(_validation(data, options),), loss=distil, purpose="distil")
+    fit(model, data, options, rng, loss=repair)
+
+
+def _validation(data: RunData, options: AmnesiacsOptions) -> str | ImageSet:
+    """Return the validation set, or its images of the classes asked for."""
+    if data.validation is None or options.validation_classes is None:
+        return "validation"
+    return data.validation.subset(np.flatnonzero(np.isin(data.validation.labels_N, options.validation_classes)))
+
+
+METHOD = Method(
+    name="amnesiacs",
+    run=amnesiacs,
+    options=AmnesiacsOptions,
+    starts_from="original",
+    summary="Reset the first and the last layer, then distil the original on validation and on retain.",
+    source="NeurIPS 2023 Machine Unlearning Challenge, 6th place (Amnesiacs)",
+    cost="validation_epochs on validation + epochs on retain, each step with the original's predictions",
+    presets={"competition": {}},
+)

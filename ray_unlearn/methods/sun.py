@@ -1,0 +1,96 @@
+"""Sun: a fresh classifier, noise in random tensors, each epoch training another random few, then all.
+
+    populations:
+      sun: {method: sun, count: 64}
+
+1. Re-initialise the classifier.
+2. Each epoch but the last ones: choose `tensors` random weight tensors that belong to no batch normalisation; but for
+   the first epoch, add Gaussian noise to a random `noise_fraction` of them; with a new optimiser, train those tensors
+   and all of batch normalisation on the retain set.
+3. The last epochs, one per rate in `final_lrs`: train all tensors, each epoch with a new optimiser.
+
+Citation: NeurIPS 2023 Machine Unlearning Challenge, 7th place, sunkroos/noise-injection-unlearning-8th-place-solution.
+
+Caveats: these are the port's steps; the write-up says that the first stage trains the whole model (`tensors` beyond
+the model's number does so). The port lists six rates for its last stage, of which four are used. A model with fewer
+than `tensors` tensors trains all it has. The number of noisy tensors is rounded down: 6 of 9. A `schedule`, if one is
+chosen, multiplies these rates.
+
+Does not cover: the forget set; no step looks at it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ray_unlearn.data.images import RunData
+from ray_unlearn.methods.masks import trainable_only
+from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.perturbations import add_noise, classifier, reset_layers
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
+from ray_unlearn.training import Training
+from ray_unlearn.training.optimizers import make_optimizer, rate_factor
+
+
+class SunOptions(Recipe):
+    """Defaults: the port's."""
+
+    epochs: Float = Field(9.0, gt=0, description="Passes over retain, both stages together (published).")
+    optimizer: Optimizer = Field("sgd", description="Made anew every epoch (published); momentum 0.9.")
+    lr: Float = Field(2e-4, gt=0, description="Of the first stage (published).")
+    weight_decay: Float = Field(5e-4, ge=0, description="Published for the last stage; taken for both.")
+    schedule: Schedule = Field("constant", description="Published: the rates as listed.")
+    final_lrs: tuple[Annotated[Float, Field(gt=0)], ...] = Field(
+        (2e-4, 2e-4, 2e-4, 1e-3), description="One per epoch of the last stage (published)."
+    )
+    tensors: Int = Field(9, ge=1, description="Weight tensors trained in an epoch of the first stage (published).")
+    noise_fraction: Float = Field(0.7, ge=0, le=1, description="Share of those that get noise (published).")
+    noise_std: Float = Field(0.04, ge=0, description="Of the noise, in units of the weights (published).")
+
+
+def sun(model: nn.Module, data: RunData, options: SunOptions, rng: Seeds) -> None:
+    """Reset the classifier; train noisy random subsets, then all."""
+    reset_layers([classifier(model)], rng, "reset")
+    normal = [p for layer in model.modules() if isinstance(layer, _BatchNorm) for p in layer.parameters()]
+    others = [p for p in model.parameters() if p not in set(normal)]
+    final = max(0, math.ceil(options.epochs) - len(options.final_lrs))
+
+    def rate(epochs_done: float) -> float:
+        stage = int(epochs_done) - final
+        lr = options.lr if stage < 0 else options.final_lrs[stage]
+        return lr / options.lr * rate_factor(options, epochs_done)
+
+    training = Training(model, data, options, rng, rate=rate)
+    draws, noise = rng.numpy("tensors"), rng.torch("noise")
+    while not training.done:
+        epoch = training.epochs_done
+        chosen = others if epoch >= final else _some(others, options.tensors, draws)
+        if 0 < epoch < final:
+            add_noise(_some(chosen, int(options.noise_fraction * len(chosen)), draws), options.noise_std, noise)
+        with trainable_only(model, [*chosen, *normal]):
+            training.optimizer = make_optimizer(model, options)
+            training.epoch()
+
+
+def _some(tensors: list[nn.Parameter], count: int, draws: np.random.Generator) -> list[nn.Parameter]:
+    """Return `count` different tensors, or all where there are fewer, in random order."""
+    return [tensors[i] for i in draws.permutation(len(tensors))[:count]]
+
+
+METHOD = Method(
+    name="sun",
+    run=sun,
+    options=SunOptions,
+    starts_from="original",
+    summary="Reset the classifier, train noisy random subsets of the tensors, then all of them.",
+    source="NeurIPS 2023 Machine Unlearning Challenge, 7th place (Sun)",
+    cost="epochs on retain",
+    presets={"competition": {}},
+)

@@ -1,0 +1,159 @@
+"""forget: which layers are re-initialised when, the regression worked by hand, both variants' rates."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from samples import digit_runs, run_data, same_weights
+from torch import nn
+
+from ray_unlearn.errors import MethodError, StudyError
+from ray_unlearn.methods import METHODS
+from ray_unlearn.methods import forget as module
+from ray_unlearn.methods.forget import ForgetOptions, forget
+from ray_unlearn.methods.resolve import resolve
+from ray_unlearn.seeds import Seeds
+
+CANDIDATES = {"layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"}
+VARIANT_2 = METHODS["forget"].presets["competition_variant_2"]
+
+
+class Net(nn.Module):
+    """Two 3x3 convolutions, a 1x1 one and a classifier; all copies note what they see in one list."""
+
+    seen: list[tuple[bool, torch.Tensor]] = []  # noqa: RUF012 - shared by the model and its teacher on purpose
+
+    def __init__(self) -> None:
+        super().__init__()
+        Net.seen.clear()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            convolutions = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1)]
+            self.layers = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(64, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append((self.training, images.detach()))
+        return self.layers(images / 255)
+
+
+def history(folder, monkeypatch, run: int = 0, **options):
+    """Run the method; return the weights before it and after each epoch, and each epoch's optimiser and its rate."""
+    made, epochs, states = [], [], []
+    make = module.make_optimizer
+    monkeypatch.setattr(module, "make_optimizer", lambda *given: made.append(make(*given)) or made[-1])
+
+    def note(model, epoch, loss):
+        states.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        epochs.append((len(made), made[-1].param_groups[0]["lr"]))
+
+    model = Net()
+    states.append({name: p.detach().clone() for name, p in model.named_parameters()})
+    data = replace(run_data(folder), on_epoch=note)
+    options = ForgetOptions(**{"batch_size": 64, **options})
+    forget(model, data, options, Seeds(study=0, population="test", run=run))
+    return states, epochs
+
+
+@pytest.mark.parametrize(
+    ("options", "optimizers", "rates"),
+    [
+        ({}, [1, 2, 2, 3, 3], [1e-3, 1e-3, 5e-4, 1e-3, 5e-4]),  # cosine over 2 epochs, anew in each cycle
+        (VARIANT_2, [1, 1, 2, 3, 4], [5e-4, 1e-3, 1e-3, 1e-3, 1e-3]),
+        ({"cycles": (1, 1), "epochs": 4.0, "schedule": "constant"}, [1, 2, 2, 2], [1e-3] * 4),
+        ({"epoch_lrs": (0.1, 0.2), "schedule": "constant", "epochs": 3.0}, [1, 2, 2], [0.1, 0.2, 0.2]),
+    ],
+)
+def test_cycles_and_rates(tmp_path, monkeypatch, options, optimizers, rates):
+    """Law: [1, 2, 2] or [2, 1, 1, 1] epochs, a new optimiser per cycle, the rates published; the last cycle goes on."""
+    _, epochs = history(tmp_path, monkeypatch, **options)
+    assert [made for made, _ in epochs] == optimizers
+    assert [rate for _, rate in epochs] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(("options", "starts"), [({}, {0, 1, 3}), (VARIANT_2, {0, 2, 3, 4})])
+def test_only_the_start_of_a_cycle_resets(tmp_path, monkeypatch, options, starts):
+    """Law: with rates that move nothing, convolutions beyond 1x1 change there, and nothing else ever does."""
+    tiny = {"lr": 1e-30, "epoch_lrs": (1e-30,), "schedule": "constant"}
+    states, _ = history(tmp_path, monkeypatch, **{**options, **tiny}, layers=40)
+    for epoch, (before, after) in enumerate(itertools.pairwise(states)):
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert changed == (CANDIDATES if epoch in starts else set())
+
+
+def test_layers_are_drawn_with_replacement(tmp_path, monkeypatch):
+    """Law: two draws from two layers hit one alone in half of 24 cycles: 12, within 4 standard errors of 2.45."""
+    both = alone = 0
+    which = set()
+    for run in range(8):
+        states, _ = history(tmp_path, monkeypatch, run=run, lr=1e-30, layers=2)
+        for epoch in (0, 1, 3):
+            hit = [not torch.equal(states[epoch][name], states[epoch + 1][name]) for name in sorted(CANDIDATES)]
+            which.add(tuple(hit))
+            both, alone = both + all(hit), alone + (not all(hit))
+    assert both + alone == 24
+    assert abs(alone - 12) < 10
+    assert which == {(True, True, False, False), (False, False, True, True), (True, True, True, True)}
+
+
+def test_the_regression_by_hand(tmp_path, monkeypatch):
+    """Law: one step on mean (f - f0)^2 over images and classes, both on the same noisy retain images."""
+    options = {"epochs": 1.0, "cycles": (1,), "lr": 0.01, "weight_decay": 0.1, "layers": 1, "image_noise_std": 3.0}
+    states, _ = history(tmp_path, monkeypatch, **options)
+    (_, of_model), (_, of_teacher) = Net.seen
+    assert [training for training, _ in Net.seen] == [True, False]
+    assert torch.equal(of_model, of_teacher)
+    clean = run_data(tmp_path).retain.batch(np.arange(20))[0]
+    nearest = torch.cdist(of_model.flatten(1), clean.flatten(1)).argmin(1)
+    assert sorted(nearest.tolist()) == list(range(20))
+    noise = of_model - clean[nearest]
+    assert abs(float(noise.mean())) < 5 * 3.0 / noise.numel() ** 0.5
+    assert abs(float(noise.std()) - 3.0) < 5 * 3.0 / (2 * noise.numel()) ** 0.5
+
+    original, by_hand = Net(), Net()
+    rng = Seeds(study=0, population="test")
+    with rng.global_state("reset-0"):
+        by_hand.layers[int(rng.numpy("layers").integers(2))].reset_parameters()
+    loss = ((by_hand(of_model) - original(of_model).detach()) ** 2).sum() / (20 * 3)
+    loss.backward()
+    for name, parameter in by_hand.named_parameters():
+        expected = parameter - 0.01 * (parameter.grad + 0.1 * parameter)
+        assert torch.allclose(states[-1][name], expected, atol=1e-6)
+
+
+def test_the_target_stays_the_original(tmp_path, monkeypatch):
+    """Law: with no layer changed and no noise to decay, f = f0 in every cycle, so that nothing moves at all."""
+    monkeypatch.setattr(module, "reset_layers", lambda *given: None)
+    states, _ = history(tmp_path, monkeypatch, weight_decay=0.0, lr=0.1)
+    assert all(torch.allclose(states[0][name], states[-1][name], atol=1e-6) for name in states[0])
+
+
+def test_a_model_without_candidates_is_refused(tmp_path):
+    """Law: one line says what is missing."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(256, 3))
+    with pytest.raises(MethodError, match="convolutions larger than 1x1, and the model has none"):
+        forget(model, run_data(tmp_path), ForgetOptions(), Seeds(study=0))
+
+
+def test_published_values(tiny):
+    """Law: both variants as described; a study names the second as a preset."""
+    one, two = ForgetOptions(), ForgetOptions(**VARIANT_2)
+    assert (one.cycles, one.epochs, one.lr, one.schedule, one.cosine_epochs) == ((1, 2, 2), 5, 1e-3, "cosine", 2)
+    assert (two.cycles, two.epochs, sum(two.cycles)) == ((2, 1, 1, 1), 5, 5)
+    assert two.epoch_lrs == (5e-4, 1e-3, 1e-3, 1e-3, 1e-3)
+    assert (one.layers, one.image_noise_std, one.optimizer, one.momentum) == (6, 0.01, "sgd", 0.9)
+    population = {"method": "forget", "preset": "competition_variant_2"}
+    assert resolve(tiny(populations={"mine": population}), "mine").options.cycles == (2, 1, 1, 1)
+    with pytest.raises(StudyError, match="schedule: input should be 'constant' or 'cosine'"):
+        resolve(tiny(populations={"mine": {**population, "schedule": "linear"}}), "mine")
+
+
+@pytest.mark.parametrize("variant", [{}, VARIANT_2])
+def test_runs_on_digits(tmp_path, variant):
+    """Law: losses stay finite, a run repeats bit for bit, another index gives another model."""
+    first, again, other = digit_runs(tmp_path, "forget", **variant)
+    assert same_weights(first, again)
+    assert not same_weights(first, other)

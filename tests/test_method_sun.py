@@ -1,0 +1,148 @@
+"""sun: which tensors get noise and train in which epoch, at which rate; one step worked by hand."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from samples import digit_runs, indices_of, run_data, same_weights
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from ray_unlearn.methods import METHODS
+from ray_unlearn.methods import sun as module
+from ray_unlearn.methods.sun import SunOptions, sun
+from ray_unlearn.seeds import Seeds
+
+NORMAL = {"layers.1.weight", "layers.1.bias", "layers.3.weight", "layers.3.bias"}
+HEAD = {"layers.9.weight", "layers.9.bias"}
+
+
+class Net(nn.Module):
+    """Five convolutions, two batch normalisations, a classifier: 12 tensors besides batch normalisation's 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            first = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)]
+            more = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(3)]
+            self.layers = nn.Sequential(*first, nn.Tanh(), *more, nn.Flatten(), nn.Linear(128, 3))
+            nn.init.ones_(first[1].bias)  # 1 - 1e-30 is 1; 0 - 1e-30 is not 0
+            nn.init.ones_(first[3].bias)
+        self.seen: set[int] = set()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen |= set(indices_of(images))
+        return self.layers(images / 255)
+
+
+def history(folder, monkeypatch, run: int = 0, **options):
+    """Run the method; return the weights before it and after each epoch, and each epoch's optimiser and its rate."""
+    made, epochs, states = [], [], []
+    make = module.make_optimizer
+    monkeypatch.setattr(module, "make_optimizer", lambda *given: made.append(make(*given)) or made[-1])
+
+    def note(model, epoch, loss):
+        states.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        epochs.append((made[-1], made[-1].param_groups[0]["lr"]))
+
+    model = Net()
+    states.append({name: p.detach().clone() for name, p in model.named_parameters()})
+    data = replace(run_data(folder), on_epoch=note)
+    sun(model, data, SunOptions(batch_size=64, **options), Seeds(study=0, population="test", run=run))
+    assert model.seen == set(range(20))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    return states, epochs, data
+
+
+def changed(before, after):
+    """Return the names of the tensors of which some element is another."""
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_each_epoch_trains_its_tensors(tmp_path, monkeypatch):
+    """Law: five epochs of 9 random tensors and all batch normalisation, differently drawn; then four of everything."""
+    states, epochs, _ = history(tmp_path, monkeypatch, lr=1e-2)
+    assert len(epochs) == 9
+    everything = set(states[0])
+    assert len(everything) == 16
+    moved = [changed(before, after) for before, after in itertools.pairwise(states[1:])]  # from epoch 1 on
+    for names in moved[:4]:
+        assert names >= NORMAL
+        assert len(names) == 9 + 4
+    assert len({frozenset(names) for names in moved[:4]}) > 1
+    assert moved[4:] == [everything] * 4
+    first = changed(states[0], states[1]) | HEAD  # epoch 0: its nine, and the classifier, which is reset
+    assert NORMAL < first < everything
+    assert [rate for _, rate in epochs] == pytest.approx([1e-2] * 5 + [2e-4, 2e-4, 2e-4, 1e-3])
+    assert len({id(optimizer) for optimizer, _ in epochs}) == 9
+
+
+def test_noise_goes_to_six_of_the_nine(tmp_path, monkeypatch):
+    """Law: with a rate that moves nothing, epoch 0 changes the classifier alone, epochs 1 to 4 six by N(0, 0.04^2)."""
+    draws = []
+    for run in range(3):
+        states, epochs, _ = history(tmp_path, monkeypatch, run=run, lr=1e-30, final_lrs=(1e-30,) * 4)
+        trained = [{id(p) for p in optimizer.param_groups[0]["params"]} for optimizer, _ in epochs]
+        assert [len(each) for each in trained] == [13] * 5 + [16] * 4
+        moved = [changed(before, after) for before, after in itertools.pairwise(states)]
+        assert moved[0] == HEAD
+        assert [len(names) for names in moved[1:]] == [6] * 4 + [0] * 4
+        assert not any(names & NORMAL for names in moved)
+        for before, after, names in zip(states[1:5], states[2:6], moved[1:5], strict=True):
+            draws += [(after[name] - before[name]).flatten() for name in sorted(names)]
+    noise = torch.cat(draws)
+    assert len(noise) > 5000
+    assert abs(float(noise.mean())) < 5 * 0.04 / len(noise) ** 0.5
+    assert abs(float(noise.std()) - 0.04) < 5 * 0.04 / (2 * len(noise)) ** 0.5
+
+
+def test_the_last_epochs_step_by_hand(tmp_path, monkeypatch):
+    """Law: w - lr (gradient + wd w) on retain, at the last of `final_lrs`, without a moment from earlier epochs."""
+    states, _, data = history(tmp_path, monkeypatch, lr=0.05, final_lrs=(0.05, 0.05, 0.05, 0.2), weight_decay=0.01)
+    by_hand = Net()
+    by_hand.load_state_dict(states[-2], strict=False)
+    images, labels = data.retain.batch(np.arange(20))
+    F.cross_entropy(by_hand(images), labels).backward()
+    for name, parameter in by_hand.named_parameters():
+        expected = parameter - 0.2 * (parameter.grad + 0.01 * parameter)
+        assert torch.allclose(states[-1][name], expected, atol=1e-5)
+
+
+def test_small_models_and_few_epochs(tmp_path, monkeypatch):
+    """Law: beyond the model's tensors all train; with no more epochs than `final_lrs` there is no first stage."""
+    states, epochs, _ = history(tmp_path, monkeypatch, tensors=99)
+    assert len(changed(states[1], states[2])) == 16
+    states, epochs, _ = history(tmp_path, monkeypatch, epochs=2.0, final_lrs=(0.1, 0.2, 0.3))
+    assert [rate for _, rate in epochs] == pytest.approx([0.1, 0.2])
+    assert len(changed(states[1], states[2])) == 16
+
+
+def test_published_values():
+    """Law: 9 epochs, SGD 2e-4, then [2e-4, 2e-4, 2e-4, 1e-3], weight decay 5e-4; 9 tensors, 0.7 noisy by 0.04."""
+    options = SunOptions(**METHODS["sun"].presets["competition"])
+    assert (options.epochs, options.lr, options.final_lrs) == (9, 2e-4, (2e-4, 2e-4, 2e-4, 1e-3))
+    assert (options.tensors, options.noise_fraction, options.noise_std) == (9, 0.7, 0.04)
+    assert (options.optimizer, options.momentum, options.weight_decay) == ("sgd", 0.9, 5e-4)
+
+
+def test_the_classifier_is_fresh(tmp_path):
+    """Law: its weights are PyTorch's default, from the stream `reset`."""
+    model, rng = Net(), Seeds(study=0, population="test")
+    head = copy.deepcopy(model.layers[9])
+    with rng.global_state("reset"):
+        head.reset_parameters()
+    sun(model, run_data(tmp_path), SunOptions(epochs=1.0, lr=1e-30, final_lrs=()), rng)
+    assert torch.equal(model.layers[9].weight, head.weight)
+
+
+def test_runs_on_digits(tmp_path):
+    """Law: losses stay finite, a run repeats bit for bit, another index gives another model."""
+    first, again, other = digit_runs(tmp_path, "sun")
+    assert same_weights(first, again)
+    assert not same_weights(first, other)

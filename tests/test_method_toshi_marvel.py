@@ -1,0 +1,145 @@
+"""toshi_marvel: both halves worked by hand, and the index that chooses between them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from samples import digit_runs, indices_of, run_data, same_weights
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from ray_unlearn.errors import MethodError
+from ray_unlearn.methods import METHODS
+from ray_unlearn.methods.perturbations import scratch_copy
+from ray_unlearn.methods.toshi_marvel import ToshiMarvelOptions, toshi_marvel
+from ray_unlearn.seeds import Seeds
+
+RNG = Seeds(study=0, population="test")
+ONE_STEP = {"epochs": 1.0, "scratch_epochs": 1.0, "batch_size": 64, "momentum": 0.0, "weight_decay": 0.0}
+
+
+class Net(nn.Module):
+    """Two convolutions and a classifier on raw pixels; remembers the images it was trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+        self.seen: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += indices_of(images) if self.training else []
+        return self.layers(images / 255)
+
+
+def stepped(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, lr: float) -> nn.Module:
+    """Return the model after one plain gradient step on all images."""
+    model = copy.deepcopy(model)
+    F.cross_entropy(model(images), labels).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.sub_(lr * parameter.grad)
+    return model
+
+
+def close(first: nn.Module, second: nn.Module) -> bool:
+    """Return whether all weights agree to rounding."""
+    return all(torch.allclose(a, b, atol=1e-5) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def everything(images):
+    """Return all images of a set, and their labels."""
+    return images.batch(np.arange(len(images)))
+
+
+def test_transpose_swaps_every_kernel_and_repairs_on_retain(tmp_path):
+    """Law: w[o, i, y, x] -> w[o, i, x, y] in every convolution, nothing else; then cross-entropy on retain alone."""
+    data = run_data(tmp_path)
+    model, by_hand = Net(), Net()
+    toshi_marvel(model, data, ToshiMarvelOptions(variant="transpose", lr=0.1, **ONE_STEP), RNG)
+    with torch.no_grad():
+        for layer in (by_hand.layers[0], by_hand.layers[1]):
+            layer.weight.copy_(torch.from_numpy(np.swapaxes(layer.weight.numpy().copy(), 2, 3).copy()))
+    assert close(model, stepped(by_hand, *everything(data.retain), lr=0.1))
+    assert not close(model, stepped(Net(), *everything(data.retain), lr=0.1))
+    assert sorted(model.seen) == list(range(20))
+
+
+def test_pseudo_labels_are_what_both_copies_get_wrong(tmp_path):
+    """Law: retain, and the forget images that both helpers miss under the scratch copy's label; one step by hand."""
+    data = run_data(tmp_path, forget=24)
+    options = ToshiMarvelOptions(variant="pseudo_label", lr=0.3, scratch_lr=0.2, **ONE_STEP)
+    heard = []
+    model, original = Net(), Net()
+    toshi_marvel(model, replace(data, on_epoch=lambda net, epoch, loss: heard.append((net, epoch))), options, RNG)
+
+    retain, retain_labels = everything(data.retain)
+    forget, true = everything(data.forget)
+    finetuned = stepped(original, retain, retain_labels, lr=0.3)
+    scratch = stepped(scratch_copy(original, RNG, "scratch"), retain, retain_labels, lr=0.2)
+    first, second = finetuned(forget).argmax(1), scratch(forget).argmax(1)
+    chosen = (first != true) & (second != true)
+    assert 0 < int(chosen.sum()) < int((second != true).sum()) < 24
+    assert int(chosen.sum()) < int((first != true).sum())
+    assert bool((first != second)[chosen].any())
+    images, labels = torch.cat([retain, forget[chosen]]), torch.cat([retain_labels, second[chosen]])
+    assert close(model, stepped(original, images, labels, lr=0.3))
+    assert sorted(model.seen) == [*range(20), *(20 + np.flatnonzero(chosen.numpy()))]
+    assert heard == [(model, 1)]  # nobody hears of the copies
+
+
+def test_the_index_chooses(tmp_path):
+    """Law: a mix's run is its variant's run bit for bit; 246 and 266 start with pseudo-labels, then take turns."""
+    data = run_data(tmp_path)
+    for shares, expected in [({}, "ptp"), ({"transpose_share": 3, "pseudo_label_share": 1}, "ttp")]:
+        for run, variant in enumerate(expected):
+            rng = Seeds(study=0, population="test", run=run)
+            mixed, alone = Net(), Net()
+            toshi_marvel(mixed, data, ToshiMarvelOptions(lr=0.01, batch_size=7, **shares), rng)
+            kind = {"p": "pseudo_label", "t": "transpose"}[variant]
+            toshi_marvel(alone, data, ToshiMarvelOptions(variant=kind, lr=0.01, batch_size=7), rng)
+            assert same_weights(mixed.state_dict(), alone.state_dict())
+
+
+def test_a_scratch_copy_knows_nothing():
+    """Law: every weight and statistic is a fresh layer's, from the stream alone; the model itself is left as it was."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False), nn.Linear(4, 2))
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.fill_(7)
+    scratch = scratch_copy(model, RNG, "a").state_dict()
+    assert all(bool((tensor == 7).all()) for tensor in model.state_dict().values())
+    assert not any(bool((tensor == 7).any()) for tensor in scratch.values())
+    assert float(scratch["0.weight"].abs().max()) <= 27**-0.5  # PyTorch's default: uniform within 1 / sqrt(fan_in)
+    assert float(scratch["1.running_mean"].abs().max()) == float(scratch["2.running_mean"].abs().max()) == 0
+    assert same_weights(scratch, scratch_copy(model, RNG, "a").state_dict())
+    assert not same_weights(scratch, scratch_copy(model, RNG, "b").state_dict())
+
+
+def test_what_cannot_be_reset_is_refused():
+    """Law: no parameter keeps what it learned: a layer without a default initialisation ends the run in one line."""
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.register_parameter("scale", nn.Parameter(torch.ones(1)))
+    with pytest.raises(MethodError, match="layer Sequential has no reset_parameters"):
+        scratch_copy(model, RNG, "a")
+
+
+def test_published_values():
+    """Law: 246 to 266, and 3 epochs of SGD 1e-3, weight decay 5e-4, cosine."""
+    options = ToshiMarvelOptions(**METHODS["toshi_marvel"].presets["competition"])
+    assert (options.variant, options.transpose_share, options.pseudo_label_share) == ("mix", 246, 266)
+    assert (options.epochs, options.lr, options.weight_decay, options.schedule) == (3, 1e-3, 5e-4, "cosine")
+    assert (options.optimizer, options.momentum) == ("sgd", 0.9)
+
+
+@pytest.mark.parametrize("variant", ["transpose", "pseudo_label", "mix"])
+def test_runs_on_digits(tmp_path, variant):
+    """Law: losses stay finite, a run repeats bit for bit, another index gives another model."""
+    first, again, other = digit_runs(tmp_path, "toshi_marvel", variant=variant, batch_size=16)
+    assert same_weights(first, again)
+    assert not same_weights(first, other)
