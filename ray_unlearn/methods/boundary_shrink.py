@@ -14,8 +14,8 @@ Citation: Chen et al., Boundary Unlearning (CVPR 2023), boundary shrink; values 
 Caveats: published here are the idea, 5 epochs, SGD, lr 0.01; everything else is unverified: the size of the step
 (0.1 is our choice), one step rather than several, that the own class is excluded rather than the moved image's
 prediction taken as it is, and that moved pixels are not clamped to the range. Described for forgetting a whole class.
-No step uses the retain set, so its accuracy goes where it goes. Labels are fixed per original; runs differ by order
-alone.
+No step uses the retain set, so its accuracy goes where it goes. Labels are fixed per original; runs differ by the
+order of batches alone, so hardly at all where the forget set fits one batch: choose a smaller `batch_size` there.
 
 Does not cover: boundary expanding (an extra class for the forget images, pruned afterwards).
 """
