@@ -12,7 +12,7 @@ of `decay_epochs`. One optimiser serves both steps, moments included.
 Citation: Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023.
 
 Caveats: the paper's gamma is `ce_weight` here and its alpha (beta in some ports) is `kl_weight`; `gamma` is the rate's
-factor, as in every recipe. A third loss term of the authors' code has weight 0 in all published settings and is left
+factor, as in every recipe. A third loss term (beta) has weight 0 in the small-scale setting and is left
 out. Defaults are the small-scale values; the preset `cifar10` holds the large-scale ones. RUM uses lr 5e-3, 5 epochs,
 msteps 4, temperature 4 and tunes the weights. A third-party port optimises the teacher's parameters by mistake, so that
 its student never moves. At the start S equals T, where the divergence has no gradient: without noise from augmentation
