@@ -13,7 +13,7 @@ from ray_unlearn.data.images import RunData
 
 
 class SmallConv(nn.Module):
-    """Two convolutions with biases and a linear layer, for raw numbered images; the same weights for the same seed."""
+    """Two convolutions with biases and a linear layer, for raw 8x8 images; the same weights for the same seed."""
 
     def __init__(self, widths: tuple[int, int] = (4, 6), classes: int = 3, seed: int = 0) -> None:
         super().__init__()
@@ -24,16 +24,15 @@ class SmallConv(nn.Module):
                 nn.ReLU(),
                 nn.Conv2d(widths[0], widths[1], 3),
                 nn.ReLU(),
-                nn.AdaptiveAvgPool2d(1),
                 nn.Flatten(),
-                nn.Linear(widths[1], classes),
+                nn.Linear(widths[1] * 4 * 4, classes),  # no pooling: the logits of random images differ
             )
         self.trained_on: list[list[int]] = []
         self.looked_at: list[list[int]] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         (self.trained_on if self.training else self.looked_at).append(indices_of(images))
-        return self.layers(images / 255)
+        return self.layers((images - 127.5) / 63.75)
 
     @property
     def kernels(self) -> list[nn.Parameter]:
@@ -43,7 +42,7 @@ class SmallConv(nn.Module):
 
 def copy_of(model: nn.Module) -> SmallConv:
     """Return a net of its own with the weights of another `SmallConv`."""
-    hand = SmallConv((model.layers[0].out_channels, model.layers[2].out_channels), model.layers[6].out_features)
+    hand = SmallConv((model.layers[0].out_channels, model.layers[2].out_channels), model.layers[5].out_features)
     hand.load_state_dict(model.state_dict())
     return hand
 

@@ -43,7 +43,7 @@ def test_exactly_the_smallest_gradients_are_drawn_anew(tmp_path, scope, fraction
         assert int(fresh[0].sum()) == round(fraction * 324)
     for score, where in zip(scores, fresh, strict=True):
         assert float(score[where].max()) <= float(score[~where].min()) + 1e-6 * float(score.max())
-    for name in ("layers.0.bias", "layers.2.bias", "layers.6.weight", "layers.6.bias"):
+    for name in ("layers.0.bias", "layers.2.bias", "layers.5.weight", "layers.5.bias"):
         assert torch.equal(model.get_parameter(name), before.get_parameter(name))
 
 
@@ -76,7 +76,7 @@ def test_the_subset_is_as_large_as_forget_and_the_runs_own(tmp_path):
 def test_kept_weights_move_by_a_tenth_of_their_gradient(tmp_path):
     """Law: SGD with momentum and decay, kept kernels' gradients times 0.1, rates 1/3, 2/3, 1, 2/3, 1/3 by epoch."""
     data, model, start = run_data(tmp_path), SmallConv(), SmallConv()
-    kookmin(model, data, KookminOptions(lr=0.3, batch_size=10), RNG)
+    kookmin(model, data, KookminOptions(lr=0.05, batch_size=10), RNG)
     kookmin(start, data, KookminOptions(**STILL), RNG)
     hand, original = copy_of(start), SmallConv()
     scales = {own: torch.where(own != old, 1.0, 0.1) for own, old in zip(hand.kernels, original.kernels, strict=True)}
@@ -84,7 +84,7 @@ def test_kept_weights_move_by_a_tenth_of_their_gradient(tmp_path):
     rates = [1 / 3, 1 / 3, 2 / 3, 2 / 3, 1, 1, 2 / 3, 2 / 3, 1 / 3, 1 / 3]  # two batches an epoch
     for indices, rate in zip(model.trained_on, rates, strict=True):
         images, labels = batch_of(data, indices)
-        sgd.step(F.cross_entropy(hand(images), labels), 0.3 * rate, scales)
+        sgd.step(F.cross_entropy(hand(images), labels), 0.05 * rate, scales)
     assert close(model, hand)
     assert not close(model, start)
 
