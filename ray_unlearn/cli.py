@@ -148,6 +148,7 @@ def verify(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Check size and sha256 of everything recorded."""
+    from ray_unlearn.report.text import plural
     from ray_unlearn.store import verify as check
     from ray_unlearn.study import load_study
 
@@ -155,15 +156,16 @@ def verify(
     result = check.verify(store, store.populations())
     for problem in result.problems:
         _say(f"bad: {problem}")
-    _say(f"verified {result.runs} runs, {result.files} files, {result.size_bytes:,} bytes in {store.uri}")
+    counts = f"{plural(result.runs, 'run')}, {plural(result.files, 'file')}, {result.size_bytes:,} bytes"
+    _say(f"verified {counts} in {store.uri}")
     if not result.problems:
         return
     if not repair:
         raise StoreError(
-            f"{len(result.problems)} problems; `ray-unlearn verify --repair` makes those runs pending again"
+            f"{plural(len(result.problems), 'problem')}; `ray-unlearn verify --repair` makes those runs pending again"
         )
     runs = check.repair(store, result.problems)
-    _say(f"repaired: {len(runs)} runs are pending again; `ray-unlearn generate` makes them anew")
+    _say(f"repaired: {plural(len(runs), 'run')} pending again; `ray-unlearn generate` makes what is pending")
 
 
 @app.command()

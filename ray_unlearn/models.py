@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import importlib.util
 import io
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,8 @@ def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
     try:
         if where.endswith(".safetensors"):
             return safetensors.torch.load(data)
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about the pickle protocol; what matters is an error
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises a dozen kinds on damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"{where}: not weights that can be read safely ({reason[:160]})") from error
