@@ -130,6 +130,7 @@ class RunWriter:
             host=socket.gethostname(),
             versions=_versions(),
             attempt=attempt,
+            checksum="",
         )
 
     def _logits(self, model: nn.Module) -> dict[str, np.ndarray]:

@@ -93,7 +93,7 @@ class RayBackend:
             options["object_store_memory"] = _OBJECT_STORE_BYTES
         try:
             ray.init(address=address, **options)
-        except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # Ray raises plain exceptions here, too
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
             raise ClusterError(
                 f"Ray at {address}: cannot connect: {reason}; is the cluster up? --backend inline needs none"

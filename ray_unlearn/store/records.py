@@ -49,7 +49,7 @@ class Record(_Value):
     options: dict[str, Any]
     seeds: dict[str, int]
     """Study seed, original and run: with the population's name, the key of every random stream of the run."""
-    original_sha256: str = ""
+    original_sha256: str
     """The checkpoint that the run started from; empty for runs from scratch."""
     payloads: dict[str, Payload]
     metrics: dict[str, float]
@@ -67,8 +67,8 @@ class Record(_Value):
     host: str
     versions: dict[str, str]
     attempt: int
-    checksum: str = ""
-    """sha256 of the record itself without this field."""
+    checksum: str
+    """sha256 of the record itself without this field; empty until it is sealed."""
 
     def sealed(self) -> Record:
         """Return the record with its checksum."""

@@ -97,12 +97,14 @@ class StudyStore:
     def publish(self, run: Run, payloads: Mapping[str, bytes], record: Record) -> None:
         """Publish a finished run: payloads, then its record; then forget its earlier failure.
 
-        A run that somebody published meanwhile stays as it is: the same run has the same bytes. Of a record that is
-        none of this run's, only the record is removed; payloads may be another driver's, just about to get theirs.
+        A run that somebody published meanwhile stays as it is: the same run has the same bytes. Payloads without a
+        record stay, too: they may be another driver's, which is just about to publish theirs.
         """
+        there = self.storage.exists(self.layout.record(run))
         held = self.record(run)
         if held is None or not held.is_of(run, record.digest):
-            self.storage.remove(self.layout.record(run))
+            if there:
+                self.discard(run)  # a torn record, or one of something else
             last = (RECORD, record.sealed().model_dump_json(indent=1).encode())
             self.storage.publish_folder(self.layout.run(run), payloads, last)
         self.storage.remove(self.layout.failure(run))
