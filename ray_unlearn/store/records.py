@@ -1,8 +1,8 @@
 """The record of a finished run and of a failed one: their schema, beside the code that reads and writes them.
 
     record = Record(population="finetune", index=7, payloads={"model.safetensors": payload_of(data)}, ...)
-    store.publish(record, payloads)
-    Record.model_validate_json(text)
+    store.publish(run, payloads, record)
+    Record.model_validate_json(text).is_intact()
 
 Does not cover: when a record is written (`StudyStore.publish`: after its payloads).
 """

@@ -3,7 +3,7 @@
     store = StudyStore(open_storage(study.storage), study.name)
     store.admit(plan)
     store.publish(run, payloads, record)
-    records = store.records(plan.populations["finetune"])     # {index: Record}
+    records = store.made("finetune")             # {index: Record}
 
 Does not cover: the order of work (`driver`), nor reading payloads back (`verify`, and evaluation from outputs).
 """
