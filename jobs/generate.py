@@ -2,7 +2,9 @@
 
     ray job submit --address http://127.0.0.1:8265 --working-dir . \
         --runtime-env-json '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "30"}}' \
-        -- python jobs/generate.py jobs/studies/faces.yaml
+        -- python jobs/generate.py jobs/studies/faces.yaml --set storage=s3://bucket/studies \
+           --set data.train=s3://bucket/train.parquet --set data.test=s3://bucket/test.parquet \
+           --set execution.device=cuda --workers 8
 
 Needs: ray_unlearn installed on every node, storage and data that every node sees. The driver runs on the head node and
 needs no GPU; actors take the GPUs. Submitted again after a stop or a crash, it makes exactly what is missing.

@@ -4,8 +4,9 @@
     method(..., on_epoch=writer.on_epoch)
     payloads = writer.finish(model)              # {"model.safetensors": bytes, "outputs.arrow": bytes}
 
-outputs.arrow: one row per image, `split` (dictionary), `label` int32, `logits` fixed_size_list<float32, C>, in the
-order of the saved splits. Every metric can be computed later from it, without a model.
+outputs.arrow: one row per image: `split` (dictionary), `position` int32 (of the image in its split, as the splits file
+lists it), `label` int32, `logits` fixed_size_list<float32, C>. Every metric can be computed later from it, without a
+model.
 
 Does not cover: where the bytes go (`ray_unlearn.store`).
 """
@@ -83,7 +84,7 @@ class RunWriter:
             logits = {name: predict(model, images) for name, images in self.all_sets.items() if len(images)}
             self.stages.append({"epoch": float(number), "train_loss": loss, **_metrics(logits, self.all_sets)})
         if number in wanted.outputs:
-            self.payloads[f"stage-{number:04d}.arrow"] = encode_outputs(self._logits(model), self.sets)
+            self.payloads[f"stage-{number:04d}.arrow"] = encode_outputs(self._logits(model), self.sets, self.all_sets)
         if number in wanted.checkpoints:
             self.payloads[f"stage-{number:04d}.safetensors"] = checkpoint_bytes(model, self.study.checkpoint_dtype)
 
@@ -91,7 +92,7 @@ class RunWriter:
         """Return all payloads by file name."""
         logits = self._logits(model)
         self.metrics = _metrics(logits, self.sets)
-        self.payloads[OUTPUTS] = encode_outputs(logits, self.sets)
+        self.payloads[OUTPUTS] = encode_outputs(logits, self.sets, self.all_sets)
         if self.population.keep_checkpoints:
             self.payloads[CHECKPOINT] = checkpoint_bytes(model, self.study.checkpoint_dtype)
         return self.payloads
@@ -103,6 +104,7 @@ class RunWriter:
         *,
         attempt: int,
         started_at: str,
+        original_sha256: str,
         seconds: dict[str, float],
         device: str,
         threads: int,
@@ -115,12 +117,8 @@ class RunWriter:
             digest=self.population.digest,
             method=str(self.population.identity["method"]),
             options=dict(self.population.identity["options"]),
-            seeds={
-                "study": rng.study,
-                "original": rng.original,
-                "run": rng.run,
-                "entropy": rng.entropy("run") % 2**53,
-            },
+            seeds={"study": rng.study, "original": rng.original, "run": rng.run},
+            original_sha256=original_sha256,
             payloads={name: payload_of(data) for name, data in sorted(payloads.items())},
             metrics=self.metrics,
             epoch_loss=self.epoch_loss,
@@ -132,6 +130,7 @@ class RunWriter:
             host=socket.gethostname(),
             versions=_versions(),
             attempt=attempt,
+            checksum="",
         )
 
     def _logits(self, model: nn.Module) -> dict[str, np.ndarray]:
@@ -145,15 +144,20 @@ def _metrics(logits: Mapping[str, np.ndarray], sets: Mapping[str, ImageSet]) -> 
     return metrics
 
 
-def encode_outputs(logits: Mapping[str, np.ndarray], sets: Mapping[str, ImageSet]) -> bytes:
-    """Return logits float32 [N, C] of every split as one Arrow IPC file."""
+def encode_outputs(
+    logits: Mapping[str, np.ndarray], sets: Mapping[str, ImageSet], all_sets: Mapping[str, ImageSet]
+) -> bytes:
+    """Return logits float32 [N, C] of every split as one Arrow IPC file; `sets` may be samples of `all_sets`."""
     all_NC = np.concatenate(list(logits.values())).astype(np.float32)
     names = pa.array(list(logits), pa.string())
     codes = np.concatenate([np.full(len(each), code, np.int8) for code, each in enumerate(logits.values())])
     labels = np.concatenate([sets[name].labels_N for name in logits]).astype(np.int32)
     values = pa.FixedSizeListArray.from_arrays(pa.array(all_NC.ravel()), all_NC.shape[1])
     split = pa.DictionaryArray.from_arrays(pa.array(codes), names)
-    batch = pa.record_batch([split, pa.array(labels), values], names=["split", "label", "logits"])
+    positions = [np.searchsorted(all_sets[name].indices, sets[name].indices) for name in logits]
+    position = pa.array(np.concatenate(positions).astype(np.int32))
+    columns = {"split": split, "position": position, "label": pa.array(labels), "logits": values}
+    batch = pa.record_batch(list(columns.values()), names=list(columns))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)

@@ -147,23 +147,26 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Make bad runs pending again.")] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Check size and sha256 of everything recorded."""
+    """Check size and sha256 of everything recorded, and of the decoded images."""
+    from ray_unlearn.data import integrity
+    from ray_unlearn.report.text import plural
     from ray_unlearn.store import verify as check
     from ray_unlearn.study import load_study
 
     store = _store(load_study(study, overrides))
     result = check.verify(store, store.populations())
-    for problem in result.problems:
+    shards = integrity.damaged(store.storage)
+    for problem in (*result.problems, *shards):
         _say(f"bad: {problem}")
-    _say(f"verified {result.runs} runs, {result.files} files, {result.size_bytes:,} bytes in {store.uri}")
-    if not result.problems:
-        return
-    if not repair:
-        raise StoreError(
-            f"{len(result.problems)} problems; `ray-unlearn verify --repair` makes those runs pending again"
-        )
-    runs = check.repair(store, result.problems)
-    _say(f"repaired: {len(runs)} runs are pending again; `ray-unlearn generate` makes them anew")
+    counts = f"{plural(result.runs, 'run')}, {plural(result.files, 'file')}, {result.size_bytes:,} bytes"
+    _say(f"verified {counts} in {store.uri}, and the decoded images")
+    found = len(result.problems) + len(shards)
+    if found and not repair:
+        raise StoreError(f"{plural(found, 'problem')}; `ray-unlearn verify --repair` makes it pending again")
+    if found:
+        runs = check.repair(store, result.problems)
+        integrity.prepare_again(store.storage, shards)
+        _say(f"repaired: {plural(len(runs), 'run')} pending again; `ray-unlearn generate` makes what is pending")
 
 
 @app.command()

@@ -81,6 +81,9 @@ class Interrupted(BaseException):
         return f"interrupted by {signal.Signals(self.signum).name}"
 
 
+_TOO_MANY = 5000  # names to compare: a second's work
+
+
 def did_you_mean(found: str, valid: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` when a valid name is close, else the list of valid names.
 
@@ -88,6 +91,8 @@ def did_you_mean(found: str, valid: Iterable[str]) -> str:
     " (did you mean 'adam'?)"
     """
     names = sorted(valid)
+    if len(names) > _TOO_MANY:
+        return ""
     close = difflib.get_close_matches(str(found), names, n=1)
     if close:
         return f" (did you mean {close[0]!r}?)"

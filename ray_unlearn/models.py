@@ -1,7 +1,7 @@
 """Architectures by name, and their weights in and out of safetensors.
 
     model = build(study.model, num_classes=9, seeds=Seeds(study=0))
-    load_weights(model, read_weights("original.safetensors"), where="original.safetensors")
+    load_weights(model, parse_weights(read_file("a.pth"), "a.pth"), where="a.pth")
     data = checkpoint_bytes(model, "fp32")       # safetensors; no pickle is ever written
 
 Names: every torchvision classification model, `small_cnn` (built in), or `package.module:factory`, a callable
@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import importlib.util
 import io
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from torch import nn
 from ray_unlearn.data.files import open_filesystem
 from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.identity import canonical
 from ray_unlearn.study.schema import Dtype, Model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -66,6 +68,23 @@ def build(spec: Model, num_classes: int, seeds: Seeds) -> nn.Module:
     return model
 
 
+@torch.no_grad()
+def try_on(model: nn.Module, image_size: int, num_classes: int) -> None:
+    """Run two blank images through a model, so that one that cannot take them is refused before any work.
+
+    Raises:
+        ModelError: it fails on images of this size, or does not give one logit per class.
+
+    """
+    try:
+        shape = list(model.eval()(torch.zeros(2, 3, image_size, image_size)).shape)
+    except Exception as error:  # a module may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(f"model: fails on images of {image_size}x{image_size} pixels: {reason}") from error
+    if shape != [2, num_classes]:
+        raise ModelError(f"model: expected {num_classes} logits per image, [2, {num_classes}] for two; found {shape}")
+
+
 def identity(spec: Model) -> dict[str, Any]:
     """Return what identifies an architecture: its name and options, and a factory's source by its sha256.
 
@@ -75,6 +94,10 @@ def identity(spec: Model) -> dict[str, Any]:
     """
     _factory(spec.arch)
     found: dict[str, Any] = {"arch": spec.arch, "options": spec.options}
+    try:
+        canonical(found)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"model.options: {spec.options}: expected plain finite values ({error})") from error
     if ":" in spec.arch:
         module = importlib.util.find_spec(spec.arch.partition(":")[0])
         if module is not None and module.origin is not None:
@@ -137,7 +160,8 @@ def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
     try:
         if where.endswith(".safetensors"):
             return safetensors.torch.load(data)
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about the pickle protocol; what matters is an error
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises a dozen kinds on damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"{where}: not weights that can be read safely ({reason[:160]})") from error
@@ -171,6 +195,14 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: s
             f"{where}: tensor {surplus[0]!r} is not in the model ({len(surplus)} such); is model.arch the right one?"
         )
     model.load_state_dict(dict(weights))
+
+
+@torch.no_grad()
+def round_parameters(model: nn.Module, dtype: Dtype) -> None:
+    """Round parameters to what a checkpoint in `dtype` can hold, in place; they stay float32."""
+    if dtype != "fp32":
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(DTYPES[dtype]))
 
 
 def checkpoint_bytes(model: nn.Module, dtype: Dtype) -> bytes:

@@ -54,7 +54,9 @@ class Seeds:
         """Return a fresh torch CPU generator for `purpose`; the same key gives the same stream."""
         import torch
 
-        return torch.Generator().manual_seed(self.entropy(purpose) % 2**63)
+        generator = torch.Generator()
+        generator.set_state(_torch_state(self.entropy(purpose)))
+        return generator
 
     @contextlib.contextmanager
     def global_state(self, purpose: str) -> Iterator[None]:
@@ -66,9 +68,32 @@ class Seeds:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             try:
                 random.seed(seed)
-                np.random.seed(seed % 2**32)
-                torch.manual_seed(seed % 2**63)
+                np.random.seed(_words(seed, 8))
+                torch.manual_seed(seed % 2**63)  # GPUs' generators take all 64 bits; the CPU's would take 32
+                torch.set_rng_state(_torch_state(seed))
                 yield
             finally:
                 random.setstate(python_state)
                 np.random.set_state(numpy_state)
+
+
+_MT19937_WORDS = 624
+_MT19937_AT = 24  # bytes before the words in torch's serialised CPU generator; a test would notice a new layout
+
+
+def _words(entropy: int, count: int) -> np.ndarray:
+    """Return uint32 [count], filled from all 256 bits of the entropy."""
+    return np.random.PCG64(entropy).random_raw(count).astype(np.uint32)
+
+
+def _torch_state(entropy: int) -> torch.Tensor:
+    """Return the state of a CPU generator seeded with all 256 bits.
+
+    `manual_seed` keeps the low 32 bits only, so that two of 99,999 runs would share a stream in two studies of three.
+    """
+    import torch
+
+    state = torch.Generator().manual_seed(0).get_state()
+    words = state.numpy()[_MT19937_AT : _MT19937_AT + 8 * _MT19937_WORDS].view(np.uint64)
+    words[:] = _words(entropy, _MT19937_WORDS)
+    return state

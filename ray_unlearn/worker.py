@@ -31,6 +31,7 @@ from ray_unlearn.errors import DataError, MethodError, ModelError, RayUnlearnErr
 from ray_unlearn.methods.resolve import method_of
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore
+from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.study.plan import Plan, Population, Run
 
 # The same run would fail the same way again, so these are not retried.
@@ -68,6 +69,8 @@ class Outcome:
     traceback: str = ""
     final: bool = False
     """Whether another attempt would fail the same way."""
+    poisoned: bool = False
+    """Whether the worker must go: a fault on a GPU stays with its process."""
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -77,7 +80,8 @@ class Worker:
     def __init__(self, job: Job, device: str) -> None:
         self._job = job
         self._device = torch.device(device)
-        self._originals: dict[Run, dict[str, torch.Tensor]] = {}
+        self._originals: dict[Run, tuple[str, dict[str, torch.Tensor]]] = {}
+        """sha256 and weights of the originals read so far."""
 
     def open(self) -> WorkerInfo:
         """Map the images and build the architecture.
@@ -87,7 +91,7 @@ class Worker:
 
         """
         job, execution = self._job, self._job.plan.study.execution
-        _configure(self._device, execution.cpus_per_worker, execution.deterministic)
+        self._configure()
         pixels = job.data.open(self._device, execution.device_budget_gib * 2**30, Path(job.cache))
         self._pixels: Pixels = pixels
         scaling = Scaling.of(job.plan.study.data.normalize)
@@ -109,15 +113,19 @@ class Worker:
                 error=_one_line(error),
                 traceback=traceback.format_exc(),
                 final=isinstance(error, _FINAL),
+                poisoned=self._device.type == "cuda" and not isinstance(error, RayUnlearnError),
             )
         return Outcome(run=run, seconds=time.monotonic() - start, metrics=metrics)
 
     def _make(self, run: Run, attempt: int, start: float) -> dict[str, float]:
+        self._configure()  # again for every run: a script may have changed any of it
+        started_at = datetime.now(UTC).isoformat(timespec="seconds")
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
         rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
         writer = RunWriter(run=run, population=population, study=study, sets=self._outputs, all_sets=self._sets)
         model = self._starting_model(run, rng).to(self._device)
         method_of(population.method).run(model, self._run_data(writer), population.method.options, rng)
+        models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
         _refuse_nonfinite(model)
         trained = time.monotonic()
         payloads = writer.finish(model)
@@ -126,13 +134,33 @@ class Worker:
             payloads,
             rng,
             attempt=attempt,
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            started_at=started_at,
+            original_sha256=self._sha256_of_start(run),
             seconds={"train": trained - start, "predict": predicted - trained},
             device=_device_name(self._device),
             threads=torch.get_num_threads(),
         )
         self._job.store.publish(run, payloads, record)
         return record.metrics
+
+    def _configure(self) -> None:
+        """Set what the arithmetic of a run depends on."""
+        execution = self._job.plan.study.execution
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise ModelError("device cuda: this machine has no GPU that torch can use; set execution.device: cpu")
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+        torch.set_num_threads(execution.cpus_per_worker)
+        if self._device.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may not repeat itself
+            torch.use_deterministic_algorithms(execution.deterministic)
+            torch.backends.cudnn.benchmark = not execution.deterministic
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+
+    def _sha256_of_start(self, run: Run) -> str:
+        start = self._job.plan.start_of(run)
+        return self._originals[start][0] if start else ""
 
     def _run_data(self, writer: RunWriter) -> RunData:
         sets = self._sets
@@ -152,9 +180,9 @@ class Worker:
             return models.build(self._job.plan.study.model, self._job.data.num_classes, rng)
         if start not in self._originals:
             data = self._job.store.checkpoint(start)
-            self._originals[start] = models.parse_weights(data, "model.safetensors")
+            self._originals[start] = payload_of(data).sha256, models.parse_weights(data, CHECKPOINT)
         model = copy.deepcopy(self._template)
-        models.load_weights(model, self._originals[start], where=f"{self._job.store.uri}/{start}")
+        models.load_weights(model, self._originals[start][1], where=f"{self._job.store.uri}/{start}")
         return model
 
 
@@ -172,19 +200,6 @@ def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
         failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     job.store.publish_failure(outcome.run, failure)
-
-
-def _configure(device: torch.device, threads: int, deterministic: bool) -> None:
-    """Set what the arithmetic of a run depends on."""
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError("device cuda: this machine has no GPU that torch can use; set execution.device: cpu")
-    torch.set_num_threads(threads)
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may not repeat itself
-        torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.benchmark = not deterministic
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
 
 
 def _refuse_nonfinite(model: nn.Module) -> None:

@@ -53,4 +53,6 @@ def record_of(plan: Plan, run: Run, payloads: dict[str, bytes] = PAYLOADS) -> Re
         host="here",
         versions={},
         attempt=1,
+        original_sha256="",
+        checksum="",
     )

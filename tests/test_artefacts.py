@@ -56,7 +56,12 @@ def test_outputs_have_the_documented_schema_and_the_splits_order(tiny):
     """Law: split, label int32, logits float32[C]; rows are those of the saved splits, in their order."""
     store = made(tiny(outputs={"splits": ALL}))
     table, splits = table_of(store), splits_of(store)
-    assert table.schema.names == ["split", "label", "logits"]
+    assert table.schema.names == ["split", "position", "label", "logits"]
+    assert table.schema.field("position").type == pa.int32()
+    counts = [
+        table.column("split").to_pylist().count(name) for name in dict.fromkeys(table.column("split").to_pylist())
+    ]
+    assert table.column("position").to_pylist() == [i for count in counts for i in range(count)]
     assert pa.types.is_dictionary(table.schema.field("split").type)
     assert table.schema.field("split").type.value_type == pa.string()
     assert table.schema.field("label").type == pa.int32()

@@ -205,12 +205,15 @@ def test_verify_counts_what_it_read(made: Path, capsys):
     """Law: 4 runs of 2 files; their bytes are those on disk."""
     assert main(["verify", study_of(made)]) == 0
     size = sum(p.stat().st_size for p in made.glob("store/tiny/*/0*/*") if p.name != "record.json")
-    assert capsys.readouterr().out == f"verified 4 runs, 8 files, {size:,} bytes in {made / 'store/tiny'}\n"
+    said = f"verified 4 runs, 8 files, {size:,} bytes in {made / 'store/tiny'}, and the decoded images\n"
+    assert capsys.readouterr().out == said
 
 
 def test_verify_repair_generate_mends(copy: Path, capsys):
-    """Law: a flipped byte and a truncated file are found (exit 1), repaired, made again, to the same bytes."""
+    """Law: a flipped byte, a truncated file and a damaged shard are found, repaired, made to the same bytes."""
     whole = payload_bytes(copy / "store/tiny")
+    shard = next((copy / "store/data-cache").rglob("*.arrow"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     flipped, cut = (
         copy / "store/tiny" / name for name in ("finetune/00001/model.safetensors", "original/00000/outputs.arrow")
     )
@@ -223,10 +226,11 @@ def test_verify_repair_generate_mends(copy: Path, capsys):
     assert [line.split(":")[1].strip() for line in bad] == [
         "finetune/00001/model.safetensors",
         "original/00000/outputs.arrow",
+        str(shard.relative_to(copy / "store")),
     ]
-    assert captured.err.startswith("error: 2 problems; ")
+    assert captured.err.startswith("error: 3 problems; ")
     assert main(["verify", study_of(copy), "--repair"]) == 0
-    assert "repaired: 2 runs are pending again" in capsys.readouterr().out
+    assert "repaired: 2 runs pending again" in capsys.readouterr().out
     assert inline(study_of(copy)) == 0
     assert "made 2 runs" in capsys.readouterr().out
     assert main(["verify", study_of(copy)]) == 0
@@ -267,7 +271,7 @@ def test_export_refuses_what_is_not_whole(copy: Path, tmp_path, capsys, how: str
     assert export(copy, tmp_path / "new.zip") == 1
     expected = {
         "missing": "error: population finetune: 1 of 3 checkpoints are missing (runs 2)",
-        "flipped": "error: run finetune/00002: model.safetensors is not what its record says",
+        "flipped": f"error: {copy}/store/tiny: run finetune/00002: model.safetensors is not what its record says",
     }
     assert capsys.readouterr().err.startswith(expected[how])
     (tmp_path / "old.zip").write_bytes(b"earlier")

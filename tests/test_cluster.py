@@ -99,7 +99,7 @@ def test_every_ray_start_asks_for_a_token(cluster: dict[str, Any]) -> None:
     """A head with tokens and a worker without would not find each other, or worse, would."""
     assert len(start_commands(cluster)) == 2
     assert all("RAY_AUTH_MODE=token" in command for command in start_commands(cluster))
-    assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"  # noqa: S105 - a path
 
 
 def test_every_node_runs_the_ray_that_these_tests_ran(cluster: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import fs
 from samples import IMAGE_STRUCT, column, copied, decoded, encoded, picture, prepare, write_parquet
 
-from ray_unlearn.data import files
+from ray_unlearn.data import files, parquet
 from ray_unlearn.data.parquet import is_parquet, open_parquet
 from ray_unlearn.errors import DataError
 from ray_unlearn.study.schema import Columns
@@ -107,11 +107,13 @@ def test_several_files_may_be_named_in_every_way(tmp_path):
     assert open_parquet((f"file://{folder}/**/*.parquet",), Columns()).num_rows == 1
 
 
-def test_row_groups_are_slices_that_can_be_read_anywhere_in_any_order(tmp_path):
-    """Law: one slice per row group, picklable; its rows know their number in the file."""
+def test_row_groups_are_slices_that_can_be_read_anywhere_in_any_order(tmp_path, monkeypatch):
+    """Law: slices are whole row groups, joined while short, picklable; their rows know their number in the file."""
     path = write_parquet(tmp_path / "a.parquet", list(range(7)), rows_per_group=3)
+    assert len(open_parquet((str(path),), Columns()).slices) == 1
+    monkeypatch.setattr(parquet, "_SLICE_ROWS", 3)
     source = open_parquet((str(path),), Columns())
-    assert len(source.slices) == 3
+    assert [part.num_rows for part in source.slices] == [3, 3, 1]
     last, first = copied(source.slices[2]), copied(source.slices[0])
     assert [row.where for row in last.rows()] == [f"{path} row 6"]
     assert [row.label for row in first.rows()] == [0, 1, 2]

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import ray_unlearn
+from ray_unlearn import seeds
 from ray_unlearn.seeds import Seeds
 
 KEY = {"study": 3, "population": "finetune", "original": 1, "run": 7}
@@ -199,3 +200,19 @@ def test_only_one_room_seeds_anything() -> None:
 def test_the_search_for_seeding_finds_it(line: str) -> None:
     """The test above can fail."""
     assert randomness(f"def f():\n    {line}\n")
+
+
+def test_torch_streams_use_all_bits_of_the_entropy() -> None:
+    """torch's own manual_seed keeps 32 bits of a seed; ours must not, or two of 99,999 runs would share a stream."""
+
+    def drawn(entropy: int) -> list[float]:
+        generator = torch.Generator()
+        generator.set_state(seeds._torch_state(entropy))
+        return [*torch.rand(700, generator=generator).tolist(), *torch.randn(50, generator=generator).tolist()]
+
+    assert drawn(5) == drawn(5)
+    for bit in (32, 63, 64, 128, 255):
+        assert sum(a == b for a, b in zip(drawn(5), drawn(5 + 2**bit), strict=True)) < 3
+    uniform = torch.tensor(drawn(7)[:700])
+    assert abs(float(uniform.mean()) - 0.5) < 0.06  # 5 standard deviations of the mean of 700
+    assert torch.Generator().set_state(seeds._torch_state(5)).initial_seed() == 0  # the layout is as assumed

@@ -257,8 +257,8 @@ def test_impossible_splits_are_refused(data, expected):
 
 
 def test_groups_need_a_column():
-    """Law: a source without groups says which key names the column."""
-    with pytest.raises(DataError, match=r"no group for any image; name its column: data\.columns\.group: person"):
+    """Law: a source without groups cannot forget by group."""
+    with pytest.raises(DataError, match=r"data\.forget\.group: person: the source has no group for any image"):
         splits_of(table(groups=False), forget={"group": "person", "count": 2})
 
 

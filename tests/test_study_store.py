@@ -123,7 +123,7 @@ def test_a_run_exists_iff_its_record_does(store: StudyStore):
     assert (made(store, plan), store.record(finetune(1))) == ([], None)
     publish(store, plan, finetune(1))
     assert made(store, plan) == [1]
-    assert store.record(finetune(1)) == record_of(plan, finetune(1))
+    assert store.record(finetune(1)) == record_of(plan, finetune(1)).sealed()
     assert store.checkpoint(finetune(1)) == b"weights"
     store.discard(finetune(1))
     assert made(store, plan) == []
@@ -139,7 +139,7 @@ def test_unreadable_and_foreign_records_do_not_count(store: StudyStore):
     store.storage.publish_file("tiny/finetune/00001/record.json", b'{"population": "fine')
     store.storage.publish_file("tiny/finetune/00002/record.json", b"{}")
     store.storage.publish_file(
-        "tiny/finetune/00003/record.json", record_of(other, finetune(3)).model_dump_json().encode()
+        "tiny/finetune/00003/record.json", record_of(other, finetune(3)).sealed().model_dump_json().encode()
     )
     store.storage.publish_file("tiny/finetune/00004/record.json", store.storage.read("tiny/finetune/00000/record.json"))
     store.storage.publish_file("tiny/finetune/notes/record.json", store.storage.read("tiny/finetune/00000/record.json"))
@@ -154,8 +154,8 @@ def test_publishing_over_a_record_that_does_not_count_makes_the_run(store: Study
     publish(store, plan, finetune(1), {"model.safetensors": b"old", "stage-0001.arrow": b"old"})
     found = {
         "torn": b'{"population": "fine',
-        "of another digest": record_of(other, finetune(1)).model_dump_json().encode(),
-        "of another run": record_of(plan, finetune(0)).model_dump_json().encode(),
+        "of another digest": record_of(other, finetune(1)).sealed().model_dump_json().encode(),
+        "of another run": record_of(plan, finetune(0)).sealed().model_dump_json().encode(),
     }
     store.storage.publish_file("tiny/finetune/00001/record.json", found[how])
     publish(store, plan, finetune(1))
@@ -186,8 +186,36 @@ def test_failures_are_kept_until_the_run_is_made(store: StudyStore):
 
 
 def test_the_checkpoint_of_a_run_without_one_is_an_error(store: StudyStore):
-    """Law: `keep_checkpoints: false` is the first thing that the message suspects."""
+    """Law: the message says what may be the reason; a damaged checkpoint is never handed out."""
     plan = plan_of(1)
     publish(store, plan, finetune(0), {"outputs.arrow": b"logits"})
-    with pytest.raises(StoreError, match=r"run finetune/00000 has no model\.safetensors \(keep_checkpoints: false\?\)"):
+    with pytest.raises(
+        StoreError, match=r"run finetune/00000 has no model\.safetensors \(not made, or keep_checkpoints: false\)"
+    ):
         store.checkpoint(finetune(0))
+    store.discard(finetune(0))
+    publish(store, plan, finetune(0))
+    store.storage.publish_file("tiny/finetune/00000/model.safetensors", b"weighty")
+    with pytest.raises(StoreError, match=r"model\.safetensors is not what its record says"):
+        store.checkpoint(finetune(0))
+
+
+def test_a_changed_record_does_not_count(store: StudyStore):
+    """Law: a record carries its own checksum; a metric changed by hand or by a bad disk makes the run pending."""
+    plan = plan_of(1)
+    store.admit(plan)
+    publish(store, plan, finetune(0))
+    text = store.storage.read("tiny/finetune/00000/record.json").decode()
+    store.storage.publish_file("tiny/finetune/00000/record.json", text.replace("0.5", "0.9").encode())
+    assert made(store, plan) == []
+
+
+def test_payloads_that_wait_for_their_record_are_left_alone(store: StudyStore):
+    """Law: two drivers on one run: what one has put without a record yet, the other does not remove."""
+    plan = plan_of(1)
+    store.admit(plan)
+    store.storage.publish_file("tiny/finetune/00000/outputs.arrow", b"another driver's")
+    publish(store, plan, finetune(0), {"model.safetensors": b"weights"})
+    if store.storage.local is None:
+        assert store.storage.read("tiny/finetune/00000/outputs.arrow") == b"another driver's"
+    assert made(store, plan) == [0]

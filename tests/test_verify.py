@@ -51,7 +51,7 @@ def damage(store: StudyStore, how: str) -> None:
         store.storage.publish_file(record, store.storage.read("tiny/finetune/00001/record.json"))
     elif how == "another study's record":
         other = record_of(plan_of(4, lr=1e-2), finetune(2))
-        store.storage.publish_file(record, other.model_dump_json().encode())
+        store.storage.publish_file(record, other.sealed().model_dump_json().encode())
 
 
 # `weights` has 7 bytes.
@@ -60,7 +60,7 @@ EXPECTED = {
     "truncated": ("model.safetensors", "expected 7 bytes, found 6"),
     "empty": ("model.safetensors", "expected 7 bytes, found 0"),
     "missing": ("model.safetensors", "missing; expected 7 bytes"),
-    "unreadable record": ("record.json", "cannot be read as a record"),
+    "unreadable record": ("record.json", "cannot be read as a record, or was changed"),
     "another run's record": ("record.json", r"is of finetune/00001, digest [0-9a-f]{12}, not of this run"),
     "another study's record": ("record.json", r"is of finetune/00002, digest [0-9a-f]{12}, not of this run"),
 }

@@ -212,7 +212,9 @@ def test_the_record_says_how_the_run_was_made(tiny):
     assert last["digest"] == job.plan.populations["finetune"].digest
     assert last["seconds"].keys() == {"train", "predict"}
     assert {"python", "torch", "ray-unlearn"} <= last["versions"].keys()
-    assert len({content["seeds"]["entropy"] for content in contents}) == 4
+    assert last["seeds"] == {"study": 0, "original": 0, "run": 2}
+    start = contents[0]["payloads"]["model.safetensors"]["sha256"]
+    assert [content["original_sha256"] for content in contents] == ["", start, start, start]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -64,6 +64,8 @@ class DecodedSlice:
     ids: list[str] = field(default_factory=list)
     wheres: list[str] = field(default_factory=list)
     """File and row of each id, for messages about duplicates."""
+    digests: list[str] = field(default_factory=list)
+    """Of each decoded example, in hexadecimal; the source's content is identified by all of them in order."""
     skipped: list[dict[str, str]] = field(default_factory=list)
     max_label: int = -1
     error: str = ""
@@ -118,6 +120,7 @@ def _decode_rows(rows: Iterable[Row], number: int, job: DecodeJob, done: Decoded
         if example is None:
             continue
         done.ids.append(row.image_id)
+        done.digests.append(example.digest().hex())
         done.wheres.append(row.where)
         done.max_label = max(done.max_label, example.label)
         held.append(example)

@@ -21,7 +21,6 @@ from ray_unlearn.errors import DataError
 from ray_unlearn.study.identity import digest
 
 _TEST_EVERY = 5
-_SLICE_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,7 @@ class DigitsSlice:
     """All digits of one part."""
 
     part: Part
+    num_rows: int
 
     def rows(self) -> Iterator[Row]:
         """Yield digits as uint8 [8, 8], their 17 grey levels spread over 0..255."""
@@ -44,29 +44,30 @@ class DigitsSlice:
 
 def open_digits(part: Part) -> OpenSource:
     """Open scikit-learn's digits."""
+    count = 360 if part == "test" else 1437
     return OpenSource(
         name=f"digits ({part})",
         fingerprint=digest(["digits", part, _TEST_EVERY]),
         class_names=tuple("0123456789"),
-        slices=(DigitsSlice(part),),
-        num_rows=360 if part == "test" else 1437,
+        slices=(DigitsSlice(part, count),),
+        num_rows=count,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class CifarSlice:
-    """Some images of CIFAR-10, whose files torchvision checks by their published md5."""
+    """One part of CIFAR-10, decoded where the download is; torchvision checks its files by their published md5."""
 
     root: str
     part: Part
-    start: int
+    num_rows: int
 
     def rows(self) -> Iterator[Row]:
         """Yield images as uint8 [32, 32, 3]."""
         from torchvision.datasets import CIFAR10
 
         images = CIFAR10(self.root, train=self.part == "train", download=False)
-        for i in range(self.start, min(self.start + _SLICE_ROWS, len(images.data))):
+        for i in range(len(images.data)):
             image_id = f"cifar10-{self.part}-{i:05d}"
             yield Row(image=images.data[i], image_id=image_id, label=int(images.targets[i]), where=image_id)
 
@@ -92,6 +93,6 @@ def open_cifar10(root: str | None, part: Part) -> OpenSource:
         name=f"cifar10 ({part})",
         fingerprint=digest(["cifar10", part]),
         class_names=tuple(images.classes),
-        slices=tuple(CifarSlice(folder, part, start) for start in range(0, len(images.data), _SLICE_ROWS)),
+        slices=(CifarSlice(folder, part, len(images.data)),),
         num_rows=len(images.data),
     )

@@ -1,12 +1,12 @@
 """Files of a source on any pyarrow file system: expand globs, fingerprint, read.
 
-    for file in expand(("faces/*.parquet", "s3://bucket/more.parquet")):
+    for file in expand(("faces/*.parquet", "s3://bucket/more.parquet"), ".parquet"):
         file.name, fingerprint(file)
 
 A file is fingerprinted by name, size and time of change, because reading it whole only to find its decoded shards
 would cost minutes where it is large. A fingerprint never enters an identity; the decoded content does.
 
-Does not cover: what is in the files (`parquet`, `folder`, `competition`).
+Does not cover: what is in the files (`parquet`, `folders`).
 """
 
 from __future__ import annotations

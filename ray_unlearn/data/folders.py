@@ -49,6 +49,11 @@ class FileSlice:
 
     entries: tuple[_Entry, ...]
 
+    @property
+    def num_rows(self) -> int:
+        """Number of images."""
+        return len(self.entries)
+
     def rows(self) -> Iterator[Row]:
         """Read one file after another."""
         for entry in self.entries:

@@ -3,7 +3,7 @@
     source = open_parquet(("train-*.parquet",), Columns())
     source.class_names                           # from the schema's `huggingface` metadata
 
-One slice per row group, so that a slice is read once. A struct image with a null `bytes` names a file beside the
+Slices are whole row groups, so that each is read once. A struct image with a null `bytes` names a file beside the
 Parquet file; changing such a file alone is not noticed. Extension types of other libraries are refused: some of them
 unpickle (CVE-2026-41486).
 
@@ -28,26 +28,28 @@ from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Columns
 
 _BATCH_ROWS = 256
+_SLICE_ROWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetSlice:
-    """One row group of one file."""
+    """Some row groups of one file, whole."""
 
     file: SourceFile
-    row_group: int
+    row_groups: tuple[int, ...]
     first_row: int
-    """Row of the file that the group starts with."""
+    """Row of the file that the first group starts with."""
+    num_rows: int
     columns: Columns
     class_names: tuple[str, ...]
     """What the file itself calls its integer labels; empty where it does not say."""
 
     def rows(self) -> Iterator[Row]:
-        """Yield the group's rows, a small batch in memory at a time."""
+        """Yield the groups' rows, a small batch in memory at a time."""
         names = [name for name in self.columns.model_dump().values() if name is not None]
         row = self.first_row
         with _reading(self.file) as parquet:
-            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[self.row_group], columns=names):
+            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=list(self.row_groups), columns=names):
                 for values in batch.to_pylist():
                     yield self._row(values, row)
                     row += 1
@@ -134,11 +136,8 @@ def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
             _check_columns(file, schema, columns)
             own_names = _class_names(schema, columns.label) or ()
             names = names or own_names
-        first = 0
-        for group in range(metadata.num_row_groups):
-            slices.append(ParquetSlice(file, group, first, columns, own_names))
-            first += metadata.row_group(group).num_rows
-        num_rows += first
+        slices += [ParquetSlice(file, *part, columns, own_names) for part in _row_groups(metadata)]
+        num_rows += metadata.num_rows
     return OpenSource(
         name=label(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
         fingerprint=digest([[f.name, fingerprint(f)] for f in files] + [columns.model_dump()]),
@@ -146,6 +145,18 @@ def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
         slices=tuple(slices),
         num_rows=num_rows,
     )
+
+
+def _row_groups(metadata: pq.FileMetaData) -> Iterator[tuple[tuple[int, ...], int, int]]:
+    """Yield (row groups, first row, rows) of slices that have at least `_SLICE_ROWS` rows, but for the last."""
+    groups: list[int] = []
+    first = rows = 0
+    for group in range(metadata.num_row_groups):
+        groups.append(group)
+        rows += metadata.row_group(group).num_rows
+        if rows >= _SLICE_ROWS or group == metadata.num_row_groups - 1:
+            yield tuple(groups), first, rows
+            groups, first, rows = [], first + rows, 0
 
 
 def _check_columns(file: SourceFile, schema: pa.Schema, columns: Columns) -> None:

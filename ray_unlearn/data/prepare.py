@@ -26,8 +26,8 @@ from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.layout import DATA_CACHE
 from ray_unlearn.study.identity import digest
 
-_FORMAT = 1
-_MANIFEST = "manifest.json"
+_FORMAT = 2
+MANIFEST = "manifest.json"
 
 DecodeAll = Callable[[Sequence[Slice], DecodeJob], Iterable[DecodedSlice]]
 """Decodes every slice, yielding in the slices' order."""
@@ -45,7 +45,7 @@ class Manifest(BaseModel):
     max_label: int
     num_images: int
     content: str
-    """sha256 over the shards' sha256: identifies the decoded images wherever they came from."""
+    """sha256 over every example's digest, in order: identifies the decoded images wherever they came from."""
     skipped: tuple[dict[str, str], ...]
     """Each image that `on_bad_image: skip` left out: where, image_id, reason."""
 
@@ -72,7 +72,7 @@ class Prepared:
             return self.storage.local / self.folder / shard.name
         if cache is None:
             raise DataError(f"{self.storage.uri}: shards on an object store need a local cache folder")
-        copy = cache / self.folder / shard.name
+        copy = cache / self.folder / f"{shard.sha256[:16]}-{shard.name}"  # prepared anew, it would be another file
         if not (copy.exists() and copy.stat().st_size == shard.size_bytes):
             data = self.storage.read(f"{self.folder}/{shard.name}")
             if hashlib.sha256(data).hexdigest() != shard.sha256:
@@ -81,7 +81,7 @@ class Prepared:
                 )
             from ray_unlearn.store.filesystem import open_storage
 
-            open_storage(str(cache)).publish_file(f"{self.folder}/{shard.name}", data)
+            open_storage(str(cache)).publish_file(f"{self.folder}/{copy.name}", data)
         return copy
 
 
@@ -120,7 +120,7 @@ def prepare_source(
     limit = num_classes if num_classes is not None else (len(names) if names else None)
     key = digest([_FORMAT, source.fingerprint, image_size, names, limit, skip_bad])
     folder = f"{DATA_CACHE}/{key[:16]}-{image_size}px"
-    manifest = _read_manifest(storage, folder)
+    manifest = _whole_manifest(storage, folder)
     if manifest is None:
         job = DecodeJob(
             storage=storage,
@@ -132,15 +132,22 @@ def prepare_source(
         )
         storage.sweep(folder)
         manifest = _decode_source(source, job, decode_all)
-        storage.publish_file(f"{folder}/{_MANIFEST}", manifest.model_dump_json(indent=1).encode())
+        storage.publish_file(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
     return Prepared(storage, folder, manifest)
 
 
-def _read_manifest(storage: Storage, folder: str) -> Manifest | None:
-    """Return the manifest, or None where there is none, or where a shard that it lists is not there whole."""
+def read_manifest(storage: Storage, folder: str) -> Manifest | None:
+    """Return a prepared source's manifest, or None where there is none that can be read."""
     try:
-        manifest = Manifest.model_validate_json(storage.read(f"{folder}/{_MANIFEST}"))
+        return Manifest.model_validate_json(storage.read(f"{folder}/{MANIFEST}"))
     except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _whole_manifest(storage: Storage, folder: str) -> Manifest | None:
+    """Return the manifest, or None where a shard that it lists is not there with its size."""
+    manifest = read_manifest(storage, folder)
+    if manifest is None:
         return None
     sizes = storage.sizes(folder)
     return manifest if all(sizes.get(shard.name) == shard.size_bytes for shard in manifest.shards) else None
@@ -163,7 +170,7 @@ def _decode_source(source: OpenSource, job: DecodeJob, decode_all: DecodeAll) ->
         class_names=job.class_names,
         max_label=max(part.max_label for part in done),
         num_images=sum(shard.rows for shard in shards),
-        content=digest([shard.sha256 for shard in shards]),
+        content=digest([each for part in done for each in part.digests]),
         skipped=tuple(skip for part in done for skip in part.skipped),
     )
 

@@ -38,6 +38,11 @@ class Row:
 class Slice(Protocol):
     """A part of a source: small, picklable, and readable on any machine that sees the source."""
 
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        ...
+
     def rows(self) -> Iterator[Row]:
         """Yield the slice's rows in the source's order."""
         ...

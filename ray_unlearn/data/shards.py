@@ -4,13 +4,16 @@
     shard = map_shard(path)
     shard.pixels_NHWC[5]                         # uint8, a view into the page cache
 
-Schema: image fixed_shape_tensor[uint8, [H, W, 3]], label int64, image_id, group and given strings, age float64.
+Schema: image fixed_shape_tensor[uint8, [H, W, 3]], label int64, image_id, group and given strings, age float64,
+digest fixed binary of 16 bytes.
 
 Does not cover: which shards make up a source (`prepare`).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +37,11 @@ class Example:
     given: str
     """The set that the source put it in; empty where it did not."""
 
+    def digest(self) -> bytes:
+        """Return 16 bytes that identify the example wherever it came from."""
+        known = json.dumps([self.image_id, self.label, self.group, str(self.age), self.given, self.pixels.shape])
+        return hashlib.sha256(known.encode() + self.pixels.tobytes()).digest()[:16]
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -56,6 +64,7 @@ def encode_shard(examples: Sequence[Example]) -> bytes:
         "group": pa.array([e.group for e in examples], pa.string()),
         "age": pa.array([e.age for e in examples], pa.float64(), from_pandas=False),
         "given": pa.array([e.given for e in examples], pa.string()),
+        "digest": pa.array([e.digest() for e in examples], pa.binary(16)),
     }
     batch = pa.record_batch(list(columns.values()), names=list(columns))
     sink = pa.BufferOutputStream()

@@ -1,12 +1,13 @@
 """Which image is in which set: index arrays, disjoint by construction, drawn with the study's seed alone.
 
     splits = make_splits(study.data, Seeds(study=study.seed), table)
-    splits.retain                                # int64 indexes, sorted
+    splits.sets["retain"]                        # int64 indexes, sorted
     splits.digest                                # over the image ids of every set
-    splits.table(table)                          # as saved with the study
+    splits.arrow(table)                          # as saved with the study
 
-Order of the draws: ids named by the study are set aside; then `limit`, test and validation fractions are drawn from
-the rest; then the forget set is chosen from what is left; retain is what remains.
+Order of the draws: ids named by the study are set aside; then `limit` and the test fraction are drawn from the rest;
+then a class or whole groups to forget are set aside, so that no method meets them in the validation set; then the
+validation fraction, and a forget fraction, are drawn; retain is what remains.
 
 Does not cover: pixels; only ids, labels and groups are looked at.
 """
@@ -100,16 +101,15 @@ def make_splits(data: Data, seeds: Seeds, images: ImageTable) -> Splits:
     if isinstance(data.test, float):
         test = _draw(rest, round(data.test * (len(rest) + len(named))), seeds, "test-split", "data.test")
         rest = np.setdiff1d(rest, test)
+    forget = named if len(named) else _selected(data, seeds, images, rest)
+    rest = np.setdiff1d(rest, forget)
     if isinstance(data.validation, float):
-        validation = _draw(
-            rest,
-            round(data.validation * (len(rest) + len(named))),
-            seeds,
-            "validation-split",
-            "data.validation",
-        )
+        count = round(data.validation * (len(rest) + len(forget)))
+        validation = _draw(rest, count, seeds, "validation-split", "data.validation")
         rest = np.setdiff1d(rest, validation)
-    forget = named if len(named) else _forget(data, seeds, images, rest)
+    if data.forget.fraction is not None:
+        count = max(1, round(data.forget.fraction * len(rest)))
+        forget = _draw(rest, count, seeds, "forget-split", "data.forget.fraction")
     sets = {"retain": np.setdiff1d(rest, forget), "forget": forget, "validation": validation, "test": test}
     return _checked(sets, images)
 
@@ -177,17 +177,17 @@ def _listed(ids: str | tuple[str, ...]) -> list[tuple[str, str]]:
     return [(f"{ids} row {i}", str(image_id)) for i, image_id in enumerate(table["image_id"])]
 
 
-def _forget(data: Data, seeds: Seeds, images: ImageTable, rest: np.ndarray) -> np.ndarray:
+def _selected(data: Data, seeds: Seeds, images: ImageTable, rest: np.ndarray) -> np.ndarray:
+    """Return the forget images that a class or whole groups select; empty where the study forgets otherwise."""
     forget = data.forget
-    if forget.fraction is not None:
-        return _draw(rest, max(1, round(forget.fraction * len(rest))), seeds, "forget-split", "data.forget.fraction")
     if forget.label is not None:
         return np.asarray(rest[images.labels_N[rest] == _class(forget.label, images)])
+    if forget.group is None:
+        return np.array([], dtype=np.int64)
     groups = np.array(images.groups, dtype=object)[rest]
     names = sorted({group for group in groups if group})
     if not names:
-        column = f"data.columns.group: {forget.group}"
-        raise DataError(f"data.forget.group: the source has no group for any image; name its column: {column}")
+        raise DataError(f"data.forget.group: {forget.group}: the source has no group for any image")
     count = forget.count or 1
     if count >= len(names):
         raise DataError(f"data.forget.count: asks for {count} of {len(names)} groups; some must remain")

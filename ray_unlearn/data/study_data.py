@@ -10,7 +10,6 @@ Does not cover: methods' access to it (`images.RunData`).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,13 @@ import numpy as np
 
 from ray_unlearn.data.prepare import DecodeAll, Prepared, in_place, prepare_source
 from ray_unlearn.data.rows import Part
+from ray_unlearn.data.shards import Shard
 from ray_unlearn.data.sources import open_source
 from ray_unlearn.data.splits import ImageTable, Splits, make_splits
 from ray_unlearn.errors import DataError
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.filesystem import Storage
-from ray_unlearn.study.schema import Source, Study
+from ray_unlearn.study.schema import Columns, Data, Source, Study
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ def prepare_study(study: Study, storage: Storage, cache: Path, decode_all: Decod
         if not isinstance(spec, Source):
             continue
         prepared[role] = prepare_source(
-            open_source(spec, "train" if role == "train" else "test", study.data.columns),
+            open_source(spec, "train" if role == "train" else "test", _columns(study.data)),
             storage,
             image_size=study.data.image_size,
             class_names=names,
@@ -90,14 +90,30 @@ def prepare_study(study: Study, storage: Storage, cache: Path, decode_all: Decod
         if role == "train":
             names = prepared[role].manifest.class_names
             limit = limit or (len(names) if names else prepared[role].manifest.max_label + 1)
-    _refuse_same(prepared)
     return _assemble(study, prepared, names, int(limit or 0), cache)
 
 
-def _refuse_same(prepared: Mapping[str, Prepared]) -> None:
-    for one, other in itertools.combinations(prepared, 2):
-        if prepared[one].manifest.content == prepared[other].manifest.content:
-            raise DataError(f"data.{other}: holds the same images as data.{one}; scores on it would mean nothing")
+def _columns(data: Data) -> Columns:
+    """Return the columns to read; forgetting by group names the group's column."""
+    columns, group = data.columns, data.forget.group
+    if group is None or columns.group == group:
+        return columns
+    if columns.group is not None:
+        raise DataError(f"data.forget.group: {group!r}, but data.columns.group is {columns.group!r}; name one column")
+    return columns.model_copy(update={"group": group})
+
+
+def _refuse_same(shards: Mapping[str, list[Shard]]) -> None:
+    """Refuse an image that two sources share: it would be trained on and scored."""
+    known: dict[tuple[str, bytes], str] = {}
+    for role, parts in shards.items():
+        for part in parts:
+            columns = (part.table.column(name).to_pylist() for name in ("image_id", "digest"))
+            for image in zip(*columns, strict=True):
+                if known.setdefault(image, role) != role:
+                    raise DataError(
+                        f"data.{role}: image {image[0]!r} is in data.{known[image]} too; sources must differ"
+                    )
 
 
 def _assemble(
@@ -108,9 +124,9 @@ def _assemble(
     cache: Path,
 ) -> StudyData:
     sizes = {role: source.manifest.num_images for role, source in prepared.items()}
-    shards = [
-        shard for role in ("train", "validation", "test") if role in prepared for shard in prepared[role].map(cache)
-    ]
+    by_role = {role: prepared[role].map(cache) for role in ("train", "validation", "test") if role in prepared}
+    _refuse_same(by_role)
+    shards = [shard for parts in by_role.values() for shard in parts]
     columns = {
         name: [value for shard in shards for value in shard.table.column(name).to_pylist()]
         for name in ("image_id", "group", "given")

@@ -17,13 +17,14 @@ from typing import Literal
 from ray_unlearn.data.study_data import StudyData, prepare_study
 from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
 from ray_unlearn.driver.opening import cache_folder, open_job
-from ray_unlearn.driver.pool import Backend
+from ray_unlearn.driver.pool import Backend, Pool
 from ray_unlearn.driver.progress import Tracker, show_progress
-from ray_unlearn.errors import ClusterError, StoreError
+from ray_unlearn.errors import ClusterError, StoreError, StudyError
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.report.tables import publish_metrics
 from ray_unlearn.report.text import plural
 from ray_unlearn.store import open_storage
+from ray_unlearn.store.records import CHECKPOINT
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
 from ray_unlearn.worker import Job, Outcome, record_failure
@@ -99,8 +100,7 @@ def generate(
         made = _made(job)
         pending = [run for run in planned if run not in made]
         tally = _make(job, place, pending, made, len(planned)) if pending else Tally()
-        if tally.made or not job.store.storage.exists(job.store.layout.metrics):
-            publish_metrics(job.store)
+        publish_metrics(job.store)  # always: the last command may have been killed before it came to this
     return Summary(
         planned=len(planned),
         already=len(planned) - len(pending),
@@ -127,13 +127,39 @@ def prepare(study: Study, *, backend: BackendName = "ray", address: str | None =
 
 
 def _made(job: Job) -> set[Run]:
-    """Return the runs of the plan that have a record."""
+    """Return the runs of the plan that have a record.
+
+    Raises:
+        StoreError: they were made without the checkpoints that the study now asks for.
+
+    """
     held = {name: job.store.records(name, p.digest) for name, p in job.plan.populations.items()}
+    for name, population in job.plan.populations.items():
+        without = sum(CHECKPOINT not in record.payloads for record in held[name].values())
+        if population.keep_checkpoints and without:
+            raise StoreError(
+                f"population {name}: {without} of its runs were made with keep_checkpoints: false, and the study now "
+                f"asks for checkpoints; set it back, or remove {job.store.uri}/{name} to make them again"
+            )
     return {run for run in job.plan.runs if run.index in held[run.population]}
+
+
+def _refuse_other_device(job: Job, pool: Pool) -> None:
+    """Refuse to mix CPU and GPU runs in a population because a cluster happens to have, or lack, GPUs today."""
+    if job.plan.study.execution.device != "auto":
+        return
+    for name, population in job.plan.populations.items():
+        others = {r.device for r in job.store.records(name, population.digest).values()}
+        if any((device == "cpu") != (pool.device == "cpu") for device in others):
+            raise ClusterError(
+                f"population {name} was begun on {', '.join(sorted(others))}, and execution.device: auto now means "
+                f"{pool.device}; set execution.device to say which"
+            )
 
 
 def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned: int) -> Tally:
     pool = place.pool(job)
+    _refuse_other_device(job, pool)
     with show_progress(total=planned, already=planned - len(pending)) as progress:
         progress.say(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         for warning in job.plan.warnings:
@@ -163,6 +189,8 @@ def _failed(job: Job, progress: Tracker, outcome: Outcome, attempts: int) -> Non
 
 def _backend(name: BackendName, address: str | None, workers: int | None, arm: Callable[[], None]) -> Backend:
     if name == "inline":
+        if address or workers:
+            raise StudyError("--address and --workers are for --backend ray; inline is one worker in this process")
         from ray_unlearn.driver.inline import InlineBackend
 
         return InlineBackend()

@@ -54,14 +54,14 @@ class InlinePool:
     """One worker; `wait` executes the run that was submitted."""
 
     def __init__(self, job: Job, device: str) -> None:
-        self._job, self._device = job, device
+        self._job, self.device = job, device
         self._worker: Worker | None = None
         self._started = 0
         self._submitted: tuple[Run, int] | None = None
 
     def describe(self) -> str:
         """Return the device."""
-        return f"in this process on {self._device}"
+        return f"in this process on {self.device}"
 
     def capacity(self) -> int:
         """Return 1."""
@@ -81,7 +81,7 @@ class InlinePool:
         """Open the worker, or execute the submitted run."""
         if self._worker is None:
             try:
-                worker = Worker(self._job, self._device)
+                worker = Worker(self._job, self.device)
                 info = worker.open()
             except RayUnlearnError as error:
                 return [Lost(self._started, str(error))]

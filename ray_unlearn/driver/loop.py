@@ -121,7 +121,10 @@ class Scheduler:
             self._hooks.ready(event.info)
         elif isinstance(event, Finished):
             del self._busy[event.worker]
-            self._idle.append(event.worker)
+            if event.outcome.poisoned:
+                self._pool.stop(event.worker)
+            else:
+                self._idle.append(event.worker)
             self._finished(event.outcome)
         else:
             self._lost(event)

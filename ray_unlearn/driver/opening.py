@@ -61,8 +61,9 @@ def _refuse_temporary(storage: str) -> None:
 
 
 def _try_model(job: Job) -> None:
-    """Build the architecture once, and load every weights file that the study names into it."""
+    """Build the architecture, try it on two blank images, and load every weights file that the study names."""
     model = models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0))
+    models.try_on(model, job.plan.study.data.image_size, job.data.num_classes)
     for population in job.plan.populations.values():
         for path in getattr(population.method.options, "weights", ()):
             models.load_weights(model, models.parse_weights(models.read_file(path), path), path)

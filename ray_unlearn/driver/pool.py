@@ -50,6 +50,11 @@ Event = Ready | Finished | Lost
 class Pool(Protocol):
     """Workers, addressed by numbers that are never used twice."""
 
+    @property
+    def device(self) -> str:
+        """The kind of device that runs get: cpu or cuda."""
+        ...
+
     def describe(self) -> str:
         """Return what each worker gets, for people: nothing about the device is decided in silence."""
         ...

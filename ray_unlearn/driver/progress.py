@@ -1,7 +1,7 @@
 """Progress for people: a live bar on a terminal, plain lines elsewhere (job logs are files).
 
     with show_progress(total=512, already=100) as progress:
-        progress.made(outcome)
+        progress.made()
         progress.say("worker 2 died; its run goes back to the queue")
 
 Does not cover: what `ray-unlearn status` prints about a store.

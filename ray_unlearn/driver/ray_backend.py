@@ -1,10 +1,10 @@
 """The `ray` backend: one long-lived actor per worker, on a cluster that exists or a local one that we start.
 
-    backend = RayBackend(address=None, workers=2, arm=arm, tell=print)
+    backend = RayBackend(address=None, workers=2)
     pool = backend.pool(job)
 
-Completion is read from what workers publish, not from Ray: an actor call may raise although the run was published
-(Ray docs, fault_tolerance/actors), and then the run is simply made again, to the same bytes.
+An actor call may raise although its run was published (Ray docs, fault_tolerance/actors); then the run is made again,
+to the same bytes, and the store keeps the first.
 
 Does not cover: starting clusters of machines (`cluster.yaml`), or stopping any cluster that we did not start.
 """
@@ -12,6 +12,7 @@ Does not cover: starting clusters of machines (`cluster.yaml`), or stopping any 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -28,11 +29,16 @@ from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Execution
 from ray_unlearn.worker import Job, Worker
 
-_LARGE_SLICES = 8  # about 16,000 images: below, starting Ray Data takes longer than decoding
+_LARGE_ROWS = 16_000  # below, starting Ray Data takes longer than decoding
 _OBJECT_STORE_BYTES = 512 * 2**20  # of a local cluster: images travel through shards, not through Ray
 _POLL_S = 1.0
 _CAPACITY_EVERY_S = 5.0
 _PATIENCE_S = 60.0
+
+
+def _tell(line: str) -> None:
+    """Say something on standard error."""
+    sys.stderr.write(line + "\n")
 
 
 class RayBackend:
@@ -44,7 +50,7 @@ class RayBackend:
         address: str | None,
         workers: int | None,
         arm: Callable[[], None] = lambda: None,
-        tell: Callable[[str], None] = print,
+        tell: Callable[[str], None] = _tell,
     ) -> None:
         self._address, self._workers, self._arm, self._tell = address, workers, arm, tell
         self._ours = False
@@ -52,7 +58,7 @@ class RayBackend:
 
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
         """Decode a large source as a Ray Data job, a small one in place."""
-        if len(slices) < _LARGE_SLICES:
+        if len(slices) < 2 or sum(part.num_rows for part in slices) < _LARGE_ROWS:
             return in_place(slices, job)
         from ray_unlearn.driver.ray_data import decode_with_ray
 
@@ -87,7 +93,7 @@ class RayBackend:
             options["object_store_memory"] = _OBJECT_STORE_BYTES
         try:
             ray.init(address=address, **options)
-        except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # Ray raises plain exceptions here, too
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
             raise ClusterError(
                 f"Ray at {address}: cannot connect: {reason}; is the cluster up? --backend inline needs none"
@@ -119,7 +125,7 @@ class RayPool:
         execution = job.plan.study.execution
         self._tell = tell
         self._fixed = workers or (execution.workers if isinstance(execution.workers, int) else None)
-        self._device, self._cpus, self._gpus = resources_of(execution, ray.cluster_resources().get("GPU", 0))
+        self.device, self._cpus, self._gpus = resources_of(execution, ray.cluster_resources().get("GPU", 0))
         self._job = ray.put(job)
         self._actor = ray.remote(
             num_cpus=self._cpus,
@@ -139,7 +145,7 @@ class RayPool:
     def describe(self) -> str:
         """Return the device, and what each worker takes from the cluster."""
         count = f"up to {self.capacity()} worker" + "s" * (self.capacity() != 1)
-        return f"{count} on {self._device}, each with {self._cpus:g} CPU" + (f", {self._gpus:g} GPU" * bool(self._gpus))
+        return f"{count} on {self.device}, each with {self._cpus:g} CPU" + (f", {self._gpus:g} GPU" * bool(self._gpus))
 
     def capacity(self) -> int:
         """Return the number asked for, or how many workers the cluster's nodes have room for now."""
@@ -158,7 +164,7 @@ class RayPool:
         """Start an actor; it waits in Ray's queue where there is no room yet."""
         self._started += 1
         worker = self._started
-        self._handles[worker] = self._actor.remote(self._job, self._device)
+        self._handles[worker] = self._actor.remote(self._job, self.device)
         self._opening.add(worker)
         self._pending[self._handles[worker].open.remote()] = worker
         return worker
@@ -172,13 +178,19 @@ class RayPool:
         if not self._pending:
             time.sleep(_POLL_S)
             return []
-        done, _ = ray.wait(list(self._pending), num_returns=1, timeout=_POLL_S)
+        done = self._done(1, _POLL_S)
         if done:
-            done, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
+            done = self._done(len(self._pending), 0)
             self._heard_at = time.monotonic()
         elif len(self._opening) == len(self._handles):
             self._complain()
         return [self._event(reference) for reference in done]
+
+    def _done(self, count: int, timeout_s: float) -> list[Any]:
+        try:
+            return list(ray.wait(list(self._pending), num_returns=count, timeout=timeout_s)[0])
+        except RayError as error:
+            raise ClusterError(f"Ray is gone: {_reason(error)}; what was made is kept") from error
 
     def _event(self, reference: Any) -> Event:
         worker = self._pending.pop(reference)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from ray_unlearn.errors import StudyError, did_you_mean
 from ray_unlearn.methods import METHODS, Method
-from ray_unlearn.methods.script import is_script, load_function, read_script, script_method
+from ray_unlearn.methods.script import imports_beside, is_script, load_function, read_script, script_method
 from ray_unlearn.models import read_file
 from ray_unlearn.study.loading import describe_first
 from ray_unlearn.study.plan import MethodUse
@@ -37,7 +37,8 @@ def resolve(study: Study, population: str) -> MethodUse:
     source = read_script(name) if is_script(name) else ""
     method = script_method(name, source) if is_script(name) else _registered(name, population)
     if is_script(name):
-        load_function(name, source)  # a script that cannot be imported is refused before any work
+        with imports_beside(name):
+            load_function(name, source)  # a script that cannot be imported is refused before any work
     try:
         preset = _preset(method, population, spec.preset)
         options = method.options.model_validate({**method.defaults(study), **preset, **spec.options})

@@ -13,10 +13,11 @@ Does not cover: generators that a script makes from the operating system's entro
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import linecache
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -30,13 +31,15 @@ from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.errors import MethodError, did_you_mean
 from ray_unlearn.methods.method import Method
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.recipe import Block
+from ray_unlearn.study.recipe import Block, Int
+
+_PREFIX = "ray_unlearn_script_"
 
 
 class ScriptOptions(Block):
     """What the loaders give; the rest is the script's own business."""
 
-    batch_size: int = Field(64, ge=1, description="Of the loaders that the function gets (official: 64).")
+    batch_size: Int = Field(64, ge=1, description="Of the loaders that the function gets (official: 64).")
     pixels: Literal["study", "raw"] = Field("study", description="raw: 0..255 un-normalised, whatever the study says.")
 
 
@@ -51,18 +54,22 @@ class CompetitionDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Return one example; `age` is NaN and `person_id` empty where the source does not know them."""
-        index = self._images.indices[position]
-        pixels, images = (
-            self._images.pixels,
-            torch.from_numpy(self._images.pixels.gather(self._images.indices[[position]])),
-        )
-        return {
-            "image": self._scaling.apply(images)[0].contiguous(),
-            "image_id": pixels.ids[index],
-            "age_group": int(pixels.labels_N[index]),
-            "age": float(pixels.ages_N[index]),
-            "person_id": pixels.groups[index],
-        }
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+        """Return a batch's examples at once: one gather and one scaling (torch's loaders ask for this first)."""
+        pixels, indices = self._images.pixels, self._images.indices[list(positions)]
+        images = self._scaling.apply(torch.from_numpy(pixels.gather(indices))).contiguous()
+        return [
+            {
+                "image": image,
+                "image_id": pixels.ids[index],
+                "age_group": int(pixels.labels_N[index]),
+                "age": float(pixels.ages_N[index]),
+                "person_id": pixels.groups[index],
+            }
+            for image, index in zip(images, indices, strict=True)
+        ]
 
 
 def is_script(method: str) -> bool:
@@ -86,6 +93,22 @@ def read_script(method: str) -> str:
         ) from error
 
 
+@contextlib.contextmanager
+def imports_beside(method: str) -> Iterator[None]:
+    """Let the script import what lies beside it, in its functions too; forget those modules after, for the next one."""
+    folder = Path(method.rpartition(":")[0]).parent
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            origin = getattr(sys.modules[name], "__file__", None)
+            if origin and folder in Path(origin).parents and not name.startswith(_PREFIX):
+                del sys.modules[name]
+
+
 def load_function(method: str, source: str) -> Callable[..., Any]:
     """Execute a script's text as a module and return its function.
 
@@ -94,7 +117,7 @@ def load_function(method: str, source: str) -> Callable[..., Any]:
 
     """
     path, _, name = method.rpartition(":")
-    module = ModuleType(f"ray_unlearn_script_{hashlib.sha256(source.encode()).hexdigest()[:12]}")
+    module = ModuleType(f"{_PREFIX}{hashlib.sha256(source.encode()).hexdigest()[:12]}")
     module.__file__ = path
     sys.modules[module.__name__] = module  # what the script defines can be pickled to a DataLoader's workers
     linecache.cache[path] = (
@@ -103,14 +126,10 @@ def load_function(method: str, source: str) -> Callable[..., Any]:
         source.splitlines(keepends=True),
         path,
     )  # tracebacks show its lines
-    folder = str(Path(path).parent)
-    sys.path.insert(0, folder)
     try:
         exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - running the user's own method is the point
     except (Exception, SystemExit) as error:
         raise MethodError(f"method {method}: the script fails on import: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(folder)
     function = getattr(module, name, None)
     if not callable(function):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -123,7 +142,7 @@ def script_method(method: str, source: str) -> Method:
     sha256 = hashlib.sha256(source.encode()).hexdigest()
 
     def run(model: nn.Module, data: RunData, options: ScriptOptions, rng: Seeds) -> None:
-        with rng.global_state("script"):
+        with rng.global_state("script"), imports_beside(method):
             function = load_function(method, source)
             function(model, *_loaders(data, options, rng))
 

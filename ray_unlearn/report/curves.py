@@ -42,8 +42,7 @@ def save_curves(store: StudyStore, populations: list[str], file: Path) -> None:
 
 
 def _records(store: StudyStore, population: str) -> list[Record]:
-    held = store.held(population) or {}
-    return [record for record in store.records(population, str(held.get("digest"))).values() if record.epoch_loss]
+    return [record for record in store.made(population).values() if record.epoch_loss]
 
 
 def _losses(axes: Axes, name: str, records: list[Record]) -> None:

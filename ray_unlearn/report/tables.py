@@ -3,7 +3,7 @@
     metrics_table(store)                         # one row per run: population, run, metrics, seconds, device, digest
     publish_metrics(store)                       # the same as <study>/metrics.parquet
     study_status(study, store)                   # planned, done, failed per population
-    accuracy_table(store)                        # mean and standard deviation per population and split
+    accuracy_table(store, ["finetune"])          # mean and standard deviation per population and split
 
 Everything is rebuilt from records, so a lost or stale metrics.parquet costs nothing.
 
@@ -33,14 +33,13 @@ class PopulationStatus:
     """Runs not made whose last attempt failed, by index."""
     more: int
     """Finished runs beyond the planned count, from an earlier larger one."""
-    in_study: bool = True
 
 
 def study_status(study: Study, store: StudyStore) -> list[PopulationStatus]:
     """Return how far every population of the study is, without opening its data."""
     found = []
     for name, spec in study.populations.items():
-        indexes = _done(store, name)
+        indexes = list(store.made(name))
         done = [index for index in indexes if index < spec.planned]
         failures = {i: f for i, f in store.failures(name).items() if i not in indexes and i < spec.planned}
         found.append(
@@ -56,17 +55,11 @@ def study_status(study: Study, store: StudyStore) -> list[PopulationStatus]:
     return found
 
 
-def _done(store: StudyStore, population: str) -> list[int]:
-    held = store.held(population)
-    return list(store.records(population, str(held.get("digest")))) if held else []
-
-
 def metrics_table(store: StudyStore) -> pd.DataFrame:
     """Return one row per finished run of every population in the store, by population and run."""
     rows = []
     for name in store.populations():
-        held = store.held(name) or {}
-        rows += [_row(record) for record in store.records(name, str(held.get("digest"))).values()]
+        rows += [_row(record) for record in store.made(name).values()]
     return pd.DataFrame(rows)
 
 

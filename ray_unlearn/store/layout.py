@@ -1,4 +1,4 @@
-"""Every name in a study's folder; no other module joins paths below it.
+"""Every name in a study's folder; a run's payloads are named in `records` and `artefacts`.
 
     <storage>/data-cache/<source>/               decoded shards, shared by all studies of the storage
     <storage>/<study>/study.json                 the study as it was last generated, defaults filled in

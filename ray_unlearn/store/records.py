@@ -1,8 +1,8 @@
 """The record of a finished run and of a failed one: their schema, beside the code that reads and writes them.
 
     record = Record(population="finetune", index=7, payloads={"model.safetensors": payload_of(data)}, ...)
-    store.publish(record, payloads)
-    Record.model_validate_json(text)
+    store.publish(run, payloads, record)
+    Record.model_validate_json(text).is_intact()
 
 Does not cover: when a record is written (`StudyStore.publish`: after its payloads).
 """
@@ -48,7 +48,9 @@ class Record(_Value):
     method: str
     options: dict[str, Any]
     seeds: dict[str, int]
-    """Study seed, and the run's own entropy for its shuffles, as evidence that no two runs share it."""
+    """Study seed, original and run: with the population's name, the key of every random stream of the run."""
+    original_sha256: str
+    """The checkpoint that the run started from; empty for runs from scratch."""
     payloads: dict[str, Payload]
     metrics: dict[str, float]
     """`<split>_accuracy` (0..1) and `<split>_loss` (nats) for each split with outputs."""
@@ -57,7 +59,7 @@ class Record(_Value):
     stages: list[dict[str, float]]
     """Per-epoch metrics, where the study asks for them."""
     seconds: dict[str, float]
-    """Wall time by part: train, predict, write, total."""
+    """Wall time by part: train, predict."""
     started_at: str
     """UTC, ISO 8601; evidence only, nothing depends on it."""
     device: str
@@ -65,6 +67,19 @@ class Record(_Value):
     host: str
     versions: dict[str, str]
     attempt: int
+    checksum: str
+    """sha256 of the record itself without this field; empty until it is sealed."""
+
+    def sealed(self) -> Record:
+        """Return the record with its checksum."""
+        return self.model_copy(update={"checksum": self._digest()})
+
+    def is_intact(self) -> bool:
+        """Return whether the record is as it was sealed."""
+        return self.checksum == self._digest()
+
+    def _digest(self) -> str:
+        return hashlib.sha256(self.model_dump_json(exclude={"checksum"}).encode()).hexdigest()
 
     def is_of(self, run: Run, digest: str) -> bool:
         """Return whether it is this run's: a record copied here from elsewhere makes no run."""

@@ -3,7 +3,7 @@
     store = StudyStore(open_storage(study.storage), study.name)
     store.admit(plan)
     store.publish(run, payloads, record)
-    records = store.records(plan.populations["finetune"])     # {index: Record}
+    records = store.made("finetune")             # {index: Record}
 
 Does not cover: the order of work (`driver`), nor reading payloads back (`verify`, and evaluation from outputs).
 """
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from ray_unlearn.errors import PopulationChanged, StoreError
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.layout import Layout, run_index
-from ray_unlearn.store.records import CHECKPOINT, RECORD, FailedRecord, Record
+from ray_unlearn.store.records import CHECKPOINT, RECORD, FailedRecord, Record, payload_of
 from ray_unlearn.study.identity import difference
 from ray_unlearn.study.plan import Plan, Population, Run
 
@@ -97,12 +97,16 @@ class StudyStore:
     def publish(self, run: Run, payloads: Mapping[str, bytes], record: Record) -> None:
         """Publish a finished run: payloads, then its record; then forget its earlier failure.
 
-        A run that somebody published meanwhile stays as it is: the same run has the same bytes.
+        A run that somebody published meanwhile stays as it is: the same run has the same bytes. Payloads without a
+        record stay, too: they may be another driver's, which is just about to publish theirs.
         """
+        there = self.storage.exists(self.layout.record(run))
         held = self.record(run)
         if held is None or not held.is_of(run, record.digest):
-            self.discard(run)
-        self.storage.publish_folder(self.layout.run(run), payloads, (RECORD, record.model_dump_json(indent=1).encode()))
+            if there:
+                self.discard(run)  # a torn record, or one of something else
+            last = (RECORD, record.sealed().model_dump_json(indent=1).encode())
+            self.storage.publish_folder(self.layout.run(run), payloads, last)
         self.storage.remove(self.layout.failure(run))
 
     def discard(self, run: Run) -> None:
@@ -121,12 +125,18 @@ class StudyStore:
             found = dict(zip(runs, readers.map(self.record, runs), strict=True))
         return {run.index: record for run, record in found.items() if record is not None and record.is_of(run, digest)}
 
+    def made(self, population: str) -> dict[int, Record]:
+        """Return the records of the population that the folder holds, by index; empty where it holds none."""
+        held = self.held(population)
+        return self.records(population, str(held.get("digest"))) if held else {}
+
     def record(self, run: Run) -> Record | None:
         """Return a run's record, or None where there is none that can be read."""
         try:
-            return Record.model_validate_json(self.storage.read(self.layout.record(run)))
+            record = Record.model_validate_json(self.storage.read(self.layout.record(run)))
         except (FileNotFoundError, ValidationError):
             return None
+        return record if record.is_intact() else None
 
     def indexes(self, population: str) -> list[int]:
         """Return the run indexes that have a folder, finished or not, sorted."""
@@ -151,13 +161,22 @@ class StudyStore:
         return failed
 
     def checkpoint(self, run: Run) -> bytes:
-        """Return the bytes of a finished run's checkpoint.
+        """Return the bytes of a finished run's checkpoint, after comparing them with its record.
 
         Raises:
-            StoreError: the run has none.
+            StoreError: the run is not finished, has none, or has one that is not what its record says.
 
         """
+        record = self.record(run)
+        expected = record.payloads.get(CHECKPOINT) if record else None
+        if expected is None:
+            raise StoreError(f"{self.uri}: run {run} has no {CHECKPOINT} (not made, or keep_checkpoints: false)")
         try:
-            return self.storage.read(f"{self.layout.run(run)}/{CHECKPOINT}")
-        except FileNotFoundError as error:
-            raise StoreError(f"{self.uri}: run {run} has no {CHECKPOINT} (keep_checkpoints: false?)") from error
+            data = self.storage.read(f"{self.layout.run(run)}/{CHECKPOINT}")
+        except FileNotFoundError:
+            data = b""
+        if payload_of(data) != expected:
+            raise StoreError(
+                f"{self.uri}: run {run}: {CHECKPOINT} is not what its record says; run `ray-unlearn verify --repair`"
+            )
+        return data

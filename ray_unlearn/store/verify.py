@@ -71,7 +71,7 @@ def _verify_run(store: StudyStore, run: Run) -> tuple[Record | None, list[Proble
         )  # unfinished, as after a kill between payload and record on an object store: simply pending
     record = store.record(run)
     if record is None:
-        return None, [Problem(run, RECORD, "cannot be read as a record")]
+        return None, [Problem(run, RECORD, "cannot be read as a record, or was changed")]
     return record, list(_problems(store, run, record))
 
 

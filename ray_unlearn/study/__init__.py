@@ -2,7 +2,7 @@
 
     study = load_study("faces.yaml", overrides=["training.lr=1e-4"])
     study.data.image_size                        # 32
-    plan = make_plan(study, options, ingredients)
+    plan = make_plan(study, Ingredients(data={...}, model={...}, methods={...}))
     plan.runs                                    # every run of every population, as frozen values
 
 `schema` names the keys, `loading` reads the file and words its errors, `template` writes one to start from, and

@@ -1,6 +1,6 @@
 """A study, and what the other rooms found out about it -> populations with digests, and their runs.
 
-    plan = make_plan(study, Ingredients(data={...}, model={...}, methods={"finetune": use, ...}))
+    plan = make_plan(study, Ingredients(data={...}, model={...}, methods={...}))
     plan.populations["finetune"].digest
     plan.runs                                   # (Run(population="original", ...), ...)
 
@@ -13,7 +13,7 @@ Does not cover: which runs are still to be made (`ray_unlearn.store`), nor how (
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -135,13 +135,8 @@ class Plan:
         needed = max((min(p.originals, p.count) for p in chosen.values()), default=0)
         if needed and ORIGINAL not in chosen:
             original = self.populations[ORIGINAL]
-            fewer = Population(**{**_fields(original), "count": needed})
-            chosen = {ORIGINAL: fewer, **chosen}
+            chosen = {ORIGINAL: replace(original, count=needed), **chosen}
         return Plan(study=self.study, populations=chosen)
-
-
-def _fields(population: Population) -> dict[str, Any]:
-    return {name: getattr(population, name) for name in Population.__slots__}
 
 
 def make_plan(study: Study, ingredients: Ingredients) -> Plan:

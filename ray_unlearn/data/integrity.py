@@ -1,0 +1,60 @@
+"""Read every decoded shard of a storage back, and compare it with its manifest.
+
+    for problem in damaged(storage):
+        print(problem)
+    prepare_again(storage, problems)             # the next `prepare` or `generate` decodes those sources anew
+
+Does not cover: runs (`ray_unlearn.store.verify`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ray_unlearn.data.decode import ShardInfo
+from ray_unlearn.data.prepare import MANIFEST, read_manifest
+from ray_unlearn.store.filesystem import Storage
+from ray_unlearn.store.layout import DATA_CACHE
+
+
+@dataclass(frozen=True, slots=True)
+class ShardProblem:
+    """A shard that is not what its manifest says."""
+
+    folder: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.folder}/{self.message}"
+
+
+def damaged(storage: Storage) -> list[ShardProblem]:
+    """Check size and sha256 of every shard that a manifest below `data-cache/` lists."""
+    folders = [f"{DATA_CACHE}/{name}" for name in storage.folders(DATA_CACHE)]
+    return [problem for folder in folders for problem in _damaged(storage, folder)]
+
+
+def prepare_again(storage: Storage, problems: Iterable[ShardProblem]) -> None:
+    """Remove the manifests of damaged sources, so that they are decoded again."""
+    for folder in sorted({problem.folder for problem in problems}):
+        storage.remove(f"{folder}/{MANIFEST}")
+
+
+def _damaged(storage: Storage, folder: str) -> Iterator[ShardProblem]:
+    manifest = read_manifest(storage, folder)
+    for shard in manifest.shards if manifest else ():
+        if _sha256(storage, f"{folder}/{shard.name}") != shard.sha256:
+            yield ShardProblem(folder, _message(shard))
+
+
+def _message(shard: ShardInfo) -> str:
+    return f"{shard.name}: expected {shard.size_bytes} bytes of sha256 {shard.sha256[:12]}...; it is not that"
+
+
+def _sha256(storage: Storage, name: str) -> str:
+    try:
+        return hashlib.sha256(storage.read(name)).hexdigest()
+    except FileNotFoundError:
+        return "missing"
