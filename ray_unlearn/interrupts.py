@@ -42,6 +42,10 @@ def interrupts() -> Iterator[Callable[[], None]]:
     arm()
     try:
         yield arm
+    except SystemError as error:  # compiled code, such as ray.wait, wraps what a handler raises inside it
+        if isinstance(error.__cause__, Interrupted):
+            raise error.__cause__ from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -174,6 +174,7 @@ def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned:
                 made=lambda outcome: progress.made(),
                 failed=lambda outcome, attempts: _failed(job, progress, outcome, attempts),
                 retried=lambda run, why: progress.say(f"again: {run}: {why}"),
+                ready=lambda info: progress.say(f"worker ready: {info.host}, pid {info.pid}, {info.device}"),
             ),
         )
         return scheduler.run()
