@@ -22,7 +22,7 @@ def test_a_signal_is_an_exception_with_its_exit_code(number: signal.Signals, cod
 
 
 def test_a_signal_inside_compiled_code_is_an_interrupt_all_the_same():
-    """Law: ray.wait turns what a handler raises inside it into SystemError; people get the interrupt, not a traceback."""
+    """Law: ray.wait makes a SystemError of what a handler raises inside it; people get the interrupt all the same."""
     with pytest.raises(Interrupted), interrupts():
         raise SystemError("returned a result with an exception set") from Interrupted(signal.SIGTERM)
 
