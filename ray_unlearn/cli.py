@@ -139,6 +139,7 @@ def status(
         from ray_unlearn.report.curves import save_curves
 
         save_curves(store, list(loaded.populations), plot)
+        _say(f"wrote {plot}")
 
 
 @app.command()
@@ -147,7 +148,7 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Make bad runs pending again.")] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Check size and sha256 of everything recorded, and of the decoded images."""
+    """Check runs and decoded images: sizes and sha256."""
     from ray_unlearn.data import integrity
     from ray_unlearn.report.text import plural
     from ray_unlearn.store import verify as check
@@ -162,7 +163,7 @@ def verify(
     _say(f"verified {counts} in {store.uri}, and the decoded images")
     found = len(result.problems) + len(shards)
     if found and not repair:
-        raise StoreError(f"{plural(found, 'problem')}; `ray-unlearn verify --repair` makes it pending again")
+        raise StoreError(f"{plural(found, 'problem')}; `ray-unlearn verify {study} --repair` makes it pending again")
     if found:
         runs = check.repair(store, result.problems)
         integrity.prepare_again(store.storage, shards)

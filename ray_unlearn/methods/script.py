@@ -105,8 +105,13 @@ def imports_beside(method: str) -> Iterator[None]:
         sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
             origin = getattr(sys.modules[name], "__file__", None)
-            if origin and folder in Path(origin).parents and not name.startswith(_PREFIX):
+            if origin and _is_beside(Path(origin), folder) and not name.startswith(_PREFIX):
                 del sys.modules[name]
+
+
+def _is_beside(origin: Path, folder: Path) -> bool:
+    """Return whether a module is the script's own; an environment may lie in the same folder, and stays imported."""
+    return folder in origin.parents and Path(sys.prefix) not in origin.parents and "site-packages" not in origin.parts
 
 
 def load_function(method: str, source: str) -> Callable[..., Any]:
