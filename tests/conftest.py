@@ -15,6 +15,7 @@ from ray_unlearn.study import Study, parse_study
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # workers share this environment, also under `uv run pytest`
 os.environ.pop("RAY_ADDRESS", None)
 
 TINY: dict[str, Any] = {
