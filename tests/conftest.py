@@ -79,7 +79,6 @@ def ray_cluster(isolated_home: Path) -> Iterator[None]:
     ray.init(
         address="local",
         num_cpus=2,
-        _node_ip_address="127.0.0.1",
         include_dashboard=False,
         object_store_memory=200 * 2**20,
         log_to_driver=False,

@@ -88,8 +88,8 @@ class RayBackend:
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if address == "local":
-            # Nothing listens beyond loopback. Ray's one warning says that token authentication is on, as it should be.
-            options |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False, "logging_level": "error"}
+            # Ray's ports are guarded by a token, on by default for local clusters; its one warning says so.
+            options |= {"include_dashboard": False, "logging_level": "error"}
             options["object_store_memory"] = _OBJECT_STORE_BYTES
         try:
             ray.init(address=address, **options)
