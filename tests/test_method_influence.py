@@ -86,7 +86,8 @@ def test_the_step(tmp_path, alpha, damping):
     found = torch.cat([parameter.flatten() for parameter in model.parameters()])
     step = alpha * explicit(singles, direction, count, damping)
     assert torch.allclose((found - start).double(), step, rtol=1e-3, atol=1e-5)
-    assert not torch.allclose(step, (alpha / damping * direction).double(), atol=1e-2)  # the Fisher matrix counts
+    plain = (alpha / damping * direction).double()
+    assert (step - plain).norm() > 0.1 * step.norm()  # the Fisher matrix counts
     buffers = dict(before.named_buffers())
     assert all(torch.equal(tensor, buffers[name]) for name, tensor in model.named_buffers())
 

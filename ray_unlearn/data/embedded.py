@@ -28,7 +28,11 @@ class DigitsSlice:
     """All digits of one part."""
 
     part: Part
-    num_rows: int
+
+    @property
+    def num_rows(self) -> int:
+        """Number of digits."""
+        return 360 if self.part == "test" else 1437
 
     def rows(self) -> Iterator[Row]:
         """Yield digits as uint8 [8, 8], their 17 grey levels spread over 0..255."""
@@ -44,13 +48,13 @@ class DigitsSlice:
 
 def open_digits(part: Part) -> OpenSource:
     """Open scikit-learn's digits."""
-    count = 360 if part == "test" else 1437
+    digits = DigitsSlice(part)
     return OpenSource(
         name=f"digits ({part})",
         fingerprint=digest(["digits", part, _TEST_EVERY]),
         class_names=tuple("0123456789"),
-        slices=(DigitsSlice(part, count),),
-        num_rows=count,
+        slices=(digits,),
+        num_rows=digits.num_rows,
     )
 
 
