@@ -205,14 +205,18 @@ def test_every_draw_has_a_stream_of_its_own():
 
 
 def test_saved_splits_read_back():
-    """Law: the Arrow file has one row per image with its split, id and label."""
+    """Law: the Arrow file has one row per image with its split, id, label and group."""
     images = table()
     splits = splits_of(images, validation=0.2, forget={"fraction": 0.1})
     with pa.ipc.open_file(pa.BufferReader(splits.arrow(images))) as reader:
         saved = reader.read_all()
-    assert saved.column_names == ["split", "image_id", "label"]
+    assert saved.column_names == ["split", "image_id", "label", "group"]
     rows = list(zip(*(saved.column(name).to_pylist() for name in saved.column_names), strict=True))
-    expected = [(name, images.ids[i], int(images.labels_N[i])) for name in SPLITS for i in splits.sets[name].tolist()]
+    expected = [
+        (name, images.ids[i], int(images.labels_N[i]), images.groups[i])
+        for name in SPLITS
+        for i in splits.sets[name].tolist()
+    ]
     assert rows == expected
     assert splits.arrow(images) == splits_of(images, validation=0.2, forget={"fraction": 0.1}).arrow(images)
 

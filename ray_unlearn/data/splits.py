@@ -14,6 +14,7 @@ Does not cover: pixels; only ids, labels and groups are looked at.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,7 +63,10 @@ class Splits:
         return {name: len(indexes) for name, indexes in self.sets.items()}
 
     def arrow(self, images: ImageTable) -> bytes:
-        """Return the splits as an Arrow IPC file: split, image_id, label, one row per image."""
+        """Return the splits as an Arrow IPC file: split, image_id, label, group, one row per image.
+
+        Class names, where the source has them, are a JSON list under `class_names` in the schema's metadata.
+        """
         names = [name for name, indexes in self.sets.items() for _ in indexes]
         order = np.concatenate(list(self.sets.values()))
         table = pa.table(
@@ -70,8 +74,11 @@ class Splits:
                 "split": pa.array(names).dictionary_encode(),
                 "image_id": pa.array([images.ids[i] for i in order], pa.string()),
                 "label": pa.array(images.labels_N[order], pa.int64()),
+                "group": pa.array([images.groups[i] for i in order], pa.string()),
             }
         )
+        if images.class_names:
+            table = table.replace_schema_metadata({"class_names": json.dumps(images.class_names)})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)

@@ -23,9 +23,10 @@ from ray_unlearn.data.shards import Shard
 from ray_unlearn.data.sources import open_source
 from ray_unlearn.data.splits import ImageTable, Splits, make_splits
 from ray_unlearn.errors import DataError
+from ray_unlearn.evaluation.memorisation import hardest_images
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store.filesystem import Storage
-from ray_unlearn.study.schema import Columns, Data, Source, Study
+from ray_unlearn.store import Storage, StudyStore
+from ray_unlearn.study.schema import Columns, Data, Forget, Source, Study
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +91,7 @@ def prepare_study(study: Study, storage: Storage, cache: Path, decode_all: Decod
         if role == "train":
             names = prepared[role].manifest.class_names
             limit = limit or (len(names) if names else prepared[role].manifest.max_label + 1)
-    return _assemble(study, prepared, names, int(limit or 0), cache)
+    return _assemble(study, storage, prepared, names, int(limit or 0), cache)
 
 
 def _columns(data: Data) -> Columns:
@@ -116,8 +117,18 @@ def _refuse_same(shards: Mapping[str, list[Shard]]) -> None:
                     )
 
 
+def _with_hardest(study: Study, storage: Storage) -> Data:
+    """Return the data block with `forget: {hardest: ...}` replaced by the ids that it means."""
+    forget = study.data.forget
+    if forget.hardest is None or forget.of is None:
+        return study.data
+    ids = hardest_images(StudyStore(storage, forget.of), forget.hardest)
+    return study.data.model_copy(update={"forget": Forget.model_validate({"ids": tuple(ids)})})
+
+
 def _assemble(
     study: Study,
+    storage: Storage,
     prepared: Mapping[str, Prepared],
     names: tuple[str, ...] | None,
     num_classes: int,
@@ -140,7 +151,7 @@ def _assemble(
         num_validation=sizes.get("validation", 0),
         class_names=names,
     )
-    splits = make_splits(study.data, Seeds(study=study.seed), table)
+    splits = make_splits(_with_hardest(study, storage), Seeds(study=study.seed), table)
     normalize = study.data.normalize
     identity = {
         "images": {role: source.manifest.content for role, source in prepared.items()},

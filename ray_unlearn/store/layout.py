@@ -4,6 +4,8 @@
     <storage>/<study>/study.json                 the study as it was last generated, defaults filled in
     <storage>/<study>/splits/<digest>.arrow      image ids of retain, forget, validation and test
     <storage>/<study>/metrics.parquet            one row per run, rebuilt from records
+    <storage>/<study>/scores.json, .parquet      the last evaluation; report.html shows it
+    <storage>/<study>/scores/<mode>/*.json       its parts, one per population, computed again only when runs change
     <storage>/<study>/<population>/population.json           digest and readable identity
     <storage>/<study>/<population>/00007/record.json         with model.safetensors, outputs.arrow, stage-0001.*
     <storage>/<study>/<population>/failed/00007.json         the last failure of a run not yet made
@@ -36,6 +38,24 @@ class Layout:
     def metrics(self) -> str:
         """One row per run."""
         return f"{self.study}/metrics.parquet"
+
+    @property
+    def scores_json(self) -> str:
+        """The last evaluation."""
+        return f"{self.study}/scores.json"
+
+    @property
+    def scores_parquet(self) -> str:
+        """The last evaluation's measures, one row per population and measure."""
+        return f"{self.study}/scores.parquet"
+
+    def scores_part(self, mode: str, part: str) -> str:
+        """One part of an evaluation."""
+        return f"{self.study}/scores/{mode}/{part}.json"
+
+    def report(self, ending: str) -> str:
+        """Page that shows the last evaluation."""
+        return f"{self.study}/report.{ending}"
 
     def splits(self, digest: str) -> str:
         """Image ids by split."""

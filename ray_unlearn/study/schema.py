@@ -20,7 +20,7 @@ from ray_unlearn.study.recipe import Block, Float, Int, Recipe
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 POPULATION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # no dots: `--set populations.NAME.lr=...` addresses it
-RESERVED_NAMES = ("data-cache", "splits", "failed")
+RESERVED_NAMES = ("data-cache", "splits", "scores", "failed")
 
 Split = Literal["retain", "forget", "validation", "test"]
 Fraction = Annotated[Float, Field(gt=0, lt=1)]
@@ -75,12 +75,29 @@ class Forget(Block):
     count: Int | None = Field(None, ge=1, description="How many groups, drawn with the study's seed.")
     ids: str | tuple[str, ...] | None = Field(None, description="Ids, or a CSV file with an `image_id` column.")
     given: bool | None = Field(None, description="As the source says (the competition's forget.csv).")
+    hardest: Int | None = Field(
+        None, ge=1, description="This many images of another study's forget set: those that its originals memorised."
+    )
+    by: Literal["confidence_gap"] | None = Field(
+        None, description="confidence_gap: mean probability of the label under originals minus under retrained models."
+    )
+    of: str | None = Field(
+        None, pattern=NAME_PATTERN, description="The other study, in the same storage, already generated."
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Forget:
-        ways = [name for name in ("fraction", "label", "group", "ids", "given") if getattr(self, name) is not None]
+        names = ("fraction", "label", "group", "ids", "given", "hardest")
+        ways = [name for name in names if getattr(self, name) is not None]
         if len(ways) != 1:
-            raise ValueError(f"expected exactly one of fraction, label, group, ids, given; found {ways or 'none'}")
+            raise ValueError(f"expected exactly one of {', '.join(names)}; found {ways or 'none'}")
+        if self.hardest is None and (self.by or self.of):
+            raise ValueError("by and of belong to hardest: {hardest: 500, by: confidence_gap, of: STUDY}")
+        if self.hardest is not None and not (self.by and self.of):
+            raise ValueError(
+                "hardest needs by and of: {hardest: 500, by: confidence_gap, of: STUDY}, a study in the same "
+                "storage whose original and retrained populations are made; its forget set is what to choose from"
+            )
         if (self.group is None) != (self.count is None):
             raise ValueError("group and count belong together: {group: person_id, count: 15}")
         if self.given is False:
@@ -218,6 +235,12 @@ class Evaluation(Block):
     """What unlearned populations are compared with."""
 
     reference: str = Field("retrained", description="The population retrained without the forget set.")
+    mode: Literal["parity", "exact"] = Field(
+        "parity", description="parity: the official evaluator's grid of intervals; exact: every interval."
+    )
+    resamples: Int = Field(
+        100, ge=10, description="Random halves of the populations from which intervals and nulls are computed."
+    )
 
 
 class Study(Block):

@@ -1,0 +1,42 @@
+"""What a reader of a population's scores must know before believing them.
+
+    warnings = cautions(scored, outputs)         # ("only 8 runs: ...", ...)
+
+Does not cover: warnings about a plan before it runs (`study.plan`).
+"""
+
+from __future__ import annotations
+
+from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.scores import PopulationScores
+from ray_unlearn.store.records import OUTPUTS
+
+FEW_RUNS = 32
+"""Below, epsilon has few values and the smallest shift goes unseen; the official evaluator used 512."""
+
+_NEARLY_ALL_GUARDED = 0.5
+
+
+def cautions(scored: PopulationScores, outputs: Outputs) -> tuple[str, ...]:
+    """Return one sentence per reason for doubt."""
+    found = []
+    different = len({record.payloads[OUTPUTS].sha256 for record in outputs.records})
+    images = outputs.splits["forget"].phi_RN.shape[1]
+    if different < len(outputs):
+        found.append(
+            f"only {different} of {len(outputs)} runs have different outputs: seeds make (nearly) no difference"
+        )
+    if scored.guarded:
+        share = "most" if scored.guarded > _NEARLY_ALL_GUARDED * images else "some"
+        found.append(
+            f"on {scored.guarded} of {images} forget images ({share}) its runs, or the reference's, hardly differ; the "
+            "official rule gives such images epsilon 50, no points"
+        )
+    if len(outputs) < FEW_RUNS:
+        found.append(f"only {len(outputs)} runs: intervals are wide, and small differences cannot show")
+    if scored.originals == 1 and len(outputs) > 1:
+        found.append(
+            "all runs start from one original: they say how seeds of the method vary, not how originals do "
+            "(`originals: k` starts from several)"
+        )
+    return tuple(found)

@@ -1,0 +1,172 @@
+"""Every number that compares two populations, computed at once from their outputs.
+
+    alone = single_model_values(unlearned, rng)                  # {"logistic_attack": float64 [R], ...}
+    values = compare(unlearned, reference, "parity", alone)      # {"forgetting_quality": 0.11, "score": 0.1, ...}
+
+`compare` is called again and again on halves of the populations; what looks at one model at a time is computed once.
+A measure whose split the study does not save, or that needs more runs, is left out; `why_missing` says why.
+
+Does not cover: intervals and nulls (`halves`), what a name means (`scores.MEASURES`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from ray_unlearn.evaluation.classic import logistic_attack, svc_efficacy
+from ray_unlearn.evaluation.distances import shift_and_spread, tug_of_war
+from ray_unlearn.evaluation.klom import klom
+from ray_unlearn.evaluation.lira import MIN_RUNS, u_lira
+from ray_unlearn.evaluation.quality import forgetting_quality
+from ray_unlearn.evaluation.rmia import RmiaResult, rmia
+from ray_unlearn.evaluation.roc import Roc, roc
+
+from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.scores import Mode
+
+Values = dict[str, float]
+PerRun = Mapping[str, np.ndarray]
+"""A measure of single models -> float64 [R]."""
+
+LEAST_RUNS = 2
+"""For a distribution; epsilon's largest finite value is log(N - 1)."""
+
+_ALL = ("forget", "retain", "test")
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "score": _ALL,
+    "retain_ratio": ("retain",),
+    "test_ratio": ("test",),
+    "rmia_auc": ("forget", "test"),
+    "rmia_tpr_0.1": ("forget", "test"),
+    "rmia_tpr_1": ("forget", "test"),
+    "logistic_attack": ("forget", "test"),
+    "svc_efficacy": _ALL,
+    "tug_of_war": _ALL,
+}
+
+
+def why_missing(name: str, outputs: Outputs) -> str:
+    """Return why a measure has no value for these outputs."""
+    lacking = [split for split in _NEEDS.get(name, ("forget",)) if split not in outputs.splits]
+    if lacking:
+        return f"needs outputs of {' and '.join(lacking)}: outputs: {{splits: [retain, forget, test]}}"
+    return f"needs more than {len(outputs)} runs"
+
+
+def compare(unlearned: Outputs, reference: Outputs, mode: Mode, alone: PerRun) -> Values:
+    """Return every measure that these outputs allow.
+
+    Args:
+        unlearned: the population under scrutiny.
+        reference: retrained runs of the same images, as many.
+        mode: of the forgetting quality.
+        alone: the unlearned runs' `single_model_values`, in the same order.
+
+    """
+    if min(len(unlearned), len(reference)) < LEAST_RUNS:
+        return {}
+    values = {name: float(values_R.mean()) for name, values_R in alone.items()}
+    values |= _quality(unlearned, reference, mode) | _distances(unlearned, reference) | _attacks(unlearned, reference)
+    return values
+
+
+def _quality(unlearned: Outputs, reference: Outputs, mode: Mode) -> Values:
+    """Return F x RA_U / RA_R x TA_U / TA_R and its factors: ratios of means, not cut at 1 (metric PDF)."""
+    quality = forgetting_quality(*_phi(unlearned, reference, "forget"), mode).score
+    values = {"forgetting_quality": quality}
+    for split, name in (("retain", "retain_ratio"), ("test", "test_ratio")):
+        if split in unlearned.splits:
+            ours, theirs = (float(side.splits[split].accuracy_R.mean()) for side in (unlearned, reference))
+            if theirs:
+                values[name] = ours / theirs
+    if {"retain_ratio", "test_ratio"} <= values.keys():
+        values["score"] = quality * values["retain_ratio"] * values["test_ratio"]
+    return values
+
+
+def _distances(unlearned: Outputs, reference: Outputs) -> Values:
+    values: Values = {}
+    for split in unlearned.splits:
+        divergence = klom(*_phi(unlearned, reference, split))
+        ending = "" if split == "forget" else f"_{split}"
+        values[f"klom_retrained_to_unlearned{ending}"] = divergence.retrained_to_unlearned.p95
+        values[f"klom_unlearned_to_retrained{ending}"] = divergence.unlearned_to_retrained.p95
+    apart = shift_and_spread(*_phi(unlearned, reference, "forget"))
+    values |= {"mean_shift": apart.mean_shift, "spread_ratio": apart.median_ratio}
+    if unlearned.splits.keys() >= set(_ALL):
+        ours = {split: unlearned.splits[split].accuracy_R for split in _ALL}
+        theirs = {split: float(reference.splits[split].accuracy_R.mean()) for split in _ALL}
+        values["tug_of_war"] = float(tug_of_war(ours, theirs).mean())
+    return values
+
+
+def _attacks(unlearned: Outputs, reference: Outputs) -> Values:
+    values: Values = {}
+    if min(len(unlearned), len(reference)) >= MIN_RUNS:
+        lira = u_lira(*_phi(unlearned, reference, "forget"))
+        values |= {
+            "u_lira_auc": lira.auc,
+            "u_lira_tpr_0.1": lira.tpr_at_01_percent,
+            "u_lira_tpr_1": lira.tpr_at_1_percent,
+        }
+    if "test" in unlearned.splits:
+        found = _rmia(unlearned, reference)
+        values |= {"rmia_auc": found.auc, "rmia_tpr_0.1": found.tpr_at_01_percent, "rmia_tpr_1": found.tpr_at_1_percent}
+    return values
+
+
+def attack_curves(unlearned: Outputs, reference: Outputs) -> dict[str, Roc]:
+    """Return the ROC of each attack whose splits and runs are there, over all runs and images together."""
+    curves: dict[str, Roc] = {}
+    if min(len(unlearned), len(reference)) >= MIN_RUNS:
+        curves["u_lira"] = u_lira(*_phi(unlearned, reference, "forget")).curve
+    if "test" in unlearned.splits:
+        found = _rmia(unlearned, reference)
+        curves["rmia"] = roc(found.member_scores, found.non_member_scores)
+    return curves
+
+
+def single_model_values(outputs: Outputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return what attacks on one model at a time get from each run, float64 [R].
+
+    Args:
+        outputs: a population's; measures whose splits are missing are left out.
+        rng: chooses the images where an attack takes a subset, the same for every run.
+
+    """
+    splits, found = outputs.splits, {}
+    if {"forget", "test"} <= splits.keys():
+        forget, test = splits["forget"].loss_RN, splits["test"].loss_RN
+        size = min(forget.shape[1], test.shape[1])
+        members, others = (np.sort(rng.choice(side.shape[1], size, replace=False)) for side in (forget, test))
+        found["logistic_attack"] = np.array(
+            [logistic_attack(forget[run, members], test[run, others]) for run in range(len(outputs))]
+        )
+    if splits.keys() >= set(_ALL):
+        seed = int(rng.integers(2**63))
+        found["svc_efficacy"] = np.array(
+            [_svc(outputs, run, np.random.default_rng(seed)) for run in range(len(outputs))]
+        )
+    return found
+
+
+def _svc(outputs: Outputs, run: int, rng: np.random.Generator) -> float:
+    confidence = {split: np.exp(-outputs.splits[split].loss_RN[run]) for split in _ALL}
+    return svc_efficacy(confidence["retain"], confidence["test"], confidence["forget"], rng)
+
+
+def _phi(unlearned: Outputs, reference: Outputs, split: str) -> tuple[np.ndarray, np.ndarray]:
+    return unlearned.splits[split].phi_RN, reference.splits[split].phi_RN
+
+
+def _rmia(unlearned: Outputs, reference: Outputs) -> RmiaResult:
+    (target_forget, reference_forget), (target_test, reference_test) = (
+        _phi(unlearned, reference, split) for split in ("forget", "test")
+    )
+    return rmia(
+        target_forget=target_forget,
+        target_test=target_test,
+        reference_forget=reference_forget,
+        reference_test=reference_test,
+    )

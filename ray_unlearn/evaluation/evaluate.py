@@ -1,0 +1,285 @@
+"""evaluate(): a store's outputs -> the scores of a study, in parts that are computed once and kept.
+
+    scores = evaluate(study, store)                              # in this process
+    scores = evaluate(study, store, execute=on_ray, tell=print)  # parts anywhere, in any order
+
+A part is a population against the reference, or the reference against itself. It is kept under
+`<study>/scores/<mode>/` with the digest of all that it was computed from, published as soon as it is there: a killed
+evaluation goes on where it was, and an unchanged population is not computed again.
+
+Does not cover: checkpoints, and making runs (`ray_unlearn.driver`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ValidationError
+
+from ray_unlearn.errors import StoreError, StudyError, did_you_mean
+from ray_unlearn.evaluation.halves import Settings
+from ray_unlearn.evaluation.nulls import NullPart, score_null, with_null
+from ray_unlearn.evaluation.outputs import read_image_names, read_outputs
+from ray_unlearn.evaluation.scores import FORMAT, Mode, PopulationScores, Role, Scores, scores_table
+from ray_unlearn.evaluation.scoring import describe, score
+from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.study.identity import digest
+from ray_unlearn.study.plan import ORIGINAL
+from ray_unlearn.study.schema import Evaluation, Study
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Population:
+    """The finished runs of one population that are evaluated."""
+
+    name: str
+    records: Mapping[int, Record]
+    splits: str
+    """Digest of its splits: which images its outputs are of."""
+
+    def first(self, runs: int) -> Population:
+        """Return the runs with the smallest indexes."""
+        kept = dict(sorted(self.records.items())[:runs])
+        return Population(name=self.name, records=kept, splits=self.splits)
+
+    @property
+    def identity(self) -> list[str]:
+        """What its numbers depend on: every run's outputs, and the seconds and stages that its record holds."""
+        return [record.checksum for _, record in sorted(self.records.items())]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One part to compute; picklable, and small."""
+
+    store: StudyStore
+    settings: Settings
+    part: str
+    """File name of the part."""
+    role: Role
+    population: Population
+    reference: Population
+    null: bool
+    """Whether it is the reference against itself."""
+
+    @property
+    def key(self) -> str:
+        """Digest of all that the part is computed from."""
+        settings = {name: getattr(self.settings, name) for name in Settings.__slots__}
+        return digest(
+            {
+                "format": FORMAT,
+                "settings": settings,
+                "null": self.null,
+                "role": self.role,
+                "population": [self.population.name, self.population.identity],
+                "reference": [self.reference.name, self.reference.identity],
+                "splits": self.population.splits,
+            }
+        )
+
+    @property
+    def cost(self) -> float:
+        """Runs times halvings: what the time of a part grows with, besides the images."""
+        return float(len(self.population.records) * self.settings.resamples * (self.null or self.role == "unlearned"))
+
+    def run(self) -> str:
+        """Compute the part; return it as JSON."""
+        reference = read_outputs(self.store, self.reference.name, self.reference.records)
+        if self.null:
+            return _Part(key=self.key, null=score_null(reference, self.settings)).model_dump_json()
+        outputs = read_outputs(self.store, self.population.name, self.population.records)
+        names = read_image_names(self.store, self.population.splits)
+        seconds = sum(record.seconds["train"] for record in reference.records) / len(reference)
+        scored = describe(outputs, names, self.role, seconds)
+        if self.role == "unlearned":
+            scored = score(scored, outputs, reference, names, self.settings)
+        return _Part(key=self.key, population=scored).model_dump_json()
+
+
+class _Part(BaseModel):
+    key: str
+    population: PopulationScores | None = None
+    null: NullPart | None = None
+
+
+Execute = Callable[[Sequence[Task]], Iterable[tuple[Task, str]]]
+"""Tasks -> (task, its part) as each is there, in any order."""
+
+
+def in_this_process(tasks: Sequence[Task]) -> Iterable[tuple[Task, str]]:
+    """Compute one part after another."""
+    for task in tasks:
+        yield task, task.run()
+
+
+def evaluate(
+    study: Study,
+    store: StudyStore,
+    *,
+    populations: Sequence[str] = (),
+    mode: Mode | None = None,
+    execute: Execute = in_this_process,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Scores:
+    """Compute what is not computed yet; publish and return the scores.
+
+    Args:
+        study: names the reference, the mode and the number of halvings; its `count` says which runs are looked at.
+        store: the study's folder.
+        populations: only these (the reference is always there); default all.
+        mode: overrides `evaluation.mode`.
+        execute: where parts are computed.
+        tell: called with one line as things happen.
+
+    Raises:
+        StudyError: a name is no population of the study, or it has no reference.
+        StoreError: the reference has no finished run, or outputs are damaged, missing or of other images.
+
+    """
+    settings = _settings(study, mode)
+    held, warnings = _held(study, store, populations)
+    reference = held[_reference(study)]
+    tasks = _tasks(study, store, settings, held, reference)
+    parts = _computed(store, tasks, execute, tell)
+    scores = _assembled(study, store, settings, tasks, parts, warnings)
+    store.storage.publish_file(store.layout.scores_json, scores.model_dump_json(indent=1).encode())
+    buffer = io.BytesIO()
+    scores_table(scores).to_parquet(buffer, index=False)
+    store.storage.publish_file(store.layout.scores_parquet, buffer.getvalue())
+    return scores
+
+
+def read_scores(store: StudyStore) -> Scores:
+    """Return the last evaluation.
+
+    Raises:
+        StoreError: there is none, or it is not one of this version.
+
+    """
+    where = f"{store.storage.uri}/{store.layout.scores_json}"
+    try:
+        return Scores.model_validate_json(store.storage.read(store.layout.scores_json))
+    except FileNotFoundError:
+        raise StoreError(f"{where}: no evaluation yet; `ray-unlearn evaluate` makes one") from None
+    except ValidationError:
+        raise StoreError(
+            f"{where}: not an evaluation of this version; `ray-unlearn evaluate` makes a new one"
+        ) from None
+
+
+def _settings(study: Study, mode: Mode | None) -> Settings:
+    wanted = study.evaluation or Evaluation()
+    return Settings(mode=mode or wanted.mode, resamples=wanted.resamples, seed=study.seed)
+
+
+def _reference(study: Study) -> str:
+    name = (study.evaluation or Evaluation()).reference
+    if name not in study.populations:
+        hint = did_you_mean(name, study.populations)
+        raise StudyError(f"evaluation.reference: {name!r} is not a population of the study{hint}")
+    return name
+
+
+def _held(study: Study, store: StudyStore, names: Sequence[str]) -> tuple[dict[str, Population], list[str]]:
+    """Return the populations to evaluate that have runs, in the study's order, and what is missing."""
+    for name in names:
+        if name not in study.populations:
+            raise StudyError(
+                f"--populations {name}: not a population of the study{did_you_mean(name, study.populations)}"
+            )
+    reference, warnings = _reference(study), []
+    held: dict[str, Population] = {}
+    for name, spec in study.populations.items():
+        if names and name not in names and name != reference:
+            continue
+        records = {index: record for index, record in store.made(name).items() if index < spec.planned}
+        if len(records) < spec.planned:
+            warnings.append(f"population {name}: {len(records)} of {spec.planned} runs are made")
+        if records:
+            identity = (store.held(name) or {})["identity"]
+            held[name] = Population(name=name, records=records, splits=str(identity["data"]["splits"]))
+    if reference not in held:
+        raise StoreError(
+            f"{store.uri}: the reference {reference} has no finished run; `ray-unlearn generate` makes them"
+        )
+    for population in held.values():
+        if population.splits != held[reference].splits:
+            raise StoreError(f"{store.uri}: {population.name} and {reference} have other splits; they do not compare")
+    return held, warnings
+
+
+def _tasks(
+    study: Study, store: StudyStore, settings: Settings, held: Mapping[str, Population], reference: Population
+) -> list[Task]:
+    """Return every part: one per population, and a null for each number of runs that is compared."""
+    tasks, nulls = [], {}
+    for name, population in held.items():
+        role: Role = "reference" if name == reference.name else "original" if name == ORIGINAL else "unlearned"
+        runs = min(len(population.records), len(reference.records)) if role == "unlearned" else len(population.records)
+        theirs = reference.first(runs) if role == "unlearned" else reference
+        shared = {"store": store, "settings": settings, "reference": theirs}
+        tasks.append(Task(part=name, role=role, population=population.first(runs), null=False, **shared))
+        if role == "unlearned":
+            part = f"{reference.name}.{runs}"  # a population's name has no dot
+            nulls[part] = Task(part=part, role="reference", population=theirs, null=True, **shared)
+    return [*tasks, *nulls.values()]
+
+
+def _computed(
+    store: StudyStore, tasks: Sequence[Task], execute: Execute, tell: Callable[[str], None]
+) -> dict[str, _Part]:
+    parts = {task.part: part for task in tasks if (part := _kept(store, task))}
+    missing = [task for task in tasks if task.part not in parts]
+    if parts:
+        tell(f"{len(parts)} of {len(tasks)} parts are unchanged")
+    for task, text in execute(missing) if missing else ():
+        store.storage.publish_file(store.layout.scores_part(task.settings.mode, task.part), text.encode())
+        parts[task.part] = _Part.model_validate_json(text)
+        against = "itself" if task.null else task.reference.name
+        tell(f"scored {task.population.name} against {against} (N={len(task.population.records)})")
+    return parts
+
+
+def _kept(store: StudyStore, task: Task) -> _Part | None:
+    try:
+        part = _Part.model_validate_json(store.storage.read(store.layout.scores_part(task.settings.mode, task.part)))
+    except (FileNotFoundError, ValidationError):
+        return None
+    return part if part.key == task.key else None
+
+
+def _assembled(
+    study: Study,
+    store: StudyStore,
+    settings: Settings,
+    tasks: Sequence[Task],
+    parts: Mapping[str, _Part],
+    warnings: list[str],
+) -> Scores:
+    reference = _reference(study)
+    populations = {}
+    for task in tasks:
+        scored = parts[task.part].population
+        if scored is not None:
+            null = parts.get(f"{reference}.{len(task.population.records)}")
+            populations[task.part] = with_null(scored, null.null) if null and null.null and scored.measures else scored
+    names = read_image_names(store, tasks[0].population.splits)
+    newest = next(task for task in tasks if task.part == reference).population.records
+    return Scores(
+        study=study.name,
+        mode=settings.mode,
+        reference=reference,
+        seed=study.seed,
+        images={split: len(ids) for split, ids in names.ids.items()},
+        class_names=names.class_names,
+        populations=populations,
+        warnings=tuple(warnings),
+        versions={
+            **newest[max(newest)].versions,
+            "ray-unlearn (evaluation)": importlib.metadata.version("ray-unlearn"),
+        },
+    )

@@ -1,0 +1,109 @@
+"""The reference against itself: what retraining gets when it is scored like a method.
+
+    null = score_null(reference, settings)       # NullPart: every measure between disjoint halves, N / 2 a side
+    scores = with_null(scored, null)             # the same beside a method's numbers at that N
+
+A perfect method does not score 1: at 512 against 512 the official metric gives retrained models about 0.19 against
+themselves. Numbers at unequal N are never put side by side.
+
+Does not cover: the methods' own numbers (`scoring`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from ray_unlearn.evaluation.quality import forgetting_quality
+
+from ray_unlearn.evaluation.comparison import attack_curves, single_model_values
+from ray_unlearn.evaluation.halves import Settings, growth_sizes, values_on
+from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.scores import Curve, Estimate, Growth, PopulationScores
+
+CURVE_POINTS = 60
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Null(_Value):
+    """A number between two halves of the reference, over all halvings."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class NullPart(_Value):
+    """The reference against itself."""
+
+    n: int
+    """Runs a side."""
+    measures: dict[str, Null]
+    curves: dict[str, Curve]
+    """Of the first halving; the method's side is empty."""
+    growth: dict[int, float]
+    """Forgetting quality by runs a side."""
+
+
+def score_null(reference: Outputs, settings: Settings) -> NullPart:
+    """Compare halves of the reference as if one were a method's population."""
+    halves = settings.halves(reference.population, len(reference))
+    alone = single_model_values(reference, settings.rng("attacks"))
+    found = values_on(reference, reference, [(other, half) for half, other in halves], settings.mode, alone)
+    curves = {}
+    if halves:
+        half, other = (reference.take(rows) for rows in halves[0])
+        for name, curve in attack_curves(other, half).items():
+            false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
+            curves[name] = Curve(null_false_positive_rate=false, null_true_positive_rate=true)
+    return NullPart(
+        n=len(reference) // 2,
+        measures={
+            name: Null(mean=float(v.mean()), low=float(v.min()), high=float(v.max())) for name, v in found.items()
+        },
+        curves=curves,
+        growth=_growth(reference, settings),
+    )
+
+
+def _growth(reference: Outputs, settings: Settings) -> dict[int, float]:
+    phi_RE, rng = reference.splits["forget"].phi_RN, settings.rng("growth-null")
+    found = {}
+    for size in growth_sizes(len(reference) // 2):
+        orders = [rng.permutation(len(reference))[: 2 * size] for _ in range(settings.growth_draws)]
+        pairs = [(phi_RE[order[:size]], phi_RE[order[size:]]) for order in orders]
+        found[size] = float(np.mean([forgetting_quality(*pair, settings.mode).score for pair in pairs]))
+    return found
+
+
+def with_null(scored: PopulationScores, null: NullPart) -> PopulationScores:
+    """Put the null beside a method's numbers."""
+    return scored.model_copy(
+        update={
+            "measures": {name: _beside(estimate, null, name) for name, estimate in scored.measures.items()},
+            "growth": tuple(_growth_beside(point, null) for point in scored.growth),
+            "curves": {name: _curve_beside(curve, null.curves.get(name)) for name, curve in scored.curves.items()},
+        }
+    )
+
+
+def _beside(estimate: Estimate, null: NullPart, name: str) -> Estimate:
+    found = null.measures.get(name)
+    if found is None or estimate.value is None:
+        return estimate
+    return estimate.model_copy(
+        update={"null": found.mean, "null_low": found.low, "null_high": found.high, "null_n": null.n}
+    )
+
+
+def _growth_beside(point: Growth, null: NullPart) -> Growth:
+    return point.model_copy(update={"null": null.growth.get(point.n)})
+
+
+def _curve_beside(curve: Curve, null: Curve | None) -> Curve:
+    if null is None:
+        return curve
+    both = ("null_false_positive_rate", "null_true_positive_rate")
+    return curve.model_copy(update={name: getattr(null, name) for name in both})

@@ -1,0 +1,180 @@
+"""The saved outputs of a population's runs -> what every score is made of: phi and correctness, run by image.
+
+    outputs = read_outputs(store, "kookmin", store.made("kookmin"))
+    outputs.splits["forget"].phi_RN              # float64 [runs, images]
+    half = outputs.take([0, 3, 4])               # the same of some runs only
+
+The cross-entropy follows from phi exactly: phi = log(p / (1 - p)), so -log p = log(1 + exp(-phi)).
+
+Does not cover: checkpoints; nothing here needs a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from ray_unlearn.evaluation.confidence import logit_scaled_confidence
+
+from ray_unlearn.errors import StoreError
+from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.records import OUTPUTS, payload_of
+from ray_unlearn.study.plan import Run
+
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class SplitOutputs:
+    """One split under R runs, N images."""
+
+    positions_N: np.ndarray
+    """int64: of the image in its split, as the splits file lists it."""
+    labels_N: np.ndarray
+    """int64."""
+    phi_RN: np.ndarray
+    """float64, logit-scaled confidence of the label."""
+    correct_RN: np.ndarray
+    """bool: the label has the largest logit."""
+
+    @cached_property
+    def loss_RN(self) -> np.ndarray:
+        """Cross-entropy in nats, float64."""
+        return np.logaddexp(0.0, -self.phi_RN)
+
+    @property
+    def accuracy_R(self) -> np.ndarray:
+        """Share of right answers of each run, float64."""
+        return np.asarray(self.correct_RN.mean(1))
+
+    def take(self, rows: np.ndarray | Sequence[int]) -> SplitOutputs:
+        """Return the split under some of the runs."""
+        return replace(self, phi_RN=self.phi_RN[rows], correct_RN=self.correct_RN[rows])
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """A population's runs: their records, and their outputs by split."""
+
+    population: str
+    records: tuple[Record, ...]
+    """In the order of the run axis."""
+    splits: Mapping[str, SplitOutputs]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def take(self, rows: np.ndarray | Sequence[int]) -> Outputs:
+        """Return the same of some of the runs, in that order."""
+        records = tuple(self.records[int(row)] for row in rows)
+        return Outputs(self.population, records, {name: split.take(rows) for name, split in self.splits.items()})
+
+
+def read_outputs(store: StudyStore, population: str, records: Mapping[int, Record]) -> Outputs:
+    """Read the outputs of these runs back, comparing each with its record.
+
+    Args:
+        store: the study's folder.
+        population: whose runs they are.
+        records: by run index.
+
+    Raises:
+        StoreError: a file is missing or damaged, or the runs have outputs of different images.
+
+    """
+    if not records:
+        raise StoreError(f"{store.uri}: population {population} has no finished run; `ray-unlearn generate` makes them")
+    indexes = sorted(records)
+    with ThreadPoolExecutor(_READERS) as readers:
+        runs = list(readers.map(lambda index: _read(store, population, index, records[index]), indexes))
+    first = runs[0]
+    for index, run in zip(indexes, runs, strict=True):
+        if not _same_images(first, run):
+            raise StoreError(f"{store.uri}: {population}/{index:05d} has outputs of other images than its population")
+    splits = {
+        name: SplitOutputs(
+            first[name].positions_N,
+            first[name].labels_N,
+            np.concatenate([run[name].phi_RN for run in runs]),
+            np.concatenate([run[name].correct_RN for run in runs]),
+        )
+        for name in first
+    }
+    return Outputs(population, tuple(records[index] for index in indexes), splits)
+
+
+def _same_images(one: Mapping[str, SplitOutputs], other: Mapping[str, SplitOutputs]) -> bool:
+    return one.keys() == other.keys() and all(
+        np.array_equal(split.positions_N, other[name].positions_N) for name, split in one.items()
+    )
+
+
+def _read(store: StudyStore, population: str, index: int, record: Record) -> dict[str, SplitOutputs]:
+    run = Run(population=population, index=index)
+    try:
+        data = store.storage.read(f"{store.layout.run(run)}/{OUTPUTS}")
+    except FileNotFoundError:
+        data = b""
+    if payload_of(data) != record.payloads.get(OUTPUTS):
+        raise StoreError(
+            f"{store.uri}: run {run}: {OUTPUTS} is not what its record says; run `ray-unlearn verify --repair`"
+        )
+    return decode_outputs(data)
+
+
+def decode_outputs(data: bytes) -> dict[str, SplitOutputs]:
+    """Return one run's splits; the run axis has length 1."""
+    table = pa.ipc.open_file(pa.BufferReader(data)).read_all().combine_chunks()
+    logits = table.column("logits").chunk(0)
+    logits_NC = logits.flatten().to_numpy().reshape(len(table), -1)
+    labels_N = table.column("label").to_numpy().astype(np.int64)
+    positions_N = table.column("position").to_numpy().astype(np.int64)
+    split = table.column("split").chunk(0)
+    codes_N = split.indices.to_numpy()
+    phi_N, correct_N = logit_scaled_confidence(logits_NC, labels_N), logits_NC.argmax(1) == labels_N
+    found = {}
+    for code, name in enumerate(split.dictionary.to_pylist()):
+        rows = codes_N == code
+        found[name] = SplitOutputs(positions_N[rows], labels_N[rows], phi_N[None, rows], correct_N[None, rows])
+    return found
+
+
+@dataclass(frozen=True)
+class ImageNames:
+    """What the splits file says about the images, in the order of their positions in each split."""
+
+    ids: Mapping[str, Sequence[str]]
+    groups: Mapping[str, Sequence[str]]
+    """Empty text where an image has none."""
+    class_names: tuple[str, ...]
+    """Empty where the source has none."""
+
+
+def read_image_names(store: StudyStore, digest: str) -> ImageNames:
+    """Read the splits file that a population's identity names.
+
+    Raises:
+        StoreError: it is missing or cannot be read.
+
+    """
+    name = store.layout.splits(digest)
+    try:
+        table = pa.ipc.open_file(pa.BufferReader(store.storage.read(name))).read_all()
+    except (FileNotFoundError, pa.ArrowException) as error:
+        raise StoreError(
+            f"{store.uri}: cannot read {name} ({type(error).__name__}); `ray-unlearn generate` writes it again"
+        ) from error
+    rows = table.to_pydict()
+    ids: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
+    none = [""] * len(table)  # a splits file that an older version wrote has no groups
+    for split, image_id, group in zip(rows["split"], rows["image_id"], rows.get("group", none), strict=True):
+        ids.setdefault(split, []).append(image_id)
+        groups.setdefault(split, []).append(group)
+    names = json.loads((table.schema.metadata or {}).get(b"class_names", b"[]"))
+    return ImageNames(ids, groups, tuple(map(str, names)))

@@ -1,0 +1,130 @@
+"""One population's scores: what it is by itself, and what it is against the reference.
+
+    described = describe(outputs, names, "unlearned", reference_seconds)
+    scored = score(described, unlearned, reference, names, settings)     # everything but the nulls (`nulls`)
+
+Does not cover: reading outputs and keeping scores (`evaluate`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from ray_unlearn.evaluation.quality import ForgettingQuality, forgetting_quality, num_buckets
+
+from ray_unlearn.evaluation.cautions import cautions
+from ray_unlearn.evaluation.comparison import Values, attack_curves, compare, single_model_values, why_missing
+from ray_unlearn.evaluation.halves import Settings, growth_sizes, interval, values_on
+from ray_unlearn.evaluation.nulls import CURVE_POINTS
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs
+from ray_unlearn.evaluation.scores import (
+    MEASURES,
+    Curve,
+    Estimate,
+    ExampleScores,
+    Growth,
+    PopulationScores,
+    Role,
+)
+from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
+
+_EXAMPLES_AT = (0.1, 0.37, 0.63, 0.9)
+"""Quantiles of the reference's mean phi: from images that retrained models get wrong to those they are sure of."""
+
+
+def describe(outputs: Outputs, names: ImageNames, role: Role, reference_seconds: float | None) -> PopulationScores:
+    """Return what needs no comparison: slices, stages, cost, and what its reader must know."""
+    first = outputs.records[0]
+    starts = {record.original for record in outputs.records if record.original_sha256}
+    return PopulationScores(
+        population=outputs.population,
+        role=role,
+        method=first.method,
+        options=first.options,
+        runs=len(outputs),
+        originals=len(starts),
+        slices=slices(outputs, names),
+        stages=stages(outputs.records),
+        cost=cost(outputs.records, reference_seconds),
+    )
+
+
+def score(
+    described: PopulationScores, unlearned: Outputs, reference: Outputs, names: ImageNames, settings: Settings
+) -> PopulationScores:
+    """Add everything that compares the population with as many runs of the reference."""
+    phi = unlearned.splits["forget"].phi_RN, reference.splits["forget"].phi_RN
+    alone = single_model_values(unlearned, settings.rng("attacks"))
+    values = compare(unlearned, reference, settings.mode, alone)
+    sides = (settings.halves(side.population, len(side)) for side in (unlearned, reference))
+    pairs = [(ours, theirs) for (ours, _), (theirs, _) in zip(*sides, strict=True)]
+    on_halves = values_on(unlearned, reference, pairs, settings.mode, alone)
+    quality = forgetting_quality(*phi, settings.mode) if values else None
+    scored = described.model_copy(
+        update={
+            "measures": {name: _estimate(name, values, on_halves, unlearned) for name in MEASURES},
+            "epsilon_counts": _epsilon_counts(quality),
+            "guarded": int(quality.guarded_E.sum()) if quality else 0,
+            "growth": _growth(*phi, settings),
+            "examples": _examples(unlearned, reference, names, quality),
+            "curves": _curves(unlearned, reference),
+        }
+    )
+    return scored.model_copy(update={"warnings": cautions(scored, unlearned)})
+
+
+def _estimate(name: str, values: Values, on_halves: dict[str, np.ndarray], unlearned: Outputs) -> Estimate:
+    if name not in values:
+        return Estimate(value=None, n=len(unlearned), missing=why_missing(name, unlearned))
+    found_K = on_halves.get(name)
+    if found_K is None:
+        return Estimate(value=values[name], n=len(unlearned))
+    low, high = interval(name, values[name], found_K)
+    return Estimate(value=values[name], low=low, high=high, n=len(unlearned), at_null_n=float(found_K.mean()))
+
+
+def _epsilon_counts(quality: ForgettingQuality | None) -> tuple[int, ...]:
+    if quality is None:
+        return ()
+    last = num_buckets(quality.num_unlearned) + 1
+    counts_B = np.bincount(np.minimum(quality.bins, last), minlength=last + 1)[1:]
+    return tuple(counts_B.tolist())
+
+
+def _growth(phi_UE: np.ndarray, phi_RE: np.ndarray, settings: Settings) -> tuple[Growth, ...]:
+    rng, runs = settings.rng("growth"), len(phi_UE)
+    points = []
+    for size in growth_sizes(runs):
+        draws = 1 if size == runs else settings.growth_draws
+        rows = [tuple(np.sort(rng.permutation(runs)[:size]) for _ in range(2)) for _ in range(draws)]
+        found = [forgetting_quality(phi_UE[ours], phi_RE[theirs], settings.mode).score for ours, theirs in rows]
+        points.append(Growth(n=size, value=float(np.mean(found)), low=min(found), high=max(found)))
+    return tuple(points)
+
+
+def _examples(
+    unlearned: Outputs, reference: Outputs, names: ImageNames, quality: ForgettingQuality | None
+) -> tuple[ExampleScores, ...]:
+    """Return a few forget images, chosen by the reference alone, so that all methods show the same."""
+    if quality is None:
+        return ()
+    ours, theirs = unlearned.splits["forget"], reference.splits["forget"]
+    order = np.argsort(theirs.phi_RN.mean(0), kind="stable")
+    chosen = dict.fromkeys(int(order[round(at * (len(order) - 1))]) for at in _EXAMPLES_AT)
+    return tuple(
+        ExampleScores(
+            image_id=str(names.ids["forget"][ours.positions_N[e]]),
+            label=class_name(names, int(ours.labels_N[e])),
+            epsilon=float(quality.epsilon_E[e]),
+            unlearned=tuple(np.round(ours.phi_RN[:, e], 3).tolist()),
+            retrained=tuple(np.round(theirs.phi_RN[:, e], 3).tolist()),
+        )
+        for e in chosen
+    )
+
+
+def _curves(unlearned: Outputs, reference: Outputs) -> dict[str, Curve]:
+    found = {}
+    for name, curve in attack_curves(unlearned, reference).items():
+        false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
+        found[name] = Curve(false_positive_rate=false, true_positive_rate=true)
+    return found

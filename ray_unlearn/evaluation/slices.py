@@ -1,0 +1,102 @@
+"""Accuracy and loss by split, class and group, over a population's runs; and what its records say run by run.
+
+    rows = slices(outputs, names)                # (Slice(split="forget", by="class", key="3-9", ...), ...)
+    curves = stages(outputs.records)             # means by epoch, where the study published stages
+    price = cost(outputs.records, reference_seconds=12.5)
+
+Does not cover: comparisons with the reference (`comparison`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs, SplitOutputs
+from ray_unlearn.evaluation.scores import Cost, Slice, Stage, Summary
+from ray_unlearn.store import Record
+
+GROUPS_SHOWN = 50
+"""Groups (persons) of a split: those with the most images."""
+
+EFFICIENT = 0.2
+"""Share of retraining's time that the challenge allowed (CHALLENGE: hard cut-off at about 20 %)."""
+
+
+def slices(outputs: Outputs, names: ImageNames) -> tuple[Slice, ...]:
+    """Return every split as a whole, then by class and, where images have groups, by group."""
+    found: list[Slice] = []
+    for name, split in outputs.splits.items():
+        everything = np.ones(len(split.labels_N), dtype=bool)
+        found.append(_slice(name, "all", "", split, everything))
+        for label in np.unique(split.labels_N):
+            found.append(_slice(name, "class", class_name(names, int(label)), split, split.labels_N == label))
+        groups = np.array([names.groups[name][position] for position in split.positions_N], dtype=object)
+        for group in _largest(groups):
+            found.append(_slice(name, "group", group, split, groups == group))
+    return tuple(found)
+
+
+def class_name(names: ImageNames, label: int) -> str:
+    """Return the class's name, or its number where the source has no names."""
+    return names.class_names[label] if label < len(names.class_names) else str(label)
+
+
+def _largest(groups: np.ndarray) -> Iterator[str]:
+    counts = Counter(group for group in groups if group)
+    for group, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:GROUPS_SHOWN]:
+        yield group
+
+
+def _slice(name: str, by: str, key: str, split: SplitOutputs, chosen_N: np.ndarray) -> Slice:
+    return Slice.model_validate(
+        {
+            "split": name,
+            "by": by,
+            "key": key,
+            "images": int(chosen_N.sum()),
+            "accuracy": summary(split.correct_RN[:, chosen_N].mean(1)),
+            "loss": summary(split.loss_RN[:, chosen_N].mean(1)),
+        }
+    )
+
+
+def stages(records: Sequence[Record]) -> tuple[Stage, ...]:
+    """Return means over runs after each epoch that a run published; empty where the study asked for no stages."""
+    by_epoch: dict[int, list[dict[str, float]]] = {}
+    for record in records:
+        for stage in record.stages:
+            by_epoch.setdefault(int(stage["epoch"]), []).append(stage)
+    return tuple(
+        Stage(epoch=epoch, n=len(found), metrics={key: float(np.mean([s[key] for s in found])) for key in _keys(found)})
+        for epoch, found in sorted(by_epoch.items())
+    )
+
+
+def _keys(found: Sequence[dict[str, float]]) -> list[str]:
+    return [key for key in found[0] if key != "epoch" and all(key in stage for stage in found)]
+
+
+def cost(records: Sequence[Record], reference_seconds: float | None) -> Cost:
+    """Return a run's training time, against the reference's mean where there is one.
+
+    Wall times compare only on the same kind of device with the same company; the records say which it was.
+    """
+    seconds = summary(np.array([record.seconds["train"] for record in records]))
+    relative = seconds.mean / reference_seconds if reference_seconds else None
+    return Cost(seconds=seconds, relative=relative, efficient=None if relative is None else relative <= EFFICIENT)
+
+
+def summary(values_R: np.ndarray) -> Summary:
+    """Return mean, standard deviation and the 95 % t-interval of the mean of one number per run."""
+    n, mean = len(values_R), float(np.mean(values_R))
+    if n < 2:
+        return Summary(mean=mean, sd=None, low=None, high=None, n=n)
+    from scipy.special import stdtrit
+
+    sd = float(np.std(values_R, ddof=1))
+    margin = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
+    return Summary(mean=mean, sd=sd, low=mean - margin, high=mean + margin, n=n)
