@@ -11,6 +11,7 @@
             ├── TrainingDiverged   a run's loss or weights became NaN or infinite              1
             ├── StoreError         the study's folder cannot be read or written                1
             │   └── PopulationChanged  the folder holds this population, made differently      1
+            ├── EvaluationError    populations cannot be scored as asked                       1
             └── ClusterError       Ray cannot be reached, or cannot give what was asked        1
 
 A message says what, where, expected, found, and what to do. One string per exception, so that it survives pickling.
@@ -59,6 +60,10 @@ class StoreError(RayUnlearnError):
 
 class PopulationChanged(StoreError):
     """The folder already holds this population, made from something else."""
+
+
+class EvaluationError(RayUnlearnError):
+    """Populations, or their outputs, cannot be scored as asked."""
 
 
 class ClusterError(RayUnlearnError):

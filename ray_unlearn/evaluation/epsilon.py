@@ -1,0 +1,128 @@
+"""How far an attacker can tell unlearned from retrained models by one example: its empirical epsilon.
+
+    epsilon_E, guarded_E = example_epsilons(unlearned_NE, retrained_NE, mode="parity")
+
+An example's epsilon is the largest over all attacks of the mode, after the official rules: an attack without any error
+gives the cap; one with exactly one of FPR and FNR zero is dropped; logarithms of negative numbers are ignored; the
+result lies in [0, 50], and is that of float32 rates and logarithms.
+
+- `parity`: the attacks of the challenge's evaluator, on its grid (`parity.py`).
+- `exact`: every interval and every threshold, in both directions. Never below `parity`'s; unchanged by strictly
+  monotone maps of phi away from the guard. The two modes' numbers do not compare.
+
+Legend: N runs, E examples.
+
+Does not cover: from epsilon to a score (`quality.py`), and confidence bounds on FPR and FNR.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ray_unlearn.errors import EvaluationError, did_you_mean
+from ray_unlearn.evaluation.attack_tables import AttackTables, Floats, PooledCounts, attack_tables, largest
+from ray_unlearn.evaluation.parity import parity_epsilon
+
+MODES = ("parity", "exact")
+CAP = 50.0
+RANGE_RATIO = 0.01
+"""Below this ratio of the two ranges an example counts as told apart: models that hardly differ are not unlearned."""
+MAX_RUNS = 10_000
+"""The tables take 12 (N + 1)^2 bytes: 3 MB at 512, 1.2 GB here."""
+MAX_SPAN = 10_000.0
+"""The single thresholds of `parity` take 100 places per unit of phi; phi itself spans 208 at most."""
+TILE = 64
+"""Left ends of `exact` at a time: 64 x 1024 indexes at N = 512 stay in the cache; 256 was 3 times slower."""
+
+
+def example_epsilons(
+    unlearned_NE: ArrayLike, retrained_NE: ArrayLike, *, mode: str = "parity"
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return (epsilon, guarded) of every example: float64 [E] in [0, 50] and bool [E].
+
+    `unlearned_NE`, `retrained_NE`: real [N >= 2, E >= 1], finite, one phi per model and example; `parity` needs equal
+    N. `guarded` marks examples whose ranges (max - min) have a ratio below 0.01, or are both zero, which the official
+    rules leave open: they get 50 without any attack.
+
+    `parity` compares medians to choose a threshold's direction (equal: unlearned is above) and ranges to choose whose
+    ends the intervals follow (equal: those of the sample below). Away from such ties, exchanging the samples changes
+    nothing. `parity` follows a shift of phi, up to the rounding of its grid, but no scale.
+    Raises `EvaluationError` for wrong input, and where every attack of an example is dropped (never in `exact`).
+    """
+    unlearned, retrained = _checked(unlearned_NE, retrained_NE, mode)
+    tables = attack_tables(len(retrained), len(unlearned))
+    unlearned_EN, retrained_EN = np.sort(unlearned.T, axis=1), np.sort(retrained.T, axis=1)
+    guarded_E = _guarded(unlearned_EN, retrained_EN)
+    epsilon_E = np.full(len(guarded_E), CAP)
+    for example in np.flatnonzero(~guarded_E):
+        pooled = PooledCounts.of(unlearned_EN[example], retrained_EN[example])
+        epsilon_E[example] = parity_epsilon(pooled, tables) if mode == "parity" else _exact(pooled, tables)
+    _refuse_undecided(epsilon_E)
+    return np.clip(epsilon_E, 0.0, CAP), guarded_E
+
+
+def _guarded(unlearned_EN: Floats, retrained_EN: Floats) -> NDArray[np.bool_]:
+    ranges_2E = np.stack([sample[:, -1] - sample[:, 0] for sample in (unlearned_EN, retrained_EN)])
+    small_E, large_E = ranges_2E.min(axis=0), ranges_2E.max(axis=0)
+    guarded_E: NDArray[np.bool_] = (large_E == 0) | (small_E / np.where(large_E == 0, 1.0, large_E) < RANGE_RATIO)
+    return guarded_E
+
+
+def _exact(pooled: PooledCounts, tables: AttackTables) -> float:
+    """Return the largest epsilon over all blocks of neighbouring values."""
+    counts, best = pooled.counts, -np.inf
+    for start in range(0, len(counts) - 1, TILE):
+        blocks = counts[None, start + 1 :] - counts[start : start + TILE, None]
+        best = max(best, largest(tables.either, blocks))
+    return best
+
+
+def _refuse_undecided(epsilon_E: Floats) -> None:
+    undecided = np.flatnonzero(np.isneginf(epsilon_E))
+    if len(undecided):
+        raise EvaluationError(
+            f"epsilon, parity: no attack on example {undecided[0]} makes both kinds of error ({len(undecided)} such of "
+            f"{len(epsilon_E)}), so the official rules decide nothing; make more runs, or use mode exact"
+        )
+
+
+def _checked(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, mode: str) -> tuple[Floats, Floats]:
+    """Return both as float64 [N, E], or refuse them."""
+    if mode not in MODES:
+        raise EvaluationError(f"mode: expected parity or exact, found {mode!r}{did_you_mean(mode, MODES)}")
+    unlearned, retrained = _sample("unlearned_NE", unlearned_NE), _sample("retrained_NE", retrained_NE)
+    if unlearned.shape[1] != retrained.shape[1]:
+        raise EvaluationError(
+            f"unlearned_NE, retrained_NE: expected the same examples, found {unlearned.shape[1]} and "
+            f"{retrained.shape[1]} columns"
+        )
+    if mode == "parity" and len(unlearned) != len(retrained):
+        raise EvaluationError(
+            f"mode parity: expected as many unlearned as retrained runs, found {len(unlearned)} and {len(retrained)}; "
+            f"pass the first {min(len(unlearned), len(retrained))} of each, or use mode exact"
+        )
+    if mode == "parity" and (span := max(np.ptp(np.vstack([unlearned, retrained]), axis=0))) > MAX_SPAN:
+        raise EvaluationError(
+            f"mode parity: expected values that span {MAX_SPAN:.0f} at most, as phi does, found {span:.3g}; "
+            "pass logit_scaled_confidence(logits, labels), or use mode exact"
+        )
+    return unlearned, retrained
+
+
+def _sample(name: str, values: ArrayLike) -> Floats:
+    sample = np.asarray(values)
+    if sample.ndim != 2 or len(sample) < 2 or sample.shape[1] < 1 or sample.dtype.kind not in "fiu":
+        raise EvaluationError(
+            f"{name}: expected real numbers [runs, examples], 2 runs and 1 example or more, "
+            f"found {sample.dtype} {list(sample.shape)}"
+        )
+    if len(sample) > MAX_RUNS:
+        raise EvaluationError(f"{name}: expected {MAX_RUNS} runs at most, found {len(sample)}; pass some of them")
+    if not np.isfinite(sample).all():
+        run, example = np.argwhere(~np.isfinite(sample))[0]
+        raise EvaluationError(
+            f"{name}: expected finite values, found {sample[run, example]} at run {run}, example {example}; "
+            "leave that run out, or make it again"
+        )
+    return sample.astype(np.float64)

@@ -1,0 +1,70 @@
+"""The challenge's forgetting quality: how near the unlearned models' distribution is to the retrained ones'.
+
+    quality = forgetting_quality(unlearned_NE, retrained_NE, mode="parity")
+    quality.score                 # 1 only if no attack on any example works; two retrained samples score 0.19 (N = 512)
+    quality.guarded_E.sum()       # examples that the unlearned models hardly differ on
+
+F = mean over examples of H = 2 / 2^n with n = floor(epsilon / 0.5) + 1, and 0 beyond bucket B = 2 ceil(log(N - 1))
+(NeurIPS 2023 machine unlearning challenge). At N = 2, B is 0, so every score is 0: it takes 3 runs to score anything.
+
+A bootstrap calls it with rows: `forgetting_quality(unlearned_NE[rows], retrained_NE[rows_too])`; the tables are kept.
+
+Does not cover: intervals and nulls of F, which a score means nothing without, and the product with accuracies.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ray_unlearn.evaluation.epsilon import example_epsilons
+
+BUCKET = 0.5
+"""Width of a bucket of epsilon, closed on the left: [0, 0.5), [0.5, 1), ..."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForgettingQuality:
+    """F, and what it is made of."""
+
+    score: float
+    """F, in [0, 1]: higher is nearer to retraining. Comparable at equal mode and N only."""
+    epsilon_E: NDArray[np.float64]
+    """Epsilon of each example, in [0, 50]."""
+    bins: NDArray[np.int64]
+    """[E] bucket number n = floor(epsilon / 0.5) + 1 of each example: 1 below 0.5, 101 at the cap."""
+    guarded_E: NDArray[np.bool_]
+    """Examples whose ranges differ a hundredfold or are both zero, so that epsilon is 50 without any attack."""
+    mode: str
+    """`parity` or `exact`."""
+    num_unlearned: int
+    num_retrained: int
+
+
+def forgetting_quality(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, mode: str = "parity") -> ForgettingQuality:
+    """Return F of two populations from phi, real [N, E] each: N runs (rows) by E examples, in the same order.
+
+    N may differ in `exact` only; B is then of the unlearned's. Raises `EvaluationError` for wrong shapes, fewer than 2
+    runs, values that are not finite, an unknown mode, and what `example_epsilons` refuses.
+    """
+    epsilon_E, guarded_E = example_epsilons(unlearned_NE, retrained_NE, mode=mode)
+    num_unlearned, num_retrained = len(np.asarray(unlearned_NE)), len(np.asarray(retrained_NE))
+    bins = np.floor(epsilon_E / BUCKET).astype(np.int64) + 1
+    points_E = np.where(bins <= num_buckets(num_unlearned), np.ldexp(2.0, -bins), 0.0)
+    return ForgettingQuality(
+        score=float(points_E.mean()),
+        epsilon_E=epsilon_E,
+        bins=bins,
+        guarded_E=guarded_E,
+        mode=mode,
+        num_unlearned=num_unlearned,
+        num_retrained=num_retrained,
+    )
+
+
+def num_buckets(num_runs: int) -> int:
+    """Return B = 2 ceil(log(N - 1)), the buckets that score: 8 at N = 32, 14 at 512, 0 at 2."""
+    return 2 * math.ceil(math.log(num_runs - 1))
