@@ -28,6 +28,7 @@ FLOORS = [
     ["study", "interrupts"],
     ["seeds"],
     ["store"],
+    ["evaluation"],
     ["data"],
     ["models"],
     ["training"],
@@ -41,8 +42,8 @@ FLOORS = [
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
-RAY_ROOMS = {"driver.ray_backend", "driver.ray_data"}
-TORCH_FREE = {"errors", "study", "store", "interrupts", "report", "cli"}
+RAY_ROOMS = {"driver.ray_backend", "driver.ray_data", "driver.ray_evaluation"}
+TORCH_FREE = {"errors", "study", "store", "interrupts", "evaluation", "report", "cli"}
 
 Sources = Mapping[str, str]
 """Module name below the package (`""` is the package itself) -> source text."""
@@ -179,7 +180,7 @@ LAWS: dict[str, tuple[Callable[[Sources], list[str]], dict[str, str]]] = {
             "data.shards": "from ray_unlearn.data.images import Pixels",
         },
     ),
-    "Ray is driven in two modules": (ray_outside, {"worker": "def f():\n    import ray.exceptions"}),
+    "Ray is driven in three modules": (ray_outside, {"worker": "def f():\n    import ray.exceptions"}),
     "torch stays out of the rooms that need none": (torch_outside, {"report.text": "from torch import nn"}),
     "every module says what it does not cover": (undocumented, {"data.rows": '"""Rows."""\n'}),
     "nothing executes what it reads": (unsafe, {"models": "state = torch.load(path, weights_only=False)"}),

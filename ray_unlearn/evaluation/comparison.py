@@ -14,15 +14,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+
 from ray_unlearn.evaluation.classic import logistic_attack, svc_efficacy
 from ray_unlearn.evaluation.distances import shift_and_spread, tug_of_war
 from ray_unlearn.evaluation.klom import klom
 from ray_unlearn.evaluation.lira import MIN_RUNS, u_lira
+from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.quality import forgetting_quality
 from ray_unlearn.evaluation.rmia import RmiaResult, rmia
 from ray_unlearn.evaluation.roc import Roc, roc
-
-from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.scores import Mode
 
 Values = dict[str, float]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ValidationError
 
@@ -26,9 +26,13 @@ from ray_unlearn.evaluation.outputs import read_image_names, read_outputs
 from ray_unlearn.evaluation.scores import FORMAT, Mode, PopulationScores, Role, Scores, scores_table
 from ray_unlearn.evaluation.scoring import describe, score
 from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.records import OUTPUTS
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, Study
+
+_BYTES_PER_IMAGE = 50  # of outputs.arrow with ten classes
+_S_PER_RUN_AND_IMAGE = 2e-7  # measured at N = 64 and 512; an order of magnitude is enough
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,9 +86,13 @@ class Task:
         )
 
     @property
-    def cost(self) -> float:
-        """Runs times halvings: what the time of a part grows with, besides the images."""
-        return float(len(self.population.records) * self.settings.resamples * (self.null or self.role == "unlearned"))
+    def expected_s(self) -> float:
+        """Seconds on one core, roughly: what decides where parts are computed, and in which order."""
+        if not self.null and self.role != "unlearned":
+            return 1.0
+        record = next(iter(self.reference.records.values()))
+        images = record.payloads[OUTPUTS].size_bytes / _BYTES_PER_IMAGE
+        return 1.0 + _S_PER_RUN_AND_IMAGE * len(self.population.records) * images * self.settings.resamples
 
     def run(self) -> str:
         """Compute the part; return it as JSON."""
@@ -221,11 +229,19 @@ def _tasks(
         role: Role = "reference" if name == reference.name else "original" if name == ORIGINAL else "unlearned"
         runs = min(len(population.records), len(reference.records)) if role == "unlearned" else len(population.records)
         theirs = reference.first(runs) if role == "unlearned" else reference
-        shared = {"store": store, "settings": settings, "reference": theirs}
-        tasks.append(Task(part=name, role=role, population=population.first(runs), null=False, **shared))
+        task = Task(
+            store=store,
+            settings=settings,
+            part=name,
+            role=role,
+            population=population.first(runs),
+            reference=theirs,
+            null=False,
+        )
+        tasks.append(task)
         if role == "unlearned":
             part = f"{reference.name}.{runs}"  # a population's name has no dot
-            nulls[part] = Task(part=part, role="reference", population=theirs, null=True, **shared)
+            nulls[part] = replace(task, part=part, role="reference", population=theirs, null=True)
     return [*tasks, *nulls.values()]
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from ray_unlearn.evaluation.quality import forgetting_quality
 
 from ray_unlearn.evaluation.comparison import attack_curves, single_model_values
 from ray_unlearn.evaluation.halves import Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.quality import forgetting_quality
 from ray_unlearn.evaluation.scores import Curve, Estimate, Growth, PopulationScores
 
 CURVE_POINTS = 60

@@ -19,9 +19,9 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 
 from ray_unlearn.errors import StoreError
+from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.records import OUTPUTS, payload_of
 from ray_unlearn.study.plan import Run

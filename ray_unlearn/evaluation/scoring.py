@@ -9,13 +9,13 @@ Does not cover: reading outputs and keeping scores (`evaluate`).
 from __future__ import annotations
 
 import numpy as np
-from ray_unlearn.evaluation.quality import ForgettingQuality, forgetting_quality, num_buckets
 
 from ray_unlearn.evaluation.cautions import cautions
 from ray_unlearn.evaluation.comparison import Values, attack_curves, compare, single_model_values, why_missing
 from ray_unlearn.evaluation.halves import Settings, growth_sizes, interval, values_on
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs
+from ray_unlearn.evaluation.quality import ForgettingQuality, forgetting_quality, num_buckets
 from ray_unlearn.evaluation.scores import (
     MEASURES,
     Curve,

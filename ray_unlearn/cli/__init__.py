@@ -1,0 +1,74 @@
+"""The command line: one subcommand per stage. Heavy imports happen inside the subcommands.
+
+    ray-unlearn generate faces.yaml --workers 2
+    sys.exit(main(["status", "faces.yaml"]))
+
+Exit codes: 0 all done, 1 error, 2 usage, 3 finished with failed runs, 130/143 interrupted and resumable. An error is
+one line on standard error: what, where, expected, found, what to do.
+
+Does not cover: any work; each subcommand calls the room that does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ray_unlearn import __version__
+from ray_unlearn.cli import judging, making, starting
+from ray_unlearn.cli.options import say
+from ray_unlearn.errors import Interrupted, RayUnlearnError
+
+app = typer.Typer(
+    name="ray-unlearn",
+    help="Populations of seeded unlearned and retrained checkpoints, and their scores, from one study file.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+for command in (
+    starting.quickstart,
+    starting.init,
+    starting.methods,
+    making.prepare,
+    making.generate,
+    making.status,
+    making.verify,
+    judging.evaluate,
+    judging.report,
+    making.export,
+):
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    from ray_unlearn.interrupts import interrupts
+
+    try:
+        with interrupts():
+            app(args=list(arguments) if arguments is not None else None, prog_name="ray-unlearn")
+    except SystemExit as done:  # how the command line framework ends, with our exit codes
+        return done.code if isinstance(done.code, int) else 1
+    except Interrupted as stop:
+        say(f"{stop}; nothing is lost: the same command makes what is missing", error=True)
+        return stop.exit_code
+    except RayUnlearnError as error:
+        say(f"error: {error}", error=True)
+        return error.exit_code
+    except OSError as error:
+        say(f"error: {error.filename or 'the system'}: {error.strerror or error}", error=True)
+        return 1
+    return 0
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Describe a study in one file; get its checkpoints, made in parallel, and an honest score of every method."""
+    if version:
+        say(__version__)
+        raise typer.Exit

@@ -1,0 +1,131 @@
+"""Subcommands that judge what was made: evaluate, report.
+
+    ray-unlearn evaluate faces.yaml --mode exact
+    ray-unlearn report faces.yaml
+
+Does not cover: how a score is computed (`ray_unlearn.evaluation`) or shown (`ray_unlearn.report`). Neither needs torch;
+Ray is imported only where parts are computed on it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ray_unlearn.cli.options import Address, AsJson, Overrides, StudyFile, names_in, say, store_of
+from ray_unlearn.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ray_unlearn.evaluation.evaluate import Execute, Task
+
+LARGE_S = 300.0
+"""An evaluation that is expected to take longer than this on one core goes to Ray, unless --jobs says otherwise."""
+
+
+class Mode(StrEnum):
+    """Which attacks the forgetting quality tries."""
+
+    parity = "parity"
+    exact = "exact"
+
+
+class ReportFormat(StrEnum):
+    """What a report looks like."""
+
+    html = "html"
+    markdown = "markdown"
+
+
+def evaluate(
+    study: StudyFile,
+    populations: Annotated[
+        list[str], typer.Option(metavar="A,B", help="Only these populations; the reference is always there.")
+    ] = [],  # noqa: B006
+    mode: Annotated[Mode | None, typer.Option(help="parity: the official grid; exact: every interval.")] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="1: this process; more: as many tasks on Ray. Default: by size."),
+    ] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Score every population against the retrained one, from saved outputs."""
+    from ray_unlearn.evaluation.evaluate import evaluate
+    from ray_unlearn.report.text import score_lines
+    from ray_unlearn.study import load_study
+
+    loaded = load_study(study, overrides)
+    store = store_of(loaded)
+    scores = evaluate(
+        loaded,
+        store,
+        populations=names_in(populations),
+        mode=mode.value if mode else None,
+        execute=_execution(jobs, address),
+        tell=lambda line: say(line, error=True),
+    )
+    if as_json:
+        say(scores.model_dump_json(indent=1))
+        return
+    say("\n".join(score_lines(scores)))
+    say(f"\nwrote {store.uri}/scores.json and scores.parquet; `ray-unlearn report {study}` makes a page of them")
+
+
+def _execution(jobs: int | None, address: str | None) -> Execute:
+    """Return where parts are computed; nothing is started before there is something to compute."""
+    from ray_unlearn.evaluation.evaluate import in_this_process
+
+    def execute(tasks: Sequence[Task]) -> Iterable[tuple[Task, str]]:
+        expected_s = sum(task.expected_s for task in tasks)
+        if jobs == 1 or (jobs is None and address is None and expected_s < LARGE_S):
+            yield from in_this_process(tasks)
+            return
+        from ray_unlearn.driver.ray_evaluation import on_ray
+
+        say(f"about {expected_s / 60:.0f} minutes on one core; spread over Ray", error=True)
+        yield from on_ray(tasks, jobs=jobs, address=address)
+
+    return execute
+
+
+def report(
+    study: StudyFile,
+    form: Annotated[ReportFormat, typer.Option("--format", help="A page, or tables for a README.")] = ReportFormat.html,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to write it; default: report.html (.md) in the store.")
+    ] = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Make one self-contained page of the last evaluation; it opens offline."""
+    import json
+
+    from ray_unlearn.evaluation.evaluate import read_scores
+    from ray_unlearn.study import load_study
+
+    loaded = load_study(study, overrides)
+    store = store_of(loaded)
+    scores, values = read_scores(store), json.loads(store.storage.read(store.layout.study_json))
+    if form is ReportFormat.html:
+        from ray_unlearn.report.page import html_page
+
+        text = html_page(scores, values)
+    else:
+        from ray_unlearn.report.markdown import markdown_page
+
+        text = markdown_page(scores, values)
+    if output is None:
+        name = store.layout.report("html" if form is ReportFormat.html else "md")
+        store.storage.publish_file(name, text.encode())
+        say(f"wrote {store.storage.uri}/{name}")
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{output}: cannot be written: {error.strerror or error}") from error
+    say(f"wrote {output}")

@@ -1,0 +1,132 @@
+"""Subcommands that make and look after runs: prepare, generate, status, verify, export.
+
+    ray-unlearn generate faces.yaml --workers 2
+
+Does not cover: how runs are made (`ray_unlearn.driver`), nor judged (`judging`).
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ray_unlearn.cli.options import Address, AsJson, Backend, Overrides, StudyFile, Where, names_in, say, store_of
+from ray_unlearn.errors import StoreError, StudyError, did_you_mean
+
+
+class ExportFormat(StrEnum):
+    """What an export looks like."""
+
+    competition = "competition"
+
+
+def prepare(study: StudyFile, backend: Where = Backend.ray, address: Address = None, overrides: Overrides = []) -> None:  # noqa: B006
+    """Decode images and draw splits; make no checkpoint."""
+    from ray_unlearn.driver.generation import prepare
+    from ray_unlearn.report.text import data_lines
+    from ray_unlearn.study import load_study
+
+    say("\n".join(data_lines(prepare(load_study(study, overrides), backend=backend.value, address=address))))
+
+
+def generate(
+    study: StudyFile,
+    only: Annotated[list[str], typer.Option(metavar="POPULATION", help="Only this population; repeatable.")] = [],  # noqa: B006
+    backend: Where = Backend.ray,
+    address: Address = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers; default: execution.workers.")] = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Make every checkpoint that is not made yet."""
+    from ray_unlearn.driver import generate
+    from ray_unlearn.study import load_study
+
+    loaded = load_study(study, overrides)
+    summary = generate(loaded, backend=backend.value, address=address, workers=workers, only=names_in(only))
+    for line in summary.lines():
+        say(line)
+    raise typer.Exit(summary.exit_code)
+
+
+def status(
+    study: StudyFile,
+    as_json: AsJson = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save training curves as .png, .svg or .pdf.")
+    ] = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Say how many runs are planned, done and failed."""
+    from dataclasses import asdict
+
+    from ray_unlearn.report.tables import study_status
+    from ray_unlearn.report.text import status_lines
+    from ray_unlearn.study import load_study
+
+    loaded = load_study(study, overrides)
+    store = store_of(loaded)
+    found = study_status(loaded, store)
+    if as_json:
+        rows = [asdict(one) | {"failed": {i: f.model_dump() for i, f in one.failed.items()}} for one in found]
+        say(json.dumps({"study": loaded.name, "store": store.uri, "populations": rows}, indent=1))
+    else:
+        say("\n".join(status_lines(found, store.uri)))
+    if plot is not None:
+        from ray_unlearn.report.curves import save_curves
+
+        save_curves(store, list(loaded.populations), plot)
+        say(f"wrote {plot}")
+
+
+def verify(
+    study: StudyFile,
+    repair: Annotated[bool, typer.Option("--repair", help="Make bad runs pending again.")] = False,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Check runs and decoded images: sizes and sha256."""
+    from ray_unlearn.data import integrity
+    from ray_unlearn.report.text import plural
+    from ray_unlearn.store import verify as check
+    from ray_unlearn.study import load_study
+
+    store = store_of(load_study(study, overrides))
+    result = check.verify(store, store.populations())
+    shards = integrity.damaged(store.storage)
+    for problem in (*result.problems, *shards):
+        say(f"bad: {problem}")
+    counts = f"{plural(result.runs, 'run')}, {plural(result.files, 'file')}, {result.size_bytes:,} bytes"
+    say(f"verified {counts} in {store.uri}, and the decoded images")
+    found = len(result.problems) + len(shards)
+    if found and not repair:
+        raise StoreError(f"{plural(found, 'problem')}; `ray-unlearn verify {study} --repair` makes it pending again")
+    if found:
+        runs = check.repair(store, result.problems)
+        integrity.prepare_again(store.storage, shards)
+        say(f"repaired: {plural(len(runs), 'run')} pending again; `ray-unlearn generate` makes what is pending")
+
+
+def export(
+    study: StudyFile,
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip")],
+    population: Annotated[str, typer.Option(help="The population to export.")],
+    form: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.competition,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Export a population as the competition asked it.
+
+    Exactly N files unlearned_checkpoint_{i}.pth in one zip; refused when a checkpoint is missing.
+    """
+    from ray_unlearn.export import export_competition
+    from ray_unlearn.study import load_study
+
+    loaded = load_study(study, overrides)
+    if population not in loaded.populations:
+        hint = did_you_mean(population, loaded.populations)
+        raise StudyError(f"--population {population}: not a population of the study{hint}")
+    count = loaded.populations[population].planned
+    size = export_competition(store_of(loaded), population, count, file)
+    say(f"wrote {count} checkpoints ({size:,} bytes, {form.value} format) to {file}")

@@ -1,0 +1,49 @@
+"""What subcommands share: arguments and options with their help, and how a line is printed.
+
+    def status(study: StudyFile, overrides: Overrides = []) -> None: ...
+
+Does not cover: any subcommand.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ray_unlearn.store import StudyStore
+    from ray_unlearn.study import Study
+
+
+class Backend(StrEnum):
+    """Where runs execute."""
+
+    ray = "ray"
+    inline = "inline"
+
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YAML file.")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a key; repeatable.")]
+Where = Annotated[Backend, typer.Option(help="ray, or inline: this process, without Ray.")]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster's address. Default: RAY_ADDRESS, else a local one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print a line."""
+    typer.echo(text, err=error)
+
+
+def names_in(items: list[str]) -> list[str]:
+    """Return the names of a repeatable option that takes lists, too: `--only a,b --only c`."""
+    return [name for item in items for name in item.split(",") if name]
+
+
+def store_of(study: Study) -> StudyStore:
+    """Return the study's folder; nothing is created."""
+    from ray_unlearn.store import StudyStore, open_storage
+
+    return StudyStore(open_storage(study.storage), study.name)
