@@ -11,7 +11,8 @@
             ├── TrainingDiverged   a run's loss or weights became NaN or infinite              1
             ├── StoreError         the study's folder cannot be read or written                1
             │   └── PopulationChanged  the folder holds this population, made differently      1
-            └── ClusterError       Ray cannot be reached, or cannot give what was asked        1
+            ├── ClusterError       Ray cannot be reached, or cannot give what was asked        1
+            └── EvaluationError    populations cannot be compared, or not with so few runs     1
 
 A message says what, where, expected, found, and what to do. One string per exception, so that it survives pickling.
 
@@ -63,6 +64,10 @@ class PopulationChanged(StoreError):
 
 class ClusterError(RayUnlearnError):
     """Ray cannot be reached, or cannot give what was asked."""
+
+
+class EvaluationError(RayUnlearnError):
+    """Populations cannot be compared, or not with so few runs."""
 
 
 class Interrupted(BaseException):
