@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ray_unlearn.evaluation.classic import logistic_attack, svc_efficacy
+from ray_unlearn.evaluation.classic import simple_attack, svc_forget_efficacy
 from ray_unlearn.evaluation.distances import shift_and_spread, tug_of_war
 from ray_unlearn.evaluation.klom import klom
 from ray_unlearn.evaluation.lira import MIN_RUNS, u_lira
@@ -93,11 +93,12 @@ def _distances(unlearned: Outputs, reference: Outputs) -> Values:
         values[f"klom_retrained_to_unlearned{ending}"] = divergence.retrained_to_unlearned.p95
         values[f"klom_unlearned_to_retrained{ending}"] = divergence.unlearned_to_retrained.p95
     apart = shift_and_spread(*_phi(unlearned, reference, "forget"))
-    values |= {"mean_shift": apart.mean_shift, "spread_ratio": apart.median_ratio}
+    if apart.undefined < apart.shift.size:
+        values |= {"mean_shift": apart.mean_absolute_shift, "spread_ratio": apart.median_spread_ratio}
     if unlearned.splits.keys() >= set(_ALL):
         ours = {split: unlearned.splits[split].accuracy_R for split in _ALL}
         theirs = {split: float(reference.splits[split].accuracy_R.mean()) for split in _ALL}
-        values["tug_of_war"] = float(tug_of_war(ours, theirs).mean())
+        values["tug_of_war"] = float(tug_of_war(ours, theirs).per_run.mean())
     return values
 
 
@@ -127,33 +128,29 @@ def attack_curves(unlearned: Outputs, reference: Outputs) -> dict[str, Roc]:
     return curves
 
 
-def single_model_values(outputs: Outputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def single_model_values(outputs: Outputs, seed: int) -> dict[str, np.ndarray]:
     """Return what attacks on one model at a time get from each run, float64 [R].
 
     Args:
         outputs: a population's; measures whose splits are missing are left out.
-        rng: chooses the images where an attack takes a subset, the same for every run.
+        seed: chooses the images where an attack takes a subset, the same for every run.
 
     """
-    splits, found = outputs.splits, {}
-    if {"forget", "test"} <= splits.keys():
-        forget, test = splits["forget"].loss_RN, splits["test"].loss_RN
-        size = min(forget.shape[1], test.shape[1])
-        members, others = (np.sort(rng.choice(side.shape[1], size, replace=False)) for side in (forget, test))
-        found["logistic_attack"] = np.array(
-            [logistic_attack(forget[run, members], test[run, others]) for run in range(len(outputs))]
-        )
-    if splits.keys() >= set(_ALL):
-        seed = int(rng.integers(2**63))
-        found["svc_efficacy"] = np.array(
-            [_svc(outputs, run, np.random.default_rng(seed)) for run in range(len(outputs))]
-        )
-    return found
+    losses = {split: values.loss_RN for split, values in outputs.splits.items()}
+    runs, found = range(len(outputs)), {}
+    if {"forget", "test"} <= losses.keys():
+        forget, test = losses["forget"], losses["test"]
+        found["logistic_attack"] = [simple_attack(forget[run], test[run], _generator(seed)) for run in runs]
+    if losses.keys() >= set(_ALL):
+        retain, test, forget = (np.exp(-losses[split]) for split in ("retain", "test", "forget"))
+        found["svc_efficacy"] = [
+            svc_forget_efficacy(retain[run], test[run], forget[run], _generator(seed)) for run in runs
+        ]
+    return {name: np.array(values) for name, values in found.items()}
 
 
-def _svc(outputs: Outputs, run: int, rng: np.random.Generator) -> float:
-    confidence = {split: np.exp(-outputs.splits[split].loss_RN[run]) for split in _ALL}
-    return svc_efficacy(confidence["retain"], confidence["test"], confidence["forget"], rng)
+def _generator(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
 
 
 def _phi(unlearned: Outputs, reference: Outputs, split: str) -> tuple[np.ndarray, np.ndarray]:

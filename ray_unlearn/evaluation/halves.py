@@ -50,6 +50,11 @@ class Settings:
         """Return the stream of one draw."""
         return Seeds(study=self.seed, population=population).numpy(f"evaluation-{purpose}")
 
+    @property
+    def attack_seed(self) -> int:
+        """What chooses the images of an attack that takes a subset."""
+        return int(self.rng("attack-subsets").integers(2**63))
+
     def halves(self, population: str, runs: int) -> list[tuple[Rows, Rows]]:
         """Return disjoint pairs of runs // 2 rows; the reference's are the same for all methods compared at that N."""
         if runs < LEAST_TO_HALVE:

@@ -50,7 +50,7 @@ class NullPart(_Value):
 def score_null(reference: Outputs, settings: Settings) -> NullPart:
     """Compare halves of the reference as if one were a method's population."""
     halves = settings.halves(reference.population, len(reference))
-    alone = single_model_values(reference, settings.rng("attacks"))
+    alone = single_model_values(reference, settings.attack_seed)
     found = values_on(reference, reference, [(other, half) for half, other in halves], settings.mode, alone)
     curves = {}
     if halves:

@@ -53,7 +53,7 @@ def score(
 ) -> PopulationScores:
     """Add everything that compares the population with as many runs of the reference."""
     phi = unlearned.splits["forget"].phi_RN, reference.splits["forget"].phi_RN
-    alone = single_model_values(unlearned, settings.rng("attacks"))
+    alone = single_model_values(unlearned, settings.attack_seed)
     values = compare(unlearned, reference, settings.mode, alone)
     sides = (settings.halves(side.population, len(side)) for side in (unlearned, reference))
     pairs = [(ours, theirs) for (ours, _), (theirs, _) in zip(*sides, strict=True)]

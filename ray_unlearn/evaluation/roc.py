@@ -1,0 +1,103 @@
+"""How well a score tells two samples apart: every threshold at once.
+
+    curve = roc(positives, negatives)      # a threshold t says "positive" where score >= t
+    curve.auc                              # Mann-Whitney: P(positive > negative) + P(equal) / 2
+    curve.tpr_at(0.001)                    # the largest true positive rate whose false positive rate is <= 0.1 %
+    false_N, true_N = curve.thinned(200)   # for a plot
+
+Does not cover: intervals, and which sample is the positive one; each attack says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_unlearn.errors import EvaluationError
+from ray_unlearn.evaluation.populations import FloatArray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Roc:
+    """A ROC curve: one point for each distinct threshold, from (0, 0) to (1, 1), both rates rising."""
+
+    false_positive_rate: FloatArray
+    """[points], float64: share of negatives at or above the threshold."""
+    true_positive_rate: FloatArray
+    """[points], float64: share of positives at or above the threshold. Scores that tie are one step, a slanted one."""
+
+    @property
+    def auc(self) -> float:
+        """Area under the curve by trapezia, which is the Mann-Whitney statistic with ties counted 1/2."""
+        return float(np.trapezoid(self.true_positive_rate, self.false_positive_rate))
+
+    def tpr_at(self, fpr: float) -> float:
+        """Return the largest true positive rate whose false positive rate is <= `fpr` (a share, not per cent).
+
+        Nothing is interpolated: with M negatives the rates reached are multiples of 1/M, so that 0.001 with 64
+        negatives means no false positive at all.
+
+        Raises:
+            EvaluationError: `fpr` outside [0, 1].
+
+        """
+        if not 0 <= fpr <= 1:
+            raise EvaluationError(f"tpr_at: expected a false positive rate in [0, 1], found {fpr}")
+        last = np.searchsorted(self.false_positive_rate, fpr, side="right") - 1
+        return float(self.true_positive_rate[last])
+
+    def thinned(self, points: int) -> tuple[FloatArray, FloatArray]:
+        """Return at most `points` of the curve's own points with both ends: false and true positive rates, [points].
+
+        Half are even along the curve and half even in the logarithm of the false positive rate, so that both linear
+        and logarithmic plots stay faithful. They are for plots: area and rates belong to the whole curve.
+
+        Raises:
+            EvaluationError: fewer than 4 points.
+
+        """
+        if points < 4:
+            raise EvaluationError(f"thinned: expected 4 points or more, found {points}")
+        false, true = self.false_positive_rate, self.true_positive_rate
+        if len(false) <= points:
+            return false, true
+        along = np.searchsorted(false + true, np.linspace(0, 2, points - points // 2))
+        smallest = false[np.searchsorted(false, 0, side="right")]
+        low = np.searchsorted(false, np.geomspace(smallest, 1, points // 2), side="right") - 1
+        chosen = np.unique(np.concatenate([along, low]))
+        return false[chosen], true[chosen]
+
+
+def roc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> Roc:
+    """Return the curve of "score >= threshold means positive" over every distinct score.
+
+    Args:
+        positives: scores of any shape; infinities are allowed.
+        negatives: likewise, not necessarily as many.
+
+    Raises:
+        EvaluationError: a sample is empty or holds NaN.
+
+    """
+    scores = [_scores(positives, "positives"), _scores(negatives, "negatives")]
+    values, step = np.unique(np.concatenate(scores), return_inverse=True)
+    cut = len(scores[0])
+    rates = [_rate_from_above(part, len(values)) for part in (step[:cut], step[cut:])]
+    return Roc(true_positive_rate=rates[0], false_positive_rate=rates[1])
+
+
+def _scores(values: npt.ArrayLike, name: str) -> FloatArray:
+    scores = np.asarray(values, dtype=np.float64).ravel()
+    if not len(scores):
+        raise EvaluationError(f"roc: expected one score or more among the {name}, found none")
+    if missing := int(np.isnan(scores).sum()):
+        raise EvaluationError(f"roc: expected numbers, found {missing} NaN among the {len(scores)} {name}")
+    return scores
+
+
+def _rate_from_above(step: npt.NDArray[np.intp], steps: int) -> FloatArray:
+    """Return 0 and then the share of a sample at or above each distinct score, from the highest down."""
+    counts = np.bincount(step, minlength=steps)[::-1]
+    return np.concatenate([[0.0], np.cumsum(counts) / len(step)])

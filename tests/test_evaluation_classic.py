@@ -1,0 +1,110 @@
+"""The classic attacks: what a scikit-learn user would get is what they return, and images are drawn once and by rng."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
+from sklearn.svm import SVC
+
+from ray_unlearn.errors import EvaluationError
+from ray_unlearn.evaluation.classic import simple_attack, svc_forget_efficacy
+
+
+def rng() -> np.random.Generator:
+    """Return a generator that is always the same."""
+    return np.random.default_rng(7)
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.5, 20])
+def test_the_simple_attack_is_scikit_learns_cross_validation(scale) -> None:
+    """Law: exactly, on losses small and large, where forget and test are equally many."""
+    draw = np.random.default_rng(0)
+    forget_E, test_T = draw.exponential(scale, 45), draw.exponential(2 * scale, 45)
+    splits = StratifiedShuffleSplit(n_splits=10, random_state=0)
+    features, member = np.concatenate([test_T, forget_E])[:, None], [0] * 45 + [1] * 45
+    expected = cross_val_score(LogisticRegression(), features, member, cv=splits, scoring="accuracy").mean()
+    assert simple_attack(forget_E, test_T, rng()) == pytest.approx(expected, abs=1e-12)
+    assert 0 < expected < 1
+
+
+@pytest.mark.parametrize("many", ["test", "forget"])
+def test_the_larger_set_is_thinned_to_the_smaller(many) -> None:
+    """Law: by rng, without replacement, in its own order; the smaller set stays whole."""
+    draw = np.random.default_rng(0)
+    few_F, many_M = draw.exponential(0.5, 20), draw.exponential(1, 200)
+    thin_F = many_M[np.sort(rng().choice(200, 20, replace=False))]
+    if many == "test":
+        assert simple_attack(few_F, many_M, rng()) == simple_attack(few_F, thin_F, rng())
+    else:
+        assert simple_attack(many_M, few_F, rng()) == simple_attack(thin_F, few_F, rng())
+
+
+def test_the_simple_attack_at_both_ends() -> None:
+    """Law: like losses near 1/2, distant ones 1; the same generator gives the same number."""
+    draw = np.random.default_rng(1)
+    alike = draw.exponential(1, (2, 1000))
+    # 10 splits of 200, overlapping: one sd is at most 0.035
+    assert simple_attack(*alike, rng()) == pytest.approx(0.5, abs=0.07)
+    assert simple_attack(draw.uniform(0, 1, 50), draw.uniform(9, 10, 500), rng()) == 1
+    assert simple_attack(alike[0][:100], alike[1], rng()) == simple_attack(alike[0][:100], alike[1], rng())
+
+
+def test_forget_efficacy_is_scikit_learns_classifier() -> None:
+    """Law: exactly; retain and test are thinned in that order, to the smallest of both and the cap; forget is whole."""
+    draw = np.random.default_rng(0)
+    retain_K, test_T, forget_E = draw.beta(9, 1, 300), draw.beta(3, 1, 80), draw.beta(5, 1, 70)
+    for cap, size in ((500, 80), (50, 50)):
+        same = rng()
+        shadow = [part[np.sort(same.choice(len(part), size, replace=False))] for part in (retain_K, test_T)]
+        if size == 80:
+            same = rng()
+            shadow = [retain_K[np.sort(same.choice(300, 80, replace=False))], test_T]
+        classifier = SVC(C=3, gamma="auto", kernel="rbf").fit(np.concatenate(shadow)[:, None], [1] * size + [0] * size)
+        expected = 1 - classifier.predict(forget_E[:, None]).mean()
+        found = svc_forget_efficacy(retain_K, test_T, forget_E, rng(), max_shadow=cap)
+        assert found == pytest.approx(expected, abs=1e-12)
+        assert 0 < expected < 1
+
+
+def test_forget_efficacy_at_both_ends() -> None:
+    """Law: forget images that look like test images are all forgotten, those that look like retain images none."""
+    draw = np.random.default_rng(0)
+    retain_K, test_T = draw.uniform(0.9, 1, 600), draw.uniform(0, 0.3, 600)
+    assert svc_forget_efficacy(retain_K, test_T, draw.uniform(0, 0.3, 99), rng()) == 1
+    assert svc_forget_efficacy(retain_K, test_T, draw.uniform(0.9, 1, 99), rng()) == 0
+    assert svc_forget_efficacy(retain_K, test_T, [0.95, 0.95, 0.95, 0.1], rng()) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (lambda: simple_attack(np.ones(9), np.ones(20), rng()), "forget losses: expected 10 or more examples, found 9"),
+        (lambda: simple_attack(np.ones(20), np.ones(9), rng()), "test losses: expected 10 or more examples, found 9"),
+        (
+            lambda: simple_attack(np.ones((2, 10)), np.ones(10), rng()),
+            "forget losses: expected one model's values [examples], found shape [2, 10]",
+        ),
+        (lambda: svc_forget_efficacy([], [1], [1], rng()), "retain confidence: expected 1 or more examples, found 0"),
+        (lambda: svc_forget_efficacy([1], [], [1], rng()), "test confidence: expected 1 or more examples, found 0"),
+        (
+            lambda: svc_forget_efficacy([1], [1], [np.nan], rng()),
+            "forget confidence[0]: expected finite numbers, found nan",
+        ),
+        (
+            lambda: svc_forget_efficacy([1], [1], [1], rng(), max_shadow=0),
+            "svc_forget_efficacy: expected max_shadow of 1 or more, found 0",
+        ),
+    ],
+)
+def test_what_cannot_be_attacked_is_refused(attack, message) -> None:
+    """Law: one line: which, expected, found."""
+    with pytest.raises(EvaluationError) as caught:
+        attack()
+    assert str(caught.value).startswith(message)
+
+
+def test_ten_images_of_each_kind_are_enough() -> None:
+    """Law: the fewest that the attack admits can be split."""
+    assert simple_attack(np.arange(10.0), np.arange(10.0) + 100, rng()) == 1
