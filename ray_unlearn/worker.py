@@ -99,6 +99,7 @@ class Worker:
         self._train = ImageSet(pixels, job.data.splits.train, scaling)
         self._outputs = output_sets(job.plan.study, self._sets)
         self._template = models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0))
+        _import_optimizers()
         return WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=str(self._device))
 
     def execute(self, run: Run, attempt: int) -> Outcome:
@@ -200,6 +201,16 @@ def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
         failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     job.store.publish_failure(outcome.run, failure)
+
+
+def _import_optimizers() -> None:
+    """Take one optimiser step on nothing: a process's first imports torch._dynamo, which takes seconds.
+
+    No run should pay for that: the seconds in its record are compared with those of retraining.
+    """
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    torch.optim.SGD([parameter], lr=0.0).step()
 
 
 def _refuse_nonfinite(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ray_unlearn.evaluation.classic import simple_attack, svc_forget_efficacy
+from ray_unlearn.evaluation.classic import MIN_IMAGES, simple_attack, svc_forget_efficacy
 from ray_unlearn.evaluation.distances import shift_and_spread, tug_of_war
 from ray_unlearn.evaluation.klom import klom
 from ray_unlearn.evaluation.lira import MIN_RUNS, u_lira
@@ -43,6 +43,11 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "logistic_attack": ("forget", "test"),
     "svc_efficacy": _ALL,
     "tug_of_war": _ALL,
+    **{
+        f"klom_{direction}_{split}": (split,)
+        for direction in ("retrained_to_unlearned", "unlearned_to_retrained")
+        for split in ("retain", "validation", "test")
+    },
 }
 
 
@@ -51,6 +56,8 @@ def why_missing(name: str, outputs: Outputs) -> str:
     lacking = [split for split in _NEEDS.get(name, ("forget",)) if split not in outputs.splits]
     if lacking:
         return f"needs outputs of {' and '.join(lacking)}: outputs: {{splits: [retain, forget, test]}}"
+    if name in ("logistic_attack", "svc_efficacy") and not _enough_images(outputs):
+        return f"needs {MIN_IMAGES} images of each set"
     return f"needs more than {len(outputs)} runs"
 
 
@@ -138,6 +145,8 @@ def single_model_values(outputs: Outputs, seed: int) -> dict[str, np.ndarray]:
     """
     losses = {split: values.loss_RN for split, values in outputs.splits.items()}
     runs, found = range(len(outputs)), {}
+    if not _enough_images(outputs):
+        return {}
     if {"forget", "test"} <= losses.keys():
         forget, test = losses["forget"], losses["test"]
         found["logistic_attack"] = [simple_attack(forget[run], test[run], _generator(seed)) for run in runs]
@@ -147,6 +156,10 @@ def single_model_values(outputs: Outputs, seed: int) -> dict[str, np.ndarray]:
             svc_forget_efficacy(retain[run], test[run], forget[run], _generator(seed)) for run in runs
         ]
     return {name: np.array(values) for name, values in found.items()}
+
+
+def _enough_images(outputs: Outputs) -> bool:
+    return all(len(split.labels_N) >= MIN_IMAGES for split in outputs.splits.values())
 
 
 def _generator(seed: int) -> np.random.Generator:

@@ -174,9 +174,7 @@ def read_scores(store: StudyStore) -> Scores:
     except FileNotFoundError:
         raise StoreError(f"{where}: no evaluation yet; `ray-unlearn evaluate` makes one") from None
     except ValidationError:
-        raise StoreError(
-            f"{where}: not an evaluation of this version; `ray-unlearn evaluate` makes a new one"
-        ) from None
+        raise StoreError(f"{where}: of another version or damaged; `ray-unlearn evaluate` makes a new one") from None
 
 
 def _settings(study: Study, mode: Mode | None) -> Settings:

@@ -45,7 +45,7 @@ class SplitOutputs:
     @cached_property
     def loss_RN(self) -> np.ndarray:
         """Cross-entropy in nats, float64."""
-        return np.logaddexp(0.0, -self.phi_RN)
+        return np.asarray(np.logaddexp(0.0, -self.phi_RN))
 
     @property
     def accuracy_R(self) -> np.ndarray:

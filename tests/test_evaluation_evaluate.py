@@ -1,0 +1,239 @@
+"""A store's outputs -> the scores of a study: who is compared with whom, at which N, and what is computed again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from evaluated import draw_logits, evaluated_store, publish, publish_splits
+
+from ray_unlearn.errors import StoreError, StudyError
+from ray_unlearn.evaluation import forgetting_quality
+from ray_unlearn.evaluation.evaluate import Task, evaluate, in_this_process, read_scores
+from ray_unlearn.evaluation.outputs import read_outputs
+from ray_unlearn.evaluation.scores import MEASURES, Scores
+
+COUNTS = {"retrained": 16, "again": 12, "shifted": 12}
+
+
+class Counting:
+    """Computes in this process, and remembers what."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+
+    def __call__(self, tasks: Sequence[Task]) -> Iterable[tuple[Task, str]]:
+        self.parts += [task.part for task in tasks]
+        return in_this_process(tasks)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Scores]:
+    """Twelve runs drawn like retrained ones, and twelve that are not, against sixteen."""
+    folder = tmp_path_factory.mktemp("store")
+    study, store = evaluated_store(folder, COUNTS)
+    return folder, evaluate(study, store)
+
+
+def test_a_measure_has_its_n_its_interval_and_its_null(scored: tuple[Path, Scores]):
+    """Law: no number alone; the null and the value beside it have the same N, half of the reference's runs."""
+    for name in ("again", "shifted"):
+        measures = scored[1].populations[name].measures
+        assert measures.keys() == MEASURES.keys()
+        for measure, found in measures.items():
+            if "validation" in measure:
+                assert found.value is None
+                assert "needs outputs of validation" in found.missing
+                continue
+            assert (found.n, found.null_n) == (12, 6), measure
+            assert found.low <= found.value <= found.high, measure
+            assert found.null_low <= found.null <= found.null_high, measure
+            assert found.at_null_n is not None
+
+
+def test_the_official_number_is_of_the_first_n_of_both(scored: tuple[Path, Scores]):
+    """Law: unequal populations are compared at the smaller N, by run index; the score is F times two ratios."""
+    folder, scores = scored
+    _, store = evaluated_store(folder, COUNTS)
+    theirs = read_outputs(store, "retrained", {i: r for i, r in store.made("retrained").items() if i < 12})
+    ours = read_outputs(store, "shifted", store.made("shifted"))
+    quality = forgetting_quality(ours.splits["forget"].phi_RN, theirs.splits["forget"].phi_RN)
+    measures = scores.populations["shifted"].measures
+    assert measures["forgetting_quality"].value == quality.score
+    ratios = [
+        ours.splits[split].correct_RN.mean(1).mean() / theirs.splits[split].correct_RN.mean(1).mean()
+        for split in ("retain", "test")
+    ]
+    assert measures["score"].value == pytest.approx(quality.score * ratios[0] * ratios[1], rel=1e-12)
+    assert scores.populations["shifted"].epsilon_counts[-1] == (quality.epsilon_E >= 3.0).sum()  # B = 2 ceil(log 11)
+    assert sum(scores.populations["shifted"].epsilon_counts) == 12
+
+
+def test_who_never_saw_the_images_scores_as_the_null_does(scored: tuple[Path, Scores]):
+    """Law: runs drawn like the reference lie within its null; runs four standard deviations off do not."""
+    again, shifted = (scored[1].populations[name].measures for name in ("again", "shifted"))
+    for measure in ("forgetting_quality", "u_lira_auc", "rmia_auc", "mean_shift"):
+        assert again[measure].null_low <= again[measure].at_null_n <= again[measure].null_high, measure
+        assert not shifted[measure].null_low <= shifted[measure].at_null_n <= shifted[measure].null_high, measure
+    assert shifted["u_lira_auc"].value > 0.95
+    assert again["forgetting_quality"].null == shifted["forgetting_quality"].null
+
+
+def test_roles_cost_and_slices(scored: tuple[Path, Scores]):
+    """Law: the reference and the original are described, not scored; cost is relative to retraining."""
+    populations = scored[1].populations
+    assert {name: found.role for name, found in populations.items()} == {
+        "original": "original",
+        "retrained": "reference",
+        "again": "unlearned",
+        "shifted": "unlearned",
+    }
+    assert populations["retrained"].measures == {} == populations["original"].measures
+    assert (populations["shifted"].cost.relative, populations["shifted"].cost.efficient) == (0.1, True)
+    assert (populations["original"].cost.relative, populations["original"].cost.efficient) == (1.0, False)
+    classes = {part.key: part.images for part in populations["shifted"].slices if part.by == "class"}
+    assert classes.keys() == {"young", "middle", "old"}
+    whole = {part.split: part.images for part in populations["shifted"].slices if part.by == "all"}
+    assert whole == {"retain": 30, "forget": 12, "test": 20}
+
+
+def test_groups_are_sliced_where_images_have_them(tmp_path: Path):
+    """Law: accuracy by person, from the splits file."""
+    study, store = evaluated_store(tmp_path, {"retrained": 2})
+    publish_splits(store, group="person")
+    slices = evaluate(study, store).populations["retrained"].slices
+    assert {part.key for part in slices if part.by == "group"} == {"person0", "person1"}
+
+
+def test_what_is_unchanged_is_not_computed_again(tmp_path: Path):
+    """Law: a second evaluation computes nothing and says the same; a new run of one population recomputes that one."""
+    study, store = evaluated_store(tmp_path, {"retrained": 8, "again": 8, "shifted": 4})
+    first, second, third, fourth = Counting(), Counting(), Counting(), Counting()
+    before = evaluate(study, store, execute=first)
+    assert sorted(first.parts) == ["again", "original", "retrained", "retrained.4", "retrained.8", "shifted"]
+    assert evaluate(study, store, execute=second) == before
+    assert second.parts == []
+    publish(store, "shifted", 4, draw_logits(99, shift=4.0))
+    evaluate(study.model_copy(update=_more(study, "shifted", 5)), store, execute=third)
+    assert sorted(third.parts) == ["retrained.5", "shifted"]
+    evaluate(study, store, mode="exact", execute=fourth)
+    assert sorted(fourth.parts) == sorted(first.parts)
+
+
+def _more(study, name: str, count: int) -> dict:
+    populations = dict(study.populations)
+    populations[name] = populations[name].model_copy(update={"count": count})
+    return {"populations": populations}
+
+
+def test_a_killed_evaluation_goes_on(tmp_path: Path):
+    """Law: each part is kept as soon as it is there."""
+    study, store = evaluated_store(tmp_path, {"retrained": 8, "again": 8})
+
+    def killed(tasks: Sequence[Task]) -> Iterable[tuple[Task, str]]:
+        yield from in_this_process(tasks[:2])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(study, store, execute=killed)
+    rest = Counting()
+    scores = evaluate(study, store, execute=rest)
+    assert len(rest.parts) == 2
+    evaluate_again, fresh = evaluated_store(tmp_path / "elsewhere", {"retrained": 8, "again": 8})
+    assert evaluate(evaluate_again, fresh).populations == scores.populations
+
+
+def test_the_scores_are_published_twice(tmp_path: Path):
+    """Law: scores.json reads back as what was returned; scores.parquet has one row per population and measure."""
+    study, store = evaluated_store(tmp_path, {"retrained": 8, "again": 8})
+    scores = evaluate(study, store)
+    assert read_scores(store) == scores
+    table = pd.read_parquet(tmp_path / "tiny" / "scores.parquet")
+    assert set(table["population"]) == {"again"}
+    assert len(table) == len(MEASURES)
+    row = table.set_index("measure").loc["forgetting_quality"]
+    assert row["value"] == scores.populations["again"].measures["forgetting_quality"].value
+    assert {"mode", "low", "high", "n", "null", "at_null_n", "null_n"} <= set(table.columns)
+
+
+def test_doubts_are_said(tmp_path: Path):
+    """Law: identical runs, too few runs, one original only and missing runs are warnings, not silence."""
+    study, store = evaluated_store(tmp_path, {"retrained": 8, "same": 8})
+    study = study.model_copy(update=_more(study, "same", 9))
+    scores = evaluate(study, store)
+    warnings = " ".join(scores.populations["same"].warnings)
+    for said in ("only 1 of 8 runs have different outputs", "hardly differ", "only 8 runs", "start from one original"):
+        assert said in warnings
+    assert scores.warnings == ("population same: 8 of 9 runs are made",)
+    same = scores.populations["same"]
+    assert same.guarded == 12
+    assert same.measures["forgetting_quality"].value == 0.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_runs_give_what_they_can(tmp_path: Path, count: int):
+    """Law: one run has no distribution, three have no halves; what is missing is missing with a reason."""
+    study, store = evaluated_store(tmp_path, {"retrained": 3, "again": count})
+    measures = evaluate(study, store).populations["again"].measures
+    quality, lira = measures["forgetting_quality"], measures["u_lira_auc"]
+    assert (quality.value is None) == (count < 2)
+    assert (lira.value is None) == (count < 3)
+    assert lira.missing == ("" if count == 3 else f"needs more than {count} runs")
+    assert quality.low is None
+    assert quality.null is None
+
+
+def test_without_retain_outputs_there_is_f_but_no_score(tmp_path: Path):
+    """Law: what the study did not save is missing by name, and the rest is there."""
+    study, store = evaluated_store(tmp_path, {"retrained": 4, "again": 4}, saved=("forget", "test"))
+    measures = evaluate(study, store).populations["again"].measures
+    assert measures["forgetting_quality"].value is not None
+    assert measures["score"].missing == "needs outputs of retain: outputs: {splits: [retain, forget, test]}"
+
+
+def test_refusals(tmp_path: Path):
+    """Law: no reference, no runs of it, an unknown name, other splits: one error that says so."""
+    study, store = evaluated_store(tmp_path, {"retrained": 2, "again": 2})
+    with pytest.raises(StudyError, match=r"--populations agian: not a population .* \(did you mean 'again'\?\)"):
+        evaluate(study, store, populations=["agian"])
+    with pytest.raises(StoreError, match="no evaluation yet; `ray-unlearn evaluate` makes one"):
+        read_scores(store)
+    store.storage.publish_file(store.layout.scores_json, b'{"format": 0}')
+    with pytest.raises(StoreError, match="of another version or damaged"):
+        read_scores(store)
+    other = {"digest": "digest of again", "identity": {"data": {"splits": "cd" * 32}}}
+    store.storage.publish_file(store.layout.population_json("again"), json.dumps(other).encode())
+    with pytest.raises(StoreError, match="again and retrained have other splits"):
+        evaluate(study, store)
+    store.storage.remove("tiny/retrained")
+    with pytest.raises(StoreError, match="the reference retrained has no finished run"):
+        evaluate(study, store)
+    nobody = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"reference": "oracle"})})
+    with pytest.raises(StudyError, match=r"evaluation\.reference: 'oracle' is not a population of the study"):
+        evaluate(nobody, store)
+
+
+def test_stages_are_means_over_runs(tmp_path: Path):
+    """Law: curves come from records, epoch by epoch."""
+    study, store = evaluated_store(tmp_path, {"retrained": 1})
+    store.storage.remove("tiny/retrained")
+    for index, accuracy in enumerate((0.5, 0.7)):
+        stages = [{"epoch": 1.0, "train_loss": 2.0, "forget_accuracy": accuracy}]
+        publish(store, "retrained", index, draw_logits(index), stages=stages)
+    study = study.model_copy(update=_more(study, "retrained", 2))
+    (stage,) = evaluate(study, store).populations["retrained"].stages
+    assert (stage.epoch, stage.n, stage.metrics) == (1, 2, {"train_loss": 2.0, "forget_accuracy": pytest.approx(0.6)})
+
+
+def test_the_same_images_stand_for_all_methods(scored: tuple[Path, Scores]):
+    """Law: the pictured forget images are chosen by the reference alone, with every run's phi."""
+    again, shifted = (scored[1].populations[name].examples for name in ("again", "shifted"))
+    assert [example.image_id for example in again] == [example.image_id for example in shifted]
+    assert all(len(example.unlearned) == len(example.retrained) == 12 for example in again)
+    assert [example.retrained for example in again] == [example.retrained for example in shifted]
+    means = [np.mean(example.retrained) for example in again]
+    assert means == sorted(means)

@@ -1,0 +1,60 @@
+"""Outputs read back: what every score is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluated import SPLITS_DIGEST, draw_logits, evaluated_store, labels_of, publish
+
+from ray_unlearn.errors import StoreError
+from ray_unlearn.evaluation.outputs import read_image_names, read_outputs
+
+
+def test_outputs_are_the_runs_in_order(tmp_path: Path):
+    """Law: row i of every array is run i; phi, correctness and loss follow from its logits."""
+    _, store = evaluated_store(tmp_path, {"retrained": 3})
+    outputs = read_outputs(store, "retrained", store.made("retrained"))
+    assert [record.index for record in outputs.records] == [0, 1, 2]
+    for run in range(3):
+        for split, logits in draw_logits(1000 + run).items():
+            found, labels = outputs.splits[split], labels_of(split)
+            exp = np.exp(logits.astype(np.float64))
+            p = exp[np.arange(len(labels)), labels] / exp.sum(1)
+            assert np.allclose(found.phi_RN[run], np.log(p / (1 - p)), atol=1e-5)
+            assert np.allclose(found.loss_RN[run], -np.log(p), atol=1e-5)
+            assert (found.correct_RN[run] == (logits.argmax(1) == labels)).all()
+            assert found.accuracy_R[run] == (logits.argmax(1) == labels).mean()
+    half = outputs.take([2, 0])
+    assert [record.index for record in half.records] == [2, 0]
+    assert (half.splits["forget"].phi_RN == outputs.splits["forget"].phi_RN[[2, 0]]).all()
+
+
+def test_damaged_outputs_are_refused(tmp_path: Path):
+    """Law: a byte that is not what the record says is an error with the run's name, never a number."""
+    _, store = evaluated_store(tmp_path, {"retrained": 2})
+    file = next(tmp_path.glob("tiny/retrained/00001/outputs.arrow"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(StoreError, match=r"retrained/00001: outputs\.arrow is not what its record says"):
+        read_outputs(store, "retrained", store.made("retrained"))
+
+
+def test_runs_of_other_images_are_refused(tmp_path: Path):
+    """Law: runs whose outputs are of different splits never become one array."""
+    _, store = evaluated_store(tmp_path, {"retrained": 2})
+    logits = draw_logits(1)
+    publish(store, "retrained", 2, {"forget": logits["forget"]})
+    with pytest.raises(StoreError, match="retrained/00002 has outputs of other images"):
+        read_outputs(store, "retrained", store.made("retrained"))
+
+
+def test_image_names_are_those_of_the_splits_file(tmp_path: Path):
+    """Law: ids and class names come back in order; a file without groups has empty ones."""
+    _, store = evaluated_store(tmp_path, {"retrained": 1})
+    names = read_image_names(store, SPLITS_DIGEST)
+    assert names.ids["forget"][:2] == ["forget-000", "forget-001"]
+    assert names.class_names == ("young", "middle", "old")
+    assert set(names.groups["test"]) == {""}
+    with pytest.raises(StoreError, match="cannot read tiny/splits/"):
+        read_image_names(store, "cd" * 32)
