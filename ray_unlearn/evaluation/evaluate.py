@@ -70,6 +70,17 @@ class Task:
     """Whether it is the reference against itself."""
 
     @property
+    def null_runs(self) -> int:
+        """Runs a side of the null that belongs beside this population."""
+        return min(len(self.reference.records) // 2, len(self.population.records))
+
+    def __str__(self) -> str:
+        if self.null:
+            return f"{self.reference.name} against itself (N={self.null_runs})"
+        runs = f"(N={len(self.population.records)})"
+        return f"{self.population.name} {runs}" + f" against {self.reference.name}" * (self.role == "unlearned")
+
+    @property
     def key(self) -> str:
         """Digest of all that the part is computed from."""
         settings = {name: getattr(self.settings, name) for name in Settings.__slots__}
@@ -77,9 +88,8 @@ class Task:
             {
                 "format": FORMAT,
                 "settings": settings,
-                "null": self.null,
-                "role": self.role,
-                "population": [self.population.name, self.population.identity],
+                "null": self.null_runs if self.null else 0,
+                "population": None if self.null else [self.population.name, self.role, self.population.identity],
                 "reference": [self.reference.name, self.reference.identity],
                 "splits": self.population.splits,
             }
@@ -98,7 +108,7 @@ class Task:
         """Compute the part; return it as JSON."""
         reference = read_outputs(self.store, self.reference.name, self.reference.records)
         if self.null:
-            return _Part(key=self.key, null=score_null(reference, self.settings)).model_dump_json()
+            return _Part(key=self.key, null=score_null(reference, self.null_runs, self.settings)).model_dump_json()
         outputs = read_outputs(self.store, self.population.name, self.population.records)
         names = read_image_names(self.store, self.population.splits)
         seconds = sum(record.seconds["train"] for record in reference.records) / len(reference)
@@ -225,22 +235,24 @@ def _tasks(
     tasks, nulls = [], {}
     for name, population in held.items():
         role: Role = "reference" if name == reference.name else "original" if name == ORIGINAL else "unlearned"
-        runs = min(len(population.records), len(reference.records)) if role == "unlearned" else len(population.records)
-        theirs = reference.first(runs) if role == "unlearned" else reference
+        runs = min(len(population.records), len(reference.records))  # numbers at unequal N are never compared
         task = Task(
             store=store,
             settings=settings,
             part=name,
             role=role,
-            population=population.first(runs),
-            reference=theirs,
+            population=population.first(runs) if role == "unlearned" else population,
+            reference=reference,
             null=False,
         )
         tasks.append(task)
         if role == "unlearned":
-            part = f"{reference.name}.{runs}"  # a population's name has no dot
-            nulls[part] = replace(task, part=part, role="reference", population=theirs, null=True)
+            nulls[_null_part(task)] = replace(task, part=_null_part(task), null=True)
     return [*tasks, *nulls.values()]
+
+
+def _null_part(task: Task) -> str:
+    return f"{task.reference.name}.{task.null_runs}"  # a population's name has no dot
 
 
 def _computed(
@@ -253,8 +265,7 @@ def _computed(
     for task, text in execute(missing) if missing else ():
         store.storage.publish_file(store.layout.scores_part(task.settings.mode, task.part), text.encode())
         parts[task.part] = _Part.model_validate_json(text)
-        against = "itself" if task.null else task.reference.name
-        tell(f"scored {task.population.name} against {against} (N={len(task.population.records)})")
+        tell(f"scored {task}")
     return parts
 
 
@@ -279,8 +290,8 @@ def _assembled(
     for task in tasks:
         scored = parts[task.part].population
         if scored is not None:
-            null = parts.get(f"{reference}.{len(task.population.records)}")
-            populations[task.part] = with_null(scored, null.null) if null and null.null and scored.measures else scored
+            part = parts.get(_null_part(task)) if scored.measures else None
+            populations[task.part] = with_null(scored, part.null) if part and part.null else scored
     names = read_image_names(store, tasks[0].population.splits)
     newest = next(task for task in tasks if task.part == reference).population.records
     return Scores(

@@ -1,7 +1,7 @@
 """Random halves of populations: the one source of intervals, nulls, and values at the null's N.
 
     settings = Settings(mode="parity", resamples=100, seed=0)
-    halves = settings.halves("retrained", len(reference))        # [(rows, other rows), ...], disjoint
+    halves = settings.halves("retrained", 128, 64)               # [(rows, other rows), ...], disjoint
     found_K = values_on(unlearned, reference, pairs, "parity", alone)["score"]
     low, high = interval(value, found_K)                         # 95 %
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_unlearn.evaluation.comparison import PerRun, compare
+from ray_unlearn.evaluation.comparison import LEAST_RUNS, PerRun, compare
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.scores import MEASURES, Mode
 from ray_unlearn.seeds import Seeds
@@ -29,7 +29,6 @@ from ray_unlearn.seeds import Seeds
 Rows = np.ndarray
 """int64, sorted positions on the run axis."""
 
-LEAST_TO_HALVE = 4
 _NORMAL_975 = 1.959963984540054
 _GROWTH_FROM = 8
 
@@ -55,13 +54,16 @@ class Settings:
         """What chooses the images of an attack that takes a subset."""
         return int(self.rng("attack-subsets").integers(2**63))
 
-    def halves(self, population: str, runs: int) -> list[tuple[Rows, Rows]]:
-        """Return disjoint pairs of runs // 2 rows; the reference's are the same for all methods compared at that N."""
-        if runs < LEAST_TO_HALVE:
+    def halves(self, population: str, runs: int, size: int) -> list[tuple[Rows, Rows]]:
+        """Return disjoint pairs of `size` rows out of `runs`, the second shorter where there are not enough.
+
+        They depend on the population's name and the sizes alone: every method meets the same halves of the reference.
+        """
+        if size < LEAST_RUNS:
             return []
-        rng, half = self.rng(f"halves-{runs}", population), runs // 2
+        rng = self.rng(f"halves-{runs}-{size}", population)
         orders = [rng.permutation(runs) for _ in range(self.resamples)]
-        return [(np.sort(order[:half]), np.sort(order[half : 2 * half])) for order in orders]
+        return [(np.sort(order[:size]), np.sort(order[size : 2 * size])) for order in orders]
 
 
 def values_on(

@@ -1,6 +1,6 @@
 """The reference against itself: what retraining gets when it is scored like a method.
 
-    null = score_null(reference, settings)       # NullPart: every measure between disjoint halves, N / 2 a side
+    null = score_null(reference, 32, settings)   # NullPart: every measure between disjoint halves, 32 runs a side
     scores = with_null(scored, null)             # the same beside a method's numbers at that N
 
 A perfect method does not score 1: at 512 against 512 the official metric gives retrained models about 0.19 against
@@ -47,9 +47,9 @@ class NullPart(_Value):
     """Forgetting quality by runs a side."""
 
 
-def score_null(reference: Outputs, settings: Settings) -> NullPart:
-    """Compare halves of the reference as if one were a method's population."""
-    halves = settings.halves(reference.population, len(reference))
+def score_null(reference: Outputs, size: int, settings: Settings) -> NullPart:
+    """Compare halves of the reference, of `size` runs each, as if one were a method's population."""
+    halves = settings.halves(reference.population, len(reference), size)
     alone = single_model_values(reference, settings.attack_seed)
     found = values_on(reference, reference, [(other, half) for half, other in halves], settings.mode, alone)
     curves = {}
@@ -59,7 +59,7 @@ def score_null(reference: Outputs, settings: Settings) -> NullPart:
             false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
             curves[name] = Curve(null_false_positive_rate=false, null_true_positive_rate=true)
     return NullPart(
-        n=len(reference) // 2,
+        n=size,
         measures={
             name: Null(mean=float(v.mean()), low=float(v.min()), high=float(v.max())) for name, v in found.items()
         },

@@ -12,7 +12,7 @@ import numpy as np
 
 from ray_unlearn.evaluation.cautions import cautions
 from ray_unlearn.evaluation.comparison import Values, attack_curves, compare, single_model_values, why_missing
-from ray_unlearn.evaluation.halves import Settings, growth_sizes, interval, values_on
+from ray_unlearn.evaluation.halves import Rows, Settings, growth_sizes, interval, values_on
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs
 from ray_unlearn.evaluation.quality import ForgettingQuality, forgetting_quality, num_buckets
@@ -51,35 +51,61 @@ def describe(outputs: Outputs, names: ImageNames, role: Role, reference_seconds:
 def score(
     described: PopulationScores, unlearned: Outputs, reference: Outputs, names: ImageNames, settings: Settings
 ) -> PopulationScores:
-    """Add everything that compares the population with as many runs of the reference."""
-    phi = unlearned.splits["forget"].phi_RN, reference.splits["forget"].phi_RN
+    """Add everything that compares the population with the reference.
+
+    Values are of N = as many runs of the reference, its first; intervals of halves of these; what stands beside the null
+    is of as many runs as the null has, against the same halves of the whole reference.
+    """
+    theirs = reference.take(range(len(unlearned)))
+    phi = unlearned.splits["forget"].phi_RN, theirs.splits["forget"].phi_RN
     alone = single_model_values(unlearned, settings.attack_seed)
-    values = compare(unlearned, reference, settings.mode, alone)
-    sides = (settings.halves(side.population, len(side)) for side in (unlearned, reference))
-    pairs = [(ours, theirs) for (ours, _), (theirs, _) in zip(*sides, strict=True)]
-    on_halves = values_on(unlearned, reference, pairs, settings.mode, alone)
+    values = compare(unlearned, theirs, settings.mode, alone)
+    half, size = len(unlearned) // 2, null_size(unlearned, reference)
+    on_halves = values_on(unlearned, theirs, _pairs(unlearned, theirs, half, settings), settings.mode, alone)
+    beside_null = on_halves
+    if (len(reference), size) != (len(unlearned), half):
+        beside_null = values_on(
+            unlearned, reference, _pairs(unlearned, reference, size, settings), settings.mode, alone
+        )
     quality = forgetting_quality(*phi, settings.mode) if values else None
     scored = described.model_copy(
         update={
-            "measures": {name: _estimate(name, values, on_halves, unlearned) for name in MEASURES},
+            "measures": {name: _estimate(name, values, on_halves, beside_null, unlearned) for name in MEASURES},
             "epsilon_counts": _epsilon_counts(quality),
             "guarded": int(quality.guarded_E.sum()) if quality else 0,
             "growth": _growth(*phi, settings),
-            "examples": _examples(unlearned, reference, names, quality),
-            "curves": _curves(unlearned, reference),
+            "examples": _examples(unlearned, theirs, names, quality),
+            "curves": _curves(unlearned, theirs),
         }
     )
     return scored.model_copy(update={"warnings": cautions(scored, unlearned)})
 
 
-def _estimate(name: str, values: Values, on_halves: dict[str, np.ndarray], unlearned: Outputs) -> Estimate:
+def null_size(unlearned: Outputs, reference: Outputs) -> int:
+    """Return the runs a side at which population and null are compared: half of the reference, and no more than there are.
+
+    With twice as many retrained runs as a method has, that is the method's own N.
+    """
+    return min(len(reference) // 2, len(unlearned))
+
+
+def _pairs(unlearned: Outputs, reference: Outputs, size: int, settings: Settings) -> list[tuple[Rows, Rows]]:
+    sides = (settings.halves(side.population, len(side), size) for side in (unlearned, reference))
+    return [(ours, theirs) for (ours, _), (theirs, _) in zip(*sides, strict=True)]
+
+
+def _estimate(
+    name: str,
+    values: Values,
+    on_halves: dict[str, np.ndarray],
+    beside_null: dict[str, np.ndarray],
+    unlearned: Outputs,
+) -> Estimate:
     if name not in values:
         return Estimate(value=None, n=len(unlearned), missing=why_missing(name, unlearned))
-    found_K = on_halves.get(name)
-    if found_K is None:
-        return Estimate(value=values[name], n=len(unlearned))
-    low, high = interval(name, values[name], found_K)
-    return Estimate(value=values[name], low=low, high=high, n=len(unlearned), at_null_n=float(found_K.mean()))
+    low, high = interval(name, values[name], on_halves[name]) if name in on_halves else (None, None)
+    at_null_n = float(beside_null[name].mean()) if name in beside_null else None
+    return Estimate(value=values[name], low=low, high=high, n=len(unlearned), at_null_n=at_null_n)
 
 
 def _epsilon_counts(quality: ForgettingQuality | None) -> tuple[int, ...]:
@@ -124,7 +150,7 @@ def _examples(
 
 def _curves(unlearned: Outputs, reference: Outputs) -> dict[str, Curve]:
     found = {}
-    for name, curve in attack_curves(unlearned, reference).items():
+    for name, curve in attack_curves(unlearned, theirs).items():
         false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
         found[name] = Curve(false_positive_rate=false, true_positive_rate=true)
     return found
