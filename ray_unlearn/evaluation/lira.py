@@ -82,12 +82,13 @@ def u_lira(unlearned_UE: npt.ArrayLike, retrained_RE: npt.ArrayLike) -> LiraResu
         EvaluationError: wrong shapes, too few runs, different examples, NaN or infinity.
 
     """
-    unlearned_UE, retrained_RE = compared(unlearned_UE, retrained_RE, at_least=MIN_RUNS)
-    origin_E = retrained_RE[0]  # an example on which all models agree is exactly 0 from here on, also in its mean
-    unlearned_UE, retrained_RE = unlearned_UE - origin_E, retrained_RE - origin_E
-    floor_E = VARIANCE_FLOOR * np.concatenate([unlearned_UE, retrained_RE]).var(axis=0, ddof=1)
-    unlearned = _own_minus_other(unlearned_UE, retrained_RE, floor_E)
-    retrained = -_own_minus_other(retrained_RE, unlearned_UE, floor_E)
+    seen_UE, unseen_RE = compared(unlearned_UE, retrained_RE, at_least=MIN_RUNS)
+    origin_E = unseen_RE[0].copy()  # an example on which all models agree is exactly 0 from here on, also in its mean
+    seen_UE -= origin_E
+    unseen_RE -= origin_E
+    floor_E = VARIANCE_FLOOR * np.concatenate([seen_UE, unseen_RE]).var(axis=0, ddof=1)
+    unlearned = _own_minus_other(seen_UE, unseen_RE, floor_E)
+    retrained = -_own_minus_other(unseen_RE, seen_UE, floor_E)
     return LiraResult(unlearned_scores=unlearned, retrained_scores=retrained, curve=roc(unlearned, retrained))
 
 
