@@ -24,6 +24,8 @@ def test_shift_and_spread_worked_by_hand() -> None:
     assert result.mean_absolute_shift == pytest.approx(1 / math.sqrt(2), abs=1e-12)
     assert result.median_spread_ratio == pytest.approx(math.sqrt(1.5), abs=1e-12)
     assert result.undefined == 0
+    three = shift_and_spread([[-1, -1, -1], [1, 1, 1]], [[-1, -2, -8], [1, 2, 8]])
+    assert three.median_spread_ratio == pytest.approx(1 / 2, abs=1e-12)
 
 
 def test_units_do_not_matter_and_swapping_inverts_the_ratio() -> None:
@@ -46,8 +48,8 @@ def test_two_halves_of_one_population_are_close() -> None:
 
 
 def test_examples_on_which_retrained_models_agree_are_counted_and_left_out() -> None:
-    """Law: of three examples the first has no sd; on the third the unlearned models do not vary: ratio 0."""
-    third = 0.1 + 0.2  # a mean of equal numbers that rounds must not make a spread
+    """Law: retrained models agree on the first of three examples (no number), unlearned ones on the third (ratio 0)."""
+    third = 0.1  # the mean of three 0.1 rounds, which must not make a spread
     result = shift_and_spread([[1, 2, third]] * 2 + [[5, 4, third]], [[third, 0, 0], [third, 2, 2], [third, 1, 1]])
     assert result.undefined == 1
     assert np.isnan(result.shift[0])

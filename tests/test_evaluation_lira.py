@@ -105,8 +105,9 @@ def test_models_without_spread_have_the_floors_variance_and_an_example_without_a
     assert result.retrained_scores[2, 0] == pytest.approx(-12500 + 2.25 + math.log(0.5 / 4e-5) / 2, rel=1e-12)
     assert np.all(result.unlearned_scores[:, 1] == 0)
     assert np.all(result.retrained_scores[:, 1] == 0)
-    nothing = u_lira(np.ones((3, 4)), np.ones((5, 4)))
-    assert (nothing.auc, nothing.accuracy) == (0.5, 0.5)
+    for constant in (1, 0.1, 103.616):  # means of equal numbers may round
+        nothing = u_lira(np.full((3, 4), constant), np.full((5, 4), constant))
+        assert (nothing.auc, nothing.accuracy) == (0.5, 0.5)
 
 
 def test_accuracy_is_the_mean_of_both_shares_when_numbers_of_runs_differ() -> None:

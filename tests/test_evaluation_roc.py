@@ -98,6 +98,7 @@ def test_a_short_curve_is_not_thinned_and_a_plot_needs_four_points() -> None:
     curve = roc([4, 2], [3, 1])
     false, true = curve.thinned(5)
     assert (false.tolist(), true.tolist()) == (curve.false_positive_rate.tolist(), curve.true_positive_rate.tolist())
+    assert len(curve.thinned(4)[0]) <= 4
     with pytest.raises(EvaluationError, match=r"^thinned: expected 4 points or more, found 3$"):
         curve.thinned(3)
 

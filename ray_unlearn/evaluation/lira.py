@@ -82,10 +82,13 @@ def u_lira(unlearned_UE: npt.ArrayLike, retrained_RE: npt.ArrayLike) -> LiraResu
         EvaluationError: wrong shapes, too few runs, different examples, NaN or infinity.
 
     """
-    unlearned_UE, retrained_RE = compared(unlearned_UE, retrained_RE, at_least=MIN_RUNS)
-    floor_E = VARIANCE_FLOOR * np.concatenate([unlearned_UE, retrained_RE]).var(axis=0, ddof=1)
-    unlearned = _own_minus_other(unlearned_UE, retrained_RE, floor_E)
-    retrained = -_own_minus_other(retrained_RE, unlearned_UE, floor_E)
+    seen_UE, unseen_RE = compared(unlearned_UE, retrained_RE, at_least=MIN_RUNS)
+    origin_E = unseen_RE[0].copy()  # an example on which all models agree is exactly 0 from here on, also in its mean
+    seen_UE -= origin_E
+    unseen_RE -= origin_E
+    floor_E = VARIANCE_FLOOR * np.concatenate([seen_UE, unseen_RE]).var(axis=0, ddof=1)
+    unlearned = _own_minus_other(seen_UE, unseen_RE, floor_E)
+    retrained = -_own_minus_other(unseen_RE, seen_UE, floor_E)
     return LiraResult(unlearned_scores=unlearned, retrained_scores=retrained, curve=roc(unlearned, retrained))
 
 
@@ -105,7 +108,7 @@ def _without_each(phi_RE: FloatArray) -> tuple[FloatArray, FloatArray]:
     mean_E = phi_RE.mean(axis=0)
     deviation_RE = phi_RE - mean_E
     squares_RE = (deviation_RE**2).sum(axis=0) - deviation_RE**2 * (runs / (runs - 1))
-    return mean_E - deviation_RE / (runs - 1), np.maximum(squares_RE, 0) / (runs - 2)
+    return mean_E - deviation_RE / (runs - 1), squares_RE / (runs - 2)
 
 
 def _log_density(phi_RE: FloatArray, mean: FloatArray, variance: FloatArray) -> FloatArray:
