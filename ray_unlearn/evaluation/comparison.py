@@ -22,7 +22,7 @@ from ray_unlearn.evaluation.lira import MIN_RUNS, u_lira
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.quality import forgetting_quality
 from ray_unlearn.evaluation.rmia import RmiaResult, rmia
-from ray_unlearn.evaluation.roc import Roc, roc
+from ray_unlearn.evaluation.roc import Roc
 from ray_unlearn.evaluation.scores import Mode
 
 Values = dict[str, float]
@@ -130,8 +130,7 @@ def attack_curves(unlearned: Outputs, reference: Outputs) -> dict[str, Roc]:
     if min(len(unlearned), len(reference)) >= MIN_RUNS:
         curves["u_lira"] = u_lira(*_phi(unlearned, reference, "forget")).curve
     if "test" in unlearned.splits:
-        found = _rmia(unlearned, reference)
-        curves["rmia"] = roc(found.member_scores, found.non_member_scores)
+        curves["rmia"] = _rmia(unlearned, reference).curve
     return curves
 
 

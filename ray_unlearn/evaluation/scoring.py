@@ -53,8 +53,8 @@ def score(
 ) -> PopulationScores:
     """Add everything that compares the population with the reference.
 
-    Values are of N = as many runs of the reference, its first; intervals of halves of these; what stands beside the null
-    is of as many runs as the null has, against the same halves of the whole reference.
+    Values are of N = as many runs of the reference, its first; intervals of halves of these. What stands beside the
+    null is of as many runs as the null has, against the same halves of the whole reference.
     """
     theirs = reference.take(range(len(unlearned)))
     phi = unlearned.splits["forget"].phi_RN, theirs.splits["forget"].phi_RN
@@ -82,7 +82,7 @@ def score(
 
 
 def null_size(unlearned: Outputs, reference: Outputs) -> int:
-    """Return the runs a side at which population and null are compared: half of the reference, and no more than there are.
+    """Return the runs a side of the null: half of the reference, and no more than the population has.
 
     With twice as many retrained runs as a method has, that is the method's own N.
     """
@@ -150,7 +150,7 @@ def _examples(
 
 def _curves(unlearned: Outputs, reference: Outputs) -> dict[str, Curve]:
     found = {}
-    for name, curve in attack_curves(unlearned, theirs).items():
+    for name, curve in attack_curves(unlearned, reference).items():
         false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
         found[name] = Curve(false_positive_rate=false, true_positive_rate=true)
     return found

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
+from ray_unlearn.evaluation.distances import mean_by
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs, SplitOutputs
 from ray_unlearn.evaluation.scores import Cost, Slice, Stage, Summary
 from ray_unlearn.store import Record
@@ -30,38 +32,36 @@ def slices(outputs: Outputs, names: ImageNames) -> tuple[Slice, ...]:
     """Return every split as a whole, then by class and, where images have groups, by group."""
     found: list[Slice] = []
     for name, split in outputs.splits.items():
-        everything = np.ones(len(split.labels_N), dtype=bool)
-        found.append(_slice(name, "all", "", split, everything))
-        for label in np.unique(split.labels_N):
-            found.append(_slice(name, "class", class_name(names, int(label)), split, split.labels_N == label))
-        groups = np.array([names.groups[name][position] for position in split.positions_N], dtype=object)
-        for group in _largest(groups):
-            found.append(_slice(name, "group", group, split, groups == group))
+        found += _parts(name, "all", np.full(len(split.labels_N), ""), split)
+        classes = np.array([class_name(names, int(label)) for label in split.labels_N])
+        found += _parts(name, "class", classes, split)
+        groups = np.array([names.groups[name][position] for position in split.positions_N])
+        found += [part for part in _parts(name, "group", groups, split) if part.key][:GROUPS_SHOWN]
     return tuple(found)
+
+
+def _parts(name: str, by: Literal["all", "class", "group"], keys_N: np.ndarray, split: SplitOutputs) -> list[Slice]:
+    """Return one part per key: classes in the order of their labels, groups with the most images first."""
+    accuracies, losses = mean_by(split.correct_RN, keys_N), mean_by(split.loss_RN, keys_N)
+    sizes = Counter(keys_N.tolist())
+    first = {key: position for position, key in reversed(list(enumerate(keys_N[np.argsort(split.labels_N)].tolist())))}
+    order = sorted(sizes, key=lambda key: (-sizes[key], key) if by == "group" else (first[key], key))
+    return [
+        Slice(
+            split=name,
+            by=by,
+            key=key,
+            images=sizes[key],
+            accuracy=summary(accuracies[key]),
+            loss=summary(losses[key]),
+        )
+        for key in order
+    ]
 
 
 def class_name(names: ImageNames, label: int) -> str:
     """Return the class's name, or its number where the source has no names."""
     return names.class_names[label] if label < len(names.class_names) else str(label)
-
-
-def _largest(groups: np.ndarray) -> Iterator[str]:
-    counts = Counter(group for group in groups if group)
-    for group, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:GROUPS_SHOWN]:
-        yield group
-
-
-def _slice(name: str, by: str, key: str, split: SplitOutputs, chosen_N: np.ndarray) -> Slice:
-    return Slice.model_validate(
-        {
-            "split": name,
-            "by": by,
-            "key": key,
-            "images": int(chosen_N.sum()),
-            "accuracy": summary(split.correct_RN[:, chosen_N].mean(1)),
-            "loss": summary(split.loss_RN[:, chosen_N].mean(1)),
-        }
-    )
 
 
 def stages(records: Sequence[Record]) -> tuple[Stage, ...]:
