@@ -1,6 +1,7 @@
 """How far an attacker can tell unlearned from retrained models by one example: its empirical epsilon.
 
-    epsilon_E, guarded_E = example_epsilons(unlearned_NE, retrained_NE, mode="parity")
+    found = example_epsilons(unlearned_NE, retrained_NE, mode="parity")
+    found.epsilon_E, found.guarded_E, found.undecided_E
 
 An example's epsilon is the largest over all attacks of the mode, after the official rules: an attack without any error
 gives the cap; one with exactly one of FPR and FNR zero is dropped; logarithms of negative numbers are ignored; the
@@ -17,6 +18,8 @@ Does not cover: from epsilon to a score (`quality.py`), and confidence bounds on
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -30,47 +33,51 @@ RANGE_RATIO = 0.01
 """Below this ratio of the two ranges an example counts as told apart: models that hardly differ are not unlearned."""
 MAX_RUNS = 10_000
 """The tables take 12 (N + 1)^2 bytes: 3 MB at 512, 1.2 GB here."""
-MAX_SPAN = 10_000.0
-"""The single thresholds of `parity` take 100 places per unit of phi; phi itself spans 208 at most."""
+MAX_PARITY = 10_000.0
+"""The single thresholds of `parity` take 100 places per unit of phi; phi itself lies within +-104."""
 TILE = 64
 """Left ends of `exact` at a time: 64 x 1024 indexes at N = 512 stay in the cache; 256 was 3 times slower."""
 
 
-def example_epsilons(
-    unlearned_NE: ArrayLike, retrained_NE: ArrayLike, *, mode: str = "parity"
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return (epsilon, guarded) of every example: float64 [E] in [0, 50] and bool [E].
+class ExampleEpsilons(NamedTuple):
+    """Epsilon of each example, and where the official rules do not give it."""
 
-    `unlearned_NE`, `retrained_NE`: real [N >= 2, E >= 1], finite, one phi per model and example; `parity` needs equal
-    N. `guarded` marks examples whose ranges (max - min) have a ratio below 0.01, or are both zero, which the official
-    rules leave open: they get 50 without any attack.
+    epsilon_E: Floats
+    """In [0, 50]."""
+    guarded_E: NDArray[np.bool_]
+    """50 without any attack: the ranges (max - min) have a ratio below 0.01, or are both zero (0/0 officially)."""
+    undecided_E: NDArray[np.bool_]
+    """50 because every attack was dropped, which officially is not defined; never in `exact`."""
+
+
+def example_epsilons(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, *, mode: str = "parity") -> ExampleEpsilons:
+    """Return the epsilon of every example.
+
+    `unlearned_NE`, `retrained_NE`: real [N >= 2, E >= 1], finite, one phi per model and example, N equal in `parity`.
 
     `parity` compares medians to choose a threshold's direction (equal: unlearned is above) and ranges to choose whose
     ends the intervals follow (equal: those of the sample below). Away from such ties, exchanging the samples changes
-    nothing. `parity` follows a shift of phi, up to the rounding of its grid, but no scale.
-    Raises `EvaluationError` for wrong input, and where every attack of an example is dropped (never in `exact`).
+    nothing. `parity` follows a shift of phi, up to the rounding of its grid, but no scale. Its grid, 0.01 apart, may
+    slip through samples that both spread less than that: such an example is undecided, and gets 50 and a flag, because
+    one of a thousand should not stop an evaluation, nor pass for forgotten.
+    Raises `EvaluationError` for wrong shapes or types, too few or too many runs, values that are not finite, and an
+    unknown mode.
     """
     unlearned, retrained = _checked(unlearned_NE, retrained_NE, mode)
     tables = attack_tables(len(retrained), len(unlearned))
+    best = parity_epsilon if mode == "parity" else exact_epsilon
     unlearned_EN, retrained_EN = np.sort(unlearned.T, axis=1), np.sort(retrained.T, axis=1)
     guarded_E = _guarded(unlearned_EN, retrained_EN)
     epsilon_E = np.full(len(guarded_E), CAP)
     for example in np.flatnonzero(~guarded_E):
-        pooled = PooledCounts.of(unlearned_EN[example], retrained_EN[example])
-        epsilon_E[example] = parity_epsilon(pooled, tables) if mode == "parity" else _exact(pooled, tables)
-    _refuse_undecided(epsilon_E)
-    return np.clip(epsilon_E, 0.0, CAP), guarded_E
+        epsilon_E[example] = best(PooledCounts.of(unlearned_EN[example], retrained_EN[example]), tables)
+    undecided_E = np.isneginf(epsilon_E)
+    epsilon_E[undecided_E] = CAP
+    return ExampleEpsilons(np.clip(epsilon_E, 0.0, CAP), guarded_E, undecided_E)
 
 
-def _guarded(unlearned_EN: Floats, retrained_EN: Floats) -> NDArray[np.bool_]:
-    ranges_2E = np.stack([sample[:, -1] - sample[:, 0] for sample in (unlearned_EN, retrained_EN)])
-    small_E, large_E = ranges_2E.min(axis=0), ranges_2E.max(axis=0)
-    guarded_E: NDArray[np.bool_] = (large_E == 0) | (small_E / np.where(large_E == 0, 1.0, large_E) < RANGE_RATIO)
-    return guarded_E
-
-
-def _exact(pooled: PooledCounts, tables: AttackTables) -> float:
-    """Return the largest epsilon over all blocks of neighbouring values."""
+def exact_epsilon(pooled: PooledCounts, tables: AttackTables) -> float:
+    """Return the largest epsilon over all blocks of neighbouring distinct values; no cap, no guard."""
     counts, best = pooled.counts, -np.inf
     for start in range(0, len(counts) - 1, TILE):
         blocks = counts[None, start + 1 :] - counts[start : start + TILE, None]
@@ -78,13 +85,11 @@ def _exact(pooled: PooledCounts, tables: AttackTables) -> float:
     return best
 
 
-def _refuse_undecided(epsilon_E: Floats) -> None:
-    undecided = np.flatnonzero(np.isneginf(epsilon_E))
-    if len(undecided):
-        raise EvaluationError(
-            f"epsilon, parity: no attack on example {undecided[0]} makes both kinds of error ({len(undecided)} such of "
-            f"{len(epsilon_E)}), so the official rules decide nothing; make more runs, or use mode exact"
-        )
+def _guarded(unlearned_EN: Floats, retrained_EN: Floats) -> NDArray[np.bool_]:
+    ranges_2E = np.stack([sample[:, -1] - sample[:, 0] for sample in (unlearned_EN, retrained_EN)])
+    small_E, large_E = ranges_2E.min(axis=0), ranges_2E.max(axis=0)
+    guarded_E: NDArray[np.bool_] = (large_E == 0) | (small_E / np.where(large_E == 0, 1.0, large_E) < RANGE_RATIO)
+    return guarded_E
 
 
 def _checked(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, mode: str) -> tuple[Floats, Floats]:
@@ -102,9 +107,9 @@ def _checked(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, mode: str) -> tup
             f"mode parity: expected as many unlearned as retrained runs, found {len(unlearned)} and {len(retrained)}; "
             f"pass the first {min(len(unlearned), len(retrained))} of each, or use mode exact"
         )
-    if mode == "parity" and (span := max(np.ptp(np.vstack([unlearned, retrained]), axis=0))) > MAX_SPAN:
+    if mode == "parity" and (most := max(np.abs(unlearned).max(), np.abs(retrained).max())) > MAX_PARITY:
         raise EvaluationError(
-            f"mode parity: expected values that span {MAX_SPAN:.0f} at most, as phi does, found {span:.3g}; "
+            f"mode parity: expected values within +-{MAX_PARITY:.0f}, as phi is, found {most:.3g}; "
             "pass logit_scaled_confidence(logits, labels), or use mode exact"
         )
     return unlearned, retrained

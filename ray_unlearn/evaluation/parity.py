@@ -57,7 +57,8 @@ def _thresholds(values_V: Floats) -> Floats:
 def _intervals(pooled: PooledCounts, table: Table, peaky_N: Floats) -> float:
     """Return the largest epsilon over the official intervals, which follow the narrower sample's ends.
 
-    There are 400 x 400, or 401 x 400 where the 4 units between the outer right ends come out a bit longer.
+    There are 400 x 400, or 401 x 400 where rounding makes the 4 units between the outer right ends longer; those take
+    ten times as long (3 ms at N = 512; 6 to 22 % of examples), because their left ends lie on no diagonals.
     """
     width = peaky_N[-1] - peaky_N[0]
     low, high = (peaky_N[0] + width) - BUFFER, peaky_N[-1] + BUFFER

@@ -38,6 +38,8 @@ class ForgettingQuality:
     """[E] bucket number n = floor(epsilon / 0.5) + 1 of each example: 1 below 0.5, 101 at the cap."""
     guarded_E: NDArray[np.bool_]
     """Examples whose ranges differ a hundredfold or are both zero, so that epsilon is 50 without any attack."""
+    undecided_E: NDArray[np.bool_]
+    """Examples that `parity` cannot decide, and counts as told apart (`ray_unlearn.evaluation.epsilon`)."""
     mode: str
     """`parity` or `exact`."""
     num_unlearned: int
@@ -50,15 +52,16 @@ def forgetting_quality(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, mode: s
     N may differ in `exact` only; B is then of the unlearned's. Raises `EvaluationError` for wrong shapes, fewer than 2
     runs, values that are not finite, an unknown mode, and what `example_epsilons` refuses.
     """
-    epsilon_E, guarded_E = example_epsilons(unlearned_NE, retrained_NE, mode=mode)
+    found = example_epsilons(unlearned_NE, retrained_NE, mode=mode)
     num_unlearned, num_retrained = len(np.asarray(unlearned_NE)), len(np.asarray(retrained_NE))
-    bins = np.floor(epsilon_E / BUCKET).astype(np.int64) + 1
+    bins = np.floor(found.epsilon_E / BUCKET).astype(np.int64) + 1
     points_E = np.where(bins <= num_buckets(num_unlearned), np.ldexp(2.0, -bins), 0.0)
     return ForgettingQuality(
         score=float(points_E.mean()),
-        epsilon_E=epsilon_E,
+        epsilon_E=found.epsilon_E,
         bins=bins,
-        guarded_E=guarded_E,
+        guarded_E=found.guarded_E,
+        undecided_E=found.undecided_E,
         mode=mode,
         num_unlearned=num_unlearned,
         num_retrained=num_retrained,
