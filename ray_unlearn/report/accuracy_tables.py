@@ -105,7 +105,7 @@ def _part_grid(scores: Scores, split: str, by: str, parts: dict[str, int], found
         columns=(Column(by), Column("images"), *(Column(one.population, f"N {one.runs}") for one in found)),
         rows=tuple(rows),
         reference=scores.reference,
-        explained=f"Mean over N runs; small: the difference from {scores.reference} in percentage points, darkest at 10.",
+        explained=f"Mean over N runs; small: the difference from {scores.reference} in percentage points.",
     )
 
 

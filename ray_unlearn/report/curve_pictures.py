@@ -1,8 +1,10 @@
-"""Curves of one population, on the same axes for every population.
+"""Curves of one population.
 
     growth(scores, found)                        # F against the number of runs
     roc(scores, found, "u_lira")
     stages(scores, found)                        # accuracy epoch by epoch
+
+Growth and ROC have the same axes for every population; epochs fit their own range, because unlearning moves little.
 
 Each returns SVG, or "" where the population has nothing of the kind.
 
@@ -19,7 +21,7 @@ from ray_unlearn.report.ink import METHOD, MUTED, REFERENCE, SERIES, canvas, ink
 from ray_unlearn.report.ranking import SPLITS, picture_id, ranked
 from ray_unlearn.report.wording import decimals, percent
 
-_WIDTH, _HEIGHT = 330, 200
+_WIDTH, _HEIGHT = 300, 190
 _FLOOR = 1e-3
 """The smallest rate on the logarithmic axes of a ROC."""
 _RATES = np.geomspace(_FLOOR, 1, 121)
@@ -62,7 +64,7 @@ def roc(scores: Scores, found: PopulationScores, attack: str) -> str:
     if curve is None:
         return ""
     with ink():
-        figure = canvas(_WIDTH, 240)
+        figure = canvas(_WIDTH, 230)
         axes = plot_area(figure, left=56, right=20)
         axes.plot([_FLOOR, 1], [_FLOOR, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
         axes.plot(_RATES, _null_rates(curve), color=REFERENCE, linewidth=1.5, linestyle="--")

@@ -21,7 +21,7 @@ from ray_unlearn.report.ink import INK, METHOD, MUTED, REFERENCE, canvas, ink, p
 from ray_unlearn.report.ranking import picture_id, ranked
 from ray_unlearn.report.wording import decimals, short
 
-_WIDTH, _HEIGHT = 330, 200
+_WIDTH, _HEIGHT = 300, 190
 _MOST_EXAMPLES = 5
 _BINS = 40
 
@@ -77,8 +77,8 @@ def _ridge(axes: Axes, base: int, example: ExampleScores, edges: np.ndarray) -> 
     axes.stairs(base + retrained, edges, baseline=base, fill=True, color=REFERENCE, alpha=0.4, linewidth=0)
     axes.stairs(base + unlearned, edges, baseline=base, color=METHOD, linewidth=1.4)
     label: dict[str, Any] = {"va": "top", "fontsize": 10, "transform": axes.get_yaxis_transform()}
-    axes.text(0, base + 0.97, short(example.label, 20), ha="left", color=INK, **label)
-    axes.text(1, base + 0.97, f"ε {example.epsilon:.1f}", ha="right", color=MUTED, **label)
+    axes.text(0, base + 0.92, short(example.label, 20), ha="left", color=INK, **label)
+    axes.text(1, base + 0.92, f"ε {example.epsilon:.1f}", ha="right", color=MUTED, **label)
 
 
 def _heights(values: tuple[float, ...], edges: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -40,7 +41,7 @@ _VARIABLES = {
     LIMIT: "limit",
 } | {colour: f"series-{place}" for place, colour in enumerate(SERIES)}
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ray_unlearn",
     "text.parse_math": False,  # names come from users; a dollar sign is a dollar sign

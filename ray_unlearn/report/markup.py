@@ -13,7 +13,7 @@ from html import escape
 
 from ray_unlearn.report.grid import Bar, Cell, Column, Grid
 
-_BAR_WIDTH, _BAR_HEIGHT = 132, 12
+_BAR_WIDTH, _BAR_HEIGHT = 112, 12
 
 
 def table(grid: Grid, sorted_by: int | None = None) -> str:
@@ -35,7 +35,7 @@ def _heading(column: Column, numeric: bool) -> str:
     kind = ' class="number"' if numeric else ""
     hint = f' title="{escape(column.meaning)}"' if column.meaning else ""
     note = f"<small>{escape(column.note)}</small>" if column.note else ""
-    label = f"<span>{escape(column.label)}</span>"
+    label = f"<span>{_breakable(column.label)}</span>"
     return f'<th scope="col" aria-sort="none"{kind}{hint}><button type="button">{label}{note}</button></th>'
 
 
@@ -57,9 +57,15 @@ def _cell(cell: Cell, *, numeric: bool, head: bool, mark: bool) -> str:
     attributes = f' class="{" ".join(kinds)}"' if kinds else ""
     attributes += "" if cell.sort is None else f' data-sort="{escape(str(cell.sort))}"'
     attributes += _shade(cell.tint)
-    notes = "".join(f"<small>{escape(note)}</small>" for note in cell.notes)
-    inner = f"{_bar(cell.bar) if cell.bar else ''}<span>{escape(cell.text)}</span>{notes}"
+    written = _breakable if head else escape
+    notes = "".join(f"<small>{written(note)}</small>" for note in cell.notes)
+    inner = f"{_bar(cell.bar) if cell.bar else ''}<span>{written(cell.text)}</span>{notes}"
     return f'<th scope="row"{attributes}>{inner}</th>' if head else f"<td{attributes}>{inner}</td>"
+
+
+def _breakable(text: str) -> str:
+    """Return escaped text that may be broken after an underscore."""
+    return escape(text).replace("_", "_<wbr>")
 
 
 def _shade(tint: float) -> str:

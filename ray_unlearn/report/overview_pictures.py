@@ -17,7 +17,7 @@ from ray_unlearn.report.ink import BAND, INK, METHOD, MUTED, PAPER, REFERENCE, c
 from ray_unlearn.report.ranking import estimate, null_of, originals_of, ranked, reference_of, slice_of
 from ray_unlearn.report.wording import decimals, interval, joined, short
 
-_WIDTH = 460
+_WIDTH = 410
 
 
 def with_quality(scores: Scores) -> list[PopulationScores]:
@@ -32,11 +32,11 @@ def forest(scores: Scores) -> str:
         return ""
     with ink():
         figure = canvas(_WIDTH, 66 + 36 * len(found))
-        axes = plot_area(figure, left=150, right=14, top=24)
+        axes = plot_area(figure, left=138, right=14, top=24)
         for row, one in enumerate(found):
             _forest_row(axes, row, estimate(one, "forgetting_quality"))
         axes.set(ylim=(len(found) - 0.4, -0.6), xlabel="F: higher is harder to tell from retraining")
-        axes.set_yticks(range(len(found)), [short(one.population, 22) for one in found])
+        axes.set_yticks(range(len(found)), [short(one.population, 20) for one in found])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_xlim(left=0, right=_right(scores, found))
         axes.grid(visible=False, axis="y")
@@ -51,7 +51,7 @@ def _forest_row(axes: Axes, row: int, found: Estimate) -> None:
         axes.add_patch(Rectangle((found.null_low, row - 0.6), width, 1.2, facecolor=BAND, edgecolor="none", zorder=0.6))
     if found.low is not None and found.high is not None:
         axes.plot([found.low, found.high], [row, row], color=METHOD, linewidth=2.2, solid_capstyle="round")
-    axes.plot([found.value], [row], "o", color=METHOD, markersize=8, markeredgecolor=PAPER)
+    axes.plot([found.value or 0.0], [row], "o", color=METHOD, markersize=8, markeredgecolor=PAPER)
     if found.at_null_n is not None:
         axes.plot([found.at_null_n], [row], "D", color=PAPER, markersize=5.5, markeredgecolor=METHOD, zorder=3)
 

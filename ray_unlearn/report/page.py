@@ -9,6 +9,7 @@ Does not cover: computing scores (evaluation), where the file goes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from html import escape
@@ -91,8 +92,11 @@ def _header(scores: Scores, title: str) -> str:
 
 def _emphasised(said: str) -> str:
     """Set the first sentence, which names the closest population, apart from its reservations."""
+    said = re.sub(r"(?<=\d), (?=\d)", ",\N{NO-BREAK SPACE}", said).replace(
+        "N = ", "N\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
+    )
     first, dot, rest = said.partition(". ")
-    return f"<strong>{escape(first + dot)}</strong>{escape(rest)}" if dot else escape(said)
+    return f"<strong>{escape(first)}{dot}</strong>{escape(rest)}" if dot else escape(said)
 
 
 def _warnings(scores: Scores) -> str:
@@ -132,8 +136,8 @@ def _forgetting(scores: Scores) -> str:
     return (
         titled(
             "How many images are forgotten how well",
-            "Each forget image has an ε: how far its unlearned and retrained models can be told apart. Left is forgotten: "
-            "0.5 more of ε halves what an image adds to F. Guarded images, whose runs hardly differ, are in the last bar.",
+            "Each forget image has an ε: how far its unlearned and retrained models can be told apart. Left is good: "
+            "0.5 more halves what an image adds to F. Guarded images, whose runs hardly differ, are in the last bar.",
             _each(image_pictures.histogram, scores),
         )
         + titled(
