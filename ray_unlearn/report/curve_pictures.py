@@ -115,7 +115,7 @@ def stages(scores: Scores, found: PopulationScores) -> str:
         return ""
     with ink():
         figure = canvas(_WIDTH, _HEIGHT)
-        axes = plot_area(figure, left=44, right=14)
+        axes = plot_area(figure, left=52, right=14)
         for label, line in lines.items():
             place = SPLITS.index(label) if label in SPLITS else 0
             axes.plot(*np.transpose(line), color=SERIES[place], linestyle=_DASHES[place], linewidth=1.8)

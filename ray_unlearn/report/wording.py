@@ -34,7 +34,8 @@ def percent(value: float | None) -> str:
 
 def points(difference: float) -> str:
     """Return a difference of fractions in percentage points, with its sign."""
-    return _signed(f"{100 * difference + 0.0:+.1f}").replace("+0.0", "±0.0").replace(f"{MINUS}0.0", "±0.0")
+    text = f"{100 * difference:+.1f}"
+    return "±0.0" if float(text) == 0 else _signed(text)
 
 
 def interval(low: float | None, high: float | None) -> str:
