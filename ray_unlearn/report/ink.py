@@ -1,0 +1,133 @@
+"""Matplotlib figures -> small inline SVG whose colours come from the page, light or dark.
+
+    with ink():
+        figure = canvas(360, 220)
+        axes = plot_area(figure, left=44, bottom=40)
+        axes.plot([1, 2], [0.1, 0.2], color=METHOD)
+        svg = picture(figure, name="growth-kookmin", alt="F rises from 0.1 at N = 1 to 0.2 at N = 2")
+
+Figures are drawn with stand-in colours, which become CSS variables (`--method`, `--reference`, ...); text stays text in
+the page's font. The same figure gives the same bytes.
+
+Does not cover: what is drawn (`overview_pictures`, `panel_pictures`), the colours themselves (`page.css`).
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, MUTED, RULE, BAND = "#010101", "#020202", "#030303", "#040404"
+METHOD, REFERENCE, PAPER, LIMIT = "#050505", "#060606", "#070707", "#080808"
+SERIES = tuple(f"#0901{place:02x}" for place in range(4))
+"""Retain, forget, validation, test."""
+_VARIABLES = {
+    INK: "ink",
+    MUTED: "muted",
+    RULE: "rule",
+    BAND: "band",
+    METHOD: "method",
+    REFERENCE: "reference",
+    PAPER: "paper",
+    LIMIT: "limit",
+} | {colour: f"series-{place}" for place, colour in enumerate(SERIES)}
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ray_unlearn",
+    "text.parse_math": False,  # names come from users; a dollar sign is a dollar sign
+    "axes.unicode_minus": True,
+    "font.size": 11,
+    "axes.labelsize": 11,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 10.5,
+    "ytick.labelsize": 10.5,
+    "xtick.major.pad": 6,
+    "ytick.major.pad": 5,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+}
+
+
+@contextmanager
+def ink() -> Iterator[None]:
+    """Draw with stand-in colours inside this block; matplotlib's settings are as before after it."""
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        # Its own fonts only measure; the browser's have the glyphs.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def canvas(width: int, height: int) -> Figure:
+    """Return an empty figure of that many CSS pixels."""
+    return Figure(figsize=(width / 72, height / 72), dpi=72, facecolor="none")
+
+
+def plot_area(figure: Figure, *, left: int, bottom: int = 38, right: int = 10, top: int = 10) -> Axes:
+    """Return axes within margins in CSS pixels, so that panels side by side line up."""
+    width, height = 72 * figure.get_size_inches()
+    box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
+    return figure.add_axes(box, facecolor="none")
+
+
+def picture(figure: Figure, *, name: str, alt: str) -> str:
+    """Return the figure as an `<svg>` element with a title.
+
+    Args:
+        figure: drawn within `ink()`.
+        name: unique on the page: ids inside start with it.
+        alt: what it shows, in words and numbers.
+
+    """
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return _inlined(buffer.getvalue(), name, alt)
+
+
+def _inlined(svg: str, name: str, alt: str) -> str:
+    body = svg[svg.index("<g id=") : svg.rindex("</svg>")]
+    box = re.search(r'viewBox="([^"]+)"', svg)
+    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r"<[^>]*>", lambda tag: _for_the_page(tag[0]), _own_ids(body, name))
+    body = re.sub(r"\s*\n\s*", " ", body).replace("> <", "><").replace("<g></g>", "")
+    title = html.escape(alt)
+    return f'<svg class="picture" role="img" viewBox="{box[1] if box else ""}"><title>{title}</title>{body}</svg>'
+
+
+def _for_the_page(tag: str) -> str:
+    """Return a tag with the page's colours and font, and lengths in tenths of a pixel; text between tags stays."""
+    for colour, variable in _VARIABLES.items():
+        tag = tag.replace(colour, f"var(--{variable})")
+    tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
+    tag = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", tag)
+    return re.sub(r"\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), tag)
+
+
+def _own_ids(body: str, name: str) -> str:
+    """Drop ids that nothing refers to, and prefix the others: two pictures of a page may not share one."""
+    used = set(re.findall(r'(?:xlink:href="|url\()#([^")]+)', body))
+    new = {old: f"{name}-{place}" for place, old in enumerate(sorted(used))}
+    body = re.sub(r' id="([^"]+)"', lambda found: f' id="{new[found[1]]}"' if found[1] in new else "", body)
+    return re.sub(r'(xlink:href="|url\()#([^")]+)', lambda found: f"{found[1]}#{new[found[2]]}", body)

@@ -1,0 +1,185 @@
+"""The two pictures of the first screen: every population's F before the null, and accuracy against forgetting.
+
+    forest(scores), plane(scores)                # SVG, or "" where nothing has an F
+
+Does not cover: one population's own pictures (`panel_pictures`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
+from ray_unlearn.report.ink import BAND, INK, METHOD, MUTED, PAPER, REFERENCE, canvas, ink, picture, plot_area
+from ray_unlearn.report.ranking import estimate, null_of, originals_of, ranked, reference_of, slice_of
+from ray_unlearn.report.wording import decimals, interval, joined, short
+
+_WIDTH = 410
+
+
+def with_quality(scores: Scores) -> list[PopulationScores]:
+    """Return the ranked populations that have an F."""
+    return [one for one in ranked(scores) if estimate(one, "forgetting_quality").value is not None]
+
+
+def forest(scores: Scores) -> str:
+    """Return F with its interval, and at the null's N, one line per population, before the null's range."""
+    found = with_quality(scores)
+    if not found:
+        return ""
+    with ink():
+        figure = canvas(_WIDTH, 66 + 36 * len(found))
+        axes = plot_area(figure, left=138, right=14, top=24)
+        for row, one in enumerate(found):
+            _forest_row(axes, row, estimate(one, "forgetting_quality"))
+        axes.set(ylim=(len(found) - 0.4, -0.6), xlabel="F: higher is harder to tell from retraining")
+        axes.set_yticks(range(len(found)), [short(one.population, 20) for one in found])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.set_xlim(left=0, right=_right(scores, found))
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        _null_label(axes, scores)
+        return picture(figure, name="forest", alt=_forest_words(scores, found))
+
+
+def _forest_row(axes: Axes, row: int, found: Estimate) -> None:
+    if found.null_low is not None and found.null_high is not None:
+        width = max(found.null_high - found.null_low, 1e-4)
+        axes.add_patch(Rectangle((found.null_low, row - 0.6), width, 1.2, facecolor=BAND, edgecolor="none", zorder=0.6))
+    if found.low is not None and found.high is not None:
+        axes.plot([found.low, found.high], [row, row], color=METHOD, linewidth=2.2, solid_capstyle="round")
+    axes.plot([found.value or 0.0], [row], "o", color=METHOD, markersize=8, markeredgecolor=PAPER)
+    if found.at_null_n is not None:
+        axes.plot([found.at_null_n], [row], "D", color=PAPER, markersize=5.5, markeredgecolor=METHOD, zorder=3)
+
+
+def _right(scores: Scores, found: list[PopulationScores]) -> float:
+    values = [estimate(one, "forgetting_quality") for one in found]
+    ends = [end for v in values for end in (v.value, v.high, v.at_null_n, v.null, v.null_high) if end is not None]
+    return 1.06 * max(ends) or 1.0
+
+
+def _null_label(axes: Axes, scores: Scores) -> None:
+    null = null_of(scores, "forgetting_quality")
+    if null is not None and null.null is not None:
+        said = f"{scores.reference} against itself, N {null.null_n}"
+        left, right = axes.get_xlim()
+        to_the_right = null.null < (left + right) / 2
+        axes.annotate(
+            said,
+            (null.null, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="left" if to_the_right else "right",
+            color=MUTED,
+            fontsize=10.5,
+            annotation_clip=False,
+        )
+
+
+def _forest_words(scores: Scores, found: list[PopulationScores]) -> str:
+    said = [f"F by population, {scores.mode} mode."]
+    for one in found:
+        quality = estimate(one, "forgetting_quality")
+        number = joined(decimals(quality.value), interval(quality.low, quality.high))
+        at_null = f" ({decimals(quality.at_null_n)} at N = {quality.null_n})" if quality.at_null_n is not None else ""
+        said.append(f"{one.population}: {number} at N = {quality.n}{at_null}.")
+    null = null_of(scores, "forgetting_quality")
+    if null is not None:
+        words = joined(decimals(null.null), interval(null.null_low, null.null_high))
+        said.append(f"{scores.reference} against itself: {words} at N = {null.null_n}.")
+    return " ".join(said)
+
+
+def plane(scores: Scores) -> str:
+    """Return the ratio of test accuracy over F: up and right is good."""
+    found = [one for one in with_quality(scores) if estimate(one, "test_ratio").value is not None]
+    if not found:
+        return ""
+    with ink():
+        figure = canvas(_WIDTH, max(270, 66 + 36 * len(found)))
+        axes = plot_area(figure, left=52, right=14, top=24)
+        labels = [_plane_point(axes, one) for one in found]
+        labels += _reference_point(axes, scores)
+        _original_line(axes, scores)
+        axes.set(xlabel="F: forgetting", ylabel="test accuracy over retrained")
+        axes.set_xlim(left=-0.02 * _right(scores, found), right=_right(scores, found))
+        axes.margins(y=0.15)
+        _place_labels(axes, labels)
+        return picture(figure, name="plane", alt=_plane_words(scores, found))
+
+
+def _plane_point(axes: Axes, one: PopulationScores) -> tuple[float, float, str]:
+    x, y = estimate(one, "forgetting_quality"), estimate(one, "test_ratio")
+    across, up = x.value or 0.0, y.value or 0.0
+    if x.low is not None and x.high is not None:
+        axes.plot([x.low, x.high], [up, up], color=METHOD, linewidth=1.2)
+    if y.low is not None and y.high is not None:
+        axes.plot([across, across], [y.low, y.high], color=METHOD, linewidth=1.2)
+    axes.plot([across], [up], "o", color=METHOD, markersize=8, markeredgecolor=PAPER)
+    return across, up, one.population
+
+
+def _reference_point(axes: Axes, scores: Scores) -> list[tuple[float, float, str]]:
+    null = null_of(scores, "forgetting_quality")
+    if null is None or null.null is None:
+        return []
+    if null.null_low is not None and null.null_high is not None:
+        axes.plot([null.null_low, null.null_high], [1, 1], color=REFERENCE, linewidth=1.6)
+    axes.plot([null.null], [1], "s", color=REFERENCE, markersize=8, markeredgecolor=PAPER)
+    return [(null.null, 1.0, f"{scores.reference} (N {null.null_n})")]
+
+
+def _original_ratio(scores: Scores) -> float | None:
+    original = slice_of(next(iter(originals_of(scores)), None), "test")
+    reference = slice_of(reference_of(scores), "test")
+    return original.accuracy.mean / reference.accuracy.mean if original and reference else None
+
+
+def _original_line(axes: Axes, scores: Scores) -> None:
+    """Mark the original by its accuracy alone: one model has no F."""
+    ratio = _original_ratio(scores)
+    if ratio is not None:
+        axes.axhline(ratio, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
+        where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (0, 4)}
+        axes.annotate("original: accuracy only", (1, ratio), ha="right", color=MUTED, fontsize=10.5, **where)
+
+
+def _place_labels(axes: Axes, labels: list[tuple[float, float, str]]) -> None:
+    """Write each name beside its point, at the first place around it where it covers no other name and no point."""
+    figure_box = axes.get_window_extent()
+    points = [tuple(axes.transData.transform((across, up))) for across, up, _ in labels]
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    for (x, y), (across, up, name) in zip(points, labels, strict=True):
+        text = short(name, 24)
+        width = 6.2 * len(text)
+        boxes = {(dx, dy): _label_box(x, y, width, dx, dy) for dy in (11, -11, 0, 25, -25, 39) for dx in (6, -6)}
+        inside = {at: b for at, b in boxes.items() if b[0] > figure_box.x0 and b[2] < figure_box.x1}
+        free = [at for at, box in inside.items() if not any(_overlaps(box, other) for other in taken)]
+        dx, dy = (free or [*inside, (6, 11)])[0]
+        taken.append(boxes[dx, dy])
+        side = "left" if dx > 0 else "right"
+        where: dict[str, Any] = {"xytext": (dx, dy), "textcoords": "offset points", "ha": side, "va": "center"}
+        axes.annotate(text, (across, up), fontsize=10.5, **where)
+
+
+def _label_box(x: float, y: float, width: float, dx: float, dy: float) -> tuple[float, float, float, float]:
+    left = x + dx if dx > 0 else x + dx - width
+    return left, y + dy - 7, left + width, y + dy + 7
+
+
+def _overlaps(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _plane_words(scores: Scores, found: list[PopulationScores]) -> str:
+    said = [f"Test accuracy over that of {scores.reference}, against F."]
+    for one in found:
+        quality, ratio = estimate(one, "forgetting_quality"), estimate(one, "test_ratio")
+        said.append(f"{one.population}: F {decimals(quality.value)}, ratio {decimals(ratio.value)}, N = {ratio.n}.")
+    original = _original_ratio(scores)
+    return " ".join([*said, f"original: ratio {decimals(original)}."] if original is not None else said)

@@ -1,0 +1,228 @@
+"""Scores -> the tables of the report, as `Grid` values.
+
+    ranking_grid(scores)                         # score and F with intervals, at the null's N, and the null
+    measure_grids(scores)                        # attacks; distances
+    cost_grid(scores)
+
+Every number stands with its N: the row's, or its own where that differs.
+
+Does not cover: accuracies (`accuracy_tables`), pictures.
+"""
+
+from __future__ import annotations
+
+from ray_unlearn.evaluation.scores import MEASURES, Estimate, PopulationScores, Scores
+from ray_unlearn.report.grid import Bar, Cell, Column, Grid, name, number
+from ray_unlearn.report.ranking import estimate, in_order, null_of, ranked, reference_of
+from ray_unlearn.report.wording import MISSING, TIMES, decimals, interval, joined, short
+
+HEADLINE = ("score", "forgetting_quality")
+ATTACKS = tuple(key for key in MEASURES if key.startswith(("u_lira", "rmia", "logistic", "svc")))
+DISTANCES = tuple(key for key in MEASURES if key not in (*HEADLINE, *ATTACKS, "retain_ratio", "test_ratio"))
+
+
+def estimate_cell(found: Estimate, runs: int, *, null: bool = False) -> Cell:
+    """Return value, interval, N where it is not the row's `runs`, and, where asked, the null with its N."""
+    if found.value is None:
+        return Cell(MISSING, (short(found.missing, 90),) if found.missing else ())
+    yardstick = _null_note(found) if null else ""
+    own_n = f"N {found.n}" if found.n != runs else ""
+    return number(found.value, decimals(found.value), interval(found.low, found.high), own_n, yardstick)
+
+
+def _null_note(found: Estimate) -> str:
+    if found.null is None:
+        return ""
+    return f"null {decimals(found.null)}, N {found.null_n}" if found.null_n else f"null {decimals(found.null)}"
+
+
+def _at_null_cell(found: Estimate, shared_n: int) -> Cell:
+    """Return the value that may be compared with the null, and the null; N where the heading does not say it."""
+    if found.at_null_n is None:
+        return Cell(MISSING)
+    own_n = f"N {found.null_n}" if found.null_n != shared_n else ""
+    return number(found.at_null_n, decimals(found.at_null_n), f"null {decimals(found.null)}", own_n)
+
+
+def _shared_null_n(scores: Scores) -> int:
+    """Return the N that all nulls have, or 0."""
+    sizes = {estimate(one, key).null_n for one in ranked(scores) for key in HEADLINE} - {0}
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
+def ranking_grid(scores: Scores) -> Grid:
+    """Return one row per unlearned population, best score first, and one of retraining against itself."""
+    top, shared_n = _top(scores), _shared_null_n(scores)
+    rows = [_ranking_row(place, one, top, shared_n) for place, one in enumerate(ranked(scores), 1)]
+    reference = _reference_row(scores, top)
+    at_null = f"at N = {shared_n}" if shared_n else "at the null's N"
+    return Grid(
+        name="ranking",
+        caption="Ranking by score",
+        columns=(
+            Column("#", meaning="place by score, at equal N"),
+            Column("population", "method"),
+            Column("N", meaning="runs of the population that were evaluated"),
+            *(
+                column
+                for key in HEADLINE
+                for column in (
+                    Column(MEASURES[key].label, "95 % interval", MEASURES[key].meaning),
+                    Column(MEASURES[key].label, at_null, "at the null's N; null: between halves of the reference"),
+                )
+            ),
+            Column("RA ratio", meaning=MEASURES["retain_ratio"].meaning),
+            Column("TA ratio", meaning=MEASURES["test_ratio"].meaning),
+            Column("cost", f"{TIMES} retraining", "mean seconds of a run over those of a retrained run"),
+        ),
+        rows=(*rows, *([reference] if reference else [])),
+        reference=scores.reference,
+        explained=(
+            f"score = F {TIMES} RA ratio {TIMES} TA ratio. The null is {scores.reference} against itself, in disjoint "
+            f"halves: what retraining gets. Compare with it at its own N only."
+        ),
+    )
+
+
+def _top(scores: Scores) -> float:
+    found = [estimate(one, "score") for one in ranked(scores)]
+    ends = [end for one in found for end in (one.value, one.high, one.null, one.null_high) if end is not None]
+    return 1.05 * max(ends, default=1.0) or 1.0
+
+
+def _ranking_row(place: int, found: PopulationScores, top: float, shared_n: int) -> tuple[Cell, ...]:
+    score, quality = estimate(found, "score"), estimate(found, "forgetting_quality")
+    headline = estimate_cell(score, found.runs)
+    bar = _bar(score, top, f"{found.population}: score")
+    return (
+        number(place, str(place)),
+        name(found.population, "" if found.method == found.population else found.method),
+        number(found.runs, str(found.runs)),
+        Cell(headline.text, headline.notes, headline.sort, bar=bar),
+        _at_null_cell(score, shared_n),
+        estimate_cell(quality, found.runs),
+        _at_null_cell(quality, shared_n),
+        *(estimate_cell(estimate(found, key), found.runs) for key in ("retain_ratio", "test_ratio")),
+        _relative_cell(found),
+    )
+
+
+def _bar(found: Estimate, top: float, what: str) -> Bar | None:
+    if found.value is None:
+        return None
+    said = joined(what, decimals(found.value), interval(found.low, found.high), f"at N = {found.n}")
+    null = f"; null {interval(found.null_low, found.null_high)} at N = {found.null_n}" if found.null is not None else ""
+    low, high = (found.null, found.null) if found.null_low is None else (found.null_low, found.null_high)
+    return Bar(found.value, found.low, found.high, low, high, top, said + null)
+
+
+def _reference_row(scores: Scores, top: float) -> tuple[Cell, ...] | None:
+    """Return retraining against itself, where it was measured: its values are the nulls, at the null's N."""
+    reference, score, quality = reference_of(scores), null_of(scores, "score"), null_of(scores, "forgetting_quality")
+    found = score or quality
+    if reference is None or found is None:
+        return None
+
+    def cell(one: Estimate | None) -> Cell:
+        return (
+            Cell(MISSING)
+            if one is None
+            else number(one.null, decimals(one.null), interval(one.null_low, one.null_high))
+        )
+
+    bar = None
+    if score is not None and score.null is not None:
+        words = f"retraining against itself: score {decimals(score.null)} at N = {score.null_n}"
+        bar = Bar(score.null, score.null_low, score.null_high, score.null_low, score.null_high, top, words)
+    headline = cell(score)
+    return (
+        Cell(MISSING),
+        name(reference.population, "against itself"),
+        number(found.null_n, str(found.null_n)),
+        Cell(headline.text, headline.notes, headline.sort, bar=bar),
+        cell(score),
+        *[cell(quality)] * 2,
+        *[Cell(MISSING)] * 2,
+        number(1.0, "1", f"N {reference.cost.seconds.n}"),
+    )
+
+
+def measure_grids(scores: Scores) -> list[Grid]:
+    """Return the attacks and the distances, one row per unlearned population; measures nobody has are left out."""
+    attacks = _measure_grid(scores, ATTACKS, "attacks", "Membership attacks")
+    distances = _measure_grid(scores, DISTANCES, "distances", "Distances from retraining")
+    return [grid for grid in (attacks, distances) if grid is not None]
+
+
+def _measure_grid(scores: Scores, keys: tuple[str, ...], table: str, caption: str) -> Grid | None:
+    found = ranked(scores)
+    keys = tuple(key for key in keys if any(key in one.measures for one in found))
+    if not keys or not found:
+        return None
+    wanted = {"high": "high is good", "low": "low is good", "null": "near the null is good"}
+    rows = [
+        (
+            name(one.population),
+            number(one.runs, str(one.runs)),
+            *(estimate_cell(estimate(one, key), one.runs, null=True) for key in keys),
+        )
+        for one in found
+    ]
+    described = [MEASURES[key] for key in keys]
+    return Grid(
+        name=table,
+        caption=caption,
+        columns=(
+            Column("population"),
+            Column("N"),
+            *(Column(one.label, wanted[one.better], f"{one.meaning} ({one.source})") for one in described),
+        ),
+        rows=tuple(rows),
+        explained="In brackets the 95 % interval; null: the same number between halves of the reference, at its own N.",
+    )
+
+
+def cost_grid(scores: Scores) -> Grid:
+    """Return seconds of a run, and whether the challenge's limit of a fifth of retraining is kept."""
+    rows = []
+    for one in in_order(scores):
+        seconds = one.cost.seconds
+        spread = f"± {decimals(seconds.sd)} sd" if seconds.sd is not None else ""
+        rows.append(
+            (
+                name(one.population, "" if one.method == one.population else one.method),
+                number(seconds.n, str(seconds.n)),
+                number(seconds.mean, decimals(seconds.mean), spread),
+                _relative_cell(one),
+                _efficient_cell(one),
+            )
+        )
+    return Grid(
+        name="cost",
+        caption="Cost of one run",
+        columns=(
+            Column("population", "method"),
+            Column("N"),
+            Column("seconds", "mean over runs", "wall time of a run's training"),
+            Column("cost", f"{TIMES} retraining", "mean seconds over the reference's"),
+            Column("within 20 %", "the challenge's limit", "at most a fifth of retraining"),
+        ),
+        rows=tuple(rows),
+        reference=scores.reference,
+    )
+
+
+def _relative_cell(found: PopulationScores) -> Cell:
+    relative, runs = found.cost.relative, found.cost.seconds.n
+    if relative is None:
+        return Cell(MISSING)
+    return number(
+        relative, f"{relative:.2g}" if relative < 1 else f"{relative:.1f}", f"N {runs}" * (runs != found.runs)
+    )
+
+
+def _efficient_cell(found: PopulationScores) -> Cell:
+    efficient = found.cost.efficient
+    if found.role != "unlearned" or efficient is None:
+        return Cell(MISSING)
+    return Cell("yes" if efficient else "no", sort=float(efficient), good=efficient)

@@ -1,0 +1,89 @@
+"""Scores as lines of text: what `evaluate` prints.
+
+    for line in score_lines(scores): ...
+
+At most 100 columns, as long as no warning is longer.
+
+Does not cover: tables for a page (`score_tables`).
+"""
+
+from __future__ import annotations
+
+from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
+from ray_unlearn.report.ranking import estimate, mode_words, null_of, ranked
+from ray_unlearn.report.text import aligned, plural
+from ray_unlearn.report.wording import MISSING, decimals, interval, joined, short
+
+WIDTH = 100
+_GAP = 2
+
+
+def score_lines(scores: Scores) -> list[str]:
+    """Return the ranking as a table, what the null is, why values are missing, and all warnings."""
+    found = ranked(scores)
+    rows = [_row(one) for one in found]
+    head = ["population", "N", "score", "F", _at(scores), "null F", "RA", "TA", "cost"]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    room = max(WIDTH - sum(widths[1:]) - _GAP * (len(widths) - 1), 12)
+    table = aligned([[short(first, room), *rest] for first, *rest in [head, *rows]])
+    return [
+        f"{scores.study}: {scores.mode} mode, {mode_words(scores)}",
+        *table,
+        "[ ]: 95 % interval over runs; RA, TA: ratios to the reference; cost: times retraining",
+        *_null_lines(scores),
+        *_missing_lines(found),
+        *_warning_lines(scores),
+    ]
+
+
+def _at(scores: Scores) -> str:
+    sizes = {estimate(one, "forgetting_quality").null_n for one in ranked(scores)} - {0}
+    return f"F at {sizes.pop()}" if len(sizes) == 1 else "F at null's N"
+
+
+def _row(found: PopulationScores) -> list[str]:
+    score, quality = estimate(found, "score"), estimate(found, "forgetting_quality")
+    relative = found.cost.relative
+    return [
+        found.population,
+        str(found.runs),
+        _with_interval(score, found.runs),
+        _with_interval(quality, found.runs),
+        decimals(quality.at_null_n),
+        decimals(quality.null),
+        *(_ratio(estimate(found, key)) for key in ("retain_ratio", "test_ratio")),
+        MISSING if relative is None else f"{relative:.2f}",
+    ]
+
+
+def _with_interval(found: Estimate, runs: int) -> str:
+    own_n = f"N={found.n}" if found.value is not None and found.n != runs else ""
+    return joined(decimals(found.value), interval(found.low, found.high), own_n)
+
+
+def _ratio(found: Estimate) -> str:
+    return MISSING if found.value is None else f"{found.value:.2f}"
+
+
+def _null_lines(scores: Scores) -> list[str]:
+    null = null_of(scores, "forgetting_quality")
+    if null is None:
+        return ["no null: how close retraining comes to itself was not measured"]
+    said = joined(decimals(null.null), interval(null.null_low, null.null_high))
+    return [
+        f"null F: {scores.reference} against itself, {said} at N = {null.null_n} a side; compare F at that N with it"
+    ]
+
+
+def _missing_lines(found: list[PopulationScores]) -> list[str]:
+    scored = ((one, estimate(one, "score")) for one in found)
+    return [f"{one.population}: no score: {score.missing}" for one, score in scored if score.value is None]
+
+
+def _warning_lines(scores: Scores) -> list[str]:
+    lines = [f"warning: {said}" for said in scores.warnings]
+    for name, one in scores.populations.items():
+        lines += [f"warning: {name}: {said}" for said in one.warnings]
+        if one.guarded:
+            lines.append(f"{name}: {plural(one.guarded, 'forget image')} guarded: its runs hardly differ there")
+    return lines

@@ -1,0 +1,71 @@
+"""Numbers and names as they stand in tables, pictures and sentences.
+
+    decimals(0.11368)                            # '0.114'
+    interval(0.09, 0.1311)                       # '[0.090, 0.131]'
+    points(-0.034)                               # '−3.4': percentage points, with a sign
+    short("a-very-long-population-name", 16)     # 'a-very-…ion-name'
+
+Does not cover: which numbers belong together (`ranking`, `score_tables`).
+"""
+
+from __future__ import annotations
+
+MISSING = "\u2013"
+MINUS = "\u2212"
+TIMES = "\u00d7"
+
+
+def decimals(value: float | None) -> str:
+    """Return a number with three decimals, fewer where it is large, two digits where it is tiny; `–` for None."""
+    if value is None:
+        return MISSING
+    size = abs(value)
+    if size == 0 or 0.01 <= size < 10:
+        return _signed(f"{value:.3f}")
+    if size < 0.01:
+        return _signed(f"{value:.2g}")
+    return _signed(f"{value:,.1f}" if size < 100 else f"{value:,.0f}")
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in percent with one decimal and without the sign for percent; `–` for None."""
+    return MISSING if value is None else _signed(f"{100 * value:.1f}")
+
+
+def points(difference: float) -> str:
+    """Return a difference of fractions in percentage points, with its sign."""
+    text = f"{100 * difference:+.1f}"
+    return "±0.0" if float(text) == 0 else _signed(text)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Return both ends in brackets; nothing where one is missing."""
+    return "" if low is None or high is None else f"[{decimals(low)}, {decimals(high)}]"
+
+
+def percent_interval(low: float | None, high: float | None) -> str:
+    """Return both ends in percent in brackets; nothing where one is missing."""
+    return "" if low is None or high is None else f"[{percent(low)}, {percent(high)}]"
+
+
+def joined(*parts: str, by: str = " ") -> str:
+    """Return the parts that say something, joined."""
+    return by.join(part for part in parts if part)
+
+
+def listed(names: list[str]) -> str:
+    """Return `a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def short(name: str, width: int) -> str:
+    """Return a name of at most `width` characters: the middle goes, because ends tell names apart."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
+
+
+def _signed(text: str) -> str:
+    """Return the text with a real minus sign; three decimals of a tiny negative number are a plain zero."""
+    return text.replace("-", MINUS) if text.strip("-0.,") else text.lstrip("-")

@@ -1,0 +1,153 @@
+"""The report in a browser: headless Chromium, at two widths, light and dark.
+
+A probe written into the page by the test hands what it finds to the frame around the page, which leaves it in an
+attribute; `--dump-dom` brings it back. The frame is there because a window has no less than 500 pixels.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from scored import STUDY, make_scores
+
+from ray_unlearn.report.page import html_page
+from ray_unlearn.report.wording import MISSING
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium")
+
+LIGHT, DARK = 1, 0
+"""Blink's numbers for `prefers-color-scheme`."""
+
+PROBE = """
+const shown = [...document.querySelectorAll("svg.picture")].filter((svg) => svg.getClientRects().length);
+const cut = shown.flatMap((svg) => {
+  const edge = svg.closest("figure").getBoundingClientRect();
+  return [...svg.querySelectorAll("text")].filter((text) => {
+    const box = text.getBoundingClientRect();
+    return box.left < edge.left - 1 || box.right > Math.min(edge.right + 16, innerWidth) + 1;
+  }).map((text) => text.textContent);
+});
+const style = getComputedStyle(document.body);
+const label = document.querySelector("svg.picture text");
+const column = (name, place) =>
+  [...document.querySelectorAll(`#${name} tbody tr`)].map((row) => row.cells[place].querySelector("span").textContent);
+const sorted = (name, place) => {
+  const button = document.querySelectorAll(`#${name} thead button`)[place];
+  button.click();
+  return [column(name, place), button.closest("th").getAttribute("aria-sort"),
+          document.querySelectorAll(`#${name} thead th:not([aria-sort=none])`).length];
+};
+const found = {
+  width: innerWidth,
+  scroll: document.documentElement.scrollWidth,
+  frames: [...document.querySelectorAll(".frame")].filter((one) => one.scrollWidth > one.clientWidth).length,
+  cut,
+  paper: style.backgroundColor,
+  ink: style.color,
+  label: getComputedStyle(label).fill,
+  labelFont: getComputedStyle(label).fontFamily === style.fontFamily,
+  loaded: performance.getEntriesByType("resource").length,
+  sorts: {score: sorted("ranking", 3), again: sorted("ranking", 3), names: sorted("ranking", 1),
+          missing: sorted("attacks", 2), missingAgain: sorted("attacks", 2)},
+};
+parent.postMessage(JSON.stringify(found), "*");
+"""
+
+FRAME = """<!doctype html><meta name="color-scheme" content="light dark">
+<script>addEventListener("message", (said) => { document.documentElement.dataset.found = said.data; });</script>
+<iframe src="report.html" style="border: 0; height: 900px; width: WIDTHpx"></iframe>"""
+
+
+def chromium(folder: Path, page: Path, scheme: int, *action: str) -> subprocess.CompletedProcess[str]:
+    """Run Chromium without a network on a file of this machine."""
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
+    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", "--no-first-run", f"--user-data-dir={folder / 'profile'}"]
+    flags += ["--window-size=1300,900", f"--blink-settings=preferredColorScheme={scheme}"]
+    flags += ["--enable-logging=stderr", *action, page.as_uri()]
+    return subprocess.run([str(CHROMIUM), *flags], capture_output=True, text=True, timeout=60, check=True)
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return html_page(make_scores(), STUDY)
+
+
+@pytest.fixture
+def probed(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], list[str]]]:
+    """Return a function: page, width, scheme -> what the probe found, and the console's lines."""
+
+    def probe(page: str, width: int, scheme: int) -> tuple[dict[str, Any], list[str]]:
+        probing = page.replace("</body>", f"<script>{PROBE}</script></body>")
+        (tmp_path / "report.html").write_text(probing, encoding="utf-8")
+        frame = tmp_path / "frame.html"
+        frame.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
+        done = chromium(tmp_path, frame, scheme, "--virtual-time-budget=4000", "--dump-dom")
+        found = re.search(r'data-found="([^"]*)"', done.stdout)
+        console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        assert found, [*console, done.stdout[:300]]
+        return json.loads(html.unescape(found[1])), console
+
+    return probe
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, LIGHT), (400, DARK)])
+def test_the_page_fits_and_sorts(probed: Callable[..., Any], page: str, width: int, scheme: int) -> None:
+    """No scrolling sideways but in tables, no label cut off, nothing loaded, nothing on the console; tables sort."""
+    found, console = probed(page, width, scheme)
+    assert console == []
+    assert found["width"] == width
+    assert found["scroll"] <= width
+    assert found["cut"] == []
+    assert found["loaded"] == 0
+    assert found["labelFont"]
+    assert (found["frames"] >= 5) == (width == 400)
+    dark = scheme == DARK
+    assert (brightness(found["paper"]) < 60) == dark
+    assert (brightness(found["ink"]) > 180) == dark
+    assert (brightness(found["label"]) > 130) == dark
+    sorts = found["sorts"]
+    assert sorts["score"] == [["0.199", "0.185", "0.109", "0.069", "0.000"], "descending", 1]
+    assert sorts["again"] == [["0.000", "0.069", "0.109", "0.185", "0.199"], "ascending", 1]
+    assert sorts["names"][0][0] == "finetune"
+    assert sorts["names"][1:] == ["ascending", 1]
+    assert sorts["missing"][0][-1] == sorts["missingAgain"][0][-1] == MISSING
+    assert sorts["missing"][0][:-1] == sorts["missingAgain"][0][-2::-1]
+
+
+def brightness(colour: str) -> float:
+    """Return 0..255 of an `rgb(...)`."""
+    return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3
+
+
+def test_the_probe_can_fail(probed: Callable[..., Any], page: str) -> None:
+    """A page that is too wide, cuts a label, loads and complains is found out."""
+    spoilt = page.replace("</main>", '<div style="width:3000px">wide</div><img src="https://example.org/x.png" alt="">')
+    spoilt = spoilt.replace('class="picture"', 'class="picture" style="margin-left:-60px"', 1)
+    found, console = probed(spoilt, 400, LIGHT)
+    assert found["scroll"] >= 3000
+    assert found["cut"]
+    assert any("Content Security Policy" in line for line in console)
+
+
+def test_dark_is_dark_on_the_screen(tmp_path: Path, page: str) -> None:
+    """The screenshot's corner has the dark paper's colour, and most of the first screen with it."""
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    shot = tmp_path / "dark.png"
+    chromium(tmp_path, tmp_path / "report.html", DARK, f"--screenshot={shot}")
+    with Image.open(shot) as image:
+        grey = image.convert("L")
+    assert grey.size == (1300, 900)
+    assert grey.getpixel((3, 3)) < 40
+    counts = grey.histogram()
+    assert sum(counts[:60]) / sum(counts) > 0.85
+    assert sum(counts[180:]) > 1000

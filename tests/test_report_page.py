@@ -1,0 +1,403 @@
+"""The report as text: its structure, its words, its size; what a browser makes of it is in `test_report_browser`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pytest
+from scored import LONG, METHODS, STUDY, make_scores
+
+from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
+from ray_unlearn.report.accuracy_tables import change_grid, part_grids
+from ray_unlearn.report.curve_pictures import _RATES, _rates
+from ray_unlearn.report.grid import Grid
+from ray_unlearn.report.image_pictures import distributions
+from ray_unlearn.report.markdown import markdown_page, markdown_table
+from ray_unlearn.report.page import html_page
+from ray_unlearn.report.ranking import ranked, verdict
+from ray_unlearn.report.score_tables import cost_grid, measure_grids, ranking_grid
+from ray_unlearn.report.score_text import score_lines
+from ray_unlearn.report.wording import MINUS, MISSING, TIMES, decimals, points, short
+
+HOSTILE = '<script>alert("x")</script> & | $\\frac{1}{2}$ *_#010101_*'
+VOID = {"meta", "br", "wbr", "path", "use", "line", "rect", "circle"}
+
+
+class Tags(HTMLParser):
+    """Every element of a page: name, attributes, own text; and whether every end tag closes what was opened last."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.open: list[int] = []
+        self.wrong: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), []))
+        if tag not in VOID:
+            self.open.append(len(self.elements) - 1)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), []))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.elements[self.open[-1]][0] != tag:
+            self.wrong.append(tag)
+        else:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        for place in self.open:
+            self.elements[place][2].append(data)
+
+    def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
+        return [(attributes, "".join(text)) for name, attributes, text in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return html_page(make_scores(), STUDY)
+
+
+def changed(scores: Scores, population: str, **changes: Any) -> Scores:
+    """Return the scores with one population changed."""
+    found = scores.populations[population].model_copy(update=changes)
+    return scores.model_copy(update={"populations": {**scores.populations, population: found}})
+
+
+def with_measures(scores: Scores, population: str, **changes: Estimate) -> Scores:
+    """Return the scores with some measures of one population changed."""
+    return changed(scores, population, measures={**scores.populations[population].measures, **changes})
+
+
+def quality(value: float, half: float = 0.01, n: int = 64, **changes: Any) -> Estimate:
+    """Return an F whose null is 0.19 in [0.18, 0.20] at N = 32, and which is the same at that N."""
+    null = {"at_null_n": value, "null": 0.19, "null_low": 0.18, "null_high": 0.20, "null_n": 32}
+    return Estimate(**{"value": value, "low": value - half, "high": value + half, "n": n, **null, **changes})
+
+
+def plain(text: str) -> str:
+    """Return text with ASCII's minus, dash for nothing, and cross."""
+    return text.replace(MINUS, "-").replace(MISSING, "--").replace(TIMES, "x").strip()
+
+
+def cells(grid: Grid) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return text and notes of every cell by the row's name and the column's label and note."""
+    head = next(place for place, numeric in enumerate(grid.numeric) if not numeric)
+    return {
+        (row[head].text, plain(f"{column.label} {column.note}")): tuple(
+            plain(text) for text in (cell.text, *cell.notes)
+        )
+        for row in grid.rows
+        for column, cell in zip(grid.columns, row, strict=True)
+    }
+
+
+def test_every_picture_says_what_it_shows(page: str) -> None:
+    """Each svg is an image with a title, first inside, that holds numbers and their N."""
+    pictures = re.findall(r"<svg ([^>]*)><title>([^<]*)</title>", page)
+    assert len(pictures) == page.count("<svg") > 20
+    for attributes, title in pictures:
+        assert 'role="img"' in attributes
+        assert re.search(r"\d", title), title
+        assert re.search(r"N = \d", title), title
+
+
+def test_every_table_is_named_and_sortable(page: str) -> None:
+    """Caption; headings with scope, state and button; every row has as many cells as headings, one of them its own."""
+    tables = re.findall(r"<table.*?</table>", page, flags=re.DOTALL)
+    assert len(tables) == 10
+    for table in tables:
+        found = Tags(table)
+        assert all(text for _, text in found.all("caption"))
+        heads = [one for one, _ in found.all("th") if one.get("scope") == "col"]
+        assert len(found.all("button")) == len(heads)
+        assert {one.get("aria-sort") for one in heads} <= {"none", "ascending"}
+        rows = re.findall(r"<tr.*?</tr>", table, flags=re.DOTALL)[1:]
+        assert rows
+        for row in rows:
+            assert len(re.findall("<t[dh]", row)) == len(heads)
+            assert row.count('scope="row"') == 1
+
+
+def test_nothing_is_loaded(page: str) -> None:
+    """No address of anything else, and a policy that would forbid it."""
+    assert "://" not in page
+    assert not re.search(r"\bsrc=|@import|<link|<iframe|<img", page)
+    assert set(re.findall(r"url\((.)", page)) <= {"#"}
+    assert set(re.findall(r'href="(.)', page)) == {"#"}
+    assert "default-src 'none'" in page
+
+
+def test_elements_are_nested_and_ids_unique(page: str) -> None:
+    """Every end tag closes the last element opened; every id is there once; every reference finds its id."""
+    found = Tags(page)
+    assert found.wrong == []
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
+
+
+def test_users_text_is_text() -> None:
+    """Names, classes, ids, options, warnings and reasons that look like markup come out as themselves."""
+    scores = make_scores({HOSTILE: (HOSTILE, 0.1)}, class_names=(HOSTILE,), warnings=(HOSTILE,), study=HOSTILE)
+    found = scores.populations[HOSTILE]
+    example = found.examples[0].model_copy(update={"label": HOSTILE, "image_id": HOSTILE})
+    reason = Estimate(value=None, n=64, missing=HOSTILE)
+    scores = changed(scores, HOSTILE, options={HOSTILE: HOSTILE}, examples=(example,), warnings=(HOSTILE,))
+    scores = with_measures(scores, HOSTILE, rmia_auc=reason)
+    page = html_page(scores, {"name": HOSTILE, HOSTILE: [HOSTILE]})
+    tags = Tags(page)
+    assert tags.wrong == []
+    assert len(tags.all("script")) == 1
+    assert "<script>alert" not in page
+    assert HOSTILE in tags.all("h1")[0][1]
+    assert HOSTILE in tags.all("aside")[0][1]
+    assert any(text.startswith(HOSTILE) for attributes, text in tags.all("th") if attributes.get("scope") == "row")
+    assert any(text == short(HOSTILE, 20) for _, text in tags.all("text"))
+    assert sum(HOSTILE in text for _, text in tags.all("pre")) == 2
+
+
+def test_the_same_scores_give_the_same_bytes(page: str) -> None:
+    """Made again from equal values, the page is identical; matplotlib's settings are as they were."""
+    before = dict(mpl.rcParams)
+    assert html_page(make_scores(), dict(STUDY)) == page
+    assert dict(mpl.rcParams) == before
+
+
+def test_the_page_is_small() -> None:
+    """12 methods, N = 512, 10 classes: below 2 MB."""
+    methods = {f"method-{place}": ("finetune", 0.03 + place / 100) for place in range(12)}
+    size = len(html_page(make_scores(methods, runs=512), STUDY).encode())
+    assert 300_000 < size < 1_500_000
+
+
+def test_a_study_without_methods_has_a_page() -> None:
+    """With trained populations alone there is a table of them, and a sentence that says what is missing."""
+    page = html_page(make_scores({}, warnings=()), STUDY)
+    assert "No population could be compared with retraining" in page
+    assert "<aside" not in page
+    assert 'id="forgetting"' not in page
+    assert '<table id="changes">' in page
+
+
+def test_names_the_colours_are_written_in_may_stand_in_a_picture() -> None:
+    """A class named like a stand-in colour keeps its name; the colours themselves become the page's."""
+    example = make_scores().populations["kookmin"].examples[0].model_copy(update={"label": "#050505 1.23456"})
+    scores = changed(make_scores(), "kookmin", examples=(example,))
+    svg = distributions(scores, scores.populations["kookmin"])
+    assert ">#050505 1.23456</text>" in svg
+    assert not re.search(r"(fill|stroke): #", svg)
+    assert "var(--method)" in svg
+
+
+def test_the_ranking_is_by_score_and_at_equal_n() -> None:
+    """By value where all N are equal; by the score at the null's N where they differ; without a score, last."""
+    scores = make_scores({"a": ("finetune", 0.10), "b": ("finetune", 0.12), "c": ("finetune", 0.15)})
+    assert [one.population for one in ranked(scores)] == ["c", "b", "a"]
+    few = Estimate(value=0.30, at_null_n=0.05, null=0.19, null_n=4, n=8)
+    assert [one.population for one in ranked(with_measures(scores, "a", score=few))] == ["c", "b", "a"]
+    none = Estimate(value=None, n=64, missing="no test images")
+    assert [one.population for one in ranked(with_measures(scores, "c", score=none))] == ["b", "a", "c"]
+
+
+def test_the_ranking_stands_beside_its_null() -> None:
+    """Value with interval; value at the null's N with the null; retraining against itself as a row of its own."""
+    scores = with_measures(make_scores(), "kookmin", forgetting_quality=quality(0.1, at_null_n=0.11, n=48))
+    found = cells(ranking_grid(scores))
+    assert found["kookmin", "F 95 % interval"] == ("0.100", "[0.090, 0.110]", "N 48")
+    assert found["kookmin", "F at N = 32"] == ("0.110", "null 0.190")
+    assert found["kookmin", "N"] == ("64",)
+    assert found["retrained", "F at N = 32"] == ("0.189", "[0.183, 0.195]")
+    assert found["retrained", "N"] == ("32",)
+
+
+def test_where_nulls_have_different_n_each_cell_says_it() -> None:
+    """The heading no longer names one N, so cells do."""
+    found = cells(ranking_grid(with_measures(make_scores(), "kookmin", forgetting_quality=quality(0.1, null_n=16))))
+    assert found["kookmin", "F at the null's N"] == ("0.100", "null 0.190", "N 16")
+    assert found["finetune", "F at the null's N"][-1] == "N 32"
+
+
+def test_every_measure_has_its_n() -> None:
+    """The row's N or its own; the null its own; a missing value its reason."""
+    own = Estimate(value=0.7, low=0.6, high=0.8, n=20, null=0.5, null_n=10)
+    attacks, _ = measure_grids(with_measures(make_scores(), "kookmin", rmia_auc=own))
+    found = cells(attacks)
+    assert found["kookmin", "RMIA AUC near the null is good"] == ("0.700", "[0.600, 0.800]", "N 20", "null 0.500, N 10")
+    assert found["ssd", "U-LiRA AUC near the null is good"] == ("--", "no Gaussian fits runs that do not differ")
+    assert found["ssd", "N"] == ("64",)
+
+
+def test_accuracies_stand_beside_what_they_are_compared_with() -> None:
+    """Retrained 90.0 %, original 99.0 %, unlearned 89.0 %: -10 points from the original, -1 from retrained."""
+    grid = change_grid(make_scores())
+    assert grid is not None
+    found = cells(grid)
+    assert found["kookmin", "forget 300 images"] == ("89.0", "[88.8, 89.2]", "-10.0 · -1.0")
+    assert found["original", "forget 300 images"] == ("99.0", "-- · +9.0")
+    assert found["retrained", "forget 300 images"] == ("90.0", "[89.8, 90.2]", "-9.0 · --")
+    assert found["original", "N"] == ("1",)
+
+
+def test_classes_stand_in_their_own_order_and_groups_where_there_are_any() -> None:
+    """One grid per split; populations as columns with their N; the shade goes down with the difference."""
+    scores = make_scores()
+    grids = part_grids(scores, "class")
+    assert [grid.name for grid in grids] == [f"{s}-by-class" for s in ("retain", "forget", "validation", "test")]
+    assert [row[0].text for row in grids[1].rows] == list(scores.class_names)
+    assert [column.note for column in grids[1].columns[2:4]] == ["N 64", "N 1"]
+    assert [grid.name for grid in part_grids(scores, "group")] == ["test-by-group"]
+    for row in grids[1].rows:
+        for cell in row[3:]:
+            assert cell.tint == pytest.approx(max(-1, min(1, (cell.sort - row[2].sort) / 0.1)))
+
+
+def test_cost_keeps_the_challenges_limit() -> None:
+    """kookmin takes 0.32 of retraining, above a fifth; ssd 0.014; the reference is not judged."""
+    found = cells(cost_grid(make_scores()))
+    assert found["kookmin", "cost x retraining"] == ("0.32",)
+    limit = "within 20 % the challenge's limit"
+    assert [found[name, limit][0] for name in ("kookmin", "ssd", "retrained")] == ["no", "yes", "--"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.11, "where this method gets 0.110: below the range of retraining itself."),
+        (0.18, "where this method gets 0.180: within the range of retraining itself."),
+        (0.21, "where this method gets 0.210: above the range of retraining itself."),
+    ],
+)
+def test_the_verdict_measures_with_the_null(value: float, said: str) -> None:
+    """The closest population, its interval and N, and where it stands at the null's N."""
+    scores = with_measures(make_scores({"a": ("m", 0.1)}), "a", forgetting_quality=quality(value))
+    assert verdict(scores).startswith(f"Closest to retraining: a, F {value:.3f} [")
+    assert "at N = 64. Retraining against itself reaches 0.190 [0.180, 0.200] at N = 32, " in verdict(scores)
+    assert verdict(scores).endswith(said)
+
+
+def test_the_verdict_keeps_its_reservations() -> None:
+    """Overlapping intervals are named; another leader by score is named; no null and no value are said."""
+    scores = make_scores({"a": ("m", 0.10), "b": ("m", 0.11)})
+    close = with_measures(scores, "a", forgetting_quality=quality(0.10, 0.02))
+    close = with_measures(close, "b", forgetting_quality=quality(0.11, 0.02))
+    assert "Its interval overlaps with a: which of them is closer is not settled." in verdict(close)
+    apart = with_measures(close, "a", forgetting_quality=quality(0.06))
+    assert "overlaps" not in verdict(apart)
+    led = with_measures(apart, "a", score=Estimate(value=0.2, low=0.19, high=0.21, n=64, null=0.19, null_n=32))
+    assert verdict(led).endswith("a leads with 0.200 [0.190, 0.210] at N = 64.")
+    alone = with_measures(make_scores({"a": ("m", 0.1)}), "a", forgetting_quality=Estimate(value=0.1, n=64))
+    assert "no yardstick" in verdict(alone)
+    unknown = with_measures(alone, "a", forgetting_quality=Estimate(value=None, n=0, missing="no outputs"))
+    assert verdict(unknown).startswith("No population could be compared")
+
+
+def test_a_roc_is_read_at_no_more_false_positives() -> None:
+    """Of the points (0, 0.2), (0.01, 0.5), (0.01, 0.6), (1, 1), rates below 0.01 reach 0.2, from there 0.6."""
+    rates = _rates((0.0, 0.01, 0.01, 1.0), (0.2, 0.5, 0.6, 1.0))
+    assert set(rates[_RATES < 0.00999]) == {0.2}
+    assert set(rates[(_RATES > 0.01001) & (_RATES < 0.999)]) == {0.6}
+    assert rates[-1] == 1
+
+
+def test_terminal_lines_fit() -> None:
+    """At most 100 columns, the longest name shortened in the middle; null, missing values and warnings are said."""
+    none = Estimate(value=None, n=64, missing="the test split has no outputs")
+    lines = score_lines(with_measures(make_scores(), "ssd", score=none))
+    assert max(map(len, lines)) <= 100
+    table = {line.split()[0]: line for line in lines[2 : 2 + len(METHODS)]}
+    assert "64  0.109 [0.097, 0.121]  0.112 [0.100, 0.124]" in table["kookmin"]
+    assert any(name.startswith("nega") and name.endswith("twice") and "…" in name for name in table)
+    assert lines[0].startswith("cifar-slice: parity mode")
+    assert "null F: retrained against itself, 0.189 [0.183, 0.195] at N = 32 a side" in "\n".join(lines)
+    assert "ssd: no score: the test split has no outputs" in lines
+    assert "warning: ssd: deterministic: its runs do not differ" in lines
+    assert "ssd: 300 forget images guarded: its runs hardly differ there" in lines
+
+
+def pipe_tables(text: str) -> list[list[str]]:
+    """Return the lines of every pipe table."""
+    blocks = [block.splitlines() for block in text.split("\n\n")]
+    return [lines for lines in blocks if lines[0].startswith("|")]
+
+
+def test_markdown_tables_have_as_many_cells_as_headings() -> None:
+    """Also where names hold pipes; a second line of rules says which columns are numbers."""
+    scores = make_scores({HOSTILE: (HOSTILE, 0.1), **METHODS})
+    tables = pipe_tables(markdown_page(scores, STUDY))
+    assert len(tables) == 10
+    for head, rules, *rows in tables:
+        counts = {len(re.findall(r"(?<!\\)\|", line)) for line in (head, rules, *rows)}
+        assert len(counts) == 1
+        assert set(rules) <= set("|-: ")
+        assert rows
+
+
+def test_markdown_cannot_be_broken_by_a_name() -> None:
+    """Markup in names is escaped; underscores inside a word and intervals stay readable."""
+    text = markdown_page(make_scores({HOSTILE: ("finetune", 0.1), LONG: ("finetune", 0.2)}), STUDY)
+    assert "<script>" not in text.replace("\\<script\\>", "")
+    assert "\\*\\_#010101\\_\\*" in text
+    assert f"| {LONG} finetune | 64 |" in text
+    assert "[0.088, 0.112]" in text
+
+
+def test_a_markdown_table_by_hand() -> None:
+    """Two rows of cost, to the character."""
+    scores = make_scores({"kookmin": ("kookmin", 0.1)})
+    only = {name: scores.populations[name] for name in ("retrained", "kookmin")}
+    heading, table, *_ = markdown_table(cost_grid(scores.model_copy(update={"populations": only})))
+    assert heading == "## Cost of one run"
+    assert plain(table).splitlines() == [
+        "| population (method) | N | seconds (mean over runs) | cost (x retraining) "
+        "| within 20 % (the challenge's limit) |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| retrained train | 64 | 212 ± 4.000 sd | 1.0 | -- |",
+        "| kookmin | 64 | 61.0 ± 0.500 sd | 0.29 | no |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.11368, "0.114"), (0, "0.000"), (0.00012, "0.00012"), (-0.5, "-0.500"), (12.34, "12.3"), (1234.5, "1,234")],
+)
+def test_numbers_have_as_many_digits_as_they_need(value: float, text: str) -> None:
+    """Three decimals; fewer where large; two digits where tiny."""
+    assert plain(decimals(value)) == text
+
+
+def test_names_and_differences() -> None:
+    """A name loses its middle; a difference has a sign, none where it rounds to nothing."""
+    assert short("abcdefghij", 10) == "abcdefghij"
+    assert short("abcdefghij", 5) == "ab…ij"
+    assert [plain(points(one)) for one in (0.034, -0.034, 0.0001, -0.0001)] == ["+3.4", "-3.4", "±0.0", "±0.0"]
+
+
+def test_reports_need_neither_torch_nor_ray_and_text_not_even_matplotlib(tmp_path: Path) -> None:
+    """In a fresh interpreter."""
+    code = """if True:
+        import sys
+        heavy = lambda: sorted({"torch", "ray", "matplotlib"} & set(sys.modules))
+        import ray_unlearn.report.score_text, ray_unlearn.report.markdown
+        print(heavy())
+        import ray_unlearn.report.page
+        print(heavy())
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "['matplotlib']"]
+
+
+def test_populations_of_other_roles_are_not_ranked() -> None:
+    """The original and the reference have no measures, and no place."""
+    roles = {one.role for one in ranked(make_scores())}
+    assert roles == {"unlearned"}
+    assert isinstance(ranked(make_scores())[0], PopulationScores)
