@@ -45,6 +45,20 @@ def copy(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "copy"))
 
 
+COMMANDS = (
+    "quickstart",
+    "init",
+    "methods",
+    "prepare",
+    "generate",
+    "status",
+    "verify",
+    "evaluate",
+    "report",
+    "export",
+)
+
+
 def study_of(folder: Path) -> str:
     return str(folder / "study.yaml")
 
@@ -55,7 +69,7 @@ def test_version_and_help(capsys):
     assert capsys.readouterr().out == f"{__version__}\n"
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name in ("generate", "status", "verify", "prepare", "methods", "init", "export", "quickstart"):
+    for name in COMMANDS:
         assert name in text
         assert main([name, "--help"]) == 0
 

@@ -57,7 +57,7 @@ def evaluate(
 ) -> None:
     """Score every population against the retrained one, from saved outputs."""
     from ray_unlearn.evaluation.evaluate import evaluate
-    from ray_unlearn.report.text import score_lines
+    from ray_unlearn.report.score_text import score_lines
     from ray_unlearn.study import load_study
 
     loaded = load_study(study, overrides)
@@ -103,29 +103,15 @@ def report(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Make one self-contained page of the last evaluation; it opens offline."""
-    import json
-
-    from ray_unlearn.evaluation.evaluate import read_scores
+    from ray_unlearn.report.publish import publish, render
     from ray_unlearn.study import load_study
 
-    loaded = load_study(study, overrides)
-    store = store_of(loaded)
-    scores, values = read_scores(store), json.loads(store.storage.read(store.layout.study_json))
-    if form is ReportFormat.html:
-        from ray_unlearn.report.page import html_page
-
-        text = html_page(scores, values)
-    else:
-        from ray_unlearn.report.markdown import markdown_page
-
-        text = markdown_page(scores, values)
+    store = store_of(load_study(study, overrides))
     if output is None:
-        name = store.layout.report("html" if form is ReportFormat.html else "md")
-        store.storage.publish_file(name, text.encode())
-        say(f"wrote {store.storage.uri}/{name}")
+        say(f"wrote {publish(store, form.value)}")
         return
     try:
-        output.write_text(text, encoding="utf-8")
+        output.write_text(render(store, form.value), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{output}: cannot be written: {error.strerror or error}") from error
     say(f"wrote {output}")

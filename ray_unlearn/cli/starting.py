@@ -23,9 +23,12 @@ def quickstart(
 ) -> None:
     """Try everything on scikit-learn's digits, in DIR.
 
-    Trains an original, makes 16 unlearned and 16 retrained checkpoints with two workers, prints their accuracies.
+    Trains an original, makes 16 unlearned and 16 retrained checkpoints with two workers, scores them, makes the page.
     """
+    from ray_unlearn.evaluation.evaluate import evaluate
     from ray_unlearn.quickstart import quickstart
+    from ray_unlearn.report.publish import publish
+    from ray_unlearn.report.score_text import score_lines
     from ray_unlearn.report.tables import accuracy_table
     from ray_unlearn.report.text import accuracy_lines
     from ray_unlearn.study import load_study
@@ -39,9 +42,13 @@ def quickstart(
         *accuracy_lines(accuracy_table(store, list(loaded.populations))),
     ]:
         say(line)
-    say(f"\nstudy        {file}\ncheckpoints  {store.uri}/<population>/<run>/model.safetensors")
-    say(f"metrics      {store.uri}/metrics.parquet\nnext         edit the study, then: ray-unlearn generate {file}")
-    raise typer.Exit(summary.exit_code)
+    if summary.exit_code:
+        raise typer.Exit(summary.exit_code)
+    for line in ["", *score_lines(evaluate(loaded, store))]:
+        say(line)
+    say(f"\nreport       {publish(store, 'html')}\nstudy        {file}")
+    say(f"checkpoints  {store.uri}/<population>/<run>/model.safetensors\nmetrics      {store.uri}/metrics.parquet")
+    say(f"next         edit the study, then: ray-unlearn generate {file}; ray-unlearn evaluate {file}")
 
 
 def init(

@@ -1,0 +1,46 @@
+"""The last evaluation as a page or as tables, into the store or a file.
+
+    text = render(store, "html")                 # of <study>/scores.json
+    name = publish(store, "html")                # <study>/report.html
+
+Does not cover: computing scores (`ray_unlearn.evaluation`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from ray_unlearn.evaluation.evaluate import read_scores
+from ray_unlearn.store import StudyStore
+
+Form = Literal["html", "markdown"]
+
+
+def render(store: StudyStore, form: Form) -> str:
+    """Return the report as text.
+
+    Raises:
+        StoreError: the store has no evaluation of this version.
+
+    """
+    scores, study = read_scores(store), json.loads(store.storage.read(store.layout.study_json))
+    if form == "html":
+        from ray_unlearn.report.page import html_page
+
+        return html_page(scores, study)
+    from ray_unlearn.report.markdown import markdown_page
+
+    return markdown_page(scores, study)
+
+
+def publish(store: StudyStore, form: Form) -> str:
+    """Write the report into the study's folder; return its address.
+
+    Raises:
+        StoreError: the store has no evaluation of this version, or cannot be written.
+
+    """
+    name = store.layout.report("html" if form == "html" else "md")
+    store.storage.publish_file(name, render(store, form).encode())
+    return f"{store.storage.uri.rstrip('/')}/{name}"

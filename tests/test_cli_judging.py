@@ -1,0 +1,110 @@
+"""evaluate, report and quickstart, as a person types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY, merged
+from evaluated import evaluated_store
+
+from ray_unlearn import quickstart
+from ray_unlearn.cli import main
+from ray_unlearn.evaluation.scores import Scores
+
+COUNTS = {"retrained": 8, "again": 4, "shifted": 4}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> str:
+    """A study file whose store holds outputs of three populations."""
+    loaded, _ = evaluated_store(tmp_path / "store", COUNTS)
+    file = tmp_path / "study.yaml"
+    values = json.loads(loaded.model_dump_json(exclude_unset=True))
+    file.write_text(yaml.safe_dump(values | {"storage": "store"}, sort_keys=False))
+    return str(file)
+
+
+def test_evaluate_prints_a_table_and_report_makes_the_page(study: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Law: N, interval and null of every method on the terminal; the page and the Markdown are of the same numbers."""
+    assert main(["evaluate", study, "--jobs", "1"]) == 0
+    said = capsys.readouterr()
+    assert "parity" in said.out
+    assert "shifted" in said.out
+    assert "null" in said.out
+    assert "scored shifted (N=4) against retrained" in said.err
+    assert main(["evaluate", study]) == 0
+    assert "5 of 5 parts are unchanged" in capsys.readouterr().err
+    assert main(["report", study]) == 0
+    page = (tmp_path / "store" / "tiny" / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "shifted" in page
+    assert main(["report", study, "--format", "markdown", "--output", str(tmp_path / "table.md")]) == 0
+    assert "| shifted" in (tmp_path / "table.md").read_text()
+
+
+def test_evaluate_as_json_in_another_mode(study: str, capsys: pytest.CaptureFixture):
+    """Law: --json prints the scores and nothing else; --mode and --populations do as they say."""
+    assert main(["evaluate", study, "--json", "--mode", "exact", "--populations", "again"]) == 0
+    scores = Scores.model_validate_json(capsys.readouterr().out)
+    assert scores.mode == "exact"
+    assert list(scores.populations) == ["retrained", "again"]
+
+
+def test_a_report_without_an_evaluation_says_what_to_do(study: str, capsys: pytest.CaptureFixture):
+    """Law: one line, no traceback."""
+    assert main(["report", study]) == 1
+    assert capsys.readouterr().err.endswith("scores.json: no evaluation yet; `ray-unlearn evaluate` makes one\n")
+
+
+@pytest.mark.ray
+def test_parts_on_ray_are_those_of_this_process(study: str, tmp_path: Path, ray_cluster: None):
+    """Law: where a part is computed changes nothing; an error of a part is one line."""
+    assert main(["evaluate", study, "--jobs", "2"]) == 0
+    scores = Scores.model_validate_json((tmp_path / "store" / "tiny" / "scores.json").read_text())
+    other, store = evaluated_store(tmp_path / "other", COUNTS)
+    from ray_unlearn.evaluation.evaluate import evaluate
+
+    assert evaluate(other, store).populations == scores.populations
+
+
+def test_neither_torch_nor_ray_is_needed(study: str, tmp_path: Path):
+    """Law: with torch and Ray not to be found, a store is evaluated and shown, in a fresh interpreter."""
+    code = """if True:
+        import importlib.abc, sys
+
+        class Nowhere(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in ("torch", "torchvision", "ray"):
+                    raise ModuleNotFoundError(name)
+
+        sys.meta_path.insert(0, Nowhere())
+        from ray_unlearn.cli import main
+        assert main(["evaluate", sys.argv[1]]) == 0
+        assert main(["report", sys.argv[1]]) == 0
+        import ray_unlearn.report.markdown
+        assert not {"torch", "torchvision", "ray"} & set(sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", code, study], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "store" / "tiny" / "report.html").exists()
+
+
+def test_quickstart_ends_with_scores_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Law: one command from nothing to a page, which the last lines name."""
+    populations = {
+        "retrained": {"method": "train", "on": "retain", "count": 4},
+        "unlearned": {"method": "finetune", "count": 4, "noise_std": 0.01},
+        "finetune": None,
+    }
+    small = merged(TINY | {"storage": "."}, {"populations": populations, "evaluation": {"resamples": 10}})
+    monkeypatch.setattr(quickstart, "STUDY", yaml.safe_dump(small))
+    assert main(["quickstart", str(tmp_path / "q"), "--backend", "inline"]) == 0
+    said = capsys.readouterr().out
+    assert "retrained against itself" in said
+    report = next(line.split()[-1] for line in said.splitlines() if line.startswith("report "))
+    assert Path(report).read_text().startswith("<!doctype html>")
