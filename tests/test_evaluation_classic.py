@@ -9,7 +9,7 @@ from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 from sklearn.svm import SVC
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.classic import simple_attack, svc_forget_efficacy
+from ray_unlearn.evaluation.classic import simple_attack, svc_forget_efficacy, svc_scores
 
 
 def rng() -> np.random.Generator:
@@ -108,3 +108,14 @@ def test_what_cannot_be_attacked_is_refused(attack, message) -> None:
 def test_ten_images_of_each_kind_are_enough() -> None:
     """Law: the fewest that the attack admits can be split."""
     assert simple_attack(np.arange(10.0), np.arange(10.0) + 100, rng()) == 1
+
+
+def test_the_roc_of_the_classifier_is_of_images_that_it_never_saw() -> None:
+    """Law: fitted to retain and the test images at even positions, it judges forget and those at odd ones."""
+    draw = np.random.default_rng(0)
+    retain_K, test_T, forget_E = draw.uniform(0.6, 1, 30), draw.uniform(0, 0.9, 40), draw.uniform(0, 1, 7)
+    shadow = np.concatenate([retain_K[np.sort(rng().choice(30, 20, replace=False))], test_T[::2]])[:, None]
+    expected = SVC(C=3, gamma="auto", kernel="rbf").fit(shadow, [1] * 20 + [0] * 20)
+    forget, unseen = svc_scores(retain_K, test_T, forget_E, rng())
+    assert np.allclose(forget, expected.decision_function(forget_E[:, None]))
+    assert np.allclose(unseen, expected.decision_function(test_T[1::2, None]))

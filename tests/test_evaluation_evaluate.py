@@ -76,7 +76,7 @@ def test_the_official_number_is_of_the_first_n_of_both(scored: tuple[Path, Score
 def test_who_never_saw_the_images_scores_as_the_null_does(scored: tuple[Path, Scores]):
     """Law: runs drawn like the reference lie within its null; runs four standard deviations off do not."""
     again, shifted = (scored[1].populations[name].measures for name in ("again", "shifted"))
-    for measure in ("forgetting_quality", "u_lira_auc", "rmia_auc", "mean_shift"):
+    for measure in ("forgetting_quality", "u_lira_auc", "mean_shift"):
         assert again[measure].null_low <= again[measure].at_null_n <= again[measure].null_high, measure
         assert not shifted[measure].null_low <= shifted[measure].at_null_n <= shifted[measure].null_high, measure
     assert shifted["u_lira_auc"].value > 0.95
@@ -215,6 +215,19 @@ def test_refusals(tmp_path: Path):
     nobody = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"reference": "oracle"})})
     with pytest.raises(StudyError, match=r"evaluation\.reference: 'oracle' is not a population of the study"):
         evaluate(nobody, store)
+
+
+def test_every_attack_has_its_curve_and_its_reference(scored: tuple[Path, Scores]):
+    """Law: the population's ROC and the reference's start at 0 and end at 1."""
+    found = scored[1].populations["shifted"]
+    assert found.curves.keys() == {"u_lira", "rmia", "logistic_attack", "svc_efficacy"}
+    for attack, curve in found.curves.items():
+        for rates in (curve.true_positive_rate, curve.false_positive_rate, curve.null_true_positive_rate):
+            assert (rates[0], rates[-1]) == (0.0, 1.0), attack
+        for ending in ("tpr_0.1", "tpr_1"):
+            measure = found.measures[f"{attack}_{ending}"]
+            assert measure.null is not None
+            assert 0 <= measure.value <= 1
 
 
 def test_stages_are_means_over_runs(tmp_path: Path):

@@ -82,19 +82,42 @@ def svc_forget_efficacy(
         EvaluationError: wrong shapes, no image, NaN or infinity, `max_shadow` below 1.
 
     """
+    classifier = _svc(retain_confidence, test_confidence, rng, max_shadow)
+    forget_E = by_examples(forget_confidence, "forget confidence")
+    return float(np.mean(classifier.predict(forget_E[:, None]) == 0))
+
+
+def svc_scores(
+    retain_confidence: npt.ArrayLike,
+    test_confidence: npt.ArrayLike,
+    forget_confidence: npt.ArrayLike,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, FloatArray]:
+    """Return how much a classifier of "retain or test" takes images for members: forget [E], unseen test [T // 2].
+
+    Fitted as in `svc_forget_efficacy`, but to the test images at even positions; those at odd positions are the
+    negatives of the attack's ROC.
+
+    Raises:
+        EvaluationError: wrong shapes, fewer than 2 test images, NaN or infinity.
+
+    """
+    test_T = by_examples(test_confidence, "test confidence", at_least=2)
+    forget_E = by_examples(forget_confidence, "forget confidence")
+    classifier = _svc(retain_confidence, test_T[::2], rng, MAX_SHADOW)
+    return classifier.decision_function(forget_E[:, None]), classifier.decision_function(test_T[1::2, None])
+
+
+def _svc(members: npt.ArrayLike, others: npt.ArrayLike, rng: np.random.Generator, max_shadow: int) -> Any:
+    """Return a classifier fitted to equally many of both."""
     from sklearn.svm import SVC
 
-    retain_K, test_T = (
-        by_examples(retain_confidence, "retain confidence"),
-        by_examples(test_confidence, "test confidence"),
-    )
-    forget_E = by_examples(forget_confidence, "forget confidence")
+    members_K, others_T = by_examples(members, "retain confidence"), by_examples(others, "test confidence")
     if max_shadow < 1:
         raise EvaluationError(f"svc_forget_efficacy: expected max_shadow of 1 or more, found {max_shadow}")
-    size = min(len(retain_K), len(test_T), max_shadow)
-    shadow = np.concatenate([_thin(retain_K, size, rng), _thin(test_T, size, rng)])[:, None]
-    classifier = SVC(C=3, gamma="auto", kernel="rbf").fit(shadow, np.repeat([1, 0], size))
-    return float(np.mean(classifier.predict(forget_E[:, None]) == 0))
+    size = min(len(members_K), len(others_T), max_shadow)
+    shadow = np.concatenate([_thin(members_K, size, rng), _thin(others_T, size, rng)])[:, None]
+    return SVC(C=3, gamma="auto", kernel="rbf").fit(shadow, np.repeat([1, 0], size))
 
 
 def _thin(values: FloatArray, size: int, rng: np.random.Generator) -> FloatArray:

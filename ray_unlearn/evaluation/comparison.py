@@ -1,6 +1,6 @@
 """Every number that compares two populations, computed at once from their outputs.
 
-    alone = single_model_values(unlearned, rng)                  # {"logistic_attack": float64 [R], ...}
+    alone = attack_alone(unlearned, seed).values                 # {"logistic_attack": float64 [R], ...}
     values = compare(unlearned, reference, "parity", alone)      # {"forgetting_quality": 0.11, "score": 0.1, ...}
 
 `compare` is called again and again on halves of the populations; what looks at one model at a time is computed once.
@@ -11,22 +11,22 @@ Does not cover: intervals and nulls (`halves`), what a name means (`scores.MEASU
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from ray_unlearn.evaluation.classic import MIN_IMAGES, simple_attack, svc_forget_efficacy
+from ray_unlearn.evaluation.classic import MIN_IMAGES, simple_attack, svc_forget_efficacy, svc_scores
 from ray_unlearn.evaluation.distances import shift_and_spread, tug_of_war
 from ray_unlearn.evaluation.klom import klom
 from ray_unlearn.evaluation.lira import MIN_RUNS, u_lira
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.quality import forgetting_quality
 from ray_unlearn.evaluation.rmia import RmiaResult, rmia
-from ray_unlearn.evaluation.roc import Roc
+from ray_unlearn.evaluation.roc import Roc, roc
 from ray_unlearn.evaluation.scores import Mode
 
 Values = dict[str, float]
-PerRun = Mapping[str, np.ndarray]
+PerRun = dict[str, np.ndarray]
 """A measure of single models -> float64 [R]."""
 
 LEAST_RUNS = 2
@@ -40,8 +40,8 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "rmia_auc": ("forget", "test"),
     "rmia_tpr_0.1": ("forget", "test"),
     "rmia_tpr_1": ("forget", "test"),
-    "logistic_attack": ("forget", "test"),
-    "svc_efficacy": _ALL,
+    **{f"logistic_attack{ending}": ("forget", "test") for ending in ("", "_tpr_0.1", "_tpr_1")},
+    **{f"svc_efficacy{ending}": _ALL for ending in ("", "_tpr_0.1", "_tpr_1")},
     "tug_of_war": _ALL,
     **{
         f"klom_{direction}_{split}": (split,)
@@ -56,7 +56,7 @@ def why_missing(name: str, outputs: Outputs) -> str:
     lacking = [split for split in _NEEDS.get(name, ("forget",)) if split not in outputs.splits]
     if lacking:
         return f"needs outputs of {' and '.join(lacking)}: outputs: {{splits: [retain, forget, test]}}"
-    if name in ("logistic_attack", "svc_efficacy") and not _enough_images(outputs):
+    if name.startswith(("logistic_attack", "svc_efficacy")) and not _enough_images(outputs):
         return f"needs {MIN_IMAGES} images of each set"
     return f"needs more than {len(outputs)} runs"
 
@@ -68,7 +68,7 @@ def compare(unlearned: Outputs, reference: Outputs, mode: Mode, alone: PerRun) -
         unlearned: the population under scrutiny.
         reference: retrained runs of the same images, as many.
         mode: of the forgetting quality.
-        alone: the unlearned runs' `single_model_values`, in the same order.
+        alone: what `attack_alone` got from the unlearned runs, in the same order.
 
     """
     if min(len(unlearned), len(reference)) < LEAST_RUNS:
@@ -125,7 +125,7 @@ def _attacks(unlearned: Outputs, reference: Outputs) -> Values:
 
 
 def attack_curves(unlearned: Outputs, reference: Outputs) -> dict[str, Roc]:
-    """Return the ROC of each attack whose splits and runs are there, over all runs and images together."""
+    """Return the ROC of each attack that knows the reference, over all runs and images together."""
     curves: dict[str, Roc] = {}
     if min(len(unlearned), len(reference)) >= MIN_RUNS:
         curves["u_lira"] = u_lira(*_phi(unlearned, reference, "forget")).curve
@@ -134,27 +134,45 @@ def attack_curves(unlearned: Outputs, reference: Outputs) -> dict[str, Roc]:
     return curves
 
 
-def single_model_values(outputs: Outputs, seed: int) -> dict[str, np.ndarray]:
-    """Return what attacks on one model at a time get from each run, float64 [R].
+def attack_alone(outputs: Outputs, seed: int) -> Alone:
+    """Return what attacks get from one model at a time.
 
     Args:
-        outputs: a population's; measures whose splits are missing are left out.
+        outputs: a population's; attacks whose splits are missing, or too small, are left out.
         seed: chooses the images where an attack takes a subset, the same for every run.
 
     """
     losses = {split: values.loss_RN for split, values in outputs.splits.items()}
-    runs, found = range(len(outputs)), {}
+    runs, found = range(len(outputs)), Alone({}, {})
     if not _enough_images(outputs):
-        return {}
+        return found
     if {"forget", "test"} <= losses.keys():
         forget, test = losses["forget"], losses["test"]
-        found["logistic_attack"] = [simple_attack(forget[run], test[run], _generator(seed)) for run in runs]
+        accuracy = [simple_attack(forget[run], test[run], _generator(seed)) for run in runs]
+        found.add("logistic_attack", accuracy, -forget, -test)
     if losses.keys() >= set(_ALL):
         retain, test, forget = (np.exp(-losses[split]) for split in ("retain", "test", "forget"))
-        found["svc_efficacy"] = [
-            svc_forget_efficacy(retain[run], test[run], forget[run], _generator(seed)) for run in runs
-        ]
-    return {name: np.array(values) for name, values in found.items()}
+        efficacy = [svc_forget_efficacy(retain[r], test[r], forget[r], _generator(seed)) for r in runs]
+        scores = [svc_scores(retain[r], test[r], forget[r], _generator(seed)) for r in runs]
+        found.add("svc_efficacy", efficacy, *(np.stack([pair[kind] for pair in scores]) for kind in (0, 1)))
+    return found
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What attacks that look at one model at a time get from a population."""
+
+    values: PerRun
+    curves: dict[str, Roc]
+    """Over all runs and images together; forget images are the positives."""
+
+    def add(self, name: str, values: list[float], positives_RE: np.ndarray, negatives_RT: np.ndarray) -> None:
+        """Note an attack's own number and its true positive rates for each run, and its curve."""
+        curves = [roc(mine, others) for mine, others in zip(positives_RE, negatives_RT, strict=True)]
+        self.values[name] = np.array(values)
+        for ending, rate in (("0.1", 0.001), ("1", 0.01)):
+            self.values[f"{name}_tpr_{ending}"] = np.array([curve.tpr_at(rate) for curve in curves])
+        self.curves[name] = roc(positives_RE, negatives_RT)
 
 
 def _enough_images(outputs: Outputs) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ray_unlearn.evaluation.comparison import attack_curves, single_model_values
+from ray_unlearn.evaluation.comparison import attack_alone, attack_curves
 from ray_unlearn.evaluation.halves import Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.quality import forgetting_quality
@@ -42,7 +42,7 @@ class NullPart(_Value):
     """Runs a side."""
     measures: dict[str, Null]
     curves: dict[str, Curve]
-    """Of the first halving; the method's side is empty."""
+    """Of the first halving, or of all single models; the method's side is empty."""
     growth: dict[int, float]
     """Forgetting quality by runs a side."""
 
@@ -50,14 +50,16 @@ class NullPart(_Value):
 def score_null(reference: Outputs, size: int, settings: Settings) -> NullPart:
     """Compare halves of the reference, of `size` runs each, as if one were a method's population."""
     halves = settings.halves(reference.population, len(reference), size)
-    alone = single_model_values(reference, settings.attack_seed)
-    found = values_on(reference, reference, [(other, half) for half, other in halves], settings.mode, alone)
-    curves = {}
+    alone = attack_alone(reference, settings.attack_seed)
+    found = values_on(reference, reference, [(other, half) for half, other in halves], settings.mode, alone.values)
+    rocs = alone.curves
     if halves:
         half, other = (reference.take(rows) for rows in halves[0])
-        for name, curve in attack_curves(other, half).items():
-            false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
-            curves[name] = Curve(null_false_positive_rate=false, null_true_positive_rate=true)
+        rocs = rocs | attack_curves(other, half)
+    curves = {}
+    for name, curve in rocs.items():
+        false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
+        curves[name] = Curve(null_false_positive_rate=false, null_true_positive_rate=true)
     return NullPart(
         n=size,
         measures={

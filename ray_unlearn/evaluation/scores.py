@@ -149,7 +149,7 @@ class PopulationScores(_Value):
     growth: tuple[Growth, ...] = ()
     examples: tuple[ExampleScores, ...] = ()
     curves: dict[str, Curve] = {}
-    """ROC by attack: u_lira, rmia."""
+    """ROC by attack: u_lira, rmia, logistic_attack, svc_efficacy."""
     stages: tuple[Stage, ...] = ()
     cost: Cost
     warnings: tuple[str, ...] = ()
@@ -202,6 +202,34 @@ def _klom_measures() -> dict[str, Measure]:
         for split in ("forget", "retain", "validation", "test")
         for direction, (sides, source) in sources.items()
     }
+
+
+def _single_model_measures() -> dict[str, Measure]:
+    """Attacks on one model at a time: their own number, and the true positive rates of forget against test images."""
+    attacks = {
+        "logistic_attack": (
+            "logistic attack",
+            "accuracy of a logistic regression that tells forget from test losses of one model",
+            "NeurIPS 2023 Machine Unlearning Challenge, starting kit",
+        ),
+        "svc_efficacy": (
+            "SVC efficacy",
+            "share of forget images that an RBF SVC trained on retain against test images calls non-members",
+            "Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023; Fan et al., SalUn, ICLR 2024",
+        ),
+    }
+    found = {}
+    for name, (label, meaning, source) in attacks.items():
+        found[name] = Measure(label=label, better="null", meaning=meaning, source=source, upper=1.0)
+        for ending in ("0.1", "1"):
+            found[f"{name}_tpr_{ending}"] = Measure(
+                label=f"{label.split()[0]} TPR at {ending} % FPR",
+                better="null",
+                meaning=f"share of forget images recognised while {ending} % of test images are accused",
+                source=source,
+                upper=1.0,
+            )
+    return found
 
 
 MEASURES: dict[str, Measure] = {
@@ -272,20 +300,7 @@ MEASURES: dict[str, Measure] = {
         source="Zarifzadeh et al., ICML 2024",
         upper=1.0,
     ),
-    "logistic_attack": Measure(
-        label="logistic attack",
-        better="null",
-        meaning="accuracy of a logistic regression that tells forget from test losses of one model",
-        source="NeurIPS 2023 Machine Unlearning Challenge, starting kit",
-        upper=1.0,
-    ),
-    "svc_efficacy": Measure(
-        label="SVC efficacy",
-        better="null",
-        meaning="share of forget images that an RBF SVC trained on retain against test calls non-members",
-        source="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023; Fan et al., SalUn, ICLR 2024",
-        upper=1.0,
-    ),
+    **_single_model_measures(),
     **_klom_measures(),
     "mean_shift": Measure(
         label="shift of the mean",

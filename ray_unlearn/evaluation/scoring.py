@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ray_unlearn.evaluation.cautions import cautions
-from ray_unlearn.evaluation.comparison import Values, attack_curves, compare, single_model_values, why_missing
+from ray_unlearn.evaluation.comparison import Alone, Values, attack_alone, attack_curves, compare, why_missing
 from ray_unlearn.evaluation.halves import Rows, Settings, growth_sizes, interval, values_on
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs
@@ -58,8 +58,8 @@ def score(
     """
     theirs = reference.take(range(len(unlearned)))
     phi = unlearned.splits["forget"].phi_RN, theirs.splits["forget"].phi_RN
-    alone = single_model_values(unlearned, settings.attack_seed)
-    values = compare(unlearned, theirs, settings.mode, alone)
+    attacked = attack_alone(unlearned, settings.attack_seed)
+    alone, values = attacked.values, compare(unlearned, theirs, settings.mode, attacked.values)
     half, size = len(unlearned) // 2, null_size(unlearned, reference)
     on_halves = values_on(unlearned, theirs, _pairs(unlearned, theirs, half, settings), settings.mode, alone)
     beside_null = on_halves
@@ -75,7 +75,7 @@ def score(
             "guarded": int(quality.guarded_E.sum()) if quality else 0,
             "growth": _growth(*phi, settings),
             "examples": _examples(unlearned, theirs, names, quality),
-            "curves": _curves(unlearned, theirs),
+            "curves": _curves(unlearned, theirs, attacked),
         }
     )
     return scored.model_copy(update={"warnings": cautions(scored, unlearned)})
@@ -148,9 +148,9 @@ def _examples(
     )
 
 
-def _curves(unlearned: Outputs, reference: Outputs) -> dict[str, Curve]:
+def _curves(unlearned: Outputs, reference: Outputs, attacked: Alone) -> dict[str, Curve]:
     found = {}
-    for name, curve in attack_curves(unlearned, reference).items():
+    for name, curve in (attack_curves(unlearned, reference) | attacked.curves).items():
         false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
         found[name] = Curve(false_positive_rate=false, true_positive_rate=true)
     return found
