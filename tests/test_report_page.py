@@ -25,7 +25,7 @@ from ray_unlearn.report.score_tables import cost_grid, measure_grids, ranking_gr
 from ray_unlearn.report.score_text import score_lines
 from ray_unlearn.report.wording import MINUS, MISSING, TIMES, decimals, points, short
 
-HOSTILE = '<script>alert("x")</script> & | $\\frac{1}{2}$ *_#010101_*'
+HOSTILE = '猫 <script>alert("x")</script> & | $\\frac{1}{2}$ *_#010101_*'
 VOID = {"meta", "br", "wbr", "path", "use", "line", "rect", "circle"}
 
 
@@ -290,9 +290,9 @@ def test_the_verdict_keeps_its_reservations() -> None:
     scores = make_scores({"a": ("m", 0.10), "b": ("m", 0.11)})
     close = with_measures(scores, "a", forgetting_quality=quality(0.10, 0.02))
     close = with_measures(close, "b", forgetting_quality=quality(0.11, 0.02))
-    assert "Its interval overlaps with a: which of them is closer is not settled." in verdict(close)
+    assert "The interval of a overlaps with this one, so it is not settled which is closest." in verdict(close)
     apart = with_measures(close, "a", forgetting_quality=quality(0.06))
-    assert "overlaps" not in verdict(apart)
+    assert "overlap" not in verdict(apart)
     led = with_measures(apart, "a", score=Estimate(value=0.2, low=0.19, high=0.21, n=64, null=0.19, null_n=32))
     assert verdict(led).endswith("a leads with 0.200 [0.190, 0.210] at N = 64.")
     alone = with_measures(make_scores({"a": ("m", 0.1)}), "a", forgetting_quality=Estimate(value=0.1, n=64))
