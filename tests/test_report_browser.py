@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from scored import STUDY, make_scores
+from scored import LONG, STUDY, make_scores
 
+from ray_unlearn.evaluation.scores import Estimate
 from ray_unlearn.report.page import html_page
 from ray_unlearn.report.wording import MISSING
 
@@ -79,7 +80,12 @@ def chromium(folder: Path, page: Path, scheme: int, *action: str) -> subprocess.
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return html_page(make_scores(), STUDY)
+    """Return a page whose first population lacks an attack: sorting must move it to the end."""
+    scores = make_scores()
+    first = scores.populations[LONG]
+    measures = {**first.measures, "u_lira_auc": Estimate(value=None, n=64, missing="too few runs")}
+    changed = first.model_copy(update={"measures": measures})
+    return html_page(scores.model_copy(update={"populations": {**scores.populations, LONG: changed}}), STUDY)
 
 
 @pytest.fixture
@@ -120,8 +126,8 @@ def test_the_page_fits_and_sorts(probed: Callable[..., Any], page: str, width: i
     assert sorts["again"] == [["0.000", "0.069", "0.109", "0.185", "0.199"], "ascending", 1]
     assert sorts["names"][0][0] == "finetune"
     assert sorts["names"][1:] == ["ascending", 1]
-    assert sorts["missing"][0][-1] == sorts["missingAgain"][0][-1] == MISSING
-    assert sorts["missing"][0][:-1] == sorts["missingAgain"][0][-2::-1]
+    assert sorts["missing"][0] == ["0.629", "0.588", MISSING, MISSING]
+    assert sorts["missingAgain"][0] == ["0.588", "0.629", MISSING, MISSING]
 
 
 def brightness(colour: str) -> float:

@@ -13,19 +13,21 @@ import matplotlib as mpl
 import pytest
 from scored import LONG, METHODS, STUDY, make_scores
 
-from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
+from ray_unlearn.evaluation.scores import Estimate, ExampleScores, PopulationScores, Scores
 from ray_unlearn.report.accuracy_tables import change_grid, part_grids
 from ray_unlearn.report.curve_pictures import _RATES, _rates
-from ray_unlearn.report.grid import Grid
-from ray_unlearn.report.image_pictures import distributions
+from ray_unlearn.report.grid import Column, Grid, name, number
+from ray_unlearn.report.image_pictures import _heights, _phi_edges, distributions
 from ray_unlearn.report.markdown import markdown_page, markdown_table
-from ray_unlearn.report.page import html_page
+from ray_unlearn.report.markup import table
+from ray_unlearn.report.overview_pictures import forest
+from ray_unlearn.report.page import _warnings, html_page
 from ray_unlearn.report.ranking import ranked, verdict
 from ray_unlearn.report.score_tables import cost_grid, measure_grids, ranking_grid
 from ray_unlearn.report.score_text import score_lines
 from ray_unlearn.report.wording import MINUS, MISSING, TIMES, decimals, points, short
 
-HOSTILE = '<script>alert("x")</script> & | $\\frac{1}{2}$ *_#010101_*'
+HOSTILE = '猫 <script>alert("x")</script> & | $\\frac{1}{2}$ *_#010101_*'
 VOID = {"meta", "br", "wbr", "path", "use", "line", "rect", "circle"}
 
 
@@ -111,17 +113,26 @@ def test_every_picture_says_what_it_shows(page: str) -> None:
         assert re.search(r"N = \d", title), title
 
 
+def test_the_first_picture_in_words() -> None:
+    """Each population's F, interval and N, the same at the null's N, and the null with its own."""
+    svg = forest(make_scores({"kookmin": ("kookmin", 0.112)}))
+    assert (
+        "<title>F by population, parity mode. kookmin: 0.112 [0.100, 0.124] at N = 64 (0.116 at N = 32). "
+        "retrained against itself: 0.189 [0.183, 0.195] at N = 32.</title>" in svg
+    )
+
+
 def test_every_table_is_named_and_sortable(page: str) -> None:
     """Caption; headings with scope, state and button; every row has as many cells as headings, one of them its own."""
     tables = re.findall(r"<table.*?</table>", page, flags=re.DOTALL)
     assert len(tables) == 10
-    for table in tables:
-        found = Tags(table)
+    for one in tables:
+        found = Tags(one)
         assert all(text for _, text in found.all("caption"))
-        heads = [one for one, _ in found.all("th") if one.get("scope") == "col"]
+        heads = [head for head, _ in found.all("th") if head.get("scope") == "col"]
         assert len(found.all("button")) == len(heads)
-        assert {one.get("aria-sort") for one in heads} <= {"none", "ascending"}
-        rows = re.findall(r"<tr.*?</tr>", table, flags=re.DOTALL)[1:]
+        assert {head.get("aria-sort") for head in heads} <= {"none", "ascending"}
+        rows = re.findall(r"<tr.*?</tr>", one, flags=re.DOTALL)[1:]
         assert rows
         for row in rows:
             assert len(re.findall("<t[dh]", row)) == len(heads)
@@ -290,9 +301,9 @@ def test_the_verdict_keeps_its_reservations() -> None:
     scores = make_scores({"a": ("m", 0.10), "b": ("m", 0.11)})
     close = with_measures(scores, "a", forgetting_quality=quality(0.10, 0.02))
     close = with_measures(close, "b", forgetting_quality=quality(0.11, 0.02))
-    assert "Its interval overlaps with a: which of them is closer is not settled." in verdict(close)
+    assert "The interval of a overlaps with this one, so it is not settled which is closest." in verdict(close)
     apart = with_measures(close, "a", forgetting_quality=quality(0.06))
-    assert "overlaps" not in verdict(apart)
+    assert "overlap" not in verdict(apart)
     led = with_measures(apart, "a", score=Estimate(value=0.2, low=0.19, high=0.21, n=64, null=0.19, null_n=32))
     assert verdict(led).endswith("a leads with 0.200 [0.190, 0.210] at N = 64.")
     alone = with_measures(make_scores({"a": ("m", 0.1)}), "a", forgetting_quality=Estimate(value=0.1, n=64))
@@ -401,3 +412,22 @@ def test_populations_of_other_roles_are_not_ranked() -> None:
     roles = {one.role for one in ranked(make_scores())}
     assert roles == {"unlearned"}
     assert isinstance(ranked(make_scores())[0], PopulationScores)
+
+
+def test_one_method_gone_astray_flattens_no_picture() -> None:
+    """A run at phi = -100 is counted at the axis' end: the axis is that of the retrained models, 40 % wider a side."""
+    example = ExampleScores(image_id="1", label="cat", epsilon=50, unlearned=(-100.0, 2.0), retrained=(0.0, 10.0))
+    scores = changed(make_scores({"a": ("m", 0.1)}), "a", examples=(example,))
+    edges = _phi_edges(scores)
+    assert (edges[0], edges[-1]) == (-4, 14)
+    heights = _heights(example.unlearned, edges)
+    assert heights[0] == heights[int((2 + 4) / 18 * 48)] == heights.max() > 0
+
+
+def test_a_tall_table_scrolls_and_many_warnings_fold() -> None:
+    """17 rows scroll under their headings, 16 stand; 6 warnings are folded, 5 stand open."""
+    row, columns = (name("a"), number(1, "1")), (Column("part"), Column("N"))
+    frames = [table(Grid(name="t", caption="T", columns=columns, rows=(row,) * rows)) for rows in (16, 17)]
+    assert ['class="frame tall"' in frame for frame in frames] == [False, True]
+    asides = [_warnings(make_scores({}, warnings=("said",) * lines)) for lines in (5, 6)]
+    assert ["<details open>" in aside for aside in asides] == [True, False]

@@ -1,7 +1,8 @@
-"""What a store holds, as tables: one row per run, one row per population.
+"""What a store holds and what evaluation found, to be looked at.
 
     table = metrics_table(store)                 # pandas; also published as metrics.parquet
     status = study_status(study, store)
+    page = html_page(scores, study)              # one self-contained file; markdown_page, score_lines for text
 
-Does not cover: scores (evaluation); accuracies here are each run's own.
+Does not cover: computing scores (evaluation).
 """

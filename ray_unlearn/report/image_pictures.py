@@ -23,7 +23,7 @@ from ray_unlearn.report.wording import decimals, short
 
 _WIDTH, _HEIGHT = 300, 190
 _MOST_EXAMPLES = 5
-_BINS = 40
+_BINS = 48
 
 
 def histogram(scores: Scores, found: PopulationScores) -> str:
@@ -52,14 +52,14 @@ def _histogram_words(found: PopulationScores, counts: np.ndarray) -> str:
 
 
 def distributions(scores: Scores, found: PopulationScores) -> str:
-    """Return phi of a few forget images over runs: retrained filled, unlearned as a line, each to its own height."""
+    """Return phi of a few forget images over runs: retrained filled, unlearned as a line, each to its own height.
+
+    What lies beyond the axis is counted at its end.
+    """
     examples = found.examples[:_MOST_EXAMPLES]
     if not examples:
         return ""
-    shown = [one for other in ranked(scores) for one in other.examples[:_MOST_EXAMPLES]]
-    low = min(min(*one.unlearned, *one.retrained) for one in shown)
-    high = max(max(*one.unlearned, *one.retrained) for one in shown)
-    edges = np.linspace(low, max(high, low + 1e-6), _BINS + 1)
+    edges = _phi_edges(scores)
     with ink():
         figure = canvas(_WIDTH, 48 + 54 * len(examples))
         axes = plot_area(figure, left=10)
@@ -69,6 +69,15 @@ def distributions(scores: Scores, found: PopulationScores) -> str:
         axes.yaxis.set_major_locator(NullLocator())
         axes.spines["left"].set_visible(False)
         return picture(figure, name=f"phi-{picture_id(scores, found)}", alt=_phi_words(found, examples))
+
+
+def _phi_edges(scores: Scores) -> np.ndarray:
+    """Return bins of phi around what retrained models reach: one method gone astray may not flatten the others."""
+    shown = [one for other in ranked(scores) for one in other.examples[:_MOST_EXAMPLES]]
+    low = min(min(one.retrained) for one in shown)
+    high = max(max(one.retrained) for one in shown)
+    margin = max(0.4 * (high - low), 0.5)
+    return np.linspace(low - margin, high + margin, _BINS + 1)
 
 
 def _ridge(axes: Axes, base: int, example: ExampleScores, edges: np.ndarray) -> None:
@@ -82,7 +91,7 @@ def _ridge(axes: Axes, base: int, example: ExampleScores, edges: np.ndarray) -> 
 
 
 def _heights(values: tuple[float, ...], edges: np.ndarray) -> np.ndarray:
-    counts, _ = np.histogram(values, bins=edges)
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), bins=edges)
     heights: np.ndarray = 0.66 * counts / max(counts.max(), 1)
     return heights
 

@@ -13,6 +13,8 @@ from html import escape
 
 from ray_unlearn.report.grid import Bar, Cell, Column, Grid
 
+_TALL = 16
+"""Rows beyond which a table scrolls under its headings."""
 _BAR_WIDTH, _BAR_HEIGHT = 112, 12
 
 
@@ -23,9 +25,10 @@ def table(grid: Grid, sorted_by: int | None = None) -> str:
         heads[sorted_by] = heads[sorted_by].replace('aria-sort="none"', 'aria-sort="ascending"')
     marks = [column.label == grid.reference for column in grid.columns]
     body = "".join(_row(row, grid, marks) for row in grid.rows)
+    frame = "frame tall" if len(grid.rows) > _TALL else "frame"
     said = f'<p class="explained">{escape(grid.explained)}</p>' if grid.explained else ""
     return (
-        f'<div class="frame" tabindex="0" role="region" aria-label="{escape(grid.caption)}"><table id="{grid.name}">'
+        f'<div class="{frame}" tabindex="0" role="region" aria-label="{escape(grid.caption)}"><table id="{grid.name}">'
         f"<caption>{escape(grid.caption)}</caption><thead><tr>{''.join(heads)}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>{said}"
     )
@@ -55,12 +58,17 @@ def _cell(cell: Cell, *, numeric: bool, head: bool, mark: bool) -> str:
     kinds += ["barred"] * (cell.bar is not None)
     kinds += [] if cell.good is None else ["good" if cell.good else "bad"]
     attributes = f' class="{" ".join(kinds)}"' if kinds else ""
-    attributes += "" if cell.sort is None else f' data-sort="{escape(str(cell.sort))}"'
+    attributes += "" if cell.sort is None else f' data-sort="{_sort_key(cell.sort)}"'
     attributes += _shade(cell.tint)
     written = _breakable if head else escape
     notes = "".join(f"<small>{written(note)}</small>" for note in cell.notes)
     inner = f"{_bar(cell.bar) if cell.bar else ''}<span>{written(cell.text)}</span>{notes}"
     return f'<th scope="row"{attributes}>{inner}</th>' if head else f"<td{attributes}>{inner}</td>"
+
+
+def _sort_key(value: float | str) -> str:
+    """Return what a column is sorted by; six digits of a number are more than anybody sees."""
+    return escape(value) if isinstance(value, str) else f"{value:.6g}"
 
 
 def _breakable(text: str) -> str:

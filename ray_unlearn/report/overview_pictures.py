@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.ink import BAND, INK, METHOD, MUTED, PAPER, REFERENCE, canvas, ink, picture, plot_area
@@ -109,6 +110,8 @@ def plane(scores: Scores) -> str:
         axes.set(xlabel="F: forgetting", ylabel="test accuracy over retrained")
         axes.set_xlim(left=-0.02 * _right(scores, found), right=_right(scores, found))
         axes.margins(y=0.15)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
         _place_labels(axes, labels)
         return picture(figure, name="plane", alt=_plane_words(scores, found))
 

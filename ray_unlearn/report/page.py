@@ -24,12 +24,15 @@ from ray_unlearn.report.accuracy_tables import change_grid, part_grids
 from ray_unlearn.report.markup import code, folded, key, panels, section, table, titled
 from ray_unlearn.report.ranking import SPLITS, caveat, in_order, mode_words, ranked, reference_of, verdict
 from ray_unlearn.report.score_tables import cost_grid, measure_grids, ranking_grid
+from ray_unlearn.report.text import plural
 from ray_unlearn.report.wording import decimals, joined
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _PARTS: tuple[Literal["class", "group"], ...] = ("class", "group")
 _SELDOM = ("retain-", "validation-")
 """Splits whose classes and groups are folded away."""
+_MOST_WARNINGS = 5
+"""More are folded, so that the ranking stays on the first screen."""
 _SECTIONS = {
     "standing": "Ranking",
     "forgetting": "Forgetting, image by image",
@@ -102,8 +105,9 @@ def _emphasised(said: str) -> str:
 def _warnings(scores: Scores) -> str:
     lines = [*scores.warnings, *(f"{n}: {said}" for n, one in scores.populations.items() for said in one.warnings)]
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    label = f"{len(lines)} warning" + ("s" if len(lines) > 1 else "")
-    return f'<aside aria-label="Warnings"><strong>{label}</strong><ul>{items}</ul></aside>' if lines else ""
+    state = " open" if len(lines) <= _MOST_WARNINGS else ""
+    summary = f"<summary>{plural(len(lines), 'warning')}</summary>"
+    return f'<aside aria-label="Warnings"><details{state}>{summary}<ul>{items}</ul></details></aside>' if lines else ""
 
 
 def _standing(scores: Scores) -> str:
@@ -143,7 +147,7 @@ def _forgetting(scores: Scores) -> str:
         + titled(
             "A few images",
             "Grey: retrained models. Line: unlearned ones. The better they cover each other, the smaller ε. "
-            "Each shape is scaled to its own height.",
+            "Each shape is scaled to its own height; what lies beyond the axis is counted at its end.",
             _each(image_pictures.distributions, scores),
         )
         + titled(
@@ -187,7 +191,7 @@ def _stages(scores: Scores) -> str:
 
 
 def _about(scores: Scores, study: Mapping[str, object]) -> str:
-    options = {one.population: {"method": one.method, **one.options} for one in in_order(scores)}
+    options = {one.population: {"method": one.method, **_plain_options(one)} for one in in_order(scores)}
     versions = ", ".join(f"{name} {version}" for name, version in scores.versions.items())
     return (
         f'<p class="versions">Made with {escape(versions)}.</p>'
@@ -195,6 +199,12 @@ def _about(scores: Scores, study: Mapping[str, object]) -> str:
         + folded("The study file, defaults filled in", code(_as_yaml(dict(study))))
         + folded("Options of every population", code(_as_yaml(options)))
     )
+
+
+def _plain_options(found: PopulationScores) -> dict[str, Any]:
+    """Return options as JSON has them: YAML's safe form knows no other types."""
+    options: dict[str, Any] = found.model_dump(mode="json", include={"options"})["options"]
+    return options
 
 
 def _as_yaml(values: dict[str, Any]) -> str:

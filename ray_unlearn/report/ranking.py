@@ -118,7 +118,8 @@ def _overlap(closest: PopulationScores, unlearned: list[PopulationScores]) -> li
     if not names:
         return []
     named = listed(names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"])
-    return [f"Its interval overlaps with {named}: which of them is closer is not settled."]
+    verb = "The intervals of {} overlap" if len(names) > 1 else "The interval of {} overlaps"
+    return [f"{verb.format(named)} with this one, so it is not settled which is closest."]
 
 
 def caveat(scores: Scores) -> str:
