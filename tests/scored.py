@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import (
-    MEASURES,
     Cost,
     Curve,
     Estimate,

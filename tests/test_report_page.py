@@ -22,7 +22,7 @@ from ray_unlearn.report.markdown import markdown_page, markdown_table
 from ray_unlearn.report.markup import table
 from ray_unlearn.report.overview_pictures import forest
 from ray_unlearn.report.page import _warnings, html_page
-from ray_unlearn.report.ranking import ranked, verdict
+from ray_unlearn.report.ranking import ranked, verdict, warnings_of
 from ray_unlearn.report.score_tables import cost_grid, measure_grids, ranking_grid
 from ray_unlearn.report.score_text import score_lines
 from ray_unlearn.report.wording import MINUS, MISSING, TIMES, decimals, points, short
@@ -332,7 +332,6 @@ def test_terminal_lines_fit() -> None:
     assert "null F: retrained against itself, 0.189 [0.183, 0.195] at N = 32 a side" in "\n".join(lines)
     assert "ssd: no score: the test split has no outputs" in lines
     assert "warning: ssd: deterministic: its runs do not differ" in lines
-    assert "ssd: 300 forget images guarded: its runs hardly differ there" in lines
 
 
 def pipe_tables(text: str) -> list[list[str]]:
@@ -431,3 +430,16 @@ def test_a_tall_table_scrolls_and_many_warnings_fold() -> None:
     assert ['class="frame tall"' in frame for frame in frames] == [False, True]
     asides = [_warnings(make_scores({}, warnings=("said",) * lines)) for lines in (5, 6)]
     assert ["<details open>" in aside for aside in asides] == [True, False]
+
+
+def test_a_warning_stands_once():
+    """Law: what several populations are warned of is one line that names them."""
+    scores = make_scores()
+    said = "all runs start from one original"
+    populations = {
+        name: one.model_copy(update={"warnings": (said,)}) if name in ("kookmin", "ssd") else one
+        for name, one in scores.populations.items()
+    }
+    lines = warnings_of(scores.model_copy(update={"populations": populations, "warnings": ("first",)}))
+    assert lines[0] == "first"
+    assert [line for line in lines if said in line] == ["kookmin and ssd: all runs start from one original"]

@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from ray_unlearn.driver.ray_backend import RayBackend
 from ray_unlearn.errors import ClusterError, RayUnlearnError
-from ray_unlearn.evaluation.evaluate import Task
+from ray_unlearn.evaluation.tasks import Task
 from ray_unlearn.interrupts import interrupts
 
 

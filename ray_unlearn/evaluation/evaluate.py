@@ -14,124 +14,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ray_unlearn.errors import StoreError, StudyError, did_you_mean
 from ray_unlearn.evaluation.halves import Settings
-from ray_unlearn.evaluation.nulls import NullPart, score_null, with_null
-from ray_unlearn.evaluation.outputs import read_image_names, read_outputs
-from ray_unlearn.evaluation.scores import FORMAT, Mode, PopulationScores, Role, Scores, scores_table
-from ray_unlearn.evaluation.scoring import describe, score
-from ray_unlearn.store import Record, StudyStore
-from ray_unlearn.store.records import OUTPUTS
-from ray_unlearn.study.identity import digest
+from ray_unlearn.evaluation.nulls import with_null
+from ray_unlearn.evaluation.outputs import read_image_names
+from ray_unlearn.evaluation.scores import Mode, Role, Scores, scores_table
+from ray_unlearn.evaluation.tasks import Execute, Part, Population, Task, in_this_process
+from ray_unlearn.store import StudyStore
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, Study
-
-_BYTES_PER_IMAGE = 50  # of outputs.arrow with ten classes
-_S_PER_RUN_AND_IMAGE = 2e-7  # measured at N = 64 and 512; an order of magnitude is enough
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Population:
-    """The finished runs of one population that are evaluated."""
-
-    name: str
-    records: Mapping[int, Record]
-    splits: str
-    """Digest of its splits: which images its outputs are of."""
-
-    def first(self, runs: int) -> Population:
-        """Return the runs with the smallest indexes."""
-        kept = dict(sorted(self.records.items())[:runs])
-        return Population(name=self.name, records=kept, splits=self.splits)
-
-    @property
-    def identity(self) -> list[str]:
-        """What its numbers depend on: every run's outputs, and the seconds and stages that its record holds."""
-        return [record.checksum for _, record in sorted(self.records.items())]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """One part to compute; picklable, and small."""
-
-    store: StudyStore
-    settings: Settings
-    part: str
-    """File name of the part."""
-    role: Role
-    population: Population
-    reference: Population
-    null: bool
-    """Whether it is the reference against itself."""
-
-    @property
-    def null_runs(self) -> int:
-        """Runs a side of the null that belongs beside this population."""
-        return min(len(self.reference.records) // 2, len(self.population.records))
-
-    def __str__(self) -> str:
-        if self.null:
-            return f"{self.reference.name} against itself (N={self.null_runs})"
-        runs = f"(N={len(self.population.records)})"
-        return f"{self.population.name} {runs}" + f" against {self.reference.name}" * (self.role == "unlearned")
-
-    @property
-    def key(self) -> str:
-        """Digest of all that the part is computed from."""
-        settings = {name: getattr(self.settings, name) for name in Settings.__slots__}
-        return digest(
-            {
-                "format": FORMAT,
-                "settings": settings,
-                "null": self.null_runs if self.null else 0,
-                "population": None if self.null else [self.population.name, self.role, self.population.identity],
-                "reference": [self.reference.name, self.reference.identity],
-                "splits": self.population.splits,
-            }
-        )
-
-    @property
-    def expected_s(self) -> float:
-        """Seconds on one core, roughly: what decides where parts are computed, and in which order."""
-        if not self.null and self.role != "unlearned":
-            return 1.0
-        record = next(iter(self.reference.records.values()))
-        images = record.payloads[OUTPUTS].size_bytes / _BYTES_PER_IMAGE
-        return 1.0 + _S_PER_RUN_AND_IMAGE * len(self.population.records) * images * self.settings.resamples
-
-    def run(self) -> str:
-        """Compute the part; return it as JSON."""
-        reference = read_outputs(self.store, self.reference.name, self.reference.records)
-        if self.null:
-            return _Part(key=self.key, null=score_null(reference, self.null_runs, self.settings)).model_dump_json()
-        outputs = read_outputs(self.store, self.population.name, self.population.records)
-        names = read_image_names(self.store, self.population.splits)
-        seconds = sum(record.seconds["train"] for record in reference.records) / len(reference)
-        scored = describe(outputs, names, self.role, seconds)
-        if self.role == "unlearned":
-            scored = score(scored, outputs, reference, names, self.settings)
-        return _Part(key=self.key, population=scored).model_dump_json()
-
-
-class _Part(BaseModel):
-    key: str
-    population: PopulationScores | None = None
-    null: NullPart | None = None
-
-
-Execute = Callable[[Sequence[Task]], Iterable[tuple[Task, str]]]
-"""Tasks -> (task, its part) as each is there, in any order."""
-
-
-def in_this_process(tasks: Sequence[Task]) -> Iterable[tuple[Task, str]]:
-    """Compute one part after another."""
-    for task in tasks:
-        yield task, task.run()
 
 
 def evaluate(
@@ -257,21 +153,21 @@ def _null_part(task: Task) -> str:
 
 def _computed(
     store: StudyStore, tasks: Sequence[Task], execute: Execute, tell: Callable[[str], None]
-) -> dict[str, _Part]:
+) -> dict[str, Part]:
     parts = {task.part: part for task in tasks if (part := _kept(store, task))}
     missing = [task for task in tasks if task.part not in parts]
     if parts:
         tell(f"{len(parts)} of {len(tasks)} parts are unchanged")
     for task, text in execute(missing) if missing else ():
         store.storage.publish_file(store.layout.scores_part(task.settings.mode, task.part), text.encode())
-        parts[task.part] = _Part.model_validate_json(text)
+        parts[task.part] = Part.model_validate_json(text)
         tell(f"scored {task}")
     return parts
 
 
-def _kept(store: StudyStore, task: Task) -> _Part | None:
+def _kept(store: StudyStore, task: Task) -> Part | None:
     try:
-        part = _Part.model_validate_json(store.storage.read(store.layout.scores_part(task.settings.mode, task.part)))
+        part = Part.model_validate_json(store.storage.read(store.layout.scores_part(task.settings.mode, task.part)))
     except (FileNotFoundError, ValidationError):
         return None
     return part if part.key == task.key else None
@@ -282,7 +178,7 @@ def _assembled(
     store: StudyStore,
     settings: Settings,
     tasks: Sequence[Task],
-    parts: Mapping[str, _Part],
+    parts: Mapping[str, Part],
     warnings: list[str],
 ) -> Scores:
     reference = _reference(study)

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_unlearn.evaluation.comparison import LEAST_RUNS, PerRun, compare
+from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.outputs import Outputs
-from ray_unlearn.evaluation.scores import MEASURES, Mode
+from ray_unlearn.evaluation.scores import Mode
 from ray_unlearn.seeds import Seeds
 
 Rows = np.ndarray

@@ -13,18 +13,11 @@ import numpy as np
 from ray_unlearn.evaluation.cautions import cautions
 from ray_unlearn.evaluation.comparison import Alone, Values, attack_alone, attack_curves, compare, why_missing
 from ray_unlearn.evaluation.halves import Rows, Settings, growth_sizes, interval, values_on
+from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs
 from ray_unlearn.evaluation.quality import ForgettingQuality, forgetting_quality, num_buckets
-from ray_unlearn.evaluation.scores import (
-    MEASURES,
-    Curve,
-    Estimate,
-    ExampleScores,
-    Growth,
-    PopulationScores,
-    Role,
-)
+from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
 from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
 
 _EXAMPLES_AT = (0.1, 0.37, 0.63, 0.9)

@@ -26,7 +26,12 @@ _FLOOR = 1e-3
 """The smallest rate on the logarithmic axes of a ROC."""
 _RATES = np.geomspace(_FLOOR, 1, 121)
 _DASHES = ("-", "-", ":", "--")
-ATTACKS = {"u_lira": "U-LiRA", "rmia": "RMIA"}
+ATTACKS = {
+    "u_lira": "U-LiRA",
+    "rmia": "RMIA",
+    "logistic_attack": "the logistic attack",
+    "svc_efficacy": "the SVC",
+}
 
 
 def growth(scores: Scores, found: PopulationScores) -> str:
@@ -59,7 +64,7 @@ def _growth_words(found: PopulationScores) -> str:
 
 
 def roc(scores: Scores, found: PopulationScores, attack: str) -> str:
-    """Return an attack's true against false positive rate, both logarithmic; dashed: on one half of the reference."""
+    """Return an attack's true against false positive rate, both logarithmic; dashed: on retrained models."""
     curve = found.curves.get(attack)
     if curve is None:
         return ""

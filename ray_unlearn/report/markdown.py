@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.report.accuracy_tables import change_grid, part_grids
 from ray_unlearn.report.grid import Cell, Column, Grid
-from ray_unlearn.report.ranking import caveat, mode_words, verdict
+from ray_unlearn.report.ranking import caveat, mode_words, verdict, warnings_of
 from ray_unlearn.report.score_tables import cost_grid, measure_grids, ranking_grid
 
 # An underscore inside a word and brackets that open no link mean themselves already: names and intervals stay readable.
@@ -39,7 +39,7 @@ def markdown_page(scores: Scores, study: Mapping[str, object]) -> str:
 
 
 def _warnings(scores: Scores) -> list[str]:
-    lines = [*scores.warnings, *(f"{n}: {said}" for n, one in scores.populations.items() for said in one.warnings)]
+    lines = warnings_of(scores)
     return ["\n".join(f"- Warning: {escaped(line)}" for line in lines)] if lines else []
 
 

@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 import yaml
 
-from ray_unlearn.evaluation.scores import MEASURES, PopulationScores, Scores
+from ray_unlearn.evaluation.measures import MEASURES
+from ray_unlearn.evaluation.scores import PopulationScores, Scores
 from ray_unlearn.report import curve_pictures, image_pictures, overview_pictures
 from ray_unlearn.report.accuracy_tables import change_grid, part_grids
 from ray_unlearn.report.markup import code, folded, key, panels, section, table, titled
-from ray_unlearn.report.ranking import SPLITS, caveat, in_order, mode_words, ranked, reference_of, verdict
+from ray_unlearn.report.ranking import SPLITS, caveat, in_order, mode_words, ranked, reference_of, verdict, warnings_of
 from ray_unlearn.report.score_tables import cost_grid, measure_grids, ranking_grid
 from ray_unlearn.report.text import plural
 from ray_unlearn.report.wording import decimals, joined
@@ -103,7 +104,7 @@ def _emphasised(said: str) -> str:
 
 
 def _warnings(scores: Scores) -> str:
-    lines = [*scores.warnings, *(f"{n}: {said}" for n, one in scores.populations.items() for said in one.warnings)]
+    lines = warnings_of(scores)
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     state = " open" if len(lines) <= _MOST_WARNINGS else ""
     summary = f"<summary>{plural(len(lines), 'warning')}</summary>"
@@ -162,7 +163,7 @@ def _attacked(scores: Scores) -> str:
     curves = [
         titled(
             f"ROC of {label}",
-            "Both axes are logarithmic. Dashed grey: the same attack on half of the reference; dotted: guessing.",
+            "Both axes are logarithmic. Dashed grey: the same attack on retrained models; dotted: guessing.",
             _each(partial(curve_pictures.roc, attack=attack), scores),
         )
         for attack, label in curve_pictures.ATTACKS.items()

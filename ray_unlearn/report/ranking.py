@@ -141,3 +141,12 @@ def mode_words(scores: Scores) -> str:
         "parity": "attacks on the official evaluator's grid",
         "exact": "every interval an attack; not comparable with the challenge's published numbers",
     }[scores.mode]
+
+
+def warnings_of(scores: Scores) -> list[str]:
+    """Return every warning once, after the names of the populations that it is about."""
+    about: dict[str, list[str]] = {}
+    for name, found in scores.populations.items():
+        for said in found.warnings:
+            about.setdefault(said, []).append(name)
+    return [*scores.warnings, *(f"{listed(names)}: {said}" for said, names in about.items())]

@@ -11,7 +11,8 @@ Does not cover: accuracies (`accuracy_tables`), pictures.
 
 from __future__ import annotations
 
-from ray_unlearn.evaluation.scores import MEASURES, Estimate, PopulationScores, Scores
+from ray_unlearn.evaluation.measures import MEASURES
+from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.grid import Bar, Cell, Column, Grid, name, number
 from ray_unlearn.report.ranking import estimate, in_order, null_of, ranked, reference_of
 from ray_unlearn.report.wording import MISSING, TIMES, decimals, interval, joined, short

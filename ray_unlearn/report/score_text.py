@@ -10,8 +10,8 @@ Does not cover: tables for a page (`score_tables`).
 from __future__ import annotations
 
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
-from ray_unlearn.report.ranking import estimate, mode_words, null_of, ranked
-from ray_unlearn.report.text import aligned, plural
+from ray_unlearn.report.ranking import estimate, mode_words, null_of, ranked, warnings_of
+from ray_unlearn.report.text import aligned
 from ray_unlearn.report.wording import MISSING, decimals, interval, joined, short
 
 WIDTH = 100
@@ -32,7 +32,7 @@ def score_lines(scores: Scores) -> list[str]:
         "[ ]: 95 % interval over runs; RA, TA: ratios to the reference; cost: times retraining",
         *_null_lines(scores),
         *_missing_lines(found),
-        *_warning_lines(scores),
+        *(f"warning: {said}" for said in warnings_of(scores)),
     ]
 
 
@@ -78,12 +78,3 @@ def _null_lines(scores: Scores) -> list[str]:
 def _missing_lines(found: list[PopulationScores]) -> list[str]:
     scored = ((one, estimate(one, "score")) for one in found)
     return [f"{one.population}: no score: {score.missing}" for one, score in scored if score.value is None]
-
-
-def _warning_lines(scores: Scores) -> list[str]:
-    lines = [f"warning: {said}" for said in scores.warnings]
-    for name, one in scores.populations.items():
-        lines += [f"warning: {name}: {said}" for said in one.warnings]
-        if one.guarded:
-            lines.append(f"{name}: {plural(one.guarded, 'forget image')} guarded: its runs hardly differ there")
-    return lines

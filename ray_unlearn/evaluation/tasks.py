@@ -1,0 +1,129 @@
+"""The parts of an evaluation as values: what is compared, the digest of all that it depends on, and how it is computed.
+
+    task = Task(store=store, part="kookmin", role="unlearned", population=ours, reference=theirs, ...)
+    task.key                                     # changes when a run does, or a setting that changes numbers
+    text = task.run()                            # JSON of a `Part`, in this process or another
+
+Does not cover: which parts a study needs, and where they are kept (`evaluate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from ray_unlearn.evaluation.halves import Settings
+from ray_unlearn.evaluation.nulls import NullPart, score_null
+from ray_unlearn.evaluation.outputs import read_image_names, read_outputs
+from ray_unlearn.evaluation.scores import FORMAT, PopulationScores, Role
+from ray_unlearn.evaluation.scoring import describe, score
+from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.records import OUTPUTS
+from ray_unlearn.study.identity import digest
+
+_BYTES_PER_IMAGE = 50  # of outputs.arrow with ten classes
+_S_PER_RUN_AND_IMAGE = 2e-7  # measured at N = 64 and 512; an order of magnitude is enough
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Population:
+    """The finished runs of one population that are evaluated."""
+
+    name: str
+    records: Mapping[int, Record]
+    splits: str
+    """Digest of its splits: which images its outputs are of."""
+
+    def first(self, runs: int) -> Population:
+        """Return the runs with the smallest indexes."""
+        kept = dict(sorted(self.records.items())[:runs])
+        return Population(name=self.name, records=kept, splits=self.splits)
+
+    @property
+    def identity(self) -> list[str]:
+        """What its numbers depend on: every run's outputs, and the seconds and stages that its record holds."""
+        return [record.checksum for _, record in sorted(self.records.items())]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One part to compute; picklable, and small."""
+
+    store: StudyStore
+    settings: Settings
+    part: str
+    """File name of the part."""
+    role: Role
+    population: Population
+    reference: Population
+    null: bool
+    """Whether it is the reference against itself."""
+
+    @property
+    def null_runs(self) -> int:
+        """Runs a side of the null that belongs beside this population."""
+        return min(len(self.reference.records) // 2, len(self.population.records))
+
+    def __str__(self) -> str:
+        if self.null:
+            return f"{self.reference.name} against itself (N={self.null_runs})"
+        runs = f"(N={len(self.population.records)})"
+        return f"{self.population.name} {runs}" + f" against {self.reference.name}" * (self.role == "unlearned")
+
+    @property
+    def key(self) -> str:
+        """Digest of all that the part is computed from."""
+        settings = {name: getattr(self.settings, name) for name in Settings.__slots__}
+        return digest(
+            {
+                "format": FORMAT,
+                "settings": settings,
+                "null": self.null_runs if self.null else 0,
+                "population": None if self.null else [self.population.name, self.role, self.population.identity],
+                "reference": [self.reference.name, self.reference.identity],
+                "splits": self.population.splits,
+            }
+        )
+
+    @property
+    def expected_s(self) -> float:
+        """Seconds on one core, roughly: what decides where parts are computed, and in which order."""
+        if not self.null and self.role != "unlearned":
+            return 1.0
+        record = next(iter(self.reference.records.values()))
+        images = record.payloads[OUTPUTS].size_bytes / _BYTES_PER_IMAGE
+        return 1.0 + _S_PER_RUN_AND_IMAGE * len(self.population.records) * images * self.settings.resamples
+
+    def run(self) -> str:
+        """Compute the part; return it as JSON."""
+        reference = read_outputs(self.store, self.reference.name, self.reference.records)
+        if self.null:
+            return Part(key=self.key, null=score_null(reference, self.null_runs, self.settings)).model_dump_json()
+        outputs = read_outputs(self.store, self.population.name, self.population.records)
+        names = read_image_names(self.store, self.population.splits)
+        seconds = sum(record.seconds["train"] for record in reference.records) / len(reference)
+        scored = describe(outputs, names, self.role, seconds)
+        if self.role == "unlearned":
+            scored = score(scored, outputs, reference, names, self.settings)
+        return Part(key=self.key, population=scored).model_dump_json()
+
+
+class Part(BaseModel):
+    """One part, computed: a population's scores or a null."""
+
+    key: str
+    """The task's, when it was computed."""
+    population: PopulationScores | None = None
+    null: NullPart | None = None
+
+
+Execute = Callable[[Sequence[Task]], Iterable[tuple[Task, str]]]
+"""Tasks -> (task, its part) as each is there, in any order."""
+
+
+def in_this_process(tasks: Sequence[Task]) -> Iterable[tuple[Task, str]]:
+    """Compute one part after another."""
+    for task in tasks:
+        yield task, task.run()
