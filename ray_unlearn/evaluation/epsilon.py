@@ -8,8 +8,8 @@ gives the cap; one with exactly one of FPR and FNR zero is dropped; logarithms o
 result lies in [0, 50], and is that of float32 rates and logarithms.
 
 - `parity`: the attacks of the challenge's evaluator, on its grid (`parity.py`).
-- `exact`: every interval and every threshold, in both directions. Never below `parity`'s; unchanged by strictly
-  monotone maps of phi away from the guard. The two modes' numbers do not compare.
+- `exact`: every interval and every threshold, in both directions. Never below `parity`'s where that decides;
+  unchanged by strictly monotone maps of phi away from the guard. The two modes' numbers do not compare.
 
 Legend: N runs, E examples.
 
