@@ -5,7 +5,7 @@
 
 Prints CPU milliseconds per example of both on the same synthetic phi (Gaussian, sigma 1.5), with the spread over
 repeats, their ratio, the largest difference of epsilon, and the peak memory that NumPy allocates for 1,000 examples.
-Expected at N = 512 on an AMD EPYC core: 200 ms for the definition, 0.9 ms for parity and exact, 20 MB. Needs no GPU, no
+Expected at N = 512 on an AMD EPYC core: 200 ms for the definition, 1 ms for parity and exact, 20 MB. Needs no GPU, no
 Ray and no data.
 """
 

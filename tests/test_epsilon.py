@@ -16,7 +16,7 @@ from confidences import BENCHMARK, GOLDEN, gaussian, hundredths
 from ray_unlearn.errors import EvaluationError
 from ray_unlearn.evaluation.attack_tables import PooledCounts, attack_tables
 from ray_unlearn.evaluation.epsilon import example_epsilons
-from ray_unlearn.evaluation.parity import _thresholds
+from ray_unlearn.evaluation.parity import _left_ends, _thresholds
 
 
 def epsilon(unlearned: Any, retrained: Any, mode: str = "parity") -> float:
@@ -153,6 +153,33 @@ def test_both_sizes_of_the_grid_are_the_definition(num_right: int) -> None:
         assert epsilon(unlearned_N, retrained_N) == pytest.approx(defined, abs=5e-7)
 
 
+@pytest.mark.parametrize(
+    ("unlearned", "retrained", "expected"),
+    [
+        # Medians and ranges are equal: unlearned counts as above, and retrained's ends are followed. Else log 2.
+        ([1.1, 0.5, -3.5], [-0.10000000000000009, 0.5, 4.5], 0.0),
+        # (min + range) - 2 differs in its last bit from max - 2, and so does + 2. Else log 2.
+        ([2.4, 0.9, 0.7, -2.7, -2.2], [-1, 0.4999999999999999, 0.7, 4.1000000000000005, 3.6000000000000005], 1.09861),
+        # The left end 1.7 - (1.7 + 1.2) - 2, in this order, leaves out a planted value. Else log 3.
+        ([1.7, -0.4, 0.7, -1.2], [6.5, -2.9944862155388474, -1.2000000000000002, -2.3127819548872184], 50.0),
+        # The best interval starts at the last left end of its right end. Else 0.
+        ([-3.4, 2.0, 3.4], [7.4, 2.0, 0.6000000000000001], math.log(2)),
+    ],
+)  # fmt: skip
+def test_corners_of_the_definition(unlearned: list[float], retrained: list[float], expected: float) -> None:
+    """Found by search: samples where a rule's tie or a last bit decides, down to the order of two subtractions."""
+    assert BENCHMARK.definition(np.array(unlearned), np.array(retrained)) == pytest.approx(expected, abs=5e-5)
+    assert epsilon(unlearned, retrained) == pytest.approx(expected, abs=5e-5)
+
+
+def test_left_ends_are_those_of_linspace() -> None:
+    """To the bit, the last one included, which 399 steps miss by a bit one time in seven."""
+    middle = np.random.default_rng(3).normal(0, 3, 200)
+    start, stop = middle - 2, middle + 2
+    expected = np.linspace(start, stop, 400, axis=-1)
+    assert np.array_equal(_left_ends(start[:, None], stop[:, None], np.arange(400)[None, :]), expected)
+
+
 def every_block(unlearned_N: np.ndarray, retrained_N: np.ndarray) -> float:
     """Return exact's epsilon, one interval between two values and one comparison at a time, in float64."""
     values, best = sorted({*unlearned_N, *retrained_N}), -math.inf
@@ -203,6 +230,11 @@ def test_exact_misses_no_block_at_the_edge_of_a_tile(monkeypatch: pytest.MonkeyP
     small, large = gaussian(8, num=7, examples=12), gaussian(9, num=100, examples=12)
     tiled = example_epsilons(*large, mode="exact").epsilon_E
     monkeypatch.setattr("ray_unlearn.evaluation.epsilon.TILE", 3)
+    single = (
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [3, 3, 3, 9],
+    )  # best is the block of 3 alone, the first of its tile: FNR 1/4, FPR 1/8
+    assert epsilon(*single, mode="exact") == pytest.approx(math.log(0.74999 * 8), abs=1e-6)
     assert np.array_equal(example_epsilons(*large, mode="exact").epsilon_E, tiled)
     defined = [every_block(small[0][:, example], small[1][:, example]) for example in range(12)]
     assert example_epsilons(*small, mode="exact").epsilon_E == pytest.approx(defined, abs=2e-6)

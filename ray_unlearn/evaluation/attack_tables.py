@@ -54,14 +54,16 @@ def attack_tables(num_retrained: int, num_unlearned: int) -> AttackTables:
 
 
 def _attacks(num_positive: int, num_negative: int) -> Table:
-    """Return epsilon [positives inside, negatives inside], float32, for "inside means positive"."""
+    """Return epsilon [positives inside, negatives inside], float32, for "inside means positive".
+
+    An attack with exactly one error that it never makes is dropped; with none of both, log 0 makes it +inf.
+    """
     fnr = (np.arange(num_positive, -1, -1) / num_positive).astype(np.float32)[:, None]
     fpr = (np.arange(num_negative + 1) / num_negative).astype(np.float32)[None, :]
     rest = np.float32(1.0 - DELTA)
     with np.errstate(divide="ignore", invalid="ignore"):
         epsilon: Table = np.fmax(_log(rest - fpr) - _log(fnr), _log(rest - fnr) - _log(fpr))
     epsilon[np.isnan(epsilon) | ((fnr == 0) ^ (fpr == 0))] = -np.inf
-    epsilon[(fnr == 0) & (fpr == 0)] = np.inf
     return epsilon
 
 

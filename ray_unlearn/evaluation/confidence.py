@@ -5,8 +5,8 @@
 
 Legend: R runs (models), N examples, C classes.
 
-Does not cover: the margin of KLOM and U-LiRA, which is phi without its clipping at +-103.6 (2e-45 apart below that),
-and scores of phi (`ray_unlearn.evaluation.quality`).
+Does not cover: the margin of KLOM and U-LiRA, which phi equals within 1e-6 below 90 and leaves where it
+is clipped, and scores of phi (`ray_unlearn.evaluation.quality`).
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ gives the cap; one with exactly one of FPR and FNR zero is dropped; logarithms o
 result lies in [0, 50], and is that of float32 rates and logarithms.
 
 - `parity`: the attacks of the challenge's evaluator, on its grid (`parity.py`).
-- `exact`: every interval and every threshold, in both directions. Never below `parity`'s; unchanged by strictly
-  monotone maps of phi away from the guard. The two modes' numbers do not compare.
+- `exact`: every interval and every threshold, in both directions. Never below `parity`'s where that decides;
+  unchanged by strictly monotone maps of phi away from the guard. The two modes' numbers do not compare.
 
 Legend: N runs, E examples.
 
@@ -88,7 +88,7 @@ def exact_epsilon(pooled: PooledCounts, tables: AttackTables) -> float:
 def _guarded(unlearned_EN: Floats, retrained_EN: Floats) -> NDArray[np.bool_]:
     ranges_2E = np.stack([sample[:, -1] - sample[:, 0] for sample in (unlearned_EN, retrained_EN)])
     small_E, large_E = ranges_2E.min(axis=0), ranges_2E.max(axis=0)
-    guarded_E: NDArray[np.bool_] = (large_E == 0) | (small_E / np.where(large_E == 0, 1.0, large_E) < RANGE_RATIO)
+    guarded_E: NDArray[np.bool_] = small_E / np.where(large_E == 0, 1.0, large_E) < RANGE_RATIO
     return guarded_E
 
 

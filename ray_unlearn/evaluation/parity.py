@@ -92,11 +92,16 @@ def _diagonals(pooled: PooledCounts, table: Table, start_I: Floats, stop_I: Floa
 def _near(
     pooled: PooledCounts, table: Table, start_I: Floats, stop_I: Floats, inside_I: Indexes, diagonals: Indexes
 ) -> float:
-    """Return the largest epsilon over the intervals of some diagonals, with left ends as np.linspace rounds them."""
+    """Return the largest epsilon over the intervals of some diagonals, each left end as it is."""
     last = NUM_LEFT - 1
     column, row = np.divmod(np.arange(len(diagonals) * NUM_LEFT), NUM_LEFT)
     column = diagonals[column] - row
     row, column = row[(column >= 0) & (column <= last)], column[(column >= 0) & (column <= last)]
-    start, stop = start_I[row], stop_I[row]
-    left = np.where(column == last, stop, column * ((stop - start) / last) + start)
+    left = _left_ends(start_I[row], stop_I[row], column)
     return largest(table, np.append(inside_I[row] - pooled.below(left), 0))
+
+
+def _left_ends(start: Floats, stop: Floats, column: Indexes) -> Floats:
+    """Return np.linspace(start, stop, 400)[column] for each of many starts, to the bit."""
+    last = NUM_LEFT - 1
+    return np.where(column == last, stop, column * ((stop - start) / last) + start)

@@ -1,13 +1,15 @@
 """The challenge's forgetting quality: how near the unlearned models' distribution is to the retrained ones'.
 
     quality = forgetting_quality(unlearned_NE, retrained_NE, mode="parity")
-    quality.score                 # 1 only if no attack on any example works; two retrained samples score 0.19 (N = 512)
+    quality.score                 # 1 only if no attack on any example works; two retrained samples score about 0.18
     quality.guarded_E.sum()       # examples that the unlearned models hardly differ on
 
 F = mean over examples of H = 2 / 2^n with n = floor(epsilon / 0.5) + 1, and 0 beyond bucket B = 2 ceil(log(N - 1))
 (NeurIPS 2023 machine unlearning challenge). At N = 2, B is 0, so every score is 0: it takes 3 runs to score anything.
 
 A bootstrap calls it with rows: `forgetting_quality(unlearned_NE[rows], retrained_NE[rows_too])`; the tables are kept.
+Its scores lie lower than the sample's (ties make attacks look better: by 0.03 in exact and 0.045 in parity at N = 32),
+so percentile intervals miss; recentre them.
 
 Does not cover: intervals and nulls of F, which a score means nothing without, and the product with accuracies.
 """
