@@ -32,6 +32,11 @@ def cautions(scored: PopulationScores, outputs: Outputs) -> tuple[str, ...]:
             f"on {scored.guarded} of {images} forget images ({share}) its runs, or the reference's, hardly differ; the "
             "official rule gives such images epsilon 50, no points"
         )
+    if scored.undecided:
+        found.append(
+            f"on {scored.undecided} of {images} forget images the official grid is too coarse to decide: epsilon 50; "
+            "`--mode exact` decides"
+        )
     if len(outputs) < FEW_RUNS:
         found.append(f"only {len(outputs)} runs: intervals are wide, and small differences cannot show")
     if scored.originals == 1 and len(outputs) > 1:

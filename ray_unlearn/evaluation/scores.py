@@ -123,7 +123,7 @@ class Cost(_Value):
 
     seconds: Summary
     relative: float | None
-    """Mean over the reference's mean."""
+    """Median over the reference's median."""
     efficient: bool | None
     """Whether that is at most 0.2, the challenge's limit."""
 
@@ -146,6 +146,8 @@ class PopulationScores(_Value):
     """Forget images per bin of 0.5 of epsilon: [0, 0.5), [0.5, 1), ...; the last counts all above."""
     guarded: int = 0
     """Forget images whose runs hardly differ (ranges below 1 % of the other's): epsilon 50 by rule."""
+    undecided: int = 0
+    """Forget images for which the official rules leave no attack: epsilon 50, too; parity only."""
     growth: tuple[Growth, ...] = ()
     examples: tuple[ExampleScores, ...] = ()
     curves: dict[str, Curve] = {}

@@ -1,12 +1,14 @@
 """One population's scores: what it is by itself, and what it is against the reference.
 
-    described = describe(outputs, names, "unlearned", reference_seconds)
+    described = describe(outputs, names, "unlearned", reference.records)
     scored = score(described, unlearned, reference, names, settings)     # everything but the nulls (`nulls`)
 
 Does not cover: reading outputs and keeping scores (`evaluate`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,13 +21,14 @@ from ray_unlearn.evaluation.outputs import ImageNames, Outputs
 from ray_unlearn.evaluation.quality import ForgettingQuality, forgetting_quality, num_buckets
 from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
 from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
+from ray_unlearn.store import Record
 
 _EXAMPLES_AT = (0.1, 0.37, 0.63, 0.9)
 """Quantiles of the reference's mean phi: from images that retrained models get wrong to those they are sure of."""
 
 
-def describe(outputs: Outputs, names: ImageNames, role: Role, reference_seconds: float | None) -> PopulationScores:
-    """Return what needs no comparison: slices, stages, cost, and what its reader must know."""
+def describe(outputs: Outputs, names: ImageNames, role: Role, reference: Sequence[Record]) -> PopulationScores:
+    """Return what needs no outputs of the reference: slices, stages, cost."""
     first = outputs.records[0]
     starts = {record.original for record in outputs.records if record.original_sha256}
     return PopulationScores(
@@ -37,7 +40,7 @@ def describe(outputs: Outputs, names: ImageNames, role: Role, reference_seconds:
         originals=len(starts),
         slices=slices(outputs, names),
         stages=stages(outputs.records),
-        cost=cost(outputs.records, reference_seconds),
+        cost=cost(outputs.records, reference),
     )
 
 
@@ -66,6 +69,7 @@ def score(
             "measures": {name: _estimate(name, values, on_halves, beside_null, unlearned) for name in MEASURES},
             "epsilon_counts": _epsilon_counts(quality),
             "guarded": int(quality.guarded_E.sum()) if quality else 0,
+            "undecided": int(quality.undecided_E.sum()) if quality else 0,
             "growth": _growth(*phi, settings),
             "examples": _examples(unlearned, theirs, names, quality),
             "curves": _curves(unlearned, theirs, attacked),

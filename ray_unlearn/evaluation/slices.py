@@ -2,7 +2,7 @@
 
     rows = slices(outputs, names)                # (Slice(split="forget", by="class", key="3-9", ...), ...)
     curves = stages(outputs.records)             # means by epoch, where the study published stages
-    price = cost(outputs.records, reference_seconds=12.5)
+    price = cost(outputs.records, reference.records)
 
 Does not cover: comparisons with the reference (`comparison`).
 """
@@ -80,14 +80,14 @@ def _keys(found: Sequence[dict[str, float]]) -> list[str]:
     return [key for key in found[0] if key != "epoch" and all(key in stage for stage in found)]
 
 
-def cost(records: Sequence[Record], reference_seconds: float | None) -> Cost:
-    """Return a run's training time, against the reference's mean where there is one.
+def cost(records: Sequence[Record], reference: Sequence[Record]) -> Cost:
+    """Return a run's training time, against the reference's: medians, because any run may meet a busy machine.
 
     Wall times compare only on the same kind of device with the same company; the records say which it was.
     """
-    seconds = summary(np.array([record.seconds["train"] for record in records]))
-    relative = seconds.mean / reference_seconds if reference_seconds else None
-    return Cost(seconds=seconds, relative=relative, efficient=None if relative is None else relative <= EFFICIENT)
+    ours, theirs = (np.array([record.seconds["train"] for record in side]) for side in (records, reference))
+    relative = float(np.median(ours) / np.median(theirs)) if np.median(theirs) else None
+    return Cost(seconds=summary(ours), relative=relative, efficient=None if relative is None else relative <= EFFICIENT)
 
 
 def summary(values_R: np.ndarray) -> Summary:

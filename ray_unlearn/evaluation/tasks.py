@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from ray_unlearn.evaluation.halves import Settings
 from ray_unlearn.evaluation.nulls import NullPart, score_null
-from ray_unlearn.evaluation.outputs import read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
 from ray_unlearn.evaluation.scores import FORMAT, PopulationScores, Role
 from ray_unlearn.evaluation.scoring import describe, score
 from ray_unlearn.store import Record, StudyStore
@@ -24,7 +24,6 @@ from ray_unlearn.store.records import OUTPUTS
 from ray_unlearn.study.identity import digest
 
 _BYTES_PER_IMAGE = 50  # of outputs.arrow with ten classes
-_S_PER_RUN_AND_IMAGE = 2e-7  # measured at N = 64 and 512; an order of magnitude is enough
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,21 +92,23 @@ class Task:
         if not self.null and self.role != "unlearned":
             return 1.0
         record = next(iter(self.reference.records.values()))
-        images = record.payloads[OUTPUTS].size_bytes / _BYTES_PER_IMAGE
-        return 1.0 + _S_PER_RUN_AND_IMAGE * len(self.population.records) * images * self.settings.resamples
+        images, runs = record.payloads[OUTPUTS].size_bytes / _BYTES_PER_IMAGE, len(self.population.records)
+        comparisons = 2 * self.settings.resamples + 7 * self.settings.growth_draws
+        return 0.08 * runs + images * comparisons * (3e-5 + 7e-7 * runs)  # fitted at N = 32, 64 and 512
 
     def run(self) -> str:
         """Compute the part; return it as JSON."""
-        reference = read_outputs(self.store, self.reference.name, self.reference.records)
         if self.null:
-            return Part(key=self.key, null=score_null(reference, self.null_runs, self.settings)).model_dump_json()
-        outputs = read_outputs(self.store, self.population.name, self.population.records)
-        names = read_image_names(self.store, self.population.splits)
-        seconds = sum(record.seconds["train"] for record in reference.records) / len(reference)
-        scored = describe(outputs, names, self.role, seconds)
+            null = score_null(self._read(self.reference), self.null_runs, self.settings)
+            return Part(key=self.key, null=null).model_dump_json()
+        outputs, names = self._read(self.population), read_image_names(self.store, self.population.splits)
+        scored = describe(outputs, names, self.role, list(self.reference.records.values()))
         if self.role == "unlearned":
-            scored = score(scored, outputs, reference, names, self.settings)
+            scored = score(scored, outputs, self._read(self.reference), names, self.settings)
         return Part(key=self.key, population=scored).model_dump_json()
+
+    def _read(self, population: Population) -> Outputs:
+        return read_outputs(self.store, population.name, population.records)
 
 
 class Part(BaseModel):
