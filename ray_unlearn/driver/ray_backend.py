@@ -62,12 +62,12 @@ class RayBackend:
             return in_place(slices, job)
         from ray_unlearn.driver.ray_data import decode_with_ray
 
-        self._connect()
+        self.connect()
         return decode_with_ray(slices, job)
 
     def pool(self, job: Job) -> RayPool:
         """Return a pool of actors for the job."""
-        self._connect()
+        self.connect()
         self._pool = RayPool(job, self._workers, self._tell)
         return self._pool
 
@@ -78,7 +78,13 @@ class RayBackend:
         if self._ours:
             ray.shutdown()
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
+        """Connect to the cluster, or start a local one, unless this process is connected already.
+
+        Raises:
+            ClusterError: it cannot be had.
+
+        """
         if ray.is_initialized():
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
