@@ -36,7 +36,7 @@ JOBS = Path(__file__).resolve().parent
 MODULE = JOBS.parent / "ray_unlearn" / "methods" / "tuned.py"
 SETTINGS = {
     "digits": "scikit-learn's digits at 16x16 pixels, small_cnn",
-    "cifar10": "2,000 training images of CIFAR-10, small_cnn",
+    "cifar10": "1,500 training images of CIFAR-10, small_cnn",
 }
 CONTROLS = ("retrained", "untouched")
 
@@ -49,7 +49,7 @@ SPACES: dict[str, Space] = {
     "exact_unlearning_k": {"lr": LogUniform(1e-3, 0.3), "k": Choice((1, 2, 3))},
     "selective_synaptic_dampening": {"alpha": LogUniform(0.5, 50.0), "dampening": LogUniform(0.1, 1.0)},
     "fisher_noise": {"alpha": LogUniform(1e-9, 1e-4)},
-    "influence": {"alpha": LogUniform(1e-2, 1e2), "damping": LogUniform(1e-2, 10.0)},
+    "influence": {"alpha": LogUniform(1e-2, 1e2), "damping": LogUniform(1e-2, 10.0), "gradients": Choice((200,))},
     "boundary_shrink": {"lr": LogUniform(1e-5, 1e-1), "epochs": EPOCHS, "epsilon": Choice((0.03, 0.1))},
     "fanchuan": {
         "lr": LogUniform(1e-3, 1e-1),

@@ -72,5 +72,6 @@ def tune_trials(study: Study, trials: Sequence[Trial], *, seeds: int, address: s
         backend.close()
     if grid.errors:
         raise ClusterError(f"a trial failed: {str(grid.errors[0]).strip().splitlines()[-1]}")
-    found = {each.config["trial"]: each.metrics["result"] for each in grid if each.config and each.metrics}
+    done = [grid[i] for i in range(len(grid))]
+    found = {each.config["trial"]: each.metrics["result"] for each in done if each.config and each.metrics}
     return [found[number] for number in range(len(trials))]
