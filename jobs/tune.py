@@ -1,9 +1,8 @@
 """Tune every method's options on validation data with Ray Tune; the chosen ones become presets of the package.
 
-    python jobs/tune.py --setting digits                             # all methods: writes jobs/tuned/digits.json and
-                                                                     # ray_unlearn/methods/tuned.py
-    python jobs/tune.py --setting cifar10 --set data.train=cifar10/train.parquet
-    python jobs/tune.py --setting digits --methods finetune,scrub --trials 4 --seeds 3 --record /tmp/try.json
+    python jobs/tune.py --setting digits --trials 12       # writes jobs/tuned/digits.json, ray_unlearn/methods/tuned.py
+    python jobs/tune.py --setting cifar10 --trials 6 --set data.train=cifar10/train.parquet
+    python jobs/tune.py --setting digits --methods finetune,scrub --trials 3 --record try.json      # changes no preset
 
 A trial is one method with sampled options and a few seeds, on the study jobs/studies/tune_<setting>.yaml, which has no
 test set. Trial 0 has the published values. The objective (ray_unlearn/driver/objective.py) sees retain and validation

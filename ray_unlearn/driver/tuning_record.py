@@ -176,7 +176,8 @@ _HEADER = '''"""Presets that were tuned, written by `jobs/tune.py` from the reco
     METHODS["finetune"].presets["digits"]        # where `methods/__init__.py` puts them
 
 Chosen by retain and validation images with their labels and by forget images without: the objective stands in
-`ray_unlearn/driver/objective.py`. Neither a test image nor a forget label had a part in the choice.
+`ray_unlearn/driver/objective.py`. The choice saw neither a test image nor a forget label (a method that is tried may
+train on the labels of the images that it forgets). Jobs, records and studies lie beside the package, in jobs/.
 
 Does not cover: your data. The same job tunes on a study of your own.
 """
