@@ -14,8 +14,8 @@ the 132 of cifar10 (of which 6 for the original and the controls). Free cores ne
 Expected: objective of retrained models 0.941 on digits and 0.872 on cifar10, of the untouched original 0.887 and 0.555;
 of published values 0.884 and 0.554 (medians over methods), of the chosen ones 0.926 and 0.655. The chosen trial is the
 best of several noisy means, so its objective flatters it; digits leave little room, cifar10 tells more. Whatever was
-tried, `forget`, `random_label` and `salun` on digits and `forget`, `amnesiacs` and `toshi_marvel` on cifar10 stayed below
-the untouched original.
+tried, `forget`, `random_label` and `salun` on digits and `forget`, `amnesiacs` and `toshi_marvel` on cifar10 stayed
+below the untouched original.
 
 The same command gives the same trials and, on the same kind of machine, the same objectives. To tune for data of your
 own, copy a tune_*.yaml, point `data.train` at them, and call with --study FILE --setting NAME --record FILE: the record
