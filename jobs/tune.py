@@ -40,7 +40,7 @@ JOBS = Path(__file__).resolve().parent
 MODULE = JOBS.parent / "ray_unlearn" / "methods" / "tuned.py"
 SETTINGS = {
     "digits": "scikit-learn's digits at 16x16 pixels, small_cnn",
-    "cifar10": "1,500 training images of CIFAR-10 (a JPEG copy) at 32x32 pixels, small_cnn",
+    "cifar10": "1,500 training images of CIFAR-10 (a JPEG copy) at 32x32, small_cnn",
 }
 CONTROLS = ("retrained", "untouched")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 SETTINGS: Mapping[str, str] = {
     "digits": "scikit-learn's digits at 16x16 pixels, small_cnn, 12 trials of 3 seeds a method",
-    "cifar10": "1,500 training images of CIFAR-10 (a JPEG copy) at 32x32 pixels, small_cnn, 6 trials of 3 seeds a method",
+    "cifar10": "1,500 training images of CIFAR-10 (a JPEG copy) at 32x32, small_cnn, 6 trials of 3 seeds a method",
 }
 """What each setting is."""
 
