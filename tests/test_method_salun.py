@@ -29,7 +29,7 @@ def test_published_values():
     known = SalunOptions()
     assert (known.saliency, known.epochs, known.optimizer, known.lr) == (0.5, 10, "sgd", 0.013)
     assert (known.momentum, known.weight_decay, known.schedule) == (0.9, 5e-4, "constant")
-    assert METHODS["salun"].presets["cifar10"] == {"batch_size": 256}
+    assert METHODS["salun"].presets["published"] == {"batch_size": 256}
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2])

@@ -34,7 +34,7 @@ def test_published_values():
         "constant",
         64,
     )
-    large = ScrubOptions(**METHODS["scrub"].presets["cifar10"])
+    large = ScrubOptions(**METHODS["scrub"].presets["published_large_scale"])
     assert (large.temperature, large.epochs, large.weight_decay) == (4.0, 5.0, 5e-4)
 
 

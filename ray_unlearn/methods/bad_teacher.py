@@ -72,5 +72,4 @@ METHOD = Method(
     summary="Distil a random teacher on the forget set and the original on a part of the retain set.",
     source="Chundawat et al., Can Bad Teaching Induce Forgetting?, AAAI 2023; values of the SSD repository",
     cost="epochs on forget and retain_fraction of retain, each step with a forward pass of two teachers",
-    presets={"cifar10": {}},
 )

@@ -76,5 +76,4 @@ METHOD = Method(
     summary="Fine-tune on the forget set under each image's nearest other class.",
     source="Chen et al., Boundary Unlearning, CVPR 2023; epochs and rate of torchunlearn, details unverified",
     cost="2 on forget for the labels, then epochs on forget",
-    presets={"cifar10": {}},
 )

@@ -69,5 +69,4 @@ METHOD = Method(
     summary="Fine-tune the last k blocks and the classifier on the retain set; the rest is frozen.",
     source="Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearning, arXiv 2201.06640 (CF-k)",
     cost="epochs on retain, without the backward pass of the frozen layers",
-    presets={"cifar10": {}},
 )

@@ -46,5 +46,4 @@ METHOD = Method(
     summary="Re-initialise the last k blocks and the classifier and train them on the retain set; the rest is frozen.",
     source="Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearning, arXiv 2201.06640 (EU-k)",
     cost="epochs on retain, without the backward pass of the frozen layers",
-    presets={"cifar10": {}},
 )

@@ -71,6 +71,5 @@ METHOD = Method(
     summary="Add Gaussian noise of variance alpha / Fisher information of the retain set to every weight.",
     source="Golatkar et al., Eternal Sunshine of the Spotless Net, CVPR 2020; values of the SSD repository",
     cost="1 on retain, one image at a time",
-    presets={"cifar10": {}},
     inherits=(),
 )

@@ -58,5 +58,4 @@ METHOD = Method(
     summary="Maximise cross-entropy on the forget set.",
     source="NegGrad as in Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023",
     cost="epochs on forget",
-    presets={"cifar10": {}},
 )

@@ -101,6 +101,5 @@ METHOD = Method(
     summary="One influence-function step, theta + alpha * H^-1 (g_forget - g_retain), H by WoodFisher.",
     source="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023 (IU); WoodFisher, NeurIPS 2020",
     cost="1 on retain + 1 on forget + `gradients` single images, and their pairwise products",
-    presets={"cifar10": {}},
     inherits=(),
 )

@@ -65,5 +65,4 @@ METHOD = Method(
     summary="Fine-tune on the retain set with an l1 penalty on the weights that fades to nothing.",
     source="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023",
     cost="epochs on retain",
-    presets={"cifar10": {}},
 )

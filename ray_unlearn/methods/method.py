@@ -41,10 +41,18 @@ class Method:
     deterministic: bool = False
     """Whether all runs from one original are equal: no spread, for which the official metric gives 0."""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Options by the name of a setting; `competition` is what was published, others are tuned on validation data."""
+    """Options by name: `competition` and `published...` are what was published; the registry adds tuned ones."""
+    tuned_on: Mapping[str, str] = field(default_factory=dict)
+    """By the name of a tuned preset: the setting that it was tuned on, in words."""
     inherits: tuple[str, ...] = INHERITED
     """Option names that default to the study's `training` block."""
 
     def defaults(self, study: Study) -> dict[str, Any]:
         """Return the options that the study's `training` block gives where the population is silent."""
         return {name: getattr(study.training, name) for name in self.inherits if name in self.options.model_fields}
+
+    def preset_source(self, preset: str) -> str:
+        """Return where a preset's values come from."""
+        if preset in self.tuned_on:
+            return f"tuned on validation data: {self.tuned_on[preset]}; trials in jobs/tuned/{preset}.json"
+        return "as published"

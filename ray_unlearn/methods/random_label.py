@@ -79,5 +79,4 @@ METHOD = Method(
     summary="Train on the retain set and on the forget set under wrong labels, drawn anew every epoch.",
     source="Golatkar et al., CVPR 2020; as the baseline RL of Fan et al., SalUn, ICLR 2024",
     cost="epochs on retain and forget",
-    presets={"cifar10": {}},
 )

@@ -13,11 +13,11 @@ Citation: Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023.
 
 Caveats: the paper's gamma is `ce_weight` here and its alpha (beta in some ports) is `kl_weight`; `gamma` is the rate's
 factor, as in every recipe. A third loss term (beta) has weight 0 in the small-scale setting and is left
-out. Defaults are the small-scale values; the preset `cifar10` holds the large-scale ones. RUM uses lr 5e-3, 5 epochs,
-msteps 4, temperature 4 and tunes the weights. A third-party port optimises the teacher's parameters by mistake, so that
-its student never moves. At the start S equals T, where the divergence has no gradient: without noise from augmentation
-or batch statistics, the first max-step does nothing but what the optimiser does by itself. Runs differ by their order
-alone. The run's record counts max- and min-steps as epochs of their own.
+out. Defaults are the small-scale values; the preset `published_large_scale` holds the others. RUM uses lr 5e-3, 5
+epochs, msteps 4, temperature 4 and tunes the weights. A third-party port optimises the teacher's parameters by mistake,
+so that its student never moves. At the start S equals T, where the divergence has no gradient: without noise from
+augmentation or batch statistics, the first max-step does nothing but what the optimiser does by itself. Runs differ by
+their order alone. The run's record counts max- and min-steps as epochs of their own.
 
 Does not cover: rewinding to the checkpoint whose forget error fits (SCRUB+R).
 """
@@ -106,5 +106,5 @@ METHOD = Method(
     summary="Alternate between leaving the original's predictions on the forget set and keeping to them on retain.",
     source="Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023",
     cost="msteps x forget + epochs on retain, each step with a forward pass of the teacher",
-    presets={"cifar10": {"epochs": 5.0, "weight_decay": 5e-4, "temperature": 4.0}},
+    presets={"published_large_scale": {"epochs": 5.0, "weight_decay": 5e-4, "temperature": 4.0}},
 )

@@ -66,6 +66,5 @@ METHOD = Method(
     source="Foster et al., Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening, AAAI 2024",
     cost="1 on train + 1 on forget, one image at a time",
     deterministic=True,
-    presets={"cifar10": {}},
     inherits=(),
 )

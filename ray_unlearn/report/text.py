@@ -7,6 +7,7 @@ Does not cover: pictures (`curves`), machine-readable forms (`--json`, metrics.p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -108,8 +109,19 @@ def method_values(method: Method) -> dict[str, Any]:
         "cost": method.cost,
         "deterministic": method.deterministic,
         "presets": {name: dict(options) for name, options in method.presets.items()},
+        "preset_sources": {name: method.preset_source(name) for name in method.presets},
         "options": options,
     }
+
+
+def _cost(method: Method) -> str:
+    """Return the cost in passes over the data, with the numbers that its words stand for by default."""
+    words = set(re.findall(r"\w+", method.cost))
+    fields = {name: field for name, field in method.options.model_fields.items() if name in words}
+    numbers = [f"{name} {field.default:g}" for name, field in fields.items() if isinstance(field.default, int | float)]
+    inherited = [f"{name} as in the study's training" for name in fields if name in method.inherits]
+    said = inherited or numbers
+    return method.cost + (f" (by default {', '.join(said)})" if said else "")
 
 
 def method_lines(method: Method) -> list[str]:
@@ -121,8 +133,10 @@ def method_lines(method: Method) -> list[str]:
         f"  starts from: {method.starts_from}",
         f"  source: {method.source}",
     ]
-    lines.append(f"  cost: {method.cost}" + ("; deterministic: its runs have no spread" * method.deterministic))
-    lines += [f"  preset {name}: {options}" for name, options in values["presets"].items()]
+    lines.append(f"  cost: {_cost(method)}" + ("; deterministic: its runs have no spread" * method.deterministic))
+    for name, options in values["presets"].items():
+        said = ", ".join(f"{key} {value}" for key, value in options.items()) or "the defaults"
+        lines.append(f"  preset {name}: {said}  # {values['preset_sources'][name]}")
     for option in values["options"]:
         default = "(required)" if option["required"] else f"= {option['default']}"
         default = "= the study's training." + option["name"] if option["from_training"] else default

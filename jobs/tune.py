@@ -1,0 +1,144 @@
+"""Tune every method's options on validation data with Ray Tune; the chosen ones become presets of the package.
+
+    python jobs/tune.py --setting digits --trials 12       # writes jobs/tuned/digits.json, ray_unlearn/methods/tuned.py
+    python jobs/tune.py --setting cifar10 --trials 6 --set data.train=cifar10/train.parquet
+    python jobs/tune.py --setting digits --methods finetune,scrub --trials 3 --record try.json      # changes no preset
+
+A trial is one method with sampled options and a few seeds, on the study jobs/studies/tune_<setting>.yaml, which has no
+test set. Trial 0 has the published values. The objective (ray_unlearn/driver/objective.py) sees retain and validation
+images with labels, and forget images without. It starts a local cluster, or joins RAY_ADDRESS; studies go below
+`storage`.
+
+Hardware and time: two x86-64 CPU cores that other work shared: about 20 minutes for the 264 trials of digits, 27 for
+the 132 of cifar10 (of which 6 for the original and the controls). Free cores need about half.
+Expected: objective of retrained models 0.941 on digits and 0.872 on cifar10, of the untouched original 0.887 and 0.555;
+of published values 0.884 and 0.554 (medians over methods), of the chosen ones 0.926 and 0.655. The chosen trial is the
+best of several noisy means, so its objective flatters it; digits leave little room, cifar10 tells more. Whatever was
+tried, `forget`, `random_label` and `salun` on digits and `forget`, `amnesiacs` and `toshi_marvel` on cifar10 stayed
+below the untouched original.
+
+The same command gives the same trials and, on the same kind of machine, the same objectives. To tune for data of your
+own, copy a tune_*.yaml, point `data.train` at them, and call with --study FILE --setting NAME --record FILE: the record
+names the options to write into your study. Ranges: the published value within one or two powers of ten, and one or two
+options that matter most besides the rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ray_unlearn.driver.ray_tune import tune_trials
+from ray_unlearn.driver.tuning import Choice, LogUniform, Space, judge_population, make_trials, prepare_original
+from ray_unlearn.driver.tuning_record import Setup, TuningRecord, make_record, module_text, portable, table_lines
+from ray_unlearn.errors import RayUnlearnError, StudyError, did_you_mean
+from ray_unlearn.study import load_study
+
+JOBS = Path(__file__).resolve().parent
+MODULE = JOBS.parent / "ray_unlearn" / "methods" / "tuned.py"
+SETTINGS = {
+    "digits": "scikit-learn's digits at 16x16 pixels, small_cnn",
+    "cifar10": "1,500 training images of CIFAR-10 (a JPEG copy) at 32x32, small_cnn",
+}
+CONTROLS = ("retrained", "untouched")
+
+EPOCHS = Choice((1.0, 3.0, 5.0))
+LONGER = Choice((3.0, 5.0, 10.0))
+SPACES: dict[str, Space] = {
+    "finetune": {"lr": LogUniform(1e-4, 1e-1), "epochs": EPOCHS, "noise_std": Choice((0.0, 0.01, 0.03, 0.1))},
+    "negative_gradient_plus": {"lr": LogUniform(1e-3, 1e-1), "alpha": Choice((0.7, 0.8, 0.9, 0.95, 0.98))},
+    "catastrophic_forgetting_k": {"lr": LogUniform(1e-3, 0.3), "k": Choice((1, 2, 3))},
+    "exact_unlearning_k": {"lr": LogUniform(1e-3, 0.3), "k": Choice((1, 2, 3))},
+    "selective_synaptic_dampening": {"alpha": LogUniform(0.5, 50.0), "dampening": LogUniform(0.1, 1.0)},
+    "fisher_noise": {"alpha": LogUniform(1e-9, 1e-4)},
+    "influence": {"alpha": LogUniform(1e-2, 1e2), "damping": LogUniform(1e-2, 10.0), "gradients": Choice((200,))},
+    "boundary_shrink": {"lr": LogUniform(1e-5, 1e-1), "epochs": EPOCHS, "epsilon": Choice((0.03, 0.1))},
+    "fanchuan": {
+        "lr": LogUniform(1e-3, 1e-1),
+        "forget_lr": LogUniform(1e-5, 1e-2),
+        "flatten_lr": LogUniform(1e-4, 3e-2),
+    },
+    "kookmin": {"lr": LogUniform(1e-3, 0.3), "fraction": Choice((0.1, 0.3, 0.5))},
+    "seif": {
+        "lr": LogUniform(3e-4, 1e-1),
+        "noise_std": LogUniform(0.01, 0.6),
+        "batch_weights": Choice(((1.0, 0.05), "balanced")),
+    },
+    "sebastian": {"lr": LogUniform(5e-4, 0.2), "prune_fraction": Choice((0.3, 0.6, 0.9, 0.99))},
+    "toshi_marvel": {"lr": LogUniform(1e-3, 0.1), "scratch_lr": LogUniform(1e-3, 0.1)},
+    "amnesiacs": {"lr": LogUniform(3e-4, 3e-2), "validation_lr": LogUniform(3e-4, 3e-2)},
+    "sun": {
+        "lr": LogUniform(2e-4, 5e-2),
+        "final_lrs": Choice(((2e-4, 2e-4, 2e-4, 1e-3), (2e-3, 2e-3, 2e-3, 1e-2), (1e-2, 1e-2, 1e-2, 5e-2))),
+        "noise_std": Choice((0.01, 0.04)),
+    },
+    "forget": {"lr": LogUniform(3e-4, 3e-2), "layers": Choice((2, 4, 6))},
+    "gradient_ascent": {"lr": LogUniform(3e-5, 3e-2), "epochs": EPOCHS},
+    "random_label": {"lr": LogUniform(1e-3, 1e-1), "epochs": LONGER},
+    "salun": {"lr": LogUniform(1e-3, 1e-1), "saliency": Choice((0.1, 0.3, 0.5, 0.8)), "epochs": LONGER},
+    "l1_sparse": {"lr": LogUniform(1e-3, 0.2), "alpha": LogUniform(1e-5, 1e-2)},
+    "scrub": {
+        "lr": LogUniform(1e-4, 1e-2),
+        "msteps": Choice((1, 2, 3)),
+        "ce_weight": Choice((0.5, 1.0)),
+        "kl_weight": Choice((0.1, 0.5, 1.0)),
+    },
+    "bad_teacher": {"lr": LogUniform(1e-5, 1e-2), "epochs": EPOCHS, "temperature": Choice((1.0, 2.0, 4.0))},
+}
+
+
+def main() -> None:
+    """Tune, write the record, and for the package's own settings the module."""
+    arguments = _arguments()
+    spaces = {name: SPACES[name] for name in arguments.methods}
+    record_file = arguments.record or JOBS / "tuned" / f"{arguments.setting}.json"
+    study = load_study(arguments.study or JOBS / "studies" / f"tune_{arguments.setting}.yaml", arguments.set)
+    sentence = SETTINGS.get(arguments.setting, study.name)
+    setup = Setup(
+        setting=arguments.setting,
+        sentence=f"{sentence}, {arguments.trials} trials of {arguments.seeds} seeds a method",
+        study=portable(study),
+        trials=arguments.trials,
+        seeds=arguments.seeds,
+        seed=study.seed,
+    )
+    partial = len(spaces) < len(SPACES) and record_file.exists()
+    earlier = TuningRecord.model_validate_json(record_file.read_text()) if partial else None
+    trials = make_trials(spaces, count=arguments.trials, seed=study.seed)
+    prepare_original(study)
+    results = tune_trials(study, trials, seeds=arguments.seeds, address=os.environ.get("RAY_ADDRESS"))
+    controls = {name: judge_population(study, name) for name in CONTROLS if name in study.populations}
+    record = make_record(setup, results, controls, earlier)
+    record_file.write_text(record.model_dump_json(indent=1) + "\n")
+    sys.stdout.write("\n".join([*table_lines(record), f"wrote {record_file}"]) + "\n")
+    if not arguments.record:
+        records = [file for name in SETTINGS if (file := JOBS / "tuned" / f"{name}.json").exists()]
+        MODULE.write_text(module_text([TuningRecord.model_validate_json(file.read_text()) for file in records]))
+        sys.stdout.write(f"wrote {MODULE}\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--setting", required=True, help="digits, cifar10, or a name for your own.")
+    parser.add_argument("--study", type=Path, help="Default: jobs/studies/tune_<setting>.yaml.")
+    parser.add_argument("--methods", default=",".join(SPACES), help="Comma-separated; default all.")
+    parser.add_argument("--trials", type=int, default=8, help="Per method, the published values included.")
+    parser.add_argument("--seeds", type=int, default=3, help="Runs per trial; 1 for deterministic methods.")
+    parser.add_argument("--record", type=Path, help="Write the record here, and no preset.")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="Override the study.")
+    arguments = parser.parse_args()
+    arguments.methods = [name for name in arguments.methods.split(",") if name]
+    for name in arguments.methods:
+        if name not in SPACES:
+            raise StudyError(f"--methods {name}: nothing to tune under that name{did_you_mean(name, SPACES)}")
+    return arguments
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RayUnlearnError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)

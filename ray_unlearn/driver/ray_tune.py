@@ -1,0 +1,77 @@
+"""Trials as a Ray Tune experiment: as many at a time as the cluster has room for, results in the order asked for.
+
+    results = tune_trials(study, trials, seeds=3, address=None)
+
+Tune searches nothing here: trials are drawn beforehand (`tuning`), so that their options depend neither on the number
+of workers nor on which trial ends first. Tune places them, keeps worker processes, and reports progress.
+
+Does not cover: what a trial does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ray import tune
+
+from ray_unlearn.driver.progress import show_progress
+from ray_unlearn.driver.ray_backend import RayBackend
+from ray_unlearn.driver.tuning import Result, Trial, run_trial
+from ray_unlearn.errors import ClusterError
+from ray_unlearn.study.schema import Study
+
+
+class _Progress(tune.Callback):
+    """Counts trials."""
+
+    def __init__(self, tracker: Any) -> None:
+        self._tracker = tracker
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the terminal out of the experiment's state, which Tune pickles."""
+        return {}
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say how far the experiment is."""
+        self._tracker.made()
+
+
+def tune_trials(study: Study, trials: Sequence[Trial], *, seeds: int, address: str | None = None) -> list[Result]:
+    """Run every trial; the study's original must be there.
+
+    Raises:
+        ClusterError: the cluster cannot be had, or a trial failed for another reason than its numbers.
+
+    """
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the record is ours
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+    def trainable(config: dict[str, Any]) -> dict[str, Any]:
+        result = run_trial(study, trials[config["trial"]], seeds)
+        return {"objective": result.mean, "result": result}
+
+    backend = RayBackend(address=address, workers=None)
+    backend.connect()
+    try:
+        with show_progress(total=len(trials), already=0) as tracker:
+            grid = tune.Tuner(
+                tune.with_resources(trainable, {"CPU": study.execution.cpus_per_worker}),
+                param_space={"trial": tune.grid_search(list(range(len(trials))))},
+                tune_config=tune.TuneConfig(metric="objective", mode="max", reuse_actors=True),
+                run_config=tune.RunConfig(
+                    name=f"{study.name}-ray-tune",
+                    storage_path=study.storage,
+                    verbose=0,
+                    callbacks=[_Progress(tracker)],
+                    failure_config=tune.FailureConfig(fail_fast=True),
+                ),
+            ).fit()
+    finally:
+        backend.close()
+    if grid.errors:
+        raise ClusterError(f"a trial failed: {str(grid.errors[0]).strip().splitlines()[-1]}")
+    done = [grid[i] for i in range(len(grid))]
+    found = {each.config["trial"]: each.metrics["result"] for each in done if each.config and each.metrics}
+    return [found[number] for number in range(len(trials))]
