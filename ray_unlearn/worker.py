@@ -12,6 +12,7 @@ Does not cover: which run comes next (`ray_unlearn.driver`).
 from __future__ import annotations
 
 import copy
+import math
 import os
 import socket
 import time
@@ -130,6 +131,7 @@ class Worker:
         _refuse_nonfinite(model)
         trained = time.monotonic()
         payloads = writer.finish(model)
+        _refuse_nonfinite_metrics(writer)
         predicted = time.monotonic()
         record = writer.record(
             payloads,
@@ -211,6 +213,14 @@ def _import_optimizers() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     torch.optim.SGD([parameter], lr=0.0).step()
+
+
+def _refuse_nonfinite_metrics(writer: RunWriter) -> None:
+    """Refuse a loss that overflowed though every weight is finite: a record could not be read back with it."""
+    for where, metrics in (("", writer.metrics), *((f" of epoch {s['epoch']:.0f}", s) for s in writer.stages)):
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise TrainingDiverged(f"{name}{where} is {value} after training; a lower lr may help")
 
 
 def _refuse_nonfinite(model: nn.Module) -> None:

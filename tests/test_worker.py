@@ -105,6 +105,7 @@ def test_a_run_without_its_original_fails_and_says_so(tiny):
         ("net.missing()", "AttributeError: 'Sequential' object has no attribute 'missing'", False),
         ("with torch.no_grad():\n    net[-1].bias[0] = float('nan')", "tensor '14.bias' holds NaN or infinity", True),
         ("with torch.no_grad():\n    net[1].running_var.fill_(float('inf'))", "tensor '1.running_var' holds", True),
+        ("with torch.no_grad():\n    net[-1].weight.fill_(3e38)", "forget_loss is nan after training", True),
     ],
 )
 def test_what_a_script_does_wrong_is_an_outcome(scripted, body: str, error: str, final: bool):
