@@ -4,7 +4,7 @@
     python jobs/tune.py --setting cifar10 --trials 6 --set data.train=cifar10/train.parquet
     python jobs/tune.py --setting digits --methods finetune,scrub --trials 3 --record try.json      # changes no preset
 
-A trial is one method with sampled options and a few seeds, on the study jobs/studies/tune_<setting>.yaml, which has no
+A trial is one method with sampled options and a few seeds, on the study jobs/studies/tune-<setting>.yaml, which has no
 test set. Trial 0 has the published values. The objective (ray_unlearn/driver/objective.py) sees retain and validation
 images with labels, and forget images without. It starts a local cluster, or joins RAY_ADDRESS; studies go below
 `storage`.
@@ -18,7 +18,7 @@ tried, `forget`, `random_label` and `salun` on digits and `forget`, `amnesiacs` 
 below the untouched original.
 
 The same command gives the same trials and, on the same kind of machine, the same objectives. To tune for data of your
-own, copy a tune_*.yaml, point `data.train` at them, and call with --study FILE --setting NAME --record FILE: the record
+own, copy a tune-*.yaml, point `data.train` at them, and call with --study FILE --setting NAME --record FILE: the record
 names the options to write into your study. Ranges: the published value within one or two powers of ten, and one or two
 options that matter most besides the rate.
 """
@@ -94,7 +94,7 @@ def main() -> None:
     arguments = _arguments()
     spaces = {name: SPACES[name] for name in arguments.methods}
     record_file = arguments.record or JOBS / "tuned" / f"{arguments.setting}.json"
-    study = load_study(arguments.study or JOBS / "studies" / f"tune_{arguments.setting}.yaml", arguments.set)
+    study = load_study(arguments.study or JOBS / "studies" / f"tune-{arguments.setting}.yaml", arguments.set)
     sentence = SETTINGS.get(arguments.setting, study.name)
     setup = Setup(
         setting=arguments.setting,
@@ -122,7 +122,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--setting", required=True, help="digits, cifar10, or a name for your own.")
-    parser.add_argument("--study", type=Path, help="Default: jobs/studies/tune_<setting>.yaml.")
+    parser.add_argument("--study", type=Path, help="Default: jobs/studies/tune-<setting>.yaml.")
     parser.add_argument("--methods", default=",".join(SPACES), help="Comma-separated; default all.")
     parser.add_argument("--trials", type=int, default=8, help="Per method, the published values included.")
     parser.add_argument("--seeds", type=int, default=3, help="Runs per trial; 1 for deterministic methods.")

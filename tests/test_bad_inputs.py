@@ -191,7 +191,7 @@ CASES: dict[str, tuple[Case, int, str]] = {
     "two ways to forget": (
         lambda f: generate(f, data={"forget": {"label": 3}}),
         2,
-        r".*data\.forget: expected exactly one of fraction, label, group, ids, given; found .*",
+        r".*data\.forget: expected exactly one of fraction, label, group, ids, given, hardest; found .*",
     ),
     "forget ids unknown": (
         lambda f: generate(f, data={"forget": {"fraction": None, "ids": ["digits-9999"]}}),

@@ -128,11 +128,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "two ways to forget": (
         {"data": {"forget": {"label": 3}}},
-        "data.forget: expected exactly one of fraction, label, group, ids, given; found ['fraction', 'label']",
+        "data.forget: expected exactly one of fraction, label, group, ids, given, hardest; found ['fraction', 'label']",
     ),
     "no way to forget": (
         {"data": {"forget": {"fraction": REMOVE}}},
-        "data.forget: expected exactly one of fraction, label, group, ids, given; found none",
+        "data.forget: expected exactly one of fraction, label, group, ids, given, hardest; found none",
     ),
     "group without count": (
         {"data": {"forget": {"fraction": REMOVE, "group": "person_id"}}},

@@ -121,7 +121,7 @@ def test_the_job_tunes_every_method_that_can_learn():
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_the_studies_tuned_on_have_no_test_set(setting):
     """Law: no test image is in the data, nor in the outputs."""
-    study = load_study(ROOT / "jobs" / "studies" / f"tune_{setting}.yaml")
+    study = load_study(ROOT / "jobs" / "studies" / f"tune-{setting}.yaml")
     assert study.data.test is None
     assert study.data.validation == 0.2
     assert set(study.outputs.splits) == {"retain", "forget", "validation"}

@@ -1,6 +1,6 @@
 """Every number that compares two populations, computed at once from their outputs.
 
-    alone = attack_alone(unlearned, seed).values                 # {"logistic_attack": float64 [R], ...}
+    alone = attack_alone(unlearned, make_rng).values             # {"logistic_attack": float64 [R], ...}
     values = compare(unlearned, reference, "parity", alone)      # {"forgetting_quality": 0.11, "score": 0.1, ...}
 
 `compare` is called again and again on halves of the populations; what looks at one model at a time is computed once.
@@ -11,6 +11,7 @@ Does not cover: intervals and nulls (`halves`), what a name means (`scores.MEASU
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,12 +135,13 @@ def attack_curves(unlearned: Outputs, reference: Outputs) -> dict[str, Roc]:
     return curves
 
 
-def attack_alone(outputs: Outputs, seed: int) -> Alone:
+def attack_alone(outputs: Outputs, make_rng: Callable[[], np.random.Generator]) -> Alone:
     """Return what attacks get from one model at a time.
 
     Args:
         outputs: a population's; attacks whose splits are missing, or too small, are left out.
-        seed: chooses the images where an attack takes a subset, the same for every run.
+        make_rng: returns the same fresh generator each time; it chooses the images where an attack takes a subset, the
+            same for every run.
 
     """
     losses = {split: values.loss_RN for split, values in outputs.splits.items()}
@@ -148,12 +150,12 @@ def attack_alone(outputs: Outputs, seed: int) -> Alone:
         return found
     if {"forget", "test"} <= losses.keys():
         forget, test = losses["forget"], losses["test"]
-        accuracy = [simple_attack(forget[run], test[run], _generator(seed)) for run in runs]
+        accuracy = [simple_attack(forget[run], test[run], make_rng()) for run in runs]
         found.add("logistic_attack", accuracy, -forget, -test)
     if losses.keys() >= set(_ALL):
         retain, test, forget = (np.exp(-losses[split]) for split in ("retain", "test", "forget"))
-        efficacy = [svc_forget_efficacy(retain[r], test[r], forget[r], _generator(seed)) for r in runs]
-        scores = [svc_scores(retain[r], test[r], forget[r], _generator(seed)) for r in runs]
+        efficacy = [svc_forget_efficacy(retain[r], test[r], forget[r], make_rng()) for r in runs]
+        scores = [svc_scores(retain[r], test[r], forget[r], make_rng()) for r in runs]
         found.add("svc_efficacy", efficacy, *(np.stack([pair[kind] for pair in scores]) for kind in (0, 1)))
     return found
 
@@ -177,10 +179,6 @@ class Alone:
 
 def _enough_images(outputs: Outputs) -> bool:
     return all(len(split.labels_N) >= MIN_IMAGES for split in outputs.splits.values())
-
-
-def _generator(seed: int) -> np.random.Generator:
-    return np.random.default_rng(seed)
 
 
 def _phi(unlearned: Outputs, reference: Outputs, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -50,10 +50,9 @@ class Settings:
         """Return the stream of one draw."""
         return Seeds(study=self.seed, population=population).numpy(f"evaluation-{purpose}")
 
-    @property
-    def attack_seed(self) -> int:
-        """What chooses the images of an attack that takes a subset."""
-        return int(self.rng("attack-subsets").integers(2**63))
+    def attack_rng(self) -> np.random.Generator:
+        """Return the generator that chooses the images of an attack that takes a subset; the same each time."""
+        return self.rng("attack-subsets")
 
     def halves(self, population: str, runs: int, size: int) -> list[tuple[Rows, Rows]]:
         """Return disjoint pairs of `size` rows out of `runs`, the second shorter where there are not enough.

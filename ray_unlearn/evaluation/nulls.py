@@ -50,7 +50,7 @@ class NullPart(_Value):
 def score_null(reference: Outputs, size: int, settings: Settings) -> NullPart:
     """Compare halves of the reference, of `size` runs each, as if one were a method's population."""
     halves = settings.halves(reference.population, len(reference), size)
-    alone = attack_alone(reference, settings.attack_seed)
+    alone = attack_alone(reference, settings.attack_rng)
     found = values_on(reference, reference, [(other, half) for half, other in halves], settings.mode, alone.values)
     rocs = alone.curves
     if halves:

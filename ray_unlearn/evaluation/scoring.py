@@ -54,7 +54,7 @@ def score(
     """
     theirs = reference.take(range(len(unlearned)))
     phi = unlearned.splits["forget"].phi_RN, theirs.splits["forget"].phi_RN
-    attacked = attack_alone(unlearned, settings.attack_seed)
+    attacked = attack_alone(unlearned, settings.attack_rng)
     alone, values = attacked.values, compare(unlearned, theirs, settings.mode, attacked.values)
     half, size = len(unlearned) // 2, null_size(unlearned, reference)
     on_halves = values_on(unlearned, theirs, _pairs(unlearned, theirs, half, settings), settings.mode, alone)
