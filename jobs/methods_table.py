@@ -3,8 +3,8 @@
     python jobs/methods_table.py jobs/studies/methods-digits.yaml [--set storage=FOLDER] [--again STORAGE] [--as FILE]
 
 For each population: N, mean ± standard deviation of retain, forget and test accuracy over its N checkpoints in %, and
-its median training seconds divided by the median of `evaluation.reference` (a worker's first run waits for torch to
-warm up, three times as long as it trains; a mean would charge that to one method). Before it prints, it checks what the
+its median training seconds divided by the median of `evaluation.reference`, because any run may meet a busy machine.
+Before it prints, it checks what the
 table rests on, and ends with 1 where something does not hold: every loss is finite; the checkpoints of a population
 differ from one another, unless its method is declared deterministic; and, with --again, every run that STORAGE holds of
 the same study, too, has the same bytes there.

@@ -32,7 +32,15 @@ from pathlib import Path
 
 from ray_unlearn.driver.ray_tune import tune_trials
 from ray_unlearn.driver.tuning import Choice, LogUniform, Space, judge_population, make_trials, prepare_original
-from ray_unlearn.driver.tuning_record import Setup, TuningRecord, make_record, module_text, portable, table_lines
+from ray_unlearn.driver.tuning_record import (
+    Setup,
+    TuningRecord,
+    make_record,
+    module_text,
+    portable,
+    refuse_other_setup,
+    table_lines,
+)
 from ray_unlearn.errors import RayUnlearnError, StudyError, did_you_mean
 from ray_unlearn.study import load_study
 
@@ -107,6 +115,7 @@ def main() -> None:
     partial = len(spaces) < len(SPACES) and record_file.exists()
     earlier = TuningRecord.model_validate_json(record_file.read_text()) if partial else None
     trials = make_trials(spaces, count=arguments.trials, seed=study.seed)
+    refuse_other_setup(setup, earlier)
     prepare_original(study)
     results = tune_trials(study, trials, seeds=arguments.seeds, address=os.environ.get("RAY_ADDRESS"))
     controls = {name: judge_population(study, name) for name in CONTROLS if name in study.populations}

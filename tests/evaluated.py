@@ -58,7 +58,7 @@ def study_of(folder: Path, counts: Mapping[str, int], **changes: Any) -> Study:
 
 def publish(store: StudyStore, name: str, index: int, logits: Mapping[str, np.ndarray], **fields: Any) -> Record:
     """Publish one run with these logits; the population's identity with the first."""
-    identity = {"digest": f"digest of {name}", "identity": {"data": {"splits": SPLITS_DIGEST}}}
+    identity = {"digest": f"digest of {name}", "identity": {"data": {"splits": SPLITS_DIGEST}, "outputs": {}}}
     store.storage.publish_file(store.layout.population_json(name), json.dumps(identity).encode())
     payloads = {"outputs.arrow": outputs_bytes(logits)}
     scratch = name in ("original", "retrained")

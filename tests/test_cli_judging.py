@@ -97,8 +97,8 @@ def test_neither_torch_nor_ray_is_needed(study: str, tmp_path: Path):
 def test_quickstart_ends_with_scores_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     """Law: one command from nothing to a page, which the last lines name."""
     populations = {
-        "retrained": {"method": "train", "on": "retain", "count": 4},
-        "unlearned": {"method": "finetune", "count": 4, "noise_std": 0.01},
+        "retrained": {"method": "train", "on": "retain", "count": 6},
+        "unlearned": {"method": "finetune", "count": 6, "noise_std": 0.01},
         "finetune": None,
     }
     small = merged(TINY | {"storage": "."}, {"populations": populations, "evaluation": {"resamples": 10}})

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from evaluated import draw_logits, evaluated_store, publish, publish_splits
 
-from ray_unlearn.errors import StoreError, StudyError
+from ray_unlearn.errors import EvaluationError, StoreError, StudyError
 from ray_unlearn.evaluation import forgetting_quality
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores
 from ray_unlearn.evaluation.measures import MEASURES
@@ -116,12 +116,13 @@ def test_what_is_unchanged_is_not_computed_again(tmp_path: Path):
     study, store = evaluated_store(tmp_path, {"retrained": 8, "again": 8, "shifted": 3})
     first, second, third, fourth = Counting(), Counting(), Counting(), Counting()
     before = evaluate(study, store, execute=first)
-    assert sorted(first.parts) == ["again", "original", "retrained", "retrained.3", "retrained.4", "shifted"]
+    assert sorted(first.parts) == ["again", "original", "retrained", "retrained.3", "shifted"]
     assert evaluate(study, store, execute=second) == before
     assert second.parts == []
     publish(store, "shifted", 3, draw_logits(99, shift=4.0))
     evaluate(study.model_copy(update=_more(study, "shifted", 4)), store, execute=third)
-    assert third.parts == ["shifted"]  # the null at 4 a side is there
+    # The smallest population decides at which N all are compared.
+    assert sorted(third.parts) == ["again", "retrained.4", "shifted"]
     evaluate(study, store, mode="exact", execute=fourth)
     assert sorted(fourth.parts) == sorted(first.parts)
 
@@ -207,9 +208,9 @@ def test_refusals(tmp_path: Path):
     store.storage.publish_file(store.layout.scores_json, b'{"format": 0}')
     with pytest.raises(StoreError, match="of another version or damaged"):
         read_scores(store)
-    other = {"digest": "digest of again", "identity": {"data": {"splits": "cd" * 32}}}
+    other = {"digest": "digest of again", "identity": {"data": {"splits": "cd" * 32}, "outputs": {}}}
     store.storage.publish_file(store.layout.population_json("again"), json.dumps(other).encode())
-    with pytest.raises(StoreError, match="again and retrained have other splits"):
+    with pytest.raises(StoreError, match=r"again and retrained do not compare: data\.splits: "):
         evaluate(study, store)
     store.storage.remove("tiny/retrained")
     with pytest.raises(StoreError, match="the reference retrained has no finished run"):
@@ -230,6 +231,38 @@ def test_every_attack_has_its_curve_and_its_reference(scored: tuple[Path, Scores
             measure = found.measures[f"{attack}_{ending}"]
             assert measure.null is not None
             assert 0 <= measure.value <= 1
+
+
+def test_all_populations_meet_one_null(tmp_path: Path):
+    """Law: where counts differ, the smallest population decides at which N all stand beside the same null."""
+    study, store = evaluated_store(tmp_path, {"retrained": 12, "again": 12, "shifted": 4})
+    found = evaluate(study, store).populations
+    sizes = {name: found[name].measures["forgetting_quality"].null_n for name in ("again", "shifted")}
+    assert sizes == {"again": 4, "shifted": 4}
+    assert found["again"].measures["score"].null == found["shifted"].measures["score"].null
+
+
+def test_more_runs_than_the_reference_are_left_out_aloud(tmp_path: Path):
+    """Law: nothing is scored at fewer runs in silence."""
+    study, store = evaluated_store(tmp_path, {"retrained": 4, "again": 6})
+    scores = evaluate(study, store)
+    assert scores.populations["again"].runs == 4
+    assert scores.warnings == ("population again: 4 of 6 runs are scored, as many as retrained has",)
+
+
+def test_changed_groups_are_seen(tmp_path: Path):
+    """Law: a splits file written again with groups, of the same ids, makes the parts anew."""
+    study, store = evaluated_store(tmp_path, {"retrained": 2})
+    assert not [part for part in evaluate(study, store).populations["retrained"].slices if part.by == "group"]
+    publish_splits(store, group="person")
+    assert [part for part in evaluate(study, store).populations["retrained"].slices if part.by == "group"]
+
+
+def test_without_forget_outputs_nothing_is_scored(tmp_path: Path):
+    """Law: one error with the population's name, no traceback."""
+    study, store = evaluated_store(tmp_path, {"retrained": 3, "again": 3}, saved=("test",))
+    with pytest.raises(EvaluationError, match="population again: its runs saved no outputs of the forget set"):
+        evaluate(study, store)
 
 
 def test_stages_are_means_over_runs(tmp_path: Path):

@@ -80,5 +80,5 @@ def test_without_that_study_there_is_no_set(tmp_path: Path):
         hardest_images(StudyStore(open_storage(str(tmp_path)), "nobody"), 1)
     _, store = evaluated_store(tmp_path, {"retrained": 1})
     store.storage.remove("tiny/retrained")
-    with pytest.raises(DataError, match="population retrained has no finished run; generate it first"):
+    with pytest.raises(DataError, match="population retrained: 0 of 1 of its runs made; generate all"):
         hardest_images(store, 1)

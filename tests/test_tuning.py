@@ -20,6 +20,7 @@ from ray_unlearn.driver.tuning import (
     make_trials,
     prepare_original,
     run_trial,
+    trial_study,
 )
 from ray_unlearn.driver.tuning_record import Setup, TuningRecord, make_record, module_text, portable, table_lines
 from ray_unlearn.errors import StudyError
@@ -157,14 +158,15 @@ def test_a_trial_is_made_of_ordinary_runs(study, tmp_path):
     assert all(0 < each.objective <= 1 for each in result.judgements)
     assert result.mean == pytest.approx(sum(each.objective for each in result.judgements) / 2)
     assert result.failed == 0
-    stored = payload_bytes(tmp_path / "store")
-    assert (
-        stored["tiny/original/00000/model.safetensors"] == stored["tiny-finetune-03/original/00000/model.safetensors"]
-    )
-    assert [name for name in stored if name.startswith("tiny-finetune-03/finetune")] == [
-        f"tiny-finetune-03/finetune/0000{i}/outputs.arrow" for i in range(2)
+    stored, own = payload_bytes(tmp_path / "store"), trial_study(study, trial, 2).name
+    assert own.startswith("tiny-finetune-03-")
+    assert stored["tiny/original/00000/model.safetensors"] == stored[f"{own}/original/00000/model.safetensors"]
+    assert [name for name in stored if name.startswith(f"{own}/finetune")] == [
+        f"{own}/finetune/0000{i}/outputs.arrow" for i in range(2)
     ]
     assert run_trial(study, trial, seeds=2) == result  # made already, and judged alike
+    other = Trial(method="finetune", number=3, options={"lr": 0.03})  # of another tuning in the same storage
+    assert run_trial(study, other, seeds=1).mean > 0
 
 
 def test_no_test_image_reaches_a_trial(study, tmp_path):

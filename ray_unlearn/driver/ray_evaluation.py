@@ -3,7 +3,7 @@
     for task, part in on_ray(tasks, jobs=8, address=None):
         ...
 
-Does not cover: what a part is (`evaluation.evaluate`), and where it is kept; that is the caller's.
+Does not cover: what a part is (`evaluation.tasks`), and where it is kept; that is the caller's.
 """
 
 from __future__ import annotations
@@ -46,6 +46,14 @@ def _execute(tasks: Sequence[Task], at_once: int) -> Iterable[tuple[Task, str]]:
     compute = ray.remote(num_cpus=1, max_retries=3)(Task.run)
     waiting = sorted(tasks, key=lambda task: task.expected_s)
     running: dict[Any, Task] = {}
+    try:
+        yield from _results(compute, waiting, running, at_once)
+    finally:
+        for reference in running:
+            ray.cancel(reference)
+
+
+def _results(compute: Any, waiting: list[Task], running: dict[Any, Task], at_once: int) -> Iterable[tuple[Task, str]]:
     while waiting or running:
         while waiting and len(running) < at_once:
             task = waiting.pop()

@@ -11,6 +11,7 @@ Does not cover: what a trial does.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,14 +56,15 @@ def tune_trials(study: Study, trials: Sequence[Trial], *, seeds: int, address: s
     backend = RayBackend(address=address, workers=None)
     backend.connect()
     try:
-        with show_progress(total=len(trials), already=0) as tracker:
+        # Tune pickles its own state; it is of no use to anybody after the experiment, and none of it goes into a store.
+        with show_progress(total=len(trials), already=0) as tracker, tempfile.TemporaryDirectory() as state:
             grid = tune.Tuner(
                 tune.with_resources(trainable, {"CPU": study.execution.cpus_per_worker}),
                 param_space={"trial": tune.grid_search(list(range(len(trials))))},
                 tune_config=tune.TuneConfig(metric="objective", mode="max", reuse_actors=True),
                 run_config=tune.RunConfig(
                     name=f"{study.name}-ray-tune",
-                    storage_path=study.storage,
+                    storage_path=state,
                     verbose=0,
                     callbacks=[_Progress(tracker)],
                     failure_config=tune.FailureConfig(fail_fast=True),
@@ -73,5 +75,8 @@ def tune_trials(study: Study, trials: Sequence[Trial], *, seeds: int, address: s
     if grid.errors:
         raise ClusterError(f"a trial failed: {str(grid.errors[0]).strip().splitlines()[-1]}")
     done = [grid[i] for i in range(len(grid))]
-    found = {each.config["trial"]: each.metrics["result"] for each in done if each.config and each.metrics}
+    reported = [(each.config or {}, each.metrics or {}) for each in done]
+    found = {config["trial"]: metrics["result"] for config, metrics in reported if "result" in metrics}
+    if len(found) < len(trials):  # Tune takes SIGINT as a wish to end early, and says nothing
+        raise ClusterError(f"tuning was interrupted after {len(found)} of {len(trials)} trials; their runs are kept")
     return [found[number] for number in range(len(trials))]

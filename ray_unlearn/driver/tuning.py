@@ -15,6 +15,7 @@ Does not cover: where trials run (`ray_tune`), what is kept of them (`tuning_rec
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from ray_unlearn.methods import METHODS
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore, open_storage
 from ray_unlearn.store.records import CHECKPOINT, OUTPUTS
+from ray_unlearn.study.identity import digest
 from ray_unlearn.study.plan import ORIGINAL, Run
 from ray_unlearn.study.schema import PopulationSpec, Study
 
@@ -162,7 +164,8 @@ def trial_study(study: Study, trial: Trial, seeds: int) -> Study:
             {"method": trial.method, "count": count, "keep_checkpoints": False, **trial.options}
         ),
     }
-    name = f"{study.name}-{trial.method}-{trial.number:02d}"
+    tried = digest(json.loads(json.dumps(dict(trial.options))))[:8]  # another tuning in this storage tries others
+    name = f"{study.name}-{trial.method}-{trial.number:02d}-{tried}"
     return study.model_copy(update={"name": name, "populations": populations, "evaluation": None})
 
 

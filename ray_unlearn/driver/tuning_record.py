@@ -29,6 +29,7 @@ from ray_unlearn.driver.tuning import Result
 from ray_unlearn.errors import StudyError
 from ray_unlearn.methods import METHODS
 from ray_unlearn.report.text import aligned
+from ray_unlearn.study.identity import difference
 from ray_unlearn.study.schema import Study
 
 OBJECTIVE = (
@@ -110,10 +111,7 @@ def make_record(
         StudyError: the earlier record is of another setup.
 
     """
-    if earlier is not None and earlier.setup != setup:
-        raise StudyError(
-            f"jobs/tuned/{setup.setting}.json is of another study, or other trials and seeds; tune all methods anew"
-        )
+    refuse_other_setup(setup, earlier)
     by_method: dict[str, list[Result]] = {}
     for result in results:
         by_method.setdefault(result.trial.method, []).append(result)
@@ -126,6 +124,21 @@ def make_record(
         versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES},
         date=datetime.now(UTC).date().isoformat(),
     )
+
+
+def refuse_other_setup(setup: Setup, earlier: TuningRecord | None) -> None:
+    """Refuse to add trials to a record of other ones.
+
+    Raises:
+        StudyError: study, trials, seeds or objective differ.
+
+    """
+    if earlier is not None and earlier.setup != setup:
+        lines = difference(earlier.setup.model_dump(mode="json"), setup.model_dump(mode="json"))
+        raise StudyError(
+            f"jobs/tuned/{setup.setting}.json is of another study, or other trials and seeds ({'; '.join(lines[:3])}); "
+            "tune all methods anew, or give --record FILE"
+        )
 
 
 def _method_record(results: Sequence[Result]) -> MethodRecord:

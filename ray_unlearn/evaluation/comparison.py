@@ -6,16 +6,17 @@
 `compare` is called again and again on halves of the populations; what looks at one model at a time is computed once.
 A measure whose split the study does not save, or that needs more runs, is left out; `why_missing` says why.
 
-Does not cover: intervals and nulls (`halves`), what a name means (`scores.MEASURES`).
+Does not cover: intervals and nulls (`halves`), what a name means (`measures.MEASURES`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ray_unlearn.errors import EvaluationError
 from ray_unlearn.evaluation.classic import MIN_IMAGES, simple_attack, svc_forget_efficacy, svc_scores
 from ray_unlearn.evaluation.distances import shift_and_spread, tug_of_war
 from ray_unlearn.evaluation.klom import klom
@@ -52,14 +53,32 @@ _NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 
+def require_forget(*sides: Outputs) -> None:
+    """Refuse populations whose runs saved no outputs of the forget set.
+
+    Raises:
+        EvaluationError: one of them.
+
+    """
+    for side in sides:
+        if "forget" not in side.splits:
+            raise EvaluationError(
+                f"population {side.population}: its runs saved no outputs of the forget set, so nothing can be scored; "
+                "make them under another study name with outputs: {splits: [retain, forget, test]}"
+            )
+
+
 def why_missing(name: str, outputs: Outputs) -> str:
     """Return why a measure has no value for these outputs."""
-    lacking = [split for split in _NEEDS.get(name, ("forget",)) if split not in outputs.splits]
+    needs = _NEEDS.get(name, ("forget",))
+    lacking = [split for split in needs if split not in outputs.splits]
     if lacking:
         return f"needs outputs of {' and '.join(lacking)}: outputs: {{splits: [retain, forget, test]}}"
-    if name.startswith(("logistic_attack", "svc_efficacy")) and not _enough_images(outputs):
+    if name.startswith(("logistic_attack", "svc_efficacy")) and not _enough_images(outputs, needs):
         return f"needs {MIN_IMAGES} images of each set"
-    return f"needs more than {len(outputs)} runs"
+    if len(outputs) < (MIN_RUNS if name.startswith("u_lira") else LEAST_RUNS):
+        return f"needs more than {len(outputs)} runs"
+    return "not defined here: runs that do not differ, too few images, or a reference that is never right"
 
 
 def compare(unlearned: Outputs, reference: Outputs, mode: Mode, alone: PerRun) -> Values:
@@ -119,7 +138,7 @@ def _attacks(unlearned: Outputs, reference: Outputs) -> Values:
             "u_lira_tpr_0.1": lira.tpr_at_01_percent,
             "u_lira_tpr_1": lira.tpr_at_1_percent,
         }
-    if "test" in unlearned.splits:
+    if _can_rmia(unlearned):
         found = _rmia(unlearned, reference)
         values |= {"rmia_auc": found.auc, "rmia_tpr_0.1": found.tpr_at_01_percent, "rmia_tpr_1": found.tpr_at_1_percent}
     return values
@@ -130,7 +149,7 @@ def attack_curves(unlearned: Outputs, reference: Outputs) -> dict[str, Roc]:
     curves: dict[str, Roc] = {}
     if min(len(unlearned), len(reference)) >= MIN_RUNS:
         curves["u_lira"] = u_lira(*_phi(unlearned, reference, "forget")).curve
-    if "test" in unlearned.splits:
+    if _can_rmia(unlearned):
         curves["rmia"] = _rmia(unlearned, reference).curve
     return curves
 
@@ -146,13 +165,11 @@ def attack_alone(outputs: Outputs, make_rng: Callable[[], np.random.Generator]) 
     """
     losses = {split: values.loss_RN for split, values in outputs.splits.items()}
     runs, found = range(len(outputs)), Alone({}, {})
-    if not _enough_images(outputs):
-        return found
-    if {"forget", "test"} <= losses.keys():
+    if _enough_images(outputs, ("forget", "test")):
         forget, test = losses["forget"], losses["test"]
         accuracy = [simple_attack(forget[run], test[run], make_rng()) for run in runs]
         found.add("logistic_attack", accuracy, -forget, -test)
-    if losses.keys() >= set(_ALL):
+    if _enough_images(outputs, _ALL):
         retain, test, forget = (np.exp(-losses[split]) for split in ("retain", "test", "forget"))
         efficacy = [svc_forget_efficacy(retain[r], test[r], forget[r], make_rng()) for r in runs]
         scores = [svc_scores(retain[r], test[r], forget[r], make_rng()) for r in runs]
@@ -177,8 +194,13 @@ class Alone:
         self.curves[name] = roc(positives_RE, negatives_RT)
 
 
-def _enough_images(outputs: Outputs) -> bool:
-    return all(len(split.labels_N) >= MIN_IMAGES for split in outputs.splits.values())
+def _enough_images(outputs: Outputs, needs: Sequence[str]) -> bool:
+    return all(split in outputs.splits and len(outputs.splits[split].labels_N) >= MIN_IMAGES for split in needs)
+
+
+def _can_rmia(outputs: Outputs) -> bool:
+    """Return whether there are two test images: a non-member, and one of the population."""
+    return "test" in outputs.splits and len(outputs.splits["test"].labels_N) >= 2
 
 
 def _phi(unlearned: Outputs, reference: Outputs, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,18 +16,20 @@ import importlib.metadata
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 
 from pydantic import ValidationError
 
 from ray_unlearn.errors import StoreError, StudyError, did_you_mean
-from ray_unlearn.evaluation.halves import Settings
+from ray_unlearn.evaluation.halves import LEAST_TO_HALVE, Settings
 from ray_unlearn.evaluation.nulls import with_null
-from ray_unlearn.evaluation.outputs import read_image_names
+from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
 from ray_unlearn.evaluation.scores import Mode, Role, Scores, scores_table
 from ray_unlearn.evaluation.tasks import Execute, Part, Population, Task, in_this_process
-from ray_unlearn.store import StudyStore
+from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.study.identity import difference
 from ray_unlearn.study.plan import ORIGINAL
-from ray_unlearn.study.schema import Evaluation, Study
+from ray_unlearn.study.schema import Evaluation, PopulationSpec, Study
 
 
 def evaluate(
@@ -112,23 +114,35 @@ def _held(study: Study, store: StudyStore, names: Sequence[str]) -> tuple[dict[s
         if len(records) < spec.planned:
             warnings.append(f"population {name}: {len(records)} of {spec.planned} runs are made")
         if records:
-            identity = (store.held(name) or {})["identity"]
-            held[name] = Population(name=name, records=records, splits=str(identity["data"]["splits"]))
+            held[name] = _population(name, spec, records, store)
     if reference not in held:
-        raise StoreError(
-            f"{store.uri}: the reference {reference} has no finished run; `ray-unlearn generate` makes them"
-        )
-    for population in held.values():
-        if population.splits != held[reference].splits:
-            raise StoreError(f"{store.uri}: {population.name} and {reference} have other splits; they do not compare")
+        raise StoreError(f"{store.uri}: the reference {reference} has no finished run; `ray-unlearn generate` first")
+    theirs = held[reference]
+    for name, population in held.items():
+        if population.images != theirs.images:
+            lines = difference(theirs.images, population.images)[:3]
+            raise StoreError(f"{store.uri}: {name} and {reference} do not compare: {'; '.join(lines)}")
+        if name not in (reference, ORIGINAL) and len(population.records) > len(theirs.records):
+            runs = f"{len(theirs.records)} of {len(population.records)} runs"
+            warnings.append(f"population {name}: {runs} are scored, as many as {reference} has")
     return held, warnings
+
+
+def _population(name: str, spec: PopulationSpec, records: Mapping[int, Record], store: StudyStore) -> Population:
+    identity = (store.held(name) or {}).get("identity") or {}
+    images = {key: identity.get(key) for key in ("data", "outputs")}
+    splits = (images["data"] or {}).get("splits")
+    if splits is None:
+        raise StoreError(f"{store.uri}/{name}/population.json: does not say of which images its runs are; restore it")
+    return Population(name=name, method=PurePath(spec.method_name).name, records=records, images=images, splits=splits)
 
 
 def _tasks(
     study: Study, store: StudyStore, settings: Settings, held: Mapping[str, Population], reference: Population
 ) -> list[Task]:
     """Return every part: one per population, and a null for each number of runs that is compared."""
-    tasks, nulls = [], {}
+    tasks, nulls, null_runs = [], {}, _null_runs(held, reference)
+    names = image_names_sha256(store, reference.splits)
     for name, population in held.items():
         role: Role = "reference" if name == reference.name else "original" if name == ORIGINAL else "unlearned"
         runs = min(len(population.records), len(reference.records))  # numbers at unequal N are never compared
@@ -140,11 +154,23 @@ def _tasks(
             population=population.first(runs) if role == "unlearned" else population,
             reference=reference,
             null=False,
+            null_runs=null_runs,
+            names_sha256=names,
         )
         tasks.append(task)
-        if role == "unlearned":
+        if role == "unlearned" and null_runs:
             nulls[_null_part(task)] = replace(task, part=_null_part(task), null=True)
     return [*tasks, *nulls.values()]
+
+
+def _null_runs(held: Mapping[str, Population], reference: Population) -> int:
+    """Return the one number of runs a side at which populations, and halves of the reference, are compared; 0 for none.
+
+    Half of the reference's, and no more than the smallest population has: with twice as many retrained runs as every
+    method has, that is the methods' own N.
+    """
+    sizes = [len(p.records) for name, p in held.items() if name not in (reference.name, ORIGINAL)]
+    return min([len(reference.records) // 2, *(size for size in sizes if size >= LEAST_TO_HALVE)])
 
 
 def _null_part(task: Task) -> str:

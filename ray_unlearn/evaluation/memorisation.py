@@ -13,14 +13,14 @@ Does not cover: images outside that study's forget set, of which it has no model
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
+from pydantic import ValidationError
 
 from ray_unlearn.errors import DataError
 from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
 from ray_unlearn.store import StudyStore
 from ray_unlearn.study.plan import ORIGINAL
+from ray_unlearn.study.schema import Evaluation, Study
 
 
 def hardest_images(store: StudyStore, count: int) -> list[str]:
@@ -32,7 +32,9 @@ def hardest_images(store: StudyStore, count: int) -> list[str]:
 
     """
     where = f"data.forget.hardest: study {store.name} in {store.storage.uri}"
-    original, retrained = (_outputs(store, name, where) for name in (ORIGINAL, _reference(store, where)))
+    study = _study(store, where)
+    reference = (study.evaluation or Evaluation()).reference
+    original, retrained = (_outputs(store, study, name, where) for name in (ORIGINAL, reference))
     gaps_E = confidence_gaps(original, retrained)
     if count > len(gaps_E):
         raise DataError(f"{where}: asks for {count} of its {len(gaps_E)} forget images")
@@ -48,18 +50,20 @@ def confidence_gaps(original: Outputs, retrained: Outputs) -> np.ndarray:
     return np.asarray(mine - theirs)
 
 
-def _reference(store: StudyStore, where: str) -> str:
+def _study(store: StudyStore, where: str) -> Study:
     try:
-        study = json.loads(store.storage.read(store.layout.study_json))
-    except (FileNotFoundError, ValueError):
-        raise DataError(f"{where}: no such study; generate it first, in the same storage") from None
-    return str((study.get("evaluation") or {}).get("reference", "retrained"))
+        return Study.model_validate_json(store.storage.read(store.layout.study_json))
+    except (FileNotFoundError, ValidationError):
+        raise DataError(f"{where}: no such study of this version; generate it first, in the same storage") from None
 
 
-def _outputs(store: StudyStore, population: str, where: str) -> Outputs:
-    records = store.made(population)
-    if not records:
-        raise DataError(f"{where}: population {population} has no finished run; generate it first")
+def _outputs(store: StudyStore, study: Study, population: str, where: str) -> Outputs:
+    """Return the outputs of exactly the planned runs: what is hardest must not depend on how far a study is."""
+    spec = study.populations.get(population)
+    records = {index: r for index, r in store.made(population).items() if spec and index < spec.planned}
+    if spec is None or len(records) < spec.planned:
+        made = f"{len(records)} of {spec.planned}" if spec else "none"
+        raise DataError(f"{where}: population {population}: {made} of its runs made; generate all of them first")
     outputs = read_outputs(store, population, records)
     if "forget" not in outputs.splits:
         raise DataError(f"{where}: population {population} saved no outputs of its forget set")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ray_unlearn.evaluation.comparison import attack_alone, attack_curves
+from ray_unlearn.evaluation.comparison import attack_alone, attack_curves, require_forget
 from ray_unlearn.evaluation.halves import Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.quality import forgetting_quality
@@ -48,7 +48,13 @@ class NullPart(_Value):
 
 
 def score_null(reference: Outputs, size: int, settings: Settings) -> NullPart:
-    """Compare halves of the reference, of `size` runs each, as if one were a method's population."""
+    """Compare halves of the reference, of `size` runs each, as if one were a method's population.
+
+    Raises:
+        EvaluationError: it has no outputs of the forget set.
+
+    """
+    require_forget(reference)
     halves = settings.halves(reference.population, len(reference), size)
     alone = attack_alone(reference, settings.attack_rng)
     found = values_on(reference, reference, [(other, half) for half, other in halves], settings.mode, alone.values)

@@ -155,6 +155,24 @@ class ImageNames:
     """Empty where the source has none."""
 
 
+def image_names_sha256(store: StudyStore, digest: str) -> str:
+    """Return the hash of the splits file, which changes with groups and class names; its digest is of the ids alone.
+
+    Raises:
+        StoreError: it is missing.
+
+    """
+    return payload_of(_splits_file(store, digest)).sha256
+
+
+def _splits_file(store: StudyStore, digest: str) -> bytes:
+    name = store.layout.splits(digest)
+    try:
+        return store.storage.read(name)
+    except FileNotFoundError:
+        raise StoreError(f"{store.uri}: {name} is missing; `ray-unlearn generate` writes it again") from None
+
+
 def read_image_names(store: StudyStore, digest: str) -> ImageNames:
     """Read the splits file that a population's identity names.
 
@@ -162,13 +180,11 @@ def read_image_names(store: StudyStore, digest: str) -> ImageNames:
         StoreError: it is missing or cannot be read.
 
     """
-    name = store.layout.splits(digest)
     try:
-        table = pa.ipc.open_file(pa.BufferReader(store.storage.read(name))).read_all()
-    except (FileNotFoundError, pa.ArrowException) as error:
-        raise StoreError(
-            f"{store.uri}: cannot read {name} ({type(error).__name__}); `ray-unlearn generate` writes it again"
-        ) from error
+        table = pa.ipc.open_file(pa.BufferReader(_splits_file(store, digest))).read_all()
+    except pa.ArrowException as error:
+        name = store.layout.splits(digest)
+        raise StoreError(f"{store.uri}: {name} is damaged; `ray-unlearn generate` writes it again") from error
     rows = table.to_pydict()
     ids: dict[str, list[str]] = {}
     groups: dict[str, list[str]] = {}

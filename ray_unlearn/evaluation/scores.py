@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
+"""Rises with every change of the schema, and of any number: kept parts of another format are computed again."""
 
 Mode = Literal["parity", "exact"]
 Role = Literal["reference", "original", "unlearned"]
@@ -160,7 +161,7 @@ class PopulationScores(_Value):
 class Scores(_Value):
     """One evaluation of a study."""
 
-    format: int = FORMAT
+    format: Literal[1] = FORMAT
     study: str
     mode: Mode
     reference: str

@@ -1,7 +1,7 @@
 """One population's scores: what it is by itself, and what it is against the reference.
 
-    described = describe(outputs, names, "unlearned", reference.records)
-    scored = score(described, unlearned, reference, names, settings)     # everything but the nulls (`nulls`)
+    described = describe(outputs, names, "unlearned", "kookmin", reference.records)
+    scored = score(described, unlearned, reference, names, 32, settings)     # everything but the nulls (`nulls`)
 
 Does not cover: reading outputs and keeping scores (`evaluate`).
 """
@@ -13,7 +13,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from ray_unlearn.evaluation.cautions import cautions
-from ray_unlearn.evaluation.comparison import Alone, Values, attack_alone, attack_curves, compare, why_missing
+from ray_unlearn.evaluation.comparison import (
+    Alone,
+    Values,
+    attack_alone,
+    attack_curves,
+    compare,
+    require_forget,
+    why_missing,
+)
 from ray_unlearn.evaluation.halves import Rows, Settings, growth_sizes, interval, values_on
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
@@ -27,14 +35,16 @@ _EXAMPLES_AT = (0.1, 0.37, 0.63, 0.9)
 """Quantiles of the reference's mean phi: from images that retrained models get wrong to those they are sure of."""
 
 
-def describe(outputs: Outputs, names: ImageNames, role: Role, reference: Sequence[Record]) -> PopulationScores:
+def describe(
+    outputs: Outputs, names: ImageNames, role: Role, method: str, reference: Sequence[Record]
+) -> PopulationScores:
     """Return what needs no outputs of the reference: slices, stages, cost."""
     first = outputs.records[0]
     starts = {record.original for record in outputs.records if record.original_sha256}
     return PopulationScores(
         population=outputs.population,
         role=role,
-        method=first.method,
+        method=method,
         options=first.options,
         runs=len(outputs),
         originals=len(starts),
@@ -45,23 +55,33 @@ def describe(outputs: Outputs, names: ImageNames, role: Role, reference: Sequenc
 
 
 def score(
-    described: PopulationScores, unlearned: Outputs, reference: Outputs, names: ImageNames, settings: Settings
+    described: PopulationScores,
+    unlearned: Outputs,
+    reference: Outputs,
+    names: ImageNames,
+    null_runs: int,
+    settings: Settings,
 ) -> PopulationScores:
     """Add everything that compares the population with the reference.
 
     Values are of N = as many runs of the reference, its first; intervals of halves of these. What stands beside the
-    null is of as many runs as the null has, against the same halves of the whole reference.
+    null is of `null_runs`, as many as the null has, against the same halves of the whole reference.
+
+    Raises:
+        EvaluationError: a side has no outputs of the forget set.
+
     """
+    require_forget(unlearned, reference)
     theirs = reference.take(range(len(unlearned)))
     phi = unlearned.splits["forget"].phi_RN, theirs.splits["forget"].phi_RN
     attacked = attack_alone(unlearned, settings.attack_rng)
     alone, values = attacked.values, compare(unlearned, theirs, settings.mode, attacked.values)
-    half, size = len(unlearned) // 2, null_size(unlearned, reference)
+    half = len(unlearned) // 2
     on_halves = values_on(unlearned, theirs, _pairs(unlearned, theirs, half, settings), settings.mode, alone)
     beside_null = on_halves
-    if (len(reference), size) != (len(unlearned), half):
+    if (len(reference), null_runs) != (len(unlearned), half):
         beside_null = values_on(
-            unlearned, reference, _pairs(unlearned, reference, size, settings), settings.mode, alone
+            unlearned, reference, _pairs(unlearned, reference, null_runs, settings), settings.mode, alone
         )
     quality = forgetting_quality(*phi, settings.mode) if values else None
     scored = described.model_copy(
@@ -76,14 +96,6 @@ def score(
         }
     )
     return scored.model_copy(update={"warnings": cautions(scored, unlearned)})
-
-
-def null_size(unlearned: Outputs, reference: Outputs) -> int:
-    """Return the runs a side of the null: half of the reference, and no more than the population has.
-
-    With twice as many retrained runs as a method has, that is the method's own N.
-    """
-    return min(len(reference) // 2, len(unlearned))
 
 
 def _pairs(unlearned: Outputs, reference: Outputs, size: int, settings: Settings) -> list[tuple[Rows, Rows]]:

@@ -52,7 +52,7 @@ def _parts(name: str, by: Literal["all", "class", "group"], keys_N: np.ndarray, 
             by=by,
             key=key,
             images=sizes[key],
-            accuracy=summary(accuracies[key]),
+            accuracy=summary(accuracies[key], upper=1.0),
             loss=summary(losses[key]),
         )
         for key in order
@@ -90,8 +90,8 @@ def cost(records: Sequence[Record], reference: Sequence[Record]) -> Cost:
     return Cost(seconds=summary(ours), relative=relative, efficient=None if relative is None else relative <= EFFICIENT)
 
 
-def summary(values_R: np.ndarray) -> Summary:
-    """Return mean, standard deviation and the 95 % t-interval of the mean of one number per run."""
+def summary(values_R: np.ndarray, upper: float = math.inf) -> Summary:
+    """Return mean, standard deviation and the mean's 95 % t-interval, cut at 0 and `upper`, of one number per run."""
     n, mean = len(values_R), float(np.mean(values_R))
     if n < 2:
         return Summary(mean=mean, sd=None, low=None, high=None, n=n)
@@ -99,4 +99,4 @@ def summary(values_R: np.ndarray) -> Summary:
 
     sd = float(np.std(values_R, ddof=1))
     margin = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
-    return Summary(mean=mean, sd=sd, low=mean - margin, high=mean + margin, n=n)
+    return Summary(mean=mean, sd=sd, low=max(0.0, mean - margin), high=min(upper, mean + margin), n=n)

@@ -9,8 +9,10 @@ Does not cover: which parts a study needs, and where they are kept (`evaluate`).
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -31,14 +33,18 @@ class Population:
     """The finished runs of one population that are evaluated."""
 
     name: str
+    method: str
+    """As people call it: a script's file and function without its folder."""
     records: Mapping[int, Record]
+    images: Mapping[str, Any]
+    """What its identity says about images and outputs; only equal ones compare."""
     splits: str
     """Digest of its splits: which images its outputs are of."""
 
     def first(self, runs: int) -> Population:
         """Return the runs with the smallest indexes."""
         kept = dict(sorted(self.records.items())[:runs])
-        return Population(name=self.name, records=kept, splits=self.splits)
+        return replace(self, records=kept)
 
     @property
     def identity(self) -> list[str]:
@@ -59,11 +65,10 @@ class Task:
     reference: Population
     null: bool
     """Whether it is the reference against itself."""
-
-    @property
-    def null_runs(self) -> int:
-        """Runs a side of the null that belongs beside this population."""
-        return min(len(self.reference.records) // 2, len(self.population.records))
+    null_runs: int
+    """Runs a side of the null, and of what stands beside it; the same for all populations of an evaluation."""
+    names_sha256: str
+    """Of the splits file: image ids, groups and class names."""
 
     def __str__(self) -> str:
         if self.null:
@@ -79,10 +84,11 @@ class Task:
             {
                 "format": FORMAT,
                 "settings": settings,
-                "null": self.null_runs if self.null else 0,
+                "null": [self.null, self.null_runs] if self.null or self.role == "unlearned" else None,
+                "version": importlib.metadata.version("ray-unlearn"),
                 "population": None if self.null else [self.population.name, self.role, self.population.identity],
                 "reference": [self.reference.name, self.reference.identity],
-                "splits": self.population.splits,
+                "names": self.names_sha256,
             }
         )
 
@@ -102,9 +108,9 @@ class Task:
             null = score_null(self._read(self.reference), self.null_runs, self.settings)
             return Part(key=self.key, null=null).model_dump_json()
         outputs, names = self._read(self.population), read_image_names(self.store, self.population.splits)
-        scored = describe(outputs, names, self.role, list(self.reference.records.values()))
+        scored = describe(outputs, names, self.role, self.population.method, list(self.reference.records.values()))
         if self.role == "unlearned":
-            scored = score(scored, outputs, self._read(self.reference), names, self.settings)
+            scored = score(scored, outputs, self._read(self.reference), names, self.null_runs, self.settings)
         return Part(key=self.key, population=scored).model_dump_json()
 
     def _read(self, population: Population) -> Outputs:

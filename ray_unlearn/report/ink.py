@@ -9,7 +9,7 @@
 Figures are drawn with stand-in colours, which become CSS variables (`--method`, `--reference`, ...); text stays text in
 the page's font. The same figure gives the same bytes.
 
-Does not cover: what is drawn (`overview_pictures`, `panel_pictures`), the colours themselves (`page.css`).
+Does not cover: what is drawn (`overview_pictures`, `image_pictures`, `curve_pictures`), the colours (`page.css`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     forest(scores), plane(scores)                # SVG, or "" where nothing has an F
 
-Does not cover: one population's own pictures (`panel_pictures`).
+Does not cover: one population's own pictures (`image_pictures`, `curve_pictures`).
 """
 
 from __future__ import annotations
@@ -118,8 +118,9 @@ def plane(scores: Scores) -> str:
 
 def _plane_point(axes: Axes, one: PopulationScores) -> tuple[float, float, str]:
     x, y = estimate(one, "forgetting_quality"), estimate(one, "test_ratio")
-    across, up = x.value or 0.0, y.value or 0.0
-    if x.low is not None and x.high is not None:
+    beside_null = x.at_null_n is not None and x.null_n != x.n  # the reference's point is of the null's N
+    across, up = (x.at_null_n if beside_null else x.value) or 0.0, y.value or 0.0
+    if x.low is not None and x.high is not None and not beside_null:
         axes.plot([x.low, x.high], [up, up], color=METHOD, linewidth=1.2)
     if y.low is not None and y.high is not None:
         axes.plot([across, across], [y.low, y.high], color=METHOD, linewidth=1.2)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores, Slice
 from ray_unlearn.report.text import plural
-from ray_unlearn.report.wording import decimals, interval, joined, listed
+from ray_unlearn.report.wording import decimals, interval, joined, listed, span
 
 SPLITS = ("retain", "forget", "validation", "test")
 
@@ -94,7 +94,8 @@ def verdict(scores: Scores) -> str:
 def _against_the_null(quality: Estimate) -> list[str]:
     if quality.null is None:
         return ["How close retraining comes to itself is not known here, so the number has no yardstick."]
-    null = joined(decimals(quality.null), interval(quality.null_low, quality.null_high))
+    ends = span(quality.null_low, quality.null_high)
+    null = decimals(quality.null) + f" ({ends} over halvings)" * bool(ends)
     said = f"Retraining against itself reaches {null} at N = {quality.null_n}"
     if quality.at_null_n is None:
         return [f"{said}; this method was not scored at that N."]
@@ -112,6 +113,8 @@ def _place(quality: Estimate, value: float) -> str:
 
 
 def _overlap(closest: PopulationScores, unlearned: list[PopulationScores]) -> list[str]:
+    if len({estimate(one, "forgetting_quality").n for one in unlearned}) > 1:
+        return ["Runs differ in number, so the intervals do not compare: the order is that at the null's N."]
     low = estimate(closest, "forgetting_quality").low
     others = {one.population: estimate(one, "forgetting_quality").high for one in unlearned if one is not closest}
     names = [name for name, high in others.items() if high is not None and low is not None and high >= low]

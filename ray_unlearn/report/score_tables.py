@@ -15,7 +15,7 @@ from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.grid import Bar, Cell, Column, Grid, name, number
 from ray_unlearn.report.ranking import estimate, in_order, null_of, ranked, reference_of
-from ray_unlearn.report.wording import MISSING, TIMES, decimals, interval, joined, short
+from ray_unlearn.report.wording import MISSING, TIMES, decimals, interval, joined, short, span
 
 HEADLINE = ("score", "forgetting_quality")
 ATTACKS = tuple(key for key in MEASURES if key.startswith(("u_lira", "rmia", "logistic", "svc")))
@@ -32,9 +32,12 @@ def estimate_cell(found: Estimate, runs: int, *, null: bool = False) -> Cell:
 
 
 def _null_note(found: Estimate) -> str:
+    """Return the null, with its N, and the value at that N where it is another than the value's own."""
     if found.null is None:
         return ""
-    return f"null {decimals(found.null)}, N {found.null_n}" if found.null_n else f"null {decimals(found.null)}"
+    if found.null_n == found.n or found.at_null_n is None:
+        return f"null {decimals(found.null)}, N {found.null_n}"
+    return f"at N {found.null_n}: {decimals(found.at_null_n)}, null {decimals(found.null)}"
 
 
 def _at_null_cell(found: Estimate, shared_n: int) -> Cell:
@@ -74,13 +77,13 @@ def ranking_grid(scores: Scores) -> Grid:
             ),
             Column("RA ratio", meaning=MEASURES["retain_ratio"].meaning),
             Column("TA ratio", meaning=MEASURES["test_ratio"].meaning),
-            Column("cost", f"{TIMES} retraining", "mean seconds of a run over those of a retrained run"),
+            Column("cost", f"{TIMES} retraining", "median seconds of a run over those of a retrained run"),
         ),
         rows=(*rows, *([reference] if reference else [])),
         reference=scores.reference,
         explained=(
             f"score = F {TIMES} RA ratio {TIMES} TA ratio. The null is {scores.reference} against itself, in disjoint "
-            f"halves: what retraining gets. Compare with it at its own N only."
+            f"halves: what retraining gets, with its range over the halvings. Compare with it at its own N only."
         ),
     )
 
@@ -112,7 +115,9 @@ def _bar(found: Estimate, top: float, what: str) -> Bar | None:
     if found.value is None:
         return None
     said = joined(what, decimals(found.value), interval(found.low, found.high), f"at N = {found.n}")
-    null = f"; null {interval(found.null_low, found.null_high)} at N = {found.null_n}" if found.null is not None else ""
+    if found.null is None or found.null_n != found.n:  # a null of another N is no yardstick for this bar
+        return Bar(found.value, found.low, found.high, None, None, top, said)
+    null = f"; null {span(found.null_low, found.null_high)} at N = {found.null_n}"
     low, high = (found.null, found.null) if found.null_low is None else (found.null_low, found.null_high)
     return Bar(found.value, found.low, found.high, low, high, top, said + null)
 
@@ -125,11 +130,7 @@ def _reference_row(scores: Scores, top: float) -> tuple[Cell, ...] | None:
         return None
 
     def cell(one: Estimate | None) -> Cell:
-        return (
-            Cell(MISSING)
-            if one is None
-            else number(one.null, decimals(one.null), interval(one.null_low, one.null_high))
-        )
+        return Cell(MISSING) if one is None else number(one.null, decimals(one.null), span(one.null_low, one.null_high))
 
     bar = None
     if score is not None and score.null is not None:
@@ -205,7 +206,7 @@ def cost_grid(scores: Scores) -> Grid:
             Column("population", "method"),
             Column("N"),
             Column("seconds", "mean over runs", "wall time of a run's training"),
-            Column("cost", f"{TIMES} retraining", "mean seconds over the reference's"),
+            Column("cost", f"{TIMES} retraining", "median seconds over the reference's"),
             Column("within 20 %", "the challenge's limit", "at most a fifth of retraining"),
         ),
         rows=tuple(rows),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.ranking import estimate, mode_words, null_of, ranked, warnings_of
 from ray_unlearn.report.text import aligned
-from ray_unlearn.report.wording import MISSING, decimals, interval, joined, short
+from ray_unlearn.report.wording import MISSING, decimals, interval, joined, short, span
 
 WIDTH = 100
 _GAP = 2
@@ -69,10 +69,9 @@ def _null_lines(scores: Scores) -> list[str]:
     null = null_of(scores, "forgetting_quality")
     if null is None:
         return ["no null: how close retraining comes to itself was not measured"]
-    said = joined(decimals(null.null), interval(null.null_low, null.null_high))
-    return [
-        f"null F: {scores.reference} against itself, {said} at N = {null.null_n} a side; compare F at that N with it"
-    ]
+    ends = span(null.null_low, null.null_high)
+    said = decimals(null.null) + f" ({ends} over halvings)" * bool(ends)
+    return [f"null F: {scores.reference} against itself, {said}; compare F at {null.null_n} with it"]
 
 
 def _missing_lines(found: list[PopulationScores]) -> list[str]:

@@ -43,6 +43,11 @@ def interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"[{decimals(low)}, {decimals(high)}]"
 
 
+def span(low: float | None, high: float | None) -> str:
+    """Return a range that is no interval of confidence: the smallest and the largest of what was drawn."""
+    return "" if low is None or high is None else f"{decimals(low)} to {decimals(high)}"
+
+
 def percent_interval(low: float | None, high: float | None) -> str:
     """Return both ends in percent in brackets; nothing where one is missing."""
     return "" if low is None or high is None else f"[{percent(low)}, {percent(high)}]"
