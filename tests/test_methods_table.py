@@ -127,7 +127,7 @@ def test_runs_made_again_are_compared(made, capsys, tmp_path):
 @pytest.mark.parametrize(("name", "preset"), [("digits", "digits"), ("faces", "cifar10")])
 def test_the_studies_have_every_method(name, preset):
     """Law: each that starts from an original, 8 or more runs, under one preset; `null` and `retrained` beside them."""
-    study = load_study(ROOT / "jobs" / "studies" / f"methods_{name}.yaml")
+    study = load_study(ROOT / "jobs" / "studies" / f"methods-{name}.yaml")
     methods = {n: m for n, m in METHODS.items() if m.starts_from == "original"}
     assert set(study.populations) == {*methods, "original", "retrained"}
     for population, spec in study.populations.items():
