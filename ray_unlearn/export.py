@@ -49,7 +49,7 @@ def export_competition(store: StudyStore, population: str, count: int, file: Pat
         with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
             for index in range(count):
                 run = Run(population=population, index=index)
-                data = store.checkpoint(run)
+                data = store.payload(run, CHECKPOINT)
                 archive.writestr(zipfile.ZipInfo(f"unlearned_checkpoint_{index}.pth", _SAME_TIME), _as_pth(data))
         beside.replace(file)
     except OSError as error:

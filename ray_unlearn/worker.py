@@ -182,7 +182,7 @@ class Worker:
         if start is None:
             return models.build(self._job.plan.study.model, self._job.data.num_classes, rng)
         if start not in self._originals:
-            data = self._job.store.checkpoint(start)
+            data = self._job.store.payload(start, CHECKPOINT)
             self._originals[start] = payload_of(data).sha256, models.parse_weights(data, CHECKPOINT)
         model = copy.deepcopy(self._template)
         models.load_weights(model, self._originals[start][1], where=f"{self._job.store.uri}/{start}")

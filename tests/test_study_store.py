@@ -124,7 +124,7 @@ def test_a_run_exists_iff_its_record_does(store: StudyStore):
     publish(store, plan, finetune(1))
     assert made(store, plan) == [1]
     assert store.record(finetune(1)) == record_of(plan, finetune(1)).sealed()
-    assert store.checkpoint(finetune(1)) == b"weights"
+    assert store.payload(finetune(1), "model.safetensors") == b"weights"
     store.discard(finetune(1))
     assert made(store, plan) == []
     assert store.indexes("finetune") == []
@@ -192,12 +192,12 @@ def test_the_checkpoint_of_a_run_without_one_is_an_error(store: StudyStore):
     with pytest.raises(
         StoreError, match=r"run finetune/00000 has no model\.safetensors \(not made, or keep_checkpoints: false\)"
     ):
-        store.checkpoint(finetune(0))
+        store.payload(finetune(0), "model.safetensors")
     store.discard(finetune(0))
     publish(store, plan, finetune(0))
     store.storage.publish_file("tiny/finetune/00000/model.safetensors", b"weighty")
     with pytest.raises(StoreError, match=r"model\.safetensors is not what its record says"):
-        store.checkpoint(finetune(0))
+        store.payload(finetune(0), "model.safetensors")
 
 
 def test_a_changed_record_does_not_count(store: StudyStore):

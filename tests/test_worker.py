@@ -31,7 +31,7 @@ def open_worker(study: Study) -> tuple[Job, Worker]:
 
 
 def state_of(store: StudyStore, run: Run) -> dict[str, torch.Tensor]:
-    return load_safetensors(store.checkpoint(run))
+    return load_safetensors(store.payload(run, "model.safetensors"))
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

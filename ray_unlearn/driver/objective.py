@@ -28,9 +28,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from ray_unlearn.errors import StoreError
+from ray_unlearn.evaluation.outputs import decode_outputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,7 @@ class Seen:
     validation_NC: np.ndarray
     forget_NC: np.ndarray
     retain_labels_N: np.ndarray
-    """int32, as are the next."""
+    """int64, as are the next."""
     validation_labels_N: np.ndarray
 
 
@@ -70,20 +70,17 @@ def seen_in(outputs: bytes) -> Seen:
         StoreError: retain, forget or validation images are missing, or test images are there.
 
     """
-    table = pa.ipc.open_file(pa.py_buffer(outputs)).read_all()
-    splits = np.asarray(table["split"].to_pylist())
-    expected = ["forget", "retain", "validation"]
-    if (found := sorted(set(splits))) != expected:
-        raise StoreError(f"outputs for tuning: expected the splits {expected}; found {found}; set outputs.splits")
-    logits_NC = np.asarray(table["logits"].combine_chunks().flatten()).reshape(len(table), -1)
-    labels_N = np.asarray(table["label"])
-    retain, validation = splits == "retain", splits == "validation"
+    found, expected = decode_outputs(outputs), ["forget", "retain", "validation"]
+    if sorted(found) != expected:
+        raise StoreError(
+            f"outputs for tuning: expected the splits {expected}; found {sorted(found)}; set outputs.splits"
+        )
     return Seen(
-        retain_NC=logits_NC[retain],
-        validation_NC=logits_NC[validation],
-        forget_NC=logits_NC[splits == "forget"],
-        retain_labels_N=labels_N[retain],
-        validation_labels_N=labels_N[validation],
+        retain_NC=found["retain"].logits_NC,
+        validation_NC=found["validation"].logits_NC,
+        forget_NC=found["forget"].logits_NC,
+        retain_labels_N=found["retain"].labels_N,
+        validation_labels_N=found["validation"].labels_N,
     )
 
 

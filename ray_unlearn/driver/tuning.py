@@ -201,4 +201,4 @@ def _original(study: Study) -> Seen:
 
 
 def _seen(store: StudyStore, run: Run) -> Seen:
-    return seen_in(store.storage.read(f"{store.layout.run(run)}/{OUTPUTS}"))
+    return seen_in(store.payload(run, OUTPUTS))

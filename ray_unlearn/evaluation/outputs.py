@@ -116,32 +116,36 @@ def _same_images(one: Mapping[str, SplitOutputs], other: Mapping[str, SplitOutpu
 
 def _read(store: StudyStore, population: str, index: int, record: Record) -> dict[str, SplitOutputs]:
     run = Run(population=population, index=index)
-    try:
-        data = store.storage.read(f"{store.layout.run(run)}/{OUTPUTS}")
-    except FileNotFoundError:
-        data = b""
-    if payload_of(data) != record.payloads.get(OUTPUTS):
-        raise StoreError(
-            f"{store.uri}: run {run}: {OUTPUTS} is not what its record says; run `ray-unlearn verify --repair`"
-        )
-    return decode_outputs(data)
+    found = decode_outputs(store.payload(run, OUTPUTS, record))
+    return {name: split.scored() for name, split in found.items()}
 
 
-def decode_outputs(data: bytes) -> dict[str, SplitOutputs]:
-    """Return one run's splits; the run axis has length 1."""
+@dataclass(frozen=True)
+class SplitLogits:
+    """One split of one run, as it was saved."""
+
+    positions_N: np.ndarray
+    labels_N: np.ndarray
+    """int64."""
+    logits_NC: np.ndarray
+    """float32."""
+
+    def scored(self) -> SplitOutputs:
+        """Return phi and correctness; the run axis has length 1."""
+        phi_N = logit_scaled_confidence(self.logits_NC, self.labels_N)
+        correct_N = self.logits_NC.argmax(1) == self.labels_N
+        return SplitOutputs(self.positions_N, self.labels_N, phi_N[None], correct_N[None])
+
+
+def decode_outputs(data: bytes) -> dict[str, SplitLogits]:
+    """Return the splits of one run's outputs.arrow."""
     table = pa.ipc.open_file(pa.BufferReader(data)).read_all().combine_chunks()
-    logits = table.column("logits").chunk(0)
-    logits_NC = logits.flatten().to_numpy().reshape(len(table), -1)
+    logits_NC = table.column("logits").chunk(0).flatten().to_numpy().reshape(len(table), -1)
     labels_N = table.column("label").to_numpy().astype(np.int64)
     positions_N = table.column("position").to_numpy().astype(np.int64)
     split = table.column("split").chunk(0)
-    codes_N = split.indices.to_numpy()
-    phi_N, correct_N = logit_scaled_confidence(logits_NC, labels_N), logits_NC.argmax(1) == labels_N
-    found = {}
-    for code, name in enumerate(split.dictionary.to_pylist()):
-        rows = codes_N == code
-        found[name] = SplitOutputs(positions_N[rows], labels_N[rows], phi_N[None, rows], correct_N[None, rows])
-    return found
+    rows = {name: split.indices.to_numpy() == code for code, name in enumerate(split.dictionary.to_pylist())}
+    return {name: SplitLogits(positions_N[own], labels_N[own], logits_NC[own]) for name, own in rows.items()}
 
 
 @dataclass(frozen=True)

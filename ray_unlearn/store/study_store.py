@@ -160,23 +160,29 @@ class StudyStore:
             failed[failure.index] = failure
         return failed
 
-    def checkpoint(self, run: Run) -> bytes:
-        """Return the bytes of a finished run's checkpoint, after comparing them with its record.
+    def payload(self, run: Run, file: str, record: Record | None = None) -> bytes:
+        """Return a payload of a finished run, after comparing it with its record.
+
+        Args:
+            run: whose.
+            file: its name.
+            record: the run's, where it is at hand; else it is read.
 
         Raises:
-            StoreError: the run is not finished, has none, or has one that is not what its record says.
+            StoreError: the run is not finished, has no such payload, or has one that is not what its record says.
 
         """
-        record = self.record(run)
-        expected = record.payloads.get(CHECKPOINT) if record else None
+        record = record or self.record(run)
+        expected = record.payloads.get(file) if record else None
         if expected is None:
-            raise StoreError(f"{self.uri}: run {run} has no {CHECKPOINT} (not made, or keep_checkpoints: false)")
+            hint = ", or keep_checkpoints: false" if file == CHECKPOINT else ""
+            raise StoreError(f"{self.uri}: run {run} has no {file} (not made{hint})")
         try:
-            data = self.storage.read(f"{self.layout.run(run)}/{CHECKPOINT}")
+            data = self.storage.read(f"{self.layout.run(run)}/{file}")
         except FileNotFoundError:
             data = b""
         if payload_of(data) != expected:
             raise StoreError(
-                f"{self.uri}: run {run}: {CHECKPOINT} is not what its record says; run `ray-unlearn verify --repair`"
+                f"{self.uri}: run {run}: {file} is not what its record says; run `ray-unlearn verify --repair`"
             )
         return data
