@@ -116,13 +116,13 @@ def test_what_is_unchanged_is_not_computed_again(tmp_path: Path):
     study, store = evaluated_store(tmp_path, {"retrained": 8, "again": 8, "shifted": 3})
     first, second, third, fourth = Counting(), Counting(), Counting(), Counting()
     before = evaluate(study, store, execute=first)
-    assert sorted(first.parts) == ["again", "original", "retrained", "retrained.3", "shifted"]
+    assert sorted(first.parts) == ["again", "null.of.reference", "original", "retrained", "shifted"]
     assert evaluate(study, store, execute=second) == before
     assert second.parts == []
     publish(store, "shifted", 3, draw_logits(99, shift=4.0))
     evaluate(study.model_copy(update=_more(study, "shifted", 4)), store, execute=third)
     # The smallest population decides at which N all are compared.
-    assert sorted(third.parts) == ["again", "retrained.4", "shifted"]
+    assert sorted(third.parts) == ["again", "null.of.reference", "shifted"]
     evaluate(study, store, mode="exact", execute=fourth)
     assert sorted(fourth.parts) == sorted(first.parts)
 
@@ -188,6 +188,15 @@ def test_few_runs_give_what_they_can(tmp_path: Path, count: int):
     assert lira.missing == ("" if count == 3 else f"needs more than {count} runs")
     assert quality.low is None
     assert quality.null is None
+
+
+def test_two_runs_beside_many_are_scored_without_a_null(tmp_path: Path):
+    """Law: a population too small for the null that others have is no error, and drags nobody down to its N."""
+    study, store = evaluated_store(tmp_path, {"retrained": 12, "again": 12, "shifted": 2})
+    found = evaluate(study, store).populations
+    assert found["again"].measures["forgetting_quality"].null_n == 6
+    two = found["shifted"].measures["forgetting_quality"]
+    assert (two.value, two.at_null_n, two.low) == (0.0, None, None)
 
 
 def test_without_retain_outputs_there_is_f_but_no_score(tmp_path: Path):

@@ -31,6 +31,8 @@ from ray_unlearn.study.identity import difference
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, PopulationSpec, Study
 
+_NULL = "null.of.reference"  # a part's name; a population's has no dot
+
 
 def evaluate(
     study: Study,
@@ -140,9 +142,9 @@ def _population(name: str, spec: PopulationSpec, records: Mapping[int, Record], 
 def _tasks(
     study: Study, store: StudyStore, settings: Settings, held: Mapping[str, Population], reference: Population
 ) -> list[Task]:
-    """Return every part: one per population, and a null for each number of runs that is compared."""
-    tasks, nulls, null_runs = [], {}, _null_runs(held, reference)
-    names = image_names_sha256(store, reference.splits)
+    """Return every part: one per population, and the null that they all stand beside."""
+    null_runs, names = _null_runs(held, reference), image_names_sha256(store, reference.splits)
+    tasks = []
     for name, population in held.items():
         role: Role = "reference" if name == reference.name else "original" if name == ORIGINAL else "unlearned"
         runs = min(len(population.records), len(reference.records))  # numbers at unequal N are never compared
@@ -158,9 +160,8 @@ def _tasks(
             names_sha256=names,
         )
         tasks.append(task)
-        if role == "unlearned" and null_runs:
-            nulls[_null_part(task)] = replace(task, part=_null_part(task), null=True)
-    return [*tasks, *nulls.values()]
+    null = replace(tasks[0], part=_NULL, null=True)
+    return [*tasks, null] if any(task.role == "unlearned" for task in tasks) else tasks
 
 
 def _null_runs(held: Mapping[str, Population], reference: Population) -> int:
@@ -171,10 +172,6 @@ def _null_runs(held: Mapping[str, Population], reference: Population) -> int:
     """
     sizes = [len(p.records) for name, p in held.items() if name not in (reference.name, ORIGINAL)]
     return min([len(reference.records) // 2, *(size for size in sizes if size >= LEAST_TO_HALVE)])
-
-
-def _null_part(task: Task) -> str:
-    return f"{task.reference.name}.{task.null_runs}"  # a population's name has no dot
 
 
 def _computed(
@@ -212,8 +209,8 @@ def _assembled(
     for task in tasks:
         scored = parts[task.part].population
         if scored is not None:
-            part = parts.get(_null_part(task)) if scored.measures else None
-            populations[task.part] = with_null(scored, part.null) if part and part.null else scored
+            null = parts[_NULL].null if scored.measures else None
+            populations[task.part] = with_null(scored, null) if null else scored
     names = read_image_names(store, tasks[0].population.splits)
     newest = next(task for task in tasks if task.part == reference).population.records
     return Scores(

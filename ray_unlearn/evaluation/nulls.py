@@ -99,7 +99,7 @@ def with_null(scored: PopulationScores, null: NullPart) -> PopulationScores:
 
 def _beside(estimate: Estimate, null: NullPart, name: str) -> Estimate:
     found = null.measures.get(name)
-    if found is None or estimate.value is None:
+    if found is None or estimate.at_null_n is None:  # too few runs: nothing of it compares with the null
         return estimate
     return estimate.model_copy(
         update={"null": found.mean, "null_low": found.low, "null_high": found.high, "null_n": null.n}

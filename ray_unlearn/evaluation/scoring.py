@@ -99,6 +99,9 @@ def score(
 
 
 def _pairs(unlearned: Outputs, reference: Outputs, size: int, settings: Settings) -> list[tuple[Rows, Rows]]:
+    """Return rows of `size` runs of each side; none where a side has not so many."""
+    if size > min(len(unlearned), len(reference)):
+        return []
     sides = (settings.halves(side.population, len(side), size) for side in (unlearned, reference))
     return [(ours, theirs) for (ours, _), (theirs, _) in zip(*sides, strict=True)]
 
