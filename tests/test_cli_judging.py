@@ -94,6 +94,19 @@ def test_neither_torch_nor_ray_is_needed(study: str, tmp_path: Path):
     assert (tmp_path / "store" / "tiny" / "report.html").exists()
 
 
+def test_the_job_is_the_command(study: str, tmp_path: Path):
+    """Law: jobs/evaluate.py takes the same arguments, and ends as the command does."""
+    job = Path(__file__).resolve().parents[1] / "jobs" / "evaluate.py"
+    done = subprocess.run([sys.executable, str(job), study, "--populations", "again"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "again" in done.stdout
+    assert (tmp_path / "store" / "tiny" / "scores.parquet").exists()
+    refused = subprocess.run(
+        [sys.executable, str(job), study, "--populations", "agian"], capture_output=True, text=True
+    )
+    assert (refused.returncode, refused.stdout) == (2, "")
+
+
 def test_quickstart_ends_with_scores_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     """Law: one command from nothing to a page, which the last lines name."""
     populations = {
