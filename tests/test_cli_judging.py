@@ -97,7 +97,12 @@ def test_neither_torch_nor_ray_is_needed(study: str, tmp_path: Path):
 def test_the_job_is_the_command(study: str, tmp_path: Path):
     """Law: jobs/evaluate.py takes the same arguments, and ends as the command does."""
     job = Path(__file__).resolve().parents[1] / "jobs" / "evaluate.py"
-    done = subprocess.run([sys.executable, str(job), study, "--populations", "again"], capture_output=True, text=True)
+
+    def run(population: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(job), study, "--populations", population]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done, refused = run("again"), run("agian")
     assert done.returncode == 0, done.stderr
     assert "again" in done.stdout
     assert (tmp_path / "store" / "tiny" / "scores.parquet").exists()
