@@ -52,7 +52,7 @@ def test_evaluate_as_json_in_another_mode(study: str, capsys: pytest.CaptureFixt
     assert main(["evaluate", study, "--json", "--mode", "exact", "--populations", "again"]) == 0
     scores = Scores.model_validate_json(capsys.readouterr().out)
     assert scores.mode == "exact"
-    assert list(scores.populations) == ["retrained", "again"]
+    assert list(scores.populations) == ["original", "retrained", "again"]
 
 
 def test_a_report_without_an_evaluation_says_what_to_do(study: str, capsys: pytest.CaptureFixture):

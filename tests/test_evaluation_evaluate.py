@@ -204,7 +204,17 @@ def test_without_retain_outputs_there_is_f_but_no_score(tmp_path: Path):
     study, store = evaluated_store(tmp_path, {"retrained": 4, "again": 4}, saved=("forget", "test"))
     measures = evaluate(study, store).populations["again"].measures
     assert measures["forgetting_quality"].value is not None
-    assert measures["score"].missing == "needs outputs of retain: outputs: {splits: [retain, forget, test]}"
+    assert measures["score"].missing == "needs outputs of retain: outputs: {splits: [forget, test, retain]}"
+
+
+def test_a_study_that_is_not_the_stores_is_refused(tmp_path: Path):
+    """Law: scores never stand under values that the runs were not made with; counts and moved files may change."""
+    study, store = evaluated_store(tmp_path, {"retrained": 2, "again": 2})
+    other = study.model_copy(update={"training": study.training.model_copy(update={"lr": 0.5})})
+    with pytest.raises(StoreError, match=r"made from other values than the study has: training\.lr: 0\.003 -> 0\.5"):
+        evaluate(other, store)
+    moved = study.data.model_copy(update={"train": study.data.train.model_copy(update={"path": "/elsewhere"})})
+    assert evaluate(study.model_copy(update={"data": moved, **_more(study, "again", 3)}), store).warnings
 
 
 def test_refusals(tmp_path: Path):

@@ -116,7 +116,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "neither method nor weights": (
         {"populations": {"finetune": {"method": REMOVE}}},
-        "populations.finetune: expected either a method or weights: FILE",
+        'populations.finetune: expected either a method or weights: FILE; the method null is written "null", in quotes',
     ),
     "more checkpoints than files": (
         {"populations": {"more": {"weights": ["a.pth", "b.pth"], "count": 3}}},

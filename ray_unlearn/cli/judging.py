@@ -44,7 +44,7 @@ class ReportFormat(StrEnum):
 def evaluate(
     study: StudyFile,
     populations: Annotated[
-        list[str], typer.Option(metavar="A,B", help="Only these populations; the reference is always there.")
+        list[str], typer.Option(metavar="A,B", help="Only these, the reference and the original.")
     ] = [],  # noqa: B006
     mode: Annotated[Mode | None, typer.Option(help="parity: the official grid; exact: every interval.")] = None,
     jobs: Annotated[

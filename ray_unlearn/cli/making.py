@@ -63,6 +63,7 @@ def status(
     """Say how many runs are planned, done and failed."""
     from dataclasses import asdict
 
+    from ray_unlearn.evaluation.agreement import disagreements
     from ray_unlearn.report.tables import study_status
     from ray_unlearn.report.text import status_lines
     from ray_unlearn.study import load_study
@@ -75,6 +76,8 @@ def status(
         say(json.dumps({"study": loaded.name, "store": store.uri, "populations": rows}, indent=1))
     else:
         say("\n".join(status_lines(found, store.uri)))
+        for line in disagreements(loaded, store):
+            say(f"warning: made from another value than the study has: {line}; `generate` will refuse it")
     if plot is not None:
         from ray_unlearn.report.curves import save_curves
 

@@ -73,7 +73,8 @@ def why_missing(name: str, outputs: Outputs) -> str:
     needs = _NEEDS.get(name, ("forget",))
     lacking = [split for split in needs if split not in outputs.splits]
     if lacking:
-        return f"needs outputs of {' and '.join(lacking)}: outputs: {{splits: [retain, forget, test]}}"
+        wanted = ", ".join(dict.fromkeys([*outputs.splits, *lacking]))
+        return f"needs outputs of {' and '.join(lacking)}: outputs: {{splits: [{wanted}]}}"
     if name.startswith(("logistic_attack", "svc_efficacy")) and not _enough_images(outputs, needs):
         return f"needs {MIN_IMAGES} images of each set"
     if len(outputs) < (MIN_RUNS if name.startswith("u_lira") else LEAST_RUNS):

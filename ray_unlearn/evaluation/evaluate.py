@@ -21,6 +21,7 @@ from pathlib import PurePath
 from pydantic import ValidationError
 
 from ray_unlearn.errors import StoreError, StudyError, did_you_mean
+from ray_unlearn.evaluation.agreement import disagreements
 from ray_unlearn.evaluation.halves import LEAST_TO_HALVE, Settings
 from ray_unlearn.evaluation.nulls import with_null
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
@@ -48,16 +49,22 @@ def evaluate(
     Args:
         study: names the reference, the mode and the number of halvings; its `count` says which runs are looked at.
         store: the study's folder.
-        populations: only these (the reference is always there); default all.
+        populations: only these (reference and original are always there); default all.
         mode: overrides `evaluation.mode`.
         execute: where parts are computed.
         tell: called with one line as things happen.
 
     Raises:
         StudyError: a name is no population of the study, or it has no reference.
-        StoreError: the reference has no finished run, or outputs are damaged, missing or of other images.
+        StoreError: the store was made from other values than the study has; the reference has no finished run; outputs
+            are damaged, missing or of other images.
 
     """
+    if lines := disagreements(study, store):
+        raise StoreError(
+            f"{store.uri} was made from other values than the study has: {'; '.join(lines[:3])}; change them back, or "
+            "`ray-unlearn generate` under another study name"
+        )
     settings = _settings(study, mode)
     held, warnings = _held(study, store, populations)
     reference = held[_reference(study)]
@@ -110,7 +117,7 @@ def _held(study: Study, store: StudyStore, names: Sequence[str]) -> tuple[dict[s
     reference, warnings = _reference(study), []
     held: dict[str, Population] = {}
     for name, spec in study.populations.items():
-        if names and name not in names and name != reference:
+        if names and name not in names and name not in (reference, ORIGINAL):
             continue
         records = {index: record for index, record in store.made(name).items() if index < spec.planned}
         if len(records) < spec.planned:

@@ -190,7 +190,8 @@ class PopulationSpec(BaseModel):
     @model_validator(mode="after")
     def _method_or_weights(self) -> PopulationSpec:
         if (self.method is None) == (self.weights is None):
-            raise ValueError("expected either a method or weights: FILE")
+            hint = "" if self.method else '; the method null is written "null", in quotes'
+            raise ValueError(f"expected either a method or weights: FILE{hint}")
         if self.weights is not None and self.planned > len(self.weights):
             raise ValueError(f"count: expected at most {len(self.weights)}, one per weights file; found {self.count}")
         return self
