@@ -3,7 +3,7 @@
     settings = Settings(mode="parity", resamples=100, seed=0)
     halves = settings.halves("retrained", 128, 64)               # [(rows, other rows), ...], disjoint
     found_K = values_on(unlearned, reference, pairs, "parity", alone)["score"]
-    low, high = interval(value, found_K)                         # 95 %
+    low, high = interval("score", value, found_K)                # 95 %
 
 The bootstrap used here takes half of the runs without replacement (half-sampling; Shao and Wu, Annals of Statistics
 1989, call it the delete-d jackknife): the variance of a number at N / 2 under that draw, (1 - 1/2) sigma^2 / (N / 2),
