@@ -74,3 +74,19 @@ def close(one: nn.Module, other: nn.Module) -> bool:
     return all(
         torch.allclose(p, q, rtol=1e-4, atol=2e-6) for p, q in zip(one.parameters(), other.parameters(), strict=True)
     )
+
+
+class Linear(nn.Module):
+    """One linear layer that remembers the images it was trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.utils.skip_init(nn.Linear, 192, 3)  # draws nothing
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.linspace(-0.01, 0.01, 576).reshape(3, 192))
+            self.layer.bias.zero_()
+        self.seen: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += indices_of(images)
+        return self.layer(images.flatten(1) / 255)

@@ -12,18 +12,15 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import TINY, merged
-from samples import indices_of, run_data
-from torch import nn
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from nets import Linear
+from samples import run_data
 from torch.utils.data import DataLoader
 
 from ray_unlearn import models
 from ray_unlearn.data.images import Scaling
 from ray_unlearn.errors import MethodError, ModelError, StudyError
 from ray_unlearn.methods import METHODS
-from ray_unlearn.methods.finetune import FinetuneOptions, finetune
-from ray_unlearn.methods.negative_gradient_plus import NegativeGradientPlusOptions, negative_gradient_plus
-from ray_unlearn.methods.perturbations import add_noise
+from ray_unlearn.methods.finetune import FinetuneOptions
 from ray_unlearn.methods.resolve import method_of, resolve
 from ray_unlearn.methods.script import CompetitionDataset, imports_beside
 from ray_unlearn.methods.train import TrainOptions, train
@@ -35,22 +32,6 @@ from ray_unlearn.study.schema import Model
 from ray_unlearn.training.batches import shuffled
 
 RNG = Seeds(study=0, population="test")
-
-
-class Linear(nn.Module):
-    """One linear layer that remembers the images it was trained on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.utils.skip_init(nn.Linear, 192, 3)  # draws nothing
-        with torch.no_grad():
-            self.layer.weight.copy_(torch.linspace(-0.01, 0.01, 576).reshape(3, 192))
-            self.layer.bias.zero_()
-        self.seen: list[int] = []
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.seen += indices_of(images)
-        return self.layer(images.flatten(1) / 255)
 
 
 def study(**population):
@@ -155,107 +136,6 @@ def test_train_sees_exactly_its_images(tmp_path, on, expected):
     model = Linear()
     train(model, run_data(tmp_path), TrainOptions(on=on, epochs=2, batch_size=7), RNG)
     assert set(model.seen) == expected
-
-
-# finetune
-
-
-def test_start_noise_has_its_spread_and_differs_between_runs():
-    """Law: N(0, std^2) on every parameter: 40,000 draws are within 5 standard errors of mean 0 and spread std."""
-    std, size = 0.02, 40_000
-    drawn = []
-    for run in (0, 0, 1):
-        model = nn.Linear(200, 200, bias=False)
-        before = model.weight.detach().clone()
-        add_noise(model.parameters(), std, Seeds(study=0, population="p", run=run).torch("start-noise"))
-        drawn.append((model.weight - before).detach())
-    assert torch.allclose(drawn[0], drawn[1], atol=1e-7)
-    assert not torch.allclose(drawn[0], drawn[2], atol=1e-3)
-    for noise in drawn:
-        assert abs(float(noise.mean())) < 5 * std / size**0.5
-        assert abs(float(noise.std()) - std) < 5 * std / (2 * size) ** 0.5
-
-
-def test_noise_reaches_every_parameter_and_no_buffer():
-    """Law: weights, biases, scales and shifts get noise; running statistics do not."""
-    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    add_noise(model.parameters(), 0.1, RNG.torch("start-noise"))
-    parameters = dict(model.named_parameters())
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name]) == (name not in parameters)
-
-
-def test_zero_noise_draws_nothing(tmp_path):
-    """Law: without noise the start is the original, bit for bit, and no stream of noise is opened."""
-    opened: list[str] = []
-
-    class Watched(Seeds):
-        def torch(self, purpose):
-            opened.append(purpose)
-            return super().torch(purpose)
-
-    rng = Watched(study=0, population="test")
-    finetune(Linear(), run_data(tmp_path), FinetuneOptions(), rng)
-    assert opened == ["fit-retain"]
-    finetune(Linear(), run_data(tmp_path), FinetuneOptions(noise_std=0.1), rng)
-    assert opened == ["fit-retain", "start-noise", "fit-retain"]
-
-
-def test_finetune_sees_retain_images_only_and_runs_differ(tmp_path):
-    """Law: no forget image is seen; two run indexes start and go differently, one twice gives the same weights."""
-    results = []
-    for run in (0, 0, 1):
-        model = Linear()
-        options = FinetuneOptions(noise_std=0.01, lr=0.1, batch_size=4)
-        finetune(model, run_data(tmp_path), options, Seeds(study=0, population="f", run=run))
-        assert set(model.seen) == set(range(20))
-        results.append(model.layer.weight.detach().clone())
-    assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[0], results[2])
-
-
-# negative_gradient_plus
-
-
-@pytest.mark.parametrize("alpha", [0.95, 0.5, 0.1])
-def test_one_step_of_negative_gradient_plus(tmp_path, alpha):
-    """Law: w - lr * (alpha * grad CE(retain) - (1 - alpha) * grad CE(forget)), and not with the other sign."""
-    data = run_data(tmp_path, retain=8, forget=5)
-    model, lr = Linear(), 0.5
-    options = NegativeGradientPlusOptions(
-        alpha=alpha, epochs=1, lr=lr, momentum=0.0, weight_decay=0.0, batch_size=8, schedule="constant"
-    )
-    negative_gradient_plus(model, data, options, RNG)
-
-    def gradient(images):
-        by_hand = Linear()
-        batch, labels = images.batch(np.arange(len(images)))
-        return torch.autograd.grad(F.cross_entropy(by_hand(batch), labels), by_hand.layer.weight)[0]
-
-    start, on_retain, on_forget = Linear().layer.weight, gradient(data.retain), gradient(data.forget)
-    expected = start - lr * (alpha * on_retain - (1 - alpha) * on_forget)
-    wrong = start - lr * (alpha * on_retain + (1 - alpha) * on_forget)
-    assert torch.allclose(model.layer.weight, expected, atol=1e-6)
-    assert not torch.allclose(wrong, expected, atol=1e-5)
-    assert sorted(model.seen) == list(range(13))
-
-
-def test_class_weights_act_on_the_retain_term_only(tmp_path):
-    """Law: with `class_weights: inverse` the forget term stays the plain mean."""
-    data = run_data(tmp_path, retain=8, forget=5)
-    model = Linear()
-    options = NegativeGradientPlusOptions(
-        alpha=0.5, epochs=1, lr=0.5, momentum=0.0, weight_decay=0.0, batch_size=8, class_weights="inverse"
-    )
-    negative_gradient_plus(model, data, options, RNG)
-    by_hand = Linear()
-    (retain, retain_labels), (forget, forget_labels) = (s.batch(np.arange(len(s))) for s in (data.retain, data.forget))
-    weight = torch.tensor([1 / 3, 1 / 3, 1 / 2])  # retain labels 0 1 2 0 1 2 0 1
-    loss = 0.5 * F.cross_entropy(by_hand(retain), retain_labels, weight=weight)
-    loss = loss - 0.5 * F.cross_entropy(by_hand(forget), forget_labels)
-    expected = by_hand.layer.weight - 0.5 * torch.autograd.grad(loss, by_hand.layer.weight)[0]
-    assert torch.allclose(model.layer.weight, expected, atol=1e-6)
 
 
 # weights
