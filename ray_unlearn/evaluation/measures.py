@@ -44,6 +44,20 @@ def _klom_measures() -> dict[str, Measure]:
     }
 
 
+def _rates(attack: str, label: str, recognised: str, accused: str, source: str) -> dict[str, Measure]:
+    """Return an attack's true positive rates at false positive rates of 0.1 % and 1 %."""
+    return {
+        f"{attack}_tpr_{percent}": Measure(
+            label=f"{label} TPR at {percent} % FPR",
+            better="null",
+            meaning=f"share of {recognised} recognised while {percent} % of {accused} are accused",
+            source=source,
+            upper=1.0,
+        )
+        for percent in ("0.1", "1")
+    }
+
+
 def _single_model_measures() -> dict[str, Measure]:
     """Attacks on one model at a time: their own number, and the true positive rates of forget against test images."""
     attacks = {
@@ -61,14 +75,7 @@ def _single_model_measures() -> dict[str, Measure]:
     found = {}
     for name, (label, meaning, source) in attacks.items():
         found[name] = Measure(label=label, better="null", meaning=meaning, source=source, upper=1.0)
-        for ending in ("0.1", "1"):
-            found[f"{name}_tpr_{ending}"] = Measure(
-                label=f"{label.split()[0]} TPR at {ending} % FPR",
-                better="null",
-                meaning=f"share of forget images recognised while {ending} % of test images are accused",
-                source=source,
-                upper=1.0,
-            )
+        found |= _rates(name, label.split()[0], "forget images", "test images", source)
     return found
 
 
@@ -105,19 +112,8 @@ MEASURES: dict[str, Measure] = {
         source="Hayes et al., Inexact Unlearning Needs More Careful Evaluations, SaTML 2025",
         upper=1.0,
     ),
-    "u_lira_tpr_0.1": Measure(
-        label="U-LiRA TPR at 0.1 % FPR",
-        better="null",
-        meaning="share of unlearned models recognised while 0.1 % of retrained ones are accused",
-        source="Hayes et al., SaTML 2025; Carlini et al., S&P 2022",
-        upper=1.0,
-    ),
-    "u_lira_tpr_1": Measure(
-        label="U-LiRA TPR at 1 % FPR",
-        better="null",
-        meaning="share of unlearned models recognised while 1 % of retrained ones are accused",
-        source="Hayes et al., SaTML 2025; Carlini et al., S&P 2022",
-        upper=1.0,
+    **_rates(
+        "u_lira", "U-LiRA", "unlearned models", "retrained ones", "Hayes et al., SaTML 2025; Carlini et al., S&P 2022"
     ),
     "rmia_auc": Measure(
         label="RMIA AUC",
@@ -126,20 +122,7 @@ MEASURES: dict[str, Measure] = {
         source="Zarifzadeh et al., Low-Cost High-Power Membership Inference Attacks, ICML 2024",
         upper=1.0,
     ),
-    "rmia_tpr_0.1": Measure(
-        label="RMIA TPR at 0.1 % FPR",
-        better="null",
-        meaning="share of forget images recognised while 0.1 % of test images are accused",
-        source="Zarifzadeh et al., ICML 2024",
-        upper=1.0,
-    ),
-    "rmia_tpr_1": Measure(
-        label="RMIA TPR at 1 % FPR",
-        better="null",
-        meaning="share of forget images recognised while 1 % of test images are accused",
-        source="Zarifzadeh et al., ICML 2024",
-        upper=1.0,
-    ),
+    **_rates("rmia", "RMIA", "forget images", "test images", "Zarifzadeh et al., ICML 2024"),
     **_single_model_measures(),
     **_klom_measures(),
     "mean_shift": Measure(
