@@ -30,6 +30,7 @@ from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.identity import canonical
 from ray_unlearn.study.schema import Dtype, Model
+from ray_unlearn.taps import trim
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys that people put a state dict under
@@ -65,7 +66,7 @@ def build(spec: Model, num_classes: int, seeds: Seeds) -> nn.Module:
             raise ModelError(f"model {spec.arch}: does not take options {spec.options}: {reason}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {spec.arch}: expected a torch module; found {type(model).__name__}")
-    return model
+    return trim(model) if spec.trim_dead_taps else model
 
 
 @torch.no_grad()
@@ -93,7 +94,7 @@ def identity(spec: Model) -> dict[str, Any]:
 
     """
     _factory(spec.arch)
-    found: dict[str, Any] = {"arch": spec.arch, "options": spec.options}
+    found: dict[str, Any] = {"arch": spec.arch, "options": spec.options, "trim_dead_taps": spec.trim_dead_taps}
     try:
         canonical(found)
     except (TypeError, ValueError) as error:

@@ -30,6 +30,7 @@ FLOORS = [
     ["store"],
     ["evaluation"],
     ["data"],
+    ["taps"],
     ["models"],
     ["training"],
     ["methods"],

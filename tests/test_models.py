@@ -93,7 +93,7 @@ def test_a_factory_of_ones_own(tmp_path, monkeypatch):
     assert models.identity(spec) == first
     (tmp_path / "own_nets.py").write_text(OWN + "\n# changed\n")
     assert models.identity(spec)["source_sha256"] != first["source_sha256"]
-    assert set(models.identity(SMALL)) == {"arch", "options"}
+    assert set(models.identity(SMALL)) == {"arch", "options", "trim_dead_taps"}
 
 
 @pytest.mark.parametrize(

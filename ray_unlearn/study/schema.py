@@ -148,6 +148,10 @@ class Model(Block):
 
     arch: str = Field("resnet18", description="A torchvision name, `small_cnn`, or package.module:factory.")
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the architecture.")
+    trim_dead_taps: bool = Field(
+        True,
+        description="On the CPU, skip convolution taps that meet only padding; the same sums, equal to rounding.",
+    )
 
 
 class PopulationSpec(BaseModel):

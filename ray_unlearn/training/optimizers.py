@@ -7,6 +7,9 @@ Schedules (T = recipe.epochs, t = epochs done): constant 1; cosine (1 + cos(pi t
 torch's CosineAnnealingLR(T_max=T) with eta_min 0; linear 1 - t / T; step gamma ** floor(t / step_epochs). With
 `schedule_per: epoch`, t is rounded down to whole epochs (the competition's recipe); warm-up always goes per batch.
 
+The optimisers are torch's own with one fused kernel for all parameters, handed flat views of their memory: every update
+is elementwise, and torch's fused kernels copy whatever is not contiguous, as channels_last weights are not.
+
 Does not cover: methods with several optimisers; they call `make_optimizer` more than once.
 """
 
@@ -14,24 +17,74 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
+from ray_unlearn.errors import MethodError, ModelError
 from ray_unlearn.study.recipe import Recipe
+
+
+class _Flat(torch.optim.Optimizer):
+    """Mixed in before a torch optimiser: it steps flat views of the parameters, which share their memory."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], **options: Any) -> None:
+        self._parameters = list(parameters)
+        self._strides = [parameter.stride() for parameter in self._parameters]
+        self._views = [nn.Parameter(_flat(parameter.detach())) for parameter in self._parameters]
+        for parameter, view in zip(self._parameters, self._views, strict=True):
+            if view.data_ptr() != parameter.data_ptr() or not view.is_contiguous():
+                raise ModelError(
+                    f"a parameter of shape {list(parameter.shape)} lies in memory with gaps (strides "
+                    f"{parameter.stride()}) and cannot be trained; make it .contiguous() in the model's factory"
+                )
+        super().__init__(self._views, fused=True, **options)  # type: ignore[call-arg]  # of the optimiser mixed with
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of the model's parameters."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Take one step from the gradients that the model's parameters hold."""
+        for parameter, view, stride in zip(self._parameters, self._views, self._strides, strict=True):
+            if parameter.stride() != stride:
+                raise MethodError("a parameter's memory format changed after its optimiser was made; make a new one")
+            if parameter.data_ptr() != view.data_ptr():  # a layer went to another device and back, for example
+                view.data = _flat(parameter.detach())
+            view.grad = None if parameter.grad is None else _flat(_laid_out_as(parameter.grad, parameter))
+        super().step(closure)
+
+
+class _SGD(_Flat, torch.optim.SGD):
+    pass
+
+
+class _Adam(_Flat, torch.optim.Adam):
+    pass
+
+
+class _AdamW(_Flat, torch.optim.AdamW):
+    pass
 
 
 def make_optimizer(
     model: nn.Module, recipe: Recipe, parameters: Iterable[nn.Parameter] | None = None
 ) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser over `parameters`, default all that need gradients."""
+    """Return the recipe's optimiser over `parameters`, default all that need gradients.
+
+    Its `param_groups` and `state` are of flat views, one per parameter and in their order.
+
+    Raises:
+        ModelError: a parameter's memory has gaps, so that no view of it is flat.
+
+    """
     parameters = [p for p in (parameters or model.parameters()) if p.requires_grad]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, foreach=True
-        )
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
+        return _SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    kind = _Adam if recipe.optimizer == "adam" else _AdamW
+    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
 def rate_factor(recipe: Recipe, epochs_done: float) -> float:
@@ -51,3 +104,16 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set every parameter group's rate for the step that follows."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a view of a tensor's memory as one dimension, in memory order; a copy where it has gaps."""
+    order = sorted(range(tensor.dim()), key=lambda axis: (-tensor.stride()[axis], axis))
+    return tensor.permute(order).reshape(-1)
+
+
+def _laid_out_as(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """Return the gradient in its parameter's memory layout; autograd gives it so, hooks need not."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
