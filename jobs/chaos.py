@@ -1,0 +1,255 @@
+"""Kill workers, drivers and nodes at random for some minutes; then compare with a study that nobody disturbed.
+
+    uv run python jobs/chaos.py --minutes 10 --seed 0                  # at least 100 kills on 2 cores
+    uv run python jobs/chaos.py --minutes 2 --seed 7 --kills 10 --folder /tmp/chaos
+
+Starts a Ray cluster of three nodes on this machine (loopback; the head runs no workers), lets `ray-unlearn generate`
+make a study on it, and kills: workers and drivers from outside at random moments, nodes, and any of the three at a
+named point of a run's publication (`faults.py`). A driver that died is started again; a study that is finished grows.
+In the end the driver runs undisturbed, everything is verified, and the bytes are compared with the same study made
+inline. Prints kills by victim and point, runs, lost, corrupt, bytes equal; exit code 1 where anything was lost or
+differs.
+
+Needs no GPU and no data. Ends only processes that it started.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import faults
+import torch
+import yaml
+from ray.cluster_utils import Cluster
+from safetensors.torch import save_file
+
+from ray_unlearn.models import small_cnn
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.verify import verify
+
+JOBS = Path(__file__).parent
+NODE = {"object_store_memory": 100 * 2**20, "node_ip_address": "127.0.0.1"}
+BATCH = 60  # runs by which a finished study grows
+
+
+class Study:
+    """A study file whose `count` grows, and what of it was ever seen recorded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count, self.seen = folder, BATCH, set[Path]()
+        folder.mkdir(parents=True)
+        for name in ("faults.py", "chaos_method.py"):
+            shutil.copy(JOBS / name, folder)
+        torch.manual_seed(0)
+        save_file(small_cnn(10, width=4).state_dict(), folder / "original.safetensors")
+        self.write()
+
+    def write(self) -> Path:
+        """Write the file as it is now."""
+        study = {
+            "name": "chaos",
+            "storage": str(self.folder / "store"),
+            "data": {"train": "digits", "test": "digits", "image_size": 8, "limit": 100, "forget": {"fraction": 0.1}},
+            "model": {"arch": "small_cnn", "options": {"width": 4}},
+            "populations": {
+                "original": {"weights": str(self.folder / "original.safetensors")},
+                "mine": {"method": f"{self.folder / 'chaos_method.py'}:unlearning", "count": self.count},
+            },
+            "execution": {"device": "cpu", "workers": 2, "max_attempts": 50},
+        }
+        path = self.folder / "study.yaml"
+        path.write_text(yaml.safe_dump(study))
+        return path
+
+    def lost(self) -> set[Path]:
+        """Return the runs that were recorded once and are not any more."""
+        now = set(self.folder.glob("store/chaos/*/0*/record.json"))
+        self.seen |= now
+        return self.seen - now
+
+    def payloads(self) -> dict[str, bytes]:
+        """Return every checkpoint and output by its path in the store."""
+        files = (path for path in self.folder.glob("store/chaos/*/0*/*") if path.suffix != ".json")
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
+
+
+class Chaos:
+    """A cluster, a driver on it, and a source of misfortune."""
+
+    def __init__(self, study: Study, seed: int, log: Any) -> None:
+        self.study, self.random, self.log = study, random.Random(seed), log  # noqa: S311 - no secret
+        head = {"num_cpus": 0, "include_dashboard": False, **NODE}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.nodes = [self.cluster.add_node(num_cpus=1, **NODE) for _ in range(2)]
+        self.kills: Counter[str] = Counter()
+        self.ordered: list[Path] = []
+        self.driver = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start a driver."""
+        command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(self.study.write())]
+        return subprocess.Popen([*command, "--address", self.cluster.address], stdout=self.log, stderr=self.log)  # noqa: S603 - ours
+
+    def step(self) -> None:
+        """Let one misfortune happen, and put in place what it needs to go on."""
+        code = self.driver.poll()
+        if code is not None:
+            if code == 0:
+                self.study.count += BATCH
+            elif code != -signal.SIGKILL:
+                raise SystemExit(f"the driver ended with {code}; see {self.log.name}")
+            self.driver = self.start()
+        self.replace_nodes()
+        victim = self.random.choices(("worker", "node", "driver"), (6, 2, 2))[0]
+        if self.random.random() < 0.4:
+            self.order(victim)
+        elif getattr(self, f"kill_{victim}")():
+            self.kills[f"{victim}, at random"] += 1
+        time.sleep(self.random.uniform(0.2, 2.0))
+
+    def order(self, victim: str) -> None:
+        """Have somebody die at a named point; one order at a time, so that a driver's pid is still its own."""
+        if not self.ordered or self.ordered[-1].exists():
+            point = self.random.choice(faults.PUBLICATION)
+            self.ordered.append(faults.order(self.study.folder, point, victim, self.driver.pid))
+
+    def kill_worker(self) -> bool:
+        """Kill one of the actors."""
+        raylets = [process.pid for node in self.nodes for process in _processes(node)]
+        actors = [pid for pid in _children(raylets) if "ray::" in _command(pid) and "IDLE" not in _command(pid)]
+        return _kill(self.random.choice(actors)) if actors else False
+
+    def kill_driver(self) -> bool:
+        """Kill the driver."""
+        return _kill(self.driver.pid)
+
+    def kill_node(self) -> bool:
+        """Kill a node's raylet; its workers follow."""
+        return any(_kill(process.pid) for process in _processes(self.random.choice(self.nodes)))
+
+    def replace_nodes(self) -> None:
+        """Let a new node join for every one that died."""
+        for node in [n for n in self.nodes if any(p.poll() is not None for p in _processes(n))]:
+            self.nodes.remove(node)
+            self.cluster.remove_node(node, allow_graceful=False)
+            self.nodes.append(self.cluster.add_node(num_cpus=1, **NODE))
+
+    def finish(self) -> None:
+        """Disturb nothing any more, and let the driver come to its end."""
+        for path in (self.study.folder / "orders").glob("*.json"):
+            path.unlink()
+        while self.driver.wait() == -signal.SIGKILL:
+            self.replace_nodes()
+            self.driver = self.start()
+        for path in self.ordered:
+            if path.exists():
+                victim, _, point = path.read_text().partition(" ")
+                self.kills[f"{victim}, {point}"] += 1
+
+
+def _processes(node: Any) -> list[Any]:
+    return [info.process for info in node.all_processes["raylet"]]
+
+
+def _children(parents: list[int]) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(path.read_text().rpartition(")")[2].split()[1]) in parents:
+                found.append(int(path.parent.name))
+        except (OSError, ValueError):
+            continue
+    return sorted(found)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def _kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def compare(study: Study, folder: Path) -> dict[str, Any]:
+    """Make the same study undisturbed, and say what differs."""
+    store = StudyStore(open_storage(str(study.folder / "store")), "chaos")
+    checked = verify(store, store.populations())
+    twin = Study(folder)
+    twin.count = study.count
+    command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(twin.write()), "--backend", "inline"]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - ours
+    return {
+        "runs": checked.runs,
+        "planned": study.count + 1,
+        "lost": len(study.lost()),
+        "corrupt": len(checked.problems),
+        "bytes equal": study.payloads() == twin.payloads(),
+    }
+
+
+def parse() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10, help="how long to kill (at least)")
+    parser.add_argument("--kills", type=int, default=100, help="how many kills there must be (at least)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of victims and moments")
+    parser.add_argument("--folder", type=Path, help="where to work; default a temporary folder that is removed")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run, compare, print."""
+    options = parse()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        os.environ["HOME"] = temporary  # Ray's token, of this run's own
+        study = Study(folder / "disturbed")
+        with (folder / "driver.log").open("wb") as log:
+            chaos = Chaos(study, options.seed, log)
+            begun, lost = time.monotonic(), set[Path]()
+            try:
+                while time.monotonic() - begun < 60 * options.minutes or _count(chaos) < options.kills:
+                    chaos.step()
+                    lost |= study.lost()
+                chaos.finish()
+            finally:
+                _kill(chaos.driver.pid)
+                chaos.cluster.shutdown()
+        minutes = (time.monotonic() - begun) / 60
+        found = compare(study, folder / "undisturbed")
+    found |= {"lost": len(lost) or found["lost"], "minutes": round(minutes, 1), "seed": options.seed}
+    found["kills"] = dict(sorted(chaos.kills.items()))
+    found["kills in all"] = sum(chaos.kills.values())
+    for name, value in found.items():
+        sys.stdout.write(f"{name}: {value}\n")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
+    whole = found["runs"] == found["planned"] and not found["lost"] and not found["corrupt"] and found["bytes equal"]
+    return 0 if whole else 1
+
+
+def _count(chaos: Chaos) -> int:
+    return sum(chaos.kills.values()) + sum(path.exists() for path in chaos.ordered)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""The fault matrix, short form: every named point x worker, driver, node; nothing is lost or false after it.
+
+The long form, with random kills beside, is jobs/chaos.py.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import TINY, merged, payload_bytes
+from safetensors.torch import save_file
+
+from ray_unlearn.driver import generate
+from ray_unlearn.models import small_cnn
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.verify import verify
+from ray_unlearn.study import load_study
+
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
+sys.path.insert(0, str(JOBS))
+import faults  # noqa: E402 - jobs are scripts, not a package
+
+COUNT = 10
+
+
+def write_study(folder: Path, **execution: Any) -> Path:
+    """Write a study of one imported original and COUNT runs that obey orders; return its file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("faults.py", "chaos_method.py"):
+        shutil.copy(JOBS / name, folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file(small_cnn(10, width=4).state_dict(), folder / "original.safetensors")
+    populations = {
+        "original": {"weights": str(folder / "original.safetensors")},
+        "mine": {"method": f"{folder / 'chaos_method.py'}:unlearning", "count": COUNT},
+    }
+    changes = {"storage": str(folder / "store"), "execution": {"max_attempts": 9, **execution}}
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(merged(TINY, changes) | {"populations": populations}))
+    return path
+
+
+def made(folder: Path) -> set[str]:
+    """Return the runs that are recorded."""
+    return {str(path.parent) for path in folder.glob("store/tiny/*/0*/record.json")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return the payloads of a study that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "study"
+    assert generate(load_study(write_study(folder)), backend="inline").made == COUNT + 1
+    return payload_bytes(folder / "store/tiny")
+
+
+def assert_whole(folder: Path, before: set[str], undisturbed: dict[str, bytes]) -> None:
+    """Nothing that was recorded is lost, every payload is what its record says, and the bytes are the undisturbed."""
+    assert before <= made(folder)
+    assert len(made(folder)) == COUNT + 1
+    store = StudyStore(open_storage(str(folder / "store")), "tiny")
+    checked = verify(store, store.populations())
+    assert (checked.runs, checked.problems) == (COUNT + 1, ())
+    assert payload_bytes(folder / "store/tiny") == undisturbed
+
+
+# The driver: inline, so that it is the worker, too
+
+
+def _in_a_process(point: str, arguments: list[str]) -> None:
+    sys.exit(faults.main([point, "--", *arguments]))
+
+
+@pytest.fixture(scope="module")
+def forks() -> Any:
+    """Return a server that has imported everything once, and forks processes that die young."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ray_unlearn.worker", "ray_unlearn.driver.inline", "ray_unlearn.driver.generation"])
+    return context
+
+
+def die(forks: Any, point: str, *arguments: str) -> None:
+    """Run a command in a process that is killed at `point`."""
+    process = forks.Process(target=_in_a_process, args=(point, list(arguments)))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL, f"never came to {point!r}: exit code {process.exitcode}"
+
+
+@pytest.mark.parametrize("point", faults.PUBLICATION)
+def test_the_driver_dies_while_a_run_is_published(point, tmp_path, forks, undisturbed):
+    """Law: whatever the point, the same command makes what is missing, and the bytes are an undisturbed study's."""
+    study = write_study(tmp_path / "study")
+    die(forks, point, "generate", str(study), "--backend", "inline")
+    before = made(study.parent)
+    assert len(before) == (1 if point == "after record" else 0)
+    summary = generate(load_study(study), backend="inline")
+    assert (summary.already, summary.made) == (len(before), COUNT + 1 - len(before))
+    assert_whole(study.parent, before, undisturbed)
+    assert not list(study.parent.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("point", faults.DRIVER_ALONE)
+def test_the_driver_dies_at_its_own_work(point, tmp_path, forks, undisturbed):
+    """Law: a resume, a compaction or a repair that is cut short costs time and nothing else."""
+    study = write_study(tmp_path / "study")
+    if point == "during compaction":
+        die(forks, point, "generate", str(study), "--backend", "inline")
+        assert len(made(study.parent)) == COUNT + 1
+    else:
+        assert generate(load_study(study), backend="inline").made == COUNT + 1
+    before = made(study.parent)
+    if point == "during resume":
+        die(forks, point, "generate", str(study), "--backend", "inline")
+    elif point == "during verify --repair":
+        damaged = study.parent / "store/tiny/mine/00003/model.safetensors"
+        damaged.write_bytes(damaged.read_bytes()[:-1])
+        before.discard(str(damaged.parent))
+        die(forks, point, "verify", str(study), "--repair")
+        assert str(damaged.parent) not in made(study.parent)
+    assert generate(load_study(study), backend="inline").made == COUNT + 1 - len(before)
+    assert_whole(study.parent, before, undisturbed)
+
+
+# Workers and nodes: through Ray
+
+
+def test_workers_die_while_runs_are_published(tmp_path, ray_cluster, undisturbed):
+    """Law: a worker that dies at any point is replaced, and what it had in hand is made again, to the same bytes."""
+    study = write_study(tmp_path / "study")
+    done = [faults.order(study.parent, point, "worker") for point in faults.PUBLICATION]
+    summary = generate(load_study(study), backend="ray", workers=2)
+    assert summary.exit_code == 0
+    assert [path.read_text() for path in done] == [f"worker {point}" for point in faults.PUBLICATION]
+    assert_whole(study.parent, set(), undisturbed)
+
+
+def test_nodes_die_while_runs_are_published(tmp_path, undisturbed):
+    """Law: a node that dies takes its workers along; the others go on, and the bytes are the same."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    study = write_study(tmp_path / "study", workers=2)
+    done = [faults.order(study.parent, point, "node") for point in faults.PUBLICATION]
+    small = {"object_store_memory": 100 * 2**20, "node_ip_address": "127.0.0.1"}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
+    try:
+        for _ in range(len(done) + 2):
+            cluster.add_node(num_cpus=1, **small)
+        command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(study), "--address", cluster.address]
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    finally:
+        cluster.shutdown()
+    assert finished.returncode == 0, finished.stderr
+    assert [path.read_text() for path in done] == [f"node {point}" for point in faults.PUBLICATION]
+    assert_whole(study.parent, set(), undisturbed)
+
+
+def test_calls_that_fail_on_the_wire(tmp_path, undisturbed):
+    """Law: Ray's own injection of lost requests and lost replies changes nothing: an actor call may happen twice."""
+    pytest.importorskip("ray")
+    study = write_study(tmp_path / "study", workers=2)
+    failures = {"num_failures": 4, "req_failure_prob": 25, "resp_failure_prob": 25, "in_flight_failure_prob": 0}
+    rules = json.dumps({"CoreWorkerService.grpc_client.PushTask": failures})
+    environment = {**os.environ, "RAY_testing_rpc_failure": rules}
+    command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(study)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+    assert finished.returncode == 0, finished.stderr
+    assert_whole(study.parent, set(), undisturbed)
