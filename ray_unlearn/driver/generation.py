@@ -21,13 +21,14 @@ from ray_unlearn.driver.pool import Backend, Pool
 from ray_unlearn.driver.progress import Tracker, show_progress
 from ray_unlearn.errors import ClusterError, StoreError, StudyError
 from ray_unlearn.interrupts import interrupts
+from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.report.tables import publish_metrics
 from ray_unlearn.report.text import plural
 from ray_unlearn.store import open_storage
 from ray_unlearn.store.records import CHECKPOINT
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
-from ray_unlearn.worker import Job, Outcome, WorkerInfo, record_failure
+from ray_unlearn.worker import Job, record_failure
 
 BackendName = Literal["ray", "inline"]
 
