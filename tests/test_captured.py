@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from torch import nn
 
 from ray_unlearn import models
 from ray_unlearn.data.images import ImageSet, Pixels, RunData
+from ray_unlearn.driver import open_job
 from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Augment, Recipe
@@ -28,6 +30,7 @@ from ray_unlearn.training import captured as captured_module
 from ray_unlearn.training.batches import draw
 from ray_unlearn.training.captured import Engines, can_stand_in, cuda_graph, with_rate
 from ray_unlearn.training.optimizers import make_optimizer
+from ray_unlearn.worker import Worker
 
 RNG = Seeds(study=0, population="test")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures a CUDA graph: needs a GPU")
@@ -370,6 +373,32 @@ def test_cuda_graphs_errors_become_one_line(monkeypatch):
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+# In the worker
+
+
+def test_the_worker_hands_its_engines_to_every_run(tiny):
+    """Law: a worker on a CPU has none, and captures nothing; one that has them gives the same to each run."""
+    job = open_job(tiny())
+    worker, writer = Worker(job, "cpu"), SimpleNamespace(on_epoch=None)
+    worker.open()
+    assert worker._run_data(writer).engines is None
+    worker._engines = engines = Counting()
+    assert worker._run_data(writer).engines is engines
+    assert worker._run_data(writer).unobserved().engines is engines
+
+
+def test_cuda_graph_is_a_matter_of_execution(tiny):
+    """Law: on by default, and in no population's digest."""
+    assert tiny().execution.cuda_graph
+    with_graph, without = (digests_of(tiny(execution={"cuda_graph": value})) for value in (True, False))
+    assert with_graph == without
+
+
+def digests_of(study) -> dict[str, str]:
+    """Return the digests of a study's populations."""
+    return {name: population.digest for name, population in open_job(study).plan.populations.items()}
 
 
 # On a GPU
