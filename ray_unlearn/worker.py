@@ -40,6 +40,8 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.study.plan import Plan, Population, Run
+from ray_unlearn.training.captured import Engines, cuda_graph
+from ray_unlearn.training.precision import allow_tensor_float_32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +97,8 @@ class Worker:
         self._sets = {name: ImageSet(pixels, indexes, scaling) for name, indexes in job.data.splits.sets.items()}
         self._train = ImageSet(pixels, job.data.splits.train, scaling)
         self._outputs = output_sets(job.plan.study, self._sets)
+        captures = self._device.type == "cuda" and execution.cuda_graph
+        self._engines = Engines(cuda_graph) if captures else None
         self._template = Pristine(models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0)))
         _import_optimizers()
         return WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=str(self._device))
@@ -183,9 +187,10 @@ class Worker:
         if self._device.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may not repeat itself
             torch.use_deterministic_algorithms(execution.deterministic)
+            # Deterministic mode would fill every new tensor with NaN, a kernel each, to show bugs of operations.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             torch.backends.cudnn.benchmark = not execution.deterministic
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
+            allow_tensor_float_32(False)  # `precision: tf32` allows it inside its training alone
 
     def _sha256_of_start(self, run: Run) -> str:
         start = self._job.plan.start_of(run)
@@ -201,6 +206,7 @@ class Worker:
             num_classes=self._job.data.num_classes,
             device=self._device,
             on_epoch=writer.on_epoch,
+            engines=self._engines,
         )
 
     def _starting_model(self, run: Run, rng: Seeds) -> nn.Module:

@@ -92,21 +92,21 @@ def copied(value: Any) -> Any:
     return pickle.loads(pickle.dumps(value))  # noqa: S301 - made one expression earlier
 
 
-def numbered_pixels(folder: Path, labels: Sequence[int], size: int = 8) -> Pixels:
-    """Return images whose first pixel's red value is their own index (below 256), mapped from two shards."""
+def numbered_pixels(folder: Path, labels: Sequence[int], size: int = 8, shards: int = 2) -> Pixels:
+    """Return images whose first pixel's red value is their own index (below 256), mapped from one shard or two."""
     examples = []
     for index, label in enumerate(labels):
         pixels = picture(index, size, size)
         pixels[0, 0, 0] = index
         group = f"p{index // 2}"
         examples.append(Example(pixels, int(label), f"image-{index:03d}", group, 20.0 + index, ""))
-    shards = []
-    for number, part in enumerate((examples[: len(examples) // 2], examples[len(examples) // 2 :])):
+    mapped, middle = [], len(examples) // 2
+    for number, part in enumerate([examples] if shards == 1 else [examples[:middle], examples[middle:]]):
         path = folder / f"{number}.arrow"
         path.unlink(missing_ok=True)  # an earlier file of that name may still be mapped
         path.write_bytes(encode_shard(part))
-        shards.append(map_shard(str(path)))
-    return Pixels(shards, torch.device("cpu"))
+        mapped.append(map_shard(str(path)))
+    return Pixels(mapped, torch.device("cpu"))
 
 
 def run_data(
@@ -118,10 +118,11 @@ def run_data(
     test: int = 4,
     classes: int = 3,
     normalize: str | Normalize = "raw",
+    shards: int = 2,
 ) -> RunData:
     """Return a run's view of numbered images: retain comes first, then forget, validation and test."""
     total = retain + forget + validation + test
-    pixels = numbered_pixels(folder, [i % classes for i in range(total)])
+    pixels = numbered_pixels(folder, [i % classes for i in range(total)], shards=shards)
     bounds = np.cumsum([0, retain, forget, validation])
     scaling = Scaling.of(normalize)
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from samples import indices_of, picture, run_data
+from samples import indices_of, numbered_pixels, picture, run_data
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn import models
-from ray_unlearn.data.images import ImageSet
+from ray_unlearn.data.images import ImageSet, Scaling
 from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Augment, Recipe
 from ray_unlearn.study.schema import Model
-from ray_unlearn.training import accuracy_and_loss, fit, predict
-from ray_unlearn.training.batches import augment, batches_per_epoch, endless, load, shuffled
-from ray_unlearn.training.loop import class_weights
+from ray_unlearn.training import accuracy_and_loss, class_weights, fit, predict
+from ray_unlearn.training.batches import Draws, augment, draw, endless, load, sizes_of
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
 
 RNG = Seeds(study=0, population="test")
@@ -75,6 +76,11 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+def numbered(folder: Path, count: int) -> ImageSet:
+    """Return raw images numbered from 0, of labels 0, 1, 2, 0, ..."""
+    return ImageSet(numbered_pixels(folder, [i % 3 for i in range(max(2, count))]), np.arange(count), Scaling.of("raw"))
+
+
 # Batches
 
 
@@ -90,72 +96,105 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
         (2, 4, [2]),
     ],
 )
-def test_an_epoch_sees_every_image_once(images, batch_size, sizes):
+def test_an_epoch_sees_every_image_once(tmp_path, images, batch_size, sizes):
     """Law: full batches and the rest; only a last batch of one image joins no epoch."""
-    batches = list(shuffled(images, batch_size, torch.Generator().manual_seed(0)))
-    assert [len(batch) for batch in batches] == sizes
-    assert batches_per_epoch(images, batch_size) == len(sizes)
-    seen = np.concatenate(batches).tolist()
-    assert len(set(seen)) == len(seen) == sum(sizes)
+    assert sizes_of(images, batch_size) == sizes
+    some = numbered(tmp_path, images)
+    epoch = draw(some, batch_size, Augment(), torch.Generator().manual_seed(0))
+    seen = epoch.rows_N.tolist()
+    assert len(set(seen)) == len(seen) == len(epoch) == sum(sizes)
     assert set(seen) <= set(range(images))
+    assert epoch.labels_N.tolist() == [row % 3 for row in seen]
 
 
-def test_the_order_depends_on_the_generator_alone():
+def test_the_order_depends_on_the_generator_alone(tmp_path):
     """Law: the same generator gives the same order, the next epoch another, the global generator is not asked."""
+    images = numbered(tmp_path, 10)
+
+    def first_six(stream: str) -> list[list[int]]:
+        batches = itertools.islice(endless(images, 4, recipe(), RNG.torch(stream)), 6)
+        return [indices_of(batch.images) for batch in batches]
+
     torch.manual_seed(0)
-    first = [b.tolist() for b in itertools.islice(endless(10, 4, RNG.torch("a")), 6)]
+    first = first_six("a")
     torch.manual_seed(1)
-    again = [b.tolist() for b in itertools.islice(endless(10, 4, RNG.torch("a")), 6)]
-    other = [b.tolist() for b in itertools.islice(endless(10, 4, RNG.torch("b")), 6)]
+    again, other = first_six("a"), first_six("b")
     assert first == again != other
     assert first[:3] != first[3:]
     for epoch in (first[:3], first[3:]):
         assert sorted(itertools.chain(*epoch)) == list(range(10))
 
 
+def test_a_part_of_an_epoch_draws_no_more_than_its_steps(tmp_path):
+    """Law: two of three batches leave the generator where two batches of the whole epoch had left it."""
+    images, how, part, whole = numbered(tmp_path, 20), Augment(crop=1, flip=True), *(RNG.torch("a") for _ in range(2))
+    two = draw(images, 8, how, part, steps=2)
+    assert len(two) == 16
+    three = draw(images, 8, how, whole)
+    assert torch.equal(two.rows_N, three.rows_N[:16])
+    assert torch.equal(two.offsets_2N, three.offsets_2N[:, :16])
+    assert torch.equal(two.mirrored_N, three.mirrored_N[:16])
+    torch.randint(0, 3, (2, 4), generator=part)
+    torch.rand(4, generator=part)
+    assert torch.equal(part.get_state(), whole.get_state())
+
+
 # Augmentation
 
 
-def test_no_augmentation_changes_nothing():
-    """Law: without crop and flip the pixels are the same and no number is drawn."""
-    images, generator = torch.from_numpy(np.stack([picture(0)])), torch.Generator().manual_seed(3)
-    state = generator.get_state()
-    assert torch.equal(augment(images, Augment(), generator), images)
-    assert torch.equal(generator.get_state(), state)
+def test_no_augmentation_changes_nothing(tmp_path):
+    """Law: without crop and flip the pixels are the same and nothing but the order is drawn."""
+    images, drawn, ordered = numbered(tmp_path, 5), *(torch.Generator().manual_seed(3) for _ in range(2))
+    epoch = draw(images, 2, Augment(), drawn)
+    torch.randperm(5, generator=ordered)
+    assert torch.equal(drawn.get_state(), ordered.get_state())
+    raw = images.pixels.rows(epoch.rows_N)
+    assert torch.equal(augment(raw, Augment(), epoch), raw)
 
 
-def test_every_crop_is_a_window_of_the_padded_image():
-    """Law: each image is one of the (2*2+1)^2 = 25 shifts of itself, zeros coming in; all shifts occur."""
+def copies(image: torch.Tensor, number: int) -> tuple[torch.Tensor, Draws]:
+    """Return copies of an image, and draws without augmentation."""
+    return image.repeat(number, 1, 1, 1), Draws(rows_N=torch.arange(number), labels_N=torch.zeros(number).long())
+
+
+def test_every_crop_is_the_window_drawn():
+    """Law: offsets (y, x) give the window at row y and column x of the image within two pixels of zeros."""
     image = torch.from_numpy(picture(1)) // 2 + 1  # no zeros of its own
     padded = torch.zeros(12, 12, 3, dtype=torch.uint8)
     padded[2:10, 2:10] = image
-    windows = {(y, x): padded[y : y + 8, x : x + 8] for y in range(5) for x in range(5)}
-    cropped = augment(image.expand(600, -1, -1, -1), Augment(crop=2), torch.Generator().manual_seed(0))
+    places = [(y, x) for y in range(5) for x in range(5)]
+    images, draws = copies(image, 25)
+    cropped = augment(images, Augment(crop=2), dataclasses.replace(draws, offsets_2N=torch.tensor(places).T))
     assert cropped.dtype == torch.uint8
-    found = [[place for place, window in windows.items() if torch.equal(one, window)] for one in cropped]
-    assert all(len(places) == 1 for places in found)
-    assert {places[0] for places in found} == set(windows)  # missed by chance: 25 * (24/25)^600 < 1e-9
+    assert all(torch.equal(one, padded[y : y + 8, x : x + 8]) for one, (y, x) in zip(cropped, places, strict=True))
 
 
-def test_flips_mirror_left_and_right_in_half_of_the_cases():
-    """Law: an image is itself or its mirror image, never upside down, each by its own draw."""
+def test_all_crops_and_flips_are_drawn(tmp_path):
+    """Law: the 25 places of a crop of 2 all occur, and half of the images are mirrored."""
+    images = ImageSet(numbered(tmp_path, 2).pixels, np.zeros(600, np.int64), Scaling.of("raw"))
+    epoch = draw(images, 64, Augment(crop=2, flip=True), torch.Generator().manual_seed(0))
+    places = set(zip(*epoch.offsets_2N.tolist(), strict=True))
+    assert places == {(y, x) for y in range(5) for x in range(5)}  # missed by chance: 25 * (24/25)^600 < 1e-9
+    assert 226 < int(epoch.mirrored_N.sum()) < 374  # six standard deviations of 12
+
+
+def test_flips_mirror_left_and_right():
+    """Law: a mirrored image has its columns in reverse, never its rows; the others stay as they are."""
     image = torch.from_numpy(picture(2))
-    flipped = augment(image.expand(400, -1, -1, -1), Augment(flip=True), torch.Generator().manual_seed(0))
-    mirrored = [torch.equal(one, image.flip(1)) for one in flipped]
-    assert all(m or torch.equal(one, image) for m, one in zip(mirrored, flipped, strict=True))
-    assert 140 < sum(mirrored) < 260  # six standard deviations of 10
+    images, draws = copies(image, 3)
+    flipped = augment(images, Augment(flip=True), dataclasses.replace(draws, mirrored_N=torch.tensor([1, 0, 1]).bool()))
+    assert torch.equal(flipped, torch.stack([image.flip(1), image, image.flip(1)]))
 
 
 def test_labels_stay_with_their_images(tmp_path):
     """Law: augmentation moves pixels, not rows."""
-    data = run_data(tmp_path)
-    positions = np.array([7, 0, 5])
-    how = recipe(augment=Augment(flip=True))
-    batch = load(data.retain, positions, how, torch.Generator().manual_seed(0))
-    assert batch.labels.tolist() == [7 % 3, 0, 5 % 3]
-    for row, position in enumerate(positions):
-        original = torch.from_numpy(data.retain.pixels.gather(np.array([position]))[0]).permute(2, 0, 1).float()
-        assert torch.equal(batch.images[row], original) or torch.equal(batch.images[row], original.flip(2))
+    data, how = run_data(tmp_path), recipe(augment=Augment(flip=True))
+    epoch = draw(data.retain, 8, how.augment, torch.Generator().manual_seed(0))
+    batch = load(data.retain, epoch.part(8, 11), how)
+    assert batch.labels.tolist() == [row % 3 for row in epoch.rows_N[8:11].tolist()]
+    for image, row in zip(batch.images, epoch.rows_N[8:11].numpy(), strict=True):
+        original = torch.from_numpy(data.retain.pixels.gather(row[None])[0]).permute(2, 0, 1).float()
+        assert torch.equal(image, original) or torch.equal(image, original.flip(2))
 
 
 # Rates
@@ -246,14 +285,45 @@ def test_fit_is_the_plain_loop(tmp_path, name, plain):
     fit(model, data, how, RNG)
     optimizer, generator = plain(by_hand.parameters()), RNG.torch("fit-retain")
     for _ in range(3):
-        for positions in shuffled(20, 8, generator):
-            images, labels = data.retain.batch(positions)
+        order = torch.randperm(20, generator=generator).numpy()
+        for start in (0, 8, 16):
+            images, labels = data.retain.batch(order[start : start + 8])
             optimizer.zero_grad()
             F.cross_entropy(by_hand(images), labels).backward()
             optimizer.step()
     for one, other in zip(model.parameters(), by_hand.parameters(), strict=True):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-8)
     assert not torch.allclose(model.layer.weight, Linear().layer.weight)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_pipeline_is_the_one_written_out_bit_for_bit(tmp_path, shards, channels_last):
+    """Law: order, then each batch's crops and its flips, from one stream in that order; (x - mean) / std in float32."""
+    data = run_data(tmp_path, normalize="standard", shards=shards)
+    assert (data.train.pixels.resident is None) == (shards == 2)
+    how = recipe(augment=Augment(crop=2, flip=True), epochs=2, channels_last=channels_last)
+    model, by_hand = net(), net()
+    fit(model, data, how, RNG)
+    by_hand.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format).train()
+    optimizer, generator = make_optimizer(by_hand, how), RNG.torch("fit-retain")
+    for _ in range(2):
+        order = torch.randperm(20, generator=generator).numpy()
+        for start in (0, 8, 16):
+            rows = data.retain.indices[order[start : start + 8]]
+            ys, xs = torch.randint(0, 5, (2, len(rows)), generator=generator).tolist()
+            mirrored = (torch.rand(len(rows), generator=generator) < 0.5).tolist()
+            images = []
+            for row, y, x, mirror in zip(rows, ys, xs, mirrored, strict=True):
+                padded = np.pad(data.retain.pixels.gather(row[None])[0], ((2, 2), (2, 2), (0, 0)))[y : y + 8, x : x + 8]
+                images.append(padded[:, ::-1] if mirror else padded)
+            scaled = (torch.from_numpy(np.stack(images)).float() - 127.5) / torch.full((8, 8, 3), 63.75)
+            batch = scaled.permute(0, 3, 1, 2)
+            optimizer.zero_grad()
+            out = by_hand(batch if channels_last else batch.contiguous())
+            F.cross_entropy(out, torch.from_numpy(rows % 3)).backward()
+            optimizer.step()
+    assert equal(weights_of(model), weights_of(by_hand))
 
 
 def test_one_sgd_step_worked_by_hand(tmp_path):

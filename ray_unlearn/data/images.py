@@ -5,7 +5,8 @@
     images_BCHW, labels_B = retain.batch(np.array([0, 5, 9]))
 
 Pixels stay uint8 until they are on the device; scaling happens there. On a GPU the decoded set lives in its memory
-where it fits the budget, else each batch is copied.
+where it fits the budget, else each batch is gathered into pinned memory and copied while the GPU works on the last one.
+The budget is one process's: four workers on a GPU may each fill it.
 
 Does not cover: order and augmentation (`training.batches`).
 """
@@ -15,6 +16,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,8 +38,8 @@ class Pixels:
         self.ages_N = np.concatenate([shard.table.column("age").to_numpy() for shard in shards])
         self._blocks = [shard.pixels_NHWC for shard in shards]
         self._starts = np.cumsum([0, *(len(block) for block in self._blocks)])
-        size_bytes = sum(block.nbytes for block in self._blocks)
-        self._resident = self._upload() if device.type == "cuda" and size_bytes <= budget_bytes else None
+        self.resident = self._as_one_tensor(budget_bytes)
+        """All pixels, uint8 [N, H, W, 3] on the device; None where batches are gathered on the CPU and copied."""
         self._labels = torch.from_numpy(self.labels_N).to(device)
 
     def __len__(self) -> int:
@@ -49,9 +52,19 @@ class Pixels:
 
     def take(self, indices: np.ndarray) -> torch.Tensor:
         """Return uint8 [B, H, W, 3] on the device."""
-        if self._resident is not None:
-            return self._resident[torch.from_numpy(indices).to(self.device)]
-        return torch.from_numpy(self.gather(indices)).to(self.device)
+        rows_B = torch.from_numpy(indices)
+        return self.rows(rows_B if self.resident is None else rows_B.to(self.device))
+
+    def rows(self, rows_B: torch.Tensor) -> torch.Tensor:
+        """Return uint8 [B, H, W, 3] on the device, without waiting for it.
+
+        Args:
+            rows_B: int64; on the device where the pixels are resident, else on the CPU.
+
+        """
+        if self.resident is not None:
+            return self.resident.index_select(0, rows_B)
+        return upload(torch.from_numpy(self.gather(rows_B.numpy())), self.device)
 
     def labels(self, indices: np.ndarray) -> torch.Tensor:
         """Return int64 [B] on the device."""
@@ -66,10 +79,24 @@ class Pixels:
             out_BHWC[here] = self._blocks[block][indices[here] - self._starts[block]]
         return out_BHWC
 
-    def _upload(self) -> torch.Tensor:
+    def _as_one_tensor(self, budget_bytes: float) -> torch.Tensor | None:
+        """Return the mapped block itself on a CPU, a copy on a GPU; None for several blocks, or too large ones."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # copied at once
-            return torch.cat([torch.from_numpy(block).to(self.device) for block in self._blocks])
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes to it
+            blocks = [torch.from_numpy(block) for block in self._blocks]
+        if self.device.type == "cpu":
+            return blocks[0] if len(blocks) == 1 else None
+        if sum(block.nbytes for block in blocks) > budget_bytes:
+            return None
+        resident = torch.empty((len(self), *blocks[0].shape[1:]), dtype=torch.uint8, device=self.device)
+        for start, block in zip(self._starts, blocks, strict=False):
+            resident[start : start + len(block)].copy_(block)
+        return resident
+
+
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a CPU tensor on the device; a GPU is not waited for: the copy goes through pinned memory, in order."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _text(shards: Sequence[Shard], column: str) -> list[str]:
@@ -97,8 +124,17 @@ class Scaling:
 
     def apply(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """Return float32 [B, 3, H, W] of uint8 [B, H, W, 3], in channels_last memory."""
-        shift, scale = (torch.tensor(v, device=images_BHWC.device) for v in (self.shift, self.scale))
-        return ((images_BHWC.float() - shift) / scale).permute(0, 3, 1, 2)
+        batch, height, width, channels = images_BHWC.shape
+        shift, scale = _along_a_row(self, width, images_BHWC.device)
+        rows = images_BHWC.reshape(batch * height, width * channels)  # long rows vectorise, rows of three do not
+        return torch.sub(rows, shift).div_(scale).view(images_BHWC.shape).permute(0, 3, 1, 2)
+
+
+@cache  # each copy from Python to a GPU waits for it; never dropped, because captured steps hold the addresses
+def _along_a_row(scaling: Scaling, width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return shift and scale of every value in a row of pixels, float32 [3 W] each."""
+    shift, scale = (torch.tensor(values, device=device).repeat(width) for values in (scaling.shift, scaling.scale))
+    return shift, scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +205,8 @@ class RunData:
     device: torch.device
     on_epoch: EpochHook = field(default=_no_hook)
     """Called by `fit` after every epoch with (model, epoch from 1, mean loss)."""
+    engines: Any = None
+    """The worker's `training.captured.Engines`, kept between its runs; None where every step is taken eagerly."""
 
     def unobserved(self) -> RunData:
         """Return the same sets for training a model that helps the run and is not the run's: nobody hears of it."""

@@ -21,8 +21,7 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe
-from ray_unlearn.training import Batch, cross_entropy, fit
-from ray_unlearn.training.loop import class_weights
+from ray_unlearn.training import Batch, class_weights, cross_entropy, fit
 
 
 class NegativeGradientPlusOptions(Recipe):

@@ -19,6 +19,7 @@ Float = Annotated[float, Strict()]
 
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "cosine", "step", "linear"]
+Precision = Literal["fp32", "tf32", "bf16"]
 
 
 class Block(BaseModel):
@@ -43,7 +44,10 @@ class Batches(Block):
         description="inverse: 1 / images of the class in the set trained on, not normalised (official).",
     )
     augment: Augment = Augment()
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights stay fp32.")
+    precision: Precision = Field(
+        "fp32",
+        description="bf16: autocast, weights stay fp32; tf32: GPUs round factors to ten bits, CPUs refuse.",
+    )
     channels_last: bool = True
 
 

@@ -221,7 +221,10 @@ class Outputs(Block):
 
 
 class Execution(Block):
-    """Where and how fast; never changes a result on the same kind of device, but for the thread count."""
+    """Where and how fast; never changes a result on the same kind of device, but for the thread count.
+
+    `cuda_graph` and `deterministic` change the last bits on a GPU: leave them as they are inside a study.
+    """
 
     workers: Annotated[Int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="auto: as many as the cluster has room for."
@@ -233,7 +236,14 @@ class Execution(Block):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where the cluster has GPUs.")
     max_attempts: Int = Field(2, ge=1, description="Tries per run before it is recorded as failed.")
     deterministic: bool = Field(True, description="Deterministic algorithms on the GPU; the CPU always is.")
-    device_budget_gib: Float = Field(8.0, ge=0, description="Decoded images up to this size live on the GPU.")
+    device_budget_gib: Float = Field(
+        8.0, ge=0, description="Decoded images up to this size live on the GPU, once per worker that shares it."
+    )
+    cuda_graph: bool = Field(
+        True,
+        description="GPUs replay the training step as one captured graph where nothing in it is Python's to decide; "
+        "with and without agree to rounding, and each repeats itself bit for bit where deterministic.",
+    )
 
 
 class Evaluation(Block):

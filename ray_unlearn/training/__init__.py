@@ -10,9 +10,9 @@ Does not cover: which objective a method minimises (`ray_unlearn.methods`).
 from ray_unlearn.training.batches import Batch as Batch
 from ray_unlearn.training.loop import Hooks as Hooks
 from ray_unlearn.training.loop import Training as Training
-from ray_unlearn.training.loop import class_weights as class_weights
-from ray_unlearn.training.loop import cross_entropy as cross_entropy
 from ray_unlearn.training.loop import fit as fit
-from ray_unlearn.training.loop import inverse_counts as inverse_counts
+from ray_unlearn.training.objective import class_weights as class_weights
+from ray_unlearn.training.objective import cross_entropy as cross_entropy
+from ray_unlearn.training.objective import inverse_counts as inverse_counts
 from ray_unlearn.training.prediction import accuracy_and_loss as accuracy_and_loss
 from ray_unlearn.training.prediction import predict as predict

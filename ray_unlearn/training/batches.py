@@ -1,10 +1,12 @@
-"""The order and augmentation of batches: pure functions of a generator, drawn on the CPU.
+"""The order and augmentation of batches: drawn from a generator on the CPU, a whole epoch at once.
 
-    for positions in shuffled(len(images), batch_size, generator):   # one epoch
-        batch = load(images, positions, recipe, generator)
+    epoch = draw(images, batch_size, recipe.augment, generator).on_device_of(images)
+    for batch in batches(images, epoch, batch_size, recipe):
+        ...
 
-A last batch of a single image joins no epoch (unless it is the only one): batch normalisation over 1x1 maps has no
-variance there, and PyTorch refuses it.
+What chance decides crosses to a GPU in one copy per kind at the start of an epoch; a batch is then a slice of tensors
+that are there. A last batch of a single image joins no epoch (unless it is the only one): batch normalisation over
+1x1 maps has no variance there, and PyTorch refuses it.
 
 Does not cover: the optimiser (`loop`).
 """
@@ -12,13 +14,12 @@ Does not cover: the optimiser (`loop`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from ray_unlearn.data.images import ImageSet
+from ray_unlearn.data.images import ImageSet, upload
 from ray_unlearn.study.recipe import Augment, Recipe
 
 
@@ -35,43 +36,102 @@ class Batch:
         return len(self.labels)
 
 
-def batches_per_epoch(num_images: int, batch_size: int) -> int:
-    """Return how many batches `shuffled` yields."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draws:
+    """Which images come in which order, and what happens to each."""
+
+    rows_N: torch.Tensor
+    """int64, into the study's pixels."""
+    labels_N: torch.Tensor
+    """int64."""
+    offsets_2N: torch.Tensor | None = None
+    """int64 row and column of each crop in its padded image; None without crops."""
+    mirrored_N: torch.Tensor | None = None
+    """bool; None without flips."""
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def on_device_of(self, images: ImageSet) -> Draws:
+        """Return the draws where the images' batches are made; a GPU is not waited for."""
+        device = images.pixels.device
+        rows = self.rows_N if images.pixels.resident is None else upload(self.rows_N, device)
+        offsets, mirrored = (None if t is None else upload(t, device) for t in (self.offsets_2N, self.mirrored_N))
+        return Draws(rows_N=rows, labels_N=upload(self.labels_N, device), offsets_2N=offsets, mirrored_N=mirrored)
+
+    def part(self, start: int, stop: int) -> Draws:
+        """Return those of positions `start` to `stop`."""
+        return replace(
+            self,
+            rows_N=self.rows_N[start:stop],
+            labels_N=self.labels_N[start:stop],
+            offsets_2N=None if self.offsets_2N is None else self.offsets_2N[:, start:stop],
+            mirrored_N=None if self.mirrored_N is None else self.mirrored_N[start:stop],
+        )
+
+
+def sizes_of(num_images: int, batch_size: int) -> list[int]:
+    """Return the sizes of an epoch's batches."""
     full, rest = divmod(num_images, batch_size)
-    return full + (rest > 1 or full == 0)
+    return [batch_size] * full + [rest] * (rest > 1 or full == 0)
 
 
-def shuffled(num_images: int, batch_size: int, generator: torch.Generator) -> Iterator[np.ndarray]:
-    """Yield the positions of one epoch in a fresh order."""
-    order = torch.randperm(num_images, generator=generator).numpy()
-    for i in range(batches_per_epoch(num_images, batch_size)):
-        yield order[i * batch_size : (i + 1) * batch_size]
+def draw(
+    images: ImageSet, batch_size: int, how: Augment, generator: torch.Generator, steps: int | None = None
+) -> Draws:
+    """Draw an epoch, or its first `steps` batches: a fresh order, then each batch's crops and flips, batch by batch."""
+    sizes = sizes_of(len(images), batch_size)[:steps]
+    order = torch.randperm(len(images), generator=generator)[: sum(sizes)].numpy()
+    offsets, mirrored = [], []
+    for size in sizes:
+        if how.crop:
+            offsets.append(torch.randint(0, 2 * how.crop + 1, (2, size), generator=generator))
+        if how.flip:
+            mirrored.append(torch.rand(size, generator=generator) < 0.5)
+    return Draws(
+        rows_N=torch.from_numpy(images.indices[order]),
+        labels_N=torch.from_numpy(images.labels_N[order]),
+        offsets_2N=torch.cat(offsets, 1) if offsets else None,
+        mirrored_N=torch.cat(mirrored) if mirrored else None,
+    )
 
 
-def endless(num_images: int, batch_size: int, generator: torch.Generator) -> Iterator[np.ndarray]:
+def batches(images: ImageSet, epoch: Draws, batch_size: int, recipe: Recipe) -> Iterator[Batch]:
+    """Yield an epoch's batches."""
+    for start in range(0, len(epoch), batch_size):
+        yield load(images, epoch.part(start, start + batch_size), recipe)
+
+
+def endless(images: ImageSet, batch_size: int, recipe: Recipe, generator: torch.Generator) -> Iterator[Batch]:
     """Yield batch after batch, reshuffled whenever the set is through."""
     while True:
-        yield from shuffled(num_images, batch_size, generator)
+        epoch = draw(images, batch_size, recipe.augment, generator).on_device_of(images)
+        yield from batches(images, epoch, batch_size, recipe)
 
 
-def load(images: ImageSet, positions: np.ndarray, recipe: Recipe, generator: torch.Generator) -> Batch:
+def load(images: ImageSet, draws: Draws, recipe: Recipe) -> Batch:
     """Gather, augment and scale one batch."""
-    raw_BHWC = augment(images.raw(positions), recipe.augment, generator)
+    raw_BHWC = augment(images.pixels.rows(draws.rows_N), recipe.augment, draws)
     scaled = images.scaling.apply(raw_BHWC)
-    return Batch(scaled if recipe.channels_last else scaled.contiguous(), images.labels(positions))
+    return Batch(scaled if recipe.channels_last else scaled.contiguous(), draws.labels_N)
 
 
-def augment(raw_BHWC: torch.Tensor, how: Augment, generator: torch.Generator) -> torch.Tensor:
-    """Crop after zero padding and mirror, each image by its own draw; uint8 in, uint8 out, on the images' device."""
-    size, height, width, _ = raw_BHWC.shape
-    if how.crop:
-        offsets = torch.randint(0, 2 * how.crop + 1, (2, size), generator=generator).to(raw_BHWC.device)
-        padded = F.pad(raw_BHWC, (0, 0, how.crop, how.crop, how.crop, how.crop))
-        rows = offsets[0][:, None] + torch.arange(height, device=raw_BHWC.device)
-        columns = offsets[1][:, None] + torch.arange(width, device=raw_BHWC.device)
-        which = torch.arange(size, device=raw_BHWC.device)[:, None, None]
-        raw_BHWC = padded[which, rows[:, :, None], columns[:, None, :]]
-    if how.flip:
-        mirrored = (torch.rand(size, generator=generator) < 0.5).to(raw_BHWC.device)
-        raw_BHWC = torch.where(mirrored[:, None, None, None], raw_BHWC.flip(2), raw_BHWC)
+def augment(raw_BHWC: torch.Tensor, how: Augment, draws: Draws) -> torch.Tensor:
+    """Crop after zero padding and mirror, as drawn; uint8 in, uint8 out, on the images' device."""
+    if draws.offsets_2N is not None:
+        raw_BHWC = _cropped(raw_BHWC, how.crop, draws.offsets_2N)
+    if draws.mirrored_N is not None:
+        raw_BHWC = torch.where(draws.mirrored_N[:, None, None, None], raw_BHWC.flip(2), raw_BHWC)
     return raw_BHWC
+
+
+def _cropped(raw_BHWC: torch.Tensor, crop: int, offsets_2B: torch.Tensor) -> torch.Tensor:
+    size, height, width, channels = raw_BHWC.shape
+    padded = F.pad(raw_BHWC, (0, 0, crop, crop, crop, crop))
+    image, row, value, _ = padded.stride()
+    # Every window of every image, as a view: one gather of whole windows is five times a gather of pixels.
+    windows = padded.as_strided(
+        (size, 2 * crop + 1, 2 * crop + 1, height, width * channels), (image, row, value, row, 1)
+    )
+    which = torch.arange(size, device=raw_BHWC.device)
+    return windows[which, offsets_2B[0], offsets_2B[1]].view(size, height, width, channels)

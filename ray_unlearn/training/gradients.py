@@ -16,7 +16,7 @@ from torch import nn
 
 from ray_unlearn.data.images import ImageSet
 from ray_unlearn.training.batches import Batch
-from ray_unlearn.training.loop import Loss
+from ray_unlearn.training.objective import Loss
 
 Gradients = dict[nn.Parameter, torch.Tensor]
 _BATCH_SIZE = 256

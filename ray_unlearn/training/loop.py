@@ -5,68 +5,34 @@
     training = Training(model, data, recipe, rng)                  # to alternate, or to change the model in between
     training.epoch()
 
-The first set paces the epochs; batches of further sets come from endless reshuffled streams of their own. The loss is
-summed on the device and looked at once per epoch, so that a GPU never waits inside one.
+The first set paces the epochs; batches of further sets come from endless reshuffled streams of their own. An epoch's
+draws cross to the device at its start, and the loss is summed there and looked at once, at its end, so that a GPU never
+waits inside one. Where the worker keeps `captured.Engines`, a training whose every step is the same work on other
+images (the default objective on one resident set, without hooks or an optimiser of its own) replays a captured step.
 
 Does not cover: perturbations before training, and anything that happens once; methods do that around `fit`.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
-from ray_unlearn.training.batches import Batch, batches_per_epoch, endless, load, shuffled
+from ray_unlearn.training.batches import Batch, Draws, batches, draw, endless, sizes_of
+from ray_unlearn.training.captured import Engine, can_stand_in
+from ray_unlearn.training.objective import Loss, class_weights, cross_entropy
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
-
-Loss = Callable[..., torch.Tensor]
-"""loss(model, batch of the first set, batch of the second, ...) -> scalar tensor, the mean over the batch."""
-
-
-def cross_entropy(weights_C: torch.Tensor | None = None) -> Loss:
-    """Return the mean cross-entropy on the first batch; with weights, the weighted mean, as in torch."""
-
-    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-        return F.cross_entropy(model(batch.images).float(), batch.labels, weight=weights_C)
-
-    return loss
-
-
-def class_weights(images: ImageSet, recipe: Recipe, num_classes: int) -> torch.Tensor | None:
-    """Return the recipe's class weights, float32 [C] on the device; None where all classes count the same.
-
-    `inverse` is 1 / images of the class, not normalised (the competition's recipe); classes without images get 0.
-
-    Raises:
-        MethodError: the study gives another number of weights than there are classes.
-
-    """
-    if recipe.class_weights == "none":
-        return None
-    if recipe.class_weights == "inverse":
-        return inverse_counts(images, num_classes)
-    weights = torch.tensor(recipe.class_weights)
-    if len(weights) != num_classes:
-        raise MethodError(f"class_weights: expected {num_classes} numbers, one per class; found {len(weights)}")
-    return weights.float().to(images.pixels.device)
-
-
-def inverse_counts(images: ImageSet, num_classes: int) -> torch.Tensor:
-    """Return 1 / images of each class, float32 [C] on the device; classes without images get 0."""
-    counts = torch.bincount(torch.from_numpy(images.labels_N), minlength=num_classes)
-    return torch.where(counts > 0, 1 / counts.clamp(min=1), 0.0).float().to(images.pixels.device)
+from ray_unlearn.training.precision import arithmetic, autocast, refuse_unsupported
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,21 +85,26 @@ class Training:
             hooks: what to do inside a step.
 
         Raises:
-            MethodError: a set is empty or missing, or the class weights do not fit.
+            MethodError: a set is empty or missing, the class weights do not fit, or the device lacks the precision.
 
         """
+        refuse_unsupported(recipe.precision, data.device)
         self.model, self.data, self.recipe = model, data, recipe
         self.epochs_done = 0
         self._images = [_set(data, each) for each in sets]
         self._sizes = list(batch_sizes or [recipe.batch_size] * len(sets))
-        self._loss = loss or cross_entropy(class_weights(self._images[0], recipe, data.num_classes))
-        self._generators = [rng.torch(f"{purpose}-{_name(each, i)}") for i, each in enumerate(sets)]
-        self._streams = [self._endless(i) for i in range(1, len(sets))]
+        self._weights_C = None if loss else class_weights(self._images[0], recipe, data.num_classes)
+        self._loss = loss or cross_entropy(self._weights_C)
+        generators = [rng.torch(f"{purpose}-{_name(each, i)}") for i, each in enumerate(sets)]
+        self._generator = generators[0]
+        further = list(zip(self._images, self._sizes, generators, strict=True))[1:]
+        self._streams = [endless(images, size, recipe, generator) for images, size, generator in further]
+        self._plain = len(sets) == 1 and all(each is None for each in (loss, hooks, parameters, optimizer))
         model.to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
         self.optimizer = optimizer or make_optimizer(model, recipe, parameters)
         self._rate = rate or partial(rate_factor, recipe)
         self._hooks = hooks or Hooks()
-        self.steps_per_epoch = batches_per_epoch(len(self._images[0]), self._sizes[0])
+        self.steps_per_epoch = len(sizes_of(len(self._images[0]), self._sizes[0]))
         self._remaining = max(1, round(recipe.epochs * self.steps_per_epoch))
 
     @property
@@ -155,39 +126,56 @@ class Training:
         """
         self.model.train()
         steps = min(self.steps_per_epoch, self._remaining)
-        total, count = torch.zeros((), device=self.data.device), 0
-        for step, batch in enumerate(self._first(steps)):
-            set_rate(self.optimizer, self.recipe.lr * self._rate(self.epochs_done + step / self.steps_per_epoch))
-            value = self._step((batch, *map(next, self._streams)))
-            total, count = total + value * len(batch), count + len(batch)
+        images = self._images[0]
+        epoch = draw(images, self._sizes[0], self.recipe.augment, self._generator, steps).on_device_of(images)
+        with arithmetic(self.recipe.precision):
+            engine = self._engine(len(epoch))
+            total = self._eagerly(epoch) if engine is None else self._captured(engine, epoch, steps)
         self._remaining -= steps
         self.epochs_done += 1
-        mean = float(total) / count
+        mean = float(total) / len(epoch)
         if not math.isfinite(mean):
             hint = f"a lower lr may help (lr {self.recipe.lr})"
             raise TrainingDiverged(f"the training loss of epoch {self.epochs_done} is {mean}; {hint}")
         self.data.on_epoch(self.model, self.epochs_done, mean)
 
-    def _step(self, batches: Sequence[Batch]) -> torch.Tensor:
+    def _rate_at(self, step: int) -> float:
+        return self.recipe.lr * self._rate(self.epochs_done + step / self.steps_per_epoch)
+
+    def _eagerly(self, epoch: Draws) -> torch.Tensor:
+        """Take an epoch's steps one operation at a time; return the sum of its images' losses, on the device."""
+        total = torch.zeros((), device=self.data.device)
+        for step, batch in enumerate(batches(self._images[0], epoch, self._sizes[0], self.recipe)):
+            set_rate(self.optimizer, self._rate_at(step))
+            total = total + self._step((batch, *map(next, self._streams))) * len(batch)
+        return total
+
+    def _step(self, step_batches: Sequence[Batch]) -> torch.Tensor:
         """Take one step; return the loss, still on the device."""
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            value = self._loss(self.model, *batches)
+        with autocast(self.recipe.precision, self.data.device):
+            value = self._loss(self.model, *step_batches)
         value.backward()  # type: ignore[no-untyped-call]
         self._hooks.after_backward()
         self.optimizer.step()
         self._hooks.after_step()
         return value.detach()
 
-    def _first(self, steps: int) -> Iterator[Batch]:
-        images, generator = self._images[0], self._generators[0]
-        for positions in itertools.islice(shuffled(len(images), self._sizes[0], generator), steps):
-            yield load(images, positions, self.recipe, generator)
+    def _engine(self, num_images: int) -> Engine | None:
+        """Return the engine that may take the epoch's steps; None where they are to be taken eagerly."""
+        images, size, engines = self._images[0], self._sizes[0], self.data.engines
+        if engines is None or not self._plain or images.pixels.resident is None or num_images < size:
+            return None
+        if not can_stand_in(self.model, self.optimizer, self.recipe):
+            return None
+        found: Engine = engines.of(self.model, images, self.recipe, size, len(images) // size, self._weights_C)
+        return found
 
-    def _endless(self, i: int) -> Iterator[Batch]:
-        images, generator = self._images[i], self._generators[i]
-        for positions in endless(len(images), self._sizes[i], generator):
-            yield load(images, positions, self.recipe, generator)
+    def _captured(self, engine: Engine, epoch: Draws, steps: int) -> torch.Tensor:
+        """Replay an epoch's steps; return the sum of its images' losses, on the device."""
+        rates = [self._rate_at(step) for step in range(steps)]
+        set_rate(self.optimizer, rates[-1])
+        return engine.epoch(self.model, self.optimizer, epoch, rates, self._weights_C)
 
 
 def fit(model: nn.Module, data: RunData, recipe: Recipe, rng: Seeds, **how: Any) -> None:

@@ -1,0 +1,286 @@
+"""One training step, captured once and replayed: a GPU then gets one launch per step instead of some two hundred.
+
+    engines = Engines(cuda_graph)                    # one per worker; Training asks it through RunData.engines
+    engine = engines.of(model, images, recipe, batch_size, full_steps, weights_C)
+    total = engine.epoch(model, optimizer, draws, rates, weights_C)
+
+A CUDA graph replays the same kernels on the same addresses. An engine therefore owns all that a step touches: a copy of
+the model, its gradients, an optimiser whose rate is a tensor, and tables of an epoch's draws and rates that the step
+reads at a counter which it moves itself. A run's weights, running statistics and optimiser state are copied in before
+an epoch and out after it, so that they are ordinary tensors whenever anyone looks, and the next run reuses the engine.
+Warm-up and capture work on the copies, before a run's state enters: what a run becomes does not depend on whether it
+was the first. A smaller last batch is computed eagerly, on the engine's tensors.
+
+Captured and eager epochs are the same arithmetic in the same order; on a GPU the captured rate is float32, so that the
+two agree to rounding, not in every bit. Each repeats itself bit for bit with `execution.deterministic`.
+
+Does not cover: objectives and hooks written in Python, whose state a graph would freeze; `loop` runs those eagerly.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ray_unlearn.data.images import ImageSet, upload
+from ray_unlearn.errors import MethodError
+from ray_unlearn.study.recipe import Recipe
+from ray_unlearn.training.batches import Draws, load
+from ray_unlearn.training.objective import cross_entropy
+from ray_unlearn.training.optimizers import make_optimizer
+from ray_unlearn.training.precision import autocast
+
+Step = Callable[[], None]
+Capture = Callable[[Step, torch.device], Step]
+"""Takes a step that reads and writes the same tensors at every call; returns what repeats it."""
+
+_KEPT = 4  # engines per worker: each holds a model, its gradients, its optimiser's state and one step's activations
+_WARM_UP = 3  # steps before a capture, as torch's documentation advises: cuDNN and cuBLAS allocate in the first ones
+_KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+_OWN = ("params", "lr", "foreach", "fused", "capturable")  # settings of a group that say how, not what
+
+
+def cuda_graph(step: Step, device: torch.device) -> Step:
+    """Warm a step up on a stream of its own, capture it there as a CUDA graph, and return the graph's replay.
+
+    Raises:
+        MethodError: the step cannot be captured.
+
+    """
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    state = torch.cuda.get_rng_state(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*capturable=True")  # so it is, and so it will be captured
+        for _ in range(_WARM_UP):
+            step()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:  # thread_local: a thread that publishes the last run may allocate meanwhile
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            step()
+    except RuntimeError as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        hint = "set execution.cuda_graph: false to train without"
+        raise MethodError(f"a training step cannot be captured as a CUDA graph ({reason}); {hint}") from error
+    torch.cuda.set_rng_state(state, device)  # what warm-up drew, for a dropout say, no run should miss
+    return graph.replay
+
+
+def can_stand_in(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> bool:
+    """Return whether an engine's copies would do what model and optimiser do.
+
+    Hooks on modules are Python, which a graph would not call. The optimiser must be of the recipe's kind, over all
+    parameters: methods that freeze some freeze others in the next run, and an engine would serve one epoch.
+    """
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if any(getattr(module, name) for module in model.modules() for name in hooks):
+        return False
+    if len(optimizer.param_groups) != 1 or not isinstance(optimizer, _KINDS[recipe.optimizer]):
+        return False
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        return False
+    return [each.numel() for each in _parameters(optimizer)] == [each.numel() for each in model.parameters()]
+
+
+class Engines:
+    """The captured steps of one worker, the most recently used ones."""
+
+    def __init__(self, capture: Capture, kept: int = _KEPT) -> None:
+        self._capture, self._kept = capture, kept
+        self._engines: OrderedDict[Hashable, Engine] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._engines)
+
+    def of(
+        self,
+        model: nn.Module,
+        images: ImageSet,
+        recipe: Recipe,
+        batch_size: int,
+        full_steps: int,
+        weights_C: torch.Tensor | None,
+    ) -> Engine:
+        """Return the engine for such trainings, a new one where there is none yet.
+
+        Two trainings share an engine where a graph would hold the same kernels and addresses for both: the same
+        modules and shapes, the same pixels, the same arithmetic; `full_steps` counts by
+        powers of two.
+        """
+        capacity = 1 << (full_steps - 1).bit_length()
+        how = (recipe.optimizer, recipe.momentum, recipe.weight_decay, recipe.precision, recipe.channels_last)
+        where = (id(images.pixels), images.scaling, recipe.augment.crop, recipe.augment.flip, batch_size, capacity)
+        key = (_layout(model), *how, *where, weights_C is not None)
+        if key not in self._engines:
+            self._engines[key] = Engine(model, images, recipe, batch_size, capacity, weights_C, self._capture)
+        self._engines.move_to_end(key)
+        while len(self._engines) > self._kept:
+            self._engines.popitem(last=False)
+        return self._engines[key]
+
+
+class Engine:
+    """The tensors of one captured step, and the step."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: ImageSet,
+        recipe: Recipe,
+        batch_size: int,
+        capacity: int,
+        weights_C: torch.Tensor | None,
+        capture: Capture,
+    ) -> None:
+        device = images.pixels.device
+        self._images, self._recipe, self._size, self._capture = images, recipe, batch_size, capture
+        self._device = device
+        self._replay: Step | None = None
+        self._model = copy.deepcopy(model)
+        self._weights_C = None if weights_C is None else weights_C.clone()
+        self._loss = cross_entropy(self._weights_C)
+        # A fused kernel on a GPU reads a rate in float32; on a CPU it reads the number, which should lose nothing.
+        exact = torch.float32 if device.type == "cuda" else torch.float64
+        self._rate = torch.zeros((), dtype=exact, device=device)
+        self._optimizer = with_rate(make_optimizer(self._model, recipe), self._rate)
+        self._total = torch.zeros((), device=device)
+        self._at = torch.zeros(1, dtype=torch.int64, device=device)
+        self._rates_S = torch.zeros(capacity, dtype=exact, device=device)
+        self._table = _empty_table(capacity, batch_size, recipe, device)
+
+    def epoch(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        draws: Draws,
+        rates: Sequence[float],
+        weights_C: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Train model and optimiser through an epoch's draws; return the sum of its images' losses, on the device."""
+        full = len(draws) // self._size
+        self._fill(draws, rates, full)
+        if self._weights_C is not None and weights_C is not None:
+            self._weights_C.copy_(weights_C)
+        replay = self._ready()
+        self._take_over(model, optimizer)
+        for _ in range(full):
+            replay()
+        rest = draws.part(full * self._size, len(draws))
+        if len(rest):
+            self._rate.fill_(rates[full])
+            self._train_on(rest)
+        self._give_back(model, optimizer)
+        return self._total.clone()
+
+    def _ready(self) -> Step:
+        """Return the replay, captured at the first call; leaves garbage in the copies, which are overwritten next."""
+        if self._replay is None:
+            self._model.train()
+            self._replay = self._capture(self._step, self._device)
+        return self._replay
+
+    def _step(self) -> None:
+        """Take the step that the counter points at, and move the counter; no argument, no decision, no wait."""
+        last = self._rates_S.numel() - 1
+        row = [None if each is None else each.index_select(0, self._at)[0] for each in self._table]
+        self._rate.copy_(self._rates_S.index_select(0, self._at)[0])
+        self._train_on(Draws(rows_N=_here(row[0]), labels_N=_here(row[1]), offsets_2N=row[2], mirrored_N=row[3]))
+        self._at.add_(1).clamp_(max=last)  # warm-up may count beyond a short table
+
+    def _train_on(self, draws: Draws) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        batch = load(self._images, draws, self._recipe)
+        with autocast(self._recipe.precision, self._device, cached=False):
+            value = self._loss(self._model, batch)
+        value.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._total.add_(value.detach() * len(batch))
+
+    def _fill(self, draws: Draws, rates: Sequence[float], full: int) -> None:
+        """Write an epoch's full batches into the tables."""
+        taken = draws.part(0, full * self._size)
+        offsets = taken.offsets_2N
+        by_step = None if offsets is None else offsets.reshape(2, full, self._size).transpose(0, 1)
+        for table, values in zip(self._table, (taken.rows_N, taken.labels_N, by_step, taken.mirrored_N), strict=True):
+            if table is not None and values is not None:
+                table[:full].copy_(values.reshape(table[:full].shape))
+        self._rates_S[:full].copy_(upload(torch.tensor(rates[:full], dtype=self._rates_S.dtype), self._device))
+
+    @torch.no_grad()
+    def _take_over(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Copy a run's state in; what its optimiser does not have yet is zero, which is how torch's begin."""
+        for mine, theirs in zip(_state(self._model), _state(model), strict=True):
+            mine.copy_(theirs)
+        self._optimizer.param_groups[0].update(_settings(optimizer))
+        for my_parameter, parameter in zip(_parameters(self._optimizer), _parameters(optimizer), strict=True):
+            known = optimizer.state.get(parameter, {})
+            for name, tensor in self._optimizer.state[my_parameter].items():
+                if tensor is not None:
+                    tensor.zero_() if known.get(name) is None else tensor.copy_(known[name])
+        self._total.zero_()
+        self._at.zero_()
+
+    @torch.no_grad()
+    def _give_back(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for theirs, mine in zip(_state(model), _state(self._model), strict=True):
+            theirs.copy_(mine)
+        for parameter, my_parameter in zip(_parameters(optimizer), _parameters(self._optimizer), strict=True):
+            known = optimizer.state[parameter]
+            for name, tensor in self._optimizer.state[my_parameter].items():
+                if known.get(name) is None:
+                    known[name] = None if tensor is None else tensor.clone()
+                else:
+                    known[name].copy_(tensor)
+
+
+def with_rate(optimizer: torch.optim.Optimizer, rate: torch.Tensor) -> torch.optim.Optimizer:
+    """Let an optimiser read its rate from a tensor, in one fused kernel that can be captured."""
+    for group in optimizer.param_groups:
+        group.update({"lr": rate, "fused": True, "foreach": False})
+        if "capturable" in group:
+            group["capturable"] = True
+    return optimizer
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return {name: value for name, value in optimizer.param_groups[0].items() if name not in _OWN}
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    parameters: list[torch.Tensor] = optimizer.param_groups[0]["params"]
+    return parameters
+
+
+def _state(model: nn.Module) -> list[torch.Tensor]:
+    """Return all tensors of a model, those that no checkpoint holds included."""
+    return [*model.parameters(), *model.buffers()]
+
+
+def _layout(model: nn.Module) -> Hashable:
+    """Return what tells one computation from another: modules with their settings, and each tensor's shape."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return str(model), tuple((name, tuple(t.shape), t.dtype) for name, t in tensors)
+
+
+def _empty_table(steps: int, batch_size: int, recipe: Recipe, device: torch.device) -> tuple[torch.Tensor | None, ...]:
+    """Return rows [S, B], labels [S, B], offsets [S, 2, B] and mirrored [S, B] of an epoch, the last two if drawn."""
+
+    def integers(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=torch.int64, device=device)
+
+    offsets = integers(steps, 2, batch_size) if recipe.augment.crop else None
+    mirrored = integers(steps, batch_size).bool() if recipe.augment.flip else None
+    return integers(steps, batch_size), integers(steps, batch_size), offsets, mirrored
+
+
+def _here(tensor: torch.Tensor | None) -> torch.Tensor:
+    if tensor is None:
+        raise ValueError("a table of rows or labels is missing")
+    return tensor
