@@ -38,7 +38,7 @@ from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.verify import verify
 
 JOBS = Path(__file__).parent
-NODE = {"object_store_memory": 100 * 2**20, "node_ip_address": "127.0.0.1"}
+NODE: dict[str, Any] = {"object_store_memory": 100 * 2**20, "node_ip_address": "127.0.0.1"}
 BATCH = 60  # runs by which a finished study grows
 
 
@@ -233,7 +233,7 @@ def main() -> int:
                 chaos.finish()
             finally:
                 _kill(chaos.driver.pid)
-                chaos.cluster.shutdown()
+                chaos.cluster.shutdown()  # type: ignore[no-untyped-call]
         minutes = (time.monotonic() - begun) / 60
         found = compare(study, folder / "undisturbed")
     found |= {"lost": len(lost) or found["lost"], "minutes": round(minutes, 1), "seed": options.seed}
