@@ -102,6 +102,7 @@ class Engines:
     def of(
         self,
         model: nn.Module,
+        optimizer: torch.optim.Optimizer,
         images: ImageSet,
         recipe: Recipe,
         batch_size: int,
@@ -111,15 +112,15 @@ class Engines:
         """Return the engine for such trainings, a new one where there is none yet.
 
         Two trainings share an engine where a graph would hold the same kernels and addresses for both: the same
-        modules and shapes, the same pixels, the same arithmetic; `full_steps` counts by
-        powers of two.
+        modules and shapes, the same pixels, the same arithmetic; `full_steps` counts by powers of two.
         """
         capacity = 1 << (full_steps - 1).bit_length()
-        how = (recipe.optimizer, recipe.momentum, recipe.weight_decay, recipe.precision, recipe.channels_last)
+        how = (recipe.optimizer, repr(_settings(optimizer)), recipe.precision, recipe.channels_last)
         where = (id(images.pixels), images.scaling, recipe.augment.crop, recipe.augment.flip, batch_size, capacity)
         key = (_layout(model), *how, *where, weights_C is not None)
         if key not in self._engines:
-            self._engines[key] = Engine(model, images, recipe, batch_size, capacity, weights_C, self._capture)
+            made = Engine(model, optimizer, images, recipe, batch_size, capacity, weights_C, self._capture)
+            self._engines[key] = made
         self._engines.move_to_end(key)
         while len(self._engines) > self._kept:
             self._engines.popitem(last=False)
@@ -132,6 +133,7 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
+        optimizer: torch.optim.Optimizer,
         images: ImageSet,
         recipe: Recipe,
         batch_size: int,
@@ -150,6 +152,7 @@ class Engine:
         exact = torch.float32 if device.type == "cuda" else torch.float64
         self._rate = torch.zeros((), dtype=exact, device=device)
         self._optimizer = with_rate(make_optimizer(self._model, recipe), self._rate)
+        self._optimizer.param_groups[0].update(_settings(optimizer))  # which a method may have changed
         self._total = torch.zeros((), device=device)
         self._at = torch.zeros(1, dtype=torch.int64, device=device)
         self._rates_S = torch.zeros(capacity, dtype=exact, device=device)
@@ -182,7 +185,6 @@ class Engine:
     def _ready(self) -> Step:
         """Return the replay, captured at the first call; leaves garbage in the copies, which are overwritten next."""
         if self._replay is None:
-            self._model.train()
             self._replay = self._capture(self._step, self._device)
         return self._replay
 
@@ -218,7 +220,6 @@ class Engine:
         """Copy a run's state in; what its optimiser does not have yet is zero, which is how torch's begin."""
         for mine, theirs in zip(_state(self._model), _state(model), strict=True):
             mine.copy_(theirs)
-        self._optimizer.param_groups[0].update(_settings(optimizer))
         for my_parameter, parameter in zip(_parameters(self._optimizer), _parameters(optimizer), strict=True):
             known = optimizer.state.get(parameter, {})
             for name, tensor in self._optimizer.state[my_parameter].items():

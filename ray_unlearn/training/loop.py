@@ -168,7 +168,9 @@ class Training:
             return None
         if not can_stand_in(self.model, self.optimizer, self.recipe):
             return None
-        found: Engine = engines.of(self.model, images, self.recipe, size, len(images) // size, self._weights_C)
+        found: Engine = engines.of(
+            self.model, self.optimizer, images, self.recipe, size, len(images) // size, self._weights_C
+        )
         return found
 
     def _captured(self, engine: Engine, epoch: Draws, steps: int) -> torch.Tensor:
