@@ -32,7 +32,6 @@ Step = Callable[[], None]
 Capture = Callable[[Step, torch.device], Step]
 """Takes a step that reads and writes the same tensors at every call; returns what repeats it."""
 
-
 _OWN = ("params", "lr", "foreach", "fused", "capturable")  # settings of a group that say how, not what
 
 
@@ -99,11 +98,19 @@ class Engine:
 
     def _step(self) -> None:
         """Take the step that the counter points at, and move the counter; no argument, no decision, no wait."""
-        last = self._rates_S.numel() - 1
-        row = [None if each is None else each.index_select(0, self._at)[0] for each in self._table]
-        self._rate.copy_(self._rates_S.index_select(0, self._at)[0])
-        self._train_on(Draws(rows_N=_here(row[0]), labels_N=_here(row[1]), offsets_2N=row[2], mirrored_N=row[3]))
-        self._at.add_(1).clamp_(max=last)  # warm-up may count beyond a short table
+        table = self._table
+        draws = Draws(
+            rows_N=self._now(table.rows_N),
+            labels_N=self._now(table.labels_N),
+            offsets_2N=None if table.offsets_2N is None else self._now(table.offsets_2N),
+            mirrored_N=None if table.mirrored_N is None else self._now(table.mirrored_N),
+        )
+        self._rate.copy_(self._now(self._rates_S))
+        self._train_on(draws)
+        self._at.add_(1).clamp_(max=self._rates_S.numel() - 1)  # warm-up may count beyond a short table
+
+    def _now(self, table: torch.Tensor) -> torch.Tensor:
+        return table.index_select(0, self._at)[0]
 
     def _train_on(self, draws: Draws) -> None:
         self._optimizer.zero_grad(set_to_none=True)
@@ -116,12 +123,13 @@ class Engine:
 
     def _fill(self, draws: Draws, rates: Sequence[float], full: int) -> None:
         """Write an epoch's full batches into the tables."""
-        taken = draws.part(0, full * self._size)
-        offsets = taken.offsets_2N
-        by_step = None if offsets is None else offsets.reshape(2, full, self._size).transpose(0, 1)
-        for table, values in zip(self._table, (taken.rows_N, taken.labels_N, by_step, taken.mirrored_N), strict=True):
-            if table is not None and values is not None:
-                table[:full].copy_(values.reshape(table[:full].shape))
+        taken, table = draws.part(0, full * self._size), self._table
+        table.rows_N[:full].copy_(taken.rows_N.view(full, self._size))
+        table.labels_N[:full].copy_(taken.labels_N.view(full, self._size))
+        if table.offsets_2N is not None and taken.offsets_2N is not None:
+            table.offsets_2N[:full].copy_(taken.offsets_2N.reshape(2, full, self._size).transpose(0, 1))
+        if table.mirrored_N is not None and taken.mirrored_N is not None:
+            table.mirrored_N[:full].copy_(taken.mirrored_N.view(full, self._size))
         self._rates_S[:full].copy_(upload(torch.tensor(rates[:full], dtype=self._rates_S.dtype), self._device))
 
     @torch.no_grad()
@@ -175,18 +183,15 @@ def _state(model: nn.Module) -> list[torch.Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def _empty_table(steps: int, batch_size: int, recipe: Recipe, device: torch.device) -> tuple[torch.Tensor | None, ...]:
-    """Return rows [S, B], labels [S, B], offsets [S, 2, B] and mirrored [S, B] of an epoch, the last two if drawn."""
+def _empty_table(steps: int, batch_size: int, recipe: Recipe, device: torch.device) -> Draws:
+    """Return room for an epoch's draws by step: rows, labels and mirrored [S, B], offsets [S, 2, B]."""
 
     def integers(*shape: int) -> torch.Tensor:
         return torch.zeros(shape, dtype=torch.int64, device=device)
 
-    offsets = integers(steps, 2, batch_size) if recipe.augment.crop else None
-    mirrored = integers(steps, batch_size).bool() if recipe.augment.flip else None
-    return integers(steps, batch_size), integers(steps, batch_size), offsets, mirrored
-
-
-def _here(tensor: torch.Tensor | None) -> torch.Tensor:
-    if tensor is None:
-        raise ValueError("a table of rows or labels is missing")
-    return tensor
+    return Draws(
+        rows_N=integers(steps, batch_size),
+        labels_N=integers(steps, batch_size),
+        offsets_2N=integers(steps, 2, batch_size) if recipe.augment.crop else None,
+        mirrored_N=integers(steps, batch_size).bool() if recipe.augment.flip else None,
+    )
