@@ -33,7 +33,7 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Training
-from ray_unlearn.training.captured import Engines, cuda_graph
+from ray_unlearn.training.engines import Engines, cuda_graph
 from ray_unlearn.training.precision import arithmetic, autocast
 
 CLASSES = 10

@@ -40,7 +40,7 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.study.plan import Plan, Population, Run
-from ray_unlearn.training.captured import Engines, cuda_graph
+from ray_unlearn.training.engines import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32
 from ray_unlearn.understudy import spare_dynamo
 

@@ -26,9 +26,10 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Augment, Recipe
 from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Hooks, Training, cross_entropy, fit, predict
-from ray_unlearn.training import captured as captured_module
+from ray_unlearn.training import engines as engines_module
 from ray_unlearn.training.batches import draw
-from ray_unlearn.training.captured import Engines, can_stand_in, cuda_graph, with_rate
+from ray_unlearn.training.captured import with_rate
+from ray_unlearn.training.engines import Engines, can_stand_in, cuda_graph
 from ray_unlearn.training.optimizers import make_optimizer
 from ray_unlearn.worker import Worker
 
@@ -81,7 +82,11 @@ def _fused(monkeypatch):
     """Both sides take the fused kernel: an engine always does."""
 
     def fused(model, recipe, parameters=None):
-        return with_rate(make_optimizer(model, recipe, parameters), recipe.lr)
+        optimizer = with_rate(make_optimizer(model, recipe, parameters), recipe.lr)
+        for group in optimizer.param_groups:
+            if "capturable" in group:
+                group["capturable"] = False
+        return optimizer
 
     monkeypatch.setattr("ray_unlearn.training.loop.make_optimizer", fused)
 
@@ -206,7 +211,7 @@ def test_a_new_optimiser_begins_anew(tmp_path):
         training.epoch()
         results.append(model)
     assert same(*results)
-    assert engines.replays == 4
+    assert (engines.captures, engines.replays) == (2, 4)  # a graph holds the settings
 
 
 def test_a_diverging_run_says_so_and_the_engine_forgets_it(tmp_path):
@@ -358,7 +363,7 @@ def test_cuda_graphs_errors_become_one_line(monkeypatch):
         "CUDAGraph": lambda: None,
         "graph": Fails,
     }.items():
-        monkeypatch.setattr(captured_module.torch.cuda, name, stand_in)
+        monkeypatch.setattr(engines_module.torch.cuda, name, stand_in)
     steps = itertools.count()
     expected = (
         r"^a training step cannot be captured as a CUDA graph \(operation not permitted when stream is capturing\); "

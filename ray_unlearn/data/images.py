@@ -206,7 +206,7 @@ class RunData:
     on_epoch: EpochHook = field(default=_no_hook)
     """Called by `fit` after every epoch with (model, epoch from 1, mean loss)."""
     engines: Any = None
-    """The worker's `training.captured.Engines`, kept between its runs; None where every step is taken eagerly."""
+    """The worker's `training.engines.Engines`, kept between its runs; None where every step is taken eagerly."""
 
     def unobserved(self) -> RunData:
         """Return the same sets for training a model that helps the run and is not the run's: nobody hears of it."""

@@ -1,35 +1,27 @@
-"""One training step, captured once and replayed: a GPU then gets one launch per step instead of some two hundred.
+"""One training step on tensors that stay where they are, so that it can be captured once and replayed.
 
-    engines = Engines(cuda_graph)                    # one per worker; Training asks it through RunData.engines
-    engine = engines.of(model, images, recipe, batch_size, full_steps, weights_C)
+    engine = Engine(model, optimizer, images, recipe, batch_size, capacity, weights_C, capture)
     total = engine.epoch(model, optimizer, draws, rates, weights_C)
 
-A CUDA graph replays the same kernels on the same addresses. An engine therefore owns all that a step touches: a copy of
-the model, its gradients, an optimiser whose rate is a tensor, and tables of an epoch's draws and rates that the step
-reads at a counter which it moves itself. A run's weights, running statistics and optimiser state are copied in before
-an epoch and out after it, so that they are ordinary tensors whenever anyone looks, and the next run reuses the engine.
-Warm-up and capture work on the copies, before a run's state enters: what a run becomes does not depend on whether it
-was the first. A smaller last batch is computed eagerly, on the engine's tensors.
+An engine owns all that its step touches: a copy of the model, its gradients, an optimiser whose rate is a tensor, and
+tables of an epoch's draws and rates that the step reads at a counter which it moves itself. A run's weights, running
+statistics and optimiser state are copied in before an epoch and out after it, so that they are ordinary tensors
+whenever anyone looks. Warm-up and capture work on the copies, before a run's state enters: what a run becomes does not
+depend on whether it was the first. A smaller last batch is computed eagerly, on the engine's tensors.
 
-Captured and eager epochs are the same arithmetic in the same order; on a GPU the captured rate is float32, so that the
-two agree to rounding, not in every bit. Each repeats itself bit for bit with `execution.deterministic`.
-
-Does not cover: objectives and hooks written in Python, whose state a graph would freeze; `loop` runs those eagerly.
+Does not cover: which trainings may share an engine, and what captures a step (`engines`).
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from ray_unlearn.data.images import ImageSet, upload
-from ray_unlearn.errors import MethodError
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.training.batches import Draws, load
 from ray_unlearn.training.objective import cross_entropy
@@ -40,90 +32,7 @@ Step = Callable[[], None]
 Capture = Callable[[Step, torch.device], Step]
 """Takes a step that reads and writes the same tensors at every call; returns what repeats it."""
 
-_KEPT = 4  # engines per worker: each holds a model, its gradients, its optimiser's state and one step's activations
-_WARM_UP = 3  # steps before a capture, as torch's documentation advises: cuDNN and cuBLAS allocate in the first ones
-_KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 _OWN = ("params", "lr", "foreach", "fused", "capturable")  # settings of a group that say how, not what
-
-
-def cuda_graph(step: Step, device: torch.device) -> Step:
-    """Warm a step up on a stream of its own, capture it there as a CUDA graph, and return the graph's replay.
-
-    Raises:
-        MethodError: the step cannot be captured.
-
-    """
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    state = torch.cuda.get_rng_state(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*capturable=True")  # so it is, and so it will be captured
-        for _ in range(_WARM_UP):
-            step()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    try:  # thread_local: a thread that publishes the last run may allocate meanwhile
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            step()
-    except RuntimeError as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        hint = "set execution.cuda_graph: false to train without"
-        raise MethodError(f"a training step cannot be captured as a CUDA graph ({reason}); {hint}") from error
-    torch.cuda.set_rng_state(state, device)  # what warm-up drew, for a dropout say, no run should miss
-    return graph.replay
-
-
-def can_stand_in(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> bool:
-    """Return whether an engine's copies would do what model and optimiser do.
-
-    Hooks on modules are Python, which a graph would not call. The optimiser must be of the recipe's kind, over all
-    parameters: methods that freeze some freeze others in the next run, and an engine would serve one epoch.
-    """
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(module, name) for module in model.modules() for name in hooks):
-        return False
-    if len(optimizer.param_groups) != 1 or not isinstance(optimizer, _KINDS[recipe.optimizer]):
-        return False
-    if not all(parameter.requires_grad for parameter in model.parameters()):
-        return False
-    return [each.numel() for each in _parameters(optimizer)] == [each.numel() for each in model.parameters()]
-
-
-class Engines:
-    """The captured steps of one worker, the most recently used ones."""
-
-    def __init__(self, capture: Capture, kept: int = _KEPT) -> None:
-        self._capture, self._kept = capture, kept
-        self._engines: OrderedDict[Hashable, Engine] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._engines)
-
-    def of(
-        self,
-        model: nn.Module,
-        images: ImageSet,
-        recipe: Recipe,
-        batch_size: int,
-        full_steps: int,
-        weights_C: torch.Tensor | None,
-    ) -> Engine:
-        """Return the engine for such trainings, a new one where there is none yet.
-
-        Two trainings share an engine where a graph would hold the same kernels and addresses for both: the same
-        modules and shapes, the same pixels, the same arithmetic; `full_steps` counts by
-        powers of two.
-        """
-        capacity = 1 << (full_steps - 1).bit_length()
-        how = (recipe.optimizer, recipe.momentum, recipe.weight_decay, recipe.precision, recipe.channels_last)
-        where = (id(images.pixels), images.scaling, recipe.augment.crop, recipe.augment.flip, batch_size, capacity)
-        key = (_layout(model), *how, *where, weights_C is not None)
-        if key not in self._engines:
-            self._engines[key] = Engine(model, images, recipe, batch_size, capacity, weights_C, self._capture)
-        self._engines.move_to_end(key)
-        while len(self._engines) > self._kept:
-            self._engines.popitem(last=False)
-        return self._engines[key]
 
 
 class Engine:
@@ -132,6 +41,7 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
+        optimizer: torch.optim.Optimizer,
         images: ImageSet,
         recipe: Recipe,
         batch_size: int,
@@ -150,6 +60,7 @@ class Engine:
         exact = torch.float32 if device.type == "cuda" else torch.float64
         self._rate = torch.zeros((), dtype=exact, device=device)
         self._optimizer = with_rate(make_optimizer(self._model, recipe), self._rate)
+        self._optimizer.param_groups[0].update(settings_of(optimizer))  # which a method may have changed
         self._total = torch.zeros((), device=device)
         self._at = torch.zeros(1, dtype=torch.int64, device=device)
         self._rates_S = torch.zeros(capacity, dtype=exact, device=device)
@@ -182,17 +93,24 @@ class Engine:
     def _ready(self) -> Step:
         """Return the replay, captured at the first call; leaves garbage in the copies, which are overwritten next."""
         if self._replay is None:
-            self._model.train()
             self._replay = self._capture(self._step, self._device)
         return self._replay
 
     def _step(self) -> None:
         """Take the step that the counter points at, and move the counter; no argument, no decision, no wait."""
-        last = self._rates_S.numel() - 1
-        row = [None if each is None else each.index_select(0, self._at)[0] for each in self._table]
-        self._rate.copy_(self._rates_S.index_select(0, self._at)[0])
-        self._train_on(Draws(rows_N=_here(row[0]), labels_N=_here(row[1]), offsets_2N=row[2], mirrored_N=row[3]))
-        self._at.add_(1).clamp_(max=last)  # warm-up may count beyond a short table
+        table = self._table
+        draws = Draws(
+            rows_N=self._now(table.rows_N),
+            labels_N=self._now(table.labels_N),
+            offsets_2N=None if table.offsets_2N is None else self._now(table.offsets_2N),
+            mirrored_N=None if table.mirrored_N is None else self._now(table.mirrored_N),
+        )
+        self._rate.copy_(self._now(self._rates_S))
+        self._train_on(draws)
+        self._at.add_(1).clamp_(max=self._rates_S.numel() - 1)  # warm-up may count beyond a short table
+
+    def _now(self, table: torch.Tensor) -> torch.Tensor:
+        return table.index_select(0, self._at)[0]
 
     def _train_on(self, draws: Draws) -> None:
         self._optimizer.zero_grad(set_to_none=True)
@@ -205,12 +123,13 @@ class Engine:
 
     def _fill(self, draws: Draws, rates: Sequence[float], full: int) -> None:
         """Write an epoch's full batches into the tables."""
-        taken = draws.part(0, full * self._size)
-        offsets = taken.offsets_2N
-        by_step = None if offsets is None else offsets.reshape(2, full, self._size).transpose(0, 1)
-        for table, values in zip(self._table, (taken.rows_N, taken.labels_N, by_step, taken.mirrored_N), strict=True):
-            if table is not None and values is not None:
-                table[:full].copy_(values.reshape(table[:full].shape))
+        taken, table = draws.part(0, full * self._size), self._table
+        table.rows_N[:full].copy_(taken.rows_N.view(full, self._size))
+        table.labels_N[:full].copy_(taken.labels_N.view(full, self._size))
+        if table.offsets_2N is not None and taken.offsets_2N is not None:
+            table.offsets_2N[:full].copy_(taken.offsets_2N.reshape(2, full, self._size).transpose(0, 1))
+        if table.mirrored_N is not None and taken.mirrored_N is not None:
+            table.mirrored_N[:full].copy_(taken.mirrored_N.view(full, self._size))
         self._rates_S[:full].copy_(upload(torch.tensor(rates[:full], dtype=self._rates_S.dtype), self._device))
 
     @torch.no_grad()
@@ -218,8 +137,7 @@ class Engine:
         """Copy a run's state in; what its optimiser does not have yet is zero, which is how torch's begin."""
         for mine, theirs in zip(_state(self._model), _state(model), strict=True):
             mine.copy_(theirs)
-        self._optimizer.param_groups[0].update(_settings(optimizer))
-        for my_parameter, parameter in zip(_parameters(self._optimizer), _parameters(optimizer), strict=True):
+        for my_parameter, parameter in zip(parameters_of(self._optimizer), parameters_of(optimizer), strict=True):
             known = optimizer.state.get(parameter, {})
             for name, tensor in self._optimizer.state[my_parameter].items():
                 if tensor is not None:
@@ -231,7 +149,7 @@ class Engine:
     def _give_back(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         for theirs, mine in zip(_state(model), _state(self._model), strict=True):
             theirs.copy_(mine)
-        for parameter, my_parameter in zip(_parameters(optimizer), _parameters(self._optimizer), strict=True):
+        for parameter, my_parameter in zip(parameters_of(optimizer), parameters_of(self._optimizer), strict=True):
             known = optimizer.state[parameter]
             for name, tensor in self._optimizer.state[my_parameter].items():
                 if known.get(name) is None:
@@ -249,11 +167,13 @@ def with_rate(optimizer: torch.optim.Optimizer, rate: torch.Tensor) -> torch.opt
     return optimizer
 
 
-def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what an optimiser computes with, beside parameters, rate and the kernel that does it."""
     return {name: value for name, value in optimizer.param_groups[0].items() if name not in _OWN}
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Return the tensors that an optimiser of one group steps, in order."""
     parameters: list[torch.Tensor] = optimizer.param_groups[0]["params"]
     return parameters
 
@@ -263,24 +183,15 @@ def _state(model: nn.Module) -> list[torch.Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def _layout(model: nn.Module) -> Hashable:
-    """Return what tells one computation from another: modules with their settings, and each tensor's shape."""
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    return str(model), tuple((name, tuple(t.shape), t.dtype) for name, t in tensors)
-
-
-def _empty_table(steps: int, batch_size: int, recipe: Recipe, device: torch.device) -> tuple[torch.Tensor | None, ...]:
-    """Return rows [S, B], labels [S, B], offsets [S, 2, B] and mirrored [S, B] of an epoch, the last two if drawn."""
+def _empty_table(steps: int, batch_size: int, recipe: Recipe, device: torch.device) -> Draws:
+    """Return room for an epoch's draws by step: rows, labels and mirrored [S, B], offsets [S, 2, B]."""
 
     def integers(*shape: int) -> torch.Tensor:
         return torch.zeros(shape, dtype=torch.int64, device=device)
 
-    offsets = integers(steps, 2, batch_size) if recipe.augment.crop else None
-    mirrored = integers(steps, batch_size).bool() if recipe.augment.flip else None
-    return integers(steps, batch_size), integers(steps, batch_size), offsets, mirrored
-
-
-def _here(tensor: torch.Tensor | None) -> torch.Tensor:
-    if tensor is None:
-        raise ValueError("a table of rows or labels is missing")
-    return tensor
+    return Draws(
+        rows_N=integers(steps, batch_size),
+        labels_N=integers(steps, batch_size),
+        offsets_2N=integers(steps, 2, batch_size) if recipe.augment.crop else None,
+        mirrored_N=integers(steps, batch_size).bool() if recipe.augment.flip else None,
+    )

@@ -7,7 +7,7 @@
 
 The first set paces the epochs; batches of further sets come from endless reshuffled streams of their own. An epoch's
 draws cross to the device at its start, and the loss is summed there and looked at once, at its end, so that a GPU never
-waits inside one. Where the worker keeps `captured.Engines`, a training whose every step is the same work on other
+waits inside one. Where the worker keeps `engines.Engines`, a training whose every step is the same work on other
 images (the default objective on one resident set, without hooks or an optimiser of its own) replays a captured step.
 
 Does not cover: perturbations before training, and anything that happens once; methods do that around `fit`.
@@ -29,7 +29,8 @@ from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.training.batches import Batch, Draws, batches, draw, endless, sizes_of
-from ray_unlearn.training.captured import Engine, can_stand_in
+from ray_unlearn.training.captured import Engine
+from ray_unlearn.training.engines import can_stand_in
 from ray_unlearn.training.objective import Loss, class_weights, cross_entropy
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
 from ray_unlearn.training.precision import arithmetic, autocast, refuse_unsupported
@@ -168,7 +169,9 @@ class Training:
             return None
         if not can_stand_in(self.model, self.optimizer, self.recipe):
             return None
-        found: Engine = engines.of(self.model, images, self.recipe, size, len(images) // size, self._weights_C)
+        found: Engine = engines.of(
+            self.model, self.optimizer, images, self.recipe, size, len(images) // size, self._weights_C
+        )
         return found
 
     def _captured(self, engine: Engine, epoch: Draws, steps: int) -> torch.Tensor:
