@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ray_unlearn.data.study_data import StudyData, prepare_study
@@ -25,6 +25,7 @@ from ray_unlearn.report.tables import publish_metrics
 from ray_unlearn.report.text import plural
 from ray_unlearn.store import open_storage
 from ray_unlearn.store.records import CHECKPOINT
+from ray_unlearn.store.sharing import marked
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
 from ray_unlearn.worker import Job, Outcome, record_failure
@@ -47,6 +48,8 @@ class Summary:
     skipped_images: int = 0
     seconds: float = 0.0
     uri: str = ""
+    unwritten: str = ""
+    """Why the table of runs could not be written, beside the runs that failed."""
 
     @property
     def exit_code(self) -> int:
@@ -58,6 +61,8 @@ class Summary:
         lines = [f"not made: {run}: {error}" for run, error in self.failed.items()]
         if self.blocked:
             lines.append(f"not made: {plural(len(self.blocked), 'run')} whose original failed")
+        if self.unwritten:
+            lines.append(f"metrics.parquet is not up to date: {self.unwritten}")
         if self.skipped_images:
             lines.append(f"{plural(self.skipped_images, 'image')} skipped; data-cache/*/manifest.json lists each")
         if self.already == self.planned:
@@ -100,7 +105,7 @@ def generate(
         made = _made(job)
         pending = [run for run in planned if run not in made]
         tally = _make(job, place, pending, made, len(planned)) if pending else Tally()
-        publish_metrics(job.store)  # always: the last command may have been killed before it came to this
+        unwritten = _finish(job, tally)
     return Summary(
         planned=len(planned),
         already=len(planned) - len(pending),
@@ -110,6 +115,7 @@ def generate(
         skipped_images=len(job.data.skipped),
         seconds=time.monotonic() - start,
         uri=job.store.uri,
+        unwritten=unwritten,
     )
 
 
@@ -133,7 +139,7 @@ def _made(job: Job) -> set[Run]:
         StoreError: they were made without the checkpoints that the study now asks for.
 
     """
-    held = {name: job.store.records(name, p.digest) for name, p in job.plan.populations.items()}
+    held = {name: job.store.compact(name, p.digest) for name, p in job.plan.populations.items()}
     for name, population in job.plan.populations.items():
         without = sum(CHECKPOINT not in record.payloads for record in held[name].values())
         if population.keep_checkpoints and without:
@@ -157,10 +163,32 @@ def _refuse_other_device(job: Job, pool: Pool) -> None:
             )
 
 
+def _finish(job: Job, tally: Tally) -> str:
+    """Bring what is derived from records up to date; return why that could not be, where runs failed already.
+
+    Always: the last command may have been killed before it came to this.
+
+    Raises:
+        StoreError: it cannot be written, though every run was.
+
+    """
+    for name, population in job.plan.populations.items():
+        job.store.compact(name, population.digest)
+    try:
+        publish_metrics(job.store)
+    except StoreError as error:
+        if not tally.failed:
+            raise
+        return str(error)
+    return ""
+
+
 def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned: int) -> Tally:
-    pool = place.pool(job)
-    _refuse_other_device(job, pool)
-    with show_progress(total=planned, already=planned - len(pending)) as progress:
+    with ExitStack() as stack:
+        marker = stack.enter_context(marked(job.store))
+        pool = place.pool(replace(job, marker=marker))
+        _refuse_other_device(job, pool)
+        progress = stack.enter_context(show_progress(total=planned, already=planned - len(pending)))
         progress.say(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         for warning in job.plan.warnings:
             progress.say(f"warning: {warning}")
@@ -174,6 +202,7 @@ def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned:
                 made=lambda outcome: progress.made(),
                 failed=lambda outcome, attempts: _failed(job, progress, outcome, attempts),
                 retried=lambda run, why: progress.say(f"again: {run}: {why}"),
+                unready=lambda cause: progress.say(f"a worker could not start: {cause}"),
                 ready=lambda info: progress.say(f"worker ready: {info.host}, pid {info.pid}, {info.device}"),
             ),
         )

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from ray_unlearn.driver.pool import Finished, Lost, Pool, Ready
-from ray_unlearn.errors import ClusterError
+from ray_unlearn.errors import ClusterError, StorageNotShared
 from ray_unlearn.study.plan import Plan, Run
 from ray_unlearn.worker import Outcome, WorkerInfo
 
@@ -36,6 +36,8 @@ class Hooks:
     """A run is given up after this many attempts."""
     retried: Callable[[Run, str], None] = _nothing
     ready: Callable[[WorkerInfo], None] = _nothing
+    unready: Callable[[str], None] = _nothing
+    """A worker could not open, and why."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class Scheduler:
 
         Raises:
             ClusterError: several workers in a row could not open, and none is working.
+            StorageNotShared: a worker does not see the storage, and nothing is made yet.
 
         """
         while self._queue or self._busy:
@@ -146,6 +149,9 @@ class Scheduler:
         if event.worker in self._starting:
             self._starting.discard(event.worker)
             self._failed_starts += 1
+            self._hooks.unready(event.cause)
+            if event.unshared and not self.tally.made:  # later, it is one bad machine that joined: others go on
+                raise StorageNotShared(event.cause)
             if self._failed_starts >= _STARTS_GIVEN_UP and not (self._busy or self._idle):
                 raise ClusterError(f"{self._failed_starts} workers in a row could not start: {event.cause}")
             return
