@@ -11,6 +11,7 @@
             ├── TrainingDiverged   a run's loss or weights became NaN or infinite              1
             ├── StoreError         the study's folder cannot be read or written                1
             │   ├── PopulationChanged  the folder holds this population, made differently      1
+            │   ├── StoreReadOnly      the folder can be read, but this user may not write it      1
             │   └── StorageNotShared   a worker's machine does not see the driver's storage    1
             ├── EvaluationError    populations cannot be scored as asked                       1
             └── ClusterError       Ray cannot be reached, or cannot give what was asked        1
@@ -61,6 +62,10 @@ class StoreError(RayUnlearnError):
 
 class PopulationChanged(StoreError):
     """The folder already holds this population, made from something else."""
+
+
+class StoreReadOnly(StoreError):
+    """The study's folder can be read, but this user may not write to it."""
 
 
 class StorageNotShared(StoreError):

@@ -26,9 +26,9 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs
 
-from ray_unlearn.errors import StoreError
+from ray_unlearn.errors import StoreError, StoreReadOnly
 from ray_unlearn.store import disk
-from ray_unlearn.store.retries import advice, attempt
+from ray_unlearn.store.retries import advice, attempt, is_read_only
 
 _OLD_NS = 24 * 3600 * 10**9
 """No write takes a day: what is older by the storage's own clock was left by a process on whatever host."""
@@ -193,7 +193,8 @@ class Storage:
                 raise
             reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
             parts = [f"{self.uri}: cannot {verb} {name or 'the folder'}: {reason}", advice(error)]
-            raise StoreError("; ".join(filter(None, parts))) from error
+            kind = StoreReadOnly if verb == "write" and is_read_only(error) else StoreError
+            raise kind("; ".join(filter(None, parts))) from error
 
 
 def open_storage(uri: str) -> Storage:

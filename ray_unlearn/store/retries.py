@@ -47,6 +47,8 @@ _REFUSALS = (
 )
 """What an object store says that it will say again; anything else may pass."""
 
+_READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
+
 _SPACE = "free some space there, then run the same command again"
 _RIGHTS = "give this user the right to do it, or choose another storage"
 _ADVICE = {
@@ -85,6 +87,11 @@ def may_pass(error: OSError) -> bool:
     if error.errno is not None:
         return error.errno in _PASSING
     return not any(word in str(error) for word in _REFUSALS)
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Return whether a failed write says that this user may only read there."""
+    return getattr(error, "errno", None) in _READ_ONLY or "ACCESS_DENIED" in str(error)
 
 
 def advice(error: BaseException) -> str:
