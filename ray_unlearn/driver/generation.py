@@ -8,8 +8,7 @@ Does not cover: reading what was made (`ray_unlearn.report`, evaluation).
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -17,20 +16,24 @@ from typing import Literal
 from ray_unlearn.data.study_data import StudyData, prepare_study
 from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
 from ray_unlearn.driver.opening import cache_folder, open_job
+from ray_unlearn.driver.phases import Phases, phases_line
 from ray_unlearn.driver.pool import Backend, Pool
 from ray_unlearn.driver.progress import Tracker, show_progress
 from ray_unlearn.errors import ClusterError, StoreError, StudyError
 from ray_unlearn.interrupts import interrupts
+from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.report.tables import publish_metrics
 from ray_unlearn.report.text import plural
 from ray_unlearn.store import open_storage
-from ray_unlearn.store.records import CHECKPOINT
+from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.sharing import marked
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
-from ray_unlearn.worker import Job, Outcome, record_failure
+from ray_unlearn.worker import Job, record_failure
 
 BackendName = Literal["ray", "inline"]
+Held = Mapping[str, Mapping[int, Record]]
+"""Population -> run -> its record."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +50,8 @@ class Summary:
     """Runs whose original failed."""
     skipped_images: int = 0
     seconds: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by phase (`ray_unlearn.driver.phases`); they add up to `seconds`."""
     uri: str = ""
     unwritten: str = ""
     """Why the table of runs could not be written, beside the runs that failed."""
@@ -68,6 +73,7 @@ class Summary:
         if self.already == self.planned:
             return [*lines, f"nothing to do: all {plural(self.planned, 'run')} in {self.uri} are made"]
         done = f"{self.already + self.made} of {self.planned} done, {len(self.failed)} failed"
+        lines.append(phases_line(self.phases))
         return [*lines, f"made {plural(self.made, 'run')} in {self.seconds:.0f} s; {done}; store {self.uri}"]
 
 
@@ -93,7 +99,7 @@ def generate(
         Interrupted: a signal came; the store is resumable.
 
     """
-    start = time.monotonic()
+    phases = Phases()
     with ExitStack() as stack:
         arm = stack.enter_context(interrupts())
         place = _backend(backend, address, workers, arm)
@@ -102,10 +108,14 @@ def generate(
         job.store.admit(job.plan)
         job.store.storage.publish_file(job.store.layout.splits(job.data.splits.digest), job.data.splits_arrow)
         planned = job.plan.only(only).runs
-        made = _made(job)
-        pending = [run for run in planned if run not in made]
-        tally = _make(job, place, pending, made, len(planned)) if pending else Tally()
-        unwritten = _finish(job, tally)
+        held = _held(job)
+        pending = [run for run in planned if run.index not in held[run.population]]
+        if pending and backend == "ray":
+            phases.enter("connect")
+        tally = _make(job, place, pending, held, len(planned), phases) if pending else Tally()
+        phases.enter("finish")
+        unwritten = _finish(job, tally, held)
+    seconds = phases.end()
     return Summary(
         planned=len(planned),
         already=len(planned) - len(pending),
@@ -113,7 +123,8 @@ def generate(
         failed=tally.failed,
         blocked=tuple(tally.blocked),
         skipped_images=len(job.data.skipped),
-        seconds=time.monotonic() - start,
+        seconds=sum(seconds.values()),
+        phases=seconds,
         uri=job.store.uri,
         unwritten=unwritten,
     )
@@ -132,8 +143,8 @@ def prepare(study: Study, *, backend: BackendName = "ray", address: str | None =
         return prepare_study(study, open_storage(study.storage), cache_folder(study.storage), place.decode_all)
 
 
-def _made(job: Job) -> set[Run]:
-    """Return the runs of the plan that have a record.
+def _held(job: Job) -> Held:
+    """Return every record of the plan's populations, each read once.
 
     Raises:
         StoreError: they were made without the checkpoints that the study now asks for.
@@ -147,15 +158,15 @@ def _made(job: Job) -> set[Run]:
                 f"population {name}: {without} of its runs were made with keep_checkpoints: false, and the study now "
                 f"asks for checkpoints; set it back, or remove {job.store.uri}/{name} to make them again"
             )
-    return {run for run in job.plan.runs if run.index in held[run.population]}
+    return held
 
 
-def _refuse_other_device(job: Job, pool: Pool) -> None:
+def _refuse_other_device(job: Job, pool: Pool, held: Held) -> None:
     """Refuse to mix CPU and GPU runs in a population because a cluster happens to have, or lack, GPUs today."""
     if job.plan.study.execution.device != "auto":
         return
-    for name, population in job.plan.populations.items():
-        others = {r.device for r in job.store.records(name, population.digest).values()}
+    for name, records in held.items():
+        others = {record.device for record in records.values()}
         if any((device == "cpu") != (pool.device == "cpu") for device in others):
             raise ClusterError(
                 f"population {name} was begun on {', '.join(sorted(others))}, and execution.device: auto now means "
@@ -163,7 +174,7 @@ def _refuse_other_device(job: Job, pool: Pool) -> None:
             )
 
 
-def _finish(job: Job, tally: Tally) -> str:
+def _finish(job: Job, tally: Tally, held: Held) -> str:
     """Bring what is derived from records up to date; return why that could not be, where runs failed already.
 
     Always: the last command may have been killed before it came to this.
@@ -172,10 +183,9 @@ def _finish(job: Job, tally: Tally) -> str:
         StoreError: it cannot be written, though every run was.
 
     """
-    for name, population in job.plan.populations.items():
-        job.store.compact(name, population.digest)
+    known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
     try:
-        publish_metrics(job.store)
+        publish_metrics(job.store, known)
     except StoreError as error:
         if not tally.failed:
             raise
@@ -183,12 +193,19 @@ def _finish(job: Job, tally: Tally) -> str:
     return ""
 
 
-def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned: int) -> Tally:
+def _make(job: Job, place: Backend, pending: list[Run], held: Held, planned: int, phases: Phases) -> Tally:
     with ExitStack() as stack:
         marker = stack.enter_context(marked(job.store))
         pool = place.pool(replace(job, marker=marker))
-        _refuse_other_device(job, pool)
+        phases.enter("workers")
+        _refuse_other_device(job, pool, held)
         progress = stack.enter_context(show_progress(total=planned, already=planned - len(pending)))
+
+        def ready(info: WorkerInfo) -> None:
+            phases.enter("runs")
+            progress.begin()
+            progress.say(f"worker ready: {info.host}, pid {info.pid}, {info.device}")
+
         progress.say(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         for warning in job.plan.warnings:
             progress.say(f"warning: {warning}")
@@ -196,14 +213,14 @@ def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned:
             job.plan,
             pool,
             pending=pending,
-            made=made,
+            made={run for run in job.plan.runs if run.index in held[run.population]},
             max_attempts=job.plan.study.execution.max_attempts,
             hooks=Hooks(
                 made=lambda outcome: progress.made(),
                 failed=lambda outcome, attempts: _failed(job, progress, outcome, attempts),
                 retried=lambda run, why: progress.say(f"again: {run}: {why}"),
                 unready=lambda cause: progress.say(f"a worker could not start: {cause}"),
-                ready=lambda info: progress.say(f"worker ready: {info.host}, pid {info.pid}, {info.device}"),
+                ready=ready,
             ),
         )
         return scheduler.run()

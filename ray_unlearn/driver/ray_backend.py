@@ -25,7 +25,7 @@ from ray_unlearn.data.prepare import in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
 from ray_unlearn.errors import ClusterError, RayUnlearnError, StorageNotShared
-from ray_unlearn.study.plan import Run
+from ray_unlearn.outcome import Attempt
 from ray_unlearn.study.schema import Execution
 from ray_unlearn.worker import Job, Worker
 
@@ -175,9 +175,9 @@ class RayPool:
         self._pending[self._handles[worker].open.remote()] = worker
         return worker
 
-    def submit(self, worker: int, run: Run, attempt: int) -> None:
-        """Give an actor a run."""
-        self._pending[self._handles[worker].execute.remote(run, attempt)] = worker
+    def submit(self, worker: int, attempts: Sequence[Attempt], *, flush: bool) -> None:
+        """Give an actor runs; it executes its calls in order."""
+        self._pending[self._handles[worker].work.remote(attempts, flush)] = worker
 
     def wait(self) -> list[Event]:
         """Return what is finished, waiting for about a second at most."""
@@ -190,7 +190,8 @@ class RayPool:
             self._heard_at = time.monotonic()
         elif len(self._opening) == len(self._handles):
             self._complain()
-        return [self._event(reference) for reference in done]
+        # In the order of the calls; one that is lost takes its worker's others with it.
+        return [self._event(reference) for reference in done if reference in self._pending]
 
     def _done(self, count: int, timeout_s: float) -> list[Any]:
         try:

@@ -2,7 +2,7 @@
 
     found = find_records(storage, layout, "finetune", digest, store.record)
     found.records                                # {index: Record}
-    found.read                                   # how many had to be read one by one
+    found.lacking                                # how many of them the copy lacks
 
 Does not cover: what the compacted copy looks like (`compaction`), nor when it is written (`StudyStore.compact`).
 """
@@ -27,8 +27,8 @@ class Found:
     """A population's finished runs, by the name of their folder."""
 
     entries: dict[str, tuple[Stamp, Record]]
-    read: int
-    """How many of them had to be read one by one."""
+    lacking: int
+    """How many of them the compacted copy does not hold."""
 
     @property
     def records(self) -> dict[int, Record]:
@@ -46,7 +46,7 @@ def find_records(
         layout: the study's names.
         population: whose.
         digest: the population's; records of another do not count.
-        read: returns a run's record from its own file, or None.
+        read: returns a run's record, or None; called where the copy does not hold it.
 
     """
     # The listing comes first: a record that changes while it is read has another stamp in the next listing.
@@ -64,7 +64,7 @@ def find_records(
         found = dict(zip(missing, readers.map(read, missing.values()), strict=True))
     own = {name: record for name, record in found.items() if record and record.is_of(runs[name], digest)}
     entries |= {name: (stamps[name], record) for name, record in own.items()}
-    return Found(entries=dict(sorted(entries.items())), read=len(own))
+    return Found(entries=dict(sorted(entries.items())), lacking=len(own))
 
 
 def _compacted(storage: Storage, name: str) -> dict[str, tuple[Stamp, Record]]:

@@ -23,12 +23,12 @@ from ray_unlearn.errors import PopulationChanged, StoreError
 from ray_unlearn.store.compaction import encode
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.layout import Layout, run_index
-from ray_unlearn.store.reading import find_records
+from ray_unlearn.store.reading import Found, find_records
 from ray_unlearn.store.records import CHECKPOINT, RECORD, FailedRecord, Record, payload_of
 from ray_unlearn.study.identity import difference
 from ray_unlearn.study.plan import Plan, Population, Run
 
-_WORTH_COMPACTING = 256  # records that had to be read one by one
+_WORTH_COMPACTING = 256  # records, read one by one, take less time than people notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class StudyStore:
         record stay, too: they may be another driver's, which is just about to publish theirs.
         """
         there = self.storage.exists(self.layout.record(run))
-        held = self.record(run)
+        held = self.record(run) if there else None
         if held is None or not held.is_of(run, record.digest):
             if there:
                 self.discard(run)  # a torn record, or one of something else
@@ -132,28 +132,40 @@ class StudyStore:
         """Record why a run failed; the run stays to be made."""
         self.storage.publish_file(self.layout.failure(run), failure.model_dump_json(indent=1).encode())
 
-    def records(self, population: str, digest: str) -> dict[int, Record]:
+    def records(self, population: str, digest: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
         """Return the records of a population's finished runs by index; unreadable and foreign ones are left out.
 
         Records that the compacted copy holds are taken from there, where the listing says that they are the same.
-        """
-        return find_records(self.storage, self.layout, population, digest, self.record).records
 
-    def compact(self, population: str, digest: str) -> dict[int, Record]:
-        """Return what `records` does; write the compacted copy anew where more than 256 records were not in it.
+        Args:
+            population: whose.
+            digest: the population's.
+            known: records read before, which are not read again: a record that is there never changes.
+
+        """
+        return self._find(population, digest, known).records
+
+    def compact(self, population: str, digest: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
+        """Return what `records` does; write the compacted copy anew where it lacks more than 256 of them.
 
         The copy saves time only, so a store that does not take it is no error.
         """
-        found = find_records(self.storage, self.layout, population, digest, self.record)
-        if found.read > _WORTH_COMPACTING:
+        found = self._find(population, digest, known)
+        if found.lacking > _WORTH_COMPACTING:
             with suppress(StoreError):
                 self.storage.publish_file(self.layout.compacted(population), encode(found.entries))
         return found.records
 
-    def made(self, population: str) -> dict[int, Record]:
+    def _find(self, population: str, digest: str, known: Mapping[int, Record] | None) -> Found:
+        def read(run: Run) -> Record | None:
+            return (known or {}).get(run.index) or self.record(run)
+
+        return find_records(self.storage, self.layout, population, digest, read)
+
+    def made(self, population: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
         """Return the records of the population that the folder holds, by index; empty where it holds none."""
         held = self.held(population)
-        return self.records(population, str(held.get("digest"))) if held else {}
+        return self.records(population, str(held.get("digest")), known) if held else {}
 
     def record(self, run: Run) -> Record | None:
         """Return a run's record, or None where there is none that can be read."""
