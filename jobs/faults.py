@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.store import compaction, filesystem
+from ray_unlearn.store import disk, filesystem, study_store
 from ray_unlearn.store.records import RECORD
 from ray_unlearn.store.study_store import StudyStore
 
@@ -66,7 +66,8 @@ def arm(point: str, kill: Callable[[], Any]) -> None:
     elif point == "during resume":
         _after(StudyStore, "records", kill)
     elif point == "during compaction":
-        _after(compaction, "encode", lambda: _arm_publication("half a payload", kill))
+        study_store._WORTH_COMPACTING = 0
+        _after(study_store, "encode", lambda: _arm_publication("half a payload", kill))
     elif point == "during verify --repair":
         _after(filesystem.Storage, "remove", kill)  # the record is gone, its payloads are still there
     else:
@@ -74,7 +75,7 @@ def arm(point: str, kill: Callable[[], Any]) -> None:
 
 
 def _arm_publication(point: str, kill: Callable[[], Any]) -> None:
-    write, rename = filesystem._write_synced, filesystem._rename_folder
+    write, rename = disk._write_synced, disk._rename_folder
 
     def bad_write(path: Path, data: bytes) -> None:
         record = path.name == RECORD
@@ -90,7 +91,7 @@ def _arm_publication(point: str, kill: Callable[[], Any]) -> None:
         if point == "after record":
             kill()
 
-    filesystem._write_synced, filesystem._rename_folder = bad_write, bad_rename
+    disk._write_synced, disk._rename_folder = bad_write, bad_rename
 
 
 def _after(owner: Any, name: str, kill: Callable[[], Any]) -> None:

@@ -10,7 +10,9 @@
             ├── MethodError        a method's code or options are wrong                        1
             ├── TrainingDiverged   a run's loss or weights became NaN or infinite              1
             ├── StoreError         the study's folder cannot be read or written                1
-            │   └── PopulationChanged  the folder holds this population, made differently      1
+            │   ├── PopulationChanged  the folder holds this population, made differently      1
+            │   ├── StoreReadOnly      the folder can be read, but this user may not write it      1
+            │   └── StorageNotShared   a worker's machine does not see the driver's storage    1
             ├── EvaluationError    populations cannot be scored as asked                       1
             └── ClusterError       Ray cannot be reached, or cannot give what was asked        1
 
@@ -60,6 +62,14 @@ class StoreError(RayUnlearnError):
 
 class PopulationChanged(StoreError):
     """The folder already holds this population, made from something else."""
+
+
+class StoreReadOnly(StoreError):
+    """The study's folder can be read, but this user may not write to it."""
+
+
+class StorageNotShared(StoreError):
+    """A worker's machine does not see the storage that the driver writes to."""
 
 
 class EvaluationError(RayUnlearnError):

@@ -39,6 +39,7 @@ from ray_unlearn.publisher import Publisher
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.records import CHECKPOINT, payload_of
+from ray_unlearn.store.sharing import refuse_unshared
 from ray_unlearn.study.plan import Plan, Population, Run
 from ray_unlearn.training.engines import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32
@@ -54,6 +55,8 @@ class Job:
     store: StudyStore
     cache: str
     """Local folder for shards of a remote storage."""
+    marker: str = ""
+    """A file that the driver keeps in the storage while it works: who does not see it has another storage."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,10 +90,11 @@ class Worker:
         """Map the images and build the architecture.
 
         Raises:
-            RayUnlearnError: the device, the shards or the architecture are not to be had here.
+            RayUnlearnError: the storage, the device, the shards or the architecture are not to be had here.
 
         """
         job, execution = self._job, self._job.plan.study.execution
+        refuse_unshared(job.store, job.marker)
         self._configure()
         pixels = job.data.open(self._device, execution.device_budget_gib * 2**30, Path(job.cache))
         self._pixels: Pixels = pixels

@@ -15,10 +15,16 @@ from pyarrow import fs
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.store import Storage, open_storage
-from ray_unlearn.store import filesystem as module
+from ray_unlearn.store import disk as module
 
 PAYLOADS = {"model.safetensors": b"weights", "outputs.arrow": b"logits"}
 RECORD = ("record.json", b"{}")
+ADVICE = {
+    errno.ENOSPC: "free some space there, then run the same command again",
+    errno.EDQUOT: "free some space there, then run the same command again",
+    errno.EACCES: "give this user the right to do it, or choose another storage",
+    errno.EROFS: "it is mounted read-only: mount it writable, or choose another storage",
+}
 CUTS = ("fsync", "rename", "second file")
 
 
@@ -220,7 +226,7 @@ def test_a_disk_that_refuses_is_one_line(disk: Storage, tmp_path, monkeypatch, n
     break_at(monkeypatch, "fsync", OSError(number, os.strerror(number)))
     with pytest.raises(StoreError) as caught:
         disk.publish_file("faces/study.json", b"x")
-    assert str(caught.value) == f"{disk.uri}: cannot write faces/study.json: {os.strerror(number)}"
+    assert str(caught.value) == f"{disk.uri}: cannot write faces/study.json: {os.strerror(number)}; {ADVICE[number]}"
     assert everything_below(tmp_path) == []
 
 

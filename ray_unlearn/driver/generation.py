@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
@@ -23,6 +23,7 @@ from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.records import CHECKPOINT, Record
+from ray_unlearn.store.sharing import marked
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
 
@@ -52,6 +53,8 @@ class Summary:
     phases: Mapping[str, float] = field(default_factory=dict)
     """Seconds by phase (`ray_unlearn.driver.phases`); they add up to `seconds`."""
     uri: str = ""
+    unwritten: str = ""
+    """Why the table of runs could not be written, beside the runs that failed."""
 
     @property
     def exit_code(self) -> int:
@@ -65,6 +68,8 @@ class Summary:
         lines = [f"not made: {run}: {error}" for run, error in self.failed.items()]
         if self.blocked:
             lines.append(f"not made: {plural(len(self.blocked), 'run')} whose original failed")
+        if self.unwritten:
+            lines.append(f"metrics.parquet is not up to date: {self.unwritten}")
         if self.skipped_images:
             lines.append(f"{plural(self.skipped_images, 'image')} skipped; data-cache/*/manifest.json lists each")
         if self.already == self.planned:
@@ -107,7 +112,6 @@ def generate(
             place.begin()
             phases.enter("prepare")
         from ray_unlearn.driver.opening import open_job
-        from ray_unlearn.report.tables import publish_metrics
 
         job = open_job(study, place.decode_all)
         job.store.admit(job.plan)
@@ -119,7 +123,7 @@ def generate(
             phases.enter("connect")
         tally = _make(job, place, pending, held, len(planned), phases) if pending else Tally()
         phases.enter("finish")
-        publish_metrics(job.store, held)  # always: the last command may have been killed before it came to this
+        unwritten = _finish(job, tally, held)
     seconds = phases.end()
     return Summary(
         planned=len(planned),
@@ -131,6 +135,7 @@ def generate(
         seconds=sum(seconds.values()),
         phases=seconds,
         uri=job.store.uri,
+        unwritten=unwritten,
     )
 
 
@@ -173,7 +178,7 @@ def _held(job: Job) -> Held:
         StoreError: they were made without the checkpoints that the study now asks for.
 
     """
-    held = {name: job.store.records(name, p.digest) for name, p in job.plan.populations.items()}
+    held = {name: job.store.compact(name, p.digest) for name, p in job.plan.populations.items()}
     for name, population in job.plan.populations.items():
         without = sum(CHECKPOINT not in record.payloads for record in held[name].values())
         if population.keep_checkpoints and without:
@@ -197,17 +202,42 @@ def _refuse_other_device(job: Job, pool: Pool, held: Held) -> None:
             )
 
 
+def _finish(job: Job, tally: Tally, held: Held) -> str:
+    """Bring what is derived from records up to date; return why that could not be, where runs failed already.
+
+    Always: the last command may have been killed before it came to this.
+
+    Raises:
+        StoreError: it cannot be written, though every run was.
+
+    """
+    from ray_unlearn.report.tables import publish_metrics
+
+    for name in job.plan.populations:
+        job.store.storage.sweep(job.store.layout.population(name))  # what dead workers left
+    known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
+    try:
+        publish_metrics(job.store, known)
+    except StoreError as error:
+        if not tally.failed:
+            raise
+        return str(error)
+    return ""
+
+
 def _make(job: Job, place: Backend, pending: list[Run], held: Held, planned: int, phases: Phases) -> Tally:
-    pool = place.pool(job)
-    phases.enter("workers")
-    _refuse_other_device(job, pool, held)
+    with ExitStack() as stack:
+        marker = stack.enter_context(marked(job.store))
+        pool = place.pool(replace(job, marker=marker))
+        phases.enter("workers")
+        _refuse_other_device(job, pool, held)
+        progress = stack.enter_context(show_progress(total=planned, already=planned - len(pending)))
 
-    def ready(info: WorkerInfo) -> None:
-        phases.enter("runs")
-        progress.begin()
-        progress.say(f"worker ready: {info.host}, pid {info.pid}, {info.device}")
+        def ready(info: WorkerInfo) -> None:
+            phases.enter("runs")
+            progress.begin()
+            progress.say(f"worker ready: {info.host}, pid {info.pid}, {info.device}")
 
-    with show_progress(total=planned, already=planned - len(pending)) as progress:
         progress.say(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         for warning in job.plan.warnings:
             progress.say(f"warning: {warning}")
@@ -221,6 +251,7 @@ def _make(job: Job, place: Backend, pending: list[Run], held: Held, planned: int
                 made=lambda outcome: progress.made(),
                 failed=lambda outcome, attempts: _failed(job, progress, outcome, attempts),
                 retried=lambda run, why: progress.say(f"again: {run}: {why}"),
+                unready=lambda cause: progress.say(f"a worker could not start: {cause}"),
                 ready=ready,
             ),
         )

@@ -19,7 +19,7 @@ from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.prepare import in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
-from ray_unlearn.errors import RayUnlearnError
+from ray_unlearn.errors import RayUnlearnError, StorageNotShared
 from ray_unlearn.outcome import Attempt
 from ray_unlearn.study.schema import Execution
 from ray_unlearn.worker import Job, Worker
@@ -91,7 +91,7 @@ class InlinePool:
                 worker = Worker(self._job, self.device)
                 info = worker.open()
             except RayUnlearnError as error:
-                return [Lost(self._started, str(error))]
+                return [Lost(self._started, str(error), isinstance(error, StorageNotShared))]
             except Exception as error:  # a driver or a device may raise anything
                 return [Lost(self._started, f"{type(error).__name__}: {error}")]
             self._worker = worker

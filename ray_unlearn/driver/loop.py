@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from ray_unlearn.driver.pace import AHEAD_S, Pace
 from ray_unlearn.driver.pool import Finished, Lost, Pool, Ready
-from ray_unlearn.errors import ClusterError
+from ray_unlearn.errors import ClusterError, StorageNotShared
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.study.plan import Plan, Run
 
@@ -40,6 +40,8 @@ class Hooks:
     """A run is given up after this many attempts."""
     retried: Callable[[Run, str], None] = _nothing
     ready: Callable[[WorkerInfo], None] = _nothing
+    unready: Callable[[str], None] = _nothing
+    """A worker could not open, and why."""
 
 
 @dataclass(slots=True)
@@ -114,6 +116,7 @@ class Scheduler:
 
         Raises:
             ClusterError: several workers in a row could not open, and none is working.
+            StorageNotShared: a worker does not see the storage, and nothing is made yet.
 
         """
         while self._queue or any(hand.runs for hand in self._hands.values()):
@@ -202,6 +205,9 @@ class Scheduler:
         if event.worker in self._starting:
             self._starting.discard(event.worker)
             self._failed_starts += 1
+            self._hooks.unready(event.cause)
+            if event.unshared and not self.tally.made:  # later, it is one bad machine that joined: others go on
+                raise StorageNotShared(event.cause)
             if self._failed_starts >= _STARTS_GIVEN_UP and not self._hands:
                 raise ClusterError(f"{self._failed_starts} workers in a row could not start: {event.cause}")
             return

@@ -44,6 +44,8 @@ class Lost:
 
     worker: int
     cause: str
+    unshared: bool = False
+    """It does not see the driver's storage, and the whole cluster is in doubt."""
 
 
 Event = Ready | Finished | Lost

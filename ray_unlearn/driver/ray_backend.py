@@ -21,7 +21,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
-from ray_unlearn.errors import ClusterError, RayUnlearnError
+from ray_unlearn.errors import ClusterError, RayUnlearnError, StorageNotShared
 from ray_unlearn.outcome import Attempt
 from ray_unlearn.study.schema import Execution
 
@@ -216,7 +216,7 @@ class RayPool:
             return self._lost(worker, f"worker process died: {_reason(error)}")
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, RayUnlearnError) else None
-            return self._lost(worker, str(cause) if cause else _reason(error))
+            return self._lost(worker, str(cause) if cause else _reason(error), isinstance(cause, StorageNotShared))
         except RayError as error:
             return self._lost(worker, _reason(error))
         if worker in self._opening:
@@ -224,9 +224,9 @@ class RayPool:
             return Ready(worker, value)
         return Finished(worker, value)
 
-    def _lost(self, worker: int, cause: str) -> Lost:
+    def _lost(self, worker: int, cause: str, unshared: bool = False) -> Lost:
         self.stop(worker)
-        return Lost(worker, cause)
+        return Lost(worker, cause, unshared)
 
     def stop(self, worker: int) -> None:
         """Kill an actor; a call in flight is forgotten."""

@@ -15,17 +15,18 @@ from __future__ import annotations
 import importlib.metadata
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import PurePath
 
 from pydantic import ValidationError
 
-from ray_unlearn.errors import StoreError, StudyError, did_you_mean
+from ray_unlearn.errors import StoreError, StoreReadOnly, StudyError, did_you_mean
 from ray_unlearn.evaluation.agreement import disagreements
 from ray_unlearn.evaluation.halves import LEAST_TO_HALVE, Settings
 from ray_unlearn.evaluation.nulls import with_null
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
-from ray_unlearn.evaluation.scores import Mode, Role, Scores, scores_table
+from ray_unlearn.evaluation.scores import NOT_SAVED, Mode, Role, Scores, scores_table
 from ray_unlearn.evaluation.tasks import Execute, Part, Population, Task, in_this_process
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.study.identity import difference
@@ -44,7 +45,7 @@ def evaluate(
     execute: Execute = in_this_process,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Scores:
-    """Compute what is not computed yet; publish and return the scores.
+    """Compute what is not computed yet; publish and return the scores; from a read-only store, only return them.
 
     Args:
         study: names the reference, the mode and the number of halvings; its `count` says which runs are looked at.
@@ -71,11 +72,18 @@ def evaluate(
     tasks = _tasks(study, store, settings, held, reference)
     parts = _computed(store, tasks, execute, tell)
     scores = _assembled(study, store, settings, tasks, parts, warnings)
+    try:
+        _publish(store, scores)
+    except StoreReadOnly as error:  # somebody else's study: the numbers are worth having all the same
+        return scores.model_copy(update={"warnings": (*scores.warnings, f"{NOT_SAVED}: {error}")})
+    return scores
+
+
+def _publish(store: StudyStore, scores: Scores) -> None:
     store.storage.publish_file(store.layout.scores_json, scores.model_dump_json(indent=1).encode())
     buffer = io.BytesIO()
     scores_table(scores).to_parquet(buffer, index=False)
     store.storage.publish_file(store.layout.scores_parquet, buffer.getvalue())
-    return scores
 
 
 def read_scores(store: StudyStore) -> Scores:
@@ -189,7 +197,8 @@ def _computed(
     if parts:
         tell(f"{len(parts)} of {len(tasks)} parts are unchanged")
     for task, text in execute(missing) if missing else ():
-        store.storage.publish_file(store.layout.scores_part(task.settings.mode, task.part), text.encode())
+        with suppress(StoreReadOnly):
+            store.storage.publish_file(store.layout.scores_part(task.settings.mode, task.part), text.encode())
         parts[task.part] = Part.model_validate_json(text)
         tell(f"scored {task}")
     return parts

@@ -158,6 +158,10 @@ class PopulationScores(_Value):
     warnings: tuple[str, ...] = ()
 
 
+NOT_SAVED = "not saved"
+"""How the warning of a read-only store begins."""
+
+
 class Scores(_Value):
     """One evaluation of a study."""
 
@@ -175,6 +179,11 @@ class Scores(_Value):
     warnings: tuple[str, ...] = ()
     versions: dict[str, str]
     """Of the packages that made the runs, and of ray_unlearn that evaluated them."""
+
+    @property
+    def saved(self) -> bool:
+        """Whether the store took them; a read-only one does not."""
+        return not any(line.startswith(NOT_SAVED) for line in self.warnings)
 
 
 def scores_table(scores: Scores) -> pd.DataFrame:

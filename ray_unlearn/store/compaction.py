@@ -14,30 +14,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from ray_unlearn.store.filesystem import Stamp
 from ray_unlearn.store.records import Record
 
 COMPACTED = "records.jsonl"
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What a listing says about a file without reading it."""
-
-    size_bytes: int
-    mtime_ns: int
-
-
 def encode(entries: Mapping[str, tuple[Stamp, Record]]) -> bytes:
     """Return one line per run: its folder's name, the stamp of its record.json, and the record."""
-    lines = (
-        f'{{"run": "{name}", "size_bytes": {stamp.size_bytes}, "mtime_ns": {stamp.mtime_ns}, "record": {record_json}}}\n'
-        for name, (stamp, record) in sorted(entries.items())
-        for record_json in (record.model_dump_json(),)
-    )
+    lines = []
+    for name, (stamp, record) in sorted(entries.items()):
+        head = f'"run": "{name}", "size_bytes": {stamp.size_bytes}, "mtime_ns": {stamp.mtime_ns}'
+        lines.append(f'{{{head}, "record": {record.model_dump_json()}}}\n')
     return "".join(lines).encode()
 
 

@@ -7,26 +7,41 @@
 Local disks and NFS: a folder is written beside, fsynced and renamed as one. Object stores have no rename: payload
 objects first, the record's object last; an object appears whole or not at all.
 
-Does not cover: which names there are (`layout`).
+Does not cover: which names there are (`layout`), nor which failures are tried again (`retries`). An upload that a kill
+cut off stays in the bucket as an incomplete multipart upload, which no listing shows: a lifecycle rule removes those.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pyarrow import fs
 
-from ray_unlearn.errors import StoreError
+from ray_unlearn.errors import StoreError, StoreReadOnly
+from ray_unlearn.store import disk
+from ray_unlearn.store.retries import advice, attempt, is_read_only
 
-TEMPORARY = ".tmp-"
+_OLD_NS = 24 * 3600 * 10**9
+"""No write takes a day: what is older by the storage's own clock was left by a process on whatever host."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a listing says about a file without reading it."""
+
+    size_bytes: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,38 +70,44 @@ class Storage:
             StoreError: it cannot be read.
 
         """
-        with self._errors("read", name), self.filesystem.open_input_stream(self.path(name)) as stream:
-            return bytes(stream.read())
+
+        def read() -> bytes:
+            with self.filesystem.open_input_stream(self.path(name)) as stream:
+                return bytes(stream.read())
+
+        return self._try("read", name, read)
 
     def sizes(self, folder: str, *, recursive: bool = False) -> dict[str, int]:
         """Return {name relative to folder: size in bytes} of its files; empty where there is no folder."""
-        return {self._relative(i.path, folder): i.size for i in self._list(folder, recursive) if i.is_file}
+        return {name: stamp.size_bytes for name, stamp in self.stamps(folder, recursive=recursive).items()}
+
+    def stamps(self, folder: str, *, recursive: bool = False) -> dict[str, Stamp]:
+        """Return {name relative to folder: stamp} of its files; empty where there is no folder."""
+        files = (info for info in self._list(folder, recursive) if info.is_file)
+        return {self._relative(info.path, folder): Stamp(info.size, info.mtime_ns or 0) for info in files}
 
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders directly in `folder`, sorted; temporary ones left out."""
         names = [self._relative(i.path, folder) for i in self._list(folder, False) if i.type == fs.FileType.Directory]
-        return sorted(name for name in names if not name.startswith(TEMPORARY))
+        return sorted(name for name in names if not name.startswith(disk.TEMPORARY))
 
     def exists(self, name: str) -> bool:
         """Return whether the file or folder exists."""
-        with self._errors("look for", name):
-            return bool(self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound)
+        info = self._try("look for", name, lambda: self.filesystem.get_file_info(self.path(name)))
+        return bool(info.type != fs.FileType.NotFound)
 
     def publish_file(self, name: str, data: bytes) -> None:
         """Write a file so that readers see the old one or the new one, never a part."""
-        with self._errors("write", name):
-            if self.local is None:
-                self._put(name, data)
-                return
-            final = self.local / name
-            final.parent.mkdir(parents=True, exist_ok=True)
-            beside = final.parent / _temporary_name()
-            try:
-                _write_synced(beside, data)
-                beside.replace(final)
-                _sync_folder(final.parent)
-            finally:
-                beside.unlink(missing_ok=True)
+        local = self.local
+        self._try("write", name, lambda: disk.replace_file(local / name, data) if local else self._put(name, data))
+
+    def create_file(self, name: str, data: bytes) -> None:
+        """Write a file that does not exist; of several that try at once on a disk, one wins, and the file stays its.
+
+        Object stores cannot say through pyarrow that an object must be new: there the last one wins.
+        """
+        local = self.local
+        self._try("write", name, lambda: disk.create_file(local / name, data) if local else self._put(name, data))
 
     def publish_folder(self, name: str, payloads: Mapping[str, bytes], last: tuple[str, bytes]) -> None:
         """Publish payloads and then `last` as one folder. Whoever is first stays; a complete folder is never replaced.
@@ -95,67 +116,85 @@ class Storage:
             StoreError: it cannot be written (full disk, no permission, ...); nothing is left under the final name.
 
         """
-        with self._errors("write", name):
-            if self.local is None:
-                for file, data in payloads.items():
-                    self._put(f"{name}/{file}", data)
-                self._put(f"{name}/{last[0]}", last[1])
-                return
-            final = self.local / name
-            final.parent.mkdir(parents=True, exist_ok=True)
-            beside = final.parent / _temporary_name()
-            try:
-                beside.mkdir()
-                for file, data in (*payloads.items(), last):
-                    _write_synced(beside / file, data)
-                _sync_folder(beside)
-                _rename_folder(beside, final, complete=last[0])
-                _sync_folder(final.parent)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
+        local = self.local
+        if local is not None:
+            self._try("write", name, lambda: disk.publish_folder(local / name, payloads, last))
+            return
+        for file, data in (*payloads.items(), last):
+            self._try("write", name, partial(self._put, f"{name}/{file}", data))
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder; no error where there is none."""
-        with self._errors("remove", name):
-            info = self.filesystem.get_file_info(self.path(name))
-            if info.type == fs.FileType.Directory:
-                self.filesystem.delete_dir(info.path)
-            elif info.type == fs.FileType.File:
-                self.filesystem.delete_file(info.path)
+        with suppress(FileNotFoundError):  # somebody else was quicker
+            self._try("remove", name, lambda: self._remove(name))
 
-    def sweep(self, folder: str) -> None:
-        """Remove temporary files that dead processes of this machine left in `folder` (local only)."""
-        if self.local is None or not (self.local / folder).is_dir():
-            return
-        for item in (self.local / folder).glob(f"{TEMPORARY}{socket.gethostname()}-*"):
-            pid = item.name.rsplit("-", 2)[1]
-            if pid.isdigit() and not _alive(int(pid)):
-                shutil.rmtree(item) if item.is_dir() else item.unlink(missing_ok=True)
+    def _remove(self, name: str) -> None:
+        info = self.filesystem.get_file_info(self.path(name))
+        if info.type == fs.FileType.Directory:
+            self.filesystem.delete_dir(info.path)
+        elif info.type == fs.FileType.File:
+            self.filesystem.delete_file(info.path)
+
+    def temporary(self, folder: str) -> str:
+        """Return a new name in `folder` that `sweep` removes once this process is dead."""
+        return f"{folder}/{disk.temporary_name()}"
+
+    def sweep(self, folder: str, now_ns: int | None = None) -> None:
+        """Remove temporary files that dead processes left in `folder`, as far as that can be done.
+
+        Args:
+            folder: where.
+            now_ns: the storage's time, as the stamp of a file just written says it. With it, what any host left more
+                than a day ago goes; without it, only what dead processes of this machine left.
+
+        """
+        for info in self._list(folder, False):
+            name, age_ns = self._relative(info.path, folder), (now_ns or 0) - (info.mtime_ns or 0)
+            if name.startswith(disk.TEMPORARY) and (disk.is_dead(name) or age_ns > _OLD_NS):
+                if self.local is not None and info.type == fs.FileType.Directory:
+                    shutil.rmtree(info.path, ignore_errors=True)  # another driver may be sweeping, too
+                    continue
+                with suppress(StoreError):
+                    self.remove(f"{folder}/{name}")
 
     def _list(self, folder: str, recursive: bool) -> list[fs.FileInfo]:
         selector = fs.FileSelector(self.path(folder), recursive=recursive, allow_not_found=True)
-        with self._errors("list", folder):
-            return list(self.filesystem.get_file_info(selector))
+        return self._try("list", folder, lambda: list(self.filesystem.get_file_info(selector)))
 
     def _put(self, name: str, data: bytes) -> None:
+        """Write an object, in a thread of its own.
+
+        A stream that is left by an exception is closed, and closing publishes what was written until then. A signal's
+        exception is raised in the main thread, so it cannot get into this one.
+        """
         parent = str(PurePosixPath(self.path(name)).parent)
         if not isinstance(self.filesystem, fs.S3FileSystem | fs.GcsFileSystem):
             self.filesystem.create_dir(parent, recursive=True)
+        with ThreadPoolExecutor(1, thread_name_prefix="put") as thread:
+            thread.submit(self._upload, name, data).result()
+
+    def _upload(self, name: str, data: bytes) -> None:
         with self.filesystem.open_output_stream(self.path(name)) as stream:
             stream.write(data)
+        size_bytes = self.filesystem.get_file_info(self.path(name)).size
+        if size_bytes != len(data):
+            raise OSError(f"{size_bytes} of {len(data)} bytes arrived")
 
     def _relative(self, path: str, folder: str) -> str:
         return path.removeprefix(self.path(folder)).lstrip("/")
 
-    @contextmanager
-    def _errors(self, verb: str, name: str) -> Iterator[None]:
+    def _try(self, verb: str, name: str, act: Callable[[], _T]) -> _T:
+        """Do something that may be done twice; failures become one line."""
+        swept = (FileNotFoundError,) if verb == "write" and self.local is not None else ()
         try:
-            yield
-        except FileNotFoundError:
-            raise
+            return attempt(act, again=swept)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise StoreError(f"{self.uri}: cannot {verb} {name or 'the folder'}: {reason}") from error
+            if isinstance(error, FileNotFoundError) and verb != "write":
+                raise
+            reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
+            parts = [f"{self.uri}: cannot {verb} {name or 'the folder'}: {reason}", advice(error)]
+            kind = StoreReadOnly if verb == "write" and is_read_only(error) else StoreError
+            raise kind("; ".join(filter(None, parts))) from error
 
 
 def open_storage(uri: str) -> Storage:
@@ -174,51 +213,3 @@ def open_storage(uri: str) -> Storage:
         raise StoreError(f"storage {scheme}://...: cannot be opened: {str(error).splitlines()[0]}") from error
     parts = urlsplit(uri)
     return Storage(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", filesystem, root.rstrip("/"))
-
-
-def _temporary_name() -> str:
-    """Name the host and the process, so that `sweep` knows whose it was."""
-    return f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    """Make a rename durable; some network file systems cannot, and need not."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
-
-
-def _rename_folder(beside: Path, final: Path, complete: str) -> None:
-    """Rename; where the final folder exists, keep it if it is complete, else move it out of the way first."""
-    try:
-        beside.rename(final)
-    except OSError:
-        if (final / complete).exists():
-            return
-        if not final.is_dir():
-            raise
-        aside = final.parent / _temporary_name()
-        final.rename(aside)
-        beside.rename(final)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -7,6 +7,7 @@
     <storage>/<study>/scores.json, .parquet      the last evaluation; report.html shows it
     <storage>/<study>/scores/<mode>/*.json       its parts, one per population, computed again only when runs change
     <storage>/<study>/<population>/population.json           digest and readable identity
+    <storage>/<study>/<population>/records.jsonl             its records once more, to be read at once; large ones only
     <storage>/<study>/<population>/00007/record.json         with model.safetensors, outputs.arrow, stage-0001.*
     <storage>/<study>/<population>/failed/00007.json         the last failure of a run not yet made
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_unlearn.store.compaction import COMPACTED
 from ray_unlearn.store.records import RECORD
 from ray_unlearn.study.plan import Run
 
@@ -68,6 +70,10 @@ class Layout:
     def population_json(self, name: str) -> str:
         """Digest and readable identity of a population."""
         return f"{self.study}/{name}/population.json"
+
+    def compacted(self, name: str) -> str:
+        """All records of a population in one file; a copy that proves nothing."""
+        return f"{self.study}/{name}/{COMPACTED}"
 
     def run(self, run: Run) -> str:
         """Folder of a finished run."""

@@ -12,20 +12,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
 
 from ray_unlearn.errors import PopulationChanged, StoreError
+from ray_unlearn.store.compaction import encode
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.layout import Layout, run_index
+from ray_unlearn.store.reading import Found, find_records
 from ray_unlearn.store.records import CHECKPOINT, RECORD, FailedRecord, Record, payload_of
 from ray_unlearn.study.identity import difference
 from ray_unlearn.study.plan import Plan, Population, Run
 
-_READERS = 16  # object stores answer in parallel; a local disk does not mind
+_WORTH_COMPACTING = 256  # records, read one by one, take less time than people notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +62,20 @@ class StudyStore:
         for population in new:
             content = {"digest": population.digest, "identity": population.identity}
             name = self.layout.population_json(population.name)
-            self.storage.publish_file(name, json.dumps(content, indent=2, sort_keys=True).encode())
-        for name in plan.populations:
-            self.storage.sweep(self.layout.population(name))
+            self.storage.create_file(name, json.dumps(content, indent=2, sort_keys=True).encode())
+        for population in new:
+            self._is_new(population)  # another driver may have been quicker, with other values
+        self._sweep(plan)
+
+    def _sweep(self, plan: Plan) -> None:
+        """Remove what dead processes left; the storage's clock is that of study.json, written a moment ago."""
+        stamp = self.storage.stamps(self.name).get(PurePosixPath(self.layout.study_json).name)
+        folders = [self.name]
+        if self.storage.local is not None:  # nothing is renamed on an object store, so nothing is left there
+            populations = [self.layout.population(name) for name in plan.populations]
+            folders += [*populations, *(self.layout.failures(name) for name in plan.populations)]
+        for folder in folders:
+            self.storage.sweep(folder, stamp.mtime_ns if stamp else None)
 
     def _is_new(self, population: Population) -> bool:
         held = self.held(population.name)
@@ -121,19 +135,32 @@ class StudyStore:
     def records(self, population: str, digest: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
         """Return the records of a population's finished runs by index; unreadable and foreign ones are left out.
 
+        Records that the compacted copy holds are taken from there, where the listing says that they are the same.
+
         Args:
             population: whose.
             digest: the population's.
             known: records read before, which are not read again: a record that is there never changes.
 
         """
-        known = known or {}
-        runs = [Run(population=population, index=i) for i in self.indexes(population)]
-        with ThreadPoolExecutor(_READERS) as readers:
-            found = dict(
-                zip(runs, readers.map(lambda run: known.get(run.index) or self.record(run), runs), strict=True)
-            )
-        return {run.index: record for run, record in found.items() if record is not None and record.is_of(run, digest)}
+        return self._find(population, digest, known).records
+
+    def compact(self, population: str, digest: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
+        """Return what `records` does; write the compacted copy anew where it lacks more than 256 of them.
+
+        The copy saves time only, so a store that does not take it is no error.
+        """
+        found = self._find(population, digest, known)
+        if found.lacking > _WORTH_COMPACTING:
+            with suppress(StoreError):
+                self.storage.publish_file(self.layout.compacted(population), encode(found.entries))
+        return found.records
+
+    def _find(self, population: str, digest: str, known: Mapping[int, Record] | None) -> Found:
+        def read(run: Run) -> Record | None:
+            return (known or {}).get(run.index) or self.record(run)
+
+        return find_records(self.storage, self.layout, population, digest, read)
 
     def made(self, population: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
         """Return the records of the population that the folder holds, by index; empty where it holds none."""

@@ -1,0 +1,124 @@
+"""Files and folders on a local disk or NFS: written beside, flushed, and renamed into place.
+
+    replace_file(Path("studies/faces/study.json"), b"...")
+    publish_folder(Path("studies/faces/finetune/00007"), {"model.safetensors": b"..."}, last=("record.json", b"..."))
+
+A temporary name holds its host and process, so that what a kill leaves can be told from what is being written.
+
+Does not cover: object stores, and errors as people read them (`filesystem`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+TEMPORARY = ".tmp-"
+
+
+def temporary_name() -> str:
+    """Return a new name of this host and process."""
+    return f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+
+
+def replace_file(final: Path, data: bytes) -> None:
+    """Write a file so that readers see the old one or the new one."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    beside = final.parent / temporary_name()
+    try:
+        _write_synced(beside, data)
+        beside.replace(final)
+        _sync_folder(final.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def create_file(final: Path, data: bytes) -> None:
+    """Write a file unless there is one; of several processes that try at once, one wins."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    beside = final.parent / temporary_name()
+    try:
+        _write_synced(beside, data)
+        try:
+            final.hardlink_to(beside)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links
+            beside.replace(final)
+        _sync_folder(final.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def publish_folder(final: Path, payloads: Mapping[str, bytes], last: tuple[str, bytes]) -> None:
+    """Write files as one folder; a folder that holds `last` already is complete and stays as it is."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    beside = final.parent / temporary_name()
+    try:
+        beside.mkdir()
+        for file, data in (*payloads.items(), last):
+            _write_synced(beside / file, data)
+        _sync_folder(beside)
+        _rename_folder(beside, final, complete=last[0])
+        _sync_folder(final.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Make a rename durable; some network file systems cannot, and need not."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _rename_folder(beside: Path, final: Path, complete: str) -> None:
+    """Rename; where the final folder exists, keep it if it is complete, else move it out of the way first."""
+    for _ in range(3):  # another driver may put something there, or move it away, in between
+        try:
+            beside.rename(final)
+            return
+        except OSError:
+            if (final / complete).exists():
+                return
+            if not final.is_dir() or not beside.exists():
+                raise
+        aside = final.parent / temporary_name()
+        with suppress(FileNotFoundError):
+            final.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    beside.rename(final)
+
+
+def is_dead(name: str) -> bool:
+    """Return whether a temporary name is one of a process of this machine that has ended."""
+    if not name.startswith(f"{TEMPORARY}{socket.gethostname()}-"):
+        return False
+    pid = name.rsplit("-", 2)[1]
+    return pid.isdigit() and not _alive(int(pid))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
