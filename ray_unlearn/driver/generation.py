@@ -213,8 +213,7 @@ def _finish(job: Job, tally: Tally, held: Held) -> str:
     """
     from ray_unlearn.report.tables import publish_metrics
 
-    for name in job.plan.populations:
-        job.store.storage.sweep(job.store.layout.population(name))  # what dead workers left
+    job.store.sweep(job.plan)  # what workers left that died
     known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
     try:
         publish_metrics(job.store, known)

@@ -65,9 +65,9 @@ class StudyStore:
             self.storage.create_file(name, json.dumps(content, indent=2, sort_keys=True).encode())
         for population in new:
             self._is_new(population)  # another driver may have been quicker, with other values
-        self._sweep(plan)
+        self.sweep(plan)
 
-    def _sweep(self, plan: Plan) -> None:
+    def sweep(self, plan: Plan) -> None:
         """Remove what dead processes left; the storage's clock is that of study.json, written a moment ago."""
         stamp = self.storage.stamps(self.name).get(PurePosixPath(self.layout.study_json).name)
         folders = [self.name]
