@@ -4,7 +4,8 @@
     worker.open()
     outcome = worker.execute(run, attempt=1)     # publishes the run, or says why it failed; never raises for a bad run
 
-A run's bytes depend on the run and the thread count alone: not on the worker, nor on what it executed before.
+A run's bytes depend on the run and the thread count alone: not on the worker, nor on what it executed before: what a
+run's code does to its process (folder, environment, default dtype, ...) is put back.
 
 Does not cover: which run comes next (`ray_unlearn.driver`).
 """
@@ -34,6 +35,7 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.study.plan import Plan, Population, Run
+from ray_unlearn.surroundings import resident_bytes, undisturbed
 
 # The same run would fail the same way again, so these are not retried.
 _FINAL = (DataError, MethodError, ModelError, TrainingDiverged)
@@ -72,6 +74,8 @@ class Outcome:
     """Whether another attempt would fail the same way."""
     poisoned: bool = False
     """Whether the worker must go: a fault on a GPU stays with its process."""
+    recycle: bool = False
+    """Whether the worker has grown by more than `execution.recycle_growth_gib` since its first run, and should go."""
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -83,6 +87,8 @@ class Worker:
         self._device = torch.device(device)
         self._originals: dict[Run, tuple[str, dict[str, torch.Tensor]]] = {}
         """sha256 and weights of the originals read so far."""
+        self._resident: int | None = None
+        """Bytes held after the first run: what every run needs again is no growth."""
 
     def open(self) -> WorkerInfo:
         """Map the images and build the architecture.
@@ -116,8 +122,15 @@ class Worker:
                 traceback=traceback.format_exc(),
                 final=isinstance(error, _FINAL),
                 poisoned=self._device.type == "cuda" and not isinstance(error, RayUnlearnError),
+                recycle=self._has_grown(),
             )
-        return Outcome(run=run, seconds=time.monotonic() - start, metrics=metrics)
+        return Outcome(run=run, seconds=time.monotonic() - start, metrics=metrics, recycle=self._has_grown())
+
+    def _has_grown(self) -> bool:
+        resident = resident_bytes()
+        if self._resident is None:
+            self._resident = resident
+        return resident - self._resident > self._job.plan.study.execution.recycle_growth_gib * 2**30
 
     def _make(self, run: Run, attempt: int, start: float) -> dict[str, float]:
         self._configure()  # again for every run: a script may have changed any of it
@@ -126,7 +139,8 @@ class Worker:
         rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
         writer = RunWriter(run=run, population=population, study=study, sets=self._outputs, all_sets=self._sets)
         model = self._starting_model(run, rng).to(self._device)
-        method_of(population.method).run(model, self._run_data(writer), population.method.options, rng)
+        with undisturbed():
+            method_of(population.method).run(model, self._run_data(writer), population.method.options, rng)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
         _refuse_nonfinite(model)
         trained = time.monotonic()
@@ -232,7 +246,16 @@ def _refuse_nonfinite(model: nn.Module) -> None:
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())[:500]
     known = isinstance(error, RayUnlearnError) and text
-    return text if known else f"{type(error).__name__}: {text}"
+    return text if known else f"{type(error).__name__}: {text}{_out_of_memory(error)}"
+
+
+def _out_of_memory(error: BaseException) -> str:
+    """Return what helps where memory ran out; torch says so in three ways."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "; out of GPU memory: a smaller batch_size, fewer workers per GPU, or a smaller device_budget_gib helps"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return "; out of memory: a smaller batch_size or fewer workers per machine helps"
+    return ""
 
 
 def _device_name(device: torch.device) -> str:

@@ -33,7 +33,7 @@ FLOORS = [
     ["models"],
     ["training"],
     ["methods"],
-    ["artefacts"],
+    ["artefacts", "surroundings"],
     ["worker"],
     ["report"],
     ["driver"],

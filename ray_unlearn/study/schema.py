@@ -230,6 +230,12 @@ class Execution(Block):
     max_attempts: Int = Field(2, ge=1, description="Tries per run before it is recorded as failed.")
     deterministic: bool = Field(True, description="Deterministic algorithms on the GPU; the CPU always is.")
     device_budget_gib: Float = Field(8.0, ge=0, description="Decoded images up to this size live on the GPU.")
+    run_timeout_s: Float | None = Field(
+        None, gt=0, description="A run that takes longer is ended with its worker; Ray only. Default: no limit."
+    )
+    recycle_growth_gib: Float = Field(
+        4.0, gt=0, description="A worker that holds this much more memory than after its first run is replaced."
+    )
 
 
 class Evaluation(Block):
