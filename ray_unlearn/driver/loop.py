@@ -121,7 +121,7 @@ class Scheduler:
             self._hooks.ready(event.info)
         elif isinstance(event, Finished):
             del self._busy[event.worker]
-            if event.outcome.poisoned:
+            if event.outcome.poisoned or event.outcome.recycle:
                 self._pool.stop(event.worker)
             else:
                 self._idle.append(event.worker)
