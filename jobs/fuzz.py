@@ -82,7 +82,7 @@ def fuzz(cases: list[tuple[str, int]], folder: Path, seed: int, processes: int, 
                     folder / f"{kind}-{number}", keep / f"{kind}-{number}", f"{kind}, case {number}, seed {seed}: {why}"
                 )
             shutil.rmtree(folder / f"{kind}-{number}", ignore_errors=True)
-            if why and not worker.process.is_alive() or why.startswith("hangs"):
+            if (why and not worker.process.is_alive()) or why.startswith("hangs"):
                 worker.end()
                 workers[place] = worker = _Worker(folder, template, seed)
             worker.case = None

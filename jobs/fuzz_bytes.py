@@ -8,6 +8,7 @@ Shared by jobs/fuzz.py and tests/test_fuzz.py. Needs: nothing but this environme
 Does not cover: which file is damaged for which command (`fuzz_kinds`), nor study files (`fuzz_study`).
 """
 
+import functools
 import io
 import json
 import struct
@@ -101,6 +102,7 @@ def png_of(width: int, height: int, scanlines: int | None = None, extra: bytes =
     )
 
 
+@functools.cache
 def bombs_of_images() -> dict[str, bytes]:
     """Return pictures that are small files and large in memory, and some that only claim to be."""
     text = _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * 200_000_000, 9))
@@ -124,32 +126,32 @@ def safetensors_of(header: object, body: bytes = b"", length: int | None = None)
     return struct.pack("<Q", len(text) if length is None else length) + text + body
 
 
+def _archive(members: Mapping[str, bytes], swollen: str) -> bytes:
+    """Return a zip archive one of whose members is 1.5 GiB of zeros in 7 MB."""
+    sink, zeros = io.BytesIO(), b"\0" * 2**20
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+        with archive.open(swollen, "w", force_zip64=True) as member:
+            for _ in range(1536):
+                member.write(zeros)
+    return sink.getvalue()
+
+
+@functools.cache
 def bombs_of_weights() -> dict[str, bytes]:
     """Return weights files whose headers lie, and archives that unpack to far more than they are."""
     huge = {"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
     overflow = {"w": {"dtype": "F32", "shape": [2**63, 2], "data_offsets": [0, 8]}}
-    zeros = io.BytesIO()
-    with zipfile.ZipFile(zeros, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        archive.writestr("archive/data.pkl", PICKLE)
-        with archive.open("archive/data/0", "w", force_zip64=True) as member:
-            for _ in range(3_000):
-                member.write(b"\0" * 2**20)
-    inside = io.BytesIO()
-    with zipfile.ZipFile(inside, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        with archive.open("archive/data.pkl", "w", force_zip64=True) as member:
-            for _ in range(3_000):
-                member.write(b"\0" * 2**20)
-        archive.writestr("archive/version", b"3\n")
     return {
         "header-of-2-to-the-60.safetensors": safetensors_of({}, length=2**60),
         "header-of-minus-1.safetensors": safetensors_of({}, length=2**64 - 1),
         "tensor-of-4-TB.safetensors": safetensors_of(huge),
         "shape-overflows.safetensors": safetensors_of(overflow, b"\0" * 8),
         "deep.safetensors": safetensors_of(b"[" * 100_000 + b"]" * 100_000),
-        "storage-bomb.pth": zeros.getvalue(),
-        "pickle-bomb.pth": inside.getvalue(),
+        "storage-bomb.pth": _archive({"archive/data.pkl": PICKLE, "archive/version": b"3"}, "archive/data/0"),
+        "pickle-bomb.pth": _archive({"archive/version": b"3"}, "archive/data.pkl"),
         "pickle.pth": PICKLE,
-        "../outside.pth": PICKLE,
     }
 
 

@@ -22,6 +22,7 @@ from random import Random
 from typing import Literal
 
 from fuzz_kinds import KINDS, Attack, Bench
+
 from ray_unlearn.cli import main
 from ray_unlearn.errors import RayUnlearnError
 
@@ -106,7 +107,7 @@ def _open(study: str) -> int:
         open_job(load_study(study))
     except RayUnlearnError as error:
         text = str(error)
-        print(f"error: {text}", file=__import__("sys").stderr)  # noqa: T201
+        print(f"error: {text}", file=__import__("sys").stderr)
         return error.exit_code
     return 0
 

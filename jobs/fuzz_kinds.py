@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
-from safetensors.torch import save as safetensors_bytes
-
 from fuzz_bytes import bombs_of_images, bombs_of_weights, damaged, encoded, odd_json, safetensors_of
 from fuzz_study import TREE, YAML_BOMBS, odd_study, odd_tree, odd_value, text_of
+from safetensors.torch import save as safetensors_bytes
+
 from ray_unlearn.models import small_cnn
 from ray_unlearn.store import Record
 from ray_unlearn.store.records import payload_of
@@ -146,8 +146,8 @@ def _odd_column(rng: Random, count: int) -> pa.Array:
         lambda: pa.array([{"bytes": "text", "path": i} for i in range(count)]),
         lambda: pa.array([{"bytes": None, "path": rng.choice(ESCAPES)} for _ in range(count)]),
         lambda: pa.array([b"\xff\xfe" for i in range(count)], pa.binary()),
-        lambda: pa.array([i for i in range(count)], pa.timestamp("ns")),
-        lambda: pa.array([i for i in range(count)], pa.duration("s")),
+        lambda: pa.array(list(range(count)), pa.timestamp("ns")),
+        lambda: pa.array(list(range(count)), pa.duration("s")),
         lambda: pa.array([i % 2 == 0 for i in range(count)]),
         lambda: pa.array([rng.choice((None, -1, 0, 1, 2**40)) for _ in range(count)], pa.int64()),
         lambda: pa.array([rng.choice((None, "", "a\0b", "x" * 10_000, "\u202e")) for _ in range(count)]),
@@ -261,7 +261,7 @@ def _odd_tensors(rng: Random) -> dict[str, Any]:
     makers: tuple[Callable[[], Any], ...] = (
         lambda: tensor.to(torch.complex64),
         lambda: tensor.to(torch.float8_e4m3fn),
-        lambda: tensor.bool(),
+        tensor.bool,
         lambda: tensor.to("meta"),
         lambda: tensor.float().to_sparse() if tensor.dim() else tensor,
         lambda: torch.full_like(tensor.float(), np.nan),
@@ -298,10 +298,10 @@ def weights(bench: Bench, rng: Random) -> Attack:
             data = damaged(rng, data)
     if rng.random() < 0.1:
         bombs = bombs_of_weights()
-        bomb = rng.choice([key for key in bombs if "/" not in key])
+        bomb = rng.choice(list(bombs))
         name, data = bomb, bombs[bomb]
     bench.write(name, data)
-    tree = {**TREE, "populations": {"original": {"weights": name}, "finetune": TREE["populations"]["finetune"]}}
+    tree = {**TREE, "populations": {**TREE["populations"], "original": {"weights": name}}}
     return Attack([["open", bench.study_of(tree)]])
 
 
@@ -357,25 +357,18 @@ def record(bench: Bench, rng: Random) -> Attack:
             if file.name == "record.json" and isinstance(content, dict):
                 content = _sealed(rng, content)
             if file.name == "manifest.json" and isinstance(content, dict) and rng.random() < 0.3:
-                content = {
-                    **content,
-                    "shards": [
-                        {**s, "name": rng.choice(ESCAPES)} for s in content.get("shards") or [] if isinstance(s, dict)
-                    ],
-                }
+                listed = content.get("shards")
+                shards = [s for s in listed if isinstance(s, dict)] if isinstance(listed, list) else []
+                content = {**content, "shards": [{**shard, "name": rng.choice(ESCAPES)} for shard in shards]}
             file.write_text(json.dumps(content, default=str), encoding="utf-8", errors="surrogatepass")
     return _reading(bench, rng, study)
 
 
 def _sealed(rng: Random, content: dict[str, Any]) -> dict[str, Any]:
     """Return a stranger's record with a checksum that agrees, so that it is believed; sometimes its files lead elsewhere."""
-    if rng.random() < 0.3:
-        content = {
-            **content,
-            "payloads": {rng.choice(ESCAPES): value for value in (content.get("payloads") or {}).values()}
-            if isinstance(content.get("payloads"), dict)
-            else {},
-        }
+    held = content.get("payloads")
+    if isinstance(held, dict) and rng.random() < 0.3:
+        content = {**content, "payloads": {rng.choice(ESCAPES): value for value in held.values()}}
     try:
         return dict(json.loads(Record.model_validate(content).sealed().model_dump_json()))
     except ValueError:

@@ -17,8 +17,8 @@ from random import Random
 from typing import Any
 
 import yaml
-
 from fuzz_bytes import damaged
+
 from ray_unlearn.methods import METHODS
 from ray_unlearn.study import Study
 

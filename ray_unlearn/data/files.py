@@ -41,6 +41,12 @@ class SourceFile:
         """The file for messages and manifests: without credentials and options."""
         return label(self.uri)
 
+    @property
+    def size(self) -> int:
+        """Size in bytes; 0 where the file system does not say."""
+        filesystem, path = self.open()
+        return int(filesystem.get_file_info(path).size or 0)
+
     def open(self) -> tuple[fs.FileSystem, str]:
         """Return the file system and the path on it.
 

@@ -88,11 +88,17 @@ class StudyStore:
             content = json.loads(self.storage.read(name))
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(
                 f"{self.storage.uri}/{name}: not JSON ({error}); restore it, or remove the population"
             ) from error
-        return dict(content) if isinstance(content, dict) else {}
+        whole = isinstance(content, dict) and isinstance(content.get("digest"), str)
+        if not whole or not isinstance(content.get("identity"), dict):
+            raise StoreError(
+                f"{self.storage.uri}/{name}: does not say what the runs were made from (digest, identity); "
+                "restore it, or remove the population"
+            )
+        return dict(content)
 
     def publish(self, run: Run, payloads: Mapping[str, bytes], record: Record) -> None:
         """Publish a finished run: payloads, then its record; then forget its earlier failure.
