@@ -2,6 +2,7 @@
 
     writer = RunWriter(run=run, population=population, study=study, sets=output_sets(study, sets), all_sets=sets)
     method(..., on_epoch=writer.on_epoch)
+    writer.predict(model)                        # logits and metrics
     payloads = writer.finish(model)              # {"model.safetensors": bytes, "outputs.arrow": bytes}
 
 outputs.arrow: one row per image: `split` (dictionary), `position` int32 (of the image in its split, as the splits file
@@ -13,6 +14,7 @@ Does not cover: where the bytes go (`ray_unlearn.store`).
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import socket
@@ -74,6 +76,7 @@ class RunWriter:
     stages: list[dict[str, float]] = field(default_factory=list)
     payloads: dict[str, bytes] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    logits: dict[str, np.ndarray] = field(default_factory=dict)
 
     def on_epoch(self, model: nn.Module, epoch: int, loss: float) -> None:
         """Note the epoch's loss, and publish what the study's `stages` ask for."""
@@ -88,11 +91,14 @@ class RunWriter:
         if number in wanted.checkpoints:
             self.payloads[f"stage-{number:04d}.safetensors"] = checkpoint_bytes(model, self.study.checkpoint_dtype)
 
+    def predict(self, model: nn.Module) -> None:
+        """Note the finished model's logits and metrics."""
+        self.logits = self._logits(model)
+        self.metrics = _metrics(self.logits, self.sets)
+
     def finish(self, model: nn.Module) -> dict[str, bytes]:
-        """Return all payloads by file name."""
-        logits = self._logits(model)
-        self.metrics = _metrics(logits, self.sets)
-        self.payloads[OUTPUTS] = encode_outputs(logits, self.sets, self.all_sets)
+        """Return all payloads by file name; may be called in another thread than the rest."""
+        self.payloads[OUTPUTS] = encode_outputs(self.logits, self.sets, self.all_sets)
         if self.population.keep_checkpoints:
             self.payloads[CHECKPOINT] = checkpoint_bytes(model, self.study.checkpoint_dtype)
         return self.payloads
@@ -128,7 +134,7 @@ class RunWriter:
             device=device,
             threads=threads,
             host=socket.gethostname(),
-            versions=_versions(),
+            versions=dict(_versions()),
             attempt=attempt,
             checksum="",
         )
@@ -164,7 +170,8 @@ def encode_outputs(
     return bytes(sink.getvalue())
 
 
-def _versions() -> dict[str, str]:
+@functools.cache
+def _versions() -> Mapping[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -2,23 +2,25 @@
 
     worker = Worker(job, device="cpu")
     worker.open()
-    outcome = worker.execute(run, attempt=1)     # publishes the run, or says why it failed; never raises for a bad run
+    known = worker.work([(run, 1), (other, 1)])  # outcomes that are known by now; never raises for a bad run
+    known += worker.flush()                      # waits for the rest
 
-A run's bytes depend on the run and the thread count alone: not on the worker, nor on what it executed before: what a
-run's code does to its process (folder, environment, default dtype, ...) is put back.
+A run is published while the next one trains: all training happens in the caller's thread, one publication at most is
+in flight in another. A run's bytes depend on the run and the thread count alone: not on the worker, nor on what it
+executed before; what a run's code does to its process (folder, environment, ...) is put back.
 
 Does not cover: which run comes next (`ray_unlearn.driver`).
 """
 
 from __future__ import annotations
 
-import copy
+import functools
 import math
 import os
 import socket
 import time
-import traceback
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,16 +31,16 @@ from ray_unlearn import models
 from ray_unlearn.artefacts import RunWriter, output_sets
 from ray_unlearn.data.images import ImageSet, Pixels, RunData, Scaling
 from ray_unlearn.data.study_data import StudyData
-from ray_unlearn.errors import DataError, MethodError, ModelError, RayUnlearnError, TrainingDiverged
+from ray_unlearn.errors import ModelError, RayUnlearnError, TrainingDiverged
 from ray_unlearn.methods.resolve import method_of
+from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo, failure_of
+from ray_unlearn.pristine import Pristine
+from ray_unlearn.publisher import Publisher
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.study.plan import Plan, Population, Run
 from ray_unlearn.surroundings import resident_bytes, undisturbed
-
-# The same run would fail the same way again, so these are not retried.
-_FINAL = (DataError, MethodError, ModelError, TrainingDiverged)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,30 +55,18 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerInfo:
-    """Where a worker lives."""
-
-    host: str
-    pid: int
-    device: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What became of one attempt; plain values, so that nobody unpickles a stranger's exception."""
+class _Unpublished:
+    """A run that is trained and predicted; nobody else holds its model."""
 
     run: Run
-    seconds: float
-    error: str = ""
-    """One line; empty where the run was published."""
-    traceback: str = ""
-    final: bool = False
-    """Whether another attempt would fail the same way."""
-    poisoned: bool = False
-    """Whether the worker must go: a fault on a GPU stays with its process."""
-    recycle: bool = False
-    """Whether the worker has grown by more than `execution.recycle_growth_gib` since its first run, and should go."""
-    metrics: dict[str, float] = field(default_factory=dict)
+    attempt: int
+    writer: RunWriter
+    model: nn.Module
+    rng: Seeds
+    started_at: str
+    seconds: dict[str, float]
+    original_sha256: str
+    threads: int
 
 
 class Worker:
@@ -85,8 +75,12 @@ class Worker:
     def __init__(self, job: Job, device: str) -> None:
         self._job = job
         self._device = torch.device(device)
-        self._originals: dict[Run, tuple[str, dict[str, torch.Tensor]]] = {}
-        """sha256 and weights of the originals read so far."""
+        self._originals: dict[Run, tuple[str, Pristine]] = {}
+        """sha256 and model of the originals read so far."""
+        threads = job.plan.study.execution.cpus_per_worker
+        self._publisher: Publisher[Outcome] = Publisher(functools.partial(torch.set_num_threads, threads))
+        self._poisoned = False
+        self._grown = False
         self._resident: int | None = None
         """Bytes held after the first run: what every run needs again is no growth."""
 
@@ -105,26 +99,18 @@ class Worker:
         self._sets = {name: ImageSet(pixels, indexes, scaling) for name, indexes in job.data.splits.sets.items()}
         self._train = ImageSet(pixels, job.data.splits.train, scaling)
         self._outputs = output_sets(job.plan.study, self._sets)
-        self._template = models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0))
+        self._template = Pristine(models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0)))
         _import_optimizers()
         return WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=str(self._device))
 
-    def execute(self, run: Run, attempt: int) -> Outcome:
-        """Make one run and publish it; failures of any kind become the outcome."""
-        start = time.monotonic()
-        try:
-            metrics = self._make(run, attempt, start)
-        except (Exception, SystemExit) as error:  # a script that calls sys.exit fails its run, not the worker
-            return Outcome(
-                run=run,
-                seconds=time.monotonic() - start,
-                error=_one_line(error),
-                traceback=traceback.format_exc(),
-                final=isinstance(error, _FINAL),
-                poisoned=self._device.type == "cuda" and not isinstance(error, RayUnlearnError),
-                recycle=self._has_grown(),
-            )
-        return Outcome(run=run, seconds=time.monotonic() - start, metrics=metrics, recycle=self._has_grown())
+    def work(self, attempts: Sequence[Attempt], flush: bool = False) -> list[Outcome]:
+        """Execute runs one after another; return the outcomes known by now, of all of them if `flush`."""
+        known: list[Outcome] = []
+        for run, attempt in attempts:
+            if not (self._poisoned or self._grown):  # else whoever is told replaces this worker
+                known += self.execute(run, attempt)
+                known = self._leaving(known) if self._has_grown() else known
+        return known + (self.flush() if flush else [])
 
     def _has_grown(self) -> bool:
         resident = resident_bytes()
@@ -132,7 +118,34 @@ class Worker:
             self._resident = resident
         return resident - self._resident > self._job.plan.study.execution.recycle_growth_gib * 2**30
 
-    def _make(self, run: Run, attempt: int, start: float) -> dict[str, float]:
+    def _leaving(self, known: list[Outcome]) -> list[Outcome]:
+        """Return all outcomes, the last of which asks for another worker."""
+        self._grown = True
+        *others, last = (*known, *self.flush())
+        return [*others, replace(last, recycle=True)]
+
+    def execute(self, run: Run, attempt: int) -> list[Outcome]:
+        """Make one run and begin to publish it; return the outcomes known by now. Failures of any kind are outcomes."""
+        start = time.monotonic()
+        try:
+            made = self._make(run, attempt, start)
+        except (Exception, SystemExit) as error:  # a script that calls sys.exit fails its run, not the worker
+            self._poisoned = self._device.type == "cuda" and not isinstance(error, RayUnlearnError)
+            known = self.flush() if self._poisoned else self._publisher.known()
+            return [*known, failure_of(run, start, error, poisoned=self._poisoned)]
+        known = self._publisher.flush()
+        self._publisher.begin(functools.partial(self._publish, made, start, time.monotonic()))
+        return known
+
+    def flush(self) -> list[Outcome]:
+        """Wait until everything is published; return the outcomes that were not known yet."""
+        return self._publisher.flush()
+
+    def close(self) -> None:
+        """Wait until what is in flight is published, and end."""
+        self._publisher.close()
+
+    def _make(self, run: Run, attempt: int, start: float) -> _Unpublished:
         self._configure()  # again for every run: a script may have changed any of it
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
@@ -144,21 +157,38 @@ class Worker:
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
         _refuse_nonfinite(model)
         trained = time.monotonic()
-        payloads = writer.finish(model)
+        writer.predict(model)
         _refuse_nonfinite_metrics(writer)
-        predicted = time.monotonic()
-        record = writer.record(
-            payloads,
-            rng,
+        return _Unpublished(
+            run=run,
             attempt=attempt,
+            writer=writer,
+            model=model.to("cpu"),  # the device's memory is the next run's from here on
+            rng=rng,
             started_at=started_at,
+            seconds={"train": trained - start, "predict": time.monotonic() - trained},
             original_sha256=self._sha256_of_start(run),
-            seconds={"train": trained - start, "predict": predicted - trained},
-            device=_device_name(self._device),
             threads=torch.get_num_threads(),
         )
-        self._job.store.publish(run, payloads, record)
-        return record.metrics
+
+    def _publish(self, made: _Unpublished, start: float, end: float) -> Outcome:
+        """Serialise, hash and write, in the publisher's thread."""
+        try:
+            payloads = made.writer.finish(made.model)
+            record = made.writer.record(
+                payloads,
+                made.rng,
+                attempt=made.attempt,
+                started_at=made.started_at,
+                original_sha256=made.original_sha256,
+                seconds=made.seconds,
+                device=_device_name(self._device),
+                threads=made.threads,
+            )
+            self._job.store.publish(made.run, payloads, record)
+        except Exception as error:  # a full disk, and whatever else may happen to one run
+            return failure_of(made.run, start, error)
+        return Outcome(run=made.run, seconds=end - start, metrics=record.metrics)
 
     def _configure(self) -> None:
         """Set what the arithmetic of a run depends on."""
@@ -197,10 +227,11 @@ class Worker:
             return models.build(self._job.plan.study.model, self._job.data.num_classes, rng)
         if start not in self._originals:
             data = self._job.store.payload(start, CHECKPOINT)
-            self._originals[start] = payload_of(data).sha256, models.parse_weights(data, CHECKPOINT)
-        model = copy.deepcopy(self._template)
-        models.load_weights(model, self._originals[start][1], where=f"{self._job.store.uri}/{start}")
-        return model
+            model = self._template.copy()
+            weights = models.parse_weights(data, CHECKPOINT)
+            models.load_weights(model, weights, where=f"{self._job.store.uri}/{start}")
+            self._originals[start] = payload_of(data).sha256, Pristine(model)
+        return self._originals[start][1].copy()
 
 
 def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
@@ -241,21 +272,6 @@ def _refuse_nonfinite(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TrainingDiverged(f"tensor {name!r} holds NaN or infinity after training")
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:500]
-    known = isinstance(error, RayUnlearnError) and text
-    return text if known else f"{type(error).__name__}: {text}{_out_of_memory(error)}"
-
-
-def _out_of_memory(error: BaseException) -> str:
-    """Return what helps where memory ran out; torch says so in three ways."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return "; out of GPU memory: a smaller batch_size, fewer workers per GPU, or a smaller device_budget_gib helps"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        return "; out of memory: a smaller batch_size or fewer workers per machine helps"
-    return ""
 
 
 def _device_name(device: torch.device) -> str:

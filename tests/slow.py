@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from conftest import TINY, merged
 from safetensors.torch import save_file
 
 from ray_unlearn.models import small_cnn
+from ray_unlearn.store import Storage
 
 SCRIPT = """\
 import time
@@ -38,6 +41,16 @@ def slow_study(folder: Path, count: int) -> dict[str, Any]:
         "mine": {"method": f"{folder / 'slow.py'}:unlearning", "count": count},
     }
     return merged(TINY, {"storage": str(folder / "store")}) | {"populations": populations}
+
+
+class SlowStorage(Storage):
+    """Takes 1 s for every run, and says first which one it is at."""
+
+    def publish_folder(self, name: str, payloads: Mapping[str, bytes], last: tuple[str, bytes]) -> None:
+        """Write a file `at` into the storage, wait, then publish."""
+        (Path(self.root) / "at").write_text(name)
+        time.sleep(1)
+        Storage.publish_folder(self, name, payloads, last)
 
 
 def records_in(folder: Path) -> int:

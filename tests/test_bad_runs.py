@@ -14,7 +14,8 @@ from conftest import payload_bytes
 from ray_unlearn.driver import generate, open_job
 from ray_unlearn.study import Run, Study
 from ray_unlearn.surroundings import resident_bytes, undisturbed
-from ray_unlearn.worker import Worker, _one_line
+from ray_unlearn.outcome import _one_line
+from ray_unlearn.worker import Worker
 
 GOOD = """\
     with torch.no_grad():
@@ -154,7 +155,7 @@ def test_out_of_memory_says_what_helps(error: Exception, hint: str):
 
 
 def test_a_worker_that_grows_asks_to_be_replaced(tiny, tmp_path):
-    """Law: not after the first run, however large, but as soon as later runs have kept more than the study allows."""
+    """Law: it stops once runs after the first have kept more than the study allows, and loses nothing."""
     leak = "torch.leaked = [*getattr(torch, 'leaked', []), bytearray(b'x' * 2**23)]"
     study = scripted(tiny, tmp_path, leak, execution={"recycle_growth_gib": 20 / 1024})
     study = study.model_copy(
@@ -164,14 +165,15 @@ def test_a_worker_that_grows_asks_to_be_replaced(tiny, tmp_path):
     job.store.admit(job.plan)
     worker = Worker(job, "cpu")
     worker.open()
+    attempts = [(run, 1) for run in (Run(population="original", index=0), *job.plan.populations["bad"].runs)]
     try:
-        runs = [Run(population="original", index=0), *job.plan.populations["bad"].runs]
-        asked = [worker.execute(run, 1).recycle for run in runs]
+        outcomes = worker.work(attempts)
     finally:
         del torch.leaked
-    assert not asked[0]
-    assert asked[-1]
-    assert asked == sorted(asked)
+        worker.close()
+    assert [outcome.error for outcome in outcomes] == [""] * len(outcomes)
+    assert 3 <= len(outcomes) < len(attempts)  # it told all that it made, and made no more
+    assert [outcome.recycle for outcome in outcomes] == [False] * (len(outcomes) - 1) + [True]
 
 
 def test_resident_memory_is_what_the_process_holds():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 from plans import finetune, plan_of
@@ -13,33 +12,47 @@ from plans import finetune, plan_of
 from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
 from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
 from ray_unlearn.errors import ClusterError
+from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.study import Plan, Run
-from ray_unlearn.worker import Outcome, WorkerInfo
 
 INFO = WorkerInfo(host="here", pid=1, device="cpu")
 
 
 class FakePool:
-    """Workers that do what `script` says of a run's first, second, ... execution: ok (the default), fail, final or die.
+    """Workers that do what `script` says of a run's first, second, ... execution; a run is published beside the next.
 
+    Steps: ok (the default), fail, final, die, poison; unpublished fails and killer dies while the next one is made.
     `starts` says of the first, second, ... start whether it fails (x).
     One event per `wait`, picked by `seed`: any order in which a cluster could report is some seed's order.
     """
 
-    def __init__(self, script: dict[Run, list[str]], room: Callable[[], int], seed: int = 0, starts: str = ""):
+    def __init__(
+        self,
+        script: dict[Run, list[str]],
+        room: Callable[[], int],
+        seed: int = 0,
+        starts: str = "",
+        seconds: float = 1.0,
+    ):
         self.script = {run: list(steps) for run, steps in script.items()}
-        self.room, self.starts = room, starts
+        self.room, self.starts, self.seconds = room, starts, seconds
         self.random = random.Random(seed)  # noqa: S311 - an order, not a secret
         self.numbers = itertools.count(1)
         self.starting: set[int] = set()
-        self.idle: set[int] = set()
-        self.busy: dict[int, tuple[Run, int]] = {}
+        self.calls: dict[int, list[tuple[list[tuple[Run, int]], bool]]] = {}
+        self.publishing: dict[int, tuple[Run, str]] = {}
         self.log: list[tuple[Run, int, str]] = []
+        self.published: list[Run] = []
+        self.sizes: list[int] = []
         self.most = 0
 
     @property
     def alive(self) -> int:
-        return len(self.starting) + len(self.idle) + len(self.busy)
+        return len(self.starting) + len(self.calls)
+
+    @property
+    def busy(self) -> list[int]:
+        return sorted(worker for worker, calls in self.calls.items() if calls)
 
     def capacity(self) -> int:
         return self.room()
@@ -50,31 +63,62 @@ class FakePool:
         self.most = max(self.most, self.alive)
         return worker
 
-    def submit(self, worker: int, run: Run, attempt: int) -> None:
-        self.idle.remove(worker)  # a KeyError where the worker is not ready and free
-        self.busy[worker] = (run, attempt)
+    def submit(self, worker: int, attempts: Sequence[tuple[Run, int]], *, flush: bool) -> None:
+        self.calls[worker].append((list(attempts), flush))  # a KeyError where the worker is not ready
+        assert len(self.calls[worker]) <= 2
+        self.sizes.append(len(attempts))
 
     def wait(self) -> list[Event]:
-        worker = self.random.choice(sorted({*self.starting, *self.busy}))
+        worker = self.pick(sorted({*self.starting, *self.busy}))
         if worker in self.starting:
             self.starting.discard(worker)
             starts, self.starts = self.starts[:1], self.starts[1:]
             if starts == "x":
                 return [Lost(worker, "no such device")]
-            self.idle.add(worker)
+            self.calls[worker] = []
             return [Ready(worker, INFO)]
-        run, attempt = self.busy.pop(worker)
-        step = (self.script.get(run) or ["ok"]).pop(0)
-        self.log.append((run, attempt, step))
-        if step == "die":
-            return [Lost(worker, "killed")]
-        self.idle.add(worker)
-        return [
-            Finished(worker, Outcome(run=run, seconds=1, error="" if step == "ok" else step, final=step == "final"))
-        ]
+        attempts, flush = self.calls[worker].pop(0)
+        outcomes: list[Outcome] = []
+        for run, attempt in attempts:
+            step = (self.script.get(run) or ["ok"]).pop(0)
+            self.log.append((run, attempt, step))
+            if step == "die" or self.publishing.get(worker, (run, ""))[1] == "killer":
+                return [self.lost(worker)]
+            if step in {"fail", "final", "poison"}:
+                failed = Outcome(run=run, seconds=0, error=step, final=step == "final", poisoned=step == "poison")
+                outcomes += [*(self.told(worker) if failed.poisoned else []), failed]
+                if failed.poisoned:
+                    break
+            else:
+                outcomes += self.told(worker)
+                self.publishing[worker] = (run, step)
+        if flush and self.publishing.get(worker, ("", ""))[1] == "killer":
+            return [self.lost(worker)]
+        return [Finished(worker, [*outcomes, *(self.told(worker) if flush else [])])]
+
+    def pick(self, workers: list[int]) -> int:
+        return self.random.choice(workers)
+
+    def told(self, worker: int) -> list[Outcome]:
+        if worker not in self.publishing:
+            return []
+        run, step = self.publishing.pop(worker)
+        if step == "unpublished":
+            return [Outcome(run=run, seconds=0, error=step)]
+        self.published.append(run)
+        return [Outcome(run=run, seconds=self.seconds)]
+
+    def lost(self, worker: int) -> Lost:
+        self.publishing.pop(worker, None)
+        del self.calls[worker]
+        return Lost(worker, "killed")
 
     def stop(self, worker: int) -> None:
-        (self.idle if worker in self.idle else self.starting).remove(worker)
+        assert worker not in self.publishing
+        if worker in self.starting:
+            self.starting.remove(worker)
+        else:
+            del self.calls[worker]
 
 
 def schedule(
@@ -96,20 +140,25 @@ SCRIPTS = {
     "a killer": {finetune(1): ["die"] * 9},
     "the original fails": {ORIGINAL: ["final"]},
     "the original dies once, then fails once": {ORIGINAL: ["die", "fail"]},
+    "a publication fails": {finetune(0): ["unpublished"], finetune(1): ["unpublished", "unpublished"]},
+    "one kills while it is published": {finetune(1): ["killer"] * 9},
+    "a poisoned worker": {finetune(0): ["poison"], finetune(2): ["poison", "poison"]},
     "everything": {finetune(0): ["fail", "die", "ok"], finetune(1): ["final"], finetune(2): ["die", "fail", "fail"]},
 }
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("workers", [1, 2, 3, 9])
+@pytest.mark.parametrize("seconds", [1.0, 0.1])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_run_is_made_once_or_reported(name: str, workers: int, seed: int):
+def test_every_run_is_made_once_or_reported(name: str, workers: int, seed: int, seconds: float):
     """Law: pending = made + failed + blocked, each run in exactly one; and no order or worker count changes which."""
     plan = plan_of(5)
-    pool = FakePool(SCRIPTS[name], lambda: workers, seed)
+    pool = FakePool(SCRIPTS[name], lambda: workers, seed, seconds=seconds)
     tally = schedule(plan, pool)
     assert sorted([*tally.made, *tally.failed, *tally.blocked]) == sorted(plan.runs)
-    assert Counter(run for run, _, step in pool.log if step == "ok") == Counter(tally.made)
+    assert set(pool.published) == set(tally.made)
+    assert "kill" in name or "death" in name or "everything" in name or len(pool.published) == len(tally.made)
     alone = schedule(plan, FakePool(SCRIPTS[name], lambda: 1))
     assert (set(tally.made), tally.failed, tally.blocked) == (set(alone.made), alone.failed, alone.blocked)
 
@@ -221,14 +270,22 @@ def test_the_pool_grows_and_shrinks_with_the_cluster():
 
     class Watched(FakePool):
         def wait(self) -> list[Event]:
-            in_flight[done()] = max(in_flight.get(done(), 0), len(self.busy))
+            training = sum(any(attempts for attempts, _ in calls) for calls in self.calls.values())
+            in_flight[done()] = max(in_flight.get(done(), 0), training)
             return super().wait()
 
+        def pick(self, workers: list[int]) -> int:
+            turns.append(
+                min(workers, key=lambda worker: max((i for i, w in enumerate(turns) if w == worker), default=-1))
+            )
+            return turns[-1]
+
+    turns: list[int] = []
     pool = Watched({}, lambda: 1 if done() < 5 else 4 if done() < 12 else 2)
     schedule(plan_of(20), pool)
     assert {in_flight[i] for i in range(5)} == {1}
     assert max(in_flight[i] for i in range(5, 12)) == 4
-    assert {in_flight[i] for i in range(14, 20)} == {2}
+    assert {in_flight[i] for i in range(15, 20)} == {2}
 
 
 def test_surplus_workers_go_before_the_end():
@@ -251,3 +308,82 @@ def test_nothing_pending_starts_nothing():
     pool = FakePool({}, lambda: 4)
     assert schedule(plan, pool, made=plan.runs) == Tally()
     assert pool.most == 0
+
+
+def test_long_runs_go_one_by_one_and_short_ones_share_a_call():
+    """Law: of 1 s runs a call holds one, and none waits behind it; of 0.02 s runs one holds 0.25 / 0.02 = 12."""
+    long, short = FakePool({}, lambda: 2), FakePool({}, lambda: 2, seconds=0.02)
+    for pool in (long, short):
+        assert len(schedule(plan_of(200), pool).made) == 201
+    assert max(long.sizes) == 1
+    assert max(short.sizes) == 12
+    assert len(short.sizes) < 50
+
+
+@pytest.mark.parametrize(("seconds", "depth"), [(1.0, 1), (0.3, 2), (0.02, 2)])
+def test_a_worker_that_is_soon_done_has_a_second_call(seconds: float, depth: int):
+    """Law: with less than half a second before it, the next call waits at the worker; never a third."""
+    depths = []
+
+    class Watched(FakePool):
+        def wait(self) -> list[Event]:
+            depths.append(max((len(calls) for calls in self.calls.values()), default=0))
+            return super().wait()
+
+    schedule(plan_of(30), Watched({}, lambda: 2, seconds=seconds))
+    assert max(depths) == depth
+
+
+def test_near_the_end_no_worker_hoards():
+    """Law: a call takes at most a half of a worker's share of what is left: of 8 runs and 2 workers, 2."""
+    pool = FakePool({}, lambda: 2, seconds=0.001)
+    schedule(plan_of(400), pool)
+    left, sizes = 401, [size for size in pool.sizes if size]
+    for size in sizes:
+        assert size <= max(1, -(-left // 4))
+        left -= size
+    assert left == 0
+    assert sizes[-4:] == [1, 1, 1, 1]
+
+
+def test_an_original_is_told_as_soon_as_it_is_published():
+    """Law: who waits for a run does not wait for the worker's next one: its call asks for the publication."""
+    flushed = {}
+
+    class Watched(FakePool):
+        def submit(self, worker: int, attempts: Sequence[tuple[Run, int]], *, flush: bool) -> None:
+            flushed.update({run: flush for run, _ in attempts})
+            super().submit(worker, attempts, flush=flush)
+
+    schedule(plan_of(6, originals=3), Watched({}, lambda: 1))
+    originals = [run for run in flushed if run.population == "original"]
+    assert [flushed[run] for run in originals] == [True, True, True]
+    assert [flushed[finetune(i, original=i % 3)] for i in range(6)] == [False] * 5 + [True]
+
+
+def test_a_death_takes_back_all_that_the_worker_held_and_tries_each_alone():
+    """Law: one run published, one trained when the worker dies: both are made again, each alone, and not blamed."""
+    given_up = []
+    pool = FakePool({finetune(1): ["die", "die"]}, lambda: 1)
+    hooks = Hooks(failed=lambda outcome, attempts: given_up.append(outcome))
+    tally = schedule(plan_of(4), pool, max_attempts=1, hooks=hooks)
+    executed = [run.index for run, _, _ in pool.log if run.population == "finetune"]
+    assert executed == [0, 1, 0, 1, 1, 2, 3]  # 0 was in publication at the first death; the second is 1's own
+    assert (given_up, len(tally.made)) == ([], 5)
+
+
+def test_who_kills_while_it_is_published_is_found():
+    """Law: the run that is trained beside it is not given up in its place, nor tried for ever."""
+    pool = FakePool({finetune(1): ["killer"] * 99}, lambda: 1)
+    tally = schedule(plan_of(6), pool, max_attempts=2)
+    assert tally.failed == {finetune(1): "its worker died 3 times: killed"}
+    assert len(tally.made) == 6
+
+
+def test_a_poisoned_worker_goes_and_its_other_runs_come_back():
+    """Law: what was given to it and not told yet is made by its successor; that is no attempt and no death."""
+    pool = FakePool({finetune(3): ["poison"]}, lambda: 1, seconds=0.02)
+    tally = schedule(plan_of(30), pool, max_attempts=2)
+    assert sorted(tally.made) == sorted(plan_of(30).runs)
+    assert {attempt for run, attempt, _ in pool.log if run != finetune(3)} == {1}
+    assert next(pool.numbers) - 1 == 2

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import slow
 from conftest import TINY, payload_bytes
-from slow import records_in, slow_study
+from slow import SlowStorage, records_in, slow_study
 
 from ray_unlearn.driver import Summary, generate
+from ray_unlearn.store import open_storage
 from ray_unlearn.study import Study, parse_study
 
 pytestmark = pytest.mark.ray
@@ -107,3 +109,40 @@ def test_nothing_to_do_starts_no_actor(killed: Killed):
     summary = generate(study_in(killed.folder, 8), backend="ray", workers=2)
     assert (summary.already, summary.made) == (12, 0)
     assert actor_pids() <= before
+
+
+def test_a_worker_killed_while_it_trains_and_publishes_costs_both_and_no_more(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Law: run 1 in publication (1 s), run 2 in training (0.3 s) when the worker is killed -9: both are made again."""
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(slow)
+
+    def open_slowly(uri: str) -> SlowStorage:
+        plain = open_storage(uri)
+        return SlowStorage(plain.uri, plain.filesystem, plain.root)
+
+    monkeypatch.setattr("ray_unlearn.driver.opening.open_storage", open_slowly)
+    strangers, at, made_before = actor_pids(), tmp_path / "store/at", list[int]()
+
+    def kill() -> None:
+        while not at.exists() or not at.read_text().endswith("mine/00001"):
+            time.sleep(0.01)
+        time.sleep(0.1)
+        made_before.append(records_in(tmp_path))
+        (victim,) = actor_pids() - strangers
+        os.kill(victim, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    summary = generate(parse_study(slow_study(tmp_path, 4), where="slow"), backend="ray", workers=1)
+    killer.join()
+    assert made_before == [2]  # the original and run 0
+    assert (summary.made, summary.exit_code) == (5, 0)
+    assert "again: mine/00002: worker process died" in capsys.readouterr().err
+    monkeypatch.undo()
+    whole = tmp_path / "whole"
+    assert generate(parse_study(slow_study(whole, 4), where="slow"), backend="inline").made == 5
+    found = {name: data for name, data in payload_bytes(tmp_path / "store/tiny").items() if ".tmp-" not in name}
+    assert found == payload_bytes(whole / "store/tiny")

@@ -13,9 +13,10 @@ from safetensors.torch import load as load_safetensors
 
 from ray_unlearn.driver import generate, open_job
 from ray_unlearn.errors import ModelError
+from ray_unlearn.outcome import Outcome
 from ray_unlearn.store import StudyStore
 from ray_unlearn.study import Run, Study
-from ray_unlearn.worker import Job, Outcome, Worker
+from ray_unlearn.worker import Job, Worker
 
 ORIGINAL = Run(population="original", index=0)
 MINE = Run(population="mine", index=0)
@@ -52,11 +53,17 @@ def scripted(tiny, tmp_path: Path) -> Callable[..., Study]:
     return make
 
 
+def execute(worker: Worker, run: Run) -> Outcome:
+    """Make one run and wait until it is published."""
+    (outcome,) = worker.work([(run, 1)], flush=True)
+    return outcome
+
+
 def attempt(study: Study) -> tuple[Job, Outcome]:
     """Make the original, then try the first run of `mine`."""
     job, worker = open_worker(study)
-    assert worker.execute(ORIGINAL, 1).error == ""
-    return job, worker.execute(MINE, 1)
+    assert execute(worker, ORIGINAL).error == ""
+    return job, execute(worker, MINE)
 
 
 def test_order_and_company_do_not_change_a_runs_bytes(tiny, tmp_path):
@@ -65,7 +72,7 @@ def test_order_and_company_do_not_change_a_runs_bytes(tiny, tmp_path):
         job, worker = open_worker(tiny(storage=str(tmp_path / folder)))
         first, *others = job.plan.runs
         for run in (first, *others[::step]):
-            assert worker.execute(run, 1).error == ""
+            assert execute(worker, run).error == ""
     forwards, backwards = payload_bytes(tmp_path / "forwards/tiny"), payload_bytes(tmp_path / "backwards/tiny")
     assert len(forwards) == 4 * 2
     assert forwards == backwards
@@ -92,7 +99,7 @@ def test_run_i_starts_from_original_i_modulo_originals(scripted):
 def test_a_run_without_its_original_fails_and_says_so(tiny):
     """Law: a worker never makes up a start; the outcome names the original's missing checkpoint."""
     job, worker = open_worker(tiny())
-    outcome = worker.execute(Run(population="finetune", index=0), 1)
+    outcome = execute(worker, Run(population="finetune", index=0))
     assert "run original/00000 has no model.safetensors" in outcome.error
     assert job.store.indexes("finetune") == []
 
@@ -166,7 +173,7 @@ def test_a_full_disk_fails_the_run_and_leaves_nothing(tiny, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("ray_unlearn.store.filesystem._write_synced", full)
-    outcome = worker.execute(ORIGINAL, 1)
+    outcome = execute(worker, ORIGINAL)
     assert outcome.error.endswith("cannot write tiny/original/00000: No space left on device")
     assert not outcome.final
     assert job.store.indexes("original") == []

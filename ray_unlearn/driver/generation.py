@@ -8,8 +8,7 @@ Does not cover: reading what was made (`ray_unlearn.report`, evaluation).
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,17 +16,19 @@ from typing import Literal
 from ray_unlearn.data.study_data import StudyData, prepare_study
 from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
 from ray_unlearn.driver.opening import cache_folder, open_job
+from ray_unlearn.driver.phases import Phases, phases_line
 from ray_unlearn.driver.pool import Backend, Pool
 from ray_unlearn.driver.progress import Tracker, show_progress
 from ray_unlearn.errors import ClusterError, StoreError, StudyError
 from ray_unlearn.interrupts import interrupts
+from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.report.tables import publish_metrics
 from ray_unlearn.report.text import plural
 from ray_unlearn.store import open_storage
 from ray_unlearn.store.records import CHECKPOINT
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
-from ray_unlearn.worker import Job, Outcome, record_failure
+from ray_unlearn.worker import Job, record_failure
 
 BackendName = Literal["ray", "inline"]
 
@@ -46,6 +47,8 @@ class Summary:
     """Runs whose original failed."""
     skipped_images: int = 0
     seconds: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by phase (`ray_unlearn.driver.phases`); they add up to `seconds`."""
     uri: str = ""
 
     @property
@@ -63,6 +66,7 @@ class Summary:
         if self.already == self.planned:
             return [*lines, f"nothing to do: all {plural(self.planned, 'run')} in {self.uri} are made"]
         done = f"{self.already + self.made} of {self.planned} done, {len(self.failed)} failed"
+        lines.append(phases_line(self.phases))
         return [*lines, f"made {plural(self.made, 'run')} in {self.seconds:.0f} s; {done}; store {self.uri}"]
 
 
@@ -88,19 +92,26 @@ def generate(
         Interrupted: a signal came; the store is resumable.
 
     """
-    start = time.monotonic()
+    phases = Phases()
     with ExitStack() as stack:
         arm = stack.enter_context(interrupts())
+        if backend == "ray":
+            phases.enter("connect")
         place = _backend(backend, address, workers, arm)
         stack.callback(place.close)
+        phases.enter("prepare")
         job = open_job(study, place.decode_all)
         job.store.admit(job.plan)
         job.store.storage.publish_file(job.store.layout.splits(job.data.splits.digest), job.data.splits_arrow)
         planned = job.plan.only(only).runs
         made = _made(job)
         pending = [run for run in planned if run not in made]
-        tally = _make(job, place, pending, made, len(planned)) if pending else Tally()
+        if pending and backend == "ray":
+            phases.enter("connect")
+        tally = _make(job, place, pending, made, len(planned), phases) if pending else Tally()
+        phases.enter("finish")
         publish_metrics(job.store)  # always: the last command may have been killed before it came to this
+    seconds = phases.end()
     return Summary(
         planned=len(planned),
         already=len(planned) - len(pending),
@@ -108,7 +119,8 @@ def generate(
         failed=tally.failed,
         blocked=tuple(tally.blocked),
         skipped_images=len(job.data.skipped),
-        seconds=time.monotonic() - start,
+        seconds=sum(seconds.values()),
+        phases=seconds,
         uri=job.store.uri,
     )
 
@@ -157,9 +169,16 @@ def _refuse_other_device(job: Job, pool: Pool) -> None:
             )
 
 
-def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned: int) -> Tally:
+def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned: int, phases: Phases) -> Tally:
     pool = place.pool(job)
+    phases.enter("workers")
     _refuse_other_device(job, pool)
+
+    def ready(info: WorkerInfo) -> None:
+        phases.enter("runs")
+        progress.begin()
+        progress.say(f"worker ready: {info.host}, pid {info.pid}, {info.device}")
+
     with show_progress(total=planned, already=planned - len(pending)) as progress:
         progress.say(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         for warning in job.plan.warnings:
@@ -174,7 +193,7 @@ def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned:
                 made=lambda outcome: progress.made(),
                 failed=lambda outcome, attempts: _failed(job, progress, outcome, attempts),
                 retried=lambda run, why: progress.say(f"again: {run}: {why}"),
-                ready=lambda info: progress.say(f"worker ready: {info.host}, pid {info.pid}, {info.device}"),
+                ready=ready,
             ),
         )
         return scheduler.run()

@@ -10,6 +10,7 @@ Does not cover: more than one worker.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -19,7 +20,7 @@ from ray_unlearn.data.prepare import in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
 from ray_unlearn.errors import RayUnlearnError, StudyError
-from ray_unlearn.study.plan import Run
+from ray_unlearn.outcome import Attempt
 from ray_unlearn.study.schema import Execution
 from ray_unlearn.worker import Job, Worker
 
@@ -29,6 +30,7 @@ class InlineBackend:
 
     def __init__(self) -> None:
         self._threads = torch.get_num_threads()
+        self._pool: InlinePool | None = None
 
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
         """Decode in a plain loop."""
@@ -47,10 +49,13 @@ class InlineBackend:
                 f"execution.run_timeout_s: {execution.run_timeout_s:g}, but the inline backend cannot end a run of its "
                 "own process; use --backend ray, or --set execution.run_timeout_s=null"
             )
-        return InlinePool(job, inline_device(execution))
+        self._pool = InlinePool(job, inline_device(execution))
+        return self._pool
 
     def close(self) -> None:
-        """Give the process its thread count back."""
+        """Finish what is being published, and give the process its thread count back."""
+        if self._pool is not None:
+            self._pool.close()
         torch.set_num_threads(self._threads)
 
 
@@ -62,13 +67,13 @@ def inline_device(execution: Execution) -> str:
 
 
 class InlinePool:
-    """One worker; `wait` executes the run that was submitted."""
+    """One worker; `wait` executes the runs that were submitted."""
 
     def __init__(self, job: Job, device: str) -> None:
         self._job, self.device = job, device
         self._worker: Worker | None = None
         self._started = 0
-        self._submitted: tuple[Run, int] | None = None
+        self._calls: deque[tuple[Sequence[Attempt], bool]] = deque()
 
     def describe(self) -> str:
         """Return the device."""
@@ -81,15 +86,14 @@ class InlinePool:
     def start(self) -> int:
         """Make the worker; it opens in `wait`."""
         self._started += 1
-        self._worker = None
         return self._started
 
-    def submit(self, worker: int, run: Run, attempt: int) -> None:
-        """Keep the run for `wait`."""
-        self._submitted = (run, attempt)
+    def submit(self, worker: int, attempts: Sequence[Attempt], *, flush: bool) -> None:
+        """Keep the runs for `wait`."""
+        self._calls.append((attempts, flush))
 
     def wait(self) -> list[Event]:
-        """Open the worker, or execute the submitted run."""
+        """Open the worker, or execute the oldest call."""
         if self._worker is None:
             try:
                 worker = Worker(self._job, self.device)
@@ -100,11 +104,18 @@ class InlinePool:
                 return [Lost(self._started, f"{type(error).__name__}: {error}")]
             self._worker = worker
             return [Ready(self._started, info)]
-        if self._submitted is None:
+        if not self._calls:
             return []
-        (run, attempt), self._submitted = self._submitted, None
-        return [Finished(self._started, self._worker.execute(run, attempt))]
+        attempts, flush = self._calls.popleft()
+        return [Finished(self._started, self._worker.work(attempts, flush))]
 
     def stop(self, worker: int) -> None:
-        """Forget the worker."""
-        self._worker = None
+        """Forget the worker and what it was given."""
+        self._calls.clear()
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the publication in flight, which nobody can take out of this process."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()

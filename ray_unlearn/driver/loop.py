@@ -2,23 +2,27 @@
 
     tally = Scheduler(plan, pool, pending=pending, made=made, max_attempts=2, hooks=hooks).run()
 
-A run is ready when the original that it starts from is made. Workers that die are replaced and their run goes back to
-the front of the queue; a run that fails by its own fault is tried `max_attempts` times; a run whose worker dies
-`max_attempts + 1` times is given up, too, because it may be what kills them.
+A run is ready when the original that it starts from is made. A worker holds several runs: those of its calls, and one
+that it publishes beside them. Workers that die are replaced and all their runs go back to the front of the queue. A
+run that fails by its own fault is tried `max_attempts` times; a run whose worker dies `max_attempts + 1` times is given
+up, too, because it may be what kills them. Where several may have been it, each is tried alone from then on, and only
+those deaths count.
 
 Does not cover: publishing (workers do), signals (`interrupts`).
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
+from ray_unlearn.driver.pace import AHEAD_S, Pace
 from ray_unlearn.driver.pool import Finished, Lost, Pool, Ready
 from ray_unlearn.errors import ClusterError
+from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.study.plan import Plan, Run
-from ray_unlearn.worker import Outcome, WorkerInfo
 
 _STARTS_GIVEN_UP = 3  # workers in a row that could not open: the next would not either
 
@@ -48,6 +52,31 @@ class Tally:
     """Runs whose original could not be made."""
 
 
+@dataclass(slots=True)
+class _Hand:
+    """What a worker was given and has not told the outcome of."""
+
+    calls: deque[list[Run]] = field(default_factory=deque)
+    """Calls not answered yet; it works on the first."""
+    publishing: list[Run] = field(default_factory=list)
+    """Runs of answered calls that it is still publishing."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of them, oldest first."""
+        return [*self.publishing, *(run for call in self.calls for run in call)]
+
+    @property
+    def touched(self) -> list[Run]:
+        """Those that the worker may be at now: what it publishes, and the call that it works on."""
+        return [*self.publishing, *(self.calls[0] if self.calls else ())]
+
+    def answered(self, outcomes: Iterable[Outcome]) -> None:
+        """Take the answer of the oldest call in."""
+        told = {outcome.run for outcome in outcomes}
+        self.publishing = [run for run in (*self.publishing, *self.calls.popleft()) if run not in told]
+
+
 class Scheduler:
     """One pass over the pending runs."""
 
@@ -61,15 +90,18 @@ class Scheduler:
         max_attempts: int,
         hooks: Hooks | None = None,
     ) -> None:
-        self._plan, self._pool, self._max_attempts = plan, pool, max_attempts
+        self._pool, self._max_attempts = pool, max_attempts
         self._hooks = hooks or Hooks()
         self._queue: deque[Run] = deque()
         self._blocked: dict[Run, list[Run]] = {}
-        self._idle: list[int] = []
         self._starting: set[int] = set()
-        self._busy: dict[int, Run] = {}
+        self._hands: dict[int, _Hand] = {}
+        """Every ready worker, the longest serving first."""
+        self._wanted = 0
+        self._pace = Pace()
         self._attempts: Counter[Run] = Counter()
         self._deaths: Counter[Run] = Counter()
+        self._alone: set[Run] = set()
         self._failed_starts = 0
         self.tally = Tally()
         for run in pending:
@@ -84,55 +116,79 @@ class Scheduler:
             ClusterError: several workers in a row could not open, and none is working.
 
         """
-        while self._queue or self._busy:
+        while self._queue or any(hand.runs for hand in self._hands.values()):
             self._resize()
             self._dispatch()
             for event in self._pool.wait():
                 self._handle(event)
-        for worker in (*self._idle, *self._starting):
+        for worker in (*self._hands, *self._starting):
             self._pool.stop(worker)
         self.tally.blocked += sorted(run for runs in self._blocked.values() for run in runs)
         return self.tally
 
     def _resize(self) -> None:
         """Grow to what there is room and work for; let surplus idle workers go."""
-        outstanding = len(self._queue) + len(self._busy) + sum(map(len, self._blocked.values()))
-        room, working = self._pool.capacity(), len(self._busy) + len(self._idle)
-        if working:  # a node where nothing can start must not be tried in a tight loop
-            room = min(room, max(room - self._failed_starts, working))
-        wanted = min(room, outstanding)
-        workers = len(self._idle) + len(self._starting) + len(self._busy)
-        for _ in range(wanted - workers):
+        held = sum(len(hand.runs) for hand in self._hands.values())
+        outstanding = len(self._queue) + held + sum(map(len, self._blocked.values()))
+        room, ready = self._pool.capacity(), len(self._hands)
+        if ready:  # a node where nothing can start must not be tried in a tight loop
+            room = min(room, max(room - self._failed_starts, ready))
+        self._wanted = min(room, outstanding)
+        for _ in range(self._wanted - ready - len(self._starting)):
             self._starting.add(self._pool.start())
-        while self._idle and len(self._idle) + len(self._starting) + len(self._busy) > wanted:
-            self._pool.stop(self._idle.pop())
+        for worker in [worker for worker, hand in self._hands.items() if not hand.runs and not hand.calls][::-1]:
+            if len(self._hands) + len(self._starting) > self._wanted:
+                del self._hands[worker]
+                self._pool.stop(worker)
 
     def _dispatch(self) -> None:
-        while self._idle and self._queue:
-            worker, run = self._idle.pop(), self._queue.popleft()
-            self._busy[worker] = run
-            self._pool.submit(worker, run, self._attempts[run] + 1)
+        """Give every worker a call, then those that are soon done a second; ask for the rest of who gets none."""
+        fed = list(self._hands)[: self._wanted]  # surplus workers run dry, and go
+        for depth in (0, 1):
+            for worker in fed:
+                hand = self._hands[worker]
+                soon_done = self._pace.expected_s(run for call in hand.calls for run in call) < AHEAD_S
+                if self._queue and len(hand.calls) == depth and soon_done:
+                    self._give(worker, hand)
+        for worker, hand in self._hands.items():
+            if hand.publishing and not hand.calls:
+                self._submit(worker, [], flush=True)
+
+    def _give(self, worker: int, hand: _Hand) -> None:
+        if self._queue[0] in self._alone and hand.runs:
+            return  # once it is done with those
+        share = math.ceil(len(self._queue) / (2 * self._wanted))  # near the end no worker hoards
+        runs = self._pace.take(self._queue, at_most=share, alone=self._alone)
+        awaited = any(run in self._blocked or run in self._alone for run in runs)
+        self._submit(worker, runs, flush=awaited or not self._queue)
+
+    def _submit(self, worker: int, runs: list[Run], *, flush: bool) -> None:
+        self._hands[worker].calls.append(runs)
+        self._pool.submit(worker, [(run, self._attempts[run] + 1) for run in runs], flush=flush)
 
     def _handle(self, event: Ready | Finished | Lost) -> None:
         if isinstance(event, Ready):
             self._starting.discard(event.worker)
-            self._idle.append(event.worker)
+            self._hands[event.worker] = _Hand()
             self._failed_starts = 0
             self._hooks.ready(event.info)
-        elif isinstance(event, Finished):
-            del self._busy[event.worker]
-            if event.outcome.poisoned or event.outcome.recycle:
-                self._pool.stop(event.worker)
-            else:
-                self._idle.append(event.worker)
-            self._finished(event.outcome)
-        else:
+        elif isinstance(event, Lost):
             self._lost(event)
+        elif event.worker in self._hands:  # else it was stopped meanwhile, and its runs are in the queue again
+            hand = self._hands[event.worker]
+            hand.answered(event.outcomes)
+            if any(outcome.poisoned or outcome.recycle for outcome in event.outcomes):
+                self._pool.stop(event.worker)
+                self._queue.extendleft(reversed(self._hands.pop(event.worker).runs))
+            for outcome in event.outcomes:
+                self._finished(outcome)
 
     def _finished(self, outcome: Outcome) -> None:
         run = outcome.run
         self._attempts[run] += 1
         if not outcome.error:
+            del self._attempts[run]
+            self._pace.heard(outcome)
             self.tally.made.append(run)
             self._queue.extend(self._blocked.pop(run, []))
             self._hooks.made(outcome)
@@ -146,20 +202,28 @@ class Scheduler:
         if event.worker in self._starting:
             self._starting.discard(event.worker)
             self._failed_starts += 1
-            if self._failed_starts >= _STARTS_GIVEN_UP and not (self._busy or self._idle):
+            if self._failed_starts >= _STARTS_GIVEN_UP and not self._hands:
                 raise ClusterError(f"{self._failed_starts} workers in a row could not start: {event.cause}")
             return
-        run = self._busy.pop(event.worker, None)
-        if run is None:
-            self._idle.remove(event.worker)
+        hand = self._hands.pop(event.worker, None)
+        if hand is not None and hand.runs:
+            self._queue.extendleft(reversed(hand.runs))
+            self._suspect(hand.touched, event.cause)
+
+    def _suspect(self, runs: list[Run], cause: str) -> None:
+        """Count a death against the run that was it; where that is not known, try each alone."""
+        if len(runs) > 1:
+            self._alone.update(runs)
+            self._hooks.retried(runs[-1], f"{cause} ({len(runs) - 1} more with it)")
             return
+        run = runs[0]
         self._deaths[run] += 1
         if self._deaths[run] > self._max_attempts:
-            error = f"its worker died {self._deaths[run]} times: {event.cause}"
+            self._queue.remove(run)
+            error = f"its worker died {self._deaths[run]} times: {cause}"
             self._give_up(Outcome(run=run, seconds=0.0, error=error), self._deaths[run])
         else:
-            self._queue.appendleft(run)
-            self._hooks.retried(run, event.cause)
+            self._hooks.retried(run, cause)
 
     def _give_up(self, outcome: Outcome, attempts: int) -> None:
         self.tally.failed[outcome.run] = outcome.error

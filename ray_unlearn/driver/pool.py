@@ -1,7 +1,7 @@
 """What the scheduler asks of a place where runs execute, and what it hears back.
 
     worker = pool.start()
-    pool.submit(worker, run, attempt=1)
+    pool.submit(worker, [(run, 1)], flush=True)
     for event in pool.wait():                    # Ready, Finished or Lost
         ...
 
@@ -16,8 +16,8 @@ from typing import Protocol
 
 from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.rows import Slice
-from ray_unlearn.study.plan import Run
-from ray_unlearn.worker import Job, Outcome, WorkerInfo
+from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo
+from ray_unlearn.worker import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An attempt ended, well or not; the worker takes another."""
+    """A worker's oldest call ended; it takes another. What it publishes beside the next call is told then."""
 
     worker: int
-    outcome: Outcome
+    outcomes: Sequence[Outcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,15 @@ class Pool(Protocol):
         """Begin to start a worker; `Ready` or `Lost` follows."""
         ...
 
-    def submit(self, worker: int, run: Run, attempt: int) -> None:
-        """Give a ready worker a run; `Finished` or `Lost` follows."""
+    def submit(self, worker: int, attempts: Sequence[Attempt], *, flush: bool) -> None:
+        """Give a ready worker runs, or none; `Finished` or `Lost` follows. Calls are executed in order.
+
+        Args:
+            worker: which.
+            attempts: at what.
+            flush: whether the answer waits until everything is published and tells it.
+
+        """
         ...
 
     def wait(self) -> list[Event]:

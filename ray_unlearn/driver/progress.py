@@ -24,7 +24,13 @@ class Tracker:
 
     def __init__(self, console: Console, total: int, already: int) -> None:
         self.console, self.total, self.done, self.failed = console, total, already, 0
-        self._already, self._start, self._said_at = already, time.monotonic(), float("-inf")
+        self._already, self._said_at = already, float("-inf")
+        self._start: float | None = None
+
+    def begin(self) -> None:
+        """Count time from now on, a worker being ready: what starting took says nothing about what is left."""
+        if self._start is None:
+            self._start = time.monotonic()
 
     def made(self) -> None:
         """Count a run that was published."""
@@ -41,10 +47,11 @@ class Tracker:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def describe(self) -> str:
-        """Return rate and time left, measured since this command began."""
-        elapsed, fresh = time.monotonic() - self._start, self.done - self._already
-        if not fresh:
+        """Return rate and time left, measured since the first worker was ready."""
+        fresh = self.done - self._already
+        if not fresh or self._start is None:
             return "starting"
+        elapsed = time.monotonic() - self._start
         left = (self.total - self.done - self.failed) * elapsed / fresh
         failed = f", {self.failed} failed" if self.failed else ""
         return f"{60 * fresh / elapsed:.1f} runs/min{failed}, about {_duration(left)} left"

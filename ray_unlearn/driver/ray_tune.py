@@ -58,6 +58,7 @@ def tune_trials(study: Study, trials: Sequence[Trial], *, seeds: int, address: s
     try:
         # Tune pickles its own state; it is of no use to anybody after the experiment, and none of it goes into a store.
         with show_progress(total=len(trials), already=0) as tracker, tempfile.TemporaryDirectory() as state:
+            tracker.begin()
             grid = tune.Tuner(
                 tune.with_resources(trainable, {"CPU": study.execution.cpus_per_worker}),
                 param_space={"trial": tune.grid_search(list(range(len(trials))))},

@@ -107,7 +107,7 @@ class StudyStore:
         record stay, too: they may be another driver's, which is just about to publish theirs.
         """
         there = self.storage.exists(self.layout.record(run))
-        held = self.record(run)
+        held = self.record(run) if there else None
         if held is None or not held.is_of(run, record.digest):
             if there:
                 self.discard(run)  # a torn record, or one of something else

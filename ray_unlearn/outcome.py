@@ -1,0 +1,78 @@
+"""What became of an attempt at a run, in plain values, and where it was made.
+
+    Outcome(run=run, seconds=1.5)                # made
+    failure_of(run, start, error)                # not made; whether another attempt would fail the same way
+
+Does not cover: how a run is made (`worker`), nor what a failure changes in the order of work (`driver`).
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass, field
+
+from ray_unlearn.errors import DataError, MethodError, ModelError, RayUnlearnError, TrainingDiverged
+from ray_unlearn.study.plan import Run
+
+# The same run would fail the same way again, so these are not retried.
+_FINAL = (DataError, MethodError, ModelError, TrainingDiverged)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerInfo:
+    """Where a worker lives."""
+
+    host: str
+    pid: int
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What became of one attempt; plain values, so that nobody unpickles a stranger's exception."""
+
+    run: Run
+    seconds: float
+    """Of the worker's time, which is all but what was published beside the next run."""
+    error: str = ""
+    """One line; empty where the run was published."""
+    traceback: str = ""
+    final: bool = False
+    """Whether another attempt would fail the same way."""
+    poisoned: bool = False
+    """Whether the worker must go: a fault on a GPU stays with its process."""
+    recycle: bool = False
+    """Whether the worker should go: it holds more memory than `execution.recycle_growth_gib` allows."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+Attempt = tuple[Run, int]
+"""A run, and which attempt at it this is, from 1."""
+
+
+def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool = False) -> Outcome:
+    """Return the outcome of the attempt that an error ended; call it where the error is handled."""
+    return Outcome(
+        run=run,
+        seconds=time.monotonic() - start,
+        error=_one_line(error),
+        traceback=traceback.format_exc(),
+        final=isinstance(error, _FINAL),
+        poisoned=poisoned,
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:500]
+    known = isinstance(error, RayUnlearnError) and text
+    return text if known else f"{type(error).__name__}: {text}{_out_of_memory(error)}"
+
+
+def _out_of_memory(error: BaseException) -> str:
+    """Return what helps where memory ran out; torch says so in two ways, known here by their names alone."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return "; out of GPU memory: a smaller batch_size, fewer workers per GPU, or a smaller device_budget_gib helps"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return "; out of memory: a smaller batch_size or fewer workers per machine helps"
+    return ""
