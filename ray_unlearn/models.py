@@ -31,6 +31,7 @@ from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.identity import canonical
 from ray_unlearn.study.schema import Dtype, Model
+from ray_unlearn.study.uris import label, told
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys that people put a state dict under
@@ -147,7 +148,7 @@ def read_file(path: str) -> bytes:
             return bytes(stream.read())
     except OSError as error:
         raise ModelError(
-            f"{path}: cannot be read ({str(error).splitlines()[0]}); expected .safetensors or .pth"
+            f"{label(path)}: cannot be read ({told(error, path)}); expected .safetensors or .pth"
         ) from error
 
 
@@ -158,6 +159,7 @@ def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
         ModelError: the bytes are neither, or hold more than tensors.
 
     """
+    where = label(where)
     try:
         if where.endswith(".safetensors"):
             return safetensors.torch.load(data)
@@ -199,7 +201,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: s
         ModelError: a tensor is missing, too many, of another shape, or not of plain numbers; the message names it.
 
     """
-    own = model.state_dict()
+    own, where = model.state_dict(), label(where)
     for name, tensor in own.items():
         if name not in weights:
             hint = did_you_mean(name, weights)

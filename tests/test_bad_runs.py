@@ -12,9 +12,9 @@ import torch
 from conftest import payload_bytes
 
 from ray_unlearn.driver import generate, open_job
+from ray_unlearn.outcome import _one_line
 from ray_unlearn.study import Run, Study
 from ray_unlearn.surroundings import resident_bytes, undisturbed
-from ray_unlearn.outcome import _one_line
 from ray_unlearn.worker import Worker
 
 GOOD = """\
@@ -156,8 +156,8 @@ def test_out_of_memory_says_what_helps(error: Exception, hint: str):
 
 def test_a_worker_that_grows_asks_to_be_replaced(tiny, tmp_path):
     """Law: it stops once runs after the first have kept more than the study allows, and loses nothing."""
-    leak = "torch.leaked = [*getattr(torch, 'leaked', []), bytearray(b'x' * 2**23)]"
-    study = scripted(tiny, tmp_path, leak, execution={"recycle_growth_gib": 20 / 1024})
+    leak = "torch.leaked = [*getattr(torch, 'leaked', []), bytearray(b'x' * 2**26)]"
+    study = scripted(tiny, tmp_path, leak, execution={"recycle_growth_gib": 0.2})
     study = study.model_copy(
         update={"populations": {**study.populations, "bad": study.populations["bad"].model_copy(update={"count": 12})}}
     )
@@ -169,7 +169,7 @@ def test_a_worker_that_grows_asks_to_be_replaced(tiny, tmp_path):
     try:
         outcomes = worker.work(attempts)
     finally:
-        del torch.leaked
+        vars(torch).pop("leaked", None)
         worker.close()
     assert [outcome.error for outcome in outcomes] == [""] * len(outcomes)
     assert 3 <= len(outcomes) < len(attempts)  # it told all that it made, and made no more

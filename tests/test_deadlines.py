@@ -14,7 +14,7 @@ ONE, TWO = [(Run(population="a", index=0), 1)], [(Run(population="a", index=i), 
 
 
 def test_a_call_may_take_as_long_as_its_runs_together():
-    """Law: 10 s a run: one run is overdue after 10 s, two after 20 s, counted from when the call before was answered."""
+    """Law: 10 s a run: one run is overdue after 10 s, two after 20 s, counted from the answer before."""
     deadlines = Deadlines(10.0)
     deadlines.given(1, ONE, 100.0)
     deadlines.given(1, TWO, 101.0)

@@ -20,11 +20,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 from pyarrow import fs
 
 from ray_unlearn.errors import StoreError
+from ray_unlearn.study.uris import label, told
 
 TEMPORARY = ".tmp-"
 
@@ -171,9 +171,8 @@ def open_storage(uri: str) -> Storage:
         filesystem, root = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:
         scheme = uri.partition("://")[0]  # not the whole URI: it may hold credentials
-        raise StoreError(f"storage {scheme}://...: cannot be opened: {str(error).splitlines()[0]}") from error
-    parts = urlsplit(uri)
-    return Storage(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", filesystem, root.rstrip("/"))
+        raise StoreError(f"storage {scheme}://...: cannot be opened: {told(error, uri)}") from error
+    return Storage(label(uri), filesystem, root.rstrip("/"))
 
 
 def _temporary_name() -> str:

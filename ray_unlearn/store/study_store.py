@@ -24,6 +24,7 @@ from ray_unlearn.store.layout import Layout, run_index
 from ray_unlearn.store.records import CHECKPOINT, RECORD, FailedRecord, Record, payload_of
 from ray_unlearn.study.identity import difference
 from ray_unlearn.study.plan import Plan, Population, Run
+from ray_unlearn.study.uris import labelled
 
 _READERS = 16  # object stores answer in parallel; a local disk does not mind
 
@@ -54,7 +55,7 @@ class StudyStore:
 
         """
         new = [p for p in plan.populations.values() if self._is_new(p)]
-        study = json.dumps(plan.study.model_dump(mode="json") | {"storage": self.storage.uri}, indent=2)
+        study = json.dumps(labelled(plan.study.model_dump(mode="json")) | {"storage": self.storage.uri}, indent=2)
         self.storage.publish_file(self.layout.study_json, study.encode())
         for population in new:
             content = {"digest": population.digest, "identity": population.identity}
