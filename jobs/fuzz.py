@@ -7,8 +7,8 @@
 Prints refused, accepted and violations by kind; ends with 1 where there is a violation, whose files it keeps below
 `--keep` with the command that repeats it. Cases run in processes of their own with a limit on address space (what is
 there after imports, and 4 GiB) and 60 seconds. Expected: no violation; about 10 minutes for 2,000 cases on two
-cores. Needs Linux, no GPU, no Ray, no network. Meant for a machine of one's own: it feeds damaged files to the decoders of this
-environment.
+cores. Needs Linux, no GPU, no Ray, no network. It feeds damaged files to every decoder of this environment: run it
+where that may go wrong.
 """
 
 import argparse
@@ -84,10 +84,10 @@ def fuzz(cases: list[tuple[str, int]], folder: Path, seed: int, processes: int, 
             shutil.rmtree(folder / f"{kind}-{number}", ignore_errors=True)
             if (why and not worker.process.is_alive()) or why.startswith("hangs"):
                 worker.end()
-                workers[place] = worker = _Worker(folder, template, seed)
-            worker.case = None
+                workers[place] = _Worker(folder, template, seed)
+            workers[place].case = None
             if queue:
-                worker.give(queue.pop())
+                workers[place].give(queue.pop())
     for worker in workers:
         worker.end()
     return counts

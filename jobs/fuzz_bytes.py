@@ -90,7 +90,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_of(width: int, height: int, scanlines: int | None = None, extra: bytes = b"") -> bytes:
-    """Return a black RGB picture as PNG without ever holding its pixels; `scanlines` fewer than it claims make it lie."""
+    """Return a black RGB picture as PNG, its pixels never in memory; with fewer `scanlines` than it claims, it lies."""
     packer, parts = zlib.compressobj(9), []
     line = b"\0" * (3 * width + 1)
     for _ in range(height if scanlines is None else scanlines):

@@ -116,7 +116,7 @@ def resolved(bench: Bench, rng: Random) -> Attack:
 
 
 def override(bench: Bench, rng: Random) -> Attack:
-    """Overrides on the command line."""
+    """Override keys on the command line."""
     from fuzz_study import KEYS
 
     key = ".".join(rng.choice(KEYS)) if rng.random() < 0.8 else str(odd_value(rng))
@@ -198,7 +198,7 @@ def parquet(bench: Bench, rng: Random) -> Attack:
 
 
 def csv(bench: Bench, rng: Random) -> Attack:
-    """The competition's CSV files and lists of ids: odd cells, damaged bytes, ids that lead elsewhere."""
+    """Damage the competition's CSV files and lists of ids: odd cells, damaged bytes, ids that lead elsewhere."""
     given = {"retain": range(10), "forget": range(10, 15), "validation": range(15, 20)}
     cells = [
         "",
@@ -240,7 +240,7 @@ def csv(bench: Bench, rng: Random) -> Attack:
 
 
 def image(bench: Bench, rng: Random) -> Attack:
-    """A folder per class whose pictures are damaged, of odd formats, or bombs."""
+    """Make a folder per class whose pictures are damaged, of odd formats, or bombs."""
     for i in range(16):
         form = rng.choice(FORMS)
         data = encoded(form, 8 + i % 5)
@@ -331,7 +331,7 @@ def _reading(bench: Bench, rng: Random, study: str) -> Attack:
 
 
 def record(bench: Bench, rng: Random) -> Attack:
-    """A finished study whose JSON files are damaged, odd, nested without end, or lead elsewhere."""
+    """Bring a finished study whose JSON files are damaged, odd, nested without end, or lead elsewhere."""
     study = bench.made()
     files = sorted(bench.here.glob("store/**/*.json"))
     for file in rng.sample(files, rng.choice((1, 1, 3))):
@@ -365,7 +365,7 @@ def record(bench: Bench, rng: Random) -> Attack:
 
 
 def _sealed(rng: Random, content: dict[str, Any]) -> dict[str, Any]:
-    """Return a stranger's record with a checksum that agrees, so that it is believed; sometimes its files lead elsewhere."""
+    """Return a stranger's record with a checksum that agrees; sometimes its files lead elsewhere."""
     held = content.get("payloads")
     if isinstance(held, dict) and rng.random() < 0.3:
         content = {**content, "payloads": {rng.choice(ESCAPES): value for value in held.values()}}
@@ -376,7 +376,7 @@ def _sealed(rng: Random, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def arrow(bench: Bench, rng: Random) -> Attack:
-    """A finished study whose outputs, splits, shards and checkpoints are damaged, with records that agree with them."""
+    """Bring a finished study whose outputs, splits, shards or checkpoints are damaged, with records that agree."""
     study = bench.made()
     files = sorted(p for p in bench.here.glob("store/**/*") if p.suffix in (".arrow", ".safetensors", ".parquet"))
     file = rng.choice(files)
@@ -388,7 +388,7 @@ def arrow(bench: Bench, rng: Random) -> Attack:
     if (beside := file.parent / "record.json").exists():
         found = json.loads(beside.read_text())
         found["payloads"][file.name] = payload_of(file.read_bytes()).model_dump()
-        beside.write_text(json.dumps(_sealed(Random(1), found)))
+        beside.write_text(json.dumps(_sealed(rng, found)))
     if (beside := file.parent / "manifest.json").exists():
         found = json.loads(beside.read_text())
         told = payload_of(file.read_bytes())

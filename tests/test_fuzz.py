@@ -119,7 +119,7 @@ def test_image_bombs_are_refused_before_they_unpack(name: str):
 
 @pytest.mark.parametrize("name", sorted(fuzz_bytes.bombs_of_weights()))
 def test_weights_that_lie_are_refused(name: str):
-    """Law: headers that claim terabytes, archives that swell, and pickles end in one ModelError; nothing is allocated."""
+    """Law: headers that claim terabytes, archives that swell, and pickles end in one ModelError."""
     with pytest.raises(ModelError):
         parse_weights(fuzz_bytes.bombs_of_weights()[name], name)
 

@@ -39,7 +39,27 @@ class SourceFile:
         return PurePosixPath(self.label).name
 
     @property
-    def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    def label(self) -> str:
+        """The file for messages and manifests: without credentials and options."""
+        return label(self.uri)
+
+    @property
+    def size(self) -> int:
+        """Size in bytes; 0 where the file system does not say."""
+        filesystem, path = self.open()
+        return int(filesystem.get_file_info(path).size or 0)
+
+    def open(self) -> tuple[fs.FileSystem, str]:
+        """Return the file system and the path on it.
+
+        Raises:
+            DataError: the URI is none that pyarrow can open.
+
+        """
+        return open_filesystem(self.uri)
+
+
+def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the pyarrow file system of a path or URI, and the path on it."""
     if "://" not in uri:
         return fs.LocalFileSystem(), uri
