@@ -22,8 +22,7 @@ from urllib.parse import quote, urlsplit
 from pyarrow import fs
 
 from ray_unlearn.errors import DataError
-from ray_unlearn.study.uris import label as label
-from ray_unlearn.study.uris import told
+from ray_unlearn.study.uris import label, told
 
 
 @dataclass(frozen=True, slots=True)
