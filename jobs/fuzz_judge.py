@@ -21,7 +21,8 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-from fuzz_kinds import KINDS, Attack, Bench
+from fuzz_bench import Attack, Bench
+from fuzz_kinds import KINDS
 
 from ray_unlearn.cli import main
 from ray_unlearn.errors import RayUnlearnError

@@ -50,7 +50,7 @@ def undisturbed() -> Iterator[None]:
         sys.path[:] = path
         sys.setrecursionlimit(depth)
         (gc.enable if collects else gc.disable)()
-        np.seterr(**numpy_errors)  # type: ignore[arg-type]
+        np.seterr(**numpy_errors)
         _restore_torch(*torch_before)
 
 
@@ -60,7 +60,7 @@ def _torch_state() -> tuple[torch.dtype, torch.device, str, bool, bool]:
         torch.get_default_device(),
         torch.get_float32_matmul_precision(),
         torch.is_anomaly_enabled(),
-        bool(torch.backends.mkldnn.enabled),  # type: ignore[attr-defined]
+        bool(torch.backends.mkldnn.enabled),
     )
 
 
@@ -70,7 +70,7 @@ def _restore_torch(dtype: torch.dtype, device: torch.device, precision: str, ano
         torch.set_default_device(None if device == torch.device("cpu") else device)
     torch.set_float32_matmul_precision(precision)
     torch.autograd.set_detect_anomaly(anomaly)
-    torch.backends.mkldnn.enabled = mkldnn  # type: ignore[attr-defined]
+    torch.backends.mkldnn.enabled = mkldnn  # type: ignore[assignment]
     torch.set_flush_denormal(False)
 
 

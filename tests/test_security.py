@@ -25,12 +25,12 @@ from plans import finetune, plan_of, record_of
 from pyarrow import fs
 from test_floors import MODULES, imports, unsafe
 
-from ray_unlearn.data.files import label
 from ray_unlearn.data.parquet import open_parquet
 from ray_unlearn.driver import generate
 from ray_unlearn.errors import DataError, RayUnlearnError
 from ray_unlearn.store import Storage, StudyStore, open_storage
 from ray_unlearn.study.schema import Columns, Source
+from ray_unlearn.study.uris import label
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = {f"jobs.{path.stem}": path.read_text() for path in sorted((ROOT / "jobs").glob("*.py"))}
@@ -53,10 +53,10 @@ def shells(source: str) -> list[str]:
 def test_jobs_execute_nothing_that_they_read():
     """Law: pickle, torch.load, np.load, yaml.load, eval and exec: what holds for the package holds for jobs/.
 
-    jobs/fuzz_kinds.py writes .pth files to damage them: the one place that may.
+    jobs/fuzz_sources.py writes .pth files to damage them: the one place that may.
     """
     assert JOBS
-    assert [line for line in unsafe(JOBS) if "jobs.fuzz_kinds" not in line or "torch.save" not in line] == []
+    assert [line for line in unsafe(JOBS) if "jobs.fuzz_sources" not in line or "torch.save" not in line] == []
 
 
 @pytest.mark.parametrize("line", ["import dill", "pickle.loads(x)", "torch.load(x)", "pd.read_pickle(x)", "eval(x)"])

@@ -21,11 +21,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_unlearn.data.files import SourceFile, expand, fingerprint, label
+from ray_unlearn.data.files import SourceFile, expand, fingerprint
 from ray_unlearn.data.rows import OpenSource, Row
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Columns
+from ray_unlearn.study.uris import label
 
 _BATCH_ROWS = 256
 _SLICE_ROWS = 2000
