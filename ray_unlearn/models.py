@@ -17,6 +17,7 @@ import importlib
 import importlib.util
 import io
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.identity import canonical
 from ray_unlearn.study.schema import Dtype, Model
+from ray_unlearn.study.uris import label, told
 from ray_unlearn.taps import trim
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -147,7 +149,7 @@ def read_file(path: str) -> bytes:
             return bytes(stream.read())
     except OSError as error:
         raise ModelError(
-            f"{path}: cannot be read ({str(error).splitlines()[0]}); expected .safetensors or .pth"
+            f"{label(path)}: cannot be read ({told(error, path)}); expected .safetensors or .pth"
         ) from error
 
 
@@ -158,9 +160,11 @@ def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
         ModelError: the bytes are neither, or hold more than tensors.
 
     """
+    where = label(where)
     try:
         if where.endswith(".safetensors"):
             return safetensors.torch.load(data)
+        _refuse_swelling(data)
         with warnings.catch_warnings(action="ignore"):  # about the pickle protocol; what matters is an error
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises a dozen kinds on damaged bytes
@@ -175,14 +179,30 @@ def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
     return {str(key).removeprefix("module.") if wrapped else str(key): value for key, value in loaded.items()}
 
 
+def _refuse_swelling(data: bytes) -> None:
+    """Refuse an archive that unpacks to more than it is: torch stores tensors as they are."""
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        unpacked = sum(member.file_size for member in zipfile.ZipFile(io.BytesIO(data)).infolist())
+        if unpacked > len(data):
+            raise ModelError(f"a compressed archive: {len(data):,} bytes would unpack to {unpacked:,}")
+
+
+def _refuse_odd(name: str, tensor: torch.Tensor, where: str) -> None:
+    """Refuse a tensor whose numbers cannot simply be copied."""
+    plain = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized or tensor.is_complex())
+    if not plain:
+        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
+        raise ModelError(f"{where}: tensor {name!r}: expected plain numbers; found {kind}")
+
+
 def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
     """Copy weights into a model, strictly: same names, same shapes. Buffers of counts keep their integer type.
 
     Raises:
-        ModelError: a tensor is missing, too many, or of another shape; the message names it.
+        ModelError: a tensor is missing, too many, of another shape, or not of plain numbers; the message names it.
 
     """
-    own = model.state_dict()
+    own, where = model.state_dict(), label(where)
     for name, tensor in own.items():
         if name not in weights:
             hint = did_you_mean(name, weights)
@@ -190,6 +210,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: s
         if weights[name].shape != tensor.shape:
             expected, found = list(tensor.shape), list(weights[name].shape)
             raise ModelError(f"{where}: tensor {name!r}: the model expects {expected}; the file has {found}")
+        _refuse_odd(name, weights[name], where)
     surplus = sorted(set(weights) - set(own))
     if surplus:
         raise ModelError(

@@ -42,6 +42,8 @@ class Outcome:
     """Whether another attempt would fail the same way."""
     poisoned: bool = False
     """Whether the worker must go: a fault on a GPU stays with its process."""
+    recycle: bool = False
+    """Whether the worker should go: it holds more memory than `execution.recycle_growth_gib` allows."""
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -64,4 +66,13 @@ def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool =
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())[:500]
     known = isinstance(error, RayUnlearnError) and text
-    return text if known else f"{type(error).__name__}: {text}"
+    return text if known else f"{type(error).__name__}: {text}{_out_of_memory(error)}"
+
+
+def _out_of_memory(error: BaseException) -> str:
+    """Return what helps where memory ran out; torch says so in two ways, known here by their names alone."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return "; out of GPU memory: a smaller batch_size, fewer workers per GPU, or a smaller device_budget_gib helps"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return "; out of memory: a smaller batch_size or fewer workers per machine helps"
+    return ""

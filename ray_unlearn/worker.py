@@ -7,7 +7,7 @@
 
 A run is published while the next one trains: all training happens in the caller's thread, one publication at most is
 in flight in another. A run's bytes depend on the run and the thread count alone: not on the worker, nor on what it
-executed before.
+executed before; what a run's code does to its process (folder, environment, ...) is put back.
 
 Does not cover: which run comes next (`ray_unlearn.driver`).
 """
@@ -20,7 +20,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import refuse_unshared
 from ray_unlearn.study.plan import Plan, Population, Run
+from ray_unlearn.surroundings import resident_bytes, undisturbed
 from ray_unlearn.training.engines import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32
 from ray_unlearn.understudy import spare_dynamo
@@ -85,6 +86,9 @@ class Worker:
         threads = job.plan.study.execution.cpus_per_worker
         self._publisher: Publisher[Outcome] = Publisher(functools.partial(torch.set_num_threads, threads))
         self._poisoned = False
+        self._grown = False
+        self._resident: int | None = None
+        """Bytes held after the first run: what every run needs again is no growth."""
 
     def open(self) -> WorkerInfo:
         """Map the images and build the architecture.
@@ -112,9 +116,22 @@ class Worker:
         """Execute runs one after another; return the outcomes known by now, of all of them if `flush`."""
         known: list[Outcome] = []
         for run, attempt in attempts:
-            if not self._poisoned:  # else whoever is told replaces this worker
+            if not (self._poisoned or self._grown):  # else whoever is told replaces this worker
                 known += self.execute(run, attempt)
+                known = self._leaving(known) if self._has_grown() else known
         return known + (self.flush() if flush else [])
+
+    def _has_grown(self) -> bool:
+        resident = resident_bytes()
+        if self._resident is None:
+            self._resident = resident
+        return resident - self._resident > self._job.plan.study.execution.recycle_growth_gib * 2**30
+
+    def _leaving(self, known: list[Outcome]) -> list[Outcome]:
+        """Return all outcomes, the last of which asks for another worker."""
+        self._grown = True
+        *others, last = (*known, *self.flush())
+        return [*others, replace(last, recycle=True)]
 
     def execute(self, run: Run, attempt: int) -> list[Outcome]:
         """Make one run and begin to publish it; return the outcomes known by now. Failures of any kind are outcomes."""
@@ -144,7 +161,8 @@ class Worker:
         rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
         writer = RunWriter(run=run, population=population, study=study, sets=self._outputs, all_sets=self._sets)
         model = self._starting_model(run, rng).to(self._device)
-        method_of(population.method).run(model, self._run_data(writer), population.method.options, rng)
+        with undisturbed():
+            method_of(population.method).run(model, self._run_data(writer), population.method.options, rng)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
         _refuse_nonfinite(model)
         trained = time.monotonic()

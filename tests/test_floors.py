@@ -36,7 +36,7 @@ FLOORS = [
     ["training"],
     ["methods"],
     ["artefacts"],
-    ["outcome", "publisher"],
+    ["outcome", "publisher", "surroundings"],
     ["worker"],
     ["report"],
     ["driver"],

@@ -98,7 +98,14 @@ def test_a_damaged_population_json_is_an_error(store: StudyStore):
     store.storage.publish_file("tiny/finetune/population.json", b"{half")
     with pytest.raises(StoreError, match=r"tiny/finetune/population\.json: not JSON"):
         store.admit(plan_of(3))
-    store.storage.publish_file("tiny/finetune/population.json", b"[]")
+    for content in (b"[]", b"{}", b'{"digest": "a", "identity": []}', b'{"digest": 1, "identity": {}}'):
+        store.storage.publish_file("tiny/finetune/population.json", content)
+        with pytest.raises(StoreError, match=r"tiny/finetune/population\.json: does not say"):
+            store.admit(plan_of(3))
+    store.storage.publish_file("tiny/finetune/population.json", b"[" * 100_000)
+    with pytest.raises(StoreError, match=r"tiny/finetune/population\.json: not JSON"):
+        store.admit(plan_of(3))
+    store.storage.publish_file("tiny/finetune/population.json", b'{"digest": "edited", "identity": {}}')
     with pytest.raises(PopulationChanged):
         store.admit(plan_of(3))
 

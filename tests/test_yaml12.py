@@ -90,3 +90,33 @@ def test_the_changes_do_not_leak_into_pyyaml() -> None:
     """Other users of PyYAML in this process keep their YAML 1.1."""
     assert yaml.safe_load("on: 2") == {True: 2}
     assert yaml.safe_load("a: 1\na: 2") == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+            + "".join(f"{n}: &{n} [{', '.join([f'*{m}'] * 10)}]\n" for m, n in ("ab", "bc", "cd", "de", "ef")),
+            "too many values",
+        ),
+        ("a: &a [*a]", "nested too deeply"),
+        ("a: " + "[" * 150 + "]" * 150, "nested too deeply"),
+        ("a: " + "[" * 100_000, "nested too deeply"),
+        (f"a: {'9' * 10_000}", "ValueError"),
+        ("a: !!int abc", "ValueError"),
+        ("a: !!bool maybe", "KeyError"),
+        ("a: !!timestamp never", "AttributeError"),
+        ('a: !!int ""', "IndexError"),
+    ],
+)
+def test_yaml_that_bites_is_a_yaml_error(text: str, said: str) -> None:
+    """Aliases that unfold without end, nesting without end, and tags that lie; found by jobs/fuzz.py."""
+    with pytest.raises(yaml.YAMLError, match=said):
+        parse_yaml(text)
+
+
+def test_aliases_that_people_write_are_fine() -> None:
+    """A hundred levels and some thousand values are more than any study has."""
+    assert parse_yaml("a: &a {lr: 1}\nb: [" + ", ".join(["*a"] * 1_000) + "]")["b"][999] == {"lr": 1}
+    assert parse_yaml("[" * 90 + "]" * 90)

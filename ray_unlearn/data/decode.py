@@ -15,9 +15,11 @@ import io
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import Field
 
 from ray_unlearn.data.rows import Row, Slice
 from ray_unlearn.data.shards import Example, encode_shard
@@ -26,6 +28,9 @@ from ray_unlearn.store.filesystem import Storage
 
 _SHARD_BYTES = 64 * 2**20  # pixels per shard: small enough to hold while writing, large enough to map
 _SHARD_ROWS = 2048
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow knows forty more; some start programs (EPS) or are hardly maintained."""
+_LARGEST_LABEL = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,12 +53,12 @@ class DecodeJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardInfo:
-    """One shard, as the manifest lists it."""
+    """One shard, as the manifest lists it; a name that leads elsewhere makes no manifest."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[0-9]+-[0-9]+\.arrow$")]
     rows: int
     size_bytes: int
-    sha256: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(slots=True)
@@ -83,13 +88,17 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)  # broken EXIF in an image that opens
-            opened = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(io.BytesIO(image))
+            opened = (
+                Image.fromarray(image)
+                if isinstance(image, np.ndarray)
+                else Image.open(io.BytesIO(image), formats=_FORMATS)
+            )
             with opened as picture:
                 rgb = _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
     except Exception as error:  # a codec may raise anything on damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, UnidentifiedImageError):  # whose message is an address in memory
-            reason = "of no format that Pillow knows"
+            reason = f"of no format that is read: {', '.join(_FORMATS)}"
         raise DataError(f"not an image that can be decoded ({reason})") from error
     if rgb.size != (image_size, image_size):
         rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
@@ -154,7 +163,7 @@ def _label(row: Row, job: DecodeJob) -> int:
                 f"{row.where}: label {label!r} is none of the {len(names)} classes{did_you_mean(label, names)}"
             )
         label = names.index(label)
-    if label is None or label < 0 or (limit is not None and label >= limit):
+    if label is None or not 0 <= label < (limit or _LARGEST_LABEL):
         expected = "expected a class number from 0" + (f" to {limit - 1}" if limit else "")
         raise DataError(f"{row.where}: label {row.label}: {expected}; `data.classes` sets how many there are")
     return int(label)

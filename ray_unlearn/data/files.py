@@ -17,11 +17,12 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from pyarrow import fs
 
 from ray_unlearn.errors import DataError
+from ray_unlearn.study.uris import label, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,12 @@ class SourceFile:
         """The file for messages and manifests: without credentials and options."""
         return label(self.uri)
 
+    @property
+    def size(self) -> int:
+        """Size in bytes; 0 where the file system does not say."""
+        filesystem, path = self.open()
+        return int(filesystem.get_file_info(path).size or 0)
+
     def open(self) -> tuple[fs.FileSystem, str]:
         """Return the file system and the path on it.
 
@@ -51,14 +58,6 @@ class SourceFile:
         return open_filesystem(self.uri)
 
 
-def label(uri: str) -> str:
-    """Return a path as it is, and a URI without its credentials and options."""
-    if "://" not in uri:
-        return uri
-    parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}"
-
-
 def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the pyarrow file system of a path or URI, and the path on it."""
     if "://" not in uri:
@@ -66,7 +65,7 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:
-        raise DataError(f"{label(uri)}: cannot be opened: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{label(uri)}: cannot be opened: {told(error, uri)}") from error
     return filesystem, path
 
 
@@ -109,7 +108,7 @@ def _expand_remote(uri: str, suffix: str) -> list[str]:
             folder, pattern = path, f"{path.rstrip('/')}/*{suffix}"
         listed = filesystem.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
     except OSError as error:
-        raise DataError(f"{label(uri)}: cannot be listed: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{label(uri)}: cannot be listed: {told(error, uri)}") from error
     return sorted(_sibling(uri, info.path) for info in listed if info.is_file and _matches(info.path, pattern))
 
 

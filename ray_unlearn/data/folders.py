@@ -145,15 +145,23 @@ def _csv_entries(root: Path, file: Path, given: GivenSplit) -> Iterator[_Entry]:
             label=_label(row["age_group"], where),
             where=where,
             group=person if isinstance(person, str) else "",
-            age=float("nan") if not isinstance(age, int | float) else float(age),
+            age=_age(age),
             given=given,
         )
+
+
+def _age(value: object) -> float:
+    """Return an age; NaN where the cell holds no number, or one beyond any float."""
+    try:
+        return float(value) if isinstance(value, int | float) else float("nan")
+    except OverflowError:
+        return float("nan")
 
 
 def _label(value: object, where: str) -> int | str:
     if isinstance(value, str):
         return value
-    if isinstance(value, int | float) and float(value).is_integer():
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return int(value)
     raise DataError(f"{where}: age_group: expected an integer or a name; found {value!r}")
 

@@ -21,14 +21,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_unlearn.data.files import SourceFile, expand, fingerprint, label
+from ray_unlearn.data.files import SourceFile, expand, fingerprint
 from ray_unlearn.data.rows import OpenSource, Row
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Columns
+from ray_unlearn.study.uris import label
 
 _BATCH_ROWS = 256
 _SLICE_ROWS = 2000
+_SWOLLEN_BYTES, _SWOLLEN = 64 * 2**20, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,6 @@ class ParquetSlice:
     def _row(self, values: dict[str, Any], row: int) -> Row:
         columns, where = self.columns, f"{self.file.label} row {row}"
         image, problem = self._image(values[columns.image])
-        age = values[columns.age] if columns.age else None
         group = values[columns.group] if columns.group else None
         if columns.id and values[columns.id] is None:
             raise DataError(f"{where}: column {columns.id!r} is null; expected an image id")
@@ -67,9 +68,16 @@ class ParquetSlice:
             label=self._label(values[columns.label]),
             where=where,
             group="" if group is None else str(group),
-            age=float("nan") if age is None else float(age),
+            age=self._age(values[columns.age], where) if columns.age else float("nan"),
             problem=problem,
         )
+
+    def _age(self, value: Any, where: str) -> float:
+        try:
+            return float("nan") if value is None else float(value)
+        except (TypeError, ValueError, OverflowError):
+            found = repr(value)[:40]
+            raise DataError(f"{where}: column {self.columns.age!r}: expected a number; found {found}") from None
 
     def _label(self, value: int | str | None) -> int | str | None:
         """Return the class's name where the file names it, so that sources agree on names, not on numbers."""
@@ -134,6 +142,7 @@ def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
         with _reading(file) as parquet:
             schema, metadata = parquet.schema_arrow, parquet.metadata
             _check_columns(file, schema, columns)
+            _refuse_swelling(file, metadata)
             own_names = _class_names(schema, columns.label) or ()
             names = names or own_names
         slices += [ParquetSlice(file, *part, columns, own_names) for part in _row_groups(metadata)]
@@ -157,6 +166,22 @@ def _row_groups(metadata: pq.FileMetaData) -> Iterator[tuple[tuple[int, ...], in
         if rows >= _SLICE_ROWS or group == metadata.num_row_groups - 1:
             yield tuple(groups), first, rows
             groups, first, rows = [], first + rows, 0
+
+
+def _refuse_swelling(file: SourceFile, metadata: pq.FileMetaData) -> None:
+    """Refuse a file that is small and unpacks to far more than images, which are compressed already, ever do."""
+    size = file.size
+    if metadata.num_rows > max(size, 1):
+        raise DataError(f"{file.label}: claims {metadata.num_rows:,} rows in {size:,} bytes; no image is that small")
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(column)
+            packed, unpacked = chunk.total_compressed_size, chunk.total_uncompressed_size
+            if unpacked > _SWOLLEN_BYTES and unpacked > _SWOLLEN * min(max(packed, 1), size):
+                raise DataError(
+                    f"{file.label}: column {chunk.path_in_schema!r} of row group {group} would unpack to {unpacked:,} "
+                    f"bytes from {packed:,}; encoded images do not; write smaller row groups, or without compression"
+                )
 
 
 def _check_columns(file: SourceFile, schema: pa.Schema, columns: Columns) -> None:

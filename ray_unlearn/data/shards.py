@@ -83,11 +83,13 @@ def map_shard(path: str) -> Shard:
     try:
         with pa.memory_map(path) as source:
             table = pa.ipc.open_file(source).read_all()
+        table.drop_columns(["image"]).validate(full=True)  # Arrow itself believes every offset in a file
         images = table.column("image").chunk(0)
         if not isinstance(images, pa.FixedShapeTensorArray):
             raise DataError(f"{path}: expected a fixed_shape_tensor column `image`; found {images.type}")
+        images.validate()
         return Shard(images.to_numpy_ndarray(), table.column("label").to_numpy(), table)
-    except (OSError, KeyError, IndexError, pa.ArrowException) as error:
+    except (OSError, KeyError, IndexError, ValueError, pa.ArrowException) as error:
         raise DataError(
             f"{path}: not a readable shard ({error}); remove its folder and run `ray-unlearn prepare`"
         ) from error

@@ -19,7 +19,7 @@ from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.prepare import in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
-from ray_unlearn.errors import RayUnlearnError, StorageNotShared
+from ray_unlearn.errors import RayUnlearnError, StorageNotShared, StudyError
 from ray_unlearn.outcome import Attempt
 from ray_unlearn.study.schema import Execution
 from ray_unlearn.worker import Job, Worker
@@ -40,8 +40,19 @@ class InlineBackend:
         return in_place(slices, job)
 
     def pool(self, job: Job) -> InlinePool:
-        """Return a pool of one worker."""
-        self._pool = InlinePool(job, inline_device(job.plan.study.execution))
+        """Return a pool of one worker.
+
+        Raises:
+            StudyError: the study limits the time of a run, which this process could only end together with itself.
+
+        """
+        execution = job.plan.study.execution
+        if execution.run_timeout_s is not None:
+            raise StudyError(
+                f"execution.run_timeout_s: {execution.run_timeout_s:g}, but the inline backend cannot end a run of its "
+                "own process; use --backend ray, or --set execution.run_timeout_s=null"
+            )
+        self._pool = InlinePool(job, inline_device(execution))
         return self._pool
 
     def close(self) -> None:

@@ -180,7 +180,7 @@ class Scheduler:
         elif event.worker in self._hands:  # else it was stopped meanwhile, and its runs are in the queue again
             hand = self._hands[event.worker]
             hand.answered(event.outcomes)
-            if any(outcome.poisoned for outcome in event.outcomes):
+            if any(outcome.poisoned or outcome.recycle for outcome in event.outcomes):
                 self._pool.stop(event.worker)
                 self._queue.extendleft(reversed(self._hands.pop(event.worker).runs))
             for outcome in event.outcomes:

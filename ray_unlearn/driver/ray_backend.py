@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from ray_unlearn.driver.deadlines import Deadlines
 from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
 from ray_unlearn.errors import ClusterError, RayUnlearnError, StorageNotShared
-from ray_unlearn.outcome import Attempt
+from ray_unlearn.outcome import Attempt, Outcome
 from ray_unlearn.study.schema import Execution
 
 if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
@@ -152,6 +153,8 @@ class RayPool:
         self._handles: dict[int, Any] = {}
         self._pending: dict[Any, int] = {}
         """Every call in flight -> its worker."""
+        self._timeout_s = execution.run_timeout_s
+        self._deadlines = Deadlines(self._timeout_s)
         self._opening: set[int] = set()
         self._started = 0
         self._room, self._room_at = 1, float("-inf")
@@ -187,6 +190,7 @@ class RayPool:
     def submit(self, worker: int, attempts: Sequence[Attempt], *, flush: bool) -> None:
         """Give an actor runs; it executes its calls in order."""
         self._pending[self._handles[worker].work.remote(attempts, flush)] = worker
+        self._deadlines.given(worker, attempts, time.monotonic())
 
     def wait(self) -> list[Event]:
         """Return what is finished, waiting for about a second at most."""
@@ -200,7 +204,17 @@ class RayPool:
         elif len(self._opening) == len(self._handles):
             self._complain()
         # In the order of the calls; one that is lost takes its worker's others with it.
-        return [self._event(reference) for reference in done if reference in self._pending]
+        events = [self._event(reference) for reference in done if reference in self._pending]
+        return events + [self._too_long(*call) for call in self._deadlines.overdue(time.monotonic())]
+
+    def _too_long(self, worker: int, attempts: Sequence[Attempt]) -> Event:
+        """End a worker; a run that was alone in its call has failed, of several nobody knows which it was."""
+        why = f"took longer than execution.run_timeout_s: {self._timeout_s:g}"
+        self.stop(worker)
+        if len(attempts) != 1:
+            return Lost(worker, why)
+        run, _ = attempts[0]
+        return Finished(worker, [Outcome(run=run, seconds=float(self._timeout_s or 0), error=why, poisoned=True)])
 
     def _done(self, count: int, timeout_s: float) -> list[Any]:
         try:
@@ -222,6 +236,7 @@ class RayPool:
         if worker in self._opening:
             self._opening.discard(worker)
             return Ready(worker, value)
+        self._deadlines.answered(worker, time.monotonic())
         return Finished(worker, value)
 
     def _lost(self, worker: int, cause: str, unshared: bool = False) -> Lost:
@@ -231,6 +246,7 @@ class RayPool:
     def stop(self, worker: int) -> None:
         """Kill an actor; a call in flight is forgotten."""
         self._opening.discard(worker)
+        self._deadlines.forget(worker)
         self._pending = {reference: owner for reference, owner in self._pending.items() if owner != worker}
         handle = self._handles.pop(worker, None)
         if handle is not None:

@@ -27,6 +27,8 @@ from ray_unlearn.store.records import OUTPUTS, payload_of
 from ray_unlearn.study.plan import Run
 
 _READERS = 8
+_UNREADABLE = (pa.ArrowException, OSError, KeyError, IndexError, AttributeError, TypeError, ValueError, OverflowError)
+"""What Arrow and NumPy raise on a file that is none of ours, though its record agrees with it."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,11 @@ def _same_images(one: Mapping[str, SplitOutputs], other: Mapping[str, SplitOutpu
 
 def _read(store: StudyStore, population: str, index: int, record: Record) -> dict[str, SplitOutputs]:
     run = Run(population=population, index=index)
-    found = decode_outputs(store.payload(run, OUTPUTS, record))
+    data = store.payload(run, OUTPUTS, record)
+    try:
+        found = decode_outputs(data)
+    except _UNREADABLE as error:
+        raise StoreError(f"{store.uri}: run {run}: {OUTPUTS} does not hold outputs ({_first_line(error)})") from error
     return {name: split.scored() for name, split in found.items()}
 
 
@@ -139,7 +145,9 @@ class SplitLogits:
 
 def decode_outputs(data: bytes) -> dict[str, SplitLogits]:
     """Return the splits of one run's outputs.arrow."""
-    table = pa.ipc.open_file(pa.BufferReader(data)).read_all().combine_chunks()
+    table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+    table.validate(full=True)  # Arrow itself believes every offset in a file
+    table = table.combine_chunks()
     logits_NC = table.column("logits").chunk(0).flatten().to_numpy().reshape(len(table), -1)
     labels_N = table.column("label").to_numpy().astype(np.int64)
     positions_N = table.column("position").to_numpy().astype(np.int64)
@@ -186,10 +194,11 @@ def read_image_names(store: StudyStore, digest: str) -> ImageNames:
     """
     try:
         table = pa.ipc.open_file(pa.BufferReader(_splits_file(store, digest))).read_all()
-    except pa.ArrowException as error:
+        table.validate(full=True)
+        rows = table.select([name for name in ("split", "image_id", "group") if name in table.column_names]).to_pydict()
+    except _UNREADABLE as error:
         name = store.layout.splits(digest)
         raise StoreError(f"{store.uri}: {name} is damaged; `ray-unlearn generate` writes it again") from error
-    rows = table.to_pydict()
     ids: dict[str, list[str]] = {}
     groups: dict[str, list[str]] = {}
     none = [""] * len(table)  # a splits file that an older version wrote has no groups
@@ -198,3 +207,7 @@ def read_image_names(store: StudyStore, digest: str) -> ImageNames:
         groups.setdefault(split, []).append(group)
     names = json.loads((table.schema.metadata or {}).get(b"class_names", b"[]"))
     return ImageNames(ids, groups, tuple(map(str, names)))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

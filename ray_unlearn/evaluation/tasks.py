@@ -98,7 +98,8 @@ class Task:
         if not self.null and self.role != "unlearned":
             return 1.0
         record = next(iter(self.reference.records.values()))
-        images, runs = record.payloads[OUTPUTS].size_bytes / _BYTES_PER_IMAGE, len(self.population.records)
+        outputs, runs = record.payloads.get(OUTPUTS), len(self.population.records)
+        images = outputs.size_bytes / _BYTES_PER_IMAGE if outputs else 0  # reading them says what is wrong
         comparisons = 2 * self.settings.resamples + 7 * self.settings.growth_draws
         return 0.08 * runs + images * comparisons * (3e-5 + 7e-7 * runs)  # fitted at N = 32, 64 and 512
 

@@ -22,6 +22,7 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.models import load_weights, parse_weights, read_file
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Block
+from ray_unlearn.study.uris import label
 
 
 class WeightsOptions(Block):
@@ -36,7 +37,7 @@ def import_weights(model: nn.Module, data: RunData, options: WeightsOptions, rng
     path = options.weights[rng.run]
     content = read_file(path)
     if hashlib.sha256(content).hexdigest() != options.sha256[rng.run]:
-        raise ModelError(f"{path}: changed since the study was planned; run generate again")
+        raise ModelError(f"{label(path)}: changed since the study was planned; run generate again")
     load_weights(model, parse_weights(content, path), path)
 
 

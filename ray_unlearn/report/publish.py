@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from typing import Literal
 
+from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.store import StudyStore
 
@@ -24,7 +25,7 @@ def render(store: StudyStore, form: Form) -> str:
         StoreError: the store has no evaluation of this version.
 
     """
-    scores, study = read_scores(store), json.loads(store.storage.read(store.layout.study_json))
+    scores, study = read_scores(store), _study(store)
     if form == "html":
         from ray_unlearn.report.page import html_page
 
@@ -32,6 +33,17 @@ def render(store: StudyStore, form: Form) -> str:
     from ray_unlearn.report.markdown import markdown_page
 
     return markdown_page(scores, study)
+
+
+def _study(store: StudyStore) -> dict[str, object]:
+    where = f"{store.storage.uri}/{store.layout.study_json}"
+    try:
+        study = json.loads(store.storage.read(store.layout.study_json))
+    except (FileNotFoundError, ValueError, RecursionError) as error:
+        raise StoreError(f"{where}: missing or damaged; `ray-unlearn generate` writes it again") from error
+    if not isinstance(study, dict):
+        raise StoreError(f"{where}: holds no study; `ray-unlearn generate` writes it again")
+    return study
 
 
 def publish(store: StudyStore, form: Form) -> str:

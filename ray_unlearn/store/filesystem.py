@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from pyarrow import fs
 
 from ray_unlearn.errors import StoreError, StoreReadOnly
 from ray_unlearn.store import disk
 from ray_unlearn.store.retries import advice, attempt, is_read_only
+from ray_unlearn.study.uris import label, told
 
 _OLD_NS = 24 * 3600 * 10**9
 """No write takes a day: what is older by the storage's own clock was left by a process on whatever host."""
@@ -210,6 +210,5 @@ def open_storage(uri: str) -> Storage:
         filesystem, root = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:
         scheme = uri.partition("://")[0]  # not the whole URI: it may hold credentials
-        raise StoreError(f"storage {scheme}://...: cannot be opened: {str(error).splitlines()[0]}") from error
-    parts = urlsplit(uri)
-    return Storage(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", filesystem, root.rstrip("/"))
+        raise StoreError(f"storage {scheme}://...: cannot be opened: {told(error, uri)}") from error
+    return Storage(label(uri), filesystem, root.rstrip("/"))

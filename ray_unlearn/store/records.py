@@ -10,7 +10,7 @@ Does not cover: when a record is written (`StudyStore.publish`: after its payloa
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -51,7 +51,8 @@ class Record(_Value):
     """Study seed, original and run: with the population's name, the key of every random stream of the run."""
     original_sha256: str
     """The checkpoint that the run started from; empty for runs from scratch."""
-    payloads: dict[str, Payload]
+    payloads: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Payload]
+    """By file name in the run's folder: a name that leads elsewhere makes no record."""
     metrics: dict[str, float]
     """`<split>_accuracy` (0..1) and `<split>_loss` (nats) for each split with outputs."""
     epoch_loss: list[float]

@@ -27,6 +27,7 @@ from ray_unlearn.store.reading import Found, find_records
 from ray_unlearn.store.records import CHECKPOINT, RECORD, FailedRecord, Record, payload_of
 from ray_unlearn.study.identity import difference
 from ray_unlearn.study.plan import Plan, Population, Run
+from ray_unlearn.study.uris import labelled
 
 _WORTH_COMPACTING = 256  # records, read one by one, take less time than people notice
 
@@ -57,7 +58,7 @@ class StudyStore:
 
         """
         new = [p for p in plan.populations.values() if self._is_new(p)]
-        study = json.dumps(plan.study.model_dump(mode="json") | {"storage": self.storage.uri}, indent=2)
+        study = json.dumps(labelled(plan.study.model_dump(mode="json")) | {"storage": self.storage.uri}, indent=2)
         self.storage.publish_file(self.layout.study_json, study.encode())
         for population in new:
             content = {"digest": population.digest, "identity": population.identity}
@@ -102,11 +103,17 @@ class StudyStore:
             content = json.loads(self.storage.read(name))
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(
                 f"{self.storage.uri}/{name}: not JSON ({error}); restore it, or remove the population"
             ) from error
-        return dict(content) if isinstance(content, dict) else {}
+        whole = isinstance(content, dict) and isinstance(content.get("digest"), str)
+        if not whole or not isinstance(content.get("identity"), dict):
+            raise StoreError(
+                f"{self.storage.uri}/{name}: does not say what the runs were made from (digest, identity); "
+                "restore it, or remove the population"
+            )
+        return dict(content)
 
     def publish(self, run: Run, payloads: Mapping[str, bytes], record: Record) -> None:
         """Publish a finished run: payloads, then its record; then forget its earlier failure.

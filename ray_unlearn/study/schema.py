@@ -244,6 +244,12 @@ class Execution(Block):
         description="GPUs replay the training step as one captured graph where nothing in it is Python's to decide; "
         "with and without agree to rounding, and each repeats itself bit for bit where deterministic.",
     )
+    run_timeout_s: Float | None = Field(
+        None, gt=0, description="A run that takes longer is ended with its worker; Ray only. Default: no limit."
+    )
+    recycle_growth_gib: Float = Field(
+        4.0, gt=0, description="A worker that holds this much more memory than after its first run is replaced."
+    )
 
 
 class Evaluation(Block):

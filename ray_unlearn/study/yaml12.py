@@ -2,6 +2,8 @@
 
     tree = parse_yaml("training: {on: train, lr: 1e-3}")    # {"training": {"on": "train", "lr": 0.001}}
 
+A document that would unfold to more than 100,000 values (aliases of aliases), or nests deeper than 100, is refused.
+
 PyYAML follows YAML 1.1, where `on`, `off`, `yes` and `no` are booleans, `1e-3` is a string, `010` is eight, `1:30` is
 ninety and `2024-01-01` is a date; YAML 1.2 ended all of that. Numbers with leading zeros stay text, as image ids need.
 
@@ -50,11 +52,40 @@ _Loader.add_implicit_resolver(
 )
 
 
+_MOST_VALUES = 100_000
+_DEEPEST = 100
+
+
 def parse_yaml(text: str) -> Any:
     """Parse one YAML document into plain values.
 
     Raises:
-        yaml.YAMLError: not YAML, or a key is given twice.
+        yaml.YAMLError: not YAML, a key is given twice, or it unfolds to more than anybody writes.
 
     """
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    try:
+        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise yaml.YAMLError(f"nested too deeply; expected at most {_DEEPEST} levels") from None
+    except Exception as error:  # `!!int abc`, `!!bool maybe`, an integer of 5,000 digits: each another kind
+        raise yaml.YAMLError(f"a value is not what its tag says ({type(error).__name__}: {error})") from error
+    _refuse_endless(tree)
+    return tree
+
+
+def _refuse_endless(tree: Any) -> None:
+    """Count values as often as aliases repeat them: whoever walks the tree would."""
+    pending, seen = [(tree, 0)], 0
+    while pending:
+        value, depth = pending.pop()
+        seen += 1
+        if depth > _DEEPEST:
+            raise yaml.YAMLError(f"nested too deeply; expected at most {_DEEPEST} levels")
+        if seen > _MOST_VALUES:
+            raise yaml.YAMLError(f"too many values; expected at most {_MOST_VALUES:,}, aliases unfolded")
+        if isinstance(value, dict):
+            pending += [(inner, depth + 1) for inner in (*value, *value.values())]
+        elif isinstance(value, list | tuple | set):
+            pending += [(inner, depth + 1) for inner in value]

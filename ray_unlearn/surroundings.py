@@ -1,0 +1,88 @@
+"""The process around a run: put back as it was, whatever the run's code did to it.
+
+    with undisturbed():
+        method.run(model, data, options, rng)    # may change folder, environment, default dtype, ...
+    resident_bytes()                             # of memory that only this process holds
+
+Put back: working folder, environment, umask, `sys.path`, recursion limit, garbage collection, warning filters, NumPy's
+error handling, and torch's default dtype and device, matmul precision, anomaly mode, mkldnn and denormals. The
+worker sets thread count, gradients and determinism itself, before every run. A child that the code forked and that
+comes back out of it ends here: it can neither publish the run nor answer in the worker's place.
+
+Does not cover: functions of a library that were replaced, threads and children that go on by themselves, a crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put the process's state back afterwards; end a forked child that comes out."""
+    process, folder, environment = os.getpid(), Path.cwd(), dict(os.environ)
+    path, depth, collects = list(sys.path), sys.getrecursionlimit(), gc.isenabled()
+    mask = os.umask(0o077)
+    os.umask(mask)
+    numpy_errors = np.geterr()
+    torch_before = _torch_state()
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        if os.getpid() != process:
+            os._exit(1)
+        os.chdir(folder)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        os.umask(mask)
+        sys.path[:] = path
+        sys.setrecursionlimit(depth)
+        (gc.enable if collects else gc.disable)()
+        np.seterr(**numpy_errors)
+        _restore_torch(*torch_before)
+
+
+def _torch_state() -> tuple[torch.dtype, torch.device, str, bool, bool]:
+    return (
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.get_float32_matmul_precision(),
+        torch.is_anomaly_enabled(),
+        bool(torch.backends.mkldnn.enabled),
+    )
+
+
+def _restore_torch(dtype: torch.dtype, device: torch.device, precision: str, anomaly: bool, mkldnn: bool) -> None:
+    torch.set_default_dtype(dtype)
+    if torch.get_default_device() != device:
+        torch.set_default_device(None if device == torch.device("cpu") else device)
+    torch.set_float32_matmul_precision(precision)
+    torch.autograd.set_detect_anomaly(anomaly)
+    torch.backends.mkldnn.enabled = mkldnn  # type: ignore[assignment]
+    torch.set_flush_denormal(False)
+
+
+def resident_bytes() -> int:
+    """Return the anonymous memory that this process holds now; mapped files, which all workers share, do not count.
+
+    Where the system does not say (it is Linux's /proc), the peak of all resident memory.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,193 @@
+"""Runs whose code misbehaves: each is an outcome with its cause, and its neighbours' bytes stay what they were."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import payload_bytes
+
+from ray_unlearn.driver import generate, open_job
+from ray_unlearn.outcome import _one_line
+from ray_unlearn.study import Run, Study
+from ray_unlearn.surroundings import resident_bytes, undisturbed
+from ray_unlearn.worker import Worker
+
+GOOD = """\
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn(parameter.shape), alpha=0.01)
+    net.train()
+    for batch in retain:
+        net.zero_grad()
+        torch.nn.functional.cross_entropy(net(batch["image"]), batch["age_group"]).backward()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.sub_(parameter.grad, alpha=0.01)
+    values = [numpy.random.rand(), random.random(), float(torch.rand(()))]
+    net[-1].bias.data[:3] += torch.tensor(values)
+"""
+"""Draws from all three global generators, trains a little, and lets the weights show it."""
+
+
+def scripted(tiny: Callable[..., Study], folder: Path, bad: str = "pass", **changes) -> Study:
+    """Return a study of one original, one run of a bad script and two runs of a good one, which follow it."""
+    for name, body in (("bad", f"    {bad}\n"), ("good", GOOD)):
+        imports = "import gc, numpy, os, random, resource, sys, time, torch, warnings\n\n\n"
+        (folder / f"{name}.py").write_text(f"{imports}def unlearning(net, retain, forget, val):\n{body}")
+    populations = {
+        "finetune": None,
+        "bad": {"method": f"{folder}/bad.py:unlearning", "count": 1},
+        "good": {"method": f"{folder}/good.py:unlearning", "count": 2},
+    }
+    return tiny(populations=populations, **changes)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict[str, bytes]:
+    """The payloads of the good runs in the company of a run that does nothing."""
+    from conftest import TINY, merged
+
+    from ray_unlearn.study import parse_study
+
+    folder = tmp_path_factory.mktemp("alone")
+
+    def tiny(**changes) -> Study:
+        return parse_study(merged(TINY | {"storage": str(folder / "store")}, changes), where="alone")
+
+    assert generate(scripted(tiny, folder), backend="inline").made == 4
+    return good(folder)
+
+
+def good(folder: Path) -> dict[str, bytes]:
+    found = payload_bytes(folder / "store/tiny")
+    return {name: data for name, data in found.items() if name.startswith("good/")}
+
+
+NEIGHBOURS = {
+    "global generators": "random.seed(0); numpy.random.seed(0); torch.manual_seed(0)",
+    "default dtype": "torch.set_default_dtype(torch.float64)",
+    "default device": "torch.set_default_device('meta')",
+    "threads": "torch.set_num_threads(2)",
+    "gradients": "torch.set_grad_enabled(False)",
+    "matmul precision": "torch.set_float32_matmul_precision('medium')",
+    "denormals": "torch.set_flush_denormal(True)",
+    "determinism": "torch.use_deterministic_algorithms(True)",
+    "anomaly mode": "torch.autograd.set_detect_anomaly(True)",
+    "mkldnn": "torch.backends.mkldnn.enabled = False",
+    "working folder": "os.chdir('/')",
+    "environment": "os.environ.clear()",
+    "umask": "os.umask(0o777)",
+    "sys.path": "sys.path.clear()",
+    "warnings": "warnings.simplefilter('error')",
+    "numpy errors": "numpy.seterr(all='raise')",
+    "recursion": "sys.setrecursionlimit(200)",
+    "a raise": "os.chdir('/'); torch.set_default_dtype(torch.float64); raise ValueError('no')",
+    "sys.exit": "sys.exit(0)",
+    "out of memory": "raise MemoryError",
+    "a huge tensor": "torch.empty(2**50)",
+    "NaN": "net[-1].bias.data[0] = float('nan')",
+    "a fork that comes back": "os.fork()",
+    "a fork that raises": "if not os.fork(): raise SystemExit(0)",
+    "a fork that hangs": "if not os.fork(): time.sleep(3); os._exit(0)",
+}
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_a_bad_neighbour_leaves_no_trace(tiny, tmp_path, alone, name: str):
+    """Law: run i + 1 has the same bytes whatever run i did to the process; the process is afterwards as it was."""
+    before = surroundings()
+    summary = generate(scripted(tiny, tmp_path, NEIGHBOURS[name]), backend="inline")
+    assert surroundings() == before
+    assert summary.made + len(summary.failed) == 4
+    assert set(summary.failed) <= {Run(population="bad", index=0)}
+    assert good(tmp_path) == alone
+
+
+def surroundings() -> list[object]:
+    """Return what a run could have changed."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    precision = torch.get_float32_matmul_precision(), bool(torch.backends.mkldnn.enabled)
+    return [Path.cwd(), dict(os.environ), mask, torch.get_default_dtype(), torch.get_default_device(), precision]
+
+
+def test_a_run_can_disturb_its_process(tiny, tmp_path, monkeypatch):
+    """Law: nothing but the worker's own care puts the process back; the test above can fail."""
+    from contextlib import nullcontext
+
+    monkeypatch.setattr("ray_unlearn.worker.undisturbed", nullcontext)
+    before = Path.cwd()
+    try:
+        generate(scripted(tiny, tmp_path, "os.chdir('/')"), backend="inline")
+        assert Path.cwd() == Path("/")
+    finally:
+        os.chdir(before)
+
+
+def test_a_forked_child_ends_where_the_runs_code_ends(tmp_path):
+    """Law: what stands behind the block is done once, by the parent; the child ends with code 1."""
+    marks = tmp_path / "marks"
+    child = 0
+    with undisturbed():
+        child = os.fork()
+    with marks.open("a") as file:
+        file.write("x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert marks.read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (MemoryError(), "MemoryError: ; out of memory: a smaller batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "OutOfMemoryError: CUDA out of memory.; out of GPU memory: "),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "allocate memory; out of memory: a smaller"),
+    ],
+)
+def test_out_of_memory_says_what_helps(error: Exception, hint: str):
+    """Law: host and device say which memory ran out, in one line."""
+    assert hint in _one_line(error)
+
+
+def test_a_worker_that_grows_asks_to_be_replaced(tiny, tmp_path):
+    """Law: it stops once runs after the first have kept more than the study allows, and loses nothing."""
+    leak = "torch.leaked = [*getattr(torch, 'leaked', []), bytearray(b'x' * 2**26)]"
+    study = scripted(tiny, tmp_path, leak, execution={"recycle_growth_gib": 0.2})
+    study = study.model_copy(
+        update={"populations": {**study.populations, "bad": study.populations["bad"].model_copy(update={"count": 12})}}
+    )
+    job = open_job(study)
+    job.store.admit(job.plan)
+    worker = Worker(job, "cpu")
+    worker.open()
+    attempts = [(run, 1) for run in (Run(population="original", index=0), *job.plan.populations["bad"].runs)]
+    try:
+        outcomes = worker.work(attempts)
+    finally:
+        vars(torch).pop("leaked", None)
+        worker.close()
+    assert [outcome.error for outcome in outcomes] == [""] * len(outcomes)
+    assert 3 <= len(outcomes) < len(attempts)  # it told all that it made, and made no more
+    assert [outcome.recycle for outcome in outcomes] == [False] * (len(outcomes) - 1) + [True]
+
+
+def test_resident_memory_is_what_the_process_holds():
+    """Law: 64 MiB written count, in bytes."""
+    before = resident_bytes()
+    held = bytearray(os.urandom(2**16) * 2**10)
+    assert 0.8 * len(held) < resident_bytes() - before < 1.5 * len(held)
+
+
+def test_a_run_beyond_its_time_is_refused_inline(tiny):
+    """Law: no process can end a run of its own safely, so the inline backend says so before any work."""
+    from ray_unlearn.errors import StudyError
+
+    start = time.monotonic()
+    with pytest.raises(StudyError, match=r"execution\.run_timeout_s: .*inline.*--backend ray"):
+        generate(tiny(execution={"run_timeout_s": 30.0}), backend="inline")
+    assert time.monotonic() - start < 20

@@ -1,0 +1,296 @@
+"""What a stranger's file, a neighbour on the machine, or a reader of a record must not get.
+
+`test_floors.py` holds the package to loading nothing that executes what it reads; here the same holds for jobs/, and
+dependencies, ports, credentials and file modes are looked at.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import payload_bytes
+from packaging.requirements import Requirement
+from packaging.version import Version
+from plans import finetune, plan_of, record_of
+from pyarrow import fs
+from test_floors import MODULES, imports, unsafe
+
+from ray_unlearn.data.parquet import open_parquet
+from ray_unlearn.driver import generate
+from ray_unlearn.errors import DataError, RayUnlearnError
+from ray_unlearn.store import Storage, StudyStore, open_storage
+from ray_unlearn.study.schema import Columns, Source
+from ray_unlearn.study.uris import label
+
+ROOT = Path(__file__).resolve().parents[1]
+JOBS = {f"jobs.{path.stem}": path.read_text() for path in sorted((ROOT / "jobs").glob("*.py"))}
+
+SHELLS = {"os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "subprocess.getoutput", "pty.spawn"}
+
+
+def shells(source: str) -> list[str]:
+    """Return each call that hands a text to a shell."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            shell = any(k.arg == "shell" and ast.unparse(k.value) != "False" for k in node.keywords)
+            if name in SHELLS or shell:
+                found.append(f"{node.lineno}: {name}")
+    return found
+
+
+def test_jobs_execute_nothing_that_they_read():
+    """Law: pickle, torch.load, np.load, yaml.load, eval and exec: what holds for the package holds for jobs/.
+
+    jobs/fuzz_sources.py writes .pth files to damage them: the one place that may.
+    """
+    assert JOBS
+    assert [line for line in unsafe(JOBS) if "jobs.fuzz_sources" not in line or "torch.save" not in line] == []
+
+
+@pytest.mark.parametrize("line", ["import dill", "pickle.loads(x)", "torch.load(x)", "pd.read_pickle(x)", "eval(x)"])
+def test_the_search_finds_what_executes(line: str):
+    """The test above can fail."""
+    assert unsafe({"jobs.x": line})
+
+
+def test_nothing_is_handed_to_a_shell():
+    """Law: no command is put together as text."""
+    assert {name: found for name, source in {**MODULES, **JOBS}.items() if (found := shells(source))} == {}
+    assert shells("subprocess.run(x, shell=True)")
+    assert shells("os.system(x)")
+
+
+def test_nothing_listens_but_ray():
+    """Law: the package opens no port of its own; what imports sockets asks for the host's name alone."""
+    servers = {"http", "socketserver", "asyncio", "xmlrpc", "flask", "fastapi", "uvicorn"}
+    for name, source in {**MODULES, **JOBS}.items():
+        assert not {imported.split(".")[0] for imported in imports(source)} & servers, name
+        calls = [ast.unparse(n.func) for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)]
+        assert {call for call in calls if call.startswith("socket.")} <= {"socket.gethostname"}, name
+
+
+def shipped() -> Iterator[Path]:
+    """Yield every file of the project that a user gets, tests apart."""
+    for pattern in ("*", ".ci/*", ".github/**/*", "jobs/**/*", "ray_unlearn/**/*"):
+        for path in ROOT.glob(pattern):
+            if path.is_file() and path.suffix in {".py", ".yaml", ".yml", ".md", ".toml", ".json", ""}:
+                yield path
+
+
+def test_every_dashboard_is_on_loopback():
+    """Law: no shipped file listens everywhere; whoever starts a dashboard says 127.0.0.1 (CVE-2023-48022)."""
+    files = {path: path.read_text() for path in shipped() if path.name != ".git"}
+    assert len(files) > 100
+    everywhere = re.compile(r"0\.0\.0\.0|\[::\]|host[= ]'?\*")
+    assert [str(path) for path, text in files.items() if everywhere.search(text)] == []
+    hosts = {host for text in files.values() for host in re.findall(r"--dashboard-host[= ](\S+)", text)}
+    assert hosts == {"127.0.0.1"}
+    addresses = {url for text in files.values() for url in re.findall(r"--address (http://[^:\s]+)", text)}
+    assert addresses == {"http://127.0.0.1"}
+
+
+def test_token_authentication_is_documented_and_tested():
+    """Law: the README says how ports are guarded, cluster.yaml and the job test turn the token on."""
+    assert "RAY_AUTH_MODE=token" in (ROOT / "README.md").read_text()
+    starts = re.findall(r"ray start", (ROOT / "cluster.yaml").read_text())
+    assert (ROOT / "cluster.yaml").read_text().count("RAY_AUTH_MODE=token") >= len(starts) > 0
+    assert '"RAY_AUTH_MODE": "token"' in (ROOT / "tests/test_job.py").read_text()
+
+
+class _Strange(pa.ExtensionType):
+    """An extension type of somebody's."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.binary(), "a.stranger")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR."
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> _Strange:
+        raise AssertionError("nobody may look at this")
+
+
+def as_unknown(image: pa.Array, name: str) -> pa.Table:
+    """Return a table whose image column says in its metadata that it is an extension type."""
+    metadata = {"ARROW:extension:name": name, "ARROW:extension:metadata": b"\x80\x04cos\nsystem\n(S'x'\ntR."}
+    schema = pa.schema([pa.field("image", image.type, metadata=metadata), pa.field("label", pa.int64())])
+    return pa.table([image, pa.array([0] * len(image))], schema=schema)
+
+
+@pytest.mark.parametrize("name", ["ray.data.arrow_tensor", "arrow.py_extension_type", "a.stranger"])
+def test_extension_types_in_parquet_are_refused(tmp_path: Path, monkeypatch, name: str):
+    """Law: CVE-2026-41486 unpickles what a type's metadata holds; such a column is refused, nothing is executed."""
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(as_unknown(pa.array([b"x"]), name), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="extension type; expected plain Arrow types"):
+        open_parquet((str(tmp_path / "t.parquet"),), Columns())
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_extension_types_in_outputs_are_refused(tmp_path: Path, monkeypatch):
+    """Law: outputs.arrow with a stranger's type is a StoreError or plain numbers; nothing is unpickled."""
+    from ray_unlearn.evaluation.outputs import decode_outputs
+
+    monkeypatch.chdir(tmp_path)
+    table = as_unknown(pa.array([b"x"]), "arrow.py_extension_type").rename_columns(["logits", "label"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises((pa.ArrowException, KeyError, AttributeError, TypeError, ValueError)):
+        decode_outputs(bytes(sink.getvalue()))
+    assert list(tmp_path.iterdir()) == []
+
+
+WORDS = ("AKIASECRETKEY", "verysecretword")
+URI = "s3://AKIASECRETKEY:verysecretword@bucket/prefix?region=eu-central-1&secret_key=verysecretword"
+
+
+def clean(text: str) -> bool:
+    return not any(word in text for word in WORDS)
+
+
+def test_a_label_has_no_credentials():
+    """Law: messages, manifests and records name a URI without its credentials and options."""
+    assert label(URI) == "s3://bucket/prefix"
+
+
+def test_credentials_reach_neither_store_nor_messages():
+    """Law: study.json, population.json, records and every message of a storage name it without its credentials."""
+    import datetime
+
+    mock = fs._MockFileSystem(datetime.datetime.now(datetime.UTC))
+    storage = Storage(label(URI), mock, "bucket/prefix")
+    plan = plan_of(2)
+    data = plan.study.data.model_copy(update={"train": Source(path=(URI, URI + "x"))})
+    study = plan.study.model_copy(update={"storage": URI, "data": data})
+    store = StudyStore(storage, "tiny")
+    from dataclasses import replace
+
+    store.admit(replace(plan, study=study))
+    run = finetune(0)
+    store.publish(run, {"model.safetensors": b"weights", "outputs.arrow": b"logits"}, record_of(plan, run))
+    listed = mock.get_file_info(fs.FileSelector("bucket", recursive=True))
+    files = [info.path for info in listed if info.is_file]
+    assert len(files) > 4
+    for path in files:
+        with mock.open_input_stream(path) as stream:
+            assert clean(stream.read().decode("latin-1")), path
+    assert clean(store.uri)
+
+
+@pytest.mark.parametrize("uri", [URI.replace("s3://", "nosuch://"), URI.replace("?region", "?nosuchoption")])
+def test_a_storage_that_cannot_be_opened_is_named_without_credentials(uri: str):
+    """Law: pyarrow's own message repeats the URI; ours does not."""
+    with pytest.raises(RayUnlearnError) as caught:
+        open_storage(uri)
+    assert clean(str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize("uri", [URI.replace("s3://", "nosuch://"), URI.replace("?region", "?nosuchoption")])
+def test_a_source_that_cannot_be_opened_is_named_without_credentials(uri: str):
+    """Law: the same for data."""
+    with pytest.raises(RayUnlearnError) as caught:
+        open_parquet((f"{uri.partition('?')[0]}/a.parquet?{uri.partition('?')[2]}",), Columns())
+    assert clean(str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_published_files_have_the_modes_that_the_umask_leaves(tiny, tmp_path: Path, umask: int):
+    """Law: 0666 and 0777 less the umask: readable to whom the user lets, also on NFS, and never more."""
+    before = os.umask(umask)
+    try:
+        generate(tiny(), backend="inline")
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "store").rglob("*")}
+    assert len(modes) > 20
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o666 & ~umask}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o777 & ~umask}
+    assert payload_bytes(tmp_path / "store/tiny")
+
+
+def test_weights_that_cannot_be_read_are_named_without_credentials():
+    """Law: the same for weights: of what is no file, of what is no weights, and of what does not fit."""
+    from ray_unlearn.models import load_weights, parse_weights, read_file, small_cnn
+
+    for act in (
+        lambda: read_file(URI.replace("s3://", "nosuch://")),
+        lambda: parse_weights(b"x", URI),
+        lambda: load_weights(small_cnn(3), {}, URI),
+    ):
+        with pytest.raises(RayUnlearnError) as caught:
+            act()
+        assert clean(str(caught.value)), str(caught.value)
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+REQUIRED = {r.name: r for r in map(Requirement, PROJECT["project"]["dependencies"])}
+HOLES = {
+    "torch": ("2.10", "CVE-2025-32434, CVE-2026-24747: torch.load(weights_only=True) executes code"),
+    "ray": ("2.56", "CVE-2025-62593, CVE-2026-41486, CVE-2026-57516: a browser's, a Parquet type's, a tar's code"),
+    "pyarrow": ("14.0.1", "CVE-2023-47248: an IPC or Parquet file's extension type is unpickled"),
+    "pillow": ("10.3", "CVE-2023-50447, CVE-2024-28219: code execution, a buffer overflow"),
+    "pyyaml": ("5.4", "CVE-2020-14343: full_load executes code"),
+    "numpy": ("1.22", "CVE-2021-34141 and others"),
+    "scikit-learn": ("1.5", "CVE-2024-5206: TfidfVectorizer keeps tokens"),
+}
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_no_version_with_a_known_hole_is_allowed(name: str):
+    """Law: the lower bound stands at or above the version that closed it. Known to us in 2026; no network is asked."""
+    closed, why = HOLES[name]
+    lowest = [Version(s.version) for s in REQUIRED[name].specifier if s.operator in (">=", "==", "~=")]
+    assert lowest, f"{name} has no lower bound"
+    assert max(lowest) >= Version(closed), why
+    assert Version(importlib.metadata.version(name)) >= Version(closed), why
+
+
+def test_the_environment_is_consistent():
+    """Law: what `pip check` looks at: each dependency is installed, in a version that its dependents take."""
+    wrong, pending, seen = [], [Requirement("ray-unlearn")], set()
+    while pending:
+        needed = pending.pop()
+        if needed.name in seen:
+            continue
+        seen.add(needed.name)
+        for text in importlib.metadata.requires(needed.name) or ():
+            inner = Requirement(text)
+            extras = needed.extras or {""}
+            if inner.marker and not any(inner.marker.evaluate({"extra": extra}) for extra in extras):
+                continue
+            try:
+                found = importlib.metadata.version(inner.name)
+            except importlib.metadata.PackageNotFoundError:
+                wrong.append(f"{needed.name} needs {text}, which is not installed")
+                continue
+            if not inner.specifier.contains(found, prereleases=True):
+                wrong.append(f"{needed.name} needs {text}; found {found}")
+            pending.append(inner)
+    assert len(seen) > 30
+    assert wrong == []
+
+
+def test_the_studys_environment_stays_out_of_records(tiny, tmp_path: Path, monkeypatch):
+    """Law: no environment variable's value reaches a record, a message or study.json."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", WORDS[1])
+    monkeypatch.setenv("RAY_AUTH_TOKEN", WORDS[0])
+    failing = {"method": f"{tmp_path}/bad.py:f", "count": 1}
+    (tmp_path / "bad.py").write_text("def f(net, retain, forget, val):\n    raise ValueError('no')\n")
+    generate(tiny(populations={"bad": failing}), backend="inline")
+    texts = [path.read_text() for path in (tmp_path / "store").rglob("*.json")]
+    assert len(texts) > 5
+    assert all(map(clean, texts))
