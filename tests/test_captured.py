@@ -176,6 +176,7 @@ def test_two_trainings_alternate_in_one_engine(tmp_path):
     assert same(results[0][0], results[1][0])
     assert engines.captures == 1
     for eager, engine in zip(results[0][1:], results[1][1:], strict=True):
+        assert eager.param_groups[0]["lr"] == engine.param_groups[0]["lr"]
         pairs = zip(eager.param_groups[0]["params"], engine.param_groups[0]["params"], strict=True)
         for parameter, copied in pairs:
             mine, theirs = (o.state[p]["momentum_buffer"] for o, p in ((eager, parameter), (engine, copied)))
@@ -267,7 +268,9 @@ def test_an_optimiser_shared_or_of_another_kind_runs_eagerly(tmp_path):
     assert engines.captures == 0
     assert not can_stand_in(model, torch.optim.SGD(model.parameters()), recipe(optimizer="adam"))
     assert not can_stand_in(model, torch.optim.Adam(list(model.parameters())[1:]), recipe())
-    assert can_stand_in(model, torch.optim.Adam(model.parameters()), recipe())
+    adam = torch.optim.Adam(model.parameters())
+    assert can_stand_in(model, adam, recipe())
+    assert not can_stand_in(frozen(model), adam, recipe())  # frozen after its optimiser was made
 
 
 class Strided(nn.Module):
@@ -289,7 +292,14 @@ def test_another_computation_is_captured_anew(tmp_path):
     """Law: batch size, augmentation, precision, settings of layers and pixels are in the graph; rate and length not."""
     data, engines = one_shard(tmp_path), Counting(kept=100)
     with_engines = dataclasses.replace(data, engines=engines)
-    changes = [{}, {"batch_size": 4}, {"augment": Augment(flip=True)}, {"precision": "bf16"}, {"optimizer": "sgd"}]
+    changes = [
+        {},
+        {"class_weights": "inverse"},
+        {"batch_size": 4},
+        {"augment": Augment(flip=True)},
+        {"precision": "bf16"},
+        {"optimizer": "sgd"},
+    ]
     for change in changes:
         trained(with_engines, recipe(**change))
     assert engines.captures == len(changes)
