@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -42,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 
 from notebook_loop import Setting
 
-from ray_unlearn.errors import RayUnlearnError, StudyError
+from ray_unlearn.errors import ClusterError, RayUnlearnError, StudyError
 
 # The processes of every side import this file. What they do not need is imported where it is used, so that no side
 # waits for what another one needs.
@@ -105,6 +106,8 @@ def _sides(asked: argparse.Namespace) -> str:
     sides = "".join(side for side in SIDES if side in asked.sides)
     if not sides or set(asked.sides) - set(SIDES):
         raise StudyError(f"--sides {asked.sides}: expected some of {SIDES}")
+    if asked.backend == "ray" and set("cd") & set(sides) and importlib.util.find_spec("ray") is None:
+        raise ClusterError("sides c and d need Ray: pip install 'ray[default]', or use --backend inline")
     if asked.backend == "inline" and "c" in sides:
         _say("side c is left out: Ray Tune needs Ray, and --backend inline does without")
         sides = sides.replace("c", "")

@@ -133,6 +133,7 @@ class Notebook:
     def __init__(self, setting: Setting, sets: Sets) -> None:
         self.setting, self.out = setting, Path(setting.out)
         self.device = torch.device(setting.device)
+        torch.backends.cudnn.allow_tf32 = False  # as ray_unlearn: sides are compared at the same precision
         self.original = torch.load(Path(setting.folder) / "original.pth", map_location="cpu", weights_only=True)
         self.net = models.build(Model(arch=setting.arch), setting.classes, Seeds(study=0)).to(self.device)
         self.retain = DataLoader(sets["retain"], batch_size=setting.batch_size, shuffle=True, num_workers=0)
@@ -181,23 +182,26 @@ def _from_first(spans: list[Span]) -> Made:
     return Made(min(begin for begin, _ in spans), spans)
 
 
+_given: list[tuple[Setting, Sets]] = []
 _opened: list[Notebook] = []
-"""Of a process of the pool."""
+"""Both of a process of the pool."""
 
 
-def _open(setting: Setting, sets: Sets) -> None:
+def _give(setting: Setting, sets: Sets) -> None:
     torch.set_num_threads(1)
-    _opened.append(Notebook(setting, sets))
+    _given.append((setting, sets))
 
 
 def _checkpoint(index: int) -> Span:
+    if not _opened:  # not in the initialiser: where that fails, a pool starts the next process, for ever
+        _opened.append(Notebook(*_given[0]))
     return _opened[0].checkpoint(index)
 
 
 def pool_side(setting: Setting) -> Made:
     """Share the checkpoints out (side b) to processes of one thread each; each gets the images once, when it starts."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(setting.workers, _open, (setting, read_sets(setting))) as pool:
+    with context.Pool(setting.workers, _give, (setting, read_sets(setting))) as pool:
         return _from_first(pool.map(_checkpoint, range(setting.checkpoints), chunksize=1))
 
 
