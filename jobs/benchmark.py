@@ -3,7 +3,7 @@
     python jobs/benchmark.py                                          # every side, synthetic images, 2 CPU cores
     python jobs/benchmark.py --train fairface64/train.parquet --images 6400 --json faces.json
     python jobs/benchmark.py --train fairface64/train.parquet --precision bf16 --baseline-precision fp32 --sides ad
-    python jobs/benchmark.py --data digits --arch small_cnn --image-size 16 --images 1280 --epochs 3
+    python jobs/benchmark.py --data digits --arch small_cnn --image-size 16 --images 1280 --epochs 4
     python jobs/benchmark.py --backend inline --sides ad              # where Ray is absent
     python jobs/benchmark.py --device cuda --images 50000 --workers 4
 

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,12 @@ def test_accuracies_agree_within_their_spread(tmp_path):
     error = ((statistics.variance(a) + statistics.variance(d)) / 6) ** 0.5
     assert statistics.mean(a) > 0.3  # 51 images in ten classes: it has learnt something
     assert abs(statistics.mean(a) - statistics.mean(d)) <= 4 * error + 1 / 51
+
+
+def test_the_steady_part_is_what_generate_calls_runs():
+    """Law: where `Summary.phases` says so, starting and finishing are not in it."""
+    phases = {"prepare": 1.0, "workers": 2.0, "runs": 3.5, "finish": 4.0}
+    assert study_side._steady(SimpleNamespace(phases=phases), None, {}, "") == (3.5, "phases")
 
 
 def test_flops_by_hand():
