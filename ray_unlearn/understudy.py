@@ -3,7 +3,7 @@
     spare_dynamo()                               # before the first optimiser; the real one comes when it is needed
 
 Optimisers ask torch._dynamo for two things: `disable`, which marks a function for the compiler, and `graph_break`,
-which means something inside a compiled function only. Nothing is compiled here. Whoever does compile (a script of a user's,
+which means something inside a compiled function only. Nothing is compiled here. Whoever does compile (a user's script,
 `torch.compile`) asks for something else, and the real module takes the stand-in's place, its marks forgotten.
 
 Does not cover: other heavy parts of torch, which come with `import torch`.
