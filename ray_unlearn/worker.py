@@ -161,7 +161,7 @@ class Worker:
         rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
         writer = RunWriter(run=run, population=population, study=study, sets=self._outputs, all_sets=self._sets)
         model = self._starting_model(run, rng).to(self._device)
-        with undisturbed():
+        with undisturbed(), rng.global_state("method"):  # dropout draws from the global generators
             method_of(population.method).run(model, self._run_data(writer), population.method.options, rng)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
         _refuse_nonfinite(model)

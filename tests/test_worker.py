@@ -66,10 +66,14 @@ def attempt(study: Study) -> tuple[Job, Outcome]:
     return job, execute(worker, MINE)
 
 
-def test_order_and_company_do_not_change_a_runs_bytes(tiny, tmp_path):
-    """Law: a worker that makes the runs backwards publishes the same bytes as one that makes them forwards."""
+@pytest.mark.parametrize("model", [{}, {"arch": "nets:dropping", "options": None}])
+def test_order_and_company_do_not_change_a_runs_bytes(tiny, tmp_path, model):
+    """Law: a worker that makes the runs backwards publishes the same bytes as one that makes them forwards.
+
+    Also with dropout, which draws from torch's global generator and from nowhere else.
+    """
     for folder, step in (("forwards", 1), ("backwards", -1)):
-        job, worker = open_worker(tiny(storage=str(tmp_path / folder)))
+        job, worker = open_worker(tiny(storage=str(tmp_path / folder), model=model))
         first, *others = job.plan.runs
         for run in (first, *others[::step]):
             assert execute(worker, run).error == ""
