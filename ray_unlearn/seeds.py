@@ -60,16 +60,21 @@ class Seeds:
 
     @contextlib.contextmanager
     def global_state(self, purpose: str) -> Iterator[None]:
-        """Seed the global generators of `random`, NumPy and torch (all devices) in the block; restore them after."""
+        """Seed the global generators of `random`, NumPy and torch (all devices) in the block; restore them after.
+
+        GPUs' generators are seeded where CUDA is in use in this process; asking torch for them elsewhere costs
+        milliseconds, and leaves a note to a CUDA that may never start, at every call.
+        """
         import torch
 
         python_state, numpy_state = random.getstate(), np.random.get_state()
-        seed = self.entropy(purpose)
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        seed, on_gpu = self.entropy(purpose), torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if on_gpu else ()):
             try:
                 random.seed(seed)
                 np.random.seed(_words(seed, 8))
-                torch.manual_seed(seed % 2**63)  # GPUs' generators take all 64 bits; the CPU's would take 32
+                if on_gpu:
+                    torch.cuda.manual_seed_all(seed % 2**63)  # they take all 64 bits; the CPU's would take 32
                 torch.set_rng_state(_torch_state(seed))
                 yield
             finally:

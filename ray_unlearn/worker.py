@@ -88,7 +88,7 @@ class Worker:
         self._poisoned = False
         self._grown = False
         self._resident: int | None = None
-        """Bytes held after the first run: what every run needs again is no growth."""
+        """Bytes held after the first call: what every run needs again is no growth."""
 
     def open(self) -> WorkerInfo:
         """Map the images and build the architecture.
@@ -118,10 +118,13 @@ class Worker:
         for run, attempt in attempts:
             if not (self._poisoned or self._grown):  # else whoever is told replaces this worker
                 known += self.execute(run, attempt)
-                known = self._leaving(known) if self._has_grown() else known
+        if attempts and self._has_grown():
+            known = self._leaving(known)
         return known + (self.flush() if flush else [])
 
     def _has_grown(self) -> bool:
+        if self._grown or self._poisoned:
+            return False  # said already
         resident = resident_bytes()
         if self._resident is None:
             self._resident = resident
@@ -160,7 +163,8 @@ class Worker:
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
         rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
         writer = RunWriter(run=run, population=population, study=study, sets=self._outputs, all_sets=self._sets)
-        model = self._starting_model(run, rng).to(self._device)
+        model = self._starting_model(run, rng)
+        model = model if self._device.type == "cpu" else model.to(self._device)
         with undisturbed(), rng.global_state("method"):  # dropout draws from the global generators
             method_of(population.method).run(model, self._run_data(writer), population.method.options, rng)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
@@ -172,7 +176,7 @@ class Worker:
             run=run,
             attempt=attempt,
             writer=writer,
-            model=model.to("cpu"),  # the device's memory is the next run's from here on
+            model=model if self._device.type == "cpu" else model.to("cpu"),  # its memory there is the next run's
             rng=rng,
             started_at=started_at,
             seconds={"train": trained - start, "predict": time.monotonic() - trained},
@@ -281,8 +285,12 @@ def _refuse_nonfinite_metrics(writer: RunWriter) -> None:
 
 
 def _refuse_nonfinite(model: nn.Module) -> None:
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    state = {
+        name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point() and tensor.numel()
+    }
+    largest = torch._foreach_norm(list(state.values()), math.inf)  # one call for all; NaN stays NaN
+    for name, norm in zip(state, torch.stack([each.float() for each in largest]).tolist(), strict=True):
+        if not math.isfinite(norm):
             raise TrainingDiverged(f"tensor {name!r} holds NaN or infinity after training")
 
 
