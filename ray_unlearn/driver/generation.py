@@ -8,29 +8,31 @@ Does not cover: reading what was made (`ray_unlearn.report`, evaluation).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ray_unlearn.data.study_data import StudyData, prepare_study
 from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
-from ray_unlearn.driver.opening import cache_folder, open_job
 from ray_unlearn.driver.phases import Phases, phases_line
 from ray_unlearn.driver.pool import Backend, Pool
 from ray_unlearn.driver.progress import Tracker, show_progress
-from ray_unlearn.errors import ClusterError, StoreError, StudyError
+from ray_unlearn.errors import ClusterError, RayUnlearnError, StoreError, StudyError
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
-from ray_unlearn.report.tables import publish_metrics
-from ray_unlearn.report.text import plural
-from ray_unlearn.store import open_storage
-from ray_unlearn.store.records import CHECKPOINT
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
-from ray_unlearn.worker import Job, record_failure
+
+if TYPE_CHECKING:  # they bring torch and pandas, which are imported while Ray starts
+    from ray_unlearn.data.study_data import StudyData
+    from ray_unlearn.worker import Job
 
 BackendName = Literal["ray", "inline"]
+Held = Mapping[str, Mapping[int, Record]]
+"""Population -> run -> its record."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +60,8 @@ class Summary:
 
     def lines(self) -> list[str]:
         """Return what there is to say about it, most important last."""
+        from ray_unlearn.report.text import plural
+
         lines = [f"not made: {run}: {error}" for run, error in self.failed.items()]
         if self.blocked:
             lines.append(f"not made: {plural(len(self.blocked), 'run')} whose original failed")
@@ -95,22 +99,27 @@ def generate(
     phases = Phases()
     with ExitStack() as stack:
         arm = stack.enter_context(interrupts())
-        if backend == "ray":
-            phases.enter("connect")
         place = _backend(backend, address, workers, arm)
         stack.callback(place.close)
-        phases.enter("prepare")
+        if backend == "ray" and _probably_pending(study, only):
+            phases.enter("connect")
+            threading.Thread(target=_import_what_follows).start()
+            place.begin()
+            phases.enter("prepare")
+        from ray_unlearn.driver.opening import open_job
+        from ray_unlearn.report.tables import publish_metrics
+
         job = open_job(study, place.decode_all)
         job.store.admit(job.plan)
         job.store.storage.publish_file(job.store.layout.splits(job.data.splits.digest), job.data.splits_arrow)
         planned = job.plan.only(only).runs
-        made = _made(job)
-        pending = [run for run in planned if run not in made]
+        held = _held(job)
+        pending = [run for run in planned if run.index not in held[run.population]]
         if pending and backend == "ray":
             phases.enter("connect")
-        tally = _make(job, place, pending, made, len(planned), phases) if pending else Tally()
+        tally = _make(job, place, pending, held, len(planned), phases) if pending else Tally()
         phases.enter("finish")
-        publish_metrics(job.store)  # always: the last command may have been killed before it came to this
+        publish_metrics(job.store, held)  # always: the last command may have been killed before it came to this
     seconds = phases.end()
     return Summary(
         planned=len(planned),
@@ -132,14 +141,33 @@ def prepare(study: Study, *, backend: BackendName = "ray", address: str | None =
         RayUnlearnError: the data are refused, or the cluster cannot be had.
 
     """
+    from ray_unlearn.data.study_data import prepare_study
+    from ray_unlearn.driver.opening import cache_folder
+
     with ExitStack() as stack:
         place = _backend(backend, address, None, stack.enter_context(interrupts()))
         stack.callback(place.close)
         return prepare_study(study, open_storage(study.storage), cache_folder(study.storage), place.decode_all)
 
 
-def _made(job: Job) -> set[Run]:
-    """Return the runs of the plan that have a record.
+def _probably_pending(study: Study, only: Sequence[str]) -> bool:
+    """Return whether a population has fewer folders than runs: a guess, for a head start."""
+    try:
+        store = StudyStore(open_storage(study.storage), study.name)
+        wanted = {name: spec.planned for name, spec in study.populations.items() if name in (only or study.populations)}
+        return any(len(store.indexes(name)) < planned for name, planned in wanted.items())
+    except RayUnlearnError:
+        return False  # it will be said where it can be explained
+
+
+def _import_what_follows() -> None:
+    """Import torch and what needs it, beside the start of Ray, which is mostly waiting."""
+    import ray_unlearn.driver.opening
+    import ray_unlearn.report.tables  # noqa: F401
+
+
+def _held(job: Job) -> Held:
+    """Return every record of the plan's populations, each read once.
 
     Raises:
         StoreError: they were made without the checkpoints that the study now asks for.
@@ -153,15 +181,15 @@ def _made(job: Job) -> set[Run]:
                 f"population {name}: {without} of its runs were made with keep_checkpoints: false, and the study now "
                 f"asks for checkpoints; set it back, or remove {job.store.uri}/{name} to make them again"
             )
-    return {run for run in job.plan.runs if run.index in held[run.population]}
+    return held
 
 
-def _refuse_other_device(job: Job, pool: Pool) -> None:
+def _refuse_other_device(job: Job, pool: Pool, held: Held) -> None:
     """Refuse to mix CPU and GPU runs in a population because a cluster happens to have, or lack, GPUs today."""
     if job.plan.study.execution.device != "auto":
         return
-    for name, population in job.plan.populations.items():
-        others = {r.device for r in job.store.records(name, population.digest).values()}
+    for name, records in held.items():
+        others = {record.device for record in records.values()}
         if any((device == "cpu") != (pool.device == "cpu") for device in others):
             raise ClusterError(
                 f"population {name} was begun on {', '.join(sorted(others))}, and execution.device: auto now means "
@@ -169,10 +197,10 @@ def _refuse_other_device(job: Job, pool: Pool) -> None:
             )
 
 
-def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned: int, phases: Phases) -> Tally:
+def _make(job: Job, place: Backend, pending: list[Run], held: Held, planned: int, phases: Phases) -> Tally:
     pool = place.pool(job)
     phases.enter("workers")
-    _refuse_other_device(job, pool)
+    _refuse_other_device(job, pool, held)
 
     def ready(info: WorkerInfo) -> None:
         phases.enter("runs")
@@ -187,7 +215,7 @@ def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned:
             job.plan,
             pool,
             pending=pending,
-            made=made,
+            made={run for run in job.plan.runs if run.index in held[run.population]},
             max_attempts=job.plan.study.execution.max_attempts,
             hooks=Hooks(
                 made=lambda outcome: progress.made(),
@@ -200,6 +228,8 @@ def _make(job: Job, place: Backend, pending: list[Run], made: set[Run], planned:
 
 
 def _failed(job: Job, progress: Tracker, outcome: Outcome, attempts: int) -> None:
+    from ray_unlearn.worker import record_failure
+
     progress.given_up(f"{outcome.run} after {attempts} attempt{'s' if attempts > 1 else ''}: {outcome.error}")
     try:
         record_failure(job, outcome, attempts)

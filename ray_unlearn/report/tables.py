@@ -13,6 +13,7 @@ Does not cover: comparing populations (evaluation).
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -55,11 +56,15 @@ def study_status(study: Study, store: StudyStore) -> list[PopulationStatus]:
     return found
 
 
-def metrics_table(store: StudyStore) -> pd.DataFrame:
+Known = Mapping[str, Mapping[int, Record]]
+"""Population -> run -> record that was read before."""
+
+
+def metrics_table(store: StudyStore, known: Known | None = None) -> pd.DataFrame:
     """Return one row per finished run of every population in the store, by population and run."""
     rows = []
     for name in store.populations():
-        rows += [_row(record) for record in store.made(name).values()]
+        rows += [_row(record) for record in store.made(name, (known or {}).get(name)).values()]
     return pd.DataFrame(rows)
 
 
@@ -82,10 +87,10 @@ def _row(record: Record) -> dict[str, object]:
     return row
 
 
-def publish_metrics(store: StudyStore) -> None:
-    """Rebuild metrics.parquet from records."""
+def publish_metrics(store: StudyStore, known: Known | None = None) -> None:
+    """Rebuild metrics.parquet from records; those in `known` are not read again."""
     buffer = io.BytesIO()
-    metrics_table(store).to_parquet(buffer, index=False)
+    metrics_table(store, known).to_parquet(buffer, index=False)
     store.storage.publish_file(store.layout.metrics, buffer.getvalue())
 
 

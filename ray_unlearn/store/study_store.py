@@ -125,17 +125,27 @@ class StudyStore:
         """Record why a run failed; the run stays to be made."""
         self.storage.publish_file(self.layout.failure(run), failure.model_dump_json(indent=1).encode())
 
-    def records(self, population: str, digest: str) -> dict[int, Record]:
-        """Return the records of a population's finished runs by index; unreadable and foreign ones are left out."""
+    def records(self, population: str, digest: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
+        """Return the records of a population's finished runs by index; unreadable and foreign ones are left out.
+
+        Args:
+            population: whose.
+            digest: the population's.
+            known: records read before, which are not read again: a record that is there never changes.
+
+        """
+        known = known or {}
         runs = [Run(population=population, index=i) for i in self.indexes(population)]
         with ThreadPoolExecutor(_READERS) as readers:
-            found = dict(zip(runs, readers.map(self.record, runs), strict=True))
+            found = dict(
+                zip(runs, readers.map(lambda run: known.get(run.index) or self.record(run), runs), strict=True)
+            )
         return {run.index: record for run, record in found.items() if record is not None and record.is_of(run, digest)}
 
-    def made(self, population: str) -> dict[int, Record]:
+    def made(self, population: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
         """Return the records of the population that the folder holds, by index; empty where it holds none."""
         held = self.held(population)
-        return self.records(population, str(held.get("digest"))) if held else {}
+        return self.records(population, str(held.get("digest")), known) if held else {}
 
     def record(self, run: Run) -> Record | None:
         """Return a run's record, or None where there is none that can be read."""
