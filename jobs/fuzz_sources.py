@@ -85,7 +85,7 @@ def parquet(bench: Bench, rng: Random) -> Attack:
     if 0.4 < what < 0.95:
         file.write_bytes(damaged(rng, file.read_bytes()))
     if what >= 0.95:
-        image = rng.choice((b"\0" * 300_000_000, encoded("PNG")))
+        image = rng.choice((b"\0" * 100_000_000, encoded("PNG")))
         rows = pa.array([image] * (1 if len(image) > 1000 else 200_000), pa.large_binary())
         labels = pa.array([i % 2 for i in range(len(rows))])
         pq.write_table(
