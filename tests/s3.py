@@ -1,7 +1,7 @@
 """An S3 server on loopback, and a proxy before it that fails as networks and services do, on a seeded schedule.
 
-    with moto_server() as server, Proxy(server.address, seed=1, share=0.1) as proxy:
-        open_storage(proxy.uri)
+with moto_server() as server, Proxy(server.address, seed=1, share=0.1) as proxy:
+    open_storage(proxy.uri)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ class Server:
 
     address: str
     key: str = "key"
-    secret: str = "secret"
+    secret: str = "secret"  # noqa: S105
 
     def uri(self, path: str, address: str = "") -> str:
         """Return what a study calls this storage."""
@@ -72,7 +72,7 @@ class Proxy:
         handler = type("Handler", (_Handler,), {"proxy": self})
         self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
-        self.address = "127.0.0.1:{}".format(self._http.server_address[1])
+        self.address = f"127.0.0.1:{self._http.server_address[1]}"
 
     def uri(self, path: str) -> str:
         """Return what a study calls the storage behind this proxy."""
@@ -84,7 +84,7 @@ class Proxy:
             found = next((fault for part, fault in self.always.items() if part in request), "")
             if not found and self._rng.random() < self.share:
                 found = self._rng.choice(FAULTS)
-            self.happened.update([request.split()[0], *([found] if found else [])])
+            self.happened.update([request.split(maxsplit=1)[0], *([found] if found else [])])
         return found
 
     def __enter__(self) -> Proxy:
@@ -174,10 +174,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
 
     def finish(self) -> None:
-        try:
+        with suppress(OSError, ValueError):
             super().finish()
-        except (OSError, ValueError):
-            pass
 
     def log_message(self, *arguments: Any) -> None:
         """Say nothing."""
