@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from pyarrow import fs
@@ -36,7 +37,7 @@ class Server:
     def uri(self, path: str, address: str = "") -> str:
         """Return what a study calls this storage."""
         where = f"scheme=http&endpoint_override={address or self.address}&region=us-east-1"
-        return f"s3://{self.key}:{self.secret}@{path}?{where}"
+        return f"s3://{quote(self.key, safe='')}:{quote(self.secret, safe='')}@{path}?{where}"
 
     def make_bucket(self, name: str) -> None:
         """Create a bucket."""
