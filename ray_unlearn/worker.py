@@ -41,6 +41,7 @@ from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import refuse_unshared
 from ray_unlearn.study.plan import Plan, Population, Run
+from ray_unlearn.understudy import spare_dynamo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,10 +238,11 @@ def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
 
 
 def _import_optimizers() -> None:
-    """Take one optimiser step on nothing: a process's first imports torch._dynamo, which takes seconds.
+    """Take one optimiser step on nothing: a process's first imports what it needs.
 
     No run should pay for that: the seconds in its record are compared with those of retraining.
     """
+    spare_dynamo()
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     torch.optim.SGD([parameter], lr=0.0).step()

@@ -17,8 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-import pandas as pd
-
 from ray_unlearn.data.rows import GivenSplit, OpenSource, Row
 from ray_unlearn.errors import DataError
 from ray_unlearn.study.identity import digest
@@ -123,6 +121,8 @@ def open_competition(path: str) -> OpenSource:
 
 
 def _csv_entries(root: Path, file: Path, given: GivenSplit) -> Iterator[_Entry]:
+    import pandas as pd  # half a second that no worker needs
+
     try:
         table = pd.read_csv(file, dtype={"image_id": str, "person_id": str})
     except (OSError, ValueError, UnicodeDecodeError) as error:

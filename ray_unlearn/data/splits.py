@@ -21,7 +21,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from ray_unlearn.errors import DataError, did_you_mean
@@ -171,6 +170,8 @@ def _listed(ids: str | tuple[str, ...]) -> list[tuple[str, str]]:
     """Return (where, image id) of a list in the study or of a CSV file's `image_id` column."""
     if not isinstance(ids, str):
         return [(f"data.forget.ids[{i}]", image_id) for i, image_id in enumerate(ids)]
+    import pandas as pd  # half a second that no worker needs
+
     if not Path(ids).is_file():
         raise DataError(
             f"{ids}: no such file; data.forget.ids expects a CSV file with a column image_id, or a list of ids"

@@ -8,28 +8,28 @@ Does not cover: reading what was made (`ray_unlearn.report`, evaluation).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ray_unlearn.data.study_data import StudyData, prepare_study
 from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
-from ray_unlearn.driver.opening import cache_folder, open_job
 from ray_unlearn.driver.phases import Phases, phases_line
 from ray_unlearn.driver.pool import Backend, Pool
 from ray_unlearn.driver.progress import Tracker, show_progress
-from ray_unlearn.errors import ClusterError, StoreError, StudyError
+from ray_unlearn.errors import ClusterError, RayUnlearnError, StoreError, StudyError
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
-from ray_unlearn.report.tables import publish_metrics
-from ray_unlearn.report.text import plural
-from ray_unlearn.store import open_storage
+from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.sharing import marked
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
-from ray_unlearn.worker import Job, record_failure
+
+if TYPE_CHECKING:  # they bring torch and pandas, which are imported while Ray starts
+    from ray_unlearn.data.study_data import StudyData
+    from ray_unlearn.worker import Job
 
 BackendName = Literal["ray", "inline"]
 Held = Mapping[str, Mapping[int, Record]]
@@ -63,6 +63,8 @@ class Summary:
 
     def lines(self) -> list[str]:
         """Return what there is to say about it, most important last."""
+        from ray_unlearn.report.text import plural
+
         lines = [f"not made: {run}: {error}" for run, error in self.failed.items()]
         if self.blocked:
             lines.append(f"not made: {plural(len(self.blocked), 'run')} whose original failed")
@@ -104,6 +106,13 @@ def generate(
         arm = stack.enter_context(interrupts())
         place = _backend(backend, address, workers, arm)
         stack.callback(place.close)
+        if backend == "ray" and _probably_pending(study, only):
+            phases.enter("connect")
+            threading.Thread(target=_import_what_follows).start()
+            place.begin()
+            phases.enter("prepare")
+        from ray_unlearn.driver.opening import open_job
+
         job = open_job(study, place.decode_all)
         job.store.admit(job.plan)
         job.store.storage.publish_file(job.store.layout.splits(job.data.splits.digest), job.data.splits_arrow)
@@ -137,10 +146,29 @@ def prepare(study: Study, *, backend: BackendName = "ray", address: str | None =
         RayUnlearnError: the data are refused, or the cluster cannot be had.
 
     """
+    from ray_unlearn.data.study_data import prepare_study
+    from ray_unlearn.driver.opening import cache_folder
+
     with ExitStack() as stack:
         place = _backend(backend, address, None, stack.enter_context(interrupts()))
         stack.callback(place.close)
         return prepare_study(study, open_storage(study.storage), cache_folder(study.storage), place.decode_all)
+
+
+def _probably_pending(study: Study, only: Sequence[str]) -> bool:
+    """Return whether a population has fewer folders than runs: a guess, for a head start."""
+    try:
+        store = StudyStore(open_storage(study.storage), study.name)
+        wanted = {name: spec.planned for name, spec in study.populations.items() if name in (only or study.populations)}
+        return any(len(store.indexes(name)) < planned for name, planned in wanted.items())
+    except RayUnlearnError:
+        return False  # it will be said where it can be explained
+
+
+def _import_what_follows() -> None:
+    """Import torch and what needs it, beside the start of Ray, which is mostly waiting."""
+    import ray_unlearn.driver.opening
+    import ray_unlearn.report.tables  # noqa: F401
 
 
 def _held(job: Job) -> Held:
@@ -183,6 +211,8 @@ def _finish(job: Job, tally: Tally, held: Held) -> str:
         StoreError: it cannot be written, though every run was.
 
     """
+    from ray_unlearn.report.tables import publish_metrics
+
     known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
     try:
         publish_metrics(job.store, known)
@@ -227,6 +257,8 @@ def _make(job: Job, place: Backend, pending: list[Run], held: Held, planned: int
 
 
 def _failed(job: Job, progress: Tracker, outcome: Outcome, attempts: int) -> None:
+    from ray_unlearn.worker import record_failure
+
     progress.given_up(f"{outcome.run} after {attempts} attempt{'s' if attempts > 1 else ''}: {outcome.error}")
     try:
         record_failure(job, outcome, attempts)

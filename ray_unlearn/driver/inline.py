@@ -32,6 +32,9 @@ class InlineBackend:
         self._threads = torch.get_num_threads()
         self._pool: InlinePool | None = None
 
+    def begin(self) -> None:
+        """There is nothing to start."""
+
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
         """Decode in a plain loop."""
         return in_place(slices, job)

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ray_unlearn.data.decode import DecodedSlice, DecodeJob
-from ray_unlearn.data.rows import Slice
 from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo
-from ray_unlearn.worker import Job
+
+if TYPE_CHECKING:  # they bring torch, which the scheduler does without
+    from ray_unlearn.data.decode import DecodedSlice, DecodeJob
+    from ray_unlearn.data.rows import Slice
+    from ray_unlearn.worker import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,10 @@ class Pool(Protocol):
 
 class Backend(Protocol):
     """A place that can decode sources and run a job's workers."""
+
+    def begin(self) -> None:
+        """Start what takes long and needs no study, because there is probably something to make."""
+        ...
 
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
         """Decode every slice, in order."""

@@ -15,19 +15,20 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from ray_unlearn.data.decode import DecodedSlice, DecodeJob
-from ray_unlearn.data.prepare import in_place
-from ray_unlearn.data.rows import Slice
 from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
 from ray_unlearn.errors import ClusterError, RayUnlearnError, StorageNotShared
 from ray_unlearn.outcome import Attempt
 from ray_unlearn.study.schema import Execution
-from ray_unlearn.worker import Job, Worker
+
+if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
+    from ray_unlearn.data.decode import DecodedSlice, DecodeJob
+    from ray_unlearn.data.rows import Slice
+    from ray_unlearn.worker import Job
 
 _LARGE_ROWS = 16_000  # below, starting Ray Data takes longer than decoding
 _OBJECT_STORE_BYTES = 512 * 2**20  # of a local cluster: images travel through shards, not through Ray
@@ -56,8 +57,14 @@ class RayBackend:
         self._ours = False
         self._pool: RayPool | None = None
 
+    def begin(self) -> None:
+        """Connect, or start a cluster: mostly waiting, so that something else can be done beside it."""
+        self.connect()
+
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
         """Decode a large source as a Ray Data job, a small one in place."""
+        from ray_unlearn.data.prepare import in_place
+
         if len(slices) < 2 or sum(part.num_rows for part in slices) < _LARGE_ROWS:
             return in_place(slices, job)
         from ray_unlearn.driver.ray_data import decode_with_ray
@@ -128,6 +135,8 @@ class RayPool:
     """Actors that each hold one worker."""
 
     def __init__(self, job: Job, workers: int | None, tell: Callable[[str], None]) -> None:
+        from ray_unlearn.worker import Worker
+
         execution = job.plan.study.execution
         self._tell = tell
         self._fixed = workers or (execution.workers if isinstance(execution.workers, int) else None)
