@@ -131,9 +131,20 @@ class Storage:
     def _remove(self, name: str) -> None:
         info = self.filesystem.get_file_info(self.path(name))
         if info.type == fs.FileType.Directory:
-            self.filesystem.delete_dir(info.path)
+            self._remove_folder(info.path)
         elif info.type == fs.FileType.File:
             self.filesystem.delete_file(info.path)
+
+    def _remove_folder(self, path: str) -> None:
+        try:
+            self.filesystem.delete_dir(path)
+        except OSError as error:
+            if "Content-MD5" not in str(error):
+                raise
+            # Older services want a header with a request for many removals that the AWS SDK no longer sends.
+            for info in self.filesystem.get_file_info(fs.FileSelector(path, recursive=True)):
+                if info.is_file:
+                    self.filesystem.delete_file(info.path)
 
     def temporary(self, folder: str) -> str:
         """Return a new name in `folder` that `sweep` removes once this process is dead."""

@@ -37,6 +37,7 @@ _PASSING = {
     errno.ETIMEDOUT,
 }
 
+_CHUNKED = "aws-chunked"
 _REFUSALS = (
     "ACCESS_DENIED",
     "NO_SUCH_BUCKET",
@@ -44,6 +45,8 @@ _REFUSALS = (
     "SIGNATURE_DOES_NOT_MATCH",
     "TOKEN",
     "Forbidden",
+    "Content-MD5",
+    _CHUNKED,
 )
 """What an object store says that it will say again; anything else may pass."""
 
@@ -96,4 +99,6 @@ def is_read_only(error: BaseException) -> bool:
 
 def advice(error: BaseException) -> str:
     """Return what to do about it, or nothing where the reason says all that we know."""
+    if _CHUNKED in str(error):
+        return "for an S3 service that does not know it: export AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
     return _ADVICE.get(getattr(error, "errno", None) or 0, "")
