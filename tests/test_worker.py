@@ -172,7 +172,7 @@ def test_a_full_disk_fails_the_run_and_leaves_nothing(tiny, monkeypatch):
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ray_unlearn.store.filesystem._write_synced", full)
+    monkeypatch.setattr("ray_unlearn.store.disk._write_synced", full)
     outcome = execute(worker, ORIGINAL)
     assert outcome.error.endswith("cannot write tiny/original/00000: No space left on device")
     assert not outcome.final
