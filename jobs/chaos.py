@@ -3,12 +3,12 @@
     uv run python jobs/chaos.py --minutes 10 --seed 0                  # at least 100 kills on 2 cores
     uv run python jobs/chaos.py --minutes 2 --seed 7 --kills 10 --folder /tmp/chaos
 
-Starts a Ray cluster of three nodes on this machine (loopback; the head runs no workers), lets `ray-unlearn generate`
-make a study on it, and kills: workers and drivers from outside at random moments, nodes, and any of the three at a
-named point of a run's publication (`faults.py`). A driver that died is started again; a study that is finished grows.
-In the end the driver runs undisturbed, everything is verified, and the bytes are compared with the same study made
-inline. Prints kills by victim and point, runs, lost, corrupt, bytes equal; exit code 1 where anything was lost or
-differs.
+Starts a Ray cluster of three nodes on this machine (the head runs no workers; a token guards the ports), lets
+`ray-unlearn generate` make a study on it, and kills: workers and drivers from outside at random moments, nodes, and any
+of the three at a named point of a run's publication (`faults.py`). A driver that died is started again; a study that is
+finished grows. In the end the driver runs undisturbed, everything is verified, and the bytes are compared with the same
+study made inline. Prints kills by victim and point, runs, lost, corrupt, bytes equal; exit code 1 where anything was
+lost or differs.
 
 Needs no GPU and no data. Ends only processes that it started.
 """
@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import secrets
 import shutil
 import signal
 import subprocess
@@ -38,7 +39,7 @@ from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.verify import verify
 
 JOBS = Path(__file__).parent
-NODE: dict[str, Any] = {"object_store_memory": 100 * 2**20, "node_ip_address": "127.0.0.1"}
+NODE: dict[str, Any] = {"object_store_memory": 100 * 2**20}
 BATCH = 60  # runs by which a finished study grows
 
 
@@ -157,6 +158,13 @@ class Chaos:
                 self.kills[f"{victim}, {point}"] += 1
 
 
+def _guard(home: Path) -> None:
+    """Let Ray ask for a token of this run's own."""
+    (home / ".ray").mkdir(mode=0o700)
+    (home / ".ray/auth_token").write_text(secrets.token_hex(32))
+    os.environ |= {"HOME": str(home), "RAY_AUTH_MODE": "token"}
+
+
 def _processes(node: Any) -> list[Any]:
     return [info.process for info in node.all_processes["raylet"]]
 
@@ -221,7 +229,7 @@ def main() -> int:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        os.environ["HOME"] = temporary  # Ray's token, of this run's own
+        _guard(Path(temporary))
         study = Study(folder / "disturbed")
         with (folder / "driver.log").open("wb") as log:
             chaos = Chaos(study, options.seed, log)

@@ -146,18 +146,19 @@ def test_workers_die_while_runs_are_published(tmp_path, ray_cluster, undisturbed
     assert_whole(study.parent, set(), undisturbed)
 
 
-def test_nodes_die_while_runs_are_published(tmp_path, undisturbed):
+def test_nodes_die_while_runs_are_published(tmp_path, ray_cluster, undisturbed):  # which has made a token
     """Law: a node that dies takes its workers along; the others go on, and the bytes are the same."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     study = write_study(tmp_path / "study", workers=2)
     done = [faults.order(study.parent, point, "node") for point in faults.PUBLICATION]
-    small = {"object_store_memory": 100 * 2**20, "node_ip_address": "127.0.0.1"}
+    small = {"object_store_memory": 100 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
     try:
         for _ in range(len(done) + 2):
-            cluster.add_node(num_cpus=1, **small)
+            cluster.add_node(wait=False, num_cpus=1, **small)
+        cluster.wait_for_nodes()
         command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(study), "--address", cluster.address]
         finished = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     finally:

@@ -156,12 +156,12 @@ def test_two_drivers_on_one_study_do_no_harm(tmp_path: Path):
 def test_of_two_drivers_with_other_values_one_is_refused(tiny: Callable[..., Study], monkeypatch):
     """Law: a population that both find absent is admitted once: the second to write sees the first's, and refuses."""
     first, second = (open_job(tiny(populations={"finetune": {"lr": lr}})) for lr in (1e-3, 1e-2))
-    real, interrupted = StudyStore._is_new, []
+    real, checked = StudyStore._is_new, list[object]()
 
     def is_new(self: StudyStore, population: object) -> bool:
         answer = real(self, population)
-        if not interrupted:
-            interrupted.append(True)
+        checked.append(population)
+        if len(checked) == len(first.plan.populations):  # the first has found both absent, and written neither
             second.store.admit(second.plan)
         return answer
 
