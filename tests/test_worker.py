@@ -178,13 +178,8 @@ def test_a_full_disk_fails_the_run_and_leaves_nothing(tiny, monkeypatch):
 
     monkeypatch.setattr("ray_unlearn.store.disk._write_synced", full)
     outcome = execute(worker, ORIGINAL)
-<<<<<<< HEAD
     said = "cannot write tiny/original/00000: No space left on device; free some space there"
     assert said in outcome.error
-=======
-    advice = "free some space there, then run the same command again"
-    assert outcome.error.endswith(f"cannot write tiny/original/00000: No space left on device; {advice}")
->>>>>>> storage
     assert not outcome.final
     assert job.store.indexes("original") == []
 

@@ -74,7 +74,8 @@ def evaluate(
         say(scores.model_dump_json(indent=1))
         return
     say("\n".join(score_lines(scores)))
-    say(f"\nwrote {store.uri}/scores.json and scores.parquet; `ray-unlearn report {study}` makes a page of them")
+    if scores.saved:  # else it was said
+        say(f"\nwrote {store.uri}/scores.json and scores.parquet; `ray-unlearn report {study}` makes a page of them")
 
 
 def _execution(jobs: int | None, address: str | None) -> Execute:
