@@ -80,9 +80,8 @@ def resident_bytes() -> int:
     Where the system does not say (it is Linux's /proc), the peak of all resident memory.
     """
     try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
+        _, resident, shared, *_ = Path("/proc/self/statm").read_text(encoding="ascii").split()  # pages
+        return (int(resident) - int(shared)) * resource.getpagesize()
     except OSError:
         pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -92,7 +92,7 @@ class Worker:
         self._poisoned = False
         self._grown = False
         self._resident: int | None = None
-        """Bytes held after the first call: what every run needs again is no growth."""
+        """Bytes held after the first run: what every run needs again is no growth."""
 
     def open(self) -> WorkerInfo:
         """Map the images and build the architecture.
@@ -122,13 +122,10 @@ class Worker:
         for run, attempt in attempts:
             if not (self._poisoned or self._grown):  # else whoever is told replaces this worker
                 known += self.execute(run, attempt)
-        if attempts and self._has_grown():
-            known = self._leaving(known)
+                known = self._leaving(known) if self._has_grown() else known
         return known + (self.flush() if flush else [])
 
     def _has_grown(self) -> bool:
-        if self._grown or self._poisoned:
-            return False  # said already
         resident = resident_bytes()
         if self._resident is None:
             self._resident = resident

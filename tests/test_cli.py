@@ -137,7 +137,8 @@ def test_generate_makes_everything_once(tmp_path, capsys):
     file = write_study(tmp_path)
     assert inline(file) == 0
     first = capsys.readouterr()
-    assert first.out.startswith("made 4 runs in ")
+    assert first.out.startswith("start: ")
+    assert "\nmade 4 runs in " in first.out
     assert first.out.endswith(f"4 of 4 done, 0 failed; store {tmp_path / 'store/tiny'}\n")
     assert "4 of 4 runs to make, in this process on cpu" in first.err
     before = payload_bytes(tmp_path / "store/tiny")

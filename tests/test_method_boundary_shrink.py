@@ -41,7 +41,7 @@ def grey(values, labels, scaling):
     pixels = object.__new__(Pixels)
     pixels.device, pixels.labels_N = torch.device("cpu"), np.array(labels)
     blocks = np.broadcast_to(np.array(values, np.uint8)[:, None, None, None], (len(values), 2, 2, 3)).copy()
-    pixels._blocks, pixels._starts, pixels._resident = [blocks], np.array([0, len(values)]), None
+    pixels._blocks, pixels._starts, pixels.resident = [blocks], np.array([0, len(values)]), None
     pixels._labels = torch.tensor(labels)
     return ImageSet(pixels, np.arange(len(values)), Scaling.of(scaling))
 

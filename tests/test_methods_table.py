@@ -93,8 +93,8 @@ def test_a_loss_that_is_not_finite_is_said(made, capsys, monkeypatch):
     """Law: NaN in a training or an output loss is named with its run."""
     read = StudyStore.made
 
-    def bad(self: StudyStore, population: str) -> dict[int, Record]:
-        records = read(self, population)
+    def bad(self: StudyStore, population: str, known: Any = None) -> dict[int, Record]:
+        records = read(self, population, known)
         changes = {"finetune": {"epoch_loss": [1.0, math.nan]}, "null": {"metrics": {"test_loss": math.inf}}}
         return {i: record.model_copy(update=changes.get(population, {})) for i, record in records.items()}
 

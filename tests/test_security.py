@@ -53,10 +53,12 @@ def shells(source: str) -> list[str]:
 def test_jobs_execute_nothing_that_they_read():
     """Law: pickle, torch.load, np.load, yaml.load, eval and exec: what holds for the package holds for jobs/.
 
-    jobs/fuzz_sources.py writes .pth files to damage them: the one place that may.
+    Some may write .pth files: fuzz_sources, to damage them, and the benchmark, because the challenge's notebook does.
     """
     assert JOBS
-    assert [line for line in unsafe(JOBS) if "jobs.fuzz_sources" not in line or "torch.save" not in line] == []
+    writers = ("jobs.fuzz_sources", "jobs.benchmark:", "jobs.notebook_loop")
+    found = [line for line in unsafe(JOBS) if not line.startswith(writers) or "torch.save" not in line]
+    assert found == []
 
 
 @pytest.mark.parametrize("line", ["import dill", "pickle.loads(x)", "torch.load(x)", "pd.read_pickle(x)", "eval(x)"])

@@ -38,8 +38,12 @@ def cuda_graph(step: Step, device: torch.device) -> Step:
         MethodError: the step cannot be captured.
 
     """
+    with torch.random.fork_rng(devices=[device]):  # what warm-up draws, for a dropout say, no run should miss
+        return _captured(step, device)
+
+
+def _captured(step: Step, device: torch.device) -> Step:
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    state = torch.cuda.get_rng_state(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*capturable=True")  # so it is, and so it will be captured
@@ -54,7 +58,6 @@ def cuda_graph(step: Step, device: torch.device) -> Step:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         hint = "set execution.cuda_graph: false to train without"
         raise MethodError(f"a training step cannot be captured as a CUDA graph ({reason}); {hint}") from error
-    torch.cuda.set_rng_state(state, device)  # what warm-up drew, for a dropout say, no run should miss
     return graph.replay
 
 
