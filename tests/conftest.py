@@ -17,6 +17,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # workers share this environment, also under `uv run pytest`
 os.environ.pop("RAY_ADDRESS", None)
+# Processes that tests start may keep their bytecode: to compile torch anew costs each of them 5 s.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 TINY: dict[str, Any] = {
     "name": "tiny",
