@@ -18,7 +18,7 @@ original, with the same recipe (SGD 1e-3, momentum 0.9, weight decay 5e-4, const
 Every side of every repeat is a process of its own; the order of the sides turns round with every repeat. There are two
 times. `steady` runs from the moment the first checkpoint begins to train until the last one is written (with c, from
 the moment Tune schedules its first trial, because a trial's start is what each checkpoint costs there; with d, from the
-first worker that is ready, the import of the original included). The rest is starting and ending: imports, Ray,
+publication of the original, for which the first run waits). The rest is starting and ending: imports, Ray,
 decoding. Checkpoints per hour, images/s and the first ratio are steady; the second ratio is of the whole wall. Memory
 is that of the host (jobs/measured_process.py). The floor (jobs/floor.py) is the least that the device needs for a step.
 

@@ -1,6 +1,6 @@
 """ray_unlearn's side of jobs/benchmark.py: the same checkpoints as a study, made by `generate`.
 
-    took = study_side(setting)                   # {"steady_s": 12.3, "steady_from": "phases", "accuracy": {...}, ...}
+    took = study_side(setting)                   # {"steady_s": 12.3, "accuracy": {...}, ...}
 
 Does not cover: the other sides (`notebook_loop`).
 """
@@ -14,7 +14,6 @@ from typing import Any
 from notebook_loop import Setting
 
 from ray_unlearn.driver import generate
-from ray_unlearn.driver.generation import Summary
 from ray_unlearn.errors import RayUnlearnError
 from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.store.records import CHECKPOINT
@@ -37,12 +36,10 @@ def study_side(setting: Setting) -> dict[str, Any]:
         raise RayUnlearnError("; ".join(summary.lines()))
     store = StudyStore(open_storage(study.storage), study.name)
     records = store.made(POPULATION)
-    steady_s, source = _steady(summary, store, records, study.storage)
     return {
         "checkpoints": sum(CHECKPOINT in record.payloads for record in records.values()),
-        "steady_s": steady_s,
-        "steady_from": source,
-        "phases": dict(getattr(summary, "phases", {})),
+        "steady_s": _steady(store, records, study.storage),
+        "phases": dict(summary.phases),
         "run_s": [sum(record.seconds.values()) for record in records.values()],
         "threads": study.execution.cpus_per_worker,
         "accuracy": {
@@ -94,16 +91,10 @@ def study_of(setting: Setting) -> Study:
     return load_study(file, setting.overrides)
 
 
-def _steady(summary: Summary, store: StudyStore, records: dict[int, Record], storage: str) -> tuple[float, str]:
-    """Return the seconds from the first run's begin to the last record, and what says so.
-
-    `Summary.phases` counts from the first worker that is ready, so that importing the original is in it. Without it,
-    the files' times are taken, less the seconds that the record gives; publishing the first run is then left out.
-    """
-    phases = dict(getattr(summary, "phases", {}))
-    if "runs" in phases:
-        return float(phases["runs"]), "phases"
-    files = {i: store.layout.record(Run(population=POPULATION, index=i)) for i in records}
-    times = {i: Path(storage, file).stat().st_mtime for i, file in files.items()}
-    begins = [times[i] - sum(record.seconds.values()) for i, record in records.items()]
-    return max(times.values()) - min(begins), "records"
+def _steady(store: StudyStore, records: dict[int, Record], storage: str) -> float:
+    """Return the seconds from the first run's begin, when its original was published, to the last record."""
+    original, *runs = (
+        Path(storage, store.layout.record(run)).stat().st_mtime
+        for run in (Run(population="original", index=0), *(Run(population=POPULATION, index=i) for i in records))
+    )
+    return max(runs) - original

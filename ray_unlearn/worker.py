@@ -41,7 +41,7 @@ from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import refuse_unshared
 from ray_unlearn.study.plan import Plan, Population, Run
-from ray_unlearn.surroundings import resident_bytes, undisturbed
+from ray_unlearn.surroundings import keep_freed_memory, resident_bytes, undisturbed
 from ray_unlearn.training.engines import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32
 from ray_unlearn.understudy import spare_dynamo
@@ -103,6 +103,7 @@ class Worker:
         """
         job, execution = self._job, self._job.plan.study.execution
         refuse_unshared(job.store, job.marker)
+        keep_freed_memory()
         self._configure()
         pixels = job.data.open(self._device, execution.device_budget_gib * 2**30, Path(job.cache))
         self._pixels: Pixels = pixels

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from torch import nn
 
 from ray_unlearn.errors import DataError, RayUnlearnError, StudyError
 from ray_unlearn.models import small_cnn
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.study.plan import Run
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 sys.path.append(str(JOBS))  # as `python jobs/benchmark.py` has it
@@ -165,10 +167,15 @@ def test_accuracies_agree_within_their_spread(tmp_path):
     assert abs(statistics.mean(a) - statistics.mean(d)) <= 4 * error + 1 / 51
 
 
-def test_the_steady_part_is_what_generate_calls_runs():
-    """Law: where `Summary.phases` says so, starting and finishing are not in it."""
-    phases = {"prepare": 1.0, "workers": 2.0, "runs": 3.5, "finish": 4.0}
-    assert study_side._steady(SimpleNamespace(phases=phases), None, {}, "") == (3.5, "phases")
+def test_the_steady_part_runs_from_the_original_to_the_last_record(tmp_path):
+    """Law: by the times of the records' files; the order of the runs does not matter."""
+    store = StudyStore(open_storage(str(tmp_path)), "benchmark")
+    for run, at in ((("original", 0), 100.0), (("finetune", 0), 109.5), (("finetune", 1), 104.0)):
+        record = tmp_path / store.layout.record(Run(population=run[0], index=run[1]))
+        record.parent.mkdir(parents=True)
+        record.touch()
+        os.utime(record, (at, at))
+    assert study_side._steady(store, {0: None, 1: None}, str(tmp_path)) == pytest.approx(9.5)
 
 
 def test_flops_by_hand():
