@@ -67,7 +67,7 @@ def arm(point: str, kill: Callable[[], Any]) -> None:
     if point in PUBLICATION:
         _arm_publication(point, kill)
     elif point == "during resume":
-        _after(StudyStore, "records", kill)
+        _after(StudyStore, "compact", kill)
     elif point == "during compaction":
         study_store._WORTH_COMPACTING = 0
         _after(study_store, "encode", lambda: _arm_publication("half a payload", kill))

@@ -135,7 +135,8 @@ class Notebook:
         self.device = torch.device(setting.device)
         torch.backends.cudnn.allow_tf32 = False  # as ray_unlearn: sides are compared at the same precision
         self.original = torch.load(Path(setting.folder) / "original.pth", map_location="cpu", weights_only=True)
-        self.net = models.build(Model(arch=setting.arch), setting.classes, Seeds(study=0)).to(self.device)
+        stock = Model(arch=setting.arch, trim_dead_taps=False)
+        self.net = models.build(stock, setting.classes, Seeds(study=0)).to(self.device)
         self.retain = DataLoader(sets["retain"], batch_size=setting.batch_size, shuffle=True, num_workers=0)
         self.judged = {
             name: DataLoader(sets[name], batch_size=setting.batch_size, num_workers=0) for name in ("forget", "test")

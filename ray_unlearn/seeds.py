@@ -15,6 +15,7 @@ Does not cover: generators that foreign code makes from the operating system's e
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import random
@@ -62,24 +63,40 @@ class Seeds:
     def global_state(self, purpose: str) -> Iterator[None]:
         """Seed the global generators of `random`, NumPy and torch (all devices) in the block; restore them after.
 
-        GPUs' generators are seeded where CUDA is in use in this process; asking torch for them elsewhere costs
-        milliseconds, and leaves a note to a CUDA that may never start, at every call.
+        GPUs' generators are seeded where there are any; elsewhere torch would take milliseconds to find none, and keep
+        a note for a CUDA that never starts, at every call.
         """
         import torch
 
         python_state, numpy_state = random.getstate(), np.random.get_state()
-        seed, on_gpu = self.entropy(purpose), torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if on_gpu else ()):
+        seed, begun = self.entropy(purpose), torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if begun else ()):
             try:
                 random.seed(seed)
                 np.random.seed(_words(seed, 8))
-                if on_gpu:
+                if begun or _has_gpu():
                     torch.cuda.manual_seed_all(seed % 2**63)  # they take all 64 bits; the CPU's would take 32
                 torch.set_rng_state(_torch_state(seed))
                 yield
             finally:
                 random.setstate(python_state)
                 np.random.set_state(numpy_state)
+
+
+@contextlib.contextmanager
+def nothing_drawn(device: torch.device) -> Iterator[None]:
+    """Put torch's global generators (the CPU's and the device's) back after the block, as if it had drawn nothing."""
+    import torch
+
+    with torch.random.fork_rng(devices=[device]):
+        yield
+
+
+@functools.cache
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 _MT19937_WORDS = 624

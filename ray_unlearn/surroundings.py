@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import resource
@@ -34,10 +35,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Put the process's state back afterwards; end a forked child that comes out."""
-    process, folder, environment = os.getpid(), Path.cwd(), dict(os.environ)
+    process, folder, environment = os.getpid(), os.path.realpath("."), dict(os.environ)
     path, depth, collects = list(sys.path), sys.getrecursionlimit(), gc.isenabled()
-    mask = os.umask(0o077)
-    os.umask(mask)
+    mask = _first_umask()
     numpy_errors = np.geterr()
     torch_before = _torch_state()
     try:
@@ -46,16 +46,32 @@ def undisturbed() -> Iterator[None]:
     finally:
         if os.getpid() != process:
             os._exit(1)
-        os.chdir(folder)
-        if dict(os.environ) != environment:
-            os.environ.clear()
-            os.environ.update(environment)
+        for name in os.environ.keys() | environment.keys():  # one by one: another thread publishes, and reads some
+            if os.environ.get(name) != environment.get(name):
+                _set_variable(name, environment.get(name))
         os.umask(mask)
         sys.path[:] = path
         sys.setrecursionlimit(depth)
         (gc.enable if collects else gc.disable)()
         np.seterr(**numpy_errors)
         _restore_torch(*torch_before)
+        with contextlib.suppress(OSError):  # the code may have removed it
+            os.chdir(folder)
+
+
+@functools.cache
+def _first_umask() -> int:
+    """Return the umask as it was at first; to ask for it is to change it, which other threads would see."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _set_variable(name: str, value: str | None) -> None:
+    if value is None:
+        del os.environ[name]
+    else:
+        os.environ[name] = value
 
 
 def _torch_state() -> tuple[torch.dtype, torch.device, str, bool, bool]:
@@ -99,4 +115,5 @@ def resident_bytes() -> int:
         return (int(resident) - int(shared)) * resource.getpagesize()
     except OSError:
         pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -41,8 +41,10 @@ class TrimmedConv2d(nn.Conv2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the convolution of [B, C, H, W]."""
+        if type(input) is not torch.Tensor or input.dim() != 4 or input.device.type != "cpu":
+            return super().forward(input)  # tracers' stand-ins, too
         rows, columns = (self._windows(input, axis) for axis in (0, 1))
-        if not self._pays(input, rows, columns):
+        if not self._pays(rows, columns):
             return super().forward(input)
         spans = [(row, column) for row in rows for column in columns]
         weights = _Taps.apply(self.weight, [(r[1], c[1]) for r, c in spans], _product_dtype(self.weight))
@@ -58,8 +60,8 @@ class TrimmedConv2d(nn.Conv2d):
         size, kernel = images.shape[2 + axis], self.kernel_size[axis]
         return windows(size, kernel, self.stride[axis], int(self.padding[axis]))
 
-    def _pays(self, images: torch.Tensor, rows: list[Window], columns: list[Window]) -> bool:
-        if images.device.type != "cpu" or not 1 <= len(rows) * len(columns) <= _MAX_PIXELS:
+    def _pays(self, rows: list[Window], columns: list[Window]) -> bool:
+        if not 1 <= len(rows) * len(columns) <= _MAX_PIXELS:
             return False
         met = [(w[1].stop - w[1].start, k) for ws, k in ((rows, 0), (columns, 1)) for w in ws]
         return any(count < self.kernel_size[axis] for count, axis in met) and all(count > 0 for count, _ in met)
@@ -100,19 +102,26 @@ class _Taps(torch.autograd.Function):
     memory layout than a channels_last weight has, which autograd then copies once more.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any, weight_OIHW: torch.Tensor, taps: Sequence[tuple[slice, slice]], dtype: torch.dtype
+        weight_OIHW: torch.Tensor, taps: Sequence[tuple[slice, slice]], dtype: torch.dtype
     ) -> tuple[torch.Tensor, ...]:
-        ctx.taps, ctx.like = taps, weight_OIHW
         weight_OHWI = weight_OIHW.permute(0, 2, 3, 1)
         return tuple(weight_OHWI[:, rows, columns].to(dtype, copy=True).flatten(1) for rows, columns in taps)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        weight_OIHW, ctx.taps, _ = inputs
+        ctx.shape, ctx.dtype = weight_OIHW.permute(0, 2, 3, 1).shape, weight_OIHW.dtype
+        ctx.in_place = weight_OIHW.is_contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
     def backward(ctx: Any, *gradients_OK: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        gradient_OIHW = torch.zeros_like(ctx.like)  # in the weight's own memory format
-        gradient_OHWI = gradient_OIHW.permute(0, 2, 3, 1)
+        gradient_OHWI = gradients_OK[0].new_zeros(ctx.shape, dtype=ctx.dtype)
         for (rows, columns), gradient_OK in zip(ctx.taps, gradients_OK, strict=True):
             window = gradient_OHWI[:, rows, columns]
-            window += gradient_OK.view(window.shape)
-        return gradient_OIHW, None, None
+            window += gradient_OK.reshape(window.shape)
+        gradient_OIHW = gradient_OHWI.permute(0, 3, 1, 2)  # as a channels_last weight lies in memory
+        return gradient_OIHW if ctx.in_place else gradient_OIHW.contiguous(), None, None

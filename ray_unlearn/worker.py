@@ -44,7 +44,6 @@ from ray_unlearn.study.plan import Plan, Population, Run
 from ray_unlearn.surroundings import keep_freed_memory, resident_bytes, undisturbed
 from ray_unlearn.training.engines import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32
-from ray_unlearn.understudy import spare_dynamo
 
 _QUICK_S = (
     0.02  # a run as short as this is published at once: two threads of one interpreter would get in each other's way
@@ -149,7 +148,7 @@ class Worker:
             return [*known, failure_of(run, start, error, poisoned=self._poisoned)]
         known, end = self._publisher.flush(), time.monotonic()
         if end - start < _QUICK_S:
-            return [*known, self._publish(made, start, end)]
+            return [*known, replace(self._publish(made, start, end), seconds=time.monotonic() - start)]
         self._publisher.begin(functools.partial(self._publish, made, start, end))
         return known
 
@@ -189,7 +188,7 @@ class Worker:
         )
 
     def _publish(self, made: _Unpublished, start: float, end: float) -> Outcome:
-        """Serialise, hash and write, in the publisher's thread."""
+        """Serialise, hash and write; in the publisher's thread, but for quick runs."""
         try:
             payloads = made.writer.finish(made.model)
             record = made.writer.record(
@@ -215,9 +214,9 @@ class Worker:
         torch.set_default_dtype(torch.float32)
         torch.set_grad_enabled(True)
         torch.set_num_threads(execution.cpus_per_worker)
+        torch.use_deterministic_algorithms(self._device.type == "cuda" and execution.deterministic)
         if self._device.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may not repeat itself
-            torch.use_deterministic_algorithms(execution.deterministic)
             # Deterministic mode would fill every new tensor with NaN, a kernel each, to show bugs of operations.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             torch.backends.cudnn.benchmark = not execution.deterministic
@@ -270,11 +269,10 @@ def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
 
 
 def _import_optimizers() -> None:
-    """Take one optimiser step on nothing: a process's first imports what it needs.
+    """Take one optimiser step on nothing: a process's first imports torch._dynamo, which takes seconds.
 
     No run should pay for that: the seconds in its record are compared with those of retraining.
     """
-    spare_dynamo()
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     torch.optim.SGD([parameter], lr=0.0).step()

@@ -25,7 +25,7 @@ NAME = PACKAGE.name
 # line share a floor and do not know each other.
 FLOORS = [
     ["errors"],
-    ["study", "interrupts", "understudy"],
+    ["study", "interrupts"],
     ["seeds"],
     ["store"],
     ["evaluation"],

@@ -117,6 +117,25 @@ def test_a_resnet_gives_the_same_logits_and_names():
     torch.testing.assert_close(trimmed(images), plain(images), rtol=1e-9, atol=1e-9)
 
 
+def test_it_can_be_traced_and_differentiated_by_example():
+    """Law: torch.fx and torch.func do with a trimmed layer what they do with a convolution."""
+    plain, layer = pair(2, 3, 3, padding=1)
+    images = torch.randn(4, 2, 2, 2, dtype=torch.float64)
+    traced = torch.fx.symbolic_trace(nn.Sequential(layer))
+    torch.testing.assert_close(traced(images), plain(images))
+    torch.testing.assert_close(layer(images[0]), plain(images[0]))  # [C, H, W], as nn.Conv2d takes it, too
+
+    def gradients(conv):
+        def loss(parameters, image):
+            return torch.func.functional_call(conv, parameters, (image[None],)).square().sum()
+
+        each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))
+        return each(dict(conv.named_parameters()), images)
+
+    for expected, found in zip(gradients(plain).values(), gradients(layer).values(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_the_switch_is_part_of_the_identity():
     """Law: results differ in the last bits, so trimmed and untrimmed populations are two."""
     on, off = (models.identity(Model(arch="resnet18", trim_dead_taps=value)) for value in (True, False))

@@ -133,8 +133,13 @@ class Scaling:
 @cache  # each copy from Python to a GPU waits for it; never dropped, because captured steps hold the addresses
 def _along_a_row(scaling: Scaling, width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return shift and scale of every value in a row of pixels, float32 [3 W] each."""
-    shift, scale = (torch.tensor(values, device=device).repeat(width) for values in (scaling.shift, scaling.scale))
+    shift, scale = (_row(values, width, device) for values in (scaling.shift, scaling.scale))
     return shift, scale
+
+
+def _row(values: Sequence[float], width: int, device: torch.device) -> torch.Tensor:
+    """float32 whatever the default is at the first call: a script may have changed it, and the cache keeps it."""
+    return torch.tensor(values, dtype=torch.float32, device=device).repeat(width)
 
 
 @dataclass(frozen=True, slots=True)

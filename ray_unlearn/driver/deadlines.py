@@ -5,7 +5,8 @@
     deadlines.answered(worker, now)
     deadlines.overdue(now)                       # [(worker, attempts of the call that takes too long)]
 
-A call of several runs may take as long as all of them together.
+The limit of a run is that of a call: runs that share one are expected to take a fraction of a second together. Where it
+is exceeded, each of them is tried again alone, and only then blamed.
 
 Does not cover: ending the worker (the pool does), nor how often a run is tried again (`loop`).
 """
@@ -49,8 +50,4 @@ class Deadlines:
         if self._limit_s is None:
             return []
         first = {worker: calls[0] for worker, calls in self._calls.items() if calls}
-        return [
-            (worker, attempts)
-            for worker, attempts in first.items()
-            if now - self._since[worker] > self._limit_s * max(1, len(attempts))
-        ]
+        return [(worker, attempts) for worker, attempts in first.items() if now - self._since[worker] > self._limit_s]

@@ -140,7 +140,7 @@ class Scheduler:
         for _ in range(self._wanted - ready - len(self._starting)):
             self._starting.add(self._pool.start())
         for worker in [worker for worker, hand in self._hands.items() if not hand.runs and not hand.calls][::-1]:
-            if len(self._hands) + len(self._starting) > self._wanted:
+            if len(self._hands) > self._wanted:  # one that is only starting is no reason to stop one that is there
                 del self._hands[worker]
                 self._pool.stop(worker)
 

@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
+HELD = ".held"
+"""Ends a temporary name that is old only because its process works for long."""
 
 
 def temporary_name() -> str:
@@ -108,9 +110,9 @@ def _rename_folder(beside: Path, final: Path, complete: str) -> None:
 
 def is_dead(name: str) -> bool:
     """Return whether a temporary name is one of a process of this machine that has ended."""
-    if not name.startswith(f"{TEMPORARY}{socket.gethostname()}-"):
+    host, _, pid = name.removeprefix(TEMPORARY).rpartition("-")[0].rpartition("-")
+    if not name.startswith(TEMPORARY) or host != socket.gethostname():
         return False
-    pid = name.rsplit("-", 2)[1]
     return pid.isdigit() and not _alive(int(pid))
 
 

@@ -147,8 +147,8 @@ class Storage:
                     self.filesystem.delete_file(info.path)
 
     def temporary(self, folder: str) -> str:
-        """Return a new name in `folder` that `sweep` removes once this process is dead."""
-        return f"{folder}/{disk.temporary_name()}"
+        """Return a new name in `folder` that `sweep` removes once this process is dead, and no sooner."""
+        return f"{folder}/{disk.temporary_name()}{disk.HELD}"
 
     def sweep(self, folder: str, now_ns: int | None = None) -> None:
         """Remove temporary files that dead processes left in `folder`, as far as that can be done.
@@ -161,7 +161,8 @@ class Storage:
         """
         for info in self._list(folder, False):
             name, age_ns = self._relative(info.path, folder), (now_ns or 0) - (info.mtime_ns or 0)
-            if name.startswith(disk.TEMPORARY) and (disk.is_dead(name) or age_ns > _OLD_NS):
+            old = age_ns > _OLD_NS and not name.endswith(disk.HELD)
+            if name.startswith(disk.TEMPORARY) and (disk.is_dead(name) or old):
                 if self.local is not None and info.type == fs.FileType.Directory:
                     shutil.rmtree(info.path, ignore_errors=True)  # another driver may be sweeping, too
                     continue

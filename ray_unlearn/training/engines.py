@@ -23,6 +23,7 @@ from torch import nn
 
 from ray_unlearn.data.images import ImageSet
 from ray_unlearn.errors import MethodError
+from ray_unlearn.seeds import nothing_drawn
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.training.captured import Capture, Engine, Step, parameters_of, settings_of
 
@@ -38,7 +39,7 @@ def cuda_graph(step: Step, device: torch.device) -> Step:
         MethodError: the step cannot be captured.
 
     """
-    with torch.random.fork_rng(devices=[device]):  # what warm-up draws, for a dropout say, no run should miss
+    with nothing_drawn(device):  # what warm-up draws, for a dropout say, no run should miss
         return _captured(step, device)
 
 
@@ -69,6 +70,8 @@ def can_stand_in(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Rec
     """
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     if any(getattr(module, name) for module in model.modules() for name in hooks):
+        return False
+    if any(each._backward_hooks or each._post_accumulate_grad_hooks for each in model.parameters()):
         return False
     if len(optimizer.param_groups) != 1 or not isinstance(optimizer, _KINDS[recipe.optimizer]):
         return False
