@@ -6,9 +6,9 @@
 Starts a Ray cluster of three nodes on this machine (the head runs no workers; a token guards the ports), lets
 `ray-unlearn generate` make a study on it, and kills: workers and drivers from outside at random moments, nodes, and any
 of the three at a named point of a run's publication (`faults.py`). A driver that died is started again; a study that is
-finished grows. In the end the driver runs undisturbed, everything is verified, and the bytes are compared with the same
-study made inline. Prints kills by victim and point, runs, lost, corrupt, bytes equal; exit code 1 where anything was
-lost or differs.
+finished grows. Ray itself loses some calls and replies. In the end the driver runs undisturbed, everything is verified,
+and the bytes are compared with the same study made inline. Prints kills by victim and point, runs, lost, corrupt, bytes
+equal; exit code 1 where anything was lost or differs.
 
 Needs no GPU and no data. Ends only processes that it started.
 """
@@ -41,6 +41,14 @@ from ray_unlearn.store.verify import verify
 JOBS = Path(__file__).parent
 NODE: dict[str, Any] = {"object_store_memory": 100 * 2**20}
 BATCH = 60  # runs by which a finished study grows
+_RPC_FAILURES = {  # Ray's own injection: calls of actors whose request or reply is lost
+    "CoreWorkerService.grpc_client.PushTask": {
+        "num_failures": 20,
+        "req_failure_prob": 5,
+        "resp_failure_prob": 5,
+        "in_flight_failure_prob": 0,
+    }
+}
 
 
 class Study:
@@ -162,7 +170,7 @@ def _guard(home: Path) -> None:
     """Let Ray ask for a token of this run's own."""
     (home / ".ray").mkdir(mode=0o700)
     (home / ".ray/auth_token").write_text(secrets.token_hex(32))
-    os.environ |= {"HOME": str(home), "RAY_AUTH_MODE": "token"}
+    os.environ |= {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_testing_rpc_failure": json.dumps(_RPC_FAILURES)}
 
 
 def _processes(node: Any) -> list[Any]:
