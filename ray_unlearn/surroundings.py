@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import gc
 import os
 import resource
@@ -37,7 +36,7 @@ def undisturbed() -> Iterator[None]:
     """Put the process's state back afterwards; end a forked child that comes out."""
     process, folder, environment = os.getpid(), os.path.realpath("."), dict(os.environ)
     path, depth, collects = list(sys.path), sys.getrecursionlimit(), gc.isenabled()
-    mask = _first_umask()
+    mask = _umask()
     numpy_errors = np.geterr()
     torch_before = _torch_state()
     try:
@@ -59,12 +58,15 @@ def undisturbed() -> Iterator[None]:
             os.chdir(folder)
 
 
-@functools.cache
-def _first_umask() -> int:
-    """Return the umask as it was at first; to ask for it is to change it, which other threads would see."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _umask() -> int:
+    """Return the umask, where the system says it; else by changing it for a moment, which other threads may see."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1], 8) for line in lines if line.startswith("Umask:"))
+    except (OSError, StopIteration):
+        mask = os.umask(0o022)
+        os.umask(mask)
+        return mask
 
 
 def _set_variable(name: str, value: str | None) -> None:

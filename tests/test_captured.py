@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import contextlib
 import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -369,11 +370,11 @@ def test_cuda_graphs_errors_become_one_line(monkeypatch):
         "Stream": lambda device: Quiet(),
         "stream": lambda stream: stream,
         "current_stream": lambda device: Quiet(),
-        "get_rng_state": lambda device: None,
         "CUDAGraph": lambda: None,
         "graph": Fails,
     }.items():
         monkeypatch.setattr(engines_module.torch.cuda, name, stand_in)
+    monkeypatch.setattr(engines_module, "nothing_drawn", lambda device: contextlib.nullcontext())
     steps = itertools.count()
     expected = (
         r"^a training step cannot be captured as a CUDA graph \(operation not permitted when stream is capturing\); "

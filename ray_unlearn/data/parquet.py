@@ -116,6 +116,11 @@ class _reading:  # noqa: N801 - a context manager, used as a verb
             return pq.ParquetFile(self._stream)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{self.file.label}: not a readable Parquet file: {_first_line(error)}") from error
+        except Exception as error:  # a library may have taught Arrow types of its own (Ray Data does), and they fail
+            raise DataError(
+                f"{self.file.label}: a column is of an extension type; expected plain Arrow types "
+                f"({type(error).__name__}: {_first_line(error)})"
+            ) from error
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._stream.close()
@@ -140,7 +145,7 @@ def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
     num_rows = 0
     for file in files:
         with _reading(file) as parquet:
-            schema, metadata = _schema(file, parquet), parquet.metadata
+            schema, metadata = parquet.schema_arrow, parquet.metadata
             _check_columns(file, schema, columns)
             _refuse_swelling(file, metadata)
             own_names = _class_names(schema, columns.label) or ()
@@ -154,19 +159,6 @@ def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
         slices=tuple(slices),
         num_rows=num_rows,
     )
-
-
-def _schema(file: SourceFile, parquet: pq.ParquetFile) -> pa.Schema:
-    """Return the columns' types; a library in this process may have taught Arrow types of its own (Ray Data does)."""
-    try:
-        return parquet.schema_arrow
-    except pa.ArrowException:
-        raise
-    except Exception as error:  # such a type may raise anything
-        found = f"{type(error).__name__}: {_first_line(error)}"
-        raise DataError(
-            f"{file.label}: a column is of an extension type; expected plain Arrow types ({found})"
-        ) from error
 
 
 def _row_groups(metadata: pq.FileMetaData) -> Iterator[tuple[tuple[int, ...], int, int]]:
