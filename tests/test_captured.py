@@ -6,9 +6,9 @@ What only a GPU can show stands at the end, and is skipped, saying so, where the
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-import contextlib
 import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
