@@ -144,6 +144,7 @@ def test_workers_die_while_runs_are_published(tmp_path, ray_cluster, undisturbed
     assert_whole(study.parent, set(), undisturbed)
 
 
+@pytest.mark.long
 def test_nodes_die_while_runs_are_published(tmp_path, ray_cluster, undisturbed, monkeypatch):  # which made a token
     """Law: a node that dies takes its workers along; the others go on, to the same bytes (chaos.py: all points)."""
     from ray.cluster_utils import Cluster

@@ -56,6 +56,7 @@ def test_the_whole_life_of_a_study(server: Server, prefix: str, tmp_path: Path, 
     live(server.uri(prefix), tmp_path, expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1])
 @pytest.mark.usefixtures("no_pauses")
 def test_the_whole_life_of_a_study_through_a_network_that_fails(server, prefix, tmp_path, expected, seed: int):
