@@ -31,7 +31,6 @@ from typing import Any
 import faults
 import torch
 import yaml
-from ray.cluster_utils import Cluster
 from safetensors.torch import save_file
 
 from ray_unlearn.models import small_cnn
@@ -96,6 +95,8 @@ class Chaos:
     """A cluster, a driver on it, and a source of misfortune."""
 
     def __init__(self, study: Study, seed: int, log: Any) -> None:
+        from ray.cluster_utils import Cluster  # Ray reads its settings when it is imported: after `_guard`
+
         self.study, self.random, self.log = study, random.Random(seed), log  # noqa: S311 - no secret
         head = {"num_cpus": 0, "include_dashboard": False, **NODE}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
