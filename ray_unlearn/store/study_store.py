@@ -119,7 +119,7 @@ class StudyStore:
         """Publish a finished run: payloads, then its record; then forget its earlier failure.
 
         A run that somebody published meanwhile stays as it is: the same run has the same bytes. Payloads without a
-        record stay, too: they may be another driver's, which is just about to publish theirs.
+        record are no run: on a disk they make way, on an object store they are written over.
         """
         there = self.storage.exists(self.layout.record(run))
         held = self.record(run) if there else None
