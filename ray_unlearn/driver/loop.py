@@ -6,7 +6,7 @@ A run is ready when the original that it starts from is made. A worker holds sev
 that it publishes beside them. Workers that die are replaced and all their runs go back to the front of the queue. A
 run that fails by its own fault is tried `max_attempts` times; a run whose worker dies `max_attempts + 1` times is given
 up, too, because it may be what kills them. Where several may have been it, each is tried alone from then on, and only
-those deaths count. A death is nobody's fault where the node went away with it (a spot market's, a drain); a run that its
+those deaths count. A death is nobody's fault where the node went with it (a spot market's, a drain); a run that its
 dead worker had published but not told is made.
 
 Does not cover: publishing (workers do), signals (`interrupts`).
