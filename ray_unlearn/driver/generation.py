@@ -14,12 +14,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
+from ray_unlearn.driver.loop import Hooks, Scheduler
 from ray_unlearn.driver.phases import Phases, phases_line
 from ray_unlearn.driver.pool import Backend, Pool
 from ray_unlearn.driver.progress import Tracker, show_progress
 from ray_unlearn.driver.published import published_run
 from ray_unlearn.driver.room import refuse_share
+from ray_unlearn.driver.tally import Tally
 from ray_unlearn.errors import ClusterError, RayUnlearnError, StoreError, StudyError
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo

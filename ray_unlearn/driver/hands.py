@@ -26,8 +26,6 @@ class Hand:
     """Calls not answered yet; it works on the first."""
     publishing: list[Run] = field(default_factory=list)
     """Runs of answered calls that it is still publishing."""
-    leaving: bool = False
-    """Its node goes away: it finishes these, and gets no more."""
 
     @property
     def runs(self) -> list[Run]:

@@ -17,11 +17,12 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ray_unlearn.driver.hands import Hand
 from ray_unlearn.driver.pace import AHEAD_S, Pace
 from ray_unlearn.driver.pool import Event, Leaving, Lost, Pool, Ready
+from ray_unlearn.driver.tally import Tally
 from ray_unlearn.errors import ClusterError, StorageNotShared
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.study.plan import Plan, Run
@@ -49,16 +50,6 @@ class Hooks:
     ready: Callable[[WorkerInfo], None] = _nothing
     unready: Callable[[str], None] = _nothing
     """A worker could not open, and why."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What became of the pending runs."""
-
-    made: list[Run] = field(default_factory=list)
-    failed: dict[Run, str] = field(default_factory=dict)
-    blocked: list[Run] = field(default_factory=list)
-    """Runs whose original could not be made."""
 
 
 class Scheduler:
@@ -94,6 +85,12 @@ class Scheduler:
         self._starting: set[int] = set()
         self._hands: dict[int, Hand] = {}
         """Every ready worker, the longest serving first."""
+        self._leaving: set[int] = set()
+        """Those whose nodes go away: they finish what they have."""
+        self._hungry: dict[int, None] = {}
+        """Those that may take a call, in the order in which they came to: the others need no look at every event."""
+        self._held = 0
+        """Runs in all hands."""
         self._wanted = 0
         self._pace = Pace()
         self._attempts: Counter[Run] = Counter()
@@ -114,7 +111,7 @@ class Scheduler:
             StorageNotShared: a worker does not see the storage, and nothing is made yet.
 
         """
-        while self._queue or any(map(len, self._hands.values())):
+        while self._queue or self._held:
             self._resize()
             self._dispatch()
             for event in self._pool.wait():
@@ -126,9 +123,8 @@ class Scheduler:
 
     def _resize(self) -> None:
         """Grow to what there is room and work for; let surplus workers go: idle ones, and those that only start."""
-        outstanding = len(self._queue) + sum(map(len, self._hands.values())) + sum(map(len, self._blocked.values()))
-        room = self._pool.capacity()
-        staying = sum(not hand.leaving for hand in self._hands.values())
+        outstanding = len(self._queue) + self._held + sum(map(len, self._blocked.values()))
+        room, staying = self._pool.capacity(), len(self._hands) - len(self._leaving)
         surplus = staying + len(self._starting) - min(room, outstanding)
         for worker in sorted(self._starting, reverse=True)[: max(0, surplus)]:  # an autoscaler sees them as demand
             self._starting.discard(worker)
@@ -138,22 +134,44 @@ class Scheduler:
         self._wanted = min(room, outstanding)
         for _ in range(self._wanted - staying - len(self._starting)):
             self._starting.add(self._pool.start())
-        for worker, hand in reversed([item for item in self._hands.items() if item[1].is_idle]):
-            if hand.leaving or staying > self._wanted:
-                staying -= not hand.leaving
-                del self._hands[worker]
-                self._pool.stop(worker)
+        self._let_go(self._leaving, len(self._leaving))
+        self._let_go(sorted(self._hungry, reverse=True), staying - self._wanted)
+
+    def _let_go(self, workers: Iterable[int], at_most: int) -> None:
+        """Stop idle workers."""
+        for worker in [w for w in workers if self._hands[w].is_idle][: max(0, at_most)]:
+            self._drop(worker)
+            self._pool.stop(worker)
+
+    def _drop(self, worker: int) -> Hand:
+        hand = self._hands.pop(worker)
+        self._leaving.discard(worker)
+        self._hungry.pop(worker, None)
+        self._held -= len(hand)
+        return hand
 
     def _dispatch(self) -> None:
         """Give every worker a call, then those that are soon done a second; ask for the rest of who gets none."""
-        fed = [item for item in self._hands.items() if not item[1].leaving][: self._wanted]  # surplus ones run dry
+        fed = self._fed()
         for depth in (0, 1):
-            for worker, hand in fed:
+            for worker in fed:
+                hand = self._hands[worker]
                 if self._queue and len(hand.calls) == depth and self._is_soon_done(hand):
                     self._give(worker, hand)
-        for worker, hand in self._hands.items():
+        for worker in list(self._hungry):
+            hand = self._hands[worker]
             if hand.publishing and not hand.calls:
                 self._submit(worker, [], flush=True)
+            if len(hand.calls) > 1 or not self._is_soon_done(hand):
+                del self._hungry[worker]
+
+    def _fed(self) -> list[int]:
+        """Return the workers that may be given something: not those that leave, and surplus ones run dry."""
+        staying = [worker for worker in self._hungry if worker not in self._leaving]
+        if len(self._hands) - len(self._leaving) <= self._wanted:
+            return staying
+        kept = set([worker for worker in self._hands if worker not in self._leaving][: self._wanted])
+        return [worker for worker in staying if worker in kept]
 
     def _is_soon_done(self, hand: Hand) -> bool:
         return self._pace.expected_s(run for call in hand.calls for run in call) < AHEAD_S
@@ -168,24 +186,29 @@ class Scheduler:
 
     def _submit(self, worker: int, runs: list[Run], *, flush: bool) -> None:
         self._hands[worker].calls.append(runs)
+        self._held += len(runs)
         self._pool.submit(worker, [(run, self._attempts[run] + 1) for run in runs], flush=flush)
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Ready):
             self._starting.discard(event.worker)
             self._hands[event.worker] = Hand()
+            self._hungry[event.worker] = None
             self._failed_starts = 0
             self._hooks.ready(event.info)
         elif isinstance(event, Lost):
             self._lost(event)
         elif isinstance(event, Leaving):
-            self._leaving(event.worker)
+            self._leaves(event.worker)
         elif event.worker in self._hands:  # else it was stopped meanwhile, and its runs are in the queue again
             hand = self._hands[event.worker]
+            self._hungry[event.worker] = None
+            self._held -= len(hand)
             hand.answered(event.outcomes)
+            self._held += len(hand)
             if any(outcome.poisoned or outcome.recycle for outcome in event.outcomes):
                 self._pool.stop(event.worker)
-                self._queue.extendleft(reversed(self._hands.pop(event.worker).runs))
+                self._queue.extendleft(reversed(self._drop(event.worker).runs))
             for outcome in event.outcomes:
                 self._finished(outcome)
 
@@ -204,10 +227,10 @@ class Scheduler:
             self._queue.append(run)
             self._hooks.retried(run, outcome.error)
 
-    def _leaving(self, worker: int) -> None:
+    def _leaves(self, worker: int) -> None:
         """Give a worker no more, because its node goes away; a start there is in vain."""
         if worker in self._hands:
-            self._hands[worker].leaving = True
+            self._leaving.add(worker)
         elif worker in self._starting:
             self._starting.discard(worker)
             self._pool.stop(worker)
@@ -218,7 +241,7 @@ class Scheduler:
             if not event.preempted:
                 self._failed_to_start(event)
         elif event.worker in self._hands:
-            hand = self._hands.pop(event.worker)
+            hand = self._drop(event.worker)
             told = [outcome for run in hand.touched if (outcome := self._published(run))]
             made = {outcome.run for outcome in told}
             self._queue.extendleft(reversed([run for run in hand.runs if run not in made]))
