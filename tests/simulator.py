@@ -159,7 +159,8 @@ class Cluster:
         return "simulated"
 
     def capacity(self) -> int:
-        return max(1, sum(self._gpus for node in self._nodes if node.alive and not node.leaving))
+        known = sum(self._gpus for node in self._nodes if not node.leaving and (node.alive or node.workers))
+        return max(1, known)
 
     def start(self) -> int:
         self.calls["start"] += 1

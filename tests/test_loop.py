@@ -516,3 +516,13 @@ def test_a_call_that_takes_too_long_is_charged_to_its_run_alone():
     tally = schedule(plan_of(3), pool, max_attempts=1, hooks=hooks)
     assert [run.index for run, _, _ in pool.log if run.population == "finetune"] == [0, 1, 0, 1, 2]
     assert (failed, tally.failed) == ([(finetune(1), 1)], {finetune(1): "killed"})
+
+
+def test_runs_that_waited_take_their_places_in_the_queue():
+    """Law: the order of the pending runs holds for those, too, that became ready later: every second one here."""
+    plan = plan_of(6, originals=2)
+    first, second = (Run(population="original", index=i) for i in range(2))
+    order = [first, second, *(finetune(i, original=i % 2) for i in range(6))]
+    pool = FakePool({}, lambda: 1)
+    Scheduler(plan, pool, pending=order, made=(), max_attempts=1).run()
+    assert [run for run, _, _ in pool.log] == order

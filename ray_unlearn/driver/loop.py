@@ -14,6 +14,7 @@ Does not cover: publishing (workers do), signals (`interrupts`).
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
@@ -98,6 +99,8 @@ class Scheduler:
         self._alone: set[Run] = set()
         self._failed_starts = 0
         self.tally = Tally()
+        pending = list(pending)
+        self._place = {run: place for place, run in enumerate(pending)}
         for run in pending:
             start = plan.start_of(run)
             waits = start is not None and start not in made
@@ -219,7 +222,7 @@ class Scheduler:
             del self._attempts[run]
             self._pace.heard(outcome)
             self.tally.made.append(run)
-            self._queue.extend(self._blocked.pop(run, []))
+            self._unblock(self._blocked.pop(run, []))
             self._hooks.made(outcome)
         elif outcome.final or self._attempts[run] >= self._max_attempts:
             self._give_up(outcome, self._attempts[run])
@@ -234,6 +237,11 @@ class Scheduler:
         elif worker in self._starting:
             self._starting.discard(worker)
             self._pool.stop(worker)
+
+    def _unblock(self, runs: list[Run]) -> None:
+        """Take runs into the queue at their places: whoever put the pending runs in order meant all of them."""
+        if runs:
+            self._queue = deque(heapq.merge(self._queue, runs, key=self._place.__getitem__))
 
     def _lost(self, event: Lost) -> None:
         if event.worker in self._starting:

@@ -108,7 +108,8 @@ class RayPool:
         if self._fixed is not None:
             return self._fixed
         self._nodes.look()
-        return max(1, sum(map(self._needs.fit, self._nodes.staying)))
+        there = len(self._node_of) - len(self._warned)  # of a dead node's workers, we hear in a moment: none is surplus
+        return max(1, there, sum(map(self._needs.fit, self._nodes.staying)))
 
     def start(self) -> int:
         """Start an actor; it waits in Ray's queue where there is no room yet."""
