@@ -164,7 +164,8 @@ class RayPool:
             self._told.add(node)
             notice, count = self._nodes.leaving[node], sum(one == node for one in self._node_of.values())
             left = "" if notice.ends_at is None else f" and goes away in {notice.ends_at - time.monotonic():.0f} s"
-            self._tell(f"node {notice.address} is drained{left}: its {count} worker{'s' * (count != 1)} move elsewhere")
+            workers = "1 worker moves" if count == 1 else f"{count} workers move"
+            self._tell(f"node {notice.address} is drained{left}: its {workers} elsewhere")
 
     def _too_long(self, worker: int) -> Event:
         """End a worker; the scheduler knows which of its runs it may have been."""
