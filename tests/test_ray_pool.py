@@ -69,6 +69,15 @@ def test_inline_has_no_shares_of_gpus(tiny):
         (0.25, [node("1", CPU=8, GPU=2)], "up to 8 workers on cuda, each with 1 CPU, 0.25 GPU"),
         (0.6, [node("1", CPU=8, GPU=1), node("2", CPU=8, GPU=1)], "up to 2 workers on cuda, each with 1 CPU, 0.6 GPU"),
         (None, [node("1", CPU=64), node("2", CPU=4, GPU=8)], "up to 4 workers on cuda, each with 1 CPU, 1 GPU"),
+        (
+            None,
+            [
+                node("1", CPU=8, GPU=1, **{"accelerator_type:T4": 1}),
+                node("2", CPU=8, GPU=1, **{"accelerator_type:L4": 1}),
+            ],
+            "up to 2 workers on cuda, each with 1 CPU, 1 GPU; GPUs of 2 kinds (L4, T4): a run's last bits depend on "
+            "its own",
+        ),
     ],
 )
 def test_all_gpus_are_used_with_no_flag(tiny, monkeypatch: pytest.MonkeyPatch, gpus, nodes, expected):
@@ -84,29 +93,30 @@ def test_all_gpus_are_used_with_no_flag(tiny, monkeypatch: pytest.MonkeyPatch, g
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_no_node_has_is_said_soon_and_again(tiny, monkeypatch: pytest.MonkeyPatch):
     """Law: a worker that needs a GPU on a cluster without one: the resource is named after 1, 2, 4, ... patiences."""
-    monkeypatch.setattr(ray_pool, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(ray_pool, "_PATIENCE_S", 0.5)
     said: list[tuple[float, str]] = []
     pool = RayPool(
         open_job(tiny(execution={"gpus_per_worker": 1})), 2, lambda line: said.append((time.monotonic(), line))
     )
     began = time.monotonic()
     pool.start()
-    while time.monotonic() - began < 4.5:
+    while time.monotonic() - began < 2.6:
         assert pool.wait() == []
     pool.close()
     line = "waiting for room for 1 worker (each CPU 1, GPU 1): no node has GPU 1 (at most 0), so none can start until"
     assert all(text.startswith(line) for _, text in said), said
     assert 2 <= len(said) <= 3
-    assert all(when - began > due for (when, _), due in zip(said, (1, 2, 4), strict=False))
+    assert all(when - began > due for (when, _), due in zip(said, (0.5, 1, 2), strict=False))
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_on_a_node_that_drains_is_warned_once_and_taken_back_before_the_end(tiny, monkeypatch):
-    """Law: Leaving, once, and people are told; what is not done five seconds before the end is lost to preemption."""
+    """Law: Leaving, once, and people are told; what is not done shortly before the end is lost to preemption."""
     ends: dict[str, int] = {}
     monkeypatch.setattr(ray_nodes, "_draining", lambda: ends)
     monkeypatch.setattr(ray_nodes, "_EVERY_S", 0.0)
+    monkeypatch.setattr(ray_pool, "_MARGIN_S", 1.0)
     said: list[str] = []
     job = open_job(tiny())
     job.store.admit(job.plan)
@@ -120,12 +130,12 @@ def test_a_worker_on_a_node_that_drains_is_warned_once_and_taken_back_before_the
 
     worker = pool.start()
     assert isinstance(events(60)[0], Ready)
-    ends |= {ray.nodes()[0]["NodeID"]: int((time.time() + 7.5) * 1000)}
+    ends |= {ray.nodes()[0]["NodeID"]: int((time.time() + 4) * 1000)}
     assert events(5) == [Leaving(worker)]
     assert events(1) == []
     address = ray.nodes()[0]["NodeManagerAddress"]
     assert events(5) == [Lost(worker, f"node {address} goes away now", preempted=True)]
-    assert [re.sub(r"[67] s:", "T:", line) for line in said] == [
+    assert [re.sub(r"[34] s:", "T:", line) for line in said] == [
         f"node {address} is drained and goes away in T: its 1 worker moves elsewhere"
     ]
     assert events(0) == []
@@ -150,3 +160,20 @@ def test_a_machine_that_can_never_hold_a_worker_is_an_error(tiny, monkeypatch: p
     backend._local = True
     with pytest.raises(ClusterError, match="this machine: no node has CPU 64"):
         backend.pool(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_that_grow_are_replaced_and_their_runs_are_made(tiny, tmp_path, capsys: pytest.CaptureFixture[str]):
+    """Law: every run keeps 100 MB and 0.25 GiB may stay: of ten runs no worker makes more than four, and none fails."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch\n\n\ndef unlearning(net, retain, forget, val):\n"
+        "    torch.leaked = [*getattr(torch, 'leaked', []), torch.ones(25_000_000)]\n"
+    )
+    mine = {"method": f"{script}:unlearning", "count": 10}
+    execution = {"recycle_growth_gib": 0.25, "workers": 1, "max_attempts": 1}
+    summary = generate(tiny(populations={"mine": mine, "finetune": None}, execution=execution))
+    assert (summary.made, summary.failed) == (11, {})
+    assert 3 <= len(set(re.findall(r"worker ready: .*pid (\d+)", capsys.readouterr().err))) <= 6

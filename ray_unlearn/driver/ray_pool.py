@@ -96,7 +96,17 @@ class RayPool:
         """Return the device, and what each worker takes from the cluster."""
         count = f"up to {self.capacity()} worker" + "s" * (self.capacity() != 1)
         gpus = f", {self._needs.gpus:g} GPU" * bool(self._needs.gpus)
-        return f"{count} on {self.device}, each with {self._needs.cpus:g} CPU{gpus}"
+        return f"{count} on {self.device}, each with {self._needs.cpus:g} CPU{gpus}{self._kinds()}"
+
+    def _kinds(self) -> str:
+        """Return a caution where GPUs differ: Ray notes the kind as a resource of the node."""
+        self._nodes.look()
+        names = {name for node in self._nodes.staying if self._needs.fit(node) for name in node}
+        kinds = sorted(name.partition(":")[2] for name in names if name.startswith("accelerator_type:"))
+        mixed = self.device == "cuda" and len(kinds) > 1
+        return (
+            f"; GPUs of {len(kinds)} kinds ({', '.join(kinds)}): a run's last bits depend on its own" if mixed else ""
+        )
 
     def missing(self) -> str:
         """Return what no node of the cluster has, though every worker needs it; empty where there is such a node."""
@@ -236,6 +246,8 @@ class RayPool:
             self._patience_s *= 2
             self._nodes.look()
             line = waiting_line(self._needs, waiting, self._nodes.staying, self._nodes.free)
+            if not line and self._patience_s > 4 * _PATIENCE_S:
+                line = f"{waiting} of {len(self._handles)} workers have room, and have not started yet"
             if line:
                 self._tell(line)
 
