@@ -79,7 +79,8 @@ class Machine:
                 os.kill(int(pid), signal.SIGKILL)
         if self._first is not None:
             self._first.wait()
-        subprocess.run(["ip", "netns", "del", self._name], check=False)
+        for what in (("link", "del", self._cable), ("netns", "del", self._name)):
+            subprocess.run(["ip", *what], check=False, capture_output=True)
 
 
 @contextmanager
