@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -85,17 +84,18 @@ def test_a_node_that_is_killed_is_no_runs_fault(tmp_path: Path, alone: dict[str,
             victim = next(iter(cluster.worker_nodes))
             cluster.remove_node(victim, allow_graceful=False)
         assert driver.finish() == 0, driver.said
-    assert "failed" not in re.sub("0 failed", "", driver.said), driver.said
-    assert len(re.findall("again: mine/.*node has died|again: mine/.*heartbeats|again: mine/", driver.said)) >= 1
+    assert "61 of 61 done, 0 failed" in driver.said
+    assert "again: mine/" in driver.said
     assert whole(study, alone)
 
 
 def test_the_runs_of_a_node_that_drains_move(tmp_path: Path, alone: dict[str, bytes]):
     """Law: a notice of 60 s: its worker finishes its run, nothing is made twice; the other node has both workers."""
     study = study_in(tmp_path / "study", workers=2)
-    with nodes(GPU_NODE, {"num_cpus": 2, "num_gpus": 2}) as cluster, generating(study, cluster.address) as driver:
+    with nodes(GPU_NODE) as cluster, generating(study, cluster.address) as driver:
+        small = next(iter(cluster.worker_nodes))
+        cluster.add_node(num_cpus=2, num_gpus=2)
         driver.wait_for(lambda: ready(driver.said) == 2 and records_in(study.parent) >= 4)
-        small = next(node for node in cluster.worker_nodes if node.resource_and_label_spec.num_gpus == 1)
         drain(cluster.address, small.node_id, 60)
         driver.wait_for(lambda: "is drained and goes away in" in driver.said and ready(driver.said) == 3)
         cluster.remove_node(small, allow_graceful=False)  # it has let its worker go already
