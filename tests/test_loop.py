@@ -477,16 +477,15 @@ def test_starts_that_nothing_is_left_for_are_given_up():
 
     class Full(FakePool):
         def pick(self, workers: list[int]) -> int:
-            starts.append((len(self.published), len(self.starting)))
             return workers[0]
 
         def wait(self) -> list[Event]:
+            starts.append((len(self.published), len(self.starting)))
             if 1 in self.calls:
                 assert self.calls[1], "nothing can happen any more"
                 waiting, self.starting = self.starting, set()
                 events = super().wait()
                 self.starting = waiting
-                starts.append((len(self.published), len(self.starting)))
                 return events
             return super().wait()
 
@@ -494,7 +493,7 @@ def test_starts_that_nothing_is_left_for_are_given_up():
     pool = Full({}, lambda: 8)
     assert len(schedule(plan_of(10), pool).made) == 11
     assert (max(n for _, n in starts), pool.alive) == (8, 0)
-    assert [n for made, n in starts if made == 9][-1] <= 2
+    assert [n for made, n in starts if made == 9][-1] == 1
 
 
 def test_what_was_published_and_not_told_is_not_made_again():
