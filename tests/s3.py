@@ -47,10 +47,10 @@ class Server:
 
 
 @contextmanager
-def moto_server() -> Iterator[Server]:
+def moto_server(ip: str = "127.0.0.1") -> Iterator[Server]:
     """Start moto's server."""
     moto = pytest.importorskip("moto.server")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = moto.ThreadedMotoServer(ip_address=ip, port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     try:

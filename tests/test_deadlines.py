@@ -51,11 +51,11 @@ def test_a_run_that_hangs_is_ended_and_the_others_are_made(tiny, tmp_path: Path,
     script = tmp_path / "script.py"
     script.write_text("import time\n\n\ndef unlearning(net, retain, forget, val):\n    time.sleep(600)\n")
     mine = {"method": f"{script}:unlearning", "count": 1}
-    execution = {"run_timeout_s": 6.0, "max_attempts": 2, "workers": 1}
+    execution = {"run_timeout_s": 4.0, "max_attempts": 2, "workers": 1}
     study = tiny(populations={"mine": mine}, execution=execution)
     summary = generate(study, backend="ray")
     run = Run(population="mine", index=0)
     assert list(summary.failed) == [run]
     assert (summary.made, summary.exit_code) == (4, 3)
     failure = open_job(study).store.failures("mine")[0]
-    assert (failure.error, failure.attempts) == ("took longer than execution.run_timeout_s: 6", 2)
+    assert (failure.error, failure.attempts) == ("took longer than execution.run_timeout_s: 4", 2)

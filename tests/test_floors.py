@@ -45,7 +45,7 @@ FLOORS = [
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
-RAY_ROOMS = {"driver.ray_backend", "driver.ray_data", "driver.ray_evaluation", "driver.ray_tune"}
+RAY_ROOMS = {f"driver.ray_{name}" for name in ("backend", "data", "evaluation", "nodes", "pool", "tune", "worker")}
 TORCH_FREE = {"errors", "study", "store", "interrupts", "evaluation", "report", "cli"}
 
 Sources = Mapping[str, str]

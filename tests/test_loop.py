@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import pytest
 from plans import finetune, plan_of
 
 from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
-from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
+from ray_unlearn.driver.pool import Event, Finished, Leaving, Lost, Ready
 from ray_unlearn.errors import ClusterError
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.study import Plan, Run
@@ -21,7 +22,8 @@ INFO = WorkerInfo(host="here", pid=1, device="cpu")
 class FakePool:
     """Workers that do what `script` says of a run's first, second, ... execution; a run is published beside the next.
 
-    Steps: ok (the default), fail, final, die, poison; unpublished fails and killer dies while the next one is made.
+    Steps: ok (the default), fail, final, die, gone (its node goes), slow (ended: too long), poison; unpublished fails
+    and killer dies while the next one is made; untold is published, and its worker dies before it tells.
     `starts` says of the first, second, ... start whether it fails (x).
     One event per `wait`, picked by `seed`: any order in which a cluster could report is some seed's order.
     """
@@ -84,6 +86,9 @@ class FakePool:
             self.log.append((run, attempt, step))
             if step == "die" or self.publishing.get(worker, (run, ""))[1] == "killer":
                 return [self.lost(worker)]
+            if step in {"gone", "slow", "untold"}:
+                self.published += [run] if step == "untold" else []
+                return [replace(self.lost(worker), preempted=step == "gone", overdue_s=6.0 * (step == "slow"))]
             if step in {"fail", "final", "poison"}:
                 failed = Outcome(run=run, seconds=0, error=step, final=step == "final", poisoned=step == "poison")
                 outcomes += [*(self.told(worker) if failed.poisoned else []), failed]
@@ -126,7 +131,14 @@ def schedule(
 ) -> Tally:
     made = set(made)
     pending = [run for run in plan.runs if run not in made]
-    return Scheduler(plan, pool, pending=pending, made=made, max_attempts=max_attempts, hooks=hooks).run()
+
+    def published(run: Run) -> Outcome | None:
+        return Outcome(run=run, seconds=1.0) if run in pool.published else None
+
+    scheduler = Scheduler(
+        plan, pool, pending=pending, made=made, max_attempts=max_attempts, hooks=hooks, published=published
+    )
+    return scheduler.run()
 
 
 ORIGINAL = Run(population="original", index=0)
@@ -143,6 +155,9 @@ SCRIPTS = {
     "a publication fails": {finetune(0): ["unpublished"], finetune(1): ["unpublished", "unpublished"]},
     "one kills while it is published": {finetune(1): ["killer"] * 9},
     "a poisoned worker": {finetune(0): ["poison"], finetune(2): ["poison", "poison"]},
+    "nodes go away": {finetune(0): ["gone"] * 5, finetune(2): ["gone", "ok"], ORIGINAL: ["gone"]},
+    "published and not told": {finetune(1): ["untold"], ORIGINAL: ["untold"]},
+    "one is slow": {finetune(1): ["slow"] * 9, finetune(3): ["slow"]},
     "everything": {finetune(0): ["fail", "die", "ok"], finetune(1): ["final"], finetune(2): ["die", "fail", "fail"]},
 }
 
@@ -387,3 +402,126 @@ def test_a_poisoned_worker_goes_and_its_other_runs_come_back():
     assert sorted(tally.made) == sorted(plan_of(30).runs)
     assert {attempt for run, attempt, _ in pool.log if run != finetune(3)} == {1}
     assert next(pool.numbers) - 1 == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_node_that_goes_away_is_no_runs_fault(seed: int):
+    """Law: forty deaths by preemption give nothing up and count as no attempt; two by the run itself still do."""
+    retried: list[str] = []
+    pool = FakePool({finetune(0): ["gone"] * 40, finetune(1): ["gone"] * 40 + ["die"] * 2}, lambda: 2, seed)
+    hooks = Hooks(retried=lambda run, why: retried.append(why))
+    tally = schedule(plan_of(3), pool, max_attempts=1, hooks=hooks)
+    assert tally.failed == {finetune(1): "its worker died 2 times: killed"}
+    assert tally.made.count(finetune(0)) == 1
+    assert {attempt for _, attempt, _ in pool.log} == {1}
+    assert len(retried) >= 81
+
+
+def test_starts_on_nodes_that_go_away_are_no_failed_starts():
+    """Law: three starts in a row that end with their nodes are tried a fourth time."""
+
+    class Vanishing(FakePool):
+        def wait(self) -> list[Event]:
+            return [replace(e, preempted=True) if isinstance(e, Lost) else e for e in super().wait()]
+
+    pool = Vanishing({}, lambda: 1, starts="xxx.")
+    assert len(schedule(plan_of(2), pool).made) == 3
+    assert next(pool.numbers) - 1 == 4
+
+
+class Draining(FakePool):
+    """Workers 1 and 2 are told to leave once `after` runs are made: their nodes drain, and others have room."""
+
+    def __init__(self, room: int, seed: int = 0, seconds: float = 1.0, after: int = 4) -> None:
+        super().__init__({}, lambda: room, seed, seconds=seconds)
+        self.after = after
+        self.leaving: list[int] = []
+        self.stopped: list[int] = []
+
+    def wait(self) -> list[Event]:
+        if len(self.published) >= self.after and not self.leaving:
+            self.leaving = [worker for worker in (1, 2) if worker in self.calls or worker in self.starting]
+            return [Leaving(worker) for worker in self.leaving]
+        return super().wait()
+
+    def submit(self, worker: int, attempts: Sequence[tuple[Run, int]], *, flush: bool) -> None:
+        assert worker not in self.leaving or not attempts, "a worker that leaves was given a run"
+        super().submit(worker, attempts, flush=flush)
+
+    def stop(self, worker: int) -> None:
+        self.stopped.append(worker)
+        super().stop(worker)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seconds", [1.0, 0.02])
+def test_workers_that_leave_finish_what_they_have_and_are_replaced(seed: int, seconds: float):
+    """Law: no run more for them, nothing is made twice; each is stopped long before the end, and has a successor."""
+    pool = Draining(2, seed, seconds)
+    tally = schedule(plan_of(60), pool)
+    assert sorted(tally.made) == sorted(pool.published) == sorted(plan_of(60).runs)
+    assert pool.leaving == [1, 2]
+    assert sorted(pool.stopped) == [1, 2, 3, 4]
+    assert pool.alive == 0
+
+
+def test_a_start_on_a_node_that_drains_is_given_up():
+    """Law: a worker that is told to leave before it is ready is stopped, and another one started."""
+    pool = Draining(1, after=0)
+    assert len(schedule(plan_of(2), pool).made) == 3
+    assert pool.stopped == [1, 2]
+
+
+def test_starts_that_nothing_is_left_for_are_given_up():
+    """Law: eight are asked for, one has a place; when two runs are left, one start waits: no more demand than work."""
+
+    class Full(FakePool):
+        def pick(self, workers: list[int]) -> int:
+            return workers[0]
+
+        def wait(self) -> list[Event]:
+            starts.append((len(self.published), len(self.starting)))
+            if 1 in self.calls:
+                assert self.calls[1], "nothing can happen any more"
+                waiting, self.starting = self.starting, set()
+                events = super().wait()
+                self.starting = waiting
+                return events
+            return super().wait()
+
+    starts: list[tuple[int, int]] = []
+    pool = Full({}, lambda: 8)
+    assert len(schedule(plan_of(10), pool).made) == 11
+    assert (max(n for _, n in starts), pool.alive) == (8, 0)
+    assert [n for made, n in starts if made == 9][-1] == 1
+
+
+def test_what_was_published_and_not_told_is_not_made_again():
+    """Law: its record counts; who waits for it goes on, and what was trained beside it is made again and not blamed."""
+    pool = FakePool({ORIGINAL: ["untold"], finetune(1): ["untold"]}, lambda: 1)
+    tally = schedule(plan_of(4), pool, max_attempts=1)
+    executed = [run for run, _, _ in pool.log]
+    assert executed.count(ORIGINAL) == executed.count(finetune(1)) == 1
+    assert executed.count(finetune(0)) == 2  # it was in publication when its worker died
+    assert sorted(tally.made) == sorted(plan_of(4).runs)
+    assert pool.published.count(finetune(1)) == 1
+
+
+def test_a_call_that_takes_too_long_is_charged_to_its_run_alone():
+    """Law: with another run in publication, either may hang: each is tried alone, and only then has it failed."""
+    failed: list[tuple[Run, int]] = []
+    pool = FakePool({finetune(1): ["slow", "slow"]}, lambda: 1)
+    hooks = Hooks(failed=lambda outcome, attempts: failed.append((outcome.run, attempts)))
+    tally = schedule(plan_of(3), pool, max_attempts=1, hooks=hooks)
+    assert [run.index for run, _, _ in pool.log if run.population == "finetune"] == [0, 1, 0, 1, 2]
+    assert (failed, tally.failed) == ([(finetune(1), 1)], {finetune(1): "killed"})
+
+
+def test_runs_that_waited_take_their_places_in_the_queue():
+    """Law: the order of the pending runs holds for those, too, that became ready later: every second one here."""
+    plan = plan_of(6, originals=2)
+    first, second = (Run(population="original", index=i) for i in range(2))
+    order = [first, second, *(finetune(i, original=i % 2) for i in range(6))]
+    pool = FakePool({}, lambda: 1)
+    Scheduler(plan, pool, pending=order, made=(), max_attempts=1).run()
+    assert [run for run, _, _ in pool.log] == order

@@ -83,12 +83,12 @@ def test_generate_refuses_a_storage_that_its_workers_do_not_see(tiny: Callable[.
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_actor_that_does_not_see_the_storage_is_refused(tiny: Callable[..., Study], tmp_path: Path):
     """Law: through Ray, too: the actor's refusal crosses the process border as itself, and no run begins."""
-    from ray_unlearn.driver import ray_backend
+    from ray_unlearn.driver import ray_pool
 
     study = tiny()
     job = open_job(study)
     job.store.admit(job.plan)
-    pool = ray_backend.RayPool(replace(job, marker="tiny/.tmp-elsewhere-1-abc"), 1, lambda line: None)
+    pool = ray_pool.RayPool(replace(job, marker="tiny/.tmp-elsewhere-1-abc"), 1, lambda line: None)
     pool.start()
     events = []
     while not events:

@@ -39,6 +39,9 @@ def generate(
     backend: Where = Backend.ray,
     address: Address = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers; default: execution.workers.")] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="GPUs of a worker; 0.25: four share one. Default: execution.gpus_per_worker.")
+    ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Make every checkpoint that is not made yet."""
@@ -46,7 +49,14 @@ def generate(
     from ray_unlearn.study import load_study
 
     loaded = load_study(study, overrides)
-    summary = generate(loaded, backend=backend.value, address=address, workers=workers, only=names_in(only))
+    summary = generate(
+        loaded,
+        backend=backend.value,
+        address=address,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        only=names_in(only),
+    )
     for line in summary.lines():
         say(line)
     raise typer.Exit(summary.exit_code)

@@ -14,10 +14,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
+from ray_unlearn.driver.loop import Hooks, Scheduler
 from ray_unlearn.driver.phases import Phases, phases_line
 from ray_unlearn.driver.pool import Backend, Pool
 from ray_unlearn.driver.progress import Tracker, show_progress
+from ray_unlearn.driver.published import published_run
+from ray_unlearn.driver.room import refuse_share
+from ray_unlearn.driver.tally import Tally
 from ray_unlearn.errors import ClusterError, RayUnlearnError, StoreError, StudyError
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
@@ -85,6 +88,7 @@ def generate(
     backend: BackendName = "ray",
     address: str | None = None,
     workers: int | None = None,
+    gpus_per_worker: float | None = None,
     only: Sequence[str] = (),
 ) -> Summary:
     """Make the missing runs of a study.
@@ -94,6 +98,7 @@ def generate(
         backend: `ray`, or `inline` for this process.
         address: a Ray cluster's; default RAY_ADDRESS, else a local one is started and stopped.
         workers: overrides `execution.workers`.
+        gpus_per_worker: overrides `execution.gpus_per_worker`.
         only: populations to make; their originals are made too.
 
     Raises:
@@ -104,7 +109,7 @@ def generate(
     phases = Phases()
     with ExitStack() as stack:
         arm = stack.enter_context(interrupts())
-        place = _backend(backend, address, workers, arm)
+        place = _backend(backend, address, arm, workers, gpus_per_worker)
         stack.callback(place.close)
         if backend == "ray" and _probably_pending(study, only):
             phases.enter("connect")
@@ -150,7 +155,7 @@ def prepare(study: Study, *, backend: BackendName = "ray", address: str | None =
     from ray_unlearn.driver.opening import cache_folder
 
     with ExitStack() as stack:
-        place = _backend(backend, address, None, stack.enter_context(interrupts()))
+        place = _backend(backend, address, stack.enter_context(interrupts()))
         stack.callback(place.close)
         return prepare_study(study, open_storage(study.storage), cache_folder(study.storage), place.decode_all)
 
@@ -253,6 +258,7 @@ def _make(job: Job, place: Backend, pending: list[Run], held: Held, planned: int
                 unready=lambda cause: progress.say(f"a worker could not start: {cause}"),
                 ready=ready,
             ),
+            published=lambda run: published_run(job, run),
         )
         return scheduler.run()
 
@@ -267,10 +273,20 @@ def _failed(job: Job, progress: Tracker, outcome: Outcome, attempts: int) -> Non
         progress.say(f"the failure itself could not be recorded: {error}")
 
 
-def _backend(name: BackendName, address: str | None, workers: int | None, arm: Callable[[], None]) -> Backend:
+def _backend(
+    name: BackendName,
+    address: str | None,
+    arm: Callable[[], None],
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
+) -> Backend:
+    if gpus_per_worker is not None:
+        refuse_share(gpus_per_worker, "--gpus-per-worker")
     if name == "inline":
-        if address or workers:
-            raise StudyError("--address and --workers are for --backend ray; inline is one worker in this process")
+        if address or workers or gpus_per_worker is not None:
+            raise StudyError(
+                "--address, --workers and --gpus-per-worker are for --backend ray; inline is one worker in this process"
+            )
         from ray_unlearn.driver.inline import InlineBackend
 
         return InlineBackend()
@@ -278,4 +294,4 @@ def _backend(name: BackendName, address: str | None, workers: int | None, arm: C
         from ray_unlearn.driver.ray_backend import RayBackend
     except ImportError as error:
         raise ClusterError("the ray backend needs Ray: pip install 'ray[default]', or use --backend inline") from error
-    return RayBackend(address=address, workers=workers, arm=arm)
+    return RayBackend(address=address, workers=workers, gpus_per_worker=gpus_per_worker, arm=arm)

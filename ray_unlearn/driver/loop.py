@@ -6,20 +6,24 @@ A run is ready when the original that it starts from is made. A worker holds sev
 that it publishes beside them. Workers that die are replaced and all their runs go back to the front of the queue. A
 run that fails by its own fault is tried `max_attempts` times; a run whose worker dies `max_attempts + 1` times is given
 up, too, because it may be what kills them. Where several may have been it, each is tried alone from then on, and only
-those deaths count.
+those deaths count. A death is nobody's fault where the node went with it (a spot market's, a drain); a run that its
+dead worker had published but not told is made.
 
 Does not cover: publishing (workers do), signals (`interrupts`).
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from ray_unlearn.driver.hands import Hand
 from ray_unlearn.driver.pace import AHEAD_S, Pace
-from ray_unlearn.driver.pool import Finished, Lost, Pool, Ready
+from ray_unlearn.driver.pool import Event, Leaving, Lost, Pool, Ready
+from ray_unlearn.driver.tally import Tally
 from ray_unlearn.errors import ClusterError, StorageNotShared
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.study.plan import Plan, Run
@@ -29,6 +33,11 @@ _STARTS_GIVEN_UP = 3  # workers in a row that could not open: the next would not
 
 def _nothing(*_: object) -> None:
     """Ignore what happened."""
+
+
+def _unknown(_: Run) -> Outcome | None:
+    """Know of no run that was published and not told."""
+    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,41 +53,6 @@ class Hooks:
     """A worker could not open, and why."""
 
 
-@dataclass(slots=True)
-class Tally:
-    """What became of the pending runs."""
-
-    made: list[Run] = field(default_factory=list)
-    failed: dict[Run, str] = field(default_factory=dict)
-    blocked: list[Run] = field(default_factory=list)
-    """Runs whose original could not be made."""
-
-
-@dataclass(slots=True)
-class _Hand:
-    """What a worker was given and has not told the outcome of."""
-
-    calls: deque[list[Run]] = field(default_factory=deque)
-    """Calls not answered yet; it works on the first."""
-    publishing: list[Run] = field(default_factory=list)
-    """Runs of answered calls that it is still publishing."""
-
-    @property
-    def runs(self) -> list[Run]:
-        """All of them, oldest first."""
-        return [*self.publishing, *(run for call in self.calls for run in call)]
-
-    @property
-    def touched(self) -> list[Run]:
-        """Those that the worker may be at now: what it publishes, and the call that it works on."""
-        return [*self.publishing, *(self.calls[0] if self.calls else ())]
-
-    def answered(self, outcomes: Iterable[Outcome]) -> None:
-        """Take the answer of the oldest call in."""
-        told = {outcome.run for outcome in outcomes}
-        self.publishing = [run for run in (*self.publishing, *self.calls.popleft()) if run not in told]
-
-
 class Scheduler:
     """One pass over the pending runs."""
 
@@ -91,14 +65,33 @@ class Scheduler:
         made: Collection[Run],
         max_attempts: int,
         hooks: Hooks | None = None,
+        published: Callable[[Run], Outcome | None] = _unknown,
     ) -> None:
-        self._pool, self._max_attempts = pool, max_attempts
+        """Take the runs.
+
+        Args:
+            plan: whose runs they are.
+            pool: who executes them.
+            pending: in the order in which they are handed out.
+            made: runs that are there, so that what starts from them is ready.
+            max_attempts: at a run that fails.
+            hooks: what to call meanwhile.
+            published: says what was made of a run whose worker died before it could tell; None where it was not.
+
+        """
+        self._pool, self._max_attempts, self._published = pool, max_attempts, published
         self._hooks = hooks or Hooks()
         self._queue: deque[Run] = deque()
         self._blocked: dict[Run, list[Run]] = {}
         self._starting: set[int] = set()
-        self._hands: dict[int, _Hand] = {}
+        self._hands: dict[int, Hand] = {}
         """Every ready worker, the longest serving first."""
+        self._leaving: set[int] = set()
+        """Those whose nodes go away: they finish what they have."""
+        self._hungry: dict[int, None] = {}
+        """Those that may take a call, in the order in which they came to: the others need no look at every event."""
+        self._held = 0
+        """Runs in all hands."""
         self._wanted = 0
         self._pace = Pace()
         self._attempts: Counter[Run] = Counter()
@@ -106,6 +99,8 @@ class Scheduler:
         self._alone: set[Run] = set()
         self._failed_starts = 0
         self.tally = Tally()
+        pending = list(pending)
+        self._place = {run: place for place, run in enumerate(pending)}
         for run in pending:
             start = plan.start_of(run)
             waits = start is not None and start not in made
@@ -119,7 +114,7 @@ class Scheduler:
             StorageNotShared: a worker does not see the storage, and nothing is made yet.
 
         """
-        while self._queue or any(hand.runs for hand in self._hands.values()):
+        while self._queue or self._held:
             self._resize()
             self._dispatch()
             for event in self._pool.wait():
@@ -130,35 +125,62 @@ class Scheduler:
         return self.tally
 
     def _resize(self) -> None:
-        """Grow to what there is room and work for; let surplus idle workers go."""
-        held = sum(len(hand.runs) for hand in self._hands.values())
-        outstanding = len(self._queue) + held + sum(map(len, self._blocked.values()))
-        room, ready = self._pool.capacity(), len(self._hands)
-        if ready:  # a node where nothing can start must not be tried in a tight loop
-            room = min(room, max(room - self._failed_starts, ready))
+        """Grow to what there is room and work for; let surplus workers go: idle ones, and those that only start."""
+        outstanding = len(self._queue) + self._held + sum(map(len, self._blocked.values()))
+        room, staying = self._pool.capacity(), len(self._hands) - len(self._leaving)
+        surplus = staying + len(self._starting) - min(room, outstanding)
+        for worker in sorted(self._starting, reverse=True)[: max(0, surplus)]:  # an autoscaler sees them as demand
+            self._starting.discard(worker)
+            self._pool.stop(worker)
+        if staying:  # a node where nothing can start must not be tried in a tight loop
+            room = min(room, max(room - self._failed_starts, staying))
         self._wanted = min(room, outstanding)
-        for _ in range(self._wanted - ready - len(self._starting)):
+        for _ in range(self._wanted - staying - len(self._starting)):
             self._starting.add(self._pool.start())
-        for worker in [worker for worker, hand in self._hands.items() if not hand.runs and not hand.calls][::-1]:
-            if len(self._hands) > self._wanted:  # one that is only starting is no reason to stop one that is there
-                del self._hands[worker]
-                self._pool.stop(worker)
+        self._let_go(self._leaving, len(self._leaving))
+        self._let_go(sorted(self._hungry, reverse=True), staying - self._wanted)
+
+    def _let_go(self, workers: Iterable[int], at_most: int) -> None:
+        """Stop idle workers."""
+        for worker in [w for w in workers if self._hands[w].is_idle][: max(0, at_most)]:
+            self._drop(worker)
+            self._pool.stop(worker)
+
+    def _drop(self, worker: int) -> Hand:
+        hand = self._hands.pop(worker)
+        self._leaving.discard(worker)
+        self._hungry.pop(worker, None)
+        self._held -= len(hand)
+        return hand
 
     def _dispatch(self) -> None:
         """Give every worker a call, then those that are soon done a second; ask for the rest of who gets none."""
-        fed = list(self._hands)[: self._wanted]  # surplus workers run dry, and go
+        fed = self._fed()
         for depth in (0, 1):
             for worker in fed:
                 hand = self._hands[worker]
-                soon_done = self._pace.expected_s(run for call in hand.calls for run in call) < AHEAD_S
-                if self._queue and len(hand.calls) == depth and soon_done:
+                if self._queue and len(hand.calls) == depth and self._is_soon_done(hand):
                     self._give(worker, hand)
-        for worker, hand in self._hands.items():
+        for worker in list(self._hungry):
+            hand = self._hands[worker]
             if hand.publishing and not hand.calls:
                 self._submit(worker, [], flush=True)
+            if len(hand.calls) > 1 or not self._is_soon_done(hand):
+                del self._hungry[worker]
 
-    def _give(self, worker: int, hand: _Hand) -> None:
-        if self._queue[0] in self._alone and hand.runs:
+    def _fed(self) -> list[int]:
+        """Return the workers that may be given something: not those that leave, and surplus ones run dry."""
+        staying = [worker for worker in self._hungry if worker not in self._leaving]
+        if len(self._hands) - len(self._leaving) <= self._wanted:
+            return staying
+        kept = set([worker for worker in self._hands if worker not in self._leaving][: self._wanted])
+        return [worker for worker in staying if worker in kept]
+
+    def _is_soon_done(self, hand: Hand) -> bool:
+        return self._pace.expected_s(run for call in hand.calls for run in call) < AHEAD_S
+
+    def _give(self, worker: int, hand: Hand) -> None:
+        if self._queue[0] in self._alone and len(hand):
             return  # once it is done with those
         share = math.ceil(len(self._queue) / (2 * self._wanted))  # near the end no worker hoards
         runs = self._pace.take(self._queue, at_most=share, alone=self._alone)
@@ -167,22 +189,29 @@ class Scheduler:
 
     def _submit(self, worker: int, runs: list[Run], *, flush: bool) -> None:
         self._hands[worker].calls.append(runs)
+        self._held += len(runs)
         self._pool.submit(worker, [(run, self._attempts[run] + 1) for run in runs], flush=flush)
 
-    def _handle(self, event: Ready | Finished | Lost) -> None:
+    def _handle(self, event: Event) -> None:
         if isinstance(event, Ready):
             self._starting.discard(event.worker)
-            self._hands[event.worker] = _Hand()
+            self._hands[event.worker] = Hand()
+            self._hungry[event.worker] = None
             self._failed_starts = 0
             self._hooks.ready(event.info)
         elif isinstance(event, Lost):
             self._lost(event)
+        elif isinstance(event, Leaving):
+            self._leaves(event.worker)
         elif event.worker in self._hands:  # else it was stopped meanwhile, and its runs are in the queue again
             hand = self._hands[event.worker]
+            self._hungry[event.worker] = None
+            self._held -= len(hand)
             hand.answered(event.outcomes)
+            self._held += len(hand)
             if any(outcome.poisoned or outcome.recycle for outcome in event.outcomes):
                 self._pool.stop(event.worker)
-                self._queue.extendleft(reversed(self._hands.pop(event.worker).runs))
+                self._queue.extendleft(reversed(self._drop(event.worker).runs))
             for outcome in event.outcomes:
                 self._finished(outcome)
 
@@ -193,7 +222,7 @@ class Scheduler:
             del self._attempts[run]
             self._pace.heard(outcome)
             self.tally.made.append(run)
-            self._queue.extend(self._blocked.pop(run, []))
+            self._unblock(self._blocked.pop(run, []))
             self._hooks.made(outcome)
         elif outcome.final or self._attempts[run] >= self._max_attempts:
             self._give_up(outcome, self._attempts[run])
@@ -201,26 +230,56 @@ class Scheduler:
             self._queue.append(run)
             self._hooks.retried(run, outcome.error)
 
+    def _leaves(self, worker: int) -> None:
+        """Give a worker no more, because its node goes away; a start there is in vain."""
+        if worker in self._hands:
+            self._leaving.add(worker)
+        elif worker in self._starting:
+            self._starting.discard(worker)
+            self._pool.stop(worker)
+
+    def _unblock(self, runs: list[Run]) -> None:
+        """Take runs into the queue at their places: whoever put the pending runs in order meant all of them."""
+        if runs:
+            self._queue = deque(heapq.merge(self._queue, runs, key=self._place.__getitem__))
+
     def _lost(self, event: Lost) -> None:
         if event.worker in self._starting:
             self._starting.discard(event.worker)
-            self._failed_starts += 1
-            self._hooks.unready(event.cause)
-            if event.unshared and not self.tally.made:  # later, it is one bad machine that joined: others go on
-                raise StorageNotShared(event.cause)
-            if self._failed_starts >= _STARTS_GIVEN_UP and not self._hands:
-                raise ClusterError(f"{self._failed_starts} workers in a row could not start: {event.cause}")
-            return
-        hand = self._hands.pop(event.worker, None)
-        if hand is not None and hand.runs:
-            self._queue.extendleft(reversed(hand.runs))
-            self._suspect(hand.touched, event.cause)
+            if not event.preempted:
+                self._failed_to_start(event)
+        elif event.worker in self._hands:
+            hand = self._drop(event.worker)
+            told = [outcome for run in hand.touched if (outcome := self._published(run))]
+            made = {outcome.run for outcome in told}
+            self._queue.extendleft(reversed([run for run in hand.runs if run not in made]))
+            self._blame([run for run in hand.touched if run not in made], event)
+            for outcome in told:
+                self._finished(outcome)
+
+    def _failed_to_start(self, event: Lost) -> None:
+        self._failed_starts += 1
+        self._hooks.unready(event.cause)
+        if event.unshared and not self.tally.made:  # later, it is one bad machine that joined: others go on
+            raise StorageNotShared(event.cause)
+        if self._failed_starts >= _STARTS_GIVEN_UP and not self._hands:
+            raise ClusterError(f"{self._failed_starts} workers in a row could not start: {event.cause}")
+
+    def _blame(self, runs: list[Run], event: Lost) -> None:
+        """Say that runs are made again; count it against one where it was that one's fault."""
+        if event.overdue_s and len(runs) == 1:
+            self._queue.remove(runs[0])
+            self._finished(Outcome(run=runs[0], seconds=event.overdue_s, error=event.cause))
+        elif event.preempted and runs:
+            self._hooks.retried(runs[-1], event.cause + _others(runs))
+        elif runs:
+            self._suspect(runs, event.cause)
 
     def _suspect(self, runs: list[Run], cause: str) -> None:
         """Count a death against the run that was it; where that is not known, try each alone."""
         if len(runs) > 1:
             self._alone.update(runs)
-            self._hooks.retried(runs[-1], f"{cause} ({len(runs) - 1} more with it)")
+            self._hooks.retried(runs[-1], cause + _others(runs))
             return
         run = runs[0]
         self._deaths[run] += 1
@@ -234,3 +293,7 @@ class Scheduler:
     def _give_up(self, outcome: Outcome, attempts: int) -> None:
         self.tally.failed[outcome.run] = outcome.error
         self._hooks.failed(outcome, attempts)
+
+
+def _others(runs: list[Run]) -> str:
+    return f" ({len(runs) - 1} more with it)" if len(runs) > 1 else ""

@@ -2,7 +2,7 @@
 
     worker = pool.start()
     pool.submit(worker, [(run, 1)], flush=True)
-    for event in pool.wait():                    # Ready, Finished or Lost
+    for event in pool.wait():                    # Ready, Finished, Leaving or Lost
         ...
 
 Does not cover: any real place: `inline`, `ray_backend`, and the fakes of the tests.
@@ -39,16 +39,27 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaving:
+    """A worker's node goes away soon: it is to finish what it has, and get no more."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
-    """A worker is gone: its process died, or it could not open."""
+    """A worker is gone: its process died, it could not open, or it was ended."""
 
     worker: int
     cause: str
     unshared: bool = False
     """It does not see the driver's storage, and the whole cluster is in doubt."""
+    preempted: bool = False
+    """Its node went away, or is about to: no run's fault."""
+    overdue_s: float = 0.0
+    """It was ended because its oldest call had taken this long; 0 where it was not."""
 
 
-Event = Ready | Finished | Lost
+Event = Ready | Finished | Leaving | Lost
 
 
 class Pool(Protocol):

@@ -1,0 +1,179 @@
+"""The pool of actors: room on nodes that come and go, shares of GPUs, and workers whose node is drained."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pytest
+
+from ray_unlearn.driver import generate, open_job
+from ray_unlearn.driver.pool import Event, Leaving, Lost, Ready
+from ray_unlearn.errors import ClusterError, StudyError
+
+ray = pytest.importorskip("ray")
+from ray_unlearn.driver import ray_nodes, ray_pool  # noqa: E402 - they import Ray
+from ray_unlearn.driver.ray_nodes import Nodes  # noqa: E402
+from ray_unlearn.driver.ray_pool import RayPool  # noqa: E402
+
+
+def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
+    return {"NodeID": name, "Alive": alive, "NodeManagerAddress": f"10.0.0.{name}", "Resources": resources}
+
+
+def test_nodes_that_drain_or_are_gone_have_no_room(monkeypatch: pytest.MonkeyPatch):
+    """Law: of three nodes one drains and one is gone; who is on either goes, and of an unknown node nobody says so."""
+    table = [node("1", CPU=4), node("2", CPU=8), node("3", alive=False, CPU=16)]
+    monkeypatch.setattr(ray, "nodes", lambda: table)
+    monkeypatch.setattr(ray_nodes, "_draining", lambda: {"2": int((time.time() + 30) * 1000), "3": 0, "9": 0})
+    nodes = Nodes()
+    nodes.look()
+    assert nodes.staying == [{"CPU": 4}]
+    assert {name: notice.address for name, notice in nodes.leaving.items()} == {"2": "10.0.0.2"}
+    assert nodes.leaving["2"].ends_at == pytest.approx(time.monotonic() + 30, abs=1)
+    assert [nodes.is_going(name) for name in ("1", "2", "3", None)] == [False, True, True, False]
+    table[1] = node("2", alive=False, CPU=8)
+    nodes.look(now=True)
+    assert (nodes.leaving, nodes.is_going("2")) == ({}, True)
+
+
+def test_a_ray_that_cannot_say_who_drains_is_no_error(monkeypatch: pytest.MonkeyPatch):
+    """Law: what we read there is private to Ray; without it, nodes go without notice."""
+    from ray._private import state
+
+    monkeypatch.delattr(state.GlobalState, "get_draining_nodes")
+    assert ray_nodes._draining() == {}
+
+
+@pytest.mark.parametrize("gpus", [-1.0, 1.5])
+def test_shares_that_cannot_be_are_refused_before_anything_starts(tiny, gpus: float):
+    """Law: on the command line and in the study alike; no cluster is asked for it."""
+    with pytest.raises(StudyError, match=rf"--gpus-per-worker: {gpus:g}; expected 0, a share"):
+        generate(tiny(), gpus_per_worker=gpus)
+
+
+def test_inline_has_no_shares_of_gpus(tiny):
+    """Law: what an option of Ray's would not do is refused, not ignored; a share of 0, too."""
+    for gpus in (0.0, 0.5):
+        with pytest.raises(StudyError, match="--gpus-per-worker are for --backend ray"):
+            generate(tiny(), backend="inline", gpus_per_worker=gpus)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("gpus", "nodes", "expected"),
+    [
+        (None, [node("1", CPU=8, GPU=2)], "up to 2 workers on cuda, each with 1 CPU, 1 GPU"),
+        (0.25, [node("1", CPU=8, GPU=2)], "up to 8 workers on cuda, each with 1 CPU, 0.25 GPU"),
+        (0.6, [node("1", CPU=8, GPU=1), node("2", CPU=8, GPU=1)], "up to 2 workers on cuda, each with 1 CPU, 0.6 GPU"),
+        (None, [node("1", CPU=64), node("2", CPU=4, GPU=8)], "up to 4 workers on cuda, each with 1 CPU, 1 GPU"),
+        (
+            None,
+            [
+                node("1", CPU=8, GPU=1, **{"accelerator_type:T4": 1}),
+                node("2", CPU=8, GPU=1, **{"accelerator_type:L4": 1}),
+            ],
+            "up to 2 workers on cuda, each with 1 CPU, 1 GPU; GPUs of 2 kinds (L4, T4): a run's last bits depend on "
+            "its own",
+        ),
+    ],
+)
+def test_all_gpus_are_used_with_no_flag(tiny, monkeypatch: pytest.MonkeyPatch, gpus, nodes, expected):
+    """Law: a worker on every GPU, or on every share of one; CPU nodes hold none of them; CPUs limit, too."""
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": sum(n["Resources"].get("GPU", 0) for n in nodes)})
+    pool = RayPool(open_job(tiny(execution={"device": "auto"})), None, print, gpus)
+    assert pool.describe() == expected
+    assert pool.missing() == ""
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_no_node_has_is_said_soon_and_again(tiny, monkeypatch: pytest.MonkeyPatch):
+    """Law: a worker that needs a GPU on a cluster without one: the resource is named after 1, 2, 4, ... patiences."""
+    monkeypatch.setattr(ray_pool, "_PATIENCE_S", 0.5)
+    said: list[tuple[float, str]] = []
+    pool = RayPool(
+        open_job(tiny(execution={"gpus_per_worker": 1})), 2, lambda line: said.append((time.monotonic(), line))
+    )
+    began = time.monotonic()
+    pool.start()
+    while time.monotonic() - began < 2.6:
+        assert pool.wait() == []
+    pool.close()
+    line = "waiting for room for 1 worker (each CPU 1, GPU 1): no node has GPU 1 (at most 0), so none can start until"
+    assert all(text.startswith(line) for _, text in said), said
+    assert 2 <= len(said) <= 3
+    assert all(when - began > due for (when, _), due in zip(said, (0.5, 1, 2), strict=False))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_on_a_node_that_drains_is_warned_once_and_taken_back_before_the_end(tiny, monkeypatch):
+    """Law: Leaving, once, and people are told; what is not done shortly before the end is lost to preemption."""
+    ends: dict[str, int] = {}
+    monkeypatch.setattr(ray_nodes, "_draining", lambda: ends)
+    monkeypatch.setattr(ray_nodes, "_EVERY_S", 0.0)
+    monkeypatch.setattr(ray_pool, "_MARGIN_S", 1.0)
+    said: list[str] = []
+    job = open_job(tiny())
+    job.store.admit(job.plan)
+    pool = RayPool(job, 1, said.append)
+
+    def events(seconds: float) -> list[Event]:
+        found, began = [], time.monotonic()
+        while time.monotonic() - began < seconds and not found:
+            found = pool.wait()
+        return found
+
+    worker = pool.start()
+    assert isinstance(events(60)[0], Ready)
+    ends |= {ray.nodes()[0]["NodeID"]: int((time.time() + 4) * 1000)}
+    assert events(5) == [Leaving(worker)]
+    assert events(1) == []
+    address = ray.nodes()[0]["NodeManagerAddress"]
+    assert events(5) == [Lost(worker, f"node {address} goes away now", preempted=True)]
+    assert [re.sub(r"[34] s:", "T:", line) for line in said] == [
+        f"node {address} is drained and goes away in T: its 1 worker moves elsewhere"
+    ]
+    assert events(0) == []
+
+
+def test_a_machine_that_can_never_hold_a_worker_is_an_error(tiny, monkeypatch: pytest.MonkeyPatch):
+    """Law: on a cluster of our own nothing can join: the command ends with what is missing."""
+    from ray_unlearn.driver import ray_backend
+
+    class Never:
+        def __init__(self, *_: object) -> None: ...
+
+        def missing(self) -> str:
+            return "no node has CPU 64 (at most 2)"
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(ray_backend, "RayPool", Never)
+    backend = ray_backend.RayBackend(address=None, workers=None)
+    monkeypatch.setattr(backend, "connect", lambda: None)
+    assert backend.pool(None).missing()  # type: ignore[arg-type]
+    backend._local = True
+    with pytest.raises(ClusterError, match="this machine: no node has CPU 64"):
+        backend.pool(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_that_grow_are_replaced_and_their_runs_are_made(tiny, tmp_path, capsys: pytest.CaptureFixture[str]):
+    """Law: every run keeps 100 MB and 0.25 GiB may stay: of ten runs no worker makes more than four, and none fails."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch\n\n\ndef unlearning(net, retain, forget, val):\n"
+        "    torch.leaked = [*getattr(torch, 'leaked', []), torch.ones(25_000_000)]\n"
+    )
+    mine = {"method": f"{script}:unlearning", "count": 10}
+    execution = {"recycle_growth_gib": 0.25, "workers": 1, "max_attempts": 1}
+    summary = generate(tiny(populations={"mine": mine, "finetune": None}, execution=execution))
+    assert (summary.made, summary.failed) == (11, {})
+    assert 3 <= len(set(re.findall(r"worker ready: .*pid (\d+)", capsys.readouterr().err))) <= 6
