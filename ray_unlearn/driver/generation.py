@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
+from ray_unlearn.driver.order import in_order
 from ray_unlearn.driver.phases import Phases, phases_line
 from ray_unlearn.driver.pool import Backend, Pool
 from ray_unlearn.driver.progress import Tracker, show_progress
@@ -243,7 +244,7 @@ def _make(job: Job, place: Backend, pending: list[Run], held: Held, planned: int
         scheduler = Scheduler(
             job.plan,
             pool,
-            pending=pending,
+            pending=in_order(job.plan, pending, interleave=job.plan.study.execution.interleave),
             made={run for run in job.plan.runs if run.index in held[run.population]},
             max_attempts=job.plan.study.execution.max_attempts,
             hooks=Hooks(

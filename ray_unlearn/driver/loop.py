@@ -2,17 +2,18 @@
 
     tally = Scheduler(plan, pool, pending=pending, made=made, max_attempts=2, hooks=hooks).run()
 
-A run is ready when the original that it starts from is made. A worker holds several runs: those of its calls, and one
-that it publishes beside them. Workers that die are replaced and all their runs go back to the front of the queue. A
-run that fails by its own fault is tried `max_attempts` times; a run whose worker dies `max_attempts + 1` times is given
-up, too, because it may be what kills them. Where several may have been it, each is tried alone from then on, and only
-those deaths count.
+Runs are given out in the order of `pending`, each once the original that it starts from is made. A worker holds several
+runs: those of its calls, and one that it publishes beside them. Workers that die are replaced and all their runs go
+back to the front of the queue. A run that fails by its own fault is tried `max_attempts` times; a run whose worker dies
+`max_attempts + 1` times is given up, too, because it may be what kills them. Where several may have been it, each is
+tried alone from then on, and only those deaths count.
 
 Does not cover: publishing (workers do), signals (`interrupts`).
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
@@ -106,7 +107,8 @@ class Scheduler:
         self._alone: set[Run] = set()
         self._failed_starts = 0
         self.tally = Tally()
-        for run in pending:
+        self._place = {run: place for place, run in enumerate(pending)}
+        for run in self._place:
             start = plan.start_of(run)
             waits = start is not None and start not in made
             (self._blocked.setdefault(start, []) if waits and start else self._queue).append(run)
@@ -193,7 +195,8 @@ class Scheduler:
             del self._attempts[run]
             self._pace.heard(outcome)
             self.tally.made.append(run)
-            self._queue.extend(self._blocked.pop(run, []))
+            if released := self._blocked.pop(run, None):  # each to its place among those that wait for a worker
+                self._queue = deque(heapq.merge(self._queue, released, key=self._place.__getitem__))
             self._hooks.made(outcome)
         elif outcome.final or self._attempts[run] >= self._max_attempts:
             self._give_up(outcome, self._attempts[run])
