@@ -11,7 +11,7 @@ Does not cover: what a run does (`ray_unlearn.worker`).
 
 from typing import TYPE_CHECKING, Any
 
-from ray_unlearn.driver.generation import Summary as Summary
+from ray_unlearn.driver.summary import Summary as Summary
 from ray_unlearn.driver.generation import generate as generate
 
 if TYPE_CHECKING:
