@@ -11,8 +11,8 @@ Does not cover: what a run does (`ray_unlearn.worker`).
 
 from typing import TYPE_CHECKING, Any
 
-from ray_unlearn.driver.summary import Summary as Summary
 from ray_unlearn.driver.generation import generate as generate
+from ray_unlearn.driver.summary import Summary as Summary
 
 if TYPE_CHECKING:
     from ray_unlearn.driver.opening import open_job as open_job

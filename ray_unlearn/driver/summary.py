@@ -2,7 +2,7 @@
 
     summary = generate(study)
     summary.exit_code                            # 0 all done, 3 finished with failed runs
-    print("\\n".join(summary.lines()))
+    summary.lines()                              # what there is to say, most important last
 
 Does not cover: what each run became; its record has that.
 """
