@@ -129,9 +129,12 @@ def _rename_folder(beside: Path, final: Path, complete: str) -> None:
 def is_dead(name: str) -> bool:
     """Return whether a temporary name is one of a process of this machine that has ended."""
     host, _, pid = name.removeprefix(TEMPORARY).rpartition("-")[0].rpartition("-")
-    if not name.startswith(TEMPORARY) or host != socket.gethostname():
-        return False
-    return pid.isdigit() and not _alive(int(pid))
+    return name.startswith(TEMPORARY) and has_ended(host, pid)
+
+
+def has_ended(host: str, pid: str) -> bool:
+    """Return whether a process of this machine has ended; False for those of other machines, which cannot be seen."""
+    return host == socket.gethostname() and pid.isdigit() and not _alive(int(pid))
 
 
 def _alive(pid: int) -> bool:
