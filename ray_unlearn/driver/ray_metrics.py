@@ -3,9 +3,9 @@
     meters = RayMeters(study)                    # in the driver, once connected
     meters.made(run, spent)
 
-`ray_unlearn_runs_made`, `_runs_failed`, `_bytes_written` (counters), `_run_seconds` (histogram), `_workers`,
-`_images_per_second` (gauges); Ray puts `ray_` before each. Tags are the study's name and a population's: as many series
-as the study has populations, whatever N is. Not a run, a worker or a seed, which would be one series each.
+On the endpoint: `ray_unlearn_runs_made_total`, `_runs_failed_total`, `_bytes_written_total`, `_run_seconds` (histogram)
+by study and population, `_workers`, `_images_per_second` by study. That is as many series as the study has populations,
+whatever N is: no tag is a run, a worker or a seed. Numbers are there some ten seconds later.
 
 Does not cover: Ray's own metrics, nor a server that collects them (`ray metrics launch-prometheus`).
 """
@@ -33,12 +33,12 @@ class RayMeters(Meters):
 
     def __init__(self, study: Study) -> None:
         self._study = {"study": study.name}
-        self._made = metrics.Counter("ray_unlearn_runs_made", "Runs published.", _TAGS)
-        self._failed = metrics.Counter("ray_unlearn_runs_failed", "Runs given up.", _TAGS)
-        self._bytes = metrics.Counter("ray_unlearn_bytes_written", "Bytes of payloads published.", _TAGS)
-        self._seconds = metrics.Histogram("ray_unlearn_run_seconds", "Seconds of a worker per run.", _BOUNDS_S, _TAGS)
-        self._workers = metrics.Gauge("ray_unlearn_workers", "Workers that are ready.", ("study",))
-        self._rate = metrics.Gauge("ray_unlearn_images_per_second", "Trained on, in the last minute.", ("study",))
+        self._made = metrics.Counter("unlearn_runs_made", "Runs published.", _TAGS)
+        self._failed = metrics.Counter("unlearn_runs_failed", "Runs given up.", _TAGS)
+        self._bytes = metrics.Counter("unlearn_bytes_written", "Bytes of payloads published.", _TAGS)
+        self._seconds = metrics.Histogram("unlearn_run_seconds", "Seconds of a worker per run.", _BOUNDS_S, _TAGS)
+        self._workers = metrics.Gauge("unlearn_workers", "Workers that are ready.", ("study",))
+        self._rate = metrics.Gauge("unlearn_images_per_second", "Trained on, in the last minute.", ("study",))
         self._new: Counter[str] = Counter()
         self._new_bytes: Counter[str] = Counter()
         self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
@@ -76,4 +76,5 @@ class RayMeters(Meters):
             self._recent.popleft()
         elapsed = self._told_at - self._recent[0][0]
         images = sum(images for _, images in list(self._recent)[1:])  # the first of them says since when
-        self._rate.set(images / elapsed if elapsed else 0.0, self._study)
+        if elapsed > 1.0:  # else it says nothing
+            self._rate.set(images / elapsed, self._study)

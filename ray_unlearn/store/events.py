@@ -1,6 +1,6 @@
 """What happens while runs are made, one JSON object per line: for people who watch, and to see where time went.
 
-    with event_log(store) as log:                # <study>/events/20261124T150312.123Z-host-4711-000.jsonl
+    with event_log(store) as log:                # <study>/events/20261124T150312.123456Z-host-4711-000.jsonl
         log.write("ready", worker=1, host="node-3")
     for events in EventReader(store).logs().values():
         events[0]["event"], events[0]["at"], events[0]["s"]
@@ -63,7 +63,7 @@ class EventLog:
 
     def __init__(self, store: StudyStore) -> None:
         self._store, self._start = store, time.monotonic()
-        started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
+        started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
         host = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
         self._stem, self._part, self._bytes = f"{started}Z-{host}-{os.getpid()}", 0, 0
         self._published = b""
