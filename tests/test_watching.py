@@ -129,7 +129,7 @@ def test_the_first_look_knows_the_rate_from_the_log(making: Making):
 
 
 def test_what_the_driver_does(making: Making):
-    """Law: none; at work; silent when nothing is new for two minutes; at work again with a new run; ended by its word."""
+    """Law: none; at work; silent when nothing is new for two minutes; at work again with a new run; then ended."""
     assert making.look().driver is Driver.none
     making.event("begun", 0, host="elsewhere", pid=1)
     assert making.look(after_s=5).driver is Driver.working
