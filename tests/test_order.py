@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from conftest import TINY, merged
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import TINY, merged, payload_bytes
 from test_loop import FakePool, schedule
 
+from ray_unlearn.driver import generate
 from ray_unlearn.driver.loop import Scheduler
 from ray_unlearn.driver.order import in_order
-from ray_unlearn.study import Ingredients, Plan, Run, make_plan, parse_study
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.events import EventReader
+from ray_unlearn.study import Ingredients, Plan, Run, Study, make_plan, parse_study
 from ray_unlearn.study.plan import MethodUse
 from ray_unlearn.study.schema import Model
 
@@ -103,3 +109,20 @@ def test_a_plan_in_its_own_order_is_made_in_it():
     schedule(plan, pool)
     order = [run.population for run, _, _ in pool.log]
     assert order == ["original"] * 2 + ["retrained"] * 3 + ["a"] * 3
+
+
+def test_the_order_changes_no_byte(tiny: Callable[..., Study], tmp_path: Path):
+    """Law: interleaved or not, every checkpoint, output and split is the same; what differs is when it was made."""
+    counts = {"populations": {"retrained": {"method": "train", "on": "retain", "count": 2}, "finetune": {"count": 2}}}
+    payloads, orders = [], []
+    for interleave in (True, False):
+        folder = tmp_path / str(interleave)
+        study = tiny(storage=str(folder), execution={"interleave": interleave}, **counts)
+        generate(study, backend="inline")
+        payloads.append(payload_bytes(folder / "tiny"))
+        events = EventReader(StudyStore(open_storage(str(folder)), "tiny")).newest()
+        orders.append([event["run"] for event in events if event["event"] == "made"])
+    assert payloads[0] == payloads[1]
+    assert len(payloads[0]) == 5 * 2 + 1
+    assert orders[0] == ["original/00000", "finetune/00000", "retrained/00000", "finetune/00001", "retrained/00001"]
+    assert orders[1] == ["original/00000", "finetune/00000", "finetune/00001", "retrained/00000", "retrained/00001"]
