@@ -178,11 +178,13 @@ def test_a_study_with_failed_runs_ends_with_3(tmp_path, capsys):
 def test_status_counts_runs(made: Path, capsys):
     """Law: planned, done, failed and to make, per population; before anything is made, too; runs beyond are kept."""
     assert main(["status", study_of(made)]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:-1] == [
         "population  planned  done  failed  to make",
         "original          1     1       0        0",
         "finetune          3     3       0        0",
     ]
+    assert lines[-1].startswith("last generate: 1 worker busy ")
     assert main(["status", study_of(made), "--set", "populations.finetune.count=5"]) == 0
     assert "finetune          5     3       0        2" in capsys.readouterr().out
     assert main(["status", study_of(made), "--set", "populations.finetune.count=1"]) == 0

@@ -17,6 +17,7 @@ from s3_cycle import PLANNED, live, payloads, study_on
 from ray_unlearn.driver import generate
 from ray_unlearn.errors import StoreError, StoreReadOnly
 from ray_unlearn.store import StudyStore, open_storage, retries, study_store
+from ray_unlearn.store.events import EventReader
 from ray_unlearn.store.verify import verify
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*datetime.*:DeprecationWarning")
@@ -90,6 +91,7 @@ def test_a_run_that_cannot_be_uploaded_fails_and_is_not_counted(server, prefix, 
         assert generate(study, backend="inline").made == 1
     assert payloads(store) == expected
     assert store.failures("finetune") == {}
+    assert [events[-1]["event"] for events in EventReader(store).logs().values()] == ["ended", "ended"]
 
 
 def test_a_signal_in_the_middle_of_an_upload_leaves_no_short_object(server: Server, prefix: str):

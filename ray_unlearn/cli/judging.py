@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_unlearn.cli.options import Address, AsJson, Overrides, StudyFile, names_in, say, store_of
-from ray_unlearn.errors import StoreError
+from ray_unlearn.cli.options import Address, AsJson, Every, Overrides, StudyFile, names_in, say, store_of
+from ray_unlearn.errors import StoreError, StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,23 +53,38 @@ def evaluate(
     ] = None,
     address: Address = None,
     as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Score again as N grows, until all is made.")] = False,
+    every_s: Every = 5.0,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Score every population against the retrained one, from saved outputs."""
-    from ray_unlearn.evaluation.evaluate import evaluate
+    """Score every population against the retrained one, from saved outputs; with --watch while they are made."""
+    from functools import partial
+
+    from ray_unlearn.evaluation.evaluate import evaluate, reference_of
     from ray_unlearn.report.score_text import score_lines
     from ray_unlearn.study import load_study
+    from ray_unlearn.study.plan import ORIGINAL
 
     loaded = load_study(study, overrides)
     store = store_of(loaded)
-    scores = evaluate(
+    score = partial(
+        evaluate,
         loaded,
         store,
         populations=names_in(populations),
         mode=mode.value if mode else None,
         execute=_execution(jobs, address),
-        tell=lambda line: say(line, error=True),
     )
+    if watch:
+        from ray_unlearn.cli.watching import Compared, watch_scores
+        from ray_unlearn.report.watching import Watch
+
+        if as_json:
+            raise StudyError("evaluate: --watch goes on until all is made, and --json looks once; leave one out")
+        chosen = [name for name in names_in(populations) or loaded.populations if name != ORIGINAL]
+        compared = Compared(reference_of(loaded), chosen)
+        raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
+    scores = score(tell=lambda line: say(line, error=True))
     if as_json:
         say(scores.model_dump_json(indent=1))
         return

@@ -193,6 +193,10 @@ class ImageSet:
 EpochHook = Callable[[torch.nn.Module, int, float], None]
 
 
+def _no_count(images: int) -> None:
+    """Count nothing."""
+
+
 def _no_hook(model: torch.nn.Module, epoch: int, loss: float) -> None:
     """Do nothing after an epoch."""
 
@@ -210,6 +214,8 @@ class RunData:
     device: torch.device
     on_epoch: EpochHook = field(default=_no_hook)
     """Called by `fit` after every epoch with (model, epoch from 1, mean loss)."""
+    on_images: Callable[[int], None] = field(default=_no_count)
+    """Called by `fit` after every epoch with the number of images that it trained on."""
     engines: Any = None
     """The worker's `training.engines.Engines`, kept between its runs; None where every step is taken eagerly."""
 

@@ -204,6 +204,12 @@ class StudyStore:
             failed[failure.index] = failure
         return failed
 
+    def failed_indexes(self, population: str) -> list[int]:
+        """Return the run indexes that have a failure, sorted; it is not read, nor whether the run was made since."""
+        names = self.storage.sizes(self.layout.failures(population))
+        found = (run_index(name.removesuffix(".json")) for name in names)
+        return sorted(index for index in found if index is not None)
+
     def payload(self, run: Run, file: str, record: Record | None = None) -> bytes:
         """Return a payload of a finished run, after comparing it with its record.
 

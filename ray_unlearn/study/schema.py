@@ -20,7 +20,7 @@ from ray_unlearn.study.recipe import Block, Float, Int, Recipe
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 POPULATION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # no dots: `--set populations.NAME.lr=...` addresses it
-RESERVED_NAMES = ("data-cache", "splits", "scores", "failed")
+RESERVED_NAMES = ("data-cache", "splits", "scores", "failed", "events")
 
 Split = Literal["retain", "forget", "validation", "test"]
 Fraction = Annotated[Float, Field(gt=0, lt=1)]
@@ -234,6 +234,9 @@ class Execution(Block):
         "auto", description="auto: 1 where the device is cuda, else 0."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where the cluster has GPUs.")
+    interleave: bool = Field(
+        True, description="Run 0 of every population, then run 1 of every, ..., so that all can be compared early."
+    )
     max_attempts: Int = Field(2, ge=1, description="Tries per run before it is recorded as failed.")
     deterministic: bool = Field(True, description="Deterministic algorithms on the GPU; the CPU always is.")
     device_budget_gib: Float = Field(

@@ -139,6 +139,7 @@ class Training:
         if not math.isfinite(mean):
             hint = f"a lower lr may help (lr {self.recipe.lr})"
             raise TrainingDiverged(f"the training loss of epoch {self.epochs_done} is {mean}; {hint}")
+        self.data.on_images(len(epoch))
         self.data.on_epoch(self.model, self.epochs_done, mean)
 
     def _rate_at(self, step: int) -> float:
