@@ -12,6 +12,7 @@ Does not cover: starting clusters of machines (`cluster.yaml`), or stopping any 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ray_unlearn.driver.deadlines import Deadlines
 from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
-from ray_unlearn.errors import ClusterError, RayUnlearnError, StorageNotShared
+from ray_unlearn.errors import ClusterError, Interrupted, RayUnlearnError, StorageNotShared
 from ray_unlearn.outcome import Attempt, Outcome
 from ray_unlearn.study.schema import Execution
 
@@ -107,6 +108,8 @@ class RayBackend:
             options["object_store_memory"] = _OBJECT_STORE_BYTES
         try:
             ray.init(address=address, **options)
+        except SystemExit as error:  # of Ray's own SIGTERM handler, which is in force until ours is armed again
+            raise Interrupted(signal.SIGTERM) if error.code == signal.SIGTERM else error from None
         except Exception as error:  # Ray raises plain exceptions here, too
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
             raise ClusterError(

@@ -58,14 +58,14 @@ class StudyStore:
 
         """
         new = [p for p in plan.populations.values() if self._is_new(p)]
-        study = json.dumps(labelled(plan.study.model_dump(mode="json")) | {"storage": self.storage.uri}, indent=2)
-        self.storage.publish_file(self.layout.study_json, study.encode())
         for population in new:
             content = {"digest": population.digest, "identity": population.identity}
             name = self.layout.population_json(population.name)
             self.storage.create_file(name, json.dumps(content, indent=2, sort_keys=True).encode())
         for population in new:
             self._is_new(population)  # another driver may have been quicker, with other values
+        study = json.dumps(labelled(plan.study.model_dump(mode="json")) | {"storage": self.storage.uri}, indent=2)
+        self.storage.publish_file(self.layout.study_json, study.encode())
         self.sweep(plan)
 
     def sweep(self, plan: Plan) -> None:
