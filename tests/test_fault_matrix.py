@@ -146,12 +146,12 @@ def test_workers_die_while_runs_are_published(tmp_path, ray_cluster, undisturbed
 
 @pytest.mark.long
 def test_nodes_die_while_runs_are_published(tmp_path, ray_cluster, undisturbed, monkeypatch):  # which made a token
-    """Law: a node that dies takes its workers along; the others go on, to the same bytes (chaos.py: all points)."""
+    """Law: a node that dies takes its workers along; the others go on, to the same bytes."""
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_health_check_period_ms", "500")
     monkeypatch.setenv("RAY_health_check_failure_threshold", "2")
-    study, points = write_study(tmp_path / "study", workers=2), faults.PUBLICATION[1:3]
+    study, points = write_study(tmp_path / "study", workers=2), faults.PUBLICATION
     done = [faults.order(study.parent, point, "node") for point in points]
     small = {"object_store_memory": 100 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})

@@ -81,9 +81,9 @@ def test_admission_is_all_or_none(store: StudyStore):
     assert store.populations() == ["finetune"]
 
 
-def test_a_plan_that_comes_second_leaves_study_json_alone(store: StudyStore, monkeypatch):
+def test_a_plan_that_comes_second_leaves_study_json_alone(tmp_path: Path, monkeypatch):
     """Law: of two drivers that admit at the same moment, study.json is of the one that was admitted."""
-    create = Storage.create_file
+    store, create = StudyStore(open_storage(str(tmp_path / "store")), "tiny"), Storage.create_file
 
     def slow_create(storage: Storage, name: str, data: bytes) -> None:
         monkeypatch.setattr(Storage, "create_file", create)
