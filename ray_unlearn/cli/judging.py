@@ -43,8 +43,9 @@ class ReportFormat(StrEnum):
 
 def evaluate(
     study: StudyFile,
-    populations: Annotated[
-        list[str], typer.Option(metavar="A,B", help="Only these, the reference and the original.")
+    only: Annotated[
+        list[str],
+        typer.Option("--only", "--populations", metavar="A,B", help="Only these, the reference and the original."),
     ] = [],  # noqa: B006
     mode: Annotated[Mode | None, typer.Option(help="parity: the official grid; exact: every interval.")] = None,
     jobs: Annotated[
@@ -55,7 +56,7 @@ def evaluate(
     as_json: AsJson = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Score every population against the retrained one, from saved outputs."""
+    """Score populations against the retrained one, from saved outputs."""
     from ray_unlearn.evaluation.evaluate import evaluate
     from ray_unlearn.report.score_text import score_lines
     from ray_unlearn.study import load_study
@@ -65,7 +66,7 @@ def evaluate(
     scores = evaluate(
         loaded,
         store,
-        populations=names_in(populations),
+        populations=names_in(only),
         mode=mode.value if mode else None,
         execute=_execution(jobs, address),
         tell=lambda line: say(line, error=True),
@@ -103,7 +104,7 @@ def report(
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Make one self-contained page of the last evaluation; it opens offline."""
+    """Make one page of the last evaluation; it opens offline."""
     from ray_unlearn.report.publish import publish, render
     from ray_unlearn.study import load_study
 
