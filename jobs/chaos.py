@@ -40,6 +40,7 @@ from ray_unlearn.store.verify import verify
 
 JOBS = Path(__file__).parent
 NODE: dict[str, Any] = {"object_store_memory": 100 * 2**20}
+_GAVE_UP = "workers in a row could not start"
 BATCH = 60  # runs by which a finished study grows
 _RPC_FAILURES = {  # Ray's own injection: calls of actors whose request or reply is lost
     "CoreWorkerService.grpc_client.PushTask": {
@@ -103,6 +104,7 @@ class Chaos:
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes = [self.cluster.add_node(num_cpus=1, **NODE) for _ in range(2)]
         self.kills: Counter[str] = Counter()
+        self.gave_up = 0
         self.ordered: list[Path] = []
         self.driver = self.start()
 
@@ -117,6 +119,8 @@ class Chaos:
         if code is not None:
             if code == 0:
                 self.study.count += BATCH
+            elif code == 1 and _GAVE_UP in Path(self.log.name).read_text().rstrip().rpartition("\n")[2]:
+                self.gave_up += 1  # with every node gone, as it should; the same command goes on
             elif code != -signal.SIGKILL:
                 raise SystemExit(f"the driver ended with {code}; see {self.log.name}")
             self.driver = self.start()
@@ -159,7 +163,9 @@ class Chaos:
         """Disturb nothing any more, and let the driver come to its end."""
         for path in (self.study.folder / "orders").glob("*.json"):
             path.unlink()
-        while self.driver.wait() == -signal.SIGKILL:
+        for _ in range(5):  # an order that was taken already may still be carried out
+            if self.driver.wait() in (0, 3):
+                break
             self.replace_nodes()
             self.driver = self.start()
         for path in self.ordered:
@@ -171,7 +177,7 @@ class Chaos:
 def lost_calls(logs: Path) -> Counter[str]:
     """Return what Ray says in its logs of the calls that it lost on purpose, by kind; an injection may not take."""
     found: Counter[str] = Counter()
-    for path in logs.glob("python-core-*.log"):
+    for path in (*logs.glob("python-core-*.log"), *logs.glob("gcs_server*.out")):  # whoever calls actors
         with path.open(errors="replace") as lines:
             found.update(said[1] for line in lines if (said := re.search(r"Inject RPC (.+?) failure", line)))
     return found
@@ -266,6 +272,7 @@ def main() -> int:
         found = compare(study, folder / "undisturbed")
     found |= {"lost": len(lost) or found["lost"], "minutes": round(minutes, 1), "seed": options.seed}
     found["calls that Ray lost"] = dict(sorted(lost_by_ray.items()))
+    found["drivers that gave up without nodes"] = chaos.gave_up
     found["kills"] = dict(sorted(chaos.kills.items()))
     found["kills in all"] = sum(chaos.kills.values())
     for name, value in found.items():

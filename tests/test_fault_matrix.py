@@ -80,8 +80,9 @@ def test_what_ray_lost_is_read_from_its_logs(tmp_path: Path):
     said = "[2026-11-24 15:00:00,000 I 1 1] rpc_chaos.cc:1: Inject RPC {} failure for CoreWorkerService.PushTask\n"
     (tmp_path / "python-core-driver-01_1.log").write_text(said.format("request") * 2 + said.format("response"))
     (tmp_path / "python-core-worker-01_2.log").write_text("Injection-Date\n" + said.format("request"))
+    (tmp_path / "gcs_server.out").write_text(said.format("response"))
     (tmp_path / "raylet.out").write_text("nothing\n")
-    assert chaos.lost_calls(tmp_path) == {"request": 3, "response": 1}
+    assert chaos.lost_calls(tmp_path) == {"request": 3, "response": 2}
 
 
 # The driver: inline, so that it is the worker, too

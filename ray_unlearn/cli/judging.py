@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ray_unlearn.cli.options import Address, AsJson, Overrides, StudyFile, names_in, say, store_of
-from ray_unlearn.errors import StoreError
+from ray_unlearn.errors import StoreError, StoreReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -110,7 +110,10 @@ def report(
 
     store = store_of(load_study(study, overrides))
     if output is None:
-        say(f"wrote {publish(store, form.value)}")
+        try:
+            say(f"wrote {publish(store, form.value)}")
+        except StoreReadOnly as error:
+            raise StoreReadOnly(f"{error}; --output FILE writes the report elsewhere") from error
         return
     try:
         output.write_text(render(store, form.value), encoding="utf-8")

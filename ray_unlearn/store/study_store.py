@@ -119,7 +119,9 @@ class StudyStore:
         """Publish a finished run: payloads, then its record; then forget its earlier failure.
 
         A run that somebody published meanwhile stays as it is: the same run has the same bytes. Payloads without a
-        record are no run: on a disk they make way, on an object store they are written over.
+        record are no run: on a disk they make way, on an object store they are written over. There, two drivers at
+        the same run whose bytes differ (a GPU that does not repeat itself) may leave the payload of one beside the
+        record of the other: `verify` finds it, and evaluation refuses what is not as recorded.
         """
         there = self.storage.exists(self.layout.record(run))
         held = self.record(run) if there else None
