@@ -95,10 +95,12 @@ def success_of(run: Run, record: Record, work: Span, publication: Span, *, image
 
 def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool = False) -> Outcome:
     """Return the outcome of the attempt that an error ended; call it where the error is handled."""
+    from ray_unlearn.methods.script import line_in_script  # brings torch, which only those need who make runs
+
     return Outcome(
         run=run,
         seconds=time.monotonic() - start,
-        error=_one_line(error),
+        error=_one_line(error) + line_in_script(error),
         traceback=traceback.format_exc(),
         final=isinstance(error, _FINAL),
         poisoned=poisoned,

@@ -226,3 +226,10 @@ def test_formats_that_need_one_folder(tmp_path):
         open_source(Source(path=("a", "b"), format="folder"), "test", Columns())
     with pytest.raises(DataError, match="gone: no such folder"):
         open_source(Source(path=str(tmp_path / "gone")), "train", Columns())
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "b/" * 3000])
+def test_a_path_that_no_file_system_takes_is_refused(path: str):
+    """Law: a name too long to be looked at is one short line, not a traceback."""
+    with pytest.raises(DataError, match=r"data\.train: (a{80}|(b/){40}): cannot be looked at \(File name too long\)"):
+        open_source(Source(path=path), "train", Columns())

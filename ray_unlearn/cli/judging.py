@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ray_unlearn.cli.options import Address, AsJson, Every, Overrides, StudyFile, names_in, say, store_of
-from ray_unlearn.errors import StoreError, StudyError
+from ray_unlearn.errors import StoreError, StoreReadOnly, StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,8 +43,9 @@ class ReportFormat(StrEnum):
 
 def evaluate(
     study: StudyFile,
-    populations: Annotated[
-        list[str], typer.Option(metavar="A,B", help="Only these, the reference and the original.")
+    only: Annotated[
+        list[str],
+        typer.Option("--only", "--populations", metavar="A,B", help="Only these, the reference and the original."),
     ] = [],  # noqa: B006
     mode: Annotated[Mode | None, typer.Option(help="parity: the official grid; exact: every interval.")] = None,
     jobs: Annotated[
@@ -57,7 +58,7 @@ def evaluate(
     every_s: Every = 5.0,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Score every population against the retrained one, from saved outputs; with --watch while they are made."""
+    """Score populations against the retrained one, from saved outputs."""
     from functools import partial
 
     from ray_unlearn.evaluation.evaluate import evaluate, reference_of
@@ -71,7 +72,7 @@ def evaluate(
         evaluate,
         loaded,
         store,
-        populations=names_in(populations),
+        populations=names_in(only),
         mode=mode.value if mode else None,
         execute=_execution(jobs, address),
     )
@@ -81,7 +82,7 @@ def evaluate(
 
         if as_json:
             raise StudyError("evaluate: --watch goes on until all is made, and --json looks once; leave one out")
-        chosen = [name for name in names_in(populations) or loaded.populations if name != ORIGINAL]
+        chosen = [name for name in names_in(only) or loaded.populations if name != ORIGINAL]
         compared = Compared(reference_of(loaded), chosen)
         raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
     scores = score(tell=lambda line: say(line, error=True))
@@ -118,13 +119,16 @@ def report(
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Make one self-contained page of the last evaluation; it opens offline."""
+    """Make one page of the last evaluation; it opens offline."""
     from ray_unlearn.report.publish import publish, render
     from ray_unlearn.study import load_study
 
     store = store_of(load_study(study, overrides))
     if output is None:
-        say(f"wrote {publish(store, form.value)}")
+        try:
+            say(f"wrote {publish(store, form.value)}")
+        except StoreReadOnly as error:
+            raise StoreReadOnly(f"{error}; --output FILE writes the report elsewhere") from error
         return
     try:
         output.write_text(render(store, form.value), encoding="utf-8")

@@ -46,7 +46,9 @@ def prepare(study: StudyFile, backend: Where = Backend.ray, address: Address = N
 
 def generate(
     study: StudyFile,
-    only: Annotated[list[str], typer.Option(metavar="POPULATION", help="Only this population; repeatable.")] = [],  # noqa: B006
+    only: Annotated[
+        list[str], typer.Option("--only", "--populations", metavar="A,B", help="Only these, and their originals.")
+    ] = [],  # noqa: B006
     backend: Where = Backend.ray,
     address: Address = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers; default: execution.workers.")] = None,
@@ -148,9 +150,10 @@ def verify(
 
 def export(
     study: StudyFile,
-    file: Annotated[Path, typer.Argument(metavar="FILE.zip")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="Where to write it.")],
     population: Annotated[str, typer.Option(help="The population to export.")],
     form: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.competition,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.zip where it exists.")] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Export a population as the competition asked it.
@@ -160,6 +163,8 @@ def export(
     from ray_unlearn.export import export_competition
     from ray_unlearn.study import load_study
 
+    if file.exists() and not overwrite:
+        raise StoreError(f"{file}: exists already and is not overwritten; choose another name, or give --overwrite")
     loaded = load_study(study, overrides)
     if population not in loaded.populations:
         hint = did_you_mean(population, loaded.populations)

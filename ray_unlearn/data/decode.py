@@ -31,6 +31,7 @@ _SHARD_ROWS = 2048
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow knows forty more; some start programs (EPS) or are hardly maintained."""
 _LARGEST_LABEL = 2**31 - 1
+_LONGEST_SIDE = 65_535  # pixels: what a JPEG can have
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +95,7 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
                 else Image.open(io.BytesIO(image), formats=_FORMATS)
             )
             with opened as picture:
+                _refuse_long(picture)
                 ImageOps.exif_transpose(picture, in_place=True)  # a copy of 89 million pixels takes 0.36 GB
                 plain = _eight_bits(picture)
                 rgb = plain if plain.mode == "RGB" else plain.convert("RGB")
@@ -106,6 +108,12 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
     if rgb.size != (image_size, image_size):
         rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(rgb, dtype=np.uint8)
+
+
+def _refuse_long(picture: Image.Image) -> None:
+    """Refuse a side that no photograph has: resizing it takes 24 bytes for each of its pixels."""
+    if max(picture.size) > _LONGEST_SIDE:
+        raise ValueError(f"{picture.width}x{picture.height} pixels; expected sides of at most {_LONGEST_SIDE}")
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

@@ -8,12 +8,12 @@ Does not cover: reading what was made (`ray_unlearn.report`, evaluation).
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from ray_unlearn.driver.early import begin_to_import, import_what_follows, refuse_early, refuse_precision
 from ray_unlearn.driver.loop import Hooks, Scheduler
 from ray_unlearn.driver.order import in_order
 from ray_unlearn.driver.phases import Phases
@@ -73,10 +73,12 @@ def generate(
         place = _backend(backend, address, arm, workers, gpus_per_worker)
         stack.callback(place.close)
         if backend == "ray" and _probably_pending(study, only):
+            refuse_early(study)
             phases.enter("connect")
-            threading.Thread(target=_import_what_follows).start()
+            imports = begin_to_import()
             place.begin()
             phases.enter("prepare")
+            imports.result()
         from ray_unlearn.driver.opening import open_job
 
         job = open_job(study, place.decode_all)
@@ -132,12 +134,6 @@ def _probably_pending(study: Study, only: Sequence[str]) -> bool:
         return any(len(store.indexes(name)) < planned for name, planned in wanted.items())
     except RayUnlearnError:
         return False  # it will be said where it can be explained
-
-
-def _import_what_follows() -> None:
-    """Import torch and what needs it, beside the start of Ray, which is mostly waiting."""
-    import ray_unlearn.driver.opening
-    import ray_unlearn.report.tables  # noqa: F401
 
 
 def _held(job: Job) -> Held:
@@ -207,6 +203,7 @@ def _make(
     with ExitStack() as stack:
         marker = stack.enter_context(marked(job.store))
         pool = place.pool(replace(job, marker=marker))
+        refuse_precision(job.plan, pool.device, {run.population for run in pending})
         phases.enter("workers")
         _refuse_other_device(job, pool, held)
         progress = stack.enter_context(show_progress(total=planned, already=planned - len(pending)))
@@ -263,6 +260,7 @@ def _backend(
     if gpus_per_worker is not None:
         refuse_share(gpus_per_worker, "--gpus-per-worker")
     if name == "inline":
+        import_what_follows()
         if address or workers or gpus_per_worker is not None:
             raise StudyError(
                 "--address, --workers and --gpus-per-worker are for --backend ray; inline is one worker in this process"

@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import linecache
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -134,12 +135,22 @@ def load_function(method: str, source: str) -> Callable[..., Any]:
     try:
         exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - running the user's own method is the point
     except (Exception, SystemExit) as error:
-        raise MethodError(f"method {method}: the script fails on import: {type(error).__name__}: {error}") from error
+        said = f"{type(error).__name__}: {error}{line_in_script(error)}"
+        raise MethodError(f"method {method}: the script fails on import: {said}") from error
     function = getattr(module, name, None)
     if not callable(function):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise MethodError(f"method {method}: no function {name!r} in {path}{did_you_mean(name, names)}")
     return function  # type: ignore[no-any-return]
+
+
+def line_in_script(error: BaseException) -> str:
+    """Return ` (script.py:12)`: the innermost line of a script that an error came through; else nothing."""
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__", "")).startswith(_PREFIX):
+            found = f" ({Path(frame.f_code.co_filename).name}:{line})"
+    return found
 
 
 def script_method(method: str, source: str) -> Method:
