@@ -27,6 +27,7 @@ from ray_unlearn.evaluation.memorisation import hardest_images
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Storage, StudyStore
 from ray_unlearn.study.schema import Columns, Data, Forget, Source, Study
+from ray_unlearn.study.shuffle import Shuffle
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,7 @@ class StudyData:
     identity: Mapping[str, Any]
     splits_arrow: bytes
     """The splits as saved with the study."""
+    shuffle: Shuffle
 
     @property
     def sources(self) -> list[Prepared]:
@@ -62,7 +64,8 @@ class StudyData:
         """Map all shards under one index."""
         from ray_unlearn.data.images import Pixels
 
-        return Pixels([shard for source in self.sources for shard in source.map(cache)], device, budget_bytes)
+        shards = [shard for source in self.sources for shard in source.map(cache)]
+        return Pixels(shards, device, budget_bytes, self.shuffle)
 
 
 def prepare_study(study: Study, storage: Storage, cache: Path, decode_all: DecodeAll = in_place) -> StudyData:
@@ -159,6 +162,7 @@ def _assemble(
         "image_size": study.data.image_size,
         "classes": num_classes,
         "normalize": normalize if isinstance(normalize, str) else normalize.model_dump(mode="json"),
+        **study.data.shuffle.identity,
     }
     return StudyData(
         train=prepared["train"],
@@ -169,4 +173,5 @@ def _assemble(
         num_classes=num_classes,
         identity=identity,
         splits_arrow=splits.arrow(table),
+        shuffle=study.data.shuffle,
     )
