@@ -128,8 +128,8 @@ def test_full_is_no_part_of_an_identity_and_blocks_are(tiny, tmp_path):
     assert "shuffle" not in plain
     assert identity(shuffle="full") == plain
     blocks = identity(shuffle="blocks")
-    assert blocks == plain | {"shuffle": {"order": "blocks", "block_images": 256, "buffer_blocks": 64}}
-    assert identity(shuffle={"order": "blocks", "block_images": 128}) != blocks
+    assert blocks == plain | {"shuffle": {"order": "blocks", "block_images": 128, "buffer_blocks": 64}}
+    assert identity(shuffle={"order": "blocks", "block_images": 64}) != blocks
 
 
 def test_numbers_of_blocks_need_blocks():

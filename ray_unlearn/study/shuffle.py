@@ -2,7 +2,7 @@
 
     shuffle: full                                # every order of the set is as likely as every other: the default
     shuffle: blocks                              # for sets larger than memory: whole blocks are read, and mixed
-    shuffle: {order: blocks, block_images: 256, buffer_blocks: 64}
+    shuffle: {order: blocks, block_images: 128, buffer_blocks: 64}
 
 `blocks` reads a set in blocks of images that follow one another, the blocks in a random order, and mixes the images of
 `buffer_blocks` blocks at a time completely. Each image still comes once per epoch. How well it mixes: of the other
@@ -29,7 +29,7 @@ class Shuffle(Block):
     order: Literal["full", "blocks"] = Field(
         "full", description="blocks: consecutive images are read together and mixed; for sets larger than memory."
     )
-    block_images: Int = Field(256, ge=1, description="Images that follow one another in a set, read together.")
+    block_images: Int = Field(128, ge=1, description="Images that follow one another in a set, read together.")
     buffer_blocks: Int = Field(64, ge=1, description="Blocks whose images are mixed; twice as many lie in memory.")
 
     @model_validator(mode="after")
