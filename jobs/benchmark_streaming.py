@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 uv run python jobs/benchmark_streaming.py --json figures.json    # 200,000 images of 64x64
 
 Writes synthetic Parquet files and decodes them on Ray (a set of 2.5 GB, 4 GB of disk in all, removed again). Then two
-workers train on all of it, a net that costs next to nothing and then small_cnn of width 4, in turn: `resident`, all in the page cache and no limit; and under a limit of
-1.5 GB for both workers together and what they read, from a cold cache, `full` (`data.shuffle: full`) and `blocks`.
-Workers are plain processes here, so that the limit holds for them and not for Ray.
+workers train one epoch each, a net that costs next to nothing and then small_cnn of width 4, in turn: `resident`, all
+in the page cache and no limit; and under a limit of 1.5 GB for both workers together and what they read, from a cold
+cache, `full` (`data.shuffle: full`) and `blocks`. Workers are plain processes here: the limit is theirs, not Ray's.
 
 Prints images/s (both workers together, median of the repeats and their range), the ratio to `resident`, memory that the
 workers hold for themselves (RssAnon) at 10 % and at 100 % of the training, the most that their control group held,
