@@ -11,14 +11,15 @@ Does not cover: who runs the decoding. `in_place` is a plain loop; the driver pa
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ray_unlearn.data.decode import DecodedSlice, DecodeJob, ShardInfo, decode_slice
+from ray_unlearn.data.node_cache import NodeCache
 from ray_unlearn.data.rows import OpenSource, Slice
 from ray_unlearn.data.shards import Shard, map_shard
 from ray_unlearn.errors import DataError
@@ -27,6 +28,7 @@ from ray_unlearn.store.layout import DATA_CACHE
 from ray_unlearn.study.identity import digest
 
 _FORMAT = 2
+_AT_ONCE = 4  # shards that are fetched at the same time
 MANIFEST = "manifest.json"
 
 DecodeAll = Callable[[Sequence[Slice], DecodeJob], Iterable[DecodedSlice]]
@@ -59,30 +61,31 @@ class Prepared:
     manifest: Manifest
 
     def map(self, cache: Path | None = None) -> list[Shard]:
-        """Memory-map every shard; from a storage that is not local, copy it into `cache` first.
+        """Memory-map every shard; from a storage that is not local, copy it into the node's `cache` first.
 
         Raises:
-            DataError: a shard is missing or damaged.
+            DataError: a shard is missing or damaged, or the cache is full.
 
         """
-        return [map_shard(str(self._local(shard, cache))) for shard in self.manifest.shards]
+        shards = self.manifest.shards
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as threads:
+            paths = list(threads.map(lambda shard: self._local(shard, cache), shards))
+        return [map_shard(str(path)) for path in paths]
 
     def _local(self, shard: ShardInfo, cache: Path | None) -> Path:
         if self.storage.local is not None:
             return self.storage.local / self.folder / shard.name
         if cache is None:
             raise DataError(f"{self.storage.uri}: shards on an object store need a local cache folder")
-        copy = cache / self.folder / f"{shard.sha256[:16]}-{shard.name}"  # prepared anew, it would be another file
-        if not (copy.exists() and copy.stat().st_size == shard.size_bytes):
-            data = self.storage.read(f"{self.folder}/{shard.name}")
-            if hashlib.sha256(data).hexdigest() != shard.sha256:
-                raise DataError(
-                    f"{self.storage.uri}/{self.folder}/{shard.name}: damaged; remove the folder and prepare again"
-                )
-            from ray_unlearn.store.filesystem import open_storage
+        name = f"{self.folder}/{shard.name}"
 
-            open_storage(str(cache)).publish_file(f"{self.folder}/{copy.name}", data)
-        return copy
+        def fetch(path: Path) -> str:
+            fetched = self.storage.copy_to(name, path)
+            if fetched != shard.sha256:
+                raise DataError(f"{self.storage.uri}/{name}: damaged; remove the folder and prepare again")
+            return fetched
+
+        return NodeCache.of(cache).get(shard.sha256, shard.size_bytes, fetch)
 
 
 def in_place(slices: Sequence[Slice], job: DecodeJob) -> Iterator[DecodedSlice]:
