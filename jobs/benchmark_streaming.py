@@ -7,9 +7,10 @@ workers train one epoch each, a net that costs next to nothing and then small_cn
 in the page cache and no limit; and under a limit of 1.5 GB for both workers together and what they read, from a cold
 cache, `full` (`data.shuffle: full`) and `blocks`. Workers are plain processes here: the limit is theirs, not Ray's.
 
-Prints images/s (both workers together, median of the repeats and their range), the ratio to `resident`, memory that the
-workers hold for themselves (RssAnon) at 10 % and at 100 % of the training, the most that their control group held,
-and what the driver held before and while it prepared. Needs Linux with a writable memory control group (root; version
+Prints images/s (both workers together, median of the repeats and their range), the ratio to `resident`, images per second
+of CPU (other jobs on the machine hardly change it; reading counts), memory that the workers hold for themselves
+(RssAnon) at 10 % and at 100 % of the training, the most that their control group held, and what the driver held before
+and while it prepared. Needs Linux with a writable memory control group (root; version
 1 was run, version 2 was not), and Ray; no GPU.
 """
 
@@ -203,6 +204,7 @@ def train(folder: Path, size: int, mode: str, net: str, repeat: int, limit_bytes
             "mode": mode,
             "net": net,
             "images_per_s": images / (max(each["end"] for each in told) - min(each["begin"] for each in told)),
+            "images_per_cpu_s": images / sum(each["cpu_s"] for each in told),
             "open_s": max(each["open_s"] for each in told),
             "read_mb": sum(each["read_mb"] for each in told),
             "own_mb_at": [memory.at(begin + share * (end - begin)) for share in (0.1, 0.25, 0.5, 0.75, 1.0)],
@@ -223,7 +225,7 @@ def work(path: Path) -> None:
     begin = time.monotonic()
     worker = Worker(pickle.loads(path.read_bytes()), device="cpu")  # noqa: S301 - written by our own parent
     worker.open()
-    opened = time.monotonic()
+    opened, cpu_begin = time.monotonic(), time.process_time()
     outcomes = worker.work([(_RUN, 1)], flush=True)
     if outcomes[-1].error:
         raise RayUnlearnError(outcomes[-1].error)
@@ -231,6 +233,7 @@ def work(path: Path) -> None:
     figures = {
         "begin": opened,
         "end": time.monotonic(),
+        "cpu_s": time.process_time() - cpu_begin,
         "open_s": opened - begin,
         "read_mb": int(read.split()[1]) / 1e6,
     }
@@ -281,7 +284,8 @@ def show(figures: dict[str, Any]) -> str:
         own, most = runs[-1]["own_mb_at"], runs[-1]["group_most_mb"]
         lines.append(
             f"{net:9} {mode:9} {median(found):8,.0f} images/s ({min(found):,.0f} to {max(found):,.0f}), "
-            f"{median(found) / base:.2f} of resident; workers' own memory {own[0]:.0f} -> {own[-1]:.0f} MB"
+            f"{median(found) / base:.2f} of resident, {median(each['images_per_cpu_s'] for each in runs):,.0f} per CPU "
+            f"second; workers' own memory {own[0]:.0f} -> {own[-1]:.0f} MB"
             + (f", at most {most:.0f} MB with page cache" if most else "")
         )
     return "\n".join(lines)
