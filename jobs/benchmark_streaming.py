@@ -7,8 +7,8 @@ workers train one epoch each, a net that costs next to nothing and then small_cn
 in the page cache and no limit; and under a limit of 1.5 GB for both workers together and what they read, from a cold
 cache, `full` (`data.shuffle: full`) and `blocks`. Workers are plain processes here: the limit is theirs, not Ray's.
 
-Prints images/s (both workers together, median of the repeats and their range), the ratio to `resident`, images per second
-of CPU (other jobs on the machine hardly change it; reading counts), memory that the workers hold for themselves
+Prints images/s (both workers together, median of the repeats and their range), the ratio to `resident`, images per
+second of CPU (other jobs on the machine hardly change it; reading counts), memory that the workers hold for themselves
 (RssAnon) at 10 % and at 100 % of the training, the most that their control group held, and what the driver held before
 and while it prepared. Needs Linux with a writable memory control group (root; version
 1 was run, version 2 was not), and Ray; no GPU.

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_unlearn.data.prepare import DecodeAll, Prepared, in_place, prepare_source
 from ray_unlearn.data.rows import Part
@@ -109,15 +111,17 @@ def _columns(data: Data) -> Columns:
 
 def _refuse_same(shards: Mapping[str, list[Shard]]) -> None:
     """Refuse an image that two sources share: it would be trained on and scored."""
-    known: dict[tuple[str, bytes], str] = {}
+    known: dict[str, pa.ChunkedArray] = {}
+    """The digests of each source's images; a digest covers id, label and pixels."""
     for role, parts in shards.items():
-        for part in parts:
-            columns = (part.table.column(name).to_pylist() for name in ("image_id", "digest"))
-            for image in zip(*columns, strict=True):
-                if known.setdefault(image, role) != role:
-                    raise DataError(
-                        f"data.{role}: image {image[0]!r} is in data.{known[image]} too; sources must differ"
-                    )
+        tables = [part.table.select(["image_id", "digest"]) for part in parts]
+        images = pa.concat_tables(tables)
+        for earlier, digests in known.items():
+            shared = pc.index(pc.is_in(images["digest"], value_set=digests), True).as_py()
+            if shared >= 0:
+                image_id = images["image_id"][shared].as_py()
+                raise DataError(f"data.{role}: image {image_id!r} is in data.{earlier} too; sources must differ")
+        known[role] = images["digest"]
 
 
 def _with_hardest(study: Study, storage: Storage) -> Data:
