@@ -18,7 +18,6 @@ import argparse
 import io
 import json
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -42,7 +41,7 @@ from ray_unlearn.errors import RayUnlearnError
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study import Study, parse_study
 from ray_unlearn.study.plan import Run
-from ray_unlearn.worker import Job, Worker
+from ray_unlearn.worker import Worker
 
 _MODES = ("resident", "full", "blocks")
 SMALL = {"arch": "small_cnn", "options": {"width": 4}}
@@ -184,12 +183,9 @@ def train(folder: Path, size: int, mode: str, net: str, repeat: int, limit_bytes
     streamed = mode != "resident"
     set_cache(folder, warm=not streamed)
     order = "full" if mode == "resident" else mode
-    jobs = [open_job(study_of(folder, f"{net}-{mode}-{repeat}-{i}", size, order, net)) for i in range(_WORKERS)]
-    images = sum(len(job.data.splits.train) for job in jobs)
-    if streamed:
-        set_cache(folder, warm=False)
     with limited(limit_bytes if streamed else None) as group:
-        workers = [_start(folder / f"{net}-{mode}-{repeat}-{i}.job", job, group) for i, job in enumerate(jobs)]
+        tasks = [[str(folder), f"{net}-{mode}-{repeat}-{i}", size, order, net] for i in range(_WORKERS)]
+        workers = [_start(task, group) for task in tasks]
         try:
             with Memory(lambda: anonymous_mb([worker.pid for worker in workers])) as memory:
                 told = [json.loads(worker.communicate()[0] or "{}") for worker in workers]
@@ -199,6 +195,7 @@ def train(folder: Path, size: int, mode: str, net: str, repeat: int, limit_bytes
                 worker.wait()
         if not all(told):
             raise RayUnlearnError(f"{mode}: a worker ended with {[worker.returncode for worker in workers]}")
+        images = sum(each["images"] for each in told)
         begin, end = max(each["begin"] for each in told), min(each["end"] for each in told)
         return {
             "mode": mode,
@@ -212,18 +209,18 @@ def train(folder: Path, size: int, mode: str, net: str, repeat: int, limit_bytes
         }
 
 
-def _start(path: Path, job: Job, group: Path | None) -> "subprocess.Popen[str]":
-    path.write_bytes(pickle.dumps(job))  # read back by our own child alone
-    command = [sys.executable, __file__, "--work", str(path)]
+def _start(task: list[str | int], group: Path | None) -> "subprocess.Popen[str]":
+    command = [sys.executable, __file__, "--work", json.dumps(task)]
     if group:  # before Python starts, so that all that it holds counts
         command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"), *command]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ourselves
 
 
-def work(path: Path) -> None:
+def work(folder: str, name: str, size: int, order: str, net: str) -> None:
     """Be a worker: train one run, say when."""
     begin = time.monotonic()
-    worker = Worker(pickle.loads(path.read_bytes()), device="cpu")  # noqa: S301 - written by our own parent
+    job = open_job(study_of(Path(folder), name, size, order, net))
+    worker = Worker(job, device="cpu")
     worker.open()
     opened, cpu_begin = time.monotonic(), time.process_time()
     outcomes = worker.work([(_RUN, 1)], flush=True)
@@ -231,6 +228,7 @@ def work(path: Path) -> None:
         raise RayUnlearnError(outcomes[-1].error)
     read = next(line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("read_bytes"))
     figures = {
+        "images": len(job.data.splits.train),
         "begin": opened,
         "end": time.monotonic(),
         "cpu_s": time.process_time() - cpu_begin,
@@ -300,10 +298,10 @@ if __name__ == "__main__":
     parser.add_argument("--small-repeats", type=int, default=1, help="with small_cnn")
     parser.add_argument("--folder", type=Path, help="where to write; default a temporary folder (a disk, not a tmpfs)")
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        work(arguments.work)
+        work(*arguments.work)
         sys.exit()
     repeats = {"patches": arguments.repeats, "small_cnn": arguments.small_repeats}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as place:

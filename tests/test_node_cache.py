@@ -70,7 +70,13 @@ def test_a_shard_is_fetched_once_whatever_the_study(cache):
 def test_askers_at_once_fetch_once(cache):
     """Law: eight threads that ask for the same shard at the same time wait for one fetch."""
     counts: Counter[str] = Counter()
-    threads = [threading.Thread(target=get, args=(cache, "a", counts)) for _ in range(8)]
+    fetch = fetching("a", counts)
+
+    def slowly(path: Path) -> str:
+        threading.Event().wait(0.1)  # the others ask meanwhile
+        return fetch(path)
+
+    threads = [threading.Thread(target=cache.get, args=(SHA256["a"], 1000, slowly)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
