@@ -209,7 +209,7 @@ def train(folder: Path, size: int, mode: str, net: str, repeat: int, limit_bytes
         }
 
 
-def _start(task: list[str | int], group: Path | None) -> "subprocess.Popen[str]":
+def _start(task: list[Any], group: Path | None) -> "subprocess.Popen[str]":
     command = [sys.executable, __file__, "--work", json.dumps(task)]
     if group:  # before Python starts, so that all that it holds counts
         command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"), *command]
