@@ -57,7 +57,7 @@ class Job:
     data: StudyData
     store: StudyStore
     cache: str
-    """Local folder for shards of a remote storage."""
+    """Each node's folder for shards of a remote storage; what RAY_UNLEARN_CACHE says on a node comes before."""
     marker: str = ""
     """A file that the driver keeps in the storage while it works: who does not see it has another storage."""
 

@@ -117,13 +117,13 @@ def prepare(study: Study, *, backend: BackendName = "ray", address: str | None =
         RayUnlearnError: the data are refused, or the cluster cannot be had.
 
     """
+    from ray_unlearn.data.node_cache import cache_folder
     from ray_unlearn.data.study_data import prepare_study
-    from ray_unlearn.driver.opening import cache_folder
 
     with ExitStack() as stack:
         place = _backend(backend, address, stack.enter_context(interrupts()))
         stack.callback(place.close)
-        return prepare_study(study, open_storage(study.storage), cache_folder(study.storage), place.decode_all)
+        return prepare_study(study, open_storage(study.storage), cache_folder(), place.decode_all)
 
 
 def _probably_pending(study: Study, only: Sequence[str]) -> bool:

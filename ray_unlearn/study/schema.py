@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from ray_unlearn.errors import did_you_mean
 from ray_unlearn.study.recipe import Block, Float, Int, Recipe
+from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 POPULATION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # no dots: `--set populations.NAME.lr=...` addresses it
@@ -141,6 +142,7 @@ class Data(Block):
     limit: Int | None = Field(
         None, ge=2, description="Use only this many training images, drawn with the study's seed."
     )
+    shuffle: AnyShuffle = Shuffle()
 
 
 class Model(Block):
