@@ -67,7 +67,7 @@ def evaluate(
         store,
         populations=names_in(populations),
         mode=mode.value if mode else None,
-        execute=_execution(jobs, address),
+        execute=execution(jobs, address),
         tell=lambda line: say(line, error=True),
     )
     if as_json:
@@ -78,7 +78,7 @@ def evaluate(
         say(f"\nwrote {store.uri}/scores.json and scores.parquet; `ray-unlearn report {study}` makes a page of them")
 
 
-def _execution(jobs: int | None, address: str | None) -> Execute:
+def execution(jobs: int | None, address: str | None) -> Execute:
     """Return where parts are computed; nothing is started before there is something to compute."""
     from ray_unlearn.evaluation.tasks import in_this_process
 
