@@ -71,12 +71,13 @@ def test_the_command_line_says_all_that_is_submitted(tmp_path: Path) -> None:
     line = command_line(submission, {"RAY_AUTH_MODE": "token"})
     words = shlex.split(line)
     assert words[:4] == ["RAY_AUTH_MODE=token", "ray", "job", "submit"]
-    options = dict(zip(words[5:-6:2], words[6:-6:2], strict=True))
+    options = dict(zip(words[4:-7:2], words[5:-7:2], strict=True))
     assert options["--submission-id"] == "faces-generate-1a2b3c4d-a2"
     assert options["--working-dir"] == str(folder)
     assert json.loads(options["--runtime-env-json"]) == {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "30"}}
     assert json.loads(options["--metadata-json"])["ray_unlearn_storage"] == "s3://bucket/studies"
-    assert words[-6:] == ["--", "python", "-m", "ray_unlearn", "generate", "study.yaml"]
+    assert words[-7:] == ["--no-wait", "--", "python", "-m", "ray_unlearn", "generate", "study.yaml"]
+    assert "--no-wait" not in command_line(submission, {}, wait=True)
     assert "secret" not in line
     assert "entrypoint" not in line
 

@@ -73,9 +73,7 @@ def test_submit_says_what_it_did_and_what_to_do(server: FakeServer, tmp_path: Pa
     assert sent.entrypoint == ("python", "-m", "ray_unlearn", "all", "study.yaml")
     size = (sent.working_dir / "study.yaml").stat().st_size
     assert said[0] == f"submitted {sent.id} to http://127.0.0.1:8265 (1 file, {size:,} bytes)"
-    assert said[1].startswith(
-        f"the same as: ray job submit --no-wait --address http://127.0.0.1:8265 --submission-id {sent.id} "
-    )
+    assert said[1].startswith(f"the same as: ray job submit --address http://127.0.0.1:8265 --submission-id {sent.id} ")
     assert said[2:] == [
         f"follow: ray job logs --address http://127.0.0.1:8265 --follow {sent.id}",
         f"stop:   ray job stop --address http://127.0.0.1:8265 {sent.id}",

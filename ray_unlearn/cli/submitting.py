@@ -69,7 +69,7 @@ def submit(
     number, running = next_attempt(parcel.prefix, attempts)
     submission = submission_of(parcel, address, number, parcel.write())
     if dry_run:
-        say(command_line(submission, environment))
+        say(command_line(submission, environment, wait=wait))
         return
     if running is None and (other := rival(submission, attempts)) is not None:
         raise ClusterError(
@@ -79,7 +79,7 @@ def submit(
     if running is None and server.submit(submission):
         travels = f"{plural(len(parcel.files) + 1, 'file')}, {parcel.size_bytes:,} bytes"
         say(f"submitted {submission.id} to {address} ({travels})")
-        say(f"the same as: {command_line(submission, environment)}")
+        say(f"the same as: {command_line(submission, environment, wait=wait)}")
     else:
         say(f"{submission.id} runs already on {address}; attached to it, nothing submitted")
     say(f"follow: {job_line('logs', submission.id, address, environment, '--follow')}")

@@ -114,12 +114,13 @@ def rival(submission: Submission, attempts: Sequence[Attempt]) -> Attempt | None
     return None
 
 
-def command_line(submission: Submission, environment: Mapping[str, str]) -> str:
+def command_line(submission: Submission, environment: Mapping[str, str], *, wait: bool = False) -> str:
     """Return the `ray job submit` line that does the same, quoted for a shell.
 
     Args:
         submission: the job.
         environment: variables that `ray job` has to find, as `ray_jobs.environment_of` returns them.
+        wait: follow the job, as `ray job submit` does unless told otherwise.
 
     """
     options = {
@@ -129,8 +130,8 @@ def command_line(submission: Submission, environment: Mapping[str, str]) -> str:
         "--runtime-env-json": json.dumps(submission.runtime_env),
         "--metadata-json": json.dumps(dict(submission.metadata)),
     }
-    words = ["ray", "job", "submit", "--no-wait", *(word for pair in options.items() for word in pair)]
-    return _shell(environment, [*words, "--", *submission.entrypoint])
+    words = ["ray", "job", "submit", *(word for pair in options.items() for word in pair)]
+    return _shell(environment, [*words, *([] if wait else ["--no-wait"]), "--", *submission.entrypoint])
 
 
 def job_line(verb: str, submission_id: str, address: str, environment: Mapping[str, str], *more: str) -> str:
