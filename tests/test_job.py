@@ -113,18 +113,18 @@ def test_a_study_is_submitted_stopped_and_submitted_again_until_nothing_is_left(
     """Law: the printed `ray job submit` line starts it; submitted while it runs, it is attached to; stopped within its
     grace, what is recorded is whole; then the rest is made, to the bytes of the inline backend; then nothing is to do.
     """
-    count = 12
+    count = 20
     study = write(tmp_path, slow_study(tmp_path, count))
     line = submit(cluster, user, study, "--dry-run")
     assert line.returncode == 0, line.stdout + line.stderr
     while "No available agent" in (started := pasted(user, line.stdout)).stdout + started.stderr:
         time.sleep(2)  # the dashboard has only just started
     assert started.returncode == 0, started.stdout + started.stderr
-    _wait_for_records(tmp_path, 2)
     attached = submit(cluster, user, study)
     said = re.match(r"(tiny-[0-9a-f]{8}-a)1 runs already on \S+; attached to it, nothing submitted\n", attached.stdout)
     assert said, attached.stdout + attached.stderr
     follow, stop = (line[8:] for line in attached.stdout.splitlines()[-2:])
+    _wait_for_records(tmp_path, 2)
     begun = time.monotonic()
     assert pasted(user, stop).returncode == 0
     assert time.monotonic() - begun < 30
@@ -175,12 +175,12 @@ def test_whoever_waits_ends_with_the_drivers_code(cluster, user, tmp_path: Path)
     waiting = subprocess.Popen(command, env=user, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     _wait_for_records(tmp_path / "slow", 2)
     waiting.send_signal(signal.SIGINT)
-    out, err = waiting.communicate(timeout=60)
+    _, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 130, err
     assert "goes on" in err
-    assert "runs/min" in out  # progress, in the job's log
     attached = submit(cluster, user, slow, "--wait")
     assert "attached to it" in attached.stdout
+    assert "runs/min" in attached.stdout  # progress, in the job's log
     assert attached.returncode == 0, attached.stderr
 
 
