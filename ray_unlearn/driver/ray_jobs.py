@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import queue
 import shlex
@@ -36,6 +37,9 @@ _PATIENCE_S = 90.0
 _AGAIN_S = 2.0
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Ray's client prefers these to the address that it is given."""
+
+_CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+"""Loggers that say what we say better."""
 
 
 def default_address() -> str:
@@ -79,6 +83,8 @@ class JobServer:
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         from ray.job_submission import JobSubmissionClient
 
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
         with _only_given_address(), self._asking():
             self._client = JobSubmissionClient(self.address)
 
