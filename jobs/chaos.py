@@ -267,7 +267,7 @@ def main() -> int:
             finally:
                 _kill(chaos.driver.pid)
                 chaos.cluster.shutdown()  # type: ignore[no-untyped-call]
-        lost_by_ray = lost_calls(Path(chaos.cluster.head_node.get_logs_dir_path()))
+        lost_by_ray = lost_calls(Path(chaos.cluster.head_node.get_logs_dir_path()))  # type: ignore[attr-defined]
         minutes = (time.monotonic() - begun) / 60
         found = compare(study, folder / "undisturbed")
     found |= {"lost": len(lost) or found["lost"], "minutes": round(minutes, 1), "seed": options.seed}

@@ -56,6 +56,8 @@ COMMANDS = (
     "evaluate",
     "report",
     "export",
+    "submit",
+    "all",
 )
 
 

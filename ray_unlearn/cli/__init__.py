@@ -20,7 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ray_unlearn import __version__
-from ray_unlearn.cli import judging, making, starting
+from ray_unlearn.cli import judging, making, starting, submitting, whole
 from ray_unlearn.cli.options import say
 from ray_unlearn.errors import Interrupted, RayUnlearnError
 
@@ -44,8 +44,10 @@ for command in (
     judging.evaluate,
     judging.report,
     making.export,
+    submitting.submit,
 ):
     app.command()(command)
+app.command("all")(whole.everything)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -58,7 +58,7 @@ def evaluate(
     every_s: Every = 5.0,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Score populations against the retrained one, from saved outputs."""
+    """Score populations against the retrained one."""
     from functools import partial
 
     from ray_unlearn.evaluation.evaluate import evaluate, reference_of
@@ -74,7 +74,7 @@ def evaluate(
         store,
         populations=names_in(only),
         mode=mode.value if mode else None,
-        execute=_execution(jobs, address),
+        execute=execution(jobs, address),
     )
     if watch:
         from ray_unlearn.cli.watching import Compared, watch_scores
@@ -94,7 +94,7 @@ def evaluate(
         say(f"\nwrote {store.uri}/scores.json and scores.parquet; `ray-unlearn report {study}` makes a page of them")
 
 
-def _execution(jobs: int | None, address: str | None) -> Execute:
+def execution(jobs: int | None, address: str | None) -> Execute:
     """Return where parts are computed; nothing is started before there is something to compute."""
     from ray_unlearn.evaluation.tasks import in_this_process
 

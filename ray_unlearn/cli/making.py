@@ -85,7 +85,7 @@ def status(
     every_s: Every = 5.0,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Say how many runs are planned, done and failed; with --watch also how quickly, until all is made."""
+    """Count runs: planned, done, failed; --watch keeps counting."""
     from dataclasses import asdict
 
     from ray_unlearn.evaluation.agreement import disagreements
