@@ -21,10 +21,7 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from limited_memory import Memory, anonymous_mb, limited, most_mb
 from PIL import Image
 from torch import nn
 
@@ -47,7 +45,6 @@ _MODES = ("resident", "full", "blocks")
 SMALL = {"arch": "small_cnn", "options": {"width": 4}}
 _FILES, _DISTINCT, _CLASSES, _WORKERS = 100, 1000, 10, 2
 _RUN = Run(population="original", index=0)
-_GROUPS = Path("/sys/fs/cgroup")
 
 
 def write_source(folder: Path, images: int, size: int) -> None:
@@ -97,74 +94,6 @@ def study_of(folder: Path, name: str, size: int, order: str, net: str) -> Study:
         "execution": {"device": "cpu"},
     }
     return parse_study(tree, where="benchmark_streaming")
-
-
-class Memory:
-    """Samples what processes hold, every 0.2 s, until it is told to stop; MB, 10^6 bytes."""
-
-    def __init__(self, look: Callable[[], float]) -> None:
-        self.samples: list[tuple[float, float]] = []
-        """(time.monotonic(), MB)."""
-        self._look, self._over = look, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> "Memory":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.2):
-            self.samples.append((time.monotonic(), self._look()))
-
-    def at(self, moment: float) -> float:
-        """Return the last sample up to a moment."""
-        return [held for when, held in self.samples if when <= moment][-1]
-
-
-def anonymous_mb(pids: list[int]) -> float:
-    """Return what processes hold beside mapped files."""
-    return sum(_anonymous(Path("/proc") / str(pid) / "status") for pid in pids)
-
-
-def _anonymous(status: Path) -> float:
-    try:
-        lines = status.read_text().splitlines()
-    except OSError:  # it has just ended
-        return 0.0
-    return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("RssAnon:"))
-
-
-@contextmanager
-def limited(limit_bytes: float | None) -> Iterator[Path | None]:
-    """Make a memory control group of this process's own for the children that enter it; None without a limit."""
-    if limit_bytes is None:
-        yield None
-        return
-    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    own = next((path for _, names, path in lines if names == "memory"), None)
-    parent = _GROUPS if own is None else _GROUPS / "memory" / own.lstrip("/")
-    group = parent / f"ray_unlearn_streaming_{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / ("memory.max" if own is None else "memory.limit_in_bytes")).write_text(str(int(limit_bytes)))
-    except OSError as error:
-        raise RayUnlearnError(f"{group}: no limit can be put on memory here ({error.strerror}); be root") from error
-    try:
-        yield group
-    finally:
-        group.rmdir()
-
-
-def most_mb(group: Path | None) -> float | None:
-    """Return the most that a control group held: its processes' memory and the page cache that they filled."""
-    if group is None:
-        return None
-    file = next(path for name in ("memory.peak", "memory.max_usage_in_bytes") if (path := group / name).exists())
-    return int(file.read_text()) / 1e6
 
 
 def set_cache(folder: Path, warm: bool) -> None:

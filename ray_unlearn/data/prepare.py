@@ -5,7 +5,7 @@
     prepared.folder                              # data-cache/<key>: content-addressed
 
 The manifest is published last; slices that were done when a preparation was killed are not decoded again. Of an image
-nothing but its id stays in this process while others are decoded: 0.2 GB for a million.
+nothing but its id stays in this process while others are decoded.
 
 Does not cover: who runs the decoding. `in_place` is a plain loop; the driver passes a Ray Data job for large sources.
 """
