@@ -56,7 +56,7 @@ def evaluate(
     as_json: AsJson = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Score populations against the retrained one, from saved outputs."""
+    """Score populations against retraining, from saved outputs."""
     from ray_unlearn.evaluation.evaluate import evaluate
     from ray_unlearn.report.score_text import score_lines
     from ray_unlearn.study import load_study
