@@ -102,6 +102,8 @@ class Chaos:
         self.study, self.random, self.log = study, random.Random(seed), log  # noqa: S311 - no secret
         head = {"num_cpus": 0, "include_dashboard": False, **NODE}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        started: Any = self.cluster.head_node  # typed as if there were none
+        self.logs = Path(started.get_logs_dir_path())
         self.nodes = [self.cluster.add_node(num_cpus=1, **NODE) for _ in range(2)]
         self.kills: Counter[str] = Counter()
         self.gave_up = 0
@@ -267,7 +269,7 @@ def main() -> int:
             finally:
                 _kill(chaos.driver.pid)
                 chaos.cluster.shutdown()  # type: ignore[no-untyped-call]
-        lost_by_ray = lost_calls(Path(chaos.cluster.head_node.get_logs_dir_path()))  # type: ignore[attr-defined]
+        lost_by_ray = lost_calls(chaos.logs)
         minutes = (time.monotonic() - begun) / 60
         found = compare(study, folder / "undisturbed")
     found |= {"lost": len(lost) or found["lost"], "minutes": round(minutes, 1), "seed": options.seed}

@@ -76,18 +76,14 @@ def test_other_errors_in_a_finaliser_are_told_as_before():
 
 DEAF = """if True:
     import ctypes, signal, sys
-    libc = ctypes.CDLL(None)
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
     from ray_unlearn.interrupts import ends_within, interrupts
     with ends_within(0.5), interrupts():
-        if sys.argv[1] == "calls":
-            print("ready", flush=True)
-            mutex = ctypes.create_string_buffer(64)
-            libc.pthread_mutex_lock(mutex)
-            libc.pthread_mutex_lock(mutex)
         while True:
             try:
                 print("ready", flush=True)
-                signal.pause()
+                # A mutex is had once; the second call never comes back from C, signal or no signal.
+                libc.pthread_mutex_lock(mutex) if sys.argv[1] == "calls" else signal.pause()
             except BaseException:
                 pass
 """
