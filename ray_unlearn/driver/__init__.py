@@ -3,8 +3,8 @@
     summary = generate(study, backend="ray", workers=2)
     summary.made, summary.failed
 
-`opening` turns a study into a job, `loop` is the scheduler (no Ray in it), `inline` and `ray_backend` are the places
-where runs execute, `ray_data` decodes large sources, `progress` tells people.
+`opening` turns a study into a job, `loop` is the scheduler (no Ray in it), `inline` and `ray_pool` are the places
+where runs execute, `room` says how many a node holds, `ray_data` decodes large sources, `progress` tells people.
 
 Does not cover: what a run does (`ray_unlearn.worker`).
 """
