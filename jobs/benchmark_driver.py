@@ -69,16 +69,22 @@ class Look:
 def look(folder: Path) -> Look:
     """Look at the population's folder, at this process and at the workers on this machine."""
     made = sum(name.isdigit() for name in os.listdir(folder)) if folder.is_dir() else 0  # noqa: PTH208
-    here, workers = Path("/proc/self"), [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if _works(path)]
+    here, workers = Path("/proc/self"), [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if _is_ours(path)]
     files = sum(_count(process / "fd") for process in (here, *workers))
     return Look(made, _resident_mb(here), sum(map(_resident_mb, workers)), files)
 
 
-def _works(cmdline: Path) -> bool:
+def _is_ours(cmdline: Path) -> bool:
+    """Return whether it is a worker of our own cluster: its parent is a raylet, whose parent is this process."""
     try:
-        return cmdline.read_bytes().startswith(b"ray::Worker")
+        works = cmdline.read_bytes().startswith(b"ray::Worker")
+        return works and _parent(Path(f"/proc/{_parent(cmdline.parent)}")) == os.getpid()
     except OSError:
         return False
+
+
+def _parent(process: Path) -> int:
+    return int((process / "stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _resident_mb(process: Path) -> float:

@@ -77,6 +77,12 @@ class RunWriter:
     payloads: dict[str, bytes] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     logits: dict[str, np.ndarray] = field(default_factory=dict)
+    images: int = 0
+    """Trained on so far, every epoch counted."""
+
+    def on_images(self, count: int) -> None:
+        """Note how many images an epoch trained on."""
+        self.images += count
 
     def on_epoch(self, model: nn.Module, epoch: int, loss: float) -> None:
         """Note the epoch's loss, and publish what the study's `stages` ask for."""
@@ -134,7 +140,7 @@ class RunWriter:
             device=device,
             threads=threads,
             host=socket.gethostname(),
-            versions=dict(_versions()),
+            versions=dict(versions()),
             attempt=attempt,
             checksum="",
         )
@@ -171,7 +177,8 @@ def encode_outputs(
 
 
 @functools.cache
-def _versions() -> Mapping[str, str]:
+def versions() -> Mapping[str, str]:
+    """Return what makes the numbers: Python and packages, by name."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

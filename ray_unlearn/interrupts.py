@@ -1,12 +1,15 @@
-"""SIGINT and SIGTERM -> `Interrupted`, raised in the main thread.
+"""SIGINT and SIGTERM -> `Interrupted`, raised in the main thread; and an end to whatever does not heed it.
 
-    with interrupts() as arm:
+    with ends_within(GRACE_S), interrupts() as arm:
         ray.init(...)                            # installs a SIGTERM handler of its own
         arm()                                    # so ours goes in again
         ...
 
 Whatever is in flight is dropped: a run is published whole or not at all, so nothing needs to be finished first. A
-second signal ends the clean-up too, and code that swallows the first does not escape the second.
+second signal ends the clean-up too, and code that swallows the first does not escape the second; where Python itself
+swallows it, in a finaliser, it is raised again. A command is over
+`GRACE_S` after the first signal in any case: what holds it then, a call into C or a storage that does not answer, ends
+with the process.
 
 Does not cover: SIGKILL; what it leaves is swept up by the next driver.
 """
@@ -14,13 +17,22 @@ Does not cover: SIGKILL; what it leaves is swept up by the next driver.
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import select
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from ray_unlearn.errors import Interrupted
 
+GRACE_S = 10.0
+"""Seconds from a signal to the end of a command, at most."""
+RESUMABLE = "nothing is lost: the same command makes what is missing"
+_AGAIN_S = 0.01
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -30,7 +42,14 @@ def interrupts() -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before, hook = {number: signal.getsignal(number) for number in _SIGNALS}, sys.unraisablehook
+
+    def again(lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(lost.exc_value, Interrupted):  # it struck in a finaliser, where nothing can be raised
+            main = threading.main_thread().ident
+            threading.Timer(_AGAIN_S, signal.pthread_kill, (main, lost.exc_value.signum)).start()
+        else:
+            hook(lost)
 
     def handle(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
@@ -38,6 +57,7 @@ def interrupts() -> Iterator[Callable[[], None]]:
     def arm() -> None:
         for number in _SIGNALS:
             signal.signal(number, handle)
+        sys.unraisablehook = again
 
     arm()
     try:
@@ -49,3 +69,45 @@ def interrupts() -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def ends_within(seconds: float) -> Iterator[None]:
+    """End the process, as 128 + the signal, where the block is not left `seconds` after the first signal.
+
+    A thread counts, not a handler: those wait until the main thread comes back from compiled code.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _silence_children()
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(told, seconds), name="grace", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(tell)  # the thread reads the end, and is gone
+
+
+@functools.cache
+def _silence_children() -> None:
+    """Keep a forked child's signals out of its parent's pipe."""
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+
+
+def _watch(told: int, seconds: float) -> None:
+    signum, deadline = 0, None
+    while select.select([told], [], [], None if deadline is None else max(0.0, deadline - time.monotonic()))[0]:
+        numbers = os.read(told, 16)
+        if not numbers:
+            os.close(told)
+            return
+        first = next((number for number in numbers if number in _SIGNALS), 0)
+        if first and deadline is None:
+            signum, deadline = first, time.monotonic() + seconds
+    os.write(2, f"{Interrupted(signum)}; not over after {seconds:g} s, so it was cut short; {RESUMABLE}\n".encode())
+    os._exit(128 + signum)

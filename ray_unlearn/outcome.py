@@ -1,6 +1,6 @@
 """What became of an attempt at a run, in plain values, and where it was made.
 
-    Outcome(run=run, seconds=1.5)                # made
+    success_of(run, record, work, publication, images=6400)
     failure_of(run, start, error)                # not made; whether another attempt would fail the same way
 
 Does not cover: how a run is made (`worker`), nor what a failure changes in the order of work (`driver`).
@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ray_unlearn.errors import DataError, MethodError, ModelError, RayUnlearnError, TrainingDiverged
+from ray_unlearn.store.records import Record
 from ray_unlearn.study.plan import Run
+
+Span = tuple[float, float]
+"""From, to; in seconds."""
 
 # The same run would fail the same way again, so these are not retried.
 _FINAL = (DataError, MethodError, ModelError, TrainingDiverged)
@@ -26,6 +31,21 @@ class WorkerInfo:
     host: str
     pid: int
     device: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spent:
+    """What an attempt took; evidence for people who watch, on which nothing depends."""
+
+    busy: tuple[Span, ...] = ()
+    """(from, to) in seconds since the epoch by the worker's clock: training and predicting; then publishing, which goes
+    on beside the next run."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """By part: train, predict; empty where the run was not made."""
+    size_bytes: int = 0
+    """Of all payloads."""
+    images: int = 0
+    """Trained on, every epoch counted, as far as `training` saw them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,22 +65,53 @@ class Outcome:
     recycle: bool = False
     """Whether the worker should go: it holds more memory than `execution.recycle_growth_gib` allows."""
     metrics: dict[str, float] = field(default_factory=dict)
+    spent: Spent | None = None
+    """None where nobody knows: the worker died."""
 
 
 Attempt = tuple[Run, int]
 """A run, and which attempt at it this is, from 1."""
 
 
+def success_of(run: Run, record: Record, work: Span, publication: Span, *, images: int) -> Outcome:
+    """Return the outcome of an attempt that was published.
+
+    Args:
+        run: which.
+        record: its.
+        work: when it was trained and predicted, by `time.monotonic()`.
+        publication: when it was published.
+        images: that it was trained on.
+
+    """
+    took = Spent(
+        busy=_since_epoch(work, publication),
+        seconds=record.seconds,
+        size_bytes=sum(payload.size_bytes for payload in record.payloads.values()),
+        images=images,
+    )
+    return Outcome(run=run, seconds=work[1] - work[0], metrics=record.metrics, spent=took)
+
+
 def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool = False) -> Outcome:
     """Return the outcome of the attempt that an error ended; call it where the error is handled."""
+    from ray_unlearn.methods.script import line_in_script  # brings torch, which only those need who make runs
+
     return Outcome(
         run=run,
         seconds=time.monotonic() - start,
-        error=_one_line(error),
+        error=_one_line(error) + line_in_script(error),
         traceback=traceback.format_exc(),
         final=isinstance(error, _FINAL),
         poisoned=poisoned,
+        spent=Spent(busy=_since_epoch((start, time.monotonic()))),
     )
+
+
+def _since_epoch(*spans: Span) -> tuple[Span, ...]:
+    """Return spans of this process's monotonic clock in seconds since the epoch, to the millisecond."""
+    epoch = time.time() - time.monotonic()
+    return tuple((round(epoch + start, 3), round(epoch + end, 3)) for start, end in spans)
 
 
 def _one_line(error: BaseException) -> str:

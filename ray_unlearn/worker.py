@@ -29,25 +29,24 @@ from torch import nn
 
 from ray_unlearn import models
 from ray_unlearn.artefacts import RunWriter, output_sets
-from ray_unlearn.data.images import ImageSet, Pixels, RunData, Scaling
+from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.data.study_data import StudyData
 from ray_unlearn.errors import ModelError, RayUnlearnError, TrainingDiverged
 from ray_unlearn.methods.resolve import method_of
-from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo, failure_of
+from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo, failure_of, success_of
 from ray_unlearn.pristine import Pristine
 from ray_unlearn.publisher import Publisher
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import refuse_unshared
-from ray_unlearn.study.plan import Plan, Population, Run
+from ray_unlearn.study.plan import Plan, Run
 from ray_unlearn.surroundings import keep_freed_memory, resident_bytes, undisturbed
 from ray_unlearn.training.engines import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32
 
-_QUICK_S = (
-    0.02  # a run as short as this is published at once: two threads of one interpreter would get in each other's way
-)
+# A run as short as this is published at once: two threads of one interpreter would get in each other's way.
+_QUICK_S = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +57,7 @@ class Job:
     data: StudyData
     store: StudyStore
     cache: str
-    """Local folder for shards of a remote storage."""
+    """Each node's folder for shards of a remote storage; what RAY_UNLEARN_CACHE says on a node comes before."""
     marker: str = ""
     """A file that the driver keeps in the storage while it works: who does not see it has another storage."""
 
@@ -105,7 +104,6 @@ class Worker:
         keep_freed_memory()
         self._configure()
         pixels = job.data.open(self._device, execution.device_budget_gib * 2**30, Path(job.cache))
-        self._pixels: Pixels = pixels
         scaling = Scaling.of(job.plan.study.data.normalize)
         self._sets = {name: ImageSet(pixels, indexes, scaling) for name, indexes in job.data.splits.sets.items()}
         self._train = ImageSet(pixels, job.data.splits.train, scaling)
@@ -189,6 +187,7 @@ class Worker:
 
     def _publish(self, made: _Unpublished, start: float, end: float) -> Outcome:
         """Serialise, hash and write; in the publisher's thread, but for quick runs."""
+        began = time.monotonic()
         try:
             payloads = made.writer.finish(made.model)
             record = made.writer.record(
@@ -204,7 +203,7 @@ class Worker:
             self._job.store.publish(made.run, payloads, record)
         except Exception as error:  # a full disk, and whatever else may happen to one run
             return failure_of(made.run, start, error)
-        return Outcome(run=made.run, seconds=end - start, metrics=record.metrics)
+        return success_of(made.run, record, (start, end), (began, time.monotonic()), images=made.writer.images)
 
     def _configure(self) -> None:
         """Set what the arithmetic of a run depends on."""
@@ -236,6 +235,7 @@ class Worker:
             num_classes=self._job.data.num_classes,
             device=self._device,
             on_epoch=writer.on_epoch,
+            on_images=writer.on_images,
             engines=self._engines,
         )
 
@@ -254,11 +254,10 @@ class Worker:
 
 def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
     """Record why a run failed, beside the runs of its population."""
-    population: Population = job.plan.populations[outcome.run.population]
     failure = FailedRecord(
         population=outcome.run.population,
         index=outcome.run.index,
-        digest=population.digest,
+        digest=job.plan.populations[outcome.run.population].digest,
         error=outcome.error,
         traceback=outcome.traceback,
         attempts=attempts,

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from conftest import TINY, merged
 
-from ray_unlearn.driver.loop import Scheduler, Tally
+from ray_unlearn.driver.loop import Scheduler
 from ray_unlearn.driver.pool import Event, Finished, Leaving, Lost, Ready
+from ray_unlearn.driver.tally import Tally
 from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo
 from ray_unlearn.study import Ingredients, Plan, Run, make_plan, parse_study
 from ray_unlearn.study.plan import MethodUse

@@ -12,6 +12,7 @@ import torch
 from conftest import payload_bytes
 
 from ray_unlearn.driver import generate, open_job
+from ray_unlearn.errors import MethodError
 from ray_unlearn.outcome import _one_line
 from ray_unlearn.study import Run, Study
 from ray_unlearn.surroundings import resident_bytes, undisturbed
@@ -127,6 +128,24 @@ def test_a_run_can_disturb_its_process(tiny, tmp_path, monkeypatch):
         assert Path.cwd() == Path("/")
     finally:
         os.chdir(before)
+
+
+def test_an_error_of_a_script_names_its_line(tiny, tmp_path):
+    """Law: what people read on the terminal says where to look; what is raised below the script counts, too."""
+    bodies = {"raises": "raise ValueError('no')", "calls": "torch.empty(-1)"}
+    for name, body in bodies.items():
+        (tmp_path / f"{name}.py").write_text(f"import torch\n\n\ndef unlearning(*_):\n    pass\n    {body}\n")
+    populations = {"finetune": None} | {
+        name: {"method": f"{tmp_path}/{name}.py:unlearning", "count": 1} for name in bodies
+    }
+    summary = generate(tiny(populations=populations, execution={"max_attempts": 1}), backend="inline")
+    said = {run.population: error for run, error in summary.failed.items()}
+    assert said["raises"] == "ValueError: no (raises.py:6)"
+    assert said["calls"].startswith("RuntimeError: ")
+    assert said["calls"].endswith(" (calls.py:6)")
+    (tmp_path / "raises.py").write_text("import torch\n\ntorch.empty(-1)\n")
+    with pytest.raises(MethodError, match=r"fails on import: RuntimeError: .* \(raises\.py:3\)$"):
+        generate(tiny(populations=populations, name="other"), backend="inline")
 
 
 def test_a_forked_child_ends_where_the_runs_code_ends(tmp_path):

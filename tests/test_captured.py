@@ -397,7 +397,7 @@ def _raise(error: Exception) -> None:
 def test_the_worker_hands_its_engines_to_every_run(tiny):
     """Law: a worker on a CPU has none, and captures nothing; one that has them gives the same to each run."""
     job = open_job(tiny())
-    worker, writer = Worker(job, "cpu"), SimpleNamespace(on_epoch=None)
+    worker, writer = Worker(job, "cpu"), SimpleNamespace(on_epoch=None, on_images=None)
     worker.open()
     assert worker._run_data(writer).engines is None
     worker._engines = engines = Counting()

@@ -56,6 +56,8 @@ COMMANDS = (
     "evaluate",
     "report",
     "export",
+    "submit",
+    "all",
 )
 
 
@@ -72,6 +74,13 @@ def test_version_and_help(capsys):
     for name in COMMANDS:
         assert name in text
         assert main([name, "--help"]) == 0
+
+
+def test_a_summary_fits_a_line_of_80_columns(capsys, monkeypatch):
+    """Law: the list of subcommands is read whole; typer cuts what does not fit."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["--help"]) == 0
+    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
 
 
 @pytest.mark.parametrize(
@@ -107,13 +116,18 @@ def test_init_schema_is_json_schema(capsys):
 
 
 def test_methods_lists_all_with_their_options(capsys):
-    """Law: the text names each method; --json gives each option with its default."""
+    """Law: a line per method; NAME gives its options; --json gives each option with its default, of all."""
+    assert main(["methods", "finetune"]) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("finetune\n  ")
+    assert "\n  lr = 0.001" in page
     assert main(["methods"]) == 0
-    text = capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:-2]] == list(METHODS)
+    assert all(METHODS[line.split()[0]].summary in line for line in lines[:-2])
     assert main(["methods", "--json"]) == 0
     found = {method["name"]: method for method in json.loads(capsys.readouterr().out)}
     assert found.keys() == METHODS.keys()
-    assert all(f"{name}\n" in text for name in METHODS)
     options = {option["name"]: option for option in found["finetune"]["options"]}
     assert (options["lr"]["default"], options["noise_std"]["default"]) == (0.001, 0.0)
     assert options["batch_size"]["from_training"]
@@ -152,7 +166,7 @@ def test_only_and_set_narrow_and_change_a_study(tmp_path, capsys):
     file = write_study(tmp_path, populations={"retrained": {"method": "train", "on": "retain"}})
     assert inline(file, "--only", "finetune", "--set", "populations.finetune.count=1") == 0
     assert "made 2 runs" in capsys.readouterr().out
-    assert inline(file, "--only", "finetune,retrained") == 0
+    assert inline(file, "--populations", "finetune,retrained") == 0  # what `evaluate` calls it
     assert "made 3 runs" in capsys.readouterr().out
 
 
@@ -178,11 +192,13 @@ def test_a_study_with_failed_runs_ends_with_3(tmp_path, capsys):
 def test_status_counts_runs(made: Path, capsys):
     """Law: planned, done, failed and to make, per population; before anything is made, too; runs beyond are kept."""
     assert main(["status", study_of(made)]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:-1] == [
         "population  planned  done  failed  to make",
         "original          1     1       0        0",
         "finetune          3     3       0        0",
     ]
+    assert lines[-1].startswith("last generate: 1 worker busy ")
     assert main(["status", study_of(made), "--set", "populations.finetune.count=5"]) == 0
     assert "finetune          5     3       0        2" in capsys.readouterr().out
     assert main(["status", study_of(made), "--set", "populations.finetune.count=1"]) == 0
@@ -252,8 +268,8 @@ def test_verify_repair_generate_mends(copy: Path, capsys):
     assert payload_bytes(copy / "store/tiny") == whole
 
 
-def export(folder: Path, zip_file: Path) -> int:
-    return main(["export", study_of(folder), "--population", "finetune", "--format", "competition", str(zip_file)])
+def export(folder: Path, zip_file: Path, *more: str) -> int:
+    return main(["export", study_of(folder), "--population", "finetune", str(zip_file), *more])
 
 
 def test_export_writes_exactly_n_checkpoints(made: Path, tmp_path, capsys):
@@ -274,6 +290,18 @@ def test_export_writes_exactly_n_checkpoints(made: Path, tmp_path, capsys):
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
+def test_export_overwrites_only_when_told_to(made: Path, tmp_path, capsys):
+    """Law: a file that is there is somebody's work."""
+    (tmp_path / "a.zip").write_bytes(b"mine")
+    assert export(made, tmp_path / "a.zip") == 1
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}/a.zip: exists already and is not overwritten; choose another name, or give --overwrite\n"
+    )
+    assert (tmp_path / "a.zip").read_bytes() == b"mine"
+    assert export(made, tmp_path / "a.zip", "--overwrite", "--format", "competition") == 0
+    assert zipfile.is_zipfile(tmp_path / "a.zip")
+
+
 @pytest.mark.parametrize("how", ["missing", "flipped"])
 def test_export_refuses_what_is_not_whole(copy: Path, tmp_path, capsys, how: str):
     """Law: one checkpoint missing or damaged, and no zip is left, whole or in part; one that was there stays."""
@@ -290,6 +318,6 @@ def test_export_refuses_what_is_not_whole(copy: Path, tmp_path, capsys, how: str
     }
     assert capsys.readouterr().err.startswith(expected[how])
     (tmp_path / "old.zip").write_bytes(b"earlier")
-    assert export(copy, tmp_path / "old.zip") == 1
+    assert export(copy, tmp_path / "old.zip", "--overwrite") == 1
     assert (tmp_path / "old.zip").read_bytes() == b"earlier"
     assert sorted(item.name for item in tmp_path.iterdir()) == ["copy", "old.zip"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,27 @@ FILE = Path(__file__).resolve().parents[1] / "cluster.yaml"
 SCHEMA = Path(ray.__file__).parent / "autoscaler" / "ray-schema.json"
 
 
+def uncommented(name: str) -> dict[str, Any]:
+    """Return the values of a variant's lines, which begin with `#NAME `."""
+    lines = [line.removeprefix(f"#{name} ") for line in FILE.read_text().splitlines() if line.startswith(f"#{name} ")]
+    loaded: dict[str, Any] = yaml.safe_load("\n".join(lines))
+    return loaded
+
+
+def variant(name: str) -> dict[str, Any]:
+    """Return the file as its comments say to change it; `aws` is the file as it stands."""
+    base: dict[str, Any] = yaml.safe_load(FILE.read_text())
+    if name == "aws":
+        return base
+    if name == "local":
+        base = {key: base[key] for key in base.keys() - {"max_workers", "available_node_types", "head_node_type"}}
+    return base | uncommented(name)
+
+
 @pytest.fixture
 def cluster() -> dict[str, Any]:
     """The cluster file's values."""
-    loaded: dict[str, Any] = yaml.safe_load(FILE.read_text())
-    return loaded
+    return variant("aws")
 
 
 def prepared(cluster: dict[str, Any]) -> dict[str, Any]:
@@ -40,17 +57,39 @@ def start_commands(cluster: dict[str, Any]) -> list[str]:
     return [command for command in commands if "ray start" in command]
 
 
-def test_the_file_fits_rays_schema(cluster: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["aws", "gcp", "local"])
+def test_the_file_and_its_variants_fit_rays_schema(name: str) -> None:
     """ray-schema.json of the installed Ray, as it is."""
-    jsonschema.validate(cluster, json.loads(SCHEMA.read_text()))
+    jsonschema.validate(variant(name), json.loads(SCHEMA.read_text()))
 
 
-def test_ray_up_would_accept_the_file(cluster: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("name", "types"),
+    [("aws", {"head", "gpu-spot"}), ("gcp", {"head", "gpu_spot"}), ("local", {"local.cluster.node"})],
+)
+def test_ray_up_would_accept_the_file(name: str, types: set[str]) -> None:
     """Ray's own preparation keeps our types and commands; where we say nothing, it would install a nightly build."""
-    config = prepared(cluster)
-    assert set(config["available_node_types"]) == {"head", "gpu-spot"}
-    assert config["head_start_ray_commands"] == cluster["head_start_ray_commands"]
-    assert config["setup_commands"] == cluster["setup_commands"]
+    config = prepared(variant(name))
+    assert set(config["available_node_types"]) == types
+    assert config["head_start_ray_commands"] == variant(name)["head_start_ray_commands"]
+    assert config["setup_commands"] == variant(name)["setup_commands"]
+    assert config["docker"]["image"] == "rayproject/ray:2.60.0-py311-gpu"
+
+
+def test_every_worker_of_ones_own_is_used() -> None:
+    """Two machines named, two workers; a variant that keeps what it should remove is refused by Ray."""
+    (node,) = prepared(variant("local"))["available_node_types"].values()
+    assert (node["min_workers"], node["max_workers"]) == (2, 2)
+    with pytest.raises(Exception, match="available_node_types is not supported"):  # how `ray up` aborts
+        prepared(variant("aws") | uncommented("local"))
+
+
+@pytest.mark.parametrize("name", ["gcp", "local"])
+def test_a_variant_replaces_what_its_comment_names(name: str) -> None:
+    """The comment above the lines names every key that they have."""
+    text = FILE.read_text()
+    comment = " ".join(text[: text.index(f"\n#{name} ")].split("\n\n")[-1].split())
+    assert all(key in comment for key in uncommented(name))
 
 
 def break_key(cluster: dict[str, Any]) -> None:
@@ -110,19 +149,46 @@ def test_every_node_runs_the_ray_that_these_tests_ran(cluster: dict[str, Any]) -
     assert cluster["docker"]["image"].startswith(f"rayproject/ray:{ray.__version__}-")
 
 
-def test_workers_are_spot_and_the_head_is_not(cluster: dict[str, Any]) -> None:
+def market_of(node: dict[str, Any]) -> str | None:
+    """Return `spot` where a node type may be taken away."""
+    config = node["node_config"]
+    spot = config.get("InstanceMarketOptions") == {"MarketType": "spot"} or {"preemptible": True} in config.get(
+        "scheduling", []
+    )
+    return "spot" if spot else None
+
+
+@pytest.mark.parametrize("name", ["aws", "gcp"])
+def test_workers_are_spot_and_the_head_is_not(name: str) -> None:
     """A lost worker costs a run; a lost head costs the cluster."""
-    types = cluster["available_node_types"]
-    market = {name: node["node_config"].get("InstanceMarketOptions") for name, node in types.items()}
+    cluster = variant(name)
+    market = {key: market_of(node) for key, node in cluster["available_node_types"].items()}
     assert market.pop(cluster["head_node_type"]) is None
-    assert market
-    assert all(options == {"MarketType": "spot"} for options in market.values())
+    assert list(market.values()) == ["spot"]
 
 
-def test_the_head_has_no_gpu_and_idle_workers_go(cluster: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["aws", "gcp"])
+def test_the_head_has_no_gpu_and_idle_workers_go(name: str) -> None:
     """The head keeps the driver only; a cluster at rest costs one small machine."""
+    cluster = variant(name)
     types = cluster["available_node_types"]
     assert types[cluster["head_node_type"]]["resources"]["GPU"] == 0
-    assert [node["min_workers"] for name, node in types.items() if name != cluster["head_node_type"]] == [0]
+    workers = [node for key, node in types.items() if key != cluster["head_node_type"]]
+    assert [(node["min_workers"], node["resources"]["GPU"]) for node in workers] == [(0, 1)]
     assert cluster["idle_timeout_minutes"] <= 10
+
+
+def test_what_stopped_costs_nothing(cluster: dict[str, Any]) -> None:
+    """AWS would keep stopped machines, and their disks, unless told otherwise."""
     assert cluster["provider"]["cache_stopped_nodes"] is False
+
+
+def test_the_setup_commands_find_what_they_install(cluster: dict[str, Any]) -> None:
+    """The image's Python is one that we run on; what the build reads is copied to every node; Ray comes first."""
+    project = tomllib.loads((FILE.parent / "pyproject.toml").read_text())["project"]
+    major, minor = re.search(r"-py(\d)(\d+)-", cluster["docker"]["image"]).groups()
+    assert (int(major), int(minor)) >= tuple(map(int, project["requires-python"].removeprefix(">=").split(".")))
+    needed = [project["readme"], *project["license-files"], "ray_unlearn", "pyproject.toml"]
+    assert all((FILE.parent / name).exists() and name not in cluster["rsync_exclude"] for name in needed)
+    source = next(key for key, value in cluster["file_mounts"].items() if value == ".")
+    assert cluster["setup_commands"] == ["pip install 'ray[default]==2.60.0'", f"pip install {source}"]

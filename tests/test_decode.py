@@ -152,6 +152,14 @@ def row(label, image=None, **changes) -> Row:
     return Row(**{"image": image, "image_id": "a", "label": label, "where": "faces.parquet row 7", **changes})
 
 
+@pytest.mark.parametrize(("width", "height"), [(65_536, 1), (1, 65_536)])
+def test_a_side_that_no_photograph_has_is_refused(width, height):
+    """Law: 65,535 pixels a side are taken; to resize 60 million to 8 would take 1.4 GB for a file of 175 kB."""
+    with pytest.raises(DataError, match=f"{width}x{height} pixels; expected sides of at most 65535"):
+        decode(encoded(np.zeros((height, width), np.uint8)), 8)
+    assert decode(encoded(np.zeros((height, width), np.uint8)[:65_535, :65_535]), 8).shape == (8, 8, 3)
+
+
 @pytest.mark.parametrize(
     ("label", "expected"),
     [

@@ -73,6 +73,18 @@ def assert_whole(folder: Path, before: set[str], undisturbed: dict[str, bytes]) 
     assert payload_bytes(folder / "store/tiny") == undisturbed
 
 
+def test_what_ray_lost_is_read_from_its_logs(tmp_path: Path):
+    """Law: requests and replies are told apart; a log without an injection counts nothing."""
+    import chaos
+
+    said = "[2026-11-24 15:00:00,000 I 1 1] rpc_chaos.cc:1: Inject RPC {} failure for CoreWorkerService.PushTask\n"
+    (tmp_path / "python-core-driver-01_1.log").write_text(said.format("request") * 2 + said.format("response"))
+    (tmp_path / "python-core-worker-01_2.log").write_text("Injection-Date\n" + said.format("request"))
+    (tmp_path / "gcs_server.out").write_text(said.format("response"))
+    (tmp_path / "raylet.out").write_text("nothing\n")
+    assert chaos.lost_calls(tmp_path) == {"request": 3, "response": 2}
+
+
 # The driver: inline, so that it is the worker, too
 
 
@@ -146,12 +158,12 @@ def test_workers_die_while_runs_are_published(tmp_path, ray_cluster, undisturbed
 
 @pytest.mark.long
 def test_nodes_die_while_runs_are_published(tmp_path, ray_cluster, undisturbed, monkeypatch):  # which made a token
-    """Law: a node that dies takes its workers along; the others go on, to the same bytes (chaos.py: all points)."""
+    """Law: a node that dies takes its workers along; the others go on, to the same bytes."""
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_health_check_period_ms", "500")
     monkeypatch.setenv("RAY_health_check_failure_threshold", "2")
-    study, points = write_study(tmp_path / "study", workers=2), faults.PUBLICATION[1:3]
+    study, points = write_study(tmp_path / "study", workers=2), faults.PUBLICATION
     done = [faults.order(study.parent, point, "node") for point in points]
     small = {"object_store_memory": 100 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})

@@ -42,10 +42,14 @@ FLOORS = [
     ["driver"],
     ["export", "quickstart"],
     ["cli"],
+    ["__main__"],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
-RAY_ROOMS = {f"driver.ray_{name}" for name in ("backend", "data", "evaluation", "nodes", "pool", "tune", "worker")}
+RAY_ROOMS = {
+    f"driver.ray_{name}"
+    for name in ("backend", "data", "evaluation", "jobs", "metrics", "nodes", "pool", "tune", "worker")
+}
 TORCH_FREE = {"errors", "study", "store", "interrupts", "evaluation", "report", "cli"}
 
 Sources = Mapping[str, str]
@@ -183,7 +187,7 @@ LAWS: dict[str, tuple[Callable[[Sources], list[str]], dict[str, str]]] = {
             "data.shards": "from ray_unlearn.data.images import Pixels",
         },
     ),
-    "Ray is driven in four modules": (ray_outside, {"worker": "def f():\n    import ray.exceptions"}),
+    "Ray is driven in the modules named for it": (ray_outside, {"worker": "def f():\n    import ray.exceptions"}),
     "torch stays out of the rooms that need none": (torch_outside, {"report.text": "from torch import nn"}),
     "every module says what it does not cover": (undocumented, {"data.rows": '"""Rows."""\n'}),
     "nothing executes what it reads": (unsafe, {"models": "state = torch.load(path, weights_only=False)"}),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from samples import column, decoded, encoded, picture, prepare
 
+from ray_unlearn.data import folders
 from ray_unlearn.data.folders import is_competition, open_class_folders, open_competition
 from ray_unlearn.data.sources import open_source
 from ray_unlearn.errors import DataError
@@ -61,6 +62,69 @@ def test_a_folder_per_class(tmp_path):
     assert column(prepared, "image_id") == ["cat/0.png", "dog/1.png", "dog/2.png"]
     assert column(prepared, "label") == [0, 1, 1]
     assert np.array_equal(decoded(prepared), [picture(0), picture(1), picture(2)])
+
+
+def test_a_folder_of_an_object_store_is_the_same_source(tmp_path, monkeypatch):
+    """Law: over a URI the same images, ids, classes and order come as from a path, many requests at a time."""
+    monkeypatch.setattr(folders, "_HELD", 3)
+    root = class_folders(tmp_path / "faces", dog=list(range(8)), cat=[20, 9], **{"dog/puppies": [30], ".cache": [8]})
+    (root / "dog" / "notes.txt").write_text("no image")
+    (root / "readme.png").write_bytes(encoded(picture(1)))
+    (root / "eel").mkdir()
+    here = prepare(open_class_folders(str(root)), tmp_path / "store").manifest
+    source = open_source(Source(path=f"file://{root}"), "train", Columns())
+    there = prepare(source, tmp_path / "store").manifest
+    assert (there.content, there.class_names) == (here.content, here.class_names)
+    assert there.class_names == ("cat", "dog", "eel")
+    assert there.num_images == 11
+
+
+def test_a_remote_folders_fingerprint_notices_a_change(tmp_path):
+    """Law: another size or time of an object gives another fingerprint; credentials in the URI give none."""
+    root = class_folders(tmp_path / "faces", dog=[1], cat=[0])
+    uri = f"file://{root}"
+    first = open_class_folders(uri).fingerprint
+    assert open_class_folders(uri).fingerprint == first
+    (root / "dog" / "1.png").write_bytes(encoded(picture(2)) + b"more")
+    assert open_class_folders(uri).fingerprint != first
+
+
+def test_an_object_store_that_fails_skips_no_image(tmp_path, monkeypatch):
+    """Law: an object that is gone is a bad image, which may be skipped; a refused request never is one."""
+    root = class_folders(tmp_path / "faces", dog=[1, 2], cat=[0])
+    source = open_class_folders(f"file://{root}")
+    (root / "dog" / "1.png").unlink()
+    skipped = prepare(source, tmp_path / "store", skip_bad=True).manifest.skipped
+    assert [skip["reason"] for skip in skipped] == [f"file://{root}/dog/1.png is not there any more"]
+
+    def refuses(act):
+        raise OSError("ACCESS_DENIED during GetObject")
+
+    monkeypatch.setattr(folders, "attempt", refuses)
+    with pytest.raises(DataError, match=r"cat/0\.png: cannot be read: ACCESS_DENIED"):
+        prepare(source, tmp_path / "other", skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "no such folder; expected one folder per class"),
+        ("a.parquet", r"no images in class folders; .* or file://.*/\*\.parquet for a folder of Parquet files"),
+    ],
+)
+def test_remote_folders_without_images_are_refused(tmp_path, content, expected):
+    """Law: the line says what is there and what was expected."""
+    if content:
+        (tmp_path / "faces").mkdir()
+        (tmp_path / "faces" / content).write_text("")
+    with pytest.raises(DataError, match=expected):
+        open_class_folders(f"file://{tmp_path}/faces")
+
+
+def test_the_competitions_layout_is_local(tmp_path):
+    """Law: what is not read from an object store says so."""
+    with pytest.raises(DataError, match="s3://bucket/input: the competition's layout is read from a local disk"):
+        open_competition("s3://key:secret@bucket/input?region=x")
 
 
 def test_images_may_lie_deeper_and_end_in_capitals(tmp_path):
@@ -226,3 +290,10 @@ def test_formats_that_need_one_folder(tmp_path):
         open_source(Source(path=("a", "b"), format="folder"), "test", Columns())
     with pytest.raises(DataError, match="gone: no such folder"):
         open_source(Source(path=str(tmp_path / "gone")), "train", Columns())
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "b/" * 3000])
+def test_a_path_that_no_file_system_takes_is_refused(path: str):
+    """Law: a name too long to be looked at is one short line, not a traceback."""
+    with pytest.raises(DataError, match=r"data\.train: (a{80}|(b/){40}): cannot be looked at \(File name too long\)"):
+        open_source(Source(path=path), "train", Columns())

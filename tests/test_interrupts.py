@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
 from ray_unlearn.errors import Interrupted
-from ray_unlearn.interrupts import interrupts
+from ray_unlearn.interrupts import RESUMABLE, ends_within, interrupts
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -31,3 +35,97 @@ def test_a_system_error_of_its_own_is_not_an_interrupt():
     """Law: only an interrupt is an interrupt."""
     with pytest.raises(SystemError, match="broken"), interrupts():
         raise SystemError("broken")
+
+
+def test_an_interrupt_that_a_finaliser_swallows_is_raised_again():
+    """Law: Python ignores what is raised in a finaliser; the interrupt comes again a moment later, and says nothing."""
+
+    class Struck:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(100):
+                pass  # a handler runs between two of these
+
+    hook = sys.unraisablehook
+    begun = time.monotonic()
+    with pytest.raises(Interrupted), interrupts():  # noqa: PT012 - what follows the interrupt matters
+        thing = Struck()
+        del thing
+        time.sleep(10)
+    assert time.monotonic() - begun < 5
+    assert sys.unraisablehook is hook
+
+
+def test_other_errors_in_a_finaliser_are_told_as_before():
+    """Law: only interrupts are taken out."""
+    told = []
+    hook, sys.unraisablehook = sys.unraisablehook, told.append
+
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("no")
+
+    try:
+        with interrupts():
+            thing = Broken()
+            del thing
+    finally:
+        sys.unraisablehook = hook
+    assert [str(lost.exc_value) for lost in told] == ["no"]
+
+
+DEAF = """if True:
+    import ctypes, signal, sys
+    libc = ctypes.CDLL(None)
+    from ray_unlearn.interrupts import ends_within, interrupts
+    with ends_within(0.5), interrupts():
+        if sys.argv[1] == "calls":
+            print("ready", flush=True)
+            mutex = ctypes.create_string_buffer(64)
+            libc.pthread_mutex_lock(mutex)
+            libc.pthread_mutex_lock(mutex)
+        while True:
+            try:
+                print("ready", flush=True)
+                signal.pause()
+            except BaseException:
+                pass
+"""
+
+
+@pytest.mark.parametrize(("how", "number", "code"), [("swallows", signal.SIGINT, 130), ("calls", signal.SIGTERM, 143)])
+def test_what_does_not_heed_a_signal_ends_within_its_grace(how: str, number: signal.Signals, code: int):
+    """Law: code that swallows everything, and a call into C that never returns, are over when the grace is."""
+    process = subprocess.Popen([sys.executable, "-c", DEAF, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    begun = time.monotonic()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert 0.4 < time.monotonic() - begun < 5
+    assert said.decode() == (f"interrupted by {number.name}; not over after 0.5 s, so it was cut short; {RESUMABLE}\n")
+
+
+def test_a_block_that_is_left_in_time_is_not_cut_short():
+    """Law: the watch ends with the block: no thread, no wake-up descriptor, no end of this process stays behind."""
+    threads = threading.active_count()
+    with pytest.raises(Interrupted), ends_within(0.2), interrupts():
+        signal.raise_signal(signal.SIGTERM)
+    time.sleep(0.4)
+    assert threading.active_count() == threads
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_childs_signals_are_its_own():
+    """Law: SIGTERM to a forked child starts no clock in its parent."""
+    with ends_within(0.2), interrupts():
+        child = os.fork()
+        if not child:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            finally:
+                os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        time.sleep(0.5)

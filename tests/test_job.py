@@ -1,8 +1,10 @@
-"""`ray job submit` runs jobs/generate.py on a cluster, as the README says."""
+"""Studies as Ray jobs: `ray-unlearn submit`, the line that it prints, and `ray job submit` with jobs/generate.py."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,9 +12,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 from conftest import TINY, merged, payload_bytes
 from slow import records_in, slow_study
 
@@ -39,6 +41,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
     tmp_path = tmp_path_factory.mktemp("cluster")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `python` is this one
     subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     dashboard = free_port()
     command = [
@@ -55,23 +58,47 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
     with (tmp_path / "head.log").open("wb") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
+        _wait_for(dashboard)
         yield f"http://127.0.0.1:{dashboard}", environment
     finally:
         head.send_signal(signal.SIGTERM)  # `ray start --block` ends the processes that it started
         head.wait(timeout=60)
 
 
-def submit(address: str, environment: dict[str, str], study: Path, *how: str) -> subprocess.CompletedProcess[str]:
-    """Submit the job; a dashboard that has only just started answers with 500 for a while, so try again."""
-    command = [RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT / "jobs"), *how]
-    command += ["--", sys.executable, "generate.py", str(study), "--workers", "1"]
+def _wait_for(port: int) -> None:
     deadline = time.monotonic() + 120
     while True:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-        started = "submitted successfully" in done.stdout
-        if started or time.monotonic() > deadline:
-            return done
-        time.sleep(2)
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        else:
+            return
+
+
+@pytest.fixture(scope="module")
+def user(cluster: tuple[str, dict[str, str]]) -> dict[str, str]:
+    """The environment of somebody with the cluster's token at home, who has set nothing about it."""
+    return {key: value for key, value in cluster[1].items() if key != "RAY_AUTH_MODE"}
+
+
+def submit(cluster: tuple[str, dict[str, str]], user: dict[str, str], study: Path, *how: str):
+    """Run `ray-unlearn submit`."""
+    command = [sys.executable, "-m", "ray_unlearn", "submit", str(study), "--address", cluster[0], *how]
+    return subprocess.run(command, env=user, capture_output=True, text=True, timeout=300)
+
+
+def pasted(user: dict[str, str], line: str):
+    """Run a line in a shell."""
+    return subprocess.run(line, shell=True, env=user, capture_output=True, text=True, timeout=240)  # noqa: S602
+
+
+def write(folder: Path, tree: dict[str, Any]) -> Path:
+    """Write a study with one worker."""
+    study = folder / "study.yaml"
+    study.write_text(json.dumps(merged(tree, {"storage": str(folder / "store"), "execution": {"workers": 1}})))
+    return study
 
 
 def test_a_storage_that_ray_would_delete_is_refused(tiny):
@@ -82,44 +109,103 @@ def test_a_storage_that_ray_would_delete_is_refused(tiny):
 
 @pytest.mark.ray
 @pytest.mark.timeout(360)
-def test_a_submitted_job_succeeds_and_makes_the_same_bytes(cluster, tmp_path: Path):
-    """Law: where a run executes does not change it; a job's bytes equal the inline backend's."""
-    study = tmp_path / "study.yaml"
-    study.write_text(yaml.safe_dump(merged(TINY, {"storage": "store"})))
-    done = submit(*cluster, study)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "succeeded" in done.stdout
-    assert "made 4 runs" in done.stdout
-    generate(load_study(study, [f"storage={tmp_path / 'inline'}"]), backend="inline")
-    made, expected = payload_bytes(tmp_path / "store" / "tiny"), payload_bytes(tmp_path / "inline" / "tiny")
-    assert len(made) == 9
-    assert made == expected
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(360)
-def test_a_job_that_is_stopped_is_resumed_by_submitting_it_again(cluster, tmp_path: Path):
-    """Law: `ray job stop` ends the driver within its grace, what is recorded is whole; the same job makes the rest."""
-    address, environment = cluster
-    study, count = tmp_path / "study.yaml", 20
-    study.write_text(yaml.safe_dump(slow_study(tmp_path, count)))
-    grace = '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "30"}}'
-    how = ("--submission-id", "stopped", "--no-wait", "--runtime-env-json", grace)
-    assert submit(address, environment, study, *how).returncode == 0
-    deadline = time.monotonic() + 120
-    while records_in(tmp_path) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    stop = [RAY, "job", "stop", "--address", address, "stopped"]
+def test_a_study_is_submitted_stopped_and_submitted_again(cluster, user, tmp_path: Path):
+    """Law: the printed `ray job submit` line starts it; submitted while it runs, it is attached to; stopped within its
+    grace, what is recorded is whole; then the rest is made, to the bytes of the inline backend.
+    """
+    count = 20
+    study = write(tmp_path, slow_study(tmp_path, count))
+    line = submit(cluster, user, study, "--dry-run")
+    assert line.returncode == 0, line.stdout + line.stderr
+    while "No available agent" in (started := pasted(user, line.stdout)).stdout + started.stderr:
+        time.sleep(2)  # the dashboard has only just started
+    assert started.returncode == 0, started.stdout + started.stderr
+    attached = submit(cluster, user, study)
+    said = re.match(r"(tiny-[0-9a-f]{8}-a)1 runs already on \S+; attached to it, nothing submitted\n", attached.stdout)
+    assert said, attached.stdout + attached.stderr
+    follow, stop = (line[8:] for line in attached.stdout.splitlines()[-2:])
+    _wait_for_records(tmp_path, 2)
     begun = time.monotonic()
-    assert subprocess.run(stop, env=environment, capture_output=True, timeout=120).returncode == 0
+    assert pasted(user, stop).returncode == 0
     assert time.monotonic() - begun < 30
     made = records_in(tmp_path)
-    assert 3 <= made < count + 1
+    assert 2 <= made < count + 1
     store = StudyStore(open_storage(str(tmp_path / "store")), "tiny")
     assert verify(store, store.populations()).problems == ()
-    logs = subprocess.run([RAY, "job", "logs", "--address", address, "stopped"], env=environment, capture_output=True)
-    assert b"the same command makes what is missing" in logs.stdout
-    done = submit(address, environment, study)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"made {count + 1 - made} runs" in done.stdout
+    assert "the same command makes what is missing" in pasted(user, follow).stdout
+    rest = submit(cluster, user, study, "--wait")
+    assert rest.returncode == 0, rest.stdout + rest.stderr
+    assert rest.stdout.startswith(f"submitted {said[1]}2 to {cluster[0]} (2 files, ")
+    assert f"made {count + 1 - made} runs" in rest.stdout
+    assert rest.stderr.endswith(f"{said[1]}2 succeeded\n")
+    assert " INFO " not in rest.stderr  # Ray's client stays silent
+    generate(load_study(study, [f"storage={tmp_path / 'inline'}"]), backend="inline")
+    assert payload_bytes(tmp_path / "store" / "tiny") == payload_bytes(tmp_path / "inline" / "tiny")
+
+
+def _wait_for_records(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while records_in(folder) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_whoever_waits_ends_with_the_drivers_code(cluster, user, tmp_path: Path):
+    """Law: 3 where runs failed, what was made being scored; 1 where the driver refuses; 130 after Ctrl-C, which ends
+    the waiting and not the job; 0 where all is made, and where nothing was left to do.
+    """
+    hot = {"method": "finetune", "lr": 1e9, "epochs": 3, "weight_decay": 1.0}
+    populations = {"retrained": {"method": "train", "on": "retain", "count": 4}, "hot": hot}
+    some = {"populations": populations, "evaluation": {"reference": "retrained", "resamples": 10}}
+    study = write(tmp_path, merged(TINY, some))
+    done = submit(cluster, user, study, "--wait", "--ship-code")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "not made: hot/00000" in done.stdout
+    assert (tmp_path / "store/tiny/report.html").is_file()
+    absent = submit(cluster, user, study, "--wait", "--set", "data.train=/absent.parquet", "--set", "name=absent")
+    assert absent.returncode == 1
+    assert "error: /absent.parquet" in absent.stdout
+    slow = write(tmp_path / "slow", slow_study(tmp_path / "slow", 30))
+    command = [sys.executable, "-m", "ray_unlearn", "submit", str(slow), "--address", cluster[0], "--wait"]
+    waiting = subprocess.Popen(command, env=user, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _wait_for_records(tmp_path / "slow", 2)
+    waiting.send_signal(signal.SIGINT)
+    _, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == 130, err
+    assert "goes on" in err
+    attached = submit(cluster, user, slow, "--wait")
+    assert "attached to it" in attached.stdout
+    assert "runs/min" in attached.stdout  # progress, in the job's log
+    assert attached.returncode == 0, attached.stderr
+    again = submit(cluster, user, slow, "--wait")
+    assert re.match(r"submitted tiny-[0-9a-f]{8}-a2 to ", again.stdout)
+    assert f"nothing to do: all 31 runs in {tmp_path}/slow/store/tiny are made\n" in again.stdout
+
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("prepare.py", "retain 81, forget 9"),
+        ("generate.py", "made 4 runs"),
+        ("study.py", "stages evaluate and report left out"),
+        ("evaluate.py", "error: evaluation.reference"),
+        ("report.py", "no evaluation yet"),
+    ],
+)
+def test_the_entry_points_are_commands_of_ours(cluster, tmp_path_factory, script: str, said: str):
+    """Law: each file of jobs/, submitted as its docstring says, does what the subcommand does."""
+    address, environment = cluster
+    folder = tmp_path_factory.getbasetemp() / "entry"
+    folder.mkdir(exist_ok=True)
+    command = [RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT / "jobs"), "--", "python", script]
+    done = subprocess.run(
+        [*command, str(write(folder, TINY))], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert said in done.stdout, done.stdout + done.stderr
+    assert (done.returncode == 0) is not said.startswith(("error", "no evaluation"))

@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 from plans import finetune, plan_of
 
-from ray_unlearn.driver.loop import Hooks, Scheduler, Tally
+from ray_unlearn.driver.loop import Hooks, Scheduler
 from ray_unlearn.driver.pool import Event, Finished, Leaving, Lost, Ready
+from ray_unlearn.driver.tally import Tally
 from ray_unlearn.errors import ClusterError
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.study import Plan, Run

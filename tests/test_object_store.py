@@ -13,11 +13,15 @@ import pytest
 from plans import finetune, plan_of, record_of
 from s3 import Proxy, Server, moto_server
 from s3_cycle import PLANNED, live, payloads, study_on
+from samples import encoded, picture, prepare, write_parquet
 
+from ray_unlearn.data.sources import open_source
 from ray_unlearn.driver import generate
 from ray_unlearn.errors import StoreError, StoreReadOnly
 from ray_unlearn.store import StudyStore, open_storage, retries, study_store
+from ray_unlearn.store.events import EventReader
 from ray_unlearn.store.verify import verify
+from ray_unlearn.study.schema import Columns, Source
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*datetime.*:DeprecationWarning")
 
@@ -90,6 +94,7 @@ def test_a_run_that_cannot_be_uploaded_fails_and_is_not_counted(server, prefix, 
         assert generate(study, backend="inline").made == 1
     assert payloads(store) == expected
     assert store.failures("finetune") == {}
+    assert [events[-1]["event"] for events in EventReader(store).logs().values()] == ["ended", "ended"]
 
 
 def test_a_signal_in_the_middle_of_an_upload_leaves_no_short_object(server: Server, prefix: str):
@@ -148,6 +153,29 @@ def test_an_object_that_arrived_short_is_an_error(server: Server, prefix: str, m
     with pytest.raises(StoreError, match=r"cannot write a: 2 of 5 bytes arrived"):
         short._try("write", "a", lambda: short._upload("a", b"12345"))
     assert slept == list(retries._PAUSES_S)
+
+
+def test_image_folders_and_parquet_on_a_bucket(server: Server, prefix: str, tmp_path: Path):
+    """Law: both are read from a bucket as from a disk, through a network that fails, and no message has a secret."""
+    root = tmp_path / "faces"
+    for index in range(6):
+        path = root / ("cat", "dog")[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(picture(index)))
+    parquet = [write_parquet(tmp_path / "tables" / f"{i}.parquet", [0, 1], start=2 * i) for i in range(3)]
+    bucket = open_storage(server.uri(prefix))
+    for path in (*root.rglob("*.png"), *parquet):
+        bucket.publish_file(str(path.relative_to(tmp_path)), path.read_bytes())
+    with Proxy(server, seed=0, share=0.1) as proxy:
+        for name in ("faces", "tables/*.parquet"):
+            there, here = proxy.uri(f"{prefix}/{name}"), str(tmp_path / name)
+            manifests = [
+                prepare(open_source(Source(path=path), "train", Columns()), tmp_path / "store").manifest
+                for path in (there, here)
+            ]
+            assert manifests[0].content == manifests[1].content
+            assert manifests[0].num_images == 6
+            assert server.secret not in manifests[0].source
 
 
 def test_a_bucket_that_is_not_there_is_one_line(server: Server):

@@ -11,12 +11,14 @@ from pyarrow import fs
 from samples import column, copied, decoded, encoded, picture, prepare, write_parquet
 
 from ray_unlearn.data import parquet, study_data
-from ray_unlearn.data.parquet import open_parquet
+from ray_unlearn.data.decode import decode_slice
+from ray_unlearn.data.parquet import ParquetSlice, open_parquet
 from ray_unlearn.data.prepare import Prepared, in_place
 from ray_unlearn.data.shards import Example, encode_shard, map_shard
 from ray_unlearn.data.study_data import prepare_study
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.filesystem import Storage, open_storage
+from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Columns
 
 
@@ -98,6 +100,47 @@ def test_a_decoding_that_stops_midway_counts_for_nothing(tmp_path):
     assert list((tmp_path / "store").rglob("*.arrow"))
     assert not list((tmp_path / "store").rglob("manifest.json"))
     assert prepare(source, tmp_path / "store").manifest.num_images == 7
+
+
+def test_slices_that_were_done_are_not_decoded_again(tmp_path, monkeypatch):
+    """Law: a preparation that was killed goes on: only what was not done is read, and the manifest is the same."""
+    source = faces(tmp_path)
+    whole = prepare(source, tmp_path / "whole").manifest
+
+    def stops(slices, job):
+        yield from (decode_slice(slices[number], number, job) for number in (0, 2))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "store", decode_all=stops)
+    folder = next((tmp_path / "store" / "data-cache").iterdir())
+    assert sorted(path.name for path in folder.glob("*.json")) == ["00000.json", "00002.json"]
+    (folder / "00002-000.arrow").write_bytes(b"short")
+    (folder / "00001.json").write_bytes(b"half a no")
+    read = []
+    rows = ParquetSlice.rows
+    monkeypatch.setattr(ParquetSlice, "rows", lambda self: (read.append(self.first_row), rows(self))[1])
+    assert prepare(source, tmp_path / "store").manifest == whole
+    assert read == [source.slices[1].first_row, source.slices[2].first_row]
+    assert [path.name for path in folder.glob("*.json")] == ["manifest.json"]
+
+
+def test_a_refused_slice_leaves_no_note(tmp_path):
+    """Law: what was refused is looked at again, so that a mended source is read."""
+    images = [encoded(picture(i)) for i in range(7)]
+    images[5] = b"junk"
+    source = faces(tmp_path, images=images)
+    for _ in range(2):
+        with pytest.raises(DataError, match="row 5: not an image"):
+            prepare(source, tmp_path / "store")
+    assert [path.name for path in (tmp_path / "store").rglob("*.json")] == ["00000.json"]
+
+
+def test_the_content_digest_is_that_of_all_examples(tmp_path):
+    """Law: what is hashed slice by slice is the digest of the list of every example's, as it always was."""
+    prepared = prepare(faces(tmp_path), tmp_path / "store")
+    assert len(prepared.manifest.shards) > 1
+    assert prepared.manifest.content == digest([each.hex() for each in column(prepared, "digest")])
 
 
 def test_content_is_the_same_wherever_the_source_lies(tmp_path):

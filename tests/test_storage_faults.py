@@ -258,5 +258,15 @@ def test_a_read_only_study_can_be_looked_at(tmp_path: Path, capfd):
         assert main(["verify", str(path)]) == 0
         out = capfd.readouterr()
         assert "Traceback" not in out.err
+        shutil.copy(tmp_path / "source" / study.name / "scores.json", tmp_path)  # as if evaluated before
+        remount(folder, "rw")
+        shutil.copy(tmp_path / "scores.json", folder / study.name)
+        remount(folder, "ro")
+        assert main(["report", str(path)]) == 1
+        said = capfd.readouterr().err
+        assert len(said.splitlines()) == 1
+        assert said.endswith("; --output FILE writes the report elsewhere\n")
+        assert main(["report", str(path), "--output", str(tmp_path / "page.html")]) == 0
+        assert (tmp_path / "page.html").stat().st_size > 1000
         assert main(["generate", str(path), "--backend", "inline"]) == 1
         assert "Read-only file system; it is mounted read-only" in capfd.readouterr().err

@@ -81,6 +81,21 @@ def test_admission_is_all_or_none(store: StudyStore):
     assert store.populations() == ["finetune"]
 
 
+def test_a_plan_that_comes_second_leaves_study_json_alone(tmp_path: Path, monkeypatch):
+    """Law: of two drivers that admit at the same moment, study.json is of the one that was admitted."""
+    store, create = StudyStore(open_storage(str(tmp_path / "store")), "tiny"), Storage.create_file
+
+    def slow_create(storage: Storage, name: str, data: bytes) -> None:
+        monkeypatch.setattr(Storage, "create_file", create)
+        store.admit(plan_of(3))
+        create(storage, name, data)
+
+    monkeypatch.setattr(Storage, "create_file", slow_create)
+    with pytest.raises(PopulationChanged):
+        store.admit(plan_of(8, lr=1e-2))
+    assert json.loads(contents(store)["study.json"])["populations"]["finetune"]["count"] == 3
+
+
 def test_population_json_is_readable_and_explains_the_digest(store: StudyStore):
     """Law: the folder says in plain JSON what its digest covers."""
     plan = plan_of(3)

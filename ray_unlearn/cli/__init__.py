@@ -4,20 +4,23 @@
     sys.exit(main(["status", "faces.yaml"]))
 
 Exit codes: 0 all done, 1 error, 2 usage, 3 finished with failed runs, 130/143 interrupted and resumable. An error is
-one line on standard error: what, where, expected, found, what to do.
+one line on standard error: what, where, expected, found, what to do. A signal ends any of them within
+`interrupts.GRACE_S`.
 
 Does not cover: any work; each subcommand calls the room that does it.
 """
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from ray_unlearn import __version__
-from ray_unlearn.cli import judging, making, starting
+from ray_unlearn.cli import judging, making, starting, submitting, whole
 from ray_unlearn.cli.options import say
 from ray_unlearn.errors import Interrupted, RayUnlearnError
 
@@ -41,21 +44,23 @@ for command in (
     judging.evaluate,
     judging.report,
     making.export,
+    submitting.submit,
 ):
     app.command()(command)
+app.command("all")(whole.everything)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    from ray_unlearn.interrupts import interrupts
+    from ray_unlearn.interrupts import GRACE_S, RESUMABLE, ends_within, interrupts
 
     try:
-        with interrupts():
+        with ends_within(GRACE_S), interrupts():
             app(args=list(arguments) if arguments is not None else None, prog_name="ray-unlearn")
     except SystemExit as done:  # how the command line framework ends, with our exit codes
         return done.code if isinstance(done.code, int) else 1
     except Interrupted as stop:
-        say(f"{stop}; nothing is lost: the same command makes what is missing", error=True)
+        say(f"{stop}; {RESUMABLE}", error=True)
         return stop.exit_code
     except RayUnlearnError as error:
         say(f"error: {error}", error=True)
@@ -64,6 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {error.filename or 'the system'}: {error.strerror or error}", error=True)
         return 1
     return 0
+
+
+def run() -> NoReturn:
+    """Be the process: what `ray-unlearn` calls. A Ctrl-C while Python itself starts or ends shows no traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(main())
 
 
 @app.callback(invoke_without_command=True)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_unlearn.cli.options import Address, AsJson, Overrides, StudyFile, names_in, say, store_of
-from ray_unlearn.errors import StoreError
+from ray_unlearn.cli.options import Address, AsJson, Every, Overrides, StudyFile, names_in, say, store_of
+from ray_unlearn.errors import StoreError, StoreReadOnly, StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,8 +43,9 @@ class ReportFormat(StrEnum):
 
 def evaluate(
     study: StudyFile,
-    populations: Annotated[
-        list[str], typer.Option(metavar="A,B", help="Only these, the reference and the original.")
+    only: Annotated[
+        list[str],
+        typer.Option("--only", "--populations", metavar="A,B", help="Only these, the reference and the original."),
     ] = [],  # noqa: B006
     mode: Annotated[Mode | None, typer.Option(help="parity: the official grid; exact: every interval.")] = None,
     jobs: Annotated[
@@ -53,23 +54,38 @@ def evaluate(
     ] = None,
     address: Address = None,
     as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Score again as N grows, until all is made.")] = False,
+    every_s: Every = 5.0,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Score every population against the retrained one, from saved outputs."""
-    from ray_unlearn.evaluation.evaluate import evaluate
+    """Score populations against the retrained one."""
+    from functools import partial
+
+    from ray_unlearn.evaluation.evaluate import evaluate, reference_of
     from ray_unlearn.report.score_text import score_lines
     from ray_unlearn.study import load_study
+    from ray_unlearn.study.plan import ORIGINAL
 
     loaded = load_study(study, overrides)
     store = store_of(loaded)
-    scores = evaluate(
+    score = partial(
+        evaluate,
         loaded,
         store,
-        populations=names_in(populations),
+        populations=names_in(only),
         mode=mode.value if mode else None,
-        execute=_execution(jobs, address),
-        tell=lambda line: say(line, error=True),
+        execute=execution(jobs, address),
     )
+    if watch:
+        from ray_unlearn.cli.watching import Compared, watch_scores
+        from ray_unlearn.report.watching import Watch
+
+        if as_json:
+            raise StudyError("evaluate: --watch goes on until all is made, and --json looks once; leave one out")
+        chosen = [name for name in names_in(only) or loaded.populations if name != ORIGINAL]
+        compared = Compared(reference_of(loaded), chosen)
+        raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
+    scores = score(tell=lambda line: say(line, error=True))
     if as_json:
         say(scores.model_dump_json(indent=1))
         return
@@ -78,7 +94,7 @@ def evaluate(
         say(f"\nwrote {store.uri}/scores.json and scores.parquet; `ray-unlearn report {study}` makes a page of them")
 
 
-def _execution(jobs: int | None, address: str | None) -> Execute:
+def execution(jobs: int | None, address: str | None) -> Execute:
     """Return where parts are computed; nothing is started before there is something to compute."""
     from ray_unlearn.evaluation.tasks import in_this_process
 
@@ -103,13 +119,16 @@ def report(
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Make one self-contained page of the last evaluation; it opens offline."""
+    """Make one page of the last evaluation; it opens offline."""
     from ray_unlearn.report.publish import publish, render
     from ray_unlearn.study import load_study
 
     store = store_of(load_study(study, overrides))
     if output is None:
-        say(f"wrote {publish(store, form.value)}")
+        try:
+            say(f"wrote {publish(store, form.value)}")
+        except StoreReadOnly as error:
+            raise StoreReadOnly(f"{error}; --output FILE writes the report elsewhere") from error
         return
     try:
         output.write_text(render(store, form.value), encoding="utf-8")

@@ -14,7 +14,18 @@ from typing import Annotated
 
 import typer
 
-from ray_unlearn.cli.options import Address, AsJson, Backend, Overrides, StudyFile, Where, names_in, say, store_of
+from ray_unlearn.cli.options import (
+    Address,
+    AsJson,
+    Backend,
+    Every,
+    Overrides,
+    StudyFile,
+    Where,
+    names_in,
+    say,
+    store_of,
+)
 from ray_unlearn.errors import StoreError, StudyError, did_you_mean
 
 
@@ -35,7 +46,9 @@ def prepare(study: StudyFile, backend: Where = Backend.ray, address: Address = N
 
 def generate(
     study: StudyFile,
-    only: Annotated[list[str], typer.Option(metavar="POPULATION", help="Only this population; repeatable.")] = [],  # noqa: B006
+    only: Annotated[
+        list[str], typer.Option("--only", "--populations", metavar="A,B", help="Only these, and their originals.")
+    ] = [],  # noqa: B006
     backend: Where = Backend.ray,
     address: Address = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers; default: execution.workers.")] = None,
@@ -68,24 +81,37 @@ def status(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save training curves as .png, .svg or .pdf.")
     ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until all is made.")] = False,
+    every_s: Every = 5.0,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Say how many runs are planned, done and failed."""
+    """Count runs: planned, done, failed; --watch keeps counting."""
     from dataclasses import asdict
 
     from ray_unlearn.evaluation.agreement import disagreements
     from ray_unlearn.report.tables import study_status
     from ray_unlearn.report.text import status_lines
+    from ray_unlearn.report.utilisation import utilisation, utilisation_line
+    from ray_unlearn.store.events import EventReader
     from ray_unlearn.study import load_study
 
     loaded = load_study(study, overrides)
     store = store_of(loaded)
+    if watch:
+        from ray_unlearn.cli.watching import watch_status
+        from ray_unlearn.report.watching import Watch
+
+        if as_json or plot:
+            raise StudyError("status: --watch goes on until all is made; --json and --plot look once, so leave one out")
+        raise typer.Exit(watch_status(Watch(loaded, store), every_s))
     found = study_status(loaded, store)
     if as_json:
         rows = [asdict(one) | {"failed": {i: f.model_dump() for i, f in one.failed.items()}} for one in found]
         say(json.dumps({"study": loaded.name, "store": store.uri, "populations": rows}, indent=1))
     else:
         say("\n".join(status_lines(found, store.uri)))
+        if (use := utilisation(EventReader(store).newest())).share is not None:
+            say(f"last generate: {utilisation_line(use)}")
         for line in disagreements(loaded, store):
             say(f"warning: made from another value than the study has: {line}; `generate` will refuse it")
     if plot is not None:
@@ -124,9 +150,10 @@ def verify(
 
 def export(
     study: StudyFile,
-    file: Annotated[Path, typer.Argument(metavar="FILE.zip")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="Where to write it.")],
     population: Annotated[str, typer.Option(help="The population to export.")],
     form: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.competition,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.zip where it exists.")] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Export a population as the competition asked it.
@@ -136,6 +163,8 @@ def export(
     from ray_unlearn.export import export_competition
     from ray_unlearn.study import load_study
 
+    if file.exists() and not overwrite:
+        raise StoreError(f"{file}: exists already and is not overwritten; choose another name, or give --overwrite")
     loaded = load_study(study, overrides)
     if population not in loaded.populations:
         hint = did_you_mean(population, loaded.populations)

@@ -18,7 +18,7 @@ from ray_unlearn.errors import StudyError, did_you_mean
 
 
 def quickstart(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("ray-unlearn-quickstart"),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to.")] = Path("ray-unlearn-quickstart"),
     backend: Where = Backend.ray,
 ) -> None:
     """Try everything on scikit-learn's digits, in DIR.
@@ -71,12 +71,12 @@ def init(
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this method.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="This method, with its options.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List methods and their options."""
+    """List methods, a line each; with NAME, one and its options."""
     from ray_unlearn.methods import METHODS
-    from ray_unlearn.report.text import method_lines, method_values
+    from ray_unlearn.report.text import method_lines, method_list, method_values
 
     if name is not None and name not in METHODS:
         raise StudyError(f"no method {name!r}{did_you_mean(name, METHODS)}")
@@ -84,4 +84,4 @@ def methods(
     if as_json:
         say(json.dumps([method_values(method) for method in chosen], indent=1))
     else:
-        say("\n\n".join("\n".join(method_lines(method)) for method in chosen))
+        say("\n".join(method_list(chosen) if name is None else method_lines(chosen[0])))

@@ -3,7 +3,8 @@
     pixels_HWC = decode(png_bytes, image_size=32)
     part = decode_slice(source.slices[0], 0, job)     # writes its shards, returns what is in them
 
-The same function runs in this process and inside a Ray Data job; a slice gives the same bytes in both.
+The same function runs in this process and inside a Ray Data job; a slice gives the same bytes in both. Where a source
+has several slices, one that is done leaves a note, so that a preparation that was killed goes on where it was.
 
 Does not cover: what the shards of a whole source amount to (`prepare`).
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ray_unlearn.data.rows import Row, Slice
 from ray_unlearn.data.shards import Example, encode_shard
@@ -31,6 +33,7 @@ _SHARD_ROWS = 2048
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow knows forty more; some start programs (EPS) or are hardly maintained."""
 _LARGEST_LABEL = 2**31 - 1
+_LONGEST_SIDE = 65_535  # pixels: what a JPEG can have
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +47,8 @@ class DecodeJob:
     num_classes: int | None
     """Labels must lie below this; None takes any non-negative label."""
     skip_bad: bool
+    resumable: bool = False
+    """Whether a slice that is done leaves a note beside its shards, and is not decoded again where there is one."""
 
     @property
     def shard_rows(self) -> int:
@@ -77,6 +82,11 @@ class DecodedSlice:
     """Why the source is refused; a value, so that it crosses processes as it is."""
 
 
+DECODED = TypeAdapter(DecodedSlice)
+NOTE = re.compile(r"[0-9]+\.json")
+"""Names of the notes of slices that are done."""
+
+
 def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
     """Return uint8 [image_size, image_size, 3] RGB pixels, turned as EXIF says, resized to a square (bilinear).
 
@@ -94,6 +104,7 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
                 else Image.open(io.BytesIO(image), formats=_FORMATS)
             )
             with opened as picture:
+                _refuse_long(picture)
                 ImageOps.exif_transpose(picture, in_place=True)  # a copy of 89 million pixels takes 0.36 GB
                 plain = _eight_bits(picture)
                 rgb = plain if plain.mode == "RGB" else plain.convert("RGB")
@@ -108,6 +119,12 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
     return np.asarray(rgb, dtype=np.uint8)
 
 
+def _refuse_long(picture: Image.Image) -> None:
+    """Refuse a side that no photograph has: resizing it takes 24 bytes for each of its pixels."""
+    if max(picture.size) > _LONGEST_SIDE:
+        raise ValueError(f"{picture.width}x{picture.height} pixels; expected sides of at most {_LONGEST_SIDE}")
+
+
 def _eight_bits(picture: Image.Image) -> Image.Image:
     """Keep the upper half of 16-bit grey levels; Pillow's own conversion would clip them at 255."""
     if not picture.mode.startswith("I;16"):
@@ -117,12 +134,39 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 def decode_slice(part: Slice, number: int, job: DecodeJob) -> DecodedSlice:
     """Decode one slice into shards `<number>-<part>.arrow`; a refusal is returned as `error`, not raised."""
+    note = f"{job.folder}/{number:05d}.json"
+    if job.resumable and (known := _noted(job.storage, note)) is not None:
+        return known
     done = DecodedSlice()
     try:
         _decode_rows(part.rows(), number, job, done)
     except DataError as error:
         done.error = str(error)
+    if job.resumable and not done.error:
+        job.storage.publish_file(note, DECODED.dump_json(done))
     return done
+
+
+def _noted(storage: Storage, note: str) -> DecodedSlice | None:
+    try:
+        return DECODED.validate_json(storage.read(note))
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def drop_stale_notes(storage: Storage, folder: str) -> None:
+    """Remove the notes whose shards are not all there with their sizes."""
+    sizes = storage.sizes(folder)
+    for name in filter(NOTE.fullmatch, sizes):
+        known = _noted(storage, f"{folder}/{name}")
+        if known is None or any(sizes.get(shard.name) != shard.size_bytes for shard in known.shards):
+            storage.remove(f"{folder}/{name}")
+
+
+def remove_notes(storage: Storage, folder: str) -> None:
+    """Remove all notes: the manifest says what they said."""
+    for name in filter(NOTE.fullmatch, storage.sizes(folder)):
+        storage.remove(f"{folder}/{name}")
 
 
 def _decode_rows(rows: Iterable[Row], number: int, job: DecodeJob, done: DecodedSlice) -> None:

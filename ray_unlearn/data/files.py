@@ -14,6 +14,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -82,9 +83,9 @@ def expand(paths: Iterable[str], suffix: str) -> tuple[SourceFile, ...]:
         if not found:
             raise DataError(f"{label(path)}: no such file; expected a {suffix} file, a glob, or a folder of them")
         files += [SourceFile(uri) for uri in found]
-    twice = {file.uri for file in files if files.count(file) > 1}
+    twice = sorted(uri for uri, count in Counter(file.uri for file in files).items() if count > 1)
     if twice:
-        raise DataError(f"{label(sorted(twice)[0])}: named twice by the source")
+        raise DataError(f"{label(twice[0])}: named twice by the source")
     return tuple(files)
 
 

@@ -6,7 +6,7 @@
 
 Pixels stay uint8 until they are on the device; scaling happens there. On a GPU the decoded set lives in its memory
 where it fits the budget, else each batch is gathered into pinned memory and copied while the GPU works on the last one.
-The budget is one process's: four workers on a GPU may each fill it.
+The budget is one process's: four workers on a GPU may each fill it. A set larger than memory is read ahead (`reading`).
 
 Does not cover: order and augmentation (`training.batches`).
 """
@@ -16,31 +16,58 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
+from ray_unlearn.data.reading import Reading, exceeds_memory
 from ray_unlearn.data.shards import Shard
 from ray_unlearn.study.schema import Normalize
+from ray_unlearn.study.shuffle import Shuffle
 
 
 class Pixels:
     """All images of a study under one index: train rows, then validation's, then test's."""
 
-    def __init__(self, shards: Sequence[Shard], device: torch.device, budget_bytes: float = 0) -> None:
+    shuffle = Shuffle()
+    """In what order an epoch's images come."""
+    _reading: Reading | None = None
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        device: torch.device,
+        budget_bytes: float = 0,
+        shuffle: Shuffle | None = None,
+    ) -> None:
         self.device = device
+        self.shuffle = shuffle or Shuffle()
+        self._shards = tuple(shards)
         self.labels_N = np.concatenate([shard.labels_N for shard in shards])
-        self.ids = _text(shards, "image_id")
-        self.groups = _text(shards, "group")
-        self.given = _text(shards, "given")
         self.ages_N = np.concatenate([shard.table.column("age").to_numpy() for shard in shards])
         self._blocks = [shard.pixels_NHWC for shard in shards]
         self._starts = np.cumsum([0, *(len(block) for block in self._blocks)])
         self.resident = self._as_one_tensor(budget_bytes)
         """All pixels, uint8 [N, H, W, 3] on the device; None where batches are gathered on the CPU and copied."""
         self._labels = torch.from_numpy(self.labels_N).to(device)
+        self._reading = self._as_read_ahead()
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Image ids; a list of all of them is made when one is first asked for."""
+        return _text(self._shards, "image_id")
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """The group (person) of each image; empty where there is none."""
+        return _text(self._shards, "group")
+
+    @cached_property
+    def given(self) -> list[str]:
+        """The set that the source put each image in; empty where it did not."""
+        return _text(self._shards, "given")
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -52,6 +79,7 @@ class Pixels:
 
     def take(self, indices: np.ndarray) -> torch.Tensor:
         """Return uint8 [B, H, W, 3] on the device."""
+        self.will_need(indices)
         rows_B = torch.from_numpy(indices)
         return self.rows(rows_B if self.resident is None else rows_B.to(self.device))
 
@@ -64,14 +92,35 @@ class Pixels:
         """
         if self.resident is not None:
             return self.resident.index_select(0, rows_B)
-        return upload(torch.from_numpy(self.gather(rows_B.numpy())), self.device)
+        return upload(torch.from_numpy(self._copied(rows_B.numpy())), self.device)
+
+    def will_need(self, indices: np.ndarray) -> None:
+        """Start to read these images, where not all are in memory; nothing is waited for."""
+        if self._reading is not None:
+            self._reading.will_need(indices)
 
     def labels(self, indices: np.ndarray) -> torch.Tensor:
         """Return int64 [B] on the device."""
         return self._labels[torch.from_numpy(indices).to(self.device)]
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
-        """Return a copy, uint8 [B, H, W, 3]: one gather per shard that the batch touches."""
+        """Return a copy, uint8 [B, H, W, 3], on the CPU."""
+        self.will_need(indices)
+        return self._copied(indices)
+
+    @property
+    def read_ahead(self) -> bool:
+        """Whether images come from files that are not all in memory, so that it is worth saying which come next."""
+        return self._reading is not None
+
+    def _as_read_ahead(self) -> Reading | None:
+        """Return how to read ahead; None for pixels on a GPU, and for sets that memory holds anyway."""
+        on_gpu = self.resident is not None and self.device.type != "cpu"
+        large = self.shuffle.window or exceeds_memory(sum(block.nbytes for block in self._blocks))
+        return Reading(self._blocks) if large and not on_gpu else None
+
+    def _copied(self, indices: np.ndarray) -> np.ndarray:
+        """Gather once per shard that the batch touches."""
         block_B = np.searchsorted(self._starts, indices, side="right") - 1
         out_BHWC = np.empty((len(indices), *self._blocks[0].shape[1:]), np.uint8)
         for block in np.unique(block_B):
@@ -193,6 +242,10 @@ class ImageSet:
 EpochHook = Callable[[torch.nn.Module, int, float], None]
 
 
+def _no_count(images: int) -> None:
+    """Count nothing."""
+
+
 def _no_hook(model: torch.nn.Module, epoch: int, loss: float) -> None:
     """Do nothing after an epoch."""
 
@@ -210,6 +263,8 @@ class RunData:
     device: torch.device
     on_epoch: EpochHook = field(default=_no_hook)
     """Called by `fit` after every epoch with (model, epoch from 1, mean loss)."""
+    on_images: Callable[[int], None] = field(default=_no_count)
+    """Called by `fit` after every epoch with the number of images that it trained on."""
     engines: Any = None
     """The worker's `training.engines.Engines`, kept between its runs; None where every step is taken eagerly."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +29,7 @@ from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Columns
 from ray_unlearn.study.uris import label
 
+_AT_ONCE = 16  # files that are opened at the same time
 _BATCH_ROWS = 256
 _SLICE_ROWS = 2000
 _SWOLLEN_BYTES, _SWOLLEN = 64 * 2**20, 100
@@ -140,25 +142,30 @@ def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
 
     """
     files = expand(paths, ".parquet")
-    slices: list[ParquetSlice] = []
-    names: tuple[str, ...] = ()
-    num_rows = 0
-    for file in files:
-        with _reading(file) as parquet:
-            schema, metadata = parquet.schema_arrow, parquet.metadata
-            _check_columns(file, schema, columns)
-            _refuse_swelling(file, metadata)
-            own_names = _class_names(schema, columns.label) or ()
-            names = names or own_names
-        slices += [ParquetSlice(file, *part, columns, own_names) for part in _row_groups(metadata)]
-        num_rows += metadata.num_rows
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="open") as threads:  # a remote file waits most of the time
+        opened = list(threads.map(lambda file: _slices(file, columns), files))
+        fingerprints = list(threads.map(fingerprint, files))
+    slices = tuple(part for _, parts in opened for part in parts)
+    names = next((names for names, _ in opened if names), ())
     return OpenSource(
         name=label(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
-        fingerprint=digest([[f.name, fingerprint(f)] for f in files] + [columns.model_dump()]),
+        fingerprint=digest(
+            [[f.name, own] for f, own in zip(files, fingerprints, strict=True)] + [columns.model_dump()]
+        ),
         class_names=names or _names_from_labels(files, columns.label),
-        slices=tuple(slices),
-        num_rows=num_rows,
+        slices=slices,
+        num_rows=sum(part.num_rows for part in slices),
     )
+
+
+def _slices(file: SourceFile, columns: Columns) -> tuple[tuple[str, ...], list[ParquetSlice]]:
+    """Return the class names and the slices of one file, which its footer tells."""
+    with _reading(file) as parquet:
+        schema, metadata = parquet.schema_arrow, parquet.metadata
+        _check_columns(file, schema, columns)
+        _refuse_swelling(file, metadata)
+        own_names = _class_names(schema, columns.label) or ()
+    return own_names, [ParquetSlice(file, *part, columns, own_names) for part in _row_groups(metadata)]
 
 
 def _row_groups(metadata: pq.FileMetaData) -> Iterator[tuple[tuple[int, ...], int, int]]:

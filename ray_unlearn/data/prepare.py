@@ -4,7 +4,8 @@
     prepared.manifest.content                    # digest of the decoded content: what identities use
     prepared.folder                              # data-cache/<key>: content-addressed
 
-The manifest is published last, so shards without one are simply decoded again.
+The manifest is published last; slices that were done when a preparation was killed are not decoded again. Of an image
+nothing but its id stays in this process while others are decoded: 0.2 GB for a million.
 
 Does not cover: who runs the decoding. `in_place` is a plain loop; the driver passes a Ray Data job for large sources.
 """
@@ -13,20 +14,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ray_unlearn.data.decode import DecodedSlice, DecodeJob, ShardInfo, decode_slice
+from ray_unlearn.data.decode import (
+    DecodedSlice,
+    DecodeJob,
+    ShardInfo,
+    decode_slice,
+    drop_stale_notes,
+    remove_notes,
+)
+from ray_unlearn.data.node_cache import NodeCache
 from ray_unlearn.data.rows import OpenSource, Slice
 from ray_unlearn.data.shards import Shard, map_shard
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.layout import DATA_CACHE
-from ray_unlearn.study.identity import digest
+from ray_unlearn.study.identity import canonical, digest
 
 _FORMAT = 2
+_AT_ONCE = 4  # shards that are fetched at the same time
 MANIFEST = "manifest.json"
 
 DecodeAll = Callable[[Sequence[Slice], DecodeJob], Iterable[DecodedSlice]]
@@ -59,30 +70,31 @@ class Prepared:
     manifest: Manifest
 
     def map(self, cache: Path | None = None) -> list[Shard]:
-        """Memory-map every shard; from a storage that is not local, copy it into `cache` first.
+        """Memory-map every shard; from a storage that is not local, copy it into the node's `cache` first.
 
         Raises:
-            DataError: a shard is missing or damaged.
+            DataError: a shard is missing or damaged, or the cache is full.
 
         """
-        return [map_shard(str(self._local(shard, cache))) for shard in self.manifest.shards]
+        shards = self.manifest.shards
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as threads:
+            paths = list(threads.map(lambda shard: self._local(shard, cache), shards))
+        return [map_shard(str(path)) for path in paths]
 
     def _local(self, shard: ShardInfo, cache: Path | None) -> Path:
         if self.storage.local is not None:
             return self.storage.local / self.folder / shard.name
         if cache is None:
             raise DataError(f"{self.storage.uri}: shards on an object store need a local cache folder")
-        copy = cache / self.folder / f"{shard.sha256[:16]}-{shard.name}"  # prepared anew, it would be another file
-        if not (copy.exists() and copy.stat().st_size == shard.size_bytes):
-            data = self.storage.read(f"{self.folder}/{shard.name}")
-            if hashlib.sha256(data).hexdigest() != shard.sha256:
-                raise DataError(
-                    f"{self.storage.uri}/{self.folder}/{shard.name}: damaged; remove the folder and prepare again"
-                )
-            from ray_unlearn.store.filesystem import open_storage
+        name = f"{self.folder}/{shard.name}"
 
-            open_storage(str(cache)).publish_file(f"{self.folder}/{copy.name}", data)
-        return copy
+        def fetch(path: Path) -> str:
+            fetched = self.storage.copy_to(name, path)
+            if fetched != shard.sha256:
+                raise DataError(f"{self.storage.uri}/{name}: damaged; remove the folder and prepare again")
+            return fetched
+
+        return NodeCache.of(cache).get(shard.sha256, shard.size_bytes, fetch)
 
 
 def in_place(slices: Sequence[Slice], job: DecodeJob) -> Iterator[DecodedSlice]:
@@ -129,10 +141,13 @@ def prepare_source(
             class_names=names,
             num_classes=limit,
             skip_bad=skip_bad,
+            resumable=len(source.slices) > 1,
         )
         storage.sweep(folder)
+        drop_stale_notes(storage, folder)
         manifest = _decode_source(source, job, decode_all)
         storage.publish_file(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
+        remove_notes(storage, folder)
     return Prepared(storage, folder, manifest)
 
 
@@ -154,31 +169,76 @@ def _whole_manifest(storage: Storage, folder: str) -> Manifest | None:
 
 
 def _decode_source(source: OpenSource, job: DecodeJob, decode_all: DecodeAll) -> Manifest:
-    done: list[DecodedSlice] = []
+    whole = _Whole(source, job)
     for part in decode_all(source.slices, job):
+        whole.add(part)
+    return whole.manifest()
+
+
+class _Whole:
+    """What the slices of a source amount to, added one after another."""
+
+    def __init__(self, source: OpenSource, job: DecodeJob) -> None:
+        self._source, self._job = source, job
+        self._slice_of: dict[str, int] = {}
+        """By image id: enough to tell that one occurs twice, and to look for the first."""
+        self._content = hashlib.sha256(b"[")
+        self._shards: list[ShardInfo] = []
+        self._skipped: list[dict[str, str]] = []
+        self._max_label = -1
+        self._count = 0
+
+    def add(self, part: DecodedSlice) -> None:
+        """Add the next slice.
+
+        Raises:
+            DataError: it was refused, or holds an image id that occurred already.
+
+        """
         if part.error:
             raise DataError(part.error)
-        done.append(part)
-    _refuse_duplicates(done)
-    shards = tuple(shard for part in done for shard in part.shards)
-    if not shards:
-        raise DataError(f"{source.name}: no images" + (" that can be decoded" if source.num_rows else ""))
-    return Manifest(
-        source=source.name,
-        image_size=job.image_size,
-        shards=shards,
-        class_names=job.class_names,
-        max_label=max(part.max_label for part in done),
-        num_images=sum(shard.rows for shard in shards),
-        content=digest([each for part in done for each in part.digests]),
-        skipped=tuple(skip for part in done for skip in part.skipped),
-    )
-
-
-def _refuse_duplicates(done: Iterable[DecodedSlice]) -> None:
-    seen: dict[str, str] = {}
-    for part in done:
         for image_id, where in zip(part.ids, part.wheres, strict=True):
-            if image_id in seen:
-                raise DataError(f"image id {image_id!r} occurs twice: {seen[image_id]} and {where}")
-            seen[image_id] = where
+            if self._slice_of.setdefault(image_id, self._count) != self._count:
+                raise DataError(f"image id {image_id!r} occurs twice: {self._first(image_id)} and {where}")
+        _refuse_duplicates(part)
+        if part.digests:  # the digest of the list of all, which need not be held for it
+            self._content.update(("," * bool(self._shards) + canonical(part.digests)[1:-1]).encode())
+        self._shards += part.shards
+        self._skipped += part.skipped
+        self._max_label = max(self._max_label, part.max_label)
+        self._count += 1
+
+    def _first(self, image_id: str) -> str:
+        rows = self._source.slices[self._slice_of[image_id]].rows()
+        return next(row.where for row in rows if row.image_id == image_id)
+
+    def manifest(self) -> Manifest:
+        """Return the manifest of all slices.
+
+        Raises:
+            DataError: nothing is left of the source.
+
+        """
+        source, job = self._source, self._job
+        if not self._shards:
+            raise DataError(f"{source.name}: no images" + (" that can be decoded" if source.num_rows else ""))
+        self._content.update(b"]")
+        return Manifest(
+            source=source.name,
+            image_size=job.image_size,
+            shards=tuple(self._shards),
+            class_names=job.class_names,
+            max_label=self._max_label,
+            num_images=sum(shard.rows for shard in self._shards),
+            content=self._content.hexdigest(),
+            skipped=tuple(self._skipped),
+        )
+
+
+def _refuse_duplicates(part: DecodedSlice) -> None:
+    """Refuse an image id that occurs twice in one slice."""
+    seen: dict[str, str] = {}
+    for image_id, where in zip(part.ids, part.wheres, strict=True):
+        if image_id in seen:
+            raise DataError(f"image id {image_id!r} occurs twice: {seen[image_id]} and {where}")
+        seen[image_id] = where

@@ -23,7 +23,10 @@ def open_source(source: Source, part: Part, columns: Columns) -> OpenSource:
 
     """
     paths = (source.path,) if isinstance(source.path, str) else source.path or ()
-    form = source.format if source.format != "auto" else _format_of(paths)
+    try:
+        form = source.format if source.format != "auto" else _format_of(paths)
+    except OSError as error:  # a name too long for a file system, a folder that may not be looked into
+        raise DataError(f"data.{part}: {paths[0][:80]}: cannot be looked at ({error.strerror})") from error
     if form == "digits":
         return open_digits(part)
     if form == "cifar10":

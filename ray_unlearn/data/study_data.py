@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_unlearn.data.prepare import DecodeAll, Prepared, in_place, prepare_source
 from ray_unlearn.data.rows import Part
@@ -27,6 +29,7 @@ from ray_unlearn.evaluation.memorisation import hardest_images
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Storage, StudyStore
 from ray_unlearn.study.schema import Columns, Data, Forget, Source, Study
+from ray_unlearn.study.shuffle import Shuffle
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +50,7 @@ class StudyData:
     identity: Mapping[str, Any]
     splits_arrow: bytes
     """The splits as saved with the study."""
+    shuffle: Shuffle
 
     @property
     def sources(self) -> list[Prepared]:
@@ -62,7 +66,8 @@ class StudyData:
         """Map all shards under one index."""
         from ray_unlearn.data.images import Pixels
 
-        return Pixels([shard for source in self.sources for shard in source.map(cache)], device, budget_bytes)
+        shards = [shard for source in self.sources for shard in source.map(cache)]
+        return Pixels(shards, device, budget_bytes, self.shuffle)
 
 
 def prepare_study(study: Study, storage: Storage, cache: Path, decode_all: DecodeAll = in_place) -> StudyData:
@@ -106,15 +111,17 @@ def _columns(data: Data) -> Columns:
 
 def _refuse_same(shards: Mapping[str, list[Shard]]) -> None:
     """Refuse an image that two sources share: it would be trained on and scored."""
-    known: dict[tuple[str, bytes], str] = {}
+    known: dict[str, pa.ChunkedArray] = {}
+    """The digests of each source's images; a digest covers id, label and pixels."""
     for role, parts in shards.items():
-        for part in parts:
-            columns = (part.table.column(name).to_pylist() for name in ("image_id", "digest"))
-            for image in zip(*columns, strict=True):
-                if known.setdefault(image, role) != role:
-                    raise DataError(
-                        f"data.{role}: image {image[0]!r} is in data.{known[image]} too; sources must differ"
-                    )
+        tables = [part.table.select(["image_id", "digest"]) for part in parts]
+        images = pa.concat_tables(tables)
+        for earlier, digests in known.items():
+            shared = pc.index(pc.is_in(images["digest"], value_set=digests), True).as_py()
+            if shared >= 0:
+                image_id = images["image_id"][shared].as_py()
+                raise DataError(f"data.{role}: image {image_id!r} is in data.{earlier} too; sources must differ")
+        known[role] = images["digest"]
 
 
 def _with_hardest(study: Study, storage: Storage) -> Data:
@@ -159,6 +166,7 @@ def _assemble(
         "image_size": study.data.image_size,
         "classes": num_classes,
         "normalize": normalize if isinstance(normalize, str) else normalize.model_dump(mode="json"),
+        **study.data.shuffle.identity,
     }
     return StudyData(
         train=prepared["train"],
@@ -169,4 +177,5 @@ def _assemble(
         num_classes=num_classes,
         identity=identity,
         splits_arrow=splits.arrow(table),
+        shuffle=study.data.shuffle,
     )

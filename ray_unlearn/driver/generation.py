@@ -8,23 +8,27 @@ Does not cover: reading what was made (`ray_unlearn.report`, evaluation).
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from ray_unlearn.driver.early import begin_to_import, import_what_follows, refuse_early, refuse_precision
 from ray_unlearn.driver.loop import Hooks, Scheduler
-from ray_unlearn.driver.phases import Phases, phases_line
+from ray_unlearn.driver.order import in_order
+from ray_unlearn.driver.phases import Phases
 from ray_unlearn.driver.pool import Backend, Pool
 from ray_unlearn.driver.progress import Tracker, show_progress
 from ray_unlearn.driver.published import published_run
+from ray_unlearn.driver.recorder import Meters, Recorder
 from ray_unlearn.driver.room import refuse_share
+from ray_unlearn.driver.summary import Summary
 from ray_unlearn.driver.tally import Tally
 from ray_unlearn.errors import ClusterError, RayUnlearnError, StoreError, StudyError
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.events import EventLog, event_log
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.sharing import marked
 from ray_unlearn.study.plan import Run
@@ -37,49 +41,6 @@ if TYPE_CHECKING:  # they bring torch and pandas, which are imported while Ray s
 BackendName = Literal["ray", "inline"]
 Held = Mapping[str, Mapping[int, Record]]
 """Population -> run -> its record."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Summary:
-    """What a `generate` did."""
-
-    planned: int
-    """Runs that were asked for, originals that they start from included."""
-    already: int
-    """Of those, made before."""
-    made: int
-    failed: dict[Run, str] = field(default_factory=dict)
-    blocked: tuple[Run, ...] = ()
-    """Runs whose original failed."""
-    skipped_images: int = 0
-    seconds: float = 0.0
-    phases: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by phase (`ray_unlearn.driver.phases`); they add up to `seconds`."""
-    uri: str = ""
-    unwritten: str = ""
-    """Why the table of runs could not be written, beside the runs that failed."""
-
-    @property
-    def exit_code(self) -> int:
-        """0 where everything asked for is made, else 3."""
-        return 3 if self.failed or self.blocked else 0
-
-    def lines(self) -> list[str]:
-        """Return what there is to say about it, most important last."""
-        from ray_unlearn.report.text import plural
-
-        lines = [f"not made: {run}: {error}" for run, error in self.failed.items()]
-        if self.blocked:
-            lines.append(f"not made: {plural(len(self.blocked), 'run')} whose original failed")
-        if self.unwritten:
-            lines.append(f"metrics.parquet is not up to date: {self.unwritten}")
-        if self.skipped_images:
-            lines.append(f"{plural(self.skipped_images, 'image')} skipped; data-cache/*/manifest.json lists each")
-        if self.already == self.planned:
-            return [*lines, f"nothing to do: all {plural(self.planned, 'run')} in {self.uri} are made"]
-        done = f"{self.already + self.made} of {self.planned} done, {len(self.failed)} failed"
-        lines.append(phases_line(self.phases))
-        return [*lines, f"made {plural(self.made, 'run')} in {self.seconds:.0f} s; {done}; store {self.uri}"]
 
 
 def generate(
@@ -112,10 +73,12 @@ def generate(
         place = _backend(backend, address, arm, workers, gpus_per_worker)
         stack.callback(place.close)
         if backend == "ray" and _probably_pending(study, only):
+            refuse_early(study)
             phases.enter("connect")
-            threading.Thread(target=_import_what_follows).start()
+            imports = begin_to_import()
             place.begin()
             phases.enter("prepare")
+            imports.result()
         from ray_unlearn.driver.opening import open_job
 
         job = open_job(study, place.decode_all)
@@ -126,9 +89,12 @@ def generate(
         pending = [run for run in planned if run.index not in held[run.population]]
         if pending and backend == "ray":
             phases.enter("connect")
-        tally = _make(job, place, pending, held, len(planned), phases) if pending else Tally()
+        recorder = _recorder(stack.enter_context(event_log(job.store)), job, backend) if pending else None
+        tally = _make(job, place, pending, held, len(planned), phases, recorder) if recorder else Tally()
         phases.enter("finish")
         unwritten = _finish(job, tally, held)
+        if recorder:
+            recorder.ended(tally, phases.end())
     seconds = phases.end()
     return Summary(
         planned=len(planned),
@@ -151,13 +117,13 @@ def prepare(study: Study, *, backend: BackendName = "ray", address: str | None =
         RayUnlearnError: the data are refused, or the cluster cannot be had.
 
     """
+    from ray_unlearn.data.node_cache import cache_folder
     from ray_unlearn.data.study_data import prepare_study
-    from ray_unlearn.driver.opening import cache_folder
 
     with ExitStack() as stack:
         place = _backend(backend, address, stack.enter_context(interrupts()))
         stack.callback(place.close)
-        return prepare_study(study, open_storage(study.storage), cache_folder(study.storage), place.decode_all)
+        return prepare_study(study, open_storage(study.storage), cache_folder(), place.decode_all)
 
 
 def _probably_pending(study: Study, only: Sequence[str]) -> bool:
@@ -168,12 +134,6 @@ def _probably_pending(study: Study, only: Sequence[str]) -> bool:
         return any(len(store.indexes(name)) < planned for name, planned in wanted.items())
     except RayUnlearnError:
         return False  # it will be said where it can be explained
-
-
-def _import_what_follows() -> None:
-    """Import torch and what needs it, beside the start of Ray, which is mostly waiting."""
-    import ray_unlearn.driver.opening
-    import ray_unlearn.report.tables  # noqa: F401
 
 
 def _held(job: Job) -> Held:
@@ -229,13 +189,28 @@ def _finish(job: Job, tally: Tally, held: Held) -> str:
     return ""
 
 
-def _make(job: Job, place: Backend, pending: list[Run], held: Held, planned: int, phases: Phases) -> Tally:
+def _recorder(log: EventLog, job: Job, backend: BackendName) -> Recorder:
+    if backend == "inline":
+        return Recorder(log, Meters())
+    from ray_unlearn.driver.ray_metrics import RayMeters
+
+    return Recorder(log, RayMeters(job.plan.study))
+
+
+def _make(
+    job: Job, place: Backend, pending: list[Run], held: Held, planned: int, phases: Phases, recorder: Recorder
+) -> Tally:
     with ExitStack() as stack:
         marker = stack.enter_context(marked(job.store))
         pool = place.pool(replace(job, marker=marker))
+        refuse_precision(job.plan, pool.device, {run.population for run in pending})
         phases.enter("workers")
         _refuse_other_device(job, pool, held)
         progress = stack.enter_context(show_progress(total=planned, already=planned - len(pending)))
+
+        def made(outcome: Outcome) -> None:
+            recorder.made(outcome)
+            progress.made()
 
         def ready(info: WorkerInfo) -> None:
             phases.enter("runs")
@@ -243,17 +218,18 @@ def _make(job: Job, place: Backend, pending: list[Run], held: Held, planned: int
             progress.say(f"worker ready: {info.host}, pid {info.pid}, {info.device}")
 
         progress.say(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
+        recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
         for warning in job.plan.warnings:
             progress.say(f"warning: {warning}")
         scheduler = Scheduler(
             job.plan,
-            pool,
-            pending=pending,
+            recorder.observed(pool),
+            pending=in_order(job.plan, pending, interleave=job.plan.study.execution.interleave),
             made={run for run in job.plan.runs if run.index in held[run.population]},
             max_attempts=job.plan.study.execution.max_attempts,
             hooks=Hooks(
-                made=lambda outcome: progress.made(),
-                failed=lambda outcome, attempts: _failed(job, progress, outcome, attempts),
+                made=made,
+                failed=lambda outcome, attempts: _failed(job, progress, recorder, outcome, attempts),
                 retried=lambda run, why: progress.say(f"again: {run}: {why}"),
                 unready=lambda cause: progress.say(f"a worker could not start: {cause}"),
                 ready=ready,
@@ -263,9 +239,10 @@ def _make(job: Job, place: Backend, pending: list[Run], held: Held, planned: int
         return scheduler.run()
 
 
-def _failed(job: Job, progress: Tracker, outcome: Outcome, attempts: int) -> None:
+def _failed(job: Job, progress: Tracker, recorder: Recorder, outcome: Outcome, attempts: int) -> None:
     from ray_unlearn.worker import record_failure
 
+    recorder.given_up(outcome, attempts)
     progress.given_up(f"{outcome.run} after {attempts} attempt{'s' if attempts > 1 else ''}: {outcome.error}")
     try:
         record_failure(job, outcome, attempts)
@@ -283,6 +260,7 @@ def _backend(
     if gpus_per_worker is not None:
         refuse_share(gpus_per_worker, "--gpus-per-worker")
     if name == "inline":
+        import_what_follows()
         if address or workers or gpus_per_worker is not None:
             raise StudyError(
                 "--address, --workers and --gpus-per-worker are for --backend ray; inline is one worker in this process"

@@ -21,7 +21,7 @@ from ray_unlearn.data.rows import Slice
 from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
 from ray_unlearn.errors import RayUnlearnError, StorageNotShared, StudyError
 from ray_unlearn.outcome import Attempt
-from ray_unlearn.study.schema import Execution
+from ray_unlearn.study.execution import Execution
 from ray_unlearn.worker import Job, Worker
 
 

@@ -2,12 +2,12 @@
 
     tally = Scheduler(plan, pool, pending=pending, made=made, max_attempts=2, hooks=hooks).run()
 
-A run is ready when the original that it starts from is made. A worker holds several runs: those of its calls, and one
-that it publishes beside them. Workers that die are replaced and all their runs go back to the front of the queue. A
-run that fails by its own fault is tried `max_attempts` times; a run whose worker dies `max_attempts + 1` times is given
-up, too, because it may be what kills them. Where several may have been it, each is tried alone from then on, and only
-those deaths count. A death is nobody's fault where the node went with it (a spot market's, a drain); a run that its
-dead worker had published but not told is made.
+Runs are given out in the order of `pending`, each once the original that it starts from is made. A worker holds several
+runs: those of its calls, and one that it publishes beside them. Workers that die are replaced and all their runs go
+back to the front of the queue. A run that fails by its own fault is tried `max_attempts` times; a run whose worker dies
+`max_attempts + 1` times is given up, too, because it may be what kills them. Where several may have been it, each is
+tried alone from then on, and only those deaths count. A death is nobody's fault where the node went with it (a spot
+market's, a drain); a run that its dead worker had published but not told is made.
 
 Does not cover: publishing (workers do), signals (`interrupts`).
 """
@@ -99,9 +99,8 @@ class Scheduler:
         self._alone: set[Run] = set()
         self._failed_starts = 0
         self.tally = Tally()
-        pending = list(pending)
         self._place = {run: place for place, run in enumerate(pending)}
-        for run in pending:
+        for run in self._place:
             start = plan.start_of(run)
             waits = start is not None and start not in made
             (self._blocked.setdefault(start, []) if waits and start else self._queue).append(run)

@@ -10,10 +10,10 @@ Does not cover: admitting the plan to the store (`generation`).
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from ray_unlearn import models
+from ray_unlearn.data.node_cache import cache_folder
 from ray_unlearn.data.prepare import DecodeAll, in_place
 from ray_unlearn.data.study_data import prepare_study
 from ray_unlearn.errors import StudyError
@@ -27,11 +27,6 @@ from ray_unlearn.worker import Job
 _JOB_FOLDER = "working_dir_files"
 
 
-def cache_folder(storage_uri: str) -> Path:
-    """Return where this machine keeps copies of a remote storage's shards; nothing is created."""
-    return Path.home() / ".cache" / "ray_unlearn" / hashlib.sha256(storage_uri.encode()).hexdigest()[:16]
-
-
 def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
     """Prepare data and plan a study.
 
@@ -43,9 +38,9 @@ def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
     methods = {name: resolve(study, name) for name in study.populations}
     model_identity = models.identity(study.model)
     storage = open_storage(study.storage)
-    data = prepare_study(study, storage, cache_folder(study.storage), decode_all)
+    data = prepare_study(study, storage, cache_folder(), decode_all)
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
-    job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder(study.storage)))
+    job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
     _try_model(job)
     _try_sets(job)
     return job

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ray_unlearn.report.wording import duration
+
 _LINE_EVERY_S = 5.0
 
 
@@ -54,7 +56,7 @@ class Tracker:
         elapsed = time.monotonic() - self._start
         left = (self.total - self.done - self.failed) * elapsed / fresh
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{60 * fresh / elapsed:.1f} runs/min{failed}, about {_duration(left)} left"
+        return f"{60 * fresh / elapsed:.1f} runs/min{failed}, about {duration(left)} left"
 
     def _show(self, *, force: bool) -> None:
         if force or time.monotonic() - self._said_at > _LINE_EVERY_S:
@@ -91,11 +93,3 @@ def show_progress(total: int, already: int) -> Iterator[Tracker]:
     bar = _Bar(console, total, already)
     with bar.bar:
         yield bar
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

@@ -10,6 +10,7 @@ did not start.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from ray_unlearn.driver.ray_pool import RayPool
-from ray_unlearn.errors import ClusterError
+from ray_unlearn.errors import ClusterError, Interrupted
 
 if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
     from ray_unlearn.data.decode import DecodedSlice, DecodeJob
@@ -107,6 +108,8 @@ class RayBackend:
             options["object_store_memory"] = _OBJECT_STORE_BYTES
         try:
             ray.init(address=address, **options)
+        except SystemExit as error:  # of Ray's own SIGTERM handler, which is in force until ours is armed again
+            raise Interrupted(signal.SIGTERM) if error.code == signal.SIGTERM else error from None
         except Exception as error:  # Ray raises plain exceptions here, too
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
             raise ClusterError(

@@ -3,7 +3,8 @@
     for part in decode_with_ray(source.slices, job):
         ...
 
-Only names, ids and hashes come back through Ray, as JSON; pixels never do.
+A task gets its own slice and no other; only names, ids and hashes come back through Ray, as JSON, slice by slice and in
+order. Pixels never do, and what is known of the other slices need not fit into a task or into the driver.
 
 Does not cover: how a slice is decoded; that is `data.decode.decode_slice`, here and in place.
 """
@@ -11,22 +12,19 @@ Does not cover: how a slice is decoded; that is `data.decode.decode_slice`, here
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray.data
-from pydantic import TypeAdapter
 from ray.exceptions import RayError
 
-from ray_unlearn.data.decode import DecodedSlice, DecodeJob, decode_slice
+from ray_unlearn.data.decode import DECODED, DecodedSlice, DecodeJob, decode_slice
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.errors import ClusterError
 
-_DECODED = TypeAdapter(DecodedSlice)
 
-
-def decode_with_ray(slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
-    """Decode every slice on the cluster that this process is connected to; return them in order.
+def decode_with_ray(slices: Sequence[Slice], job: DecodeJob) -> Iterator[DecodedSlice]:
+    """Decode every slice on the cluster that this process is connected to; yield them in order, as they are done.
 
     Raises:
         ClusterError: the Ray Data job failed (not: an image was refused, which a `DecodedSlice` says).
@@ -36,14 +34,16 @@ def decode_with_ray(slices: Sequence[Slice], job: DecodeJob) -> Iterable[Decoded
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+
+    references = [ray.put(part) for part in slices]
 
     def decode_row(row: dict[str, Any]) -> dict[str, Any]:
         number = int(row["id"])
-        decoded = decode_slice(slices[number], number, job)
-        return {"number": number, "decoded": _DECODED.dump_json(decoded).decode()}
+        return {"decoded": DECODED.dump_json(decode_slice(ray.get(references[number]), number, job)).decode()}
 
     try:
-        rows = ray.data.range(len(slices), override_num_blocks=len(slices)).map(decode_row).take_all()
+        for row in ray.data.range(len(slices), override_num_blocks=len(slices)).map(decode_row).iter_rows():
+            yield DECODED.validate_json(row["decoded"])
     except RayError as error:
         raise ClusterError(f"decoding on Ray failed: {str(error).strip().splitlines()[-1]}") from error
-    return [_DECODED.validate_json(row["decoded"]) for row in sorted(rows, key=lambda row: int(row["number"]))]

@@ -24,7 +24,7 @@ from ray_unlearn.driver.ray_nodes import Nodes
 from ray_unlearn.driver.room import Needs, refuse_share, waiting_line
 from ray_unlearn.errors import ClusterError, RayUnlearnError, StorageNotShared
 from ray_unlearn.outcome import Attempt
-from ray_unlearn.study.schema import Execution
+from ray_unlearn.study.execution import Execution
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.worker import Job

@@ -42,6 +42,7 @@ def evaluate(
     *,
     populations: Sequence[str] = (),
     mode: Mode | None = None,
+    first: int | None = None,
     execute: Execute = in_this_process,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Scores:
@@ -52,6 +53,7 @@ def evaluate(
         store: the study's folder.
         populations: only these (reference and original are always there); default all.
         mode: overrides `evaluation.mode`.
+        first: only so many runs of every population, those with the smallest indexes; default all.
         execute: where parts are computed.
         tell: called with one line as things happen.
 
@@ -67,8 +69,8 @@ def evaluate(
             "`ray-unlearn generate` under another study name"
         )
     settings = _settings(study, mode)
-    held, warnings = _held(study, store, populations)
-    reference = held[_reference(study)]
+    held, warnings = _held(study, store, populations, first)
+    reference = held[reference_of(study)]
     tasks = _tasks(study, store, settings, held, reference)
     parts = _computed(store, tasks, execute, tell)
     scores = _assembled(study, store, settings, tasks, parts, warnings)
@@ -107,7 +109,13 @@ def _settings(study: Study, mode: Mode | None) -> Settings:
     return Settings(mode=mode or wanted.mode, resamples=wanted.resamples, seed=study.seed)
 
 
-def _reference(study: Study) -> str:
+def reference_of(study: Study) -> str:
+    """Return the population that all others are compared with.
+
+    Raises:
+        StudyError: the study does not have it.
+
+    """
     name = (study.evaluation or Evaluation()).reference
     if name not in study.populations:
         hint = did_you_mean(name, study.populations)
@@ -115,14 +123,16 @@ def _reference(study: Study) -> str:
     return name
 
 
-def _held(study: Study, store: StudyStore, names: Sequence[str]) -> tuple[dict[str, Population], list[str]]:
+def _held(
+    study: Study, store: StudyStore, names: Sequence[str], first: int | None
+) -> tuple[dict[str, Population], list[str]]:
     """Return the populations to evaluate that have runs, in the study's order, and what is missing."""
     for name in names:
         if name not in study.populations:
             raise StudyError(
                 f"--populations {name}: not a population of the study{did_you_mean(name, study.populations)}"
             )
-    reference, warnings = _reference(study), []
+    reference, warnings = reference_of(study), []
     held: dict[str, Population] = {}
     for name, spec in study.populations.items():
         if names and name not in names and name not in (reference, ORIGINAL):
@@ -131,7 +141,7 @@ def _held(study: Study, store: StudyStore, names: Sequence[str]) -> tuple[dict[s
         if len(records) < spec.planned:
             warnings.append(f"population {name}: {len(records)} of {spec.planned} runs are made")
         if records:
-            held[name] = _population(name, spec, records, store)
+            held[name] = _population(name, spec, records, store).first(first or len(records))
     if reference not in held:
         raise StoreError(f"{store.uri}: the reference {reference} has no finished run; `ray-unlearn generate` first")
     theirs = held[reference]
@@ -220,7 +230,7 @@ def _assembled(
     parts: Mapping[str, Part],
     warnings: list[str],
 ) -> Scores:
-    reference = _reference(study)
+    reference = reference_of(study)
     populations = {}
     for task in tasks:
         scored = parts[task.part].population

@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import linecache
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -25,9 +26,10 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ray_unlearn.data.images import ImageSet, RunData, Scaling
+from ray_unlearn.data.order import draw_order
 from ray_unlearn.errors import MethodError, did_you_mean
 from ray_unlearn.methods.method import Method
 from ray_unlearn.seeds import Seeds
@@ -70,6 +72,20 @@ class CompetitionDataset(Dataset[dict[str, Any]]):
             }
             for image, index in zip(images, indices, strict=True)
         ]
+
+
+class _InBlocks(Sampler[int]):
+    """The study's order, drawn anew for every pass."""
+
+    def __init__(self, images: ImageSet, generator: torch.Generator) -> None:
+        self._images, self._generator = images, generator
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield positions."""
+        yield from draw_order(len(self._images), self._images.pixels.shuffle, self._generator).tolist()
 
 
 def is_script(method: str) -> bool:
@@ -134,12 +150,22 @@ def load_function(method: str, source: str) -> Callable[..., Any]:
     try:
         exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - running the user's own method is the point
     except (Exception, SystemExit) as error:
-        raise MethodError(f"method {method}: the script fails on import: {type(error).__name__}: {error}") from error
+        said = f"{type(error).__name__}: {error}{line_in_script(error)}"
+        raise MethodError(f"method {method}: the script fails on import: {said}") from error
     function = getattr(module, name, None)
     if not callable(function):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise MethodError(f"method {method}: no function {name!r} in {path}{did_you_mean(name, names)}")
     return function  # type: ignore[no-any-return]
+
+
+def line_in_script(error: BaseException) -> str:
+    """Return ` (script.py:12)`: the innermost line of a script that an error came through; else nothing."""
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__", "")).startswith(_PREFIX):
+            found = f" ({Path(frame.f_code.co_filename).name}:{line})"
+    return found
 
 
 def script_method(method: str, source: str) -> Method:
@@ -170,7 +196,8 @@ def _loaders(data: RunData, options: ScriptOptions, rng: Seeds) -> list[DataLoad
         images = images or ImageSet(data.retain.pixels, data.retain.indices[:0], data.retain.scaling)  # noqa: PLW2901
         scaling = Scaling.of("raw") if options.pixels == "raw" else images.scaling
         dataset = CompetitionDataset(images, scaling)
-        shuffle = len(dataset) > 0
         generator = rng.torch(f"{name}-loader")
-        loaders.append(DataLoader(dataset, options.batch_size, shuffle=shuffle, generator=generator))
+        order = _InBlocks(images, generator) if images.pixels.shuffle.window else None
+        shuffle = len(dataset) > 0 and order is None
+        loaders.append(DataLoader(dataset, options.batch_size, shuffle=shuffle, sampler=order, generator=generator))
     return loaders

@@ -78,7 +78,7 @@ def verdict(scores: Scores) -> str:
     closest = max(unlearned, key=lambda one: by_f.get(one.population, float("-inf")))
     quality = estimate(closest, "forgetting_quality")
     said = joined(decimals(quality.value), interval(quality.low, quality.high))
-    sentences = [f"Closest to retraining: {closest.population}, F {said} at N = {quality.n}."]
+    sentences = [f"{_opening(quality)}: {closest.population}, F {said} at N = {quality.n}."]
     sentences += _against_the_null(quality) + _overlap(closest, unlearned)
     by_score = comparable(scores)
     if unlearned[0] is not closest and unlearned[0].population in by_score:
@@ -89,6 +89,12 @@ def verdict(scores: Scores) -> str:
             f"{unlearned[0].population} leads with {number} at N = {best.n}."
         )
     return " ".join(sentences)
+
+
+def _opening(quality: Estimate) -> str:
+    """Return how a verdict begins: to be the closest is no praise for one that retraining itself would leave behind."""
+    below = quality.at_null_n is not None and _place(quality, quality.at_null_n).startswith("below")
+    return "Closest to retraining, though not close to it" if below else "Closest to retraining"
 
 
 def _against_the_null(quality: Estimate) -> list[str]:

@@ -1,6 +1,7 @@
 """Scores as lines of text: what `evaluate` prints.
 
     for line in score_lines(scores): ...
+    for line in growth_lines(scores): ...        # shorter, while N grows
 
 At most 100 columns, as long as no warning is longer.
 
@@ -34,6 +35,17 @@ def score_lines(scores: Scores) -> list[str]:
         *_missing_lines(found),
         *(f"warning: {said}" for said in warnings_of(scores)),
     ]
+
+
+def growth_lines(scores: Scores) -> list[str]:
+    """Return one line per scored population: N, score and F with their intervals, and the null's F."""
+    lines = []
+    for one in ranked(scores):
+        score, quality = estimate(one, "score"), estimate(one, "forgetting_quality")
+        said = [f"score {_with_interval(score, one.runs)}", f"F {_with_interval(quality, one.runs)}"]
+        said += [f"null F {decimals(quality.null)} at {quality.null_n}"] if quality.null is not None else []
+        lines.append(f"N={one.runs} {one.population}: {', '.join(said)}")
+    return lines
 
 
 def _at(scores: Scores) -> str:

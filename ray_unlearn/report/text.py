@@ -124,6 +124,13 @@ def _cost(method: Method) -> str:
     return method.cost + (f" (by default {', '.join(said)})" if said else "")
 
 
+def method_list(methods: Sequence[Method]) -> list[str]:
+    """Return a line per method, and how to learn more."""
+    width = max(len(method.name) for method in methods)
+    lines = [f"{method.name:<{width}}  {method.summary}" for method in methods]
+    return [*lines, "", "`ray-unlearn methods NAME`: source, cost, presets and options; --json: all of every method"]
+
+
 def method_lines(method: Method) -> list[str]:
     """Return one method's page."""
     values = method_values(method)

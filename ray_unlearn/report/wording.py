@@ -74,3 +74,16 @@ def short(name: str, width: int) -> str:
 def _signed(text: str) -> str:
     """Return the text with a real minus sign; three decimals of a tiny negative number are a plain zero."""
     return text.replace("-", MINUS) if text.strip("-0.,") else text.lstrip("-")
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them.
+
+    >>> duration(7265.0)
+    '2 h 01 min'
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

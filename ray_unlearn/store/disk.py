@@ -10,6 +10,7 @@ Does not cover: object stores, and errors as people read them (`filesystem`).
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -55,6 +56,23 @@ def create_file(final: Path, data: bytes) -> None:
         _sync_folder(final.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def append_file(final: Path, data: bytes) -> None:
+    """Add whole lines to a file, in one write and not flushed to the disk: of a log that may lose its end.
+
+    Raises:
+        OSError: it cannot be written; a part of the data may have been.
+
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(final, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        written = os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+    if written < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final))
 
 
 def publish_folder(final: Path, payloads: Mapping[str, bytes], last: tuple[str, bytes]) -> None:
@@ -111,9 +129,12 @@ def _rename_folder(beside: Path, final: Path, complete: str) -> None:
 def is_dead(name: str) -> bool:
     """Return whether a temporary name is one of a process of this machine that has ended."""
     host, _, pid = name.removeprefix(TEMPORARY).rpartition("-")[0].rpartition("-")
-    if not name.startswith(TEMPORARY) or host != socket.gethostname():
-        return False
-    return pid.isdigit() and not _alive(int(pid))
+    return name.startswith(TEMPORARY) and has_ended(host, pid)
+
+
+def has_ended(host: str, pid: str) -> bool:
+    """Return whether a process of this machine has ended; False for those of other machines, which cannot be seen."""
+    return host == socket.gethostname() and pid.isdigit() and not _alive(int(pid))
 
 
 def _alive(pid: int) -> bool:

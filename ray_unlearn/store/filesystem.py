@@ -13,6 +13,7 @@ cut off stays in the bucket as an incomplete multipart upload, which no listing 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -32,6 +33,8 @@ from ray_unlearn.study.uris import label, told
 
 _OLD_NS = 24 * 3600 * 10**9
 """No write takes a day: what is older by the storage's own clock was left by a process on whatever host."""
+
+_PIECE_BYTES = 4 * 2**20
 
 _T = TypeVar("_T")
 
@@ -76,6 +79,26 @@ class Storage:
                 return bytes(stream.read())
 
         return self._try("read", name, read)
+
+    def copy_to(self, name: str, path: Path) -> str:
+        """Copy a file to a local path, a piece in memory at a time; return the sha256 of what was written.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StoreError: it cannot be read, or not be written there.
+
+        """
+        return self._try("copy", name, lambda: self._copy(name, path))
+
+    def _copy(self, name: str, path: Path) -> str:
+        sha256 = hashlib.sha256()
+        with self.filesystem.open_input_stream(self.path(name)) as stream, path.open("wb") as file:
+            while piece := stream.read(_PIECE_BYTES):
+                file.write(piece)
+                sha256.update(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        return sha256.hexdigest()
 
     def sizes(self, folder: str, *, recursive: bool = False) -> dict[str, int]:
         """Return {name relative to folder: size in bytes} of its files; empty where there is no folder."""

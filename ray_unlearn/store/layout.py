@@ -6,6 +6,7 @@
     <storage>/<study>/metrics.parquet            one row per run, rebuilt from records
     <storage>/<study>/scores.json, .parquet      the last evaluation; report.html shows it
     <storage>/<study>/scores/<mode>/*.json       its parts, one per population, computed again only when runs change
+    <storage>/<study>/events/<log>-000.jsonl      what happened while runs were made; a log per `generate`, in parts
     <storage>/<study>/<population>/population.json           digest and readable identity
     <storage>/<study>/<population>/records.jsonl             its records once more, to be read at once; large ones only
     <storage>/<study>/<population>/00007/record.json         with model.safetensors, outputs.arrow, stage-0001.*
@@ -59,6 +60,15 @@ class Layout:
         """Page that shows the last evaluation."""
         return f"{self.study}/report.{ending}"
 
+    @property
+    def events_folder(self) -> str:
+        """Folder of what happened while runs were made."""
+        return f"{self.study}/events"
+
+    def events(self, log: str, part: int) -> str:
+        """One part of what happened during one `generate`."""
+        return f"{self.events_folder}/{log}-{part:03d}.jsonl"
+
     def splits(self, digest: str) -> str:
         """Image ids by split."""
         return f"{self.study}/splits/{digest[:16]}.arrow"
@@ -90,6 +100,12 @@ class Layout:
     def failure(self, run: Run) -> str:
         """Record of a failed run."""
         return f"{self.failures(run.population)}/{run.index:05d}.json"
+
+
+def event_log_of(file: str) -> str | None:
+    """Return the log that a file of the events' folder is a part of, or None for any other file."""
+    log, _, part = file.removesuffix(".jsonl").rpartition("-")
+    return log if file.endswith(".jsonl") and log and part.isdigit() else None
 
 
 def run_index(folder: str) -> int | None:

@@ -58,14 +58,14 @@ class StudyStore:
 
         """
         new = [p for p in plan.populations.values() if self._is_new(p)]
-        study = json.dumps(labelled(plan.study.model_dump(mode="json")) | {"storage": self.storage.uri}, indent=2)
-        self.storage.publish_file(self.layout.study_json, study.encode())
         for population in new:
             content = {"digest": population.digest, "identity": population.identity}
             name = self.layout.population_json(population.name)
             self.storage.create_file(name, json.dumps(content, indent=2, sort_keys=True).encode())
         for population in new:
             self._is_new(population)  # another driver may have been quicker, with other values
+        study = json.dumps(labelled(plan.study.model_dump(mode="json")) | {"storage": self.storage.uri}, indent=2)
+        self.storage.publish_file(self.layout.study_json, study.encode())
         self.sweep(plan)
 
     def sweep(self, plan: Plan) -> None:
@@ -119,7 +119,9 @@ class StudyStore:
         """Publish a finished run: payloads, then its record; then forget its earlier failure.
 
         A run that somebody published meanwhile stays as it is: the same run has the same bytes. Payloads without a
-        record are no run: on a disk they make way, on an object store they are written over.
+        record are no run: on a disk they make way, on an object store they are written over. There, two drivers at
+        the same run whose bytes differ (a GPU that does not repeat itself) may leave the payload of one beside the
+        record of the other: `verify` finds it, and evaluation refuses what is not as recorded.
         """
         there = self.storage.exists(self.layout.record(run))
         held = self.record(run) if there else None
@@ -203,6 +205,12 @@ class StudyStore:
                 continue
             failed[failure.index] = failure
         return failed
+
+    def failed_indexes(self, population: str) -> list[int]:
+        """Return the run indexes that have a failure, sorted; it is not read, nor whether the run was made since."""
+        names = self.storage.sizes(self.layout.failures(population))
+        found = (run_index(name.removesuffix(".json")) for name in names)
+        return sorted(index for index in found if index is not None)
 
     def payload(self, run: Run, file: str, record: Record | None = None) -> bytes:
         """Return a payload of a finished run, after comparing it with its record.

@@ -40,6 +40,21 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         StudyError: the file cannot be read, is not YAML, or says something impossible.
 
     """
+    return parse_study(read_tree(path, overrides), where=str(path))
+
+
+def read_tree(path: str | Path, overrides: Sequence[str] = (), *, absolute: bool = True) -> dict[str, Any]:
+    """Return a study file's plain values, overrides merged in; nothing is validated but that it is a mapping.
+
+    Args:
+        path: the YAML file.
+        overrides: `a.b=value` strings; the value is YAML.
+        absolute: resolve relative paths; without, every path is as it was written, at the same place of the tree.
+
+    Raises:
+        StudyError: the file cannot be read, is not YAML, or is no mapping.
+
+    """
     file = Path(path)
     try:
         tree = parse_yaml(file.read_text(encoding="utf-8"))
@@ -50,11 +65,12 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         raise StudyError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise StudyError(f"{file}: expected a mapping with name, data and populations; found {type(tree).__name__}")
-    default = {"storage": Study.model_fields["storage"].default}  # left out means what it means when written out
-    tree = _absolute_paths(default | tree, file.parent.absolute())
-    for override in overrides:
-        tree = _merge(tree, _absolute_paths(_override(override), Path.cwd()))
-    return parse_study(tree, where=str(file))
+    tree = {"storage": Study.model_fields["storage"].default} | tree  # left out means what it means when written out
+    trees = [(tree, file.parent.absolute()), *((_override(override), Path.cwd()) for override in overrides)]
+    merged: dict[str, Any] = {}
+    for part, folder in trees:
+        merged = _merge(merged, _absolute_paths(part, folder) if absolute else part)
+    return merged
 
 
 def parse_study(tree: dict[str, Any], where: str) -> Study:

@@ -23,7 +23,9 @@ from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import PopulationSpec, Study
 
 ORIGINAL = "original"
-IDENTITY_FORMAT = 2  # raised where the same study began to give other bytes: 2, fused optimisers and trimmed taps
+IDENTITY_FORMAT = (
+    3  # raised where the same study began to give other bytes: 2, fused optimisers and trimmed taps; 3, live taps
+)
 
 StartsFrom = Literal["scratch", "original"]
 

@@ -16,11 +16,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ray_unlearn.errors import did_you_mean
+from ray_unlearn.study.execution import Execution
 from ray_unlearn.study.recipe import Block, Float, Int, Recipe
+from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 POPULATION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # no dots: `--set populations.NAME.lr=...` addresses it
-RESERVED_NAMES = ("data-cache", "splits", "scores", "failed")
+RESERVED_NAMES = ("data-cache", "splits", "scores", "failed", "events")
 
 Split = Literal["retain", "forget", "validation", "test"]
 Fraction = Annotated[Float, Field(gt=0, lt=1)]
@@ -141,6 +143,7 @@ class Data(Block):
     limit: Int | None = Field(
         None, ge=2, description="Use only this many training images, drawn with the study's seed."
     )
+    shuffle: AnyShuffle = Shuffle()
 
 
 class Model(Block):
@@ -217,38 +220,6 @@ class Outputs(Block):
     splits: tuple[Split, ...] = Field(("forget", "test"), min_length=1, description="Of those that the study has.")
     retain_sample: Int | None = Field(
         None, ge=1, description="Only this many retain images, drawn with the study's seed."
-    )
-
-
-class Execution(Block):
-    """Where and how fast; never changes a result on the same kind of device, but for the thread count.
-
-    `cuda_graph` and `deterministic` change the last bits on a GPU: leave them as they are inside a study.
-    """
-
-    workers: Annotated[Int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="auto: as many as the cluster has room for."
-    )
-    cpus_per_worker: Int = Field(1, ge=1, description="Also the thread count of a run, on every backend.")
-    gpus_per_worker: Annotated[Float, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="auto: 1 where the device is cuda, else 0."
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where the cluster has GPUs.")
-    max_attempts: Int = Field(2, ge=1, description="Tries per run before it is recorded as failed.")
-    deterministic: bool = Field(True, description="Deterministic algorithms on the GPU; the CPU always is.")
-    device_budget_gib: Float = Field(
-        8.0, ge=0, description="Decoded images up to this size live on the GPU, once per worker that shares it."
-    )
-    cuda_graph: bool = Field(
-        True,
-        description="GPUs replay the training step as one captured graph where nothing in it is Python's to decide; "
-        "with and without agree to rounding, and each repeats itself bit for bit where deterministic.",
-    )
-    run_timeout_s: Float | None = Field(
-        None, gt=0, description="A run that takes longer is ended with its worker; Ray only. Default: no limit."
-    )
-    recycle_growth_gib: Float = Field(
-        4.0, gt=0, description="A worker that holds this much more memory than after its first run is replaced."
     )
 
 

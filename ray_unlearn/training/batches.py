@@ -13,13 +13,14 @@ Does not cover: the optimiser (`loop`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn.data.images import ImageSet, upload
+from ray_unlearn.data.order import draw_order, reading_order
 from ray_unlearn.study.recipe import Augment, Recipe
 
 
@@ -79,9 +80,12 @@ def sizes_of(num_images: int, batch_size: int) -> list[int]:
 def draw(
     images: ImageSet, batch_size: int, how: Augment, generator: torch.Generator, steps: int | None = None
 ) -> Draws:
-    """Draw an epoch, or its first `steps` batches: a fresh order, then each batch's crops and flips, batch by batch."""
+    """Draw an epoch, or its first `steps` batches: a fresh order, then each batch's crops and flips, batch by batch.
+
+    The order is the study's `data.shuffle`, whatever the method.
+    """
     sizes = sizes_of(len(images), batch_size)[:steps]
-    order = torch.randperm(len(images), generator=generator)[: sum(sizes)].numpy()
+    order = draw_order(len(images), images.pixels.shuffle, generator)[: sum(sizes)].numpy()
     offsets, mirrored = [], []
     for size in sizes:
         if how.crop:
@@ -97,9 +101,21 @@ def draw(
 
 
 def batches(images: ImageSet, epoch: Draws, batch_size: int, recipe: Recipe) -> Iterator[Batch]:
-    """Yield an epoch's batches."""
+    """Yield an epoch's batches; where images are read from disk, say in time which come next."""
+    announce = _announcer(images, epoch, batch_size)
     for start in range(0, len(epoch), batch_size):
+        announce(start)
         yield load(images, epoch.part(start, start + batch_size), recipe)
+
+
+def _announcer(images: ImageSet, epoch: Draws, batch_size: int) -> Callable[[int], None]:
+    """Return what to call before the batch at a position: it asks for what comes one batch, or one window, later."""
+    pixels = images.pixels
+    if not pixels.read_ahead:
+        return lambda start: None
+    ahead_N, lead = reading_order(epoch.rows_N.numpy(), pixels.shuffle), pixels.shuffle.window or batch_size
+    pixels.will_need(ahead_N[:lead])
+    return lambda start: pixels.will_need(ahead_N[start + lead : start + lead + batch_size])
 
 
 def endless(images: ImageSet, batch_size: int, recipe: Recipe, generator: torch.Generator) -> Iterator[Batch]:

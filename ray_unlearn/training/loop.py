@@ -31,6 +31,7 @@ from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.training.batches import Batch, Draws, batches, draw, endless, sizes_of
 from ray_unlearn.training.captured import Engine
 from ray_unlearn.training.engines import can_stand_in
+from ray_unlearn.training.live import Live
 from ray_unlearn.training.objective import Loss, class_weights, cross_entropy
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
 from ray_unlearn.training.precision import arithmetic, autocast, refuse_unsupported
@@ -102,7 +103,8 @@ class Training:
         self._streams = [endless(images, size, recipe, generator) for images, size, generator in further]
         self._plain = len(sets) == 1 and all(each is None for each in (loss, hooks, parameters, optimizer))
         model.to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
-        self.optimizer = optimizer or make_optimizer(model, recipe, parameters)
+        self.optimizer = self._own = optimizer or make_optimizer(model, recipe, parameters)
+        self._live: Live | None = None
         self._rate = rate or partial(rate_factor, recipe)
         self._hooks = hooks or Hooks()
         self.steps_per_epoch = len(sizes_of(len(self._images[0]), self._sizes[0]))
@@ -130,35 +132,50 @@ class Training:
         images = self._images[0]
         epoch = draw(images, self._sizes[0], self.recipe.augment, self._generator, steps).on_device_of(images)
         with arithmetic(self.recipe.precision):
-            engine = self._engine(len(epoch))
-            total = self._eagerly(epoch) if engine is None else self._captured(engine, epoch, steps)
+            total = self._steps(epoch, steps)
         self._remaining -= steps
         self.epochs_done += 1
         mean = float(total) / len(epoch)
         if not math.isfinite(mean):
             hint = f"a lower lr may help (lr {self.recipe.lr})"
             raise TrainingDiverged(f"the training loss of epoch {self.epochs_done} is {mean}; {hint}")
+        self.data.on_images(len(epoch))
         self.data.on_epoch(self.model, self.epochs_done, mean)
 
     def _rate_at(self, step: int) -> float:
         return self.recipe.lr * self._rate(self.epochs_done + step / self.steps_per_epoch)
 
-    def _eagerly(self, epoch: Draws) -> torch.Tensor:
+    def _steps(self, epoch: Draws, steps: int) -> torch.Tensor:
+        """Take an epoch's steps in the quickest way that gives its bits; return the sum of its images' losses."""
+        engine = self._engine(len(epoch))
+        if engine is not None:
+            return self._captured(engine, epoch, steps)
+        if self.epochs_done == 0 and self._plain and can_stand_in(self.model, self.optimizer, self.recipe):
+            on_cpu = self.data.device.type == "cpu"
+            self._live = Live.of(self.model, self.recipe, self._images[0].pixels.image_size) if on_cpu else None
+        if self._live is None or self.optimizer is not self._own:
+            return self._eagerly(epoch, self.optimizer, partial(set_rate, self.optimizer))
+        with self._live as live:
+            return self._eagerly(epoch, live.optimizer, live.set_rate)
+
+    def _eagerly(
+        self, epoch: Draws, optimizer: torch.optim.Optimizer, rate_is: Callable[[float], None]
+    ) -> torch.Tensor:
         """Take an epoch's steps one operation at a time; return the sum of its images' losses, on the device."""
         total = torch.zeros((), device=self.data.device)
         for step, batch in enumerate(batches(self._images[0], epoch, self._sizes[0], self.recipe)):
-            set_rate(self.optimizer, self._rate_at(step))
-            total = total + self._step((batch, *map(next, self._streams))) * len(batch)
+            rate_is(self._rate_at(step))
+            total = total + self._step((batch, *map(next, self._streams)), optimizer) * len(batch)
         return total
 
-    def _step(self, step_batches: Sequence[Batch]) -> torch.Tensor:
+    def _step(self, step_batches: Sequence[Batch], optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """Take one step; return the loss, still on the device."""
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         with autocast(self.recipe.precision, self.data.device):
             value = self._loss(self.model, *step_batches)
         value.backward()  # type: ignore[no-untyped-call]
         self._hooks.after_backward()
-        self.optimizer.step()
+        optimizer.step()
         self._hooks.after_step()
         return value.detach()
 

@@ -87,6 +87,25 @@ def make_optimizer(
     return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
+def steps_without_gradient(recipe: Recipe, rates: Iterable[float]) -> tuple[float, float, float, float] | None:
+    """Return what steps at such rates do to a weight w and its momentum m whose gradient is zero at each of them.
+
+    Factors (a, b, c, d) with w' = a w + b m and m' = c w + d m, the product of the steps. SGD's are
+    m' = momentum m + decay w and w' = w - rate m' (Sutskever et al. 2013, as in torch); AdamW's is
+    w' = (1 - rate decay) w. None for Adam with weight decay, which is not linear.
+    """
+    a, b, c, d = 1.0, 0.0, 0.0, 1.0
+    if recipe.optimizer == "adam":
+        return None if recipe.weight_decay else (a, b, c, d)
+    for rate in rates:
+        if recipe.optimizer == "adamw":
+            a *= 1 - rate * recipe.weight_decay
+        else:
+            c, d = recipe.momentum * c + recipe.weight_decay * a, recipe.momentum * d + recipe.weight_decay * b
+            a, b = a - rate * c, b - rate * d
+    return a, b, c, d
+
+
 def rate_factor(recipe: Recipe, epochs_done: float) -> float:
     """Return what the base rate is multiplied by after `epochs_done` epochs (a fraction inside an epoch)."""
     warm = min(1.0, epochs_done / recipe.warmup_epochs) if recipe.warmup_epochs else 1.0

@@ -1,0 +1,118 @@
+"""The subcommand that sends a study to a cluster: submit.
+
+    ray-unlearn submit faces.yaml --set storage=s3://bucket/studies --wait
+
+The study's job has a name of its own, `faces-1a2b3c4d-a1`: submitted while it runs, it is attached to, not doubled;
+submitted after it has ended, the next attempt makes what is missing.
+
+Does not cover: what travels (`driver.parcel`), Ray's job server (`driver.ray_jobs`), what the job does: it is
+another of these subcommands, on the head node.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ray_unlearn.cli.options import Overrides, StudyFile, say
+from ray_unlearn.errors import ClusterError, Interrupted
+
+if TYPE_CHECKING:
+    from ray_unlearn.driver.ray_jobs import JobServer
+    from ray_unlearn.driver.submission import Attempt, Submission
+
+
+class StageName(StrEnum):
+    """What the job does; each is a subcommand."""
+
+    all = "all"
+    prepare = "prepare"
+    generate = "generate"
+    evaluate = "evaluate"
+    report = "report"
+
+
+def submit(
+    study: StudyFile,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The cluster's dashboard. Default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, else http://127.0.0.1:8265.",
+        ),
+    ] = None,
+    stage: Annotated[StageName, typer.Option(help="What the job does.")] = StageName.all,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show the job's log; end with its exit code.")] = False,
+    ship_code: Annotated[
+        bool, typer.Option("--ship-code", help="Take this ray_unlearn along; else the cluster has it installed.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the `ray job submit` line.")] = False,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Send a study to a Ray cluster as a job, or follow it.
+
+    A job of the study that runs already is attached to; one that has ended goes on.
+
+    The study and the scripts that it names travel; data and storage must be where every node sees them.
+    """
+    from ray_unlearn.driver import ray_jobs
+    from ray_unlearn.driver.parcel import pack
+    from ray_unlearn.driver.submission import command_line, job_line, next_attempt, rival, submission_of
+    from ray_unlearn.report.text import plural
+
+    parcel = pack(study, overrides, stage=stage.value, ship_code=ship_code)
+    address = (address or ray_jobs.default_address()).rstrip("/")
+    environment = ray_jobs.environment_of(address)
+    server = ray_jobs.JobServer(address, lambda line: say(line, error=True))
+    attempts = server.attempts()
+    number, running = next_attempt(parcel.prefix, attempts)
+    submission = submission_of(parcel, address, number, parcel.write())
+    if dry_run:
+        say(command_line(submission, environment, wait=wait))
+        return
+    if running is None and (other := rival(submission, attempts)) is not None:
+        raise ClusterError(
+            f"{other.id} makes runs of study {parcel.study} in the same storage, from another version of the study or "
+            f"in another stage; wait for it, or stop it first: {job_line('stop', other.id, address, environment)}"
+        )
+    if running is None and server.submit(submission):
+        travels = f"{plural(len(parcel.files) + 1, 'file')}, {parcel.size_bytes:,} bytes"
+        say(f"submitted {submission.id} to {address} ({travels})")
+        say(f"the same as: {command_line(submission, environment, wait=wait)}")
+    else:
+        say(f"{submission.id} runs already on {address}; attached to it, nothing submitted")
+    say(f"follow: {job_line('logs', submission.id, address, environment, '--follow')}")
+    say(f"stop:   {job_line('stop', submission.id, address, environment)}")
+    if wait:
+        raise typer.Exit(_followed(server, submission))
+
+
+def _followed(server: JobServer, submission: Submission) -> int:
+    """Show the job's log; return the exit code that says how it ended."""
+    try:
+        ended = server.follow(submission.id, _show)
+    except Interrupted as stop:
+        say(f"{stop}; {submission.id} goes on: follow or stop it as said above; the same command attaches", error=True)
+        return stop.exit_code
+    say(_ending(ended), error=True)
+    return ended.code
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _ending(ended: Attempt) -> str:
+    """Return one line about how a job ended, and what to do."""
+    if ended.status == "SUCCEEDED":
+        return f"{ended.id} succeeded"
+    if ended.status == "STOPPED":
+        return f"{ended.id} was stopped; nothing is lost: the same command makes what is missing"
+    if ended.exit_code == 3:
+        return f"{ended.id} ended with runs that failed; the same command tries them again"
+    reason = " ".join(ended.message.split())[:300]
+    return f"{ended.id} failed with exit code {ended.code}: {reason}"

@@ -1,0 +1,183 @@
+"""`status --watch` and `evaluate --watch`: the same, again and again, until there is no more to see.
+
+    raise typer.Exit(watch_status(Watch(study, store), every_s=5.0))
+
+On a terminal a table that stays in place, elsewhere a line where something changed. Both end when everything planned
+is made (0), or when the driver has ended or is heard of no more (3).
+
+Does not cover: what there is to see (`report.watching`, `evaluation`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from ray_unlearn.cli.options import say
+from ray_unlearn.report.text import aligned, plural
+from ray_unlearn.report.watching import Driver, Look, Watch
+from ray_unlearn.report.wording import duration
+
+if TYPE_CHECKING:
+    from ray_unlearn.evaluation.scores import Scores
+
+GROWTH = 1.5
+"""Scores are computed again once a population has so many times the runs: together they cost a few times the last."""
+LEAST = 6
+"""Runs with which a population is first scored: halves of three are the smallest that a null and intervals can have."""
+
+
+def watch_status(watch: Watch, every_s: float) -> int:
+    """Show how far a study is until it is done; return the exit code."""
+    with _shown() as show:
+        while True:
+            look = watch.look()
+            show(look)
+            end = _end(look)
+            if end is not None:
+                break
+            time.sleep(every_s)
+    code, line = end
+    say(line)
+    return code
+
+
+def watch_scores(watch: Watch, every_s: float, compared: Compared, score: Callable[[int | None], Scores]) -> int:
+    """Score populations again whenever they have grown, until the study is done; return the exit code.
+
+    Args:
+        watch: the study.
+        every_s: how often to look.
+        compared: which populations, with which.
+        score: returns scores of every population's first so many runs; of all where None.
+
+    """
+    from ray_unlearn.report.score_text import growth_lines
+
+    scored, waits = dict[str, int](), ""
+    while True:
+        look = watch.look()
+        end, (sizes, common) = _end(look), compared.sizes(look)
+        if sizes and (end or _grown(sizes, scored)):
+            for line in growth_lines(score(None if end else common)):
+                say(f"{_now()} {line}")
+            scored = sizes
+        if end is not None:
+            break
+        if not sizes and (why := compared.waiting(look)) != waits:
+            waits = why
+            say(f"{_now()} {why}", error=True)
+        time.sleep(every_s)
+    code, line = end
+    say(line)
+    return code
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Which populations are scored against which."""
+
+    reference: str
+    populations: Sequence[str]
+
+    def sizes(self, look: Look) -> tuple[dict[str, int], int | None]:
+        """Return at which N each population can be compared, and the common one where they are about equal.
+
+        No N is larger than the reference's. Populations that follow one another (`interleave: false`) have no common N
+        that says much; then each is compared at its own, as `evaluate` does.
+        """
+        found = {one.population: one for one in look.populations}
+        theirs = found[self.reference]
+        wanted = [one for name, one in found.items() if name in self.populations and name != self.reference]
+        least = min([LEAST, theirs.planned, *(one.planned for one in wanted)])
+        sizes = {one.population: n for one in wanted if (n := min(one.made, theirs.made)) >= least}
+        common = min(sizes.values(), default=0)
+        if 2 * common < max(sizes.values(), default=0):
+            return sizes, None
+        return dict.fromkeys(sizes, common), common
+
+    def waiting(self, look: Look) -> str:
+        """Return why nothing can be scored yet."""
+        theirs = next(one.made for one in look.populations if one.population == self.reference)
+        if not theirs:
+            return f"waiting: the reference {self.reference} has no finished run yet"
+        return f"waiting: scores begin when {self.reference} and another population have {plural(LEAST, 'run')}"
+
+
+def _grown(sizes: Mapping[str, int], scored: Mapping[str, int]) -> bool:
+    return any(size > scored.get(name, 0) and size >= GROWTH * scored.get(name, 0) for name, size in sizes.items())
+
+
+def _waiting(look: Look, reference: str) -> str:
+    theirs = next((one.made for one in look.populations if one.population == reference), 0)
+    if not theirs:
+        return f"waiting: the reference {reference} has no finished run yet"
+    return f"waiting: {reference} has {plural(theirs, 'run')}; scores begin when it and a population have {LEAST}"
+
+
+def _end(look: Look) -> tuple[int, str] | None:
+    """Return the exit code and what to say where there is no more to see."""
+    planned, failed = sum(one.planned for one in look.populations), sum(one.failed for one in look.populations)
+    if look.all_made:
+        return 0, f"all {plural(planned, 'run')} are made"
+    rest = (
+        f"{look.made} of {plural(planned, 'run')} made, {failed} failed; `ray-unlearn generate` makes what is missing"
+    )
+    if look.driver is Driver.ended:
+        return 3, f"the driver has ended: {rest}"
+    if look.driver is Driver.silent:
+        return 3, f"nothing is heard from the driver any more: {rest}"
+    return None
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[[Look], None]]:
+    """Yield what shows a look: in place on a terminal, else as a line where something changed."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console()
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda look: live.update(Text("\n".join(_table(look))), refresh=True)
+        return
+    last = ""
+
+    def line(look: Look) -> None:
+        nonlocal last
+        counts = ", ".join(_count(look))
+        if counts != last:
+            say(f"{_now()} {counts}; {_rate(look)}")
+        last = counts
+
+    yield line
+
+
+def _count(look: Look) -> list[str]:
+    return [
+        f"{one.population} {one.made}/{one.planned}" + (f" ({one.failed} failed)" if one.failed else "")
+        for one in look.populations
+    ]
+
+
+def _table(look: Look) -> list[str]:
+    rows = [["population", "planned", "made", "failed"]]
+    rows += [[one.population, *map(str, (one.planned, one.made, one.failed))] for one in look.populations]
+    return [*aligned(rows), f"{_now()} {_rate(look)}"]
+
+
+def _rate(look: Look) -> str:
+    driver = f"driver {look.driver.value}" if look.driver is not Driver.none else look.driver.value
+    if look.runs_per_s is None:
+        return driver
+    left = f", about {duration(look.left_s)} left" if look.left_s is not None else ""
+    return f"{driver}, {60 * look.runs_per_s:.1f} runs/min{left}"
+
+
+def _now() -> str:
+    return datetime.now().astimezone().strftime("%H:%M:%S")

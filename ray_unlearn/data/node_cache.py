@@ -1,0 +1,188 @@
+"""Shards of a remote storage on this node's own disk: fetched once, whoever asks, and no more than fit.
+
+    cache = NodeCache.of(cache_folder())
+    path = cache.get("ab12...", size_bytes, fetch)         # fetch(path) writes it there and returns its sha256
+    RAY_UNLEARN_CACHE=/scratch/shards RAY_UNLEARN_CACHE_GIB=200 ray-unlearn generate ...    # on every node
+
+A shard is named by its sha256, so that studies and storages share it. It is fetched under a lock, beside, checked, and
+renamed. A process writes down what it uses in a lease that it holds locked while it lives; a lease that can be locked
+is a dead one's. Where the limit (64 GiB, beside what is being fetched at that moment) is reached, what was asked for
+longest ago goes; never what a lease names. All locks are flock(2): the kernel frees them when a process dies.
+
+Does not cover: a folder that several machines share; each node needs its own (a local disk). Verifying a shard again
+once it is there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_unlearn.errors import DataError
+
+FOLDER, LIMIT = "RAY_UNLEARN_CACHE", "RAY_UNLEARN_CACHE_GIB"
+_DEFAULT_GIB = 64.0
+_STRIPES = 2  # hexadecimal digits: 256 lock files serve all shards
+
+_leases: dict[Path, Path] = {}
+"""This process's lease in each cache folder; open, and locked, until the process ends."""
+
+
+def cache_folder() -> Path:
+    """Return where a node keeps its copies; `~` is the node's own, so it is not expanded here. Nothing is created."""
+    return Path(os.environ.get(FOLDER) or "~/.cache/ray_unlearn")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCache:
+    """A folder of shards with a limit."""
+
+    folder: Path
+    limit_bytes: float
+
+    @classmethod
+    def of(cls, folder: Path) -> NodeCache:
+        """Return the cache in a folder, with this node's limit.
+
+        Raises:
+            DataError: the limit in the environment is no number.
+
+        """
+        text = os.environ.get(LIMIT, "") or str(_DEFAULT_GIB)
+        try:
+            gib = float(text)
+        except ValueError:
+            raise DataError(f"{LIMIT}: expected a number of GiB; found {text!r}") from None
+        return cls(Path(os.environ.get(FOLDER) or folder).expanduser(), gib * 2**30)
+
+    def get(self, sha256: str, size_bytes: int, fetch: Callable[[Path], str]) -> Path:
+        """Return the local path of a shard, fetching it where it is not there; it stays while this process lives.
+
+        Args:
+            sha256: of its bytes; its name here.
+            size_bytes: its size.
+            fetch: writes the shard to a path and returns the sha256 of what it wrote.
+
+        Raises:
+            DataError: what arrived is not the shard, or the cache's limit or disk is full of what is in use.
+
+        """
+        with self._locked(sha256[:_STRIPES]):
+            if not self._take(sha256, size_bytes):
+                self._make_room(size_bytes)
+                self._fetch(sha256, size_bytes, fetch)
+                self._take(sha256, size_bytes)
+        return self._path(sha256)
+
+    def _path(self, sha256: str) -> Path:
+        return self.folder / "shards" / f"{sha256}.arrow"
+
+    def _take(self, sha256: str, size_bytes: int) -> bool:
+        """Write down that this process uses a shard; return whether it is there."""
+        with self._locked("evict"):
+            path = self._path(sha256)
+            if not (path.exists() and path.stat().st_size == size_bytes):
+                return False
+            os.utime(path)  # the one that was asked for last
+            with self._lease().open("a", encoding="ascii") as lease:
+                lease.write(f"{sha256}\n")
+            return True
+
+    def _fetch(self, sha256: str, size_bytes: int, fetch: Callable[[Path], str]) -> None:
+        beside = self._path(sha256).with_suffix(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if fetch(beside) != sha256:
+                raise DataError(f"{beside.name}: what was fetched is not the shard of that sha256; prepare again")
+            beside.rename(self._path(sha256))
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Remove what nobody uses, oldest first, until so much more is within the limit and on the disk."""
+        shards = self.folder / "shards"
+        shards.mkdir(parents=True, exist_ok=True)
+        with self._locked("evict"):
+            self._sweep_parts(shards)
+            used = self._in_use()
+            held = {path: path.stat() for path in shards.glob("*.arrow")}
+            total = sum(stat.st_size for stat in held.values())
+            for path in sorted(held, key=lambda path: held[path].st_mtime_ns):
+                if total + size_bytes <= self.limit_bytes and shutil.disk_usage(shards).free > size_bytes:
+                    return
+                if path.stem not in used:
+                    path.unlink()
+                    total -= held[path].st_size
+            self._refuse_overfull(total, size_bytes)
+
+    def _refuse_overfull(self, total: int, size_bytes: int) -> None:
+        gib, free = 2**30, shutil.disk_usage(self.folder).free
+        if total + size_bytes > self.limit_bytes:
+            raise DataError(
+                f"{self.folder}: the cache of decoded shards is full of what is in use: {total / gib:.2f} GiB, "
+                f"limit {self.limit_bytes / gib:.2f}; raise {LIMIT} on this node, or use a smaller image_size"
+            )
+        if free <= size_bytes:
+            raise DataError(
+                f"{self.folder}: no space for a decoded shard of {size_bytes:,} bytes, {free:,} are free; "
+                f"free some, or name another disk in {FOLDER} on this node"
+            )
+
+    def _sweep_parts(self, shards: Path) -> None:
+        """Remove what dead processes were fetching."""
+        for part in shards.glob("*.part"):
+            pid = part.name.split(".")[1].partition("-")[0]
+            if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+                part.unlink(missing_ok=True)
+
+    def _lease(self) -> Path:
+        """Return this process's lease; made, and locked until the process ends, at the first call."""
+        known = _leases.get(self.folder)
+        if known is None or known.name.partition("-")[0] != str(os.getpid()):  # a forked child has its own
+            known = self.folder / "leases" / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            known.parent.mkdir(parents=True, exist_ok=True)
+            _flock(os.open(known, os.O_CREAT | os.O_RDWR, 0o644), wait=True)  # never closed: the lock is the lease
+            _leases[self.folder] = known
+        return known
+
+    def _in_use(self) -> set[str]:
+        """Return the shards that live processes use; remove the leases of dead ones."""
+        used: set[str] = set()
+        for lease in self.folder.glob("leases/*"):
+            descriptor = os.open(lease, os.O_RDWR)
+            try:
+                if _flock(descriptor, wait=False):
+                    lease.unlink()
+                else:
+                    used |= set(lease.read_text(encoding="ascii").split())
+            finally:
+                os.close(descriptor)
+        return used
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Hold a lock of this node: of a stripe of shards while one is fetched, or of the whole cache for a moment."""
+        path = self.folder / "locks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            _flock(descriptor, wait=True)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _flock(descriptor: int, *, wait: bool) -> bool:
+    """Lock an open file; return whether it is ours now."""
+    import fcntl  # not on Windows, where no storage is remote either
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,168 @@
+"""What happens while runs are made, one JSON object per line: for people who watch, and to see where time went.
+
+    with event_log(store) as log:                # <study>/events/20261124T150312.123456Z-host-4711-000.jsonl
+        log.write("ready", worker=1, host="node-3")
+    for events in EventReader(store).logs().values():
+        events[0]["event"], events[0]["at"], events[0]["s"]
+
+`at` is UTC, `s` seconds since the log was opened, by a clock that never jumps. A thread writes what there is once a
+second: on a disk it appends whole lines, unflushed; an object store knows no appending, so there the newest part is
+published again, and another part begun once it is large. Nothing depends on events: a store that does not take them
+fails no run, and a reader skips what it cannot read, such as the last line of a driver that was killed.
+
+Does not cover: which events there are (`driver.recorder`), nor what they add up to (`report`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from ray_unlearn.errors import StoreError
+from ray_unlearn.store.disk import append_file
+from ray_unlearn.store.filesystem import Stamp
+from ray_unlearn.store.layout import event_log_of
+from ray_unlearn.store.study_store import StudyStore
+
+Event = dict[str, Any]
+"""event, at, s, and what else there is to say."""
+
+ALIVE_EVERY_S = 30.0
+"""A driver that has nothing to say says that it is there."""
+_EVERY_S = 1.0
+_EVERY_REMOTE_S = 10.0  # of an object store, where a line costs a request and what was written before it
+_PART_BYTES = 2**20
+_WAITING = 50_000  # events that a store may refuse before the oldest are dropped
+_CLOSING_S = 10.0  # a hung storage does not keep the command
+
+
+@contextmanager
+def event_log(store: StudyStore) -> Iterator[EventLog]:
+    """Yield a log; what breaks the block off is its last event."""
+    log = EventLog(store)
+    try:
+        yield log
+    except BaseException as error:
+        log.write("broken off", why=type(error).__name__)
+        raise
+    finally:
+        log.close()
+
+
+class EventLog:
+    """The events of one `generate`."""
+
+    def __init__(self, store: StudyStore) -> None:
+        self._store, self._start = store, time.monotonic()
+        started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        host = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
+        self._stem, self._part, self._bytes = f"{started}Z-{host}-{os.getpid()}", 0, 0
+        self._published = b""
+        """The newest part so far, of an object store."""
+        self._waiting: deque[Event] = deque(maxlen=_WAITING)
+        self._said_at, self._torn = self._start, False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="events", daemon=True)
+        self._thread.start()
+
+    def write(self, event: str, **more: Any) -> None:
+        """Note an event; costs microseconds, and never fails."""
+        self._said_at = time.monotonic()
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+        self._waiting.append({"event": event, "at": at, "s": round(self._said_at - self._start, 3), **more})
+
+    def close(self) -> None:
+        """Write what is left, as far as the store takes it, and end."""
+        self._over.set()
+        self._thread.join(_CLOSING_S)
+
+    def _work(self) -> None:
+        every_s = _EVERY_S if self._store.storage.local is not None else _EVERY_REMOTE_S
+        while not self._over.wait(every_s):
+            if time.monotonic() - self._said_at > ALIVE_EVERY_S:
+                self.write("alive")
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write what waits; where the store refuses, it waits on."""
+        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not taken:
+            return
+        data = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in taken).encode()
+        try:
+            self._append(data)
+        except (OSError, StoreError):
+            room = _WAITING - len(self._waiting)
+            self._waiting.extendleft(reversed(taken[max(0, len(taken) - room) :]))
+
+    def _append(self, data: bytes) -> None:
+        if self._bytes > _PART_BYTES:
+            self._part, self._bytes, self._published = self._part + 1, 0, b""
+        name = self._store.layout.events(self._stem, self._part)
+        local = self._store.storage.local
+        if local is None:
+            self._store.storage.publish_file(name, self._published + data)
+            self._published += data
+        else:
+            head, self._torn = b"\n" * self._torn, True
+            append_file(local / name, head + data)
+            self._torn = False
+        self._bytes += len(data)
+
+
+class EventReader:
+    """Reads a study's events, each part again only when it has changed."""
+
+    def __init__(self, store: StudyStore) -> None:
+        self._store = store
+        self._parts: dict[str, tuple[Stamp, list[Event]]] = {}
+
+    def logs(self) -> dict[str, list[Event]]:
+        """Return every log's events, oldest log first; empty where there are none."""
+        folder, logs = self._store.layout.events_folder, dict[str, list[Event]]()
+        for name, stamp in sorted(self._store.storage.stamps(folder).items()):
+            log = event_log_of(name)
+            if log is not None:
+                logs.setdefault(log, []).extend(self._read(folder, name, stamp))
+        return logs
+
+    def newest(self) -> list[Event]:
+        """Return the events of the log that was begun last; empty where there is none."""
+        folder, stamps = self._store.layout.events_folder, self._store.storage.stamps(self._store.layout.events_folder)
+        newest = max((log for name in stamps if (log := event_log_of(name)) is not None), default=None)
+        parts = sorted(name for name in stamps if newest is not None and event_log_of(name) == newest)
+        return [event for name in parts for event in self._read(folder, name, stamps[name])]
+
+    def _read(self, folder: str, name: str, stamp: Stamp) -> list[Event]:
+        held = self._parts.get(name)
+        if held is None or held[0] != stamp:
+            data = b""
+            with suppress(FileNotFoundError):
+                data = self._store.storage.read(f"{folder}/{name}")
+            held = self._parts[name] = (stamp, decode_events(data))
+        return held[1]
+
+
+def decode_events(data: bytes) -> list[Event]:
+    """Return the lines that are events: objects with `event`, `at` and a number `s`."""
+    found = []
+    for line in data.splitlines():
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict) and isinstance(value.get("event"), str) and isinstance(value.get("at"), str):
+            number = value.get("s")
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                found.append(value)
+    return found

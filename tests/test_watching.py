@@ -1,0 +1,275 @@
+"""Watching a study: what a look says, when it ends, and what is printed, with a clock that the test moves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY, merged
+from evaluated import evaluated_store
+from plans import finetune, plan_of, record_of
+
+from ray_unlearn.cli import main, watching
+from ray_unlearn.cli.watching import Compared, watch_scores, watch_status
+from ray_unlearn.errors import Interrupted
+from ray_unlearn.report.watching import PATIENCE_S, SILENT_S, Driver, Look, Made, Watch
+from ray_unlearn.store import FailedRecord, StudyStore, open_storage
+from ray_unlearn.study import Run
+
+ORIGINAL = Run(population="original", index=0)
+
+
+class Clock:
+    """Stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Making:
+    """A study of an original and ten runs, made by hand; its driver's log too."""
+
+    def __init__(self, folder: Path) -> None:
+        self.plan = plan_of(10)
+        self.store = StudyStore(open_storage(str(folder)), "tiny")
+        self.store.admit(self.plan)
+        self.clock = Clock()
+        self.watch = Watch(self.plan.study, self.store, self.clock)
+        self.lines: list[str] = []
+
+    def made(self, *runs: Run) -> None:
+        for run in runs:
+            payloads = {"model.safetensors": b"weights", "outputs.arrow": b"logits"}
+            self.store.publish(run, payloads, record_of(self.plan, run, payloads))
+
+    def failed(self, run: Run) -> None:
+        digest = self.plan.populations[run.population].digest
+        known = {"population": run.population, "index": run.index, "digest": digest, "host": "here"}
+        failure = FailedRecord(**known, error="no", traceback="", attempts=2, failed_at="now")
+        self.store.publish_failure(run, failure)
+
+    def event(self, kind: str, s: float, **more: object) -> None:
+        self.lines.append(json.dumps({"event": kind, "at": "2026-11-24T15:00:00.000Z", "s": s, **more}))
+        self.store.storage.publish_file(self.store.layout.events("log", 0), "\n".join(self.lines).encode())
+
+    def look(self, after_s: float = 0.0) -> Look:
+        self.clock.now += after_s
+        return self.watch.look()
+
+
+@pytest.fixture
+def making(tmp_path: Path) -> Making:
+    return Making(tmp_path / "store")
+
+
+def counts(look: Look) -> list[tuple[int, int]]:
+    return [(one.made, one.failed) for one in look.populations]
+
+
+def test_a_look_counts_records_and_failures_not_made_since(making: Making):
+    """Law: a folder without a record, and another run's record, are no run; a failure that was made since is none; a
+    run that is taken away is missed again."""
+    assert counts(making.look()) == [(0, 0), (0, 0)]
+    making.made(ORIGINAL, finetune(0), finetune(1))
+    making.failed(finetune(1))
+    making.failed(finetune(2))
+    making.store.storage.publish_file("tiny/finetune/00005/model.safetensors", b"x")
+    foreign = making.store.storage.read("tiny/finetune/00000/record.json")
+    making.store.storage.publish_file("tiny/finetune/00006/record.json", foreign)
+    assert counts(making.look()) == [(1, 0), (2, 1)]
+    making.made(finetune(2))
+    making.store.discard(finetune(0))
+    assert counts(making.look()) == [(1, 0), (2, 0)]
+
+
+def test_only_new_records_are_read(making: Making, monkeypatch: pytest.MonkeyPatch):
+    """Law: what was seen is not read again: with 3 runs there and 2 more, the second look reads 2 records."""
+    making.made(*(finetune(i) for i in range(3)))
+    making.look()
+    making.made(finetune(3), finetune(4))
+    read, plain = list[Run](), StudyStore.record
+    monkeypatch.setattr(StudyStore, "record", lambda self, run: read.append(run) or plain(self, run))
+    assert counts(making.look()) == [(0, 0), (5, 0)]
+    assert sorted(run.index for run in read) == [3, 4]
+
+
+def test_rate_and_time_left_by_hand(making: Making):
+    """Law: idle for 100 s, which counts for nothing; then 2 runs in 10 s are 0.2 a second; 8 left of 11, and one of
+    them failed: 7 or 35 s."""
+    making.look()
+    assert making.look(after_s=100).runs_per_s is None
+    making.made(ORIGINAL)
+    making.look(after_s=5)
+    making.made(finetune(0), finetune(1))
+    making.failed(finetune(2))
+    look = making.look(after_s=10)
+    assert look.runs_per_s == pytest.approx(3 / 15)
+    assert look.left_s == pytest.approx(7 / (3 / 15))
+
+
+def test_the_first_look_knows_the_rate_from_the_log(making: Making):
+    """Law: ready at 4 s, 3 made until 10 s: 0.5 a second; `--only` another population leaves this one's runs out."""
+    making.event("begun", 0, host="elsewhere", pid=1, pending={"finetune": 10})
+    making.event("ready", 4)
+    for second in (6, 8, 10):
+        making.event("made", second)
+    making.made(finetune(0), finetune(1), finetune(2))
+    look = making.look()
+    assert (look.driver, look.runs_per_s, look.left_s) == (Driver.working, 0.5, 14.0)  # the original is not asked for
+
+
+def test_what_the_driver_does(making: Making):
+    """Law: none; at work; silent when nothing is new for two minutes; at work again with a new run; then ended."""
+    assert making.look().driver is Driver.none
+    making.event("begun", 0, host="elsewhere", pid=1)
+    assert making.look(after_s=5).driver is Driver.working
+    assert making.look(after_s=SILENT_S + 1).driver is Driver.silent
+    making.made(finetune(0))
+    assert making.look().driver is Driver.working
+    assert making.look(after_s=SILENT_S - 1).driver is Driver.working
+    making.event("broken off", 9)
+    assert making.look().driver is Driver.ended
+
+
+def test_a_driver_of_this_machine_whose_process_is_gone_is_known_at_once(making: Making):
+    """Law: a pid that no process has is a dead driver; this process's is a live one."""
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    host = os.uname().nodename
+    making.event("begun", 0, host=host, pid=int(gone.stdout))
+    assert making.look().driver is Driver.silent
+    making.lines.clear()
+    making.event("begun", 0, host=host, pid=os.getpid())
+    assert making.look().driver is Driver.working
+
+
+def test_an_old_log_is_not_taken_for_the_next_drivers_end(making: Making):
+    """Law: a log that was over when watching began ends it after half a minute: the next driver may be starting."""
+    making.event("ended", 9)
+    assert making.look().driver is Driver.none
+    assert making.look(after_s=PATIENCE_S - 1).driver is Driver.none
+    assert making.look(after_s=2).driver is Driver.ended
+
+
+class Looks:
+    """Plays looks one after another in place of a watch."""
+
+    def __init__(self, *looks: Look) -> None:
+        self.looks = list(looks)
+
+    def look(self) -> Look:
+        return self.looks.pop(0)
+
+
+def seen(driver: Driver = Driver.working, failed: int = 0, **made: int) -> Look:
+    populations = tuple(Made(population=name, planned=16, made=n, failed=failed) for name, n in made.items())
+    return Look(populations=populations, driver=driver, runs_per_s=0.5, left_s=90.0)
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "said"),
+    [
+        (seen(a=16), 0, "all 16 runs are made"),
+        (
+            seen(Driver.ended, 1, a=9),
+            3,
+            "the driver has ended: 9 of 16 runs made, 1 failed; `ray-unlearn generate` makes",
+        ),
+        (seen(Driver.silent, a=9), 3, "nothing is heard from the driver any more: 9 of 16 runs made"),
+    ],
+)
+def test_watching_ends_with_a_code_and_a_reason(last: Look, code: int, said: str, capsys: pytest.CaptureFixture):
+    """Law: a line where counts changed and none where not; then 0 with everything made, 3 without a driver."""
+    watch = Looks(seen(a=3), seen(a=3), seen(a=4, failed=1), last)
+    assert watch_status(watch, every_s=0.0) == code  # type: ignore[arg-type]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" ")[2].partition(";")[0] for line in lines[:2]] == ["a 3/16", "a 4/16 (1 failed)"]
+    assert lines[0].endswith("; driver at work, 30.0 runs/min, about 1 min 30 s left")
+    assert len(lines) == 4
+    assert lines[-1].startswith(said)
+
+
+def test_scores_are_computed_as_populations_grow(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    """Law: not before the reference has a run, nor below 6; at 6, not at 8, at 9 (half more), and at the end all; the
+    common N is the smallest, and no larger than the reference's."""
+    monkeypatch.setattr("ray_unlearn.report.score_text.growth_lines", lambda scores: [f"first {scores}"])
+    compared = Compared("ref", ["a", "b", "ref"])
+    watch = Looks(
+        seen(ref=0, a=9, b=9, original=1),
+        seen(ref=5, a=9, b=9, original=1),
+        seen(ref=6, a=9, b=7, original=1),
+        seen(ref=9, a=9, b=8, original=1),
+        seen(ref=9, a=11, b=12, original=1),
+        seen(Driver.ended, ref=16, a=16, b=12, original=1),
+    )
+    asked: list[int | None] = []
+    assert watch_scores(watch, 0.0, compared, lambda first: asked.append(first) or first) == 3  # type: ignore[arg-type]
+    assert asked == [6, 9, None]
+    said = capsys.readouterr()
+    assert [line.partition(" ")[2] for line in said.err.splitlines()] == [
+        "waiting: the reference ref has no finished run yet",
+        "waiting: scores begin when ref and another population have 6 runs",
+    ]
+    assert [line.partition(" ")[2] for line in said.out.splitlines()[:3]] == ["first 6", "first 9", "first None"]
+
+
+def test_populations_that_follow_one_another_have_no_common_n():
+    """Law: where the smallest has less than half of the largest, each is compared at its own N, and new ones count."""
+    sizes, common = Compared("ref", ["a", "b"]).sizes(seen(ref=16, a=16, b=7))
+    assert (sizes, common) == ({"a": 16, "b": 7}, None)
+    assert Compared("ref", ["a", "b"]).sizes(seen(ref=16, a=16, b=5)) == ({"a": 16}, 16)
+    assert Compared("ref", ["a"]).sizes(seen(ref=16, a=16, b=7)) == ({"a": 16}, 16)
+    assert watching._grown({"a": 16, "b": 7}, {"a": 16})
+    assert not watching._grown({"a": 16}, {"a": 12})
+
+
+def test_evaluate_compares_the_first_runs_alone(tmp_path: Path):
+    """Law: `first` runs of every population give the numbers that a store holding only those gives."""
+    from ray_unlearn.evaluation.evaluate import evaluate
+
+    study, store = evaluated_store(tmp_path / "all", {"retrained": 8, "again": 7})
+    few, other = evaluated_store(tmp_path / "few", {"retrained": 6, "again": 6})
+    scores = evaluate(study, store, first=6)
+    assert scores.populations["again"].runs == 6
+    assert scores.populations["again"].measures == evaluate(few, other).populations["again"].measures
+
+
+def test_evaluate_watch_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Law: with all made already, one line per population with N and interval, and 0."""
+    loaded, _ = evaluated_store(tmp_path / "store", {"retrained": 8, "again": 8})
+    file = tmp_path / "study.yaml"
+    values = json.loads(loaded.model_dump_json(exclude_unset=True))
+    file.write_text(yaml.safe_dump(values | {"storage": "store"}, sort_keys=False))
+    assert main(["evaluate", str(file), "--watch", "--jobs", "1"]) == 0
+    (scored, last) = capsys.readouterr().out.splitlines()
+    assert "N=8 again: score " in scored
+    assert "[" in scored
+    assert last == "all 17 runs are made"
+    assert main(["status", str(file), "--watch"]) == 0
+    assert "again 8/8" in capsys.readouterr().out
+    assert main(["evaluate", str(file), "--watch", "--json"]) == 2
+    assert main(["status", str(file), "--watch", "--json"]) == 2
+    assert "leave one out" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_watching(making: Making, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
+    """Law: Ctrl-C is exit code 130 and one line, no traceback."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(merged(TINY, {"storage": str(tmp_path / "store")})))
+
+    def interrupted(seconds: float) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+    monkeypatch.setattr(watching, "time", type("Time", (), {"sleep": staticmethod(interrupted)}))
+    assert main(["status", str(file), "--watch", "--every", "0.1"]) == Interrupted(signal.SIGINT).exit_code == 130
+    assert "interrupted by SIGINT" in capsys.readouterr().err
