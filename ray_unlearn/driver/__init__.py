@@ -4,8 +4,8 @@
     summary.made, summary.failed
 
 `opening` turns a study into a job, `order` says which run comes first, `loop` is the scheduler (no Ray in it), `inline`
-and `ray_backend` are the places where runs execute, `ray_data` decodes large sources, `progress` tells people, and
-`recorder` tells the log of events and `ray_metrics`.
+and `ray_pool` are the places where runs execute, `room` says how many a node holds, `ray_data` decodes large sources,
+`progress` tells people, and `recorder` tells the log of events and `ray_metrics`.
 
 Does not cover: what a run does (`ray_unlearn.worker`).
 """
