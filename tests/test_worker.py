@@ -141,7 +141,7 @@ def test_a_failure_is_retried_then_recorded_with_its_traceback(scripted):
     summary = generate(study, backend="inline")
     assert (summary.made, list(summary.failed), summary.exit_code) == (1, [MINE], 3)
     failure = open_job(study).store.failures("mine")[0]
-    assert (failure.error, failure.attempts) == ("ValueError: 10 classes", 2)
+    assert (failure.error, failure.attempts) == ("ValueError: 10 classes (script.py:5)", 2)
     assert "in unlearning" in failure.traceback
 
 
