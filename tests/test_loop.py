@@ -25,7 +25,7 @@ class FakePool:
 
     Steps: ok (the default), fail, final, die, gone (its node goes), slow (ended: too long), poison; unpublished fails
     and killer dies while the next one is made; untold is published, and its worker dies before it tells.
-    `starts` says of the first, second, ... start whether it fails (x).
+    `starts` says of the first, second, ... start whether it fails (x) or dies first (d).
     One event per `wait`, picked by `seed`: any order in which a cluster could report is some seed's order.
     """
 
@@ -76,8 +76,8 @@ class FakePool:
         if worker in self.starting:
             self.starting.discard(worker)
             starts, self.starts = self.starts[:1], self.starts[1:]
-            if starts == "x":
-                return [Lost(worker, "no such device")]
+            if starts in ("x", "d"):
+                return [Lost(worker, "no such device", died=starts == "d")]
             self.calls[worker] = []
             return [Ready(worker, INFO)]
         attempts, flush = self.calls[worker].pop(0)
@@ -428,6 +428,14 @@ def test_starts_on_nodes_that_go_away_are_no_failed_starts():
     pool = Vanishing({}, lambda: 1, starts="xxx.")
     assert len(schedule(plan_of(2), pool).made) == 3
     assert next(pool.numbers) - 1 == 4
+
+
+def test_workers_that_die_as_they_start_are_tried_longer():
+    """Law: nine deaths in a row before a worker is ready are borne, because nodes may be going; ten end it."""
+    pool = FakePool({}, lambda: 1, starts="ddddddddd.")
+    assert len(schedule(plan_of(2), pool).made) == 3
+    with pytest.raises(ClusterError, match="10 workers in a row could not start: no such device"):
+        schedule(plan_of(2), FakePool({}, lambda: 1, starts="d" * 10))
 
 
 class Draining(FakePool):

@@ -29,6 +29,7 @@ from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.study.plan import Plan, Run
 
 _STARTS_GIVEN_UP = 3  # workers in a row that could not open: the next would not either
+_DEATHS_GIVEN_UP = 10  # workers in a row that died first: machines may be going, as on a spot market
 
 
 def _nothing(*_: object) -> None:
@@ -261,7 +262,8 @@ class Scheduler:
         self._hooks.unready(event.cause)
         if event.unshared and not self.tally.made:  # later, it is one bad machine that joined: others go on
             raise StorageNotShared(event.cause)
-        if self._failed_starts >= _STARTS_GIVEN_UP and not self._hands:
+        limit = _DEATHS_GIVEN_UP if event.died else _STARTS_GIVEN_UP
+        if self._failed_starts >= limit and not self._hands:
             raise ClusterError(f"{self._failed_starts} workers in a row could not start: {event.cause}")
 
     def _blame(self, runs: list[Run], event: Lost) -> None:

@@ -57,6 +57,8 @@ class Lost:
     """Its node went away, or is about to: no run's fault."""
     overdue_s: float = 0.0
     """It was ended because its oldest call had taken this long; 0 where it was not."""
+    died: bool = False
+    """Its process ended before it could say why."""
 
 
 Event = Ready | Finished | Leaving | Lost

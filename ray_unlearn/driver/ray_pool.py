@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -195,7 +196,7 @@ class RayPool:
             value = ray.get(reference)
         except RayActorError as error:
             gone = self._is_gone(worker, error)
-            return self._lost(worker, f"worker process died: {_reason(error)}", preempted=gone)
+            return replace(self._lost(worker, f"worker process died: {_reason(error)}", preempted=gone), died=True)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, RayUnlearnError) else None
             return self._lost(worker, str(cause) if cause else _reason(error), isinstance(cause, StorageNotShared))
