@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +43,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
     tmp_path = tmp_path_factory.mktemp("cluster")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+    # Ray's jobs join the cluster that a file in here names: the machine's own may name somebody else's by then.
+    environment["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ru", dir="/tmp")  # short: sockets lie below it
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `python` is this one
     subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     dashboard = free_port()
@@ -63,6 +67,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
     finally:
         head.send_signal(signal.SIGTERM)  # `ray start --block` ends the processes that it started
         head.wait(timeout=60)
+        shutil.rmtree(environment["RAY_TMPDIR"], ignore_errors=True)
 
 
 def _wait_for(port: int) -> None:
