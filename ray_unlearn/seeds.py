@@ -88,7 +88,7 @@ def nothing_drawn(device: torch.device) -> Iterator[None]:
     """Put torch's global generators (the CPU's and the device's) back after the block, as if it had drawn nothing."""
     import torch
 
-    with torch.random.fork_rng(devices=[device]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else ()):
         yield
 
 

@@ -134,6 +134,41 @@ def test_who_looks_at_parameters_sees_all_of_them(data, paying):
     assert Live.of(net(), recipe(), 8) is not None
 
 
+class Odd(nn.Module):
+    """A net that does something of its own in `forward`."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.body, self.what = net(), what
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.what == "counts":
+            self.calls += 1
+        if self.what == "draws":
+            images = images + torch.randn(())
+        logits, weight = self.body[:4](images), self.body[4].weight
+        logits = self.body[5:](self.body[4](input=logits))
+        if self.what == "reads":
+            return logits / weight.norm()
+        return logits + weight[0, 0, 0, 0] if self.what == "cuts" else logits
+
+
+@pytest.mark.parametrize(("what", "is_live"), [("reads", False), ("cuts", False), ("counts", True), ("draws", True)])
+def test_a_forward_of_the_models_own_is_respected(what: str, is_live: bool, data, monkeypatch, paying):
+    """Law: a model that reads a weight beside calling its layer trains on all taps; trying changes neither buffers nor
+    what is drawn; a layer may be called by keyword.
+    """
+    torch.manual_seed(0)
+    ours, was_live = trained(Odd(what), data, recipe())
+    assert was_live is is_live
+    monkeypatch.setattr(live, "_PAYS", 1 << 40)
+    torch.manual_seed(0)
+    theirs, _ = trained(Odd(what), data, recipe())
+    for own, other in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+
+
 def test_a_frozen_weight_stays(data, paying):
     """Law: a convolution that a method freezes between epochs keeps every tap."""
     model = net()

@@ -15,12 +15,15 @@ Does not cover: Adam with weight decay, which is not linear; objectives and hook
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import nn
 
+from ray_unlearn.seeds import nothing_drawn
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.taps import LiveConv2d, TrimmedConv2d, live_window
 from ray_unlearn.training.optimizers import make_optimizer, set_rate, steps_without_gradient
@@ -28,13 +31,15 @@ from ray_unlearn.training.optimizers import make_optimizer, set_rate, steps_with
 _PAYS = 250_000  # dead weights; with fewer, putting them aside costs what it saves
 
 Tap = tuple[int, int]
+Size = tuple[int, int]
+Window = tuple[slice, slice]
 Factors = tuple[float, float, float, float]
 
 
 class _Layer:
     """One convolution, its weight in two parts."""
 
-    def __init__(self, conv: TrimmedConv2d, sees: tuple[int, int], window: tuple[slice, slice]) -> None:
+    def __init__(self, conv: TrimmedConv2d, sees: Size, window: Window) -> None:
         self._conv, self._sees, self._window = conv, sees, window
         self.whole = conv.weight
         (height, width), (rows, columns) = conv.kernel_size, window
@@ -92,15 +97,12 @@ class Live:
     @classmethod
     def of(cls, model: nn.Module, recipe: Recipe, image_size: int) -> Live | None:
         """Return the model's parts; None where a step would not be the same, or dead taps are too few to matter."""
-        convs = [module for module in model.modules() if type(module) is TrimmedConv2d]
-        if not convs or steps_without_gradient(recipe, ()) is None:
+        convs = {name: each for name, each in model.named_modules() if type(each) is TrimmedConv2d}
+        if steps_without_gradient(recipe, ()) is None or sum(each.weight.numel() for each in convs.values()) < _PAYS:
             return None
         used = Counter(id(each) for _, each in model.named_parameters(remove_duplicate=False))
-        layers = []
-        for conv, sizes in _maps_met(model, convs, image_size).items():
-            window = live_window(conv, *next(iter(sizes))) if len(sizes) == 1 else None
-            if window is not None and used[id(conv.weight)] == 1:
-                layers.append(_Layer(conv, next(iter(sizes)), window))
+        tried = {name: sees for name, sees in _tried(model, image_size).items() if used[id(convs[name].weight)] == 1}
+        layers = [_Layer(convs[name], sees, window) for name, (sees, window) in tried.items()]
         return cls(model, recipe, layers) if sum(layer.num_dead for layer in layers) >= _PAYS else None
 
     def set_rate(self, rate: float) -> None:
@@ -125,22 +127,49 @@ class Live:
                 layer.move_dead(factors)
 
 
-def _maps_met(
-    model: nn.Module, convs: list[TrimmedConv2d], image_size: int
-) -> dict[TrimmedConv2d, set[tuple[int, int]]]:
-    """Return which sizes of maps (height, width) reach each convolution when the model sees images of such a size."""
-    met: dict[TrimmedConv2d, set[tuple[int, int]]] = {}
+def _tried(model: nn.Module, image_size: int) -> dict[str, tuple[Size, Window]]:
+    """Return the convolutions that give one pixel, what they see, and which taps meet it: found out on a copy.
 
-    def note(conv: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        met.setdefault(conv, set()).add((args[0].shape[2], args[0].shape[3]))  # type: ignore[arg-type]
-
-    handles = [conv.register_forward_pre_hook(note) for conv in convs]
-    was_training = model.training
+    None of them where the copy's logits change when it goes without its other taps: a model may read a weight beside
+    calling its layer, and then it is trained as it is.
+    """
+    images = torch.linspace(-1, 1, 4 * 3 * image_size**2).view(4, 3, image_size, image_size).sin_()
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(2, 3, image_size, image_size))
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
+            twin = copy.deepcopy(model).eval()
+            convs = {each: name for name, each in twin.named_modules() if type(each) is TrimmedConv2d}
+            met = _maps_met(twin, list(convs), images)
+            found: dict[str, tuple[Size, Window]] = {}
+            for conv, sizes in met.items():
+                window = live_window(conv, *next(iter(sizes))) if len(sizes) == 1 else None
+                if window is not None:
+                    found[convs[conv]] = next(iter(sizes)), window
+            whole = _answer(twin, images)
+            for conv, name in list(convs.items()):
+                if name in found:
+                    _Layer(conv, *found[name]).part()
+            return found if torch.allclose(_answer(twin, images), whole, rtol=1e-4, atol=1e-5) else {}
+    except Exception:  # what cannot be copied, or does without its weight, is trained as it is
+        return {}
+
+
+def _maps_met(model: nn.Module, convs: list[TrimmedConv2d], images: torch.Tensor) -> dict[TrimmedConv2d, set[Size]]:
+    """Return which sizes of maps (height, width) reach each convolution when the model sees such images."""
+    met: dict[TrimmedConv2d, set[Size]] = {}
+
+    def note(conv: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        (maps,) = (*args, *named.values())
+        met.setdefault(conv, set()).add(tuple(maps.shape[2:]))
+
+    handles = [conv.register_forward_pre_hook(note, with_kwargs=True) for conv in convs]
+    _answer(model, images)
+    for handle in handles:
+        handle.remove()
     return met
+
+
+def _answer(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return what a model says of images, and says again: what it draws is the same each time, and nobody's loss."""
+    with nothing_drawn(torch.device("cpu")):
+        answer: torch.Tensor = model(images)
+    return answer
