@@ -16,7 +16,8 @@ from pyarrow import fs
 from test_loop import ORIGINAL, FakePool
 
 from ray_unlearn.driver import generate
-from ray_unlearn.driver.loop import Hooks, Scheduler
+from ray_unlearn.driver.hooks import Hooks
+from ray_unlearn.driver.loop import Scheduler
 from ray_unlearn.driver.recorder import Meters, Recorder, without_places
 from ray_unlearn.outcome import Outcome, Spent
 from ray_unlearn.report.utilisation import busy_share, utilisation, utilisation_line

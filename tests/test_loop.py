@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 from plans import finetune, plan_of
 
-from ray_unlearn.driver.loop import Hooks, Scheduler
+from ray_unlearn.driver.hooks import Hooks
+from ray_unlearn.driver.loop import Scheduler
 from ray_unlearn.driver.pool import Event, Finished, Leaving, Lost, Ready
 from ray_unlearn.driver.tally import Tally
 from ray_unlearn.errors import ClusterError
@@ -407,15 +408,41 @@ def test_a_poisoned_worker_goes_and_its_other_runs_come_back():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_node_that_goes_away_is_no_runs_fault(seed: int):
-    """Law: forty deaths by preemption give nothing up and count as no attempt; two by the run itself still do."""
+    """Law: twenty deaths by preemption each give nothing up and count as no attempt; two by the run itself still do."""
     retried: list[str] = []
-    pool = FakePool({finetune(0): ["gone"] * 40, finetune(1): ["gone"] * 40 + ["die"] * 2}, lambda: 2, seed)
+    pool = FakePool({finetune(0): ["gone"] * 20, finetune(1): ["gone"] * 20 + ["die"] * 2}, lambda: 2, seed)
     hooks = Hooks(retried=lambda run, why: retried.append(why))
     tally = schedule(plan_of(3), pool, max_attempts=1, hooks=hooks)
     assert tally.failed == {finetune(1): "its worker died 2 times: killed"}
     assert tally.made.count(finetune(0)) == 1
     assert {attempt for _, attempt, _ in pool.log} == {1}
-    assert len(retried) >= 81
+    assert len(retried) >= 41
+
+
+def test_a_run_that_takes_its_nodes_along_is_given_up():
+    """Law: nodes go away, but not twenty-one in a row with the same run alone on them."""
+    tally = schedule(plan_of(3), FakePool({finetune(1): ["gone"] * 99}, lambda: 1), max_attempts=9)
+    assert tally.failed == {finetune(1): "its node went away 21 times: killed"}
+    assert tally.made == [ORIGINAL, finetune(0), finetune(2)]
+
+
+def test_one_bad_machine_among_many_ends_nothing():
+    """Law: failed starts end a study only where no other worker works or starts."""
+    pool = FakePool({}, lambda: 40, starts="x" * 12 + "d" * 12)
+    assert len(schedule(plan_of(60), pool).made) == 61
+
+
+def test_the_pool_grows_again_after_failed_starts():
+    """Law: whoever could not start is tried again, one at a time, until all the room is used."""
+    ready: list[int] = []
+
+    class Counting(FakePool):
+        def wait(self) -> list[Event]:
+            ready.append(len(self.calls))
+            return super().wait()
+
+    assert len(schedule(plan_of(200), Counting({}, lambda: 8, starts="....xxxx")).made) == 201
+    assert max(ready) == 8
 
 
 def test_starts_on_nodes_that_go_away_are_no_failed_starts():

@@ -8,13 +8,15 @@ Does not cover: reading what was made (`ray_unlearn.report`, evaluation).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from ray_unlearn.driver.early import begin_to_import, import_what_follows, refuse_early, refuse_precision
-from ray_unlearn.driver.loop import Hooks, Scheduler
+from ray_unlearn.driver.hooks import Hooks
+from ray_unlearn.driver.loop import Scheduler
 from ray_unlearn.driver.order import in_order
 from ray_unlearn.driver.phases import Phases
 from ray_unlearn.driver.pool import Backend, Pool
@@ -231,7 +233,7 @@ def _make(
                 made=made,
                 failed=lambda outcome, attempts: _failed(job, progress, recorder, outcome, attempts),
                 retried=lambda run, why: progress.say(f"again: {run}: {why}"),
-                unready=lambda cause: progress.say(f"a worker could not start: {cause}"),
+                unready=functools.cache(lambda cause: progress.say(f"a worker could not start: {cause}")),
                 ready=ready,
             ),
             published=lambda run: published_run(job, run),

@@ -18,40 +18,19 @@ import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 
 from ray_unlearn.driver.hands import Hand
+from ray_unlearn.driver.hooks import Hooks, unknown
 from ray_unlearn.driver.pace import AHEAD_S, Pace
 from ray_unlearn.driver.pool import Event, Leaving, Lost, Pool, Ready
 from ray_unlearn.driver.tally import Tally
 from ray_unlearn.errors import ClusterError, StorageNotShared
-from ray_unlearn.outcome import Outcome, WorkerInfo
+from ray_unlearn.outcome import Outcome
 from ray_unlearn.study.plan import Plan, Run
 
 _STARTS_GIVEN_UP = 3  # workers in a row that could not open: the next would not either
 _DEATHS_GIVEN_UP = 10  # workers in a row that died first: machines may be going, as on a spot market
-
-
-def _nothing(*_: object) -> None:
-    """Ignore what happened."""
-
-
-def _unknown(_: Run) -> Outcome | None:
-    """Know of no run that was published and not told."""
-    return None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hooks:
-    """Called as things happen."""
-
-    made: Callable[[Outcome], None] = _nothing
-    failed: Callable[[Outcome, int], None] = _nothing
-    """A run is given up after this many attempts."""
-    retried: Callable[[Run, str], None] = _nothing
-    ready: Callable[[WorkerInfo], None] = _nothing
-    unready: Callable[[str], None] = _nothing
-    """A worker could not open, and why."""
+_NODES_GIVEN_UP = 20  # nodes that went away with the same run: no spot market is like that, it takes them along
 
 
 class Scheduler:
@@ -66,7 +45,7 @@ class Scheduler:
         made: Collection[Run],
         max_attempts: int,
         hooks: Hooks | None = None,
-        published: Callable[[Run], Outcome | None] = _unknown,
+        published: Callable[[Run], Outcome | None] = unknown,
     ) -> None:
         """Take the runs.
 
@@ -97,6 +76,7 @@ class Scheduler:
         self._pace = Pace()
         self._attempts: Counter[Run] = Counter()
         self._deaths: Counter[Run] = Counter()
+        self._vanished: Counter[Run] = Counter()
         self._alone: set[Run] = set()
         self._failed_starts = 0
         self.tally = Tally()
@@ -132,8 +112,8 @@ class Scheduler:
         for worker in sorted(self._starting, reverse=True)[: max(0, surplus)]:  # an autoscaler sees them as demand
             self._starting.discard(worker)
             self._pool.stop(worker)
-        if staying:  # a node where nothing can start must not be tried in a tight loop
-            room = min(room, max(room - self._failed_starts, staying))
+        # Where nothing can start, that must not be tried in a tight loop: one start at a time, for it may get well.
+        room = min(room, max(room - self._failed_starts, staying + 1))
         self._wanted = min(room, outstanding)
         for _ in range(self._wanted - staying - len(self._starting)):
             self._starting.add(self._pool.start())
@@ -194,6 +174,8 @@ class Scheduler:
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Ready):
+            if event.worker not in self._starting:
+                return  # its node was said to go away in the same breath
             self._starting.discard(event.worker)
             self._hands[event.worker] = Hand()
             self._hungry[event.worker] = None
@@ -263,7 +245,7 @@ class Scheduler:
         if event.unshared and not self.tally.made:  # later, it is one bad machine that joined: others go on
             raise StorageNotShared(event.cause)
         limit = _DEATHS_GIVEN_UP if event.died else _STARTS_GIVEN_UP
-        if self._failed_starts >= limit and not self._hands:
+        if self._failed_starts >= limit and not self._hands and not self._starting:
             raise ClusterError(f"{self._failed_starts} workers in a row could not start: {event.cause}")
 
     def _blame(self, runs: list[Run], event: Lost) -> None:
@@ -271,30 +253,23 @@ class Scheduler:
         if event.overdue_s and len(runs) == 1:
             self._queue.remove(runs[0])
             self._finished(Outcome(run=runs[0], seconds=event.overdue_s, error=event.cause))
-        elif event.preempted and runs:
-            self._hooks.retried(runs[-1], event.cause + _others(runs))
+        elif len(runs) > 1:  # where it may have been several, each is tried alone
+            self._alone.update(() if event.preempted else runs)
+            self._hooks.retried(runs[-1], f"{event.cause} ({len(runs) - 1} more with it)")
+        elif runs and event.preempted:
+            self._count(runs[0], self._vanished, _NODES_GIVEN_UP, "its node went away", event.cause)
         elif runs:
-            self._suspect(runs, event.cause)
+            self._count(runs[0], self._deaths, self._max_attempts, "its worker died", event.cause)
 
-    def _suspect(self, runs: list[Run], cause: str) -> None:
-        """Count a death against the run that was it; where that is not known, try each alone."""
-        if len(runs) > 1:
-            self._alone.update(runs)
-            self._hooks.retried(runs[-1], cause + _others(runs))
-            return
-        run = runs[0]
-        self._deaths[run] += 1
-        if self._deaths[run] > self._max_attempts:
-            self._queue.remove(run)
-            error = f"its worker died {self._deaths[run]} times: {cause}"
-            self._give_up(Outcome(run=run, seconds=0.0, error=error), self._deaths[run])
-        else:
+    def _count(self, run: Run, deaths: Counter[Run], borne: int, what: str, cause: str) -> None:
+        deaths[run] += 1
+        if deaths[run] <= borne:
             self._hooks.retried(run, cause)
+            return
+        self._queue.remove(run)
+        error = f"{what} {deaths[run]} times: {cause}"
+        self._give_up(Outcome(run=run, seconds=0.0, error=error), deaths[run])
 
     def _give_up(self, outcome: Outcome, attempts: int) -> None:
         self.tally.failed[outcome.run] = outcome.error
         self._hooks.failed(outcome, attempts)
-
-
-def _others(runs: list[Run]) -> str:
-    return f" ({len(runs) - 1} more with it)" if len(runs) > 1 else ""
