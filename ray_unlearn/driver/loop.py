@@ -254,7 +254,8 @@ class Scheduler:
             self._queue.remove(runs[0])
             self._finished(Outcome(run=runs[0], seconds=event.overdue_s, error=event.cause))
         elif len(runs) > 1:  # where it may have been several, each is tried alone
-            self._alone.update(() if event.preempted else runs)
+            self._vanished.update(runs if event.preempted else ())
+            self._alone.update(r for r in runs if not event.preempted or self._vanished[r] >= _NODES_GIVEN_UP)
             self._hooks.retried(runs[-1], f"{event.cause} ({len(runs) - 1} more with it)")
         elif runs and event.preempted:
             self._count(runs[0], self._vanished, _NODES_GIVEN_UP, "its node went away", event.cause)
