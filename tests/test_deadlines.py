@@ -45,6 +45,7 @@ def test_without_a_limit_nothing_is_overdue():
     assert deadlines.overdue(1e9) == []
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_run_that_hangs_is_ended_and_the_others_are_made(tiny, tmp_path: Path, ray_cluster):
     """Law: its worker is killed, the run fails with that reason after max_attempts, the rest of the study is made."""

@@ -138,7 +138,6 @@ def assert_resumes(command: Command, undisturbed: dict[str, bytes]) -> None:
 EVERYDAY = [
     ("torch is imported", INLINE, signal.SIGINT),
     ("data are decoded", INLINE, signal.SIGTERM),
-    ("workers start", RAY, signal.SIGINT),
 ]
 LONG = [
     (moment, how, number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -71,7 +72,8 @@ def test_the_whole_life_of_a_study_through_a_network_that_fails(server, prefix, 
     assert sum(count for kind, count in proxy.happened.items() if kind.startswith("reset")) >= 10
 
 
-@pytest.mark.parametrize("file", ["record.json"])  # six seconds of pyarrow's own tries each; payloads do the same
+@pytest.mark.long
+@pytest.mark.parametrize("file", ["model.safetensors", "record.json"])  # six seconds of pyarrow's own tries each
 def test_a_run_that_cannot_be_uploaded_fails_and_is_not_counted(server, prefix, expected, monkeypatch, file: str):
     """Law: whichever of its objects is refused for good, the run has no record; the others do, and later it has."""
     monkeypatch.setattr(retries, "_PAUSES_S", ())  # pyarrow's own tries take six seconds already
@@ -97,9 +99,11 @@ def test_a_run_that_cannot_be_uploaded_fails_and_is_not_counted(server, prefix, 
     assert [events[-1]["event"] for events in EventReader(store).logs().values()] == ["ended", "ended"]
 
 
-def test_a_signal_in_the_middle_of_an_upload_leaves_no_short_object(server: Server, prefix: str):
+def test_a_signal_in_the_middle_of_an_upload_leaves_no_short_object(server: Server, prefix: str, request):
     """Law: an exception in the main thread, as a signal raises it, finds the object absent or whole, never short."""
     data = os.urandom(200_000)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with Proxy(server) as proxy:
         proxy.delay_s = 0.05
         storage, direct = open_storage(proxy.uri(prefix)), open_storage(server.uri(prefix))

@@ -129,6 +129,7 @@ def test_what_other_hosts_left_goes_after_a_day(tiny: Callable[..., Study]):
     assert sorted(path.name for path in folder.iterdir() if "tmp" in path.name) == [".tmp-elsewhere-1-new", "00009.tmp"]
 
 
+@pytest.mark.long
 def test_two_drivers_on_one_study_do_no_harm(tmp_path: Path):
     """Law: both end well; runs are those planned, whole, with the bytes of one driver; nothing temporary stays."""
     for folder in ("both", "one"):
