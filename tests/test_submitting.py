@@ -219,6 +219,31 @@ def test_an_address_where_nobody_listens_is_one_line(tmp_path: Path, capsys) -> 
     assert "ray dashboard cluster.yaml" in error
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:82a65", "http://bad host:8265"])
+def test_a_url_that_is_none_is_one_line(tmp_path: Path, capsys, address: str) -> None:
+    """Law: a port that is no number and a host with a space are told like a server that is not there."""
+    assert main(["submit", write(tmp_path), "--address", address]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {address}: no job server can be reached (")
+    assert error.count("\n") == 1
+
+
+def test_a_port_that_does_not_speak_http_is_one_line(tmp_path: Path, capsys) -> None:
+    """Law: a server of another protocol, which greets first, is told like one that is not there."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"220 mail\r\n")
+                connection.recv(1000)
+
+        threading.Thread(target=greet, daemon=True).start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert main(["submit", write(tmp_path), "--address", address]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {address}: no job server can be reached (220 mail")
+
+
 class Answers(http.server.BaseHTTPRequestHandler):
     """Answers every request with the status and text of its server."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import logging
 import os
 import queue
@@ -215,7 +216,7 @@ def _refuse_unreachable(address: str) -> None:
         urllib.request.urlopen(f"{address}/api/version", timeout=_CONNECT_S).close()  # noqa: S310 - http(s), see above
     except urllib.error.HTTPError:
         return  # it answers; what it wants, Ray's client knows
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ClusterError(
             f"{address}: no job server can be reached ({getattr(error, 'reason', error)}); is the cluster up, and the "
             "tunnel to its dashboard (`ray dashboard cluster.yaml`)?"
