@@ -29,7 +29,8 @@ def everything(
 ) -> None:
     """Do what is not done yet, from prepare to report.
 
-    Ends with 3 where runs failed, after judging the others, and with 1 where those cannot be judged. A study without a reference population is generated only.
+    Ends with 3 where runs failed, after judging the others, and with 1 where those cannot be judged. A study without
+    a reference population is generated only.
     """
     from ray_unlearn.driver import generate
     from ray_unlearn.study import load_study
