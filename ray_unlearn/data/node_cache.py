@@ -82,7 +82,7 @@ class NodeCache:
         return self.folder / "shards" / f"{sha256}.arrow"
 
     def _take(self, sha256: str, size_bytes: int) -> bool:
-        """Write down that this process uses a shard, so that it stays once it is fetched; return whether it is there."""
+        """Write down that this process uses a shard, so that it stays once fetched; return whether it is there."""
         with self._locked("evict"):
             with self._lease().open("a", encoding="ascii") as lease:
                 lease.write(f"{sha256}\n")
