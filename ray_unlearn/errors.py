@@ -11,6 +11,7 @@
             ├── TrainingDiverged   a run's loss or weights became NaN or infinite              1
             ├── StoreError         the study's folder cannot be read or written                1
             │   ├── PopulationChanged  the folder holds this population, made differently      1
+            │   ├── ReferenceNotMade   no run of the population that others are compared with  1
             │   ├── StoreReadOnly      the folder can be read, but this user may not write it      1
             │   └── StorageNotShared   a worker's machine does not see the driver's storage    1
             ├── EvaluationError    populations cannot be scored as asked                       1
@@ -66,6 +67,10 @@ class PopulationChanged(StoreError):
 
 class StoreReadOnly(StoreError):
     """The study's folder can be read, but this user may not write to it."""
+
+
+class ReferenceNotMade(StoreError):
+    """The population that all others are compared with has no finished run."""
 
 
 class StorageNotShared(StoreError):

@@ -127,6 +127,14 @@ def test_the_competitions_layout_is_local(tmp_path):
         open_competition("s3://key:secret@bucket/input?region=x")
 
 
+def test_the_competitions_layout_is_no_folder_of_one_class(tmp_path):
+    """Law: found on an object store by `auto`, it is refused, not read as one class called images."""
+    class_folders(tmp_path / "input", images=[1, 2])
+    (tmp_path / "input" / "retain.csv").write_text("image_id,age_group\n")
+    with pytest.raises(DataError, match="input: the competition's layout is read from a local disk or mount only"):
+        open_source(Source(path=f"file://{tmp_path}/input"), "train", Columns())
+
+
 def test_images_may_lie_deeper_and_end_in_capitals(tmp_path):
     """Law: everything below a class's folder is of that class, whatever the ending's case."""
     root = class_folders(tmp_path / "faces", cat=[0])

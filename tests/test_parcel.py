@@ -109,6 +109,13 @@ def test_ids_travel_and_weights_by_relative_paths(tmp_path: Path) -> None:
     assert study.populations["original"].weights == (f"{folder}/files/0/a.pth", *weights[1:])
 
 
+def test_weights_that_are_null_stay_null(tmp_path: Path) -> None:
+    """Law: `weights: null` beside a method travels as it is, not as an empty list."""
+    file, overrides = write(tmp_path), ["populations.finetune.weights=null"]
+    folder = pack(file, overrides).write(tmp_path / "parcels")
+    assert load_study(folder / "study.yaml") == load_study(file, overrides)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "storage left out": ({"storage": None}, [], r"storage: \./studies is relative.*--set storage=s3://bucket/prefix"),
     "storage relative": ({"storage": "studies"}, [], r"study.yaml: storage: studies is relative"),
@@ -206,6 +213,22 @@ def test_the_name_is_the_study_and_what_it_says(tmp_path: Path) -> None:
     assert len(set(names)) == len(names)
     assert [name[:-12] for name in names] == ["tiny", "tiny", "other", "tiny-evaluate", "tiny", "tiny"]
     assert all(name.endswith("-a1") and len(name.split("-")[-2]) == 8 for name in names)
+
+
+@pytest.mark.parametrize(
+    ("storage", "slashed"),
+    [
+        ("/mnt/studies", "/mnt/studies/"),
+        ("s3://bucket/x", "s3://bucket/x//"),
+        ("s3://bucket/x?region=eu", "s3://bucket/x/?region=eu"),
+    ],
+)
+def test_a_slash_at_the_end_makes_no_other_job(tmp_path: Path, storage: str, slashed: str) -> None:
+    """Law: one store has one name, in the digest and in what a rival is told by; a root stays one."""
+    parcel, other = (pack(write(tmp_path), [f"storage={value}"]) for value in (storage, slashed))
+    assert (other.submission_id(1), other.storage) == (parcel.submission_id(1), storage)
+    assert pack(write(tmp_path), ["storage=/"]).storage == "/"
+    assert pack(write(tmp_path), ["storage=file:///"]).storage == "file:///"
 
 
 def test_a_folder_that_is_there_is_used_again(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from pyarrow import fs
 from samples import column, copied, decoded, encoded, picture, prepare, write_parquet
 
 from ray_unlearn.data import parquet, study_data
-from ray_unlearn.data.decode import decode_slice
+from ray_unlearn.data.decode import NOTE, decode_slice
+from ray_unlearn.data.integrity import damaged, prepare_again
 from ray_unlearn.data.parquet import ParquetSlice, open_parquet
-from ray_unlearn.data.prepare import Prepared, in_place
+from ray_unlearn.data.prepare import Prepared, in_place, prepare_source
 from ray_unlearn.data.shards import Example, encode_shard, map_shard
 from ray_unlearn.data.study_data import prepare_study
 from ray_unlearn.errors import DataError
@@ -207,6 +208,20 @@ def test_a_mapped_shard_copies_nothing(tmp_path):
     assert not shard.pixels_NHWC.flags.owndata
     assert not shard.pixels_NHWC.flags.writeable
     assert np.array_equal(shard.pixels_NHWC[200], picture(200, 64, 64))
+
+
+def test_a_note_left_over_does_not_vouch_for_a_damaged_shard(tmp_path):
+    """Law: a death just after the manifest leaves notes; what is prepared again is decoded again all the same."""
+    source, storage = faces(tmp_path), open_storage(str(tmp_path / "store"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ray_unlearn.data.prepare.remove_notes", lambda *given: None)
+        first = prepare_source(source, storage, image_size=8)
+    assert [name for name in storage.sizes(first.folder) if NOTE.fullmatch(name)]
+    shard = tmp_path / "store" / first.folder / first.manifest.shards[0].name
+    shard.write_bytes(b"x" * shard.stat().st_size)
+    prepare_again(storage, damaged(storage))
+    prepare_source(source, storage, image_size=8)
+    assert damaged(storage) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"ARROW1\0\0 not really", None])

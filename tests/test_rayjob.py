@@ -117,7 +117,7 @@ def test_the_driver_stays_on_the_head_and_has_time_to_stop(job: dict[str, Any]) 
     spec = job["spec"]
     assert not [key for key in spec if key.startswith("entrypoint") and key != "entrypoint"]
     assert yaml.safe_load(spec["runtimeEnvYAML"]) == {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "30"}}
-    assert spec["backoffLimit"] > 0
+    assert spec["backoffLimit"] == 1  # a refused study, exit code 2, is tried again, too
     assert spec["shutdownAfterJobFinishes"] is True
     assert pod(head(job))["restartPolicy"] == "Never"
 
@@ -132,6 +132,17 @@ def test_the_entrypoint_is_a_command_of_ours(job: dict[str, Any], capsys: pytest
     assert words[4].startswith(f"{mounts['study']}/")
     assert main(words[3:]) == 2
     assert capsys.readouterr().err.startswith("error: /home/ray/study/study.yaml: cannot be read")
+
+
+def test_every_pod_sees_the_study_and_its_scripts(job: dict[str, Any]) -> None:
+    """What a script imports from beside itself is imported on workers; the mounts are the head's."""
+    seen = []
+    for group in (head(job), workers(job)):
+        volumes = {volume["name"]: volume for volume in pod(group)["volumes"]}
+        mounts = pod(group)["containers"][0]["volumeMounts"]
+        seen.append([(mount, volumes[mount["name"]].get("configMap")) for mount in mounts if mount["name"] == "study"])
+    assert seen[0] == seen[1]
+    assert seen[0][0][1] == {"name": "ray-unlearn-study"}
 
 
 def test_every_pod_has_shared_memory_and_the_buckets_account(job: dict[str, Any]) -> None:

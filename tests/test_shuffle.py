@@ -63,6 +63,13 @@ def test_a_window_is_mixed_completely():
     assert abs(counts - 200).max() < 5 * 13.5
 
 
+def test_a_block_larger_than_the_set_is_the_set():
+    """Law: ten million million images a block draw what twelve do, of twelve; of no image nothing."""
+    vast, twelve = (Shuffle(order="blocks", block_images=size) for size in (10**13, 12))
+    assert draw_order(12, vast, generator()).tolist() == draw_order(12, twelve, generator()).tolist()
+    assert draw_order(0, vast, generator()).tolist() == []
+
+
 def test_any_blocks_meet():
     """Law: which blocks share a window is drawn anew: of 12 blocks in windows of 3, two share one in 2 of 11 epochs."""
     stream, together = generator(), 0

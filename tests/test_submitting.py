@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import shlex
@@ -18,7 +19,7 @@ from conftest import TINY, merged
 from ray_unlearn.cli import main
 from ray_unlearn.driver import ray_jobs
 from ray_unlearn.driver.submission import Attempt, Submission
-from ray_unlearn.errors import ClusterError, Interrupted
+from ray_unlearn.errors import ClusterError, Interrupted, StoreError
 
 
 def write(folder: Path, **changes: Any) -> str:
@@ -219,6 +220,31 @@ def test_an_address_where_nobody_listens_is_one_line(tmp_path: Path, capsys) -> 
     assert "ray dashboard cluster.yaml" in error
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:82a65", "http://bad host:8265"])
+def test_a_url_that_is_none_is_one_line(tmp_path: Path, capsys, address: str) -> None:
+    """Law: a port that is no number and a host with a space are told like a server that is not there."""
+    assert main(["submit", write(tmp_path), "--address", address]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {address}: no job server can be reached (")
+    assert error.count("\n") == 1
+
+
+def test_a_port_that_does_not_speak_http_is_one_line(tmp_path: Path, capsys) -> None:
+    """Law: a server of another protocol, which greets first, is told like one that is not there."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"220 mail\r\n")
+                connection.recv(1000)
+
+        threading.Thread(target=greet, daemon=True).start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert main(["submit", write(tmp_path), "--address", address]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {address}: no job server can be reached (220 mail")
+
+
 class Answers(http.server.BaseHTTPRequestHandler):
     """Answers every request with the status and text of its server."""
 
@@ -341,6 +367,43 @@ def test_a_log_that_breaks_off_goes_on_where_it_was(monkeypatch: pytest.MonkeyPa
     assert (ended.status, ended.code) == ("FAILED", 3)
 
 
+def test_a_connection_that_falls_silent_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: a connection dropped without a word is not waited for; the log goes on where it was."""
+    pytest.importorskip("ray")
+    monkeypatch.setattr(ray_jobs, "_AGAIN_S", 0)
+    monkeypatch.setattr(ray_jobs, "_SILENCE_S", 0.05)
+
+    class Silent(FakeClient):
+        async def tail_job_logs(self, name: str) -> Any:
+            self.asked += 1
+            yield "one\n"
+            if self.asked == 1:
+                await asyncio.sleep(3600)
+            yield "two\n"
+            self.log, self.status = "one\ntwo\n", "SUCCEEDED"
+
+        def get_job_info(self, name: str) -> Any:
+            self.refusals = ["once"]
+            return super().get_job_info(name)
+
+    client, shown = Silent([]), list[str]()
+    assert connected(client, []).follow("x-a1", shown.append).status == "SUCCEEDED"
+    assert ("".join(shown), client.asked) == ("one\ntwo\n", 2)
+
+
+def test_a_server_that_goes_with_its_job_has_said_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: once the exit code is known, a log that cannot be had any more does not lose it."""
+    pytest.importorskip("ray")
+    monkeypatch.setattr(ray_jobs, "_AGAIN_S", 0)
+
+    def gone(name: str) -> str:
+        raise ConnectionError("reset")
+
+    client = FakeClient([])
+    monkeypatch.setattr(client, "get_job_logs", gone)
+    assert connected(client, []).follow("x-a1", lambda text: None).code == 3
+
+
 def test_a_server_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: not reached for longer than our patience: one line, and how to go on."""
     pytest.importorskip("ray")
@@ -376,6 +439,20 @@ def test_all_judges_what_was_made_beside_failures(tmp_path: Path, capsys) -> Non
     populations = {"retrained": hot | {"method": "train", "on": "retain"}}
     assert main(["all", write(tmp_path, name="bad", populations=populations, **settings), "--backend", "inline"]) == 3
     assert "not judged, for want of the runs that failed: " in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_all_that_cannot_judge_says_so_though_runs_failed(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: an error that failed runs do not explain is told as it is, and ends it with 1, not with 3."""
+
+    def refused(*given: Any) -> None:
+        raise StoreError("s3://bucket: cannot write scores.json: access denied")
+
+    monkeypatch.setattr("ray_unlearn.cli.whole._judge", refused)
+    hot = {"method": "finetune", "lr": 1e9, "epochs": 3, "weight_decay": 1.0}
+    assert main(["all", write(tmp_path, populations={"hot": hot}), "--backend", "inline"]) == 1
+    assert capsys.readouterr().out.endswith("\nnot judged: s3://bucket: cannot write scores.json: access denied\n")
 
 
 def test_all_without_a_reference_only_generates(tmp_path: Path, capsys) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ray_unlearn.cli.options import Address, Backend, Overrides, StudyFile, Where, say, store_of
-from ray_unlearn.errors import RayUnlearnError
+from ray_unlearn.errors import RayUnlearnError, ReferenceNotMade
 
 if TYPE_CHECKING:
     from ray_unlearn.study import Study
@@ -29,7 +29,8 @@ def everything(
 ) -> None:
     """Do what is not done yet, from prepare to report.
 
-    Ends with 3 where runs failed, after judging the others. A study without a reference population is generated only.
+    Ends with 3 where runs failed, after judging the others, and with 1 where those cannot be judged. A study without
+    a reference population is generated only.
     """
     from ray_unlearn.driver import generate
     from ray_unlearn.study import load_study
@@ -41,10 +42,15 @@ def everything(
         say(line)
     try:
         _judge(loaded, backend, address)
-    except RayUnlearnError as error:
+    except ReferenceNotMade as error:
         if not summary.exit_code:
             raise
         say(f"not judged, for want of the runs that failed: {error}")
+    except RayUnlearnError as error:  # of the store or the cluster: trying the failed runs again mends nothing
+        if not summary.exit_code:
+            raise
+        say(f"not judged: {error}")
+        raise typer.Exit(1) from error
     raise typer.Exit(summary.exit_code)
 
 

@@ -32,6 +32,7 @@ from ray_unlearn.study.uris import label, told
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 _SLICE_ROWS = 2048
 _AT_ONCE, _HELD = 16, 64  # objects that are asked for at once, and held while the first is waited for
+_RETAIN = "retain.csv"  # the competition's layout is told by it
 _CSV_COLUMNS = ("image_id", "age_group")
 _IMAGE_ID = re.compile(r"[A-Za-z0-9_]+-[A-Za-z0-9_]+")
 
@@ -142,6 +143,8 @@ def _open_remote(uri: str) -> OpenSource:
     except OSError as error:
         raise DataError(f"{label(uri)}: cannot be listed: {told(error, uri)}") from error
     inside = {PurePosixPath(info.path).relative_to(root.rstrip("/")): info for info in found}
+    if PurePosixPath(_RETAIN) in inside:
+        raise _local_only(uri)
     names = tuple(sorted({_class_of(path, info.is_file) for path, info in inside.items()} - {""}))
     images = [path for path, info in inside.items() if info.is_file and path.suffix.lower() in _SUFFIXES]
     entries, known = [], []
@@ -166,7 +169,11 @@ def _class_of(path: PurePosixPath, is_file: bool) -> str:
 
 def is_competition(path: str) -> bool:
     """Return whether a folder has the competition's layout."""
-    return (Path(path) / "retain.csv").is_file()
+    return (Path(path) / _RETAIN).is_file()
+
+
+def _local_only(uri: str) -> DataError:
+    return DataError(f"{label(uri)}: the competition's layout is read from a local disk or mount only; copy it there")
 
 
 def open_competition(path: str) -> OpenSource:
@@ -177,9 +184,7 @@ def open_competition(path: str) -> OpenSource:
 
     """
     if "://" in path:
-        raise DataError(
-            f"{label(path)}: the competition's layout is read from a local disk or mount only; copy it there"
-        )
+        raise _local_only(path)
     entries = []
     for given in get_args(GivenSplit)[1:]:
         file = Path(path) / f"{given}.csv"

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ray_unlearn.data.decode import ShardInfo
+from ray_unlearn.data.decode import ShardInfo, remove_notes
 from ray_unlearn.data.prepare import MANIFEST, read_manifest
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.layout import DATA_CACHE
@@ -37,8 +37,12 @@ def damaged(storage: Storage) -> list[ShardProblem]:
 
 
 def prepare_again(storage: Storage, problems: Iterable[ShardProblem]) -> None:
-    """Remove the manifests of damaged sources, so that they are decoded again."""
+    """Remove the manifests of damaged sources, so that they are decoded again.
+
+    So are the notes of slices, of which a death just after the manifest may have left some: they vouch for sizes only.
+    """
     for folder in sorted({problem.folder for problem in problems}):
+        remove_notes(storage, folder)
         storage.remove(f"{folder}/{MANIFEST}")
 
 

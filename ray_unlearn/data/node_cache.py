@@ -19,7 +19,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,33 +75,36 @@ class NodeCache:
         with self._locked(sha256[:_STRIPES]):
             if not self._take(sha256, size_bytes):
                 self._make_room(size_bytes)
-                self._fetch(sha256, size_bytes, fetch)
-                self._take(sha256, size_bytes)
+                self._fetch(sha256, fetch)
         return self._path(sha256)
 
     def _path(self, sha256: str) -> Path:
         return self.folder / "shards" / f"{sha256}.arrow"
 
     def _take(self, sha256: str, size_bytes: int) -> bool:
-        """Write down that this process uses a shard; return whether it is there."""
+        """Write down that this process uses a shard, so that it stays once fetched; return whether it is there."""
         with self._locked("evict"):
+            with self._lease().open("a", encoding="ascii") as lease:
+                lease.write(f"{sha256}\n")
             path = self._path(sha256)
             if not (path.exists() and path.stat().st_size == size_bytes):
                 return False
             os.utime(path)  # the one that was asked for last
-            with self._lease().open("a", encoding="ascii") as lease:
-                lease.write(f"{sha256}\n")
             return True
 
-    def _fetch(self, sha256: str, size_bytes: int, fetch: Callable[[Path], str]) -> None:
-        beside = self._path(sha256).with_suffix(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    def _fetch(self, sha256: str, fetch: Callable[[Path], str]) -> None:
+        beside = self._path(sha256).with_suffix(f".{uuid.uuid4().hex[:8]}.part")
         beside.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked("evict"):  # nobody sweeps between the part and its lock
+            part = os.open(beside, os.O_CREAT | os.O_RDWR, 0o644)
+            _flock(part, wait=True)
         try:
             if fetch(beside) != sha256:
                 raise DataError(f"{beside.name}: what was fetched is not the shard of that sha256; prepare again")
             beside.rename(self._path(sha256))
         finally:
             beside.unlink(missing_ok=True)
+            os.close(part)
 
     def _make_room(self, size_bytes: int) -> None:
         """Remove what nobody uses, oldest first, until so much more is within the limit and on the disk."""
@@ -134,16 +137,21 @@ class NodeCache:
             )
 
     def _sweep_parts(self, shards: Path) -> None:
-        """Remove what dead processes were fetching."""
+        """Remove what dead processes were fetching; a lock tells, as pods on one node do not see each other's ids."""
         for part in shards.glob("*.part"):
-            pid = part.name.split(".")[1].partition("-")[0]
-            if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-                part.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # fetched meanwhile
+                descriptor = os.open(part, os.O_RDWR)
+                try:
+                    if _flock(descriptor, wait=False):
+                        part.unlink()
+                finally:
+                    os.close(descriptor)
 
     def _lease(self) -> Path:
         """Return this process's lease; made, and locked until the process ends, at the first call."""
         known = _leases.get(self.folder)
-        if known is None or known.name.partition("-")[0] != str(os.getpid()):  # a forked child has its own
+        forked = known is not None and known.name.partition("-")[0] != str(os.getpid())  # a child has its own
+        if known is None or forked or not known.exists():  # somebody may have removed the folder
             known = self.folder / "leases" / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
             known.parent.mkdir(parents=True, exist_ok=True)
             _flock(os.open(known, os.O_CREAT | os.O_RDWR, 0o644), wait=True)  # never closed: the lock is the lease

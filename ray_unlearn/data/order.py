@@ -21,7 +21,7 @@ def draw_order(count: int, shuffle: Shuffle, generator: torch.Generator) -> torc
     """
     if not shuffle.window:
         return torch.randperm(count, generator=generator)
-    block = shuffle.block_images
+    block = min(shuffle.block_images, max(count, 1))  # a block larger than the set is the set
     blocks_K = torch.randperm(-(-count // block), generator=generator)
     inside = (blocks_K[:, None] * block + torch.arange(block)).flatten()
     windows = torch.split(inside[inside < count], shuffle.window)

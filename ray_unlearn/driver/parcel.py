@@ -111,6 +111,7 @@ def pack(file: str | Path, overrides: list[str], *, stage: Stage = "all", ship_c
     study = parse_study(tree, where=str(file))
     _refuse_unseen(str(file), written)
     _refuse_methods(study)
+    tree["storage"] = _without_slash(study.storage)
     files: dict[str, Path] = {}
     names = _Names(files)
     _take_ids(tree, written, names)
@@ -123,7 +124,7 @@ def pack(file: str | Path, overrides: list[str], *, stage: Stage = "all", ship_c
     contents = {name: _sha256(path) for name, path in sorted(files.items())}
     return Parcel(
         study=study.name,
-        storage=study.storage,
+        storage=tree["storage"],
         stage=stage,
         text=text,
         files=files,
@@ -164,7 +165,7 @@ def _take_population(spec: dict[str, Any], written: dict[str, Any], names: _Name
         spec["method"] = f"{names.take(Path(script))}:{function}"
         for module in modules_beside(Path(script)):
             names.take_beside(Path(script), module)
-    if "weights" in spec:
+    if spec.get("weights") is not None:
         pairs = zip(_listed(spec["weights"]), _listed(written["weights"]), strict=True)
         spec["weights"] = [names.take(Path(path)) if _is_relative(said) else path for path, said in pairs]
 
@@ -216,6 +217,13 @@ def _refuse_large(study: str, files: Mapping[str, Path]) -> None:
         f"largest is {largest} ({sizes[largest] / 2**20:,.0f} MiB): put it where every node sees it, and name it by "
         "its absolute path or URI"
     )
+
+
+def _without_slash(storage: str) -> str:
+    """Return a storage's one name: `s3://bucket/x/` and `s3://bucket/x` are the same, and so are their jobs."""
+    path, mark, query = storage.partition("?" if "://" in storage else "\0")
+    bare = path.rstrip("/")
+    return (path if bare.endswith(":") or not bare else bare) + mark + query
 
 
 def _listed(value: Any) -> list[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import logging
 import os
 import queue
@@ -35,6 +36,8 @@ _CONNECT_S = 10.0
 _PATIENCE_S = 90.0
 """How long a server may be without an agent, or out of reach while a job is followed."""
 _AGAIN_S = 2.0
+_SILENCE_S = 60.0
+"""How long a log may say nothing before it is listened to anew; a connection may have been dropped without a word."""
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Ray's client prefers these to the address that it is given."""
 
@@ -149,7 +152,8 @@ class JobServer:
                 continue
             heard = time.monotonic()
             if attempt.ended:
-                show(self._log(submission_id)[shown:])
+                with contextlib.suppress(ClusterError):  # the server may go with its job; how that ended is known
+                    show(self._log(submission_id)[shown:])
                 return attempt
             time.sleep(_AGAIN_S)
 
@@ -178,19 +182,22 @@ class JobServer:
 
 
 def _tail(client: Any, submission_id: str, *, skip: int) -> Iterator[str]:
-    """Yield a log from character `skip` on, until the job ends or the connection does.
+    """Yield a log from character `skip` on, until the job or the connection ends, or nothing comes any more.
 
     A thread of its own listens, so that a signal finds this one waiting, not inside an event loop that may swallow it.
     """
     chunks: queue.Queue[str | None] = queue.Queue()
 
     async def listen() -> None:
-        async for chunk in client.tail_job_logs(submission_id):
-            chunks.put(chunk)
+        log = client.tail_job_logs(submission_id)
+        while True:
+            chunks.put(await asyncio.wait_for(anext(log), _SILENCE_S))
 
     def run() -> None:
         try:
-            with contextlib.suppress(Exception):  # whoever follows asks what became of the job
+            with contextlib.suppress(
+                Exception
+            ):  # its end and its silence are two; whoever follows asks what became of the job
                 asyncio.run(listen())
         finally:
             chunks.put(None)
@@ -215,7 +222,7 @@ def _refuse_unreachable(address: str) -> None:
         urllib.request.urlopen(f"{address}/api/version", timeout=_CONNECT_S).close()  # noqa: S310 - http(s), see above
     except urllib.error.HTTPError:
         return  # it answers; what it wants, Ray's client knows
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ClusterError(
             f"{address}: no job server can be reached ({getattr(error, 'reason', error)}); is the cluster up, and the "
             "tunnel to its dashboard (`ray dashboard cluster.yaml`)?"

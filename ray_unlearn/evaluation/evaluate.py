@@ -21,7 +21,7 @@ from pathlib import PurePath
 
 from pydantic import ValidationError
 
-from ray_unlearn.errors import StoreError, StoreReadOnly, StudyError, did_you_mean
+from ray_unlearn.errors import ReferenceNotMade, StoreError, StoreReadOnly, StudyError, did_you_mean
 from ray_unlearn.evaluation.agreement import disagreements
 from ray_unlearn.evaluation.halves import LEAST_TO_HALVE, Settings
 from ray_unlearn.evaluation.nulls import with_null
@@ -143,7 +143,9 @@ def _held(
         if records:
             held[name] = _population(name, spec, records, store).first(first or len(records))
     if reference not in held:
-        raise StoreError(f"{store.uri}: the reference {reference} has no finished run; `ray-unlearn generate` first")
+        raise ReferenceNotMade(
+            f"{store.uri}: the reference {reference} has no finished run; `ray-unlearn generate` first"
+        )
     theirs = held[reference]
     for name, population in held.items():
         if population.images != theirs.images:
