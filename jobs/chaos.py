@@ -41,6 +41,7 @@ from ray_unlearn.store.verify import verify
 JOBS = Path(__file__).parent
 NODE: dict[str, Any] = {"object_store_memory": 100 * 2**20}
 _GAVE_UP = "workers in a row could not start"
+_LAST_DRIVER_S = 1200.0  # undisturbed it makes at most what is left of a batch
 BATCH = 60  # runs by which a finished study grows
 _RPC_FAILURES = {  # Ray's own injection: calls of actors whose request or reply is lost
     "CoreWorkerService.grpc_client.PushTask": {
@@ -121,8 +122,8 @@ class Chaos:
         if code is not None:
             if code == 0:
                 self.study.count += BATCH
-            elif code == 1 and _GAVE_UP in Path(self.log.name).read_text().rstrip().rpartition("\n")[2]:
-                self.gave_up += 1  # with every node gone, as it should; the same command goes on
+            elif code == 1 and self.had_no_nodes():
+                self.gave_up += 1  # as it should; the same command goes on
             elif code != -signal.SIGKILL:
                 raise SystemExit(f"the driver ended with {code}; see {self.log.name}")
             self.driver = self.start()
@@ -133,6 +134,11 @@ class Chaos:
         elif getattr(self, f"kill_{victim}")():
             self.kills[f"{victim}, at random"] += 1
         time.sleep(self.random.uniform(0.2, 2.0))
+
+    def had_no_nodes(self) -> bool:
+        """Return whether the driver gave up for want of workers while no node was there that could have had one."""
+        alive = any(process.poll() is None for node in self.nodes for process in _processes(node))
+        return not alive and _GAVE_UP in Path(self.log.name).read_text().rstrip().rpartition("\n")[2]
 
     def order(self, victim: str) -> None:
         """Have somebody die at a named point; one order at a time, so that a driver's pid is still its own."""
@@ -166,7 +172,7 @@ class Chaos:
         for path in (self.study.folder / "orders").glob("*.json"):
             path.unlink()
         for _ in range(5):  # an order that was taken already may still be carried out
-            if self.driver.wait() in (0, 3):
+            if self.driver.wait(_LAST_DRIVER_S) in (0, 3):  # or an error: it hangs
                 break
             self.replace_nodes()
             self.driver = self.start()

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,6 +84,24 @@ def test_what_ray_lost_is_read_from_its_logs(tmp_path: Path):
     (tmp_path / "gcs_server.out").write_text(said.format("response"))
     (tmp_path / "raylet.out").write_text("nothing\n")
     assert chaos.lost_calls(tmp_path) == {"request": 3, "response": 2}
+
+
+@pytest.mark.parametrize("alive", [[False, False], [True, False]])
+def test_a_driver_may_give_up_only_where_no_node_is_alive(alive: list[bool], tmp_path: Path):
+    """Law: workers that cannot start are excused by nodes that are gone; with one of two alive they are an error."""
+    import chaos
+
+    def process(is_alive: bool) -> Any:
+        return SimpleNamespace(poll=lambda: None if is_alive else -9)
+
+    nodes = [SimpleNamespace(all_processes={"raylet": [SimpleNamespace(process=process(one))]}) for one in alive]
+    disturbed = chaos.Chaos.__new__(chaos.Chaos)
+    disturbed.nodes = nodes
+    disturbed.log = SimpleNamespace(name=tmp_path / "driver.log")
+    disturbed.log.name.write_text("error: 10 workers in a row could not start: died\n")
+    assert disturbed.had_no_nodes() is not any(alive)
+    disturbed.log.name.write_text("error: something else\n")
+    assert not disturbed.had_no_nodes()
 
 
 # The driver: inline, so that it is the worker, too

@@ -243,6 +243,20 @@ def test_evaluate_compares_the_first_runs_alone(tmp_path: Path):
     assert scores.populations["again"].measures == evaluate(few, other).populations["again"].measures
 
 
+def test_scores_of_the_first_runs_are_not_published(tmp_path: Path):
+    """Law: a look in between leaves what was published of all runs as it is, and says at how many it scored."""
+    from ray_unlearn.evaluation.evaluate import evaluate
+
+    study, store = evaluated_store(tmp_path, {"retrained": 8, "again": 8})
+    evaluate(study, store)
+    names = (store.layout.scores_json, store.layout.scores_parquet)
+    published = [store.storage.read(name) for name in names]
+    store.discard(Run(population="again", index=7))
+    scores = evaluate(study, store, first=6)
+    assert scores.warnings == ("population again: 7 of 8 runs are made, and the first 6 are scored",)
+    assert [store.storage.read(name) for name in names] == published
+
+
 def test_evaluate_watch_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     """Law: with all made already, one line per population with N and interval, and 0."""
     loaded, _ = evaluated_store(tmp_path / "store", {"retrained": 8, "again": 8})

@@ -53,7 +53,8 @@ def evaluate(
         store: the study's folder.
         populations: only these (reference and original are always there); default all.
         mode: overrides `evaluation.mode`.
-        first: only so many runs of every population, those with the smallest indexes; default all.
+        first: only so many runs of every population, those with the smallest indexes; such scores are not published,
+            only returned. Default all.
         execute: where parts are computed.
         tell: called with one line as things happen.
 
@@ -74,6 +75,8 @@ def evaluate(
     tasks = _tasks(study, store, settings, held, reference)
     parts = _computed(store, tasks, execute, tell)
     scores = _assembled(study, store, settings, tasks, parts, warnings)
+    if first is not None:
+        return scores  # of a look in between: what was published of more runs stays
     try:
         _publish(store, scores)
     except StoreReadOnly as error:  # somebody else's study: the numbers are worth having all the same
@@ -139,7 +142,8 @@ def _held(
             continue
         records = {index: record for index, record in store.made(name).items() if index < spec.planned}
         if len(records) < spec.planned:
-            warnings.append(f"population {name}: {len(records)} of {spec.planned} runs are made")
+            scored = f", and the first {first} are scored" if first and first < len(records) else ""
+            warnings.append(f"population {name}: {len(records)} of {spec.planned} runs are made{scored}")
         if records:
             held[name] = _population(name, spec, records, store).first(first or len(records))
     if reference not in held:
