@@ -270,3 +270,12 @@ def _with(changes: dict[str, Any]) -> dict[str, Any]:
     """Return the changes on top of a study that has a retrained population, too."""
     populations = {name: {**THREE.get(name, {}), **spec} for name, spec in changes.get("populations", {}).items()}
     return {**changes, "populations": {**THREE, **populations}}
+
+
+def test_an_evaluation_without_its_outputs_is_warned_of(tiny: Make):
+    """Law: a study that asks for scores and saves no retain outputs is told so before hours of work, not after."""
+    evaluated = {"populations": THREE, "evaluation": {"reference": "retrained"}}
+    (warning,) = planned(tiny(**evaluated, outputs={"splits": ["forget", "test"]})).warnings
+    assert warning.startswith("outputs.splits: without retain the evaluation has no score")
+    assert planned(tiny(**evaluated, outputs={"splits": ["forget", "test", "retain"]})).warnings == []
+    assert planned(tiny(populations=THREE)).warnings == []

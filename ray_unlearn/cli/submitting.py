@@ -49,7 +49,9 @@ def submit(
     ship_code: Annotated[
         bool, typer.Option("--ship-code", help="Take this ray_unlearn along; else the cluster has it installed.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the `ray job submit` line.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Send nothing: ask which attempt it would be, and print the line.")
+    ] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Send a study to a Ray cluster as a job, or follow it.

@@ -108,7 +108,12 @@ class Plan:
     @property
     def warnings(self) -> list[str]:
         """Return what a reader of the scores must know about the plan."""
-        return [
+        unscored = [
+            f"outputs.splits: without {split} the evaluation has no score, and adding it later means other populations"
+            for split in ("forget", "test", "retain")
+            if self.study.evaluation is not None and split not in self.study.outputs.splits
+        ]
+        return unscored + [
             f"population {p.name}: {p.method.name} is deterministic, so its {p.count} runs have no spread; "
             "the official metric gives such a population 0"
             for p in self.populations.values()
