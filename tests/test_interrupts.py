@@ -125,3 +125,14 @@ def test_a_childs_signals_are_its_own():
                 os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         time.sleep(0.5)
+
+
+def test_no_thread_keeps_a_command_that_was_interrupted():
+    """Law: Python waits for the threads of a pool, a command that a signal ended does not: its storage may hang."""
+    program = (
+        "import time\nfrom concurrent.futures import ThreadPoolExecutor\nfrom ray_unlearn import cli\n"
+        "def main():\n    ThreadPoolExecutor(1).submit(time.sleep, 60)\n    print('said')\n    return 143\n"
+        "cli.main = main\ncli.run()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (143, "said\n")

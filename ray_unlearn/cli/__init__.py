@@ -12,9 +12,11 @@ Does not cover: any work; each subcommand calls the room that does it.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -74,7 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """Be the process: what `ray-unlearn` calls. A Ctrl-C while Python itself starts or ends shows no traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(main())
+    code = main()
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # Python would wait for threads that a storage holds
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @app.callback(invoke_without_command=True)

@@ -42,7 +42,7 @@ _EVERY_S = 1.0
 _EVERY_REMOTE_S = 10.0  # of an object store, where a line costs a request and what was written before it
 _PART_BYTES = 2**20
 _WAITING = 50_000  # events that a store may refuse before the oldest are dropped
-_CLOSING_S = 10.0  # a hung storage does not keep the command
+_CLOSING_S = 3.0  # a hung storage does not keep the command
 
 
 @contextmanager
