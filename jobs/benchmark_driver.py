@@ -14,11 +14,12 @@ import argparse
 import json
 import os
 import tempfile
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from sampler import Sampler
 
 from ray_unlearn.driver import generate
 from ray_unlearn.study import Study, parse_study
@@ -101,29 +102,15 @@ def _count(folder: Path) -> int:
         return 0
 
 
-class Watch:
-    """Looks every half second until it is told to stop."""
+class Watch(Sampler[Look]):
+    """Looks every half second."""
 
     def __init__(self, folder: Path) -> None:
-        self.looks: list[Look] = []
-        self._folder, self._over = folder, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.5):
-            self.looks.append(look(self._folder))
+        super().__init__(lambda: look(folder), every_s=0.5)
 
     def at(self, made: int) -> Look:
         """Return the first look with so many runs made."""
-        return next(each for each in self.looks if each.made >= made)
+        return next(each for each in self.samples if each.made >= made)
 
 
 def measure(runs: int, workers: int, folder: Path) -> dict[str, Any]:
@@ -142,7 +129,7 @@ def measure(runs: int, workers: int, folder: Path) -> dict[str, Any]:
         "runs_per_s": made.made / made.phases["runs"],
         "early": asdict(watch.at(min(_EARLY, runs // 2))),
         "all_made": asdict(watch.at(int(0.98 * runs))),
-        "driver_most_mb": max(each.driver_mb for each in watch.looks),
+        "driver_most_mb": max(each.driver_mb for each in watch.samples),
         "temporary_left": len(list(folder.rglob(".tmp-*"))),
         "resume_decides_s": again.phases["prepare"],
         "resume_s": time.monotonic() - start,

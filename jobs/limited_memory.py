@@ -10,37 +10,23 @@ Does not cover: memory of a GPU; the peak of a whole tree of processes (`measure
 """
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from sampler import Sampler
 
 from ray_unlearn.errors import RayUnlearnError
 
 _GROUPS = Path("/sys/fs/cgroup")
 
 
-class Memory:
-    """Samples what processes hold, every 0.2 s, until it is told to stop; MB, 10^6 bytes."""
+class Memory(Sampler[tuple[float, float]]):
+    """Samples what processes hold, every 0.2 s: (time.monotonic(), MB of 10^6 bytes)."""
 
     def __init__(self, look: Callable[[], float]) -> None:
-        self.samples: list[tuple[float, float]] = []
-        """(time.monotonic(), MB)."""
-        self._look, self._over = look, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> "Memory":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.2):
-            self.samples.append((time.monotonic(), self._look()))
+        super().__init__(lambda: (time.monotonic(), look()), every_s=0.2)
 
     def at(self, moment: float) -> float:
         """Return the last sample up to a moment."""

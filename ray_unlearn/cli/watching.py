@@ -112,13 +112,6 @@ def _grown(sizes: Mapping[str, int], scored: Mapping[str, int]) -> bool:
     return any(size > scored.get(name, 0) and size >= GROWTH * scored.get(name, 0) for name, size in sizes.items())
 
 
-def _waiting(look: Look, reference: str) -> str:
-    theirs = next((one.made for one in look.populations if one.population == reference), 0)
-    if not theirs:
-        return f"waiting: the reference {reference} has no finished run yet"
-    return f"waiting: {reference} has {plural(theirs, 'run')}; scores begin when it and a population have {LEAST}"
-
-
 def _end(look: Look) -> tuple[int, str] | None:
     """Return the exit code and what to say where there is no more to see."""
     planned, failed = sum(one.planned for one in look.populations), sum(one.failed for one in look.populations)
