@@ -427,6 +427,14 @@ def test_all_does_every_stage_once(tmp_path: Path, capsys) -> None:
     assert "nothing to do: all 8 runs" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["generate", "all"])
+def test_options_of_workers_reach_the_driver(tmp_path: Path, capsys, command: str) -> None:
+    """Law: both commands that make runs pass them on; here the driver refuses them, so it was asked."""
+    for option in (["--workers", "2"], ["--gpus-per-worker", "0.5"]):
+        assert main([command, write(tmp_path), "--backend", "inline", *option]) != 0
+        assert "--gpus-per-worker are for --backend ray" in capsys.readouterr().err
+
+
 def test_all_judges_what_was_made_beside_failures(tmp_path: Path, capsys) -> None:
     """Law: runs that fail end it with 3, and the others are scored; without a reference run, it says why not."""
     hot = {"method": "finetune", "lr": 1e9, "epochs": 3, "weight_decay": 1.0}

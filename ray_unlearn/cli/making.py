@@ -19,9 +19,11 @@ from ray_unlearn.cli.options import (
     AsJson,
     Backend,
     Every,
+    GpusPerWorker,
     Overrides,
     StudyFile,
     Where,
+    Workers,
     names_in,
     say,
     store_of,
@@ -51,10 +53,8 @@ def generate(
     ] = [],  # noqa: B006
     backend: Where = Backend.ray,
     address: Address = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Workers; default: execution.workers.")] = None,
-    gpus_per_worker: Annotated[
-        float | None, typer.Option(help="GPUs of a worker; 0.25: four share one. Default: execution.gpus_per_worker.")
-    ] = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Make every checkpoint that is not made yet."""

@@ -29,6 +29,10 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YA
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a key; repeatable.")]
 Where = Annotated[Backend, typer.Option(help="ray, or inline: this process, without Ray.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster's address. Default: RAY_ADDRESS, else a local one.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Workers; default: execution.workers.")]
+GpusPerWorker = Annotated[
+    float | None, typer.Option(help="GPUs of a worker; 0.25: four share one. Default: execution.gpus_per_worker.")
+]
 Every = Annotated[float, typer.Option("--every", min=0.1, metavar="SECONDS", help="How often --watch looks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -9,11 +9,21 @@ Does not cover: any stage; each is the room's that does it, and has a subcommand
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from ray_unlearn.cli.options import Address, Backend, Overrides, StudyFile, Where, say, store_of
+from ray_unlearn.cli.options import (
+    Address,
+    Backend,
+    GpusPerWorker,
+    Overrides,
+    StudyFile,
+    Where,
+    Workers,
+    say,
+    store_of,
+)
 from ray_unlearn.errors import RayUnlearnError, ReferenceNotMade
 
 if TYPE_CHECKING:
@@ -24,7 +34,8 @@ def everything(
     study: StudyFile,
     backend: Where = Backend.ray,
     address: Address = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Workers; default: execution.workers.")] = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Do what is not done yet, from prepare to report.
@@ -37,7 +48,7 @@ def everything(
 
     loaded = load_study(study, overrides)
     say("stage: generate")
-    summary = generate(loaded, backend=backend.value, address=address, workers=workers)
+    summary = generate(loaded, backend=backend.value, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
     for line in summary.lines():
         say(line)
     try:
