@@ -2,8 +2,9 @@
 
     uv run python .ci/audit.py
 
-Prints a line per package that is affected, and ends with 1 where there is one. The table is written by hand and as old
-as its date; with a network, `uvx pip-audit` (or `uv export | uvx pip-audit -r /dev/stdin`) asks the whole database.
+Prints a line per package that is affected, and ends with 1 where there is one. The table is as old as its comments say
+(`.ci/advise.py` writes it); with a network, `uvx pip-audit` (or `uv export | uvx pip-audit -r /dev/stdin`) asks the
+whole database.
 """
 
 import csv
@@ -19,7 +20,7 @@ TABLE = Path(__file__).with_name("advisories.csv")
 
 
 def advisories(text: str) -> list[dict[str, str]]:
-    """Return the table's rows: id, package, affected, what."""
+    """Return the table's rows: id, package, affected, what, source."""
     return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
 
 

@@ -22,7 +22,8 @@ from ray_unlearn.errors import StoreError
 from ray_unlearn.models import parse_weights
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.records import CHECKPOINT
-from ray_unlearn.study.plan import Run
+from ray_unlearn.store.starts import refuse_other_starts
+from ray_unlearn.study.plan import ORIGINAL, Run
 
 _SAME_TIME = (1980, 1, 1, 0, 0, 0)  # the zip's own zero: the same checkpoints give the same file
 
@@ -31,12 +32,14 @@ def export_competition(store: StudyStore, population: str, count: int, file: Pat
     """Write the zip, whole or not at all; return its size in bytes.
 
     Raises:
-        StoreError: a checkpoint is missing or damaged, or the file cannot be written.
+        StoreError: a checkpoint is missing or damaged, or of a run that started from another original than is there;
+            or the file cannot be written.
 
     """
     if store.held(population) is None:
         raise StoreError(f"{store.uri} has no population {population}; run `ray-unlearn generate` first")
     records = store.made(population)
+    refuse_other_starts(store, population, records, store.made(ORIGINAL))
     missing = [index for index in range(count) if index not in records]
     if missing:
         shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")

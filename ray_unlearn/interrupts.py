@@ -34,6 +34,10 @@ GRACE_S = 10.0
 RESUMABLE = "nothing is lost: the same command makes what is missing"
 _AGAIN_S = 0.01
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_OVER = b"\0"
+"""No signal's number: the block was left."""
+_PIPES: set[tuple[int, int]] = set()
+"""Of the blocks that this process is in: where signals are read, and where they are told."""
 
 
 @contextlib.contextmanager
@@ -81,33 +85,51 @@ def ends_within(seconds: float) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _silence_children()
-    told, tell = os.pipe()
+    _keep_children_out()
+    told, tell = pipe = os.pipe()
     os.set_blocking(tell, False)
+    over = threading.Event()
+    _PIPES.add(pipe)
     before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(told, seconds), name="grace", daemon=True).start()
+    threading.Thread(target=_watch, args=(told, over, seconds), name="grace", daemon=True).start()
     try:
         yield
     finally:
-        signal.set_wakeup_fd(before)
-        os.close(tell)  # the thread reads the end, and is gone
+        if pipe in _PIPES:  # else this is a forked child that leaves its parent's block
+            over.set()
+            signal.set_wakeup_fd(before)
+            _PIPES.discard(pipe)
+            with contextlib.suppress(BlockingIOError):
+                os.write(tell, _OVER)  # its end alone would not do: somebody's child may hold the pipe open
+            os.close(tell)
 
 
 @functools.cache
-def _silence_children() -> None:
-    """Keep a forked child's signals out of its parent's pipe."""
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+def _keep_children_out() -> None:
+    os.register_at_fork(after_in_child=_forget)
 
 
-def _watch(told: int, seconds: float) -> None:
+def _forget() -> None:
+    """Close a forked child's ends of its parent's pipes: its signals are its own, and it keeps none of them open."""
+    if _PIPES:
+        signal.set_wakeup_fd(-1)
+    for pipe in _PIPES:
+        for end in pipe:
+            os.close(end)
+    _PIPES.clear()
+
+
+def _watch(told: int, over: threading.Event, seconds: float) -> None:
     signum, deadline = 0, None
     while select.select([told], [], [], None if deadline is None else max(0.0, deadline - time.monotonic()))[0]:
         numbers = os.read(told, 16)
-        if not numbers:
+        if not numbers or _OVER in numbers:
             os.close(told)
             return
         first = next((number for number in numbers if number in _SIGNALS), 0)
         if first and deadline is None:
             signum, deadline = first, time.monotonic() + seconds
+    if over.is_set():  # in this very moment: who left the block may still write to the pipe, so it stays
+        return
     os.write(2, f"{Interrupted(signum)}; not over after {seconds:g} s, so it was cut short; {RESUMABLE}\n".encode())
     os._exit(128 + signum)

@@ -1,13 +1,19 @@
-"""execution.run_timeout_s: which calls are overdue, and what becomes of a run that hangs on Ray."""
+"""execution.run_timeout_s: which calls are overdue, and what becomes of a run that hangs, or of its publication."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plans import finetune, plan_of
+from test_loop import ORIGINAL, FakePool, schedule
 
 from ray_unlearn.driver import generate, open_job
 from ray_unlearn.driver.deadlines import Deadlines
+from ray_unlearn.driver.pool import Event, Finished
+from ray_unlearn.outcome import Attempt
 from ray_unlearn.study import Run
 
 ONE, TWO = [(Run(population="a", index=0), 1)], [(Run(population="a", index=i), 1) for i in (1, 2)]
@@ -43,6 +49,71 @@ def test_without_a_limit_nothing_is_overdue():
     deadlines = Deadlines(None)
     deadlines.given(1, ONE, 0.0)
     assert deadlines.overdue(1e9) == []
+
+
+class Stuck(FakePool):
+    """Publishing these runs never ends; a second passes with every wait, and the pool ends what is overdue."""
+
+    def __init__(self, stuck: Iterable[Run], room: int, seed: int, *, times: int) -> None:
+        super().__init__({}, lambda: room, seed)
+        self.stuck = dict.fromkeys(stuck, times)
+        self.now, self.deadlines, self.ended = 0.0, Deadlines(60.0), list[tuple[float, list[Run]]]()
+
+    @property
+    def busy(self) -> list[int]:
+        return [worker for worker in super().busy if not any(self.stuck.get(run) for run in self.awaited(worker))]
+
+    def awaited(self, worker: int) -> list[Run]:
+        """Return what must be published before the worker answers its oldest call."""
+        attempts, flush = self.calls[worker][0]
+        runs = [*([self.publishing[worker][0]] if worker in self.publishing else []), *(run for run, _ in attempts)]
+        return runs if flush else runs[:-1]
+
+    def submit(self, worker: int, attempts: Sequence[Attempt], *, flush: bool) -> None:
+        super().submit(worker, attempts, flush=flush)
+        self.deadlines.given(worker, attempts, self.now)
+
+    def wait(self) -> list[Event]:
+        self.now += 1
+        assert self.now < 1000, "the study is kept"
+        late = [self.end(worker) for worker, _ in self.deadlines.overdue(self.now)]
+        if late or not (self.starting or self.busy):
+            return late
+        events = super().wait()
+        for event in events:
+            if isinstance(event, Finished):
+                self.deadlines.answered(event.worker, self.now)
+        return events
+
+    def end(self, worker: int) -> Event:
+        runs = [run for run in self.awaited(worker) if self.stuck.get(run)]
+        self.stuck |= {run: self.stuck[run] - 1 for run in runs}
+        self.ended.append((self.now, runs))
+        self.deadlines.forget(worker)
+        return replace(self.lost(worker), cause="took longer", overdue_s=60.0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("room", [1, 2])
+def test_a_worker_that_hangs_while_it_publishes_at_the_end_does_not_keep_the_study(room: int, seed: int):
+    """Law: whichever run it is, after the limit its worker is ended, and another one makes the run: the last, for
+    which nothing is left but to wait, and the original, for which all wait."""
+    for stuck in (finetune(3), finetune(0), ORIGINAL):
+        pool = Stuck([stuck], room, seed, times=1)
+        tally = schedule(plan_of(4), pool)
+        assert sorted(tally.made) == sorted(plan_of(4).runs)
+        assert [runs for _, runs in pool.ended] == [[stuck]]
+        assert pool.now < 60 + 30
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_run_whose_publication_always_hangs_is_given_up(seed: int):
+    """Law: two attempts of a minute each; then the study ends with that run failed and all others made."""
+    pool = Stuck([finetune(3)], 2, seed, times=99)
+    tally = schedule(plan_of(4), pool)
+    assert tally.failed == {finetune(3): "took longer"}
+    assert len(tally.made) == 4
+    assert pool.now < 3 * 60 + 30  # where another run was at hand, each is tried alone before it counts
 
 
 @pytest.mark.long

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import math
 import os
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mounts import remount, tmpfs
 from plans import finetune, plan_of
 from pyarrow import fs
 from test_loop import ORIGINAL, FakePool
@@ -21,7 +25,7 @@ from ray_unlearn.driver.loop import Scheduler
 from ray_unlearn.driver.recorder import Meters, Recorder, without_places
 from ray_unlearn.outcome import Outcome, Spent
 from ray_unlearn.report.utilisation import busy_share, utilisation, utilisation_line
-from ray_unlearn.store import Storage, StudyStore, open_storage
+from ray_unlearn.store import Storage, StudyStore, disk, open_storage
 from ray_unlearn.store import events as events_module
 from ray_unlearn.store.events import EventLog, EventReader, decode_events, event_log
 from ray_unlearn.study import Run, Study
@@ -91,6 +95,7 @@ def test_a_torn_last_line_and_foreign_ones_are_skipped(tmp_path: Path):
     """Law: of what a kill tore, and of what is no event, nothing is believed; the next log's lines are whole."""
     good = {"event": "made", "at": "2026-11-24T15:00:00.000Z", "s": 1.5}
     lines = [json.dumps(good), "[1]", '{"event": 1, "at": "x", "s": 1}', '{"event": "x", "at": "y", "s": true}', "\xff"]
+    lines += [f'{{"event": "x", "at": "y", "s": {s}}}' for s in ("NaN", "Infinity", "-1", "1" * 400)]
     assert decode_events("\n".join([*lines, "[" * 100_000, json.dumps(good)[:20]]).encode()) == [good]
 
 
@@ -112,18 +117,82 @@ def test_a_store_that_takes_no_events_fails_nothing(tmp_path: Path):
         log.write("begun")
 
 
-def test_half_an_append_is_not_glued_to_the_next(tmp_path: Path, monkeypatch):
-    """Law: a disk that takes ten bytes of a line leaves a line that is skipped; the events are written again, whole."""
-    real, left = os.write, [10]
-    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[: left.pop()] if left else data))
+def surrounded(**changes: object) -> types.SimpleNamespace:
+    """Return the module `os` with some of it changed, for one module alone."""
+    return types.SimpleNamespace(**{**vars(os), **changes})
+
+
+def full_after(left: int, error: str) -> types.SimpleNamespace:
+    """Return an `os` whose first write takes so many bytes: it says so, or the closing of the file does."""
+    once, fails = [left], list[int]()
+
+    def write(descriptor: int, data: bytes) -> int:
+        if not once:
+            return os.write(descriptor, data)
+        taken = once.pop()
+        written = os.write(descriptor, data[:taken]) if taken else 0
+        if error == "close":
+            fails.append(descriptor)
+        elif not taken:
+            raise OSError(errno.ENOSPC, "full")
+        return written
+
+    def close(descriptor: int) -> None:
+        os.close(descriptor)
+        if descriptor in fails:
+            raise OSError(errno.EDQUOT, fails.remove(descriptor) or "over quota")
+
+    return surrounded(write=write, close=close)
+
+
+@pytest.mark.parametrize("error", ["write", "close"])
+def test_whatever_part_a_full_disk_takes_every_event_is_there_once(error: str, tmp_path: Path, monkeypatch):
+    """Law: wherever in three lines the disk is full, no event is lost, doubled, or glued to the half of another."""
+    for left in range(3 * len(json.dumps({"event": "a", "at": "2026-11-24T15:00:00.000Z", "s": 0.0})) + 4):
+        store = store_in(tmp_path / str(left))
+        monkeypatch.setattr(disk, "os", full_after(left, error))
+        log = EventLog(store)
+        for kind in "abc":
+            log.write(kind)
+        log._flush()
+        log.write("d")
+        log.close()
+        assert kinds(EventReader(store).newest()) == ["a", "b", "c", "d"], left
+
+
+def test_a_disk_that_is_full_for_a_while(tmp_path: Path):
+    """Law: of 400 events, some 24 kB, two pages of 4 kB are taken, the rest once there is room: each once, in order."""
+    with tmpfs(tmp_path / "small", "8k") as folder:
+        store = store_in(folder)
+        log = EventLog(store)
+        for index in range(400):
+            log.write("made", i=index)
+        log._flush()
+        there = EventReader(store).newest()
+        assert 100 < len(there) < 200
+        remount(folder, "size=64k")
+        log.close()
+        assert [event["i"] for event in EventReader(store).newest()] == list(range(400))
+
+
+def test_what_is_no_json_costs_its_own_event_alone(tmp_path: Path):
+    """Law: a path, a NaN, a key that is no text, a ring: that event says what could not be written; the others, and
+    the log, are whole."""
+    ring: list[object] = []
+    ring.append(ring)
     store = store_in(tmp_path)
-    log = EventLog(store)
-    log.write("begun")
-    log._flush()
-    log.close()
-    assert kinds(EventReader(store).newest()) == ["begun"]
+    with event_log(store) as log:
+        for value in (1, tmp_path, float("nan"), {(1, 2): 3}, ring, 2):
+            log.write("made", value=value)
+        log._flush()
+        log.write("after")
+    found = EventReader(store).newest()
+    assert kinds(found) == ["made"] * 6 + ["after"]
+    assert [event.get("value") for event in found] == [1, None, None, None, None, 2, None]
+    assert [event.get("unwritten") for event in found[1:5]] == ["TypeError", "ValueError", "TypeError", "ValueError"]
     text = next((tmp_path / "faces/events").iterdir()).read_text()
-    assert text.startswith('{"event":"\n{"event":"begun"')
+    assert "NaN" not in text
+    assert str(tmp_path) not in text
 
 
 def test_what_breaks_off_is_the_last_event(tmp_path: Path):
@@ -238,7 +307,10 @@ def test_damaged_events_count_for_nothing():
     """Law: no run, no share; spans that are none are left out."""
     assert busy_share([]) is None
     assert utilisation_line(utilisation([event("ready", 1, 1)])) == "no run was made"
-    bad = [{**event("made", 1, 1), "busy": busy} for busy in (None, [[2, 1]], ["x"], [[None, 1]], 7)]
+    bad = [
+        {**event("made", 1, 1), "busy": busy}
+        for busy in (None, [[2, 1]], ["x"], [[None, 1]], 7, [[0, 10**400]], [[0, math.inf]])
+    ]
     assert busy_share([*bad, {**event("made", 1, 1, (0, 1)), "at": "yesterday"}, event("made", 4, 1, (1, 2))]) == 1.0
 
 

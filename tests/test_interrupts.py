@@ -12,7 +12,7 @@ import time
 import pytest
 
 from ray_unlearn.errors import Interrupted
-from ray_unlearn.interrupts import RESUMABLE, ends_within, interrupts
+from ray_unlearn.interrupts import _PIPES, RESUMABLE, ends_within, interrupts
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -125,6 +125,74 @@ def test_a_childs_signals_are_its_own():
                 os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         time.sleep(0.5)
+
+
+LEFT = """if True:
+    import contextlib, ctypes, os, signal, sys, time
+    from ray_unlearn.errors import Interrupted
+    from ray_unlearn.interrupts import ends_within, interrupts
+    libc, tasks = ctypes.PyDLL(None), os.listdir("/proc/self/task")
+    with contextlib.suppress(Interrupted), ends_within(0.5), interrupts():
+        child = libc.fork() if "C" in sys.argv else os.fork()  # C's tells Python nothing
+        if not child:
+            libc.sleep(3)
+            libc._exit(0)
+        if "signal" in sys.argv:
+            signal.raise_signal(signal.SIGTERM)
+    time.sleep(1)
+    print("goes on", os.listdir("/proc/self/task") == tasks)
+    os.kill(child, signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("how", [("C",), ("C", "signal"), ("signal",)])
+def test_a_block_that_was_left_ends_nothing_whoever_holds_its_pipe(how: tuple[str, ...]):
+    """Law: a live child with copies of the pipe keeps no grace running: its parent goes on, without a thread."""
+    done = subprocess.run([sys.executable, "-c", LEFT, *how], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "goes on True\n", "")
+
+
+def test_a_forked_child_may_leave_the_block_too():
+    """Law: leaving its parent's block, a child closes its copies of the pipe alone, not what has their numbers now."""
+    reading, writing = os.pipe()
+    block = ends_within(20)
+    block.__enter__()
+    (pipe,) = _PIPES
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            for end in pipe:
+                with pytest.raises(OSError, match="Bad file descriptor"):
+                    os.fstat(end)
+            files = [os.dup2(writing, end) for end in pipe]
+            block.__exit__(None, None, None)
+            code = 2 - sum(os.write(file, b"x") for file in files)
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert {pipe} == _PIPES
+    block.__exit__(None, None, None)
+    assert not _PIPES
+    assert os.read(reading, 9) == b"xx"
+    os.close(reading)
+    os.close(writing)
+
+
+def test_another_wake_up_descriptor_is_left_to_a_forked_child():
+    """Law: outside of a block a child keeps what its parent set; inside, its signals wake nobody."""
+    with ends_within(20):
+        pass
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing)
+    child = os.fork()
+    if not child:
+        os._exit(int(signal.set_wakeup_fd(-1) != writing))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert signal.set_wakeup_fd(before) == writing
+    os.close(reading)
+    os.close(writing)
 
 
 def test_no_thread_keeps_a_command_that_was_interrupted():

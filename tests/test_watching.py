@@ -18,9 +18,9 @@ from plans import finetune, plan_of, record_of
 
 from ray_unlearn.cli import main, watching
 from ray_unlearn.cli.watching import Compared, watch_scores, watch_status
-from ray_unlearn.errors import Interrupted
+from ray_unlearn.errors import Interrupted, StoreError
 from ray_unlearn.report.watching import PATIENCE_S, SILENT_S, Driver, Look, Made, Watch
-from ray_unlearn.store import FailedRecord, StudyStore, open_storage
+from ray_unlearn.store import FailedRecord, Storage, StudyStore, open_storage
 from ray_unlearn.study import Run
 
 ORIGINAL = Run(population="original", index=0)
@@ -150,6 +150,74 @@ def test_a_driver_of_this_machine_whose_process_is_gone_is_known_at_once(making:
     making.lines.clear()
     making.event("begun", 0, host=host, pid=os.getpid())
     assert making.look().driver is Driver.working
+
+
+def in_the_way(making: Making, patch: pytest.MonkeyPatch) -> None:
+    making.store.storage.publish_file("tiny/events", b"a file where the folder should be")
+
+
+def refused(making: Making, patch: pytest.MonkeyPatch) -> None:
+    making.event("begun", 0, host="elsewhere", pid=1)
+    plain = Storage.read
+
+    def read(self: Storage, name: str) -> bytes:
+        if name.endswith(".jsonl"):
+            raise StoreError("permission denied")  # not a mode: root may read everything
+        return plain(self, name)
+
+    patch.setattr(Storage, "read", read)
+
+
+@pytest.mark.parametrize("spoil", [in_the_way, refused])
+def test_events_that_cannot_be_read_do_not_end_watching(spoil, making: Making, capsys, monkeypatch):
+    """Law: runs are counted and their rate is told without events; what the driver does is unknown, and it is heard
+    again once they can be read."""
+    spoil(making, monkeypatch)
+    assert making.look().driver is Driver.unknown
+    making.made(ORIGINAL, finetune(0))
+    look = making.look(after_s=10)
+    assert (look.driver, look.made, look.runs_per_s) == (Driver.unknown, 2, 0.2)
+    assert making.look(after_s=SILENT_S + 1).driver is Driver.unknown
+    monkeypatch.undo()
+    making.store.storage.remove("tiny/events")
+    making.event("begun", 0, host="elsewhere", pid=1)
+    assert making.look().driver is Driver.working
+    making.made(*(finetune(i) for i in range(1, 10)))
+    assert watch_status(making.watch, every_s=0.0) == 0
+    assert "driver at work" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"event": "begun", "at": "2026-11-24T15:00:00.000Z", "s": 0',
+        '{"event": "begun", "at": "x", "s": 0}'.encode("utf-16"),
+        b"\x00\xff\xfe" * 100,
+        b'{"event": "ready", "at": "x", "s": ' + b"9" * 400 + b"}",
+        json.dumps({"event": "begun", "at": "x", "s": 0, "host": os.uname().nodename, "pid": 10**30}).encode(),
+        b'{"event": "begun", "at": "x", "s": 0, "pending": 7, "host": ["x"], "pid": {}}',
+    ],
+)
+def test_damaged_events_do_not_end_watching(data: bytes, making: Making):
+    """Law: whatever bytes lie where events should, a look is a look, and so is the next."""
+    (making.store.storage.local / "tiny/events/older-000.jsonl").mkdir(parents=True)  # type: ignore[operator]
+    making.store.storage.publish_file(making.store.layout.events("log", 0), data)
+    making.made(ORIGINAL)
+    assert making.look().made == 1
+    assert making.look(after_s=5).driver is not Driver.unknown
+
+
+def test_status_does_without_events_too(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Law: where they cannot be read, plain `status` says so in a line, and --watch goes on; both end with 0."""
+    loaded, store = evaluated_store(tmp_path / "store", {"retrained": 2, "again": 2})
+    store.storage.publish_file("tiny/events", b"a file where the folder should be")
+    file = tmp_path / "study.yaml"
+    values = json.loads(loaded.model_dump_json(exclude_unset=True))
+    file.write_text(yaml.safe_dump(values | {"storage": "store"}, sort_keys=False))
+    assert main(["status", str(file)]) == 0
+    assert "events cannot be read: " in capsys.readouterr().out
+    assert main(["status", str(file), "--watch"]) == 0
+    assert "driver unknown: its events cannot be read" in capsys.readouterr().out
 
 
 def test_an_old_log_is_not_taken_for_the_next_drivers_end(making: Making):

@@ -110,11 +110,11 @@ def status(
         say(json.dumps({"study": loaded.name, "store": store.uri, "populations": rows}, indent=1))
     else:
         say("\n".join(status_lines(found, store.uri)))
-        try:
-            if (use := utilisation(EventReader(store).newest())).share is not None:
-                say(f"last generate: {utilisation_line(use)}")
-        except StoreError as error:  # nothing depends on events
-            say(f"events cannot be read: {error}")
+        events, unread = EventReader(store).heard()
+        if unread:
+            say(f"events cannot be read: {unread}")
+        elif (use := utilisation(events)).share is not None:
+            say(f"last generate: {utilisation_line(use)}")
         for line in disagreements(loaded, store):
             say(f"warning: made from another value than the study has: {line}; `generate` will refuse it")
     if plot is not None:

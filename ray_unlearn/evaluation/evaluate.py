@@ -29,6 +29,7 @@ from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
 from ray_unlearn.evaluation.scores import NOT_SAVED, Mode, Role, Scores, scores_table
 from ray_unlearn.evaluation.tasks import Execute, Part, Population, Task, in_this_process
 from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.starts import refuse_other_starts
 from ray_unlearn.study.identity import difference
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, PopulationSpec, Study
@@ -60,8 +61,8 @@ def evaluate(
 
     Raises:
         StudyError: a name is no population of the study, or it has no reference.
-        StoreError: the store was made from other values than the study has; the reference has no finished run; outputs
-            are damaged, missing or of other images.
+        StoreError: the store was made from other values than the study has; the reference has no finished run; runs
+            started from another original than is there; outputs are damaged, missing or of other images.
 
     """
     if lines := disagreements(study, store):
@@ -137,6 +138,7 @@ def _held(
             )
     reference, warnings = reference_of(study), []
     held: dict[str, Population] = {}
+    originals = store.made(ORIGINAL)
     for name, spec in study.populations.items():
         if names and name not in names and name not in (reference, ORIGINAL):
             continue
@@ -144,6 +146,7 @@ def _held(
         if len(records) < spec.planned:
             scored = f", and the first {first} are scored" if first and first < len(records) else ""
             warnings.append(f"population {name}: {len(records)} of {spec.planned} runs are made{scored}")
+        refuse_other_starts(store, name, records, originals)
         if records:
             held[name] = _population(name, spec, records, store).first(first or len(records))
     if reference not in held:

@@ -14,6 +14,7 @@ Does not cover: how well a busy worker uses its device (a run's images per secon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -103,13 +104,13 @@ def _length(spans: Sequence[Span]) -> float:
 
 def _spans(value: Any) -> list[Span]:
     try:
-        return [(float(start), float(end)) for start, end in value if float(end) >= float(start)]
-    except (TypeError, ValueError):
+        return [(float(start), float(end)) for start, end in value if -math.inf < float(start) <= float(end) < math.inf]
+    except (TypeError, ValueError, OverflowError):
         return []
 
 
 def _since_epoch(event: Event) -> float | None:
     try:
         return datetime.fromisoformat(event["at"]).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

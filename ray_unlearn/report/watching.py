@@ -5,7 +5,8 @@
     look.all_made, look.runs_per_s, look.left_s, look.driver
 
 What is made is known from records alone: a look lists each population's folder and reads only records that are new to
-it. The log of events adds which driver is at work, and how quick it was before the first look.
+it. The log of events adds which driver is at work, and how quick it was before the first look; where it cannot be
+read, watching goes on without.
 
 Does not cover: how it is shown (`cli.watching`), nor scores (`evaluation`).
 """
@@ -38,6 +39,7 @@ class Driver(StrEnum):
     working = "at work"
     ended = "ended"
     silent = "silent"
+    unknown = "unknown: its events cannot be read"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,12 +94,12 @@ class Watch:
         """Look at what is there now.
 
         Raises:
-            StoreError: it cannot be read.
+            StoreError: what is made cannot be read.
 
         """
         populations = tuple(self._population(name, spec.planned) for name, spec in self._study.populations.items())
-        events, made = self._events.newest(), sum(one.made for one in populations)
-        driver = self._driver(events, made)
+        (events, unread), made = self._events.heard(), sum(one.made for one in populations)
+        driver = Driver.unknown if unread else self._driver(events, made)
         if not self._samples and driver is Driver.working:
             self._sample_before(events, made)
         self._samples.append((self._clock(), made))

@@ -10,7 +10,6 @@ Does not cover: object stores, and errors as people read them (`filesystem`).
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import socket
@@ -58,21 +57,30 @@ def create_file(final: Path, data: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
-def append_file(final: Path, data: bytes) -> None:
-    """Add whole lines to a file, in one write and not flushed to the disk: of a log that may lose its end.
+def append_file(final: Path, data: bytes) -> int:
+    """Add to a file that nobody else writes, not flushed to the disk: of a log that may lose its end.
+
+    Returns:
+        How many bytes have reached it: fewer than were given where the disk is full.
 
     Raises:
-        OSError: it cannot be written; a part of the data may have been.
+        OSError: it cannot be written, and none has.
 
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(final, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    before = os.fstat(descriptor).st_size
     try:
-        written = os.write(descriptor, data)
-    finally:
-        os.close(descriptor)
-    if written < len(data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final))
+        try:
+            os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
+    except OSError:  # a network file system may say so when the file is closed, with a part of it there
+        reached = final.stat().st_size - before
+        if not reached:
+            raise
+        return reached
+    return final.stat().st_size - before
 
 
 def publish_folder(final: Path, payloads: Mapping[str, bytes], last: tuple[str, bytes]) -> None:
@@ -134,13 +142,13 @@ def is_dead(name: str) -> bool:
 
 def has_ended(host: str, pid: str) -> bool:
     """Return whether a process of this machine has ended; False for those of other machines, which cannot be seen."""
-    return host == socket.gethostname() and pid.isdigit() and not _alive(int(pid))
+    return host == socket.gethostname() and pid.isdecimal() and not _alive(int(pid))
 
 
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

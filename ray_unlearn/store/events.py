@@ -15,6 +15,7 @@ Does not cover: which events there are (`driver.recorder`), nor what they add up
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from ray_unlearn.errors import StoreError
@@ -42,6 +44,7 @@ _EVERY_S = 1.0
 _EVERY_REMOTE_S = 10.0  # of an object store, where a line costs a request and what was written before it
 _PART_BYTES = 2**20
 _WAITING = 50_000  # events that a store may refuse before the oldest are dropped
+_LONGEST_S = 1e10  # three centuries: NaN, infinity and what no float holds are nobody's seconds
 _CLOSING_S = 3.0  # a hung storage does not keep the command
 
 
@@ -98,26 +101,47 @@ class EventLog:
         taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if not taken:
             return
-        data = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in taken).encode()
-        try:
-            self._append(data)
-        except (OSError, StoreError):
-            room = _WAITING - len(self._waiting)
-            self._waiting.extendleft(reversed(taken[max(0, len(taken) - room) :]))
+        written = 0
+        with suppress(OSError, StoreError):
+            written = self._append([_line(event) for event in taken])
+        left = taken[written:]
+        room = _WAITING - len(self._waiting)
+        self._waiting.extendleft(reversed(left[max(0, len(left) - room) :]))
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, lines: list[bytes]) -> int:
+        """Return how many of the lines, from the first, the store has now."""
         if self._bytes > _PART_BYTES:
-            self._part, self._bytes, self._published = self._part + 1, 0, b""
-        name = self._store.layout.events(self._stem, self._part)
+            self._part, self._bytes, self._published, self._torn = self._part + 1, 0, b"", False
+        name, data = self._store.layout.events(self._stem, self._part), b"".join(lines)
         local = self._store.storage.local
-        if local is None:
-            self._store.storage.publish_file(name, self._published + data)
-            self._published += data
-        else:
-            head, self._torn = b"\n" * self._torn, True
-            append_file(local / name, head + data)
-            self._torn = False
+        if local is not None:
+            return self._append_to(local / name, lines)
+        self._store.storage.publish_file(name, self._published + data)
+        self._published += data
         self._bytes += len(data)
+        return len(lines)
+
+    def _append_to(self, path: Path, lines: list[bytes]) -> int:
+        """Append; what a full disk tears in the middle is ended before the next line."""
+        head = b"\n" * self._torn
+        data = head + b"".join(lines)
+        reached = append_file(path, data)
+        self._torn = not data[:reached].endswith(b"\n")
+        self._bytes += reached
+        ends = itertools.accumulate(map(len, lines), initial=len(head))
+        return sum(end - 1 <= reached for end in itertools.islice(ends, 1, None))  # a line is read without its end, too
+
+
+def _line(event: Event) -> bytes:
+    """Return an event as JSON; what JSON cannot hold costs the event its fields, and no other event anything."""
+    try:
+        return _encoded(event)
+    except (TypeError, ValueError, RuntimeError) as error:  # a path, a NaN, a ring; a value that a thread changes
+        return _encoded({name: event[name] for name in ("event", "at", "s")} | {"unwritten": type(error).__name__})
+
+
+def _encoded(event: Event) -> bytes:
+    return json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 class EventReader:
@@ -137,11 +161,23 @@ class EventReader:
         return logs
 
     def newest(self) -> list[Event]:
-        """Return the events of the log that was begun last; empty where there is none."""
+        """Return the events of the log that was begun last; empty where there is none.
+
+        Raises:
+            StoreError: they cannot be read.
+
+        """
         folder, stamps = self._store.layout.events_folder, self._store.storage.stamps(self._store.layout.events_folder)
         newest = max((log for name in stamps if (log := event_log_of(name)) is not None), default=None)
         parts = sorted(name for name in stamps if newest is not None and event_log_of(name) == newest)
         return [event for name in parts for event in self._read(folder, name, stamps[name])]
+
+    def heard(self) -> tuple[list[Event], str]:
+        """Return what `newest` does, and why it cannot be read: for those who want to know, and do without."""
+        try:
+            return self.newest(), ""
+        except StoreError as error:
+            return [], str(error)
 
     def _read(self, folder: str, name: str, stamp: Stamp) -> list[Event]:
         held = self._parts.get(name)
@@ -154,7 +190,7 @@ class EventReader:
 
 
 def decode_events(data: bytes) -> list[Event]:
-    """Return the lines that are events: objects with `event`, `at` and a number `s`."""
+    """Return the lines that are events: objects with `event`, `at` and a number `s` that a clock can show."""
     found = []
     for line in data.splitlines():
         try:
@@ -163,6 +199,6 @@ def decode_events(data: bytes) -> list[Event]:
             continue
         if isinstance(value, dict) and isinstance(value.get("event"), str) and isinstance(value.get("at"), str):
             number = value.get("s")
-            if isinstance(number, int | float) and not isinstance(number, bool):
+            if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number < _LONGEST_S:
                 found.append(value)
     return found

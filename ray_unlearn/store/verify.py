@@ -8,13 +8,14 @@ Does not cover: whether the plan is complete (`ray-unlearn status`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ray_unlearn.store.records import RECORD, Record, payload_of
+from ray_unlearn.store.starts import is_of_original
 from ray_unlearn.store.study_store import StudyStore
-from ray_unlearn.study.plan import Run
+from ray_unlearn.study.plan import ORIGINAL, Run
 
 _READERS = 4
 
@@ -42,10 +43,11 @@ class Verification:
 
 
 def verify(store: StudyStore, populations: Iterable[str]) -> Verification:
-    """Check the size and sha256 of every payload that a record names."""
+    """Check the size and sha256 of every payload that a record names, and of the original that the run started from."""
     runs = [Run(population=name, index=index) for name in populations for index in store.indexes(name)]
+    originals = store.made(ORIGINAL)
     with ThreadPoolExecutor(_READERS) as readers:
-        checked = list(readers.map(lambda run: _verify_run(store, run), runs))
+        checked = list(readers.map(lambda run: _verify_run(store, run, originals), runs))
     payloads = [payload for record, _ in checked if record for payload in record.payloads.values()]
     return Verification(
         runs=sum(record is not None for record, _ in checked),
@@ -63,7 +65,7 @@ def repair(store: StudyStore, problems: Iterable[Problem]) -> list[Run]:
     return runs
 
 
-def _verify_run(store: StudyStore, run: Run) -> tuple[Record | None, list[Problem]]:
+def _verify_run(store: StudyStore, run: Run, originals: Mapping[int, Record]) -> tuple[Record | None, list[Problem]]:
     if not store.storage.exists(store.layout.record(run)):
         return (
             None,
@@ -72,10 +74,10 @@ def _verify_run(store: StudyStore, run: Run) -> tuple[Record | None, list[Proble
     record = store.record(run)
     if record is None:
         return None, [Problem(run, RECORD, "cannot be read as a record, or was changed")]
-    return record, list(_problems(store, run, record))
+    return record, list(_problems(store, run, record, originals))
 
 
-def _problems(store: StudyStore, run: Run, record: Record) -> Iterator[Problem]:
+def _problems(store: StudyStore, run: Run, record: Record, originals: Mapping[int, Record]) -> Iterator[Problem]:
     held = store.held(run.population) or {}
     if not record.is_of(run, str(held.get("digest"))):
         yield Problem(
@@ -83,6 +85,9 @@ def _problems(store: StudyStore, run: Run, record: Record) -> Iterator[Problem]:
             RECORD,
             f"is of {record.population}/{record.index:05d}, digest {record.digest[:12]}, not of this run",
         )
+    if not is_of_original(record, originals):
+        was = record.original_sha256[:12]
+        yield Problem(run, RECORD, f"started from {ORIGINAL}/{record.original:05d} when it was sha256 {was}...")
     for file, expected in record.payloads.items():
         try:
             found = payload_of(store.storage.read(f"{store.layout.run(run)}/{file}"))

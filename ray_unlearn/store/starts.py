@@ -1,0 +1,49 @@
+"""Whether runs started from the original that the store holds now.
+
+    astray = other_starts(records, store.made("original"))       # [3, 4]
+    refuse_other_starts(store, "finetune", records, store.made("original"))
+
+Two drivers at one original whose bytes differ (a GPU that does not repeat itself) may, on an object store, each start
+runs from its own before one of them is written over; and an original that was damaged and is made anew elsewhere may
+get other bytes than those that older runs started from. Such a population would mix two experiments.
+
+Does not cover: an original without a checkpoint, of which nothing can be said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ray_unlearn.errors import StoreError
+from ray_unlearn.store.records import CHECKPOINT, Record
+from ray_unlearn.store.study_store import StudyStore
+
+
+def other_starts(records: Mapping[int, Record], originals: Mapping[int, Record]) -> list[int]:
+    """Return the indexes of the runs that started from other bytes than the original's record names, ascending."""
+    return sorted(index for index, record in records.items() if not is_of_original(record, originals))
+
+
+def is_of_original(record: Record, originals: Mapping[int, Record]) -> bool:
+    """Return whether a run started from the original that is there now, as far as records tell."""
+    start = originals.get(record.original)
+    checkpoint = start.payloads.get(CHECKPOINT) if start else None
+    return not record.original_sha256 or checkpoint is None or checkpoint.sha256 == record.original_sha256
+
+
+def refuse_other_starts(
+    store: StudyStore, population: str, records: Mapping[int, Record], originals: Mapping[int, Record]
+) -> None:
+    """Refuse to take such a population for one.
+
+    Raises:
+        StoreError: some of its runs started from another original.
+
+    """
+    if astray := other_starts(records, originals):
+        shown = ", ".join(map(str, astray[:8])) + (", ..." if len(astray) > 8 else "")
+        raise StoreError(
+            f"{store.uri}: {len(astray)} of {len(records)} runs of {population} (runs {shown}) started from another "
+            "original than is there now (made anew, or by two drivers at once); `ray-unlearn verify --repair` makes "
+            "them pending"
+        )
