@@ -81,7 +81,7 @@ def status(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save training curves as .png, .svg or .pdf.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until all is made.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until all is made, or the driver has ended for 15 s.")] = False,
     every_s: Every = 5.0,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
@@ -111,7 +111,7 @@ def status(
     else:
         say("\n".join(status_lines(found, store.uri)))
         try:
-            if (use := utilisation(EventReader(store).newest())).share is not None:
+            if (use := utilisation(EventReader(store).newest("begun"))).share is not None:
                 say(f"last generate: {utilisation_line(use)}")
         except StoreError as error:  # nothing depends on events
             say(f"events cannot be read: {error}")
