@@ -74,7 +74,14 @@ def test_splits_need_no_copy_of_a_remote_shard(tmp_path: Path):
         (tmp_path / f"f/{number}-0.arrow").write_bytes(data)
         shards.append(ShardInfo(name=f"{number}-0.arrow", rows=count, size_bytes=len(data), sha256="0" * 64))
     manifest = Manifest(
-        source="", image_size=8, shards=tuple(shards), class_names=None, max_label=8, num_images=37, content="", skipped=()
+        source="",
+        image_size=8,
+        shards=tuple(shards),
+        class_names=None,
+        max_label=8,
+        num_images=37,
+        content="",
+        skipped=(),
     )
     here = Storage("here", fs.LocalFileSystem(), str(tmp_path))
     there = Storage("mock://", fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), ".")

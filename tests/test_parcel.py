@@ -266,8 +266,8 @@ def test_a_folder_that_is_there_is_used_again(tmp_path: Path) -> None:
 
 
 def test_old_parcels_go_but_for_the_newest_and_what_was_used_today(tmp_path: Path) -> None:
-    """Law: beside twelve folders of the last day, which all stay, none of two days ago does; later, the nine newest stay
-    beside the one just used. What a killed submission left goes after a day."""
+    """Law: beside twelve folders of the last day, which all stay, none of two days ago does; later, the nine newest
+    stay beside the one just used. What a killed submission left goes after a day."""
     parent, file = tmp_path / "parcels", scripted(tmp_path / "here")
     first = pack(file, []).write(parent)
     days = {f"old-{i:02d}": 2 + i / 100 for i in range(15)} | {f"today-{i:02d}": 0.5 for i in range(12)}

@@ -174,7 +174,7 @@ def iter_events(pool: RayPool) -> Iterator[Event]:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_whatever_ray_says_a_node_that_is_gone_is_no_runs_fault(tiny, monkeypatch: pytest.MonkeyPatch):
-    """Law: memory that ran out, and a dead actor, are the run's fault, unless the node is gone; a dead node never is."""
+    """Law: memory that ran out, and a dead actor, are the run's fault unless the node is gone; a dead node never is."""
     alive, told = ray.nodes(), list[tuple[str, bool]]()
     pool = RayPool(open_job(tiny()), 1, print)
     errors = [ray.exceptions.OutOfMemoryError("full"), ray.exceptions.ActorDiedError()]

@@ -81,7 +81,9 @@ def status(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save training curves as .png, .svg or .pdf.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until all is made, or the driver has ended for 15 s.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again and again until all is made, or the driver has ended for 15 s.")
+    ] = False,
     every_s: Every = 5.0,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:

@@ -3,8 +3,8 @@
     table = read_columns(file, size_bytes=101_000_000, rows=2048)
     table["image_id"]                            # label, image_id, group, age, given, digest
 
-A driver draws splits from names and labels alone. A shard's first column is its pixels, nearly all of it; the others lie
-together at its end. So two pieces are fetched, the beginning and the end, whatever a shard's size.
+A driver draws splits from names and labels alone. A shard's first column is its pixels, nearly all of it; the others
+lie together at its end. So two pieces are fetched, the beginning and the end, whatever a shard's size.
 
 Does not cover: whether the bytes are those that were written: workers, which fetch whole shards, compare sha256.
 """

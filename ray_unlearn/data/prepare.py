@@ -99,7 +99,11 @@ class Prepared:
 
     def _columns(self, shard: ShardInfo) -> pa.Table:
         name = f"{self.folder}/{shard.name}"
-        known: dict[str, Any] = {"size_bytes": shard.size_bytes, "rows": shard.rows, "where": f"{self.storage.uri}/{name}"}
+        known: dict[str, Any] = {
+            "size_bytes": shard.size_bytes,
+            "rows": shard.rows,
+            "where": f"{self.storage.uri}/{name}",
+        }
         return self.storage.read_within(name, lambda file: read_columns(file, **known))
 
     def _local(self, shard: ShardInfo, cache: Path | None) -> Path:

@@ -6,8 +6,8 @@
 
 What travels: the study with its overrides merged in; method scripts, with the modules that they import from beside
 themselves; an `arch: package.module:factory` that lies beside the study file, likewise; a CSV of ids to forget; weights
-given by a relative path. Data and storage do not: every node must see them, so relative ones are refused. The digest covers all that travels and the stage, so that the same submission has
-the same name wherever and whenever it is made.
+given by a relative path. Data and storage do not: every node must see them, so relative ones are refused. The digest
+covers all that travels and the stage, so that the same submission has the same name wherever and whenever it is made.
 
 Does not cover: what a script imports by a computed name, nor files that it opens (put those where every node sees
 them); factories that lie elsewhere (the cluster has them installed); talking to a cluster (`ray_jobs`).

@@ -6,7 +6,8 @@
     recorder.ended(tally, phases)
 
 Events: begun; ready, given, made, failed, given up, recycled, poisoned, leaving, lost, stopped; preparing and alive
-(`store.events`); ended, or broken off. None holds a path or a URI: what an error says of one is left out here, and stands in the run's file under failed/.
+(`store.events`); ended, or broken off. None holds a path or a URI: what an error says of one is left out here, and
+stands in the run's file under failed/.
 
 Does not cover: how events are kept (`store.events`), nor what they add up to (`report.utilisation`).
 """

@@ -158,7 +158,7 @@ class EventReader:
         return logs
 
     def newest(self, kind: str = "") -> list[Event]:
-        """Return the events of the log that was begun last, and has an event of this kind; empty where there is none."""
+        """Return the events of the newest log, or the newest that has an event of a kind; empty where there is none."""
         folder, stamps = self._store.layout.events_folder, self._store.storage.stamps(self._store.layout.events_folder)
         parts: dict[str, list[str]] = {}
         for name in sorted(stamps):
