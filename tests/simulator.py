@@ -363,8 +363,8 @@ class Figures:
             f"utilisation: {self.until_queue_empty:.1%} until the queue is empty, {self.of_all:.1%} of all GPUs from "
             "start to end",
             f"of the GPU time held {self.of_held:.2%} is kept work, {self.starting:.2%} starting, {self.losing:.2%} "
-            f"lost work, {self.releasing:.2%} waiting for the release, {self.between:.2%} between calls; without the starts "
-            f"{self.of_held_started:.2%} is kept work",
+            f"lost work, {self.releasing:.2%} waiting for the release, {self.between:.2%} between calls; without the "
+            f"starts {self.of_held_started:.2%} is kept work",
             f"lost work {self.lost:.2%}; first score after {self.first_score_s:.0f} s",
             f"{self.calls_per_s:.1f} calls per virtual second; {self.scheduler_s_per_run * 1e3:.2f} ms of scheduler "
             "code per run",
