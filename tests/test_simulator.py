@@ -63,17 +63,18 @@ def test_interleaved_runs_give_the_first_score_early():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("count", "whole", "held"), [(1_000, 0.80, 0.90), (10_000, 0.95, 0.97)])
+@pytest.mark.parametrize(("count", "whole", "held"), [(1_000, 0.80, 0.92), (10_000, 0.95, 0.98)])
 def test_a_thousand_gpus(count: int, whole: float, held: float):
     """Law: 1,000 GPUs, 1 % of attempts fail, 5 % of nodes preempted per hour: above 95 % until the queue is empty, and
-    above 95 % of the time that GPUs are held and started.
+    above 98 % of the time that GPUs are held and started; nobody waits for its release.
 
     Start and tail are a seventh of the 17 minutes that 10,000 runs take, and 2 % of the 2.6 hours of 100,000.
     """
     figures: Figures = simulate(plan_of_methods(9, count), Cluster(nodes=125, gpus=8), interleaved)
     print("\n".join(figures.lines()))
     assert figures.until_queue_empty > 0.95
-    assert figures.of_held_started > 0.95
+    assert figures.of_held_started > 0.98
+    assert figures.releasing < 0.001
     assert figures.of_held > held
     assert figures.of_all > whole
     assert len(figures.tally.made) > 10 * count * (1 - GIVEN_UP)
