@@ -76,7 +76,9 @@ class _Node:
 class _Worker:
     node: int
     placed_at: float
-    ready: bool = False
+    ready_at: float = np.inf
+    idle_since: float = np.inf
+    """When it was ready or answered last."""
     calls: deque[tuple[Sequence[Attempt], bool]] = field(default_factory=deque)
     publishing: list[Outcome] = field(default_factory=list)
     ends: int = 0
@@ -145,7 +147,11 @@ class Cluster:
         self.spans: list[tuple[float, float, bool]] = []
         """Begin and end of every execution, s, and whether it was kept."""
         self.held_s = 0.0
-        """Seconds of GPUs from a worker's place to its end."""
+        """Seconds of GPUs from a worker's place to its end: released, or known to be lost."""
+        self.starting_s = 0.0
+        """Of these, those before it was ready."""
+        self.releasing_s = 0.0
+        """Of these, those from its last answer to its end, where it had nothing to do then."""
         self.made: list[tuple[float, str]] = []
         """When, and of which population."""
         self.ready_at = self.surplus_at = np.inf
@@ -225,7 +231,7 @@ class Cluster:
     def _ready(self, worker: int) -> list[Event]:
         if worker not in self._workers:
             return []
-        self._workers[worker].ready = True
+        self._workers[worker].ready_at = self._workers[worker].idle_since = self.now
         self.ready_at = min(self.ready_at, self.now)
         return [Ready(worker, WorkerInfo(host="there", pid=worker, device="cuda"))]
 
@@ -257,6 +263,7 @@ class Cluster:
         if attempts:
             self.spans.append((held.began_at, self.now, not any(o.error and o.run == attempts[-1][0] for o in told)))
         self.made += [(self.now, outcome.run.population) for outcome in told if not outcome.error]
+        held.idle_since = self.now
         if held.calls:
             self._begin(worker)
         return [Finished(worker, told)]
@@ -269,6 +276,9 @@ class Cluster:
         if held.publishing:  # trained, and not told: made again, so that its span is lost, too
             self._lose_last(held)
         self.held_s += self.now - held.placed_at
+        self.starting_s += min(self.now, held.ready_at) - held.placed_at
+        if not held.calls and held.idle_since < np.inf:
+            self.releasing_s += self.now - held.idle_since
         node = self._nodes[held.node]
         node.workers.discard(worker)
         node.free += 1
@@ -323,6 +333,16 @@ class Figures:
     """Kept GPU time / that of all GPUs alive, from the first ready worker to the first that no run was left for."""
     of_held: float
     """Kept GPU time / that of the GPUs from their workers' start to their end: start, tail and losses included."""
+    of_held_started: float
+    """The same, the starts left out: from ready to released, or lost."""
+    starting: float
+    """Share of the time held in which workers started; where nodes come and go, theirs too."""
+    losing: float
+    """Share in which executions went on that failed, or were cut off."""
+    releasing: float
+    """Share from workers' last answers until they were released."""
+    between: float
+    """Share that is left: between two calls."""
     of_all: float
     """Kept GPU time / that of all GPUs alive from the first second to the last: what others could use counted, too."""
     lost: float
@@ -340,8 +360,11 @@ class Figures:
         return [
             f"{len(self.tally.made)} made, {len(self.tally.failed)} failed in {self.end_s:.0f} s; "
             f"{self.preemptions} nodes preempted",
-            f"utilisation: {self.until_queue_empty:.1%} until the queue is empty, {self.of_held:.1%} of the GPU time "
-            f"held, {self.of_all:.1%} of all GPUs from start to end",
+            f"utilisation: {self.until_queue_empty:.1%} until the queue is empty, {self.of_all:.1%} of all GPUs from "
+            "start to end",
+            f"of the GPU time held {self.of_held:.2%} is kept work, {self.starting:.2%} starting, {self.losing:.2%} "
+            f"lost work, {self.releasing:.2%} waiting for the release, {self.between:.2%} between calls; without the "
+            f"starts {self.of_held_started:.2%} is kept work",
             f"lost work {self.lost:.2%}; first score after {self.first_score_s:.0f} s",
             f"{self.calls_per_s:.1f} calls per virtual second; {self.scheduler_s_per_run * 1e3:.2f} ms of scheduler "
             "code per run",
@@ -365,6 +388,11 @@ def simulate(plan: Plan, cluster: Cluster, order: Callable[[Iterable[Run]], list
         end_s=cluster.now,
         until_queue_empty=float(inside[kept].sum() / (gpus * (high - low))),
         of_held=float(whole[kept].sum() / cluster.held_s),
+        of_held_started=float(whole[kept].sum() / (cluster.held_s - cluster.starting_s)),
+        starting=cluster.starting_s / cluster.held_s,
+        losing=float(whole[~kept].sum() / cluster.held_s),
+        releasing=cluster.releasing_s / cluster.held_s,
+        between=float(1 - (whole.sum() + cluster.starting_s + cluster.releasing_s) / cluster.held_s),
         of_all=float(whole[kept].sum() / cluster._alive_s),
         lost=float(whole[~kept].sum() / whole.sum()),
         first_score_s=_first_score(cluster.made, 16),

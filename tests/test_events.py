@@ -17,11 +17,12 @@ import pytest
 from mounts import remount, tmpfs
 from plans import finetune, plan_of
 from pyarrow import fs
-from test_loop import ORIGINAL, FakePool
+from test_loop import INFO, ORIGINAL, FakePool
 
-from ray_unlearn.driver import generate
+from ray_unlearn.driver import generate, generation
 from ray_unlearn.driver.hooks import Hooks
 from ray_unlearn.driver.loop import Scheduler
+from ray_unlearn.driver.pool import Leaving, Lost, Ready
 from ray_unlearn.driver.recorder import Meters, Recorder, without_places
 from ray_unlearn.outcome import Outcome, Spent
 from ray_unlearn.report.utilisation import busy_share, utilisation, utilisation_line
@@ -204,6 +205,23 @@ def test_what_breaks_off_is_the_last_event(tmp_path: Path):
     assert threading.active_count() == threads
 
 
+def test_a_driver_that_prepares_says_so_only_after_another(tmp_path: Path):
+    """Law: the first of a study leaves nothing before it is admitted, and nothing where it is refused; the next one
+    announces itself; `newest` of a kind passes over what was refused."""
+    store = store_in(tmp_path)
+    with pytest.raises(ValueError, match="refused"), event_log(store, announce=True):
+        raise ValueError("refused")
+    assert not (tmp_path / "faces").exists()
+    with event_log(store, announce=True) as log:
+        log.write("begun")
+    with pytest.raises(ValueError, match="refused"), event_log(store, announce=True):
+        raise ValueError("refused")
+    reader = EventReader(store)
+    assert kinds(reader.newest()) == ["preparing", "broken off"]
+    assert (reader.newest()[0]["pid"], kinds(reader.newest("begun"))) == (os.getpid(), ["begun"])
+    assert reader.newest("ready") == []
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -303,6 +321,41 @@ def test_the_share_of_busy_time_by_hand():
     assert utilisation(lost).there_s == 14.0  # 10, and 4 of worker 2
 
 
+def test_a_worker_that_has_to_go_is_there_until_it_has_finished():
+    """Law: from 10 to 30 s. Worker 1 is busy all along. Of the others, each ready at 10 and busy until 14, one is
+    recycled at 14, one poisoned; one is told at 12 that its node goes and let go at 15, and its node dies at 20; one is
+    told at 12 and lost at 20 with a run that it never told of: 4, 4, 5 and 10 s there, 4 busy."""
+    found = [
+        event("made", 30, 1, (10, 30)),
+        *(event("made", 14, worker, (10, 14)) for worker in (2, 3, 4, 5)),
+        event("recycled", 14, 2),
+        event("stopped", 14, 2),
+        event("poisoned", 14, 3),
+        event("stopped", 14, 3),
+        event("leaving", 12, 4),
+        event("stopped", 15, 4),
+        event("lost", 20, 4),
+        event("leaving", 12, 5),
+        event("lost", 20, 5),
+    ]
+    use = utilisation(found)
+    assert (use.busy_s, use.there_s, use.workers) == (20 + 4 * 4, 20 + 4 + 4 + 5 + 10, 5)
+
+
+def test_what_ends_a_workers_time_is_told(tmp_path: Path):
+    """Law: a notice to its node, and a fault that stays with its process, are events; a death has a cause."""
+    with event_log(store_in(tmp_path)) as log:
+        recorder = Recorder(log, Meters())
+        recorder.heard(Ready(1, INFO))
+        recorder.heard(Leaving(1))
+        recorder._told(2, Outcome(run=finetune(0), seconds=1.0, error="no", poisoned=True))
+        recorder._told(3, Outcome(run=finetune(1), seconds=1.0, recycle=True))
+        recorder.heard(Lost(1, "gone"))
+    found = EventReader(store_in(tmp_path)).newest()
+    told = [(one["event"], one["worker"]) for one in found if one["event"] not in ("made", "failed")]
+    assert told == [("ready", 1), ("leaving", 1), ("poisoned", 2), ("recycled", 3), ("lost", 1)]
+
+
 def test_damaged_events_count_for_nothing():
     """Law: no run, no share; spans that are none are left out."""
     assert busy_share([]) is None
@@ -314,8 +367,9 @@ def test_damaged_events_count_for_nothing():
     assert busy_share([*bad, {**event("made", 1, 1, (0, 1)), "at": "yesterday"}, event("made", 4, 1, (1, 2))]) == 1.0
 
 
-def test_a_generate_tells_what_it_did(tiny: Callable[..., Study]):
-    """Law: begun, a ready worker, four runs made with figures that add up, ended; no log where nothing is to do."""
+def test_a_generate_tells_what_it_did(tiny: Callable[..., Study], monkeypatch: pytest.MonkeyPatch):
+    """Law: begun, a ready worker, four runs made with figures that add up, ended; no log where nothing is to do; a
+    later one says that it prepares, and that it has ended though nothing was to do."""
     study = tiny()
     generate(study, backend="inline")
     store = StudyStore(open_storage(study.storage), "tiny")
@@ -340,6 +394,12 @@ def test_a_generate_tells_what_it_did(tiny: Callable[..., Study]):
     assert study.storage not in text
     generate(study, backend="inline")
     assert len(reader.logs()) == 1
+    store.discard(Run(population="finetune", index=0))
+    assert generate(study, backend="inline").made == 1
+    assert kinds(reader.newest())[:2] == ["preparing", "begun"]
+    monkeypatch.setattr(generation, "_probably_pending", lambda *_: store)  # a folder without a record is like that
+    assert generate(study, backend="inline").made == 0
+    assert kinds(reader.newest()) == ["preparing", "ended"]
 
 
 def test_every_combination_of_parts_and_names_is_told_apart():

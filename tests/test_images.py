@@ -95,7 +95,7 @@ def test_every_column_comes_along(tmp_path):
 def test_a_run_never_sees_a_test_image(tiny, tmp_path, test):
     """Law: a study's retain, forget, train and validation sets hold no test index and no test id."""
     study = tiny(data={"test": test, "validation": 0.2})
-    data = prepare_study(study, open_storage(study.storage), tmp_path / "cache")
+    data = prepare_study(study, open_storage(study.storage))
     pixels, sets = data.open(CPU), data.splits.sets
     tested = {pixels.ids[i] for i in sets["test"]}
     seen = {pixels.ids[i] for name in ("retain", "forget", "validation") for i in sets[name]}

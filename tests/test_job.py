@@ -114,12 +114,15 @@ def test_a_storage_that_ray_would_delete_is_refused(tiny):
 
 @pytest.mark.ray
 @pytest.mark.timeout(360)
-def test_a_study_is_submitted_stopped_and_submitted_again(cluster, user, tmp_path: Path):
+def test_a_study_is_submitted_stopped_and_submitted_again(cluster, user, tmp_path: Path, monkeypatch):
     """Law: the printed `ray job submit` line starts it; submitted while it runs, it is attached to; stopped within its
-    grace, what is recorded is whole; then the rest is made, to the bytes of the inline backend.
+    grace, what is recorded is whole; then the rest is made, to the bytes of the inline backend. A factory beside the
+    study travels with it.
     """
     count = 20
-    study = write(tmp_path, slow_study(tmp_path, count))
+    (tmp_path / "mynet.py").write_text("from ray_unlearn.models import small_cnn\n")  # nobody has it installed
+    tree = merged(slow_study(tmp_path, count), {"model": {"arch": "mynet:small_cnn"}})
+    study = write(tmp_path, tree)
     line = submit(cluster, user, study, "--dry-run")
     assert line.returncode == 0, line.stdout + line.stderr
     while "No available agent" in (started := pasted(user, line.stdout)).stdout + started.stderr:
@@ -140,10 +143,11 @@ def test_a_study_is_submitted_stopped_and_submitted_again(cluster, user, tmp_pat
     assert "the same command makes what is missing" in pasted(user, follow).stdout
     rest = submit(cluster, user, study, "--wait")
     assert rest.returncode == 0, rest.stdout + rest.stderr
-    assert rest.stdout.startswith(f"submitted {said[1]}2 to {cluster[0]} (2 files, ")
+    assert rest.stdout.startswith(f"submitted {said[1]}2 to {cluster[0]} (3 files, ")
     assert f"made {count + 1 - made} runs" in rest.stdout
     assert rest.stderr.endswith(f"{said[1]}2 succeeded\n")
     assert " INFO " not in rest.stderr  # Ray's client stays silent
+    monkeypatch.syspath_prepend(tmp_path)
     generate(load_study(study, [f"storage={tmp_path / 'inline'}"]), backend="inline")
     assert payload_bytes(tmp_path / "store" / "tiny") == payload_bytes(tmp_path / "inline" / "tiny")
 

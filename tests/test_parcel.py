@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 from conftest import TINY, merged
 
 from ray_unlearn.driver import parcel as parcels
+from ray_unlearn.driver import shelf
 from ray_unlearn.driver.beside import modules_beside
 from ray_unlearn.driver.parcel import Parcel, pack
 from ray_unlearn.errors import MethodError, StudyError
@@ -89,6 +94,27 @@ def test_scripts_of_two_folders_do_not_meet(tmp_path: Path) -> None:
     folder = pack(write(tmp_path, populations=populations), []).write(tmp_path / "parcels")
     assert "'a'" in (folder / "files/0/mine.py").read_text()
     assert "'b'" in (folder / "files/1/mine.py").read_text()
+
+
+def test_a_factory_beside_the_study_travels_to_where_a_job_imports_from(tmp_path: Path) -> None:
+    """Law: of `arch: nets.blocks:make`, the package and what it imports from beside the study lie at the top of the
+    working_dir, where `python -m` finds them; another source is another job; what lies elsewhere stays there."""
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets/__init__.py").write_text("import parts\n")
+    (tmp_path / "nets/blocks.py").write_text("from parts import size\nimport ray_unlearn\nmake = size\n")
+    (tmp_path / "parts.py").write_text("size = 7\n")
+    (tmp_path / "other.py").write_text("")
+    (tmp_path / "ray_unlearn").mkdir()
+    (tmp_path / "ray_unlearn/__init__.py").write_text("")
+    parcel = pack(write(tmp_path, model={"arch": "nets.blocks:make", "options": None}), [])
+    assert sorted(parcel.files) == ["nets/__init__.py", "nets/blocks.py", "parts.py"]
+    folder = parcel.write(tmp_path / "parcels")
+    command = [sys.executable, "-c", "import nets.blocks; print(nets.blocks.make)"]
+    assert subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout == "7\n"
+    (tmp_path / "parts.py").write_text("size = 8\n")
+    assert pack(tmp_path / "study.yaml", []).digest != parcel.digest
+    for arch in ("torchvision.models:resnet18", "ray_unlearn.models:small_cnn", "small_cnn"):
+        assert pack(write(tmp_path, model={"arch": arch, "options": None}), []).files == {}
 
 
 def test_ids_travel_and_weights_by_relative_paths(tmp_path: Path) -> None:
@@ -237,6 +263,25 @@ def test_a_folder_that_is_there_is_used_again(tmp_path: Path) -> None:
     first = parcel.write(tmp_path / "parcels")
     assert parcel.write(tmp_path / "parcels") == first
     assert [path.name for path in (tmp_path / "parcels").iterdir()] == [first.name] == [parcel.prefix[:-2]]
+
+
+def test_old_parcels_go_but_for_the_newest_and_what_was_used_today(tmp_path: Path) -> None:
+    """Law: beside twelve folders of the last day, which all stay, none of two days ago does; later, the nine newest
+    stay beside the one just used. What a killed submission left goes after a day."""
+    parent, file = tmp_path / "parcels", scripted(tmp_path / "here")
+    first = pack(file, []).write(parent)
+    days = {f"old-{i:02d}": 2 + i / 100 for i in range(15)} | {f"today-{i:02d}": 0.5 for i in range(12)}
+    for name, age in {**days, ".new-killed": 1.1, ".new-now": 0.1}.items():
+        (parent / name / "files").mkdir(parents=True)
+        os.utime(parent / name, (time.time() - 86_400 * age,) * 2)
+    os.utime(first, (time.time() - 86_400 * 9,) * 2)
+    assert pack(file, []).write(parent) == first
+    left = {path.name for path in parent.iterdir()}
+    assert left == {first.name, *(name for name in days if name.startswith("today")), ".new-now"}
+    for name in sorted(name for name in left if name.startswith("today")):
+        os.utime(parent / name, (time.time() - 86_400 * 3,) * 2)
+    pack(file, []).write(parent)
+    assert len([path for path in parent.iterdir() if path.name.startswith("today")]) == shelf.KEPT - 1
 
 
 def test_a_parcel_does_not_change_the_study_it_packs(tmp_path: Path) -> None:

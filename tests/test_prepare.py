@@ -256,7 +256,7 @@ def test_a_study_never_tests_on_its_training_images(tiny, tmp_path):
     write_parquet(tmp_path / "b" / "f.parquet", [0, 1, 2] * 5)
     study = tiny(data={"train": f"{tmp_path}/a/f.parquet", "test": f"{tmp_path}/b/f.parquet", "limit": None})
     with pytest.raises(DataError, match=r"data\.test: image 'f\.parquet:0' is in data\.train too"):
-        prepare_study(study, open_storage(study.storage), tmp_path / "cache")
+        prepare_study(study, open_storage(study.storage))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_classes_that_do_not_fit_the_data_are_refused(tiny, tmp_path, classes, e
     path = write_parquet(tmp_path / "f.parquet", [0, 1, 2] * 5, names=["a", "b", "c"])
     study = tiny(data={"train": str(path), "test": 0.2, "limit": None, "classes": classes})
     with pytest.raises(DataError, match=rf"f\.parquet row 2: {expected}"):
-        prepare_study(study, open_storage(study.storage), tmp_path / "cache")
+        prepare_study(study, open_storage(study.storage))
 
 
 def test_a_tests_label_must_be_one_of_trainings(tiny, tmp_path):
@@ -281,7 +281,7 @@ def test_a_tests_label_must_be_one_of_trainings(tiny, tmp_path):
     test = write_parquet(tmp_path / "test.parquet", [0, 1, 2], start=50)
     study = tiny(data={"train": str(train), "test": str(test), "limit": None})
     with pytest.raises(DataError, match=r"test\.parquet row 2: label 2: expected a class number from 0 to 1"):
-        prepare_study(study, open_storage(study.storage), tmp_path / "cache")
+        prepare_study(study, open_storage(study.storage))
 
 
 def test_the_identity_of_a_studys_data_knows_no_place(tiny, tmp_path):
@@ -291,7 +291,7 @@ def test_the_identity_of_a_studys_data_knows_no_place(tiny, tmp_path):
         path = write_parquet(tmp_path / place / "f.parquet", [0, 1, 2] * 5)
         base = {"train": str(path), "test": 0.2, "limit": None}
         study = tiny(storage=str(tmp_path / place), seed=changes.pop("seed", 0), data=base | changes)
-        return prepare_study(study, open_storage(study.storage), tmp_path / "cache").identity
+        return prepare_study(study, open_storage(study.storage)).identity
 
     first = identity("a")
     assert identity("b") == first
@@ -330,6 +330,6 @@ def test_prepare_study_opens_the_test_part_for_tests(tiny, tmp_path, monkeypatch
     opened = study_data.open_source
     monkeypatch.setattr(study_data, "open_source", lambda s, part, c: (parts.append(part), opened(s, part, c))[1])
     study = tiny()
-    data = prepare_study(study, open_storage(study.storage), tmp_path / "cache")
+    data = prepare_study(study, open_storage(study.storage))
     assert parts == ["train", "test"]
     assert (data.num_classes, data.splits.sizes()["test"]) == (10, 360)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -138,7 +141,54 @@ def test_a_worker_on_a_node_that_drains_is_warned_once_and_taken_back_before_the
     assert [re.sub(r"[34] s:", "T:", line) for line in said] == [
         f"node {address} is drained and goes away in T: its 1 worker moves elsewhere"
     ]
-    assert events(0) == []
+    assert pool.wait() == []  # it is told once, though its node still drains
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_process_that_dies_is_blamed_unless_its_node_goes(tiny, monkeypatch: pytest.MonkeyPatch, leaves: bool):
+    """Law: a worker killed in its run is lost either way; it was preempted where its node drains at that moment."""
+    job = open_job(tiny())
+    job.store.admit(job.plan)
+    pool = RayPool(job, 1, print)
+    worker = pool.start()
+    ready = next(event for event in iter_events(pool) if isinstance(event, Ready))
+    pool.submit(worker, [(job.plan.runs[0], 1)], flush=True)
+    if leaves:
+        monkeypatch.setattr(ray_nodes, "_draining", lambda: {ray.nodes()[0]["NodeID"]: 0})
+        monkeypatch.setattr(pool, "_departures", list)  # so that the death is heard of before the notice
+    os.kill(ready.info.pid, signal.SIGKILL)
+    lost = next(event for event in iter_events(pool) if isinstance(event, Lost))
+    assert (lost.worker, lost.died, lost.preempted) == (worker, True, leaves)
+    assert lost.cause.startswith("worker process died: ")
+
+
+def iter_events(pool: RayPool) -> Iterator[Event]:
+    """Yield what happens within a minute."""
+    began = time.monotonic()
+    while time.monotonic() - began < 60:
+        yield from pool.wait()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_whatever_ray_says_a_node_that_is_gone_is_no_runs_fault(tiny, monkeypatch: pytest.MonkeyPatch):
+    """Law: memory that ran out, and a dead actor, are the run's fault unless the node is gone; a dead node never is."""
+    alive, told = ray.nodes(), list[tuple[str, bool]]()
+    pool = RayPool(open_job(tiny()), 1, print)
+    errors = [ray.exceptions.OutOfMemoryError("full"), ray.exceptions.ActorDiedError()]
+    errors.append(ray.exceptions.NodeDiedError("unreachable"))
+    for nodes in (alive, []):
+        monkeypatch.setattr(ray, "nodes", lambda nodes=nodes: nodes)
+        for error in errors:
+            monkeypatch.setattr(ray, "get", lambda reference, error=error: (_ for _ in ()).throw(error))
+            pool._pending["call"], pool._node_of[7] = 7, alive[0]["NodeID"]
+            lost = pool._event("call")
+            assert isinstance(lost, Lost)
+            told.append((type(error).__name__, lost.preempted))
+    kinds = ["OutOfMemoryError", "ActorDiedError", "NodeDiedError"]
+    assert told == [*zip(kinds, [False, False, True], strict=True), *((kind, True) for kind in kinds)]
 
 
 def test_a_machine_that_can_never_hold_a_worker_is_an_error(tiny, monkeypatch: pytest.MonkeyPatch):

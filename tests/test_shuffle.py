@@ -129,7 +129,7 @@ def test_full_is_no_part_of_an_identity_and_blocks_are(tiny, tmp_path):
     storage = open_storage(str(tmp_path))
 
     def identity(**data) -> dict:
-        return dict(prepare_study(tiny(data=data), storage, tmp_path).identity)
+        return dict(prepare_study(tiny(data=data), storage).identity)
 
     plain = identity()
     assert "shuffle" not in plain

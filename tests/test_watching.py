@@ -19,6 +19,7 @@ from plans import finetune, plan_of, record_of
 from ray_unlearn.cli import main, watching
 from ray_unlearn.cli.watching import Compared, watch_scores, watch_status
 from ray_unlearn.errors import Interrupted, StoreError
+from ray_unlearn.report.rate import rate_of
 from ray_unlearn.report.watching import PATIENCE_S, SILENT_S, Driver, Look, Made, Watch
 from ray_unlearn.store import FailedRecord, Storage, StudyStore, open_storage
 from ray_unlearn.study import Run
@@ -103,18 +104,59 @@ def test_only_new_records_are_read(making: Making, monkeypatch: pytest.MonkeyPat
     assert sorted(run.index for run in read) == [3, 4]
 
 
-def test_rate_and_time_left_by_hand(making: Making):
-    """Law: idle for 100 s, which counts for nothing; then 2 runs in 10 s are 0.2 a second; 8 left of 11, and one of
-    them failed: 7 or 35 s."""
+def test_rate_and_time_left_without_a_log_by_hand(making: Making):
+    """Law: what was there, and what passed before the first change, count for nothing; then 2 runs in 10 s are 0.2 a
+    second, also 40 s later; 8 left of 11 are 40 s. What is taken away is no rate."""
     making.look()
     assert making.look(after_s=100).runs_per_s is None
     making.made(ORIGINAL)
-    making.look(after_s=5)
+    assert making.look(after_s=5).runs_per_s is None
     making.made(finetune(0), finetune(1))
-    making.failed(finetune(2))
-    look = making.look(after_s=10)
-    assert look.runs_per_s == pytest.approx(3 / 15)
-    assert look.left_s == pytest.approx(7 / (3 / 15))
+    assert making.look(after_s=10).runs_per_s == pytest.approx(0.2)
+    look = making.look(after_s=40)
+    assert (look.runs_per_s, look.left_s) == (pytest.approx(0.2), pytest.approx(40))
+    making.store.discard(finetune(0))
+    assert making.look(after_s=5).runs_per_s is None
+
+
+def test_failures_of_earlier_commands_are_left_to_do(making: Making):
+    """Law: of 11 runs 3 are made, at 0.5 a second; two failed before, which this driver tries again, and one that it
+    has given up itself: 7 left, not 5; given up, and made since, counts once."""
+    making.made(ORIGINAL, finetune(0), finetune(1))
+    for index in (2, 3, 4):
+        making.failed(finetune(index))
+    making.event("begun", 0, host="elsewhere", pid=1)
+    making.event("ready", 4)
+    for second in (6, 8, 10):
+        making.event("made", second)
+    making.event("given up", 11, run=str(finetune(4)))
+    making.event("given up", 11, run=str(finetune(1)))
+    look = making.look()
+    assert (look.populations[1].failed, look.left_s) == (3, 14.0)
+
+
+@pytest.mark.parametrize(("run_s", "workers"), [(60, 1), (60, 2), (5, 40)])
+def test_a_rate_is_that_of_the_workers_at_every_look(run_s: int, workers: int):
+    """Law: workers that work in step for an hour make `workers / run_s` runs a second; at no time after the fourth
+    round does the log tell a rate that is 2 % off, while the next round is not done."""
+    events = [{"event": "ready", "at": "", "s": 7.0}]
+    for round_s in range(7 + run_s, 3600, run_s):
+        events += [{"event": "made", "at": "", "s": round_s + 0.001 * one} for one in range(workers)]
+        events += [{"event": "alive", "at": "", "s": round_s + 0.9 * run_s}]
+        if round_s >= 4 * run_s:
+            assert rate_of(events) == pytest.approx(workers / run_s, rel=0.02)
+
+
+def test_the_last_half_hour_counts():
+    """Law: 1 run a minute for ten hours, then 1 a second: after half an hour the rate is the new one; of slow runs the
+    last sixty count, however long they took; without a ready worker, or a run, there is none."""
+    slow = [{"event": "ready", "s": 0.0}, *({"event": "made", "s": 60.0 * i} for i in range(1, 601))]
+    assert rate_of(slow) == pytest.approx(1 / 60)
+    fast = [{"event": "made", "s": 36000.0 + i} for i in range(1, 1802)]
+    assert rate_of([*slow, *fast]) == pytest.approx(1, rel=0.01)
+    hours = [{"event": "ready", "s": 0.0}, *({"event": "made", "s": 3600.0 * i} for i in range(1, 101))]
+    assert rate_of(hours) == pytest.approx(1 / 3600)
+    assert rate_of(slow[1:]) is rate_of(slow[:1]) is None
 
 
 def test_the_first_look_knows_the_rate_from_the_log(making: Making):
@@ -138,7 +180,8 @@ def test_what_the_driver_does(making: Making):
     assert making.look().driver is Driver.working
     assert making.look(after_s=SILENT_S - 1).driver is Driver.working
     making.event("broken off", 9)
-    assert making.look().driver is Driver.ended
+    assert making.look().driver is Driver.none
+    assert making.look(after_s=PATIENCE_S + 1).driver is Driver.ended
 
 
 def test_a_driver_of_this_machine_whose_process_is_gone_is_known_at_once(making: Making):
@@ -174,9 +217,11 @@ def test_events_that_cannot_be_read_do_not_end_watching(spoil, making: Making, c
     again once they can be read."""
     spoil(making, monkeypatch)
     assert making.look().driver is Driver.unknown
-    making.made(ORIGINAL, finetune(0))
+    making.made(ORIGINAL)
+    assert making.look(after_s=10).made == 1
+    making.made(finetune(0))
     look = making.look(after_s=10)
-    assert (look.driver, look.made, look.runs_per_s) == (Driver.unknown, 2, 0.2)
+    assert (look.driver, look.made, look.runs_per_s) == (Driver.unknown, 2, 0.1)
     assert making.look(after_s=SILENT_S + 1).driver is Driver.unknown
     monkeypatch.undo()
     making.store.storage.remove("tiny/events")
@@ -220,8 +265,24 @@ def test_status_does_without_events_too(tmp_path: Path, capsys: pytest.CaptureFi
     assert "driver unknown: its events cannot be read" in capsys.readouterr().out
 
 
+def test_the_next_driver_prepares_for_as_long_as_it_takes(making: Making):
+    """Law: after an end, a driver that announces itself in time is preparing, and then at work; watching goes on."""
+    making.event("begun", 0, host="elsewhere", pid=1)
+    assert making.look().driver is Driver.working
+    making.event("ended", 9)
+    assert making.look(after_s=PATIENCE_S - 1).driver is Driver.none
+    making.lines.clear()
+    making.event("preparing", 0, host="elsewhere", pid=2)
+    assert making.look(after_s=5).driver is Driver.preparing
+    for beat in range(3):
+        making.event("alive", 30 * beat)
+        assert making.look(after_s=SILENT_S - 1).driver is Driver.preparing
+    making.event("begun", 300, pending={"finetune": 10})
+    assert making.look(after_s=5).driver is Driver.working
+
+
 def test_an_old_log_is_not_taken_for_the_next_drivers_end(making: Making):
-    """Law: a log that was over when watching began ends it after half a minute: the next driver may be starting."""
+    """Law: a log that was over when watching began ends it after 15 s: the next driver may be starting."""
     making.event("ended", 9)
     assert making.look().driver is Driver.none
     assert making.look(after_s=PATIENCE_S - 1).driver is Driver.none

@@ -54,7 +54,14 @@ def evaluate(
     ] = None,
     address: Address = None,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Score again as N grows, until all is made.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Score again as N grows, from 6 runs on (or all, where fewer are planned), until all is made, or the "
+            "driver has ended for 15 s: the next one may be starting.",
+        ),
+    ] = False,
     every_s: Every = 5.0,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:

@@ -81,7 +81,9 @@ def status(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save training curves as .png, .svg or .pdf.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until all is made.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again and again until all is made, or the driver has ended for 15 s.")
+    ] = False,
     every_s: Every = 5.0,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
@@ -110,7 +112,7 @@ def status(
         say(json.dumps({"study": loaded.name, "store": store.uri, "populations": rows}, indent=1))
     else:
         say("\n".join(status_lines(found, store.uri)))
-        events, unread = EventReader(store).heard()
+        events, unread = EventReader(store).heard("begun")
         if unread:
             say(f"events cannot be read: {unread}")
         elif (use := utilisation(events)).share is not None:

@@ -58,8 +58,8 @@ def submit(
 
     A job of the study that runs already is attached to; one that has ended goes on.
 
-    The study and the scripts that it names travel; data and storage must be where every node sees them, and an
-    `arch: package.module:factory` installed there.
+    The study travels, with the scripts that it names, and an `arch: package.module:factory` that lies beside it; one
+    that lies elsewhere must be installed on every node. Data and storage must be where every node sees them.
     """
     from ray_unlearn.driver import ray_jobs
     from ray_unlearn.driver.parcel import pack

@@ -3,7 +3,7 @@
     raise typer.Exit(watch_status(Watch(study, store), every_s=5.0))
 
 On a terminal a table that stays in place, elsewhere a line where something changed. Both end when everything planned
-is made (0), or when the driver has ended or is heard of no more (3).
+is made (0), or when the driver has ended, and none has followed it for 15 s, or is heard of no more (3).
 
 Does not cover: what there is to see (`report.watching`, `evaluation`).
 """

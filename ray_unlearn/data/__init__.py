@@ -1,6 +1,6 @@
 """Images: sources -> decoded Arrow shards -> index sets (retain, forget, validation, test) -> batches on the device.
 
-    data = prepare_study(study, storage, cache)  # study_data: decodes what is not decoded yet, draws the splits
+    data = prepare_study(study, storage)  # study_data: decodes what is not decoded yet, draws the splits
     pixels = data.open(torch.device("cpu"))      # maps the shards
     retain = ImageSet(pixels, data.splits.sets["retain"], Scaling.of("standard"))
     images, labels = retain.batch(np.array([0, 5, 9]))    # float32 [3, 3, H, W] on the device, int64 [3]

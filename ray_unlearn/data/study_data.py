@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 
 from ray_unlearn.data.prepare import DecodeAll, Prepared, in_place, prepare_source
 from ray_unlearn.data.rows import Part
-from ray_unlearn.data.shards import Shard
 from ray_unlearn.data.sources import open_source
 from ray_unlearn.data.splits import ImageTable, Splits, make_splits
 from ray_unlearn.errors import DataError
@@ -70,7 +69,7 @@ class StudyData:
         return Pixels(shards, device, budget_bytes, self.shuffle)
 
 
-def prepare_study(study: Study, storage: Storage, cache: Path, decode_all: DecodeAll = in_place) -> StudyData:
+def prepare_study(study: Study, storage: Storage, decode_all: DecodeAll = in_place) -> StudyData:
     """Decode what is not decoded yet, draw the splits, and find out what identifies the data.
 
     Raises:
@@ -96,7 +95,7 @@ def prepare_study(study: Study, storage: Storage, cache: Path, decode_all: Decod
         if role == "train":
             names = prepared[role].manifest.class_names
             limit = limit or (len(names) if names else prepared[role].manifest.max_label + 1)
-    return _assemble(study, storage, prepared, names, int(limit or 0), cache)
+    return _assemble(study, storage, prepared, names, int(limit or 0))
 
 
 def _columns(data: Data) -> Columns:
@@ -109,13 +108,12 @@ def _columns(data: Data) -> Columns:
     return columns.model_copy(update={"group": group})
 
 
-def _refuse_same(shards: Mapping[str, list[Shard]]) -> None:
+def _refuse_same(tables: Mapping[str, list[pa.Table]]) -> None:
     """Refuse an image that two sources share: it would be trained on and scored."""
     known: dict[str, pa.ChunkedArray] = {}
     """The digests of each source's images; a digest covers id, label and pixels."""
-    for role, parts in shards.items():
-        tables = [part.table.select(["image_id", "digest"]) for part in parts]
-        images = pa.concat_tables(tables)
+    for role, parts in tables.items():
+        images = pa.concat_tables([part.select(["image_id", "digest"]) for part in parts])
         for earlier, digests in known.items():
             shared = pc.index(pc.is_in(images["digest"], value_set=digests), True).as_py()
             if shared >= 0:
@@ -139,19 +137,18 @@ def _assemble(
     prepared: Mapping[str, Prepared],
     names: tuple[str, ...] | None,
     num_classes: int,
-    cache: Path,
 ) -> StudyData:
     sizes = {role: source.manifest.num_images for role, source in prepared.items()}
-    by_role = {role: prepared[role].map(cache) for role in ("train", "validation", "test") if role in prepared}
+    by_role = {role: prepared[role].columns() for role in ("train", "validation", "test") if role in prepared}
     _refuse_same(by_role)
-    shards = [shard for parts in by_role.values() for shard in parts]
+    tables = [table for parts in by_role.values() for table in parts]
     columns = {
-        name: [value for shard in shards for value in shard.table.column(name).to_pylist()]
+        name: [value for table in tables for value in table.column(name).to_pylist()]
         for name in ("image_id", "group", "given")
     }
     table = ImageTable(
         ids=columns["image_id"],
-        labels_N=np.concatenate([shard.labels_N for shard in shards]),
+        labels_N=np.concatenate([table.column("label").to_numpy() for table in tables]),
         groups=columns["group"],
         given=columns["given"],
         num_train=sizes["train"],

@@ -74,8 +74,12 @@ def generate(
         arm = stack.enter_context(interrupts())
         place = _backend(backend, address, arm, workers, gpus_per_worker)
         stack.callback(place.close)
-        if backend == "ray" and _probably_pending(study, only):
+        store = _probably_pending(study, only)
+        early = backend == "ray" and store is not None
+        if early:
             refuse_early(study)
+        log = stack.enter_context(event_log(store, announce=True)) if store else None
+        if early:
             phases.enter("connect")
             imports = begin_to_import()
             place.begin()
@@ -91,12 +95,15 @@ def generate(
         pending = [run for run in planned if run.index not in held[run.population]]
         if pending and backend == "ray":
             phases.enter("connect")
-        recorder = _recorder(stack.enter_context(event_log(job.store)), job, backend) if pending else None
+        log = log or (stack.enter_context(event_log(job.store)) if pending else None)
+        recorder = _recorder(log, job, backend) if log and pending else None
         tally = _make(job, place, pending, held, len(planned), phases, recorder) if recorder else Tally()
         phases.enter("finish")
         unwritten = _finish(job, tally, held)
         if recorder:
             recorder.ended(tally, phases.end())
+        elif log and log.begun:  # announced, and there was nothing to do
+            log.write("ended")
     seconds = phases.end()
     return Summary(
         planned=len(planned),
@@ -119,23 +126,22 @@ def prepare(study: Study, *, backend: BackendName = "ray", address: str | None =
         RayUnlearnError: the data are refused, or the cluster cannot be had.
 
     """
-    from ray_unlearn.data.node_cache import cache_folder
     from ray_unlearn.data.study_data import prepare_study
 
     with ExitStack() as stack:
         place = _backend(backend, address, stack.enter_context(interrupts()))
         stack.callback(place.close)
-        return prepare_study(study, open_storage(study.storage), cache_folder(), place.decode_all)
+        return prepare_study(study, open_storage(study.storage), place.decode_all)
 
 
-def _probably_pending(study: Study, only: Sequence[str]) -> bool:
-    """Return whether a population has fewer folders than runs: a guess, for a head start."""
+def _probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
+    """Return the study's store where a population has fewer folders than runs: a guess, for a head start."""
     try:
         store = StudyStore(open_storage(study.storage), study.name)
         wanted = {name: spec.planned for name, spec in study.populations.items() if name in (only or study.populations)}
-        return any(len(store.indexes(name)) < planned for name, planned in wanted.items())
+        return store if any(len(store.indexes(name)) < planned for name, planned in wanted.items()) else None
     except RayUnlearnError:
-        return False  # it will be said where it can be explained
+        return None  # it will be said where it can be explained
 
 
 def _held(job: Job) -> Held:

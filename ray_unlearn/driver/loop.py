@@ -106,8 +106,10 @@ class Scheduler:
 
     def _resize(self) -> None:
         """Grow to what there is room and work for; let surplus workers go: idle ones, and those that only start."""
-        outstanding = len(self._queue) + self._held + sum(map(len, self._blocked.values()))
         room, staying = self._pool.capacity(), len(self._hands) - len(self._leaving)
+        # Of what a worker has, nothing is left for another: neither its call's next runs, nor what it publishes beside.
+        idle = sum(worker not in self._leaving and self._hands[worker].is_idle for worker in self._hungry)
+        outstanding = len(self._queue) + staying - idle + sum(map(len, self._blocked.values()))
         surplus = staying + len(self._starting) - min(room, outstanding)
         for worker in sorted(self._starting, reverse=True)[: max(0, surplus)]:  # an autoscaler sees them as demand
             self._starting.discard(worker)

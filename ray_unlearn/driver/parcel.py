@@ -5,18 +5,19 @@
     parcel.submission_id(1)                      # faces-1a2b3c4d-a1
 
 What travels: the study with its overrides merged in; method scripts, with the modules that they import from beside
-themselves; a CSV of ids to forget; weights given by a relative path. Data and storage do not: every node must see
-them, so relative ones are refused. The digest covers all that travels and the stage, so that the same submission has
-the same name wherever and whenever it is made.
+themselves; an `arch: package.module:factory` that lies beside the study file, likewise; a CSV of ids to forget; weights
+given by a relative path. Data and storage do not: every node must see them, so relative ones are refused. The digest
+covers all that travels and the stage, so that the same submission has the same name wherever and whenever it is made.
 
 Does not cover: what a script imports by a computed name, nor files that it opens (put those where every node sees
-them); talking to a cluster (`ray_jobs`).
+them); factories that lie elsewhere (the cluster has them installed); talking to a cluster (`ray_jobs`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,8 @@ from typing import Any, Literal
 
 import yaml
 
-from ray_unlearn.driver.beside import modules_beside
+from ray_unlearn.driver import shelf
+from ray_unlearn.driver.beside import module_in, modules_beside
 from ray_unlearn.errors import StudyError
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.loading import parse_study, read_tree
@@ -75,22 +77,30 @@ class Parcel:
     def write(self, parent: Path | None = None) -> Path:
         """Write the working_dir, unless it is there; return it.
 
-        It stays, so that the `ray job submit` line can be repeated. Only this user may read it: a URI may hold keys.
+        It stays for a day at least, so that the `ray job submit` line can be repeated; older ones go. Only this user
+        may read it: a URI may hold keys.
         """
         parent = parent or Path.home() / ".cache" / "ray_unlearn" / "submit"
         folder = parent / self.prefix.removesuffix("-a")
-        if not folder.is_dir():
-            parent.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(dir=parent, prefix=".new-"))
-            (beside / STUDY).write_text(self.text, encoding="utf-8")
-            for name, path in self.files.items():
-                (beside / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, beside / name)
-            try:
-                beside.rename(folder)
-            except OSError:  # another submission of the same was quicker
-                shutil.rmtree(beside)
+        parent.mkdir(parents=True, exist_ok=True)
+        with shelf.locked(parent):
+            if folder.is_dir():
+                os.utime(folder)
+            else:
+                self._fill(folder)
+            shelf.sweep(parent)
         return folder
+
+    def _fill(self, folder: Path) -> None:
+        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+        (beside / STUDY).write_text(self.text, encoding="utf-8")
+        for name, path in self.files.items():
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, beside / name)
+        try:
+            beside.rename(folder)
+        except OSError:  # without locks: another submission of the same was quicker
+            shutil.rmtree(beside)
 
 
 def pack(file: str | Path, overrides: list[str], *, stage: Stage = "all", ship_code: bool = False) -> Parcel:
@@ -104,7 +114,7 @@ def pack(file: str | Path, overrides: list[str], *, stage: Stage = "all", ship_c
 
     Raises:
         StudyError: the study is wrong, or names what no cluster could see; it is too large to travel.
-        MethodError: a script, or a module that it imports from beside itself, is not Python.
+        MethodError: a script, a factory, or a module that one imports from beside itself, is not Python.
 
     """
     written, tree = read_tree(file, overrides, absolute=False), read_tree(file, overrides)
@@ -115,6 +125,7 @@ def pack(file: str | Path, overrides: list[str], *, stage: Stage = "all", ship_c
     files: dict[str, Path] = {}
     names = _Names(files)
     _take_ids(tree, written, names)
+    files |= _factory_beside(study.model.arch, Path(file).parent)
     for population in study.populations:
         _take_population(tree["populations"][population], written["populations"][population], names)
     if ship_code:
@@ -168,6 +179,15 @@ def _take_population(spec: dict[str, Any], written: dict[str, Any], names: _Name
     if spec.get("weights") is not None:
         pairs = zip(_listed(spec["weights"]), _listed(written["weights"]), strict=True)
         spec["weights"] = [names.take(Path(path)) if _is_relative(said) else path for path, said in pairs]
+
+
+def _factory_beside(arch: str, folder: Path) -> dict[str, Path]:
+    """Return the modules of a factory in the study's folder: at the top of the working_dir, where a job imports from.
+
+    They come before what the cluster has installed under the same name.
+    """
+    name = arch.partition(":")[0].partition(".")[0] if ":" in arch else ""
+    return {str(path.relative_to(folder)): path for path in (module_in(folder, name) if name else ())}
 
 
 def _package() -> Iterator[tuple[str, Path]]:

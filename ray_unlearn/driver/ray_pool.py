@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import NodeDiedError, RayActorError, RayError, RayTaskError
 
 from ray_unlearn.driver.deadlines import Deadlines
 from ray_unlearn.driver.pool import Event, Finished, Leaving, Lost, Ready
@@ -67,7 +67,8 @@ class RayPool:
         self._tell = tell
         self._fixed = workers or (execution.workers if isinstance(execution.workers, int) else None)
         self.device, self._needs = resources_of(execution, ray.cluster_resources().get("GPU", 0))
-        self._job = ray.put(job)
+        # Only the driver saves it: of a million images, 62 MB for every worker.
+        self._job = ray.put(replace(job, data=replace(job.data, splits_arrow=b"")))
         self._actor = ray.remote(
             num_cpus=self._needs.cpus,
             num_gpus=self._needs.gpus,
@@ -200,8 +201,8 @@ class RayPool:
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, RayUnlearnError) else None
             return self._lost(worker, str(cause) if cause else _reason(error), isinstance(cause, StorageNotShared))
-        except RayError as error:
-            return self._lost(worker, _reason(error))
+        except RayError as error:  # memory, or an object, that was lost with a node
+            return self._lost(worker, _reason(error), preempted=self._is_gone(worker, error))
         if self._placing.pop(reference, None):
             self._node_of[worker] = value
             self._placed_at, self._patience_s = time.monotonic(), _PATIENCE_S
@@ -212,10 +213,11 @@ class RayPool:
         self._deadlines.answered(worker, time.monotonic())
         return Finished(worker, value)
 
-    def _is_gone(self, worker: int, error: RayActorError) -> bool:
+    def _is_gone(self, worker: int, error: RayError) -> bool:
         """Return whether the worker died with its node, or because that is drained."""
         self._nodes.look(now=True)
-        return bool(error.preempted) or self._nodes.is_going(self._node_of.get(worker))
+        said = isinstance(error, NodeDiedError) or getattr(error, "preempted", False)
+        return bool(said) or self._nodes.is_going(self._node_of.get(worker))
 
     def _lost(self, worker: int, cause: str, unshared: bool = False, preempted: bool = False) -> Lost:
         self.stop(worker)

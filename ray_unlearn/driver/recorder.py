@@ -5,8 +5,9 @@
     Scheduler(plan, recorder.observed(pool), ...).run()
     recorder.ended(tally, phases)
 
-Events: begun; ready, given, made, failed, given up, recycled, lost, stopped; alive (`store.events`); ended, or broken
-off. None holds a path or a URI: what an error says of one is left out here, and stands in the run's file under failed/.
+Events: begun; ready, given, made, failed, given up, recycled, poisoned, leaving, lost, stopped; preparing and alive
+(`store.events`); ended, or broken off. None holds a path or a URI: what an error says of one is left out here, and
+stands in the run's file under failed/.
 
 Does not cover: how events are kept (`store.events`), nor what they add up to (`report.utilisation`).
 """
@@ -21,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
-from ray_unlearn.driver.pool import Finished, Lost, Pool, Ready
+from ray_unlearn.driver.pool import Finished, Leaving, Lost, Pool, Ready
 from ray_unlearn.driver.tally import Tally
 from ray_unlearn.outcome import Attempt, Outcome, Spent
 from ray_unlearn.store.events import EventLog
@@ -111,6 +112,8 @@ class Recorder:
         elif isinstance(event, Lost):
             self._log.write("lost", worker=event.worker, cause=without_places(event.cause))
             self._gone(event.worker)
+        elif isinstance(event, Leaving):
+            self._log.write("leaving", worker=event.worker)
         elif isinstance(event, Finished):
             for outcome in event.outcomes:
                 self._told(event.worker, outcome)
@@ -134,6 +137,8 @@ class Recorder:
             self._log.write("made", **who, **_figures(spent))
         if outcome.recycle:
             self._log.write("recycled", worker=worker)
+        if outcome.poisoned:
+            self._log.write("poisoned", worker=worker)
 
 
 class _Observed:

@@ -7,7 +7,8 @@
 Busy is what workers say of themselves: training, predicting and publishing, by their own clocks, not the time from the
 driver's dispatch to its hearing the outcome. The time that counts is from the first run's start to the last run's end:
 for every worker from when it was ready, also after the scheduler let it go for want of work, until then or its loss.
-Time that a killed worker spent on runs that it never told of counts as idle.
+One that had to go, because its memory had grown, its GPU had failed or its node is drained, is there until it has
+finished what it had. Time that a killed worker spent on runs that it never told of counts as idle.
 
 Does not cover: how well a busy worker uses its device (a run's images per second).
 """
@@ -23,6 +24,7 @@ from typing import Any
 from ray_unlearn.store.events import Event
 
 Span = tuple[float, float]
+_GONE = ("lost", "recycled", "poisoned")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,15 +55,17 @@ def busy_share(events: Iterable[Event]) -> float | None:
 def utilisation(events: Iterable[Event]) -> Utilisation:
     """Add up one log's events; those that are damaged count for nothing."""
     busy: dict[int, list[Span]] = {}
-    ready, gone, runs = dict[int, float](), dict[int, float](), 0
+    ready, gone, leaving, runs = dict[int, float](), dict[int, float](), set[int](), 0
     for event in events:
         worker, at = event.get("worker"), _since_epoch(event)
         if not isinstance(worker, int) or at is None:
             continue
         if event["event"] == "ready":
             ready[worker] = at
-        elif event["event"] in ("lost", "recycled"):
-            gone[worker] = at
+        elif event["event"] == "leaving":
+            leaving.add(worker)
+        elif event["event"] in _GONE or (event["event"] == "stopped" and worker in leaving):
+            gone.setdefault(worker, at)
         elif event["event"] in ("made", "failed"):
             runs += 1
             busy.setdefault(worker, []).extend(_spans(event.get("busy")))
@@ -72,7 +76,7 @@ def utilisation(events: Iterable[Event]) -> Utilisation:
     present = {}
     for worker in {*ready, *busy}:
         begin = min([max(first, ready.get(worker, first)), *(start for start, _ in busy.get(worker, ()))])
-        end = min(last, gone.get(worker, last))
+        end = min(last, max([gone.get(worker, last), *(end for _, end in busy.get(worker, ()))]))
         if end > begin:
             present[worker] = end - begin
     return Utilisation(

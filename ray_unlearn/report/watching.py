@@ -5,8 +5,8 @@
     look.all_made, look.runs_per_s, look.left_s, look.driver
 
 What is made is known from records alone: a look lists each population's folder and reads only records that are new to
-it. The log of events adds which driver is at work, and how quick it was before the first look; where it cannot be
-read, watching goes on without.
+it. The log of events adds which driver is at work, how quick it is, and which runs it has given up; where it cannot
+be read, watching goes on without.
 
 Does not cover: how it is shown (`cli.watching`), nor scores (`evaluation`).
 """
@@ -14,11 +14,11 @@ Does not cover: how it is shown (`cli.watching`), nor scores (`evaluation`).
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ray_unlearn.report.rate import Seen, rate_of
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.disk import has_ended
 from ray_unlearn.store.events import ALIVE_EVERY_S, Event, EventReader
@@ -27,15 +27,16 @@ from ray_unlearn.study.schema import Study
 
 SILENT_S = 4 * ALIVE_EVERY_S
 """A driver from which nothing is heard for so long is dead, or cut off from its storage."""
-PATIENCE_S = 30.0
-"""A log that was ended when it was first seen may be of the last `generate`, and the next be about to begin."""
-_LOOKS = 60  # that the rate is measured over
+PATIENCE_S = 15.0
+"""After the end of a log, the next command's driver may be starting: until it has said so, it cannot be seen."""
+_OVER = ("ended", "broken off")
 
 
 class Driver(StrEnum):
     """What the driver does."""
 
-    none = "no driver yet"
+    none = "no driver now"
+    preparing = "preparing"
     working = "at work"
     ended = "ended"
     silent = "silent"
@@ -60,9 +61,9 @@ class Look:
     populations: tuple[Made, ...]
     driver: Driver
     runs_per_s: float | None
-    """None before two looks saw a difference, where no log tells either."""
+    """None before the log, or two looks, saw runs made."""
     left_s: float | None
-    """Until everything that is not given up is made, at this rate."""
+    """Until everything is made that this driver has not given up, at this rate."""
 
     @property
     def all_made(self) -> bool:
@@ -83,12 +84,10 @@ class Watch:
         self._made: dict[str, tuple[str, set[int]]] = {}
         """Population -> digest, runs whose records were seen."""
         self._events = EventReader(store)
-        self._samples: deque[tuple[float, int]] = deque(maxlen=_LOOKS)
-        self._began = clock()
+        self._rate = Seen()
         self._seen: tuple[int, str, int] = (-1, "", 0)
         """Runs made, log and number of its events, when something last was new."""
-        self._news_at = self._began
-        self._was_working = False
+        self._news_at = clock()
 
     def look(self) -> Look:
         """Look at what is there now.
@@ -98,14 +97,13 @@ class Watch:
 
         """
         populations = tuple(self._population(name, spec.planned) for name, spec in self._study.populations.items())
-        (events, unread), made = self._events.heard(), sum(one.made for one in populations)
-        driver = Driver.unknown if unread else self._driver(events, made)
-        if not self._samples and driver is Driver.working:
-            self._sample_before(events, made)
-        self._samples.append((self._clock(), made))
-        rate = self._rate()
-        left = sum(max(0, one.planned - one.made - one.failed) for one in populations if _asked_for(one, events))
-        left_s = left / rate if rate else None
+        (events, unread), made, now = self._events.heard(), sum(one.made for one in populations), self._clock()
+        driver = Driver.unknown if unread else self._driver(events, made, now)
+        self._rate.look(now, made)
+        rate = (rate_of(events) if driver is Driver.working else None) or self._rate.per_s
+        left = sum(max(0, one.planned - one.made) for one in populations if _asked_for(one, events))
+        left -= len(self._given_up(events)) if driver is Driver.working else 0
+        left_s = max(0, left) / rate if rate else None
         return Look(populations=populations, driver=driver, runs_per_s=rate, left_s=left_s)
 
     def _population(self, name: str, planned: int) -> Made:
@@ -132,35 +130,31 @@ class Watch:
         record = self._store.record(run) if digest else None
         return record is not None and record.is_of(run, digest)
 
-    def _driver(self, events: list[Event], made: int) -> Driver:
-        now, news = self._clock(), (made, str(events[0]["at"]) if events else "", len(events))
+    def _driver(self, events: list[Event], made: int, now: float) -> Driver:
+        news = made, str(events[0]["at"]) if events else "", len(events)
         if news != self._seen:
             self._seen, self._news_at = news, now
         if not events:
             return Driver.none
-        if events[-1]["event"] in ("ended", "broken off"):
-            patient = not self._was_working and now - self._began < PATIENCE_S
-            return Driver.none if patient else Driver.ended
+        if events[-1]["event"] in _OVER:
+            return Driver.none if now - self._news_at < PATIENCE_S else Driver.ended
         if now - self._news_at > SILENT_S or has_ended(str(events[0].get("host")), str(events[0].get("pid"))):
             return Driver.silent
-        self._was_working = True
-        return Driver.working
+        return Driver.working if _begun(events) else Driver.preparing
 
-    def _sample_before(self, events: list[Event], made: int) -> None:
-        """Take from the log what was made between the first ready worker and now."""
-        ready = next((event["s"] for event in events if event["event"] == "ready"), None)
-        if ready is not None and events[-1]["s"] > ready:
-            new = sum(event["event"] == "made" for event in events)
-            self._samples.append((self._clock() - (events[-1]["s"] - ready), made - new))
+    def _given_up(self, events: list[Event]) -> set[str]:
+        """Return the runs that this driver will not make; those of earlier commands it tries again."""
+        given_up = {str(event.get("run")) for event in events if event["event"] == "given up"}
+        made = {f"{name}/{index:05d}" for name, (_, indexes) in self._made.items() for index in indexes}
+        return given_up - made
 
-    def _rate(self) -> float | None:
-        while len(self._samples) > 1 and self._samples[1][1] == self._samples[0][1]:
-            self._samples.popleft()  # what passed before something was made says nothing of what is left
-        (start, before), (now, made) = self._samples[0], self._samples[-1]
-        return (made - before) / (now - start) if made > before and now > start else None
+
+def _begun(events: list[Event]) -> Event | None:
+    """Return what the driver said of its task; None while it prepares."""
+    return next((event for event in events if event["event"] == "begun"), None)
 
 
 def _asked_for(one: Made, events: list[Event]) -> bool:
     """Return whether the driver makes this population; `generate --only` leaves others out."""
-    pending = events[0].get("pending") if events else None
+    pending = (_begun(events) or {}).get("pending")
     return one.population in pending if isinstance(pending, Mapping) else True

@@ -49,16 +49,32 @@ _CLOSING_S = 3.0  # a hung storage does not keep the command
 
 
 @contextmanager
-def event_log(store: StudyStore) -> Iterator[EventLog]:
-    """Yield a log; what breaks the block off is its last event."""
+def event_log(store: StudyStore, *, announce: bool = False) -> Iterator[EventLog]:
+    """Yield a log; what breaks the block off is its last event, where it has any.
+
+    Args:
+        store: whose.
+        announce: say at once that a driver prepares, where there are logs of earlier ones: whoever watches the study
+            sees those end. The first one's study may still be refused, and is to leave nothing behind.
+
+    """
     log = EventLog(store)
     try:
+        if announce and _has_logs(store):
+            log.write("preparing", host=socket.gethostname(), pid=os.getpid())
         yield log
     except BaseException as error:
-        log.write("broken off", why=type(error).__name__)
+        if log.begun:
+            log.write("broken off", why=type(error).__name__)
         raise
     finally:
         log.close()
+
+
+def _has_logs(store: StudyStore) -> bool:
+    with suppress(OSError, StoreError):  # it will be said where it matters
+        return bool(store.storage.stamps(store.layout.events_folder))
+    return False
 
 
 class EventLog:
@@ -72,6 +88,8 @@ class EventLog:
         self._published = b""
         """The newest part so far, of an object store."""
         self._waiting: deque[Event] = deque(maxlen=_WAITING)
+        self.begun = False
+        """Whether it has an event."""
         self._said_at, self._torn = self._start, False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="events", daemon=True)
@@ -79,7 +97,7 @@ class EventLog:
 
     def write(self, event: str, **more: Any) -> None:
         """Note an event; costs microseconds, and never fails."""
-        self._said_at = time.monotonic()
+        self.begun, self._said_at = True, time.monotonic()
         at = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
         self._waiting.append({"event": event, "at": at, "s": round(self._said_at - self._start, 3), **more})
 
@@ -89,24 +107,27 @@ class EventLog:
         self._thread.join(_CLOSING_S)
 
     def _work(self) -> None:
-        every_s = _EVERY_S if self._store.storage.local is not None else _EVERY_REMOTE_S
-        while not self._over.wait(every_s):
-            if time.monotonic() - self._said_at > ALIVE_EVERY_S:
+        every_s = wait_s = _EVERY_S  # the first event at once: whoever watches waits for it
+        if self._store.storage.local is None:
+            every_s = _EVERY_REMOTE_S
+        while not self._over.wait(wait_s):
+            if self.begun and time.monotonic() - self._said_at > ALIVE_EVERY_S:
                 self.write("alive")
-            self._flush()
+            wait_s = every_s if self._flush() else wait_s
         self._flush()
 
-    def _flush(self) -> None:
-        """Write what waits; where the store refuses, it waits on."""
+    def _flush(self) -> bool:
+        """Write what waits; where the store refuses, it waits on. Return whether there was something."""
         taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if not taken:
-            return
+            return False
         written = 0
         with suppress(OSError, StoreError):
             written = self._append([_line(event) for event in taken])
         left = taken[written:]
         room = _WAITING - len(self._waiting)
         self._waiting.extendleft(reversed(left[max(0, len(left) - room) :]))
+        return True
 
     def _append(self, lines: list[bytes]) -> int:
         """Return how many of the lines, from the first, the store has now."""
@@ -160,22 +181,28 @@ class EventReader:
                 logs.setdefault(log, []).extend(self._read(folder, name, stamp))
         return logs
 
-    def newest(self) -> list[Event]:
-        """Return the events of the log that was begun last; empty where there is none.
+    def newest(self, kind: str = "") -> list[Event]:
+        """Return the events of the newest log, or the newest that has an event of a kind; empty where there is none.
 
         Raises:
             StoreError: they cannot be read.
 
         """
         folder, stamps = self._store.layout.events_folder, self._store.storage.stamps(self._store.layout.events_folder)
-        newest = max((log for name in stamps if (log := event_log_of(name)) is not None), default=None)
-        parts = sorted(name for name in stamps if newest is not None and event_log_of(name) == newest)
-        return [event for name in parts for event in self._read(folder, name, stamps[name])]
+        parts: dict[str, list[str]] = {}
+        for name in sorted(stamps):
+            if (log := event_log_of(name)) is not None:
+                parts.setdefault(log, []).append(name)
+        for log in sorted(parts, reverse=True):
+            events = [event for name in parts[log] for event in self._read(folder, name, stamps[name])]
+            if not kind or any(event["event"] == kind for event in events):
+                return events
+        return []
 
-    def heard(self) -> tuple[list[Event], str]:
+    def heard(self, kind: str = "") -> tuple[list[Event], str]:
         """Return what `newest` does, and why it cannot be read: for those who want to know, and do without."""
         try:
-            return self.newest(), ""
+            return self.newest(kind), ""
         except StoreError as error:
             return [], str(error)
 

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from pyarrow import fs
+from pyarrow import NativeFile, fs
 
 from ray_unlearn.errors import StoreError, StoreReadOnly
 from ray_unlearn.store import disk
@@ -79,6 +79,21 @@ class Storage:
                 return bytes(stream.read())
 
         return self._try("read", name, read)
+
+    def read_within(self, name: str, read: Callable[[NativeFile], _T]) -> _T:
+        """Return what `read` makes of an open file, in which it may read at any place.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StoreError: it cannot be read.
+
+        """
+
+        def within() -> _T:
+            with self.filesystem.open_input_file(self.path(name)) as file:
+                return read(file)
+
+        return self._try("read", name, within)
 
     def copy_to(self, name: str, path: Path) -> str:
         """Copy a file to a local path, a piece in memory at a time; return the sha256 of what was written.
