@@ -25,7 +25,7 @@ from ray_unlearn.driver.loop import Scheduler
 from ray_unlearn.driver.pool import Leaving, Lost, Ready
 from ray_unlearn.driver.recorder import Meters, Recorder, without_places
 from ray_unlearn.outcome import Outcome, Spent
-from ray_unlearn.report.utilisation import busy_share, utilisation, utilisation_line
+from ray_unlearn.report.utilisation import utilisation, utilisation_line
 from ray_unlearn.store import Storage, StudyStore, disk, open_storage
 from ray_unlearn.store import events as events_module
 from ray_unlearn.store.events import EventLog, EventReader, decode_events, event_log
@@ -315,7 +315,7 @@ def test_the_share_of_busy_time_by_hand():
     ]
     use = utilisation(found)
     assert (use.busy_s, use.there_s, use.window_s, use.workers, use.runs) == (13.5, 18.0, 10.0, 2, 3)
-    assert busy_share(found) == 0.75
+    assert utilisation(found).share == 0.75
     assert utilisation_line(use) == "2 workers busy 75.0 % of 10.0 s between the first and the last of 3 runs"
     lost = [event("lost", 16, 2) if one["event"] == "stopped" else one for one in found]
     assert utilisation(lost).there_s == 14.0  # 10, and 4 of worker 2
@@ -358,13 +358,16 @@ def test_what_ends_a_workers_time_is_told(tmp_path: Path):
 
 def test_damaged_events_count_for_nothing():
     """Law: no run, no share; spans that are none are left out."""
-    assert busy_share([]) is None
+    assert utilisation([]).share is None
     assert utilisation_line(utilisation([event("ready", 1, 1)])) == "no run was made"
     bad = [
         {**event("made", 1, 1), "busy": busy}
         for busy in (None, [[2, 1]], ["x"], [[None, 1]], 7, [[0, 10**400]], [[0, math.inf]])
     ]
-    assert busy_share([*bad, {**event("made", 1, 1, (0, 1)), "at": "yesterday"}, event("made", 4, 1, (1, 2))]) == 1.0
+    assert (
+        utilisation([*bad, {**event("made", 1, 1, (0, 1)), "at": "yesterday"}, event("made", 4, 1, (1, 2))]).share
+        == 1.0
+    )
 
 
 def test_a_generate_tells_what_it_did(tiny: Callable[..., Study], monkeypatch: pytest.MonkeyPatch):
@@ -387,7 +390,7 @@ def test_a_generate_tells_what_it_did(tiny: Callable[..., Study], monkeypatch: p
     assert {name: made[0]["seconds"][name] for name in ("train", "predict")} == record.seconds
     for (start, end), (begun, published) in (one["busy"] for one in made):
         assert start <= end <= begun <= published
-    share = busy_share(found)
+    share = utilisation(found).share
     assert share is not None
     assert 0.5 < share <= 1.0
     text = "".join(path.read_text() for path in Path(study.storage).glob("tiny/events/*"))

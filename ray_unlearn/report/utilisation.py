@@ -47,11 +47,6 @@ class Utilisation:
         return self.busy_s / self.there_s if self.there_s else None
 
 
-def busy_share(events: Iterable[Event]) -> float | None:
-    """Return the share of time that workers were busy between the first and the last run; None without a run."""
-    return utilisation(events).share
-
-
 def utilisation(events: Iterable[Event]) -> Utilisation:
     """Add up one log's events; those that are damaged count for nothing."""
     busy: dict[int, list[Span]] = {}
