@@ -1,4 +1,4 @@
-"""Figures of jobs/benchmark.py -> what stands below its table: a GPU's memory, accuracies side by side, 512 checkpoints.
+"""Figures of jobs/benchmark.py -> what stands below its table: a GPU's memory, accuracies, 512 checkpoints.
 
     for line in remark_lines(found): ...
 

@@ -4,8 +4,8 @@
         ...                                      # starts processes that use the GPU
     memory.peak_mb                               # None on a CPU, and where nvidia-smi does not answer
 
-Asked once a second; what was in use before is subtracted, so others should leave the device alone. This process needs no
-context of its own for it.
+Asked once a second; what was in use before is subtracted, so others should leave the device alone. This process needs
+no context of its own for it.
 
 Does not cover: what of it the allocator keeps and nobody uses.
 """

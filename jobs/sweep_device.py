@@ -14,7 +14,7 @@ For each way and number of runs: steps/s summed over the runs, images/s, the rat
 memory of the whole device (on a CPU: of all processes), and how far the trained weights are from those of the same runs
 one at a time: "equal" in every bit, or the largest difference of a tensor over the tensor's largest value. Every
 measurement is made by fresh processes; repeats are interleaved, there and back. What cannot run is named with its
-reason. Figures are written to --json after every measurement. Runs are trained on random images with seeds of their own.
+reason. Figures go to --json after every measurement. Images are random; each run has its own weights and order.
 
 Needs torch, and neither Ray nor data. On a GPU nobody has run it: expect 10 to 20 s a measurement, most of them imports.
 
@@ -35,8 +35,8 @@ from typing import Any
 import torch
 from mps_daemon import missing, mps_daemon
 from safetensors.torch import load_file
-from sweep_members import run_members
-from sweep_runs import Report, Setting
+from sweep_members import Report, run_members
+from sweep_runs import Setting
 from sweep_table import table_lines
 
 from ray_unlearn.errors import RayUnlearnError, StudyError

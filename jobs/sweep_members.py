@@ -2,29 +2,89 @@
 
     reports = run_members(setting, "alone", [[0], [1], [2]], Path("weights"))     # three processes of one run each
 
-Every process imports, opens and captures by itself; a barrier lets all of them begin the timed epochs at once. Where
-one fails, the others are ended and its reason is the error.
+Every process imports, opens and captures by itself, in a first epoch that is not timed; a barrier lets all of them begin
+the others at once. Where one fails, the rest are ended and its reason is the error.
 
-Does not cover: what a process does (`sweep_runs`).
+Does not cover: how a process trains its runs (`sweep_runs`).
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from sweep_runs import Report, Setting, measure
+import torch
+from profile_step import finish, settle
+from safetensors.torch import save_file
+from sweep_runs import WAYS, Setting
 
 from ray_unlearn.errors import RayUnlearnError
+from ray_unlearn.training.precision import refuse_unsupported
 
 _PATIENCE_S = 300.0
 """For the slowest process to come to the barrier."""
 _GOODBYE_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What one process measured."""
+
+    begin: float
+    """Seconds of the machine's monotonic clock; all processes waited for each other before."""
+    end: float
+    mb: float
+    """On a GPU: in use on the whole device when all had trained, contexts included. On a CPU: this process's peak."""
+    device: str
+
+
+def measure(setting: Setting, way: str, runs: Sequence[int], together: Callable[[], object], folder: Path) -> Report:
+    """Train the runs, time all epochs but the first, and save each run's weights as `folder/<run>.safetensors`.
+
+    Args:
+        setting: what to train.
+        way: `alone`, `streams` or `packed`.
+        runs: their indexes, which are their seeds.
+        together: called before the timed epochs and after them; returns when all processes have called it.
+        folder: where to save.
+
+    Raises:
+        RayUnlearnError: the device lacks the precision, a loss is not finite, or there are too many runs for streams.
+
+    """
+    device = torch.device(setting.device)
+    settle(device, deterministic=setting.deterministic)
+    torch.set_num_threads(1)
+    refuse_unsupported(setting.recipe.precision, device)
+    group = WAYS[way](setting, runs)
+    group.epoch()
+    finish(device)
+    together()
+    begin = time.monotonic()
+    for _ in range(setting.epochs):
+        group.epoch()
+    finish(device)
+    end, used = time.monotonic(), _used_mb(device)
+    together()
+    for run, state in group.states().items():
+        save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, folder / f"{run}.safetensors")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return Report(begin=begin, end=end, mb=used, device=name)
+
+
+def _used_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return (total - free) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def run_members(setting: Setting, way: str, parts: Sequence[Sequence[int]], folder: Path) -> list[Report]:
@@ -61,9 +121,7 @@ def run_members(setting: Setting, way: str, parts: Sequence[Sequence[int]], fold
     return reports
 
 
-def _member(
-    setting: Setting, way: str, runs: Sequence[int], barrier: Barrier, sink: Connection, folder: Path
-) -> None:
+def _member(setting: Setting, way: str, runs: Sequence[int], barrier: Barrier, sink: Connection, folder: Path) -> None:
     """Measure, and send a report, or why there is none; an empty reason where another process was the first to fail."""
     try:
         sink.send(measure(setting, way, runs, partial(barrier.wait, _PATIENCE_S), folder))

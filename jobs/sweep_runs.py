@@ -1,32 +1,30 @@
-"""What one process of jobs/sweep_device.py does: some runs of one setting, trained in one of three ways, and timed.
+"""Some runs of one setting in one process, trained in one of three ways: what jobs/sweep_device.py compares.
 
-    report = measure(setting, "streams", runs=[0, 1, 2, 3], together=barrier.wait, folder=Path("weights"))
+    group = WAYS["streams"](setting, [0, 1, 2, 3])
+    group.epoch()                                # every run, one epoch on
+    group.states()[2]                            # run 2's weights
 
     alone    the package's own training loop with its captured step, one run's epoch after another's
     streams  an engine for each run, each captured once; one thread replays their steps in turn, on a stream for each
     packed   all runs as one (jobs/packed_runs.py)
 
 Each way trains the same runs: weights and order of batches are drawn with the run's seeds, whatever else the process
-trains. A first epoch captures and warms up and is not timed. On a CPU the step is called again instead of a replay.
+trains. The first epoch captures and warms up. On a CPU the step is called again instead of a replay.
 
-Does not cover: several processes (`sweep_members`).
+Does not cover: time and memory, several processes (`sweep_members`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import resource
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from packed_runs import Packed, State
-from profile_step import CLASSES, finish, random_images, run_data, settle
-from safetensors.torch import save_file
+from profile_step import CLASSES, finish, random_images, run_data
 from torch import nn
 
 from ray_unlearn import models
@@ -40,7 +38,7 @@ from ray_unlearn.training.batches import Draws, draw, sizes_of
 from ray_unlearn.training.captured import Capture, Engine, Step
 from ray_unlearn.training.engines import Engines, cuda_graph
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor
-from ray_unlearn.training.precision import arithmetic, refuse_unsupported
+from ray_unlearn.training.precision import arithmetic
 
 MOST_ON_STREAMS = 16
 """torch has 32 streams to give; a run takes one to replay on and one to capture on, with cuBLAS's workspace."""
@@ -73,61 +71,6 @@ class Setting:
     def steps(self) -> int:
         """Steps of a run in the timed epochs."""
         return self.epochs * len(sizes_of(self.images, self.batch_size))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
-    """What one process measured."""
-
-    begin: float
-    """Seconds of the machine's monotonic clock; all processes waited for each other before."""
-    end: float
-    mb: float
-    """On a GPU: in use on the whole device when all had trained, contexts included. On a CPU: this process's peak."""
-    device: str
-
-
-def measure(
-    setting: Setting, way: str, runs: Sequence[int], together: Callable[[], object], folder: Path
-) -> Report:
-    """Train the runs, time all epochs but the first, and save each run's weights as `folder/<run>.safetensors`.
-
-    Args:
-        setting: what to train.
-        way: `alone`, `streams` or `packed`.
-        runs: their indexes, which are their seeds.
-        together: called before the timed epochs and after them; returns when all processes have called it.
-        folder: where to save.
-
-    Raises:
-        RayUnlearnError: the device lacks the precision, a loss is not finite, or there are too many runs for streams.
-
-    """
-    device = torch.device(setting.device)
-    settle(device, deterministic=setting.deterministic)
-    torch.set_num_threads(1)
-    refuse_unsupported(setting.recipe.precision, device)
-    group = WAYS[way](setting, runs)
-    group.epoch()
-    finish(device)
-    together()
-    begin = time.monotonic()
-    for _ in range(setting.epochs):
-        group.epoch()
-    finish(device)
-    end, used = time.monotonic(), _used_mb(device)
-    together()
-    for run, state in group.states().items():
-        save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, folder / f"{run}.safetensors")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    return Report(begin=begin, end=end, mb=used, device=name)
-
-
-def _used_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return (total - free) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def called_again(step: Step, device: torch.device) -> Step:
@@ -201,9 +144,7 @@ class _Streamed:
             self.model = _net(setting, run).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self._optimizer = make_optimizer(self.model, recipe)
             full = max(1, len(images) // recipe.batch_size)
-            self._engine = Engine(
-                self.model, self._optimizer, images, recipe, recipe.batch_size, full, None, capture
-            )
+            self._engine = Engine(self.model, self._optimizer, images, recipe, recipe.batch_size, full, None, capture)
 
     def begin(self) -> None:
         with self._on_stream():

@@ -91,13 +91,12 @@ def promise_lines(found: Found) -> list[str]:
 
 def fastest_lines(found: Found) -> list[str]:
     """Return, from little memory to much, the cells that no cell of as little memory beats, and the fastest of all."""
-    best = 0.0
-    lines = []
-    ways = {cell: statistics.median(ratios(found, cell)) for cell in by_cell(found)}
+    best, lines = 0.0, []
     for (way, runs), results in sorted(by_cell(found).items(), key=lambda item: held_mb(item[1])):
-        if ways[way, runs] > best:
-            best = ways[way, runs]
-            lines.append(f"fastest in {held_mb(results):,.0f} MB: {way} with {plural(runs, 'run')}, {best:.2f} of one alone")
+        times = statistics.median(ratios(found, (way, runs)))
+        if times > best:
+            best, memory = times, f"{held_mb(results):,.0f} MB"
+            lines.append(f"fastest in {memory}: {way} with {plural(runs, 'run')}, {times:.2f} of one alone")
     return lines
 
 

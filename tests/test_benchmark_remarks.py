@@ -37,8 +37,8 @@ def test_accuracies_by_hand():
     """Law: 50 and 60 % are 55 ± 7.07; d's mean of 54 lies between 50 and 60, and its mean of 75 beyond 70."""
     forget, test = remarks.accuracy_lines(figures([0.53, 0.55]))
     assert forget == (
-        "accuracy on forget images, %: a 55.00 ± 7.07 (50.00 to 60.00, N = 2), d 54.00 ± 1.41 (53.00 to 55.00, N = 2): "
-        "d's mean is within a's range; fewer than 8: says little"
+        "accuracy on forget images, %: a 55.00 ± 7.07 (50.00 to 60.00, N = 2), d 54.00 ± 1.41 (53.00 to 55.00, N = 2)"
+        ": d's mean is within a's range; fewer than 8: says little"
     )
     assert "d's mean is OUTSIDE a's range" in test
     enough = figures([0.53] * 8)
@@ -49,7 +49,8 @@ def test_accuracies_by_hand():
 def test_only_the_first_repeat_counts_for_accuracy():
     """Law: another repeat makes the same seeds again, so N stays 2."""
     found = figures([0.5, 0.6])
-    found["results"] += [each | {"repeat": 1, "accuracy": {"forget": [0, 1], "test": [0, 1]}} for each in found["results"]]
+    again = {"repeat": 1, "accuracy": {"forget": [0, 1], "test": [0, 1]}}
+    found["results"] += [each | again for each in found["results"]]
     assert "d 55.00 ± 7.07 (50.00 to 60.00, N = 2)" in remarks.accuracy_lines(found)[0]
 
 

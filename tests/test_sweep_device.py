@@ -53,7 +53,7 @@ def setting(**changes: Any) -> Any:
 def measured(given: Any, way: str, runs: list[int], folder: Path) -> Any:
     """Measure in this process."""
     folder.mkdir(exist_ok=True)
-    return sweep_runs.measure(given, way, runs, lambda: None, folder)
+    return sweep_members.measure(given, way, runs, lambda: None, folder)
 
 
 def run_here(given: Any, way: str, parts: Any, folder: Path) -> list[Any]:
@@ -84,7 +84,12 @@ def test_runs_that_take_turns_are_the_runs_alone(tmp_path, way, changes):
 
 @pytest.mark.parametrize(
     ("changes", "within"),
-    [({}, 1e-4), ({"precision": "bf16"}, 0.1), ({"optimizer": "adam", "lr": 1e-3}, 1e-2), ({"arch": "resnet18", "image_size": 32, "epochs": 1, "lr": 1e-3}, 1e-3)],
+    [
+        ({}, 1e-4),
+        ({"precision": "bf16"}, 0.1),
+        ({"optimizer": "adam", "lr": 1e-3}, 1e-2),
+        ({"arch": "resnet18", "image_size": 32, "epochs": 1, "lr": 1e-3}, 1e-3),
+    ],
     ids=str,
 )
 def test_packed_runs_are_the_runs_alone_to_rounding(tmp_path, changes, within):
@@ -99,7 +104,7 @@ def test_packed_runs_are_the_runs_alone_to_rounding(tmp_path, changes, within):
 
 
 def test_packed_runs_are_plain_trainings(tmp_path):
-    """Law: the same as `fit` without engines, momentum and decay included, in double the learning that rounding hides."""
+    """Law: the same as `fit` without engines, momentum and decay included, to a thousandth of what training moves."""
     given = setting(lr=0.1)
     measured(given, "packed", [0, 1], tmp_path)
     data = profile_step.run_data(profile_step.random_images(20, 8, torch.device("cpu")), None)
@@ -310,7 +315,7 @@ def test_the_counts_by_hand():
     A GPU's memory is that of the device, seen by both; on a CPU each process has its own.
     """
     reports = [
-        sweep_runs.Report(begin=begin, end=end, mb=mb, device="x") for begin, end, mb in ((1, 3, 100), (1.5, 3.5, 120))
+        sweep_members.Report(begin=begin, end=end, mb=mb, device="x") for begin, end, mb in ((1, 3, 100), (1.5, 3.5, 120))
     ]
     found = sweep_device._figures(setting(), 2, reports)
     assert found == {"seconds": 2.5, "steps": 12, "steps_per_s": 4.8, "images_per_s": 32, "mb": 220}
@@ -367,7 +372,7 @@ def test_the_table_by_hand():
 
 
 def test_what_is_read_from_the_table():
-    """Law: a way is as good as its worst run; packed needs more memory than streams and is slower, so it is no choice."""
+    """Law: a way is as good as its worst run; packed needs more memory than streams and is slower: no choice."""
     lines = sweep_table.table_lines(figures())
     assert "streams: weights equal in every bit to those of the same run alone" in lines
     assert "packed: weights within 2.0e-06 of them" in lines
