@@ -10,13 +10,13 @@
     mps        the same under NVIDIA's MPS daemon, which this job starts and ends
     packed     one process; torch.func stacks the runs' weights, one captured step trains all
 
-For each way and number of runs: steps/s summed over the runs, images/s, the ratio to one run alone in the same repeat,
+For each way and number of runs: steps/s summed over the runs, images/s, the ratio to one alone in the same repeat,
 memory of the whole device (on a CPU: of all processes), and how far the trained weights are from those of the same runs
 one at a time: "equal" in every bit, or the largest difference of a tensor over the tensor's largest value. Every
 measurement is made by fresh processes; repeats are interleaved, there and back. What cannot run is named with its
 reason. Figures go to --json after every measurement. Images are random; each run has its own weights and order.
 
-Needs torch, and neither Ray nor data. On a GPU nobody has run it: expect 10 to 20 s a measurement, most of them imports.
+Needs torch, and neither Ray nor data. On a GPU nobody has run it: expect 10 to 20 s a measurement, mostly imports.
 
 Does not cover: loading, outputs and saving (`benchmark.py`), several devices.
 """

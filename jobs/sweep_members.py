@@ -2,8 +2,8 @@
 
     reports = run_members(setting, "alone", [[0], [1], [2]], Path("weights"))     # three processes of one run each
 
-Every process imports, opens and captures by itself, in a first epoch that is not timed; a barrier lets all of them begin
-the others at once. Where one fails, the rest are ended and its reason is the error.
+Every process imports, opens and captures by itself, in a first epoch that is not timed; a barrier lets all of them
+begin the others at once. Where one fails, the rest are ended and its reason is the error.
 
 Does not cover: how a process trains its runs (`sweep_runs`).
 """

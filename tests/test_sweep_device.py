@@ -180,7 +180,7 @@ def test_the_first_reason_is_the_error(tmp_path):
     sources = [source for source, _ in pipes]
     for (_, sink), said in zip(pipes, ("", "OutOfMemoryError: 80 GiB", ""), strict=True):
         sink.send(said)
-    with pytest.raises(RayUnlearnError, match="^OutOfMemoryError: 80 GiB$"):
+    with pytest.raises(RayUnlearnError, match=r"^OutOfMemoryError: 80 GiB$"):
         sweep_members._heard(sources)
     pipes[0][1].close()
     with pytest.raises(RayUnlearnError, match="killed"):
@@ -315,7 +315,8 @@ def test_the_counts_by_hand():
     A GPU's memory is that of the device, seen by both; on a CPU each process has its own.
     """
     reports = [
-        sweep_members.Report(begin=begin, end=end, mb=mb, device="x") for begin, end, mb in ((1, 3, 100), (1.5, 3.5, 120))
+        sweep_members.Report(begin=begin, end=end, mb=mb, device="x")
+        for begin, end, mb in ((1, 3, 100), (1.5, 3.5, 120))
     ]
     found = sweep_device._figures(setting(), 2, reports)
     assert found == {"seconds": 2.5, "steps": 12, "steps_per_s": 4.8, "images_per_s": 32, "mb": 220}
