@@ -7,7 +7,8 @@
 torch.func: `stack_module_state` stacks parameters and buffers, `vmap` over `grad_and_value` makes K gradients in one
 pass (a convolution becomes a grouped one), and the recipe's optimiser steps the stacked tensors, whose update is
 elementwise and so is each run's own. Running statistics are stacked too and move in place. The sums are those of a run
-alone in another order: equal to rounding, not in every bit.
+alone in another order: equal to rounding, not in every bit. vmap's batch normalisation takes no bfloat16 images beside
+float32 statistics, so in bf16 it is computed on float32 copies, which costs memory traffic that a run alone has not.
 
 Does not cover: augmentation, class weights, dropout, dead taps (`nets` without them), nets of several kinds.
 """
@@ -42,7 +43,7 @@ class Packed:
         self._recipe = recipe.model_copy(update={"channels_last": False})  # stacked weights are not, either
         self._parameters, self._buffers = stack_module_state([*nets])
         self._values = {name: parameter.detach() for name, parameter in self._parameters.items()}  # the same memory
-        self._base = copy.deepcopy(nets[0]).to("meta")
+        self._base = _widened(copy.deepcopy(nets[0]).to("meta"))
         self._gradients = vmap(grad_and_value(self._loss))
         exact = torch.float32 if device.type == "cuda" else torch.float64  # as in training.captured
         self._rate = torch.zeros((), dtype=exact, device=device)
@@ -88,8 +89,9 @@ class Packed:
             for tensor, was in zip(tensors, before, strict=True):
                 tensor.copy_(was)
             for state in self._optimizer.state.values():
-                for tensor in filter(None.__ne__, state.values()):
-                    tensor.zero_()  # which is how torch's begin
+                for tensor in state.values():
+                    if tensor is not None:
+                        tensor.zero_()  # which is how torch's begin
         return self._replay
 
     def _step(self) -> None:
@@ -100,7 +102,7 @@ class Packed:
 
     def _train_on(self, rows_KB: torch.Tensor, labels_KB: torch.Tensor) -> None:
         batch = load(self._images, Draws(rows_N=rows_KB.flatten(), labels_N=labels_KB.flatten()), self._recipe)
-        images_KBCHW = batch.images.unflatten(0, rows_KB.shape)
+        images_KBCHW = batch.images.view(*rows_KB.shape, *batch.images.shape[1:])
         gradients, losses_K = self._gradients(self._values, self._buffers, images_KBCHW, labels_KB)
         for name, parameter in self._parameters.items():
             parameter.grad = gradients[name]
@@ -110,4 +112,18 @@ class Packed:
     def _loss(self, values: State, buffers: State, images_BCHW: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         model = partial(functional_call, self._base, (values, buffers))
         with autocast(self._recipe.precision, self._device, cached=False):
-            return cross_entropy()(model, Batch(images_BCHW, labels_B))  # type: ignore[arg-type]
+            return cross_entropy()(model, Batch(images_BCHW, labels_B))
+
+
+class _WideBatchNorm2d(nn.BatchNorm2d):
+    """Computes in its statistics' type, and answers in the images'."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input.float()).to(input.dtype)
+
+
+def _widened(net: nn.Module) -> nn.Module:
+    for module in net.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = _WideBatchNorm2d
+    return net

@@ -141,7 +141,7 @@ class _Streamed:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._order = _Order(setting, run, images)
         with self._on_stream():
-            self.model = _net(setting, run).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model = _net(setting, run).to(memory_format=torch.channels_last)
             self._optimizer = make_optimizer(self.model, recipe)
             full = max(1, len(images) // recipe.batch_size)
             self._engine = Engine(self.model, self._optimizer, images, recipe, recipe.batch_size, full, None, capture)
