@@ -5,7 +5,8 @@
     python jobs/benchmark.py --train fairface64/train.parquet --precision bf16 --baseline-precision fp32 --sides ad
     python jobs/benchmark.py --data digits --arch small_cnn --image-size 16 --images 1280 --epochs 4
     python jobs/benchmark.py --backend inline --sides ad              # where Ray is absent
-    python jobs/benchmark.py --device cuda --images 50000 --workers 4
+    python jobs/benchmark.py --device cuda --backend inline --sides ad --train cifar10/train.parquet \
+        --test cifar10/test.parquet --images 45000 --checkpoints 8
 
 Sides, each making the same number of checkpoints, with logits of the same forget and test images, from the same
 original, with the same recipe (SGD 1e-3, momentum 0.9, weight decay 5e-4, constant):
@@ -20,11 +21,12 @@ times. `steady` runs from the moment the first checkpoint begins to train until 
 the moment Tune schedules its first trial, because a trial's start is what each checkpoint costs there; with d, from the
 publication of the original, for which the first run waits). The rest is starting and ending: imports, Ray,
 decoding. Checkpoints per hour, images/s and the first ratio are steady; the second ratio is of the whole wall. Memory
-is that of the host (jobs/measured_process.py). The floor (jobs/floor.py) is the least that the device needs for a step.
+is that of the host (jobs/measured_process.py); a GPU's stands below the table, with each side's accuracies and the time
+that 512 checkpoints take at these rates. The floor (jobs/floor.py) is the least that the device needs for a step.
 
 Needs: for the default under 10 minutes of 2 cores, and 1 GB of temporary files; --folder keeps what is made.
 
-Does not cover: evaluation (`benchmark_evaluation.py`), several machines, memory of a GPU.
+Does not cover: evaluation (`benchmark_evaluation.py`), several machines.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     if asked.spec:
         _one_side(asked.spec)
         return {}
+    from benchmark_remarks import remark_lines
     from benchmark_table import floor_lines, table_lines
 
     sides = _sides(asked)
@@ -68,7 +71,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         base = _prepare(asked, folder)
         results = _interleave(asked, base, sides)
         found = _figures(asked, base, results)
-    _say("\n".join([*table_lines(found), "", *floor_lines(found)]))
+    _say("\n".join([*table_lines(found), "", *floor_lines(found), "", *remark_lines(found)]))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1) + "\n")
     return found
@@ -162,13 +165,17 @@ def _pool(asked: argparse.Namespace) -> Pool:
 
 def _interleave(asked: argparse.Namespace, base: Setting, sides: str) -> list[dict[str, Any]]:
     """Run each side once per repeat; there and back, so that none is always first."""
+    from device_memory import watched
+
     results = []
     for repeat in range(asked.repeats):
         for side in sides if repeat % 2 == 0 else reversed(sides):
             precision = asked.precision if side == "d" else asked.baseline_precision or asked.precision
             out = Path(base.folder) / f"{side}-{repeat}"
             setting = dataclasses.replace(base, side=side, out=str(out), precision=precision)
-            results.append({"side": side, "repeat": repeat, **_run_side(setting)})
+            with watched(base.device) as memory:
+                took = _run_side(setting)
+            results.append({"side": side, "repeat": repeat, "peak_device_mb": memory.peak_mb, **took})
             if not asked.folder:
                 shutil.rmtree(out)
             _say(f"{side}, repeat {repeat + 1}: {results[-1]['steady_s']:.1f} of {results[-1]['wall_s']:.1f} s")

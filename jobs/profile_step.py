@@ -13,6 +13,7 @@ on a GPU yet: none has run it.
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Training
 from ray_unlearn.training.engines import Engines, cuda_graph
-from ray_unlearn.training.precision import arithmetic, autocast
+from ray_unlearn.training.precision import allow_tensor_float_32, arithmetic, autocast
 
 CLASSES = 10
 SEEDS = Seeds(study=0, population="profile")
@@ -53,20 +54,37 @@ def random_images(count: int, size: int, device: torch.device) -> ImageSet:
     return ImageSet(Pixels([shard], device, budget_bytes=2.0**40), np.arange(count), Scaling.of("standard"))
 
 
-def training(asked: argparse.Namespace) -> Training:
-    """Return a training of more epochs than will be taken."""
-    device = torch.device(asked.device)
-    images = random_images(asked.images, asked.image_size, device)
-    engines = Engines(cuda_graph) if device.type == "cuda" and asked.cuda_graph else None
-    data = RunData(
+def run_data(images: ImageSet, engines: Engines | None) -> RunData:
+    """Return a run's view of the images, of which it trains on all."""
+    return RunData(
         train=images,
         retain=images,
         forget=images,
         validation=None,
         num_classes=CLASSES,
-        device=device,
+        device=images.pixels.device,
         engines=engines,
     )
+
+
+def settle(device: torch.device, *, deterministic: bool) -> None:
+    """Set what a GPU's arithmetic depends on, as a worker does: by default, deterministic algorithms."""
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not deterministic
+    allow_tensor_float_32(False)
+
+
+def training(asked: argparse.Namespace) -> Training:
+    """Return a training of more epochs than will be taken."""
+    device = torch.device(asked.device)
+    settle(device, deterministic=asked.deterministic)
+    images = random_images(asked.images, asked.image_size, device)
+    engines = Engines(cuda_graph) if device.type == "cuda" and asked.cuda_graph else None
+    data = run_data(images, engines)
     model = models.build(Model(arch=asked.arch), CLASSES, SEEDS).to(device)
     recipe = Recipe(
         epochs=asked.epochs + 10, batch_size=asked.batch_size, precision=asked.precision, optimizer=asked.optimizer
@@ -76,14 +94,15 @@ def training(asked: argparse.Namespace) -> Training:
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     """Return how long a call takes, until the device is done."""
-    _finish(device)
+    finish(device)
     start = time.perf_counter()
     call()
-    _finish(device)
+    finish(device)
     return time.perf_counter() - start
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -93,7 +112,7 @@ def launches(job: Training) -> dict[str, float]:
     on_gpu = job.data.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as seen:
         job.epoch()
-        _finish(job.data.device)
+        finish(job.data.device)
     events = seen.events() or []
     if not on_gpu:
         leaves = [e for e in events if e.name.startswith("aten::") and not any(_is_operator(c) for c in e.cpu_children)]
@@ -143,7 +162,9 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     job = training(asked)
     first = seconds_of(job.epoch, job.data.device)
     each = [1e3 * seconds_of(job.epoch, job.data.device) / job.steps_per_epoch for _ in range(asked.epochs)]
-    name = torch.cuda.get_device_name(job.data.device) if asked.device == "cuda" else "cpu"
+    on_gpu = asked.device == "cuda"
+    name = torch.cuda.get_device_name(job.data.device) if on_gpu else "cpu"
+    held = torch.cuda.max_memory_reserved(job.data.device) / 1e6 if on_gpu else None  # before the floors take theirs
     return {
         "device": name,
         "threads": torch.get_num_threads(),
@@ -151,8 +172,9 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "steps_per_epoch": job.steps_per_epoch,
         "first_epoch_s": first,
         "ms_per_step": {"median": statistics.median(each), "least": min(each), "most": max(each)},
+        "peak_device_mb": held,
         "per_step": launches(job),
-        "floor": floors(job, 2 ** (26 if asked.device == "cuda" else 22)),
+        "floor": floors(job, 2 ** (26 if on_gpu else 22)),
     }
 
 
@@ -161,6 +183,8 @@ def text(found: dict[str, Any]) -> str:
     step, floor, asked = found["ms_per_step"], found["floor"], found["asked"]
     what = f"{asked['arch']}, {asked['image_size']}x{asked['image_size']}, batch {asked['batch_size']}"
     counts = ", ".join(f"{count:.0f} {name}" for name, count in found["per_step"].items())
+    held = found["peak_device_mb"]
+    memory = [] if held is None else [f"device memory: {held:,.0f} MB reserved at most, the context beside it"]
     return "\n".join(
         [
             f"{what}, {asked['precision']}, {asked['optimizer']}, on {found['device']}, {found['threads']} threads",
@@ -171,6 +195,7 @@ def text(found: dict[str, Any]) -> str:
             f"floor by FLOPs: {floor['flops_ms']:.3f} ms "
             f"({floor['gflop']:.1f} GFLOP at {floor['gflop_per_s']:.0f} GFLOP/s)",
             f"the step is {step['median'] / max(floor['bytes_ms'], floor['flops_ms']):.1f} times the higher floor",
+            *memory,
         ]
     )
 
@@ -187,6 +212,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
     parser.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="adam")
     parser.add_argument("--cuda-graph", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--deterministic", action=argparse.BooleanOptionalAction, default=True, help="as execution.deterministic"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     return parser.parse_args(words)
 

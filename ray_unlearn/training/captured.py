@@ -1,7 +1,7 @@
 """One training step on tensors that stay where they are, so that it can be captured once and replayed.
 
     engine = Engine(model, optimizer, images, recipe, batch_size, capacity, weights_C, capture)
-    total = engine.epoch(model, optimizer, draws, rates, weights_C)
+    total = engine.epoch(model, optimizer, draws, rates, weights_C)     # or begin(...), step() until False, finish(...)
 
 An engine owns all that its step touches: a copy of the model, its gradients, an optimiser whose rate is a tensor, and
 tables of an epoch's draws and rates that the step reads at a counter which it moves itself. A run's weights, running
@@ -15,7 +15,9 @@ Does not cover: which trainings may share an engine, and what captures a step (`
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -53,6 +55,7 @@ class Engine:
         self._images, self._recipe, self._size, self._capture = images, recipe, batch_size, capture
         self._device = device
         self._replay: Step | None = None
+        self._pending: Iterator[Step] = iter(())
         self._model = copy.deepcopy(model)
         self._weights_C = None if weights_C is None else weights_C.clone()
         self._loss = cross_entropy(self._weights_C)
@@ -75,20 +78,48 @@ class Engine:
         weights_C: torch.Tensor | None,
     ) -> torch.Tensor:
         """Train model and optimiser through an epoch's draws; return the sum of its images' losses, on the device."""
+        self.begin(model, optimizer, draws, rates, weights_C)
+        while self.step():
+            pass
+        return self.finish(model, optimizer)
+
+    def begin(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        draws: Draws,
+        rates: Sequence[float],
+        weights_C: torch.Tensor | None,
+    ) -> None:
+        """Take a run's state and an epoch's draws in; `step` then goes through them, and `finish` gives the state back.
+
+        Whoever has several engines may take their steps in turn.
+        """
         full = len(draws) // self._size
         self._fill(draws, rates, full)
         if self._weights_C is not None and weights_C is not None:
             self._weights_C.copy_(weights_C)
         replay = self._ready()
         self._take_over(model, optimizer)
-        for _ in range(full):
-            replay()
         rest = draws.part(full * self._size, len(draws))
-        if len(rest):
-            self._rate.fill_(rates[full])
-            self._train_on(rest)
+        last = [partial(self._eagerly, rest, rates[full])] if len(rest) else []
+        self._pending = chain(repeat(replay, full), last)
+
+    def step(self) -> bool:
+        """Take the epoch's next step; return whether there was one."""
+        take = next(self._pending, None)
+        if take is not None:
+            take()
+        return take is not None
+
+    def finish(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """Give model and optimiser what their steps made of them; return the sum of the images' losses."""
         self._give_back(model, optimizer)
         return self._total.clone()
+
+    def _eagerly(self, draws: Draws, rate: float) -> None:
+        self._rate.fill_(rate)
+        self._train_on(draws)
 
     def _ready(self) -> Step:
         """Return the replay, captured at the first call; leaves garbage in the copies, which are overwritten next."""
