@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -89,6 +91,41 @@ def test_a_node_that_is_killed_is_no_runs_fault(tmp_path: Path, alone: dict[str,
     assert whole(study, alone)
 
 
+def test_a_run_that_two_nodes_die_under_is_made(tmp_path: Path):
+    """Law: with one attempt, a worker that dies twice with the same run costs it its chance; nodes that die do not."""
+    study = study_in(tmp_path / "study", workers=1)
+    waits_for(study, "go")
+    with nodes(GPU_NODE, GPU_NODE, GPU_NODE) as cluster, generating(study, cluster.address) as driver:
+        for number in (1, 2):
+            driver.wait_for(lambda number=number: given(study, "mine/00000") == number)
+            cluster.remove_node(node_of(cluster, driver.said), allow_graceful=False)
+        driver.wait_for(lambda: given(study, "mine/00000") == 3)
+        (study.parent / "go").touch()
+        assert driver.finish() == 0, driver.said
+    assert driver.said.count("again: mine/00000") == 2
+    assert f"{COUNT + 1} of {COUNT + 1} done, 0 failed" in driver.said
+
+
+def waits_for(study: Path, name: str) -> None:
+    """Let every run take 30 s, or none once there is a file of this name beside the study."""
+    script = study.parent / "slow.py"
+    wait = f"30 if not list(__import__('pathlib').Path(__file__).parent.glob('{name}')) else 0"
+    script.write_text(script.read_text().replace("0.3", wait))
+
+
+def given(study: Path, run: str) -> int:
+    """Return how often a run was given to a worker."""
+    logs = "".join(path.read_text() for path in study.parent.glob("store/tiny/events/*"))
+    return sum('"event":"given"' in line and f'"{run}"' in line.partition('"again"')[0] for line in logs.splitlines())
+
+
+def node_of(cluster: Any, said: str) -> Any:
+    """Return the node of the worker that was ready last: a worker's parent is its node's raylet."""
+    pid = re.findall(r"worker ready: .*pid (\d+)", said)[-1]
+    parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return next(node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == parent)
+
+
 def test_the_runs_of_a_node_that_drains_move(tmp_path: Path, alone: dict[str, bytes]):
     """Law: a notice of 60 s: its worker finishes its run, nothing is made twice; the other node has both workers."""
     study = study_in(tmp_path / "study", workers=2)
@@ -107,12 +144,7 @@ def test_the_runs_of_a_node_that_drains_move(tmp_path: Path, alone: dict[str, by
 def test_what_a_node_does_not_finish_before_it_goes_is_taken_back(tmp_path: Path):
     """Law: a notice of 8 s for a run of 30: it is taken back, and made elsewhere by a worker that waits for a place."""
     study = study_in(tmp_path / "study", workers=1)
-    script = study.parent / "slow.py"
-    script.write_text(
-        script.read_text().replace(
-            "0.3", "30 if not list(__import__('pathlib').Path(__file__).parent.glob('second')) else 0"
-        )
-    )
+    waits_for(study, "second")
     with nodes(GPU_NODE) as cluster, generating(study, cluster.address) as driver:
         driver.wait_for(lambda: records_in(study.parent) == 1 and ready(driver.said) == 1)
         first = next(iter(cluster.worker_nodes))
