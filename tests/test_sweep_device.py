@@ -209,7 +209,7 @@ fi
 read command rest
 case "$command" in
   get_server_list) [ ! -e "$at/served" ] || echo 4711;;
-  quit) touch "$at/quit";;
+  quit) touch "$at/quit" "$FAKE_PID-quit";;
 esac
 """
 
@@ -249,6 +249,7 @@ def test_the_daemon_has_folders_of_its_own_and_is_ended(fake_daemon, monkeypatch
         (pipe / "served").touch()
         assert served()
     assert gone(fake_daemon)
+    assert Path(f"{fake_daemon}-quit").exists()  # it was asked before it was killed
     assert not pipe.exists()
     assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
     assert os.environ["CUDA_MPS_LOG_DIRECTORY"] == "/somewhere"
