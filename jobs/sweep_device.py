@@ -39,7 +39,7 @@ from sweep_members import Report, run_members
 from sweep_runs import Setting
 from sweep_table import table_lines
 
-from ray_unlearn.errors import RayUnlearnError, StudyError
+from ray_unlearn.errors import Interrupted, RayUnlearnError, StudyError
 from ray_unlearn.interrupts import interrupts
 
 WAYS = ("streams", "processes", "mps", "packed")
@@ -208,6 +208,6 @@ def _say(text: str) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except RayUnlearnError as error:
+    except (RayUnlearnError, Interrupted) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)

@@ -37,7 +37,7 @@ from ray_unlearn.training import Training
 from ray_unlearn.training.batches import Draws, draw, sizes_of
 from ray_unlearn.training.captured import Capture, Engine, Step
 from ray_unlearn.training.engines import Engines, cuda_graph
-from ray_unlearn.training.optimizers import make_optimizer, rate_factor
+from ray_unlearn.training.optimizers import make_optimizer
 from ray_unlearn.training.precision import arithmetic
 
 MOST_ON_STREAMS = 16
@@ -195,17 +195,14 @@ class _Order:
     """A run's draws and rates, epoch by epoch, as `Training` has them."""
 
     def __init__(self, setting: Setting, run: int, images: ImageSet) -> None:
-        self._images, self._recipe, self._done = images, setting.recipe, 0
+        self._images, self._recipe = images, setting.recipe
         self._generator = _seeds(run).torch("fit-retain")
 
     def epoch(self) -> tuple[Draws, list[float]]:
         """Return the next epoch's, on the device."""
         recipe = self._recipe
         drawn = draw(self._images, recipe.batch_size, recipe.augment, self._generator).on_device_of(self._images)
-        steps = len(sizes_of(len(self._images), recipe.batch_size))
-        rates = [recipe.lr * rate_factor(recipe, self._done + step / steps) for step in range(steps)]
-        self._done += 1
-        return drawn, rates
+        return drawn, [recipe.lr] * len(sizes_of(len(self._images), recipe.batch_size))  # the schedule is constant
 
 
 def _images_and_capture(setting: Setting) -> tuple[ImageSet, Capture]:
