@@ -147,6 +147,8 @@ def read_file(path: str) -> bytes:
         filesystem, inside = open_filesystem(path)
         with filesystem.open_input_stream(inside) as stream:
             return bytes(stream.read())
+    except FileNotFoundError:
+        raise ModelError(f"{label(path)}: no such file; expected weights, .safetensors or .pth") from None
     except OSError as error:
         raise ModelError(
             f"{label(path)}: cannot be read ({told(error, path)}); expected .safetensors or .pth"
