@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mps_daemon import missing, mps_daemon
+from mps_daemon import missing, mps_daemon, without_mps
 from safetensors.torch import load_file
 from sweep_members import Report, run_members
 from sweep_runs import Setting
@@ -150,13 +150,10 @@ def _measure(setting: Setting, cell: Cell, weights: Path) -> list[Report]:
     """
     way, runs = cell
     weights.mkdir(exist_ok=True)
-    if way in ("streams", "packed"):
-        return run_members(setting, way, [range(runs)], weights)
-    if way == "reference":
-        return run_members(setting, "alone", [range(runs)], weights)
-    parts = [[run] for run in range(runs)]
+    parts = [range(runs)] if way in ("streams", "packed", "reference") else [[run] for run in range(runs)]
     if way != "mps":
-        return run_members(setting, "alone", parts, weights)
+        with without_mps():
+            return run_members(setting, way if way in ("streams", "packed") else "alone", parts, weights)
     if missing():
         raise RayUnlearnError(missing())
     with mps_daemon() as served:
