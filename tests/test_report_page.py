@@ -17,14 +17,14 @@ from ray_unlearn.evaluation.scores import Estimate, ExampleScores, PopulationSco
 from ray_unlearn.report.accuracy_tables import change_grid, part_grids
 from ray_unlearn.report.curve_pictures import _RATES, _rates
 from ray_unlearn.report.grid import Column, Grid, name, number
-from ray_unlearn.report.image_pictures import _heights, _phi_edges, distributions
+from ray_unlearn.report.image_pictures import _heights, _phi_edges, distributions, histogram
 from ray_unlearn.report.markdown import markdown_page, markdown_table
 from ray_unlearn.report.markup import table
-from ray_unlearn.report.overview_pictures import forest
+from ray_unlearn.report.overview_pictures import forest, plane
 from ray_unlearn.report.page import _warnings, html_page
 from ray_unlearn.report.ranking import ranked, verdict, warnings_of
 from ray_unlearn.report.score_tables import cost_grid, measure_grids, ranking_grid
-from ray_unlearn.report.score_text import score_lines
+from ray_unlearn.report.score_text import growth_lines, score_lines
 from ray_unlearn.report.wording import MINUS, MISSING, TIMES, decimals, points, short
 
 HOSTILE = '猫 <script>alert("x")</script> & | $\\frac{1}{2}$ *_#010101_*'
@@ -313,6 +313,52 @@ def test_the_verdict_keeps_its_reservations() -> None:
     assert "no yardstick" in verdict(alone)
     unknown = with_measures(alone, "a", forgetting_quality=Estimate(value=None, n=0, missing="no outputs"))
     assert verdict(unknown).startswith("No population could be compared")
+
+
+def too_few(scores: Scores, population: str, runs: int = 2) -> Scores:
+    """Return the scores with a population of too few runs for an F, which all the same lies nearest by accuracy."""
+    none = Estimate(value=None, n=runs, missing="needs 3 runs a side")
+    found = with_measures(scores, population, forgetting_quality=none, score=none)
+    return changed(found, population, runs=runs, epsilon_counts=(), examples=(), growth=())
+
+
+def test_a_population_without_a_score_has_no_place() -> None:
+    """No rank, no headline, no histogram, no dot; N of the others still counts as equal, so their intervals compare."""
+    scores = too_few(make_scores({"a": ("m", 0.10), "b": ("m", 0.11), "two": ("m", 0.5)}), "two")
+    grid = ranking_grid(scores)
+    assert [plain(row[0].text) for row in grid.rows] == ["1", "2", "--", "--"]
+    assert cells(grid)["two", "F 95 % interval"] == ("--", "needs 3 runs a side")
+    assert verdict(scores).startswith("Closest to retraining, though not close to it: b, ")
+    assert "The interval of a overlaps" in verdict(scores)
+    assert ["two" in svg for svg in (forest(scores), plane(scores))] == [False, False]
+    assert histogram(scores, scores.populations["two"]) == ""
+    page = html_page(scores, STUDY)
+    assert len(re.findall("Epsilon of 300 forget images under", page)) == 2
+    assert "N=2 two: no score: needs 3 runs a side" in growth_lines(scores)
+
+
+def test_where_nothing_has_a_score_the_reason_is_said() -> None:
+    """In the headline; and why there is no null: how many runs it takes, and how many there are."""
+    scores = too_few(make_scores({"two": ("m", 0.5)}), "two")
+    assert verdict(scores) == "No population could be compared with retraining: F needs 3 runs a side."
+    none = "no null, which is how close retraining comes to itself: "
+    assert f"{none}no population has the 3 runs that it takes to stand beside halves of retrained" in score_lines(
+        scores
+    )
+    few = changed(scores, "retrained", runs=4)
+    assert f"{none}it takes 6 runs of retrained, two halves of 3, and there are 4" in score_lines(few)
+
+
+def test_unequal_n_without_a_null_have_no_order() -> None:
+    """Four runs and three, and four retrained ones: F is there, but no N at which they compare."""
+    scores = changed(make_scores({"a": ("m", 0.1), "b": ("m", 0.2)}), "retrained", runs=4)
+    scores = with_measures(scores, "a", forgetting_quality=Estimate(value=0.3, n=4), score=Estimate(value=0.3, n=4))
+    scores = with_measures(scores, "b", forgetting_quality=Estimate(value=0.2, n=3), score=Estimate(value=0.2, n=3))
+    assert verdict(scores) == (
+        "No population is called the closest to retraining: runs differ in number, and no null says at which N to "
+        "compare them (it takes 6 runs of retrained, two halves of 3, and there are 4)."
+    )
+    assert [plain(row[0].text) for row in ranking_grid(scores).rows] == ["--", "--"]
 
 
 def test_a_roc_is_read_at_no_more_false_positives() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.grid import Bar, Cell, Column, Grid, name, number
-from ray_unlearn.report.ranking import estimate, in_order, null_of, ranked, reference_of
+from ray_unlearn.report.ranking import comparable, estimate, in_order, null_of, ranked, reference_of
 from ray_unlearn.report.wording import MISSING, TIMES, decimals, interval, joined, short, span
 
 HEADLINE = ("score", "forgetting_quality")
@@ -57,7 +57,9 @@ def _shared_null_n(scores: Scores) -> int:
 def ranking_grid(scores: Scores) -> Grid:
     """Return one row per unlearned population, best score first, and one of retraining against itself."""
     top, shared_n = _top(scores), _shared_null_n(scores)
-    rows = [_ranking_row(place, one, top, shared_n) for place, one in enumerate(ranked(scores), 1)]
+    placed, found = comparable(scores), ranked(scores)
+    places = [place if one.population in placed else None for place, one in enumerate(found, 1)]
+    rows = [_ranking_row(place, one, top, shared_n) for place, one in zip(places, found, strict=True)]
     reference = _reference_row(scores, top)
     at_null = f"at N = {shared_n}" if shared_n else "at the null's N"
     return Grid(
@@ -94,12 +96,12 @@ def _top(scores: Scores) -> float:
     return 1.05 * max(ends, default=1.0) or 1.0
 
 
-def _ranking_row(place: int, found: PopulationScores, top: float, shared_n: int) -> tuple[Cell, ...]:
+def _ranking_row(place: int | None, found: PopulationScores, top: float, shared_n: int) -> tuple[Cell, ...]:
     score, quality = estimate(found, "score"), estimate(found, "forgetting_quality")
     headline = estimate_cell(score, found.runs)
     bar = _bar(score, top, f"{found.population}: score")
     return (
-        number(place, str(place)),
+        number(place, str(place)) if place else Cell(MISSING),
         name(found.population, "" if found.method == found.population else found.method),
         number(found.runs, str(found.runs)),
         Cell(headline.text, headline.notes, headline.sort, bar=bar),
