@@ -6,18 +6,23 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
 from conftest import TINY, merged, payload_bytes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from ray_unlearn import __version__
 from ray_unlearn.cli import main
 from ray_unlearn.methods import METHODS
 from ray_unlearn.models import small_cnn
+from ray_unlearn.report import curves
+from ray_unlearn.store import Record
 from ray_unlearn.study.template import TEMPLATE
 
 
@@ -216,20 +221,66 @@ def test_status_json(made: Path, capsys):
     assert (rows["finetune"]["planned"], rows["finetune"]["done"], rows["finetune"]["failed"]) == (3, 3, {})
 
 
-@pytest.mark.parametrize("ending", ["png", "svg"])
-def test_status_plot_saves_curves(made: Path, tmp_path, ending: str):
+@pytest.mark.parametrize(("ending", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("PDF", b"%PDF")])
+def test_status_plot_saves_curves(made: Path, tmp_path, ending: str, begins: bytes):
     """Law: a picture in the format of the file's ending."""
     file = tmp_path / f"curves.{ending}"
     assert main(["status", study_of(made), "--plot", str(file)]) == 0
-    assert file.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml"}[ending])
+    assert file.read_bytes().startswith(begins)
+
+
+def test_status_plot_names_who_is_not_in_it(copy: Path, tmp_path, capsys):
+    """Law: runs without a loss by epoch, as a script's, and populations without runs are said; --json stays JSON."""
+    for file in (copy / "store/tiny/finetune").glob("0*/record.json"):
+        record = Record.model_validate_json(file.read_text())
+        file.write_text(record.model_copy(update={"epoch_loss": []}).sealed().model_dump_json())
+    picture = tmp_path / "curves.png"
+    late = ["--set", "populations.late.method=finetune"]
+    assert main(["status", study_of(copy), "--json", "--plot", str(picture), *late]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["study"] == "tiny"
+    assert said.err.splitlines() == [
+        f"not in {picture}: finetune: its runs recorded no loss by epoch",
+        f"not in {picture}: late: no run is made yet",
+        f"wrote {picture}",
+    ]
 
 
 def test_status_plot_of_an_unknown_ending_or_nothing_is_refused(made: Path, tmp_path, capsys):
-    """Law: one line, exit code 1, no file."""
-    for more in (["--plot", str(tmp_path / "curves.txt")], ["--plot", str(tmp_path / "c.png"), "--set", "name=other"]):
-        assert main(["status", study_of(made), *more]) == 1
-        assert len(capsys.readouterr().err.splitlines()) == 1
+    """Law: one line, exit code 1, no file; matplotlib's other formats are none of the three."""
+    for name, found in {"curves.txt": ".txt", "curves.jpg": ".jpg", "curves": "no ending"}.items():
+        assert main(["status", study_of(made), "--plot", str(tmp_path / name)]) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.endswith(f"{name}: expected a name that ends in .png, .svg or .pdf; found {found}\n")
+    assert main(["status", study_of(made), "--plot", str(tmp_path / "c.png"), "--set", "name=other"]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_curves_have_whole_epochs_and_none_hides_another():
+    """Law: of splits with the same accuracies, each left out changes the picture; ticks are whole numbers."""
+    for epochs in (1, 2, 20):
+        stages = [{"epoch": float(e), **{f"{s}_accuracy": 0.5 for s in curves._LINES}} for e in range(1, epochs + 1)]
+        pictures = {without: curves_drawn(stages, without) for without in ("", *curves._LINES)}
+        assert len({picture for picture, _ in pictures.values()}) == 5
+        ticks = pictures[""][1]
+        assert ticks
+        assert all(float(tick).is_integer() for tick in ticks)
+
+
+def curves_drawn(stages: list[dict[str, float]], without: str) -> tuple[bytes, list[float]]:
+    """Return the pixels of accuracies without one split and without a legend, and the visible ticks of epochs."""
+    kept = [{key: value for key, value in stage.items() if key != f"{without}_accuracy"} for stage in stages]
+    figure = Figure(figsize=(4, 3), dpi=100)
+    axes = figure.add_subplot()
+    curves._accuracies(axes, [SimpleNamespace(stages=kept)])
+    axes.get_legend().remove()
+    axes.set_xlim(0, len(stages) + 1)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    low, high = axes.get_xlim()
+    return bytes(canvas.buffer_rgba()), [tick for tick in axes.get_xticks() if low <= tick <= high]
 
 
 def test_verify_counts_what_it_read(made: Path, capsys):

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from evaluated import draw_logits, evaluated_store, publish, publish_splits
+from evaluated import SIZES, draw_logits, evaluated_store, publish, publish_splits
 
 from ray_unlearn.errors import EvaluationError, StoreError, StudyError
 from ray_unlearn.evaluation import forgetting_quality
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.outputs import read_outputs
-from ray_unlearn.evaluation.scores import Scores
+from ray_unlearn.evaluation.scores import Estimate, Scores
 from ray_unlearn.evaluation.tasks import Task, in_this_process
 
 COUNTS = {"retrained": 16, "again": 12, "shifted": 12}
@@ -49,7 +49,7 @@ def test_a_measure_has_its_n_its_interval_and_its_null(scored: tuple[Path, Score
         for measure, found in measures.items():
             if "validation" in measure:
                 assert found.value is None
-                assert "needs outputs of validation" in found.missing
+                assert found.missing == "needs validation images, and the study has no validation set"
                 continue
             assert (found.n, found.null_n) == (12, 8), measure
             assert found.low <= found.value <= found.high, measure
@@ -183,9 +183,10 @@ def test_few_runs_give_what_they_can(tmp_path: Path, count: int):
     study, store = evaluated_store(tmp_path, {"retrained": 3, "again": count})
     measures = evaluate(study, store).populations["again"].measures
     quality, lira = measures["forgetting_quality"], measures["u_lira_auc"]
-    assert (quality.value is None) == (count < 2)
-    assert (lira.value is None) == (count < 3)
-    assert lira.missing == ("" if count == 3 else f"needs more than {count} runs")
+    assert (measures["mean_shift"].value is None) == (count < 2)
+    assert (quality.value is None) == (lira.value is None) == (count < 3)
+    there = "there is 1" if count == 1 else f"there are {count}"
+    assert lira.missing == ("" if count == 3 else f"needs 3 runs a side, and {there}")
     assert quality.low is None
     assert quality.null is None
 
@@ -196,7 +197,50 @@ def test_two_runs_beside_many_are_scored_without_a_null(tmp_path: Path):
     found = evaluate(study, store).populations
     assert found["again"].measures["forgetting_quality"].null_n == 6
     two = found["shifted"].measures["forgetting_quality"]
-    assert (two.value, two.at_null_n, two.low) == (0.0, None, None)
+    assert (two.value, two.at_null_n, two.low) == (None, None, None)
+
+
+def test_two_runs_have_no_score_but_what_two_can_have(tmp_path: Path):
+    """Law: F of two is 0 whatever they are, so there is none, nor images by epsilon; distances and ratios are there."""
+    study, store = evaluated_store(tmp_path, {"retrained": 4, "again": 2})
+    found = evaluate(study, store).populations["again"]
+    why = "needs 3 runs a side, and there are 2: with fewer than 3, the formula of F counts no image"
+    for name in ("forgetting_quality", "score"):
+        assert found.measures[name] == Estimate(value=None, n=2, missing=why)
+    assert (found.epsilon_counts, found.examples, found.guarded, found.undecided) == ((), (), 0, 0)
+    valued = {name for name, one in found.measures.items() if one.value is not None}
+    assert valued >= {
+        "retain_ratio",
+        "test_ratio",
+        "tug_of_war",
+        "mean_shift",
+        "klom_retrained_to_unlearned",
+        "rmia_auc",
+    }
+    assert found.warnings[0] == "only 2 runs: there is no score below 3 a side"
+    nulls = pd.read_parquet(tmp_path / "tiny" / "scores.parquet").set_index("measure")["value"]
+    assert np.isnan(nulls["score"])
+    assert not np.isnan(nulls["test_ratio"])
+
+
+def test_an_older_file_is_read_unless_it_calls_0_what_has_no_score(tmp_path: Path):
+    """Law: format 1 differs in populations of two alone; without such an F its numbers are those of today."""
+    study, store = evaluated_store(tmp_path, {"retrained": 3, "again": 3})
+    scores = json.loads(evaluate(study, store).model_dump_json())
+    store.storage.publish_file(store.layout.scores_json, json.dumps(scores | {"format": 1}).encode())
+    assert read_scores(store).format == 1
+    scores["populations"]["again"]["measures"]["forgetting_quality"] = {"value": 0.0, "n": 2}
+    store.storage.publish_file(store.layout.scores_json, json.dumps(scores | {"format": 1}).encode())
+    with pytest.raises(StoreError, match="of another version or damaged; `ray-unlearn evaluate` makes a new one"):
+        read_scores(store)
+
+
+def test_a_null_that_cannot_be_is_not_announced(tmp_path: Path):
+    """Law: what is scored of four retrained runs is not called a comparison with themselves; of six, it is."""
+    for runs, said in ((4, "scored retrained one model at a time; too few runs for halves"), (6, "itself (N=3)")):
+        lines: list[str] = []
+        evaluate(*evaluated_store(tmp_path / str(runs), {"retrained": runs, "again": 3}), tell=lines.append)
+        assert lines[-1].endswith(said)
 
 
 def test_without_retain_outputs_there_is_f_but_no_score(tmp_path: Path):
@@ -205,6 +249,16 @@ def test_without_retain_outputs_there_is_f_but_no_score(tmp_path: Path):
     measures = evaluate(study, store).populations["again"].measures
     assert measures["forgetting_quality"].value is not None
     assert measures["score"].missing == "needs outputs of retain: outputs: {splits: [forget, test, retain]}"
+
+
+def test_a_study_without_a_test_set_is_not_told_to_save_its_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Law: advice that cannot work is not given."""
+    monkeypatch.delitem(SIZES, "test")
+    study, store = evaluated_store(tmp_path, {"retrained": 4, "again": 4}, saved=("retain", "forget"))
+    measures = evaluate(study, store).populations["again"].measures
+    for name in ("score", "test_ratio", "rmia_auc"):
+        assert measures[name].missing == "needs test images, and the study has no test set"
+    assert measures["retain_ratio"].value is not None
 
 
 def test_a_study_that_is_not_the_stores_is_refused(tmp_path: Path):

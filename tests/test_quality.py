@@ -12,7 +12,7 @@ from confidences import BENCHMARK, GOLDEN, gaussian, hundredths
 
 from ray_unlearn.errors import EvaluationError
 from ray_unlearn.evaluation import ForgettingQuality, forgetting_quality
-from ray_unlearn.evaluation.quality import num_buckets
+from ray_unlearn.evaluation.quality import LEAST_TO_SCORE, num_buckets
 
 
 def test_the_golden_score(shared: Path) -> None:
@@ -41,6 +41,17 @@ def test_a_score_by_hand() -> None:
 def test_the_number_of_buckets(num_runs: int, expected: int) -> None:
     """2 ceil(log(N - 1)): log 20 is 2.996, log 21 is 3.04, log 511 is 6.24."""
     assert num_buckets(num_runs) == expected
+
+
+@pytest.mark.parametrize("mode", ["parity", "exact"])
+def test_the_least_n_that_can_score(mode: str) -> None:
+    """The first N with a bucket: the same models score 1 there, and 0, as everything does, with one run fewer."""
+    assert next(n for n in range(2, 100) if num_buckets(n) > 0) == LEAST_TO_SCORE
+    sample_NE, _ = gaussian(1)
+    scores = [
+        forgetting_quality(sample_NE[:n], sample_NE[:n], mode).score for n in (LEAST_TO_SCORE - 1, LEAST_TO_SCORE)
+    ]
+    assert scores == [0, 1]
 
 
 def test_a_bucket_is_closed_on_the_left_and_none_counts_beyond_the_last(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,18 +13,20 @@ import matplotlib as mpl
 import pytest
 from scored import LONG, METHODS, STUDY, make_scores
 
+from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, ExampleScores, PopulationScores, Scores
 from ray_unlearn.report.accuracy_tables import change_grid, part_grids
 from ray_unlearn.report.curve_pictures import _RATES, _rates
 from ray_unlearn.report.grid import Column, Grid, name, number
-from ray_unlearn.report.image_pictures import _heights, _phi_edges, distributions
+from ray_unlearn.report.image_pictures import _heights, _phi_edges, distributions, histogram
 from ray_unlearn.report.markdown import markdown_page, markdown_table
 from ray_unlearn.report.markup import table
-from ray_unlearn.report.overview_pictures import forest
+from ray_unlearn.report.measure_tables import left_out, measure_grids
+from ray_unlearn.report.overview_pictures import forest, plane
 from ray_unlearn.report.page import _warnings, html_page
 from ray_unlearn.report.ranking import ranked, verdict, warnings_of
-from ray_unlearn.report.score_tables import cost_grid, measure_grids, ranking_grid
-from ray_unlearn.report.score_text import score_lines
+from ray_unlearn.report.score_tables import cost_grid, ranking_grid
+from ray_unlearn.report.score_text import growth_lines, score_lines
 from ray_unlearn.report.wording import MINUS, MISSING, TIMES, decimals, points, short
 
 HOSTILE = '猫 <script>alert("x")</script> & | $\\frac{1}{2}$ *_#010101_*'
@@ -93,9 +95,8 @@ def plain(text: str) -> str:
 
 def cells(grid: Grid) -> dict[tuple[str, str], tuple[str, ...]]:
     """Return text and notes of every cell by the row's name and the column's label and note."""
-    head = next(place for place, numeric in enumerate(grid.numeric) if not numeric)
     return {
-        (row[head].text, plain(f"{column.label} {column.note}")): tuple(
+        (row[grid.head].text, plain(f"{column.label} {column.note}")): tuple(
             plain(text) for text in (cell.text, *cell.notes)
         )
         for row in grid.rows
@@ -125,7 +126,7 @@ def test_the_first_picture_in_words() -> None:
 def test_every_table_is_named_and_sortable(page: str) -> None:
     """Caption; headings with scope, state and button; every row has as many cells as headings, one of them its own."""
     tables = re.findall(r"<table.*?</table>", page, flags=re.DOTALL)
-    assert len(tables) == 10
+    assert len(tables) == 12
     for one in tables:
         found = Tags(one)
         assert all(text for _, text in found.all("caption"))
@@ -241,11 +242,48 @@ def test_where_nulls_have_different_n_each_cell_says_it() -> None:
 def test_every_measure_has_its_n() -> None:
     """The row's N or its own; the null its own; a missing value its reason."""
     own = Estimate(value=0.7, low=0.6, high=0.8, n=20, null=0.5, null_n=10)
-    attacks, _ = measure_grids(with_measures(make_scores(), "kookmin", rmia_auc=own))
+    attacks, *_ = measure_grids(with_measures(make_scores(), "kookmin", rmia_auc=own))
     found = cells(attacks)
     assert found["kookmin", "RMIA AUC near the null is good"] == ("0.700", "[0.600, 0.800]", "N 20", "null 0.500, N 10")
     assert found["ssd", "U-LiRA AUC near the null is good"] == ("--", "no Gaussian fits runs that do not differ")
     assert found["ssd", "N"] == ("64",)
+
+
+def test_what_nobody_has_is_said_once_below() -> None:
+    """No column of dashes, no reason in every row; what one population lacks says why in its own cell."""
+    scores, why = make_scores(), "needs validation images, and the study has no validation set"
+    none = Estimate(value=None, n=64, missing=why)
+    klom = {key: none for key in MEASURES if key.startswith("klom") and key.endswith("_validation")}
+    for method in METHODS:
+        scores = with_measures(scores, method, **klom, score=none)
+    grids = measure_grids(scores)
+    assert [len(grid.columns) for grid in grids] == [2 + 6, 2 + 6, 2 + 5, 2 + 4]
+    assert left_out(scores) == [
+        "No value of KLOM (retrained || unlearned) on validation and KLOM (unlearned || retrained) on validation: "
+        f"{why}."
+    ]
+    ranking = ranking_grid(scores)
+    assert cells(ranking)["kookmin", "score 95 % interval"] == ("--",)
+    assert ranking.explained.endswith(f"No value of score: {why}.")
+    for text in (html_page(scores, STUDY), markdown_page(scores, STUDY)):
+        assert text.count(why) == 2
+    assert left_out(make_scores()) == []
+
+
+def test_every_attack_and_distance_is_in_one_table() -> None:
+    """All measures but the four of the ranking, each once, at most six to a table."""
+    labels = [column.label for grid in measure_grids(make_scores()) for column in grid.columns[2:]]
+    assert sorted(labels) == sorted(MEASURES[key].label for key in [*MEASURES][4:])
+    assert max(len(grid.columns) for grid in measure_grids(make_scores())) == 2 + 6
+
+
+def test_dots_on_one_another_have_one_label() -> None:
+    """Two names of one place stand beside each other, three are counted; a dot elsewhere keeps its own."""
+    scores = make_scores({"ngp": ("m", 0.0), "control": ("m", 0.0), "far": ("m", 0.2)})
+    assert ">ngp, control<" in plane(scores)
+    assert ">far<" in plane(scores)
+    scores = make_scores(dict.fromkeys(("a", "b", "c"), ("m", 0.0)))
+    assert ">a and 2 more<" in plane(scores)
 
 
 def test_accuracies_stand_beside_what_they_are_compared_with() -> None:
@@ -315,6 +353,54 @@ def test_the_verdict_keeps_its_reservations() -> None:
     assert verdict(unknown).startswith("No population could be compared")
 
 
+def too_few(scores: Scores, population: str, runs: int = 2) -> Scores:
+    """Return the scores with a population of too few runs for an F, which all the same lies nearest by accuracy."""
+    none = Estimate(value=None, n=runs, missing="needs 3 runs a side")
+    found = with_measures(scores, population, forgetting_quality=none, score=none)
+    return changed(found, population, runs=runs, epsilon_counts=(), examples=(), growth=())
+
+
+def test_a_population_without_a_score_has_no_place() -> None:
+    """No rank, no headline, no histogram, no dot; N of the others still counts as equal, so their intervals compare."""
+    scores = too_few(make_scores({"a": ("m", 0.10), "b": ("m", 0.11), "two": ("m", 0.5)}), "two")
+    grid = ranking_grid(scores)
+    assert [plain(row[0].text) for row in grid.rows] == ["1", "2", "--", "--"]
+    assert cells(grid)["two", "F 95 % interval"] == ("--", "needs 3 runs a side")
+    assert verdict(scores).startswith("Closest to retraining, though not close to it: b, ")
+    assert "The interval of a overlaps" in verdict(scores)
+    assert ["two" in svg for svg in (forest(scores), plane(scores))] == [False, False]
+    assert histogram(scores, scores.populations["two"]) == ""
+    page = html_page(scores, STUDY)
+    assert len(re.findall("Epsilon of 300 forget images under", page)) == 2
+    assert "N=2 two: no score: needs 3 runs a side" in growth_lines(scores)
+
+
+def test_where_nothing_has_a_score_the_reason_is_said() -> None:
+    """In the headline; and why there is no null: how many runs it takes, and how many there are."""
+    scores = too_few(make_scores({"two": ("m", 0.5)}), "two")
+    assert verdict(scores) == "No population could be compared with retraining: F needs 3 runs a side."
+    none = "no null, which is how close retraining comes to itself: "
+    assert f"{none}no population has the 3 runs that it takes to stand beside halves of retrained" in score_lines(
+        scores
+    )
+    few = changed(scores, "retrained", runs=4)
+    assert f"{none}it takes 6 runs of retrained, two halves of 3, and there are 4" in score_lines(few)
+    assert "No null: it takes 6 runs of retrained, two halves of 3, and there are 4." in ranking_grid(few).explained
+    assert "No null" not in ranking_grid(make_scores()).explained
+
+
+def test_unequal_n_without_a_null_have_no_order() -> None:
+    """Four runs and three, and four retrained ones: F is there, but no N at which they compare."""
+    scores = changed(make_scores({"a": ("m", 0.1), "b": ("m", 0.2)}), "retrained", runs=4)
+    scores = with_measures(scores, "a", forgetting_quality=Estimate(value=0.3, n=4), score=Estimate(value=0.3, n=4))
+    scores = with_measures(scores, "b", forgetting_quality=Estimate(value=0.2, n=3), score=Estimate(value=0.2, n=3))
+    assert verdict(scores) == (
+        "No population is called the closest to retraining: runs differ in number, and no null says at which N to "
+        "compare them (it takes 6 runs of retrained, two halves of 3, and there are 4)."
+    )
+    assert [plain(row[0].text) for row in ranking_grid(scores).rows] == ["--", "--"]
+
+
 def test_a_roc_is_read_at_no_more_false_positives() -> None:
     """Of the points (0, 0.2), (0.01, 0.5), (0.01, 0.6), (1, 1), rates below 0.01 reach 0.2, from there 0.6."""
     rates = _rates((0.0, 0.01, 0.01, 1.0), (0.2, 0.5, 0.6, 1.0))
@@ -350,7 +436,7 @@ def test_markdown_tables_have_as_many_cells_as_headings() -> None:
     """Also where names hold pipes; a second line of rules says which columns are numbers."""
     scores = make_scores({HOSTILE: (HOSTILE, 0.1), **METHODS})
     tables = pipe_tables(markdown_page(scores, STUDY))
-    assert len(tables) == 10
+    assert len(tables) == 12
     for head, rules, *rows in tables:
         counts = {len(re.findall(r"(?<!\\)\|", line)) for line in (head, rules, *rows)}
         assert len(counts) == 1

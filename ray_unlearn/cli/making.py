@@ -107,6 +107,10 @@ def status(
         if as_json or plot:
             raise StudyError("status: --watch goes on until all is made; --json and --plot look once, so leave one out")
         raise typer.Exit(watch_status(Watch(loaded, store), every_s))
+    if plot is not None:
+        from ray_unlearn.report.curves import require_picture, save_curves
+
+        require_picture(plot)
     found = study_status(loaded, store)
     if as_json:
         rows = [asdict(one) | {"failed": {i: f.model_dump() for i, f in one.failed.items()}} for one in found]
@@ -121,10 +125,10 @@ def status(
         for line in disagreements(loaded, store):
             say(f"warning: made from another value than the study has: {line}; `generate` will refuse it")
     if plot is not None:
-        from ray_unlearn.report.curves import save_curves
-
-        save_curves(store, list(loaded.populations), plot)
-        say(f"wrote {plot}")
+        left_out = save_curves(store, list(loaded.populations), plot)
+        for name, why in left_out.items():
+            say(f"not in {plot}: {name}: {why}", error=as_json)
+        say(f"wrote {plot}", error=as_json)
 
 
 def verify(

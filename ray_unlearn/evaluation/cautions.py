@@ -8,6 +8,7 @@ Does not cover: warnings about a plan before it runs (`study.plan`).
 from __future__ import annotations
 
 from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.scores import PopulationScores
 from ray_unlearn.store.records import OUTPUTS
 
@@ -37,8 +38,11 @@ def cautions(scored: PopulationScores, outputs: Outputs) -> tuple[str, ...]:
             f"on {scored.undecided} of {images} forget images the official grid is too coarse to decide: epsilon 50; "
             "`--mode exact` decides"
         )
-    if len(outputs) < FEW_RUNS:
-        found.append(f"only {len(outputs)} runs: intervals are wide, and small differences cannot show")
+    runs = f"only {len(outputs)} run{'s' * (len(outputs) != 1)}"
+    if len(outputs) < LEAST_TO_SCORE:
+        found.append(f"{runs}: there is no score below {LEAST_TO_SCORE} a side")
+    elif len(outputs) < FEW_RUNS:
+        found.append(f"{runs}: intervals are wide, and small differences cannot show")
     if scored.originals == 1 and len(outputs) > 1:
         found.append(
             "all runs start from one original: they say how seeds of the method vary, not how originals do "

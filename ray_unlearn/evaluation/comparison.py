@@ -11,7 +11,7 @@ Does not cover: intervals and nulls (`halves`), what a name means (`measures.MEA
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from ray_unlearn.evaluation.distances import shift_and_spread, tug_of_war
 from ray_unlearn.evaluation.klom import klom
 from ray_unlearn.evaluation.lira import MIN_RUNS, u_lira
 from ray_unlearn.evaluation.outputs import Outputs
-from ray_unlearn.evaluation.quality import forgetting_quality
+from ray_unlearn.evaluation.quality import LEAST_TO_SCORE, forgetting_quality
 from ray_unlearn.evaluation.rmia import RmiaResult, rmia
 from ray_unlearn.evaluation.roc import Roc, roc
 from ray_unlearn.evaluation.scores import Mode
@@ -34,6 +34,7 @@ PerRun = dict[str, np.ndarray]
 LEAST_RUNS = 2
 """For a distribution; epsilon's largest finite value is log(N - 1)."""
 
+_SCORED = ("forgetting_quality", "score")
 _ALL = ("forget", "retain", "test")
 _NEEDS: dict[str, tuple[str, ...]] = {
     "score": _ALL,
@@ -68,18 +69,28 @@ def require_forget(*sides: Outputs) -> None:
             )
 
 
-def why_missing(name: str, outputs: Outputs) -> str:
-    """Return why a measure has no value for these outputs."""
+def why_missing(name: str, outputs: Outputs, drawn: Collection[str]) -> str:
+    """Return why a measure has no value for these outputs; `drawn`: the splits that the study has images of."""
     needs = _NEEDS.get(name, ("forget",))
+    if nowhere := [split for split in needs if split not in drawn]:
+        return f"needs {' and '.join(nowhere)} images, and the study has no {' and no '.join(nowhere)} set"
     lacking = [split for split in needs if split not in outputs.splits]
     if lacking:
         wanted = ", ".join(dict.fromkeys([*outputs.splits, *lacking]))
         return f"needs outputs of {' and '.join(lacking)}: outputs: {{splits: [{wanted}]}}"
     if name.startswith(("logistic_attack", "svc_efficacy")) and not _enough_images(outputs, needs):
         return f"needs {MIN_IMAGES} images of each set"
-    if len(outputs) < (MIN_RUNS if name.startswith("u_lira") else LEAST_RUNS):
-        return f"needs more than {len(outputs)} runs"
+    if len(outputs) < (least := _least_runs(name)):
+        why = f": with fewer than {least}, the formula of F counts no image" if name in _SCORED else ""
+        there = f"there {'is' if len(outputs) == 1 else 'are'} {len(outputs)}"
+        return f"needs {least} runs a side, and {there}{why}"
     return "not defined here: runs that do not differ, too few images, or a reference that is never right"
+
+
+def _least_runs(name: str) -> int:
+    if name in _SCORED:
+        return LEAST_TO_SCORE
+    return MIN_RUNS if name.startswith("u_lira") else LEAST_RUNS
 
 
 def compare(unlearned: Outputs, reference: Outputs, mode: Mode, alone: PerRun) -> Values:
@@ -101,15 +112,16 @@ def compare(unlearned: Outputs, reference: Outputs, mode: Mode, alone: PerRun) -
 
 def _quality(unlearned: Outputs, reference: Outputs, mode: Mode) -> Values:
     """Return F x RA_U / RA_R x TA_U / TA_R and its factors: ratios of means, not cut at 1 (metric PDF)."""
-    quality = forgetting_quality(*_phi(unlearned, reference, "forget"), mode).score
-    values = {"forgetting_quality": quality}
+    values: Values = {}
+    if min(len(unlearned), len(reference)) >= LEAST_TO_SCORE:  # below, 0 by definition, for retraining itself, too
+        values["forgetting_quality"] = forgetting_quality(*_phi(unlearned, reference, "forget"), mode).score
     for split, name in (("retain", "retain_ratio"), ("test", "test_ratio")):
         if split in unlearned.splits:
             ours, theirs = (float(side.splits[split].accuracy_R.mean()) for side in (unlearned, reference))
             if theirs:
                 values[name] = ours / theirs
-    if {"retain_ratio", "test_ratio"} <= values.keys():
-        values["score"] = quality * values["retain_ratio"] * values["test_ratio"]
+    if {"forgetting_quality", "retain_ratio", "test_ratio"} <= values.keys():
+        values["score"] = values["forgetting_quality"] * values["retain_ratio"] * values["test_ratio"]
     return values
 
 

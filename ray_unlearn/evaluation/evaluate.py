@@ -23,9 +23,10 @@ from pydantic import ValidationError
 
 from ray_unlearn.errors import ReferenceNotMade, StoreError, StoreReadOnly, StudyError, did_you_mean
 from ray_unlearn.evaluation.agreement import disagreements
-from ray_unlearn.evaluation.halves import LEAST_TO_HALVE, Settings
+from ray_unlearn.evaluation.halves import Settings
 from ray_unlearn.evaluation.nulls import with_null
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
+from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.scores import NOT_SAVED, Mode, Role, Scores, scores_table
 from ray_unlearn.evaluation.tasks import Execute, Part, Population, Task, in_this_process
 from ray_unlearn.store import Record, StudyStore
@@ -205,7 +206,7 @@ def _null_runs(held: Mapping[str, Population], reference: Population) -> int:
     method has, that is the methods' own N.
     """
     sizes = [len(p.records) for name, p in held.items() if name not in (reference.name, ORIGINAL)]
-    return min([len(reference.records) // 2, *(size for size in sizes if size >= LEAST_TO_HALVE)])
+    return min([len(reference.records) // 2, *(size for size in sizes if size >= LEAST_TO_SCORE)])
 
 
 def _computed(

@@ -24,14 +24,13 @@ import numpy as np
 from ray_unlearn.evaluation.comparison import PerRun, compare
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.scores import Mode
 from ray_unlearn.seeds import Seeds
 
 Rows = np.ndarray
 """int64, sorted positions on the run axis."""
 
-LEAST_TO_HALVE = 3
-"""At N = 2 no bucket scores and F is 0 by definition: an interval or a null of it would say nothing."""
 _NORMAL_975 = 1.959963984540054
 _GROWTH_FROM = 8
 
@@ -61,7 +60,7 @@ class Settings:
 
         They depend on the population's name and the sizes alone: every method meets the same halves of the reference.
         """
-        if size < LEAST_TO_HALVE:
+        if size < LEAST_TO_SCORE:  # an interval or a null of F would say nothing
             return []
         rng = self.rng(f"halves-{runs}-{size}", population)
         orders = [rng.permutation(runs) for _ in range(self.resamples)]

@@ -34,7 +34,7 @@ def _klom_measures() -> dict[str, Measure]:
     }
     return {
         f"klom_{direction}" + ("" if split == "forget" else f"_{split}"): Measure(
-            label=f"KLOM({sides})" + ("" if split == "forget" else f" on {split}"),
+            label=f"KLOM ({sides})" + ("" if split == "forget" else f" on {split}"),
             better="low",
             meaning=f"95th percentile over {split} images of the KL divergence of binned margins, nats",
             source=source,

@@ -5,7 +5,8 @@
     quality.guarded_E.sum()       # examples that the unlearned models hardly differ on
 
 F = mean over examples of H = 2 / 2^n with n = floor(epsilon / 0.5) + 1, and 0 beyond bucket B = 2 ceil(log(N - 1))
-(NeurIPS 2023 machine unlearning challenge). At N = 2, B is 0, so every score is 0: it takes 3 runs to score anything.
+(NeurIPS 2023 machine unlearning challenge). At N = 2, B is 0, so every score is 0: it takes 3 runs to score anything,
+and an evaluation gives fewer no score at all (`LEAST_TO_SCORE`).
 
 A bootstrap calls it with rows: `forgetting_quality(unlearned_NE[rows], retrained_NE[rows_too])`; the tables are kept.
 Its scores lie lower than the sample's (ties make attacks look better: by 0.03 in exact and 0.045 in parity at N = 32),
@@ -26,6 +27,8 @@ from ray_unlearn.evaluation.epsilon import example_epsilons
 
 BUCKET = 0.5
 """Width of a bucket of epsilon, closed on the left: [0, 0.5), [0.5, 1), ..."""
+LEAST_TO_SCORE = 3
+"""The least N with a bucket that scores: 2 ceil(log(N - 1)) > 0 takes N - 1 > 1. F of 2 is 0 whatever they are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

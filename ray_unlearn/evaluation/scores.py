@@ -12,15 +12,20 @@ Does not cover: how a number is computed (the other modules of the room), nor ho
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT: Literal[1] = 1
-"""Rises with every change of the schema, and of any number: kept parts of another format are computed again."""
+FORMAT: Literal[2] = 2
+"""Rises with every change of the schema, and of any number: kept parts of another format are computed again.
+
+2: populations of fewer runs than can be scored have no F and no score; in 1 these were 0.
+"""
 
 Mode = Literal["parity", "exact"]
 Role = Literal["reference", "original", "unlearned"]
@@ -165,7 +170,7 @@ NOT_SAVED = "not saved"
 class Scores(_Value):
     """One evaluation of a study."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1, 2] = FORMAT
     study: str
     mode: Mode
     reference: str
@@ -179,6 +184,15 @@ class Scores(_Value):
     warnings: tuple[str, ...] = ()
     versions: dict[str, str]
     """Of the packages that made the runs, and of ray_unlearn that evaluated them."""
+
+    @model_validator(mode="after")
+    def _no_score_of_too_few(self) -> Self:
+        """Refuse a file of format 1 that calls 0 what has no score; else its numbers are those of today."""
+        for one in self.populations.values():
+            quality = one.measures.get("forgetting_quality")
+            if quality and quality.value is not None and quality.n < LEAST_TO_SCORE:
+                raise ValueError(f"{one.population}: F of {quality.n} runs a side")
+        return self
 
     @property
     def saved(self) -> bool:

@@ -83,10 +83,10 @@ def score(
         beside_null = values_on(
             unlearned, reference, _pairs(unlearned, reference, null_runs, settings), settings.mode, alone
         )
-    quality = forgetting_quality(*phi, settings.mode) if values else None
+    quality = forgetting_quality(*phi, settings.mode) if "forgetting_quality" in values else None
     scored = described.model_copy(
         update={
-            "measures": {name: _estimate(name, values, on_halves, beside_null, unlearned) for name in MEASURES},
+            "measures": {name: _estimate(name, values, on_halves, beside_null, unlearned, names) for name in MEASURES},
             "epsilon_counts": _epsilon_counts(quality),
             "guarded": int(quality.guarded_E.sum()) if quality else 0,
             "undecided": int(quality.undecided_E.sum()) if quality else 0,
@@ -112,9 +112,10 @@ def _estimate(
     on_halves: dict[str, np.ndarray],
     beside_null: dict[str, np.ndarray],
     unlearned: Outputs,
+    names: ImageNames,
 ) -> Estimate:
     if name not in values:
-        return Estimate(value=None, n=len(unlearned), missing=why_missing(name, unlearned))
+        return Estimate(value=None, n=len(unlearned), missing=why_missing(name, unlearned, names.ids))
     low, high = interval(name, values[name], on_halves[name]) if name in on_halves else (None, None)
     at_null_n = float(beside_null[name].mean()) if name in beside_null else None
     return Estimate(value=values[name], low=low, high=high, n=len(unlearned), at_null_n=at_null_n)

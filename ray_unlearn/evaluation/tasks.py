@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from ray_unlearn.evaluation.halves import Settings
 from ray_unlearn.evaluation.nulls import NullPart, score_null
 from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
+from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.scores import FORMAT, PopulationScores, Role
 from ray_unlearn.evaluation.scoring import describe, score
 from ray_unlearn.store import Record, StudyStore
@@ -71,6 +72,8 @@ class Task:
     """Of the splits file: image ids, groups and class names."""
 
     def __str__(self) -> str:
+        if self.null and self.null_runs < LEAST_TO_SCORE:
+            return f"{self.reference.name} one model at a time; too few runs for halves"
         if self.null:
             return f"{self.reference.name} against itself (N={self.null_runs})"
         runs = f"(N={len(self.population.records)})"

@@ -66,6 +66,11 @@ class Grid:
     """How to read it, below the table."""
 
     @property
+    def head(self) -> int:
+        """The column whose cells name their rows: the first of text; dashes for numbers may stand before it."""
+        return next(place for place, cell in enumerate(self.rows[0]) if isinstance(cell.sort, str))
+
+    @property
     def numeric(self) -> tuple[bool, ...]:
         """Whether each column holds numbers, which stand to the right."""
         places = range(len(self.columns))

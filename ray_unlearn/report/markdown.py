@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.report.accuracy_tables import change_grid, part_grids
 from ray_unlearn.report.grid import Cell, Column, Grid
+from ray_unlearn.report.measure_tables import left_out, measure_grids
 from ray_unlearn.report.ranking import caveat, mode_words, verdict, warnings_of
-from ray_unlearn.report.score_tables import cost_grid, measure_grids, ranking_grid
+from ray_unlearn.report.score_tables import cost_grid, ranking_grid
 
 # An underscore inside a word and brackets that open no link mean themselves already: names and intervals stay readable.
 _SPECIAL = re.compile(r"([\\`*<>|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\](?=[(\[:]))")
@@ -24,15 +25,17 @@ def markdown_page(scores: Scores, study: Mapping[str, object]) -> str:
     """Return the ranking and the main tables as GitHub's Markdown; user's text cannot become markup."""
     title = escaped(str(study.get("name", scores.study)))
     change = change_grid(scores)
-    grids = [ranking_grid(scores), *measure_grids(scores), *([change] if change else [])]
-    grids += [*part_grids(scores, "class"), *part_grids(scores, "group"), cost_grid(scores)]
+    measured = [ranking_grid(scores), *measure_grids(scores)]
+    grids = [*([change] if change else []), *part_grids(scores, "class"), *part_grids(scores, "group")]
     parts = [
         f"# {title}",
         f"Mode **{scores.mode}**: {mode_words(scores)}. Reference: {escaped(scores.reference)}.",
         escaped(verdict(scores)),
         escaped(caveat(scores)),
         *_warnings(scores),
-        *(part for grid in grids for part in markdown_table(grid)),
+        *(part for grid in measured for part in markdown_table(grid)),
+        *map(escaped, left_out(scores)),
+        *(part for grid in [*grids, cost_grid(scores)] for part in markdown_table(grid)),
         "Made with " + escaped(", ".join(f"{name} {version}" for name, version in scores.versions.items())) + ".",
     ]
     return "\n\n".join(parts) + "\n"

@@ -43,11 +43,9 @@ def _heading(column: Column, numeric: bool) -> str:
 
 
 def _row(row: Sequence[Cell], grid: Grid, marks: Sequence[bool]) -> str:
-    # The cell that names a row is its header: the first that is no number.
-    head = next(place for place, numeric in enumerate(grid.numeric) if not numeric)
-    reference = ' class="reference"' if row[head].text == grid.reference else ""
+    reference = ' class="reference"' if row[grid.head].text == grid.reference else ""
     cells = "".join(
-        _cell(cell, numeric=numeric, head=place == head, mark=mark)
+        _cell(cell, numeric=numeric, head=place == grid.head, mark=mark)
         for place, (cell, numeric, mark) in enumerate(zip(row, grid.numeric, marks, strict=True))
     )
     return f"<tr{reference}>{cells}</tr>"

@@ -19,6 +19,8 @@ from ray_unlearn.report.ranking import estimate, null_of, originals_of, ranked, 
 from ray_unlearn.report.wording import decimals, interval, joined, short
 
 _WIDTH = 410
+_ONE_DOT = 4.0
+"""Pixels within which two dots, 8 across, look like one."""
 
 
 def with_quality(scores: Scores) -> list[PopulationScores]:
@@ -112,7 +114,7 @@ def plane(scores: Scores) -> str:
         axes.margins(y=0.15)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        _place_labels(axes, labels)
+        _place_labels(axes, _gathered(axes, labels))
         return picture(figure, name="plane", alt=_plane_words(scores, found))
 
 
@@ -153,14 +155,29 @@ def _original_line(axes: Axes, scores: Scores) -> None:
         axes.annotate("original: accuracy only", (1, ratio), ha="right", color=MUTED, fontsize=10.5, **where)
 
 
+def _gathered(axes: Axes, labels: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Give points that lie on one another one label: of names above one another, nobody could tell whose is whose."""
+    places: dict[tuple[float, float], tuple[float, float, list[str]]] = {}
+    for across, up, name in labels:
+        x, y = axes.transData.transform((across, up))
+        at = next((one for one in places if max(abs(one[0] - x), abs(one[1] - y)) < _ONE_DOT), (x, y))
+        places.setdefault(at, (across, up, []))[2].append(name)
+    return [(across, up, _names(names)) for across, up, names in places.values()]
+
+
+def _names(names: list[str]) -> str:
+    if len(names) <= 2:
+        return ", ".join(short(name, 24 if len(names) == 1 else 14) for name in names)
+    return f"{short(names[0], 16)} and {len(names) - 1} more"
+
+
 def _place_labels(axes: Axes, labels: list[tuple[float, float, str]]) -> None:
     """Write each name beside its point, at the first place around it where it covers no other name and no point."""
     figure_box = axes.get_window_extent()
     points = [tuple(axes.transData.transform((across, up))) for across, up, _ in labels]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
     for (x, y), (across, up, name) in zip(points, labels, strict=True):
-        text = short(name, 24)
-        width = 6.2 * len(text)
+        width = 6.2 * len(name)
         boxes = {(dx, dy): _label_box(x, y, width, dx, dy) for dy in (11, -11, 0, 25, -25, 39) for dx in (6, -6)}
         inside = {at: b for at, b in boxes.items() if b[0] > figure_box.x0 and b[2] < figure_box.x1}
         free = [at for at, box in inside.items() if not any(_overlaps(box, other) for other in taken)]
@@ -168,7 +185,7 @@ def _place_labels(axes: Axes, labels: list[tuple[float, float, str]]) -> None:
         taken.append(boxes[dx, dy])
         side = "left" if dx > 0 else "right"
         where: dict[str, Any] = {"xytext": (dx, dy), "textcoords": "offset points", "ha": side, "va": "center"}
-        axes.annotate(text, (across, up), fontsize=10.5, **where)
+        axes.annotate(name, (across, up), fontsize=10.5, **where)
 
 
 def _label_box(x: float, y: float, width: float, dx: float, dy: float) -> tuple[float, float, float, float]:

@@ -23,8 +23,9 @@ from ray_unlearn.evaluation.scores import PopulationScores, Scores
 from ray_unlearn.report import curve_pictures, image_pictures, overview_pictures
 from ray_unlearn.report.accuracy_tables import change_grid, part_grids
 from ray_unlearn.report.markup import code, folded, key, panels, section, table, titled
+from ray_unlearn.report.measure_tables import left_out, measure_grids
 from ray_unlearn.report.ranking import SPLITS, caveat, in_order, mode_words, ranked, reference_of, verdict, warnings_of
-from ray_unlearn.report.score_tables import cost_grid, measure_grids, ranking_grid
+from ray_unlearn.report.score_tables import cost_grid, ranking_grid
 from ray_unlearn.report.text import plural
 from ray_unlearn.report.wording import decimals, joined
 
@@ -168,7 +169,8 @@ def _attacked(scores: Scores) -> str:
         )
         for attack, label in curve_pictures.ATTACKS.items()
     ]
-    return "".join([*(table(grid) for grid in measure_grids(scores)), *curves])
+    said = "".join(f'<p class="explained">{escape(line)}</p>' for line in [" ".join(left_out(scores))] if line)
+    return "".join([*(table(grid) for grid in measure_grids(scores)), said, *curves])
 
 
 def _accuracy(scores: Scores) -> str:

@@ -10,6 +10,7 @@ Does not cover: how it is set on a page.
 
 from __future__ import annotations
 
+from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores, Slice
 from ray_unlearn.report.text import plural
 from ray_unlearn.report.wording import decimals, interval, joined, listed, span
@@ -64,6 +65,18 @@ def null_of(scores: Scores, measure: str) -> Estimate | None:
     return next((one for one in found if one.null is not None), None)
 
 
+def why_no_null(scores: Scores) -> str:
+    """Return why no number stands beside a null: what it takes, and what there is."""
+    reference = reference_of(scores)
+    runs, least = reference.runs if reference else 0, 2 * LEAST_TO_SCORE
+    if runs < least:
+        there = f"there {'is' if runs == 1 else 'are'} {runs}"
+        return f"it takes {least} runs of {scores.reference}, two halves of {LEAST_TO_SCORE}, and {there}"
+    if all(one.runs < LEAST_TO_SCORE for one in ranked(scores)):
+        return f"no population has the {LEAST_TO_SCORE} runs that it takes to stand beside halves of {scores.reference}"
+    return "the evaluation has none"
+
+
 def slice_of(found: PopulationScores | None, split: str, by: str = "all", key: str = "") -> Slice | None:
     """Return accuracy and loss of a part of a split, or None where the population has none."""
     slices = found.slices if found else ()
@@ -74,12 +87,12 @@ def verdict(scores: Scores) -> str:
     """Return who comes closest to retraining by F, how close retraining comes to itself, and who leads by score."""
     unlearned, by_f = ranked(scores), comparable(scores, "forgetting_quality")
     if not by_f:
-        return "No population could be compared with retraining; the table says why."
+        return _nobody(scores)
     closest = max(unlearned, key=lambda one: by_f.get(one.population, float("-inf")))
     quality = estimate(closest, "forgetting_quality")
     said = joined(decimals(quality.value), interval(quality.low, quality.high))
     sentences = [f"{_opening(quality)}: {closest.population}, F {said} at N = {quality.n}."]
-    sentences += _against_the_null(quality) + _overlap(closest, unlearned)
+    sentences += _against_the_null(quality, scores) + _overlap(closest, unlearned)
     by_score = comparable(scores)
     if unlearned[0] is not closest and unlearned[0].population in by_score:
         best = estimate(unlearned[0], "score")
@@ -91,15 +104,27 @@ def verdict(scores: Scores) -> str:
     return " ".join(sentences)
 
 
+def _nobody(scores: Scores) -> str:
+    """Return why no population is called the closest."""
+    found = [estimate(one, "forgetting_quality") for one in ranked(scores)]
+    if any(one.value is not None for one in found):
+        said = "No population is called the closest to retraining: runs differ in number, and no null says at which N"
+        return f"{said} to compare them ({why_no_null(scores)})."
+    reasons = {one.missing for one in found}
+    why = f": F {reasons.pop()}" if len(reasons) == 1 else "; the table says why" * bool(reasons)
+    return f"No population could be compared with retraining{why}."
+
+
 def _opening(quality: Estimate) -> str:
     """Return how a verdict begins: to be the closest is no praise for one that retraining itself would leave behind."""
     below = quality.at_null_n is not None and _place(quality, quality.at_null_n).startswith("below")
     return "Closest to retraining, though not close to it" if below else "Closest to retraining"
 
 
-def _against_the_null(quality: Estimate) -> list[str]:
+def _against_the_null(quality: Estimate, scores: Scores) -> list[str]:
     if quality.null is None:
-        return ["How close retraining comes to itself is not known here, so the number has no yardstick."]
+        unknown = "How close retraining comes to itself is not known here, so the number has no yardstick"
+        return [f"{unknown}: {why_no_null(scores)}."]
     ends = span(quality.null_low, quality.null_high)
     null = decimals(quality.null) + f" ({ends} over halvings)" * bool(ends)
     said = f"Retraining against itself reaches {null} at N = {quality.null_n}"
@@ -119,7 +144,8 @@ def _place(quality: Estimate, value: float) -> str:
 
 
 def _overlap(closest: PopulationScores, unlearned: list[PopulationScores]) -> list[str]:
-    if len({estimate(one, "forgetting_quality").n for one in unlearned}) > 1:
+    found = [estimate(one, "forgetting_quality") for one in unlearned]
+    if len({one.n for one in found if one.value is not None}) > 1:
         return ["Runs differ in number, so the intervals do not compare: the order is that at the null's N."]
     low = estimate(closest, "forgetting_quality").low
     others = {one.population: estimate(one, "forgetting_quality").high for one in unlearned if one is not closest}

@@ -1,12 +1,11 @@
 """Scores -> the tables of the report, as `Grid` values.
 
     ranking_grid(scores)                         # score and F with intervals, at the null's N, and the null
-    measure_grids(scores)                        # attacks; distances
     cost_grid(scores)
 
 Every number stands with its N: the row's, or its own where that differs.
 
-Does not cover: accuracies (`accuracy_tables`), pictures.
+Does not cover: attacks and distances (`measure_tables`), accuracies (`accuracy_tables`), pictures.
 """
 
 from __future__ import annotations
@@ -14,30 +13,12 @@ from __future__ import annotations
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.grid import Bar, Cell, Column, Grid, name, number
-from ray_unlearn.report.ranking import estimate, in_order, null_of, ranked, reference_of
-from ray_unlearn.report.wording import MISSING, TIMES, decimals, interval, joined, short, span
+from ray_unlearn.report.measure_tables import estimate_cell, nowhere, said_once
+from ray_unlearn.report.ranking import comparable, estimate, in_order, null_of, ranked, reference_of, why_no_null
+from ray_unlearn.report.wording import MISSING, TIMES, decimals, interval, joined, span
 
 HEADLINE = ("score", "forgetting_quality")
-ATTACKS = tuple(key for key in MEASURES if key.startswith(("u_lira", "rmia", "logistic", "svc")))
-DISTANCES = tuple(key for key in MEASURES if key not in (*HEADLINE, *ATTACKS, "retain_ratio", "test_ratio"))
-
-
-def estimate_cell(found: Estimate, runs: int, *, null: bool = False) -> Cell:
-    """Return value, interval, N where it is not the row's `runs`, and, where asked, the null with its N."""
-    if found.value is None:
-        return Cell(MISSING, (short(found.missing, 90),) if found.missing else ())
-    yardstick = _null_note(found) if null else ""
-    own_n = f"N {found.n}" if found.n != runs else ""
-    return number(found.value, decimals(found.value), interval(found.low, found.high), own_n, yardstick)
-
-
-def _null_note(found: Estimate) -> str:
-    """Return the null, with its N, and the value at that N where it is another than the value's own."""
-    if found.null is None:
-        return ""
-    if found.null_n == found.n or found.at_null_n is None:
-        return f"null {decimals(found.null)}, N {found.null_n}"
-    return f"at N {found.null_n}: {decimals(found.at_null_n)}, null {decimals(found.null)}"
+_RANKED = (*HEADLINE, "retain_ratio", "test_ratio")
 
 
 def _at_null_cell(found: Estimate, shared_n: int) -> Cell:
@@ -57,8 +38,11 @@ def _shared_null_n(scores: Scores) -> int:
 def ranking_grid(scores: Scores) -> Grid:
     """Return one row per unlearned population, best score first, and one of retraining against itself."""
     top, shared_n = _top(scores), _shared_null_n(scores)
-    rows = [_ranking_row(place, one, top, shared_n) for place, one in enumerate(ranked(scores), 1)]
+    placed, found, absent = comparable(scores), ranked(scores), nowhere(scores, _RANKED)
+    places = [place if one.population in placed else None for place, one in enumerate(found, 1)]
+    rows = [_ranking_row(place, one, top, shared_n, absent) for place, one in zip(places, found, strict=True)]
     reference = _reference_row(scores, top)
+    none = [f"No null: {why_no_null(scores)}."] if found and reference is None else []
     at_null = f"at N = {shared_n}" if shared_n else "at the null's N"
     return Grid(
         name="ranking",
@@ -83,8 +67,9 @@ def ranking_grid(scores: Scores) -> Grid:
         reference=scores.reference,
         explained=(
             f"score = F {TIMES} RA ratio {TIMES} TA ratio. The null is {scores.reference} against itself, in disjoint "
-            f"halves: what retraining gets, with its range over the halvings. Compare with it at its own N only."
-        ),
+            f"halves: what retraining gets, with its range over the halvings. Compare with it at its own N only. "
+            + " ".join([*none, *said_once(absent)])
+        ).strip(),
     )
 
 
@@ -94,19 +79,23 @@ def _top(scores: Scores) -> float:
     return 1.05 * max(ends, default=1.0) or 1.0
 
 
-def _ranking_row(place: int, found: PopulationScores, top: float, shared_n: int) -> tuple[Cell, ...]:
+def _ranking_row(
+    place: int | None, found: PopulationScores, top: float, shared_n: int, absent: dict[str, str]
+) -> tuple[Cell, ...]:
     score, quality = estimate(found, "score"), estimate(found, "forgetting_quality")
-    headline = estimate_cell(score, found.runs)
+    said = {key: estimate_cell(estimate(found, key), found.runs, reason=key not in absent) for key in _RANKED}
+    headline = said["score"]
     bar = _bar(score, top, f"{found.population}: score")
     return (
-        number(place, str(place)),
+        number(place, str(place)) if place else Cell(MISSING),
         name(found.population, "" if found.method == found.population else found.method),
         number(found.runs, str(found.runs)),
         Cell(headline.text, headline.notes, headline.sort, bar=bar),
         _at_null_cell(score, shared_n),
-        estimate_cell(quality, found.runs),
+        said["forgetting_quality"],
         _at_null_cell(quality, shared_n),
-        *(estimate_cell(estimate(found, key), found.runs) for key in ("retain_ratio", "test_ratio")),
+        said["retain_ratio"],
+        said["test_ratio"],
         _relative_cell(found),
     )
 
@@ -146,41 +135,6 @@ def _reference_row(scores: Scores, top: float) -> tuple[Cell, ...] | None:
         *[cell(quality)] * 2,
         *[Cell(MISSING)] * 2,
         number(1.0, "1", f"N {reference.cost.seconds.n}"),
-    )
-
-
-def measure_grids(scores: Scores) -> list[Grid]:
-    """Return the attacks and the distances, one row per unlearned population; measures nobody has are left out."""
-    attacks = _measure_grid(scores, ATTACKS, "attacks", "Membership attacks")
-    distances = _measure_grid(scores, DISTANCES, "distances", "Distances from retraining")
-    return [grid for grid in (attacks, distances) if grid is not None]
-
-
-def _measure_grid(scores: Scores, keys: tuple[str, ...], table: str, caption: str) -> Grid | None:
-    found = ranked(scores)
-    keys = tuple(key for key in keys if any(key in one.measures for one in found))
-    if not keys or not found:
-        return None
-    wanted = {"high": "high is good", "low": "low is good", "null": "near the null is good"}
-    rows = [
-        (
-            name(one.population),
-            number(one.runs, str(one.runs)),
-            *(estimate_cell(estimate(one, key), one.runs, null=True) for key in keys),
-        )
-        for one in found
-    ]
-    described = [MEASURES[key] for key in keys]
-    return Grid(
-        name=table,
-        caption=caption,
-        columns=(
-            Column("population"),
-            Column("N"),
-            *(Column(one.label, wanted[one.better], f"{one.meaning} ({one.source})") for one in described),
-        ),
-        rows=tuple(rows),
-        explained="In brackets the 95 % interval; null: the same number between halves of the reference, at its own N.",
     )
 
 

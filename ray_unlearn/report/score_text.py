@@ -11,7 +11,7 @@ Does not cover: tables for a page (`score_tables`).
 from __future__ import annotations
 
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
-from ray_unlearn.report.ranking import estimate, mode_words, null_of, ranked, warnings_of
+from ray_unlearn.report.ranking import estimate, mode_words, null_of, ranked, warnings_of, why_no_null
 from ray_unlearn.report.text import aligned
 from ray_unlearn.report.wording import MISSING, decimals, interval, joined, short, span
 
@@ -42,6 +42,9 @@ def growth_lines(scores: Scores) -> list[str]:
     lines = []
     for one in ranked(scores):
         score, quality = estimate(one, "score"), estimate(one, "forgetting_quality")
+        if quality.value is None:
+            lines.append(f"N={one.runs} {one.population}: no score: {quality.missing}")
+            continue
         said = [f"score {_with_interval(score, one.runs)}", f"F {_with_interval(quality, one.runs)}"]
         said += [f"null F {decimals(quality.null)} at {quality.null_n}"] if quality.null is not None else []
         lines.append(f"N={one.runs} {one.population}: {', '.join(said)}")
@@ -80,7 +83,7 @@ def _ratio(found: Estimate) -> str:
 def _null_lines(scores: Scores) -> list[str]:
     null = null_of(scores, "forgetting_quality")
     if null is None:
-        return ["no null: how close retraining comes to itself was not measured"]
+        return [f"no null, which is how close retraining comes to itself: {why_no_null(scores)}"]
     ends = span(null.null_low, null.null_high)
     said = decimals(null.null) + f" ({ends} over halvings)" * bool(ends)
     return [f"null F: {scores.reference} against itself, {said}; compare F at {null.null_n} with it"]
