@@ -126,7 +126,7 @@ def test_runs_made_again_are_compared(made, capsys, tmp_path):
 
 
 def test_a_study_without_checkpoints_is_told_by_its_outputs(made, capsys):
-    """Law: with `keep_checkpoints: false` equal outputs are equal runs; the deterministic `null` has one output, N of 2."""
+    """Law: with `keep_checkpoints: false` equal outputs are equal runs; `null` has one for both of its runs."""
     file, store = made
     for name in ("retrained", "null", "finetune"):
         for index, record in store.made(name).items():
@@ -162,7 +162,7 @@ def test_nothing_to_print_is_one_error(made, tmp_path):
     """Law: a study that is not made, or a file that is not there, is an error that says what to do."""
     with pytest.raises(StoreError, match=r"elsewhere/tiny: no run of the study is made there; `ray-unlearn generate`"):
         table(made[0], "--set", f"storage={tmp_path / 'elsewhere'}")
-    with pytest.raises(StudyError, match="absent.yaml: cannot be read"):
+    with pytest.raises(StudyError, match=r"absent\.yaml: cannot be read"):
         table(str(tmp_path / "absent.yaml"))
 
 
