@@ -259,14 +259,14 @@ def main() -> int:
             finally:
                 _kill(chaos.driver.pid)
                 chaos.cluster.shutdown()  # type: ignore[no-untyped-call]
-        lost_by_ray = lost_calls(chaos.logs)
+        lost_by_ray, died = lost_calls(chaos.logs), chaos.died()
         minutes = (time.monotonic() - begun) / 60
         found = compare(study, folder / "undisturbed")
     found |= {"lost": len(lost) or found["lost"], "minutes": round(minutes, 1), "seed": options.seed}
     found["calls that Ray lost"] = dict(sorted(lost_by_ray.items()))
     found["drivers that gave up without nodes"] = chaos.gave_up
-    found["kills"] = dict(sorted(chaos.died().items()))
-    found["kills in all"] = chaos.died().total()
+    found["kills"] = dict(sorted(died.items()))
+    found["kills in all"] = died.total()
     for name, value in found.items():
         sys.stdout.write(f"{name}: {value}\n")
     if options.json:
