@@ -407,9 +407,7 @@ def test_without_a_gpu_it_is_refused_before_anything_is_measured(monkeypatch):
     """Law: one line of its own; no process is started that would say it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sweep_device, "_measure", None)
-    with pytest.raises(
-        RayUnlearnError, match=r"^device cuda: this machine has no GPU that torch can use; use --device"
-    ):
+    with pytest.raises(RayUnlearnError, match=r"^device cuda: this machine has no GPU that torch can use; use"):
         sweep_device.main(["--device", "cuda"])
 
 
