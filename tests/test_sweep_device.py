@@ -420,6 +420,14 @@ def test_what_cannot_be_asked_is_refused(capsys):
         sweep_device.main(["--device", "cpu", "--images", "8", "--batch-size", "9"])
 
 
+def test_without_a_gpu_it_is_refused_before_anything_is_measured(monkeypatch):
+    """Law: one line of its own; no process is started that would say it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sweep_device, "_measure", None)
+    with pytest.raises(RayUnlearnError, match=r"^device cuda: this machine has no GPU that torch can use; use"):
+        sweep_device.main(["--device", "cuda"])
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="replays graphs on streams: needs a GPU")
 def test_on_a_gpu_streams_change_no_bit(tmp_path):
     """Law: with deterministic algorithms, four graphs replayed at once give what each gives alone."""
