@@ -96,6 +96,8 @@ def _intervals(affected: str) -> list[Interval]:
     found = []
     for part in affected.split(" or "):
         ends = {one.operator: Version(one.version) for one in SpecifierSet(part)}
+        if not ends.keys() <= {"==", "<=", "<", ">="}:
+            raise ValueError(f"{part}: expected ranges with >=, <, <= and ==")
         exact = ends.get("==")
         high = exact or ends.get("<=") or ends.get("<") or Version("9999!0")
         found.append((exact or ends.get(">=", _FIRST), high, "<" not in ends))
@@ -106,7 +108,8 @@ def table(checkout: Path, packages: Iterable[str], old: str) -> str:
     """Return the new table, given the old one."""
     commit, date = _git(checkout, "log", "-1", "--format=%H %cs").split()
     elsewhere = [row for row in audit.advisories(old) if not row["source"].startswith(ORIGIN)]
-    rows = fewest([*(row_of(*found) for found in entries(checkout, packages)), *elsewhere])
+    told = [row for found in entries(checkout, packages) if (row := row_of(*found))["affected"]]  # else commits only
+    rows = fewest([*told, *elsewhere])
     notes = [line for line in old.splitlines() if line.startswith("#") and "pypa/advisory-database" not in line]
     text = io.StringIO()
     text.write(f"# {ORIGIN}*: pypa/advisory-database at {commit}, {date} (CC BY 4.0), by .ci/advise.py\n")

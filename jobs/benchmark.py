@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     from benchmark_table import floor_lines, table_lines
 
     sides = _sides(asked)
+    _refuse_absent(asked.device)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(asked.folder or temporary).absolute()
         base = _prepare(asked, folder)
@@ -115,6 +116,15 @@ def _sides(asked: argparse.Namespace) -> str:
         _say("side c is left out: Ray Tune needs Ray, and --backend inline does without")
         sides = sides.replace("c", "")
     return sides
+
+
+def _refuse_absent(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        from ray_unlearn.training.precision import refuse_absent
+
+        refuse_absent(torch.device(device), "use --device cpu")
 
 
 def _prepare(asked: argparse.Namespace, folder: Path) -> Setting:

@@ -1,4 +1,4 @@
-"""Figures of jobs/benchmark.py -> what stands below its table: a GPU's memory, accuracies, 512 checkpoints.
+"""Figures of jobs/benchmark.py -> what stands below its table: what is too short, a GPU's memory, accuracies, 512 runs.
 
     for line in remark_lines(found): ...
 
@@ -16,12 +16,22 @@ from typing import Any
 from benchmark_table import Found, by_side
 
 _MANY = 512  # checkpoints, as the challenge's protocol asks
+_SHORT_S = 1.0  # steady seconds of a side, below which a ratio compares starts and chance
 _ENOUGH = 8  # checkpoints of a side, below which its spread says little
 
 
 def remark_lines(found: Found) -> list[str]:
     """Return the lines; none about what was not measured."""
-    return [*memory_lines(found), *accuracy_lines(found), *many_lines(found)]
+    return [*short_lines(found), *memory_lines(found), *accuracy_lines(found), *many_lines(found)]
+
+
+def short_lines(found: Found) -> list[str]:
+    """Return that the ratios mean nothing, where a side's steady part was over at once."""
+    median = {side: statistics.median(r["steady_s"] for r in results) for side, results in by_side(found).items()}
+    said = [f"{side} {seconds:.2g} s" for side, seconds in median.items() if seconds < _SHORT_S]
+    if not said:
+        return []
+    return [f"too short to compare: {', '.join(said)} steady; ratios and rates mean little, raise --images or --epochs"]
 
 
 def memory_lines(found: Found) -> list[str]:

@@ -7,9 +7,10 @@ its median training seconds divided by the median of `evaluation.reference`, bec
 Before it prints, it checks what the
 table rests on, and ends with 1 where something does not hold: every loss is finite; the checkpoints of a population
 differ from one another, unless its method is declared deterministic; and, with --again, every run that STORAGE holds of
-the same study, too, has the same bytes there.
+the same study, too, has the same bytes there. A run without a checkpoint (`keep_checkpoints: false`) is told by its
+outputs; what has no figure, such as a split without outputs or a population without runs, is a dash.
 
-Needs a study that is made, and one CPU for a second. Expected: the tables in the README.
+Needs a study that is made, at least in part, and one CPU for a second. Expected: the tables in the README.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import math
 import sys
 from pathlib import Path
 
+from ray_unlearn.errors import RayUnlearnError, StoreError
 from ray_unlearn.methods import METHODS
 from ray_unlearn.report.tables import accuracy_table, metrics_table
-from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.store.records import CHECKPOINT
 from ray_unlearn.study import Study, load_study
 
@@ -37,6 +39,8 @@ def main() -> int:
     study = load_study(arguments.study, arguments.set)
     store = StudyStore(open_storage(study.storage), study.name)
     again = StudyStore(open_storage(arguments.again), study.name) if arguments.again else None
+    if not any(store.made(name) for name in study.populations):
+        raise StoreError(f"{store.uri}: no run of the study is made there; `ray-unlearn generate` makes them")
     problems = [line for name in study.populations for line in _problems(study, name, store, again)]
     table = "\n".join(_table(study, store)) + "\n"
     sys.stdout.write(table + "".join(f"\nproblem: {line}" for line in problems) + "\n" * bool(problems))
@@ -52,9 +56,9 @@ def _problems(study: Study, name: str, store: StudyStore, again: StudyStore | No
         losses = [*record.epoch_loss, *(value for key, value in record.metrics.items() if key.endswith("_loss"))]
         if not all(map(math.isfinite, losses)):
             found.append(f"{name}/{index:05d}: a loss is not finite: {losses}")
-    different = {record.payloads[CHECKPOINT].sha256 for record in records.values()}
+    different = {_content(record) for record in records.values()}
     method = study.populations[name].method_name
-    expected = 1 if METHODS[method].deterministic else len(records)
+    expected = min(len(records), 1) if method in METHODS and METHODS[method].deterministic else len(records)
     if len(different) != expected:
         found.append(f"{name}: {len(different)} different checkpoints; {method} should have {expected}")
     for index, other in (again.made(name) if again else {}).items():
@@ -65,22 +69,35 @@ def _problems(study: Study, name: str, store: StudyStore, again: StudyStore | No
     return found
 
 
+def _content(record: Record) -> tuple[tuple[str, str], ...]:
+    """Return what tells a run from others: its checkpoint's sha256, or where none was kept its outputs'."""
+    kept = [CHECKPOINT] if CHECKPOINT in record.payloads else sorted(record.payloads)
+    return tuple((name, record.payloads[name].sha256) for name in kept)
+
+
 def _table(study: Study, store: StudyStore) -> list[str]:
     names = list(study.populations)
     splits = ("retain", "forget", "test")
     seconds = metrics_table(store).groupby("population")["seconds_train"].median()
-    reference = seconds[study.evaluation.reference] if study.evaluation else float("nan")
+    reference = seconds.get(study.evaluation.reference if study.evaluation else "", math.nan)
     lines = [f"| population | N | {' | '.join(splits)} | cost |", "|---|---|---|---|---|---|"]
     for row in accuracy_table(store, names).to_dict("records"):
-        cells = [_cell(row[f"{split} mean"], row[f"{split} sd"]) for split in splits]
-        cost = f"{seconds[row['population']] / reference:.2f}"
-        lines.append(f"| `{row['population']}` | {row['N']} | {' | '.join(cells)} | {cost} |")
+        cells = [_cell(row.get(f"{split} mean", math.nan), row.get(f"{split} sd", math.nan)) for split in splits]
+        cost = seconds.get(row["population"], math.nan) / reference
+        cells.append("-" if math.isnan(cost) else f"{cost:.2f}")
+        lines.append(f"| `{row['population']}` | {row['N']} | {' | '.join(cells)} |")
     return lines
 
 
 def _cell(mean: float, spread: float) -> str:
+    if math.isnan(mean):
+        return "-"
     return f"{100 * mean:.1f}" if math.isnan(spread) else f"{100 * mean:.1f} ± {100 * spread:.1f}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except RayUnlearnError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)

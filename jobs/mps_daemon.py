@@ -46,7 +46,8 @@ def mps_daemon() -> Iterator[Callable[[], bool]]:
         places = {f"CUDA_MPS_{name}_DIRECTORY": str(Path(folder, name.lower())) for name in ("PIPE", "LOG")}
         for place in places.values():
             Path(place).mkdir()
-        environment = os.environ | places
+        hidden = "CUDA_VISIBLE_DEVICES"  # numbers would be applied twice: by the daemon, then by each client
+        environment = {name: value for name, value in os.environ.items() if name != hidden} | places
         daemon = subprocess.Popen(  # noqa: S603
             [shutil.which(CONTROL) or CONTROL, "-f"],
             env=environment,
@@ -61,6 +62,13 @@ def mps_daemon() -> Iterator[Callable[[], bool]]:
                 yield lambda: _servers(environment)
         finally:
             _end(daemon, environment)
+
+
+@contextlib.contextmanager
+def without_mps() -> Iterator[None]:
+    """Keep processes started in the block out of any daemon: CUDA joins one that is there, and does not say so."""
+    with tempfile.TemporaryDirectory(prefix="mps-") as folder, _environment({"CUDA_MPS_PIPE_DIRECTORY": folder}):
+        yield
 
 
 def _wait_for(daemon: subprocess.Popen[bytes], environment: Mapping[str, str]) -> None:

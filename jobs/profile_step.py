@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,12 +31,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from ray_unlearn import models
 from ray_unlearn.data.images import ImageSet, Pixels, RunData, Scaling
 from ray_unlearn.data.shards import Shard
+from ray_unlearn.errors import RayUnlearnError
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Training
 from ray_unlearn.training.engines import Engines, cuda_graph
-from ray_unlearn.training.precision import allow_tensor_float_32, arithmetic, autocast
+from ray_unlearn.training.precision import allow_tensor_float_32, arithmetic, autocast, refuse_absent
 
 CLASSES = 10
 SEEDS = Seeds(study=0, population="profile")
@@ -110,6 +112,8 @@ def finish(device: torch.device) -> None:
 def launches(job: Training) -> dict[str, float]:
     """Return kernels and launches per step of an epoch; on a CPU, operators that call no other."""
     on_gpu = job.data.device.type == "cuda"
+    if not on_gpu:  # torch's profiler (Kineto) reports on stderr that it finds no GPU, and its own start and end
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as seen:
         job.epoch()
         finish(job.data.device)
@@ -222,6 +226,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure, print, and write JSON where asked."""
     asked = parse()
+    refuse_absent(torch.device(asked.device), "--device cpu measures the processor")
     found = measure(asked)
     print(text(found))  # noqa: T201 - what it is for
     if asked.json:
@@ -229,4 +234,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RayUnlearnError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)

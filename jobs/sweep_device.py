@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mps_daemon import missing, mps_daemon
+from mps_daemon import missing, mps_daemon, without_mps
 from safetensors.torch import load_file
 from sweep_members import Report, run_members
 from sweep_runs import Setting
@@ -41,6 +41,7 @@ from sweep_table import table_lines
 
 from ray_unlearn.errors import Interrupted, RayUnlearnError, StudyError
 from ray_unlearn.interrupts import interrupts
+from ray_unlearn.training.precision import refuse_absent
 
 WAYS = ("streams", "processes", "mps", "packed")
 Cell = tuple[str, int]
@@ -51,6 +52,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     """Measure every cell, print, write JSON, and return the figures."""
     asked = _parse(words)
     setting = _setting(asked)
+    refuse_absent(torch.device(asked.device), "use --device cpu")
     found: dict[str, Any] = {"asked": {**vars(asked), "json": str(asked.json or "")}, "cells": [], "left_out": []}
     with interrupts(), tempfile.TemporaryDirectory(prefix="sweep-") as folder:
         reference = Path(folder, "reference")
@@ -150,13 +152,10 @@ def _measure(setting: Setting, cell: Cell, weights: Path) -> list[Report]:
     """
     way, runs = cell
     weights.mkdir(exist_ok=True)
-    if way in ("streams", "packed"):
-        return run_members(setting, way, [range(runs)], weights)
-    if way == "reference":
-        return run_members(setting, "alone", [range(runs)], weights)
-    parts = [[run] for run in range(runs)]
+    parts = [range(runs)] if way in ("streams", "packed", "reference") else [[run] for run in range(runs)]
     if way != "mps":
-        return run_members(setting, "alone", parts, weights)
+        with without_mps():
+            return run_members(setting, way if way in ("streams", "packed") else "alone", parts, weights)
     if missing():
         raise RayUnlearnError(missing())
     with mps_daemon() as served:

@@ -32,6 +32,8 @@ from ray_unlearn.training.precision import refuse_unsupported
 _PATIENCE_S = 300.0
 """For the slowest process to come to the barrier."""
 _GOODBYE_S = 10.0
+_LONGEST_S = 3600.0
+"""From one report to the next: a device that hangs says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +138,9 @@ def _heard(sources: Sequence[Connection]) -> list[Report]:
     """Return all reports; raise the first reason that comes instead of one."""
     found: dict[int, Report] = {}
     while len(found) < len(sources):
-        ready = wait([source for number, source in enumerate(sources) if number not in found])
+        ready = wait([source for number, source in enumerate(sources) if number not in found], _LONGEST_S)
+        if not ready:
+            raise RayUnlearnError(f"nothing was heard from the processes for {_LONGEST_S:g} s")
         said = {number: _said(source) for number, source in enumerate(sources) if source in ready}
         found |= {number: report for number, report in said.items() if isinstance(report, Report)}
         reasons = [reason for reason in said.values() if isinstance(reason, str)]

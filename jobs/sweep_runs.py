@@ -41,7 +41,8 @@ from ray_unlearn.training.optimizers import make_optimizer
 from ray_unlearn.training.precision import arithmetic
 
 MOST_ON_STREAMS = 16
-"""torch has 32 streams to give; a run takes one to replay on and one to capture on, with cuBLAS's workspace."""
+"""torch has 32 streams to give; a run takes one to replay on and one to capture on, with cuBLAS's workspace.
+The driver queues them in `CUDA_DEVICE_MAX_CONNECTIONS` (8) lanes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +116,7 @@ class OnStreams:
         if len(runs) > MOST_ON_STREAMS:
             raise RayUnlearnError(f"{len(runs)} runs on streams: torch has streams for {MOST_ON_STREAMS} at most")
         images, capture = _images_and_capture(setting)
-        self._recipe = setting.recipe
+        self._recipe, self._device = setting.recipe, images.pixels.device
         self._runs = {run: _Streamed(setting, run, images, capture) for run in runs}
 
     def epoch(self) -> None:
@@ -126,7 +127,9 @@ class OnStreams:
             going = list(self._runs.values())
             while going:
                 going = [run for run in going if run.step()]
-            _refuse_nonfinite([run.finish() for run in self._runs.values()])
+            totals = [run.finish() for run in self._runs.values()]
+            finish(self._device)  # reading would wait for the default stream, which waits for none of theirs
+            _refuse_nonfinite(totals)
 
     def states(self) -> Mapping[int, State]:
         """Return each run's parameters and buffers."""

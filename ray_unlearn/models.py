@@ -5,21 +5,18 @@
     data = checkpoint_bytes(model, "fp32")       # safetensors; no pickle is ever written
 
 Names: every torchvision classification model, `small_cnn` (built in), or `package.module:factory`, a callable
-`factory(num_classes=..., **options)` that returns a module.
+`factory(num_classes=..., **options)` that returns a module (`ray_unlearn.study.factories` finds it).
 
 Does not cover: training (`ray_unlearn.training`), where checkpoints lie (`ray_unlearn.store`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import io
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -29,6 +26,7 @@ from torch import nn
 from ray_unlearn.data.files import open_filesystem
 from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.factories import find_factory, forget, source_sha256
 from ray_unlearn.study.identity import canonical
 from ray_unlearn.study.schema import Dtype, Model
 from ray_unlearn.study.uris import label, told
@@ -59,7 +57,7 @@ def build(spec: Model, num_classes: int, seeds: Seeds) -> nn.Module:
         ModelError: no such architecture, or it does not take its options.
 
     """
-    factory = _factory(spec.arch)
+    factory = _factory(spec)
     with seeds.global_state("init"):
         try:
             model = factory(num_classes=num_classes, **spec.options)
@@ -95,22 +93,22 @@ def identity(spec: Model) -> dict[str, Any]:
         ModelError: no such architecture.
 
     """
-    _factory(spec.arch)
+    forget()  # a file beside the study may have changed since this process imported it
+    _factory(spec)
     found: dict[str, Any] = {"arch": spec.arch, "options": spec.options, "trim_dead_taps": spec.trim_dead_taps}
     try:
         canonical(found)
     except (TypeError, ValueError) as error:
         raise ModelError(f"model.options: {spec.options}: expected plain finite values ({error})") from error
-    if ":" in spec.arch:
-        module = importlib.util.find_spec(spec.arch.partition(":")[0])
-        if module is not None and module.origin is not None:
-            found["source_sha256"] = hashlib.sha256(Path(module.origin).read_bytes()).hexdigest()
+    if ":" in spec.arch and (sha256 := source_sha256(spec.arch)):
+        found["source_sha256"] = sha256
     return found
 
 
-def _factory(arch: str) -> Callable[..., Any]:
+def _factory(spec: Model) -> Callable[..., Any]:
+    arch = spec.arch
     if ":" in arch:
-        return _imported(arch)
+        return find_factory(arch, spec.folder)
     if arch in BUILT_IN:
         return BUILT_IN[arch]
     from torchvision.models import get_model_builder, list_models
@@ -121,19 +119,6 @@ def _factory(arch: str) -> Callable[..., Any]:
         raise ModelError(f"model.arch: {arch!r} is neither built in nor torchvision's{did_you_mean(arch, valid)}")
     builder: Callable[..., Any] = get_model_builder(arch)
     return lambda **options: builder(weights=None, **options)
-
-
-def _imported(path: str) -> Callable[..., Any]:
-    module_name, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # so may a module on import
-        raise ModelError(
-            f"model.arch: {path!r} cannot be imported ({error}); expected package.module:factory"
-        ) from error
-    if not callable(found):
-        raise ModelError(f"model.arch: {path!r} is not callable")
-    return found  # type: ignore[no-any-return]
 
 
 def read_file(path: str) -> bytes:
@@ -147,6 +132,8 @@ def read_file(path: str) -> bytes:
         filesystem, inside = open_filesystem(path)
         with filesystem.open_input_stream(inside) as stream:
             return bytes(stream.read())
+    except FileNotFoundError:
+        raise ModelError(f"{label(path)}: no such file; expected weights, .safetensors or .pth") from None
     except OSError as error:
         raise ModelError(
             f"{label(path)}: cannot be read ({told(error, path)}); expected .safetensors or .pth"

@@ -31,7 +31,7 @@ from ray_unlearn import models
 from ray_unlearn.artefacts import RunWriter, output_sets
 from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.data.study_data import StudyData
-from ray_unlearn.errors import ModelError, RayUnlearnError, TrainingDiverged
+from ray_unlearn.errors import RayUnlearnError, TrainingDiverged
 from ray_unlearn.methods.resolve import method_of
 from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo, failure_of, success_of
 from ray_unlearn.pristine import Pristine
@@ -43,7 +43,7 @@ from ray_unlearn.store.sharing import refuse_unshared
 from ray_unlearn.study.plan import Plan, Run
 from ray_unlearn.surroundings import keep_freed_memory, resident_bytes, undisturbed
 from ray_unlearn.training.engines import Engines, cuda_graph
-from ray_unlearn.training.precision import allow_tensor_float_32
+from ray_unlearn.training.precision import allow_tensor_float_32, refuse_absent
 
 # A run as short as this is published at once: two threads of one interpreter would get in each other's way.
 _QUICK_S = 0.02
@@ -208,8 +208,7 @@ class Worker:
     def _configure(self) -> None:
         """Set what the arithmetic of a run depends on."""
         execution = self._job.plan.study.execution
-        if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise ModelError("device cuda: this machine has no GPU that torch can use; set execution.device: cpu")
+        refuse_absent(self._device)
         torch.set_default_dtype(torch.float32)
         torch.set_grad_enabled(True)
         torch.set_num_threads(execution.cpus_per_worker)

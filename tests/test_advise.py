@@ -46,6 +46,7 @@ ENTRIES = [
     entry("PYSEC-4", "torch", began("0"), withdrawn="2023-11-08T00:54:24Z"),
     entry("PYSEC-5", "absent", began("0"), mended("1")),
     entry("PYSEC-6", "requests", began("2.30")),
+    ("vulns/torch/PYSEC-7.yaml", yaml.safe_dump({"id": "PYSEC-7", "affected": [{"package": {"name": "torch"}}]})),
 ]
 
 
@@ -110,6 +111,12 @@ def test_a_row_is_left_out_where_another_has_all_its_versions(one: str, other: s
         for version in map(str, map(Version, ("0.5", "1", "1.5", "2", "2.5", "3", "3.2", "3.95", "4", "9", "10"))):
             before = any(audit.is_affected(version, each["affected"]) for each in rows)
             assert any(audit.is_affected(version, each["affected"]) for each in found) == before
+
+
+def test_a_range_that_is_not_understood_is_no_everything():
+    """Law: a row by hand with another operator is refused: it would swallow the others of its package."""
+    with pytest.raises(ValueError, match=r"~=1\.4: expected ranges"):
+        advise.fewest([row("<2"), row("~=1.4", "CVE-1")])
 
 
 def test_the_table_is_as_small_as_it_can_be():

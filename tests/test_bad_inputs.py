@@ -95,6 +95,17 @@ def changed_lr(folder: Path) -> list[str]:
     return generate(folder, populations={"finetune": {"lr": 0.01}})
 
 
+def changed_forget(folder: Path) -> list[str]:
+    assert main(generate(folder)) == 0
+    return generate(folder, data={"forget": {"fraction": 0.3}})
+
+
+def one_class(folder: Path) -> list[str]:
+    for shade in range(4):
+        png(folder / "train" / "owl" / f"{shade}.png", shade)
+    return generate(folder, data={"train": str(folder / "train"), "test": 0.5})
+
+
 def file_as_storage(folder: Path) -> list[str]:
     (folder / "store").write_text("I am a file")
     return generate(folder)
@@ -253,7 +264,11 @@ CASES: dict[str, tuple[Case, int, str]] = {
         1,
         r".*w\.safetensors: no tensor '0\.weight', which the model has.*is model\.arch the right one\?",
     ),
-    "weights file missing": (lambda f: weights(f, lambda file: None), 1, r".*w\.safetensors: cannot be read .*"),
+    "weights file missing": (
+        lambda f: weights(f, lambda file: None),
+        1,
+        r".*w\.safetensors: no such file; expected weights.*",
+    ),
     "unknown architecture": (
         lambda f: generate(f, model={"arch": "resnet81", "options": None}),
         1,
@@ -286,6 +301,7 @@ CASES: dict[str, tuple[Case, int, str]] = {
         r".*mine\.py:unlearning: the script fails on import: SystemExit: 0 \(mine\.py:2\)",
     ),
     "changed lr on an existing population": (changed_lr, 1, r"population finetune in .* was made differently .*"),
+    "one class": (one_class, 1, r"data\.train: 1 class \(owl\); a classifier tells two or more apart.*"),
     "unknown method to list": (
         lambda f: ["methods", "finetun"],
         2,
@@ -330,3 +346,17 @@ def test_the_refused_change_is_shown(tmp_path: Path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert "  options.lr: 0.001 -> 0.01" in lines
     assert lines[-1] == "Give the changed population another name, the study another name, or change it back."
+
+
+@pytest.mark.parametrize(
+    ("provoke", "theirs", "ours"),
+    [
+        (changed_lr, r"options\.lr: \S+ -> 0\.01", r"populations\.finetune\.lr: \S+ -> 0\.01"),
+        (changed_forget, r'data\.splits: "\w{12}\.\.\." -> "\w{12}\.\.\."', r"data\.forget\.fraction: \S+ -> 0\.3"),
+    ],
+)
+def test_a_change_is_refused_in_the_words_of_the_study_file(provoke, theirs: str, ours: str, tmp_path: Path, capsys):
+    """Law: beside what the store holds stands what one would change back in the file."""
+    assert main(provoke(tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert re.search(rf"^  {theirs}$\n  in the study: {ours}$\n^Give ", said, re.MULTILINE)

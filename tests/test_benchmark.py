@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ray_unlearn.errors import DataError, RayUnlearnError, StudyError
+from ray_unlearn.errors import DataError, ModelError, RayUnlearnError, StudyError
 from ray_unlearn.models import small_cnn
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.plan import Run
@@ -256,6 +256,14 @@ def test_what_cannot_be_is_refused():
         benchmark.main(["--sides", "ax"])
     with pytest.raises(DataError, match=r"--images 1437: needs 1,437 images, 28 to forget and 143 to test; digits has"):
         benchmark.main([*SMALL, "--images", "1437"])
+
+
+def test_without_a_gpu_it_is_refused_before_a_side_begins(monkeypatch):
+    """Law: the parent says it in one line, and starts no process."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(benchmark, "_prepare", None)
+    with pytest.raises(ModelError, match=r"^device cuda: this machine has no GPU that torch can use; use"):
+        benchmark.main([*SMALL, "--device", "cuda"])
 
 
 def test_inline_leaves_ray_tune_out(capsys):

@@ -54,6 +54,17 @@ def test_only_the_first_repeat_counts_for_accuracy():
     assert "d 55.00 ± 7.07 (50.00 to 60.00, N = 2)" in remarks.accuracy_lines(found)[0]
 
 
+def test_what_is_over_at_once_is_not_compared():
+    """Law: a median steady time below a second is named first, with its side; one second and more is not."""
+    assert remarks.short_lines(figures([0.5, 0.6])) == []  # a 8 s, d 1 s
+    found = figures([0.5, 0.6])
+    found["results"][1]["steady_s"] = 0.125
+    said = "too short to compare: d 0.12 s steady; ratios and rates mean little, raise --images or --epochs"
+    assert remarks.remark_lines(found)[0] == said
+    found["results"] += [{**found["results"][1], "repeat": repeat, "steady_s": 3.0} for repeat in (1, 2)]
+    assert remarks.short_lines(found) == []
+
+
 def test_512_checkpoints_by_hand():
     """Law: 256 times 8 s and 2 s beside are 34.2 min; where 512 were made, it is a measurement."""
     (line,) = remarks.many_lines(figures([0.5, 0.6]))

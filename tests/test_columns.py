@@ -65,6 +65,46 @@ def test_what_is_no_shard_is_refused():
         assert "\n" not in str(refused.value)
 
 
+def manifest_of(shards: list[ShardInfo]) -> Manifest:
+    return Manifest(
+        source="",
+        image_size=8,
+        shards=tuple(shards),
+        class_names=None,
+        max_label=8,
+        num_images=sum(shard.rows for shard in shards),
+        content="",
+        skipped=(),
+    )
+
+
+@pytest.mark.parametrize("place", [-300, -100, -40, -20, -10])
+def test_damage_is_the_shards_and_a_storages_failure_is_its_own(place: int):
+    """Law: whatever Arrow raises for damaged bytes is one line about the shard; what the storage raises passes."""
+    data = bytearray(shard_of(20, 8))
+    data[place : place + 8] = b"\xff" * 8
+    with pytest.raises(DataError, match=r"^a: .*prepare"):
+        columns(bytes(data), 20)
+
+    class Gone(Counted):
+        def read_at(self, count: int, offset: int) -> bytes:
+            if len(self.asked) > 2:
+                raise OSError("connection reset")
+            return super().read_at(count, offset)
+
+    long = shard_of(200, 64, "x" * 4000 + "{:06d}")
+    with pytest.raises(OSError, match="connection reset"):
+        read_columns(Gone(long), size_bytes=len(long), rows=200, where="a")  # type: ignore[arg-type]
+
+
+def test_a_shard_that_went_away_is_a_data_error(tmp_path: Path):
+    """Law: between manifest and columns: one line with the shard's name."""
+    shard = ShardInfo(name="0-0.arrow", rows=1, size_bytes=1000, sha256="0" * 64)
+    there = Storage("mock://", fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), ".")
+    with pytest.raises(DataError, match=r"^mock:///?f/0-0\.arrow: missing; .*prepare"):
+        Prepared(there, "f", manifest_of([shard])).columns()
+
+
 def test_splits_need_no_copy_of_a_remote_shard(tmp_path: Path):
     """Law: a prepared source's columns are the same from a disk and from elsewhere, where no cache is given."""
     (tmp_path / "f").mkdir()
@@ -73,16 +113,7 @@ def test_splits_need_no_copy_of_a_remote_shard(tmp_path: Path):
         data = shard_of(count, 8)
         (tmp_path / f"f/{number}-0.arrow").write_bytes(data)
         shards.append(ShardInfo(name=f"{number}-0.arrow", rows=count, size_bytes=len(data), sha256="0" * 64))
-    manifest = Manifest(
-        source="",
-        image_size=8,
-        shards=tuple(shards),
-        class_names=None,
-        max_label=8,
-        num_images=37,
-        content="",
-        skipped=(),
-    )
+    manifest = manifest_of(shards)
     here = Storage("here", fs.LocalFileSystem(), str(tmp_path))
     there = Storage("mock://", fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), ".")
     near, far = (Prepared(storage, "f", manifest).columns() for storage in (here, there))

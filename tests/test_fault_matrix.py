@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,6 +85,48 @@ def test_what_ray_lost_is_read_from_its_logs(tmp_path: Path):
     (tmp_path / "gcs_server.out").write_text(said.format("response"))
     (tmp_path / "raylet.out").write_text("nothing\n")
     assert chaos.lost_calls(tmp_path) == {"request": 3, "response": 2}
+
+
+def test_the_minutes_alone_decide_how_long_chaos_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    """Law: 1 minute of steps of 4 s are 15, whatever is killed in them; `--kills 20` at one a step are 20 steps, 80 s.
+
+    A line says how far it is, every 15 s: after 16, 32 and 48 of the first 60.
+    """
+    import chaos
+
+    now = [0.0]
+    monkeypatch.setattr(chaos.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys, "argv", ["chaos.py", "--minutes", "1"])
+
+    def steps(kills: int) -> int:
+        disturbed = chaos.Chaos.__new__(chaos.Chaos)
+        disturbed.kills, disturbed.ordered = Counter[str](), []
+        disturbed.study = SimpleNamespace(lost=set, seen=set("ab"))
+
+        def step() -> None:
+            now[0] += 4
+            disturbed.kills["node, at random"] += 1
+
+        disturbed.step = step
+        chaos.disturb(disturbed, chaos.parse().minutes, kills)
+        return disturbed.died().total()
+
+    assert steps(chaos.parse().kills) == 15
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"{m} min: {n} kills ({n} nodes), 2 runs made" for m, n in ((0.3, 4), (0.5, 8), (0.8, 12))]
+    assert steps(20) == 20
+
+
+def test_the_dead_are_counted_by_victim_and_point(tmp_path: Path):
+    """Law: who died at random and who died on order are added up; an order that nobody met is none."""
+    import chaos
+
+    disturbed = chaos.Chaos.__new__(chaos.Chaos)
+    disturbed.kills = Counter({"node, at random": 2})
+    disturbed.ordered = [tmp_path / "met", tmp_path / "not"]
+    disturbed.ordered[0].write_text("worker after record")
+    assert disturbed.died() == {"node, at random": 2, "worker, after record": 1}
+    assert chaos.progress(0.25, disturbed.died(), 7) == "0.2 min: 3 kills (2 nodes, 1 worker), 7 runs made"
 
 
 @pytest.mark.parametrize("alive", [[False, False], [True, False]])

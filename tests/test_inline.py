@@ -10,7 +10,7 @@ import torch
 from conftest import payload_bytes
 
 from ray_unlearn.driver import generate
-from ray_unlearn.errors import ClusterError, PopulationChanged, StudyError
+from ray_unlearn.errors import ModelError, PopulationChanged, StudyError
 
 
 def test_the_same_study_twice_gives_the_same_bytes(tiny, tmp_path: Path):
@@ -109,7 +109,8 @@ def test_threads_are_given_back(tiny):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_device_that_is_not_there_ends_it(tiny):
-    """Law: a worker that cannot open is an error of the command with the reason, not a fallback."""
-    with pytest.raises(ClusterError, match="could not start: device cuda: this machine has no GPU"):
+def test_a_device_that_is_not_there_ends_it(tiny, capsys):
+    """Law: an error of the command before anything begins, not a fallback; inline has no workers that fail in a row."""
+    with pytest.raises(ModelError, match=r"^device cuda: this machine has no GPU .*; set execution\.device: cpu$"):
         generate(tiny(execution={"device": "cuda"}), backend="inline")
+    assert capsys.readouterr() == ("", "")

@@ -13,6 +13,7 @@ import yaml
 from conftest import TINY, merged
 
 from ray_unlearn.driver import generate
+from ray_unlearn.errors import StoreError, StudyError
 from ray_unlearn.methods import METHODS
 from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.study import load_study
@@ -122,6 +123,47 @@ def test_runs_made_again_are_compared(made, capsys, tmp_path):
     said = capsys.readouterr().out
     assert f"problem: finetune/00000: other bytes in {other.uri}" in said
     assert f"problem: null: {other.uri} has none of its runs to compare" in said
+
+
+def test_a_study_without_checkpoints_is_told_by_its_outputs(made, capsys):
+    """Law: with `keep_checkpoints: false` equal outputs are equal runs; `null` has one for both of its runs."""
+    file, store = made
+    for name in ("retrained", "null", "finetune"):
+        for index, record in store.made(name).items():
+            outputs = {key: value for key, value in record.payloads.items() if key != "model.safetensors"}
+            assert len(outputs) == len(record.payloads) - 1
+            rewritten(store, Run(population=name, index=index), payloads=outputs)
+    assert table(file) == 0
+    first = store.made("finetune")[0]
+    rewritten(store, Run(population="finetune", index=1), payloads=first.payloads)
+    assert table(file) == 1
+    assert "problem: finetune: 1 different checkpoints" in capsys.readouterr().out
+
+
+def test_what_has_no_figure_is_a_dash(made, capsys):
+    """Law: a population without runs, and a split without outputs, are dashes; a script's method is one like others."""
+    file, store = made
+    for name in ("retrained", "null"):
+        for index in (0, 1):
+            store.discard(Run(population=name, index=index))
+    for index in (0, 1):
+        rewritten(store, Run(population="finetune", index=index), metrics={"test_accuracy": 0.5})
+    script = Path(file).with_name("mine.py")
+    script.write_text("def unlearning(net, retain_loader, forget_loader, val_loader): ...\n")
+    assert table(file, "--set", f"populations.mine.method={script}:unlearning") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "| `null` | 0 | - | - | - | - |" in lines
+    assert "| `finetune` | 2 | - | - | 50.0 ± 0.0 | - |" in lines
+    assert "| `mine` | 0 | - | - | - | - |" in lines
+    assert [line for line in lines if line.startswith("problem: mine")] == ["problem: mine: 0 of 1 runs are made"]
+
+
+def test_nothing_to_print_is_one_error(made, tmp_path):
+    """Law: a study that is not made, or a file that is not there, is an error that says what to do."""
+    with pytest.raises(StoreError, match=r"elsewhere/tiny: no run of the study is made there; `ray-unlearn generate`"):
+        table(made[0], "--set", f"storage={tmp_path / 'elsewhere'}")
+    with pytest.raises(StudyError, match=r"absent\.yaml: cannot be read"):
+        table(str(tmp_path / "absent.yaml"))
 
 
 @pytest.mark.parametrize(("name", "preset"), [("digits", "digits"), ("faces", "cifar10")])

@@ -225,7 +225,7 @@ def test_a_pth_without_a_state_dict(value):
 
 def test_unreadable_files(tmp_path):
     """Law: a missing file is refused with its path."""
-    with pytest.raises(ModelError, match=r"gone\.pth: cannot be read .*expected \.safetensors or \.pth"):
+    with pytest.raises(ModelError, match=r"gone\.pth: no such file; expected weights, \.safetensors or \.pth"):
         models.read_file(str(tmp_path / "gone.pth"))
     (tmp_path / "a.pth").write_bytes(b"x")
     assert models.read_file(f"file://{tmp_path}/a.pth") == b"x"

@@ -292,3 +292,19 @@ def test_a_parcel_does_not_change_the_study_it_packs(tmp_path: Path) -> None:
     assert isinstance(parcel, Parcel)
     assert json.loads(parcel.text.partition("\n")[2])["name"] == "tiny"
     assert file.read_bytes() == before
+
+
+def test_a_folder_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Law: whoever is stopped while old folders go leaves none under its name with some of its files."""
+    monkeypatch.setattr(shelf, "KEPT", 1)
+    for name in ("old", "older"):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (0, 0))
+
+    def stopped(path: Path, **_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shelf.shutil, "rmtree", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        shelf.sweep(tmp_path)
+    assert sorted(path.name.startswith(".old-") for path in tmp_path.iterdir()) == [False, True]

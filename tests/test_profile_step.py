@@ -6,6 +6,8 @@ import pytest
 import torch
 from confidences import recipe
 
+from ray_unlearn.errors import ModelError
+
 PROFILE = recipe("profile_step")
 TINY = ["--device", "cpu", "--arch", "small_cnn", "--image-size", "8", "--images", "40", "--batch-size", "16"]
 
@@ -48,6 +50,20 @@ def test_the_text_says_what_was_measured(found):
         "floor by bytes",
         "floor by FLOPs",
     ]
+
+
+def test_a_cpu_is_profiled_in_silence(capfd):
+    """Law: torch's profiler says nothing of the GPU that it does not find."""
+    PROFILE.launches(PROFILE.training(PROFILE.parse([*TINY, "--epochs", "1"])))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_a_gpu_it_is_refused_at_once(monkeypatch):
+    """Law: one error before anything is built, not torch's traceback."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["profile_step.py", "--device", "cuda"])
+    with pytest.raises(ModelError, match=r"^device cuda: this machine has no GPU that torch can use; --device cpu"):
+        PROFILE.main()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="counts a GPU's kernels: needs a GPU")

@@ -26,6 +26,7 @@ from plans import finetune, plan_of, record_of
 from pyarrow import fs
 from test_floors import MODULES, imports, unsafe
 
+from ray_unlearn.cli.options import typed
 from ray_unlearn.data.parquet import open_parquet
 from ray_unlearn.driver import generate
 from ray_unlearn.errors import DataError, RayUnlearnError
@@ -171,6 +172,18 @@ def clean(text: str) -> bool:
 def test_a_label_has_no_credentials():
     """Law: messages, manifests and records name a URI without its credentials and options."""
     assert label(URI) == "s3://bucket/prefix"
+
+
+def test_a_hint_has_no_credentials():
+    """Law: a command that is printed repeats what was typed, but no value that may hold keys."""
+    study = Path("study.yaml")
+    assert typed("report", study, ["seed=1", "storage=s3://bucket/x"]) == (
+        "ray-unlearn report study.yaml --set seed=1 --set storage=s3://bucket/x"
+    )
+    for override in (f"storage={URI}", f"data={{train: '{URI}'}}", "storage=s3://bucket/x?key=SECRET"):
+        said = typed("report", study, [override])
+        assert clean(said)
+        assert said.endswith("=...")
 
 
 def test_credentials_reach_neither_store_nor_messages():

@@ -63,6 +63,14 @@ class Making:
         self.lines.append(json.dumps({"event": kind, "at": "2026-11-24T15:00:00.000Z", "s": s, **more}))
         self.store.storage.publish_file(self.store.layout.events("log", 0), "\n".join(self.lines).encode())
 
+    def another(self, *kinds: str, host: str = "elsewhere", pid: int = 7) -> None:
+        """Write the log of a driver that came later."""
+        lines = [
+            json.dumps({"event": kind, "at": "2026-11-24T16:00:00.000Z", "s": 0, "host": host, "pid": pid})
+            for kind in kinds
+        ]
+        self.store.storage.publish_file(self.store.layout.events("log2", 0), "\n".join(lines).encode())
+
     def look(self, after_s: float = 0.0) -> Look:
         self.clock.now += after_s
         return self.watch.look()
@@ -242,6 +250,7 @@ def test_events_that_cannot_be_read_do_not_end_watching(spoil, making: Making, c
         b"\x00\xff\xfe" * 100,
         b'{"event": "ready", "at": "x", "s": ' + b"9" * 400 + b"}",
         json.dumps({"event": "begun", "at": "x", "s": 0, "host": os.uname().nodename, "pid": 10**30}).encode(),
+        json.dumps({"event": "begun", "at": "x", "s": 0, "host": os.uname().nodename, "pid": "9" * 5000}).encode(),
         b'{"event": "begun", "at": "x", "s": 0, "pending": 7, "host": ["x"], "pid": {}}',
     ],
 )
@@ -281,6 +290,24 @@ def test_the_next_driver_prepares_for_as_long_as_it_takes(making: Making):
         assert making.look(after_s=SILENT_S - 1).driver is Driver.preparing
     making.event("begun", 300, pending={"finetune": 10})
     assert making.look(after_s=5).driver is Driver.working
+
+
+@pytest.mark.parametrize("kinds", [("preparing", "broken off"), ("preparing",), ("preparing", "ended")])
+def test_a_driver_that_never_began_ends_no_other(kinds: tuple[str, ...], making: Making):
+    """Law: a second command that was refused, killed, or had nothing to do, says nothing of the one that works; when
+    that one ends, it has ended."""
+    making.event("begun", 0, host="elsewhere", pid=1)
+    making.made(ORIGINAL)
+    assert making.look().driver is Driver.working
+    making.another(*kinds)
+    for beat in range(3):
+        making.event("alive", 30 * beat)
+        assert making.look(after_s=SILENT_S - 1).driver is Driver.working
+    making.another(*kinds, host=os.uname().nodename, pid=2**22 + 1)  # killed here, too
+    assert making.look().driver is Driver.working
+    making.event("ended", 100)
+    making.look()
+    assert making.look(after_s=SILENT_S + PATIENCE_S).driver in (Driver.ended, Driver.silent)
 
 
 def test_an_old_log_is_not_taken_for_the_next_drivers_end(making: Making):

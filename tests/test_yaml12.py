@@ -104,6 +104,8 @@ def test_the_changes_do_not_leak_into_pyyaml() -> None:
         ("a: " + "[" * 150 + "]" * 150, "nested too deeply"),
         ("a: " + "[" * 100_000, "nested too deeply"),
         (f"a: {'9' * 10_000}", "ValueError"),
+        (f"a: 0x{'f' * 5_000}", "an integer of 20,000 bits"),
+        (f"? 0x{'f' * 5_000}\n: a", "an integer of 20,000 bits"),
         ("a: !!int abc", "ValueError"),
         ("a: !!bool maybe", "KeyError"),
         ("a: !!timestamp never", "AttributeError"),

@@ -29,6 +29,7 @@ from ray_unlearn.errors import Interrupted, RayUnlearnError
 app = typer.Typer(
     name="ray-unlearn",
     help="Populations of seeded unlearned and retrained checkpoints, and their scores, from one study file.",
+    epilog="Exit codes: 0 all done, 1 error, 2 usage, 3 runs failed or are missing, 130 or 143 a signal (resumable).",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

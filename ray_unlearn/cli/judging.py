@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_unlearn.cli.options import Address, AsJson, Every, Overrides, StudyFile, names_in, say, store_of
+from ray_unlearn.cli.options import Address, AsJson, Every, Overrides, StudyFile, names_in, say, store_of, typed
 from ray_unlearn.errors import StoreError, StoreReadOnly, StudyError
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ def evaluate(
         return
     say("\n".join(score_lines(scores)))
     if scores.saved:  # else it was said
-        say(f"\nwrote {store.uri}/scores.json and scores.parquet; `ray-unlearn report {study}` makes a page of them")
+        page = typed("report", study, overrides)
+        say(f"\nwrote {store.uri}/scores.json and scores.parquet; `{page}` makes a page of them")
 
 
 def execution(jobs: int | None, address: str | None) -> Execute:

@@ -27,6 +27,7 @@ from ray_unlearn.cli.options import (
     names_in,
     say,
     store_of,
+    typed,
 )
 from ray_unlearn.errors import StoreError, StudyError, did_you_mean
 
@@ -150,11 +151,13 @@ def verify(
     say(f"verified {counts} in {store.uri}, and the decoded images")
     found = len(result.problems) + len(shards)
     if found and not repair:
-        raise StoreError(f"{plural(found, 'problem')}; `ray-unlearn verify {study} --repair` makes it pending again")
+        raise StoreError(
+            f"{plural(found, 'problem')}; `{typed('verify', study, overrides, '--repair')}` makes it pending again"
+        )
     if found:
         runs = check.repair(store, result.problems)
         integrity.prepare_again(store.storage, shards)
-        say(f"repaired: {plural(len(runs), 'run')} pending again; `ray-unlearn generate` makes what is pending")
+        say(f"repaired: {plural(len(runs), 'run')} pending again; `{typed('generate', study, overrides)}` makes them")
 
 
 def export(

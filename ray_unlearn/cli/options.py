@@ -7,6 +7,8 @@ Does not cover: any subcommand.
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,6 +42,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def say(text: str, *, error: bool = False) -> None:
     """Print a line."""
     typer.echo(text, err=error)
+
+
+def typed(command: str, study: Path, overrides: Sequence[str] = (), *more: str) -> str:
+    """Return another command about the same study, overrides included, as one would type it; keys of URIs left out."""
+    sets = [word for override in overrides for word in ("--set", _without_keys(override))]
+    return shlex.join(["ray-unlearn", command, str(study), *more, *sets])
+
+
+def _without_keys(override: str) -> str:
+    from ray_unlearn.study.uris import label
+
+    key, _, value = override.partition("=")
+    plain = "://" not in value or (value == label(value) and "@" not in value)
+    return override if plain else f"{key}=..."
 
 
 def names_in(items: list[str]) -> list[str]:

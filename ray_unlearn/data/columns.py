@@ -6,7 +6,8 @@
 A driver draws splits from names and labels alone. A shard's first column is its pixels, nearly all of it; the others
 lie together at its end. So two pieces are fetched, the beginning and the end, whatever a shard's size.
 
-Does not cover: whether the bytes are those that were written: workers, which fetch whole shards, compare sha256.
+Does not cover: whether the bytes are those that were written, which only a whole shard shows: a node that fetches one
+compares its sha256, and so does `verify`.
 """
 
 from __future__ import annotations
@@ -33,11 +34,15 @@ def read_columns(file: pa.NativeFile, *, size_bytes: int, rows: int, where: str)
         DataError: it is not a shard of so many images.
 
     """
-    ends = pa.PythonFile(_Ends(file, size_bytes, rows * _ROW_BYTES + _MORE_BYTES), mode="r")
+    ends = _Ends(file, size_bytes, rows * _ROW_BYTES + _MORE_BYTES)
     try:
-        table = pa.ipc.open_file(ends, options=pa.ipc.IpcReadOptions(included_fields=_NOT_PIXELS)).read_all()
+        table = pa.ipc.open_file(
+            pa.PythonFile(ends, mode="r"), options=pa.ipc.IpcReadOptions(included_fields=_NOT_PIXELS)
+        ).read_all()
         table.validate(full=True)  # Arrow itself believes every offset in a file
-    except (IndexError, ValueError, pa.ArrowException) as error:
+    except (OSError, IndexError, ValueError, pa.ArrowException) as error:
+        if ends.unread:  # the storage's failure, which may pass
+            raise
         raise DataError(
             f"{where}: not a readable shard ({error}); remove its folder and run `ray-unlearn prepare`"
         ) from error
@@ -50,6 +55,8 @@ class _Ends:
     """A file whose beginning and end were fetched; what else is asked for is fetched then."""
 
     closed = False
+    unread = False
+    """Whether the file could not be read."""
 
     def __init__(self, file: pa.NativeFile, size_bytes: int, end_bytes: int) -> None:
         self._file, self._size, self._at = file, size_bytes, 0
@@ -75,7 +82,11 @@ class _Ends:
         for start, data in self._pieces:
             if start <= begin and end <= start + len(data):
                 return bytes(data[begin - start : end - start])
-        return bytes(self._file.read_at(end - begin, begin))
+        try:
+            return bytes(self._file.read_at(end - begin, begin))
+        except OSError:
+            self.unread = True
+            raise
 
     def close(self) -> None:
         """Nothing: the file is its opener's."""

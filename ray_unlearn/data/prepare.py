@@ -104,7 +104,10 @@ class Prepared:
             "rows": shard.rows,
             "where": f"{self.storage.uri}/{name}",
         }
-        return self.storage.read_within(name, lambda file: read_columns(file, **known))
+        try:
+            return self.storage.read_within(name, lambda file: read_columns(file, **known))
+        except FileNotFoundError as error:
+            raise DataError(f"{known['where']}: missing; remove its folder and run `ray-unlearn prepare`") from error
 
     def _local(self, shard: ShardInfo, cache: Path | None) -> Path:
         if self.storage.local is not None:

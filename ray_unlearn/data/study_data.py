@@ -95,6 +95,11 @@ def prepare_study(study: Study, storage: Storage, decode_all: DecodeAll = in_pla
         if role == "train":
             names = prepared[role].manifest.class_names
             limit = limit or (len(names) if names else prepared[role].manifest.max_label + 1)
+    if (limit or 0) < 2:
+        only = f" ({names[0]})" if names else ""
+        raise DataError(
+            f"data.train: {limit or 0} class{only}; a classifier tells two or more apart, so give their images"
+        )
     return _assemble(study, storage, prepared, names, int(limit or 0))
 
 

@@ -27,6 +27,7 @@ from ray_unlearn.driver.room import refuse_share
 from ray_unlearn.driver.summary import Summary
 from ray_unlearn.driver.tally import Tally
 from ray_unlearn.errors import ClusterError, RayUnlearnError, StoreError, StudyError
+from ray_unlearn.evaluation.agreement import disagreements
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.store import StudyStore, open_storage
@@ -88,7 +89,7 @@ def generate(
         from ray_unlearn.driver.opening import open_job
 
         job = open_job(study, place.decode_all)
-        job.store.admit(job.plan)
+        job.store.admit(job.plan, disagreements(job.plan.study, job.store))
         job.store.storage.publish_file(job.store.layout.splits(job.data.splits.digest), job.data.splits_arrow)
         planned = job.plan.only(only).runs
         held = _held(job)

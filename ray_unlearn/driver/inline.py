@@ -22,6 +22,7 @@ from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
 from ray_unlearn.errors import RayUnlearnError, StorageNotShared, StudyError
 from ray_unlearn.outcome import Attempt
 from ray_unlearn.study.execution import Execution
+from ray_unlearn.training.precision import refuse_absent
 from ray_unlearn.worker import Job, Worker
 
 
@@ -44,6 +45,7 @@ class InlineBackend:
 
         Raises:
             StudyError: the study limits the time of a run, which this process could only end together with itself.
+            ModelError: the study asks for a GPU, and there is none.
 
         """
         execution = job.plan.study.execution
@@ -52,7 +54,9 @@ class InlineBackend:
                 f"execution.run_timeout_s: {execution.run_timeout_s:g}, but the inline backend cannot end a run of its "
                 "own process; use --backend ray, or --set execution.run_timeout_s=null"
             )
-        self._pool = InlinePool(job, inline_device(execution))
+        device = inline_device(execution)
+        refuse_absent(torch.device(device))
+        self._pool = InlinePool(job, device)
         return self._pool
 
     def close(self) -> None:

@@ -45,7 +45,13 @@ def sweep(parent: Path) -> None:
     left = [path for path in used if path.name.startswith(".")]
     for path in [*whole[:-KEPT], *left]:
         if time.time() - used[path] > USED_S:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Take a folder away at once: whoever is stopped in the middle leaves no half of one under its name."""
+    with suppress(OSError):
+        shutil.rmtree(path.rename(path.with_name(f".old-{path.name.lstrip('.')}")), ignore_errors=True)
 
 
 def _used_at(path: Path) -> float | None:

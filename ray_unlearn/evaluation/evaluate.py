@@ -123,8 +123,10 @@ def reference_of(study: Study) -> str:
     """
     name = (study.evaluation or Evaluation()).reference
     if name not in study.populations:
-        hint = did_you_mean(name, study.populations)
-        raise StudyError(f"evaluation.reference: {name!r} is not a population of the study{hint}")
+        raise StudyError(
+            f"the study has no population {name!r} to compare others with{did_you_mean(name, study.populations)}; "
+            "add it, or name another one: evaluation: {reference: NAME}"
+        )
     return name
 
 
@@ -134,9 +136,7 @@ def _held(
     """Return the populations to evaluate that have runs, in the study's order, and what is missing."""
     for name in names:
         if name not in study.populations:
-            raise StudyError(
-                f"--populations {name}: not a population of the study{did_you_mean(name, study.populations)}"
-            )
+            raise StudyError(f"--only {name}: not a population of the study{did_you_mean(name, study.populations)}")
     reference, warnings = reference_of(study), []
     held: dict[str, Population] = {}
     originals = store.made(ORIGINAL)

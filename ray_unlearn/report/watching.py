@@ -43,6 +43,10 @@ class Driver(StrEnum):
     unknown = "unknown: its events cannot be read"
 
 
+_BEST = (Driver.working, Driver.preparing, Driver.none, Driver.silent, Driver.ended, Driver.unknown)
+"""Of the newest log, and of the newest whose driver came so far as to begin: one that was refused ends no other."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Made:
     """How far one population is."""
@@ -85,9 +89,8 @@ class Watch:
         """Population -> digest, runs whose records were seen."""
         self._events = EventReader(store)
         self._rate = Seen()
-        self._seen: tuple[int, str, int] = (-1, "", 0)
-        """Runs made, log and number of its events, when something last was new."""
-        self._news_at = clock()
+        self._news: dict[str, tuple[int, int, float]] = {}
+        """Log -> runs made and number of its events, and when one of them last was new."""
 
     def look(self) -> Look:
         """Look at what is there now.
@@ -97,8 +100,10 @@ class Watch:
 
         """
         populations = tuple(self._population(name, spec.planned) for name, spec in self._study.populations.items())
-        (events, unread), made, now = self._events.heard(), sum(one.made for one in populations), self._clock()
-        driver = Driver.unknown if unread else self._driver(events, made, now)
+        (newest, unread), made, now = self._events.heard(), sum(one.made for one in populations), self._clock()
+        events = newest if _begun(newest) else self._events.heard("begun")[0]
+        states = [self._driver(log, made, now) for log in (newest, events) if log]
+        driver = Driver.unknown if unread else min(states, key=_BEST.index, default=Driver.none)
         self._rate.look(now, made)
         rate = (rate_of(events) if driver is Driver.working else None) or self._rate.per_s
         left = sum(max(0, one.planned - one.made) for one in populations if _asked_for(one, events))
@@ -131,14 +136,14 @@ class Watch:
         return record is not None and record.is_of(run, digest)
 
     def _driver(self, events: list[Event], made: int, now: float) -> Driver:
-        news = made, str(events[0]["at"]) if events else "", len(events)
-        if news != self._seen:
-            self._seen, self._news_at = news, now
-        if not events:
-            return Driver.none
+        """Return what the driver of a log does."""
+        log = str(events[0]["at"])
+        *before, news_at = self._news.get(log, (-1, 0, now))
+        news_at = news_at if before == [made, len(events)] else now
+        self._news[log] = made, len(events), news_at
         if events[-1]["event"] in _OVER:
-            return Driver.none if now - self._news_at < PATIENCE_S else Driver.ended
-        if now - self._news_at > SILENT_S or has_ended(str(events[0].get("host")), str(events[0].get("pid"))):
+            return Driver.none if now - news_at < PATIENCE_S else Driver.ended
+        if now - news_at > SILENT_S or has_ended(str(events[0].get("host")), str(events[0].get("pid"))):
             return Driver.silent
         return Driver.working if _begun(events) else Driver.preparing
 

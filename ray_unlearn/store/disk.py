@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
+_DIGITS = 20  # more than any process id has
 HELD = ".held"
 """Ends a temporary name that is old only because its process works for long."""
 
@@ -142,7 +143,7 @@ def is_dead(name: str) -> bool:
 
 def has_ended(host: str, pid: str) -> bool:
     """Return whether a process of this machine has ended; False for those of other machines, which cannot be seen."""
-    return host == socket.gethostname() and pid.isdecimal() and not _alive(int(pid))
+    return host == socket.gethostname() and pid.isdecimal() and not (len(pid) < _DIGITS and _alive(int(pid)))
 
 
 def _alive(pid: int) -> bool:

@@ -11,7 +11,7 @@ Does not cover: the order of work (`driver`), nor reading payloads back (`verify
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -49,21 +49,25 @@ class StudyStore:
         """Where the study lies, for people."""
         return f"{self.storage.uri.rstrip('/')}/{self.name}"
 
-    def admit(self, plan: Plan) -> None:
+    def admit(self, plan: Plan, differences: Sequence[str] = ()) -> None:
         """Take a plan's populations in, all or none.
+
+        Args:
+            plan: whose populations they are.
+            differences: between the study and the one that was here before, for the refusal: a line each.
 
         Raises:
             PopulationChanged: the folder holds one of them, made from something else.
             StoreError: the folder cannot be written, or lacks the population.json of runs that it holds.
 
         """
-        new = [p for p in plan.populations.values() if self._is_new(p)]
+        new = [p for p in plan.populations.values() if self._is_new(p, differences)]
         for population in new:
             content = {"digest": population.digest, "identity": population.identity}
             name = self.layout.population_json(population.name)
             self.storage.create_file(name, json.dumps(content, indent=2, sort_keys=True).encode())
         for population in new:
-            self._is_new(population)  # another driver may have been quicker, with other values
+            self._is_new(population, differences)  # another driver may have been quicker, with other values
         study = json.dumps(labelled(plan.study.model_dump(mode="json")) | {"storage": self.storage.uri}, indent=2)
         self.storage.publish_file(self.layout.study_json, study.encode())
         self.sweep(plan)
@@ -78,7 +82,7 @@ class StudyStore:
         for folder in folders:
             self.storage.sweep(folder, stamp.mtime_ns if stamp else None)
 
-    def _is_new(self, population: Population) -> bool:
+    def _is_new(self, population: Population, differences: Sequence[str]) -> bool:
         held = self.held(population.name)
         if held is None:
             if self.indexes(population.name):
@@ -90,9 +94,10 @@ class StudyStore:
         if held.get("digest") == population.digest:
             return False
         lines = difference(held.get("identity"), json.loads(json.dumps(population.identity)))
+        lines = lines or ["(its population.json was edited)"]
         raise PopulationChanged(
             f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n  "
-            + "\n  ".join(lines or ["(its population.json was edited)"])
+            + "\n  ".join([*lines, *(f"in the study: {line}" for line in differences)])
             + "\nGive the changed population another name, the study another name, or change it back."
         )
 

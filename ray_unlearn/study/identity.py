@@ -43,4 +43,6 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
 
 def _show(value: Any) -> str:
     text = value if value == _ABSENT else canonical(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if len(text) <= 60:
+        return text
+    return canonical(f"{value[:12]}...") if isinstance(value, str) else text[:57] + "..."

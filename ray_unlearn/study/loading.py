@@ -3,7 +3,8 @@
     study = load_study("faces.yaml", overrides=["training.lr=1e-4", "storage=/scratch"])
     study = parse_study({"name": "faces", ...}, where="a test")
 
-Relative paths in the file are relative to the file; those in overrides, to the current folder.
+Relative paths in the file are relative to the file; those in overrides, to the current folder. An architecture's
+`package.module:factory` that is not installed is looked for beside the file.
 
 Does not cover: whether a path exists; the room that opens it says so.
 """
@@ -40,7 +41,10 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         StudyError: the file cannot be read, is not YAML, or says something impossible.
 
     """
-    return parse_study(read_tree(path, overrides), where=str(path))
+    study = parse_study(read_tree(path, overrides), where=str(path))
+    if ":" not in study.model.arch:
+        return study
+    return study.model_copy(update={"model": study.model.beside(str(Path(path).parent.absolute()))})
 
 
 def read_tree(path: str | Path, overrides: Sequence[str] = (), *, absolute: bool = True) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from ray_unlearn.errors import did_you_mean
 from ray_unlearn.study.execution import Execution
@@ -149,12 +149,27 @@ class Data(Block):
 class Model(Block):
     """The architecture."""
 
-    arch: str = Field("resnet18", description="A torchvision name, `small_cnn`, or package.module:factory.")
+    arch: str = Field(
+        "resnet18",
+        description="A torchvision name, `small_cnn`, or package.module:factory; a module may lie beside the study.",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the architecture.")
     trim_dead_taps: bool = Field(
         True,
         description="On the CPU, skip convolution taps that meet only padding; the same sums, equal to rounding.",
     )
+    _folder: str = PrivateAttr("")
+
+    @property
+    def folder(self) -> str:
+        """Where a factory is looked for after all that is installed: the study file's folder, no part of the study."""
+        return self._folder
+
+    def beside(self, folder: str) -> Model:
+        """Return the same with the folder of the file that it was read from."""
+        found = self.model_copy()
+        found._folder = folder
+        return found
 
 
 class PopulationSpec(BaseModel):

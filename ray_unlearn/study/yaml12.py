@@ -54,6 +54,7 @@ _Loader.add_implicit_resolver(
 
 _MOST_VALUES = 100_000
 _DEEPEST = 100
+_MOST_BITS = 4096  # Python writes no integer of 4,300 digits down, not even into the message that refuses it
 
 
 def parse_yaml(text: str) -> Any:
@@ -85,6 +86,8 @@ def _refuse_endless(tree: Any) -> None:
             raise yaml.YAMLError(f"nested too deeply; expected at most {_DEEPEST} levels")
         if seen > _MOST_VALUES:
             raise yaml.YAMLError(f"too many values; expected at most {_MOST_VALUES:,}, aliases unfolded")
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise yaml.YAMLError(f"an integer of {value.bit_length():,} bits; expected at most {_MOST_BITS:,}")
         if isinstance(value, dict):
             pending += [(inner, depth + 1) for inner in (*value, *value.values())]
         elif isinstance(value, list | tuple | set):

@@ -1,5 +1,6 @@
-"""What `precision` means on a device: autocast, TensorFloat-32, and what a device cannot do.
+"""What `precision` means on a device: autocast, TensorFloat-32, what a device cannot do, and that it is there.
 
+    refuse_absent(torch.device("cuda"))             # ModelError where torch can use no GPU
     refuse_unsupported("tf32", device)              # MethodError on a CPU, and on a GPU before Ampere
     with arithmetic("tf32", device):
         ...                                         # matrix products and convolutions may round to ten bits
@@ -17,10 +18,21 @@ from collections.abc import Iterator
 
 import torch
 
-from ray_unlearn.errors import MethodError
+from ray_unlearn.errors import MethodError, ModelError
 from ray_unlearn.study.recipe import Precision
 
 _AMPERE = (8, 0)  # the first compute capability with TensorFloat-32
+
+
+def refuse_absent(device: torch.device, instead: str = "set execution.device: cpu") -> None:
+    """Do nothing where the device can be used; `instead` says what to do where it cannot.
+
+    Raises:
+        ModelError: it is a GPU, and torch can use none here.
+
+    """
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device cuda: this machine has no GPU that torch can use; {instead}")
 
 
 def refuse_unsupported(precision: Precision, device: torch.device) -> None:

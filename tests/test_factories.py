@@ -1,0 +1,105 @@
+"""A factory beside the study file: found after all that is installed, on every worker, and no path in the identity."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import TINY, merged, payload_bytes
+
+from ray_unlearn import models
+from ray_unlearn.driver import generate
+from ray_unlearn.errors import ModelError
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study import Study, factories, load_study
+
+NET = """
+import torch
+
+def tiny(num_classes):
+    from studys_parts import BIAS, flat
+    return torch.nn.Sequential(flat(), torch.nn.Linear(192, num_classes, bias=BIAS))
+"""
+PARTS = "import torch\nBIAS = {}\n\ndef flat():\n    return torch.nn.Flatten()\n"
+
+
+@pytest.fixture(autouse=True)
+def _no_folder() -> Iterator[None]:
+    """Leave the path as it was."""
+    before = list(sys.path)
+    yield
+    factories.forget()
+    assert sys.path == before
+
+
+def written(folder: Path, arch: str = "studys_net:tiny", bias: bool = True) -> Path:
+    """Write a study, its net, and what the net imports when it is called, into one folder."""
+    folder.mkdir()
+    (folder / "studys_net.py").write_text(NET)
+    (folder / "studys_parts.py").write_text(PARTS.format(bias))
+    changes: dict[str, Any] = {"storage": "store", "model": {"arch": arch, "options": None}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(merged(TINY, changes)))
+    return folder / "study.yaml"
+
+
+def parameters(study: Study) -> int:
+    """Return how many tensors the study's model has."""
+    return len(list(models.build(study.model, 3, Seeds(study=0)).parameters()))
+
+
+def test_a_study_and_its_net_move_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Law: from another folder than the study's, inline; in a second place the same identity and the same bytes."""
+    monkeypatch.chdir(tmp_path)
+    studies = [load_study(written(tmp_path / name)) for name in ("a", "b")]
+    assert [generate(study, backend="inline").exit_code for study in studies] == [0, 0]
+    first, second = (payload_bytes(tmp_path / name / "store" / "tiny") for name in ("a", "b"))
+    assert first == second
+    assert len(first) == 4 * 2 + 1
+    assert str(tmp_path) not in str(models.identity(studies[0].model))
+    assert "folder" not in str(studies[0].model_dump())
+
+
+def test_a_net_of_another_study_is_another_net(tmp_path: Path):
+    """Law: modules of one name beside two studies do not stand in for each other; an edited file is read again."""
+    one, other = load_study(written(tmp_path / "one")), load_study(written(tmp_path / "other", bias=False))
+    assert [parameters(study) for study in (one, other, one)] == [2, 1, 2]
+    before = models.identity(one.model)
+    (tmp_path / "one" / "studys_net.py").write_text(NET.replace("BIAS)", "False)") + "\n# edited\n")
+    assert models.identity(one.model)["source_sha256"] != before["source_sha256"]
+    assert parameters(one) == 1
+
+
+def test_what_is_installed_comes_first(tmp_path: Path):
+    """Law: a file beside the study that is called as an installed package does not take its place."""
+    file = written(tmp_path / "a", arch="torchvision.models:resnet18")
+    (tmp_path / "a" / "torchvision.py").write_text("raise SystemExit")
+    assert parameters(load_study(file)) == 62
+
+
+def test_a_worker_of_another_process_finds_it(tmp_path: Path):
+    """Law: the folder travels with the study, as it is pickled to workers."""
+    study = pickle.loads(pickle.dumps(load_study(written(tmp_path / "a"))))  # noqa: S301 - ours
+    assert parameters(study) == 2
+    assert study.model.folder == str(tmp_path / "a")
+
+
+def test_a_factory_that_is_nowhere_is_refused(tmp_path: Path):
+    """Law: the line says where it was looked for."""
+    study = load_study(written(tmp_path / "a", arch="studys_nit:tiny"))
+    with pytest.raises(ModelError) as caught:
+        parameters(study)
+    expected = f"expected package.module:factory, installed on every node or in {tmp_path / 'a'}"
+    assert str(caught.value) == (
+        f"model.arch: 'studys_nit:tiny' cannot be imported (No module named 'studys_nit'); {expected}"
+    )
+
+
+def test_ray_workers_find_it(tmp_path: Path, ray_cluster: None):
+    """Law: actors of a cluster import it from the study's folder, too."""
+    summary = generate(load_study(written(tmp_path / "a")), workers=1, only=["original"])
+    assert (summary.made, summary.exit_code) == (1, 0)
