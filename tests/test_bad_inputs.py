@@ -264,7 +264,11 @@ CASES: dict[str, tuple[Case, int, str]] = {
         1,
         r".*w\.safetensors: no tensor '0\.weight', which the model has.*is model\.arch the right one\?",
     ),
-    "weights file missing": (lambda f: weights(f, lambda file: None), 1, r".*w\.safetensors: cannot be read .*"),
+    "weights file missing": (
+        lambda f: weights(f, lambda file: None),
+        1,
+        r".*w\.safetensors: no such file; expected weights.*",
+    ),
     "unknown architecture": (
         lambda f: generate(f, model={"arch": "resnet81", "options": None}),
         1,

@@ -181,7 +181,9 @@ def test_doubts_are_said(tmp_path: Path):
 def test_few_runs_give_what_they_can(tmp_path: Path, count: int):
     """Law: one run has no distribution, three have no halves; what is missing is missing with a reason."""
     study, store = evaluated_store(tmp_path, {"retrained": 3, "again": count})
-    measures = evaluate(study, store).populations["again"].measures
+    found = evaluate(study, store).populations["again"]
+    measures = found.measures
+    assert found.warnings[0].startswith(f"only {count} run{'' if count == 1 else 's'}: ")
     quality, lira = measures["forgetting_quality"], measures["u_lira_auc"]
     assert (measures["mean_shift"].value is None) == (count < 2)
     assert (quality.value is None) == (lira.value is None) == (count < 3)

@@ -179,7 +179,7 @@ def test_each_run_imports_its_own_file_and_refuses_a_changed_one(tmp_path):
 
 def test_missing_weights_are_refused_by_the_plan(tmp_path):
     """Law: a file that is not there is found before any work."""
-    with pytest.raises(ModelError, match=r"gone\.pth: cannot be read"):
+    with pytest.raises(ModelError, match=r"gone\.pth: no such file"):
         resolve(study(weights=f"{tmp_path}/gone.pth"), "mine")
 
 

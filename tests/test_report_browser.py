@@ -156,7 +156,8 @@ def brightness(colour: str) -> float:
 def test_the_probe_can_fail(probed: Callable[..., Any], page: str) -> None:
     """A page that is too wide, cuts a label, breaks a word, loads and complains is found out."""
     spoilt = page.replace("</main>", '<div style="width:3000px">wide</div><img src="https://example.org/x.png" alt="">')
-    spoilt = spoilt.replace("KLOM (retrained", "KLOM(retrained" * 3).replace("calc(100vw - 2rem)", "auto")
+    spoilt = spoilt.replace("overflow-wrap: normal", "overflow-wrap: anywhere").replace("calc(100vw - 2rem)", "auto")
+    spoilt = spoilt.replace("KLOM (retrained", "KLOM(retrained" * 3)
     spoilt = spoilt.replace('class="picture"', 'class="picture" style="margin-left:-60px"', 1)
     found, console = probed(spoilt, 400, LIGHT)
     assert found["scroll"] >= 3000
@@ -164,6 +165,12 @@ def test_the_probe_can_fail(probed: Callable[..., Any], page: str) -> None:
     assert found["broken"]
     assert found["clipped"]
     assert any("Content Security Policy" in line for line in console)
+
+
+def test_large_letters_break_no_word(probed: Callable[..., Any], page: str) -> None:
+    """Headings break between words where a word is as wide as a column, too."""
+    found, _ = probed(page.replace("</style>", "thead button span { font-size: 2rem; }</style>"), 1280, LIGHT)
+    assert found["broken"] == []
 
 
 def test_dark_is_dark_on_the_screen(tmp_path: Path, page: str) -> None:

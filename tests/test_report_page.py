@@ -281,6 +281,7 @@ def test_dots_on_one_another_have_one_label() -> None:
     """Two names of one place stand beside each other, three are counted; a dot elsewhere keeps its own."""
     scores = make_scores({"ngp": ("m", 0.0), "control": ("m", 0.0), "far": ("m", 0.2)})
     assert ">ngp, control<" in plane(scores)
+    assert ">ngp, control<" in plane(make_scores({"ngp": ("m", 0.001), "control": ("m", 0.0), "far": ("m", 0.2)}))
     assert ">far<" in plane(scores)
     scores = make_scores(dict.fromkeys(("a", "b", "c"), ("m", 0.0)))
     assert ">a and 2 more<" in plane(scores)
@@ -383,6 +384,8 @@ def test_where_nothing_has_a_score_the_reason_is_said() -> None:
     assert f"{none}no population has the 3 runs that it takes to stand beside halves of retrained" in score_lines(
         scores
     )
+    both = too_few(too_few(make_scores({"a": ("m", 0.1), "b": ("m", 0.2)}), "a"), "b")
+    assert [line for line in score_lines(both) if "no score" in line] == ["a and b: no score: needs 3 runs a side"]
     few = changed(scores, "retrained", runs=4)
     assert f"{none}it takes 6 runs of retrained, two halves of 3, and there are 4" in score_lines(few)
     assert "No null: it takes 6 runs of retrained, two halves of 3, and there are 4." in ranking_grid(few).explained

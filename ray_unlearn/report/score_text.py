@@ -3,7 +3,7 @@
     for line in score_lines(scores): ...
     for line in growth_lines(scores): ...        # shorter, while N grows
 
-At most 100 columns, as long as no warning is longer.
+At most 100 columns, as long as no warning, or list of names, is longer.
 
 Does not cover: tables for a page (`score_tables`).
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.ranking import estimate, mode_words, null_of, ranked, warnings_of, why_no_null
 from ray_unlearn.report.text import aligned
-from ray_unlearn.report.wording import MISSING, decimals, interval, joined, short, span
+from ray_unlearn.report.wording import MISSING, decimals, interval, joined, listed, short, span
 
 WIDTH = 100
 _GAP = 2
@@ -90,5 +90,9 @@ def _null_lines(scores: Scores) -> list[str]:
 
 
 def _missing_lines(found: list[PopulationScores]) -> list[str]:
-    scored = ((one, estimate(one, "score")) for one in found)
-    return [f"{one.population}: no score: {score.missing}" for one, score in scored if score.value is None]
+    """Return each reason once, after the names of the populations that it keeps from a score."""
+    about: dict[str, list[str]] = {}
+    for one in found:
+        if (score := estimate(one, "score")).value is None:
+            about.setdefault(score.missing, []).append(one.population)
+    return [f"{listed(names)}: no score: {missing}" for missing, names in about.items()]
