@@ -16,6 +16,7 @@ from conftest import TINY, merged, payload_bytes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
+from samples import encoded, picture
 
 from ray_unlearn import __version__
 from ray_unlearn.cli import main
@@ -289,6 +290,37 @@ def test_verify_counts_what_it_read(made: Path, capsys):
     size = sum(p.stat().st_size for p in made.glob("store/tiny/*/0*/*") if p.name != "record.json")
     said = f"verified 4 runs, 8 files, {size:,} bytes in {made / 'store/tiny'}, and the decoded images\n"
     assert capsys.readouterr().out == said
+
+
+def test_a_class_without_an_image_is_warned_of(tmp_path: Path, capsys):
+    """Law: an empty class folder counts as a class; prepare and generate name it, and go on."""
+    for index in range(20):
+        path = tmp_path / "faces" / ("cat", "dog")[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(picture(index)))
+    (tmp_path / "faces" / "bird").mkdir()
+    data = {"train": "faces", "test": None, "limit": None}
+    file = write_study(
+        tmp_path, data=data, populations={"original": {"method": "train", "on": "train"}, "finetune": None}
+    )
+    warning = "warning: data.train: no image of class bird, which counts as one of the 3 classes all the same"
+    assert main(["prepare", file, "--backend", "inline"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == warning
+    assert inline(file) == 0
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).count(f"{warning}\n") == 1
+
+
+def test_verify_of_nothing_says_so(tmp_path: Path, copy: Path, capsys):
+    """Law: where no run is made none is verified; images that another study decoded there are named, and only they."""
+    (tmp_path / "alone").mkdir()
+    alone = write_study(tmp_path / "alone")
+    assert main(["verify", alone]) == 0
+    said = f"no run is made in {tmp_path / 'alone/store/tiny'} yet; `ray-unlearn generate {alone}` makes them\n"
+    assert capsys.readouterr().out == said
+    assert main(["verify", study_of(copy), "--set", "name=another"]) == 0
+    assert "store/another yet; the decoded images are whole; `ray-unlearn" in capsys.readouterr().out
+    assert not (tmp_path / "alone/store").exists()
 
 
 def test_verify_repair_generate_mends(copy: Path, capsys):

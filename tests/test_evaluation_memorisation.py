@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, merged
 from evaluated import draw_logits, evaluated_store, labels_of, publish, publish_splits, study_of
+from samples import encoded, picture
 
 from ray_unlearn.driver import generate
 from ray_unlearn.errors import DataError, StudyError
@@ -49,6 +52,25 @@ def test_a_study_forgets_the_hardest_of_another(tmp_path: Path):
     held = StudyStore(open_storage(str(tmp_path)), "hard").held("original")
     names = read_image_names(StudyStore(open_storage(str(tmp_path)), "hard"), held["identity"]["data"]["splits"])
     assert sorted(names.ids["forget"]) == sorted(wanted)
+
+
+def test_the_hardest_of_other_images_are_refused(tmp_path: Path):
+    """Law: the message names the study that was made from other images, not ids that nobody wrote."""
+    easy = {"storage": str(tmp_path), "name": "easy", "populations": {"finetune": None, **RETRAINED}}
+    generate(parse_study(merged(TINY, easy), "a test"), backend="inline")
+    ids = hardest_images(StudyStore(open_storage(str(tmp_path)), "easy"), 4)
+    (tmp_path / "faces").mkdir()
+    rows = [{"image": encoded(picture(i)), "label": i % 3, "id": name} for i, name in enumerate([ids[0], *"abcdefgh"])]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "faces" / "train.parquet")
+    forget = {"fraction": None, "hardest": 4, "by": "confidence_gap", "of": "easy"}
+    faces = {"train": str(tmp_path / "faces" / "train.parquet"), "test": None, "limit": None, "columns": {"id": "id"}}
+    hard = {**easy, "name": "hard", "data": {**faces, "forget": forget}}
+    with pytest.raises(DataError) as caught:
+        generate(parse_study(merged(TINY, hard), "a test"), backend="inline")
+    assert str(caught.value) == (
+        f"data.forget.of: study easy was made from other images: 3 of its 4 hardest, such as {min(ids[1:])!r}, are not "
+        "in data.train; name a study of the same images"
+    )
 
 
 RETRAINED = {"retrained": {"method": "train", "on": "retain", "count": 2}}

@@ -233,7 +233,22 @@ def csv(folder: Path, text: str) -> str:
     [
         ({"forget": {"label": 77}}, "data.forget: the forget set is empty; expected some images in both"),
         ({"forget": {"ids": [f"i{i}" for i in range(60)]}}, "data.forget: the retain set is empty"),
-        ({"forget": {"fraction": 0.999}}, "data.forget: the retain set is empty"),
+        (
+            {"forget": {"fraction": 0.999}},
+            "data.forget: the retain set is empty: of 60 images forget took 60; expected",
+        ),
+        (
+            {"forget": {"fraction": 0.1}, "validation": 0.98, "limit": 50},
+            "data.validation: the retain set is empty: of 50 images forget took 1, validation took 49; expected",
+        ),
+        (
+            {"forget": {"fraction": 0.1}, "validation": 0.999},
+            "data.validation: the retain set is empty: of 60 images forget took 0, validation took 60; expected",
+        ),
+        (
+            {"forget": {"fraction": 0.1}, "validation": 0.5, "test": 0.97},
+            "data.test: the retain set is empty: of 60 images forget took 1, validation took 1, test took 58; expected",
+        ),
         ({"forget": {"label": "crow"}}, "data.forget.label: 'crow' is none of the classes (valid: ant, bee, cat, dog)"),
         ({"forget": {"label": "catt"}}, "data.forget.label: 'catt' is none of the classes (did you mean 'cat'?)"),
         ({"forget": {"ids": ["i5", "x5"]}}, "data.forget.ids[1]: image id 'x5' is not in data.train (valid: i0, i1"),

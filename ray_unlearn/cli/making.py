@@ -147,9 +147,14 @@ def verify(
     shards = integrity.damaged(store.storage)
     for problem in (*result.problems, *shards):
         say(f"bad: {problem}")
+    found, decoded = len(result.problems) + len(shards), integrity.is_any(store.storage)
+    if not (found or result.runs):
+        images = "; the decoded images are whole" if decoded else ""
+        say(f"no run is made in {store.uri} yet{images}; `{typed('generate', study, overrides)}` makes them")
+        return
     counts = f"{plural(result.runs, 'run')}, {plural(result.files, 'file')}, {result.size_bytes:,} bytes"
-    say(f"verified {counts} in {store.uri}, and the decoded images")
-    found = len(result.problems) + len(shards)
+    images = ", and the decoded images" if decoded else ""
+    say(f"{'checked' if found else 'verified'} {counts} in {store.uri}{images}")
     if found and not repair:
         raise StoreError(
             f"{plural(found, 'problem')}; `{typed('verify', study, overrides, '--repair')}` makes it pending again"

@@ -36,6 +36,11 @@ def damaged(storage: Storage) -> list[ShardProblem]:
     return [problem for folder in folders for problem in _damaged(storage, folder)]
 
 
+def is_any(storage: Storage) -> bool:
+    """Return whether the storage holds decoded images, of whichever study."""
+    return bool(storage.folders(DATA_CACHE))
+
+
 def prepare_again(storage: Storage, problems: Iterable[ShardProblem]) -> None:
     """Remove the manifests of damaged sources, so that they are decoded again.
 

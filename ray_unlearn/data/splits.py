@@ -113,17 +113,28 @@ def make_splits(data: Data, seeds: Seeds, images: ImageTable) -> Splits:
         count = round(data.validation * (len(rest) + len(forget)))
         validation = _draw(rest, count, seeds, "validation-split", "data.validation")
         rest = _without(rest, validation)
-    if data.forget.fraction is not None:
+    if data.forget.fraction is not None and len(rest):
         count = max(1, round(data.forget.fraction * len(rest)))
         forget = _draw(rest, count, seeds, "forget-split", "data.forget.fraction")
     sets = {"retain": _without(rest, forget), "forget": forget, "validation": validation, "test": test}
+    _refuse_empty(data, sets)
     return _checked(sets, images)
 
 
+def _refuse_empty(data: Data, sets: Mapping[str, np.ndarray]) -> None:
+    """Refuse a study that retains or forgets nothing, and name the key that took the images."""
+    expected = "expected some images in both retain and forget"
+    if not len(sets["retain"]):
+        drawn = [name for name in ("validation", "test") if isinstance(getattr(data, name), float | str)]
+        taken = {name: len(sets[name]) for name in ("forget", *drawn)}
+        most = max(taken, key=lambda name: taken[name])
+        said = ", ".join(f"{name} took {count}" for name, count in taken.items())
+        raise DataError(f"data.{most}: the retain set is empty: of {sum(taken.values())} images {said}; {expected}")
+    if not len(sets["forget"]):
+        raise DataError(f"data.forget: the forget set is empty; {expected}")
+
+
 def _checked(sets: dict[str, np.ndarray], images: ImageTable) -> Splits:
-    for name in ("retain", "forget"):
-        if not len(sets[name]):
-            raise DataError(f"data.forget: the {name} set is empty; expected some images in both retain and forget")
     everything = np.concatenate(list(sets.values()))
     if np.bincount(everything).max() > 1:
         raise DataError("data: the sets overlap; an image is in two of retain, forget, validation and test")

@@ -10,7 +10,7 @@ Does not cover: methods' access to it (`images.RunData`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,8 @@ class StudyData:
     splits_arrow: bytes
     """The splits as saved with the study."""
     shuffle: Shuffle
+    warnings: tuple[str, ...]
+    """What is strange about the images, and no error."""
 
     @property
     def sources(self) -> list[Prepared]:
@@ -127,12 +129,17 @@ def _refuse_same(tables: Mapping[str, list[pa.Table]]) -> None:
         known[role] = images["digest"]
 
 
-def _with_hardest(study: Study, storage: Storage) -> Data:
-    """Return the data block with `forget: {hardest: ...}` replaced by the ids that it means."""
+def _with_hardest(study: Study, storage: Storage, train: Collection[str]) -> Data:
+    """Return the data block with `forget: {hardest: ...}` replaced by the ids that it means, of images of `train`."""
     forget = study.data.forget
     if forget.hardest is None or forget.of is None:
         return study.data
     ids = hardest_images(StudyStore(storage, forget.of), forget.hardest)
+    if absent := sorted(set(ids) - set(train)):
+        raise DataError(
+            f"data.forget.of: study {forget.of} was made from other images: {len(absent)} of its {forget.hardest} "
+            f"hardest, such as {absent[0]!r}, are not in data.train; name a study of the same images"
+        )
     return study.data.model_copy(update={"forget": Forget.model_validate({"ids": tuple(ids)})})
 
 
@@ -160,7 +167,7 @@ def _assemble(
         num_validation=sizes.get("validation", 0),
         class_names=names,
     )
-    splits = make_splits(_with_hardest(study, storage), Seeds(study=study.seed), table)
+    splits = make_splits(_with_hardest(study, storage, table.ids[: table.num_train]), Seeds(study=study.seed), table)
     normalize = study.data.normalize
     identity = {
         "images": {role: source.manifest.content for role, source in prepared.items()},
@@ -180,4 +187,12 @@ def _assemble(
         identity=identity,
         splits_arrow=splits.arrow(table),
         shuffle=study.data.shuffle,
+        warnings=tuple(_empty_classes(names or (), table.labels_N[: table.num_train])),
     )
+
+
+def _empty_classes(names: tuple[str, ...], labels_N: np.ndarray) -> Iterator[str]:
+    seen = set(labels_N.tolist())
+    for label, name in enumerate(names):
+        if label not in seen:
+            yield f"data.train: no image of class {name}, which counts as one of the {len(names)} classes all the same"

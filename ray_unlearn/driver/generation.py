@@ -228,7 +228,7 @@ def _make(
 
         progress.say(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
-        for warning in job.plan.warnings:
+        for warning in (*job.data.warnings, *job.plan.warnings):
             progress.say(f"warning: {warning}")
         scheduler = Scheduler(
             job.plan,

@@ -84,7 +84,7 @@ def data_lines(data: StudyData) -> list[str]:
         manifest = source.manifest
         lines.append(f"{manifest.source}: {manifest.num_images:,} images in {source.storage.uri}/{source.folder}")
         lines += [f"skipped: {skip['where']}: {skip['reason']}" for skip in manifest.skipped]
-    return lines
+    return lines + [f"warning: {warning}" for warning in data.warnings]
 
 
 def method_values(method: Method) -> dict[str, Any]:
