@@ -352,7 +352,7 @@ def test_the_refused_change_is_shown(tmp_path: Path, capsys):
     ("provoke", "theirs", "ours"),
     [
         (changed_lr, r"options\.lr: \S+ -> 0\.01", r"populations\.finetune\.lr: \S+ -> 0\.01"),
-        (changed_forget, r'data\.splits: "\w{12}\.\.\." -> "\w{12}\.\.\."', r"data\.forget\.fraction: \S+ -> 0\.3"),
+        (changed_forget, r'data\.splits: "\w{55}\.\.\." -> "\w{55}\.\.\."', r"data\.forget\.fraction: \S+ -> 0\.3"),
     ],
 )
 def test_a_change_is_refused_in_the_words_of_the_study_file(provoke, theirs: str, ours: str, tmp_path: Path, capsys):

@@ -105,6 +105,7 @@ def test_both_sides_make_the_same_work(compared):
     assert found["floor"]["fp32"]["seconds_per_step"] > 0
 
 
+@pytest.mark.long
 def test_a_side_is_a_process_of_its_own(tmp_path, monkeypatch):
     """Law: the command starts it, its pool starts another; both are in its memory, and nothing is left behind."""
     quick_floor(monkeypatch)

@@ -36,7 +36,7 @@ import fuzz_judge
 import fuzz_kinds
 import fuzz_study
 
-CASES = {"study": 60, "resolved": 25, "override": 15, "parquet": 25, "csv": 25, "image": 25, "weights": 15}
+CASES = {"study": 40, "resolved": 20, "override": 15, "parquet": 20, "csv": 20, "image": 15, "weights": 15}
 CASES |= {"record": 15, "arrow": 15, "arguments": 15}
 
 _numbers = itertools.count()

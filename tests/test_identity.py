@@ -64,9 +64,9 @@ def test_a_difference_is_one_line_per_leaf(old: Any, new: Any, lines: list[str])
 
 
 def test_a_difference_shortens_long_values() -> None:
-    """60 characters at most on either side: 57 of the value (its quote included), and three dots."""
+    """60 characters at most on either side: 55 of the value, three dots, and both quotes."""
     (line,) = difference({"a": "x" * 100}, {"a": "y"})
-    assert line == 'a: "' + "x" * 56 + '... -> "y"'
+    assert line == 'a: "' + "x" * 55 + '..." -> "y"'
 
 
 @pytest.mark.parametrize(("old", "new"), [({"a": 1}, {"a": True}), ({"a": 1}, {"a": 1.0})])

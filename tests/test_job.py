@@ -119,7 +119,7 @@ def test_a_study_is_submitted_stopped_and_submitted_again(cluster, user, tmp_pat
     grace, what is recorded is whole; then the rest is made, to the bytes of the inline backend. A factory beside the
     study travels with it.
     """
-    count = 20
+    count = 12
     (tmp_path / "mynet.py").write_text("from ray_unlearn.models import small_cnn\n")  # nobody has it installed
     tree = merged(slow_study(tmp_path, count), {"model": {"arch": "mynet:small_cnn"}})
     study = write(tmp_path, tree)

@@ -159,8 +159,8 @@ def test_of_two_drivers_with_other_values_one_is_refused(tiny: Callable[..., Stu
     first, second = (open_job(tiny(populations={"finetune": {"lr": lr}})) for lr in (1e-3, 1e-2))
     real, checked = StudyStore._is_new, list[object]()
 
-    def is_new(self: StudyStore, population: object) -> bool:
-        answer = real(self, population)
+    def is_new(self: StudyStore, population: object, differences: object) -> bool:
+        answer = real(self, population, differences)
         checked.append(population)
         if len(checked) == len(first.plan.populations):  # the first has found both absent, and written neither
             second.store.admit(second.plan)

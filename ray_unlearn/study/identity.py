@@ -45,4 +45,4 @@ def _show(value: Any) -> str:
     text = value if value == _ABSENT else canonical(value)
     if len(text) <= 60:
         return text
-    return canonical(f"{value[:12]}...") if isinstance(value, str) else text[:57] + "..."
+    return canonical(f"{value[:55]}...") if isinstance(value, str) else text[:57] + "..."
