@@ -6,7 +6,7 @@
 
 Prints refused, accepted and violations by kind; ends with 1 where there is a violation, whose files it keeps below
 `--keep` with the command that repeats it. Cases run in processes of their own with a limit on address space (what is
-there after imports, and 4 GiB), 30 seconds of CPU time and 5 minutes of patience. Expected: no violation; about 17
+there after imports, and 4 GiB), 30 seconds of CPU time and 5 minutes of patience. Expected: no violation; one to two
 minutes for 2,000 cases on two busy cores. Needs Linux, no GPU, no Ray, no network. It feeds damaged files to every
 decoder of this environment: run it where that may go wrong.
 """
