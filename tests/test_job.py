@@ -203,7 +203,7 @@ def test_whoever_waits_ends_with_the_drivers_code(cluster, user, tmp_path: Path)
         ("prepare.py", "retain 81, forget 9"),
         ("generate.py", "made 4 runs"),
         ("study.py", "stages evaluate and report left out"),
-        ("evaluate.py", "error: evaluation.reference"),
+        ("evaluate.py", "error: the study has no population 'retrained'"),
         ("report.py", "no evaluation yet"),
     ],
 )
