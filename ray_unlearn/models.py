@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -26,8 +27,8 @@ from torch import nn
 from ray_unlearn.data.files import open_filesystem
 from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.factories import find_factory, forget, source_sha256
-from ray_unlearn.study.identity import canonical
+from ray_unlearn.study.factories import find_factory, forget, sources
+from ray_unlearn.study.identity import canonical, difference
 from ray_unlearn.study.schema import Dtype, Model
 from ray_unlearn.study.uris import label, told
 from ray_unlearn.taps import trim
@@ -100,9 +101,20 @@ def identity(spec: Model) -> dict[str, Any]:
         canonical(found)
     except (TypeError, ValueError) as error:
         raise ModelError(f"model.options: {spec.options}: expected plain finite values ({error})") from error
-    if ":" in spec.arch and (sha256 := source_sha256(spec.arch)):
-        found["source_sha256"] = sha256
-    return found
+    return found | (sources(spec.arch, spec.folder) if ":" in spec.arch else {})
+
+
+def refuse_other_source(spec: Model, planned: Mapping[str, Any]) -> None:
+    """Refuse a factory that is found here in another source than the plan was made with.
+
+    Raises:
+        ModelError: it was edited meanwhile, or another module of its name comes first on this machine.
+
+    """
+    if ":" in spec.arch and (found := identity(spec)) != dict(planned):
+        where = getattr(sys.modules[spec.arch.partition(":")[0]], "__file__", "")
+        what = ", ".join(difference(dict(planned), found))
+        raise ModelError(f"model.arch: {where} is not what the study was planned with ({what}); put that back")
 
 
 def _factory(spec: Model) -> Callable[..., Any]:

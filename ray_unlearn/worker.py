@@ -110,6 +110,8 @@ class Worker:
         self._outputs = output_sets(job.plan.study, self._sets)
         captures = self._device.type == "cuda" and execution.cuda_graph
         self._engines = Engines(cuda_graph) if captures else None
+        planned = next(iter(job.plan.populations.values())).identity["model"]  # all populations' is the same
+        models.refuse_other_source(job.plan.study.model, planned)
         self._template = Pristine(models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0)))
         _import_optimizers()
         return WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=str(self._device))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,9 +16,11 @@ from conftest import TINY, merged, payload_bytes
 
 from ray_unlearn import models
 from ray_unlearn.driver import generate
+from ray_unlearn.driver.opening import open_job
 from ray_unlearn.errors import ModelError
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study import Study, factories, load_study
+from ray_unlearn.worker import Worker
 
 NET = """
 import torch
@@ -72,6 +76,55 @@ def test_a_net_of_another_study_is_another_net(tmp_path: Path):
     (tmp_path / "one" / "studys_net.py").write_text(NET.replace("BIAS)", "False)") + "\n# edited\n")
     assert models.identity(one.model)["source_sha256"] != before["source_sha256"]
     assert parameters(one) == 1
+
+
+def test_what_lies_beside_the_net_is_part_of_its_identity(tmp_path: Path):
+    """Law: a module that it imports from the study's folder, edited, makes another identity."""
+    study = load_study(written(tmp_path / "a"))
+    before = models.identity(study.model)
+    (tmp_path / "a" / "studys_parts.py").write_text(PARTS.format(False))
+    after = models.identity(study.model)
+    assert before["source_sha256"] == after["source_sha256"]
+    assert before["beside_sha256"] != after["beside_sha256"]
+    assert parameters(study) == 1
+
+
+def test_a_worker_with_another_net_refuses_to_work(tmp_path: Path):
+    """Law: edited while the study runs, or hidden by a namesake: no run is made of another net than was hashed."""
+    study = load_study(written(tmp_path / "a"))
+    job = open_job(study)
+    Worker(job, "cpu").open()
+    (tmp_path / "a" / "studys_net.py").write_text(NET + "# edited\n")
+    with pytest.raises(ModelError, match=r"studys_net\.py is not what the study was planned with \(source_sha256: "):
+        Worker(job, "cpu").open()
+
+
+def test_a_net_edited_under_a_notebook_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Law: where the folder is on the path anyway, nothing is forgotten; a changed file is then an error."""
+    monkeypatch.syspath_prepend(tmp_path / "a")
+    study = load_study(written(tmp_path / "a"))
+    models.identity(study.model)
+    (tmp_path / "a" / "studys_net.py").write_text(NET + "# edited\n")
+    with pytest.raises(ModelError, match=r"studys_net\.py was edited since this process imported it"):
+        models.identity(study.model)
+    for name in ("studys_net", "studys_parts"):
+        sys.modules.pop(name, None)
+
+
+def test_a_script_that_ends_on_import_is_refused(tmp_path: Path):
+    """Law: a file that calls sys.exit ends no command in silence."""
+    file = written(tmp_path / "a")
+    (tmp_path / "a" / "studys_net.py").write_text("raise SystemExit(0)")
+    with pytest.raises(ModelError, match="cannot be imported"):
+        parameters(load_study(file))
+
+
+def test_pythons_own_modules_are_not_forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Law: where Python lies below the study's folder, its modules stay; a package whose name begins as ours goes."""
+    monkeypatch.setitem(sys.modules, "ray_unlearn_nets", ModuleType("ray_unlearn_nets"))
+    sys.modules["ray_unlearn_nets"].__file__ = str(tmp_path / "ray_unlearn_nets.py")
+    assert factories._lies_in("ray_unlearn_nets", str(tmp_path))
+    assert not factories._lies_in("json", str(Path(json.__file__).parents[2]))
 
 
 def test_what_is_installed_comes_first(tmp_path: Path):

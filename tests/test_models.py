@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,7 @@ def test_a_factory_of_ones_own(tmp_path, monkeypatch):
     first = models.identity(spec)
     assert models.identity(spec) == first
     (tmp_path / "own_nets.py").write_text(OWN + "\n# changed\n")
+    monkeypatch.delitem(sys.modules, name)  # as in another process
     assert models.identity(spec)["source_sha256"] != first["source_sha256"]
     assert set(models.identity(SMALL)) == {"arch", "options", "trim_dead_taps"}
 

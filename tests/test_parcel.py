@@ -16,10 +16,10 @@ from conftest import TINY, merged
 
 from ray_unlearn.driver import parcel as parcels
 from ray_unlearn.driver import shelf
-from ray_unlearn.driver.beside import modules_beside
 from ray_unlearn.driver.parcel import Parcel, pack
 from ray_unlearn.errors import MethodError, StudyError
 from ray_unlearn.study import load_study
+from ray_unlearn.study.beside import modules_beside
 
 
 def write(folder: Path, **changes: Any) -> Path:

@@ -192,7 +192,11 @@ def _assemble(
 
 
 def _empty_classes(names: tuple[str, ...], labels_N: np.ndarray) -> Iterator[str]:
+    """Return one warning, or none: a Parquet file of ten of ImageNet's classes names a thousand."""
     seen = set(labels_N.tolist())
-    for label, name in enumerate(names):
-        if label not in seen:
-            yield f"data.train: no image of class {name}, which counts as one of the {len(names)} classes all the same"
+    empty = [name for label, name in enumerate(names) if label not in seen]
+    if len(empty) == 1:
+        yield f"data.train: no image of class {empty[0]}, which counts as one of the {len(names)} classes all the same"
+    elif empty:
+        shown = ", ".join(empty[:3]) + ", ..." * (len(empty) > 3)
+        yield f"data.train: no image of {len(empty)} of the {len(names)} classes ({shown}), which count all the same"

@@ -28,8 +28,8 @@ from typing import Any, Literal
 import yaml
 
 from ray_unlearn.driver import shelf
-from ray_unlearn.driver.beside import module_in, modules_beside
 from ray_unlearn.errors import StudyError
+from ray_unlearn.study.beside import module_in, modules_beside
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.loading import parse_study, read_tree
 from ray_unlearn.study.schema import Study

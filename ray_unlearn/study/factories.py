@@ -1,11 +1,11 @@
 """`package.module:factory` -> the callable: among all that is installed, else beside the study file.
 
     factory = find_factory("mynet:tiny", beside="/home/me/faces")    # in faces/mynet.py, if no mynet is installed
-    source_sha256("mynet:tiny")                  # of the module that it was found in
+    sources("mynet:tiny", beside=...)            # sha256 of the module that it was found in, and of what lies beside
 
 The study's folder goes to the end of `sys.path`, behind every installed package, and stays there, so that a factory may
 import what lies beside it when it is called, too. One study at a time: where another study of this process looked
-before, its folder and what was imported from there are forgotten.
+before, its folder and what was imported from there are forgotten. Of an installed module, its own file is hashed alone.
 
 Does not cover: calling the factory (`models`), factories that travel to a cluster (`driver.parcel`).
 """
@@ -14,13 +14,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ray_unlearn.errors import ModelError
+from ray_unlearn.study.beside import module_in
+from ray_unlearn.study.identity import digest
+
+_read: dict[str, tuple[ModuleType, str]] = {}
+"""By name, the modules of factories that this process imported, and the sha256 of each one's file then."""
 
 
 class _Folder(str):
@@ -48,22 +54,45 @@ def find_factory(arch: str, beside: str = "") -> Callable[..., Any]:
         importlib.invalidate_caches()
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # a module may raise anything on import
+    except (Exception, SystemExit) as error:  # a module may raise anything on import, and a script ends
         where = f", installed on every node or in {beside}" if beside else ""
         raise ModelError(
             f"model.arch: {arch!r} cannot be imported ({error}); expected package.module:factory{where}"
         ) from error
     if not callable(found):
         raise ModelError(f"model.arch: {arch!r} is not callable")
+    module = sys.modules[module_name]
+    if _read.get(module_name, (None,))[0] is not module:
+        _read[module_name] = module, _sha256(getattr(module, "__file__", None))
     return found  # type: ignore[no-any-return]
 
 
-def source_sha256(arch: str) -> str | None:
-    """Return the sha256 of the source that a factory was found in; None where its module has no file."""
-    module = importlib.util.find_spec(arch.partition(":")[0])
-    if module is None or module.origin is None:
-        return None
-    return hashlib.sha256(Path(module.origin).read_bytes()).hexdigest()
+def sources(arch: str, beside: str = "") -> dict[str, str]:
+    """Return `source_sha256` of a found factory's module, and `beside_sha256` of what it imports from beside the study.
+
+    Each only where there is such a file. No path is in them but those inside the folder.
+
+    Raises:
+        ModelError: the module was edited since this process imported it.
+        MethodError: a module beside it is not Python.
+
+    """
+    name = arch.partition(":")[0]
+    module, was = _read[name]
+    file = getattr(module, "__file__", None)
+    if (now := _sha256(file)) != was:
+        raise ModelError(f"model.arch: {file} was edited since this process imported it; start the process again")
+    found = {"source_sha256": now} if now else {}
+    folder = Path(beside)
+    if beside and file and folder in Path(file).parents:
+        others = sorted(path for path in module_in(folder, name.partition(".")[0]) if path != Path(file))
+        if others:
+            found["beside_sha256"] = digest([[path.relative_to(folder).as_posix(), _sha256(path)] for path in others])
+    return found
+
+
+def _sha256(file: str | Path | None) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
 
 
 def forget(but: str = "") -> None:
@@ -80,7 +109,9 @@ def _ours() -> list[_Folder]:
 
 
 def _lies_in(module: str, folder: str) -> bool:
-    """Return whether a module is a study's own: this package, and an environment, may lie in the same folder."""
+    """Return whether a module is a study's own: this package, Python and environments may lie in the same folder."""
     path = Path(getattr(sys.modules[module], "__file__", None) or "")
-    package = __name__.partition(".")[0]
-    return Path(folder) in path.parents and "site-packages" not in path.parts and not module.startswith(package)
+    pythons = {Path(sys.prefix), Path(sys.base_prefix), Path(sysconfig.get_path("stdlib"))}
+    ours = module.partition(".")[0] == __name__.partition(".")[0]
+    foreign = ours or "site-packages" in path.parts or not pythons.isdisjoint(path.parents)
+    return Path(folder) in path.parents and not foreign
