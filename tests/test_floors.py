@@ -245,9 +245,13 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
 
 
 def test_modules_are_short() -> None:
-    """The whole package is readable in one sitting: no module beyond 300 lines, half of them within 150."""
+    """The whole package is readable in one sitting: no module beyond 400 lines, half of them within 150.
+
+    The limit is a smoke alarm: it asks for a look at the module. A module that exists only to keep another below the
+    limit is a fault.
+    """
     lines = sorted(len(source.splitlines()) for source in MODULES.values())
-    assert max(lines) <= 300
+    assert max(lines) <= 400
     assert lines[len(lines) // 2] <= 150
 
 
