@@ -47,8 +47,7 @@ FLOORS = [
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 RAY_ROOMS = {
-    f"driver.ray_{name}"
-    for name in ("backend", "data", "evaluation", "jobs", "metrics", "nodes", "pool", "tune", "worker")
+    f"driver.ray_{name}" for name in ("backend", "data", "evaluation", "jobs", "metrics", "nodes", "pool", "worker")
 }
 TORCH_FREE = {"errors", "study", "store", "interrupts", "evaluation", "report", "cli"}
 

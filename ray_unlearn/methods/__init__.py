@@ -4,18 +4,15 @@
     METHODS["finetune"].run(model, data, use.options, rng)
 
 A method is `def method(model, data, options, rng) -> None`: it changes `model` in place, loops only through
-`training`, and takes all randomness from `rng`. To add one: a file with a `METHOD`, and its name below. Presets that
-were tuned join a method's published ones here (`tuned`, written by `jobs/tune.py`).
+`training`, and takes all randomness from `rng`. To add one: a file with a `METHOD`, and its name below.
 
 Does not cover: where a run's model comes from and where it goes (`ray_unlearn.worker`).
 """
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ray_unlearn.methods.method import Method as Method
-from ray_unlearn.methods.tuned import SETTINGS, TUNED
 
 _FILES = (
     "train",
@@ -48,14 +45,6 @@ _FILES = (
 )
 
 
-def _with_tuned(method: Method) -> Method:
-    tuned = {setting: presets[method.name] for setting, presets in TUNED.items() if method.name in presets}
-    return replace(
-        method, presets={**method.presets, **tuned}, tuned_on={setting: SETTINGS[setting] for setting in tuned}
-    )
-
-
 METHODS: Mapping[str, Method] = {
-    method.name: _with_tuned(method)
-    for method in (importlib.import_module(f"{__name__}.{file}").METHOD for file in _FILES)
+    method.name: method for method in (importlib.import_module(f"{__name__}.{file}").METHOD for file in _FILES)
 }

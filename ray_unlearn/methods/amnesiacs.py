@@ -96,5 +96,5 @@ METHOD = Method(
     summary="Reset the first and the last layer, then distil the original on validation and on retain.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 6th place (Amnesiacs)",
     cost="validation_epochs on validation + epochs on retain, each step with the original's predictions",
-    presets={"competition": {}},
+    published={"competition": {}},
 )

@@ -100,5 +100,5 @@ METHOD = Method(
     summary="Flatten the forget outputs, then alternate contrastive forgetting with cross-entropy on retain.",
     source="Team Fanchuan, NeurIPS 2023 Machine Unlearning Challenge, 1st place (FCS)",
     cost="1 on forget + epochs x (1 on forget, each step with a retain batch + 1 on retain)",
-    presets={"competition": {"batch_size": 64, "class_weights": "none"}},
+    published={"competition": {"batch_size": 64, "class_weights": "none"}},
 )

@@ -108,7 +108,7 @@ METHOD = Method(
     summary="Re-initialise random layers and regress the original's logits on retain, in cycles.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 8th place (Forget)",
     cost="epochs on retain, each step with the original's predictions",
-    presets={
+    published={
         "competition": {},
         "competition_variant_2": {
             "schedule": "constant",

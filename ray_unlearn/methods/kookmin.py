@@ -92,5 +92,5 @@ METHOD = Method(
     summary="Re-initialise the convolution weights with the smallest retain-minus-forget gradient, then repair gently.",
     source="Team Kookmin, NeurIPS 2023 Machine Unlearning Challenge, 2nd place (targeted re-initialisation, MSG)",
     cost="epochs on retain, after gradients of 2 x forget images",
-    presets={"competition": {"batch_size": 64, "class_weights": "none"}},
+    published={"competition": {"batch_size": 64, "class_weights": "none"}},
 )

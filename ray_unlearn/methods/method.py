@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from ray_unlearn.data.images import RunData
+from ray_unlearn.methods.presets import settings, tuned_presets
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.plan import StartsFrom
 from ray_unlearn.study.recipe import INHERITED
@@ -40,10 +41,8 @@ class Method:
     """Passes over the data, in words: `epochs on retain`, `8 x (1 on retain + 1 on forget)`."""
     deterministic: bool = False
     """Whether all runs from one original are equal: no spread, for which the official metric gives 0."""
-    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Options by name: `competition` and `published...` are what was published; the registry adds tuned ones."""
-    tuned_on: Mapping[str, str] = field(default_factory=dict)
-    """By the name of a tuned preset: the setting that it was tuned on, in words."""
+    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Presets as published, by name: `competition...` or `published...`."""
     inherits: tuple[str, ...] = INHERITED
     """Option names that default to the study's `training` block."""
 
@@ -51,8 +50,13 @@ class Method:
         """Return the options that the study's `training` block gives where the population is silent."""
         return {name: getattr(study.training, name) for name in self.inherits if name in self.options.model_fields}
 
+    @property
+    def presets(self) -> Mapping[str, Mapping[str, Any]]:
+        """Options by the name of a preset: the published ones, then those that were tuned."""
+        return {**self.published, **tuned_presets(self.name)}
+
     def preset_source(self, preset: str) -> str:
         """Return where a preset's values come from."""
-        if preset in self.tuned_on:
-            return f"tuned on validation data: {self.tuned_on[preset]}; trials in jobs/tuned/{preset}.json"
-        return "as published"
+        if preset in self.published:
+            return "as published"
+        return f"tuned on validation data: {settings()[preset].sentence}; trials in jobs/presets/{preset}.json"

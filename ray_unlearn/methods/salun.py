@@ -58,5 +58,5 @@ METHOD = Method(
     summary="Train on random labels for the forget set, moving only the parameters most salient for it.",
     source="Fan et al., SalUn: Empowering Machine Unlearning via Gradient-Based Weight Saliency, ICLR 2024",
     cost="1 gradient pass on forget + epochs on retain and forget",
-    presets={"published": {"batch_size": 256}},
+    published={"published": {"batch_size": 256}},
 )

@@ -106,5 +106,5 @@ METHOD = Method(
     summary="Alternate between leaving the original's predictions on the forget set and keeping to them on retain.",
     source="Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023",
     cost="msteps x forget + epochs on retain, each step with a forward pass of the teacher",
-    presets={"published_large_scale": {"epochs": 5.0, "weight_decay": 5e-4, "temperature": 4.0}},
+    published={"published_large_scale": {"epochs": 5.0, "weight_decay": 5e-4, "temperature": 4.0}},
 )

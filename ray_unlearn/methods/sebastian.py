@@ -97,6 +97,6 @@ METHOD = Method(
     summary="Prune and re-initialise 99 % of the weights, then fine-tune towards the original's prediction entropies.",
     source="Team Sebastian, NeurIPS 2023 Machine Unlearning Challenge, 4th place (PRMQ)",
     cost="epochs on retain, each step with a teacher's prediction",
-    presets={"competition": {"batch_size": 64}},
+    published={"competition": {"batch_size": 64}},
     inherits=tuple(name for name in INHERITED if name != "class_weights"),
 )

@@ -92,6 +92,6 @@ METHOD = Method(
     summary="Add noise to the convolutions, then train on retain with a loss scaled by each batch's mean class weight.",
     source="Team Seif, NeurIPS 2023 Machine Unlearning Challenge, 3rd place (CFW)",
     cost="epochs on retain",
-    presets={"competition": {"batch_size": 64}},
+    published={"competition": {"batch_size": 64}},
     inherits=tuple(name for name in INHERITED if name != "class_weights"),
 )

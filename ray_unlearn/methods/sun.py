@@ -92,5 +92,5 @@ METHOD = Method(
     summary="Reset the classifier, train noisy random subsets of the tensors, then all of them.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 7th place (Sun)",
     cost="epochs on retain",
-    presets={"competition": {}},
+    published={"competition": {}},
 )

@@ -90,5 +90,5 @@ METHOD = Method(
     summary="Transpose the kernels and repair, or teach pseudo-labels; the run's index chooses, 246 to 266.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 5th place (Toshi-K and Marvel)",
     cost="transpose: epochs on retain; pseudo_label: 2 x epochs + scratch_epochs on retain, and a few forget images",
-    presets={"competition": {}},
+    published={"competition": {}},
 )

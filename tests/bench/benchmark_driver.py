@@ -160,7 +160,7 @@ def main() -> None:
         f"{found['temporary_left']} temporary files left",
         f"resume: decided in {found['resume_decides_s']:.1f} s, {found['resume_s']:.1f} s in all",
     ]
-    print("\n".join(lines))  # noqa: T201 - what it is for
+    print("\n".join(lines))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=2) + "\n")
 

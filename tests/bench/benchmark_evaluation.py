@@ -145,7 +145,7 @@ def main() -> None:
     lines += [f"largest difference of epsilon: {found['largest_difference']:.1e}"]
     for mode, peak in found["peak_mb"].items():
         lines += [f"peak memory for {found['memory_examples']} examples, {mode}: {peak:.0f} MB beside the input"]
-    print("\n".join(lines))  # noqa: T201 - what it is for
+    print("\n".join(lines))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=2) + "\n")
 

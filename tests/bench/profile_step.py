@@ -228,7 +228,7 @@ def main() -> None:
     asked = parse()
     refuse_absent(torch.device(asked.device), "--device cpu measures the processor")
     found = measure(asked)
-    print(text(found))  # noqa: T201 - what it is for
+    print(text(found))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -71,7 +71,7 @@ class Chaos:
     def start(self) -> subprocess.Popen[bytes]:
         """Start a driver."""
         command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(self.study.write())]
-        return subprocess.Popen([*command, "--address", self.cluster.address], stdout=self.log, stderr=self.log)  # noqa: S603 - ours
+        return subprocess.Popen([*command, "--address", self.cluster.address], stdout=self.log, stderr=self.log)
 
     def step(self) -> None:
         """Let one misfortune happen, and put in place what it needs to go on."""
@@ -220,7 +220,7 @@ def compare(study: Study, folder: Path) -> dict[str, Any]:
     twin = Study(folder)
     twin.count = study.count
     command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(twin.write()), "--backend", "inline"]
-    subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - ours
+    subprocess.run(command, check=True, capture_output=True)
     return {
         "runs": checked.runs,
         "planned": study.count + 1,
