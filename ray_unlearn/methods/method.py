@@ -37,10 +37,16 @@ class Method:
     """One sentence."""
     source: str
     """Where it is described."""
+    opened: str = ""
+    """What was read to write it: repository and file, and whether it is the authors', a port, slides or prose."""
+    open: tuple[str, ...] = ()
+    """What no source settles, each with the choice made here."""
     cost: str
     """Passes over the data, in words: `epochs on retain`, `8 x (1 on retain + 1 on forget)`."""
     deterministic: bool = False
-    """Whether all runs from one original are equal: no spread, for which the official metric gives 0."""
+    """Whether all runs from one original are equal by default: no spread, for which the official metric gives 0."""
+    varies: Callable[[Any], bool] | None = None
+    """(options) -> whether runs differ all the same; None where no option makes them."""
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Presets as published, by name: `competition...` or `published...`."""
     inherits: tuple[str, ...] = INHERITED
@@ -54,6 +60,10 @@ class Method:
     def presets(self) -> Mapping[str, Mapping[str, Any]]:
         """Options by the name of a preset: the published ones, then those that were tuned."""
         return {**self.published, **tuned_presets(self.name)}
+
+    def is_deterministic(self, options: BaseModel) -> bool:
+        """Return whether all runs from one original are equal with these options."""
+        return self.deterministic and not (self.varies is not None and self.varies(options))
 
     def preset_source(self, preset: str) -> str:
         """Return where a preset's values come from."""

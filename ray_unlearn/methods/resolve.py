@@ -57,7 +57,7 @@ def resolve(study: Study, population: str) -> MethodUse:
             "options": _without_paths(options.model_dump(mode="json")),
         },
         source=source,
-        deterministic=method.deterministic,
+        deterministic=method.is_deterministic(options),
     )
 
 

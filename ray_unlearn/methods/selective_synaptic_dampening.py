@@ -5,15 +5,20 @@
 
 Idea: a weight whose squared gradient on the forget set stands out holds what is particular to it; no training.
 
-1. I_D and I_f: the mean squared gradient of the cross-entropy, per weight, on all training images and on the forget
-   images.
+1. I_D and I_f: the squared gradient of the mean cross-entropy of a batch, per weight, averaged over the batches of all
+   training images and of the forget images, in evaluation mode.
 2. Where I_f > alpha * I_D, the weight is multiplied by min((dampening * I_D / I_f) ^ exponent, lower_bound).
 
-Citation: Foster et al., Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening (AAAI 2024).
+Source: Foster et al., Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening (AAAI 2024).
+Read: if-loops/selective-synaptic-dampening src/ssd.py, src/forget_random_main.py, src/forget_random_strategies.py (the
+authors').
 
 Caveats: deterministic: all runs from one original are equal, so the official metric gives 0; take as many originals as
-runs. On a random tenth of the images it is reported to change next to nothing (unverified). Published settings were
-for about 100 forget images. `lower_bound` is the published name of what is an upper bound on the factor. Buffers stay.
+runs. The authors' code squares the gradient of a batch of 128, the paper's formula that of a single image
+(`images_per_gradient: 1`), and alpha 10 belongs to the code: there a forget set of about 100 images is one batch,
+whose square exceeds ten times the mean for about one weight in a hundred by chance alone, while per image next to none
+does. `lower_bound` is the published name of what is an upper bound on the factor. Buffers stay. Images come in the
+order of the set, retain and forget mixed; the authors' come retain first.
 
 Does not cover: layer-wise or adaptive choices of alpha (LFSSD, ASSD).
 """
@@ -26,6 +31,7 @@ from torch import nn
 
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.published import pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Block, Float, Int
 from ray_unlearn.training import cross_entropy
@@ -39,7 +45,11 @@ class SelectiveSynapticDampeningOptions(Block):
     dampening: Float = Field(1.0, ge=0, description="The paper's lambda, on I_D / I_f.")
     exponent: Float = Field(1.0, gt=0, description="Power of the ratio before the bound.")
     lower_bound: Float = Field(1.0, ge=0, description="Largest factor; 1 never lets a weight grow.")
-    images_per_gradient: Int = Field(1, ge=1, description="1: the mean square over images; more is faster and coarser.")
+    images_per_gradient: Int = Field(
+        128,
+        ge=1,
+        description="Images whose mean gradient is squared: 128 (the code) or 1 (the paper); alpha goes with it.",
+    )
 
 
 @torch.no_grad()
@@ -64,7 +74,13 @@ METHOD = Method(
     starts_from="original",
     summary="Multiply weights by lambda * I_D / I_f, at most 1, where I_f > alpha * I_D.",
     source="Foster et al., Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening, AAAI 2024",
-    cost="1 on train + 1 on forget, one image at a time",
+    opened="if-loops/selective-synaptic-dampening src/ssd.py, src/forget_random_main.py (authors')",
+    open=("images per squared gradient: 128 as in the code, 1 in the paper's formula",),
+    published={
+        "published": pinned(SelectiveSynapticDampeningOptions),
+        "published_paper": pinned(SelectiveSynapticDampeningOptions, images_per_gradient=1),
+    },
+    cost="1 on train + 1 on forget",
     deterministic=True,
     inherits=(),
 )

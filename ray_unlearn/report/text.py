@@ -105,6 +105,8 @@ def method_values(method: Method) -> dict[str, Any]:
         "name": method.name,
         "summary": method.summary,
         "source": method.source,
+        "opened": method.opened,
+        "open": list(method.open),
         "starts_from": method.starts_from,
         "cost": method.cost,
         "deterministic": method.deterministic,
@@ -140,6 +142,8 @@ def method_lines(method: Method) -> list[str]:
         f"  starts from: {method.starts_from}",
         f"  source: {method.source}",
     ]
+    lines += [f"  read: {method.opened}"] * bool(method.opened)
+    lines += [f"  open: {each}" for each in method.open]
     lines.append(f"  cost: {_cost(method)}" + ("; deterministic: its runs have no spread" * method.deterministic))
     for name, options in values["presets"].items():
         said = ", ".join(f"{key} {value}" for key, value in options.items()) or "the defaults"

@@ -2,6 +2,7 @@
 
     mean = mean_gradient(model, data.forget, cross_entropy())            # {parameter: gradient of the mean loss}
     importance = mean_squared_gradient(model, data.forget, cross_entropy(), batch_size=1)
+    fisher = fisher_diagonal(model, data.retain)                         # expected over the model's own labels
 
 The model is in evaluation mode, so that neither batch statistics nor buffers change.
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn.data.images import ImageSet
 from ray_unlearn.training.batches import Batch
@@ -28,18 +30,46 @@ def mean_gradient(model: nn.Module, images: ImageSet, loss: Loss, batch_size: in
 
 
 def mean_squared_gradient(model: nn.Module, images: ImageSet, loss: Loss, batch_size: int = 1) -> Gradients:
-    """Return the mean over batches of the squared batch gradient; batch size 1 is the empirical Fisher diagonal."""
+    """Return the mean over batches of the squared batch gradient; batch size 1 is the empirical Fisher diagonal.
+
+    Every batch counts the same, the smaller last one, too.
+    """
     return _accumulate(model, images, loss, batch_size, power=2)
+
+
+def fisher_diagonal(model: nn.Module, images: ImageSet, batch_size: int = 1) -> Gradients:
+    """Return the Fisher diagonal, mean over images of sum_y p_y (d CE(y))^2 with the model's own probabilities p.
+
+    With more than one image per batch, p_y and the gradient are the batch's means, and every batch counts the same.
+    """
+    model.eval()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    total = {parameter: torch.zeros_like(parameter) for parameter in parameters}
+    starts = range(0, len(images), batch_size)
+    for start in starts:
+        images_BCHW, _ = images.batch(np.arange(start, min(start + batch_size, len(images))))
+        log_p_BC = F.log_softmax(model(images_BCHW).float(), dim=1)
+        weights_C = log_p_BC.detach().exp().mean(0) / len(starts)
+        losses_C = -log_p_BC.mean(0)
+        for label, weight in enumerate(weights_C):
+            last = label == len(weights_C) - 1
+            gradients = torch.autograd.grad(losses_C[label], parameters, retain_graph=not last, allow_unused=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    total[parameter].add_(weight * gradient.pow(2))
+    return total
 
 
 def _accumulate(model: nn.Module, images: ImageSet, loss: Loss, batch_size: int, power: int) -> Gradients:
     model.eval()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = {parameter: torch.zeros_like(parameter) for parameter in parameters}
-    for start in range(0, len(images), batch_size):
+    starts = range(0, len(images), batch_size)
+    for start in starts:
         positions = np.arange(start, min(start + batch_size, len(images)))
+        share = len(positions) / len(images) if power == 1 else 1 / len(starts)
         gradients = torch.autograd.grad(loss(model, Batch(*images.batch(positions))), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                total[parameter].add_(gradient.pow(power), alpha=len(positions) / len(images))
+                total[parameter].add_(gradient.pow(power), alpha=share)
     return total
