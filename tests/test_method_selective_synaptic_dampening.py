@@ -104,4 +104,5 @@ def test_it_is_deterministic_and_says_so(tmp_path):
     assert all(same_weights(first, other) for other in others)
     assert METHODS["selective_synaptic_dampening"].deterministic
     known = SelectiveSynapticDampeningOptions()
+    assert known.images_per_gradient == 128
     assert (known.alpha, known.dampening, known.exponent, known.lower_bound) == (10, 1, 1, 1)
