@@ -19,6 +19,8 @@ from ray_unlearn.study.plan import Run
 RECORD = "record.json"
 CHECKPOINT = "model.safetensors"
 OUTPUTS = "outputs.arrow"
+LOG = "log.txt"
+"""What the run's code printed; absent where it printed nothing."""
 
 
 class _Value(BaseModel):
