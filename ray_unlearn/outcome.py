@@ -67,13 +67,15 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     spent: Spent | None = None
     """None where nobody knows: the worker died."""
+    log: bytes = b""
+    """What the run printed; of a run that was published, only where the job is verbose."""
 
 
 Attempt = tuple[Run, int]
 """A run, and which attempt at it this is, from 1."""
 
 
-def success_of(run: Run, record: Record, work: Span, publication: Span, *, images: int) -> Outcome:
+def success_of(run: Run, record: Record, work: Span, publication: Span, *, images: int, log: bytes = b"") -> Outcome:
     """Return the outcome of an attempt that was published.
 
     Args:
@@ -82,6 +84,7 @@ def success_of(run: Run, record: Record, work: Span, publication: Span, *, image
         work: when it was trained and predicted, by `time.monotonic()`.
         publication: when it was published.
         images: that it was trained on.
+        log: what it printed, where somebody wants to see it at once.
 
     """
     took = Spent(
@@ -90,10 +93,10 @@ def success_of(run: Run, record: Record, work: Span, publication: Span, *, image
         size_bytes=sum(payload.size_bytes for payload in record.payloads.values()),
         images=images,
     )
-    return Outcome(run=run, seconds=work[1] - work[0], metrics=record.metrics, spent=took)
+    return Outcome(run=run, seconds=work[1] - work[0], metrics=record.metrics, spent=took, log=log)
 
 
-def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool = False) -> Outcome:
+def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool = False, log: bytes = b"") -> Outcome:
     """Return the outcome of the attempt that an error ended; call it where the error is handled."""
     from ray_unlearn.methods.script import line_in_script  # brings torch, which only those need who make runs
 
@@ -105,6 +108,7 @@ def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool =
         final=isinstance(error, _FINAL),
         poisoned=poisoned,
         spent=Spent(busy=_since_epoch((start, time.monotonic()))),
+        log=log,
     )
 
 

@@ -36,7 +36,7 @@ FLOORS = [
     ["training"],
     ["methods"],
     ["artefacts"],
-    ["outcome", "publisher", "surroundings"],
+    ["outcome", "publisher", "run_log", "surroundings"],
     ["worker"],
     ["report"],
     ["driver"],

@@ -56,6 +56,9 @@ def generate(
     address: Address = None,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show what each run printed, when it ends; `logs` shows it later.")
+    ] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Make every checkpoint that is not made yet."""
@@ -70,6 +73,7 @@ def generate(
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         only=names_in(only),
+        verbose=verbose,
     )
     for line in summary.lines():
         say(line)

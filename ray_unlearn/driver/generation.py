@@ -30,6 +30,7 @@ from ray_unlearn.errors import ClusterError, DamagedFile, RayUnlearnError, Store
 from ray_unlearn.evaluation.agreement import disagreements
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
+from ray_unlearn.report.wording import printable
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.events import EventLog, event_log
 from ray_unlearn.store.records import CHECKPOINT, Record
@@ -54,6 +55,7 @@ def generate(
     workers: int | None = None,
     gpus_per_worker: float | None = None,
     only: Sequence[str] = (),
+    verbose: bool = False,
 ) -> Summary:
     """Make the missing runs of a study.
 
@@ -64,6 +66,7 @@ def generate(
         workers: overrides `execution.workers`.
         gpus_per_worker: overrides `execution.gpus_per_worker`.
         only: populations to make; their originals are made too.
+        verbose: show on standard error what each run printed, when it ends, each line with the run's name.
 
     Raises:
         RayUnlearnError: the study is refused, or the cluster cannot be had.
@@ -98,6 +101,7 @@ def generate(
             phases.enter("connect")
         log = log or (stack.enter_context(event_log(job.store)) if pending else None)
         recorder = _recorder(log, job, backend) if log and pending else None
+        job = replace(job, verbose=verbose)
         tally = _make(job, place, pending, held, len(planned), phases, recorder) if recorder else Tally()
         phases.enter("finish")
         unwritten = _finish(job, tally, held)
@@ -240,13 +244,17 @@ def _make(
             progress.begin()
             progress.say(f"worker ready: {info.host}, pid {info.pid}, {info.device}")
 
+        def ended(outcome: Outcome) -> None:
+            for line in printable(outcome.log).splitlines() if job.verbose else ():
+                progress.say(f"{outcome.run}: {line}")
+
         progress.say(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
         for warning in (*job.data.warnings, *job.plan.warnings):
             progress.say(f"warning: {warning}")
         scheduler = Scheduler(
             job.plan,
-            recorder.observed(pool),
+            recorder.observed(pool, ended),
             pending=in_order(job.plan, pending, interleave=job.plan.study.execution.interleave),
             made={run for run in job.plan.runs if run.index in held[run.population]},
             max_attempts=job.plan.study.execution.max_attempts,

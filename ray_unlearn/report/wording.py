@@ -76,6 +76,17 @@ def _signed(text: str) -> str:
     return text.replace("-", MINUS) if text.strip("-0.,") else text.lstrip("-")
 
 
+def printable(data: bytes) -> str:
+    r"""Return text that a terminal shows and does not obey: line ends and tabs stay, other control characters do not.
+
+    >>> printable(b"50%\r100%\n\x1b[2J")
+    '50%\n100%\n\\x1b[2J'
+    """
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    shown = (char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text)
+    return "".join(shown)
+
+
 def duration(seconds: float) -> str:
     """Return seconds as people say them.
 

@@ -10,7 +10,7 @@
     <storage>/<study>/<population>/population.json           digest and readable identity
     <storage>/<study>/<population>/records.jsonl             its records once more, to be read at once; large ones only
     <storage>/<study>/<population>/00007/record.json         with model.safetensors, outputs.arrow, stage-0001.*
-    <storage>/<study>/<population>/failed/00007.json         the last failure of a run not yet made
+    <storage>/<study>/<population>/failed/00007.json         the last failure of a run not yet made, with 00007.log.txt
 
 Does not cover: how anything is written (`filesystem`).
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ray_unlearn.store.compaction import COMPACTED
-from ray_unlearn.store.records import RECORD
+from ray_unlearn.store.records import LOG, RECORD
 from ray_unlearn.study.plan import Run
 
 DATA_CACHE = "data-cache"
@@ -100,6 +100,10 @@ class Layout:
     def failure(self, run: Run) -> str:
         """Record of a failed run."""
         return f"{self.failures(run.population)}/{run.index:05d}.json"
+
+    def failed_log(self, run: Run) -> str:
+        """Log of a failed run; absent where it printed nothing."""
+        return f"{self.failures(run.population)}/{run.index:05d}.{LOG}"
 
 
 def event_log_of(file: str) -> str | None:

@@ -25,6 +25,7 @@ from ray_unlearn.store.layout import Layout, run_index
 from ray_unlearn.store.reading import Found, find_records
 from ray_unlearn.store.records import (
     CHECKPOINT,
+    LOG,
     RECORD,
     FailedRecord,
     Record,
@@ -161,15 +162,21 @@ class StudyStore:
                 self.discard(run)  # the record of another run or population, copied here
             last = (RECORD, record.sealed().model_dump_json(indent=1).encode())
             self.storage.publish_folder(self.layout.run(run), payloads, last)
-        self.storage.remove(self.layout.failure(run))
+        if self.storage.exists(self.layout.failure(run)):
+            self.storage.remove(self.layout.failed_log(run))
+            self.storage.remove(self.layout.failure(run))
 
     def discard(self, run: Run) -> None:
         """Make a run pending again: its record goes first, so that no half-removed run ever counts as finished."""
         self.storage.remove(self.layout.record(run))
         self.storage.remove(self.layout.run(run))
 
-    def publish_failure(self, run: Run, failure: FailedRecord) -> None:
-        """Record why a run failed; the run stays to be made."""
+    def publish_failure(self, run: Run, failure: FailedRecord, log: bytes = b"") -> None:
+        """Record why a run failed, and first what it printed; the run stays to be made."""
+        if log:
+            self.storage.publish_file(self.layout.failed_log(run), log)
+        else:
+            self.storage.remove(self.layout.failed_log(run))
         self.storage.publish_file(self.layout.failure(run), failure_bytes(failure))
 
     def records(self, population: str, digest: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
@@ -263,6 +270,22 @@ class StudyStore:
         names = self.storage.sizes(self.layout.failures(population))
         found = (run_index(name.removesuffix(".json")) for name in names)
         return sorted(index for index in found if index is not None)
+
+    def log(self, run: Run) -> bytes:
+        """Return what a run printed, finished or failed; empty where it printed nothing.
+
+        Raises:
+            StoreError: the run is neither, or its log is not what its record says.
+
+        """
+        if record := self.record(run):
+            return self.payload(run, LOG, record) if LOG in record.payloads else b""
+        try:
+            return self.storage.read(self.layout.failed_log(run))
+        except FileNotFoundError:
+            if self.storage.exists(self.layout.failure(run)):
+                return b""
+        raise StoreError(f"{self.uri}: run {run} has no log: it is neither made nor failed yet")
 
     def payload(self, run: Run, file: str, record: Record | None = None) -> bytes:
         """Return a payload of a finished run, after comparing it with its record.
