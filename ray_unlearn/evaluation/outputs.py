@@ -23,6 +23,7 @@ import pyarrow as pa
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.arrow import read_table
 from ray_unlearn.store.records import OUTPUTS, payload_of
 from ray_unlearn.study.plan import Run
 
@@ -145,9 +146,7 @@ class SplitLogits:
 
 def decode_outputs(data: bytes) -> dict[str, SplitLogits]:
     """Return the splits of one run's outputs.arrow."""
-    table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-    table.validate(full=True)  # Arrow itself believes every offset in a file
-    table = table.combine_chunks()
+    table = read_table(data).combine_chunks()
     logits_NC = table.column("logits").chunk(0).flatten().to_numpy().reshape(len(table), -1)
     labels_N = table.column("label").to_numpy().astype(np.int64)
     positions_N = table.column("position").to_numpy().astype(np.int64)
@@ -193,8 +192,7 @@ def read_image_names(store: StudyStore, digest: str) -> ImageNames:
 
     """
     try:
-        table = pa.ipc.open_file(pa.BufferReader(_splits_file(store, digest))).read_all()
-        table.validate(full=True)
+        table = read_table(_splits_file(store, digest))
         rows = table.select([name for name in ("split", "image_id", "group") if name in table.column_names]).to_pydict()
     except _UNREADABLE as error:
         name = store.layout.splits(digest)
