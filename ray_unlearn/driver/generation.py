@@ -104,7 +104,10 @@ def generate(
         job = replace(job, verbose=verbose)
         tally = _make(job, place, pending, held, len(planned), phases, recorder) if recorder else Tally()
         phases.enter("finish")
-        unwritten = _finish(job, tally, held)
+        try:
+            unwritten = _finish(job, tally, held)
+        except RuntimeError as error:
+            raise _without_threads(error) from error
         if recorder:
             recorder.ended(tally, phases.end())
         elif log and log.begun:  # announced, and there was nothing to do
@@ -214,6 +217,16 @@ def _finish(job: Job, tally: Tally, held: Held) -> str:
             raise
         return str(error)
     return ""
+
+
+def _without_threads(error: RuntimeError) -> Exception:
+    """Return what to say where a run's code, inline, used up this process's threads or its memory; else the error."""
+    if "can't start new thread" not in str(error):
+        return error
+    return RayUnlearnError(
+        "metrics.parquet is not up to date: this process can start no thread any more, perhaps because of what a "
+        "method's code left behind; what was made is kept, and the same command, run again, brings it up to date"
+    )
 
 
 def _recorder(log: EventLog, job: Job, backend: BackendName) -> Recorder:
