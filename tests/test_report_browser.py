@@ -21,7 +21,7 @@ from scored import LONG, STUDY, make_scores
 
 from ray_unlearn.evaluation.scores import Estimate
 from ray_unlearn.report.page import html_page
-from ray_unlearn.report.wording import MISSING
+from ray_unlearn.wording import MISSING
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium")

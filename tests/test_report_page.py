@@ -17,7 +17,6 @@ from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, ExampleScores, PopulationScores, Scores
 from ray_unlearn.report.accuracy_tables import change_grid, part_grids
 from ray_unlearn.report.curve_pictures import _RATES, _rates
-from ray_unlearn.report.grid import Column, Grid, name, number
 from ray_unlearn.report.image_pictures import _heights, _phi_edges, distributions, histogram
 from ray_unlearn.report.markdown import markdown_page, markdown_table
 from ray_unlearn.report.markup import table
@@ -27,7 +26,8 @@ from ray_unlearn.report.page import _warnings, html_page
 from ray_unlearn.report.ranking import ranked, verdict, warnings_of
 from ray_unlearn.report.score_tables import cost_grid, ranking_grid
 from ray_unlearn.report.score_text import growth_lines, score_lines
-from ray_unlearn.report.wording import MINUS, MISSING, TIMES, decimals, points, short
+from ray_unlearn.report.table import Column, Grid, name, number
+from ray_unlearn.wording import MINUS, MISSING, TIMES, decimals, points, short
 
 HOSTILE = '猫 <script>alert("x")</script> & | $\\frac{1}{2}$ *_#010101_*'
 VOID = {"meta", "br", "wbr", "path", "use", "line", "rect", "circle"}

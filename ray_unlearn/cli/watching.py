@@ -18,9 +18,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ray_unlearn.cli.options import say
-from ray_unlearn.report.text import aligned, plural
 from ray_unlearn.report.watching import Driver, Look, Watch
-from ray_unlearn.report.wording import duration
+from ray_unlearn.wording import aligned, duration, plural
 
 if TYPE_CHECKING:
     from ray_unlearn.evaluation.scores import Scores

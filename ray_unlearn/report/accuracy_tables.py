@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import Literal
 
 from ray_unlearn.evaluation.scores import PopulationScores, Scores, Slice
-from ray_unlearn.report.grid import Cell, Column, Grid, name, number
 from ray_unlearn.report.ranking import SPLITS, in_order, originals_of, reference_of, slice_of
-from ray_unlearn.report.wording import MISSING, percent, percent_interval, points
+from ray_unlearn.report.table import Cell, Column, Grid, name, number
+from ray_unlearn.wording import MISSING, percent, percent_interval, points
 
 _FULL_TINT = 0.10
 """A difference of ten points from the reference has the darkest shade."""

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.report.accuracy_tables import change_grid, part_grids
-from ray_unlearn.report.grid import Cell, Column, Grid
 from ray_unlearn.report.measure_tables import left_out, measure_grids
 from ray_unlearn.report.ranking import caveat, mode_words, verdict, warnings_of
 from ray_unlearn.report.score_tables import cost_grid, ranking_grid
+from ray_unlearn.report.table import Cell, Column, Grid
 
 # An underscore inside a word and brackets that open no link mean themselves already: names and intervals stay readable.
 _SPECIAL = re.compile(r"([\\`*<>|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\](?=[(\[:]))")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ray_unlearn.report.grid import Bar, Cell, Column, Grid
+from ray_unlearn.report.table import Bar, Cell, Column, Grid
 
 _TALL = 16
 """Rows beyond which a table scrolls under its headings."""

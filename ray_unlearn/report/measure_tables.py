@@ -15,9 +15,9 @@ from collections.abc import Iterable
 
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, Scores
-from ray_unlearn.report.grid import Cell, Column, Grid, name, number
 from ray_unlearn.report.ranking import estimate, ranked
-from ray_unlearn.report.wording import MISSING, decimals, interval, listed, short
+from ray_unlearn.report.table import Cell, Column, Grid, name, number
+from ray_unlearn.wording import MISSING, decimals, interval, listed, short
 
 _OTHER_IMAGES = tuple(f"klom_{way}_to_{to}_" for way, to in (("retrained", "unlearned"), ("unlearned", "retrained")))
 TABLES = {

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.ink import BAND, INK, METHOD, MUTED, PAPER, REFERENCE, canvas, ink, picture, plot_area
 from ray_unlearn.report.ranking import estimate, null_of, originals_of, ranked, reference_of, slice_of
-from ray_unlearn.report.wording import decimals, interval, joined, short
+from ray_unlearn.wording import decimals, interval, joined, short
 
 _WIDTH = 410
 _ONE_DOT = 4.0

@@ -26,8 +26,7 @@ from ray_unlearn.report.markup import code, folded, key, panels, section, table,
 from ray_unlearn.report.measure_tables import left_out, measure_grids
 from ray_unlearn.report.ranking import SPLITS, caveat, in_order, mode_words, ranked, reference_of, verdict, warnings_of
 from ray_unlearn.report.score_tables import cost_grid, ranking_grid
-from ray_unlearn.report.text import plural
-from ray_unlearn.report.wording import decimals, joined
+from ray_unlearn.wording import decimals, joined, plural
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _PARTS: tuple[Literal["class", "group"], ...] = ("class", "group")

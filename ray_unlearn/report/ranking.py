@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores, Slice
-from ray_unlearn.report.text import plural
-from ray_unlearn.report.wording import decimals, interval, joined, listed, span
+from ray_unlearn.wording import decimals, interval, joined, listed, plural, span
 
 SPLITS = ("retain", "forget", "validation", "test")
 

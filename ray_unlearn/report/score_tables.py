@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
-from ray_unlearn.report.grid import Bar, Cell, Column, Grid, name, number
 from ray_unlearn.report.measure_tables import estimate_cell, nowhere, said_once
 from ray_unlearn.report.ranking import comparable, estimate, in_order, null_of, ranked, reference_of, why_no_null
-from ray_unlearn.report.wording import MISSING, TIMES, decimals, interval, joined, span
+from ray_unlearn.report.table import Bar, Cell, Column, Grid, name, number
+from ray_unlearn.wording import MISSING, TIMES, decimals, interval, joined, span
 
 HEADLINE = ("score", "forgetting_quality")
 _RANKED = (*HEADLINE, "retain_ratio", "test_ratio")

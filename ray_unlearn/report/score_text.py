@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.ranking import estimate, mode_words, null_of, ranked, warnings_of, why_no_null
-from ray_unlearn.report.text import aligned
-from ray_unlearn.report.wording import MISSING, decimals, interval, joined, listed, short, span
+from ray_unlearn.wording import MISSING, aligned, decimals, interval, joined, listed, short, span
 
 WIDTH = 100
 _GAP = 2

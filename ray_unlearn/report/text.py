@@ -15,28 +15,14 @@ import pandas as pd
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from ray_unlearn.report.tables import PopulationStatus
+from ray_unlearn.store.metrics import PopulationStatus
+from ray_unlearn.wording import aligned, plural
 
 if TYPE_CHECKING:  # the method registry brings torch, which `status` does not need
     from ray_unlearn.data.study_data import StudyData
     from ray_unlearn.methods import Method
 
 _SPLITS = ("retain", "forget", "validation", "test")
-
-
-def plural(count: int, noun: str) -> str:
-    """Return `1 run`, `2 runs`."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows with their columns padded: the first to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *rest in rows:
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return lines
 
 
 def status_lines(found: Sequence[PopulationStatus], uri: str) -> list[str]:
