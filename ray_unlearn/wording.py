@@ -57,7 +57,7 @@ def percent_interval(low: float | None, high: float | None) -> str:
 
 
 def joined(*parts: str, by: str = " ") -> str:
-    """Return the parts that say something, joined."""
+    """Return the parts that are not empty, joined."""
     return by.join(part for part in parts if part)
 
 
@@ -80,7 +80,7 @@ def _signed(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them.
+    """Return seconds in hours, minutes and seconds.
 
     >>> duration(7265.0)
     '2 h 01 min'

@@ -55,7 +55,7 @@ def watch_scores(watch: Watch, every_s: float, compared: Compared, score: Callab
         score: returns scores of every population's first so many runs; of all where None.
 
     """
-    from ray_unlearn.report.score_text import growth_lines
+    from ray_unlearn.report.text import growth_lines
 
     scored, waits = dict[str, int](), ""
     while True:

@@ -1,13 +1,21 @@
-"""A table as a value, for HTML and Markdown alike.
+"""A table as a value: the page, Markdown and the terminal all set the same ones.
 
-    Grid(name="cost", caption="Cost", columns=(Column("population"), Column("seconds")), rows=((Cell("a"), Cell("3")),))
+    Table(
+        name="cost",
+        caption="Cost",
+        columns=(Column("population", align="left"), Column("seconds", "mean over runs")),
+        rows=((name("kookmin"), number(61.0, "61.0", interval="[60.1, 61.9]")),),
+    )
 
-Does not cover: what stands in it (`score_tables`), how it looks (`markup`, `markdown`).
+Does not cover: what stands in a table (`score_tables`), how it looks (`page.html`, `markdown`, `text`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
+
+from ray_unlearn.wording import MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +32,31 @@ class Bar:
     """What the picture shows, for those who do not see it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One entry."""
+    """One entry: a value as text, and what belongs to it in smaller letters."""
 
     text: str
-    notes: tuple[str, ...] = ()
-    """Said smaller below: interval, N, null."""
-    sort: float | str | None = None
+    value: float | str | None = None
     """What the column is sorted by; None sorts last."""
+    interval: str = ""
+    n: int | None = None
+    """Number of runs, where it is not the one that the row or the column states."""
+    notes: tuple[str, ...] = ()
+    """Differences, spread, the method's name, why a value is missing."""
+    null: tuple[str, ...] = ()
+    """The same number for retraining against itself, and what of this cell compares with it."""
     tint: float = 0.0
     """-1..1: how far below or above the reference, as a shade of the cell."""
     bar: Bar | None = None
     good: bool | None = None
     """A limit kept or broken; None where there is none."""
+
+    @property
+    def small(self) -> tuple[str, ...]:
+        """Return interval, notes, N and null as they stand below or after the text."""
+        own_n = f"N {self.n}" if self.n is not None else ""
+        return tuple(part for part in (self.interval, *self.notes, own_n, *self.null) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +64,17 @@ class Column:
     """A heading."""
 
     label: str
-    note: str = ""
-    """Said smaller below: N, or the population it is measured against."""
+    unit: str = ""
+    """Unit, direction, N, or what the column is measured against; set smaller."""
     meaning: str = ""
     """A sentence, shown on hovering."""
+    align: Literal["left", "right"] = "right"
+    """Names stand to the left, numbers to the right."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Grid:
-    """Columns and rows; the first cell of a row names it."""
+class Table:
+    """Columns and rows."""
 
     name: str
     """Lower case, unique on a page."""
@@ -67,21 +88,25 @@ class Grid:
 
     @property
     def head(self) -> int:
-        """The column whose cells name their rows: the first of text; dashes for numbers may stand before it."""
-        return next(place for place, cell in enumerate(self.rows[0]) if isinstance(cell.sort, str))
-
-    @property
-    def numeric(self) -> tuple[bool, ...]:
-        """Whether each column holds numbers, which stand to the right."""
-        places = range(len(self.columns))
-        return tuple(any(isinstance(row[place].sort, float | int) for row in self.rows) for place in places)
+        """Return the place of the column whose cells name their rows: the first that stands to the left."""
+        return next(place for place, column in enumerate(self.columns) if column.align == "left")
 
 
-def number(value: float | None, text: str, *notes: str, tint: float = 0.0) -> Cell:
-    """Return a cell of a number; empty notes are left out."""
-    return Cell(text, tuple(note for note in notes if note), value, tint)
+def number(value: float | None, text: str, *notes: str, **parts: Any) -> Cell:
+    """Return a cell of a number; `parts` are fields of `Cell`, empty notes are left out."""
+    return Cell(text=text, value=value, notes=tuple(note for note in notes if note), **parts)
 
 
 def name(text: str, *notes: str) -> Cell:
-    """Return a cell that names its row."""
-    return Cell(text, tuple(note for note in notes if note), text.lower())
+    """Return a cell that names its row; empty notes are left out."""
+    return Cell(text=text, value=text.lower(), notes=tuple(note for note in notes if note))
+
+
+def own_n(n: int, stated: int) -> int | None:
+    """Return a cell's N where it is not the one that its row or heading states."""
+    return n if n != stated else None
+
+
+DASH = Cell(text=MISSING)
+"""No value, and no reason to give."""
+POPULATION = Column("population", align="left")
