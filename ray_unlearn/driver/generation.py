@@ -206,7 +206,7 @@ def _finish(job: Job, tally: Tally, held: Held) -> str:
         StoreError: it cannot be written, though every run was.
 
     """
-    from ray_unlearn.report.tables import publish_metrics
+    from ray_unlearn.store.metrics import publish_metrics
 
     job.store.sweep(job.plan)  # what workers left that died
     known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
