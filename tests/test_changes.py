@@ -81,7 +81,7 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_a_later_version_with_a_neutral_option_has_nothing_to_do(
     tiny: Callable[..., Study], tmp_path: Path, changed: Callable[..., None]
 ):
-    """Law: a store continues under a version that added an option (reproduction c); with another value it is refused."""
+    """Law: a store continues under a version that added an option (reproduction c), but not with another value."""
     assert generate(tiny(), backend="inline").made == 4
     before = payload_bytes(tmp_path / "store" / "tiny")
 
