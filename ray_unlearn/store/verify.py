@@ -90,7 +90,7 @@ def _problems(store: StudyStore, run: Run, record: Record, originals: Mapping[in
         yield Problem(run, RECORD, f"started from {ORIGINAL}/{record.original:05d} when it was sha256 {was}...")
     for file, expected in record.payloads.items():
         try:
-            found = payload_of(store.storage.read(f"{store.layout.run(run)}/{file}"))
+            found = payload_of(store.stored(run, file, expected))
         except FileNotFoundError:
             yield Problem(run, file, f"missing; expected {expected.size_bytes} bytes")
             continue
