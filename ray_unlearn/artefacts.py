@@ -122,6 +122,7 @@ class RunWriter:
         seconds: dict[str, float],
         device: str,
         threads: int,
+        arithmetic: Mapping[str, str],
     ) -> Record:
         """Return the record that is published last."""
         return Record(
@@ -141,6 +142,7 @@ class RunWriter:
             started_at=started_at,
             device=device,
             threads=threads,
+            arithmetic=dict(arithmetic),
             host=socket.gethostname(),
             versions=dict(versions()),
             attempt=attempt,
