@@ -31,7 +31,7 @@ from ray_unlearn.store import disk
 from ray_unlearn.store.retries import advice, attempt, is_read_only
 from ray_unlearn.study.uris import label, told
 
-_OLD_NS = 24 * 3600 * 10**9
+OLD_NS = 24 * 3600 * 10**9
 """No write takes a day: what is older by the storage's own clock was left by a process on whatever host."""
 
 _PIECE_BYTES = 4 * 2**20
@@ -200,7 +200,7 @@ class Storage:
         """
         for info in self._list(folder, False):
             name, age_ns = self._relative(info.path, folder), (now_ns or 0) - (info.mtime_ns or 0)
-            old = age_ns > _OLD_NS and not name.endswith(disk.HELD)
+            old = age_ns > OLD_NS and not name.endswith(disk.HELD)
             if name.startswith(disk.TEMPORARY) and (disk.is_dead(name) or old):
                 if self.local is not None and info.type == fs.FileType.Directory:
                     shutil.rmtree(info.path, ignore_errors=True)  # another driver may be sweeping, too

@@ -163,8 +163,8 @@ class StudyStore:
         there = self.storage.exists(self.layout.record(run))
         held = self.record(run) if there else None
         if held is None or not held.is_of(run, record.digest):
-            if there:
-                self.discard(run)  # the record of another run or population, copied here
+            if there:  # the record of another run or population, copied here; what else is there makes way
+                self.storage.remove(self.layout.record(run))
             last = (RECORD, record.sealed().model_dump_json(indent=1).encode())
             files = {self.stored_as(file, payload_of(data)): data for file, data in payloads.items()}
             self.storage.publish_folder(self.layout.run(run), files, last)

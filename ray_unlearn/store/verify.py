@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray_unlearn.errors import DamagedFile
+from ray_unlearn.store.filesystem import Stamp
+from ray_unlearn.store.leftovers import leftovers
 from ray_unlearn.store.records import RECORD, Record, payload_of
 from ray_unlearn.store.starts import is_of_original
 from ray_unlearn.store.study_store import StudyStore
@@ -42,6 +44,8 @@ class Verification:
     files: int
     size_bytes: int
     problems: tuple[Problem, ...]
+    leftovers: Mapping[str, Stamp] = field(default_factory=dict)
+    """Payloads that no record names, by name; they are no problem (`leftovers`)."""
 
 
 def verify(store: StudyStore, populations: Iterable[str]) -> Verification:
@@ -64,6 +68,7 @@ def verify(store: StudyStore, populations: Iterable[str]) -> Verification:
         files=len(payloads),
         size_bytes=sum(payload.size_bytes for payload in payloads),
         problems=(*(problem for _, found in checked for problem in found), *_bad_failures(store, names)),
+        leftovers=leftovers(store, {run: record for run, (record, bad) in zip(runs, checked, strict=True) if not bad}),
     )
 
 
