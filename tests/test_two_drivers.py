@@ -16,7 +16,7 @@ from s3 import moto_server
 from ray_unlearn.errors import PopulationChanged, StoreError
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.export import export_competition
-from ray_unlearn.store import Storage, StudyStore, claims, disk, open_storage
+from ray_unlearn.store import Storage, StudyStore, claims, disk, open_storage, study_store
 from ray_unlearn.store.filesystem import Stamp
 from ray_unlearn.store.leftovers import remove_old
 from ray_unlearn.store.records import payload_of
@@ -290,3 +290,20 @@ def test_scores_are_not_made_of_runs_that_started_from_another_original(tmp_path
     store.publish(ORIGINAL, {"model.safetensors": b"w"}, original.model_copy(update={"payloads": checkpoint}))
     with pytest.raises(StoreError, match=r"6 of 6 runs of again \(runs 0, 1, 2, 3, 4, 5\) started from another"):
         evaluate(study, store)
+
+
+def test_the_compacted_copy_never_holds_a_record_that_was_written_over(monkeypatch):
+    """Law: two records of one run, of the same size and within the same second of the storage's clock: the copy that
+    was made between them is not believed for the second, nor is what a driver read before."""
+    monkeypatch.setattr(study_store, "_WORTH_COMPACTING", 0)
+    plan, store = plan_of(1), StudyStore(bucket(), "tiny")  # the clock of which stands still
+    store.admit(plan)
+    digest = plan.populations["finetune"].digest
+    store.publish(RUN, PAYLOADS, record_of(plan, RUN))
+    first = store.compact("finetune", digest)
+    store.storage.remove(store.layout.record(RUN))
+    store.publish(RUN, THEIRS, record_of(plan, RUN, THEIRS))
+    second = store.record(RUN)
+    assert second not in (None, first[0])
+    assert store.records("finetune", digest) == {0: second}
+    assert store.compact("finetune", digest, known=first) == {0: second}
