@@ -125,9 +125,10 @@ class Worker:
         """Execute runs one after another; return the outcomes known by now, of all of them if `flush`."""
         known: list[Outcome] = []
         for run, attempt in attempts:
-            if not (self._poisoned or self._grown):  # else whoever is told replaces this worker
-                known += self.execute(run, attempt)
-                known = self._leaving(known) if self._has_grown() else known
+            if self._poisoned or self._grown or any(outcome.unwritable for outcome in known):
+                break  # the scheduler replaces this worker, or ends
+            known += self.execute(run, attempt)
+            known = self._leaving(known) if self._has_grown() else known
         return known + (self.flush() if flush else [])
 
     def _has_grown(self) -> bool:

@@ -23,9 +23,12 @@ def logs(
     run: Annotated[str, typer.Argument(metavar="POPULATION/INDEX", help="The run, for example finetune/7.")],
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Show what a run printed, warned and logged; of a failed run, its last attempt."""
-    from ray_unlearn.report.wording import printable
+    """Show what a run printed, warned and logged.
+
+    Of a run that failed, this is the output of its last attempt.
+    """
     from ray_unlearn.study import load_study
+    from ray_unlearn.wording import printable
 
     loaded = load_study(study, overrides)
     chosen = _run(run, loaded)

@@ -96,10 +96,10 @@ def status(
     from dataclasses import asdict
 
     from ray_unlearn.evaluation.agreement import disagreements
-    from ray_unlearn.report.tables import study_status
     from ray_unlearn.report.text import status_lines
     from ray_unlearn.report.utilisation import utilisation, utilisation_line
     from ray_unlearn.store.events import EventReader
+    from ray_unlearn.store.metrics import study_status
     from ray_unlearn.study import load_study
 
     loaded = load_study(study, overrides)
@@ -142,10 +142,10 @@ def verify(
 ) -> None:
     """Check runs and decoded images: sizes and sha256."""
     from ray_unlearn.data import integrity
-    from ray_unlearn.report.text import plural
     from ray_unlearn.store import verify as check
     from ray_unlearn.store.leftovers import remove_old
     from ray_unlearn.study import load_study
+    from ray_unlearn.wording import plural
 
     store = store_of(load_study(study, overrides))
     result = check.verify(store, store.populations())

@@ -30,13 +30,13 @@ from ray_unlearn.errors import ClusterError, DamagedFile, RayUnlearnError, Store
 from ray_unlearn.evaluation.agreement import disagreements
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
-from ray_unlearn.report.wording import printable
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.events import EventLog, event_log
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.sharing import marked
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
+from ray_unlearn.wording import printable
 
 if TYPE_CHECKING:  # they bring torch and pandas, which are imported while Ray starts
     from ray_unlearn.data.study_data import StudyData
@@ -104,7 +104,10 @@ def generate(
         job = replace(job, verbose=verbose)
         tally = _make(job, place, pending, held, len(planned), phases, recorder) if recorder else Tally()
         phases.enter("finish")
-        unwritten = _finish(job, tally, held)
+        try:
+            unwritten = _finish(job, tally, held)
+        except RuntimeError as error:
+            raise _without_threads(error) from error
         if recorder:
             recorder.ended(tally, phases.end())
         elif log and log.begun:  # announced, and there was nothing to do
@@ -203,7 +206,7 @@ def _finish(job: Job, tally: Tally, held: Held) -> str:
         StoreError: it cannot be written, though every run was.
 
     """
-    from ray_unlearn.report.tables import publish_metrics
+    from ray_unlearn.store.metrics import publish_metrics
 
     job.store.sweep(job.plan)  # what workers left that died
     known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
@@ -214,6 +217,16 @@ def _finish(job: Job, tally: Tally, held: Held) -> str:
             raise
         return str(error)
     return ""
+
+
+def _without_threads(error: RuntimeError) -> Exception:
+    """Return what to say where a run's code, inline, used up this process's threads or its memory; else the error."""
+    if "can't start new thread" not in str(error):
+        return error
+    return RayUnlearnError(
+        "metrics.parquet is not up to date: this process can start no thread any more, perhaps because of what a "
+        "method's code left behind; what was made is kept, and the same command, run again, brings it up to date"
+    )
 
 
 def _recorder(log: EventLog, job: Job, backend: BackendName) -> Recorder:

@@ -26,9 +26,9 @@ from typing import TypeVar
 
 from pyarrow import NativeFile, fs
 
-from ray_unlearn.errors import StoreError, StoreReadOnly
+from ray_unlearn.errors import StoreError, StoreReadOnly, StoreUnwritable
 from ray_unlearn.store import disk
-from ray_unlearn.store.retries import advice, attempt, is_read_only
+from ray_unlearn.store.retries import advice, attempt, is_full, is_read_only
 from ray_unlearn.study.uris import label, told
 
 OLD_NS = 24 * 3600 * 10**9
@@ -244,8 +244,16 @@ class Storage:
                 raise
             reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
             parts = [f"{self.uri}: cannot {verb} {name or 'the folder'}: {reason}", advice(error)]
-            kind = StoreReadOnly if verb == "write" and is_read_only(error) else StoreError
-            raise kind("; ".join(filter(None, parts))) from error
+            raise _kind(verb, error)("; ".join(filter(None, parts))) from error
+
+
+def _kind(verb: str, error: BaseException) -> type[StoreError]:
+    """Return the class of a failure: whether trying the same again is in vain until a person acts."""
+    if verb not in ("write", "remove"):
+        return StoreError
+    if is_read_only(error):
+        return StoreReadOnly
+    return StoreUnwritable if is_full(error) else StoreError
 
 
 def open_storage(uri: str) -> Storage:
