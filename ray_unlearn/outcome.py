@@ -39,6 +39,8 @@ class WorkerInfo:
     host: str
     pid: int
     device: str
+    arithmetic: Mapping[str, str] = field(default_factory=dict)
+    """What the last bits of its runs depend on (`store.arithmetic`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from ray_unlearn import models
-from ray_unlearn.artefacts import RunWriter, output_sets
+from ray_unlearn.artefacts import RunWriter, output_sets, versions
 from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.data.study_data import StudyData
 from ray_unlearn.errors import RayUnlearnError, TrainingDiverged
@@ -39,6 +39,7 @@ from ray_unlearn.publisher import Publisher
 from ray_unlearn.run_log import RunLog, recorded
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore
+from ray_unlearn.store.arithmetic import arithmetic_of
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import refuse_unshared
 from ray_unlearn.study.execution import Execution
@@ -119,7 +120,14 @@ class Worker:
         models.refuse_other_source(job.plan.study.model, planned)
         self._template = Pristine(models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0)))
         _import_optimizers()
-        return WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=str(self._device))
+        return WorkerInfo(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=str(self._device),
+            arithmetic=arithmetic_of(
+                _device_name(self._device), torch.get_num_threads(), versions(), arithmetic(self._device, execution)
+            ),
+        )
 
     def work(self, attempts: Sequence[Attempt], flush: bool = False) -> list[Outcome]:
         """Execute runs one after another; return the outcomes known by now, of all of them if `flush`."""

@@ -98,6 +98,7 @@ def status(
     from ray_unlearn.evaluation.agreement import disagreements
     from ray_unlearn.report.text import status_lines
     from ray_unlearn.report.utilisation import utilisation, utilisation_line
+    from ray_unlearn.store.arithmetic import mixtures
     from ray_unlearn.store.events import EventReader
     from ray_unlearn.store.metrics import study_status
     from ray_unlearn.study import load_study
@@ -126,6 +127,9 @@ def status(
             say(f"events cannot be read: {unread}")
         elif (use := utilisation(events)).share is not None:
             say(f"last generate: {utilisation_line(use)}")
+        reference = loaded.evaluation.reference if loaded.evaluation else ""
+        for line in mixtures({name: store.made(name) for name in loaded.populations}, reference):
+            say(f"warning: {line}")
         for line in disagreements(loaded, store):
             say(f"warning: made from another value than the study has: {line}; `generate` will refuse it")
     if plot is not None:

@@ -31,6 +31,7 @@ from ray_unlearn.evaluation.agreement import disagreements
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.arithmetic import mixing
 from ray_unlearn.store.events import EventLog, event_log
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.sharing import marked
@@ -248,6 +249,9 @@ def _make(
         _refuse_other_device(job, pool, held)
         progress = stack.enter_context(show_progress(total=planned, already=planned - len(pending)))
 
+        reference = job.plan.study.evaluation.reference if job.plan.study.evaluation else ""
+        warn = functools.cache(progress.say)  # once, however many workers are alike
+
         def made(outcome: Outcome) -> None:
             recorder.made(outcome)
             progress.made()
@@ -256,6 +260,8 @@ def _make(
             phases.enter("runs")
             progress.begin()
             progress.say(f"worker ready: {info.host}, pid {info.pid}, {info.device}")
+            for line in mixing(held, {run.population for run in pending}, info.arithmetic, reference):
+                warn(f"warning: {line}")
 
         def ended(outcome: Outcome) -> None:
             for line in printable(outcome.log).splitlines() if job.verbose else ():

@@ -36,7 +36,7 @@ from ray_unlearn.store.records import (
     parse_record,
     payload_of,
 )
-from ray_unlearn.study.identity import difference
+from ray_unlearn.study.changes import refusal
 from ray_unlearn.study.loading import parse_stored
 from ray_unlearn.study.plan import Plan, Population, Run
 from ray_unlearn.study.schema import Study
@@ -108,12 +108,11 @@ class StudyStore:
             return True
         if held.get("digest") == population.digest:
             return False
-        lines = difference(held.get("identity"), json.loads(json.dumps(population.identity)))
-        lines = lines or ["(its population.json was edited)"]
+        *lines, advice = refusal(held, population.identity, population.method.corrections)
+        said = [*lines, *(f"  in the study: {line}" for line in differences), advice]
         raise PopulationChanged(
-            f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n  "
-            + "\n  ".join([*lines, *(f"in the study: {line}" for line in differences)])
-            + "\nGive the changed population another name, the study another name, or change it back."
+            f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n"
+            + "\n".join(said)
         )
 
     def held(self, population: str) -> dict[str, Any] | None:
