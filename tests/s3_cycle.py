@@ -55,8 +55,10 @@ def live(uri: str, folder: Path, expected: dict[str, bytes]) -> None:
     checked = verify(store, store.populations())
     assert (checked.runs, checked.problems) == (PLANNED, ())
 
-    store.storage.publish_file("tiny/finetune/00001/outputs.arrow", b"damaged")
-    assert repair(store, verify(store, store.populations()).problems) == [Run(population="finetune", index=1)]
+    run, record = Run(population="finetune", index=1), store.made("finetune")[1]
+    name = store.stored_as("outputs.arrow", record.payloads["outputs.arrow"])
+    store.storage.publish_file(f"{store.layout.run(run)}/{name}", b"damaged")
+    assert repair(store, verify(store, store.populations()).problems) == [run]
     assert study_status(study, store)[1].done + study_status(study, store)[2].done == PLANNED - 2
     assert generate(study, backend="inline").made == 1
     assert payloads(store) == expected

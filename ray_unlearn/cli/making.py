@@ -147,6 +147,7 @@ def verify(
     """Check runs and decoded images: sizes and sha256."""
     from ray_unlearn.data import integrity
     from ray_unlearn.store import verify as check
+    from ray_unlearn.store.leftovers import remove_old
     from ray_unlearn.study import load_study
     from ray_unlearn.wording import plural
 
@@ -163,6 +164,13 @@ def verify(
     counts = f"{plural(result.runs, 'run')}, {plural(result.files, 'file')}, {result.size_bytes:,} bytes"
     images = ", and the decoded images" if decoded else ""
     say(f"{'checked' if found else 'verified'} {counts} in {store.uri}{images}")
+    if result.leftovers:
+        size_bytes = sum(stamp.size_bytes for stamp in result.leftovers.values())
+        removed = f"removed {remove_old(store, result.leftovers)}" if repair else "--repair removes them"
+        say(
+            f"{plural(len(result.leftovers), 'object')} of {size_bytes:,} bytes that no record names, of drivers that "
+            f"were killed or made the same run; {removed} (those older than a day)"
+        )
     if found and not repair:
         raise StoreError(
             f"{plural(found, 'problem')}; `{typed('verify', study, overrides, '--repair')}` makes it pending again"

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray_unlearn.errors import DamagedFile
+from ray_unlearn.store.filesystem import Stamp
+from ray_unlearn.store.leftovers import leftovers
 from ray_unlearn.store.records import RECORD, Record, payload_of
 from ray_unlearn.store.starts import is_of_original
 from ray_unlearn.store.study_store import StudyStore
@@ -42,6 +44,8 @@ class Verification:
     files: int
     size_bytes: int
     problems: tuple[Problem, ...]
+    leftovers: Mapping[str, Stamp] = field(default_factory=dict)
+    """Payloads that no record names, by name; they are no problem (`leftovers`)."""
 
 
 def verify(store: StudyStore, populations: Iterable[str]) -> Verification:
@@ -64,6 +68,7 @@ def verify(store: StudyStore, populations: Iterable[str]) -> Verification:
         files=len(payloads),
         size_bytes=sum(payload.size_bytes for payload in payloads),
         problems=(*(problem for _, found in checked for problem in found), *_bad_failures(store, names)),
+        leftovers=leftovers(store, {run: record for run, (record, bad) in zip(runs, checked, strict=True) if not bad}),
     )
 
 
@@ -72,6 +77,7 @@ def repair(store: StudyStore, problems: Iterable[Problem]) -> list[Run]:
     problems = list(problems)
     failures = {problem.run for problem in problems if problem.file.startswith("failed/")}
     for run in failures:
+        store.storage.remove(store.layout.failed_log(run))
         store.storage.remove(store.layout.failure(run))
     runs = sorted({problem.run for problem in problems if not problem.file.startswith("failed/")})
     for run in runs:
@@ -128,7 +134,7 @@ def _problems(
         yield Problem(run, RECORD, f"started from {ORIGINAL}/{record.original:05d} when it was sha256 {was}...")
     for file, expected in record.payloads.items():
         try:
-            found = payload_of(store.storage.read(f"{store.layout.run(run)}/{file}"))
+            found = payload_of(store.stored(run, file, expected))
         except FileNotFoundError:
             yield Problem(run, file, f"missing; expected {expected.size_bytes} bytes")
             continue
