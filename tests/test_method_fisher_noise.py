@@ -79,7 +79,7 @@ def test_the_fisher_is_expected_over_the_models_own_labels(tmp_path):
 
 
 def test_an_image_known_by_heart():
-    """Law: one weight per logit and p = 0.99: p (1 - p)^2 + (1 - p) p^2 = p (1 - p) = 0.0099, at the true label 1e-4."""
+    """Law: one weight per logit and p = 0.99: p (1 - p)^2 + (1 - p) p^2 = 0.0099, at the true label 1e-4."""
     model = nn.Linear(1, 2, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[math.log(99.0)], [0.0]]))

@@ -78,7 +78,7 @@ def test_cycles_and_rates(tmp_path, monkeypatch, options, optimizers, rates):
 
 @pytest.mark.parametrize(("options", "starts"), [({}, {0, 1, 3}), (VARIANT_2, {0, 2, 3, 4})])
 def test_only_the_start_of_a_cycle_resets(tmp_path, monkeypatch, options, starts):
-    """Law: with rates that move nothing, every tensor but the classifier's changes there, or convolutions beyond 1x1."""
+    """Law: with rates that move nothing, all tensors but the classifier's change there, or convolutions beyond 1x1."""
     tiny = {"lr": 1e-30, "epoch_lrs": (1e-30,), "schedule": "constant"}
     for pool, expected in (
         ("convolutions", CANDIDATES),
@@ -100,7 +100,7 @@ def test_a_resnets_pool():
 
 
 def test_a_tensor_is_drawn_alone(tmp_path, monkeypatch):
-    """Law: one draw changes one tensor to its layer's default: not the other tensor, nor a normalisation's statistics."""
+    """Law: one draw changes one tensor to its layer's default: not the other, nor a normalisation's statistics."""
     layer = nn.BatchNorm2d(3)
     with torch.no_grad():
         for tensor in layer.state_dict().values():

@@ -95,7 +95,7 @@ def test_sequential_epochs_by_hand(tmp_path):
         epochs=2, lr=0.05, momentum=0.9, weight_decay=0.1, batch_size=4, exclude_own=True, order="sequential"
     )
     random_label(model, data, options, RNG)
-    assert [min(batch) >= 6 for batch in model.trained_on] == [True] + [False, False] + [True] + [False, False]
+    assert [min(batch) >= 6 for batch in model.trained_on] == [True, False, False, True, False, False]
     assert [len(batch) for batch in model.trained_on] == [4, 4, 2] * 2
     optimizer = HandSGD(hand, 0.9, 0.1)
     for indices in model.trained_on:

@@ -71,7 +71,7 @@ def test_transpose_swaps_every_kernel_and_repairs_on_retain(tmp_path):
 
 
 def test_pseudo_labels_from_two_functions(tmp_path):
-    """Law: retain; forget images that were right and shifted, as the fine-tuned copy says; surely wrong ones, as scratch.
+    """Law: retain; forget images right before and shifted, as the tuned copy says; surely wrong ones, as scratch says.
 
     One step by hand; an image that both functions choose comes twice.
     """
@@ -102,7 +102,7 @@ def test_pseudo_labels_from_two_functions(tmp_path):
 
 
 def test_both_functions_by_hand():
-    """Law: (i) right before and other after: positions 0 and 3; (ii) wrong with an entropy below T: position 1 alone."""
+    """Law: (i) right before and other after: positions 0 and 3; (ii) wrong, entropy below T: position 1 alone."""
     labels = np.array([0, 1, 2, 0])
     assert [each.tolist() for each in shifted(labels, np.array([0, 0, 2, 0]), np.array([1, 1, 2, 2]))] == [
         [0, 3],

@@ -28,10 +28,10 @@ from trials import Result
 
 from ray_unlearn.errors import StudyError
 from ray_unlearn.methods import METHODS
-from ray_unlearn.report.text import aligned
 from ray_unlearn.study.identity import difference
 from ray_unlearn.study.recipe import INHERITED
 from ray_unlearn.study.schema import Study
+from ray_unlearn.wording import aligned
 
 OBJECTIVE = (
     "mean over seeds of min(1, retain accuracy ratio) * min(1, validation accuracy ratio) * (1 - KS(forget, validation "

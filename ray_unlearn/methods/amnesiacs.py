@@ -39,6 +39,8 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import classifier, convolutions, reset_layers
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, class_weights, fit
 
@@ -57,7 +59,9 @@ class AmnesiacsOptions(Recipe):
         None, description="Only the validation images of these classes; [0, 1] is the published variant."
     )
     temperature: Float = Field(5.0, gt=0, description="Of the softened predictions, no unit (published).")
-    temperature_scaling: bool = Field(False, description="Multiply every KL term by T^2; published: no.")
+    temperature_scaling: Annotated[bool, Since("0.2", neutral=True)] = Field(
+        False, description="Multiply every KL term by T^2; published: no."
+    )
     objective: Literal["port", "paper"] = Field("port", description="Which description of the loss on retain.")
 
 
@@ -99,6 +103,9 @@ METHOD = Method(
     run=amnesiacs,
     options=AmnesiacsOptions,
     starts_from="original",
+    corrections=(
+        Correction("0.2", "KL terms were multiplied by T^2 = 25; the port has none", ("temperature_scaling",)),
+    ),
     summary="Reset the first and the last layer, then distil the original on validation and on retain.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 6th place (Amnesiacs)",
     cost="validation_epochs on validation + epochs on retain, each step with the original's predictions",

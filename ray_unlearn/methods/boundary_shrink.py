@@ -24,6 +24,8 @@ Does not cover: boundary expanding (an extra class for the forget images, pruned
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from pydantic import Field
@@ -34,6 +36,8 @@ from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.published import PLAIN, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe, Schedule
 from ray_unlearn.training import fit
 
@@ -49,8 +53,10 @@ class BoundaryShrinkOptions(Recipe):
     weight_decay: Float = Field(0.0, ge=0)
     schedule: Schedule = "constant"
     epsilon: Float = Field(0.1, ge=0, description="Step across the boundary, a share of the pixel range.")
-    exclude_own: bool = Field(False, description="Whether an image never keeps its own class (authors: it may).")
-    clamp: bool = Field(
+    exclude_own: Annotated[bool, Since("0.2", neutral=True)] = Field(
+        False, description="Whether an image never keeps its own class (authors: it may)."
+    )
+    clamp: Annotated[bool, Since("0.2", neutral=False)] = Field(
         True, description="Keep moved pixels in the range and round them to whole levels (authors: yes)."
     )
 
@@ -90,6 +96,20 @@ METHOD = Method(
     run=boundary_shrink,
     options=BoundaryShrinkOptions,
     starts_from="original",
+    corrections=(
+        Correction(
+            "0.2",
+            "the rate was a thousand times the authors, labels left the own class out, pixels were not clamped",
+            (
+                "lr",
+                "epochs",
+                "weight_decay",
+                "schedule",
+                "exclude_own",
+                "clamp",
+            ),
+        ),
+    ),
     summary="Fine-tune on the forget set under what the original says of each image after a step up its loss.",
     source="Chen et al., Boundary Unlearning, CVPR 2023",
     opened="TY-LEE-KR/Boundary-Unlearning-Code boundary_unlearning.py, adv_generator.py, main.py (authors')",

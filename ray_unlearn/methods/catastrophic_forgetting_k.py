@@ -29,7 +29,7 @@ Does not cover: starting the top afresh (`exact_unlearning_k`); Goel et al. clip
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
@@ -42,6 +42,8 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import classifier, last_units
 from ray_unlearn.methods.published import PLAIN, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import class_weights, cross_entropy, fit
 from ray_unlearn.training.optimizers import rate_factor
@@ -56,24 +58,26 @@ class CatastrophicForgettingKOptions(Recipe):
     momentum: Float = Field(0.0, ge=0, lt=1, description="SCRUB, Deep Unlearn: none; Goel et al. 0.9.")
     weight_decay: Float = Field(0.0, ge=0, description="SCRUB, Deep Unlearn: none, see anchor; Goel et al. 5e-5.")
     schedule: Schedule = Field("constant", description="Besides drops and restarts.")
-    decay_epochs: tuple[Int, ...] = Field((), description="Epochs after which the rate drops by `gamma`.")
-    decay_lr: Float | None = Field(
+    decay_epochs: Annotated[tuple[Int, ...], Since("0.2", neutral=())] = Field(
+        (), description="Epochs after which the rate drops by `gamma`."
+    )
+    decay_lr: Annotated[Float | None, Since("0.2", neutral=None)] = Field(
         None, gt=0, description="Rate that drops start from; default lr. SCRUB's helper takes 5e-4 whatever lr is."
     )
-    restart_lr: Float | None = Field(
+    restart_lr: Annotated[Float | None, Since("0.2", neutral=None)] = Field(
         None, gt=0, description="Cosine from lr to this rate, restarted after 1, 3, 7, ... epochs (Goel et al.: 0.005)."
     )
     k: Int = Field(1, ge=0, description="Units that move (published: 1).")
-    unit: Literal["stage", "block", "layer"] = Field(
+    unit: Annotated[Literal["stage", "block", "layer"], Since("0.2", neutral="block")] = Field(
         "stage", description="What k counts: stage (SCRUB, Deep Unlearn), residual block, or layer (Goel et al.)."
     )
-    moves_classifier: bool = Field(
+    moves_classifier: Annotated[bool, Since("0.2", neutral=True)] = Field(
         True, description="Whether the classifier moves beside stages or blocks (Deep Unlearn: yes; SCRUB: no)."
     )
-    statistics: Literal["frozen", "moving", "batch"] = Field(
+    statistics: Annotated[Literal["frozen", "moving", "batch"], Since("0.2", neutral="moving")] = Field(
         "frozen", description="Batch normalisation in evaluation mode: all (frozen), of the frozen part (moving), none."
     )
-    anchor: Float = Field(
+    anchor: Annotated[Float, Since("0.2", neutral=0.0)] = Field(
         0.0, ge=0, description="Pull towards the start, per unit of weight (SCRUB, small scale: 0.1)."
     )
 
@@ -144,6 +148,19 @@ METHOD = Method(
     run=catastrophic_forgetting_k,
     options=CatastrophicForgettingKOptions,
     starts_from="original",
+    corrections=(
+        Correction(
+            "0.2",
+            "k counted residual blocks, with momentum and a cosine; published are stages at a constant rate",
+            (
+                "unit",
+                "momentum",
+                "weight_decay",
+                "schedule",
+                "statistics",
+            ),
+        ),
+    ),
     summary="Fine-tune the last k stages, blocks or layers on the retain set; the rest is frozen.",
     source="Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearning, arXiv 2201.06640 (CF-k)",
     opened=(

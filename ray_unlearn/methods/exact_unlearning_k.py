@@ -40,6 +40,7 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import reset_layers
 from ray_unlearn.methods.published import pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.recipe import Float
 
 
@@ -63,6 +64,20 @@ METHOD = Method(
     run=exact_unlearning_k,
     options=ExactUnlearningKOptions,
     starts_from="original",
+    corrections=(
+        Correction(
+            "0.2",
+            "k counted residual blocks, with momentum, a cosine, 10 epochs; published are stages and 25 or 30",
+            (
+                "unit",
+                "momentum",
+                "weight_decay",
+                "schedule",
+                "statistics",
+                "epochs",
+            ),
+        ),
+    ),
     summary="Re-initialise the last k stages, blocks or layers and train them on the retain set; the rest is frozen.",
     source="Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearning, arXiv 2201.06640 (EU-k)",
     opened=(

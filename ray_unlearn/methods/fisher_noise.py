@@ -26,7 +26,7 @@ Does not cover: repair after the noise; forgetting whole classes by shifting the
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -37,6 +37,8 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import classifier
 from ray_unlearn.methods.published import pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Block, Float, Int
 from ray_unlearn.training import cross_entropy
 from ray_unlearn.training.gradients import fisher_diagonal, mean_squared_gradient
@@ -52,7 +54,7 @@ class FisherNoiseOptions(Block):
     classifier_clamp: Float = Field(1e2, gt=0, description="Largest 1 / F in the classifier.")
     boost: Float = Field(10.0, ge=0, description="Factor of the variance in 1-D tensors and the classifier.")
     images_per_gradient: Int = Field(1, ge=1, description="Images whose mean gradient is squared (Unlearn-Sparse: 32).")
-    labels: Literal["model", "true"] = Field(
+    labels: Annotated[Literal["model", "true"], Since("0.2", neutral="true")] = Field(
         "model", description="Expectation over the model's own labels, or the empirical Fisher at the true ones."
     )
 
@@ -82,6 +84,14 @@ METHOD = Method(
     run=fisher_noise,
     options=FisherNoiseOptions,
     starts_from="original",
+    corrections=(
+        Correction("0.2", "nothing was added to the Fisher information before its inverse; 1e-8 is published"),
+        Correction(
+            "0.2",
+            "the Fisher information was taken at the true labels; published is the expectation over the model own",
+            ("labels",),
+        ),
+    ),
     summary="Add Gaussian noise of variance alpha / Fisher information of the retain set to every weight.",
     source="Golatkar et al., Eternal Sunshine of the Spotless Net, CVPR 2020",
     opened="AdityaGolatkar/SelectiveForgetting Forgetting.ipynb (authors'); copies in SCRUB, SSD and Unlearn-Sparse",

@@ -41,6 +41,8 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import classifier, convolutions, reset_tensors
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe
 from ray_unlearn.training import Batch, Training
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor
@@ -62,7 +64,7 @@ class ForgetOptions(Recipe):
         (), description="A rate per epoch instead of `lr`, the last for all further ones (published for variant 2)."
     )
     layers: Int = Field(6, ge=1, description="Draws per cycle, with replacement (published).")
-    pool: Literal["tensors", "convolutions"] = Field(
+    pool: Annotated[Literal["tensors", "convolutions"], Since("0.2", neutral="convolutions")] = Field(
         "tensors",
         description="What is drawn. tensors: parameters but the classifier's and shortcuts'; convolutions: whole ones.",
     )
@@ -125,6 +127,16 @@ METHOD = Method(
     run=forget,
     options=ForgetOptions,
     starts_from="original",
+    corrections=(
+        Correction(
+            "0.2",
+            "six convolutions were drawn a cycle; six tensors fit the published ratios, noise of 0.1 the tables",
+            (
+                "pool",
+                "image_noise_std",
+            ),
+        ),
+    ),
     summary="Re-initialise random layers and regress the original's logits on retain, in cycles.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 8th place (Forget)",
     cost="epochs on retain, each step with the original's predictions",

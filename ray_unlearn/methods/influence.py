@@ -27,7 +27,7 @@ Does not cover: l1-regularised or group influence; repair afterwards.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.published import pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Block, Float, Int
 from ray_unlearn.training import cross_entropy
 from ray_unlearn.training.gradients import mean_gradient
@@ -52,8 +54,10 @@ class InfluenceOptions(Block):
     damping: Float = Field(
         1.0, gt=0, description="Added to the exact matrix's diagonal; 1 is the published recursion's."
     )
-    recursion: Literal["published", "exact"] = Field("published", description="How the inverse is applied.")
-    images: Literal["first", "random"] = Field(
+    recursion: Annotated[Literal["published", "exact"], Since("0.2", neutral="exact")] = Field(
+        "published", description="How the inverse is applied."
+    )
+    images: Annotated[Literal["first", "random"], Since("0.2", neutral="random")] = Field(
         "first", description="Retain images of the recursion. first: in order (published); random: a draw per run."
     )
 
@@ -150,6 +154,17 @@ METHOD = Method(
     run=influence,
     options=InfluenceOptions,
     starts_from="original",
+    corrections=(
+        Correction("0.2", "the step lacked the factor N_f / N, so it was 10 to 50 times too long"),
+        Correction(
+            "0.2",
+            "the inverse was exact over random images; the published recursion keeps one vector over the first ones",
+            (
+                "recursion",
+                "images",
+            ),
+        ),
+    ),
     summary="One influence-function step, theta + alpha * H^-1 (g_forget - g_retain), H by WoodFisher.",
     source="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023 (IU); WoodFisher, NeurIPS 2020",
     opened="OPTML-Group/Unlearn-Sparse and Unlearn-Saliency Wfisher.py (authors'); xcadet/deepunlearn iu.py (port)",

@@ -26,7 +26,7 @@ Does not cover: biases of convolutions, which are never drawn anew.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -39,6 +39,8 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import convolutions, moves, reinitialise, smallest
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe
 from ray_unlearn.training import Hooks, cross_entropy, fit
 from ray_unlearn.training.dead import dead_weights
@@ -59,7 +61,7 @@ class KookminOptions(Recipe):
     scope: Literal["global", "layer"] = Field(
         "layer", description="layer: the smallest of each convolution (the port); global: of all together (write-up)."
     )
-    among: Literal["all", "live"] = Field(
+    among: Annotated[Literal["all", "live"], Since("0.2", neutral="all")] = Field(
         "all", description="Weights that are ranked. all: as published; live: those that can get a gradient at all."
     )
     kept_scale: Float = Field(0.1, ge=0, description="What gradients of kept convolution weights are multiplied by.")
@@ -126,6 +128,13 @@ METHOD = Method(
     run=kookmin,
     options=KookminOptions,
     starts_from="original",
+    corrections=(
+        Correction(
+            "0.2",
+            "all convolutions were ranked together, which draws dead weights alone; the port ranks each",
+            ("scope",),
+        ),
+    ),
     summary="Re-initialise the convolution weights with the smallest retain-minus-forget gradient, then repair gently.",
     source="Team Kookmin, NeurIPS 2023 Machine Unlearning Challenge, 2nd place (targeted re-initialisation, MSG)",
     cost="epochs on retain, after gradients of 2 x forget images",

@@ -19,6 +19,7 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.presets import settings, tuned_presets
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.plan import StartsFrom
 from ray_unlearn.study.recipe import INHERITED
 from ray_unlearn.study.schema import Study
@@ -49,8 +50,16 @@ class Method:
     """(options) -> whether runs differ all the same; None where no option makes them."""
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Presets as published, by name: `competition...` or `published...`."""
+    corrections: tuple[Correction, ...] = ()
+    """Changes that give other results on purpose, oldest first. Each makes another population, or one of defaults alone
+    other defaults: older runs of the method are refused with its reason."""
     inherits: tuple[str, ...] = INHERITED
     """Option names that default to the study's `training` block."""
+
+    @property
+    def revision(self) -> int:
+        """1 as the method was first released, and one more with every correction but those of defaults."""
+        return 1 + sum(not one.defaults for one in self.corrections)
 
     def defaults(self, study: Study) -> dict[str, Any]:
         """Return the options that the study's `training` block gives where the population is silent."""

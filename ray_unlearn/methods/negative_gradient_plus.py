@@ -23,7 +23,7 @@ Does not cover: ascent alone (`gradient_ascent`).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -34,6 +34,8 @@ from ray_unlearn.methods.losses import anchored, with_statistics_frozen
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.published import PLAIN, SPARSE, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, class_weights, cross_entropy, fit
 
@@ -48,9 +50,13 @@ class NegativeGradientPlusOptions(Recipe):
     weight_decay: Float = Field(0.0, ge=0, description="Towards zero (SCRUB: none, see anchor; RUM 5e-4).")
     schedule: Schedule = Field("constant", description="Constant in every source.")
     alpha: Float = Field(0.95, gt=0, lt=1, description="Weight of the retain set's cross-entropy (SCRUB, small scale).")
-    forget_batch_size: Int | None = Field(None, ge=1, description="Forget images per step; default batch_size.")
-    anchor: Float = Field(0.1, ge=0, description="Pull towards the start, per unit of weight (SCRUB, small scale).")
-    statistics: Literal["batch", "frozen"] = Field(
+    forget_batch_size: Annotated[Int | None, Since("0.2", neutral=None)] = Field(
+        None, ge=1, description="Forget images per step; default batch_size."
+    )
+    anchor: Annotated[Float, Since("0.2", neutral=0.0)] = Field(
+        0.1, ge=0, description="Pull towards the start, per unit of weight (SCRUB, small scale)."
+    )
+    statistics: Annotated[Literal["batch", "frozen"], Since("0.2", neutral="batch")] = Field(
         "frozen", description="Of batch normalisation. frozen: evaluation mode throughout (SCRUB, small scale)."
     )
 
@@ -76,6 +82,20 @@ METHOD = Method(
     run=negative_gradient_plus,
     options=NegativeGradientPlusOptions,
     starts_from="original",
+    corrections=(
+        Correction(
+            "0.2",
+            "momentum, weight decay, batch statistics and a cosine were added; SCRUB has none of them",
+            (
+                "momentum",
+                "weight_decay",
+                "schedule",
+                "anchor",
+                "statistics",
+                "epochs",
+            ),
+        ),
+    ),
     summary="Minimise alpha * CE(retain) - (1 - alpha) * CE(forget).",
     source="Kurmanji et al., Towards Unbounded Machine Unlearning (SCRUB), NeurIPS 2023, baseline NegGrad+",
     opened="meghdadk/SCRUB notebooks and loops.py (authors'); kairanzhao/RUM unlearn/neggrad.py (authors')",

@@ -25,7 +25,7 @@ Does not cover: a part of the weights only (`salun`).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.published import PLAIN, SPARSE, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, Hooks, Training, class_weights, cross_entropy
 from ray_unlearn.training.objective import Loss
@@ -50,9 +52,13 @@ class RandomLabelOptions(Recipe):
     lr: Float = Field(0.01, gt=0, description="Rate (SalUn: 0.01 to 0.1).")
     weight_decay: Float = Field(5e-4, ge=0, description="As for the benchmark's originals.")
     schedule: Schedule = Field("constant", description="The originals' drops, at epochs 91 and 136, are never reached.")
-    exclude_own: bool = Field(False, description="Whether a forget image never gets its own class (amnesiac).")
-    redraw: Literal["epoch", "once"] = Field("epoch", description="When labels are drawn; once: amnesiac.")
-    order: Literal["joint", "sequential"] = Field(
+    exclude_own: Annotated[bool, Since("0.2", neutral=True)] = Field(
+        False, description="Whether a forget image never gets its own class (amnesiac)."
+    )
+    redraw: Annotated[Literal["epoch", "once"], Since("0.2", neutral="epoch")] = Field(
+        "epoch", description="When labels are drawn; once: amnesiac."
+    )
+    order: Annotated[Literal["joint", "sequential"], Since("0.2", neutral="joint")] = Field(
         "joint", description="joint: one shuffled order; sequential: forget, then retain (SalUn on CIFAR-10)."
     )
 
@@ -135,6 +141,9 @@ METHOD = Method(
     run=random_label,
     options=RandomLabelOptions,
     starts_from="original",
+    corrections=(
+        Correction("0.2", "labels left the own class out; all sources draw from all classes", ("exclude_own",)),
+    ),
     summary="Train on the retain set and on the forget set under random labels.",
     source="Golatkar et al., CVPR 2020; as the baseline RL of Fan et al., SalUn, ICLR 2024",
     opened="OPTML-Group/Unlearn-Saliency unlearn/RL.py, kairanzhao/RUM unlearn/RL_original.py (both authors')",

@@ -24,7 +24,7 @@ Does not cover: masks by layer, or recomputed during training.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -37,6 +37,8 @@ from ray_unlearn.methods.perturbations import smallest
 from ray_unlearn.methods.published import SPARSE, pinned
 from ray_unlearn.methods.random_label import RandomLabelOptions, random_label
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float
 from ray_unlearn.training import Hooks, cross_entropy
 from ray_unlearn.training.dead import dead_weights
@@ -47,7 +49,7 @@ class SalunOptions(RandomLabelOptions):
     """Defaults: SalUn's README for CIFAR-10."""
 
     lr: Float = Field(0.013, gt=0, description="Rate (SalUn README).")
-    order: Literal["joint", "sequential"] = Field(
+    order: Annotated[Literal["joint", "sequential"], Since("0.2", neutral="joint")] = Field(
         "sequential", description="sequential: forget, then retain (SalUn on CIFAR-10); joint: its CIFAR-100 branch."
     )
     saliency: Float = Field(
@@ -69,6 +71,17 @@ METHOD = Method(
     run=salun,
     options=SalunOptions,
     starts_from="original",
+    corrections=(
+        Correction("0.2", "weights that never get a gradient took places in the mask"),
+        Correction(
+            "0.2",
+            "labels left the own class out, in one shuffled order; published are all classes, forget before retain",
+            (
+                "exclude_own",
+                "order",
+            ),
+        ),
+    ),
     summary="Train on random labels for the forget set, moving only the parameters most salient for it.",
     source="Fan et al., SalUn: Empowering Machine Unlearning via Gradient-Based Weight Saliency, ICLR 2024",
     opened="OPTML-Group/Unlearn-Saliency Classification/generate_mask.py, unlearn/RL.py, unlearn/impl.py (authors')",

@@ -37,6 +37,7 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import moves, prune_smallest, refill
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.recipe import INHERITED, Float, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, fit, inverse_counts
 
@@ -98,6 +99,7 @@ METHOD = Method(
     run=sebastian,
     options=SebastianOptions,
     starts_from="original",
+    corrections=(Correction("0.2", "pruned biases were drawn anew; as published, they stay zero"),),
     summary="Prune and re-initialise 99 % of the weights, then fine-tune towards the original's prediction entropies.",
     source="Team Sebastian, NeurIPS 2023 Machine Unlearning Challenge, 4th place (PRMQ)",
     cost="epochs on retain, each step with a teacher's prediction",

@@ -33,6 +33,7 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.published import pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.recipe import Block, Float, Int
 from ray_unlearn.training import cross_entropy
 from ray_unlearn.training.gradients import mean_squared_gradient
@@ -72,6 +73,14 @@ METHOD = Method(
     run=selective_synaptic_dampening,
     options=SelectiveSynapticDampeningOptions,
     starts_from="original",
+    corrections=(
+        Correction("0.2", "a smaller last batch counted less; published, every batch counts the same"),
+        Correction(
+            "0.2",
+            "gradients of single images were squared; the authors square those of batches of 128",
+            ("images_per_gradient",),
+        ),
+    ),
     summary="Multiply weights by lambda * I_D / I_f, at most 1, where I_f > alpha * I_D.",
     source="Foster et al., Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening, AAAI 2024",
     opened="if-loops/selective-synaptic-dampening src/ssd.py, src/forget_random_main.py (authors')",

@@ -37,6 +37,8 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import add_noise, classifier, reset_layers
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Training
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor
@@ -55,10 +57,10 @@ class SunOptions(Recipe):
     )
     tensors: Int = Field(9, ge=1, description="Weight tensors trained in an epoch of the first stage (published).")
     noise_fraction: Float = Field(0.7, ge=0, le=1, description="Share of those that get noise (published).")
-    pool: Literal["port", "weights"] = Field(
+    pool: Annotated[Literal["port", "weights"], Since("0.2", neutral="weights")] = Field(
         "port", description="port: parameters without 'bn' in their name; weights: all outside batch normalisation."
     )
-    noise_again: bool = Field(
+    noise_again: Annotated[bool, Since("0.2", neutral=True)] = Field(
         False, description="Whether a tensor chosen in an earlier epoch may get noise (port: no)."
     )
     noise_std: Float = Field(0.04, ge=0, description="Of the noise, in units of the weights (published).")
@@ -108,6 +110,16 @@ METHOD = Method(
     run=sun,
     options=SunOptions,
     starts_from="original",
+    corrections=(
+        Correction(
+            "0.2",
+            "tensors were told by kind and could get noise again; the port goes by names, and noises a tensor once",
+            (
+                "pool",
+                "noise_again",
+            ),
+        ),
+    ),
     summary="Reset the classifier, train noisy random subsets of the tensors, then all of them.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 7th place (Sun)",
     cost="epochs on retain",

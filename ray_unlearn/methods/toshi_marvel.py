@@ -34,7 +34,7 @@ Does not cover: class weights, layer-wise rates, RelaxLoss, which the team tried
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ from ray_unlearn.methods.perturbations import scratch_copy, transpose_kernels
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.methods.shares import part_of
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import fit, predict
 
@@ -65,7 +67,7 @@ class ToshiMarvelOptions(Recipe):
     pseudo_label_share: Int = Field(266, ge=1, description="Runs of `pseudo_label` in a mix (published: of 512).")
     scratch_epochs: Float = Field(3.0, gt=0, description="pseudo_label: passes of the copy from scratch over retain.")
     scratch_lr: Float = Field(1e-3, gt=0, description="pseudo_label: rate of the copy from scratch.")
-    entropy_threshold: Float = Field(
+    entropy_threshold: Annotated[Float, Since("0.2", neutral=0.0)] = Field(
         0.5, ge=0, description="pseudo_label: the copy from scratch is sure below this entropy, in nats (our choice)."
     )
 
@@ -116,6 +118,9 @@ METHOD = Method(
     run=toshi_marvel,
     options=ToshiMarvelOptions,
     starts_from="original",
+    corrections=(
+        Correction("0.2", "pseudo-labels were given where both helpers erred; as published, two functions give them"),
+    ),
     summary="Transpose the kernels and repair, or teach pseudo-labels; the run's index chooses, 246 to 266.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 5th place (Toshi-K and Marvel)",
     cost="transpose: epochs on retain; pseudo_label: 2 x epochs + scratch_epochs on retain, and a few forget images",

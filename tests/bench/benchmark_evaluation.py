@@ -1,7 +1,7 @@
 """Time the evaluation's forgetting quality against a plain NumPy reading of the official definition, side by side.
 
-    OMP_NUM_THREADS=1 uv run python jobs/benchmark_evaluation.py --json figures.json    # N = 512: 20 s on one core
-    OMP_NUM_THREADS=1 uv run python jobs/benchmark_evaluation.py --runs 64 --examples 50
+    OMP_NUM_THREADS=1 uv run python tests/bench/benchmark_evaluation.py --json figures.json  # N = 512: 20 s on one core
+    OMP_NUM_THREADS=1 uv run python tests/bench/benchmark_evaluation.py --runs 64 --examples 50
 
 Prints CPU milliseconds per example of both on the same synthetic phi (Gaussian, sigma 1.5), with the spread over
 repeats, their ratio, the largest difference of epsilon, and the peak memory that NumPy allocates for 1,000 examples.

@@ -1,6 +1,6 @@
 """Train from a set larger than memory, beside the same training from memory: images per second, and memory over time.
 
-    OMP_NUM_THREADS=1 uv run python jobs/benchmark_streaming.py --json figures.json    # 200,000 images of 64x64
+    OMP_NUM_THREADS=1 uv run python tests/bench/benchmark_streaming.py --json figures.json    # 200,000 images of 64x64
 
 Writes synthetic Parquet files and decodes them on Ray (a set of 2.5 GB, 4 GB of disk in all, removed again). Then two
 workers train one epoch each, a net that costs next to nothing and then small_cnn of width 4, in turn: `resident`, all

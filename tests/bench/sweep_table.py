@@ -1,4 +1,4 @@
-"""Figures of jobs/sweep_device.py -> its table, and what can be read from it.
+"""Figures of tests/bench/sweep_device.py -> its table, and what can be read from it.
 
     for line in table_lines(found): ...          # median (least to most) over repeats, ratios per repeat
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmark_table import spread
 
-from ray_unlearn.report.text import plural
+from ray_unlearn.wording import plural
 
 Found = Mapping[str, Any]
 """What `sweep_device.main` returns."""

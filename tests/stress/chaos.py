@@ -1,7 +1,7 @@
 """Kill workers, drivers and nodes at random for some minutes; then compare with a study that nobody disturbed.
 
-    uv run python jobs/chaos.py --minutes 10 --seed 0                  # 171 to 200 kills on 2 cores
-    uv run python jobs/chaos.py --minutes 2 --seed 7 --kills 100 --folder /tmp/chaos   # 100 at least, however long
+    uv run python tests/stress/chaos.py --minutes 10 --seed 0                  # 171 to 200 kills on 2 cores
+    uv run python tests/stress/chaos.py --minutes 2 --seed 7 --kills 100 --folder /tmp/chaos  # 100 at least
 
 Starts a Ray cluster of three nodes on this machine (the head runs no workers; a token guards the ports), lets
 `ray-unlearn generate` make a study on it, and kills: workers and drivers from outside at random moments, nodes, and any
@@ -33,9 +33,9 @@ from typing import Any
 import faults
 from chaos_study import BATCH, Study
 
-from ray_unlearn.report.text import plural
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.verify import verify
+from ray_unlearn.wording import plural
 
 NODE: dict[str, Any] = {"object_store_memory": 100 * 2**20}
 _GAVE_UP = "workers in a row could not start"

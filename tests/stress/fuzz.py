@@ -1,8 +1,8 @@
 """Bad input, thousands of times: nothing may answer with a traceback, hang, crash, swell, or write elsewhere.
 
-    uv run python jobs/fuzz.py --cases 2000 --seed 0                    # every kind, N cases in all
-    uv run python jobs/fuzz.py --only parquet,weights --cases 500
-    uv run python jobs/fuzz.py --only record --case 17 --seed 0         # one case again, in this process
+    uv run python tests/stress/fuzz.py --cases 2000 --seed 0                    # every kind, N cases in all
+    uv run python tests/stress/fuzz.py --only parquet,weights --cases 500
+    uv run python tests/stress/fuzz.py --only record --case 17 --seed 0         # one case again, in this process
 
 Prints refused, accepted and violations by kind; ends with 1 where there is a violation, whose files it keeps below
 `--keep` with the command that repeats it. Cases run in processes of their own with a limit on address space (what is
