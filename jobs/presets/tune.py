@@ -93,6 +93,14 @@ SPACES: dict[str, Space] = {
         "ce_weight": Choice((0.5, 1.0)),
         "kl_weight": Choice((0.1, 0.5, 1.0)),
     },
+    "unsir": {
+        "lr": LogUniform(1e-4, 1e-1),
+        "impair_lr": LogUniform(1e-4, 1e-1),
+        "noise_batches": Choice((1, 4)),
+        "noise_batch_size": Choice((32,)),
+    },
+    "boundary_expanding": {"lr": LogUniform(1e-5, 1e-2), "epochs": LONGER},
+    "jit": {"lr": LogUniform(1e-5, 1e-1), "noise_std": LogUniform(0.01, 0.5)},
     "bad_teacher": {"lr": LogUniform(1e-5, 1e-2), "epochs": EPOCHS, "temperature": Choice((1.0, 2.0, 4.0))},
 }
 

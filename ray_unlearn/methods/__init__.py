@@ -42,6 +42,9 @@ _FILES = (
     "l1_sparse",
     "scrub",
     "bad_teacher",
+    "unsir",
+    "boundary_expanding",
+    "jit",
 )
 
 

@@ -11,6 +11,8 @@ Does not cover: training (`loop`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
@@ -26,7 +28,7 @@ _BATCH_SIZE = 256
 
 def mean_gradient(model: nn.Module, images: ImageSet, loss: Loss, batch_size: int = _BATCH_SIZE) -> Gradients:
     """Return the gradient of the loss averaged over all images; `loss` is a batch mean."""
-    return _accumulate(model, images, loss, batch_size, power=1)
+    return _accumulate(model, images, loss, batch_size, lambda gradient: gradient, by_image=True)
 
 
 def mean_squared_gradient(model: nn.Module, images: ImageSet, loss: Loss, batch_size: int = 1) -> Gradients:
@@ -34,7 +36,12 @@ def mean_squared_gradient(model: nn.Module, images: ImageSet, loss: Loss, batch_
 
     Every batch counts the same, the smaller last one, too.
     """
-    return _accumulate(model, images, loss, batch_size, power=2)
+    return _accumulate(model, images, loss, batch_size, torch.square)
+
+
+def mean_absolute_gradient(model: nn.Module, images: ImageSet, loss: Loss, batch_size: int) -> Gradients:
+    """Return the mean over batches of the size of the batch gradient, every batch counting the same."""
+    return _accumulate(model, images, loss, batch_size, torch.abs)
 
 
 def fisher_diagonal(model: nn.Module, images: ImageSet, batch_size: int = 1) -> Gradients:
@@ -60,16 +67,25 @@ def fisher_diagonal(model: nn.Module, images: ImageSet, batch_size: int = 1) -> 
     return total
 
 
-def _accumulate(model: nn.Module, images: ImageSet, loss: Loss, batch_size: int, power: int) -> Gradients:
+def _accumulate(
+    model: nn.Module,
+    images: ImageSet,
+    loss: Loss,
+    batch_size: int,
+    of: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    by_image: bool = False,
+) -> Gradients:
+    """Return the mean of a function of batch gradients, weighted by images or each batch the same."""
     model.eval()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = {parameter: torch.zeros_like(parameter) for parameter in parameters}
     starts = range(0, len(images), batch_size)
     for start in starts:
         positions = np.arange(start, min(start + batch_size, len(images)))
-        share = len(positions) / len(images) if power == 1 else 1 / len(starts)
+        share = len(positions) / len(images) if by_image else 1 / len(starts)
         gradients = torch.autograd.grad(loss(model, Batch(*images.batch(positions))), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                total[parameter].add_(gradient.pow(power), alpha=share)
+                total[parameter].add_(of(gradient), alpha=share)
     return total
