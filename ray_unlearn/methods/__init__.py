@@ -4,15 +4,18 @@
     METHODS["finetune"].run(model, data, use.options, rng)
 
 A method is `def method(model, data, options, rng) -> None`: it changes `model` in place, loops only through
-`training`, and takes all randomness from `rng`. To add one: a file with a `METHOD`, and its name below.
+`training`, and takes all randomness from `rng`. To add one: a file with a `METHOD`, and its name below; or, in a
+distribution of your own, an entry point (`registry`).
 
 Does not cover: where a run's model comes from and where it goes (`ray_unlearn.worker`).
 """
 
 import importlib
 from collections.abc import Mapping
+from typing import Any
 
 from ray_unlearn.methods.method import Method as Method
+from ray_unlearn.methods.registry import Registry, aliases_of
 
 _FILES = (
     "train",
@@ -48,6 +51,8 @@ _FILES = (
 )
 
 
-METHODS: Mapping[str, Method] = {
-    method.name: method for method in (importlib.import_module(f"{__name__}.{file}").METHOD for file in _FILES)
-}
+_OWN = {method.name: method for method in (importlib.import_module(f"{__name__}.{file}").METHOD for file in _FILES)}
+
+METHODS: Mapping[str, Method] = Registry(_OWN)
+ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = aliases_of(_OWN)
+"""Other names of methods -> the method, and the options that the name implies."""

@@ -109,6 +109,7 @@ METHOD = Method(
     summary="Reset the first and the last layer, then distil the original on validation and on retain.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 6th place (Amnesiacs)",
     cost="validation_epochs on validation + epochs on retain, each step with the original's predictions",
+    aliases={"KDE": {}},  # in Cadet et al., Deep Unlearn
     opened="xcadet/deepunlearn munl/unlearning/kgltop6.py (port); organisers' deck, pages 7 to 10 (slides)",
     open=("loss on retain: the port's and the slides' three terms rather than the paper's symmetric KL",),
     published={"competition": pinned(AmnesiacsOptions, COMPETITION)},

@@ -104,6 +104,7 @@ METHOD = Method(
     summary="Flatten the forget outputs, then alternate contrastive forgetting with cross-entropy on retain.",
     source="Team Fanchuan, NeurIPS 2023 Machine Unlearning Challenge, 1st place (FCS)",
     cost="1 on forget + epochs x (1 on forget, each step with a retain batch + 1 on retain)",
+    aliases={"FCS": {}},  # in Cadet et al., Deep Unlearn
     opened="xcadet/deepunlearn munl/unlearning/kgltop1.py (port); organisers' deck, page 23 (slides)",
     open=("retain batches of the contrastive passes: reshuffled every round as published, one long stream here",),
     published={"competition": pinned(FanchuanOptions, COMPETITION)},

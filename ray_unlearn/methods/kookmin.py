@@ -138,6 +138,7 @@ METHOD = Method(
     summary="Re-initialise the convolution weights with the smallest retain-minus-forget gradient, then repair gently.",
     source="Team Kookmin, NeurIPS 2023 Machine Unlearning Challenge, 2nd place (targeted re-initialisation, MSG)",
     cost="epochs on retain, after gradients of 2 x forget images",
+    aliases={"MSG": {}},  # in Cadet et al., Deep Unlearn
     opened="xcadet/deepunlearn munl/unlearning/kgltop2.py (port); organisers' deck, pages 20 to 22 (slides)",
     open=(
         "ranking by layer (code) or of all convolutions (write-up): by layer, because the other changes nothing there",

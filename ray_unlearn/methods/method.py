@@ -53,6 +53,10 @@ class Method:
     corrections: tuple[Correction, ...] = ()
     """Changes that give other results on purpose, oldest first. Each makes another population, or one of defaults alone
     other defaults: older runs of the method are refused with its reason."""
+    aliases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Other names of it in the literature, each with the options that the name implies."""
+    distribution: Mapping[str, str] = field(default_factory=dict)
+    """Name and version of the installed distribution that it is of; empty for the package's own. The registry sets it."""
     inherits: tuple[str, ...] = INHERITED
     """Option names that default to the study's `training` block."""
 

@@ -103,6 +103,7 @@ METHOD = Method(
     summary="Prune and re-initialise 99 % of the weights, then fine-tune towards the original's prediction entropies.",
     source="Team Sebastian, NeurIPS 2023 Machine Unlearning Challenge, 4th place (PRMQ)",
     cost="epochs on retain, each step with a teacher's prediction",
+    aliases={"PRMQ": {}},  # in Cadet et al., Deep Unlearn
     opened="xcadet/deepunlearn munl/unlearning/kgltop4.py (port); organisers' deck, pages 14 to 16 (slides)",
     open=("rounding to half precision: the port alone has it; kept, for parameters but not for buffers",),
     published={"competition": pinned(SebastianOptions, COMPETITION)},

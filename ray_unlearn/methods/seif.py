@@ -100,6 +100,7 @@ METHOD = Method(
     summary="Add noise to the first convolution, then train on retain, each batch scaled by its mean class weight.",
     source="Team Seif, NeurIPS 2023 Machine Unlearning Challenge, 3rd place (CFW)",
     cost="epochs on retain",
+    aliases={"CFW": {}},  # in Cadet et al., Deep Unlearn
     opened="xcadet/deepunlearn munl/unlearning/kgltop3.py (port); organisers' deck, page 17 (slides)",
     open=("layers that get noise: the first convolution (port, slides) rather than all (prose)",),
     published={

@@ -123,6 +123,7 @@ METHOD = Method(
     summary="Reset the classifier, train noisy random subsets of the tensors, then all of them.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 7th place (Sun)",
     cost="epochs on retain",
+    aliases={"RNI": {}},  # in Cadet et al., Deep Unlearn
     opened="xcadet/deepunlearn munl/unlearning/kgltop7.py (port); organisers' deck, page 6 (slides)",
     open=("tensors trained in the first stage: nine and normalisation (port) rather than all (write-up, slides)",),
     published={"competition": pinned(SunOptions, COMPETITION)},

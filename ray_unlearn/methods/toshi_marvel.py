@@ -124,6 +124,7 @@ METHOD = Method(
     summary="Transpose the kernels and repair, or teach pseudo-labels; the run's index chooses, 246 to 266.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 5th place (Toshi-K and Marvel)",
     cost="transpose: epochs on retain; pseudo_label: 2 x epochs + scratch_epochs on retain, and a few forget images",
+    aliases={"CT": {"variant": "transpose"}},  # in Cadet et al., Deep Unlearn
     opened="xcadet/deepunlearn munl/unlearning/kgltop5.py (port); organisers' deck, pages 11 to 13 (slides)",
     open=(
         "pseudo_label: threshold T; 0.5 nats",

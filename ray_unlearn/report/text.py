@@ -159,6 +159,8 @@ def method_values(method: Method) -> dict[str, Any]:
         "summary": method.summary,
         "source": method.source,
         "opened": method.opened,
+        "aliases": {alias: dict(implied) for alias, implied in method.aliases.items()},
+        "distribution": dict(method.distribution),
         "open": list(method.open),
         "starts_from": method.starts_from,
         "cost": method.cost,
@@ -195,6 +197,10 @@ def method_lines(method: Method) -> list[str]:
         f"  starts from: {method.starts_from}",
         f"  source: {method.source}",
     ]
+    for alias, implied in method.aliases.items():
+        with_options = "".join(f" with {key}: {value}" for key, value in implied.items())
+        lines.append(f"  also called: {alias}{with_options}")
+    lines += [f"  installed with: {' '.join(method.distribution.values())}"] * bool(method.distribution)
     lines += [f"  read: {method.opened}"] * bool(method.opened)
     lines += [f"  open: {each}" for each in method.open]
     lines.append(f"  cost: {_cost(method)}" + ("; deterministic: its runs have no spread" * method.deterministic))
