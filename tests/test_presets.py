@@ -363,6 +363,8 @@ def test_the_records_are_whole(setting):
     assert record.setup.seeds >= 3
     for name, method in record.methods.items():
         assert [trial.number for trial in method.trials] == list(range(record.setup.trials))
+        if method.note:  # of a method that was corrected since
+            continue
         registered = METHODS[name]
         moved = {option for one in registered.corrections for option in one.defaults}  # since they were tuned
         fields = {key: field for key, field in registered.options.model_fields.items() if key not in moved}

@@ -77,7 +77,7 @@ def methods(
     from ray_unlearn.methods import ALIASES, METHODS
     from ray_unlearn.report.text import method_lines, method_list, method_values
 
-    name = ALIASES[name][0] if name in ALIASES else name
+    name = ALIASES[name][0] if name is not None and name in ALIASES else name
     if name is not None and name not in METHODS:
         raise StudyError(f"no method {name!r}{did_you_mean(name, [*METHODS, *ALIASES])}")
     chosen = [method for key, method in METHODS.items() if name in (None, key)]

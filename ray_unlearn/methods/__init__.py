@@ -48,6 +48,8 @@ _FILES = (
     "unsir",
     "boundary_expanding",
     "jit",
+    "amun",
+    "task_vector",
 )
 
 
