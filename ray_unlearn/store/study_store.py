@@ -103,8 +103,8 @@ class StudyStore:
             return True
         if held.get("digest") == population.digest:
             return False
-        *lines, advice = refusal(held, population.identity, population.method.corrections)
-        said = [*lines, *(f"  in the study: {line}" for line in differences), advice]
+        *lines, made_by, advice = refusal(held, population.identity, population.method.corrections)
+        said = [*lines, *(f"  in the study: {line}" for line in differences), made_by, advice]
         raise PopulationChanged(
             f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n"
             + "\n".join(said)
