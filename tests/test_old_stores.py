@@ -297,3 +297,28 @@ def test_a_later_version_has_nothing_to_do(folder: Path, tmp_path_factory: pytes
     assert '"later"' in (folder / "store" / "kept" / "finetune" / "00002" / "record.json").read_text()
     assert "nothing to do: all 8 runs" in said(folder, "generate", *more)
     assert "verified 9 runs" in said(folder, "verify")
+
+
+def test_a_damaged_study_json_is_mended_by_generate(newest: Path):
+    """Law: what compares the study with it says that it is damaged; `generate` writes it again and makes nothing."""
+    path = newest / "store" / "kept" / "study.json"
+    whole = path.read_text()
+    for text in ("{half", "[]", '{"name": 7}'):
+        path.write_text(text)
+        for command in ("status", "evaluate"):
+            expected = r"study\.json: .*`ray-unlearn generate` writes it again$"
+            assert re.search(expected, said(newest, command, code=1).strip().splitlines()[-1]), command
+    assert "nothing to do" in said(newest, "generate")
+    assert json.loads(path.read_text()).keys() == json.loads(whole).keys()
+
+
+def test_keys_of_a_later_study_are_left_out(newest: Path):
+    """Law: a study.json with keys that this version does not know, at any depth, is compared in those that it knows."""
+    path = newest / "store" / "kept" / "study.json"
+    content = json.loads(path.read_text())
+    content["training"]["ema"] = 0.9
+    content["data"]["train"]["revision"] = "main"
+    content["later"] = {"a": [1]}
+    path.write_text(json.dumps(content))
+    assert "warning: made from another value" not in said(newest, "status")
+    assert "training.lr: 0.01 -> 0.5" in said(newest, "status", "--set", "training.lr=0.5")
