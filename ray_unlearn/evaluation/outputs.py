@@ -23,6 +23,7 @@ import pyarrow as pa
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.arrow import read_table
 from ray_unlearn.store.formats import require_known
 from ray_unlearn.store.records import OUTPUTS, payload_of
 from ray_unlearn.study.plan import Run
@@ -151,9 +152,8 @@ def decode_outputs(data: bytes, where: str = OUTPUTS) -> dict[str, SplitLogits]:
         NewerFormat: it is of a format that a later version wrote.
 
     """
-    table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+    table = read_table(data)
     require_known("outputs", table.schema.metadata or {}, where)
-    table.validate(full=True)  # Arrow itself believes every offset in a file
     table = table.combine_chunks()
     logits_NC = table.column("logits").chunk(0).flatten().to_numpy().reshape(len(table), -1)
     labels_N = table.column("label").to_numpy().astype(np.int64)
@@ -200,9 +200,8 @@ def read_image_names(store: StudyStore, digest: str) -> ImageNames:
 
     """
     try:
-        table = pa.ipc.open_file(pa.BufferReader(_splits_file(store, digest))).read_all()
+        table = read_table(_splits_file(store, digest))
         require_known("splits", table.schema.metadata or {}, f"{store.storage.uri}/{store.layout.splits(digest)}")
-        table.validate(full=True)
         rows = table.select([name for name in ("split", "image_id", "group") if name in table.column_names]).to_pydict()
     except _UNREADABLE as error:
         name = store.layout.splits(digest)
