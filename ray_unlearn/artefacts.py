@@ -123,6 +123,7 @@ class RunWriter:
         device: str,
         threads: int,
         arithmetic: Mapping[str, str],
+        shards: Mapping[str, str],
     ) -> Record:
         """Return the record that is published last."""
         return Record(
@@ -134,6 +135,7 @@ class RunWriter:
             options=dict(self.population.identity["options"]),
             seeds={"study": rng.study, "original": rng.original, "run": rng.run},
             original_sha256=original_sha256,
+            shards=dict(shards),
             payloads={name: payload_of(data) for name, data in sorted(payloads.items())},
             metrics=self.metrics,
             epoch_loss=self.epoch_loss,

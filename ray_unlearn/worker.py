@@ -218,6 +218,7 @@ class Worker:
                 device=_device_name(self._device),
                 threads=made.threads,
                 arithmetic=arithmetic(self._device, self._job.plan.study.execution),
+                shards=self._job.data.shards,
             )
             self._job.store.publish(made.run, payloads, record)
         except Exception as error:  # a full disk, and whatever else may happen to one run

@@ -152,7 +152,7 @@ def verify(
     from ray_unlearn.wording import plural
 
     store = store_of(load_study(study, overrides))
-    result = check.verify(store, store.populations())
+    result = check.verify(store, store.populations(), integrity.shards_sha256(store.storage))
     shards = integrity.damaged(store.storage)
     for problem in (*result.problems, *shards):
         say(f"bad: {problem}")
@@ -179,6 +179,12 @@ def verify(
         runs = check.repair(store, result.problems)
         integrity.prepare_again(store.storage, shards)
         say(f"repaired: {plural(len(runs), 'run')} pending again; `{typed('generate', study, overrides)}` makes them")
+        if doubtful := [run for run in result.silent if shards and run not in runs]:
+            say(
+                f"cannot be known: whether {plural(len(doubtful), 'run')} of version 0.1, such as {doubtful[0]}, "
+                "read the damaged images: those records do not say which they read; to make such a run again, remove "
+                "its folder and generate"
+            )
 
 
 def export(

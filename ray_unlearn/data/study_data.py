@@ -60,6 +60,11 @@ class StudyData:
         return [source for source in (self.train, self.validation, self.test) if source is not None]
 
     @property
+    def shards(self) -> dict[str, str]:
+        """One sha256 over each source's shards, by its folder in the storage."""
+        return {source.folder: source.manifest.shards_sha256 for source in self.sources}
+
+    @property
     def skipped(self) -> list[dict[str, str]]:
         """Images that `on_bad_image: skip` left out."""
         return [skip for source in self.sources for skip in source.manifest.skipped]

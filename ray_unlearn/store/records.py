@@ -69,6 +69,8 @@ class Record(_Value):
     """Study seed, original and run: with the population's name, the key of every random stream of the run."""
     original_sha256: str
     """The checkpoint that the run started from; empty for runs from scratch."""
+    shards: dict[str, str] = Field(default_factory=dict)
+    """The decoded images that it read: {folder in the storage: one sha256 over its shards'}; empty before 0.2."""
     payloads: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Payload]
     """By file name in the run's folder: a name that leads elsewhere makes no record."""
     metrics: dict[str, float]
