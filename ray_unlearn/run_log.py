@@ -146,7 +146,8 @@ def recorded(log: RunLog) -> Iterator[None]:
         try:
             yield
         finally:
-            _recording.text.flush()
+            with contextlib.suppress(ValueError):  # the code closed it
+                _recording.text.flush()
             _recording = None
             for name, stream in _STREAMS.items():
                 setattr(sys, name, stream.before)

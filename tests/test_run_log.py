@@ -208,6 +208,9 @@ def test_the_streams_come_back_and_a_kept_one_still_works(capsys):
     assert sys.stdout is before
     kept[0].write("later\n")
     assert capsys.readouterr().out == "later\n"
+    assert recording(lambda: (print("so far", end=""), sys.stdout.close())) == "so far"
+    print("still open")
+    assert capsys.readouterr().out == "still open\n"
 
 
 def test_a_child_gets_the_streams_that_were_there(capfd):
