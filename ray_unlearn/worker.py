@@ -7,7 +7,8 @@
 
 A run is published while the next one trains: all training happens in the caller's thread, one publication at most is
 in flight in another. A run's bytes depend on the run and the thread count alone: not on the worker, nor on what it
-executed before; what a run's code does to its process (folder, environment, ...) is put back.
+executed before; what a run's code does to its process (folder, environment, ...) is put back, and what it prints is
+kept as the run's log.
 
 Does not cover: which run comes next (`ray_unlearn.driver`).
 """
