@@ -29,7 +29,7 @@ from ray_unlearn.data.images import ImageSet
 from ray_unlearn.errors import StudyError
 from ray_unlearn.models import checkpoint_bytes
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store.records import CHECKPOINT, OUTPUTS, Record, payload_of
+from ray_unlearn.store.records import CHECKPOINT, LOG, OUTPUTS, Record, payload_of
 from ray_unlearn.study.plan import Population, Run
 from ray_unlearn.study.schema import Study
 from ray_unlearn.training import accuracy_and_loss, predict
@@ -102,11 +102,13 @@ class RunWriter:
         self.logits = self._logits(model)
         self.metrics = _metrics(self.logits, self.sets)
 
-    def finish(self, model: nn.Module) -> dict[str, bytes]:
+    def finish(self, model: nn.Module, log: bytes = b"") -> dict[str, bytes]:
         """Return all payloads by file name; may be called in another thread than the rest."""
         self.payloads[OUTPUTS] = encode_outputs(self.logits, self.sets, self.all_sets)
         if self.population.keep_checkpoints:
             self.payloads[CHECKPOINT] = checkpoint_bytes(model, self.study.checkpoint_dtype)
+        if log:
+            self.payloads[LOG] = log
         return self.payloads
 
     def record(

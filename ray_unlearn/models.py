@@ -31,7 +31,7 @@ from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.disk import require_regular
 from ray_unlearn.study.factories import find_factory, forget, sources
-from ray_unlearn.study.identity import canonical, difference
+from ray_unlearn.study.identity import canonical, difference, identity_of
 from ray_unlearn.study.schema import Dtype, Model
 from ray_unlearn.study.uris import label, told
 from ray_unlearn.taps import trim
@@ -99,7 +99,7 @@ def identity(spec: Model) -> dict[str, Any]:
     """
     forget()  # a file beside the study may have changed since this process imported it
     _factory(spec)
-    found: dict[str, Any] = {"arch": spec.arch, "options": spec.options, "trim_dead_taps": spec.trim_dead_taps}
+    found = identity_of(spec) | {"options": spec.options}  # as they are: a plain form may hide NaN
     try:
         canonical(found)
     except (TypeError, ValueError) as error:

@@ -12,6 +12,7 @@ from pyarrow import fs
 
 from ray_unlearn.errors import NewerFormat, StoreError
 from ray_unlearn.store import Storage, StudyStore, open_storage
+from ray_unlearn.store.records import payload_of
 from ray_unlearn.store.verify import repair, verify
 
 PLAN = plan_of(4)
@@ -34,9 +35,15 @@ def flip(data: bytes) -> bytes:
     return bytes([data[0] ^ 1]) + data[1:]
 
 
+def model_of(store: StudyStore, index: int) -> str:
+    """Return where a run's model lies."""
+    file = "model.safetensors"
+    return f"tiny/finetune/{index:05d}/{store.stored_as(file, payload_of(PAYLOADS[file]))}"
+
+
 def damage(store: StudyStore, how: str) -> None:
     """Damage run 2."""
-    model, record = "tiny/finetune/00002/model.safetensors", "tiny/finetune/00002/record.json"
+    model, record = model_of(store, 2), "tiny/finetune/00002/record.json"
     data = store.storage.read(model)
     if how == "flipped byte":
         store.storage.publish_file(model, flip(data))
@@ -92,8 +99,8 @@ def test_damage_is_found_and_mended(store: StudyStore, how: str):
 
 def test_every_bad_file_is_named(store: StudyStore):
     """Law: one problem per bad file; a run with two is repaired once."""
-    for name in PAYLOADS:
-        store.storage.publish_file(f"tiny/finetune/00003/{name}", b"x")
+    for name, data in PAYLOADS.items():
+        store.storage.publish_file(f"tiny/finetune/00003/{store.stored_as(name, payload_of(data))}", b"x")
     damage(store, "missing")
     problems = verify(store, ["finetune"]).problems
     assert [str(problem).split(":")[0] for problem in problems] == [

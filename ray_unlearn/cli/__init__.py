@@ -22,7 +22,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ray_unlearn import __version__
-from ray_unlearn.cli import judging, making, starting, submitting, whole
+from ray_unlearn.cli import judging, logs, making, starting, submitting, whole
 from ray_unlearn.cli.options import say
 from ray_unlearn.errors import Interrupted, RayUnlearnError
 
@@ -44,6 +44,7 @@ for command in (
     making.generate,
     making.status,
     making.verify,
+    logs.logs,
     judging.evaluate,
     judging.report,
     making.export,

@@ -27,6 +27,7 @@ from ray_unlearn.errors import DataError
 from ray_unlearn.evaluation.memorisation import hardest_images
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Storage, StudyStore
+from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.schema import Columns, Data, Forget, Source, Study
 from ray_unlearn.study.shuffle import Shuffle
 
@@ -180,7 +181,7 @@ def _assemble(
         "splits": splits.digest,
         "image_size": study.data.image_size,
         "classes": num_classes,
-        "normalize": normalize if isinstance(normalize, str) else normalize.model_dump(mode="json"),
+        "normalize": normalize if isinstance(normalize, str) else identity_of(normalize),
         **study.data.shuffle.identity,
     }
     return StudyData(

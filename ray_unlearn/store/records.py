@@ -27,6 +27,8 @@ from ray_unlearn.study.plan import Run
 RECORD = "record.json"
 CHECKPOINT = "model.safetensors"
 OUTPUTS = "outputs.arrow"
+LOG = "log.txt"
+"""What the run's code printed; absent where it printed nothing."""
 
 _CHECKSUM_CHARS = len(',"checksum":""}') + 64
 _CHECKSUM = re.compile(r',"checksum":"([0-9a-f]{64})"\}')

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray_unlearn.errors import DamagedFile
+from ray_unlearn.store.filesystem import Stamp
+from ray_unlearn.store.leftovers import leftovers
 from ray_unlearn.store.records import RECORD, Record, payload_of
 from ray_unlearn.store.starts import is_of_original
 from ray_unlearn.store.study_store import StudyStore
@@ -44,6 +46,8 @@ class Verification:
     problems: tuple[Problem, ...]
     silent: tuple[Run, ...]
     """Runs whose records do not say which decoded images they were made from: those of version 0.1."""
+    leftovers: Mapping[str, Stamp] = field(default_factory=dict)
+    """Payloads that no record names, by name; they are no problem (`leftovers`)."""
 
 
 def verify(store: StudyStore, populations: Iterable[str], shards: Mapping[str, str] | None = None) -> Verification:
@@ -73,6 +77,7 @@ def verify(store: StudyStore, populations: Iterable[str], shards: Mapping[str, s
         size_bytes=sum(payload.size_bytes for payload in payloads),
         silent=tuple(run for run, (record, _) in zip(runs, checked, strict=True) if record and not record.shards),
         problems=(*(problem for _, found in checked for problem in found), *_bad_failures(store, names)),
+        leftovers=leftovers(store, {run: record for run, (record, bad) in zip(runs, checked, strict=True) if not bad}),
     )
 
 
@@ -81,6 +86,7 @@ def repair(store: StudyStore, problems: Iterable[Problem]) -> list[Run]:
     problems = list(problems)
     failures = {problem.run for problem in problems if problem.file.startswith("failed/")}
     for run in failures:
+        store.storage.remove(store.layout.failed_log(run))
         store.storage.remove(store.layout.failure(run))
     runs = sorted({problem.run for problem in problems if not problem.file.startswith("failed/")})
     for run in runs:
@@ -149,7 +155,7 @@ def _wrong_start(run: Run, record: Record, known: _Known) -> Iterator[Problem]:
 def _wrong_payloads(store: StudyStore, run: Run, record: Record) -> Iterator[Problem]:
     for file, expected in record.payloads.items():
         try:
-            found = payload_of(store.storage.read(f"{store.layout.run(run)}/{file}"))
+            found = payload_of(store.stored(run, file, expected))
         except FileNotFoundError:
             yield Problem(run, file, f"missing; expected {expected.size_bytes} bytes")
             continue

@@ -5,7 +5,8 @@
 
 The study's folder goes to the end of `sys.path`, behind every installed package, and stays there, so that a factory may
 import what lies beside it when it is called, too. One study at a time: where another study of this process looked
-before, its folder and what was imported from there are forgotten. Of an installed module, its own file is hashed alone.
+before, its folder and what was imported from there are forgotten. Of an installed module, its own file is hashed alone;
+its distribution's name and version say the rest.
 
 Does not cover: calling the factory (`models`), factories that travel to a cluster (`driver.parcel`).
 """
@@ -24,6 +25,7 @@ from typing import Any
 from ray_unlearn.errors import ModelError
 from ray_unlearn.study.beside import module_in
 from ray_unlearn.study.identity import digest
+from ray_unlearn.study.installed import distribution_of
 
 _read: dict[str, tuple[ModuleType, str]] = {}
 """By name, the modules of factories that this process imported, and the sha256 of each one's file then."""
@@ -67,10 +69,11 @@ def find_factory(arch: str, beside: str = "") -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def sources(arch: str, beside: str = "") -> dict[str, str]:
+def sources(arch: str, beside: str = "") -> dict[str, Any]:
     """Return `source_sha256` of a found factory's module, and `beside_sha256` of what it imports from beside the study.
 
-    Each only where there is such a file. No path is in them but those inside the folder.
+    Of an installed one, its `distribution`, too. Each only where there is such a file. No path is in them but those
+    inside the folder.
 
     Raises:
         ModelError: the module was edited since this process imported it.
@@ -82,7 +85,9 @@ def sources(arch: str, beside: str = "") -> dict[str, str]:
     file = getattr(module, "__file__", None)
     if (now := _sha256(file)) != was:
         raise ModelError(f"model.arch: {file} was edited since this process imported it; start the process again")
-    found = {"source_sha256": now} if now else {}
+    found: dict[str, Any] = {"source_sha256": now} if now else {}
+    if file and (distribution := distribution_of(Path(file))):
+        found["distribution"] = distribution
     folder = Path(beside)
     if beside and file and folder in Path(file).parents:
         others = sorted(path for path in module_in(folder, name.partition(".")[0]) if path != Path(file))
