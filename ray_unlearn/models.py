@@ -18,15 +18,18 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from pyarrow import fs
 from torch import nn
 
 from ray_unlearn.data.files import open_filesystem
 from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.store.disk import require_regular
 from ray_unlearn.study.factories import find_factory, forget, sources
 from ray_unlearn.study.identity import canonical, difference, identity_of
 from ray_unlearn.study.schema import Dtype, Model
@@ -142,6 +145,8 @@ def read_file(path: str) -> bytes:
     """
     try:
         filesystem, inside = open_filesystem(path)
+        if isinstance(filesystem, fs.LocalFileSystem):
+            require_regular(Path(inside))
         with filesystem.open_input_stream(inside) as stream:
             return bytes(stream.read())
     except FileNotFoundError:
