@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from ray_unlearn.errors import DataError, MethodError, ModelError, RayUnlearnError, TrainingDiverged
 from ray_unlearn.store.records import Record
 from ray_unlearn.study.plan import Run
+from ray_unlearn.study.uris import without_keys
 
 Span = tuple[float, float]
 """From, to; in seconds."""
@@ -101,7 +102,7 @@ def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool =
         run=run,
         seconds=time.monotonic() - start,
         error=_one_line(error) + line_in_script(error),
-        traceback=traceback.format_exc(),
+        traceback=without_keys(traceback.format_exc()),
         final=isinstance(error, _FINAL),
         poisoned=poisoned,
         spent=Spent(busy=_since_epoch((start, time.monotonic()))),
@@ -115,7 +116,7 @@ def _since_epoch(*spans: Span) -> tuple[Span, ...]:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:500]
+    text = without_keys(" ".join(str(error).split()))[:500]
     known = isinstance(error, RayUnlearnError) and text
     return text if known else f"{type(error).__name__}: {text}{_out_of_memory(error)}"
 

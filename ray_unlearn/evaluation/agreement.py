@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from ray_unlearn.store import StudyStore
 from ray_unlearn.study.identity import difference
 from ray_unlearn.study.schema import Study
+from ray_unlearn.study.uris import labelled
 
 
 def disagreements(study: Study, store: StudyStore) -> list[str]:
@@ -27,7 +28,7 @@ def disagreements(study: Study, store: StudyStore) -> list[str]:
     except (FileNotFoundError, ValidationError):
         return []
     both = set(study.populations) & set(made.populations)
-    return difference(_values(made, both), _values(study, both))
+    return difference(labelled(_values(made, both)), labelled(_values(study, both)))
 
 
 def _values(study: Study, populations: set[str]) -> dict[str, Any]:

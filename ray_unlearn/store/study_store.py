@@ -63,7 +63,7 @@ class StudyStore:
         """
         new = [p for p in plan.populations.values() if self._is_new(p, differences)]
         for population in new:
-            content = {"digest": population.digest, "identity": population.identity}
+            content = {"digest": population.digest, "identity": labelled(population.identity)}
             name = self.layout.population_json(population.name)
             self.storage.create_file(name, json.dumps(content, indent=2, sort_keys=True).encode())
         for population in new:

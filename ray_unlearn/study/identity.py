@@ -12,6 +12,8 @@ import hashlib
 import json
 from typing import Any
 
+from ray_unlearn.study.uris import labelled
+
 _ABSENT = "(absent)"
 
 
@@ -42,6 +44,7 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def _show(value: Any) -> str:
+    value = labelled(value)
     text = value if value == _ABSENT else canonical(value)
     if len(text) <= 60:
         return text
