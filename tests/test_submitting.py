@@ -83,7 +83,7 @@ def test_submit_says_what_it_did_and_what_to_do(server: FakeServer, tmp_path: Pa
 
 
 def test_submit_lists_what_it_sends(server: FakeServer, tmp_path: Path, capsys) -> None:
-    """Law: a line per file where there is more than the study; what lies elsewhere is sent only where --send names it."""
+    """Law: a line per file where there is more than the study; what lies elsewhere is sent where --send names it."""
     (tmp_path / "study").mkdir()
     (tmp_path / "study/a.pth").write_bytes(b"weights")
     (tmp_path / "id_rsa").write_text("secret")

@@ -17,10 +17,12 @@ import re
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-_KEYS = re.compile(r"://\S*@")
-"""Up to the last @ of the word."""
-_HALF = re.compile(r"(?<!http)(?<!https)://(?!\[)[^\s/@:]*:(?!\d+(?:\W|$))[^\s/@]\S*")
-"""name:key, of a text that was cut off before the @; not host:port, nor a web address with a wrong port."""
+_NAMED = r"://(?!\[)[^\s/@:]*:(?!\d+(?:\W|$))[^\s@]"
+"""name:key, not host:port."""
+_KEYS = re.compile(rf"{_NAMED}[^\n]*@|://\S*@")
+"""Up to the last @ of the line where a name and a key begin, which may hold spaces; else of the word."""
+_HALF = re.compile(rf"(?<!http)(?<!https){_NAMED}\S*")
+"""Of a text that was cut off before the @; a web address may have a wrong port."""
 _OPTIONS = re.compile(r"(://[^\s?'\"<>]*)\?[^\s'\"<>),;]+")
 
 
