@@ -29,7 +29,7 @@ from ray_unlearn.data.images import ImageSet
 from ray_unlearn.errors import StudyError
 from ray_unlearn.models import checkpoint_bytes
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store.records import CHECKPOINT, OUTPUTS, Record, payload_of
+from ray_unlearn.store.records import CHECKPOINT, LOG, OUTPUTS, Record, payload_of
 from ray_unlearn.study.plan import Population, Run
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import labelled
@@ -103,11 +103,13 @@ class RunWriter:
         self.logits = self._logits(model)
         self.metrics = _metrics(self.logits, self.sets)
 
-    def finish(self, model: nn.Module) -> dict[str, bytes]:
+    def finish(self, model: nn.Module, log: bytes = b"") -> dict[str, bytes]:
         """Return all payloads by file name; may be called in another thread than the rest."""
         self.payloads[OUTPUTS] = encode_outputs(self.logits, self.sets, self.all_sets)
         if self.population.keep_checkpoints:
             self.payloads[CHECKPOINT] = checkpoint_bytes(model, self.study.checkpoint_dtype)
+        if log:
+            self.payloads[LOG] = log
         return self.payloads
 
     def record(
@@ -121,6 +123,8 @@ class RunWriter:
         seconds: dict[str, float],
         device: str,
         threads: int,
+        arithmetic: Mapping[str, str],
+        shards: Mapping[str, str],
     ) -> Record:
         """Return the record that is published last."""
         return Record(
@@ -132,6 +136,7 @@ class RunWriter:
             options=labelled(dict(self.population.identity["options"])),
             seeds={"study": rng.study, "original": rng.original, "run": rng.run},
             original_sha256=original_sha256,
+            shards=dict(shards),
             payloads={name: payload_of(data) for name, data in sorted(payloads.items())},
             metrics=self.metrics,
             epoch_loss=self.epoch_loss,
@@ -140,6 +145,7 @@ class RunWriter:
             started_at=started_at,
             device=device,
             threads=threads,
+            arithmetic=dict(arithmetic),
             host=socket.gethostname(),
             versions=dict(versions()),
             attempt=attempt,

@@ -28,10 +28,10 @@ from ray_unlearn.data.files import open_filesystem
 from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.factories import find_factory, forget, sources
-from ray_unlearn.study.identity import canonical, difference
+from ray_unlearn.study.identity import canonical, difference, identity_of
 from ray_unlearn.study.offline import offline
 from ray_unlearn.study.schema import Dtype, Model
-from ray_unlearn.study.uris import label, told, without_keys
+from ray_unlearn.study.uris import label, labelled, told, without_keys
 from ray_unlearn.taps import trim
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -68,7 +68,7 @@ def build(spec: Model, num_classes: int, seeds: Seeds) -> nn.Module:
             raise
         except Exception as error:  # a factory may raise anything
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ModelError(f"model {spec.arch}: does not take options {spec.options}: {reason}") from error
+            raise ModelError(f"model {spec.arch}: does not take options {labelled(spec.options)}: {reason}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {spec.arch}: expected a torch module; found {type(model).__name__}")
     return trim(model) if spec.trim_dead_taps else model
@@ -100,7 +100,7 @@ def identity(spec: Model) -> dict[str, Any]:
     """
     forget()  # a file beside the study may have changed since this process imported it
     _factory(spec)
-    found: dict[str, Any] = {"arch": spec.arch, "options": spec.options, "trim_dead_taps": spec.trim_dead_taps}
+    found = identity_of(spec) | {"options": spec.options}  # as they are: a plain form may hide NaN
     try:
         canonical(found)
     except (TypeError, ValueError) as error:

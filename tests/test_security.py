@@ -35,7 +35,11 @@ from ray_unlearn.study.schema import Columns, Source
 from ray_unlearn.study.uris import label
 
 ROOT = Path(__file__).resolve().parents[1]
-JOBS = {f"jobs.{path.stem}": path.read_text() for path in sorted((ROOT / "jobs").glob("*.py"))}
+SCRIPTS = {
+    f"{folder}.{path.stem}": path.read_text()
+    for folder in ("jobs", "tests/bench", "tests/stress")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
 
 SHELLS = {"os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "subprocess.getoutput", "pty.spawn"}
 
@@ -52,14 +56,14 @@ def shells(source: str) -> list[str]:
     return found
 
 
-def test_jobs_execute_nothing_that_they_read():
-    """Law: pickle, torch.load, np.load, yaml.load, eval and exec: what holds for the package holds for jobs/.
+def test_scripts_execute_nothing_that_they_read():
+    """Law: pickle, torch.load, np.load, yaml.load, eval and exec: what holds for the package holds for the scripts.
 
     Some may write .pth files: fuzz_sources, to damage them, and the benchmark, because the challenge's notebook does.
     """
-    assert JOBS
-    writers = ("jobs.fuzz_sources", "jobs.benchmark:", "jobs.notebook_loop")
-    found = [line for line in unsafe(JOBS) if not line.startswith(writers) or "torch.save" not in line]
+    assert SCRIPTS
+    writers = ("tests/stress.fuzz_sources", "tests/bench.benchmark:", "tests/bench.notebook_loop")
+    found = [line for line in unsafe(SCRIPTS) if not line.startswith(writers) or "torch.save" not in line]
     assert found == []
 
 
@@ -71,7 +75,7 @@ def test_the_search_finds_what_executes(line: str):
 
 def test_nothing_is_handed_to_a_shell():
     """Law: no command is put together as text."""
-    assert {name: found for name, source in {**MODULES, **JOBS}.items() if (found := shells(source))} == {}
+    assert {name: found for name, source in {**MODULES, **SCRIPTS}.items() if (found := shells(source))} == {}
     assert shells("subprocess.run(x, shell=True)")
     assert shells("os.system(x)")
 
@@ -79,7 +83,7 @@ def test_nothing_is_handed_to_a_shell():
 def test_nothing_listens_but_ray():
     """Law: the package opens no port of its own; what imports sockets asks for the host's name alone."""
     servers = {"http", "socketserver", "asyncio", "xmlrpc", "flask", "fastapi", "uvicorn"}
-    for name, source in {**MODULES, **JOBS}.items():
+    for name, source in {**MODULES, **SCRIPTS}.items():
         client = {"asyncio", "http"} if name == "driver.ray_jobs" else set()  # a client of the job server: see below
         assert not {imported.split(".")[0] for imported in imports(source)} & (servers - client), name
         assert not {"http.server", "http"} & imports(source), name
@@ -290,6 +294,75 @@ def test_the_audit_finds_a_hole():
     assert audit.found({"PyYAML": "5.4", "urllib3": "2.8.0", "none": "1"}, rows) == []
     assert audit.is_affected("2.3.9", "<1.10.13 or >=2,<2.4")
     assert not audit.is_affected("1.11", "<1.10.13 or >=2,<2.4")
+
+
+@pytest.mark.parametrize(
+    ("installed", "row", "said"),
+    [
+        ({"numpy": "what-a-version"}, {}, "numpy: not a version: 'what-a-version'"),
+        ({None: "1.0"}, {}, "an installed package without a name or a version: None 1.0"),
+        ({"numpy": None}, {}, "an installed package without a name or a version: numpy None"),
+        ({}, {"affected": "below 2"}, "advisory 1: X: not a range of versions: 'below 2'"),
+        ({}, {"affected": "<1 or "}, "advisory 1: X: an empty range of versions"),
+        ({}, {"affected": ""}, "advisory 1: expected affected, id, package, source, what; found "),
+        ({}, {"source": None}, "advisory 1: expected affected, id, package, source, what; found "),
+        ({}, {None: ["a comma too many"]}, "advisory 1: expected affected, id, package, source, what; found "),
+    ],
+)
+def test_the_audit_fails_on_what_it_cannot_read(monkeypatch, capsys, installed, row, said):
+    """Law: an advisory or a version that is not understood ends the audit with 1; so does an empty table."""
+    whole = {"id": "X", "package": "y", "affected": "<1", "what": "z", "source": "s"}
+    assert audit.unread({"numpy": "2.0"}, [whole]) == []
+    assert audit.unread({}, []) == ["the table of advisories is empty"]
+    (line,) = audit.unread(installed, [whole | row])
+    assert line.startswith(said)
+    monkeypatch.setattr(audit, "advisories", lambda _: [whole | {"affected": "below 2"}])
+    assert audit.main() == 1
+    assert "cannot be read" in capsys.readouterr().out
+
+
+def test_actions_are_pinned_and_may_only_read():
+    """Law: each action is named by a commit, with its release beside it; jobs read the checkout, and audit."""
+    text = (ROOT / ".github/workflows/ci.yml").read_text()
+    uses = re.findall(r"uses: (\S+)(.*)", text)
+    assert len(uses) >= 2
+    assert all(
+        re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", name) and re.search(r"# v\d+\.\d+\.\d+", rest) for name, rest in uses
+    )
+    assert re.findall(r"permissions: (.*)", text) == ["{contents: read}"]
+    assert text.count("persist-credentials: false") == text.count("actions/checkout@")
+    assert ".ci/audit.py" in text
+
+
+def test_keys_stay_off_the_cluster():
+    """Law: what `ray up` copies of a checkout leaves out the usual files of keys, and its token is private."""
+    import fnmatch
+
+    import yaml
+
+    text = (ROOT / "cluster.yaml").read_text()
+    left_out = yaml.safe_load(text)["rsync_exclude"]
+    for name in (
+        ".env",
+        ".env.local",
+        "id_rsa",
+        "id_ed25519",
+        "x.pem",
+        "x.key",
+        ".aws",
+        ".ssh",
+        ".netrc",
+        "credentials",
+    ):
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in left_out), name
+    assert "(umask 077; ray get-auth-token --generate)" in text
+
+
+def test_there_is_a_security_policy():
+    """Law: how to report, what is promised, and what is not: a study is code, and which ports ask for no token."""
+    text = " ".join((ROOT / "SECURITY.md").read_text().split())
+    for words in ("Report a vulnerability", "A study file is code", "metrics ports ask for no token", "--send"):
+        assert words in text
 
 
 def test_the_environment_is_consistent():

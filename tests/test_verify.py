@@ -10,7 +10,9 @@ import pytest
 from plans import PAYLOADS, finetune, plan_of, record_of
 from pyarrow import fs
 
+from ray_unlearn.errors import NewerFormat
 from ray_unlearn.store import Storage, StudyStore, open_storage
+from ray_unlearn.store.records import payload_of
 from ray_unlearn.store.verify import repair, verify
 
 PLAN = plan_of(4)
@@ -33,9 +35,15 @@ def flip(data: bytes) -> bytes:
     return bytes([data[0] ^ 1]) + data[1:]
 
 
+def model_of(store: StudyStore, index: int) -> str:
+    """Return where a run's model lies."""
+    file = "model.safetensors"
+    return f"tiny/finetune/{index:05d}/{store.stored_as(file, payload_of(PAYLOADS[file]))}"
+
+
 def damage(store: StudyStore, how: str) -> None:
     """Damage run 2."""
-    model, record = "tiny/finetune/00002/model.safetensors", "tiny/finetune/00002/record.json"
+    model, record = model_of(store, 2), "tiny/finetune/00002/record.json"
     data = store.storage.read(model)
     if how == "flipped byte":
         store.storage.publish_file(model, flip(data))
@@ -91,8 +99,8 @@ def test_damage_is_found_and_mended(store: StudyStore, how: str):
 
 def test_every_bad_file_is_named(store: StudyStore):
     """Law: one problem per bad file; a run with two is repaired once."""
-    for name in PAYLOADS:
-        store.storage.publish_file(f"tiny/finetune/00003/{name}", b"x")
+    for name, data in PAYLOADS.items():
+        store.storage.publish_file(f"tiny/finetune/00003/{store.stored_as(name, payload_of(data))}", b"x")
     damage(store, "missing")
     problems = verify(store, ["finetune"]).problems
     assert [str(problem).split(":")[0] for problem in problems] == [
@@ -101,6 +109,24 @@ def test_every_bad_file_is_named(store: StudyStore):
         "finetune/00003/outputs.arrow",
     ]
     assert repair(store, problems) == [finetune(2), finetune(3)]
+
+
+def test_a_damaged_failure_is_found_and_removed(store: StudyStore):
+    """Law: the record of a failure that cannot be read is named, and `--repair` removes it alone."""
+    store.storage.publish_file("tiny/finetune/failed/00003.json", b"{half")
+    problems = verify(store, ["finetune"]).problems
+    assert list(map(str, problems)) == ["finetune/failed/00003.json: cannot be read as the record of a failure"]
+    assert repair(store, problems) == [finetune(3)]
+    assert store.failures("finetune") == {}
+    assert verify(store, ["finetune"]).runs == 4
+
+
+def test_a_newer_record_is_no_damage(store: StudyStore):
+    """Law: a record of a later format is refused by name, and `--repair` does not get to remove it."""
+    newer = record_of(PLAN, finetune(2)).sealed().model_dump_json().replace('"format":2', '"format":3')
+    store.storage.publish_file("tiny/finetune/00002/record.json", newer.encode())
+    with pytest.raises(NewerFormat, match=r"finetune/00002/record\.json: format 3 of a record file"):
+        verify(store, ["finetune"])
 
 
 def test_an_unfinished_run_is_no_problem(store: StudyStore):

@@ -23,7 +23,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ray_unlearn import __version__
-from ray_unlearn.cli import judging, making, starting, submitting, whole
+from ray_unlearn.cli import judging, logs, making, starting, submitting, whole
 from ray_unlearn.errors import Interrupted, RayUnlearnError
 from ray_unlearn.terminal import Escaping, say, say_error
 
@@ -45,6 +45,7 @@ for command in (
     making.generate,
     making.status,
     making.verify,
+    logs.logs,
     judging.evaluate,
     judging.report,
     making.export,

@@ -70,7 +70,7 @@ def evaluate(
     from functools import partial
 
     from ray_unlearn.evaluation.evaluate import evaluate, reference_of
-    from ray_unlearn.report.score_text import score_lines
+    from ray_unlearn.report.text import score_lines
     from ray_unlearn.study import load_study
     from ray_unlearn.study.plan import ORIGINAL
 

@@ -29,9 +29,8 @@ def quickstart(
     from ray_unlearn.evaluation.evaluate import evaluate
     from ray_unlearn.quickstart import quickstart
     from ray_unlearn.report.publish import publish
-    from ray_unlearn.report.score_text import score_lines
-    from ray_unlearn.report.tables import accuracy_table
-    from ray_unlearn.report.text import accuracy_lines
+    from ray_unlearn.report.text import accuracy_lines, score_lines
+    from ray_unlearn.store.metrics import accuracy_table
     from ray_unlearn.study import load_study
 
     file, summary = quickstart(folder, backend.value)

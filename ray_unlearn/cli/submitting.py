@@ -72,7 +72,7 @@ def submit(
     from ray_unlearn.driver import ray_jobs
     from ray_unlearn.driver.parcel import pack
     from ray_unlearn.driver.submission import command_line, job_line, next_attempt, rival, submission_of
-    from ray_unlearn.report.text import plural
+    from ray_unlearn.wording import plural
 
     parcel = pack(study, overrides, stage=stage.value, ship_code=ship_code, send=send)
     address = (address or ray_jobs.default_address()).rstrip("/")

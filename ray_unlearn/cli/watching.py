@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from ray_unlearn.report.text import aligned, plural
 from ray_unlearn.report.watching import Driver, Look, Watch
-from ray_unlearn.report.wording import duration
 from ray_unlearn.terminal import open_console, say, say_error
+from ray_unlearn.wording import aligned, duration, plural
 
 if TYPE_CHECKING:
     from ray_unlearn.evaluation.scores import Scores
@@ -56,7 +55,7 @@ def watch_scores(watch: Watch, every_s: float, compared: Compared, score: Callab
         score: returns scores of every population's first so many runs; of all where None.
 
     """
-    from ray_unlearn.report.score_text import growth_lines
+    from ray_unlearn.report.text import growth_lines
 
     scored, waits = dict[str, int](), ""
     while True:

@@ -70,7 +70,7 @@ def _judge(study: Study, backend: Backend, address: str | None) -> None:
     from ray_unlearn.cli.judging import execution
     from ray_unlearn.evaluation.evaluate import evaluate
     from ray_unlearn.report.publish import publish
-    from ray_unlearn.report.score_text import score_lines
+    from ray_unlearn.report.text import score_lines
     from ray_unlearn.study.schema import Evaluation
 
     reference = (study.evaluation or Evaluation()).reference

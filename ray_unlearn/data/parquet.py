@@ -4,8 +4,7 @@
     source.class_names                           # from the schema's `huggingface` metadata
 
 Slices are whole row groups, so that each is read once. A struct image with a null `bytes` names a file beside the
-Parquet file; changing such a file alone is not noticed. Extension types of other libraries are refused: some of them
-unpickle (CVE-2026-41486).
+Parquet file; changing such a file alone is not noticed. Columns of extension types are refused (`store.arrow`).
 
 Does not cover: images as arrays in Parquet.
 """
@@ -13,21 +12,24 @@ Does not cover: images as arrays in Parquet.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ray_unlearn.data.files import SourceFile, expand, fingerprint
 from ray_unlearn.data.rows import OpenSource, Row
 from ray_unlearn.errors import DataError, did_you_mean
+from ray_unlearn.store.arrow import open_parquet_file, parquet_extension_types
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Columns
 from ray_unlearn.study.uris import label
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 _AT_ONCE = 16  # files that are opened at the same time
 _BATCH_ROWS = 256
@@ -115,14 +117,9 @@ class _reading:  # noqa: N801 - a context manager, used as a verb
         filesystem, path = self.file.open()
         try:
             self._stream = filesystem.open_input_file(path)
-            return pq.ParquetFile(self._stream)
-        except (OSError, pa.ArrowException) as error:
+            return open_parquet_file(self._stream)
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{self.file.label}: not a readable Parquet file: {_first_line(error)}") from error
-        except Exception as error:  # a library may have taught Arrow types of its own (Ray Data does), and they fail
-            raise DataError(
-                f"{self.file.label}: a column is of an extension type; expected plain Arrow types "
-                f"({type(error).__name__}: {_first_line(error)})"
-            ) from error
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._stream.close()
@@ -162,7 +159,7 @@ def _slices(file: SourceFile, columns: Columns) -> tuple[tuple[str, ...], list[P
     """Return the class names and the slices of one file, which its footer tells."""
     with _reading(file) as parquet:
         schema, metadata = parquet.schema_arrow, parquet.metadata
-        _check_columns(file, schema, columns)
+        _check_columns(file, schema, parquet_extension_types(parquet), columns)
         _refuse_swelling(file, metadata)
         own_names = _class_names(schema, columns.label) or ()
     return own_names, [ParquetSlice(file, *part, columns, own_names) for part in _row_groups(metadata)]
@@ -196,15 +193,14 @@ def _refuse_swelling(file: SourceFile, metadata: pq.FileMetaData) -> None:
                 )
 
 
-def _check_columns(file: SourceFile, schema: pa.Schema, columns: Columns) -> None:
+def _check_columns(file: SourceFile, schema: pa.Schema, extensions: Collection[str], columns: Columns) -> None:
     for key, name in columns.model_dump().items():
         if name is not None and name not in schema.names:
             raise DataError(
                 f"{file.label}: no column {name!r} for data.columns.{key}{did_you_mean(name, schema.names)}"
             )
     for name in (n for n in columns.model_dump().values() if n is not None):
-        metadata = schema.field(name).metadata or {}
-        if isinstance(schema.field(name).type, pa.BaseExtensionType) or b"ARROW:extension:name" in metadata:
+        if name in extensions or isinstance(schema.field(name).type, pa.BaseExtensionType):
             raise DataError(f"{file.label}: column {name!r} has an extension type; expected plain Arrow types")
     image, label = schema.field(columns.image).type, schema.field(columns.label).type
     has_bytes = pa.types.is_struct(image) and image.get_field_index("bytes") >= 0

@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,13 @@ from ray_unlearn.data.decode import (
     drop_stale_notes,
     remove_notes,
 )
-from ray_unlearn.data.node_cache import NodeCache
+from ray_unlearn.data.node_cache import NodeCache, cache_folder
 from ray_unlearn.data.rows import OpenSource, Slice
 from ray_unlearn.data.shards import Shard, map_shard
-from ray_unlearn.errors import DataError
+from ray_unlearn.data.verified import sha256_of
+from ray_unlearn.errors import DamagedFile, DataError
 from ray_unlearn.store.filesystem import Storage
+from ray_unlearn.store.formats import FORMATS, parse_object
 from ray_unlearn.store.layout import DATA_CACHE
 from ray_unlearn.study.identity import canonical, digest
 
@@ -43,6 +46,7 @@ _FORMAT = 2
 _AT_ONCE = 4  # shards that are fetched at the same time
 _COLUMNS_AT_ONCE = 16  # two small requests each: a matter of waiting
 MANIFEST = "manifest.json"
+_REPAIR = "run `ray-unlearn verify --repair` for the study, which decodes its source again, and then what you ran"
 
 DecodeAll = Callable[[Sequence[Slice], DecodeJob], Iterable[DecodedSlice]]
 """Decodes every slice, yielding in the slices' order."""
@@ -53,6 +57,8 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    format: int = 1
+    """Absent in format 1."""
     source: str
     image_size: int
     shards: tuple[ShardInfo, ...]
@@ -63,6 +69,11 @@ class Manifest(BaseModel):
     """sha256 over every example's digest, in order: identifies the decoded images wherever they came from."""
     skipped: tuple[dict[str, str], ...]
     """Each image that `on_bad_image: skip` left out: where, image_id, reason."""
+
+    @cached_property
+    def shards_sha256(self) -> str:
+        """One sha256 over those of all shards, in order: what a run's record says of what it read."""
+        return digest([shard.sha256 for shard in self.shards])
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +93,25 @@ class Prepared:
         """
         shards = self.manifest.shards
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as threads:
-            paths = list(threads.map(lambda shard: self._local(shard, cache), shards))
+            paths = list(threads.map(lambda shard: self._whole(shard, cache), shards))
         return [map_shard(str(path)) for path in paths]
+
+    def _whole(self, shard: ShardInfo, cache: Path | None) -> Path:
+        """Return the local path of a shard whose bytes are those that the manifest says."""
+        path, marks = self._local(shard, cache), cache or cache_folder()
+        try:
+            found = sha256_of(path, shard.sha256, marks)
+            if found != shard.sha256 and self.storage.local is None:  # this node's copy: there is another
+                NodeCache.of(marks).drop(shard.sha256)
+                path = self._local(shard, cache)
+                found = sha256_of(path, shard.sha256, marks)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(f"{path}: a shard of decoded images cannot be read ({reason}); {_REPAIR}") from error
+        if found != shard.sha256:
+            sums = f"expected sha256 {shard.sha256[:12]}..., found {found[:12]}..."
+            raise DataError(f"{path}: a shard of decoded images is damaged: {sums}; {_REPAIR}")
+        return path
 
     def columns(self) -> list[pa.Table]:
         """Return every shard's columns but its pixels; no pixel is copied, wherever the storage is.
@@ -180,10 +208,16 @@ def prepare_source(
 
 
 def read_manifest(storage: Storage, folder: str) -> Manifest | None:
-    """Return a prepared source's manifest, or None where there is none that can be read."""
+    """Return a prepared source's manifest, or None where there is none that can be read: decoding makes it again.
+
+    Raises:
+        NewerFormat: it is of a format that a later version wrote.
+
+    """
+    name = f"{folder}/{MANIFEST}"
     try:
-        return Manifest.model_validate_json(storage.read(f"{folder}/{MANIFEST}"))
-    except (FileNotFoundError, ValidationError):
+        return Manifest.model_validate(parse_object("manifest", storage.read(name), f"{storage.uri}/{name}"))
+    except (FileNotFoundError, DamagedFile, ValidationError):
         return None
 
 
@@ -252,6 +286,7 @@ class _Whole:
             raise DataError(f"{source.name}: no images" + (" that can be decoded" if source.num_rows else ""))
         self._content.update(b"]")
         return Manifest(
+            format=FORMATS["manifest"],
             source=source.name,
             image_size=job.image_size,
             shards=tuple(self._shards),

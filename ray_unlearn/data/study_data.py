@@ -27,6 +27,7 @@ from ray_unlearn.errors import DataError
 from ray_unlearn.evaluation.memorisation import hardest_images
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Storage, StudyStore
+from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.schema import Columns, Data, Forget, Source, Study
 from ray_unlearn.study.shuffle import Shuffle
 
@@ -57,6 +58,11 @@ class StudyData:
     def sources(self) -> list[Prepared]:
         """Prepared sources in the order of the index."""
         return [source for source in (self.train, self.validation, self.test) if source is not None]
+
+    @property
+    def shards(self) -> dict[str, str]:
+        """One sha256 over each source's shards, by its folder in the storage."""
+        return {source.folder: source.manifest.shards_sha256 for source in self.sources}
 
     @property
     def skipped(self) -> list[dict[str, str]]:
@@ -174,7 +180,7 @@ def _assemble(
         "splits": splits.digest,
         "image_size": study.data.image_size,
         "classes": num_classes,
-        "normalize": normalize if isinstance(normalize, str) else normalize.model_dump(mode="json"),
+        "normalize": normalize if isinstance(normalize, str) else identity_of(normalize),
         **study.data.shuffle.identity,
     }
     return StudyData(

@@ -83,7 +83,7 @@ def import_what_follows() -> None:
     """
     try:
         import ray_unlearn.driver.opening
-        import ray_unlearn.report.tables  # noqa: F401
+        import ray_unlearn.store.metrics  # noqa: F401
     except Exception as error:  # a library that is damaged, or built for another, may raise anything
         said = without_keys(" ".join(str(error).split()))[:300]
         raise RayUnlearnError(

@@ -26,16 +26,18 @@ from ray_unlearn.driver.recorder import Meters, Recorder
 from ray_unlearn.driver.room import refuse_share
 from ray_unlearn.driver.summary import Summary
 from ray_unlearn.driver.tally import Tally
-from ray_unlearn.errors import ClusterError, RayUnlearnError, StoreError, StudyError
+from ray_unlearn.errors import ClusterError, DamagedFile, RayUnlearnError, StoreError, StudyError
 from ray_unlearn.evaluation.agreement import disagreements
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.arithmetic import mixing
 from ray_unlearn.store.events import EventLog, event_log
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.sharing import marked
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
+from ray_unlearn.wording import printable
 
 if TYPE_CHECKING:  # they bring torch and pandas, which are imported while Ray starts
     from ray_unlearn.data.study_data import StudyData
@@ -54,6 +56,7 @@ def generate(
     workers: int | None = None,
     gpus_per_worker: float | None = None,
     only: Sequence[str] = (),
+    verbose: bool = False,
 ) -> Summary:
     """Make the missing runs of a study.
 
@@ -64,6 +67,7 @@ def generate(
         workers: overrides `execution.workers`.
         gpus_per_worker: overrides `execution.gpus_per_worker`.
         only: populations to make; their originals are made too.
+        verbose: show on standard error what each run printed, when it ends, each line with the run's name.
 
     Raises:
         RayUnlearnError: the study is refused, or the cluster cannot be had.
@@ -89,7 +93,7 @@ def generate(
         from ray_unlearn.driver.opening import open_job
 
         job = open_job(study, place.decode_all)
-        job.store.admit(job.plan, disagreements(job.plan.study, job.store))
+        job.store.admit(job.plan, _disagreements(job))
         job.store.storage.publish_file(job.store.layout.splits(job.data.splits.digest), job.data.splits_arrow)
         planned = job.plan.only(only).runs
         held = _held(job)
@@ -98,9 +102,13 @@ def generate(
             phases.enter("connect")
         log = log or (stack.enter_context(event_log(job.store)) if pending else None)
         recorder = _recorder(log, job, backend) if log and pending else None
+        job = replace(job, verbose=verbose)
         tally = _make(job, place, pending, held, len(planned), phases, recorder) if recorder else Tally()
         phases.enter("finish")
-        unwritten = _finish(job, tally, held)
+        try:
+            unwritten = _finish(job, tally, held)
+        except RuntimeError as error:
+            raise _without_threads(error) from error
         if recorder:
             recorder.ended(tally, phases.end())
         elif log and log.begun:  # announced, and there was nothing to do
@@ -145,11 +153,25 @@ def _probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
         return None  # it will be said where it can be explained
 
 
+def _disagreements(job: Job) -> list[str]:
+    """Return where the study differs from the one that was generated before; none where study.json is damaged.
+
+    Raises:
+        NewerFormat: a later version wrote study.json.
+
+    """
+    try:
+        return disagreements(job.plan.study, job.store)
+    except DamagedFile:  # it is written again in a moment, and says nothing that population.json does not say
+        return []
+
+
 def _held(job: Job) -> Held:
     """Return every record of the plan's populations, each read once.
 
     Raises:
-        StoreError: they were made without the checkpoints that the study now asks for.
+        StoreError: one of them is damaged, or of a later version's format; or they were made without the checkpoints
+            that the study now asks for.
 
     """
     held = {name: job.store.compact(name, p.digest) for name, p in job.plan.populations.items()}
@@ -185,7 +207,7 @@ def _finish(job: Job, tally: Tally, held: Held) -> str:
         StoreError: it cannot be written, though every run was.
 
     """
-    from ray_unlearn.report.tables import publish_metrics
+    from ray_unlearn.store.metrics import publish_metrics
 
     job.store.sweep(job.plan)  # what workers left that died
     known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
@@ -196,6 +218,16 @@ def _finish(job: Job, tally: Tally, held: Held) -> str:
             raise
         return str(error)
     return ""
+
+
+def _without_threads(error: RuntimeError) -> Exception:
+    """Return what to say where a run's code, inline, used up this process's threads or its memory; else the error."""
+    if "can't start new thread" not in str(error):
+        return error
+    return RayUnlearnError(
+        "metrics.parquet is not up to date: this process can start no thread any more, perhaps because of what a "
+        "method's code left behind; what was made is kept, and the same command, run again, brings it up to date"
+    )
 
 
 def _recorder(log: EventLog, job: Job, backend: BackendName) -> Recorder:
@@ -217,6 +249,9 @@ def _make(
         _refuse_other_device(job, pool, held)
         progress = stack.enter_context(show_progress(total=planned, already=planned - len(pending)))
 
+        reference = job.plan.study.evaluation.reference if job.plan.study.evaluation else ""
+        warn = functools.cache(progress.say)  # once, however many workers are alike
+
         def made(outcome: Outcome) -> None:
             recorder.made(outcome)
             progress.made()
@@ -225,6 +260,12 @@ def _make(
             phases.enter("runs")
             progress.begin()
             progress.say(f"worker ready: {info.host}, pid {info.pid}, {info.device}")
+            for line in mixing(held, {run.population for run in pending}, info.arithmetic, reference):
+                warn(f"warning: {line}")
+
+        def ended(outcome: Outcome) -> None:
+            for line in printable(outcome.log).splitlines() if job.verbose else ():
+                progress.say(f"{outcome.run}: {line}")
 
         progress.say(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
@@ -232,7 +273,7 @@ def _make(
             progress.say(f"warning: {warning}")
         scheduler = Scheduler(
             job.plan,
-            recorder.observed(pool),
+            recorder.observed(pool, ended),
             pending=in_order(job.plan, pending, interleave=job.plan.study.execution.interleave),
             made={run for run in job.plan.runs if run.index in held[run.population]},
             max_attempts=job.plan.study.execution.max_attempts,

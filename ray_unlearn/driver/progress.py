@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ray_unlearn.report.wording import duration
 from ray_unlearn.terminal import open_console
+from ray_unlearn.wording import duration
 
 _LINE_EVERY_S = 5.0
 

@@ -23,6 +23,8 @@ import pyarrow as pa
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.arrow import read_table
+from ray_unlearn.store.formats import require_known
 from ray_unlearn.store.records import OUTPUTS, payload_of
 from ray_unlearn.study.plan import Run
 
@@ -120,7 +122,7 @@ def _read(store: StudyStore, population: str, index: int, record: Record) -> dic
     run = Run(population=population, index=index)
     data = store.payload(run, OUTPUTS, record)
     try:
-        found = decode_outputs(data)
+        found = decode_outputs(data, f"{store.uri}/{run}/{OUTPUTS}")
     except _UNREADABLE as error:
         raise StoreError(f"{store.uri}: run {run}: {OUTPUTS} does not hold outputs ({_first_line(error)})") from error
     return {name: split.scored() for name, split in found.items()}
@@ -143,10 +145,15 @@ class SplitLogits:
         return SplitOutputs(self.positions_N, self.labels_N, phi_N[None], correct_N[None])
 
 
-def decode_outputs(data: bytes) -> dict[str, SplitLogits]:
-    """Return the splits of one run's outputs.arrow."""
-    table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-    table.validate(full=True)  # Arrow itself believes every offset in a file
+def decode_outputs(data: bytes, where: str = OUTPUTS) -> dict[str, SplitLogits]:
+    """Return the splits of one run's outputs.arrow.
+
+    Raises:
+        NewerFormat: it is of a format that a later version wrote.
+
+    """
+    table = read_table(data)
+    require_known("outputs", table.schema.metadata or {}, where)
     table = table.combine_chunks()
     logits_NC = table.column("logits").chunk(0).flatten().to_numpy().reshape(len(table), -1)
     labels_N = table.column("label").to_numpy().astype(np.int64)
@@ -193,8 +200,8 @@ def read_image_names(store: StudyStore, digest: str) -> ImageNames:
 
     """
     try:
-        table = pa.ipc.open_file(pa.BufferReader(_splits_file(store, digest))).read_all()
-        table.validate(full=True)
+        table = read_table(_splits_file(store, digest))
+        require_known("splits", table.schema.metadata or {}, f"{store.storage.uri}/{store.layout.splits(digest)}")
         rows = table.select([name for name in ("split", "image_id", "group") if name in table.column_names]).to_pydict()
     except _UNREADABLE as error:
         name = store.layout.splits(digest)

@@ -8,12 +8,14 @@ Does not cover: computing scores (`ray_unlearn.evaluation`).
 
 from __future__ import annotations
 
-import json
 from typing import Literal
 
-from ray_unlearn.errors import StoreError
+from ray_unlearn.errors import DamagedFile, StoreError
 from ray_unlearn.evaluation.evaluate import read_scores
+from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.store import StudyStore
+from ray_unlearn.store.arithmetic import mixtures
+from ray_unlearn.store.formats import parse_object
 
 Form = Literal["html", "markdown"]
 
@@ -25,7 +27,7 @@ def render(store: StudyStore, form: Form) -> str:
         StoreError: the store has no evaluation of this version.
 
     """
-    scores, study = read_scores(store), _study(store)
+    scores, study = _with_mixtures(read_scores(store), store), _study(store)
     if form == "html":
         from ray_unlearn.report.page import html_page
 
@@ -35,15 +37,20 @@ def render(store: StudyStore, form: Form) -> str:
     return markdown_page(scores, study)
 
 
+def _with_mixtures(scores: Scores, store: StudyStore) -> Scores:
+    """Add what an evaluation by an earlier version did not say of runs that were made in different ways."""
+    lines = mixtures({name: store.made(name) for name in scores.populations}, scores.reference)
+    new = [line for line in lines if line not in scores.warnings]
+    return scores.model_copy(update={"warnings": (*scores.warnings, *new)})
+
+
 def _study(store: StudyStore) -> dict[str, object]:
     where = f"{store.storage.uri}/{store.layout.study_json}"
     try:
-        study = json.loads(store.storage.read(store.layout.study_json))
-    except (FileNotFoundError, ValueError, RecursionError) as error:
+        study = parse_object("study", store.storage.read(store.layout.study_json), where)
+    except (FileNotFoundError, DamagedFile) as error:
         raise StoreError(f"{where}: missing or damaged; `ray-unlearn generate` writes it again") from error
-    if not isinstance(study, dict):
-        raise StoreError(f"{where}: holds no study; `ray-unlearn generate` writes it again")
-    return study
+    return {key: value for key, value in study.items() if key not in ("format", "made_by")}
 
 
 def publish(store: StudyStore, form: Form) -> str:

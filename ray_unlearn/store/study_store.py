@@ -17,19 +17,33 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from pydantic import ValidationError
-
-from ray_unlearn.errors import PopulationChanged, StoreError
+from ray_unlearn.errors import DamagedFile, PopulationChanged, StoreError, StudyError
+from ray_unlearn.store.claims import create_once
 from ray_unlearn.store.compaction import encode
 from ray_unlearn.store.filesystem import Storage
-from ray_unlearn.store.layout import Layout, run_index
+from ray_unlearn.store.formats import parse_object, stamped
+from ray_unlearn.store.layout import Layout, addressed, run_index
 from ray_unlearn.store.reading import Found, find_records
-from ray_unlearn.store.records import CHECKPOINT, RECORD, FailedRecord, Record, payload_of
-from ray_unlearn.study.identity import difference
+from ray_unlearn.store.records import (
+    CHECKPOINT,
+    LOG,
+    RECORD,
+    FailedRecord,
+    Payload,
+    Record,
+    failure_bytes,
+    parse_failure,
+    parse_record,
+    payload_of,
+)
+from ray_unlearn.study.changes import refusal
+from ray_unlearn.study.loading import parse_stored
 from ray_unlearn.study.plan import Plan, Population, Run
+from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import labelled
 
 _WORTH_COMPACTING = 256  # records, read one by one, take less time than people notice
+_SETTLES_NS = 2 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +77,15 @@ class StudyStore:
         """
         new = [p for p in plan.populations.values() if self._is_new(p, differences)]
         for population in new:
-            content = {"digest": population.digest, "identity": labelled(population.identity)}
+            identity = labelled(population.identity)
+            content = stamped("population", {"digest": population.digest, "identity": identity})
             name = self.layout.population_json(population.name)
-            self.storage.create_file(name, json.dumps(content, indent=2, sort_keys=True).encode())
+            data = json.dumps(content, indent=2, sort_keys=True).encode()
+            create_once(self.storage, name, data, population.digest[:16])
         for population in new:
             self._is_new(population, differences)  # another driver may have been quicker, with other values
-        study = json.dumps(labelled(plan.study.model_dump(mode="json")) | {"storage": self.storage.uri}, indent=2)
-        self.storage.publish_file(self.layout.study_json, study.encode())
+        study = labelled(plan.study.model_dump(mode="json")) | {"storage": self.storage.uri}
+        self.storage.publish_file(self.layout.study_json, json.dumps(stamped("study", study), indent=2).encode())
         self.sweep(plan)
 
     def sweep(self, plan: Plan) -> None:
@@ -93,61 +109,84 @@ class StudyStore:
             return True
         if held.get("digest") == population.digest:
             return False
-        lines = difference(held.get("identity"), json.loads(json.dumps(population.identity)))
-        lines = lines or ["(its population.json was edited)"]
+        *lines, advice = refusal(held, population.identity, population.method.corrections)
+        said = [*lines, *(f"  in the study: {line}" for line in differences), advice]
         raise PopulationChanged(
-            f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n  "
-            + "\n  ".join([*lines, *(f"in the study: {line}" for line in differences)])
-            + "\nGive the changed population another name, the study another name, or change it back."
+            f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n"
+            + "\n".join(said)
         )
 
     def held(self, population: str) -> dict[str, Any] | None:
         """Return what the folder says about a population: {digest, identity}; None where it has none."""
-        name = self.layout.population_json(population)
+        where = f"{self.storage.uri}/{self.layout.population_json(population)}"
         try:
-            content = json.loads(self.storage.read(name))
+            content = parse_object("population", self.storage.read(self.layout.population_json(population)), where)
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError) as error:
-            raise StoreError(
-                f"{self.storage.uri}/{name}: not JSON ({error}); restore it, or remove the population"
-            ) from error
-        whole = isinstance(content, dict) and isinstance(content.get("digest"), str)
-        if not whole or not isinstance(content.get("identity"), dict):
-            raise StoreError(
-                f"{self.storage.uri}/{name}: does not say what the runs were made from (digest, identity); "
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}; restore it, or remove the population") from error
+        if not isinstance(content.get("digest"), str) or not isinstance(content.get("identity"), dict):
+            raise DamagedFile(
+                f"{where}: does not say what the runs were made from (digest, identity); "
                 "restore it, or remove the population"
             )
-        return dict(content)
+        return content
+
+    def study(self) -> Study | None:
+        """Return the study as it was last generated; None where nothing was.
+
+        Raises:
+            DamagedFile: study.json cannot be read.
+            NewerFormat: it is of a format that a later version wrote.
+
+        """
+        where = f"{self.storage.uri}/{self.layout.study_json}"
+        try:
+            tree = parse_object("study", self.storage.read(self.layout.study_json), where)
+            return parse_stored({key: value for key, value in tree.items() if key not in ("format", "made_by")})
+        except FileNotFoundError:
+            return None
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}; `ray-unlearn generate` writes it again") from error
+        except StudyError as error:
+            raise DamagedFile(f"{where}: {error}; `ray-unlearn generate` writes it again") from error
 
     def publish(self, run: Run, payloads: Mapping[str, bytes], record: Record) -> None:
         """Publish a finished run: payloads, then its record; then forget its earlier failure.
 
-        A run that somebody published meanwhile stays as it is: the same run has the same bytes. Payloads without a
-        record are no run: on a disk they make way, on an object store they are written over. There, two drivers at
-        the same run whose bytes differ (a GPU that does not repeat itself) may leave the payload of one beside the
-        record of the other: `verify` finds it, and evaluation refuses what is not as recorded.
+        A run that somebody published meanwhile stays as it is. Payloads without a record are no run: on a disk they
+        make way. On an object store each lies under a name with its sha256, so of two drivers at the same run whose
+        bytes differ (a GPU that does not repeat itself) neither writes over the other's, and whichever record is
+        there names exactly what its own driver wrote. Both may find no record at the same moment; then the last one
+        stays, and what the other wrote is left over, for `verify --repair`.
         """
         there = self.storage.exists(self.layout.record(run))
         held = self.record(run) if there else None
         if held is None or not held.is_of(run, record.digest):
-            if there:
-                self.discard(run)  # a torn record, or one of something else
+            if there:  # the record of another run or population, copied here; what else is there makes way
+                self.storage.remove(self.layout.record(run))
             last = (RECORD, record.sealed().model_dump_json(indent=1).encode())
-            self.storage.publish_folder(self.layout.run(run), payloads, last)
-        self.storage.remove(self.layout.failure(run))
+            files = {self.stored_as(file, payload_of(data)): data for file, data in payloads.items()}
+            self.storage.publish_folder(self.layout.run(run), files, last)
+        if self.storage.exists(self.layout.failure(run)):
+            self.storage.remove(self.layout.failed_log(run))
+            self.storage.remove(self.layout.failure(run))
 
     def discard(self, run: Run) -> None:
         """Make a run pending again: its record goes first, so that no half-removed run ever counts as finished."""
         self.storage.remove(self.layout.record(run))
         self.storage.remove(self.layout.run(run))
 
-    def publish_failure(self, run: Run, failure: FailedRecord) -> None:
-        """Record why a run failed; the run stays to be made."""
-        self.storage.publish_file(self.layout.failure(run), failure.model_dump_json(indent=1).encode())
+    def publish_failure(self, run: Run, failure: FailedRecord, log: bytes = b"") -> None:
+        """Record why a run failed, and first what it printed; the run stays to be made."""
+        if log:
+            self.storage.publish_file(self.layout.failed_log(run), log)
+        else:
+            self.storage.remove(self.layout.failed_log(run))
+        self.storage.publish_file(self.layout.failure(run), failure_bytes(failure))
 
     def records(self, population: str, digest: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
-        """Return the records of a population's finished runs by index; unreadable and foreign ones are left out.
+        """Return the records of a population's finished runs by index; those of other populations are left out.
 
         Records that the compacted copy holds are taken from there, where the listing says that they are the same.
 
@@ -156,18 +195,26 @@ class StudyStore:
             digest: the population's.
             known: records read before, which are not read again: a record that is there never changes.
 
+        Raises:
+            DamagedFile: a record cannot be read, or was changed; only `verify --repair` makes its run pending.
+            NewerFormat: a later version wrote a record that this one cannot read.
+
         """
         return self._find(population, digest, known).records
 
     def compact(self, population: str, digest: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
         """Return what `records` does; write the compacted copy anew where it lacks more than 256 of them.
 
-        The copy saves time only, so a store that does not take it is no error.
+        The copy saves time only, so a store that does not take it is no error. An object store tells the time of a
+        change in seconds, and two drivers may both have written a record within one: there, the copy leaves out what
+        is newer than two seconds, and is made of what was read after the listing.
         """
-        found = self._find(population, digest, known)
+        remote = self.storage.local is None
+        found = self._find(population, digest, None if remote else known)
         if found.lacking > _WORTH_COMPACTING:
             with suppress(StoreError):
-                self.storage.publish_file(self.layout.compacted(population), encode(found.entries))
+                entries = found.settled(_SETTLES_NS) if remote else found.entries
+                self.storage.publish_file(self.layout.compacted(population), encode(entries))
         return found.records
 
     def _find(self, population: str, digest: str, known: Mapping[int, Record] | None) -> Found:
@@ -182,12 +229,20 @@ class StudyStore:
         return self.records(population, str(held.get("digest")), known) if held else {}
 
     def record(self, run: Run) -> Record | None:
-        """Return a run's record, or None where there is none that can be read."""
+        """Return a run's record, or None where there is none.
+
+        Raises:
+            DamagedFile: it cannot be read, or was changed; only `verify --repair` makes the run pending.
+            NewerFormat: it is of a format that a later version wrote.
+
+        """
+        name = self.layout.record(run)
         try:
-            record = Record.model_validate_json(self.storage.read(self.layout.record(run)))
-        except (FileNotFoundError, ValidationError):
+            return parse_record(self.storage.read(name), f"{self.storage.uri}/{name}")
+        except FileNotFoundError:
             return None
-        return record if record.is_intact() else None
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}; `ray-unlearn verify STUDY --repair` makes the run pending again") from error
 
     def indexes(self, population: str) -> list[int]:
         """Return the run indexes that have a folder, finished or not, sorted."""
@@ -200,22 +255,47 @@ class StudyStore:
         return [name for name in names if self.storage.exists(self.layout.population_json(name))]
 
     def failures(self, population: str) -> dict[int, FailedRecord]:
-        """Return the failures of runs not yet made, by index."""
-        folder = self.layout.failures(population)
-        failed = {}
-        for name in sorted(self.storage.sizes(folder)):
-            try:
-                failure = FailedRecord.model_validate_json(self.storage.read(f"{folder}/{name}"))
-            except (FileNotFoundError, ValidationError):
-                continue
-            failed[failure.index] = failure
-        return failed
+        """Return the failures of runs not yet made, by index.
+
+        Raises:
+            DamagedFile: one of them cannot be read.
+            NewerFormat: one of them is of a format that a later version wrote.
+
+        """
+        runs = [Run(population=population, index=index) for index in self.failed_indexes(population)]
+        return {run.index: failure for run in runs if (failure := self.failed(run))}
+
+    def failed(self, run: Run) -> FailedRecord | None:
+        """Return why a run failed, or None where it did not; errors as `failures`."""
+        name = self.layout.failure(run)
+        try:
+            return parse_failure(self.storage.read(name), f"{self.storage.uri}/{name}")
+        except FileNotFoundError:
+            return None
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}; `ray-unlearn verify STUDY --repair` removes it") from error
 
     def failed_indexes(self, population: str) -> list[int]:
         """Return the run indexes that have a failure, sorted; it is not read, nor whether the run was made since."""
         names = self.storage.sizes(self.layout.failures(population))
         found = (run_index(name.removesuffix(".json")) for name in names)
         return sorted(index for index in found if index is not None)
+
+    def log(self, run: Run) -> bytes:
+        """Return what a run printed, finished or failed; empty where it printed nothing.
+
+        Raises:
+            StoreError: the run is neither, or its log is not what its record says.
+
+        """
+        if record := self.record(run):
+            return self.payload(run, LOG, record) if LOG in record.payloads else b""
+        try:
+            return self.storage.read(self.layout.failed_log(run))
+        except FileNotFoundError:
+            if self.storage.exists(self.layout.failure(run)):
+                return b""
+        raise StoreError(f"{self.uri}: run {run} has no log: it is neither made nor failed yet")
 
     def payload(self, run: Run, file: str, record: Record | None = None) -> bytes:
         """Return a payload of a finished run, after comparing it with its record.
@@ -235,11 +315,29 @@ class StudyStore:
             hint = ", or keep_checkpoints: false" if file == CHECKPOINT else ""
             raise StoreError(f"{self.uri}: run {run} has no {file} (not made{hint})")
         try:
-            data = self.storage.read(f"{self.layout.run(run)}/{file}")
+            data = self.stored(run, file, expected)
         except FileNotFoundError:
             data = b""
         if payload_of(data) != expected:
             raise StoreError(
-                f"{self.uri}: run {run}: {file} is not what its record says; run `ray-unlearn verify --repair`"
+                f"{self.uri}: run {run}: {file} is not what its record says; run `ray-unlearn verify STUDY --repair`"
             )
         return data
+
+    def stored(self, run: Run, file: str, payload: Payload) -> bytes:
+        """Return a payload's bytes as they are, compared with nothing.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+
+        """
+        folder, name = self.layout.run(run), self.stored_as(file, payload)
+        try:
+            return self.storage.read(f"{folder}/{name}")
+        except FileNotFoundError:  # a store of an earlier version, or one that was copied from a bucket to a disk
+            other = file if name != file else addressed(file, payload.sha256)
+            return self.storage.read(f"{folder}/{other}")
+
+    def stored_as(self, file: str, payload: Payload) -> str:
+        """Return the name in the run's folder that a payload is written under."""
+        return file if self.storage.local is not None else addressed(file, payload.sha256)

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ray_unlearn.errors import DamagedFile
+from ray_unlearn.store.filesystem import Stamp
+from ray_unlearn.store.leftovers import leftovers
 from ray_unlearn.store.records import RECORD, Record, payload_of
 from ray_unlearn.store.starts import is_of_original
 from ray_unlearn.store.study_store import StudyStore
@@ -22,14 +25,15 @@ _READERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One file of one run that is not what its record says."""
+    """One file of one run that is not what its record says, or the damaged record of its failure."""
 
     run: Run
     file: str
     message: str
 
     def __str__(self) -> str:
-        return f"{self.run}/{self.file}: {self.message}"
+        folder = f"{self.run.population}/" if self.file.startswith("failed/") else f"{self.run}/"
+        return f"{folder}{self.file}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,57 +44,118 @@ class Verification:
     files: int
     size_bytes: int
     problems: tuple[Problem, ...]
+    silent: tuple[Run, ...]
+    """Runs whose records do not say which decoded images they were made from: those of version 0.1."""
+    leftovers: Mapping[str, Stamp] = field(default_factory=dict)
+    """Payloads that no record names, by name; they are no problem (`leftovers`)."""
 
 
-def verify(store: StudyStore, populations: Iterable[str]) -> Verification:
-    """Check the size and sha256 of every payload that a record names, and of the original that the run started from."""
-    runs = [Run(population=name, index=index) for name in populations for index in store.indexes(name)]
-    originals = store.made(ORIGINAL)
+def verify(store: StudyStore, populations: Iterable[str], shards: Mapping[str, str] | None = None) -> Verification:
+    """Check the size and sha256 of every payload that a record names, and what the run was made from.
+
+    Args:
+        store: the study's folder.
+        populations: which to check.
+        shards: the decoded images of the storage as their manifests say: {folder: one sha256 over its shards'}.
+
+    Raises:
+        NewerFormat: a later version wrote a file that this one cannot read; nothing is said of the others.
+        DamagedFile: a population.json cannot be read.
+
+    """
+    names = list(populations)
+    runs = [Run(population=name, index=index) for name in names for index in store.indexes(name)]
     with ThreadPoolExecutor(_READERS) as readers:
-        checked = list(readers.map(lambda run: _verify_run(store, run, originals), runs))
+        originals = _readable(store, readers)
+        digests = {name: str((store.held(name) or {}).get("digest")) for name in names}
+        known = _Known(digests, originals, shards or {})
+        checked = list(readers.map(lambda run: _verify_run(store, run, known), runs))
     payloads = [payload for record, _ in checked if record for payload in record.payloads.values()]
     return Verification(
         runs=sum(record is not None for record, _ in checked),
         files=len(payloads),
         size_bytes=sum(payload.size_bytes for payload in payloads),
-        problems=tuple(problem for _, found in checked for problem in found),
+        silent=tuple(run for run, (record, _) in zip(runs, checked, strict=True) if record and not record.shards),
+        problems=(*(problem for _, found in checked for problem in found), *_bad_failures(store, names)),
+        leftovers=leftovers(store, {run: record for run, (record, bad) in zip(runs, checked, strict=True) if not bad}),
     )
 
 
 def repair(store: StudyStore, problems: Iterable[Problem]) -> list[Run]:
-    """Make every run with a problem pending again; return those runs."""
-    runs = sorted({problem.run for problem in problems})
+    """Make every run with a problem pending again; return those runs. A damaged record of a failure is removed."""
+    problems = list(problems)
+    failures = {problem.run for problem in problems if problem.file.startswith("failed/")}
+    for run in failures:
+        store.storage.remove(store.layout.failed_log(run))
+        store.storage.remove(store.layout.failure(run))
+    runs = sorted({problem.run for problem in problems if not problem.file.startswith("failed/")})
     for run in runs:
         store.discard(run)
-    return runs
+    return sorted({*runs, *failures})
 
 
-def _verify_run(store: StudyStore, run: Run, originals: Mapping[int, Record]) -> tuple[Record | None, list[Problem]]:
-    if not store.storage.exists(store.layout.record(run)):
-        return (
-            None,
-            [],
-        )  # unfinished, as after a kill between payload and record on an object store: simply pending
-    record = store.record(run)
-    if record is None:
+def _readable(store: StudyStore, readers: ThreadPoolExecutor) -> dict[int, Record]:
+    """Return the records of the originals that are whole, by index."""
+    runs = [Run(population=ORIGINAL, index=index) for index in store.indexes(ORIGINAL)]
+    digest = str((store.held(ORIGINAL) or {}).get("digest"))
+    records = dict(zip(runs, readers.map(lambda run: _read(store, run)[0], runs), strict=True))
+    return {run.index: record for run, record in records.items() if record and record.is_of(run, digest)}
+
+
+def _read(store: StudyStore, run: Run) -> tuple[Record | None, str]:
+    """Return a run's record, and what is wrong with it where it is damaged; neither where there is none."""
+    try:
+        return store.record(run), ""
+    except DamagedFile as error:
+        return None, str(error)
+
+
+def _bad_failures(store: StudyStore, populations: Iterable[str]) -> Iterator[Problem]:
+    for name in populations:
+        for index in store.failed_indexes(name):
+            run = Run(population=name, index=index)
+            try:
+                store.failed(run)
+            except DamagedFile:
+                yield Problem(run, f"failed/{index:05d}.json", "cannot be read as the record of a failure")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What runs are compared with, payloads apart."""
+
+    digests: Mapping[str, str]
+    """By population."""
+    originals: Mapping[int, Record]
+    shards: Mapping[str, str]
+
+
+def _verify_run(store: StudyStore, run: Run, known: _Known) -> tuple[Record | None, list[Problem]]:
+    record, damage = _read(store, run)  # neither: killed between payload and record on an object store, so pending
+    if damage:
         return None, [Problem(run, RECORD, "cannot be read as a record, or was changed")]
-    return record, list(_problems(store, run, record, originals))
+    return record, [*_wrong_start(run, record, known), *_wrong_payloads(store, run, record)] if record else []
 
 
-def _problems(store: StudyStore, run: Run, record: Record, originals: Mapping[int, Record]) -> Iterator[Problem]:
-    held = store.held(run.population) or {}
-    if not record.is_of(run, str(held.get("digest"))):
+def _wrong_start(run: Run, record: Record, known: _Known) -> Iterator[Problem]:
+    if not record.is_of(run, known.digests[run.population]):
         yield Problem(
             run,
             RECORD,
             f"is of {record.population}/{record.index:05d}, digest {record.digest[:12]}, not of this run",
         )
-    if not is_of_original(record, originals):
+    if not is_of_original(record, known.originals):
         was = record.original_sha256[:12]
         yield Problem(run, RECORD, f"started from {ORIGINAL}/{record.original:05d} when it was sha256 {was}...")
+    for folder, sha256 in record.shards.items():
+        if known.shards.get(folder, sha256) != sha256:
+            yield Problem(run, RECORD, f"was made when the shards of {folder} were others than its manifest says now")
+
+
+def _wrong_payloads(store: StudyStore, run: Run, record: Record) -> Iterator[Problem]:
     for file, expected in record.payloads.items():
         try:
-            found = payload_of(store.storage.read(f"{store.layout.run(run)}/{file}"))
+            found = payload_of(store.stored(run, file, expected))
         except FileNotFoundError:
             yield Problem(run, file, f"missing; expected {expected.size_bytes} bytes")
             continue

@@ -5,7 +5,8 @@
 
 The study's folder goes to the end of `sys.path`, behind every installed package, and stays there, so that a factory may
 import what lies beside it when it is called, too. One study at a time: where another study of this process looked
-before, its folder and what was imported from there are forgotten. Of an installed module, its own file is hashed alone.
+before, its folder and what was imported from there are forgotten. Of an installed module, its own file is hashed alone;
+its distribution's name and version say the rest.
 
 Does not cover: calling the factory (`models`), factories that travel to a cluster (`driver.parcel`).
 """
@@ -25,6 +26,7 @@ from typing import Any
 from ray_unlearn.errors import ModelError
 from ray_unlearn.study.beside import module_in
 from ray_unlearn.study.identity import digest
+from ray_unlearn.study.installed import distribution_of
 from ray_unlearn.study.offline import offline
 
 _LIBRARIES = {*sys.stdlib_module_names, "torch"}
@@ -95,10 +97,11 @@ def _refuse_library(arch: str, module: str) -> None:
         )
 
 
-def sources(arch: str, beside: str = "") -> dict[str, str]:
+def sources(arch: str, beside: str = "") -> dict[str, Any]:
     """Return `source_sha256` of a found factory's module, and `beside_sha256` of what it imports from beside the study.
 
-    Each only where there is such a file. No path is in them but those inside the folder.
+    Of an installed one, its `distribution`, too. Each only where there is such a file. No path is in them but those
+    inside the folder.
 
     Raises:
         ModelError: the module was edited since this process imported it.
@@ -110,7 +113,9 @@ def sources(arch: str, beside: str = "") -> dict[str, str]:
     file = getattr(module, "__file__", None)
     if (now := _sha256(file)) != was:
         raise ModelError(f"model.arch: {file} was edited since this process imported it; start the process again")
-    found = {"source_sha256": now} if now else {}
+    found: dict[str, Any] = {"source_sha256": now} if now else {}
+    if file and (distribution := distribution_of(Path(file))):
+        found["distribution"] = distribution
     folder = Path(beside)
     if beside and file and folder in Path(file).parents:
         others = sorted(path for path in module_in(folder, name.partition(".")[0]) if path != Path(file))
