@@ -27,7 +27,7 @@ NAME = PACKAGE.name
 FLOORS = [
     ["errors", "wording"],
     ["study", "interrupts"],
-    ["seeds"],
+    ["seeds", "terminal"],
     ["store"],
     ["evaluation"],
     ["data"],
@@ -49,8 +49,8 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 RAY_ROOMS = {
     f"driver.ray_{name}"
-    for name in ("backend", "data", "evaluation", "jobs", "metrics", "nodes", "pool", "tune", "worker")
-}
+    for name in ("backend", "data", "evaluation", "jobs", "local", "metrics", "nodes", "pool", "tune", "watch")
+} | {"driver.ray_worker"}
 TORCH_FREE = {"errors", "wording", "study", "store", "interrupts", "evaluation", "report", "cli"}
 
 Sources = Mapping[str, str]
