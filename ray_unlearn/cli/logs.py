@@ -24,8 +24,8 @@ def logs(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Show what a run printed, warned and logged; of a failed run, its last attempt."""
-    from ray_unlearn.report.wording import printable
     from ray_unlearn.study import load_study
+    from ray_unlearn.wording import printable
 
     loaded = load_study(study, overrides)
     chosen = _run(run, loaded)

@@ -30,13 +30,13 @@ from ray_unlearn.errors import ClusterError, DamagedFile, RayUnlearnError, Store
 from ray_unlearn.evaluation.agreement import disagreements
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
-from ray_unlearn.report.wording import printable
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.events import EventLog, event_log
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.sharing import marked
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
+from ray_unlearn.wording import printable
 
 if TYPE_CHECKING:  # they bring torch and pandas, which are imported while Ray starts
     from ray_unlearn.data.study_data import StudyData

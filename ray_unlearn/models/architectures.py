@@ -31,7 +31,7 @@ from ray_unlearn.study.factories import find_factory, forget, sources
 from ray_unlearn.study.identity import canonical, difference
 from ray_unlearn.study.schema import Dtype, Model
 from ray_unlearn.study.uris import label, told
-from ray_unlearn.taps import trim
+from ray_unlearn.training.fast.small_maps import trim
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys that people put a state dict under
