@@ -107,7 +107,7 @@ class Training:
         self._remaining = max(1, round(recipe.epochs * self.steps_per_epoch))
         plain = len(sets) == 1 and all(each is None for each in (loss, hooks, parameters, optimizer))
         fixed = (model, data, self._images[0], recipe, self._sizes[0], self.optimizer, weights_C)
-        self._take = make_stepper(self._steps, *fixed, plain=plain)
+        self._take = make_stepper(*fixed, plain=plain)
 
     @property
     def done(self) -> bool:
@@ -132,7 +132,7 @@ class Training:
         progress = [self.epochs_done + step / self.steps_per_epoch for step in range(steps)]
         rates = [self.recipe.lr * self._rate(epochs) for epochs in progress]
         with arithmetic(self.recipe.precision):
-            total = self._take(draws, rates, self.optimizer)
+            total = self._take(self._steps, draws, rates, self.optimizer)
         self._remaining -= steps
         self.epochs_done += 1
         self._report(float(total) / len(draws), len(draws))

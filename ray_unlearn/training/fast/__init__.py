@@ -1,7 +1,7 @@
 """The quick ways to take a training's steps, behind one function.
 
-    take = make_stepper(eagerly, model, data, images, recipe, batch_size, optimizer, weights_C, plain=True)
-    total = take(draws, rates, optimizer)        # one epoch
+    take = make_stepper(model, data, images, recipe, batch_size, optimizer, weights_C, plain=True)
+    total = take(eagerly, draws, rates, optimizer)        # one epoch
 
 `eagerly` is the training loop itself. Two ways are quicker and give the same run: on a GPU, a captured step is replayed
 (`cuda_graph`); on a CPU, large kernels of which few taps meet a pixel are stepped on those taps alone (`live_taps`).
@@ -28,11 +28,13 @@ from ray_unlearn.training.optimizers import set_rate
 
 Steps = Callable[[Draws, Sequence[float], torch.optim.Optimizer], torch.Tensor]
 """Takes an epoch's draws, the rate of each step and the optimiser; returns the sum of its images' losses."""
+Stepper = Callable[[Steps, Draws, Sequence[float], torch.optim.Optimizer], torch.Tensor]
+"""The same, given the loop that takes the steps one operation at a time. A stepper does not keep the loop: a training
+that refers to itself would hold its optimiser's state until the garbage collector comes by."""
 _KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def make_stepper(
-    eagerly: Steps,
     model: nn.Module,
     data: RunData,
     images: ImageSet,
@@ -42,11 +44,10 @@ def make_stepper(
     weights_C: torch.Tensor | None,
     *,
     plain: bool,
-) -> Steps:
+) -> Stepper:
     """Return what takes a training's epochs in the quickest way there is.
 
     Args:
-        eagerly: takes an epoch's steps one operation at a time.
         model: trained in place.
         data: the run's; its engines, if it has any, hold captured steps.
         images: the set to train on.
@@ -57,14 +58,19 @@ def make_stepper(
         plain: whether the training is the default objective on one set, with nothing of a method's own.
 
     """
-    return _Quickest(eagerly, model, data, images, recipe, batch_size, optimizer, weights_C) if plain else eagerly
+    return _Quickest(model, data, images, recipe, batch_size, optimizer, weights_C) if plain else _take_eagerly
+
+
+def _take_eagerly(
+    eagerly: Steps, draws: Draws, rates: Sequence[float], optimizer: torch.optim.Optimizer
+) -> torch.Tensor:
+    return eagerly(draws, rates, optimizer)
 
 
 @dataclass
 class _Quickest:
     """Chooses for every epoch; what a method does to the model in between may change the choice."""
 
-    eagerly: Steps
     model: nn.Module
     data: RunData
     images: ImageSet
@@ -75,7 +81,9 @@ class _Quickest:
     live: LiveTaps | None = None
     epochs: int = 0
 
-    def __call__(self, draws: Draws, rates: Sequence[float], optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    def __call__(
+        self, eagerly: Steps, draws: Draws, rates: Sequence[float], optimizer: torch.optim.Optimizer
+    ) -> torch.Tensor:
         """Take an epoch's steps."""
         self.epochs += 1
         engine = self._engine(draws, optimizer)
@@ -85,8 +93,8 @@ class _Quickest:
         if self.epochs == 1 and self.data.device.type == "cpu" and can_stand_in(self.model, optimizer, self.recipe):
             self.live = LiveTaps.of(self.model, self.recipe, self.images.pixels.image_size)
         if self.live is None or optimizer is not self.optimizer:
-            return self.eagerly(draws, rates, optimizer)
-        return self.live.epoch(self.eagerly, draws, rates)
+            return eagerly(draws, rates, optimizer)
+        return self.live.epoch(eagerly, draws, rates)
 
     def _engine(self, draws: Draws, optimizer: torch.optim.Optimizer) -> Engine | None:
         """Return the engine that may take the epoch's steps, if any."""
