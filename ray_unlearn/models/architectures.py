@@ -35,7 +35,7 @@ from ray_unlearn.study.identity import canonical, difference, identity_of
 from ray_unlearn.study.offline import offline
 from ray_unlearn.study.schema import Dtype, Model
 from ray_unlearn.study.uris import label, labelled, told, without_keys
-from ray_unlearn.taps import trim
+from ray_unlearn.training.fast.small_maps import trim
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys that people put a state dict under
