@@ -77,7 +77,8 @@ class StudyStore:
         """
         new = [p for p in plan.populations.values() if self._is_new(p, differences)]
         for population in new:
-            content = stamped("population", {"digest": population.digest, "identity": population.identity})
+            identity = labelled(population.identity)
+            content = stamped("population", {"digest": population.digest, "identity": identity})
             name = self.layout.population_json(population.name)
             data = json.dumps(content, indent=2, sort_keys=True).encode()
             create_once(self.storage, name, data, population.digest[:16])
