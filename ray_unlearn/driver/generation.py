@@ -37,7 +37,7 @@ from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.sharing import marked
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
-from ray_unlearn.wording import printable
+from ray_unlearn.wording import lines_in
 
 if TYPE_CHECKING:  # they bring torch and pandas, which are imported while Ray starts
     from ray_unlearn.data.study_data import StudyData
@@ -264,7 +264,7 @@ def _make(
                 warn(f"warning: {line}")
 
         def ended(outcome: Outcome) -> None:
-            for line in printable(outcome.log).splitlines() if job.verbose else ():
+            for line in lines_in(outcome.log) if job.verbose else ():
                 progress.say(f"{outcome.run}: {line}")
 
         progress.say(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
