@@ -27,14 +27,12 @@ NAME = PACKAGE.name
 FLOORS = [
     ["errors", "wording"],
     ["study", "interrupts"],
-    ["seeds"],
+    ["seeds", "terminal"],
     ["store"],
     ["evaluation"],
     ["data"],
-    ["taps"],
-    ["models"],
-    ["pristine"],
     ["training"],
+    ["models"],
     ["methods"],
     ["artefacts"],
     ["outcome", "publisher", "run_log", "surroundings"],
@@ -49,8 +47,8 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 RAY_ROOMS = {
     f"driver.ray_{name}"
-    for name in ("backend", "data", "evaluation", "jobs", "metrics", "nodes", "pool", "tune", "worker")
-}
+    for name in ("backend", "data", "evaluation", "jobs", "local", "metrics", "nodes", "pool", "tune", "watch")
+} | {"driver.ray_worker"}
 TORCH_FREE = {"errors", "wording", "study", "store", "interrupts", "evaluation", "report", "cli"}
 
 Sources = Mapping[str, str]
