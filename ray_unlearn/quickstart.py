@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ray_unlearn.driver import Summary, generate
-from ray_unlearn.driver.generation import BackendName
+from ray_unlearn.driver.backends import BackendName
 from ray_unlearn.errors import StoreError
 from ray_unlearn.study import load_study
 

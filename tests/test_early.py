@@ -1,15 +1,24 @@
-"""What is refused before Ray starts, and imports that fail beside its start."""
+"""What is refused while Ray starts, what becomes of its start then, and imports that fail."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import subprocess
 import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
 
 import pytest
-from conftest import TINY
+import yaml
+from conftest import TINY, merged
 
-from ray_unlearn.driver import generate
-from ray_unlearn.driver.early import refuse_early
-from ray_unlearn.errors import MethodError, RayUnlearnError
+from ray_unlearn.driver import generate, generation
+from ray_unlearn.errors import ClusterError, MethodError, RayUnlearnError
+from ray_unlearn.store import StudyStore, open_storage
 
 MISSING = {
     "a table": ({"data": {"train": "none.parquet"}}, "none.parquet: no such file"),
@@ -21,23 +30,90 @@ MISSING = {
 }
 
 
+@pytest.fixture
+def slow_ray(monkeypatch) -> list[str]:
+    """Let Ray take a minute to start; return what became of that."""
+    from ray_unlearn.driver import ray_backend
+
+    said: list[str] = []
+
+    def join(backend: ray_backend.RayBackend) -> None:
+        said.append("began")
+        try:
+            for _ in range(6000):
+                time.sleep(0.01)
+        except BaseException:
+            said.append("cancelled")
+            raise
+
+    monkeypatch.setattr(ray_backend.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_backend.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_backend.RayBackend, "_join", join)
+    return said
+
+
 @pytest.mark.parametrize("what", MISSING)
-def test_a_file_that_is_not_there_is_refused_before_ray_starts(tiny, tmp_path, monkeypatch, what: str):
-    """Law: no cluster, no folder, the same words as ever."""
+def test_a_file_that_is_not_there_is_refused_while_ray_starts(tiny, tmp_path, slow_ray, what: str):
+    """Law: the start is cancelled, not waited for; no folder, no thread; the words are those of the inline backend."""
     changes, said = MISSING[what]
-    monkeypatch.setattr("ray_unlearn.driver.ray_backend.RayBackend.begin", lambda self: pytest.fail("Ray starts"))
+    before, threads = time.monotonic(), threading.active_count()
     for backend in ("ray", "inline"):
         with pytest.raises(RayUnlearnError, match=said):
             generate(tiny(**changes), backend=backend)
+    assert slow_ray == ["began", "cancelled"]
+    assert time.monotonic() - before < 20
+    assert threading.active_count() == threads
     assert not list(tmp_path.glob("store/tiny"))
 
 
-def test_what_is_there_or_elsewhere_is_not_refused(tiny, tmp_path):
-    """Law: embedded sets, files, globs that match, and URIs pass; nothing is opened."""
-    (tmp_path / "a.parquet").touch()
-    (tmp_path / "mine.py").touch()
-    for train in ("digits", f"{tmp_path}/a.parquet", f"{tmp_path}/*.parquet", "s3://bucket/none.parquet"):
-        refuse_early(tiny(data={"train": train}, populations={"mine": {"method": f"{tmp_path}/mine.py:f"}}))
+def test_a_start_that_nobody_needs_is_cancelled(tiny, tmp_path, slow_ray, monkeypatch):
+    """Law: where the guess that something is pending was wrong, generate ends without a cluster."""
+    generate(tiny(), backend="inline")
+    store = StudyStore(open_storage(str(tmp_path / "store")), "tiny")
+    monkeypatch.setattr(generation, "probably_pending", lambda *_: store)
+    assert generate(tiny(), backend="ray").already == 4
+    assert slow_ray == ["began", "cancelled"]
+
+
+def test_a_cluster_that_cannot_be_had_is_an_error_of_the_command(tiny, monkeypatch, slow_ray):
+    """Law: what the starting thread meets is raised where somebody waits for it, and the thread ends."""
+
+    def refuse(*_: object) -> None:
+        raise ClusterError("no such cluster")
+
+    monkeypatch.setattr("ray_unlearn.driver.ray_backend.RayBackend._join", refuse)
+    with pytest.raises(ClusterError, match="no such cluster"):
+        generate(tiny(), backend="ray")
+    assert "start-ray" not in {thread.name for thread in threading.enumerate()}
+
+
+def processes_below(folder: Path) -> list[str]:
+    """Return the processes that name a folder on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
+    return [line for line in found if str(folder) in line and "ray_unlearn" not in line]
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_a_refusal_leaves_no_cluster_behind(tmp_path_factory, tmp_path):
+    """Law: a wrong path is one line and code 1; of the local cluster that was starting, no process is left."""
+    folder = Path(tempfile.mkdtemp(prefix="ray"))  # a socket's path must be short
+    study = merged(TINY, {"data": {"train": "none.parquet"}, "storage": str(tmp_path / "store")})
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(tmp_path / "study.yaml")]
+    done = subprocess.run(
+        command, env=os.environ | {"RAY_TMPDIR": str(folder)}, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*none\.parquet: no such file; .*\n", done.stderr)
+    assert (folder / "ray").exists()  # it had begun to start
+    end = time.monotonic() + 10
+    while processes_below(folder) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert processes_below(folder) == []
 
 
 @pytest.mark.parametrize("backend", ["ray", "inline"])
@@ -45,7 +121,7 @@ def test_an_environment_that_is_not_whole_is_one_line(tiny, monkeypatch, backend
     """Law: a damaged torch beside the start of Ray is one error of the command, no thread's traceback."""
     if backend == "ray":
         request.getfixturevalue("ray_cluster")
-    monkeypatch.setitem(sys.modules, "ray_unlearn.driver.opening", None)
+    monkeypatch.setitem(sys.modules, "ray_unlearn.worker", None)
     with pytest.raises(
         RayUnlearnError, match=r"cannot be imported: (ModuleNotFound|Import)Error: .*not whole: `uv sync"
     ):

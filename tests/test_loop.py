@@ -10,11 +10,10 @@ from dataclasses import replace
 import pytest
 from plans import finetune, plan_of
 
-from ray_unlearn.driver.hooks import Hooks
-from ray_unlearn.driver.loop import Scheduler
-from ray_unlearn.driver.pool import Event, Finished, Leaving, Lost, Ready
-from ray_unlearn.driver.tally import Tally
-from ray_unlearn.errors import ClusterError
+from ray_unlearn.driver import loop
+from ray_unlearn.driver.happened import Failed, Made, Retried, Sink, Started, Stopped, Tally
+from ray_unlearn.driver.pool import Finished, Leaving, Lost, Ready, Report
+from ray_unlearn.errors import ClusterError, StoreUnwritable
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.study import Plan, Run
 
@@ -72,7 +71,7 @@ class FakePool:
         assert len(self.calls[worker]) <= 2
         self.sizes.append(len(attempts))
 
-    def wait(self) -> list[Event]:
+    def wait(self) -> list[Report]:
         worker = self.pick(sorted({*self.starting, *self.busy}))
         if worker in self.starting:
             self.starting.discard(worker)
@@ -128,19 +127,19 @@ class FakePool:
             del self.calls[worker]
 
 
-def schedule(
-    plan: Plan, pool: FakePool, *, made: Iterable[Run] = (), max_attempts: int = 2, hooks: Hooks | None = None
-) -> Tally:
+def schedule(plan: Plan, pool: FakePool, *sinks: Sink, made: Iterable[Run] = (), max_attempts: int = 2) -> Tally:
+    """Schedule what is not made; return the tally."""
     made = set(made)
     pending = [run for run in plan.runs if run not in made]
 
     def published(run: Run) -> Outcome | None:
         return Outcome(run=run, seconds=1.0) if run in pool.published else None
 
-    scheduler = Scheduler(
-        plan, pool, pending=pending, made=made, max_attempts=max_attempts, hooks=hooks, published=published
-    )
-    return scheduler.run()
+    tally = Tally(pending)
+    for event in loop.schedule(plan, pool, pending=pending, made=made, max_attempts=max_attempts, published=published):
+        for sink in (*sinks, tally):
+            sink(event)
+    return tally
 
 
 ORIGINAL = Run(population="original", index=0)
@@ -205,12 +204,13 @@ def test_originals_made_earlier_are_not_made_again():
 @pytest.mark.parametrize("max_attempts", [1, 2, 4])
 def test_a_failing_run_is_tried_max_attempts_times(max_attempts: int):
     """Law: attempts are numbered 1..max_attempts; then the run is given up once, with its last error."""
-    given_up = []
+    events: list[object] = []
     pool = FakePool({finetune(0): ["fail"] * 99}, lambda: 2)
-    hooks = Hooks(failed=lambda outcome, attempts: given_up.append((outcome.run, attempts)))
-    tally = schedule(plan_of(2), pool, max_attempts=max_attempts, hooks=hooks)
+    tally = schedule(plan_of(2), pool, events.append, max_attempts=max_attempts)
     assert [attempt for run, attempt, _ in pool.log if run == finetune(0)] == list(range(1, max_attempts + 1))
-    assert given_up == [(finetune(0), max_attempts)]
+    assert [(e.outcome.run, e.attempt) for e in events if isinstance(e, Failed)] == [(finetune(0), max_attempts)]
+    again = [(e.attempt, e.next_attempt) for e in events if isinstance(e, Retried)]
+    assert again == [(attempt, attempt + 1) for attempt in range(1, max_attempts)]
     assert tally.failed == {finetune(0): "fail"}
 
 
@@ -235,16 +235,18 @@ def test_a_run_that_kills_its_workers_is_given_up(max_attempts: int):
 
 def test_a_death_goes_to_the_front_and_is_no_failed_attempt():
     """Law: a run whose worker died is next, with its attempt number unchanged."""
-    retried = []
+    events: list[object] = []
     pool = FakePool({finetune(0): ["die"]}, lambda: 1)
-    schedule(plan_of(2), pool, hooks=Hooks(retried=lambda run, why: retried.append((run, why))))
+    schedule(plan_of(2), pool, events.append)
     assert [(run, attempt) for run, attempt, _ in pool.log] == [
         (ORIGINAL, 1),
         (finetune(0), 1),
         (finetune(0), 1),
         (finetune(1), 1),
     ]
-    assert retried == [(finetune(0), "killed")]
+    (retried,) = [event for event in events if isinstance(event, Retried)]
+    assert (retried.outcome.run, retried.outcome.error) == (finetune(0), "killed")
+    assert (retried.attempt, retried.next_attempt, retried.worker) == (1, 1, None)
 
 
 def test_workers_that_never_start_end_it():
@@ -268,12 +270,12 @@ def test_the_pool_is_no_larger_than_room_or_work_and_is_let_go(workers: int, cou
             assert self.alive <= min(workers, left)
             return worker
 
-    def made(outcome: Outcome) -> None:
+    def count_down(event: object) -> None:
         nonlocal left
-        left -= 1
+        left -= isinstance(event, Made)
 
     pool = Watched({}, lambda: workers, seed)
-    schedule(plan_of(count), pool, hooks=Hooks(made=made))
+    schedule(plan_of(count), pool, count_down)
     assert (left, pool.alive) == (0, 0)
     assert pool.most == min(workers, count + 1)
 
@@ -286,7 +288,7 @@ def test_the_pool_grows_and_shrinks_with_the_cluster():
         return len(pool.log)
 
     class Watched(FakePool):
-        def wait(self) -> list[Event]:
+        def wait(self) -> list[Report]:
             training = sum(any(attempts for attempts, _ in calls) for calls in self.calls.values())
             in_flight[done()] = max(in_flight.get(done(), 0), training)
             return super().wait()
@@ -310,7 +312,7 @@ def test_surplus_workers_go_before_the_end():
     alive_at_last = []
 
     class Watched(FakePool):
-        def wait(self) -> list[Event]:
+        def wait(self) -> list[Report]:
             if len(self.log) == 4:
                 alive_at_last.append(self.alive)
             return super().wait()
@@ -323,8 +325,9 @@ def test_nothing_pending_starts_nothing():
     """Law: an empty queue asks the pool for no worker."""
     plan = plan_of(2)
     pool = FakePool({}, lambda: 4)
-    assert schedule(plan, pool, made=plan.runs) == Tally()
-    assert pool.most == 0
+    events: list[object] = []
+    tally = schedule(plan, pool, events.append, made=plan.runs)
+    assert (tally.made, tally.failed, tally.blocked, events, pool.most) == ([], {}, [], [], 0)
 
 
 def test_long_runs_go_one_by_one_and_short_ones_share_a_call():
@@ -343,7 +346,7 @@ def test_a_worker_that_is_soon_done_has_a_second_call(seconds: float, depth: int
     depths = []
 
     class Watched(FakePool):
-        def wait(self) -> list[Event]:
+        def wait(self) -> list[Report]:
             depths.append(max((len(calls) for calls in self.calls.values()), default=0))
             return super().wait()
 
@@ -380,13 +383,11 @@ def test_an_original_is_told_as_soon_as_it_is_published():
 
 def test_a_death_takes_back_all_that_the_worker_held_and_tries_each_alone():
     """Law: one run published, one trained when the worker dies: both are made again, each alone, and not blamed."""
-    given_up = []
     pool = FakePool({finetune(1): ["die", "die"]}, lambda: 1)
-    hooks = Hooks(failed=lambda outcome, attempts: given_up.append(outcome))
-    tally = schedule(plan_of(4), pool, max_attempts=1, hooks=hooks)
+    tally = schedule(plan_of(4), pool, max_attempts=1)
     executed = [run.index for run, _, _ in pool.log if run.population == "finetune"]
     assert executed == [0, 1, 0, 1, 1, 2, 3]  # 0 was in publication at the first death; the second is 1's own
-    assert (given_up, len(tally.made)) == ([], 5)
+    assert (tally.failed, len(tally.made)) == ({}, 5)
 
 
 def test_who_kills_while_it_is_published_is_found():
@@ -409,14 +410,13 @@ def test_a_poisoned_worker_goes_and_its_other_runs_come_back():
 @pytest.mark.parametrize("seed", range(3))
 def test_a_node_that_goes_away_is_no_runs_fault(seed: int):
     """Law: twenty deaths by preemption each give nothing up and count as no attempt; two by the run itself still do."""
-    retried: list[str] = []
+    events: list[object] = []
     pool = FakePool({finetune(0): ["gone"] * 20, finetune(1): ["gone"] * 20 + ["die"] * 2}, lambda: 2, seed)
-    hooks = Hooks(retried=lambda run, why: retried.append(why))
-    tally = schedule(plan_of(3), pool, max_attempts=1, hooks=hooks)
+    tally = schedule(plan_of(3), pool, events.append, max_attempts=1)
     assert tally.failed == {finetune(1): "its worker died 2 times: killed"}
     assert tally.made.count(finetune(0)) == 1
     assert {attempt for _, attempt, _ in pool.log} == {1}
-    assert len(retried) >= 41
+    assert sum(isinstance(event, Retried) for event in events) >= 41
 
 
 def test_a_run_that_takes_its_nodes_along_is_given_up():
@@ -437,7 +437,7 @@ def test_the_pool_grows_again_after_failed_starts():
     ready: list[int] = []
 
     class Counting(FakePool):
-        def wait(self) -> list[Event]:
+        def wait(self) -> list[Report]:
             ready.append(len(self.calls))
             return super().wait()
 
@@ -449,7 +449,7 @@ def test_starts_on_nodes_that_go_away_are_no_failed_starts():
     """Law: three starts in a row that end with their nodes are tried a fourth time."""
 
     class Vanishing(FakePool):
-        def wait(self) -> list[Event]:
+        def wait(self) -> list[Report]:
             return [replace(e, preempted=True) if isinstance(e, Lost) else e for e in super().wait()]
 
     pool = Vanishing({}, lambda: 1, starts="xxx.")
@@ -474,7 +474,7 @@ class Draining(FakePool):
         self.leaving: list[int] = []
         self.stopped: list[int] = []
 
-    def wait(self) -> list[Event]:
+    def wait(self) -> list[Report]:
         if len(self.published) >= self.after and not self.leaving:
             self.leaving = [worker for worker in (1, 2) if worker in self.calls or worker in self.starting]
             return [Leaving(worker) for worker in self.leaving]
@@ -515,7 +515,7 @@ def test_starts_that_nothing_is_left_for_are_given_up():
         def pick(self, workers: list[int]) -> int:
             return workers[0]
 
-        def wait(self) -> list[Event]:
+        def wait(self) -> list[Report]:
             starts.append((len(self.published), len(self.starting)))
             if 1 in self.calls:
                 assert self.calls[1], "nothing can happen any more"
@@ -545,12 +545,12 @@ def test_what_was_published_and_not_told_is_not_made_again():
 
 def test_a_call_that_takes_too_long_is_charged_to_its_run_alone():
     """Law: with another run in publication, either may hang: each is tried alone, and only then has it failed."""
-    failed: list[tuple[Run, int]] = []
+    events: list[object] = []
     pool = FakePool({finetune(1): ["slow", "slow"]}, lambda: 1)
-    hooks = Hooks(failed=lambda outcome, attempts: failed.append((outcome.run, attempts)))
-    tally = schedule(plan_of(3), pool, max_attempts=1, hooks=hooks)
+    tally = schedule(plan_of(3), pool, events.append, max_attempts=1)
     assert [run.index for run, _, _ in pool.log if run.population == "finetune"] == [0, 1, 0, 1, 2]
-    assert (failed, tally.failed) == ([(finetune(1), 1)], {finetune(1): "killed"})
+    assert [(e.outcome.run, e.attempt) for e in events if isinstance(e, Failed)] == [(finetune(1), 1)]
+    assert tally.failed == {finetune(1): "killed"}
 
 
 def test_runs_that_waited_take_their_places_in_the_queue():
@@ -559,5 +559,60 @@ def test_runs_that_waited_take_their_places_in_the_queue():
     first, second = (Run(population="original", index=i) for i in range(2))
     order = [first, second, *(finetune(i, original=i % 2) for i in range(6))]
     pool = FakePool({}, lambda: 1)
-    Scheduler(plan, pool, pending=order, made=(), max_attempts=1).run()
+    assert [*loop.schedule(plan, pool, pending=order, made=(), max_attempts=1)]
     assert [run for run, _, _ in pool.log] == order
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_events_tell_the_whole_story(name: str, workers: int):
+    """Law: every attempt that was executed has a Started; every pending run ends in one Made or Failed, or waits for an
+    original that failed; every worker that was ready has one Lost or Stopped, and no Started after it."""
+    events: list[object] = []
+    pool = FakePool(SCRIPTS[name], lambda: workers)
+    tally = schedule(plan_of(5), pool, events.append)
+    started = [attempt for event in events if isinstance(event, Started) for attempt in event.attempts]
+    assert {(run, attempt) for run, attempt, _ in pool.log} <= {*started}
+    ends = [event.outcome.run for event in events if isinstance(event, Made | Failed)]
+    assert sorted([*ends, *tally.blocked]) == sorted(plan_of(5).runs)
+    for worker in {event.worker for event in events if isinstance(event, Ready)}:
+        kinds = [type(e) for e in events if isinstance(e, Ready | Started | Lost | Stopped) and e.worker == worker]
+        assert kinds[0] is Ready
+        assert kinds[-1] in (Lost, Stopped)
+        assert {*kinds[1:-1]} <= {Started}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_storage_that_takes_nothing_ends_the_schedule_at_once(workers: int):
+    """Law: of an answer with such an outcome, what was made counts; then one error, and no run is tried again."""
+
+    class Full(FakePool):
+        def wait(self) -> list[Report]:
+            reports = super().wait()
+            if len(self.published) < 4:
+                return reports
+            return [
+                replace(report, outcomes=[*map(refused, report.outcomes[:1]), *report.outcomes[1:]])
+                if isinstance(report, Finished)
+                else report
+                for report in reports
+            ]
+
+    def refused(outcome: Outcome) -> Outcome:
+        return replace(outcome, error="cannot write: full", unwritable=True)
+
+    events: list[object] = []
+    pool = Full({}, lambda: workers, seconds=0.02)
+    with pytest.raises(StoreUnwritable, match=r"^cannot write: full; what was made is kept$"):
+        schedule(plan_of(40), pool, events.append)
+    made = [event.outcome.run for event in events if isinstance(event, Made)]
+    assert len(made) + 1 == len(pool.published)  # all that came with it, too
+    assert not [event for event in events if isinstance(event, Failed | Retried)]
+
+
+def test_what_happened_before_an_error_is_said_before_it():
+    """Law: each start that failed is an event, the last of them, too, which ends the schedule."""
+    events: list[object] = []
+    with pytest.raises(ClusterError):
+        schedule(plan_of(2), FakePool({}, lambda: 1, starts="xxx"), events.append)
+    assert [type(event) for event in events] == [Lost] * 3

@@ -140,7 +140,7 @@ def test_a_worker_killed_while_it_trains_and_publishes_costs_both_and_no_more(
     killer.join()
     assert made_before == [2]  # the original and run 0
     assert (summary.made, summary.exit_code) == (5, 0)
-    assert "again: mine/00002: worker process died" in capsys.readouterr().err
+    assert "retrying mine/00002 (attempt 1 of 2): worker process died" in capsys.readouterr().err
     monkeypatch.undo()
     whole = tmp_path / "whole"
     assert generate(parse_study(slow_study(whole, 4), where="slow"), backend="inline").made == 5

@@ -9,7 +9,9 @@ import urllib.request
 import pytest
 from conftest import TINY
 
-from ray_unlearn.outcome import Spent
+from ray_unlearn.driver.happened import Failed, Made, Stopped
+from ray_unlearn.driver.pool import Ready
+from ray_unlearn.outcome import Outcome, Spent, WorkerInfo
 from ray_unlearn.study import Run, parse_study
 
 
@@ -25,13 +27,13 @@ def test_counts_are_on_the_nodes_prometheus_endpoint(ray_cluster: None):
     from ray_unlearn.driver.ray_metrics import RayMeters
 
     meters = RayMeters(parse_study({**TINY, "name": "counted", "storage": "."}, where="a test"))
-    meters.workers(2)
+    for worker in (1, 2):
+        meters(Ready(worker, WorkerInfo(host="here", pid=1, device="cpu")))
+    spent = Spent(seconds={"train": 1.5, "predict": 1.0}, size_bytes=10)
     for index in range(3):
-        meters.made(
-            Run(population="finetune", index=index), Spent(seconds={"train": 1.5, "predict": 1.0}, size_bytes=10)
-        )
-    meters.failed(Run(population="finetune", index=3))
-    meters.workers(1)  # the last counts are told
+        meters(Made(Outcome(run=Run(population="finetune", index=index), seconds=1.5, spent=spent), 1, 1))
+    meters(Failed(Outcome(run=Run(population="finetune", index=3), seconds=1.0, error="no"), 2, 1))
+    meters(Stopped(1))  # the last counts are told
     node = ray.nodes()[0]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     found: dict[str, float] = {}

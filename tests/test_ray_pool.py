@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ray_unlearn.driver import generate, open_job
-from ray_unlearn.driver.pool import Event, Leaving, Lost, Ready
+from ray_unlearn.driver.pool import Leaving, Lost, Ready, Report
 from ray_unlearn.errors import ClusterError, StudyError
 
 ray = pytest.importorskip("ray")
@@ -125,7 +125,7 @@ def test_a_worker_on_a_node_that_drains_is_warned_once_and_taken_back_before_the
     job.store.admit(job.plan)
     pool = RayPool(job, 1, said.append)
 
-    def events(seconds: float) -> list[Event]:
+    def events(seconds: float) -> list[Report]:
         found, began = [], time.monotonic()
         while time.monotonic() - began < seconds and not found:
             found = pool.wait()
@@ -164,7 +164,7 @@ def test_a_process_that_dies_is_blamed_unless_its_node_goes(tiny, monkeypatch: p
     assert lost.cause.startswith("worker process died: ")
 
 
-def iter_events(pool: RayPool) -> Iterator[Event]:
+def iter_events(pool: RayPool) -> Iterator[Report]:
     """Yield what happens within a minute."""
     began = time.monotonic()
     while time.monotonic() - began < 60:

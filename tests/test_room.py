@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_unlearn.driver.room import Needs, refuse_share, waiting_line
+from ray_unlearn.driver.room import Needs, check_share, waiting_line
 from ray_unlearn.errors import StudyError
 
 
@@ -40,14 +40,14 @@ def test_two_nodes_of_one_gpu_hold_two_workers_of_a_0_6_share():
 @pytest.mark.parametrize("gpus", [0, 0.0001, 0.25, 1, 2, 8.0])
 def test_shares_that_ray_places(gpus):
     """Law: nothing, a share of one GPU, or whole ones."""
-    assert refuse_share(gpus, "here") == gpus
+    assert check_share(gpus, "here") == gpus
 
 
 @pytest.mark.parametrize("gpus", [-1, -0.25, 0.00001, 1.5, 2.25])
 def test_shares_that_ray_cannot_place(gpus):
     """Law: refused with the place, the value and what is expected."""
     with pytest.raises(StudyError, match=rf"^--gpus-per-worker: {gpus:g}; expected 0, a share of one GPU"):
-        refuse_share(gpus, "--gpus-per-worker")
+        check_share(gpus, "--gpus-per-worker")
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,6 @@ and `ray_pool` are the places where runs execute, `room` says how many a node ho
 Does not cover: what a run does (`ray_unlearn.worker`).
 """
 
-from typing import TYPE_CHECKING, Any
-
 from ray_unlearn.driver.generation import generate as generate
+from ray_unlearn.driver.opening import open_job as open_job
 from ray_unlearn.driver.summary import Summary as Summary
-
-if TYPE_CHECKING:
-    from ray_unlearn.driver.opening import open_job as open_job
-
-
-def __getattr__(name: str) -> Any:
-    """Import `open_job` when it is asked for: it brings torch, and Ray starts while that is imported (`generate`)."""
-    if name == "open_job":
-        from ray_unlearn.driver.opening import open_job
-
-        return open_job
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

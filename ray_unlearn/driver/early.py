@@ -1,52 +1,80 @@
-"""Before and beside the start of Ray: what costs nothing to refuse, and the imports that take seconds.
+"""Checks that need no run: whether there is probably something to make, imports, precision, device.
 
-    refuse_early(study)                          # a typo in a path costs half a second, not a cluster
-    imports = begin_to_import()
-    ray.init(...)
-    imports.result()
-    refuse_precision(job.plan, pool.device, {"finetune"})
+    if probably_pending(study, only):            # a guess, for a head start
+        import_what_runs_need()
+    check_device(plan, pool.device, held)
+    check_precision(plan, pool.device, {"finetune"})
 
-The rooms that read the files raise their own errors; here is only looked whether they would.
-
-Does not cover: what is in the files (`opening`), nor anything on another machine.
+Does not cover: what is in the study's files (`opening`), nor anything on another machine.
 """
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 
-from ray_unlearn.errors import MethodError, RayUnlearnError
+from ray_unlearn.errors import ClusterError, MethodError, RayUnlearnError
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.records import Record
 from ray_unlearn.study.plan import Plan
-from ray_unlearn.study.schema import Source, Study
+from ray_unlearn.study.schema import Study
 
 
-def refuse_early(study: Study) -> None:
-    """Refuse a study whose sources, scripts or weights are not on this machine's disks; others are not looked at.
+def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
+    """Return the study's store where a population has fewer folders than runs; None where it has as many.
+
+    Where the store cannot be read, None is returned, and whatever reads it next raises the error.
+    """
+    try:
+        store = StudyStore(open_storage(study.storage), study.name)
+        wanted = {name: spec.planned for name, spec in study.populations.items() if name in (only or study.populations)}
+        return store if any(len(store.indexes(name)) < planned for name, planned in wanted.items()) else None
+    except RayUnlearnError:
+        return None
+
+
+def import_what_runs_need() -> None:
+    """Import torch and what needs it: seconds, in which Ray starts.
 
     Raises:
-        RayUnlearnError: what `open_job` would raise.
+        RayUnlearnError: this environment cannot.
 
     """
-    for role in ("train", "validation", "test"):
-        source = getattr(study.data, role)
-        if isinstance(source, Source) and any(map(_is_missing, _paths(source))):
-            from ray_unlearn.data.sources import open_source
-
-            open_source(source, "train" if role == "train" else "test", study.data.columns)
-    for name, population in study.populations.items():
-        script, _, function = (population.method or "").rpartition(".py:")
-        files = [f"{script}.py"] if script and function else []
-        if any(map(_is_missing, (*files, *(population.weights or ())))):
-            from ray_unlearn.methods.resolve import resolve
-
-            resolve(study, name)
+    try:
+        import ray_unlearn.store.metrics
+        import ray_unlearn.worker  # noqa: F401
+    except Exception as error:  # a library that is damaged, or built for another, may raise anything
+        said = " ".join(str(error).split())[:300]
+        raise RayUnlearnError(
+            f"what runs need cannot be imported: {type(error).__name__}: {said}; the environment is not whole: "
+            "`uv sync --reinstall`, or pip install --force-reinstall torch torchvision"
+        ) from error
 
 
-def refuse_precision(plan: Plan, device: str, populations: Collection[str]) -> None:
-    """Refuse `precision: tf32` on a CPU once for all runs; which GPU there will be, only its worker knows.
+def check_device(plan: Plan, device: str, held: Mapping[str, Mapping[int, Record]]) -> None:
+    """Refuse to mix CPU and GPU runs in a population because a cluster happens to have, or lack, GPUs today.
+
+    Args:
+        plan: the study's.
+        device: the kind that runs get: cpu or cuda.
+        held: population -> run -> its record.
+
+    Raises:
+        ClusterError: a population was begun on the other kind, and the study says `auto`.
+
+    """
+    if plan.study.execution.device != "auto":
+        return
+    for name, records in held.items():
+        others = {record.device for record in records.values()}
+        if any((other == "cpu") != (device == "cpu") for other in others):
+            raise ClusterError(
+                f"population {name} was begun on {', '.join(sorted(others))}, and execution.device: auto now means "
+                f"{device}; set execution.device to say which"
+            )
+
+
+def check_precision(plan: Plan, device: str, populations: Collection[str]) -> None:
+    """Refuse `precision: tf32` on a CPU once for all runs; only a worker knows which GPU it has.
 
     Raises:
         MethodError: one of the populations asks for it.
@@ -63,40 +91,3 @@ def refuse_precision(plan: Plan, device: str, populations: Collection[str]) -> N
                 refuse_unsupported("tf32", torch.device(device))
             except MethodError as error:
                 raise MethodError(f"populations.{name}: {error}") from None
-
-
-def begin_to_import() -> Future[None]:
-    """Import torch beside the start of Ray, which is mostly waiting; the process waits for it in any case."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="imports")
-    imports = pool.submit(import_what_follows)
-    pool.shutdown(wait=False)
-    return imports
-
-
-def import_what_follows() -> None:
-    """Import torch and what needs it.
-
-    Raises:
-        RayUnlearnError: this environment cannot.
-
-    """
-    try:
-        import ray_unlearn.driver.opening
-        import ray_unlearn.store.metrics  # noqa: F401
-    except Exception as error:  # a library that is damaged, or built for another, may raise anything
-        said = " ".join(str(error).split())[:300]
-        raise RayUnlearnError(
-            f"what runs need cannot be imported: {type(error).__name__}: {said}; the environment is not whole: "
-            "`uv sync --reinstall`, or pip install --force-reinstall torch torchvision"
-        ) from error
-
-
-def _paths(source: Source) -> Iterator[str]:
-    yield from (source.path,) if isinstance(source.path, str) else source.path or ()
-
-
-def _is_missing(path: str) -> bool:
-    try:
-        return "://" not in path and not Path(path).exists() and not glob.glob(path, recursive=True)  # noqa: PTH207
-    except (OSError, ValueError):  # a name that no file system takes
-        return True

@@ -11,17 +11,20 @@ Does not cover: more than one worker.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.prepare import in_place
 from ray_unlearn.data.rows import Slice
-from ray_unlearn.driver.pool import Event, Finished, Lost, Ready
+from ray_unlearn.driver.happened import Sink
+from ray_unlearn.driver.pool import Finished, Lost, Ready, Report
 from ray_unlearn.errors import RayUnlearnError, StorageNotShared, StudyError
 from ray_unlearn.outcome import Attempt
 from ray_unlearn.study.execution import Execution
+from ray_unlearn.study.schema import Study
 from ray_unlearn.training.precision import refuse_absent
 from ray_unlearn.worker import Job, Worker
 
@@ -33,8 +36,14 @@ class InlineBackend:
         self._threads = torch.get_num_threads()
         self._pool: InlinePool | None = None
 
-    def begin(self) -> None:
+    @contextmanager
+    def starting(self) -> Iterator[None]:
         """There is nothing to start."""
+        yield
+
+    def sinks(self, study: Study) -> Sequence[Sink]:
+        """There is no monitoring system to tell."""
+        return []
 
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
         """Decode in a plain loop."""
@@ -99,7 +108,7 @@ class InlinePool:
         """Keep the runs for `wait`."""
         self._calls.append((attempts, flush))
 
-    def wait(self) -> list[Event]:
+    def wait(self) -> list[Report]:
         """Open the worker, or execute the oldest call."""
         if self._worker is None:
             try:

@@ -1,8 +1,8 @@
 """How many runs a worker is given at a time, from the seconds that earlier runs took.
 
-    pace = Pace()
-    pace.heard(outcome)
-    runs = pace.take(queue, at_most=8, alone=set())
+    batching = Batching()
+    batching.note(outcome)
+    runs = batching.take(queue, at_most=8, alone=set())
 
 A call to a worker costs a millisecond or so, whatever it asks for: short runs share one, long ones go one by one.
 
@@ -24,19 +24,19 @@ AHEAD_S = 0.5
 """A worker with less than this before it gets a second call, so that it never waits for the driver."""
 
 
-class Pace:
+class Batching:
     """Knows how long a population's runs take."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
 
-    def heard(self, outcome: Outcome) -> None:
+    def note(self, outcome: Outcome) -> None:
         """Take a run that was made into account; the last few count."""
         name = outcome.run.population
         self._seconds[name] = (self._seconds.get(name, outcome.seconds) + outcome.seconds) / 2
 
     def expected_s(self, runs: Iterable[Run]) -> float:
-        """Return how long runs will take; infinity where nobody knows yet."""
+        """Return how long runs will take; infinity where none of the population is made yet."""
         return sum(self._seconds.get(run.population, math.inf) for run in runs)
 
     def take(self, queue: deque[Run], *, at_most: int, alone: Collection[Run]) -> list[Run]:

@@ -5,8 +5,8 @@
     phases.enter("runs")
     phases.end()                                 # {"prepare": 1.2, "runs": 34.5}
 
-What happens beside a phase (Ray starting while the data are opened, publishing while the next run trains) counts for
-nothing of its own: a phase is time that somebody waited.
+What happens at the same time (Ray starts while the data are opened, a run is published while the next one trains) is
+not counted again: a phase is time that was waited for.
 
 Does not cover: the time of a single run; its record has that.
 """
@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+
+from ray_unlearn.driver.happened import Event
+from ray_unlearn.driver.pool import Ready
 
 PHASES = {"prepare": "data", "connect": "Ray", "workers": "workers", "runs": "runs", "finish": "finish"}
 """Phase -> what people read. prepare: plan and data. connect: Ray started or joined. workers: until the first worker is
@@ -36,6 +39,11 @@ class Phases:
         now = self._clock()
         self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now - self._since
         self._phase, self._since = phase, now
+
+    def __call__(self, event: Event) -> None:
+        """Enter `runs` with the first ready worker; a sink of the schedule's events."""
+        if isinstance(event, Ready):
+            self.enter("runs")
 
     def end(self) -> dict[str, float]:
         """Return seconds by phase, in the order of `PHASES`; those never entered are left out."""

@@ -10,16 +10,11 @@ Does not cover: any real place: `inline`, `ray_pool`, and the fakes of the tests
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo
-
-if TYPE_CHECKING:  # they bring torch, which the scheduler does without
-    from ray_unlearn.data.decode import DecodedSlice, DecodeJob
-    from ray_unlearn.data.rows import Slice
-    from ray_unlearn.worker import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +27,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A worker's oldest call ended; it takes another. What it publishes beside the next call is told then."""
+    """A worker's oldest call ended; it takes another. A run still in publication is reported with a later call."""
 
     worker: int
     outcomes: Sequence[Outcome]
@@ -61,7 +56,7 @@ class Lost:
     """Its process ended before it could say why."""
 
 
-Event = Ready | Finished | Leaving | Lost
+Report = Ready | Finished | Leaving | Lost
 
 
 class Pool(Protocol):
@@ -95,30 +90,10 @@ class Pool(Protocol):
         """
         ...
 
-    def wait(self) -> list[Event]:
+    def wait(self) -> list[Report]:
         """Return what happened, after about a second at most."""
         ...
 
     def stop(self, worker: int) -> None:
         """Let a worker go; nothing more is heard of it."""
-        ...
-
-
-class Backend(Protocol):
-    """A place that can decode sources and run a job's workers."""
-
-    def begin(self) -> None:
-        """Start what takes long and needs no study, because there is probably something to make."""
-        ...
-
-    def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
-        """Decode every slice, in order."""
-        ...
-
-    def pool(self, job: Job) -> Pool:
-        """Return a pool of workers for the job; the backend closes it."""
-        ...
-
-    def close(self) -> None:
-        """Let everything go that the backend started."""
         ...

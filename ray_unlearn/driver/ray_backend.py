@@ -10,15 +10,18 @@ did not start.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import ray
 
+from ray_unlearn.driver.happened import Sink
 from ray_unlearn.driver.ray_pool import RayPool
-from ray_unlearn.errors import ClusterError, Interrupted
+from ray_unlearn.driver.ray_start import Start
+from ray_unlearn.errors import ClusterError
+from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
     from ray_unlearn.data.decode import DecodedSlice, DecodeJob
@@ -43,17 +46,26 @@ class RayBackend:
         address: str | None,
         workers: int | None,
         gpus_per_worker: float | None = None,
-        arm: Callable[[], None] = lambda: None,
         tell: Callable[[str], None] = _tell,
     ) -> None:
-        self._address, self._workers, self._arm, self._tell = address, workers, arm, tell
+        self._address, self._workers, self._tell = address, workers, tell
         self._gpus_per_worker = gpus_per_worker
-        self._ours = self._local = False
+        self._local = False
+        self._start: Start | None = None
+        """Where we connected; None where this process was connected before."""
         self._pool: RayPool | None = None
 
-    def begin(self) -> None:
-        """Connect, or start a cluster: mostly waiting, so that something else can be done beside it."""
-        self.connect()
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Start or join Ray while the block is executed; what breaks the block off cancels that."""
+        if not ray.is_initialized():
+            self._start = Start(self._join)
+        try:
+            yield
+        except BaseException:
+            if self._start is not None:
+                self._start.cancel()
+            raise
 
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
         """Decode a large source as a Ray Data job, a small one in place."""
@@ -80,40 +92,50 @@ class RayBackend:
             raise ClusterError(f"this machine: {missing}; lower execution.cpus_per_worker or --gpus-per-worker")
         return self._pool
 
+    def sinks(self, study: Study) -> Sequence[Sink]:
+        """Return the sink that counts on Ray's own Prometheus endpoint."""
+        from ray_unlearn.driver.ray_metrics import RayMeters
+
+        return [RayMeters(study)]
+
     def close(self) -> None:
-        """Kill our actors; shut Ray down only where we connected."""
+        """Kill our actors; shut Ray down only where we connected, and give up a start that nobody waited for."""
         if self._pool is not None:
             self._pool.close()
-        if self._ours:
+        if self._start is not None:
+            self._start.cancel()
             ray.shutdown()
+            self._start.release()
 
     def connect(self) -> None:
-        """Connect to the cluster, or start one on this machine; nothing where this process is connected already.
+        """Wait for the cluster, or connect to it now; nothing where this process is connected already.
 
         Raises:
             ClusterError: it cannot be reached or started.
 
         """
-        if ray.is_initialized():
-            return
+        if self._start is None and not ray.is_initialized():
+            self._start = Start(self._join)
+        if self._start is not None:
+            self._start.wait()
+
+    def _join(self) -> None:
+        """Connect to the cluster, or start one on this machine."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault(
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
         )  # workers share this environment; no `uv run` in each
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+        # At `warning`, Ray would say that a thread which is not the main one leaves its SIGTERM handler out: well so.
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
         if address == "local":
             # Ray's ports are guarded by a token, on by default for local clusters; its one warning says so.
-            options |= {"include_dashboard": False, "logging_level": "error"}
-            options["object_store_memory"] = _OBJECT_STORE_BYTES
+            options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         try:
             ray.init(address=address, **options)
-        except SystemExit as error:  # of Ray's own SIGTERM handler, which is in force until ours is armed again
-            raise Interrupted(signal.SIGTERM) if error.code == signal.SIGTERM else error from None
         except Exception as error:  # Ray raises plain exceptions here, too
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
             raise ClusterError(
                 f"Ray at {address}: cannot connect: {reason}; is the cluster up? --backend inline needs none"
             ) from error
-        self._ours, self._local = True, address == "local"
-        self._arm()
+        self._local = address == "local"

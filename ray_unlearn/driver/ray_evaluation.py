@@ -33,8 +33,8 @@ def on_ray(tasks: Sequence[Task], *, jobs: int | None, address: str | None) -> I
         RayUnlearnError: what a part refuses.
 
     """
-    with interrupts() as arm:
-        backend = RayBackend(address=address, workers=None, arm=arm)
+    with interrupts():
+        backend = RayBackend(address=address, workers=None)
         try:
             backend.connect()
             yield from _execute(tasks, jobs or len(tasks))

@@ -1,7 +1,8 @@
 """Counters and gauges on Ray's own Prometheus endpoint, which every node of a cluster has.
 
     meters = RayMeters(study)                    # in the driver, once connected
-    meters.made(run, spent)
+    for event in schedule(...):
+        meters(event)
 
 On the endpoint: `ray_unlearn_runs_made_total`, `_runs_failed_total`, `_bytes_written_total`, `_run_seconds` (histogram)
 by study and population, `_workers`, `_images_per_second` by study. That is as many series as the study has populations,
@@ -17,7 +18,8 @@ from collections import Counter, deque
 
 from ray.util import metrics
 
-from ray_unlearn.driver.recorder import Meters
+from ray_unlearn.driver.happened import Event, Failed, Made, Stopped
+from ray_unlearn.driver.pool import Lost, Ready
 from ray_unlearn.outcome import Spent
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
@@ -28,8 +30,8 @@ _WINDOW_S = 60.0
 _TELL_EVERY_S = 0.5  # Ray takes some twenty microseconds for each number
 
 
-class RayMeters(Meters):
-    """What a driver counts."""
+class RayMeters:
+    """A sink that counts for a monitoring system."""
 
     def __init__(self, study: Study) -> None:
         self._study = {"study": study.name}
@@ -43,8 +45,22 @@ class RayMeters(Meters):
         self._new_bytes: Counter[str] = Counter()
         self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
         self._told_at = float("-inf")
+        self._ready: set[int] = set()
 
-    def made(self, run: Run, spent: Spent) -> None:
+    def __call__(self, event: Event) -> None:
+        """Count an event."""
+        if isinstance(event, Made):
+            self._made_run(event.outcome.run, event.outcome.spent or Spent())
+        elif isinstance(event, Failed):
+            self._failed.inc(1, self._tags(event.outcome.run.population))
+        elif isinstance(event, Ready):
+            self._ready.add(event.worker)
+            self._workers_are()
+        elif isinstance(event, Lost | Stopped):
+            self._ready.discard(event.worker)
+            self._workers_are()
+
+    def _made_run(self, run: Run, spent: Spent) -> None:
         """Count a run, its bytes, its seconds and its images; tell Ray now and then."""
         self._seconds.observe(sum(spent.seconds.values()), self._tags(run.population))
         self._new[run.population] += 1
@@ -53,14 +69,10 @@ class RayMeters(Meters):
         if time.monotonic() - self._told_at > _TELL_EVERY_S:
             self._tell()
 
-    def failed(self, run: Run) -> None:
-        """Count a run that was given up."""
-        self._failed.inc(1, self._tags(run.population))
-
-    def workers(self, count: int) -> None:
-        """Take how many workers are ready; the last ones leave when all is made, so tell Ray the rest."""
+    def _workers_are(self) -> None:
+        """Tell Ray how many workers are ready, and all counts: the last workers leave when all is made."""
         self._tell()
-        self._workers.set(count, self._study)
+        self._workers.set(len(self._ready), self._study)
 
     def _tags(self, population: str) -> dict[str, str]:
         return self._study | {"population": population}

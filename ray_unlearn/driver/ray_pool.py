@@ -20,9 +20,9 @@ import ray
 from ray.exceptions import NodeDiedError, RayActorError, RayError, RayTaskError
 
 from ray_unlearn.driver.deadlines import Deadlines
-from ray_unlearn.driver.pool import Event, Finished, Leaving, Lost, Ready
+from ray_unlearn.driver.pool import Finished, Leaving, Lost, Ready, Report
 from ray_unlearn.driver.ray_nodes import Nodes
-from ray_unlearn.driver.room import Needs, refuse_share, waiting_line
+from ray_unlearn.driver.room import Needs, check_share, waiting_line
 from ray_unlearn.errors import ClusterError, RayUnlearnError, StorageNotShared
 from ray_unlearn.outcome import Attempt
 from ray_unlearn.study.execution import Execution
@@ -49,7 +49,7 @@ def resources_of(execution: Execution, cluster_gpus: float) -> tuple[str, Needs]
         gpus = 1.0 if device == "cuda" else 0.0
     if device == "cuda" and not gpus:
         raise ClusterError("execution: device cuda with gpus_per_worker 0; give a share of a GPU, for example 0.25")
-    share = refuse_share(float(gpus), "execution.gpus_per_worker")
+    share = check_share(float(gpus), "execution.gpus_per_worker")
     return device, Needs(cpus=float(execution.cpus_per_worker), gpus=share)
 
 
@@ -140,7 +140,7 @@ class RayPool:
         self._pending[self._handles[worker].work.remote(attempts, flush)] = worker
         self._deadlines.given(worker, attempts, time.monotonic())
 
-    def wait(self) -> list[Event]:
+    def wait(self) -> list[Report]:
         """Return what is finished, waiting for about a second at most."""
         if not self._pending:
             time.sleep(_POLL_S)
@@ -154,10 +154,10 @@ class RayPool:
         late = [self._too_long(worker) for worker, _ in self._deadlines.overdue(time.monotonic())]
         return [*(event for event in events if event), *late, *self._departures()]
 
-    def _departures(self) -> list[Event]:
+    def _departures(self) -> list[Report]:
         """Return which workers leave with their nodes, and which must be given up now."""
         self._nodes.look()
-        events: list[Event] = []
+        events: list[Report] = []
         for worker, node in list(self._node_of.items()) if self._nodes.leaving else ():
             notice = self._nodes.leaving.get(node)
             if notice is None:
@@ -179,7 +179,7 @@ class RayPool:
             workers = "1 worker moves" if count == 1 else f"{count} workers move"
             self._tell(f"node {notice.address} is drained{left}: its {workers} elsewhere")
 
-    def _too_long(self, worker: int) -> Event:
+    def _too_long(self, worker: int) -> Report:
         """End a worker; the scheduler knows which of its runs it may have been."""
         self.stop(worker)
         limit_s = float(self._timeout_s or 0)
@@ -191,7 +191,7 @@ class RayPool:
         except RayError as error:
             raise ClusterError(f"Ray is gone: {_reason(error)}; what was made is kept") from error
 
-    def _event(self, reference: Any) -> Event | None:
+    def _event(self, reference: Any) -> Report | None:
         worker = self._pending.pop(reference)
         try:
             value = ray.get(reference)

@@ -26,7 +26,7 @@ def _steps(amount: float) -> int:
     return round(amount * _STEPS)
 
 
-def refuse_share(gpus: float, where: str) -> float:
+def check_share(gpus: float, where: str) -> float:
     """Return the GPUs of a worker, after refusing what Ray could not place.
 
     Raises:
