@@ -9,7 +9,7 @@ A run is published while the next one trains: all training happens in the caller
 in flight in another. A run's bytes depend on the run and the thread count alone: not on the worker, nor on what it
 executed before; what a run's code does to its process (folder, environment, ...) is put back.
 
-Does not cover: which run comes next (`ray_unlearn.driver`).
+Does not cover: which run comes next (`ray_unlearn.schedule`).
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from conftest import TINY, merged
 
-from ray_unlearn.driver.happened import Tally
-from ray_unlearn.driver.loop import schedule
-from ray_unlearn.driver.pool import Finished, Leaving, Lost, Ready, Report
 from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo
+from ray_unlearn.schedule.events import Tally
+from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report
+from ray_unlearn.schedule.scheduler import schedule
 from ray_unlearn.study import Ingredients, Plan, Run, make_plan, parse_study
 from ray_unlearn.study.plan import MethodUse
 from ray_unlearn.study.schema import Model

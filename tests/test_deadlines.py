@@ -10,10 +10,10 @@ import pytest
 from plans import finetune, plan_of
 from test_loop import ORIGINAL, FakePool, schedule
 
-from ray_unlearn.driver import generate, open_job
-from ray_unlearn.driver.deadlines import Deadlines
-from ray_unlearn.driver.pool import Finished, Report
+from ray_unlearn.generation import generate, open_job
 from ray_unlearn.outcome import Attempt
+from ray_unlearn.schedule.deadlines import Deadlines
+from ray_unlearn.schedule.pool import Finished, Report
 from ray_unlearn.study import Run
 
 ONE, TWO = [(Run(population="a", index=0), 1)], [(Run(population="a", index=i), 1) for i in (1, 2)]

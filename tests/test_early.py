@@ -16,8 +16,8 @@ import pytest
 import yaml
 from conftest import TINY, merged
 
-from ray_unlearn.driver import generate, generation
 from ray_unlearn.errors import ClusterError, MethodError, RayUnlearnError
+from ray_unlearn.generation import driver, generate
 from ray_unlearn.store import StudyStore, open_storage
 
 MISSING = {
@@ -70,7 +70,7 @@ def test_a_start_that_nobody_needs_is_cancelled(tiny, tmp_path, slow_ray, monkey
     """Law: where the guess that something is pending was wrong, generate ends without a cluster."""
     generate(tiny(), backend="inline")
     store = StudyStore(open_storage(str(tmp_path / "store")), "tiny")
-    monkeypatch.setattr(generation, "probably_pending", lambda *_: store)
+    monkeypatch.setattr(driver, "probably_pending", lambda *_: store)
     assert generate(tiny(), backend="ray").already == 4
     assert slow_ray == ["began", "cancelled"]
 

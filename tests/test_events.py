@@ -19,12 +19,12 @@ from plans import finetune, plan_of
 from pyarrow import fs
 from test_loop import INFO, FakePool, schedule
 
-from ray_unlearn.driver import generate, generation
-from ray_unlearn.driver.happened import Failed, Made
-from ray_unlearn.driver.pool import Leaving, Lost, Ready
-from ray_unlearn.driver.recorder import Recorder, without_places
+from ray_unlearn.generation import driver, generate
+from ray_unlearn.monitor.event_log import Recorder, without_places
+from ray_unlearn.monitor.utilisation import utilisation, utilisation_line
 from ray_unlearn.outcome import Outcome
-from ray_unlearn.report.utilisation import utilisation, utilisation_line
+from ray_unlearn.schedule.events import Failed, Made
+from ray_unlearn.schedule.pool import Leaving, Lost, Ready
 from ray_unlearn.store import Storage, StudyStore, disk, open_storage
 from ray_unlearn.store import events as events_module
 from ray_unlearn.store.events import EventLog, EventReader, decode_events, event_log
@@ -377,7 +377,7 @@ def test_a_generate_tells_what_it_did(tiny: Callable[..., Study], monkeypatch: p
     store.discard(Run(population="finetune", index=0))
     assert generate(study, backend="inline").made == 1
     assert kinds(reader.newest())[:2] == ["preparing", "begun"]
-    monkeypatch.setattr(generation, "probably_pending", lambda *_: store)  # a folder without a record is like that
+    monkeypatch.setattr(driver, "probably_pending", lambda *_: store)  # a folder without a record is like that
     assert generate(study, backend="inline").made == 0
     assert kinds(reader.newest()) == ["preparing", "ended"]
 

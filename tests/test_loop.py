@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 from plans import finetune, plan_of
 
-from ray_unlearn.driver import loop
-from ray_unlearn.driver.happened import Failed, Made, Retried, Sink, Started, Stopped, Tally
-from ray_unlearn.driver.pool import Finished, Leaving, Lost, Ready, Report
 from ray_unlearn.errors import ClusterError, StoreUnwritable
 from ray_unlearn.outcome import Outcome, WorkerInfo
+from ray_unlearn.schedule import scheduler
+from ray_unlearn.schedule.events import Failed, Made, Retried, Sink, Started, Stopped, Tally
+from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report
 from ray_unlearn.study import Plan, Run
 
 INFO = WorkerInfo(host="here", pid=1, device="cpu")
@@ -136,7 +136,9 @@ def schedule(plan: Plan, pool: FakePool, *sinks: Sink, made: Iterable[Run] = (),
         return Outcome(run=run, seconds=1.0) if run in pool.published else None
 
     tally = Tally(pending)
-    for event in loop.schedule(plan, pool, pending=pending, made=made, max_attempts=max_attempts, published=published):
+    for event in scheduler.schedule(
+        plan, pool, pending=pending, made=made, max_attempts=max_attempts, published=published
+    ):
         for sink in (*sinks, tally):
             sink(event)
     return tally
@@ -559,7 +561,7 @@ def test_runs_that_waited_take_their_places_in_the_queue():
     first, second = (Run(population="original", index=i) for i in range(2))
     order = [first, second, *(finetune(i, original=i % 2) for i in range(6))]
     pool = FakePool({}, lambda: 1)
-    assert [*loop.schedule(plan, pool, pending=order, made=(), max_attempts=1)]
+    assert [*scheduler.schedule(plan, pool, pending=order, made=(), max_attempts=1)]
     assert [run for run, _, _ in pool.log] == order
 
 

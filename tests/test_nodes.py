@@ -12,7 +12,7 @@ from clusters import drain, generating, nodes
 from conftest import merged, payload_bytes
 from slow import records_in, slow_study
 
-from ray_unlearn.driver import generate
+from ray_unlearn.generation import generate
 from ray_unlearn.study import load_study
 
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]  # which made a token

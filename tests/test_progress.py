@@ -7,10 +7,10 @@ import io
 from plans import finetune
 from rich.console import Console
 
-from ray_unlearn.driver.happened import Event, Failed, Made, Retried
-from ray_unlearn.driver.pool import Lost, Ready
-from ray_unlearn.driver.progress import ConsoleSink
+from ray_unlearn.monitor.console import ConsoleSink
 from ray_unlearn.outcome import Outcome, WorkerInfo
+from ray_unlearn.schedule.events import Event, Failed, Made, Retried
+from ray_unlearn.schedule.pool import Lost, Ready
 
 HERE = WorkerInfo(host="node-3", pid=7, device="cpu")
 
@@ -18,7 +18,7 @@ HERE = WorkerInfo(host="node-3", pid=7, device="cpu")
 def test_time_left_counts_from_the_first_worker(monkeypatch):
     """Law: started at 0, worker ready at 100, 3 runs by 106: 2 s each, 30 a minute; 6 left take 12 s. One was there."""
     now = 0.0
-    monkeypatch.setattr("ray_unlearn.driver.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("ray_unlearn.monitor.console.time.monotonic", lambda: now)
     tracker = ConsoleSink(Console(file=io.StringIO()), total=10, already=1)
     now = 50.0
     assert tracker.describe() == "starting"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ray_unlearn.driver import generate, open_job
-from ray_unlearn.driver.published import published_run
 from ray_unlearn.errors import StoreError
+from ray_unlearn.generation import generate, open_job
+from ray_unlearn.generation.records import published_run
 from ray_unlearn.store import StudyStore
 from ray_unlearn.study import Run
 

@@ -14,7 +14,7 @@ import slow
 from conftest import TINY, payload_bytes
 from slow import SlowStorage, records_in, slow_study
 
-from ray_unlearn.driver import Summary, generate
+from ray_unlearn.generation import Summary, generate
 from ray_unlearn.store import open_storage
 from ray_unlearn.study import Study, parse_study
 
@@ -123,7 +123,7 @@ def test_a_worker_killed_while_it_trains_and_publishes_costs_both_and_no_more(
         plain = open_storage(uri)
         return SlowStorage(plain.uri, plain.filesystem, plain.root)
 
-    monkeypatch.setattr("ray_unlearn.driver.opening.open_storage", open_slowly)
+    monkeypatch.setattr("ray_unlearn.generation.job.open_storage", open_slowly)
     strangers, at, made_before = actor_pids(), tmp_path / "store/at", list[int]()
 
     def kill() -> None:

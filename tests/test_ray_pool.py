@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from ray_unlearn.driver import generate, open_job
-from ray_unlearn.driver.pool import Leaving, Lost, Ready, Report
 from ray_unlearn.errors import ClusterError, StudyError
+from ray_unlearn.generation import generate, open_job
+from ray_unlearn.schedule.pool import Leaving, Lost, Ready, Report
 
 ray = pytest.importorskip("ray")
 from ray_unlearn.driver import ray_nodes, ray_pool  # noqa: E402 - they import Ray

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ray_unlearn.driver.room import Needs, check_share, waiting_line
 from ray_unlearn.errors import StudyError
+from ray_unlearn.schedule.resources import Needs, check_share, waiting_line
 
 
 @pytest.mark.parametrize(

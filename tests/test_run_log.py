@@ -17,8 +17,8 @@ from conftest import payload_bytes
 from plans import PAYLOADS, finetune, plan_of, record_of
 
 from ray_unlearn.cli import main
-from ray_unlearn.driver import generate, open_job
 from ray_unlearn.errors import StoreError
+from ray_unlearn.generation import generate, open_job
 from ray_unlearn.run_log import LIMIT_BYTES, RunLog, recorded
 from ray_unlearn.store import FailedRecord, StudyStore, open_storage
 from ray_unlearn.store.verify import verify

@@ -28,8 +28,8 @@ from test_floors import MODULES, imports, unsafe
 
 from ray_unlearn.cli.options import typed
 from ray_unlearn.data.parquet import open_parquet
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import DataError, RayUnlearnError
+from ray_unlearn.generation import generate
 from ray_unlearn.store import Storage, StudyStore, open_storage
 from ray_unlearn.study.schema import Columns, Source
 from ray_unlearn.study.uris import label

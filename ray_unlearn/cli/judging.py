@@ -85,7 +85,7 @@ def evaluate(
     )
     if watch:
         from ray_unlearn.cli.watching import Compared, watch_scores
-        from ray_unlearn.report.watching import Watch
+        from ray_unlearn.monitor.watch import Watch
 
         if as_json:
             raise StudyError("evaluate: --watch goes on until all is made, and --json looks once; leave one out")

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from ray_unlearn.driver.happened import Sink
 from ray_unlearn.driver.ray_pool import RayPool
 from ray_unlearn.driver.ray_start import Start
 from ray_unlearn.errors import ClusterError
+from ray_unlearn.schedule.events import Sink
 from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts

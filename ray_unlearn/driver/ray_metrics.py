@@ -18,9 +18,9 @@ from collections import Counter, deque
 
 from ray.util import metrics
 
-from ray_unlearn.driver.happened import Event, Failed, Made, Stopped
-from ray_unlearn.driver.pool import Lost, Ready
 from ray_unlearn.outcome import Spent
+from ray_unlearn.schedule.events import Event, Failed, Made, Stopped
+from ray_unlearn.schedule.pool import Lost, Ready
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
 

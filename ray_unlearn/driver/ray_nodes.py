@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from ray_unlearn.driver.room import Resources
+from ray_unlearn.schedule.resources import Resources
 
 _EVERY_S = 2.0  # a spot market gives two minutes' notice, or half a minute
 

@@ -6,7 +6,7 @@
 An actor call may raise although its run was published (Ray docs, fault_tolerance/actors): the scheduler asks the store.
 Nodes that drain hold no further worker; what their workers have not finished shortly before the end is taken back.
 
-Does not cover: what workers are given (`loop`), connecting (`ray_backend`).
+Does not cover: what workers are given (`schedule`), connecting (`ray_backend`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import NodeDiedError, RayActorError, RayError, RayTaskError
 
-from ray_unlearn.driver.deadlines import Deadlines
-from ray_unlearn.driver.pool import Finished, Leaving, Lost, Ready, Report
 from ray_unlearn.driver.ray_nodes import Nodes
-from ray_unlearn.driver.room import Needs, check_share, waiting_line
 from ray_unlearn.errors import ClusterError, RayUnlearnError, StorageNotShared
 from ray_unlearn.outcome import Attempt
+from ray_unlearn.schedule.deadlines import Deadlines
+from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report
+from ray_unlearn.schedule.resources import Needs, check_share, waiting_line
 from ray_unlearn.study.execution import Execution
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts

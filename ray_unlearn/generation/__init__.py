@@ -3,13 +3,13 @@
     summary = generate(study, backend="ray", workers=2)
     summary.made, summary.failed
 
-`opening` turns a study into a job, `order` says which run comes first, `loop` is the scheduler (no Ray in it), `inline`
-and `ray_pool` are the places where runs execute, `room` says how many a node holds, `ray_data` decodes large sources,
-`progress` tells people, and `recorder` tells the log of events and `ray_metrics`.
+`driver` is the command from start to end. `job` turns a study into what workers execute, `records` is what the study's
+folder says of its runs, `preflight` are checks, `backends` are the places where runs are executed, `inline` is this
+process, `summary` is what is said in the end.
 
-Does not cover: what a run does (`ray_unlearn.worker`).
+Does not cover: what a run does (`ray_unlearn.worker`), which one is next (`schedule`), who is told (`monitor`).
 """
 
-from ray_unlearn.driver.generation import generate as generate
-from ray_unlearn.driver.opening import open_job as open_job
-from ray_unlearn.driver.summary import Summary as Summary
+from ray_unlearn.generation.driver import generate as generate
+from ray_unlearn.generation.job import open_job as open_job
+from ray_unlearn.generation.summary import Summary as Summary

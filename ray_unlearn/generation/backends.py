@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from ray_unlearn.driver.early import import_what_runs_need
-from ray_unlearn.driver.happened import Sink
-from ray_unlearn.driver.pool import Pool
-from ray_unlearn.driver.room import check_share
 from ray_unlearn.errors import ClusterError, StudyError
+from ray_unlearn.generation.preflight import import_what_runs_need
+from ray_unlearn.schedule.events import Sink
+from ray_unlearn.schedule.pool import Pool
+from ray_unlearn.schedule.resources import check_share
 from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
@@ -80,7 +80,7 @@ def open_backend(
                 "--address, --workers and --gpus-per-worker are for --backend ray; inline is one worker in this process"
             )
         import_what_runs_need()
-        from ray_unlearn.driver.inline import InlineBackend
+        from ray_unlearn.generation.inline import InlineBackend
 
         backend = InlineBackend()
     else:

@@ -16,25 +16,19 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ray_unlearn.driver.backends import Backend, BackendName, open_backend
-from ray_unlearn.driver.early import check_device, check_precision, probably_pending
-from ray_unlearn.driver.happened import Sink, Tally
-from ray_unlearn.driver.loop import schedule
-from ray_unlearn.driver.opening import open_job
-from ray_unlearn.driver.order import in_order
-from ray_unlearn.driver.phases import Phases
-from ray_unlearn.driver.progress import show_progress
-from ray_unlearn.driver.published import ArithmeticWarnings, FailureRecords, Work, admit, finish, published_run
-from ray_unlearn.driver.recorder import Recorder
-from ray_unlearn.driver.summary import Summary
+from ray_unlearn.generation.backends import Backend, BackendName, open_backend
+from ray_unlearn.generation.job import open_job
+from ray_unlearn.generation.preflight import check_device, check_precision, probably_pending
+from ray_unlearn.generation.records import ArithmeticWarnings, FailureRecords, Work, admit, finish, published_run
+from ray_unlearn.generation.summary import Summary
 from ray_unlearn.interrupts import interrupts
-from ray_unlearn.store import open_storage
+from ray_unlearn.monitor import Phases, Recorder, show_progress
+from ray_unlearn.schedule import Sink, Tally, in_order, schedule
 from ray_unlearn.store.events import event_log
 from ray_unlearn.store.sharing import marked
 from ray_unlearn.study.schema import Study
 
-if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
-    from ray_unlearn.data.study_data import StudyData
+if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.worker import Job
 
 
@@ -133,16 +127,3 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
             for sink in sinks:
                 sink(event)
     return tally
-
-
-def prepare(study: Study, *, backend: BackendName = "ray", address: str | None = None) -> StudyData:
-    """Decode a study's images and draw its splits; make nothing else.
-
-    Raises:
-        RayUnlearnError: the data are refused, or the cluster cannot be had.
-
-    """
-    from ray_unlearn.data.study_data import prepare_study
-
-    with interrupts(), open_backend(backend, address=address) as place:
-        return prepare_study(study, open_storage(study.storage), place.decode_all)

@@ -6,7 +6,7 @@
 Everything that can be refused is refused here, before any worker starts: what needs no torch first, which is imported
 then. This module is imported without it.
 
-Does not cover: what the store holds of the plan (`published`).
+Does not cover: what the store holds of the plan (`records`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from ray_unlearn.data.node_cache import cache_folder
 from ray_unlearn.data.prepare import DecodeAll, in_place
 from ray_unlearn.data.study_data import open_sources, prepare_study
-from ray_unlearn.driver.early import import_what_runs_need
 from ray_unlearn.errors import StudyError
+from ray_unlearn.generation.preflight import import_what_runs_need
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.plan import Ingredients, make_plan

@@ -5,7 +5,7 @@
     check_device(plan, pool.device, held)
     check_precision(plan, pool.device, {"finetune"})
 
-Does not cover: what is in the study's files (`opening`), nor anything on another machine.
+Does not cover: what is in the study's files (`job`), nor anything on another machine.
 """
 
 from __future__ import annotations

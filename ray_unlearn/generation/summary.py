@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ray_unlearn.driver.phases import phases_line
+from ray_unlearn.monitor.phases import phases_line
 from ray_unlearn.study.plan import Run
 
 
@@ -31,7 +31,7 @@ class Summary:
     skipped_images: int = 0
     seconds: float = 0.0
     phases: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by phase (`ray_unlearn.driver.phases`); they add up to `seconds`."""
+    """Seconds by phase (`ray_unlearn.monitor.phases`); they add up to `seconds`."""
     uri: str = ""
     unwritten: str = ""
     """Why the table of runs could not be written, beside the runs that failed."""

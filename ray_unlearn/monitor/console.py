@@ -18,8 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ray_unlearn.driver.happened import Event, Failed, Made, Retried
-from ray_unlearn.driver.pool import Lost, Ready
+from ray_unlearn.schedule.events import Event, Failed, Made, Retried
+from ray_unlearn.schedule.pool import Lost, Ready
 from ray_unlearn.study.execution import Execution
 from ray_unlearn.wording import duration, printable
 

@@ -10,7 +10,7 @@ Lines: begun; ready, given, made, failed, given up, recycled, poisoned, leaving,
 (`store.events`); ended, or broken off. None holds a path or a URI: what an error says of one is left out here, and
 stands in the run's file under failed/.
 
-Does not cover: how lines are kept (`store.events`), nor what they add up to (`report.utilisation`).
+Does not cover: how lines are kept (`store.events`), nor what they add up to (`monitor.utilisation`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ray_unlearn.driver.happened import Event, Failed, Made, Retried, Started, Stopped, Tally
-from ray_unlearn.driver.pool import Leaving, Lost, Ready
 from ray_unlearn.outcome import Outcome, Spent
+from ray_unlearn.schedule.events import Event, Failed, Made, Retried, Started, Stopped, Tally
+from ray_unlearn.schedule.pool import Leaving, Lost, Ready
 from ray_unlearn.store.events import EventLog
 from ray_unlearn.study.plan import Run
 

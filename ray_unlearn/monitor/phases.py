@@ -16,8 +16,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from ray_unlearn.driver.happened import Event
-from ray_unlearn.driver.pool import Ready
+from ray_unlearn.schedule.events import Event
+from ray_unlearn.schedule.pool import Ready
 
 PHASES = {"prepare": "data", "connect": "Ray", "workers": "workers", "runs": "runs", "finish": "finish"}
 """Phase -> what people read. prepare: plan and data. connect: Ray started or joined. workers: until the first worker is

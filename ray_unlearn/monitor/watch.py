@@ -8,23 +8,30 @@ What is made is known from records alone: a look lists each population's folder 
 it. The log of events adds which driver is at work, how quick it is, and which runs it has given up; where it cannot
 be read, watching goes on without.
 
+The rate is that of the times in the log, else of when looks saw more runs than the look before. Both end at a run's
+end, not at the time of the question: what has passed of a long run says nothing yet.
+
 Does not cover: how it is shown (`cli.watching`), nor scores (`evaluation`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ray_unlearn.report.rate import Seen, rate_of
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.disk import has_ended
 from ray_unlearn.store.events import ALIVE_EVERY_S, Event, EventReader
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
 
+WINDOW_S = 1800.0
+"""The time before the last run's end that counts, where it holds runs enough: nodes come and go."""
+_ENOUGH = 60
+_CHANGES = 60
 SILENT_S = 4 * ALIVE_EVERY_S
 """A driver from which nothing is heard for so long is dead, or cut off from its storage."""
 PATIENCE_S = 15.0
@@ -163,3 +170,48 @@ def _asked_for(one: Made, events: list[Event]) -> bool:
     """Return whether the driver makes this population; `generate --only` leaves others out."""
     pending = (_begun(events) or {}).get("pending")
     return one.population in pending if isinstance(pending, Mapping) else True
+
+
+def rate_of(events: Iterable[Event]) -> float | None:
+    """Return the runs per second from the first ready worker on, or within the window, to the last run's end.
+
+    Whole rounds of workers that work in step are counted from where the first began, which an earlier run's end is not.
+    """
+    ready_s, made_s = None, list[float]()
+    for event in events:
+        if event["event"] == "ready" and ready_s is None:
+            ready_s = float(event["s"])
+        elif event["event"] == "made":
+            made_s.append(float(event["s"]))
+    if ready_s is None or not made_s:
+        return None
+    last_s, begin_s = made_s[-1], ready_s
+    if len(made_s) > _ENOUGH:
+        begin_s = max(ready_s, min(last_s - WINDOW_S, made_s[-_ENOUGH - 1]))
+    count = sum(at_s > begin_s for at_s in made_s)
+    return count / (last_s - begin_s) if last_s > begin_s else None
+
+
+class Seen:
+    """What looks saw, where no log tells: only those count that saw more than the look before."""
+
+    def __init__(self) -> None:
+        self._changes: deque[tuple[float, int]] = deque(maxlen=_CHANGES)
+        """When, and how many were made then."""
+        self._made: int | None = None
+
+    def look(self, now_s: float, made: int) -> None:
+        """Take a look: how many are made."""
+        if self._made is not None and made > self._made:
+            self._changes.append((now_s, made))
+        elif self._made is not None and made < self._made:  # taken away: what was seen is no measure any more
+            self._changes.clear()
+        self._made = made
+
+    @property
+    def per_s(self) -> float | None:
+        """Return the runs between the first and the last change, by the time between them."""
+        if len(self._changes) < 2:
+            return None
+        (start_s, before), (end_s, made) = self._changes[0], self._changes[-1]
+        return (made - before) / (end_s - start_s) if end_s > start_s else None

@@ -6,7 +6,7 @@
 
 A call to a worker costs a millisecond or so, whatever it asks for: short runs share one, long ones go one by one.
 
-Does not cover: which worker is given them (`loop`).
+Does not cover: which worker is given them (`scheduler`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 The limit of a run is that of a call: runs that share one are expected to take a fraction of a second together. Where it
 is exceeded, each of them is tried again alone, and only then blamed.
 
-Does not cover: ending the worker (the pool does), nor how often a run is tried again (`loop`).
+Does not cover: ending the worker (the pool does), nor how often a run is tried again (`scheduler`).
 """
 
 from __future__ import annotations

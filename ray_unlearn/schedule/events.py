@@ -9,7 +9,7 @@
 To listen, write a function of one event and add it to the sinks of `generate`. `Ready`, `Leaving` and `Lost` are the
 pool's own reports, handed on.
 
-Does not cover: when what happens (`loop`), nor how it is shown or kept (`progress`, `recorder`).
+Does not cover: when what happens (`scheduler`), nor how it is shown or kept (`monitor`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ray_unlearn.driver.pool import Leaving, Lost, Ready
 from ray_unlearn.outcome import Attempt, Outcome
+from ray_unlearn.schedule.pool import Leaving, Lost, Ready
 from ray_unlearn.study.plan import Run
 
 

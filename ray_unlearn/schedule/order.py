@@ -6,7 +6,7 @@
 The order changes no result: a run depends on nothing that was made before it, but for its original. Interleaved, every
 population has N runs at about the same time, so that a score is there early and grows.
 
-Does not cover: when a run may start (`loop` waits for its original), nor how many runs share a call (`pace`).
+Does not cover: when a run may start (`scheduler` waits for its original), nor how many runs share a call (`batching`).
 """
 
 from __future__ import annotations

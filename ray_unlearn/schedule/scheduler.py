@@ -21,11 +21,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ray_unlearn.driver.happened import Event, Failed, Made, Retried, Started, Stopped
-from ray_unlearn.driver.pace import AHEAD_S, Batching
-from ray_unlearn.driver.pool import Finished, Leaving, Lost, Pool, Ready, Report
 from ray_unlearn.errors import ClusterError, StorageNotShared, StoreUnwritable
 from ray_unlearn.outcome import Outcome
+from ray_unlearn.schedule.batching import AHEAD_S, Batching
+from ray_unlearn.schedule.events import Event, Failed, Made, Retried, Started, Stopped
+from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Pool, Ready, Report
 from ray_unlearn.study.plan import Plan, Run
 
 _STARTS_GIVEN_UP = 3  # workers in a row that could not open: the next would not either
