@@ -32,6 +32,7 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.records import CHECKPOINT, LOG, OUTPUTS, Record, payload_of
 from ray_unlearn.study.plan import Population, Run
 from ray_unlearn.study.schema import Study
+from ray_unlearn.study.uris import labelled
 from ray_unlearn.training import accuracy_and_loss, predict
 
 _PACKAGES = ("ray-unlearn", "torch", "torchvision", "ray", "numpy", "pyarrow")
@@ -132,7 +133,7 @@ class RunWriter:
             original=self.run.original,
             digest=self.population.digest,
             method=str(self.population.identity["method"]),
-            options=dict(self.population.identity["options"]),
+            options=labelled(dict(self.population.identity["options"])),
             seeds={"study": rng.study, "original": rng.original, "run": rng.run},
             original_sha256=original_sha256,
             shards=dict(shards),

@@ -27,14 +27,12 @@ NAME = PACKAGE.name
 FLOORS = [
     ["errors", "wording"],
     ["study", "interrupts"],
-    ["seeds"],
+    ["seeds", "terminal"],
     ["store"],
     ["evaluation"],
     ["data"],
-    ["taps"],
-    ["models"],
-    ["pristine"],
     ["training"],
+    ["models"],
     ["methods"],
     ["artefacts"],
     ["outcome", "publisher", "run_log", "surroundings"],
@@ -52,7 +50,19 @@ LEAVING = {"driver.tuning"}
 """Modules on their way out of the product."""
 RAY_ROOMS = {
     f"driver.ray_{name}"
-    for name in ("backend", "data", "evaluation", "jobs", "metrics", "nodes", "pool", "tune", "worker")
+    for name in (
+        "backend",
+        "data",
+        "evaluation",
+        "jobs",
+        "local",
+        "metrics",
+        "nodes",
+        "pool",
+        "tune",
+        "watch",
+        "worker",
+    )
 }
 TORCH_FREE = {"errors", "wording", "study", "store", "interrupts", "evaluation", "schedule", "monitor", "report", "cli"}
 

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,8 @@ import pytest
 import yaml
 from conftest import payload_bytes
 from plans import PAYLOADS, finetune, plan_of, record_of
+from rich.console import Console
+from rich.progress import Progress
 
 from ray_unlearn.cli import main
 from ray_unlearn.errors import StoreError
@@ -205,6 +208,9 @@ def test_the_streams_come_back_and_a_kept_one_still_works(capsys):
     assert sys.stdout is before
     kept[0].write("later\n")
     assert capsys.readouterr().out == "later\n"
+    assert recording(lambda: (print("so far", end=""), sys.stdout.close())) == "so far"
+    print("still open")
+    assert capsys.readouterr().out == "still open\n"
 
 
 def test_a_child_gets_the_streams_that_were_there(capfd):
@@ -318,3 +324,22 @@ def test_logs_prints_a_runs_log(scripted: Scripted, tmp_path: Path, capsys):
         code, _, error = logs(text)
         assert code == 2
         assert error.startswith("error: logs: ")
+
+
+def test_a_progress_bar_goes_to_the_terminal_and_prints_into_the_log(capsys):
+    """Law: a bar that another thread draws meanwhile is not in the log, and the run's lines are not on the terminal."""
+    console = Console(stderr=True, force_terminal=True, width=80)
+    with Progress(console=console, refresh_per_second=50) as bar:
+        task = bar.add_task("starting", total=100)
+
+        def act() -> None:
+            for done in range(10):
+                bar.update(task, completed=done, description=f"runs {done}")
+                print("step", done)
+                time.sleep(0.02)
+
+        log = recording(act)
+    assert log == "".join(f"step {done}\n" for done in range(10))
+    shown = capsys.readouterr()
+    assert "runs 5" in shown.err
+    assert "step" not in shown.err + shown.out

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_unlearn.cli.options import Overrides, StudyFile, say, store_of
+from ray_unlearn.cli.options import Overrides, StudyFile, store_of
 from ray_unlearn.errors import StudyError, did_you_mean
+from ray_unlearn.terminal import say, say_error
 
 if TYPE_CHECKING:
     from ray_unlearn.study import Run, Study
@@ -36,7 +37,7 @@ def logs(
     if text:
         say(text.removesuffix("\n"))
     else:
-        say(f"run {chosen} printed nothing", error=True)
+        say_error(f"run {chosen} printed nothing")
 
 
 def _run(text: str, study: Study) -> Run:

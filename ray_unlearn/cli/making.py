@@ -25,11 +25,11 @@ from ray_unlearn.cli.options import (
     Where,
     Workers,
     names_in,
-    say,
     store_of,
     typed,
 )
 from ray_unlearn.errors import StoreError, StudyError, did_you_mean
+from ray_unlearn.terminal import say, say_error
 
 
 class ExportFormat(StrEnum):
@@ -134,9 +134,10 @@ def status(
             say(f"warning: made from another value than the study has: {line}; `generate` will refuse it")
     if plot is not None:
         left_out = save_curves(store, list(loaded.populations), plot)
+        tell = say_error if as_json else say
         for name, why in left_out.items():
-            say(f"not in {plot}: {name}: {why}", error=as_json)
-        say(f"wrote {plot}", error=as_json)
+            tell(f"not in {plot}: {name}: {why}")
+        tell(f"wrote {plot}")
 
 
 def verify(

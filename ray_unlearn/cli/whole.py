@@ -21,10 +21,10 @@ from ray_unlearn.cli.options import (
     StudyFile,
     Where,
     Workers,
-    say,
     store_of,
 )
 from ray_unlearn.errors import RayUnlearnError, ReferenceNotMade
+from ray_unlearn.terminal import say
 
 if TYPE_CHECKING:
     from ray_unlearn.study import Study

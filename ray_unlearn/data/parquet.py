@@ -12,18 +12,20 @@ Does not cover: images as arrays in Parquet.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from pyarrow import fs
 
-from ray_unlearn.data.files import SourceFile, expand, fingerprint
+from ray_unlearn.data.files import SourceFile, expand, fingerprint, read_local
 from ray_unlearn.data.rows import OpenSource, Row
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.store.arrow import open_parquet_file, parquet_extension_types
+from ray_unlearn.store.disk import require_regular
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Columns
 from ray_unlearn.study.uris import label
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
 _AT_ONCE = 16  # files that are opened at the same time
 _BATCH_ROWS = 256
 _SLICE_ROWS = 2000
+_LABEL_ROWS = 65_536
 _SWOLLEN_BYTES, _SWOLLEN = 64 * 2**20, 100
+_HELD_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,8 @@ class ParquetSlice:
         names = [name for name in self.columns.model_dump().values() if name is not None]
         row = self.first_row
         with _reading(self.file) as parquet:
-            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=list(self.row_groups), columns=names):
+            rows = _batch_rows(parquet.metadata, self.row_groups, _BATCH_ROWS)
+            for batch in parquet.iter_batches(rows, row_groups=list(self.row_groups), columns=names):
                 for values in batch.to_pylist():
                     yield self._row(values, row)
                     row += 1
@@ -101,6 +106,8 @@ class ParquetSlice:
             return None, f"its path {path!r} leaves the Parquet file's folder"
         filesystem, own = self.file.open()
         try:
+            if isinstance(filesystem, fs.LocalFileSystem):
+                return read_local(Path(own).parent / inside), ""
             with filesystem.open_input_stream(str(PurePosixPath(own).parent / inside)) as stream:
                 return stream.read(), ""
         except OSError as error:
@@ -116,6 +123,8 @@ class _reading:  # noqa: N801 - a context manager, used as a verb
     def __enter__(self) -> pq.ParquetFile:
         filesystem, path = self.file.open()
         try:
+            if isinstance(filesystem, fs.LocalFileSystem):
+                require_regular(Path(path))
             self._stream = filesystem.open_input_file(path)
             return open_parquet_file(self._stream)
         except (OSError, ValueError, pa.ArrowException) as error:
@@ -186,11 +195,25 @@ def _refuse_swelling(file: SourceFile, metadata: pq.FileMetaData) -> None:
         for column in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(column)
             packed, unpacked = chunk.total_compressed_size, chunk.total_uncompressed_size
-            if unpacked > _SWOLLEN_BYTES and unpacked > _SWOLLEN * min(max(packed, 1), size):
+            most = chunk.num_values * unpacked if _has_dictionary(chunk) else unpacked
+            limit = _HELD_BYTES if _has_dictionary(chunk) else _SWOLLEN_BYTES
+            if most > limit and unpacked > _SWOLLEN * min(max(packed, 1), size):
                 raise DataError(
-                    f"{file.label}: column {chunk.path_in_schema!r} of row group {group} would unpack to {unpacked:,} "
+                    f"{file.label}: column {chunk.path_in_schema!r} of row group {group} would unpack to {most:,} "
                     f"bytes from {packed:,}; encoded images do not; write smaller row groups, or without compression"
                 )
+
+
+def _has_dictionary(chunk: pq.ColumnChunkMetaData) -> bool:
+    """Return whether rows may repeat one large value that is stored once."""
+    return bool(chunk.has_dictionary_page) and chunk.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
+
+
+def _batch_rows(metadata: pq.FileMetaData, groups: Iterable[int], most: int) -> int:
+    """Return how many rows to read at once so that they take a GiB at most, were each the largest that it can be."""
+    chunks = (metadata.row_group(group).column(i) for group in groups for i in range(metadata.num_columns))
+    largest = max((chunk.total_uncompressed_size for chunk in chunks if _has_dictionary(chunk)), default=0)
+    return max(1, min(most, _HELD_BYTES // max(largest, 1)))
 
 
 def _check_columns(file: SourceFile, schema: pa.Schema, extensions: Collection[str], columns: Columns) -> None:
@@ -228,7 +251,9 @@ def _names_from_labels(files: tuple[SourceFile, ...], label: str) -> tuple[str, 
         with _reading(file) as parquet:
             if pa.types.is_integer(parquet.schema_arrow.field(label).type):
                 return None
-            names |= {str(n) for n in parquet.read([label]).column(label).unique().to_pylist() if n is not None}
+            rows = _batch_rows(parquet.metadata, range(parquet.metadata.num_row_groups), _LABEL_ROWS)
+            for batch in parquet.iter_batches(rows, columns=[label]):
+                names |= {str(n) for n in batch.column(0).unique().to_pylist() if n is not None}
     return tuple(sorted(names))
 
 

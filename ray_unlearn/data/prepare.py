@@ -44,6 +44,7 @@ from ray_unlearn.study.identity import canonical, digest
 
 _FORMAT = 2
 _AT_ONCE = 4  # shards that are fetched at the same time
+_MOST_CLASSES = 100_000
 _COLUMNS_AT_ONCE = 16  # two small requests each: a matter of waiting
 MANIFEST = "manifest.json"
 _REPAIR = "run `ray-unlearn verify --repair` for the study, which decodes its source again, and then what you ran"
@@ -186,6 +187,7 @@ def prepare_source(
     """
     names = class_names or source.class_names
     limit = num_classes if num_classes is not None else (len(names) if names else None)
+    refuse_many_classes(limit or 0, source.name)
     key = digest([_FORMAT, source.fingerprint, image_size, names, limit, skip_bad])
     folder = f"{DATA_CACHE}/{key[:16]}-{image_size}px"
     manifest = _whole_manifest(storage, folder)
@@ -205,6 +207,19 @@ def prepare_source(
         storage.publish_file(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
         remove_notes(storage, folder)
     return Prepared(storage, folder, manifest)
+
+
+def refuse_many_classes(count: int, where: str) -> None:
+    """Refuse a number of classes for which no net of this package has a last layer: ImageNet-21k has 21,841.
+
+    Raises:
+        DataError: there are more than 100,000.
+
+    """
+    if count > _MOST_CLASSES:
+        raise DataError(
+            f"{where}: {count:,} classes; expected at most {_MOST_CLASSES:,}: is the label column an id or a path?"
+        )
 
 
 def read_manifest(storage: Storage, folder: str) -> Manifest | None:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_unlearn.data.prepare import DecodeAll, Prepared, in_place, prepare_source
+from ray_unlearn.data.prepare import DecodeAll, Prepared, in_place, prepare_source, refuse_many_classes
 from ray_unlearn.data.rows import OpenSource, Part
 from ray_unlearn.data.sources import open_source
 from ray_unlearn.data.splits import ImageTable, Splits, make_splits
@@ -126,6 +126,7 @@ def prepare_study(
         if role == "train":
             names = prepared[role].manifest.class_names
             limit = limit or (len(names) if names else prepared[role].manifest.max_label + 1)
+    refuse_many_classes(limit or 0, "data.train")
     if (limit or 0) < 2:
         only = f" ({names[0]})" if names else ""
         raise DataError(

@@ -9,19 +9,22 @@ did not start.
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 
+from ray_unlearn.driver.ray_local import LocalCluster
 from ray_unlearn.driver.ray_pool import RayPool
 from ray_unlearn.driver.ray_start import Start
+from ray_unlearn.driver.ray_watch import RayWatch
 from ray_unlearn.errors import ClusterError
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.study.schema import Study
+from ray_unlearn.terminal import say_error
 
 if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
     from ray_unlearn.data.decode import DecodedSlice, DecodeJob
@@ -30,11 +33,6 @@ if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
 
 _LARGE_ROWS = 16_000  # below, starting Ray Data takes longer than decoding
 _OBJECT_STORE_BYTES = 512 * 2**20  # of a local cluster: images travel through shards, not through Ray
-
-
-def _tell(line: str) -> None:
-    """Say something on standard error."""
-    sys.stderr.write(line + "\n")
 
 
 class RayBackend:
@@ -46,13 +44,14 @@ class RayBackend:
         address: str | None,
         workers: int | None,
         gpus_per_worker: float | None = None,
-        tell: Callable[[str], None] = _tell,
+        tell: Callable[[str], None] = say_error,
     ) -> None:
         self._address, self._workers, self._tell = address, workers, tell
         self._gpus_per_worker = gpus_per_worker
-        self._local = False
         self._start: Start | None = None
         """Where we connected; None where this process was connected before."""
+        self._cluster: LocalCluster | None = None
+        self._watch: RayWatch | None = None
         self._pool: RayPool | None = None
 
     @contextmanager
@@ -86,8 +85,8 @@ class RayBackend:
 
         """
         self.connect()
-        self._pool = RayPool(job, self._workers, self._tell, self._gpus_per_worker)
-        missing = self._pool.missing() if self._local else ""
+        self._pool = RayPool(job, self._workers, self._tell, self._gpus_per_worker, check=self.check)
+        missing = self._pool.missing() if self._cluster else ""
         if missing:  # elsewhere, such a node may join
             raise ClusterError(f"this machine: {missing}; lower execution.cpus_per_worker or --gpus-per-worker")
         return self._pool
@@ -98,14 +97,31 @@ class RayBackend:
 
         return [RayMeters(study)]
 
+    def check(self) -> None:
+        """Do nothing while Ray lives.
+
+        Raises:
+            ClusterLost: it has died.
+
+        """
+        if self._watch is not None:
+            self._watch.check()
+
     def close(self) -> None:
-        """Kill our actors; shut Ray down only where we connected, and give up a start that nobody waited for."""
-        if self._pool is not None:
+        """Kill our actors; shut Ray down where we connected, even while it starts. A dead Ray's logs stay."""
+        lost = self._watch is not None and self._watch.lost
+        if self._watch is not None:
+            self._watch.stop()
+        if self._pool is not None and not lost:
             self._pool.close()
         if self._start is not None:
             self._start.cancel()
-            ray.shutdown()
+            if self._cluster is not None:
+                self._cluster.end(keep_logs=lost)
+            else:
+                ray.shutdown()
             self._start.release()
+            self._start = None
 
     def connect(self) -> None:
         """Wait for the cluster, or connect to it now; nothing where this process is connected already.
@@ -118,24 +134,36 @@ class RayBackend:
             self._start = Start(self._join)
         if self._start is not None:
             self._start.wait()
+        self._watch = self._watch or RayWatch(local=self._cluster is not None, tell=self._tell)
 
     def _join(self) -> None:
-        """Connect to the cluster, or start one on this machine."""
+        """Connect to the cluster, or start one on this machine; in a thread of its own."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault(
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
         )  # workers share this environment; no `uv run` in each
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
-        # At `warning`, Ray would say that a thread which is not the main one leaves its SIGTERM handler out: well so.
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-        if address == "local":
-            # Ray's ports are guarded by a token, on by default for local clusters; its one warning says so.
-            options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         try:
-            ray.init(address=address, **options)
+            self._init(address)
+        except ClusterError:
+            raise
         except Exception as error:  # Ray raises plain exceptions here, too
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
             raise ClusterError(
                 f"Ray at {address}: cannot connect: {reason}; is the cluster up? --backend inline needs none"
             ) from error
-        self._local = address == "local"
+
+    def _init(self, address: str) -> None:
+        """Connect to the cluster, or start one of our own."""
+        # At `warning`, Ray would say that a thread which is not the main one leaves Ray's SIGTERM handler out.
+        if address == "local":
+            self._cluster = LocalCluster()
+            self._cluster.start(
+                self._tell,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_OBJECT_STORE_BYTES,
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

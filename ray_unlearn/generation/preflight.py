@@ -17,6 +17,7 @@ from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.records import Record
 from ray_unlearn.study.plan import Plan
 from ray_unlearn.study.schema import Study
+from ray_unlearn.study.uris import without_keys
 
 
 def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
@@ -43,7 +44,7 @@ def import_what_runs_need() -> None:
         import ray_unlearn.store.metrics
         import ray_unlearn.worker  # noqa: F401
     except Exception as error:  # a library that is damaged, or built for another, may raise anything
-        said = " ".join(str(error).split())[:300]
+        said = without_keys(" ".join(str(error).split()))[:300]
         raise RayUnlearnError(
             f"what runs need cannot be imported: {type(error).__name__}: {said}; the environment is not whole: "
             "`uv sync --reinstall`, or pip install --force-reinstall torch torchvision"

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ray_unlearn.schedule.events import Event, Failed, Made, Retried
 from ray_unlearn.schedule.pool import Lost, Ready
 from ray_unlearn.study.execution import Execution
+from ray_unlearn.terminal import open_console
 from ray_unlearn.wording import duration, printable
 
 _LINE_EVERY_S = 5.0
@@ -119,7 +120,7 @@ def show_progress(total: int, already: int, execution: Execution, verbose: bool 
         verbose: print what each run printed, too, when it ends.
 
     """
-    console, max_attempts = Console(stderr=True), execution.max_attempts
+    console, max_attempts = open_console(error=True), execution.max_attempts
     if not console.is_terminal:
         yield ConsoleSink(console, total, already, max_attempts=max_attempts, verbose=verbose)
         return
