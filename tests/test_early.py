@@ -33,7 +33,7 @@ MISSING = {
 @pytest.fixture
 def slow_ray(monkeypatch) -> list[str]:
     """Let Ray take a minute to start; return what became of that."""
-    from ray_unlearn.driver import ray_backend
+    from ray_unlearn.cluster import backend as ray_backend
 
     said: list[str] = []
 
@@ -81,7 +81,7 @@ def test_a_cluster_that_cannot_be_had_is_an_error_of_the_command(tiny, monkeypat
     def refuse(*_: object) -> None:
         raise ClusterError("no such cluster")
 
-    monkeypatch.setattr("ray_unlearn.driver.ray_backend.RayBackend._join", refuse)
+    monkeypatch.setattr("ray_unlearn.cluster.backend.RayBackend._join", refuse)
     with pytest.raises(ClusterError, match="no such cluster"):
         generate(tiny(), backend="ray")
     assert "start-ray" not in {thread.name for thread in threading.enumerate()}

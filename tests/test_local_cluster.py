@@ -22,7 +22,9 @@ import yaml
 from conftest import TINY, merged
 
 pytest.importorskip("ray")
-from ray_unlearn.driver import ray_backend, ray_local, ray_watch
+from ray_unlearn.cluster import backend as ray_backend
+from ray_unlearn.cluster import liveness as ray_watch
+from ray_unlearn.cluster import local as ray_local
 from ray_unlearn.errors import ClusterError, ClusterLost
 
 pytestmark = pytest.mark.ray
@@ -249,7 +251,7 @@ def test_ray_dies(generating: Generating, tmp_path: Path, what: str) -> None:
 def test_folders_of_dead_processes_go(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: the next start removes what a killed process left, and nothing of a process that lives."""
     monkeypatch.setenv("RAY_TMPDIR", str(temporary))
-    code = "from ray_unlearn.driver.ray_local import _Folder; f = _Folder.make(); print(f.path, flush=True); input()"
+    code = "from ray_unlearn.cluster.local import _Folder; f = _Folder.make(); print(f.path, flush=True); input()"
     lives, dies = (
         subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(2)

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from conftest import TINY, merged
 
-from ray_unlearn.driver import parcel as parcels
-from ray_unlearn.driver import shelf
-from ray_unlearn.driver.parcel import Parcel, pack
 from ray_unlearn.errors import MethodError, StudyError
 from ray_unlearn.study import load_study
 from ray_unlearn.study.beside import modules_beside
+from ray_unlearn.submit import bundle as parcels
+from ray_unlearn.submit import folder_cache as shelf
+from ray_unlearn.submit.bundle import Parcel, pack
 
 
 def write(folder: Path, **changes: Any) -> Path:

@@ -24,7 +24,7 @@ def test_counts_are_on_the_nodes_prometheus_endpoint(ray_cluster: None):
     """
     import ray
 
-    from ray_unlearn.driver.ray_metrics import RayMeters
+    from ray_unlearn.cluster.prometheus import RayMeters
 
     meters = RayMeters(parse_study({**TINY, "name": "counted", "storage": "."}, where="a test"))
     for worker in (1, 2):

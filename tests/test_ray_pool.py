@@ -16,9 +16,10 @@ from ray_unlearn.generation import generate, open_job
 from ray_unlearn.schedule.pool import Leaving, Lost, Ready, Report
 
 ray = pytest.importorskip("ray")
-from ray_unlearn.driver import ray_nodes, ray_pool  # noqa: E402 - they import Ray
-from ray_unlearn.driver.ray_nodes import Nodes  # noqa: E402
-from ray_unlearn.driver.ray_pool import RayPool  # noqa: E402
+from ray_unlearn.cluster import nodes as ray_nodes  # noqa: E402 - they import Ray
+from ray_unlearn.cluster import pool as ray_pool  # noqa: E402 - they import Ray
+from ray_unlearn.cluster.nodes import Nodes  # noqa: E402
+from ray_unlearn.cluster.pool import RayPool  # noqa: E402
 
 
 def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
@@ -193,7 +194,7 @@ def test_whatever_ray_says_a_node_that_is_gone_is_no_runs_fault(tiny, monkeypatc
 
 def test_a_machine_that_can_never_hold_a_worker_is_an_error(tiny, monkeypatch: pytest.MonkeyPatch):
     """Law: on a cluster of our own nothing can join: the command ends with what is missing."""
-    from ray_unlearn.driver import ray_backend
+    from ray_unlearn.cluster import backend as ray_backend
 
     class Never:
         def __init__(self, *_: object) -> None: ...

@@ -14,7 +14,7 @@ from plans import finetune, plan_of, record_of
 from test_submitting import FakeServer
 
 from ray_unlearn.cli import main
-from ray_unlearn.driver import ray_jobs
+from ray_unlearn.cluster import job_server as ray_jobs
 from ray_unlearn.errors import RayUnlearnError
 from ray_unlearn.generation import generate
 from ray_unlearn.outcome import failure_of

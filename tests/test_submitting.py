@@ -18,9 +18,9 @@ import pytest
 from conftest import TINY, merged
 
 from ray_unlearn.cli import main
-from ray_unlearn.driver import ray_jobs
-from ray_unlearn.driver.submission import Attempt, Submission
+from ray_unlearn.cluster import job_server as ray_jobs
 from ray_unlearn.errors import ClusterError, Interrupted, StoreError
+from ray_unlearn.submit.jobs import Attempt, Submission
 
 
 def write(folder: Path, **changes: Any) -> str:

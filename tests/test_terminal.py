@@ -28,8 +28,8 @@ from test_floors import MODULES
 from test_submitting import FakeServer
 
 from ray_unlearn.cli import main
-from ray_unlearn.driver import ray_jobs
-from ray_unlearn.driver.submission import Attempt
+from ray_unlearn.cluster import job_server as ray_jobs
+from ray_unlearn.submit.jobs import Attempt
 from ray_unlearn.terminal import Escaping, safe, say, show, visible
 
 HOSTILE = "a\x1b[2Jb\x1b]0;pwned\x07c\x9b31md\u202ee\u2066f\r\x08\x7fg"

@@ -2,7 +2,7 @@
 
     ray-unlearn generate faces.yaml --workers 2
 
-Does not cover: how runs are made (`ray_unlearn.driver`), nor judged (`judging`).
+Does not cover: how runs are made (`ray_unlearn.generation`), nor judged (`judging`).
 """
 
 from __future__ import annotations

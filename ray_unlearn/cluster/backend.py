@@ -3,7 +3,7 @@
     backend = RayBackend(address=None, workers=2)
     pool = backend.pool(job)
 
-Does not cover: the actors (`ray_pool`), starting clusters of machines (`cluster.yaml`), or stopping any cluster that we
+Does not cover: the actors (`pool`), starting clusters of machines (`cluster.yaml`), or stopping any cluster that we
 did not start.
 """
 
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from ray_unlearn.driver.ray_local import LocalCluster
-from ray_unlearn.driver.ray_pool import RayPool
-from ray_unlearn.driver.ray_start import Start
-from ray_unlearn.driver.ray_watch import RayWatch
+from ray_unlearn.cluster.liveness import RayWatch
+from ray_unlearn.cluster.local import LocalCluster
+from ray_unlearn.cluster.pool import RayPool
+from ray_unlearn.cluster.start import Start
 from ray_unlearn.errors import ClusterError
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.study.schema import Study
@@ -72,7 +72,7 @@ class RayBackend:
 
         if len(slices) < 2 or sum(part.num_rows for part in slices) < _LARGE_ROWS:
             return in_place(slices, job)
-        from ray_unlearn.driver.ray_data import decode_with_ray
+        from ray_unlearn.cluster.decoding import decode_with_ray
 
         self.connect()
         return decode_with_ray(slices, job)
@@ -93,7 +93,7 @@ class RayBackend:
 
     def sinks(self, study: Study) -> Sequence[Sink]:
         """Return the sink that counts on Ray's own Prometheus endpoint."""
-        from ray_unlearn.driver.ray_metrics import RayMeters
+        from ray_unlearn.cluster.prometheus import RayMeters
 
         return [RayMeters(study)]
 

@@ -7,7 +7,7 @@
 Each way in which a server cannot be used is one `ClusterError`. Ray is imported when a server is connected to, after
 RAY_AUTH_MODE is set, which Ray reads once, at import: `ray job` sends a token only in that mode.
 
-Does not cover: what is submitted (`parcel`, `submission`); starting or stopping clusters.
+Does not cover: what is submitted (`submit.bundle`, `submit.jobs`); starting or stopping clusters.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.driver.submission import Attempt, Submission
 from ray_unlearn.errors import ClusterError
 from ray_unlearn.study.uris import without_keys
+from ray_unlearn.submit.jobs import Attempt, Submission
 
 ADDRESS = "http://127.0.0.1:8265"
 _WEB = ("http://", "https://")

@@ -9,7 +9,7 @@ thread looks once a second. The caller's next `check` raises; where none comes w
 thread does something else, the thread says the line and sends this process SIGTERM, which unwinds it; a main thread
 that hangs in a call to Ray is ended, as Ray would end it.
 
-Does not cover: other machines of a cluster (`ray_nodes`), nor a worker that dies (`ray_pool`).
+Does not cover: other machines of a cluster (`nodes`), nor a worker that dies (`pool`).
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ import ray
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from ray_unlearn.driver import shelf
 from ray_unlearn.errors import ClusterError
+from ray_unlearn.submit import folder_cache as shelf
 
 _SESSION_BYTES = len("/session_2026-11-30_00-07-25_042642_4194304/sockets/plasma_store")
 _SOCKET_BYTES = 107

@@ -5,7 +5,7 @@
     nodes.staying                                # [{"CPU": 8.0, "GPU": 1.0, ...}, ...]
     nodes.leaving                                # {node id: Notice}
 
-Does not cover: who works on them (`ray_pool`).
+Does not cover: who works on them (`pool`).
 """
 
 from __future__ import annotations

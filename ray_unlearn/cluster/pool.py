@@ -6,7 +6,7 @@
 An actor call may raise although its run was published (Ray docs, fault_tolerance/actors): the scheduler asks the store.
 Nodes that drain hold no further worker; what their workers have not finished shortly before the end is taken back.
 
-Does not cover: what workers are given (`schedule`), connecting (`ray_backend`).
+Does not cover: what workers are given (`schedule`), connecting (`backend`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import NodeDiedError, RayActorError, RayError, RayTaskError
 
-from ray_unlearn.driver.ray_nodes import Nodes
+from ray_unlearn.cluster.nodes import Nodes
 from ray_unlearn.errors import ClusterError, ClusterLost, RayUnlearnError, StorageNotShared
 from ray_unlearn.outcome import Attempt
 from ray_unlearn.schedule.deadlines import Deadlines
@@ -65,7 +65,7 @@ class RayPool:
         gpus_per_worker: float | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        from ray_unlearn.driver.ray_worker import Worker
+        from ray_unlearn.cluster.worker import Worker
 
         execution = job.plan.study.execution
         if gpus_per_worker is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from ray_unlearn.driver.ray_backend import RayBackend
+from ray_unlearn.cluster.backend import RayBackend
 from ray_unlearn.errors import ClusterError, ClusterLost, RayUnlearnError
 from ray_unlearn.evaluation.tasks import Task
 from ray_unlearn.interrupts import interrupts

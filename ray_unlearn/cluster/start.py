@@ -8,7 +8,7 @@
 
 The thread stays until it is released: the kernel ends each process of a local cluster with the thread that started it.
 
-Does not cover: how Ray is started (`ray_backend`).
+Does not cover: how Ray is started (`backend`).
 """
 
 from __future__ import annotations

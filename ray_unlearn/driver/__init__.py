@@ -1,6 +1,6 @@
-"""What drives Ray, packs jobs and tunes: on its way into rooms of its own.
+"""What searches tuned presets, on its way to `jobs/presets`.
 
-    backend = RayBackend(address=None, workers=2)
+    results = tune_trials(study, trials, seeds=3)
 
-Does not cover: `generate` (`ray_unlearn.generation`), and which run is next (`ray_unlearn.schedule`).
+Does not cover: `generate` (`ray_unlearn.generation`), and Ray (`ray_unlearn.cluster`).
 """

@@ -18,7 +18,7 @@ from typing import Any
 
 from ray import tune
 
-from ray_unlearn.driver.ray_backend import RayBackend
+from ray_unlearn.cluster.backend import RayBackend
 from ray_unlearn.driver.tuning import Result, Trial, run_trial
 from ray_unlearn.errors import ClusterError
 from ray_unlearn.study.schema import Study

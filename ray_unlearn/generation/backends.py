@@ -6,7 +6,7 @@
         for event in schedule(plan, backend.pool(job), ...):
             ...
 
-Does not cover: how they do it (`inline`, `ray_backend`).
+Does not cover: how they do it (`inline`, `cluster.backend`).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def open_backend(
         backend = InlineBackend()
     else:
         try:
-            from ray_unlearn.driver.ray_backend import RayBackend
+            from ray_unlearn.cluster.backend import RayBackend
         except ImportError as error:
             raise ClusterError(
                 "the ray backend needs Ray: pip install 'ray[default]', or use --backend inline"

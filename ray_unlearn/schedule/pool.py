@@ -5,7 +5,7 @@
     for event in pool.wait():                    # Ready, Finished, Leaving or Lost
         ...
 
-Does not cover: any real place: `inline`, `ray_pool`, and the fakes of the tests.
+Does not cover: any real place: `inline`, `cluster.pool`, and the fakes of the tests.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 
 Amounts are compared in Ray's own steps of 0.0001; a share of a GPU lies on one GPU, as Ray places it.
 
-Does not cover: what the nodes are (`ray_nodes`), nor who else uses them.
+Does not cover: what the nodes are (`cluster.nodes`), nor who else uses them.
 """
 
 from __future__ import annotations

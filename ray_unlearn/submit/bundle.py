@@ -13,7 +13,7 @@ A study from elsewhere could name any file of this user's. So only files in the 
 followed, and those that the caller allows by name; whoever submits can list them: `Parcel.lines`.
 
 Does not cover: what a script imports by a computed name, nor files that it opens (put those where every node sees
-them); factories that lie elsewhere (the cluster has them installed); talking to a cluster (`ray_jobs`).
+them); factories that lie elsewhere (the cluster has them installed); talking to a cluster (`cluster.job_server`).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from typing import Any, Literal
 
 import yaml
 
-from ray_unlearn.driver import shelf
 from ray_unlearn.errors import StudyError
 from ray_unlearn.study.beside import module_in, modules_beside
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.loading import parse_study, read_tree
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.yaml12 import parse_yaml
+from ray_unlearn.submit import folder_cache as shelf
 
 Stage = Literal["all", "prepare", "generate", "evaluate", "report"]
 

@@ -6,7 +6,7 @@
 
 Whoever reads a folder has used it a moment ago, so none is taken away from under a reader.
 
-Does not cover: what is in them (`parcel`); the cache of decoded images (`data.node_cache`).
+Does not cover: what is in them (`bundle`); the cache of decoded images (`data.node_cache`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     next_attempt("faces-1a2b3c4d-a", attempts)   # (2, None): a new one; (1, attempt): that one is running
     command_line(submission)                     # RAY_AUTH_MODE=token ray job submit --address ... -- python -m ...
 
-Does not cover: talking to the server (`ray_jobs`), what travels (`parcel`).
+Does not cover: talking to the server (`cluster.job_server`), what travels (`bundle`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ray_unlearn.driver.parcel import STUDY, Parcel
 from ray_unlearn.study.uris import label
+from ray_unlearn.submit.bundle import STUDY, Parcel
 
 GRACE_S = 30
 """Seconds between `ray job stop`'s SIGTERM and SIGKILL; Ray's default of 3 does not see a publication through."""
@@ -119,7 +119,7 @@ def command_line(submission: Submission, environment: Mapping[str, str], *, wait
 
     Args:
         submission: the job.
-        environment: variables that `ray job` has to find, as `ray_jobs.environment_of` returns them.
+        environment: variables that `ray job` has to find, as `cluster.job_server.environment_of` returns them.
         wait: follow the job, as `ray job submit` does unless told otherwise.
 
     """
