@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TINY, merged
+from samples import write_parquet
 
 from ray_unlearn.errors import ClusterError, MethodError, RayUnlearnError
 from ray_unlearn.generation import driver, generate
@@ -87,6 +88,31 @@ def test_a_cluster_that_cannot_be_had_is_an_error_of_the_command(tiny, monkeypat
     assert "start-ray" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_study_is_opened_once(tiny, tmp_path, monkeypatch):
+    """Law: each source is opened once, each method resolved once, and sources before torch is needed."""
+    from ray_unlearn.data import study_data
+    from ray_unlearn.generation import job
+    from ray_unlearn.methods import resolve
+
+    happened: list[str] = []
+
+    def noting(module: object, name: str) -> None:
+        real = getattr(module, name)
+
+        def noted(*given: object) -> object:
+            happened.append(name)
+            return real(*given)
+
+        monkeypatch.setattr(module, name, noted)
+
+    noting(study_data, "open_source")
+    noting(job, "import_what_runs_need")
+    noting(resolve, "resolve")
+    write_parquet(tmp_path / "faces.parquet", [0, 1] * 60)
+    assert generate(tiny(data={"train": str(tmp_path / "faces.parquet"), "test": None}), backend="inline").made == 4
+    assert happened == ["open_source", "import_what_runs_need", "resolve", "resolve"]
+
+
 def processes_below(folder: Path) -> list[str]:
     """Return the processes that name a folder on their command line."""
     found = []
@@ -109,7 +135,7 @@ def test_a_refusal_leaves_no_cluster_behind(tmp_path_factory, tmp_path):
     )
     assert done.returncode == 1
     assert re.fullmatch(r"error: .*none\.parquet: no such file; .*\n", done.stderr)
-    assert (folder / "ray").exists()  # it had begun to start
+    assert any(folder.iterdir())  # it had begun to start
     end = time.monotonic() + 10
     while processes_below(folder) and time.monotonic() < end:
         time.sleep(0.1)
