@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from plans import finetune, plan_of
-from test_loop import ORIGINAL, FakePool, schedule
+from test_scheduler import ORIGINAL, FakePool, schedule
 
 from ray_unlearn.generation import generate, open_job
 from ray_unlearn.outcome import Attempt

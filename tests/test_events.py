@@ -17,7 +17,7 @@ import pytest
 from mounts import remount, tmpfs
 from plans import finetune, plan_of
 from pyarrow import fs
-from test_loop import INFO, FakePool, schedule
+from test_scheduler import INFO, FakePool, schedule
 
 from ray_unlearn.generation import driver, generate
 from ray_unlearn.monitor.event_log import Recorder, without_places

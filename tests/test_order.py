@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conftest import TINY, merged, payload_bytes
-from test_loop import FakePool, schedule
+from test_scheduler import FakePool, schedule
 
 from ray_unlearn.generation import generate
 from ray_unlearn.schedule import scheduler
