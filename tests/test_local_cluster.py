@@ -340,7 +340,7 @@ def test_the_backend_words_a_start_that_fails(temporary: Path, monkeypatch: pyte
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray_local, "ray", _Ray(2))
     monkeypatch.setattr(ray_backend.ray, "is_initialized", lambda: False)
-    backend = ray_backend.RayBackend(address=None, workers=None, tell=lambda _: None)
+    backend = ray_backend.RayBackend(address=None, workers=None, log=lambda _: None)
     with pytest.raises(ClusterError, match=r"Ray at local: cannot connect: The current node timed out during startup"):
         backend.connect()
     backend.close()
@@ -368,7 +368,7 @@ def test_a_joined_cluster_that_dies_is_noticed(temporary: Path, monkeypatch: pyt
         node = _Node(temporary / "raylet", f"127.0.0.1:{gcs.getsockname()[1]}")
         monkeypatch.setattr(ray_watch.ray_worker, "_global_node", node)
         monkeypatch.setattr(ray_watch, "_GCS_S", 0.0)
-        watch = ray_watch.RayWatch(local=False, tell=lambda _: None)
+        watch = ray_watch.RayWatch(local=False, log=lambda _: None)
         watch.stop()
         watch.check()
         assert watch._dead_gcs() == ""

@@ -44,9 +44,9 @@ class RayBackend:
         address: str | None,
         workers: int | None,
         gpus_per_worker: float | None = None,
-        tell: Callable[[str], None] = say_error,
+        log: Callable[[str], None] = say_error,
     ) -> None:
-        self._address, self._workers, self._tell = address, workers, tell
+        self._address, self._workers, self._log = address, workers, log
         self._gpus_per_worker = gpus_per_worker
         self._start: Start | None = None
         """Where we connected; None where this process was connected before."""
@@ -85,7 +85,7 @@ class RayBackend:
 
         """
         self.connect()
-        self._pool = RayPool(job, self._workers, self._tell, self._gpus_per_worker, check=self.check)
+        self._pool = RayPool(job, self._workers, self._log, self._gpus_per_worker, check=self.check)
         missing = self._pool.missing() if self._cluster else ""
         if missing:  # elsewhere, such a node may join
             raise ClusterError(f"this machine: {missing}; lower execution.cpus_per_worker or --gpus-per-worker")
@@ -134,7 +134,7 @@ class RayBackend:
             self._start = Start(self._join)
         if self._start is not None:
             self._start.wait()
-        self._watch = self._watch or RayWatch(local=self._cluster is not None, tell=self._tell)
+        self._watch = self._watch or RayWatch(local=self._cluster is not None, log=self._log)
 
     def _join(self) -> None:
         """Connect to the cluster, or start one on this machine; in a thread of its own."""
@@ -159,7 +159,7 @@ class RayBackend:
         if address == "local":
             self._cluster = LocalCluster()
             self._cluster.start(
-                self._tell,
+                self._log,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,

@@ -1,6 +1,6 @@
 """Ray's job server over HTTP: submit a study's job, attach to one that runs, follow it to its end.
 
-    server = JobServer("http://127.0.0.1:8265", tell)
+    server = JobServer("http://127.0.0.1:8265", report)
     attempt = server.submit(submission)
     ended = server.follow(attempt.id, show)      # its log as it grows; then how it ended
 
@@ -74,18 +74,18 @@ def _has_token() -> bool:
 class JobServer:
     """A connection to the job server of one cluster."""
 
-    def __init__(self, address: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, address: str, report: Callable[[str], None]) -> None:
         """Connect.
 
         Args:
             address: the dashboard's URL.
-            tell: called with one line where something takes its time.
+            report: called with one line where something takes its time.
 
         Raises:
             ClusterError: it is no URL of a job server that can be reached with our token.
 
         """
-        self.address, self._tell = address.rstrip("/"), tell
+        self.address, self._report = address.rstrip("/"), report
         _refuse_unreachable(self.address)
         if _has_token():
             os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -127,7 +127,7 @@ class JobServer:
                     return False
                 if "No available agent" not in str(error) or time.monotonic() > until:
                     raise ClusterError(f"{self.address} does not take the job: {_reason(error)}") from error
-                self._tell("the cluster has only just started and takes no jobs yet; trying again")
+                self._report("the cluster has only just started and takes no jobs yet; trying again")
                 time.sleep(_AGAIN_S)
             else:
                 return True

@@ -1,6 +1,6 @@
 """Whether the Ray that this process is connected to still lives: its raylet on this machine, and its GCS.
 
-    watch = RayWatch(local=True, tell=print)
+    watch = RayWatch(local=True, log=print)
     watch.check()                                # raises ClusterLost where one has died
     watch.stop()
 
@@ -39,16 +39,16 @@ _GCS_S = 30.0
 class RayWatch:
     """A thread that looks after the raylet and the GCS."""
 
-    def __init__(self, *, local: bool, tell: Callable[[str], None]) -> None:
+    def __init__(self, *, local: bool, log: Callable[[str], None]) -> None:
         """Begin to look.
 
         Args:
             local: the cluster was started by this process, so its processes are our children.
-            tell: called with one line, from the thread, where the main thread does not notice.
+            log: called with one line, from the thread, where the main thread does not notice.
 
         """
         self._node: Any = ray_worker._global_node
-        self._local, self._tell = local, tell
+        self._local, self._log = local, log
         self._lost, self._gcs_seen_at = "", time.monotonic()
         self._noticed, self._over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="ray-watch", daemon=True)
@@ -86,7 +86,7 @@ class RayWatch:
         """Make the main thread notice."""
         if self._noticed.wait(_NOTICE_S) or self._over.is_set():
             return
-        self._tell(f"Ray is gone: {self._lost}; {RESUMABLE}")
+        self._log(f"Ray is gone: {self._lost}; {RESUMABLE}")
         os.kill(os.getpid(), signal.SIGTERM)
         if not self._over.wait(_UNWIND_S):
             os._exit(128 + signal.SIGTERM)

@@ -51,11 +51,11 @@ class LocalCluster:
         """Ray's temporary folder, with its logs; None where no cluster runs."""
         return self._folder.path if self._folder else None
 
-    def start(self, tell: Callable[[str], None], **options: Any) -> None:
+    def start(self, log: Callable[[str], None], **options: Any) -> None:
         """Start Ray and connect to it; once more where it timed out.
 
         Args:
-            tell: called with a line where it is started once more.
+            log: called with a line where it is started once more.
             options: further ones of `ray.init`.
 
         Raises:
@@ -72,7 +72,7 @@ class LocalCluster:
                 self.end()
                 if _TIMED_OUT not in str(error) or not left:
                     raise
-                tell("Ray timed out while it started, as it may on a busy machine; starting it once more")
+                log("Ray timed out while it started, as it may on a busy machine; starting it once more")
 
     def _start(self, options: Mapping[str, Any]) -> None:
         self._folder = _Folder.make()

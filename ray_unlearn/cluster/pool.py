@@ -1,6 +1,6 @@
 """Ray actors that each hold one worker, on a cluster whose nodes come and go.
 
-    pool = RayPool(job, workers=None, tell=print)
+    pool = RayPool(job, workers=None, log=print)
     worker = pool.start()                        # waits in Ray's queue where there is no room: an autoscaler's demand
 
 An actor call may raise although its run was published (Ray docs, fault_tolerance/actors): the scheduler asks the store.
@@ -61,7 +61,7 @@ class RayPool:
         self,
         job: Job,
         workers: int | None,
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
         gpus_per_worker: float | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
@@ -70,7 +70,7 @@ class RayPool:
         execution = job.plan.study.execution
         if gpus_per_worker is not None:
             execution = execution.model_copy(update={"gpus_per_worker": gpus_per_worker})
-        self._tell, self._check = tell, check
+        self._log, self._check = log, check
         self._fixed = workers or (execution.workers if isinstance(execution.workers, int) else None)
         self.device, self._needs = resources_of(execution, ray.cluster_resources().get("GPU", 0))
         # Only the driver saves it: of a million images, 62 MB for every worker.
@@ -93,9 +93,9 @@ class RayPool:
         self._node_of: dict[int, str] = {}
         """Every worker that has a place -> the id of its node."""
         self._warned: set[int] = set()
-        """Workers that were told to leave."""
-        self._told: set[str] = set()
-        """Nodes of which people were told."""
+        """Workers whose node was announced to go."""
+        self._announced: set[str] = set()
+        """Nodes whose end was logged."""
         self._nodes = Nodes()
         self._started = 0
         self._placed_at, self._patience_s = time.monotonic(), _PATIENCE_S
@@ -161,7 +161,7 @@ class RayPool:
         if done:
             done = self._done(len(self._pending), 0)
         self._check()  # of a Ray that has died, all calls are done at once, in vain
-        self._complain()
+        self._log_waiting()
         # In the order of the calls; one that is lost takes its worker's others with it.
         events = [self._event(reference) for reference in done if reference in self._pending]
         late = [self._too_long(worker) for worker, _ in self._deadlines.overdue(time.monotonic())]
@@ -179,18 +179,18 @@ class RayPool:
                 events.append(self._lost(worker, f"node {notice.address} goes away now", preempted=True))
             elif worker not in self._warned:
                 self._warned.add(worker)
-                self._say_leaving(node)
+                self._log_leaving(node)
                 events.append(Leaving(worker))
         return events
 
-    def _say_leaving(self, node: str) -> None:
-        """Tell people once, with the number of workers."""
-        if node not in self._told:
-            self._told.add(node)
+    def _log_leaving(self, node: str) -> None:
+        """Log a node that drains once, with the number of its workers."""
+        if node not in self._announced:
+            self._announced.add(node)
             notice, count = self._nodes.leaving[node], sum(one == node for one in self._node_of.values())
             left = "" if notice.ends_at is None else f" and goes away in {notice.ends_at - time.monotonic():.0f} s"
             workers = "1 worker moves" if count == 1 else f"{count} workers move"
-            self._tell(f"node {notice.address} is drained{left}: its {workers} elsewhere")
+            self._log(f"node {notice.address} is drained{left}: its {workers} elsewhere")
 
     def _too_long(self, worker: int) -> Report:
         """End a worker; the scheduler knows which of its runs it may have been."""
@@ -253,8 +253,8 @@ class RayPool:
         for worker in list(self._handles):
             self.stop(worker)
 
-    def _complain(self) -> None:
-        """Say what workers wait for that have no place, instead of waiting in silence."""
+    def _log_waiting(self) -> None:
+        """Log what workers without a place wait for, instead of waiting in silence."""
         waiting = len(self._handles) - len(self._node_of)
         if not waiting:
             self._placed_at, self._patience_s = time.monotonic(), _PATIENCE_S
@@ -265,7 +265,7 @@ class RayPool:
             if not line and self._patience_s > 4 * _PATIENCE_S:
                 line = f"{waiting} of {len(self._handles)} workers have room, and have not started yet"
             if line:
-                self._tell(line)
+                self._log(line)
 
 
 def _reason(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from ray_unlearn.study.schema import Study
 _BOUNDS_S = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0]
 _TAGS = ("study", "population")
 _WINDOW_S = 60.0
-_TELL_EVERY_S = 0.5  # Ray takes some twenty microseconds for each number
+_REPORT_EVERY_S = 0.5  # Ray takes some twenty microseconds for each number
 
 
 class RayMeters:
@@ -44,7 +44,7 @@ class RayMeters:
         self._new: Counter[str] = Counter()
         self._new_bytes: Counter[str] = Counter()
         self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
-        self._told_at = float("-inf")
+        self._reported_at = float("-inf")
         self._ready: set[int] = set()
 
     def __call__(self, event: Event) -> None:
@@ -61,32 +61,32 @@ class RayMeters:
             self._workers_are()
 
     def _made_run(self, run: Run, spent: Spent) -> None:
-        """Count a run, its bytes, its seconds and its images; tell Ray now and then."""
+        """Count a run, its bytes, its seconds and its images; report to Ray now and then."""
         self._seconds.observe(sum(spent.seconds.values()), self._tags(run.population))
         self._new[run.population] += 1
         self._new_bytes[run.population] += spent.size_bytes
         self._recent.append((time.monotonic(), spent.images))
-        if time.monotonic() - self._told_at > _TELL_EVERY_S:
-            self._tell()
+        if time.monotonic() - self._reported_at > _REPORT_EVERY_S:
+            self._report()
 
     def _workers_are(self) -> None:
-        """Tell Ray how many workers are ready, and all counts: the last workers leave when all is made."""
-        self._tell()
+        """Report the number of ready workers and all counts: the last workers leave when all is made."""
+        self._report()
         self._workers.set(len(self._ready), self._study)
 
     def _tags(self, population: str) -> dict[str, str]:
         return self._study | {"population": population}
 
-    def _tell(self) -> None:
-        self._told_at = time.monotonic()
+    def _report(self) -> None:
+        self._reported_at = time.monotonic()
         for counter, new in ((self._made, self._new), (self._bytes, self._new_bytes)):
             for population, count in new.items():
                 if count:
                     counter.inc(count, self._tags(population))
             new.clear()
-        while len(self._recent) > 1 and self._told_at - self._recent[0][0] > _WINDOW_S:
+        while len(self._recent) > 1 and self._reported_at - self._recent[0][0] > _WINDOW_S:
             self._recent.popleft()
-        elapsed = self._told_at - self._recent[0][0]
+        elapsed = self._reported_at - self._recent[0][0]
         images = sum(images for _, images in list(self._recent)[1:])  # the first of them says since when
         if elapsed > 1.0:  # else it says nothing
             self._rate.set(images / elapsed, self._study)

@@ -93,7 +93,11 @@ def open_sources(data: Data) -> dict[str, OpenSource]:
 
 
 def prepare_study(
-    study: Study, storage: Storage, decode_all: DecodeAll = in_place, opened: Mapping[str, OpenSource] | None = None
+    study: Study,
+    storage: Storage,
+    decode_all: DecodeAll = in_place,
+    *,
+    opened: Mapping[str, OpenSource] | None = None,
 ) -> StudyData:
     """Decode what is not decoded yet, draw the splits, and find out what identifies the data.
 

@@ -47,7 +47,7 @@ def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
     methods = {name: resolve(study, name) for name in study.populations}
     model_identity = models.identity(study.model)
     storage = open_storage(study.storage)
-    data = prepare_study(study, storage, decode_all, sources)
+    data = prepare_study(study, storage, decode_all, opened=sources)
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
     _check_model(job)
