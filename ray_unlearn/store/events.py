@@ -11,7 +11,7 @@ appending, so there the newest part is published again, and another part begun o
 events: a store that does not take them fails no run, and a reader skips what it cannot read, such as the last line of a
 driver that was killed.
 
-Does not cover: which events there are (`driver.recorder`), nor what they add up to (`report`).
+Does not cover: which events there are (`monitor.event_log`), nor what they add up to (`monitor`).
 """
 
 from __future__ import annotations
