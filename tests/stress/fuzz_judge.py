@@ -103,7 +103,7 @@ def _text(stream: io.TextIOWrapper) -> str:
 
 def _open(study: str) -> int:
     """Do what `generate` does before the first run starts."""
-    from ray_unlearn.driver import open_job
+    from ray_unlearn.generation import open_job
     from ray_unlearn.study import load_study
 
     try:
