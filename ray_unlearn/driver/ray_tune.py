@@ -11,7 +11,6 @@ Does not cover: what a trial does.
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from ray_unlearn.cluster.backend import RayBackend
 from ray_unlearn.driver.tuning import Result, Trial, run_trial
 from ray_unlearn.errors import ClusterError
 from ray_unlearn.study.schema import Study
+from ray_unlearn.terminal import say_error
 
 
 class _Progress(tune.Callback):
@@ -37,7 +37,7 @@ class _Progress(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say how far the experiment is."""
         self._done += 1
-        sys.stderr.write(f"{self._done}/{self._total} trials\n")
+        say_error(f"{self._done}/{self._total} trials")
 
 
 def tune_trials(study: Study, trials: Sequence[Trial], *, seeds: int, address: str | None = None) -> list[Result]:
