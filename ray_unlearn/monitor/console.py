@@ -22,7 +22,7 @@ from ray_unlearn.schedule.events import Event, Failed, Made, Retried
 from ray_unlearn.schedule.pool import Lost, Ready
 from ray_unlearn.study.execution import Execution
 from ray_unlearn.terminal import open_console
-from ray_unlearn.wording import duration, printable
+from ray_unlearn.wording import duration, lines_in
 
 _LINE_EVERY_S = 5.0
 
@@ -44,7 +44,7 @@ class ConsoleSink:
     def __call__(self, event: Event) -> None:
         """Count and print an event, where it concerns people."""
         if isinstance(event, Made | Retried | Failed) and event.worker is not None and self._verbose:
-            for line in printable(event.outcome.log).splitlines():
+            for line in lines_in(event.outcome.log):
                 self.log(f"{event.outcome.run}: {line}")
         if isinstance(event, Made):
             self.done += 1

@@ -71,6 +71,8 @@ def judge_with(kind: str, rng: Random, root: Path, template: Path) -> Verdict:
         if why:
             return Verdict("violation", f"{command}: {why}")
         codes.append(said)
+    if attack.refused and 0 in codes:
+        return Verdict("violation", f"{attack.commands}: accepted, and should have been refused")
     return Verdict("refused" if any(code in (1, 2) for code in codes) else "accepted")
 
 
