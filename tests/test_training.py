@@ -572,7 +572,7 @@ def test_a_finished_training_is_freed_at_once(options, tmp_path: Path) -> None:
 def test_a_step_in_its_order(tmp_path: Path) -> None:
     """Law: rate, forward, backward, the hook for gradients, the step, the hook for weights; batch by batch."""
     model, events = Linear(), []
-    how = recipe(schedule="linear", epochs=2, lr=0.6)
+    how = recipe(schedule="linear", schedule_per="batch", epochs=2, lr=0.6)
     optimizer = make_optimizer(model, how)
     before = [model.layer.weight.detach().clone()]
 
