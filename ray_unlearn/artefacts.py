@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from torch import nn
 
+from ray_unlearn import __version__
 from ray_unlearn.data.images import ImageSet
 from ray_unlearn.errors import StudyError
 from ray_unlearn.models import checkpoint_bytes
@@ -32,9 +33,10 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.records import CHECKPOINT, LOG, OUTPUTS, Record, payload_of
 from ray_unlearn.study.plan import Population, Run
 from ray_unlearn.study.schema import Study
+from ray_unlearn.study.uris import labelled
 from ray_unlearn.training import accuracy_and_loss, predict
 
-_PACKAGES = ("ray-unlearn", "torch", "torchvision", "ray", "numpy", "pyarrow")
+_PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow")
 
 
 def output_sets(study: Study, sets: Mapping[str, ImageSet]) -> dict[str, ImageSet]:
@@ -132,7 +134,7 @@ class RunWriter:
             original=self.run.original,
             digest=self.population.digest,
             method=str(self.population.identity["method"]),
-            options=dict(self.population.identity["options"]),
+            options=labelled(dict(self.population.identity["options"])),
             seeds={"study": rng.study, "original": rng.original, "run": rng.run},
             original_sha256=original_sha256,
             shards=dict(shards),
@@ -185,7 +187,7 @@ def encode_outputs(
 @functools.cache
 def versions() -> Mapping[str, str]:
     """Return what makes the numbers: Python and packages, by name."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "ray-unlearn": __version__}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

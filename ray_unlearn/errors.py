@@ -19,6 +19,7 @@
             │   └── StorageNotShared   a worker's machine does not see the driver's storage    1
             ├── EvaluationError    populations cannot be scored as asked                       1
             └── ClusterError       Ray cannot be reached, or cannot give what was asked        1
+                └── ClusterLost        Ray died; the same command makes what is missing        3
 
 A message says what, where, expected, found, and what to do. One string per exception, so that it survives pickling.
 
@@ -98,6 +99,12 @@ class EvaluationError(RayUnlearnError):
 
 class ClusterError(RayUnlearnError):
     """Ray cannot be reached, or cannot give what was asked."""
+
+
+class ClusterLost(ClusterError):
+    """Ray died in the middle: runs are missing, and the same command makes them."""
+
+    exit_code = 3
 
 
 class Interrupted(BaseException):

@@ -3,7 +3,7 @@
     success_of(run, record, work, publication, images=6400)
     failure_of(run, start, error)                # not made; whether another attempt would fail the same way
 
-Does not cover: how a run is made (`worker`), nor what a failure changes in the order of work (`driver`).
+Does not cover: how a run is made (`worker`), nor what a failure changes in the order of work (`schedule`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ray_unlearn.errors import (
 )
 from ray_unlearn.store.records import Record
 from ray_unlearn.study.plan import Run
+from ray_unlearn.study.uris import without_keys
 
 Span = tuple[float, float]
 """From, to; in seconds."""
@@ -64,7 +65,7 @@ class Outcome:
 
     run: Run
     seconds: float
-    """Of the worker's time, which is all but what was published beside the next run."""
+    """Worker seconds for this attempt; publication that overlapped the next run is not counted."""
     error: str = ""
     """One line; empty where the run was published."""
     traceback: str = ""
@@ -117,7 +118,7 @@ def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool =
         run=run,
         seconds=time.monotonic() - start,
         error=_one_line(error, text) + line_in_script(error),
-        traceback=_printable("".join(traceback.format_exception(error))),
+        traceback=_printable(without_keys("".join(traceback.format_exception(error)))),
         final=isinstance(error, _FINAL),
         unwritable=isinstance(error, StoreUnwritable),
         poisoned=poisoned,
@@ -135,7 +136,7 @@ def _since_epoch(*spans: Span) -> tuple[Span, ...]:
 def _text(error: BaseException) -> str:
     """Return an exception's text; its class may be a stranger's, and its text raise in its turn."""
     try:
-        return _printable(" ".join(str(error).split()))
+        return _printable(without_keys(" ".join(str(error).split())))
     except Interrupted:
         raise
     except BaseException as another:  # a method's own class, which may raise anything

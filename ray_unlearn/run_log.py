@@ -92,7 +92,7 @@ class _Recording:
         # Threads that Python did not start (autograd's, on a GPU) have stand-ins, which are left of earlier runs.
         known = (one for one in threading.enumerate() if type(one).__name__ != "_DummyThread")
         self._others = {one for one in known if one is not here}
-        self.text = io.TextIOWrapper(log, "utf-8", errors="backslashreplace", newline="\n", write_through=True)
+        self.text = io.TextIOWrapper(log, "utf-8", errors="backslashreplace", newline="\n", line_buffering=True)
 
     def hears_this_thread(self) -> bool:
         """Return whether this thread is the run's: not in a forked child, whose memory nobody reads."""
@@ -146,6 +146,8 @@ def recorded(log: RunLog) -> Iterator[None]:
         try:
             yield
         finally:
+            with contextlib.suppress(ValueError):  # the code closed it
+                _recording.text.flush()
             _recording = None
             for name, stream in _STREAMS.items():
                 setattr(sys, name, stream.before)
@@ -181,7 +183,7 @@ class _ToStderr(logging.Handler):
 def _logging_restored() -> Iterator[None]:
     """Undo what a run's code does to loggers; leave those of libraries that it imports, which stay imported."""
     root = logging.getLogger()
-    before = {one: (one.level, list(one.handlers), one.propagate, one.disabled) for one in _loggers()}
+    before = {one: _state(one) for one in _loggers()}
     disabled = root.manager.disable
     if root.handlers:
         root.addHandler(_ToStderr())
@@ -190,11 +192,18 @@ def _logging_restored() -> Iterator[None]:
     finally:
         root.manager.disable = disabled
         for logger in _loggers():
-            if logger in before or not _is_of_library(logger.name):
-                level, handlers, propagate, off = before.get(logger, (logging.NOTSET, [], True, False))
+            wanted = before.get(logger) or (_state(logger) if _is_of_library(logger.name) else _NEW)
+            if wanted != _state(logger):  # setting a level takes longer than all else here
+                level, logger.handlers[:], logger.propagate, logger.disabled = wanted
                 logger.setLevel(level)
-                logger.handlers[:] = handlers
-                logger.propagate, logger.disabled = propagate, off
+
+
+_LoggerState = tuple[int, list[logging.Handler], bool, bool]
+_NEW: _LoggerState = (logging.NOTSET, [], True, False)
+
+
+def _state(logger: logging.Logger) -> _LoggerState:
+    return logger.level, list(logger.handlers), logger.propagate, logger.disabled
 
 
 def _loggers() -> list[logging.Logger]:

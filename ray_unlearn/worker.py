@@ -7,9 +7,10 @@
 
 A run is published while the next one trains: all training happens in the caller's thread, one publication at most is
 in flight in another. A run's bytes depend on the run and the thread count alone: not on the worker, nor on what it
-executed before; what a run's code does to its process (folder, environment, ...) is put back.
+executed before; what a run's code does to its process (folder, environment, ...) is put back, and what it prints is
+kept as the run's log.
 
-Does not cover: which run comes next (`ray_unlearn.driver`).
+Does not cover: which run comes next (`ray_unlearn.schedule`).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.data.study_data import StudyData
 from ray_unlearn.errors import RayUnlearnError, TrainingDiverged
 from ray_unlearn.methods.resolve import method_of
+from ray_unlearn.models import Template
 from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo, failure_of, success_of
-from ray_unlearn.pristine import Pristine
 from ray_unlearn.publisher import Publisher
 from ray_unlearn.run_log import RunLog, recorded
 from ray_unlearn.seeds import Seeds
@@ -45,7 +46,7 @@ from ray_unlearn.store.sharing import refuse_unshared
 from ray_unlearn.study.execution import Execution
 from ray_unlearn.study.plan import Plan, Run
 from ray_unlearn.surroundings import keep_freed_memory, resident_bytes, undisturbed
-from ray_unlearn.training.engines import Engines, cuda_graph
+from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32, refuse_absent
 
 # A run as short as this is published at once: two threads of one interpreter would get in each other's way.
@@ -89,7 +90,7 @@ class Worker:
     def __init__(self, job: Job, device: str) -> None:
         self._job = job
         self._device = torch.device(device)
-        self._originals: dict[Run, tuple[str, Pristine]] = {}
+        self._originals: dict[Run, tuple[str, Template]] = {}
         """sha256 and model of the originals read so far."""
         threads = job.plan.study.execution.cpus_per_worker
         self._publisher: Publisher[Outcome] = Publisher(functools.partial(torch.set_num_threads, threads))
@@ -118,7 +119,7 @@ class Worker:
         self._engines = Engines(cuda_graph) if captures else None
         planned = next(iter(job.plan.populations.values())).identity["model"]  # all populations' is the same
         models.refuse_other_source(job.plan.study.model, planned)
-        self._template = Pristine(models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0)))
+        self._template = Template(models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0)))
         _import_optimizers()
         return WorkerInfo(
             host=socket.gethostname(),
@@ -268,7 +269,7 @@ class Worker:
             model = self._template.copy()
             weights = models.parse_weights(data, CHECKPOINT)
             models.load_weights(model, weights, where=f"{self._job.store.uri}/{start}")
-            self._originals[start] = payload_of(data).sha256, Pristine(model)
+            self._originals[start] = payload_of(data).sha256, Template(model)
         return self._originals[start][1].copy()
 
 

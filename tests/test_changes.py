@@ -15,8 +15,8 @@ from plans import finetune, plan_of
 from pydantic import Field
 
 from ray_unlearn import methods
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import PopulationChanged
+from ray_unlearn.generation import generate
 from ray_unlearn.methods.finetune import FinetuneOptions
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.resolve import resolve
@@ -111,7 +111,7 @@ def test_a_corrected_method_refuses_its_older_runs_with_the_reason(
     assert lines[0] == '  revisions: (absent) -> {"finetune":2}'
     assert lines[1] == "The method finetune was corrected in 0.2: noise was added before the last step, not after it."
     assert lines[2].startswith("It was made by ray-unlearn ")
-    assert lines[2].endswith("another name to make it anew; the runs that are there stay.")
+    assert lines[3] == "Give the population or the study another name to make it anew; the runs that are there stay."
     assert payload_bytes(tmp_path / "store") == before
     renamed = tiny(populations={"finetune": None, "again": {"method": "finetune", "count": 1}})
     assert generate(renamed, backend="inline").made == 1
@@ -180,10 +180,10 @@ def test_the_refusal_says_who_made_the_population(tmp_path: Path):
     for made_by, said in (("0.7.1", "0.7.1"), (None, "0.1.0 or earlier")):
         lines = refused(tmp_path / "store", plan, other, made_by=made_by)
         assert lines[1] == "  options.lr: 0.001 -> 0.01"
-        assert lines[-1] == (
-            f"It was made by ray-unlearn {said}. Give the changed population another name, the study another name, or "
-            "change it back."
-        )
+        assert lines[-2:] == [
+            f"It was made by ray-unlearn {said}.",
+            "Give the changed population another name, the study another name, or change it back.",
+        ]
 
 
 def test_what_the_first_version_did_not_record_is_said(tmp_path: Path):
@@ -200,9 +200,9 @@ def test_what_the_first_version_did_not_record_is_said(tmp_path: Path):
         "method.modules: version 0.1.0 did not record the modules that a script imports from its folder, so these runs "
         "may be of other code."
     )
-    assert lines[3].endswith("to make it anew; the runs that are there stay.")
+    assert lines[4].endswith("to make it anew; the runs that are there stay.")
     lines = refused(tmp_path / "b", plan, later, identity=then, digest="0", made_by="0.2.0")
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert lines[-1].endswith("or change it back.")
 
 

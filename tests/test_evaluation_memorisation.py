@@ -12,10 +12,10 @@ from conftest import TINY, merged
 from evaluated import draw_logits, evaluated_store, labels_of, publish, publish_splits, study_of
 from samples import encoded, picture
 
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import DataError, StudyError
 from ray_unlearn.evaluation.memorisation import hardest_images
 from ray_unlearn.evaluation.outputs import read_image_names
+from ray_unlearn.generation import generate
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study import parse_study
 
@@ -98,7 +98,7 @@ def test_half_a_wish_is_refused(tmp_path: Path, forget: dict, said: str):
 
 def test_without_that_study_there_is_no_set(tmp_path: Path):
     """Law: an unknown study, or one without retrained models, is one error that says what to do."""
-    with pytest.raises(DataError, match=r"study nobody in .*: no such study of this version; generate it first"):
+    with pytest.raises(DataError, match=r"study nobody in .*: no such study; generate it first"):
         hardest_images(StudyStore(open_storage(str(tmp_path)), "nobody"), 1)
     _, store = evaluated_store(tmp_path, {"retrained": 1})
     store.storage.remove("tiny/retrained")

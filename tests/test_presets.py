@@ -11,8 +11,8 @@ import presets_job as job
 import pytest
 from conftest import TINY, merged, payload_bytes
 
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import StudyError
+from ray_unlearn.generation import generate
 from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.presets import settings
 from ray_unlearn.methods.resolve import resolve

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -15,10 +16,12 @@ import pytest
 import yaml
 from conftest import payload_bytes
 from plans import PAYLOADS, finetune, plan_of, record_of
+from rich.console import Console
+from rich.progress import Progress
 
 from ray_unlearn.cli import main
-from ray_unlearn.driver import generate, open_job
 from ray_unlearn.errors import StoreError
+from ray_unlearn.generation import generate, open_job
 from ray_unlearn.run_log import LIMIT_BYTES, RunLog, recorded
 from ray_unlearn.store import FailedRecord, StudyStore, open_storage
 from ray_unlearn.store.verify import verify
@@ -205,6 +208,9 @@ def test_the_streams_come_back_and_a_kept_one_still_works(capsys):
     assert sys.stdout is before
     kept[0].write("later\n")
     assert capsys.readouterr().out == "later\n"
+    assert recording(lambda: (print("so far", end=""), sys.stdout.close())) == "so far"
+    print("still open")
+    assert capsys.readouterr().out == "still open\n"
 
 
 def test_a_child_gets_the_streams_that_were_there(capfd):
@@ -275,7 +281,7 @@ def test_verbose_shows_each_runs_output_with_its_name(scripted: Scripted, capsys
     body = "print('first\\n\\x1b[31msecond')\nif len(val.dataset): raise ValueError('no')"
     for verbose, times in ((False, 0), (True, 2)):
         assert generate(scripted(body), backend="inline", verbose=verbose).exit_code == 3
-        assert capsys.readouterr().err.count("mine/00000: first\nmine/00000: \\x1b[31msecond\n") == times
+        assert capsys.readouterr().err.count("mine/00000: first\nmine/00000: \\u001b[31msecond\n") == times
     assert generate(scripted("print('made')", folder="good"), backend="inline", verbose=True).exit_code == 0
     said = capsys.readouterr()
     assert said.err.count("\nmine/00000: made\n") == 1
@@ -307,7 +313,7 @@ def test_logs_prints_a_runs_log(scripted: Scripted, tmp_path: Path, capsys):
         code, said = main(["logs", str(file), run]), capsys.readouterr()
         return code, said.out, said.err
 
-    assert logs("mine/0") == (0, "\\x1b]0;title\\x07 \\x9b2J ü\n", "")
+    assert logs("mine/0") == (0, "\\u001b]0;title\\u0007 \\u009b2J ü\n", "")
     assert logs("original/00000") == (0, "", "run original/00000 printed nothing\n")
     assert logs("mine/1")[::2] == (
         1,
@@ -318,3 +324,22 @@ def test_logs_prints_a_runs_log(scripted: Scripted, tmp_path: Path, capsys):
         code, _, error = logs(text)
         assert code == 2
         assert error.startswith("error: logs: ")
+
+
+def test_a_progress_bar_goes_to_the_terminal_and_prints_into_the_log(capsys):
+    """Law: a bar that another thread draws meanwhile is not in the log, and the run's lines are not on the terminal."""
+    console = Console(stderr=True, force_terminal=True, width=80)
+    with Progress(console=console, refresh_per_second=50) as bar:
+        task = bar.add_task("starting", total=100)
+
+        def act() -> None:
+            for done in range(10):
+                bar.update(task, completed=done, description=f"runs {done}")
+                print("step", done)
+                time.sleep(0.02)
+
+        log = recording(act)
+    assert log == "".join(f"step {done}\n" for done in range(10))
+    shown = capsys.readouterr()
+    assert "runs 5" in shown.err
+    assert "step" not in shown.err + shown.out

@@ -68,7 +68,9 @@ def test_a_changed_population_is_refused_with_the_difference(store: StudyStore):
         store.admit(plan_of(3, lr=1e-2))
     lines = str(caught.value).splitlines()
     assert lines[0] == f"population finetune in {store.uri} was made differently and will not be overwritten:"
-    assert lines[1:-1] == ["  options.lr: 0.001 -> 0.01"]
+    assert lines[1] == "  options.lr: 0.001 -> 0.01"
+    assert lines[2].startswith("It was made by ray-unlearn ")
+    assert len(lines) == 4
     assert contents(store) == before
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
+import os
 import shlex
 import signal
 import socket
@@ -17,9 +18,9 @@ import pytest
 from conftest import TINY, merged
 
 from ray_unlearn.cli import main
-from ray_unlearn.driver import ray_jobs
-from ray_unlearn.driver.submission import Attempt, Submission
+from ray_unlearn.cluster import job_server as ray_jobs
 from ray_unlearn.errors import ClusterError, Interrupted, StoreError
+from ray_unlearn.submit.jobs import Attempt, Submission
 
 
 def write(folder: Path, **changes: Any) -> str:
@@ -38,7 +39,7 @@ class FakeServer:
         self.log: Callable[[], Iterator[str]] = lambda: iter(["line 1\n", "line 2\n"])
         self.end = Attempt(id="x", status="SUCCEEDED", exit_code=0)
 
-    def __call__(self, address: str, tell: Callable[[str], None]) -> FakeServer:
+    def __call__(self, address: str, report: Callable[[str], None]) -> FakeServer:
         self.address = address
         return self
 
@@ -79,6 +80,28 @@ def test_submit_says_what_it_did_and_what_to_do(server: FakeServer, tmp_path: Pa
         f"follow: ray job logs --address http://127.0.0.1:8265 --follow {sent.id}",
         f"stop:   ray job stop --address http://127.0.0.1:8265 {sent.id}",
     ]
+
+
+def test_submit_lists_what_it_sends(server: FakeServer, tmp_path: Path, capsys) -> None:
+    """Law: a line per file where there is more than the study; what lies elsewhere is sent where --send names it."""
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/a.pth").write_bytes(b"weights")
+    (tmp_path / "id_rsa").write_text("secret")
+    original = {"method": None, "on": None, "weights": "a.pth"}
+    file = write(tmp_path / "study", populations={"original": original})
+    for more in ([], ["--dry-run"]):
+        assert main(["submit", file, *more]) == 0
+        assert capsys.readouterr().err.splitlines() == [
+            "sends: study.yaml, overrides merged in",
+            f"sends: files/0/a.pth from {tmp_path}/study/a.pth",
+        ]
+    stolen = ["--set", f"populations.original.weights={os.path.relpath(tmp_path / 'id_rsa')}"]
+    assert main(["submit", file, *stolen]) == 2
+    assert "id_rsa lies outside the study's folder" in capsys.readouterr().err
+    assert len(server.sent) == 1
+    assert main(["submit", file, *stolen, "--send", str(tmp_path / "id_rsa")]) == 0
+    assert "id_rsa from " in capsys.readouterr().err
+    assert len(server.sent) == 2
 
 
 def test_what_runs_is_attached_to_and_what_ended_goes_on(server: FakeServer, tmp_path: Path, capsys) -> None:
@@ -334,7 +357,7 @@ class FakeClient:
 
 def connected(client: FakeClient, said: list[str]) -> ray_jobs.JobServer:
     server = object.__new__(ray_jobs.JobServer)
-    server.address, server._client, server._tell = "http://h:1", client, said.append
+    server.address, server._client, server._report = "http://h:1", client, said.append
     return server
 
 

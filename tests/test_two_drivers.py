@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import TINY, merged
 from evaluated import draw_logits, evaluated_store, publish
 from interleaved import interleaved, orders
 from plans import PAYLOADS, finetune, plan_of, record_of
 from pyarrow import fs
 from s3 import moto_server
 
+from ray_unlearn.cli import main
 from ray_unlearn.errors import PopulationChanged, StoreError
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.export import export_competition
@@ -204,7 +209,7 @@ def test_a_claim_that_was_left_behind(monkeypatch):
     assert not other.storage.exists(claim)
 
 
-def test_two_drivers_on_s3(s3: str, monkeypatch):
+def test_two_drivers_on_s3(s3: str, tmp_path: Path, monkeypatch, capsys):
     """Law: the same on a service: one plan of two is admitted, and a run that two made is one's."""
     store, plan = StudyStore(open_storage(s3), "drivers"), plan_of(1)
     ended, _ = interleaved(
@@ -225,6 +230,14 @@ def test_two_drivers_on_s3(s3: str, monkeypatch):
     assert held_by(store, RUN) == THEIRS
     checked = verify(store, store.populations())
     assert (checked.runs, checked.problems, len(checked.leftovers)) == (1, (), 2)
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(TINY | {"name": "drivers", "storage": s3}))
+    for option, done in (([], "--repair removes them"), (["--repair"], "removed 0")):
+        assert main(["verify", str(file), *option]) == 0
+        assert (
+            f"2 objects of 13 bytes that no record names, of drivers that were killed or made the same run; {done}"
+            in (capsys.readouterr().out)
+        )
 
 
 def test_a_bucket_of_an_earlier_version_is_read_and_goes_on():
@@ -307,3 +320,24 @@ def test_the_compacted_copy_never_holds_a_record_that_was_written_over(monkeypat
     assert second not in (None, first[0])
     assert store.records("finetune", digest) == {0: second}
     assert store.compact("finetune", digest, known=first) == {0: second}
+
+
+@pytest.mark.long
+def test_two_generates_at_once_of_runs_that_never_repeat_themselves(s3: str, tmp_path: Path):
+    """Law: two commands at the same 12 runs on S3, each run with other bytes every time: both end well, every run is
+    one driver's, and nothing is wrong."""
+    script, file = tmp_path / "noisy.py", tmp_path / "study.yaml"
+    body = "    print(os.urandom(8).hex())\n    net[-1].bias.data += torch.tensor(list(os.urandom(10))) / 1e6\n"
+    script.write_text(f"import os, torch\n\n\ndef unlearning(net, retain, forget, val):\n{body}")
+    populations = {"finetune": None, "noisy": {"method": f"{script}:unlearning", "count": 12}}
+    study = merged(TINY, {"name": "noisy", "storage": s3, "populations": populations})
+    file.write_text(yaml.safe_dump(study))
+    command = [sys.executable, "-m", "ray_unlearn", "generate", str(file), "--backend", "inline"]
+    drivers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [driver.communicate(timeout=120)[1] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], said
+    store = StudyStore(open_storage(s3), "noisy")
+    checked = verify(store, store.populations())
+    assert (checked.runs, checked.problems) == (13, ())
+    logs = {store.log(Run(population="noisy", index=index)) for index in range(12)}
+    assert len(logs) == 12

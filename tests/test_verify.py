@@ -10,7 +10,7 @@ import pytest
 from plans import PAYLOADS, finetune, plan_of, record_of
 from pyarrow import fs
 
-from ray_unlearn.errors import NewerFormat
+from ray_unlearn.errors import NewerFormat, StoreError
 from ray_unlearn.store import Storage, StudyStore, open_storage
 from ray_unlearn.store.records import payload_of
 from ray_unlearn.store.verify import repair, verify
@@ -140,3 +140,42 @@ def test_an_empty_store_is_whole(tmp_path: Path):
     """Law: nothing recorded, nothing wrong."""
     result = verify(StudyStore(open_storage(str(tmp_path)), "nothing"), ["finetune"])
     assert (result.runs, result.problems) == (0, ())
+
+
+@pytest.mark.parametrize("what", ["run", "population"])
+def test_repair_stays_in_the_storage(tmp_path: Path, what: str):
+    """Law: a run that is a symbolic link goes, what it points to stays; behind a linked folder nothing is removed."""
+    store = StudyStore(open_storage(str(tmp_path / "store")), "tiny")
+    store.admit(PLAN)
+    for run in RUNS:
+        store.publish(run, PAYLOADS, record_of(PLAN, run))
+    inside = tmp_path / "store/tiny/finetune" / ("00002" if what == "run" else "")
+    outside = tmp_path / "elsewhere"
+    inside.rename(outside)
+    inside.symlink_to(outside)
+    held = sorted(path.relative_to(outside) for path in outside.rglob("*"))
+    damage(store, "flipped byte")
+    problems = verify(store, ["finetune"]).problems
+    assert [problem.run for problem in problems] == [finetune(2)]
+    if what == "population":
+        with pytest.raises(StoreError, match=f"cannot remove .*behind a symbolic link, in {outside}.*by hand"):
+            repair(store, problems)
+    else:
+        with pytest.raises(StoreError, match="behind a symbolic link"):
+            repair(store, problems)
+    assert sorted(path.relative_to(outside) for path in outside.rglob("*")) == held
+
+
+def test_a_linked_folder_is_removed_as_a_link(tmp_path: Path):
+    """Law: of a link in the storage, the link goes and not what it points to."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/precious").write_bytes(b"x")
+    storage = open_storage(str(tmp_path / "store"))
+    storage.publish_file("a/b", b"")
+    (tmp_path / "store/a/link").symlink_to(tmp_path / "elsewhere")
+    storage.remove("a/link")
+    storage.remove("a/nothing")
+    assert (tmp_path / "elsewhere/precious").read_bytes() == b"x"
+    assert [path.name for path in (tmp_path / "store/a").iterdir()] == ["b"]
+    storage.remove("a")
+    assert not (tmp_path / "store/a").exists()

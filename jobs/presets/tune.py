@@ -40,8 +40,8 @@ from trial_records import (
 )
 from trials import Choice, LogUniform, Space, judge_population, judge_trials, make_trials, with_trials
 
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import RayUnlearnError, StudyError, did_you_mean
+from ray_unlearn.generation import generate
 from ray_unlearn.study import load_study
 
 HERE = Path(__file__).resolve().parent

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_unlearn.cli.options import Address, AsJson, Every, Overrides, StudyFile, names_in, say, store_of, typed
+from ray_unlearn.cli.options import Address, AsJson, Every, Overrides, StudyFile, names_in, store_of, typed
 from ray_unlearn.errors import StoreError, StoreReadOnly, StudyError
+from ray_unlearn.terminal import say, say_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -85,14 +86,14 @@ def evaluate(
     )
     if watch:
         from ray_unlearn.cli.watching import Compared, watch_scores
-        from ray_unlearn.report.watching import Watch
+        from ray_unlearn.monitor.watch import Watch
 
         if as_json:
             raise StudyError("evaluate: --watch goes on until all is made, and --json looks once; leave one out")
         chosen = [name for name in names_in(only) or loaded.populations if name != ORIGINAL]
         compared = Compared(reference_of(loaded), chosen)
         raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
-    scores = score(tell=lambda line: say(line, error=True))
+    scores = score(tell=say_error)
     if as_json:
         say(scores.model_dump_json(indent=1))
         return
@@ -111,9 +112,9 @@ def execution(jobs: int | None, address: str | None) -> Execute:
         if jobs == 1 or (jobs is None and address is None and expected_s < LARGE_S):
             yield from in_this_process(tasks)
             return
-        from ray_unlearn.driver.ray_evaluation import on_ray
+        from ray_unlearn.cluster.scoring import on_ray
 
-        say(f"about {expected_s / 60:.0f} minutes on one core; spread over Ray", error=True)
+        say_error(f"about {expected_s / 60:.0f} minutes on one core; spread over Ray")
         yield from on_ray(tasks, jobs=jobs, address=address)
 
     return execute

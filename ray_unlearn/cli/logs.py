@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_unlearn.cli.options import Overrides, StudyFile, say, store_of
+from ray_unlearn.cli.options import Overrides, StudyFile, store_of
 from ray_unlearn.errors import StudyError, did_you_mean
+from ray_unlearn.terminal import say, say_error
 
 if TYPE_CHECKING:
     from ray_unlearn.study import Run, Study
@@ -28,15 +29,15 @@ def logs(
     Of a run that failed, this is the output of its last attempt.
     """
     from ray_unlearn.study import load_study
-    from ray_unlearn.wording import printable
+    from ray_unlearn.wording import lines_in
 
     loaded = load_study(study, overrides)
     chosen = _run(run, loaded)
-    text = printable(store_of(loaded).log(chosen))
-    if text:
-        say(text.removesuffix("\n"))
+    lines = lines_in(store_of(loaded).log(chosen))
+    if lines:
+        say("\n".join(lines))
     else:
-        say(f"run {chosen} printed nothing", error=True)
+        say_error(f"run {chosen} printed nothing")
 
 
 def _run(text: str, study: Study) -> Run:

@@ -13,8 +13,9 @@ from typing import Annotated
 
 import typer
 
-from ray_unlearn.cli.options import AsJson, Backend, Where, say, store_of
+from ray_unlearn.cli.options import AsJson, Backend, Where, store_of
 from ray_unlearn.errors import StudyError, did_you_mean
+from ray_unlearn.terminal import say
 
 
 def quickstart(

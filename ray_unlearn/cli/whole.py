@@ -21,10 +21,10 @@ from ray_unlearn.cli.options import (
     StudyFile,
     Where,
     Workers,
-    say,
     store_of,
 )
 from ray_unlearn.errors import RayUnlearnError, ReferenceNotMade
+from ray_unlearn.terminal import say
 
 if TYPE_CHECKING:
     from ray_unlearn.study import Study
@@ -43,7 +43,7 @@ def everything(
     Ends with 3 where runs failed, after judging the others, and with 1 where those cannot be judged. A study without
     a reference population is generated only.
     """
-    from ray_unlearn.driver import generate
+    from ray_unlearn.generation import generate
     from ray_unlearn.study import load_study
 
     loaded = load_study(study, overrides)

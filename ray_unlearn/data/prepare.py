@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ray_unlearn import __version__
 from ray_unlearn.data.columns import read_columns
 from ray_unlearn.data.decode import (
     DecodedSlice,
@@ -44,6 +45,7 @@ from ray_unlearn.study.identity import canonical, digest
 
 _FORMAT = 2
 _AT_ONCE = 4  # shards that are fetched at the same time
+_MOST_CLASSES = 100_000
 _COLUMNS_AT_ONCE = 16  # two small requests each: a matter of waiting
 MANIFEST = "manifest.json"
 _REPAIR = "run `ray-unlearn verify --repair` for the study, which decodes its source again, and then what you ran"
@@ -58,7 +60,9 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     format: int = 1
-    """Absent in format 1."""
+    """Absent in format 1, as `made_by` is."""
+    made_by: str = ""
+    """Version of ray_unlearn."""
     source: str
     image_size: int
     shards: tuple[ShardInfo, ...]
@@ -121,7 +125,7 @@ class Prepared:
 
         """
         if self.storage.local is not None:
-            return [shard.table.drop_columns(["image"]) for shard in self.map()]
+            return [shard.columns() for shard in self.map()]
         with ThreadPoolExecutor(_COLUMNS_AT_ONCE, thread_name_prefix="columns") as threads:
             return list(threads.map(self._columns, self.manifest.shards))
 
@@ -186,6 +190,7 @@ def prepare_source(
     """
     names = class_names or source.class_names
     limit = num_classes if num_classes is not None else (len(names) if names else None)
+    refuse_many_classes(limit or 0, source.name)
     key = digest([_FORMAT, source.fingerprint, image_size, names, limit, skip_bad])
     folder = f"{DATA_CACHE}/{key[:16]}-{image_size}px"
     manifest = _whole_manifest(storage, folder)
@@ -205,6 +210,19 @@ def prepare_source(
         storage.publish_file(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
         remove_notes(storage, folder)
     return Prepared(storage, folder, manifest)
+
+
+def refuse_many_classes(count: int, where: str) -> None:
+    """Refuse a number of classes for which no net of this package has a last layer: ImageNet-21k has 21,841.
+
+    Raises:
+        DataError: there are more than 100,000.
+
+    """
+    if count > _MOST_CLASSES:
+        raise DataError(
+            f"{where}: {count:,} classes; expected at most {_MOST_CLASSES:,}: is the label column an id or a path?"
+        )
 
 
 def read_manifest(storage: Storage, folder: str) -> Manifest | None:
@@ -287,6 +305,7 @@ class _Whole:
         self._content.update(b"]")
         return Manifest(
             format=FORMATS["manifest"],
+            made_by=__version__,
             source=source.name,
             image_size=job.image_size,
             shards=tuple(self._shards),

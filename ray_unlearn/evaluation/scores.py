@@ -114,6 +114,14 @@ class Curve(_Value):
     """The same attack on one half of the reference."""
     null_true_positive_rate: tuple[float, ...] = ()
 
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        for name in ("", "null_"):
+            false, true = (len(getattr(self, f"{name}{kind}_positive_rate")) for kind in ("false", "true"))
+            if false != true:
+                raise ValueError(f"a curve of {false} {name}false and {true} {name}true positive rates")
+        return self
+
 
 class Stage(_Value):
     """Means over runs after one epoch."""
@@ -186,9 +194,11 @@ class Scores(_Value):
     """Of the packages that made the runs, and of ray_unlearn that evaluated them."""
 
     @model_validator(mode="after")
-    def _no_score_of_too_few(self) -> Self:
-        """Refuse a file of format 1 that calls 0 what has no score; else its numbers are those of today."""
-        for one in self.populations.values():
+    def _agrees(self) -> Self:
+        """Refuse names that disagree, and a file of format 1 that calls 0 what has no score; else it is of today."""
+        for name, one in self.populations.items():
+            if one.population != name:
+                raise ValueError(f"{name}: the scores of {one.population}")
             quality = one.measures.get("forgetting_quality")
             if quality and quality.value is not None and quality.n < LEAST_TO_SCORE:
                 raise ValueError(f"{one.population}: F of {quality.n} runs a side")

@@ -56,7 +56,7 @@ def create_once(storage: Storage, name: str, data: bytes, meaning: str) -> None:
         time.sleep(pause_s * (1 + sum(rival < own for rival in rivals)))
     raise StoreError(
         f"{storage.uri}/{name}: another driver is creating it for a study that makes other runs; wait for that driver, "
-        f"or, if none is at work, remove {', '.join(rivals)} beside it; then run the same command again"
+        f"or, if none is at work, remove {', '.join(rivals)} from that folder; then run the same command again"
     )
 
 

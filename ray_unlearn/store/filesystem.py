@@ -75,6 +75,8 @@ class Storage:
         """
 
         def read() -> bytes:
+            if self.local is not None:
+                disk.require_regular(self.local / name)
             with self.filesystem.open_input_stream(self.path(name)) as stream:
                 return bytes(stream.read())
 
@@ -168,6 +170,9 @@ class Storage:
             self._try("remove", name, lambda: self._remove(name))
 
     def _remove(self, name: str) -> None:
+        if self.local is not None:
+            disk.remove(self.local, name)
+            return
         info = self.filesystem.get_file_info(self.path(name))
         if info.type == fs.FileType.Directory:
             self._remove_folder(info.path)

@@ -5,7 +5,7 @@
     store.publish(run, payloads, record)
     records = store.made("finetune")             # {index: Record}
 
-Does not cover: the order of work (`driver`), nor reading payloads back (`verify`, and evaluation from outputs).
+Does not cover: the order of work (`schedule`), nor reading payloads back (`verify`, and evaluation from outputs).
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class StudyStore:
         """
         new = [p for p in plan.populations.values() if self._is_new(p, differences)]
         for population in new:
-            content = stamped("population", {"digest": population.digest, "identity": population.identity})
+            identity = labelled(population.identity)
+            content = stamped("population", {"digest": population.digest, "identity": identity})
             name = self.layout.population_json(population.name)
             data = json.dumps(content, indent=2, sort_keys=True).encode()
             create_once(self.storage, name, data, population.digest[:16])
@@ -108,8 +109,8 @@ class StudyStore:
             return True
         if held.get("digest") == population.digest:
             return False
-        *lines, advice = refusal(held, population.identity, population.method.corrections)
-        said = [*lines, *(f"  in the study: {line}" for line in differences), advice]
+        *lines, made_by, advice = refusal(held, population.identity, population.method.corrections)
+        said = [*lines, *(f"  in the study: {line}" for line in differences), made_by, advice]
         raise PopulationChanged(
             f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n"
             + "\n".join(said)

@@ -69,7 +69,7 @@ def refusal(
     advice = "Give the changed population another name, the study another name, or change it back."
     if not can_go_back:
         advice = "Give the population or the study another name to make it anew; the runs that are there stay."
-    return [*(f"  {line}" for line in changed or ["(its population.json was edited)"]), *reasons, f"{made_by} {advice}"]
+    return [*(f"  {line}" for line in changed or ["(its population.json was edited)"]), *reasons, made_by, advice]
 
 
 def _corrected(before: Mapping[str, Any], corrections: Mapping[str, Sequence[Correction]]) -> list[str]:

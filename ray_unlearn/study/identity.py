@@ -17,6 +17,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ray_unlearn.study.uris import labelled
+
 _ABSENT = "(absent)"
 
 
@@ -89,6 +91,7 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def _show(value: Any) -> str:
+    value = labelled(value)
     text = value if value == _ABSENT else canonical(value)
     if len(text) <= 60:
         return text

@@ -1,0 +1,180 @@
+"""Steps on the kernel taps that meet a pixel; the others take theirs all at once, at the end of the epoch.
+
+    live = LiveTaps.of(model, recipe, image_size=32)       # None where there is nothing to gain
+    total = live.epoch(eagerly, draws, rates)              # the loop's own steps, with live.optimizer
+
+A tap that only ever meets padding (`small_maps`) has no gradient, yet at every step an optimiser reads and writes
+it and its state: of the 11.2 million weights of a stock ResNet-18 at 32x32 pixels, 7.0 million are such. Inside an
+epoch they are put aside. What an epoch's steps do to a weight without a gradient is linear in the weight and its
+momentum: one multiplication at the end, equal to the steps to rounding.
+
+Does not cover: Adam with weight decay, which is not linear; objectives and hooks that look at a model's parameters;
+`loop` lets those see all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from ray_unlearn.seeds import nothing_drawn
+from ray_unlearn.study.recipe import Recipe
+from ray_unlearn.training.batches import Draws
+from ray_unlearn.training.fast.small_maps import LiveConv2d, TrimmedConv2d, live_window
+from ray_unlearn.training.optimizers import make_optimizer, steps_without_gradient
+
+_PAYS = 250_000  # dead weights; with fewer, putting them aside costs what it saves
+
+Tap = tuple[int, int]
+Size = tuple[int, int]
+Window = tuple[slice, slice]
+Factors = tuple[float, float, float, float]
+
+
+class _Layer:
+    """One convolution, its weight in two parts."""
+
+    def __init__(self, conv: TrimmedConv2d, sees: Size, window: Window) -> None:
+        self._conv, self._sees, self._window = conv, sees, window
+        self.whole = conv.weight
+        (height, width), (rows, columns) = conv.kernel_size, window
+        taps = [(row, column) for row in range(height) for column in range(width)]
+        self._dead = [tap for tap in taps if tap[0] not in range(height)[rows] or tap[1] not in range(width)[columns]]
+        self._momenta: dict[Tap, torch.Tensor] = {}
+        self.live = nn.Parameter(self._window_OHWI.flatten(1).contiguous())
+
+    @property
+    def num_dead(self) -> int:
+        """Weights that no gradient reaches."""
+        return len(self._dead) * self._conv.out_channels * self._conv.in_channels
+
+    @property
+    def _window_OHWI(self) -> torch.Tensor:
+        return self.whole.detach().permute(0, 2, 3, 1)[:, *self._window]
+
+    def part(self) -> None:
+        """Let the convolution hold its live taps only."""
+        self.whole = self._conv.weight
+        self.live.requires_grad_(self.whole.requires_grad)  # a method may have frozen it since
+        self.live.detach().copy_(self._window_OHWI.flatten(1))
+        self._conv.weight, self._conv.__class__ = self.live, LiveConv2d
+        self._conv.__dict__["sees"] = self._sees
+
+    def join(self) -> None:
+        """Copy the live taps back, and let the convolution hold the whole."""
+        self._conv.weight, self._conv.__class__ = self.whole, TrimmedConv2d
+        del self._conv.__dict__["sees"]
+        self.live.grad = None
+        window_OHWI = self._window_OHWI
+        window_OHWI.copy_(self.live.detach().view(window_OHWI.shape))
+
+    def move_dead(self, factors: Factors) -> None:
+        """Do to dead taps what steps do without a gradient."""
+        a, b, c, d = factors
+        for tap in self._dead if self.whole.requires_grad and factors != (1, 0, 0, 1) else ():
+            weight_OI = self.whole.detach()[:, :, tap[0], tap[1]]
+            momentum_OI = self._momenta.setdefault(tap, torch.zeros_like(weight_OI))
+            moved_OI = c * weight_OI + d * momentum_OI
+            weight_OI.mul_(a).add_(momentum_OI, alpha=b)
+            self._momenta[tap] = moved_OI
+
+
+class LiveTaps:
+    """A model whose convolutions hold live taps only, inside a `with`; momentum lasts from one to the next."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, layers: list[_Layer]) -> None:
+        self._recipe, self._layers = recipe, layers
+        instead = {id(layer.whole): layer.live for layer in layers}
+        self.optimizer = make_optimizer(model, recipe, [instead.get(id(p), p) for p in model.parameters()])
+        """Of all parameters but the dead taps."""
+
+    @classmethod
+    def of(cls, model: nn.Module, recipe: Recipe, image_size: int) -> LiveTaps | None:
+        """Return the model's parts; None where a step would not be the same, or dead taps are too few to matter."""
+        convs = {name: each for name, each in model.named_modules() if type(each) is TrimmedConv2d}
+        if steps_without_gradient(recipe, ()) is None or sum(each.weight.numel() for each in convs.values()) < _PAYS:
+            return None
+        used = Counter(id(each) for _, each in model.named_parameters(remove_duplicate=False))
+        tried = {name: sees for name, sees in _tried(model, image_size).items() if used[id(convs[name].weight)] == 1}
+        layers = [_Layer(convs[name], sees, window) for name, (sees, window) in tried.items()]
+        return cls(model, recipe, layers) if sum(layer.num_dead for layer in layers) >= _PAYS else None
+
+    def epoch(
+        self,
+        eagerly: Callable[[Draws, Sequence[float], torch.optim.Optimizer], torch.Tensor],
+        draws: Draws,
+        rates: Sequence[float],
+    ) -> torch.Tensor:
+        """Take an epoch's steps on live taps, then move the dead ones as the steps would have; return the loss."""
+        with self:
+            total = eagerly(draws, rates, self.optimizer)
+        factors = steps_without_gradient(self._recipe, rates)
+        if factors is not None:
+            for layer in self._layers:
+                layer.move_dead(factors)
+        return total
+
+    def __enter__(self) -> LiveTaps:
+        """Put dead taps aside."""
+        for layer in self._layers:
+            layer.part()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Put weights together again, dead taps as they were."""
+        for layer in self._layers:
+            layer.join()
+
+
+def _tried(model: nn.Module, image_size: int) -> dict[str, tuple[Size, Window]]:
+    """Return the convolutions that give one pixel, what they see, and which taps meet it: found out on a copy.
+
+    None of them where the copy's logits change when it goes without its other taps: a model may read a weight in other
+    ways than by calling its layer, and then it is trained as it is.
+    """
+    images = torch.linspace(-1, 1, 4 * 3 * image_size**2).view(4, 3, image_size, image_size).sin_()
+    try:
+        with torch.no_grad():
+            twin = copy.deepcopy(model).eval()
+            convs = {each: name for name, each in twin.named_modules() if type(each) is TrimmedConv2d}
+            met = _maps_met(twin, list(convs), images)
+            found: dict[str, tuple[Size, Window]] = {}
+            for conv, sizes in met.items():
+                window = live_window(conv, *next(iter(sizes))) if len(sizes) == 1 else None
+                if window is not None:
+                    found[convs[conv]] = next(iter(sizes)), window
+            whole = _answer(twin, images)
+            for conv, name in list(convs.items()):
+                if name in found:
+                    _Layer(conv, *found[name]).part()
+            return found if torch.allclose(_answer(twin, images), whole, rtol=1e-4, atol=1e-5) else {}
+    except Exception:  # what cannot be copied, or does without its weight, is trained as it is
+        return {}
+
+
+def _maps_met(model: nn.Module, convs: list[TrimmedConv2d], images: torch.Tensor) -> dict[TrimmedConv2d, set[Size]]:
+    """Return which sizes of maps (height, width) reach each convolution when the model sees such images."""
+    met: dict[TrimmedConv2d, set[Size]] = {}
+
+    def note(conv: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        (maps,) = (*args, *named.values())
+        met.setdefault(conv, set()).add(tuple(maps.shape[2:]))
+
+    handles = [conv.register_forward_pre_hook(note, with_kwargs=True) for conv in convs]
+    _answer(model, images)
+    for handle in handles:
+        handle.remove()
+    return met
+
+
+def _answer(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return a model's logits for images; torch's random state is restored afterwards."""
+    with nothing_drawn(torch.device("cpu")):
+        answer: torch.Tensor = model(images)
+    return answer
