@@ -50,6 +50,7 @@ _FILES = (
     "jit",
     "amun",
     "task_vector",
+    "sfron",
 )
 
 
