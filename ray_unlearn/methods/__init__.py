@@ -7,7 +7,7 @@ A method is `def method(model, data, options, rng) -> None`: it changes `model` 
 `training`, and takes all randomness from `rng`. To add one: a file with a `METHOD`, and its name below. Presets that
 were tuned join a method's published ones here (`tuned`, written by `jobs/tune.py`).
 
-Does not cover: where a run's model comes from and where it goes (`ray_unlearn.worker`).
+Does not cover: where a run's model comes from and where it goes (`ray_unlearn.run.worker`).
 """
 
 import importlib

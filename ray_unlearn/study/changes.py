@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ray_unlearn.study.identity import difference
+from ray_unlearn.study.identity import diff
 
 NEWER_BYTES: Mapping[int, str] = {
     2: "optimisers became one fused kernel, and convolutions skip the taps that meet only padding",
@@ -51,7 +51,7 @@ def refusal(
 
     """
     before, now = dict(held.get("identity") or {}), json.loads(json.dumps(identity))
-    changed = difference(before, now)
+    changed = diff(before, now)
     unrecorded = {} if "made_by" in held else _unrecorded(before, now)
     reasons = [*_corrected(before, corrections), *unrecorded.values(), *_other_bytes(before, now)]
     made_by = f"It was made by ray-unlearn {held.get('made_by', _UNSTATED)}."
