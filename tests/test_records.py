@@ -68,9 +68,26 @@ def test_a_record_of_format_1_is_read_as_it_is():
 
 
 KEYS_OF_FORMAT_1 = (
-    "population index original digest method options seeds original_sha256 payloads metrics epoch_loss stages seconds "
-    "started_at device threads host versions attempt"
-).split()
+    "population",
+    "index",
+    "original",
+    "digest",
+    "method",
+    "options",
+    "seeds",
+    "original_sha256",
+    "payloads",
+    "metrics",
+    "epoch_loss",
+    "stages",
+    "seconds",
+    "started_at",
+    "device",
+    "threads",
+    "host",
+    "versions",
+    "attempt",
+)
 
 
 def test_no_key_of_format_1_may_be_missing():
@@ -82,7 +99,7 @@ def test_no_key_of_format_1_may_be_missing():
     for key in KEYS_OF_FORMAT_1:
         with pytest.raises(DamagedFile, match=f"^here: {key}: Field required$"):
             parse_record(sealed({name: value for name, value in content.items() if name != key}), "here")
-    with pytest.raises(DamagedFile, match="^here: changed since it was written"):
+    with pytest.raises(DamagedFile, match=r"^here: changed since it was written"):
         parse_record(json.dumps({name: value for name, value in content.items() if name != "checksum"}), "here")
 
 
