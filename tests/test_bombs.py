@@ -21,7 +21,7 @@ from ray_unlearn.data.files import read_local
 from ray_unlearn.data.folders import open_competition
 from ray_unlearn.data.parquet import _batch_rows, open_parquet
 from ray_unlearn.data.prepare import prepare_source
-from ray_unlearn.errors import DataError, ModelError, StoreError
+from ray_unlearn.errors import DataError, ModelError, StoreError, did_you_mean
 from ray_unlearn.models import read_file
 from ray_unlearn.store import open_storage
 from ray_unlearn.study.schema import Columns
@@ -164,6 +164,13 @@ def test_a_class_name_that_is_none_is_refused(tmp_path: Path):
     file = write_parquet(tmp_path / "a.parquet", ["x" * 10**6, "y"])
     with pytest.raises(DataError, match=r"a class name of 1,000,000 characters, 'x{40}'\.\.\.; expected at most 1,000"):
         prepare_source(open_parquet((str(file),), Columns()), open_storage(str(tmp_path / "s")), image_size=8)
+
+
+def test_a_long_word_is_compared_with_nothing():
+    """Law: no name is near to megabytes of text, and to look for one took 40 bytes a character."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert did_you_mean("x" * 20_000_000, ["a", "b"]) == ""
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10
 
 
 def test_merges_that_multiply_are_refused():
