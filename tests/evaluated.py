@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from conftest import TINY, merged
 
-from ray_unlearn.artefacts import encode_outputs
+from ray_unlearn.run.artefacts import encode_outputs
 from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.store.records import payload_of
 from ray_unlearn.study import Run, Study, parse_study
