@@ -10,8 +10,8 @@ import numpy as np
 
 
 def recipe(name: str) -> ModuleType:
-    """Import a script of jobs/."""
-    path = Path(__file__).resolve().parents[1] / "jobs" / f"{name}.py"
+    """Import a script of tests/bench/."""
+    path = Path(__file__).resolve().parent / "bench" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""jobs/benchmark.py: both sides do the same work, and the figures are what they say."""
+"""tests/bench/benchmark.py: both sides do the same work, and the figures are what they say."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ray_unlearn.models import small_cnn
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.plan import Run
 
-JOBS = Path(__file__).resolve().parents[1] / "jobs"
-sys.path.append(str(JOBS))  # as `python jobs/benchmark.py` has it
+BENCH = Path(__file__).resolve().parent / "bench"
+sys.path.append(str(BENCH))  # as `python tests/bench/benchmark.py` has it
 benchmark, floor, images, measured_process, notebook_loop, study_side, table = (
     importlib.import_module(name)
     for name in (

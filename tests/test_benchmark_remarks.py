@@ -1,4 +1,4 @@
-"""jobs/benchmark.py, below the table: accuracies compared, a GPU's memory, and the time for 512 checkpoints."""
+"""tests/bench/benchmark.py, below the table: accuracies compared, a GPU's memory, and the time for 512 checkpoints."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-JOBS = Path(__file__).resolve().parents[1] / "jobs"
-sys.path.append(str(JOBS))  # as `python jobs/benchmark.py` has it
+BENCH = Path(__file__).resolve().parent / "bench"
+sys.path.append(str(BENCH))  # as `python tests/bench/benchmark.py` has it
 remarks, device_memory = (importlib.import_module(name) for name in ("benchmark_remarks", "device_memory"))
 
 SMI = """#!/bin/sh

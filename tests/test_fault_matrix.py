@@ -1,6 +1,6 @@
 """The fault matrix, short form: every named point x worker, driver, node; nothing is lost or false after it.
 
-The long form, with random kills beside, is jobs/chaos.py.
+The long form, with random kills beside, is tests/stress/chaos.py.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.verify import verify
 from ray_unlearn.study import load_study
 
-JOBS = Path(__file__).resolve().parents[1] / "jobs"
-sys.path.insert(0, str(JOBS))
-import faults  # noqa: E402 - jobs are scripts, not a package
+STRESS = Path(__file__).resolve().parent / "stress"
+sys.path.insert(0, str(STRESS))
+import faults  # noqa: E402 - these are scripts, not a package
 
 COUNT = 10
 
@@ -38,7 +38,7 @@ def write_study(folder: Path, **execution: Any) -> Path:
     """Write a study of one imported original and COUNT runs that obey orders; return its file."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("faults.py", "chaos_method.py"):
-        shutil.copy(JOBS / name, folder)
+        shutil.copy(STRESS / name, folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_file(small_cnn(10, width=4).state_dict(), folder / "original.safetensors")

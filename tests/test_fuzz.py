@@ -1,4 +1,4 @@
-"""Bad input, a few hundred times; `jobs/fuzz.py` does the same thousands of times, in processes with limits.
+"""Bad input, a few hundred times; `tests/stress/fuzz.py` does the same thousands of times, in processes with limits.
 
 And what fuzzing found, each once more by itself.
 """
@@ -29,7 +29,7 @@ from ray_unlearn.store.records import payload_of
 from ray_unlearn.study import load_study
 from ray_unlearn.study.schema import Columns
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "jobs"))
+sys.path.append(str(Path(__file__).resolve().parent / "stress"))
 
 import fuzz_bytes
 import fuzz_judge

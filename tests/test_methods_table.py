@@ -1,4 +1,4 @@
-"""jobs/methods_table.py: the README's table of methods, and the checks that it rests on."""
+"""tests/bench/methods_table.py: the README's table of methods, and the checks that it rests on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STUDY = {
 
 def table(*arguments: str) -> int:
     """Run the job in this process and return its exit code."""
-    spec = importlib.util.spec_from_file_location("methods_table", ROOT / "jobs" / "methods_table.py")
+    spec = importlib.util.spec_from_file_location("methods_table", ROOT / "tests" / "bench" / "methods_table.py")
     assert spec is not None
     assert spec.loader is not None
     job = importlib.util.module_from_spec(spec)

@@ -35,7 +35,11 @@ from ray_unlearn.study.schema import Columns, Source
 from ray_unlearn.study.uris import label
 
 ROOT = Path(__file__).resolve().parents[1]
-JOBS = {f"jobs.{path.stem}": path.read_text() for path in sorted((ROOT / "jobs").glob("*.py"))}
+SCRIPTS = {
+    f"{folder}.{path.stem}": path.read_text()
+    for folder in ("jobs", "tests/bench", "tests/stress")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
 
 SHELLS = {"os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "subprocess.getoutput", "pty.spawn"}
 
@@ -52,14 +56,14 @@ def shells(source: str) -> list[str]:
     return found
 
 
-def test_jobs_execute_nothing_that_they_read():
-    """Law: pickle, torch.load, np.load, yaml.load, eval and exec: what holds for the package holds for jobs/.
+def test_scripts_execute_nothing_that_they_read():
+    """Law: pickle, torch.load, np.load, yaml.load, eval and exec: what holds for the package holds for the scripts.
 
     Some may write .pth files: fuzz_sources, to damage them, and the benchmark, because the challenge's notebook does.
     """
-    assert JOBS
-    writers = ("jobs.fuzz_sources", "jobs.benchmark:", "jobs.notebook_loop")
-    found = [line for line in unsafe(JOBS) if not line.startswith(writers) or "torch.save" not in line]
+    assert SCRIPTS
+    writers = ("tests/stress.fuzz_sources", "tests/bench.benchmark:", "tests/bench.notebook_loop")
+    found = [line for line in unsafe(SCRIPTS) if not line.startswith(writers) or "torch.save" not in line]
     assert found == []
 
 
@@ -71,7 +75,7 @@ def test_the_search_finds_what_executes(line: str):
 
 def test_nothing_is_handed_to_a_shell():
     """Law: no command is put together as text."""
-    assert {name: found for name, source in {**MODULES, **JOBS}.items() if (found := shells(source))} == {}
+    assert {name: found for name, source in {**MODULES, **SCRIPTS}.items() if (found := shells(source))} == {}
     assert shells("subprocess.run(x, shell=True)")
     assert shells("os.system(x)")
 
@@ -79,7 +83,7 @@ def test_nothing_is_handed_to_a_shell():
 def test_nothing_listens_but_ray():
     """Law: the package opens no port of its own; what imports sockets asks for the host's name alone."""
     servers = {"http", "socketserver", "asyncio", "xmlrpc", "flask", "fastapi", "uvicorn"}
-    for name, source in {**MODULES, **JOBS}.items():
+    for name, source in {**MODULES, **SCRIPTS}.items():
         client = {"asyncio", "http"} if name == "driver.ray_jobs" else set()  # a client of the job server: see below
         assert not {imported.split(".")[0] for imported in imports(source)} & (servers - client), name
         assert not {"http.server", "http"} & imports(source), name

@@ -1,4 +1,4 @@
-"""jobs/sweep_device.py: however runs share a device, each is the run that it is alone; the figures are counted right.
+"""sweep_device.py: however runs share a device, each is the run that it is alone; the figures are counted right.
 
 On a CPU a capture is a stand-in that calls the step again, and a stream is nothing; that proves the turns, the stacked
 arithmetic, the processes and the counting. How fast anything is on a GPU no test can say.
@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from ray_unlearn.errors import RayUnlearnError, StudyError
 from ray_unlearn.training import Training
 
-JOBS = Path(__file__).resolve().parents[1] / "jobs"
-sys.path.append(str(JOBS))  # as `python jobs/sweep_device.py` has it
+BENCH = Path(__file__).resolve().parent / "bench"
+sys.path.append(str(BENCH))  # as `python tests/bench/sweep_device.py` has it
 sweep_device, sweep_members, sweep_runs, sweep_table, mps_daemon, profile_step = (
     importlib.import_module(name)
     for name in ("sweep_device", "sweep_members", "sweep_runs", "sweep_table", "mps_daemon", "profile_step")

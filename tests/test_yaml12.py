@@ -113,7 +113,7 @@ def test_the_changes_do_not_leak_into_pyyaml() -> None:
     ],
 )
 def test_yaml_that_bites_is_a_yaml_error(text: str, said: str) -> None:
-    """Aliases that unfold without end, nesting without end, and tags that lie; found by jobs/fuzz.py."""
+    """Aliases that unfold without end, nesting without end, and tags that lie; found by tests/stress/fuzz.py."""
     with pytest.raises(yaml.YAMLError, match=said):
         parse_yaml(text)
 

@@ -50,7 +50,7 @@ def used_mb() -> float | None:
     which = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
     command = ["nvidia-smi", f"--id={which}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=True)
         return float(done.stdout) * 2**20 / 1e6
     except (OSError, subprocess.SubprocessError, ValueError):
         return None

@@ -3,7 +3,7 @@
     data = damaged(rng, png_bytes)               # rng: anything with random.Random's methods
     files = bombs_of_images()                    # {"30000x30000.png": about 1 MB that would decode to 2.7 GB}
 
-Shared by jobs/fuzz.py and tests/test_fuzz.py. Needs: nothing but this environment.
+Shared by tests/stress/fuzz.py and tests/test_fuzz.py. Needs: nothing but this environment.
 
 Does not cover: which file is damaged for which command (`fuzz_kinds`), nor study files (`fuzz_study`).
 """

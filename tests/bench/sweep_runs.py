@@ -1,4 +1,4 @@
-"""Some runs of one setting in one process, trained in one of three ways: what jobs/sweep_device.py compares.
+"""Some runs of one setting in one process, trained in one of three ways: what tests/bench/sweep_device.py compares.
 
     group = WAYS["streams"](setting, [0, 1, 2, 3])
     group.epoch()                                # every run, one epoch on
@@ -6,7 +6,7 @@
 
     alone    the package's own training loop with its captured step, one run's epoch after another's
     streams  an engine for each run, each captured once; one thread replays their steps in turn, on a stream for each
-    packed   all runs as one (jobs/packed_runs.py)
+    packed   all runs as one (tests/bench/packed_runs.py)
 
 Each way trains the same runs: weights and order of batches are drawn with the run's seeds, whatever else the process
 trains. The first epoch captures and warms up. On a CPU the step is called again instead of a replay.

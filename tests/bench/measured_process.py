@@ -46,7 +46,7 @@ def run_measured(command: Sequence[str], log: Path, environment: Mapping[str, st
     load, peak = os.getloadavg()[0], 0
     with log.open("wb") as sink:
         begin = time.monotonic()
-        process = subprocess.Popen(  # noqa: S603 - the caller's own command
+        process = subprocess.Popen(
             command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
         )
         try:

@@ -1,4 +1,4 @@
-"""Processes of jobs/sweep_device.py that share a device: started together, timed together, ended whatever happens.
+"""Processes of sweep_device.py that share a device: started together, timed together, ended whatever happens.
 
     reports = run_members(setting, "alone", [[0], [1], [2]], Path("weights"))     # three processes of one run each
 

@@ -1,4 +1,4 @@
-"""Figures of jobs/sweep_device.py -> its table, and what can be read from it.
+"""Figures of tests/bench/sweep_device.py -> its table, and what can be read from it.
 
     for line in table_lines(found): ...          # median (least to most) over repeats, ratios per repeat
 

@@ -1,8 +1,8 @@
 """Compare ways to train several runs on one device at once: streams, processes, MPS, one packed step.
 
-    python jobs/sweep_device.py --device cuda --runs 1,2,4,8,16 --precision bf16 --json sweep.json
-    python jobs/sweep_device.py --device cuda --ways processes,mps --repeats 2
-    OMP_NUM_THREADS=1 python jobs/sweep_device.py --device cpu --arch small_cnn --image-size 16 --images 256 --runs 1,2
+    python tests/bench/sweep_device.py --device cuda --runs 1,2,4,8,16 --precision bf16 --json sweep.json
+    python tests/bench/sweep_device.py --device cuda --ways processes,mps --repeats 2
+    OMP_NUM_THREADS=1 python tests/bench/sweep_device.py --device cpu --arch small_cnn --image-size 16 --runs 1,2
 
     alone      one process, one run: the package's own loop with its captured step
     streams    one process; each run has an engine, a captured step and a stream; one thread replays them in turn

@@ -1,8 +1,8 @@
 """Time one training step of the real training loop, and set it beside what the hardware could do.
 
-    uv run python jobs/profile_step.py --device cuda                      # ResNet-18, 32x32, batches of 64, fp32
-    uv run python jobs/profile_step.py --device cuda --precision bf16 --no-cuda-graph --json figures.json
-    OMP_NUM_THREADS=1 uv run python jobs/profile_step.py --device cpu --images 320 --epochs 2      # half a minute
+    uv run python tests/bench/profile_step.py --device cuda                      # ResNet-18, 32x32, batches of 64, fp32
+    uv run python tests/bench/profile_step.py --device cuda --precision bf16 --no-cuda-graph --json figures.json
+    OMP_NUM_THREADS=1 uv run python tests/bench/profile_step.py --device cpu --images 320 --epochs 2  # half a minute
 
 Prints milliseconds per step (median over epochs after the first, which captures and warms up, with the spread), how
 many kernels and launches a step takes (torch.profiler; operators on a CPU), and two floors measured beside it: the
@@ -228,7 +228,7 @@ def main() -> None:
     asked = parse()
     refuse_absent(torch.device(asked.device), "--device cpu measures the processor")
     found = measure(asked)
-    print(text(found))  # noqa: T201 - what it is for
+    print(text(found))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""ray_unlearn's side of jobs/benchmark.py: the same checkpoints as a study, made by `generate`.
+"""ray_unlearn's side of tests/bench/benchmark.py: the same checkpoints as a study, made by `generate`.
 
     took = study_side(setting)                   # {"steady_s": 12.3, "accuracy": {...}, ...}
 

@@ -1,7 +1,7 @@
 """Time the evaluation's forgetting quality against a plain NumPy reading of the official definition, side by side.
 
-    OMP_NUM_THREADS=1 uv run python jobs/benchmark_evaluation.py --json figures.json    # N = 512: 20 s on one core
-    OMP_NUM_THREADS=1 uv run python jobs/benchmark_evaluation.py --runs 64 --examples 50
+    OMP_NUM_THREADS=1 uv run python tests/bench/benchmark_evaluation.py --json figures.json  # N = 512: 20 s on one core
+    OMP_NUM_THREADS=1 uv run python tests/bench/benchmark_evaluation.py --runs 64 --examples 50
 
 Prints CPU milliseconds per example of both on the same synthetic phi (Gaussian, sigma 1.5), with the spread over
 repeats, their ratio, the largest difference of epsilon, and the peak memory that NumPy allocates for 1,000 examples.
@@ -145,7 +145,7 @@ def main() -> None:
     lines += [f"largest difference of epsilon: {found['largest_difference']:.1e}"]
     for mode, peak in found["peak_mb"].items():
         lines += [f"peak memory for {found['memory_examples']} examples, {mode}: {peak:.0f} MB beside the input"]
-    print("\n".join(lines))  # noqa: T201 - what it is for
+    print("\n".join(lines))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -1,6 +1,6 @@
 """Print a study's populations as a Markdown table: accuracies, and training time relative to the reference's.
 
-    python jobs/methods_table.py jobs/studies/methods-digits.yaml [--set storage=FOLDER] [--again STORAGE] [--as FILE]
+    python tests/bench/methods_table.py jobs/studies/methods-digits.yaml [--set storage=FOLDER] [--as FILE]
 
 For each population: N, mean ± standard deviation of retain, forget and test accuracy over its N checkpoints in %, and
 its median training seconds divided by the median of `evaluation.reference`, because any run may meet a busy machine.

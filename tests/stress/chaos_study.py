@@ -1,4 +1,4 @@
-"""The study of jobs/chaos.py: its file, whose `count` grows, and what was ever seen of it.
+"""The study of tests/stress/chaos.py: its file, whose `count` grows, and what was ever seen of it.
 
     study = Study(Path("/tmp/chaos/disturbed"))
     study.count += BATCH
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from ray_unlearn.models import small_cnn
 
-JOBS = Path(__file__).parent
+HERE = Path(__file__).parent
 BATCH = 60  # runs by which a finished study grows
 
 
@@ -27,7 +27,7 @@ class Study:
         self.folder, self.count, self.seen = folder, BATCH, set[Path]()
         folder.mkdir(parents=True)
         for name in ("faults.py", "chaos_method.py"):
-            shutil.copy(JOBS / name, folder)
+            shutil.copy(HERE / name, folder)
         torch.manual_seed(0)
         save_file(small_cnn(10, width=4).state_dict(), folder / "original.safetensors")
         self.write()

@@ -1,7 +1,7 @@
 """Kill workers, drivers and nodes at random for some minutes; then compare with a study that nobody disturbed.
 
-    uv run python jobs/chaos.py --minutes 10 --seed 0                  # 171 to 200 kills on 2 cores
-    uv run python jobs/chaos.py --minutes 2 --seed 7 --kills 100 --folder /tmp/chaos   # 100 at least, however long
+    uv run python tests/stress/chaos.py --minutes 10 --seed 0                  # 171 to 200 kills on 2 cores
+    uv run python tests/stress/chaos.py --minutes 2 --seed 7 --kills 100 --folder /tmp/chaos  # 100 at least
 
 Starts a Ray cluster of three nodes on this machine (the head runs no workers; a token guards the ports), lets
 `ray-unlearn generate` make a study on it, and kills: workers and drivers from outside at random moments, nodes, and any
@@ -71,7 +71,7 @@ class Chaos:
     def start(self) -> subprocess.Popen[bytes]:
         """Start a driver."""
         command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(self.study.write())]
-        return subprocess.Popen([*command, "--address", self.cluster.address], stdout=self.log, stderr=self.log)  # noqa: S603 - ours
+        return subprocess.Popen([*command, "--address", self.cluster.address], stdout=self.log, stderr=self.log)
 
     def step(self) -> None:
         """Let one misfortune happen, and put in place what it needs to go on."""
@@ -220,7 +220,7 @@ def compare(study: Study, folder: Path) -> dict[str, Any]:
     twin = Study(folder)
     twin.count = study.count
     command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(twin.write()), "--backend", "inline"]
-    subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - ours
+    subprocess.run(command, check=True, capture_output=True)
     return {
         "runs": checked.runs,
         "planned": study.count + 1,

@@ -1,4 +1,4 @@
-"""Figures of jobs/benchmark.py -> what stands below its table: what is too short, a GPU's memory, accuracies, 512 runs.
+"""Figures of benchmark.py -> what stands below its table: what is too short, a GPU's memory, accuracies, 512 runs.
 
     for line in remark_lines(found): ...
 

@@ -1,4 +1,4 @@
-"""The challenge's notebook as a loop, and two ways to run it in parallel: what jobs/benchmark.py compares with.
+"""The challenge's notebook as a loop, and two ways to run it in parallel: what tests/bench/benchmark.py compares with.
 
     took = notebook_side(setting)    # {"steady_s": 12.3, "accuracy": {...}, ...} of the side that the setting names
     made = loop_side(setting)        # (a) one checkpoint after another in this process

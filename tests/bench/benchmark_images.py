@@ -1,4 +1,4 @@
-"""The files that every side of jobs/benchmark.py reads: images in Parquet, a list to forget, an original.
+"""The files that every side of tests/bench/benchmark.py reads: images in Parquet, a list to forget, an original.
 
     classes = write_images(folder, source, images=6400)     # train.parquet, test.parquet, forget.csv
 

@@ -1,11 +1,11 @@
 """Time ray_unlearn against three ways of running the challenge's notebook, interleaved on the same machine.
 
-    python jobs/benchmark.py                                          # every side, synthetic images, 2 CPU cores
-    python jobs/benchmark.py --train fairface64/train.parquet --images 6400 --json faces.json
-    python jobs/benchmark.py --train fairface64/train.parquet --precision bf16 --baseline-precision fp32 --sides ad
-    python jobs/benchmark.py --data digits --arch small_cnn --image-size 16 --images 1280 --epochs 4
-    python jobs/benchmark.py --backend inline --sides ad              # where Ray is absent
-    python jobs/benchmark.py --device cuda --backend inline --sides ad --train cifar10/train.parquet \
+    python tests/bench/benchmark.py                                          # every side, synthetic images, 2 CPU cores
+    python tests/bench/benchmark.py --train fairface64/train.parquet --images 6400 --json faces.json
+    python tests/bench/benchmark.py --train train.parquet --precision bf16 --baseline-precision fp32 --sides ad
+    python tests/bench/benchmark.py --data digits --arch small_cnn --image-size 16 --images 1280 --epochs 4
+    python tests/bench/benchmark.py --backend inline --sides ad              # where Ray is absent
+    python tests/bench/benchmark.py --device cuda --backend inline --sides ad --train cifar10/train.parquet \
         --test cifar10/test.parquet --images 45000 --checkpoints 8
 
 Sides, each making the same number of checkpoints, with logits of the same forget and test images, from the same
@@ -21,8 +21,8 @@ times. `steady` runs from the moment the first checkpoint begins to train until 
 the moment Tune schedules its first trial, because a trial's start is what each checkpoint costs there; with d, from the
 publication of the original, for which the first run waits). The rest is starting and ending: imports, Ray,
 decoding. Checkpoints per hour, images/s and the first ratio are steady; the second ratio is of the whole wall. Memory
-is that of the host (jobs/measured_process.py); a GPU's stands below the table, with each side's accuracies and the time
-that 512 checkpoints take at these rates. The floor (jobs/floor.py) is the least that the device needs for a step.
+is that of the host (measured_process.py); a GPU's stands below the table, with each side's accuracies and the time
+that 512 checkpoints take at these rates. The floor (floor.py) is the least that the device needs for a step.
 
 Needs: for the default under 10 minutes of 2 cores, and 1 GB of temporary files; --folder keeps what is made.
 

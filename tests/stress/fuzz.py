@@ -1,8 +1,8 @@
 """Bad input, thousands of times: nothing may answer with a traceback, hang, crash, swell, or write elsewhere.
 
-    uv run python jobs/fuzz.py --cases 2000 --seed 0                    # every kind, N cases in all
-    uv run python jobs/fuzz.py --only parquet,weights --cases 500
-    uv run python jobs/fuzz.py --only record --case 17 --seed 0         # one case again, in this process
+    uv run python tests/stress/fuzz.py --cases 2000 --seed 0                    # every kind, N cases in all
+    uv run python tests/stress/fuzz.py --only parquet,weights --cases 500
+    uv run python tests/stress/fuzz.py --only record --case 17 --seed 0         # one case again, in this process
 
 Prints refused, accepted and violations by kind; ends with 1 where there is a violation, whose files it keeps below
 `--keep` with the command that repeats it. Cases run in processes of their own with a limit on address space (what is
@@ -112,7 +112,7 @@ def _keep(case: Path, kept: Path, why: str) -> None:
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(case, kept, symlinks=True)
     (kept / "why.txt").write_text(why + "\n", encoding="utf-8", errors="backslashreplace")
-    print(f"violation: {why.splitlines()[0][:300]} ... {why.splitlines()[-1][:300]}\n  kept in {kept}", flush=True)  # noqa: T201
+    print(f"violation: {why.splitlines()[0][:300]} ... {why.splitlines()[-1][:300]}\n  kept in {kept}", flush=True)
 
 
 def main() -> int:
@@ -138,16 +138,16 @@ def main() -> int:
         make_template(folder / "template")
         if given.case is not None:
             verdict = judge(kinds[0], f"{given.seed}/{kinds[0]}/{given.case}", folder / "case", folder / "template")
-            print(verdict.outcome, verdict.why)  # noqa: T201
+            print(verdict.outcome, verdict.why)
             return int(verdict.outcome == "violation")
         cases = [(kinds[i % len(kinds)], i // len(kinds)) for i in range(given.cases)]
         start = time.monotonic()
         counts = fuzz(cases, folder, given.seed, given.processes, given.keep)
     for kind in kinds:
         told = ", ".join(f"{counts[kind, outcome]} {outcome}" for outcome in ("refused", "accepted", "violation"))
-        print(f"{kind:10} {told}")  # noqa: T201
+        print(f"{kind:10} {told}")
     violations = sum(count for (_, outcome), count in counts.items() if outcome == "violation")
-    print(f"{len(cases)} cases, seed {given.seed}: {violations} violations, {time.monotonic() - start:.0f} s")  # noqa: T201
+    print(f"{len(cases)} cases, seed {given.seed}: {violations} violations, {time.monotonic() - start:.0f} s")
     return int(violations > 0)
 
 

@@ -1,4 +1,4 @@
-"""Figures of jobs/benchmark.py -> its table, its lines about the floor, and what machine it was.
+"""Figures of tests/bench/benchmark.py -> its table, its lines about the floor, and what machine it was.
 
     for line in table_lines(found): ...           # median (least to most) over repeats, ratios per repeat
 

@@ -3,7 +3,7 @@
     text = odd_study(rng, TREE)                  # rng: anything with random.Random's methods
     YAML_BOMBS["billion laughs"]
 
-Shared by jobs/fuzz.py and tests/test_fuzz.py. Where to change what comes from the study's own JSON schema, so that a
+Shared by fuzz.py and tests/test_fuzz.py. Where to change what comes from the study's own JSON schema, so that a
 new key is fuzzed from its first day.
 
 Does not cover: what is done with the text (`fuzz_kinds`).

@@ -1,6 +1,6 @@
 """Train from a set larger than memory, beside the same training from memory: images per second, and memory over time.
 
-    OMP_NUM_THREADS=1 uv run python jobs/benchmark_streaming.py --json figures.json    # 200,000 images of 64x64
+    OMP_NUM_THREADS=1 uv run python tests/bench/benchmark_streaming.py --json figures.json    # 200,000 images of 64x64
 
 Writes synthetic Parquet files and decodes them on Ray (a set of 2.5 GB, 4 GB of disk in all, removed again). Then two
 workers train one epoch each, a net that costs next to nothing and then small_cnn of width 4, in turn: `resident`, all
@@ -142,7 +142,7 @@ def _start(task: list[Any], group: Path | None) -> "subprocess.Popen[str]":
     command = [sys.executable, __file__, "--work", json.dumps(task)]
     if group:  # before Python starts, so that all that it holds counts
         command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"), *command]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ourselves
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def work(folder: str, name: str, size: int, order: str, net: str) -> None:

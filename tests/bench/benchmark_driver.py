@@ -1,7 +1,7 @@
 """Time the driver: thousands of runs that do nothing, through the real scheduler, store and records.
 
-    OMP_NUM_THREADS=1 uv run python jobs/benchmark_driver.py --json figures.json    # 5,000 runs, 2 workers: a minute
-    OMP_NUM_THREADS=1 uv run python jobs/benchmark_driver.py --runs 500 --workers 1
+    OMP_NUM_THREADS=1 uv run python tests/bench/benchmark_driver.py --json figures.json  # 5,000 runs: a minute
+    OMP_NUM_THREADS=1 uv run python tests/bench/benchmark_driver.py --runs 500 --workers 1
 
 Prints runs per second from the first ready worker to the last published run; memory of driver and workers and open
 files at run 500 and when (nearly) all are made; and how long a second `generate` takes to find that nothing is left. A
@@ -160,7 +160,7 @@ def main() -> None:
         f"{found['temporary_left']} temporary files left",
         f"resume: decided in {found['resume_decides_s']:.1f} s, {found['resume_s']:.1f} s in all",
     ]
-    print("\n".join(lines))  # noqa: T201 - what it is for
+    print("\n".join(lines))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -48,7 +48,7 @@ def mps_daemon() -> Iterator[Callable[[], bool]]:
             Path(place).mkdir()
         hidden = "CUDA_VISIBLE_DEVICES"  # numbers would be applied twice: by the daemon, then by each client
         environment = {name: value for name, value in os.environ.items() if name != hidden} | places
-        daemon = subprocess.Popen(  # noqa: S603
+        daemon = subprocess.Popen(
             [shutil.which(CONTROL) or CONTROL, "-f"],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -89,7 +89,7 @@ def _servers(environment: Mapping[str, str]) -> bool:
 def _asked(command: str, environment: Mapping[str, str]) -> str | None:
     """Return the daemon's answer; None where there is none."""
     try:
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [shutil.which(CONTROL) or CONTROL],
             input=f"{command}\n",
             env=environment,
