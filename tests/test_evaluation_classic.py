@@ -9,7 +9,8 @@ from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 from sklearn.svm import SVC
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.classic import simple_attack, svc_forget_efficacy, svc_scores
+from ray_unlearn.evaluation.measures.logistic_attack import simple_attack
+from ray_unlearn.evaluation.measures.svc_efficacy import svc_forget_efficacy, svc_scores
 
 
 def rng() -> np.random.Generator:

@@ -13,11 +13,11 @@ from evaluated import SIZES, draw_logits, evaluated_store, publish, publish_spli
 
 from ray_unlearn.errors import EvaluationError, StoreError, StudyError
 from ray_unlearn.evaluation import forgetting_quality
+from ray_unlearn.evaluation.cache import Task, in_this_process
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.outputs import read_outputs
 from ray_unlearn.evaluation.scores import Estimate, Scores
-from ray_unlearn.evaluation.tasks import Task, in_this_process
 
 COUNTS = {"retrained": 16, "again": 12, "shifted": 12}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_unlearn.evaluation.halves import Settings, growth_sizes, interval
+from ray_unlearn.evaluation.resampling import Settings, growth_sizes, interval
 
 
 def settings(seed: int = 0, resamples: int = 20) -> Settings:

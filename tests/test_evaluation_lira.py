@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.lira import u_lira
+from ray_unlearn.evaluation.measures.u_lira import u_lira
 
 
 def populations(seed: int = 0, shift: float = 0.0, runs: tuple[int, int] = (24, 30), examples: int = 40):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.rmia import rmia
+from ray_unlearn.evaluation.measures.rmia import rmia
 from ray_unlearn.evaluation.roc import roc
 
 
@@ -71,11 +71,11 @@ def test_areas_and_rates_are_those_of_each_target_and_their_means() -> None:
     result = rmia(**outputs(shift=1))
     curves = [roc(m, n) for m, n in zip(result.member_scores, result.non_member_scores, strict=True)]
     assert result.auc_per_target.tolist() == [curve.auc for curve in curves]
-    assert result.tpr_at_1_percent_per_target.tolist() == [curve.tpr_at(0.01) for curve in curves]
-    assert result.tpr_at_01_percent_per_target.tolist() == [curve.tpr_at(0.001) for curve in curves]
+    assert result.tpr_per_target(0.01).tolist() == [curve.tpr_at(0.01) for curve in curves]
+    assert result.tpr_per_target(0.001).tolist() == [curve.tpr_at(0.001) for curve in curves]
     assert result.auc == pytest.approx(np.mean([curve.auc for curve in curves]), abs=1e-12)
-    assert result.tpr_at_1_percent == pytest.approx(result.tpr_at_1_percent_per_target.mean(), abs=1e-12)
-    assert result.tpr_at_01_percent == pytest.approx(result.tpr_at_01_percent_per_target.mean(), abs=1e-12)
+    assert result.tpr_at_1_percent == pytest.approx(result.tpr_per_target(0.01).mean(), abs=1e-12)
+    assert result.tpr_at_01_percent == pytest.approx(result.tpr_per_target(0.001).mean(), abs=1e-12)
     assert result.tpr_at_1_percent > result.tpr_at_01_percent
     assert result.curve.auc == roc(result.member_scores, result.non_member_scores).auc
     assert result.non_member_scores.shape == (16, 101)

@@ -91,10 +91,10 @@ def status(
     """Count runs: planned, done, failed; --watch keeps counting."""
     from dataclasses import asdict
 
-    from ray_unlearn.evaluation.agreement import disagreements
     from ray_unlearn.report.tables import study_status
     from ray_unlearn.report.text import status_lines
     from ray_unlearn.report.utilisation import utilisation, utilisation_line
+    from ray_unlearn.store.agreement import disagreements
     from ray_unlearn.store.events import EventReader
     from ray_unlearn.study import load_study
 

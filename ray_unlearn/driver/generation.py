@@ -27,10 +27,10 @@ from ray_unlearn.driver.room import refuse_share
 from ray_unlearn.driver.summary import Summary
 from ray_unlearn.driver.tally import Tally
 from ray_unlearn.errors import ClusterError, RayUnlearnError, StoreError, StudyError
-from ray_unlearn.evaluation.agreement import disagreements
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.events import EventLog, event_log
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.sharing import marked
@@ -128,11 +128,13 @@ def prepare(study: Study, *, backend: BackendName = "ray", address: str | None =
 
     """
     from ray_unlearn.data.study_data import prepare_study
+    from ray_unlearn.evaluation.memorisation import hardest_of
 
     with ExitStack() as stack:
         place = _backend(backend, address, stack.enter_context(interrupts()))
         stack.callback(place.close)
-        return prepare_study(study, open_storage(study.storage), place.decode_all)
+        storage = open_storage(study.storage)
+        return prepare_study(study, storage, place.decode_all, hardest_of(study, storage))
 
 
 def _probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:

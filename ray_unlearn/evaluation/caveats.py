@@ -1,14 +1,14 @@
 """What a reader of a population's scores must know before believing them.
 
-    warnings = cautions(scored, outputs)         # ("only 8 runs: ...", ...)
+    warnings = caveats(scored, outputs)         # ("only 8 runs: ...", ...)
 
 Does not cover: warnings about a plan before it runs (`study.plan`).
 """
 
 from __future__ import annotations
 
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.outputs import Outputs
-from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.scores import PopulationScores
 from ray_unlearn.store.records import OUTPUTS
 
@@ -18,7 +18,7 @@ FEW_RUNS = 32
 _NEARLY_ALL_GUARDED = 0.5
 
 
-def cautions(scored: PopulationScores, outputs: Outputs) -> tuple[str, ...]:
+def caveats(scored: PopulationScores, outputs: Outputs) -> tuple[str, ...]:
     """Return one sentence per reason for doubt."""
     found = []
     different = len({record.payloads[OUTPUTS].sha256 for record in outputs.records})

@@ -22,14 +22,15 @@ from pathlib import PurePath
 from pydantic import ValidationError
 
 from ray_unlearn.errors import ReferenceNotMade, StoreError, StoreReadOnly, StudyError, did_you_mean
-from ray_unlearn.evaluation.agreement import disagreements
-from ray_unlearn.evaluation.halves import Settings
+from ray_unlearn.evaluation.cache import Execute, Part, Population, Task, in_this_process
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
+from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.nulls import with_null
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
-from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
-from ray_unlearn.evaluation.scores import NOT_SAVED, Mode, Role, Scores, scores_table
-from ray_unlearn.evaluation.tasks import Execute, Part, Population, Task, in_this_process
+from ray_unlearn.evaluation.resampling import Settings
+from ray_unlearn.evaluation.scores import NOT_SAVED, Role, Scores, scores_table
 from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.starts import refuse_other_starts
 from ray_unlearn.study.identity import difference
 from ray_unlearn.study.plan import ORIGINAL
@@ -80,13 +81,19 @@ def evaluate(
     if first is not None:
         return scores  # of a look in between: what was published of more runs stays
     try:
-        _publish(store, scores)
+        save(store, scores)
     except StoreReadOnly as error:  # somebody else's study: the numbers are worth having all the same
         return scores.model_copy(update={"warnings": (*scores.warnings, f"{NOT_SAVED}: {error}")})
     return scores
 
 
-def _publish(store: StudyStore, scores: Scores) -> None:
+def save(store: StudyStore, scores: Scores) -> None:
+    """Publish scores.json and scores.parquet.
+
+    Raises:
+        StoreReadOnly: the store takes no files.
+
+    """
     store.storage.publish_file(store.layout.scores_json, scores.model_dump_json(indent=1).encode())
     buffer = io.BytesIO()
     scores_table(scores).to_parquet(buffer, index=False)

@@ -12,21 +12,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ray_unlearn.evaluation.cautions import cautions
+from ray_unlearn.evaluation.caveats import caveats
 from ray_unlearn.evaluation.comparison import (
     Alone,
     Values,
     attack_alone,
     attack_curves,
+    check_forget,
     compare,
-    require_forget,
     why_missing,
 )
-from ray_unlearn.evaluation.halves import Rows, Settings, growth_sizes, interval, values_on
 from ray_unlearn.evaluation.measures import MEASURES
+from ray_unlearn.evaluation.measures.forgetting_quality import (
+    ForgettingQuality,
+    forgetting_quality,
+    num_buckets,
+    quality_of,
+)
+from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs
-from ray_unlearn.evaluation.quality import ForgettingQuality, forgetting_quality, num_buckets
+from ray_unlearn.evaluation.resampling import Rows, Settings, growth_sizes, interval, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
 from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
 from ray_unlearn.store import Record
@@ -71,11 +77,13 @@ def score(
         EvaluationError: a side has no outputs of the forget set.
 
     """
-    require_forget(unlearned, reference)
+    check_forget(unlearned, reference)
     theirs = reference.take(range(len(unlearned)))
     phi = unlearned.splits["forget"].phi_RN, theirs.splits["forget"].phi_RN
     attacked = attack_alone(unlearned, settings.attack_rng)
-    alone, values = attacked.values, compare(unlearned, theirs, settings.mode, attacked.values)
+    alone = attacked.values
+    pair = Pair(unlearned, theirs, settings.mode, alone)
+    values = compare(pair)
     half = len(unlearned) // 2
     on_halves = values_on(unlearned, theirs, _pairs(unlearned, theirs, half, settings), settings.mode, alone)
     beside_null = on_halves
@@ -83,7 +91,7 @@ def score(
         beside_null = values_on(
             unlearned, reference, _pairs(unlearned, reference, null_runs, settings), settings.mode, alone
         )
-    quality = forgetting_quality(*phi, settings.mode) if "forgetting_quality" in values else None
+    quality = pair.once(quality_of) if "forgetting_quality" in values else None
     scored = described.model_copy(
         update={
             "measures": {name: _estimate(name, values, on_halves, beside_null, unlearned, names) for name in MEASURES},
@@ -92,10 +100,10 @@ def score(
             "undecided": int(quality.undecided_E.sum()) if quality else 0,
             "growth": _growth(*phi, settings),
             "examples": _examples(unlearned, theirs, names, quality),
-            "curves": _curves(unlearned, theirs, attacked),
+            "curves": _curves(pair, attacked),
         }
     )
-    return scored.model_copy(update={"warnings": cautions(scored, unlearned)})
+    return scored.model_copy(update={"warnings": caveats(scored, unlearned)})
 
 
 def _pairs(unlearned: Outputs, reference: Outputs, size: int, settings: Settings) -> list[tuple[Rows, Rows]]:
@@ -161,9 +169,9 @@ def _examples(
     )
 
 
-def _curves(unlearned: Outputs, reference: Outputs, attacked: Alone) -> dict[str, Curve]:
+def _curves(pair: Pair, attacked: Alone) -> dict[str, Curve]:
     found = {}
-    for name, curve in (attack_curves(unlearned, reference) | attacked.curves).items():
+    for name, curve in (attack_curves(pair) | attacked.curves).items():
         false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
         found[name] = Curve(false_positive_rate=false, true_positive_rate=true)
     return found

@@ -23,9 +23,9 @@ import numpy as np
 
 from ray_unlearn.evaluation.comparison import PerRun, compare
 from ray_unlearn.evaluation.measures import MEASURES
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
+from ray_unlearn.evaluation.measures.measure import Mode, Pair
 from ray_unlearn.evaluation.outputs import Outputs
-from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
-from ray_unlearn.evaluation.scores import Mode
 from ray_unlearn.seeds import Seeds
 
 Rows = np.ndarray
@@ -72,7 +72,7 @@ def values_on(
 ) -> dict[str, np.ndarray]:
     """Return every measure on each pair (rows of the one, rows of the other), float64 [K]."""
     found = [
-        compare(unlearned.take(ours), reference.take(theirs), mode, {name: v[ours] for name, v in alone.items()})
+        compare(Pair(unlearned.take(ours), reference.take(theirs), mode, {name: v[ours] for name, v in alone.items()}))
         for ours, theirs in pairs
     ]
     names = [name for name in MEASURES if found and all(name in values for values in found)]

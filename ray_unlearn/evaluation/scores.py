@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
+from ray_unlearn.evaluation.measures.measure import Mode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,6 @@ FORMAT: Literal[2] = 2
 2: populations of fewer runs than can be scored have no F and no score; in 1 these were 0.
 """
 
-Mode = Literal["parity", "exact"]
 Role = Literal["reference", "original", "unlearned"]
 
 

@@ -10,7 +10,7 @@ Does not cover: how it is set on a page.
 
 from __future__ import annotations
 
-from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores, Slice
 from ray_unlearn.report.text import plural
 from ray_unlearn.report.wording import decimals, interval, joined, listed, span

@@ -18,11 +18,13 @@ Does not cover: which examples (forget, retain, validation: one call each), inte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ray_unlearn.evaluation.measures.measure import Measure, Pair
 from ray_unlearn.evaluation.populations import FloatArray, compared
 
 BINS = 20
@@ -97,3 +99,37 @@ def _kl(first_EB: FloatArray, second_EB: FloatArray) -> FloatArray:
     ratio_EB = np.where(first_EB > 0, first_EB, 1) / np.where(first_EB > 0, np.maximum(second_EB, FLOOR), 1)
     total_E: FloatArray = (first_EB * np.log(ratio_EB)).sum(axis=1)
     return total_E
+
+
+def _computation(split: str) -> tuple[Callable[[Pair], float], Callable[[Pair], float]]:
+    """Return both directions' summaries of one split, which share the histograms."""
+
+    def both(pair: Pair) -> Klom:
+        return klom(*pair.phi(split))
+
+    return (
+        lambda pair: pair.once(both).retrained_to_unlearned.p95,
+        lambda pair: pair.once(both).unlearned_to_retrained.p95,
+    )
+
+
+def _measures(split: str) -> dict[str, Measure]:
+    ending, on = ("", "") if split == "forget" else (f"_{split}", f" on {split}")
+    directions = (
+        ("retrained_to_unlearned", "retrained || unlearned", "Georgiev et al., Attribute-to-Delete, 2024"),
+        ("unlearned_to_retrained", "unlearned || retrained", "EasyDUB, 2026"),
+    )
+    return {
+        f"klom_{name}{ending}": Measure(
+            label=f"KLOM ({sides}){on}",
+            better="low",
+            meaning=f"95th percentile over {split} images of the KL divergence of binned margins, nats",
+            source=source,
+            needs=(split,),
+            compute=compute,
+        )
+        for (name, sides, source), compute in zip(directions, _computation(split), strict=True)
+    }
+
+
+MEASURES = {name: one for split in ("forget", "retain", "validation", "test") for name, one in _measures(split).items()}

@@ -1,19 +1,16 @@
-"""The two attacks on a single model that most papers report: weak, cheap, and comparable with what is published.
+"""The attack of the challenge's starting kit: weak, cheap, and comparable with what is published.
 
     accuracy = simple_attack(forget_losses_E, test_losses_T, rng)                        # 0.5: losses look alike
-    efficacy = svc_forget_efficacy(retain_p_K, test_p_T, forget_p_E, rng)                # 1: all look unseen
 
-`simple_attack` is the NeurIPS 2023 starting kit's: logistic regression from the loss to "forget or test", mean accuracy
-over ten random splits. `svc_forget_efficacy` is MIA-efficacy as in "Model Sparsity Can Simplify Machine Unlearning" and
-SalUn: a support vector classifier learns "retain or test" from the label's probability, and the result is the share of
-forget images that it takes for non-members.
+Logistic regression from one model's loss to "forget or test", mean accuracy over ten random splits (NeurIPS 2023
+Machine Unlearning Challenge, starting kit).
 
-Neither 0.5 nor 1 is the goal: forget images differ from test images for a retrained model too. The value to reach is
-the same attack's on retrained models. Give every model a fresh generator of the same seed, so that all are attacked
-with the same images. The classifiers are scikit-learn's with its defaults, whose optimiser stops early on losses of
-small range: exact logistic regression gave another accuracy in one case of five, and by up to 0.09, hence is not used.
+0.5 is not the goal: forget images differ from test images for a retrained model too. The value to reach is the same
+attack's on retrained models. Give every model a fresh generator of the same seed, so that all are attacked with the
+same images. The classifier is scikit-learn's with its defaults, whose optimiser stops early on losses of small range:
+exact logistic regression gave another accuracy in one case of five, and by up to 0.09, hence is not used.
 
-Does not cover: populations of models (U-LiRA, RMIA), and the papers' other features (entropy, correctness).
+Does not cover: populations of models (U-LiRA, RMIA).
 """
 
 from __future__ import annotations
@@ -24,16 +21,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.populations import FloatArray, by_examples
+from ray_unlearn.evaluation.measures.measure import Measure, Single, SingleAttack, rates
+from ray_unlearn.evaluation.populations import FloatArray, by_examples, thinned
+from ray_unlearn.evaluation.roc import Roc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MIN_IMAGES = 10
-"""Of each kind, for `simple_attack`: a tenth of all is held out, and both kinds must be in it."""
-MAX_SHADOW = 500
-"""Images of each kind that the support vector classifier is fitted to; its cost grows with the square."""
+"""Of each kind: a tenth of all is held out, and both kinds must be in it."""
 
 
 def simple_attack(forget_losses: npt.ArrayLike, test_losses: npt.ArrayLike, rng: np.random.Generator) -> float:
@@ -54,77 +50,9 @@ def simple_attack(forget_losses: npt.ArrayLike, test_losses: npt.ArrayLike, rng:
     forget_E = by_examples(forget_losses, "forget losses", at_least=MIN_IMAGES)
     test_T = by_examples(test_losses, "test losses", at_least=MIN_IMAGES)
     size = min(len(forget_E), len(test_T))
-    features = np.concatenate([_thin(test_T, size, rng), _thin(forget_E, size, rng)])[:, None]
+    features = np.concatenate([thinned(test_T, size, rng), thinned(forget_E, size, rng)])[:, None]
     member = np.repeat([0, 1], size)
     return float(np.mean([_accuracy(features, member, *split) for split in _splits(size)]))
-
-
-def svc_forget_efficacy(
-    retain_confidence: npt.ArrayLike,
-    test_confidence: npt.ArrayLike,
-    forget_confidence: npt.ArrayLike,
-    rng: np.random.Generator,
-    *,
-    max_shadow: int = MAX_SHADOW,
-) -> float:
-    """Return the share of one model's forget images that a classifier of "retain or test" takes for test images.
-
-    scikit-learn's `SVC(C=3, gamma="auto", kernel="rbf")`, the published settings, on equally many of both.
-
-    Args:
-        retain_confidence: probability of the label [K] on retain images, the members.
-        test_confidence: [T] on test images, the non-members.
-        forget_confidence: [E] on forget images, all of which are judged.
-        rng: draws min(K, T, max_shadow) images of each kind, without replacement, in their own order.
-        max_shadow: images of each kind at most. The papers use all: their numbers are those of a larger fit.
-
-    Raises:
-        EvaluationError: wrong shapes, no image, NaN or infinity, `max_shadow` below 1.
-
-    """
-    classifier = _svc(retain_confidence, test_confidence, rng, max_shadow)
-    forget_E = by_examples(forget_confidence, "forget confidence")
-    return float(np.mean(classifier.predict(forget_E[:, None]) == 0))
-
-
-def svc_scores(
-    retain_confidence: npt.ArrayLike,
-    test_confidence: npt.ArrayLike,
-    forget_confidence: npt.ArrayLike,
-    rng: np.random.Generator,
-) -> tuple[FloatArray, FloatArray]:
-    """Return how much a classifier of "retain or test" takes images for members: forget [E], unseen test [T // 2].
-
-    Fitted as in `svc_forget_efficacy`, but to the test images at even positions; those at odd positions are the
-    negatives of the attack's ROC.
-
-    Raises:
-        EvaluationError: wrong shapes, fewer than 2 test images, NaN or infinity.
-
-    """
-    test_T = by_examples(test_confidence, "test confidence", at_least=2)
-    forget_E = by_examples(forget_confidence, "forget confidence")
-    classifier = _svc(retain_confidence, test_T[::2], rng, MAX_SHADOW)
-    return classifier.decision_function(forget_E[:, None]), classifier.decision_function(test_T[1::2, None])
-
-
-def _svc(members: npt.ArrayLike, others: npt.ArrayLike, rng: np.random.Generator, max_shadow: int) -> Any:
-    """Return a classifier fitted to equally many of both."""
-    from sklearn.svm import SVC
-
-    members_K, others_T = by_examples(members, "retain confidence"), by_examples(others, "test confidence")
-    if max_shadow < 1:
-        raise EvaluationError(f"svc_forget_efficacy: expected max_shadow of 1 or more, found {max_shadow}")
-    size = min(len(members_K), len(others_T), max_shadow)
-    shadow = np.concatenate([_thin(members_K, size, rng), _thin(others_T, size, rng)])[:, None]
-    return SVC(C=3, gamma="auto", kernel="rbf").fit(shadow, np.repeat([1, 0], size))
-
-
-def _thin(values: FloatArray, size: int, rng: np.random.Generator) -> FloatArray:
-    """Return `size` of the values in their own order, drawn by rng; it is not asked where all stay."""
-    if size == len(values):
-        return values
-    return values[np.sort(rng.choice(len(values), size, replace=False))]
 
 
 @lru_cache(maxsize=4)
@@ -143,3 +71,40 @@ def _accuracy(
 
     model = LogisticRegression().fit(features[fitted], member[fitted])
     return float(model.score(features[held_out], member[held_out]))
+
+
+def attack(single: Single) -> SingleAttack:
+    """Return the attack on every run: its accuracy, and the ROC of the losses themselves."""
+    forget_RE, test_RT = (single.outputs.splits[split].loss_RN for split in _NEEDS)
+    found = [simple_attack(mine, others, single.make_rng()) for mine, others in zip(forget_RE, test_RT, strict=True)]
+    return SingleAttack.of(found, -forget_RE, -test_RT)
+
+
+def curve(single: Single) -> Roc:
+    """Return the ROC over all runs: forget images are the positives, test images the negatives."""
+    return single.once(attack).curve
+
+
+def _accuracies(single: Single) -> FloatArray:
+    return single.once(attack).values_R
+
+
+def _rates(single: Single, *, fpr: float) -> FloatArray:
+    return single.once(attack).tpr_at(fpr)
+
+
+_NEEDS = ("forget", "test")
+_ACCURACY = Measure(
+    label="logistic attack",
+    better="null",
+    meaning="accuracy of a logistic regression that tells forget from test losses of one model",
+    source="NeurIPS 2023 Machine Unlearning Challenge, starting kit",
+    upper=1.0,
+    needs=_NEEDS,
+    least_images=MIN_IMAGES,
+    per_run=_accuracies,
+)
+MEASURES = {
+    "logistic_attack": _ACCURACY,
+    **rates("logistic_attack", "logistic", "forget images", "test images", _ACCURACY, _rates),
+}

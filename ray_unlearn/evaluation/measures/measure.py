@@ -1,21 +1,87 @@
-"""What each number that compares a population with the reference means, for tables and pages.
+"""What a measure is: a number that compares a population with the reference, with all that is known about it.
 
-    MEASURES["u_lira_auc"].label                 # "U-LiRA AUC"
+    MEASURES = {"tug_of_war": Measure(label="ToW", better="high", ..., needs=("forget",), compute=compute)}
 
-Does not cover: how a number is computed (`comparison`).
+A file of this room defines `MEASURES`, in the order in which tables show them, and is listed in `measures/__init__.py`.
+`compute` gets a `Pair` and returns one number, or None where it is not defined. A number that looks at one model at a
+time has `per_run` instead: it gets one population and returns a value for each run.
+
+Does not cover: intervals and nulls (`evaluation.resampling`), and which measures a study has outputs for
+(`evaluation.comparison`).
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict
+import numpy as np
+
+from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.populations import FloatArray
+from ray_unlearn.evaluation.roc import Roc, roc
+
+Mode = Literal["parity", "exact"]
+T = TypeVar("T")
+
+ALL = ("forget", "retain", "test")
+"""Splits that the challenge's score looks at."""
+LEAST_RUNS = 2
+"""Runs that make a distribution."""
+FALSE_POSITIVES = {"0.1": 0.001, "1": 0.01}
+"""Ending of a measure's name -> the false positive rate at which its true positive rate is taken."""
+
+At = Callable[..., Any]
+"""(a `Pair` or a `Single`, fpr=...) -> a true positive rate, or one for each run."""
+
+MakeRng = Callable[[], np.random.Generator]
+"""Returns the same fresh generator each time."""
 
 
-class Measure(BaseModel):
-    """One of them."""
+@dataclass(frozen=True)
+class Pair:
+    """A population, or some of its runs, and as many runs of the reference, of the same images."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    unlearned: Outputs
+    reference: Outputs
+    mode: Mode
+    """Of the forgetting quality."""
+    alone: Mapping[str, np.ndarray]
+    """Values [R] of the unlearned runs by the name of the measure, of measures that look at one model at a time."""
+    _known: dict[object, Any] = field(default_factory=dict, repr=False)
+
+    def phi(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return phi of both sides, [runs, images] each."""
+        return self.unlearned.splits[split].phi_RN, self.reference.splits[split].phi_RN
+
+    def once(self, compute: Callable[[Pair], T]) -> T:
+        """Return what a function makes of this pair, computed at the first call: measures of one attack share it."""
+        if compute not in self._known:
+            self._known[compute] = compute(self)
+        return cast(T, self._known[compute])
+
+
+@dataclass(frozen=True)
+class Single:
+    """A population that is looked at one model at a time."""
+
+    outputs: Outputs
+    make_rng: MakeRng
+    """Chooses the images where an attack takes a subset, the same for every run."""
+    _known: dict[object, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, compute: Callable[[Single], T]) -> T:
+        """Return what a function makes of this population, computed at the first call."""
+        if compute not in self._known:
+            self._known[compute] = compute(self)
+        return cast(T, self._known[compute])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """One number: what it is called, what it means, what it takes, and how it is computed."""
 
     label: str
     better: Literal["high", "low", "null"]
@@ -24,124 +90,72 @@ class Measure(BaseModel):
     source: str
     upper: float | None = None
     """Largest possible value; the smallest is 0 for all."""
+    needs: tuple[str, ...] = ("forget",)
+    """Splits whose outputs it takes."""
+    least_runs: int = LEAST_RUNS
+    """Runs that it takes on each side."""
+    why_runs: str = ""
+    """Why it takes so many, where that is no matter of course."""
+    least_images: int = 1
+    """Images that it takes of each split."""
+    compute: Callable[[Pair], float | None] | None = None
+    """Of two populations; None where `per_run` is there."""
+    per_run: Callable[[Single], np.ndarray] | None = None
+    """Of one population: float64 [R]; its mean over runs is the number."""
+
+    def lacks_images(self, outputs: Outputs) -> bool:
+        """Return whether a split that it needs has too few images."""
+        return any(len(outputs.splits[split].labels_N) < self.least_images for split in self.needs)
+
+    def possible(self, outputs: Outputs, runs: int) -> bool:
+        """Return whether these outputs, and so many runs a side, are enough."""
+        saved = outputs.splits.keys() >= set(self.needs)
+        return saved and not self.lacks_images(outputs) and runs >= self.least_runs
 
 
-def _klom_measures() -> dict[str, Measure]:
-    """Both directions, because published numbers use either; forget images first."""
-    sources = {
-        "retrained_to_unlearned": ("retrained || unlearned", "Georgiev et al., Attribute-to-Delete, 2024"),
-        "unlearned_to_retrained": ("unlearned || retrained", "EasyDUB, 2026"),
-    }
+def rates(attack: str, label: str, recognised: str, accused: str, one: Measure, at: At) -> dict[str, Measure]:
+    """Return an attack's true positive rates at false positive rates of 0.1 % and 1 %, as measures by name.
+
+    Args:
+        attack: how their names begin.
+        label: how their labels begin.
+        recognised: what a true positive is a share of.
+        accused: what a false positive is a share of.
+        one: the attack's own measure; what it takes, the rates take.
+        at: returns the rate at a false positive rate, of a `Pair`, or of each run of a `Single`, as `one` is computed.
+
+    """
     return {
-        f"klom_{direction}" + ("" if split == "forget" else f"_{split}"): Measure(
-            label=f"KLOM ({sides})" + ("" if split == "forget" else f" on {split}"),
-            better="low",
-            meaning=f"95th percentile over {split} images of the KL divergence of binned margins, nats",
-            source=source,
-        )
-        for split in ("forget", "retain", "validation", "test")
-        for direction, (sides, source) in sources.items()
-    }
-
-
-def _rates(attack: str, label: str, recognised: str, accused: str, source: str) -> dict[str, Measure]:
-    """Return an attack's true positive rates at false positive rates of 0.1 % and 1 %."""
-    return {
-        f"{attack}_tpr_{percent}": Measure(
+        f"{attack}_tpr_{percent}": replace(
+            one,
             label=f"{label} TPR at {percent} % FPR",
             better="null",
             meaning=f"share of {recognised} recognised while {percent} % of {accused} are accused",
-            source=source,
             upper=1.0,
+            compute=partial(at, fpr=fpr) if one.compute else None,
+            per_run=partial(at, fpr=fpr) if one.per_run else None,
         )
-        for percent in ("0.1", "1")
+        for percent, fpr in FALSE_POSITIVES.items()
     }
 
 
-def _single_model_measures() -> dict[str, Measure]:
-    """Attacks on one model at a time: their own number, and the true positive rates of forget against test images."""
-    attacks = {
-        "logistic_attack": (
-            "logistic attack",
-            "accuracy of a logistic regression that tells forget from test losses of one model",
-            "NeurIPS 2023 Machine Unlearning Challenge, starting kit",
-        ),
-        "svc_efficacy": (
-            "SVC efficacy",
-            "share of forget images that an RBF SVC trained on retain against test images calls non-members",
-            "Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023; Fan et al., SalUn, ICLR 2024",
-        ),
-    }
-    found = {}
-    for name, (label, meaning, source) in attacks.items():
-        found[name] = Measure(label=label, better="null", meaning=meaning, source=source, upper=1.0)
-        found |= _rates(name, label.split()[0], "forget images", "test images", source)
-    return found
+@dataclass(frozen=True)
+class SingleAttack:
+    """What an attack on one model at a time gets from a population."""
 
+    values_R: FloatArray
+    """The attack's own number for each run."""
+    curves: tuple[Roc, ...]
+    """Each run's own; forget images are the positives."""
+    curve: Roc
+    """Over all runs and images together."""
 
-MEASURES: dict[str, Measure] = {
-    "score": Measure(
-        label="score",
-        better="high",
-        meaning="forgetting quality x retain ratio x test ratio: the challenge's number",
-        source="NeurIPS 2023 Machine Unlearning Challenge, metric PDF",
-    ),
-    "forgetting_quality": Measure(
-        label="F",
-        better="high",
-        meaning="how hard unlearned and retrained models are to tell apart on forget images, 0..1",
-        source="NeurIPS 2023 Machine Unlearning Challenge, metric PDF",
-        upper=1.0,
-    ),
-    "retain_ratio": Measure(
-        label="RA ratio",
-        better="high",
-        meaning="mean retain accuracy over the reference's",
-        source="NeurIPS 2023 Machine Unlearning Challenge, metric PDF",
-    ),
-    "test_ratio": Measure(
-        label="TA ratio",
-        better="high",
-        meaning="mean test accuracy over the reference's",
-        source="NeurIPS 2023 Machine Unlearning Challenge, metric PDF",
-    ),
-    "u_lira_auc": Measure(
-        label="U-LiRA AUC",
-        better="null",
-        meaning="per-example likelihood-ratio attack: unlearned against retrained models; 0.5 is blind",
-        source="Hayes et al., Inexact Unlearning Needs More Careful Evaluations, SaTML 2025",
-        upper=1.0,
-    ),
-    **_rates(
-        "u_lira", "U-LiRA", "unlearned models", "retrained ones", "Hayes et al., SaTML 2025; Carlini et al., S&P 2022"
-    ),
-    "rmia_auc": Measure(
-        label="RMIA AUC",
-        better="null",
-        meaning="robust membership inference: forget against test images of one model, retrained models as references",
-        source="Zarifzadeh et al., Low-Cost High-Power Membership Inference Attacks, ICML 2024",
-        upper=1.0,
-    ),
-    **_rates("rmia", "RMIA", "forget images", "test images", "Zarifzadeh et al., ICML 2024"),
-    **_single_model_measures(),
-    **_klom_measures(),
-    "mean_shift": Measure(
-        label="shift of the mean",
-        better="low",
-        meaning="mean over forget images of |mean phi - the reference's| in the reference's standard deviations",
-        source="this project",
-    ),
-    "spread_ratio": Measure(
-        label="spread ratio",
-        better="null",
-        meaning="median over forget images of the standard deviation of phi over the reference's; 1 is equal",
-        source="this project",
-    ),
-    "tug_of_war": Measure(
-        label="ToW",
-        better="high",
-        meaning="product over forget, retain and test of 1 - |accuracy - the reference's mean|, mean over runs",
-        source="Zhao et al., What Makes Unlearning Hard and What to Do About It (RUM), NeurIPS 2024",
-        upper=1.0,
-    ),
-}
+    @classmethod
+    def of(cls, values: Sequence[float], positives_RE: FloatArray, negatives_RT: FloatArray) -> SingleAttack:
+        """Return the curves of scores beside the attack's own numbers."""
+        curves = (roc(mine, others) for mine, others in zip(positives_RE, negatives_RT, strict=True))
+        return cls(np.array(values), tuple(curves), roc(positives_RE, negatives_RT))
+
+    def tpr_at(self, fpr: float) -> FloatArray:
+        """Return each run's true positive rate at a false positive rate of at most `fpr`, [R]."""
+        return np.array([curve.tpr_at(fpr) for curve in self.curves])

@@ -28,12 +28,13 @@ was trained on a forget image, so nothing that we have tells one a from another,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.errors import EvaluationError
+from ray_unlearn.evaluation.measures.measure import Measure, Pair, rates
 from ray_unlearn.evaluation.populations import FloatArray, by_runs, same_examples
 from ray_unlearn.evaluation.roc import Roc, roc
 
@@ -49,12 +50,17 @@ class RmiaResult:
     """[U, E], float64: forget images (the positives)."""
     non_member_scores: FloatArray
     """[U, X], float64: test images at even positions (the negatives)."""
-    auc_per_target: FloatArray
-    """[U]: each model's own area under its curve."""
-    tpr_at_01_percent_per_target: FloatArray
-    """[U]: true positive rate at a false positive rate of at most 0.1 %; with under 1000 non-members, of none."""
-    tpr_at_1_percent_per_target: FloatArray
-    """[U]: the same at 1 %."""
+    curves: tuple[Roc, ...]
+    """Each model's own curve, U of them."""
+
+    @property
+    def auc_per_target(self) -> FloatArray:
+        """Each model's own area under its curve, [U]."""
+        return np.array([curve.auc for curve in self.curves])
+
+    def tpr_per_target(self, fpr: float) -> FloatArray:
+        """Return each model's true positive rate at a false positive rate of at most `fpr`, a share, [U]."""
+        return np.array([curve.tpr_at(fpr) for curve in self.curves])
 
     @property
     def auc(self) -> float:
@@ -63,13 +69,13 @@ class RmiaResult:
 
     @property
     def tpr_at_01_percent(self) -> float:
-        """Mean over targets."""
-        return float(self.tpr_at_01_percent_per_target.mean())
+        """Mean over targets at 0.1 %; with under 1000 non-members, of no false positive at all."""
+        return float(self.tpr_per_target(0.001).mean())
 
     @property
     def tpr_at_1_percent(self) -> float:
-        """Mean over targets."""
-        return float(self.tpr_at_1_percent_per_target.mean())
+        """Mean over targets at 1 %."""
+        return float(self.tpr_per_target(0.01).mean())
 
     @property
     def curve(self) -> Roc:
@@ -106,14 +112,8 @@ def rmia(
         raise EvaluationError("rmia: expected 2 test images or more, one non-member and one of the population, found 1")
     forget_UE, test_UT = _relative(*forget, a), _relative(*test, a)
     member_UE, other_UX = _scores(forget_UE, test_UT[:, 1::2]), _scores(test_UT[:, ::2], test_UT[:, 1::2])
-    curves = [roc(member_E, other_X) for member_E, other_X in zip(member_UE, other_UX, strict=True)]
-    return RmiaResult(
-        member_scores=member_UE,
-        non_member_scores=other_UX,
-        auc_per_target=np.array([curve.auc for curve in curves]),
-        tpr_at_01_percent_per_target=np.array([curve.tpr_at(0.001) for curve in curves]),
-        tpr_at_1_percent_per_target=np.array([curve.tpr_at(0.01) for curve in curves]),
-    )
+    curves = (roc(member_E, other_X) for member_E, other_X in zip(member_UE, other_UX, strict=True))
+    return RmiaResult(member_scores=member_UE, non_member_scores=other_UX, curves=tuple(curves))
 
 
 def _alike(target: npt.ArrayLike, reference: npt.ArrayLike, images: str) -> tuple[FloatArray, FloatArray]:
@@ -152,3 +152,46 @@ def _scores(relative_UX: FloatArray, population_UZ: FloatArray) -> FloatArray:
         for relative_X, population_Z in zip(relative_UX, np.sort(population_UZ, axis=1), strict=True)
     ]
     return np.asarray(np.stack(below) / population_UZ.shape[1], dtype=np.float64)
+
+
+def attack(pair: Pair) -> RmiaResult | None:
+    """Return the attack, or None where there are not two test images: a non-member, and one of the population."""
+    (target_forget, reference_forget), (target_test, reference_test) = (pair.phi(split) for split in _NEEDS)
+    if target_test.shape[1] < 2:
+        return None
+    return rmia(
+        target_forget=target_forget,
+        target_test=target_test,
+        reference_forget=reference_forget,
+        reference_test=reference_test,
+    )
+
+
+def curve(pair: Pair) -> Roc | None:
+    """Return the ROC over all runs: forget images are the positives, test images the negatives."""
+    found = pair.once(attack)
+    return None if found is None else found.curve
+
+
+def _auc(pair: Pair) -> float | None:
+    found = pair.once(attack)
+    return None if found is None else found.auc
+
+
+def _rate(pair: Pair, *, fpr: float) -> float | None:
+    found = pair.once(attack)
+    return None if found is None else float(found.tpr_per_target(fpr).mean())
+
+
+_NEEDS = ("forget", "test")
+_AUC = Measure(
+    label="RMIA AUC",
+    better="null",
+    meaning="robust membership inference: forget against test images of one model, retrained models as references",
+    source="Zarifzadeh et al., Low-Cost High-Power Membership Inference Attacks, ICML 2024",
+    upper=1.0,
+    needs=_NEEDS,
+    compute=_auc,
+)
+_SHORT = replace(_AUC, source="Zarifzadeh et al., ICML 2024")
+MEASURES = {"rmia_auc": _AUC, **rates("rmia", "RMIA", "forget images", "test images", _SHORT, _rate)}

@@ -20,11 +20,12 @@ seeds. Nor one variance for all examples, which LiRA advises below 64 models or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from ray_unlearn.evaluation.measures.measure import Measure, Pair, rates
 from ray_unlearn.evaluation.populations import FloatArray, compared
 from ray_unlearn.evaluation.roc import Roc, roc
 
@@ -116,3 +117,34 @@ def _log_density(phi_RE: FloatArray, mean: FloatArray, variance: FloatArray) -> 
     spread = np.where(variance > 0, variance, 1)
     density_RE: FloatArray = -((phi_RE - mean) ** 2) / (2 * spread) - np.log(spread) / 2
     return density_RE
+
+
+def attack(pair: Pair) -> LiraResult:
+    """Return the attack on the forget images."""
+    return u_lira(*pair.phi("forget"))
+
+
+def curve(pair: Pair) -> Roc:
+    """Return the ROC over all runs and forget images: unlearned models are the positives."""
+    return pair.once(attack).curve
+
+
+def _auc(pair: Pair) -> float:
+    return curve(pair).auc
+
+
+def _rate(pair: Pair, *, fpr: float) -> float:
+    return curve(pair).tpr_at(fpr)
+
+
+_AUC = Measure(
+    label="U-LiRA AUC",
+    better="null",
+    meaning="per-example likelihood-ratio attack: unlearned against retrained models; 0.5 is blind",
+    source="Hayes et al., Inexact Unlearning Needs More Careful Evaluations, SaTML 2025",
+    upper=1.0,
+    least_runs=MIN_RUNS,
+    compute=_auc,
+)
+_BOTH = replace(_AUC, source="Hayes et al., SaTML 2025; Carlini et al., S&P 2022")
+MEASURES = {"u_lira_auc": _AUC, **rates("u_lira", "U-LiRA", "unlearned models", "retrained ones", _BOTH, _rate)}
