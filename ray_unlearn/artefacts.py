@@ -116,6 +116,7 @@ class RunWriter:
         seconds: dict[str, float],
         device: str,
         threads: int,
+        arithmetic: Mapping[str, str],
     ) -> Record:
         """Return the record that is published last."""
         return Record(
@@ -135,6 +136,7 @@ class RunWriter:
             started_at=started_at,
             device=device,
             threads=threads,
+            arithmetic=dict(arithmetic),
             host=socket.gethostname(),
             versions=dict(versions()),
             attempt=attempt,

@@ -11,6 +11,8 @@
             ├── TrainingDiverged   a run's loss or weights became NaN or infinite              1
             ├── StoreError         the study's folder cannot be read or written                1
             │   ├── PopulationChanged  the folder holds this population, made differently      1
+            │   ├── DamagedFile        a file of the store cannot be read, or was changed      1
+            │   ├── NewerFormat        a file of the store is of a later version's format      1
             │   ├── ReferenceNotMade   no run of the population that others are compared with  1
             │   ├── StoreReadOnly      the folder can be read, but this user may not write it      1
             │   └── StorageNotShared   a worker's machine does not see the driver's storage    1
@@ -63,6 +65,14 @@ class StoreError(RayUnlearnError):
 
 class PopulationChanged(StoreError):
     """The folder already holds this population, made from something else."""
+
+
+class DamagedFile(StoreError):
+    """A file of the study's folder cannot be read as what it is, or was changed."""
+
+
+class NewerFormat(StoreError):
+    """A file of the study's folder is of a format that a later version wrote."""
 
 
 class StoreReadOnly(StoreError):

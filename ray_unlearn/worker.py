@@ -40,6 +40,7 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import refuse_unshared
+from ray_unlearn.study.execution import Execution
 from ray_unlearn.study.plan import Plan, Run
 from ray_unlearn.surroundings import keep_freed_memory, resident_bytes, undisturbed
 from ray_unlearn.training.engines import Engines, cuda_graph
@@ -201,6 +202,7 @@ class Worker:
                 seconds=made.seconds,
                 device=_device_name(self._device),
                 threads=made.threads,
+                arithmetic=arithmetic(self._device, self._job.plan.study.execution),
             )
             self._job.store.publish(made.run, payloads, record)
         except Exception as error:  # a full disk, and whatever else may happen to one run
@@ -294,6 +296,22 @@ def _refuse_nonfinite(model: nn.Module) -> None:
     for name, norm in zip(state, torch.stack([each.float() for each in largest]).tolist(), strict=True):
         if not math.isfinite(norm):
             raise TrainingDiverged(f"tensor {name!r} holds NaN or infinity after training")
+
+
+def arithmetic(device: torch.device, execution: Execution) -> dict[str, str]:
+    """Return what the last bits of a run depend on, besides torch's version, the device's name and the thread count.
+
+    The instructions that torch chose for this CPU; on a GPU the versions of its libraries, and how it executes.
+    """
+    found = {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
+    if device.type == "cuda":
+        found |= {
+            "cuda": str(torch.version.cuda),
+            "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+            "cuda_graph": str(execution.cuda_graph).lower(),
+            "deterministic": str(execution.deterministic).lower(),
+        }
+    return found
 
 
 def _device_name(device: torch.device) -> str:

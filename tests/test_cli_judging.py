@@ -97,20 +97,17 @@ def test_neither_torch_nor_ray_is_needed(study: str, tmp_path: Path):
 
 
 def test_the_job_is_the_command(study: str, tmp_path: Path):
-    """Law: jobs/evaluate.py takes the same arguments, and ends as the command does."""
-    job = Path(__file__).resolve().parents[1] / "jobs" / "evaluate.py"
+    """Law: jobs/study.py --stage evaluate takes the command's arguments, and ends as the command does."""
+    job = Path(__file__).resolve().parents[1] / "jobs" / "study.py"
 
     def run(population: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(job), study, "--populations", population]
+        command = [sys.executable, str(job), "--stage", "evaluate", study, "--populations", population]
         return subprocess.run(command, capture_output=True, text=True)
 
     done, refused = run("again"), run("agian")
     assert done.returncode == 0, done.stderr
     assert "again" in done.stdout
     assert (tmp_path / "store" / "tiny" / "scores.parquet").exists()
-    refused = subprocess.run(
-        [sys.executable, str(job), study, "--populations", "agian"], capture_output=True, text=True
-    )
     assert (refused.returncode, refused.stdout) == (2, "")
 
 

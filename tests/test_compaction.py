@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from plans import finetune, plan_of, record_of
 
-from ray_unlearn.errors import StoreError
+from ray_unlearn.errors import DamagedFile, StoreError
 from ray_unlearn.store import Record, Storage, StudyStore, open_storage
 from ray_unlearn.store import study_store as module
 
@@ -95,10 +97,32 @@ def test_a_changed_record_is_read_again(store: StudyStore, keep_size: bool):
     assert store.records("finetune", DIGEST) == records_one_by_one(store)
 
 
-def test_a_record_that_was_damaged_since_does_not_count(store: StudyStore):
-    """Law: the copy does not keep a run alive whose own record is torn."""
+def test_a_record_that_was_damaged_since_is_an_error(store: StudyStore):
+    """Law: the copy does not keep a run alive whose own record is torn; that is damage, not a run to be made."""
     path_of(store, "tiny/finetune/00002/record.json").write_bytes(b'{"population": "fine')
-    assert sorted(store.records("finetune", DIGEST)) == [0, 1, 3, 4]
+    with pytest.raises(DamagedFile, match=r"finetune/00002/record\.json: not JSON .*verify STUDY --repair"):
+        store.records("finetune", DIGEST)
+
+
+def test_the_copy_keeps_keys_of_a_later_version(store: StudyStore, reads: list[str]):
+    """Law: a record with keys that this version does not know goes into the copy and out of it as it is stored."""
+    before = path_of(store, "tiny/finetune/00002/record.json").read_text()
+    body = re.sub(r"\s+", "", before).replace('"attempt":1', '"attempt":1,"later":0.10')
+    body = body[: body.index(',"checksum"')] + "}"
+    text = f'{body[:-1]},"checksum":"{hashlib.sha256(body.encode()).hexdigest()}"}}'
+    path_of(store, "tiny/finetune/00002/record.json").write_text(text)
+    store.compact("finetune", DIGEST)
+    reads.clear()
+    assert store.records("finetune", DIGEST)[2].text == text
+    assert reads == [COPY]
+
+
+def test_a_copy_of_a_later_format_is_not_read(store: StudyStore):
+    """Law: the copy is a cache: what a later version put there is no error, and says nothing."""
+    path = path_of(store, COPY)
+    expected = store.records("finetune", DIGEST)
+    path.write_text(path.read_text().replace('"format": 2, "run"', '"format": 3, "run"').replace("0.5", "0.7"))
+    assert store.records("finetune", DIGEST) == expected
 
 
 def test_a_removed_run_is_gone(store: StudyStore):

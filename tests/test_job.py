@@ -1,4 +1,4 @@
-"""Studies as Ray jobs: `ray-unlearn submit`, the line that it prints, and `ray job submit` with jobs/generate.py."""
+"""Studies as Ray jobs: `ray-unlearn submit`, the line that it prints, and `ray job submit` with jobs/study.py."""
 
 from __future__ import annotations
 
@@ -198,23 +198,38 @@ def test_whoever_waits_ends_with_the_drivers_code(cluster, user, tmp_path: Path)
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("stage", "said"),
     [
-        ("prepare.py", "retain 81, forget 9"),
-        ("generate.py", "made 4 runs"),
-        ("study.py", "stages evaluate and report left out"),
-        ("evaluate.py", "error: the study has no population 'retrained'"),
-        ("report.py", "no evaluation yet"),
+        ("prepare", "retain 81, forget 9"),
+        ("generate", "made 4 runs"),
+        ("all", "stages evaluate and report left out"),
+        ("evaluate", "error: the study has no population 'retrained'"),
+        ("report", "no evaluation yet"),
     ],
 )
-def test_the_entry_points_are_commands_of_ours(cluster, tmp_path_factory, script: str, said: str):
-    """Law: each file of jobs/, submitted as its docstring says, does what the subcommand does."""
+def test_the_entry_points_are_commands_of_ours(cluster, tmp_path_factory, stage: str, said: str):
+    """Law: jobs/study.py, submitted as its docstring says, does what the stage's subcommand does."""
     address, environment = cluster
     folder = tmp_path_factory.getbasetemp() / "entry"
     folder.mkdir(exist_ok=True)
-    command = [RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT / "jobs"), "--", "python", script]
+    command = [
+        RAY,
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        str(ROOT / "jobs"),
+        "--",
+        "python",
+        "study.py",
+    ]
     done = subprocess.run(
-        [*command, str(write(folder, TINY))], env=environment, capture_output=True, text=True, timeout=240
+        [*command, "--stage", stage, str(write(folder, TINY))],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert said in done.stdout, done.stdout + done.stderr
     assert (done.returncode == 0) is not said.startswith(("error", "no evaluation"))

@@ -10,7 +10,7 @@ import pytest
 from plans import PAYLOADS, finetune, plan_of, record_of
 from pyarrow import fs
 
-from ray_unlearn.errors import PopulationChanged, StoreError
+from ray_unlearn.errors import DamagedFile, PopulationChanged, StoreError
 from ray_unlearn.store import FailedRecord, Storage, StudyStore, open_storage
 from ray_unlearn.study import Plan, Run
 
@@ -113,7 +113,11 @@ def test_a_damaged_population_json_is_an_error(store: StudyStore):
     store.storage.publish_file("tiny/finetune/population.json", b"{half")
     with pytest.raises(StoreError, match=r"tiny/finetune/population\.json: not JSON"):
         store.admit(plan_of(3))
-    for content in (b"[]", b"{}", b'{"digest": "a", "identity": []}', b'{"digest": 1, "identity": {}}'):
+    for content in (b"[]", b"7"):
+        store.storage.publish_file("tiny/finetune/population.json", content)
+        with pytest.raises(StoreError, match=r"tiny/finetune/population\.json: expected a JSON object"):
+            store.admit(plan_of(3))
+    for content in (b"{}", b'{"digest": "a", "identity": []}', b'{"digest": 1, "identity": {}}'):
         store.storage.publish_file("tiny/finetune/population.json", content)
         with pytest.raises(StoreError, match=r"tiny/finetune/population\.json: does not say"):
             store.admit(plan_of(3))
@@ -152,30 +156,43 @@ def test_a_run_exists_iff_its_record_does(store: StudyStore):
     assert store.indexes("finetune") == []
 
 
-def test_unreadable_and_foreign_records_do_not_count(store: StudyStore):
-    """Law: only a whole record of this run and this digest makes a run exist."""
+def test_foreign_records_do_not_count(store: StudyStore):
+    """Law: only a record of this run and this digest makes a run exist."""
     plan, other = plan_of(6), plan_of(6, lr=1e-2)
     store.admit(plan)
     for index in range(5):
         publish(store, plan, finetune(index))
-    store.storage.publish_file("tiny/finetune/00001/record.json", b'{"population": "fine')
-    store.storage.publish_file("tiny/finetune/00002/record.json", b"{}")
     store.storage.publish_file(
         "tiny/finetune/00003/record.json", record_of(other, finetune(3)).sealed().model_dump_json().encode()
     )
     store.storage.publish_file("tiny/finetune/00004/record.json", store.storage.read("tiny/finetune/00000/record.json"))
     store.storage.publish_file("tiny/finetune/notes/record.json", store.storage.read("tiny/finetune/00000/record.json"))
-    assert made(store, plan) == [0]
+    assert made(store, plan) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("how", ["torn", "of another digest", "of another run"])
+@pytest.mark.parametrize("content", [b'{"population": "fine', b"{}", b"", b"null"])
+def test_a_record_that_cannot_be_read_is_an_error(store: StudyStore, content: bytes):
+    """Law: a damaged record is never "not made": it is named, with the command that makes its run pending."""
+    plan = plan_of(2)
+    store.admit(plan)
+    publish(store, plan, finetune(1))
+    store.storage.publish_file("tiny/finetune/00001/record.json", content)
+    before = contents(store)
+    damaged = pytest.raises(DamagedFile, match=r"tiny/finetune/00001/record\.json: .*verify STUDY --repair")
+    with damaged:
+        made(store, plan)
+    with damaged:
+        publish(store, plan, finetune(1))
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize("how", ["of another digest", "of another run"])
 def test_publishing_over_a_record_that_does_not_count_makes_the_run(store: StudyStore, how: str):
     """Law: after publish the run exists, whatever lay in its folder; else it would be made anew for ever."""
     plan, other = plan_of(2), plan_of(2, lr=1e-2)
     store.admit(plan)
     publish(store, plan, finetune(1), {"model.safetensors": b"old", "stage-0001.arrow": b"old"})
     found = {
-        "torn": b'{"population": "fine',
         "of another digest": record_of(other, finetune(1)).sealed().model_dump_json().encode(),
         "of another run": record_of(plan, finetune(0)).sealed().model_dump_json().encode(),
     }
@@ -201,10 +218,11 @@ def test_failures_are_kept_until_the_run_is_made(store: StudyStore):
     store.publish_failure(finetune(1), FAILURE)
     assert store.failures("finetune") == {1: FAILURE}
     assert made(store, plan) == []
-    store.storage.publish_file("tiny/finetune/failed/00002.json", b"{half")
-    assert store.failures("finetune") == {1: FAILURE}
     publish(store, plan, finetune(1))
     assert store.failures("finetune") == {}
+    store.storage.publish_file("tiny/finetune/failed/00002.json", b"{half")
+    with pytest.raises(DamagedFile, match=r"tiny/finetune/failed/00002\.json: not JSON .*verify STUDY --repair"):
+        store.failures("finetune")
 
 
 def test_the_checkpoint_of_a_run_without_one_is_an_error(store: StudyStore):
@@ -222,14 +240,15 @@ def test_the_checkpoint_of_a_run_without_one_is_an_error(store: StudyStore):
         store.payload(finetune(0), "model.safetensors")
 
 
-def test_a_changed_record_does_not_count(store: StudyStore):
-    """Law: a record carries its own checksum; a metric changed by hand or by a bad disk makes the run pending."""
+def test_a_changed_record_is_an_error(store: StudyStore):
+    """Law: a record carries its own checksum; a metric changed by hand or by a bad disk is damage."""
     plan = plan_of(1)
     store.admit(plan)
     publish(store, plan, finetune(0))
     text = store.storage.read("tiny/finetune/00000/record.json").decode()
     store.storage.publish_file("tiny/finetune/00000/record.json", text.replace("0.5", "0.9").encode())
-    assert made(store, plan) == []
+    with pytest.raises(DamagedFile, match="changed since it was written"):
+        made(store, plan)
 
 
 def test_payloads_that_wait_for_their_record_are_left_alone(store: StudyStore):

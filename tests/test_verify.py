@@ -10,6 +10,7 @@ import pytest
 from plans import PAYLOADS, finetune, plan_of, record_of
 from pyarrow import fs
 
+from ray_unlearn.errors import NewerFormat
 from ray_unlearn.store import Storage, StudyStore, open_storage
 from ray_unlearn.store.verify import repair, verify
 
@@ -101,6 +102,24 @@ def test_every_bad_file_is_named(store: StudyStore):
         "finetune/00003/outputs.arrow",
     ]
     assert repair(store, problems) == [finetune(2), finetune(3)]
+
+
+def test_a_damaged_failure_is_found_and_removed(store: StudyStore):
+    """Law: the record of a failure that cannot be read is named, and `--repair` removes it alone."""
+    store.storage.publish_file("tiny/finetune/failed/00003.json", b"{half")
+    problems = verify(store, ["finetune"]).problems
+    assert list(map(str, problems)) == ["finetune/failed/00003.json: cannot be read as the record of a failure"]
+    assert repair(store, problems) == [finetune(3)]
+    assert store.failures("finetune") == {}
+    assert verify(store, ["finetune"]).runs == 4
+
+
+def test_a_newer_record_is_no_damage(store: StudyStore):
+    """Law: a record of a later format is refused by name, and `--repair` does not get to remove it."""
+    newer = record_of(PLAN, finetune(2)).sealed().model_dump_json().replace('"format":2', '"format":3')
+    store.storage.publish_file("tiny/finetune/00002/record.json", newer.encode())
+    with pytest.raises(NewerFormat, match=r"finetune/00002/record\.json: format 3 of a record file"):
+        verify(store, ["finetune"])
 
 
 def test_an_unfinished_run_is_no_problem(store: StudyStore):

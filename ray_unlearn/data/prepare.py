@@ -34,8 +34,9 @@ from ray_unlearn.data.decode import (
 from ray_unlearn.data.node_cache import NodeCache
 from ray_unlearn.data.rows import OpenSource, Slice
 from ray_unlearn.data.shards import Shard, map_shard
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DamagedFile, DataError
 from ray_unlearn.store.filesystem import Storage
+from ray_unlearn.store.formats import FORMATS, parse_object
 from ray_unlearn.store.layout import DATA_CACHE
 from ray_unlearn.study.identity import canonical, digest
 
@@ -53,6 +54,8 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    format: int = 1
+    """Absent in format 1."""
     source: str
     image_size: int
     shards: tuple[ShardInfo, ...]
@@ -180,10 +183,16 @@ def prepare_source(
 
 
 def read_manifest(storage: Storage, folder: str) -> Manifest | None:
-    """Return a prepared source's manifest, or None where there is none that can be read."""
+    """Return a prepared source's manifest, or None where there is none that can be read: decoding makes it again.
+
+    Raises:
+        NewerFormat: it is of a format that a later version wrote.
+
+    """
+    name = f"{folder}/{MANIFEST}"
     try:
-        return Manifest.model_validate_json(storage.read(f"{folder}/{MANIFEST}"))
-    except (FileNotFoundError, ValidationError):
+        return Manifest.model_validate(parse_object("manifest", storage.read(name), f"{storage.uri}/{name}"))
+    except (FileNotFoundError, DamagedFile, ValidationError):
         return None
 
 
@@ -252,6 +261,7 @@ class _Whole:
             raise DataError(f"{source.name}: no images" + (" that can be decoded" if source.num_rows else ""))
         self._content.update(b"]")
         return Manifest(
+            format=FORMATS["manifest"],
             source=source.name,
             image_size=job.image_size,
             shards=tuple(self._shards),

@@ -26,7 +26,7 @@ from ray_unlearn.driver.recorder import Meters, Recorder
 from ray_unlearn.driver.room import refuse_share
 from ray_unlearn.driver.summary import Summary
 from ray_unlearn.driver.tally import Tally
-from ray_unlearn.errors import ClusterError, RayUnlearnError, StoreError, StudyError
+from ray_unlearn.errors import ClusterError, DamagedFile, RayUnlearnError, StoreError, StudyError
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.store import StudyStore, open_storage
@@ -89,7 +89,7 @@ def generate(
         from ray_unlearn.driver.opening import open_job
 
         job = open_job(study, place.decode_all)
-        job.store.admit(job.plan, disagreements(job.plan.study, job.store))
+        job.store.admit(job.plan, _disagreements(job))
         job.store.storage.publish_file(job.store.layout.splits(job.data.splits.digest), job.data.splits_arrow)
         planned = job.plan.only(only).runs
         held = _held(job)
@@ -147,11 +147,25 @@ def _probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
         return None  # it will be said where it can be explained
 
 
+def _disagreements(job: Job) -> list[str]:
+    """Return where the study differs from the one that was generated before; none where study.json is damaged.
+
+    Raises:
+        NewerFormat: a later version wrote study.json.
+
+    """
+    try:
+        return disagreements(job.plan.study, job.store)
+    except DamagedFile:  # it is written again in a moment, and says nothing that population.json does not say
+        return []
+
+
 def _held(job: Job) -> Held:
     """Return every record of the plan's populations, each read once.
 
     Raises:
-        StoreError: they were made without the checkpoints that the study now asks for.
+        StoreError: one of them is damaged, or of a later version's format; or they were made without the checkpoints
+            that the study now asks for.
 
     """
     held = {name: job.store.compact(name, p.digest) for name, p in job.plan.populations.items()}

@@ -21,16 +21,17 @@ from pathlib import PurePath
 
 from pydantic import ValidationError
 
-from ray_unlearn.errors import ReferenceNotMade, StoreError, StoreReadOnly, StudyError, did_you_mean
+from ray_unlearn.errors import DamagedFile, ReferenceNotMade, StoreError, StoreReadOnly, StudyError, did_you_mean
 from ray_unlearn.evaluation.cache import Execute, Part, Population, Task, in_this_process
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.nulls import with_null
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
 from ray_unlearn.evaluation.resampling import Settings
-from ray_unlearn.evaluation.scores import NOT_SAVED, Role, Scores, scores_table
+from ray_unlearn.evaluation.scores import FORMAT, NOT_SAVED, Role, Scores, scores_table
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.agreement import disagreements
+from ray_unlearn.store.formats import parse_object
 from ray_unlearn.store.starts import refuse_other_starts
 from ray_unlearn.study.identity import difference
 from ray_unlearn.study.plan import ORIGINAL
@@ -109,10 +110,11 @@ def read_scores(store: StudyStore) -> Scores:
     """
     where = f"{store.storage.uri}/{store.layout.scores_json}"
     try:
-        return Scores.model_validate_json(store.storage.read(store.layout.scores_json))
+        content = parse_object("scores", store.storage.read(store.layout.scores_json), where, newest=FORMAT)
+        return Scores.model_validate(content)
     except FileNotFoundError:
         raise StoreError(f"{where}: no evaluation yet; `ray-unlearn evaluate` makes one") from None
-    except ValidationError:
+    except (DamagedFile, ValidationError):
         raise StoreError(f"{where}: of another version or damaged; `ray-unlearn evaluate` makes a new one") from None
 
 

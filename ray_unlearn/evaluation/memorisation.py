@@ -14,7 +14,6 @@ Does not cover: images outside that study's forget set, of which it has no model
 from __future__ import annotations
 
 import numpy as np
-from pydantic import ValidationError
 
 from ray_unlearn.errors import DataError
 from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
@@ -65,10 +64,10 @@ def confidence_gaps(original: Outputs, retrained: Outputs) -> np.ndarray:
 
 
 def _study(store: StudyStore, where: str) -> Study:
-    try:
-        return Study.model_validate_json(store.storage.read(store.layout.study_json))
-    except (FileNotFoundError, ValidationError):
-        raise DataError(f"{where}: no such study of this version; generate it first, in the same storage") from None
+    study = store.study()
+    if study is None:
+        raise DataError(f"{where}: no such study; generate it first, in the same storage")
+    return study
 
 
 def _outputs(store: StudyStore, study: Study, population: str, where: str) -> Outputs:

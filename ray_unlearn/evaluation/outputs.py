@@ -23,6 +23,7 @@ import pyarrow as pa
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.formats import require_known
 from ray_unlearn.store.outputs import SplitLogits, decode_outputs
 from ray_unlearn.store.records import OUTPUTS, payload_of
 from ray_unlearn.study.plan import Run
@@ -121,7 +122,7 @@ def _read(store: StudyStore, population: str, index: int, record: Record) -> dic
     run = Run(population=population, index=index)
     data = store.payload(run, OUTPUTS, record)
     try:
-        found = decode_outputs(data)
+        found = decode_outputs(data, f"{store.uri}/{run}/{OUTPUTS}")
     except _UNREADABLE as error:
         raise StoreError(f"{store.uri}: run {run}: {OUTPUTS} does not hold outputs ({_first_line(error)})") from error
     return {name: _scored(split) for name, split in found.items()}
@@ -172,6 +173,7 @@ def read_image_names(store: StudyStore, digest: str) -> ImageNames:
     """
     try:
         table = pa.ipc.open_file(pa.BufferReader(_splits_file(store, digest))).read_all()
+        require_known("splits", table.schema.metadata or {}, f"{store.storage.uri}/{store.layout.splits(digest)}")
         table.validate(full=True)
         rows = table.select([name for name in ("split", "image_id", "group") if name in table.column_names]).to_pydict()
     except _UNREADABLE as error:

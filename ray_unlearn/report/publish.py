@@ -8,12 +8,12 @@ Does not cover: computing scores (`ray_unlearn.evaluation`).
 
 from __future__ import annotations
 
-import json
 from typing import Literal
 
-from ray_unlearn.errors import StoreError
+from ray_unlearn.errors import DamagedFile, StoreError
 from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.store import StudyStore
+from ray_unlearn.store.formats import parse_object
 
 Form = Literal["html", "markdown"]
 
@@ -38,12 +38,10 @@ def render(store: StudyStore, form: Form) -> str:
 def _study(store: StudyStore) -> dict[str, object]:
     where = f"{store.storage.uri}/{store.layout.study_json}"
     try:
-        study = json.loads(store.storage.read(store.layout.study_json))
-    except (FileNotFoundError, ValueError, RecursionError) as error:
+        study = parse_object("study", store.storage.read(store.layout.study_json), where)
+    except (FileNotFoundError, DamagedFile) as error:
         raise StoreError(f"{where}: missing or damaged; `ray-unlearn generate` writes it again") from error
-    if not isinstance(study, dict):
-        raise StoreError(f"{where}: holds no study; `ray-unlearn generate` writes it again")
-    return study
+    return {key: value for key, value in study.items() if key not in ("format", "made_by")}
 
 
 def publish(store: StudyStore, form: Form) -> str:

@@ -13,18 +13,20 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any
 
-from pydantic import ValidationError
-
 from ray_unlearn.store import StudyStore
 from ray_unlearn.study.identity import difference
 from ray_unlearn.study.schema import Study
 
 
 def disagreements(study: Study, store: StudyStore) -> list[str]:
-    """Return one line `key: as made -> as the study says` for each value that differs; none where nothing was made."""
-    try:
-        made = Study.model_validate_json(store.storage.read(store.layout.study_json))
-    except (FileNotFoundError, ValidationError):
+    """Return one line `key: as made -> as the study says` for each value that differs; none where nothing was made.
+
+    Raises:
+        StoreError: study.json cannot be read.
+
+    """
+    made = store.study()
+    if made is None:
         return []
     both = set(study.populations) & set(made.populations)
     return difference(_values(made, both), _values(study, both))

@@ -3,9 +3,10 @@
     data = encode({"00007": (Stamp(size, mtime_ns), record)})
     held = decode(data)                          # what cannot be read is left out, never believed
 
-The compacted copy proves nothing by itself: a run exists if and only if its record.json does. A line counts where the
-folder's listing shows a record.json of the same size and time of change, and it is the run's own; every other record is
-read from its own file. Losing the file costs time only.
+A line holds the text of a record as it is stored. The compacted copy proves nothing by itself: a run exists if and only
+if its record.json does. A line counts where the folder's listing shows a record.json of the same size and time of
+change, and it is the run's own; every other record is read from its own file. Losing the file costs time only, and so
+do lines that are damaged, or of a format that a later version wrote.
 
 Does not cover: when it is written (`StudyStore.compact`), nor `verify`, which reads every record itself.
 """
@@ -15,33 +16,34 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from pydantic import ValidationError
-
+from ray_unlearn.errors import StoreError
 from ray_unlearn.store.filesystem import Stamp
-from ray_unlearn.store.records import Record
+from ray_unlearn.store.formats import FORMATS, require_known
+from ray_unlearn.store.records import Record, parse_record
 
 COMPACTED = "records.jsonl"
+_BEFORE_RECORD = '"record": '
 
 
 def encode(entries: Mapping[str, tuple[Stamp, Record]]) -> bytes:
     """Return one line per run: its folder's name, the stamp of its record.json, and the record."""
-    lines = []
+    lines, version = [], FORMATS[COMPACTED]
     for name, (stamp, record) in sorted(entries.items()):
-        head = f'"run": "{name}", "size_bytes": {stamp.size_bytes}, "mtime_ns": {stamp.mtime_ns}'
-        lines.append(f'{{{head}, "record": {record.model_dump_json()}}}\n')
+        head = f'"format": {version}, "run": "{name}", "size_bytes": {stamp.size_bytes}, "mtime_ns": {stamp.mtime_ns}'
+        lines.append(f"{{{head}, {_BEFORE_RECORD}{record.text}}}\n")
     return "".join(lines).encode()
 
 
 def decode(data: bytes) -> dict[str, tuple[Stamp, Record]]:
     """Return the lines that hold an intact record; a damaged file is one with fewer lines."""
     found = {}
-    for line in data.splitlines():
+    for number, line in enumerate(data.splitlines()):
         try:
-            entry = json.loads(line)
-            record = Record.model_validate(entry["record"])
+            head, _, record = line.decode().partition(_BEFORE_RECORD)
+            entry = json.loads(f"{head}{_BEFORE_RECORD}null}}")
+            require_known(COMPACTED, entry, COMPACTED)
             stamp = Stamp(int(entry["size_bytes"]), int(entry["mtime_ns"]))
-        except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
+            found[str(entry["run"])] = stamp, parse_record(record.removesuffix("}"), f"line {number} of {COMPACTED}")
+        except (ValueError, KeyError, TypeError, RecursionError, StoreError):
             continue
-        if record.is_intact():
-            found[str(entry["run"])] = (stamp, record)
     return found

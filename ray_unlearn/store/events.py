@@ -5,10 +5,11 @@
     for events in EventReader(store).logs().values():
         events[0]["event"], events[0]["at"], events[0]["s"]
 
-`at` is UTC, `s` seconds since the log was opened, by a clock that never jumps. A thread writes what there is once a
-second: on a disk it appends whole lines, unflushed; an object store knows no appending, so there the newest part is
-published again, and another part begun once it is large. Nothing depends on events: a store that does not take them
-fails no run, and a reader skips what it cannot read, such as the last line of a driver that was killed.
+`at` is UTC, `s` seconds since the log was opened, by a clock that never jumps. A log's first event says the format. A
+thread writes what there is once a second: on a disk it appends whole lines, unflushed; an object store knows no
+appending, so there the newest part is published again, and another part begun once it is large. Nothing depends on
+events: a store that does not take them fails no run, and a reader skips what it cannot read, such as the last line of a
+driver that was killed.
 
 Does not cover: which events there are (`driver.recorder`), nor what they add up to (`report`).
 """
@@ -32,6 +33,7 @@ from typing import Any
 from ray_unlearn.errors import StoreError
 from ray_unlearn.store.disk import append_file
 from ray_unlearn.store.filesystem import Stamp
+from ray_unlearn.store.formats import FORMATS, require_known, this_version
 from ray_unlearn.store.layout import event_log_of
 from ray_unlearn.store.study_store import StudyStore
 
@@ -97,9 +99,10 @@ class EventLog:
 
     def write(self, event: str, **more: Any) -> None:
         """Note an event; costs microseconds, and never fails."""
+        first = {} if self.begun else {"format": FORMATS["events"], "made_by": this_version()}
         self.begun, self._said_at = True, time.monotonic()
         at = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
-        self._waiting.append({"event": event, "at": at, "s": round(self._said_at - self._start, 3), **more})
+        self._waiting.append({"event": event, "at": at, "s": round(self._said_at - self._start, 3), **first, **more})
 
     def close(self) -> None:
         """Write what is left, as far as the store takes it, and end."""
@@ -212,7 +215,10 @@ class EventReader:
             data = b""
             with suppress(FileNotFoundError):
                 data = self._store.storage.read(f"{folder}/{name}")
-            held = self._parts[name] = (stamp, decode_events(data))
+            events = decode_events(data)
+            if events:
+                require_known("events", events[0], f"{self._store.storage.uri}/{folder}/{name}")
+            held = self._parts[name] = (stamp, events)
         return held[1]
 
 

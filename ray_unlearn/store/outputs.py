@@ -18,6 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from ray_unlearn.store.formats import require_known
+from ray_unlearn.store.records import OUTPUTS
+
 
 @dataclass(frozen=True)
 class SplitLogits:
@@ -49,9 +52,15 @@ def encode_outputs(splits: Mapping[str, SplitLogits]) -> bytes:
     return bytes(sink.getvalue())
 
 
-def decode_outputs(data: bytes) -> dict[str, SplitLogits]:
-    """Return the splits of one run's outputs.arrow; Arrow and NumPy raise their own errors on a file that is none."""
+def decode_outputs(data: bytes, where: str = OUTPUTS) -> dict[str, SplitLogits]:
+    """Return the splits of one run's outputs.arrow; Arrow and NumPy raise their own errors on a file that is none.
+
+    Raises:
+        NewerFormat: it is of a format that a later version wrote.
+
+    """
     table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+    require_known("outputs", table.schema.metadata or {}, where)
     table.validate(full=True)  # Arrow itself believes every offset in a file
     table = table.combine_chunks()
     logits_NC = table.column("logits").chunk(0).flatten().to_numpy().reshape(len(table), -1)

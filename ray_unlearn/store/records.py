@@ -2,7 +2,11 @@
 
     record = Record(population="finetune", index=7, payloads={"model.safetensors": payload_of(data)}, ...)
     store.publish(run, payloads, record)
-    Record.model_validate_json(text).is_intact()
+    record = parse_record(data, where="faces/finetune/00007/record.json")
+
+A record's checksum is the sha256 of its JSON as it is stored, without the spaces between the tokens and without the
+checksum, which is its last member. So it covers keys that this version does not know, and nothing is written anew to
+compare it. Format 1 (version 0.1.0) is read in the same way.
 
 Does not cover: when a record is written (`StudyStore.publish`: after its payloads).
 """
@@ -10,15 +14,22 @@ Does not cover: when a record is written (`StudyStore.publish`: after its payloa
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from ray_unlearn.errors import DamagedFile
+from ray_unlearn.store.formats import FORMATS, first_complaint, minified, parse_object, stamped
 from ray_unlearn.study.plan import Run
 
 RECORD = "record.json"
 CHECKPOINT = "model.safetensors"
 OUTPUTS = "outputs.arrow"
+
+_CHECKSUM_CHARS = len(',"checksum":""}') + 64
+_CHECKSUM = re.compile(r',"checksum":"([0-9a-f]{64})"\}')
 
 
 class _Value(BaseModel):
@@ -38,8 +49,13 @@ def payload_of(data: bytes) -> Payload:
 
 
 class Record(_Value):
-    """What is known about a finished run. Identical runs give identical payloads, but not identical times."""
+    """What is known about a finished run. Identical runs give identical payloads, but not identical times.
 
+    A field that a later version adds has a default, and stands before `checksum`.
+    """
+
+    format: int = 1
+    """Absent in format 1; `sealed` sets it."""
     population: str
     index: int
     original: int
@@ -64,31 +80,63 @@ class Record(_Value):
     started_at: str
     """UTC, ISO 8601; evidence only, nothing depends on it."""
     device: str
+    """`cpu`, or the GPU's name."""
     threads: int
+    arithmetic: dict[str, str] = Field(default_factory=dict)
+    """What else the last bits depend on and no digest covers, such as `cpu_capability`; empty before 0.2."""
     host: str
     versions: dict[str, str]
     attempt: int
     checksum: str
     """sha256 of the record itself without this field; empty until it is sealed."""
 
+    _text: str = PrivateAttr("")
+
+    @property
+    def text(self) -> str:
+        """The JSON that is stored, without spaces, with keys that this version does not know; empty until sealed."""
+        return self._text
+
     def sealed(self) -> Record:
-        """Return the record with its checksum."""
-        return self.model_copy(update={"checksum": self._digest()})
-
-    def is_intact(self) -> bool:
-        """Return whether the record is as it was sealed."""
-        return self.checksum == self._digest()
-
-    def _digest(self) -> str:
-        return hashlib.sha256(self.model_dump_json(exclude={"checksum"}).encode()).hexdigest()
+        """Return the record in the newest format, with its checksum."""
+        record = self.model_copy(update={"format": FORMATS["record"]})
+        body = record.model_dump_json(exclude={"checksum"})
+        record = record.model_copy(update={"checksum": hashlib.sha256(body.encode()).hexdigest()})
+        record._text = record.model_dump_json()
+        return record
 
     def is_of(self, run: Run, digest: str) -> bool:
         """Return whether it is this run's: a record copied here from elsewhere makes no run."""
         return (self.population, self.index, self.digest) == (run.population, run.index, digest)
 
 
+def parse_record(data: bytes | str, where: str) -> Record:
+    """Return the record that a file holds.
+
+    Args:
+        data: the file's bytes, or the text of a record.
+        where: the file, for the message.
+
+    Raises:
+        NewerFormat: it is of a format that a later version wrote.
+        DamagedFile: it is no record, or not as it was sealed.
+
+    """
+    text = minified(data, where)
+    parse_object("record", text, where)
+    sealed = _CHECKSUM.fullmatch(text, max(0, len(text) - _CHECKSUM_CHARS))
+    if sealed is None or hashlib.sha256(f"{text[: sealed.start()]}}}".encode()).hexdigest() != sealed[1]:
+        raise DamagedFile(f"{where}: changed since it was written (its checksum is of another text)")
+    try:
+        record = Record.model_validate_json(text)
+    except ValidationError as error:
+        raise DamagedFile(f"{where}: {first_complaint(error)}") from error
+    record._text = text
+    return record
+
+
 class FailedRecord(_Value):
-    """Why a run failed; kept beside the runs until the run succeeds."""
+    """Why a run failed; kept beside the runs until the run succeeds. Its file says its format, too."""
 
     population: str
     index: int
@@ -99,3 +147,17 @@ class FailedRecord(_Value):
     attempts: int
     host: str
     failed_at: str
+
+
+def failure_bytes(failure: FailedRecord) -> bytes:
+    """Return the file of a failed run."""
+    return json.dumps(stamped("failed record", failure.model_dump(mode="json")), indent=1).encode()
+
+
+def parse_failure(data: bytes, where: str) -> FailedRecord:
+    """Return the record of a failed run; errors as `parse_record`."""
+    value = parse_object("failed record", data, where)
+    try:
+        return FailedRecord.model_validate(value)
+    except ValidationError as error:
+        raise DamagedFile(f"{where}: {first_complaint(error)}") from error

@@ -17,16 +17,26 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from pydantic import ValidationError
-
-from ray_unlearn.errors import PopulationChanged, StoreError
+from ray_unlearn.errors import DamagedFile, PopulationChanged, StoreError, StudyError
 from ray_unlearn.store.compaction import encode
 from ray_unlearn.store.filesystem import Storage
+from ray_unlearn.store.formats import parse_object, stamped
 from ray_unlearn.store.layout import Layout, run_index
 from ray_unlearn.store.reading import Found, find_records
-from ray_unlearn.store.records import CHECKPOINT, RECORD, FailedRecord, Record, payload_of
+from ray_unlearn.store.records import (
+    CHECKPOINT,
+    RECORD,
+    FailedRecord,
+    Record,
+    failure_bytes,
+    parse_failure,
+    parse_record,
+    payload_of,
+)
 from ray_unlearn.study.identity import difference
+from ray_unlearn.study.loading import parse_stored
 from ray_unlearn.study.plan import Plan, Population, Run
+from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import labelled
 
 _WORTH_COMPACTING = 256  # records, read one by one, take less time than people notice
@@ -63,13 +73,13 @@ class StudyStore:
         """
         new = [p for p in plan.populations.values() if self._is_new(p, differences)]
         for population in new:
-            content = {"digest": population.digest, "identity": population.identity}
+            content = stamped("population", {"digest": population.digest, "identity": population.identity})
             name = self.layout.population_json(population.name)
             self.storage.create_file(name, json.dumps(content, indent=2, sort_keys=True).encode())
         for population in new:
             self._is_new(population, differences)  # another driver may have been quicker, with other values
-        study = json.dumps(labelled(plan.study.model_dump(mode="json")) | {"storage": self.storage.uri}, indent=2)
-        self.storage.publish_file(self.layout.study_json, study.encode())
+        study = labelled(plan.study.model_dump(mode="json")) | {"storage": self.storage.uri}
+        self.storage.publish_file(self.layout.study_json, json.dumps(stamped("study", study), indent=2).encode())
         self.sweep(plan)
 
     def sweep(self, plan: Plan) -> None:
@@ -103,22 +113,38 @@ class StudyStore:
 
     def held(self, population: str) -> dict[str, Any] | None:
         """Return what the folder says about a population: {digest, identity}; None where it has none."""
-        name = self.layout.population_json(population)
+        where = f"{self.storage.uri}/{self.layout.population_json(population)}"
         try:
-            content = json.loads(self.storage.read(name))
+            content = parse_object("population", self.storage.read(self.layout.population_json(population)), where)
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError) as error:
-            raise StoreError(
-                f"{self.storage.uri}/{name}: not JSON ({error}); restore it, or remove the population"
-            ) from error
-        whole = isinstance(content, dict) and isinstance(content.get("digest"), str)
-        if not whole or not isinstance(content.get("identity"), dict):
-            raise StoreError(
-                f"{self.storage.uri}/{name}: does not say what the runs were made from (digest, identity); "
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}; restore it, or remove the population") from error
+        if not isinstance(content.get("digest"), str) or not isinstance(content.get("identity"), dict):
+            raise DamagedFile(
+                f"{where}: does not say what the runs were made from (digest, identity); "
                 "restore it, or remove the population"
             )
-        return dict(content)
+        return content
+
+    def study(self) -> Study | None:
+        """Return the study as it was last generated; None where nothing was.
+
+        Raises:
+            DamagedFile: study.json cannot be read.
+            NewerFormat: it is of a format that a later version wrote.
+
+        """
+        where = f"{self.storage.uri}/{self.layout.study_json}"
+        try:
+            tree = parse_object("study", self.storage.read(self.layout.study_json), where)
+            return parse_stored({key: value for key, value in tree.items() if key not in ("format", "made_by")})
+        except FileNotFoundError:
+            return None
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}; `ray-unlearn generate` writes it again") from error
+        except StudyError as error:
+            raise DamagedFile(f"{where}: {error}; `ray-unlearn generate` writes it again") from error
 
     def publish(self, run: Run, payloads: Mapping[str, bytes], record: Record) -> None:
         """Publish a finished run: payloads, then its record; then forget its earlier failure.
@@ -132,7 +158,7 @@ class StudyStore:
         held = self.record(run) if there else None
         if held is None or not held.is_of(run, record.digest):
             if there:
-                self.discard(run)  # a torn record, or one of something else
+                self.discard(run)  # the record of another run or population, copied here
             last = (RECORD, record.sealed().model_dump_json(indent=1).encode())
             self.storage.publish_folder(self.layout.run(run), payloads, last)
         self.storage.remove(self.layout.failure(run))
@@ -144,10 +170,10 @@ class StudyStore:
 
     def publish_failure(self, run: Run, failure: FailedRecord) -> None:
         """Record why a run failed; the run stays to be made."""
-        self.storage.publish_file(self.layout.failure(run), failure.model_dump_json(indent=1).encode())
+        self.storage.publish_file(self.layout.failure(run), failure_bytes(failure))
 
     def records(self, population: str, digest: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
-        """Return the records of a population's finished runs by index; unreadable and foreign ones are left out.
+        """Return the records of a population's finished runs by index; those of other populations are left out.
 
         Records that the compacted copy holds are taken from there, where the listing says that they are the same.
 
@@ -155,6 +181,10 @@ class StudyStore:
             population: whose.
             digest: the population's.
             known: records read before, which are not read again: a record that is there never changes.
+
+        Raises:
+            DamagedFile: a record cannot be read, or was changed; only `verify --repair` makes its run pending.
+            NewerFormat: a later version wrote a record that this one cannot read.
 
         """
         return self._find(population, digest, known).records
@@ -182,12 +212,20 @@ class StudyStore:
         return self.records(population, str(held.get("digest")), known) if held else {}
 
     def record(self, run: Run) -> Record | None:
-        """Return a run's record, or None where there is none that can be read."""
+        """Return a run's record, or None where there is none.
+
+        Raises:
+            DamagedFile: it cannot be read, or was changed; only `verify --repair` makes the run pending.
+            NewerFormat: it is of a format that a later version wrote.
+
+        """
+        name = self.layout.record(run)
         try:
-            record = Record.model_validate_json(self.storage.read(self.layout.record(run)))
-        except (FileNotFoundError, ValidationError):
+            return parse_record(self.storage.read(name), f"{self.storage.uri}/{name}")
+        except FileNotFoundError:
             return None
-        return record if record.is_intact() else None
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}; `ray-unlearn verify STUDY --repair` makes the run pending again") from error
 
     def indexes(self, population: str) -> list[int]:
         """Return the run indexes that have a folder, finished or not, sorted."""
@@ -200,16 +238,25 @@ class StudyStore:
         return [name for name in names if self.storage.exists(self.layout.population_json(name))]
 
     def failures(self, population: str) -> dict[int, FailedRecord]:
-        """Return the failures of runs not yet made, by index."""
-        folder = self.layout.failures(population)
-        failed = {}
-        for name in sorted(self.storage.sizes(folder)):
-            try:
-                failure = FailedRecord.model_validate_json(self.storage.read(f"{folder}/{name}"))
-            except (FileNotFoundError, ValidationError):
-                continue
-            failed[failure.index] = failure
-        return failed
+        """Return the failures of runs not yet made, by index.
+
+        Raises:
+            DamagedFile: one of them cannot be read.
+            NewerFormat: one of them is of a format that a later version wrote.
+
+        """
+        runs = [Run(population=population, index=index) for index in self.failed_indexes(population)]
+        return {run.index: failure for run in runs if (failure := self.failed(run))}
+
+    def failed(self, run: Run) -> FailedRecord | None:
+        """Return why a run failed, or None where it did not; errors as `failures`."""
+        name = self.layout.failure(run)
+        try:
+            return parse_failure(self.storage.read(name), f"{self.storage.uri}/{name}")
+        except FileNotFoundError:
+            return None
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}; `ray-unlearn verify STUDY --repair` removes it") from error
 
     def failed_indexes(self, population: str) -> list[int]:
         """Return the run indexes that have a failure, sorted; it is not read, nor whether the run was made since."""
@@ -240,6 +287,6 @@ class StudyStore:
             data = b""
         if payload_of(data) != expected:
             raise StoreError(
-                f"{self.uri}: run {run}: {file} is not what its record says; run `ray-unlearn verify --repair`"
+                f"{self.uri}: run {run}: {file} is not what its record says; run `ray-unlearn verify STUDY --repair`"
             )
         return data

@@ -11,6 +11,7 @@ Does not cover: whether a path exists; the room that opens it says so.
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -88,6 +89,31 @@ def parse_study(tree: dict[str, Any], where: str) -> Study:
         others = {".".join(_keys(one)) for one in ranked if not said.startswith(".".join(_keys(one)))}
         more = f" (and {len(others)} more)" if others else ""
         raise StudyError(f"{where}: {describe(ranked[0], Study)}{more}") from None
+
+
+def parse_stored(tree: dict[str, Any]) -> Study:
+    """Validate a study as a store holds it; keys that only a later version knows are left out.
+
+    Raises:
+        StudyError: it is no study that this version can read.
+
+    """
+    tree = copy.deepcopy(tree)
+    while True:
+        try:
+            return Study.model_validate(tree)
+        except ValidationError as error:
+            unknown = [one["loc"] for one in error.errors() if one["type"] == "extra_forbidden"]
+            if not any(_drop(tree, loc) for loc in unknown):
+                raise StudyError(describe_first(error, Study)) from None
+
+
+def _drop(tree: Any, path: tuple[int | str, ...]) -> bool:
+    """Remove a key; parts of its path that name a member of a union are no keys. Return whether it was there."""
+    for part in path[:-1]:
+        inner = tree.get(part) if isinstance(tree, dict) else None
+        tree = inner if isinstance(inner, dict) else tree
+    return isinstance(tree, dict) and tree.pop(path[-1], tree) is not tree
 
 
 def describe_first(error: ValidationError, model: type[BaseModel]) -> str:
