@@ -1,7 +1,7 @@
 """Every number that compares two populations, computed at once from their outputs.
 
     alone = attack_alone(unlearned, make_rng).values             # {"logistic_attack": float64 [R], ...}
-    values = compare(Pair(unlearned, reference, "parity", alone))        # {"forgetting_quality": 0.11, ...}
+    values = compare(Pair(unlearned, reference, "parity", make_rng, alone))        # {"forgetting_quality": 0.11, ...}
 
 `compare` is called again and again on subsets of the populations; a number of single models is computed once.
 A measure whose split the study does not save, or that needs more runs, is left out; `why_missing` says why.
@@ -56,7 +56,7 @@ def why_missing(name: str, outputs: Outputs, drawn: Collection[str]) -> str:
         why = f": {measure.why_runs}" if measure.why_runs else ""
         there = f"there {'is' if len(outputs) == 1 else 'are'} {len(outputs)}"
         return f"needs {measure.least_runs} runs a side, and {there}{why}"
-    return "not defined here: runs that do not differ, too few images, or a reference that is never right"
+    return measure.undefined
 
 
 def compare(pair: Pair) -> Values:
@@ -66,10 +66,14 @@ def compare(pair: Pair) -> Values:
     for name, measure in MEASURES.items() if runs >= LEAST_RUNS else ():
         if not measure.possible(pair.unlearned, runs):
             continue
-        value = measure.compute(pair) if measure.compute else float(pair.alone[name].mean())
+        value = measure.compute(pair) if measure.compute else _mean(pair.alone.get(name))
         if value is not None:
             values[name] = value
     return values
+
+
+def _mean(values_R: np.ndarray | None) -> float | None:
+    return None if values_R is None else float(values_R.mean())
 
 
 def attack_curves(pair: Pair) -> dict[str, Roc]:
@@ -102,8 +106,9 @@ def attack_alone(outputs: Outputs, make_rng: MakeRng) -> Alone:
 
     """
     single = Single(outputs, make_rng)
-    possible = {name: one for name, one in MEASURES.items() if one.per_run and one.possible(outputs, LEAST_RUNS)}
-    return Alone(
-        values={name: one.per_run(single) for name, one in possible.items() if one.per_run},
-        curves={attack: curve(single) for attack, curve in SINGLE_CURVES.items() if attack in possible},
-    )
+    values = {
+        name: values_R
+        for name, one in MEASURES.items()
+        if one.per_run and one.possible(outputs, LEAST_RUNS) and (values_R := one.per_run(single)) is not None
+    }
+    return Alone(values, {attack: curve(single) for attack, curve in SINGLE_CURVES.items() if attack in values})

@@ -73,6 +73,12 @@ class Outputs:
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def originals_R(self) -> np.ndarray:
+        """Which original each run started from, int64; a different negative number for each run from scratch."""
+        starts = [r.original if r.original_sha256 else -1 - row for row, r in enumerate(self.records)]
+        return np.array(starts, dtype=np.int64)
+
     def take(self, rows: np.ndarray | Sequence[int]) -> Outputs:
         """Return the same of some of the runs, in that order."""
         records = tuple(self.records[int(row)] for row in rows)

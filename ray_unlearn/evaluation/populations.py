@@ -89,6 +89,13 @@ def thinned(values: FloatArray, size: int, rng: np.random.Generator) -> FloatArr
     return values[np.sort(rng.choice(len(values), size, replace=False))]
 
 
+def random_half(size: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Return a mask of size // 2 places out of `size`, drawn by rng without replacement, [size]."""
+    mask = np.zeros(size, dtype=np.bool_)
+    mask[rng.permutation(size)[: size // 2]] = True
+    return mask
+
+
 def _real(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
     array = np.asarray(values)
     if array.dtype.kind not in "buif":

@@ -1,16 +1,15 @@
-"""Random halves of populations: the one source of intervals, nulls, and values at the null's N.
+"""Random subsets of populations: the one source of intervals, nulls, and values at the null's N.
 
     settings = Settings(mode="parity", resamples=100, seed=0)
     halves = settings.halves("retrained", 128, 64)               # [(rows, other rows), ...], disjoint
-    found_K = values_on(unlearned, reference, pairs, "parity", alone)["score"]
-    low, high = interval("score", value, found_K)                # 95 %
+    draws = values_on(unlearned, reference, pairs, settings, alone)
+    draws.values["score"]                                        # float64 [K]
 
-The bootstrap used here takes half of the runs without replacement (half-sampling; Shao and Wu, Annals of Statistics
-1989, call it the delete-d jackknife): the variance of a number at N / 2 under that draw, (1 - 1/2) sigma^2 / (N / 2),
-is its variance at N. The usual bootstrap repeats runs, and repeated runs bias both a maximum over intervals and a
-leave-one-out fit; CHANGELOG.md has the figures.
+Subsets are drawn without replacement. The usual bootstrap repeats runs, and repeated runs bias both a maximum over
+intervals and a leave-one-out fit; CHANGELOG.md has the figures. Nulls come from disjoint halves of the reference;
+intervals (`intervals`) from subsets of 13/16 of the runs of both sides.
 
-Does not cover: which numbers there are (`comparison`).
+Does not cover: which numbers there are (`measures`).
 """
 
 from __future__ import annotations
@@ -23,15 +22,19 @@ import numpy as np
 
 from ray_unlearn.evaluation.comparison import PerRun, compare
 from ray_unlearn.evaluation.measures import MEASURES
-from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, quality_of
 from ray_unlearn.evaluation.measures.measure import Mode, Pair
 from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.seeds import Seeds
 
 Rows = np.ndarray
 """int64, sorted positions on the run axis."""
 
-_NORMAL_975 = 1.959963984540054
+LEFT_OUT = 3 / 16
+"""Share of the runs that a subset leaves out for intervals; `intervals` says why so few."""
+LEAST_ORIGINALS = 4
+"""Originals from which on an interval is over originals too; below, it is given these originals."""
 _GROWTH_FROM = 8
 
 
@@ -41,7 +44,7 @@ class Settings:
 
     mode: Mode
     resamples: int
-    """Halvings."""
+    """Subsets drawn for an interval, and halvings for a null."""
     seed: int
     """The study's; every draw comes from it."""
     growth_draws: int = 5
@@ -52,7 +55,7 @@ class Settings:
         return Seeds(study=self.seed, population=population).numpy(f"evaluation-{purpose}")
 
     def attack_rng(self) -> np.random.Generator:
-        """Return the generator that chooses the images of an attack that takes a subset; the same each time."""
+        """Return the generator that chooses the images of an attack that takes a part of them; the same each time."""
         return self.rng("attack-subsets")
 
     def halves(self, population: str, runs: int, size: int) -> list[tuple[Rows, Rows]]:
@@ -66,28 +69,47 @@ class Settings:
         orders = [rng.permutation(runs) for _ in range(self.resamples)]
         return [(np.sort(order[:size]), np.sort(order[size : 2 * size])) for order in orders]
 
+    def blocks(self, population: str, block_R: np.ndarray, left_out: int) -> list[Rows]:
+        """Return the rows outside of `left_out` blocks that are drawn at random, once per subset.
+
+        Args:
+            population: whose runs they are; with the sizes, it decides the draws.
+            block_R: which block each run belongs to: itself, or the runs of one original.
+            left_out: blocks that a subset lacks, fewer than there are.
+
+        """
+        names = np.unique(block_R)
+        rng = self.rng(f"blocks-{len(block_R)}-{len(names)}-{left_out}", population)
+        chosen = (names[rng.permutation(len(names))[left_out:]] for _ in range(self.resamples))
+        return [np.flatnonzero(np.isin(block_R, kept)) for kept in chosen]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draws:
+    """Every measure on K subsets of two populations."""
+
+    values: dict[str, FloatArray]
+    """[K] by the name of the measure."""
+    points_KE: FloatArray
+    """What each forget image adds to F, before the mean over images; [0, 0] where F is not computed."""
+
 
 def values_on(
-    unlearned: Outputs, reference: Outputs, pairs: Sequence[tuple[Rows, Rows]], mode: Mode, alone: PerRun
-) -> dict[str, np.ndarray]:
-    """Return every measure on each pair (rows of the one, rows of the other), float64 [K]."""
-    found = [
-        compare(Pair(unlearned.take(ours), reference.take(theirs), mode, {name: v[ours] for name, v in alone.items()}))
-        for ours, theirs in pairs
-    ]
+    unlearned: Outputs, reference: Outputs, pairs: Sequence[tuple[Rows, Rows]], settings: Settings, alone: PerRun
+) -> Draws:
+    """Return every measure on each pair (rows of the one, rows of the other)."""
+    found, points = [], []
+    for ours, theirs in pairs:
+        taken = {name: values_R[ours] for name, values_R in alone.items()}
+        pair = Pair(unlearned.take(ours), reference.take(theirs), settings.mode, settings.attack_rng, taken)
+        found.append(compare(pair))
+        if "forgetting_quality" in found[-1]:
+            points.append(pair.once(quality_of).points_E)
     names = [name for name in MEASURES if found and all(name in values for values in found)]
-    return {name: np.array([values[name] for values in found]) for name in names}
-
-
-def interval(name: str, value: float, found_K: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of a measure from its values on halves, cut where the measure ends.
-
-    Recentred normal quantiles, not percentiles: many measures change with N, so that the values on halves lie around
-    another number than `value`.
-    """
-    margin, upper = _NORMAL_975 * float(np.std(found_K, ddof=1)), MEASURES[name].upper
-    low, high = max(0.0, value - margin), value + margin
-    return low, high if upper is None else max(value, min(upper, high))
+    return Draws(
+        values={name: np.array([values[name] for values in found]) for name in names},
+        points_KE=np.stack(points) if "forgetting_quality" in names else np.empty((0, 0)),
+    )
 
 
 def growth_sizes(largest: int) -> list[int]:

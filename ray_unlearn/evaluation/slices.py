@@ -42,6 +42,16 @@ def slices(outputs: Outputs, names: ImageNames) -> tuple[Slice, ...]:
     return tuple(found)
 
 
+def forget_keys(outputs: Outputs, names: ImageNames) -> dict[str, np.ndarray]:
+    """Return for each way of slicing (all, class, group) the key of every forget image, text [N]."""
+    split = outputs.splits["forget"]
+    return {
+        "all": np.full(len(split.labels_N), ""),
+        "class": np.array([class_name(names, int(label)) for label in split.labels_N]),
+        "group": np.array([names.groups["forget"][position] for position in split.positions_N]),
+    }
+
+
 def _parts(name: str, by: Literal["all", "class", "group"], keys_N: np.ndarray, split: SplitOutputs) -> list[Slice]:
     """Return one part per key: classes in the order of their labels, groups with the most images first."""
     accuracies, losses = mean_by(split.correct_RN, keys_N), mean_by(split.loss_RN, keys_N)

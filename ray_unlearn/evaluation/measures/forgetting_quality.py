@@ -39,6 +39,8 @@ class ForgettingQuality:
 
     score: float
     """F, in [0, 1]: higher is nearer to retraining. Comparable at equal mode and N only."""
+    points_E: NDArray[np.float64]
+    """What each example adds: F is their mean."""
     epsilon_E: NDArray[np.float64]
     """Epsilon of each example, in [0, 50]."""
     bins: NDArray[np.int64]
@@ -65,6 +67,7 @@ def forgetting_quality(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, mode: s
     points_E = np.where(bins <= num_buckets(num_unlearned), np.ldexp(2.0, -bins), 0.0)
     return ForgettingQuality(
         score=float(points_E.mean()),
+        points_E=points_E,
         epsilon_E=found.epsilon_E,
         bins=bins,
         guarded_E=found.guarded_E,

@@ -89,8 +89,8 @@ def _accuracies(single: Single) -> FloatArray:
     return single.once(attack).values_R
 
 
-def _rates(single: Single, *, fpr: float) -> FloatArray:
-    return single.once(attack).tpr_at(fpr)
+def _rates(single: Single, *, fpr: float) -> FloatArray | None:
+    return single.once(attack).rate_of(fpr)
 
 
 _NEEDS = ("forget", "test")

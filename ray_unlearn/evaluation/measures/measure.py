@@ -48,7 +48,9 @@ class Pair:
     reference: Outputs
     mode: Mode
     """Of the forgetting quality."""
-    alone: Mapping[str, np.ndarray]
+    make_rng: MakeRng
+    """Divides the test images where an attack takes a part of them, in the same way for every pair of a study."""
+    alone: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Values [R] of the unlearned runs by the name of the measure, of measures that look at one model at a time."""
     _known: dict[object, Any] = field(default_factory=dict, repr=False)
 
@@ -98,9 +100,11 @@ class Measure:
     """Why it takes so many, where that is no matter of course."""
     least_images: int = 1
     """Images that it takes of each split."""
+    undefined: str = "not defined here: runs that do not differ, too few images, or a reference that is never right"
+    """Why there may be no value though all that it needs is there."""
     compute: Callable[[Pair], float | None] | None = None
     """Of two populations; None where `per_run` is there."""
-    per_run: Callable[[Single], np.ndarray] | None = None
+    per_run: Callable[[Single], np.ndarray | None] | None = None
     """Of one population: float64 [R]; its mean over runs is the number."""
 
     def lacks_images(self, outputs: Outputs) -> bool:
@@ -113,8 +117,17 @@ class Measure:
         return saved and not self.lacks_images(outputs) and runs >= self.least_runs
 
 
+def enough_negatives(negatives: int, fpr: float) -> bool:
+    """Return whether one false positive among so many negatives is no more than the rate allows."""
+    return negatives * fpr > 1 - 1e-9
+
+
 def rates(attack: str, label: str, recognised: str, accused: str, one: Measure, at: At) -> dict[str, Measure]:
     """Return an attack's true positive rates at false positive rates of 0.1 % and 1 %, as measures by name.
+
+    With M negatives the rates that an attack can reach are multiples of 1 / M: at 0.1 % with fewer than 1,000 negatives
+    it would be the rate at no false positive at all, which is 1 / (M + 1) where nothing can be told. Such a rate has no
+    value.
 
     Args:
         attack: how their names begin.
@@ -131,6 +144,7 @@ def rates(attack: str, label: str, recognised: str, accused: str, one: Measure, 
             label=f"{label} TPR at {percent} % FPR",
             better="null",
             meaning=f"share of {recognised} recognised while {percent} % of {accused} are accused",
+            undefined=f"needs {round(1 / fpr):,} or more {accused} that the attack did not use otherwise",
             upper=1.0,
             compute=partial(at, fpr=fpr) if one.compute else None,
             per_run=partial(at, fpr=fpr) if one.per_run else None,
@@ -149,13 +163,19 @@ class SingleAttack:
     """Each run's own; forget images are the positives."""
     curve: Roc
     """Over all runs and images together."""
+    negatives: int
+    """Negatives of each run."""
 
     @classmethod
     def of(cls, values: Sequence[float], positives_RE: FloatArray, negatives_RT: FloatArray) -> SingleAttack:
         """Return the curves of scores beside the attack's own numbers."""
         curves = (roc(mine, others) for mine, others in zip(positives_RE, negatives_RT, strict=True))
-        return cls(np.array(values), tuple(curves), roc(positives_RE, negatives_RT))
+        return cls(np.array(values), tuple(curves), roc(positives_RE, negatives_RT), negatives_RT.shape[1])
 
     def tpr_at(self, fpr: float) -> FloatArray:
         """Return each run's true positive rate at a false positive rate of at most `fpr`, [R]."""
         return np.array([curve.tpr_at(fpr) for curve in self.curves])
+
+    def rate_of(self, fpr: float) -> FloatArray | None:
+        """Return the same, or None where the negatives are too few for that rate."""
+        return self.tpr_at(fpr) if enough_negatives(self.negatives, fpr) else None

