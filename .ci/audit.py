@@ -2,21 +2,24 @@
 
     uv run python .ci/audit.py
 
-Prints a line per package that is affected, and ends with 1 where there is one. The table is as old as its comments say
-(`.ci/advise.py` writes it); with a network, `uvx pip-audit` (or `uv export | uvx pip-audit -r /dev/stdin`) asks the
-whole database.
+Prints a line per package that is affected, and ends with 1 where there is one, and where something cannot be read: a
+row of the table, a package without a name, a version that is none. What is not understood is not known to be safe. The
+table is as old as its comments say (`.ci/advise.py` writes it); with a network, `uvx pip-audit` (or
+`uv export | uvx pip-audit -r /dev/stdin`) asks the whole database.
 """
 
 import csv
 import importlib.metadata
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 TABLE = Path(__file__).with_name("advisories.csv")
+FIELDS = {"id", "package", "affected", "what", "source"}
 
 
 def advisories(text: str) -> list[dict[str, str]]:
@@ -39,14 +42,40 @@ def found(installed: dict[str, str], rows: Iterable[dict[str, str]]) -> list[str
     ]
 
 
+def unread(installed: Mapping[str | None, str | None], rows: Sequence[Mapping[str | None, object]]) -> list[str]:
+    """Return a line for each row and each package that cannot be judged, and one where there are no rows."""
+    lines = [] if rows else ["the table of advisories is empty"]
+    for number, row in enumerate(rows, 1):
+        if set(row) != FIELDS or not all(isinstance(row[name], str) and row[name] for name in FIELDS):
+            lines.append(f"advisory {number}: expected {', '.join(sorted(FIELDS))}; found {dict(row)}")
+            continue
+        for part in str(row["affected"]).split(" or "):
+            try:
+                if not SpecifierSet(part):
+                    lines.append(f"advisory {number}: {row['id']}: an empty range of versions")
+            except InvalidSpecifier:
+                lines.append(f"advisory {number}: {row['id']}: not a range of versions: {part!r}")
+    for name, version in installed.items():
+        try:
+            if not name or not version:
+                lines.append(f"an installed package without a name or a version: {name} {version}")
+            else:
+                Version(version)
+        except InvalidVersion:
+            lines.append(f"{name}: not a version: {version!r}")
+    return lines
+
+
 def main() -> int:
     """Look at this environment."""
-    installed = {each.name: each.version for each in importlib.metadata.distributions()}
+    found_here = {each.name: each.version for each in importlib.metadata.distributions()}
     rows = advisories(TABLE.read_text())
-    lines = found(installed, rows)
+    problems = unread(found_here, rows)
+    lines = problems or found(found_here, rows)
     for line in lines:
         print(line)  # noqa: T201
-    print(f"{len(installed)} packages, {len(rows)} advisories: {len(lines)} affected")  # noqa: T201
+    what = "cannot be read" if problems else "affected"
+    print(f"{len(found_here)} packages, {len(rows)} advisories: {len(lines)} {what}")  # noqa: T201
     return int(bool(lines))
 
 

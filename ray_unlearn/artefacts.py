@@ -25,9 +25,10 @@ from ray_unlearn.errors import StudyError
 from ray_unlearn.models import checkpoint_bytes
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.outputs import SplitLogits, encode_outputs
-from ray_unlearn.store.records import CHECKPOINT, OUTPUTS, Record, payload_of
+from ray_unlearn.store.records import CHECKPOINT, LOG, OUTPUTS, Record, payload_of
 from ray_unlearn.study.plan import Population, Run
 from ray_unlearn.study.schema import Study
+from ray_unlearn.study.uris import labelled
 from ray_unlearn.training import accuracy_and_loss, predict
 
 _PACKAGES = ("ray-unlearn", "torch", "torchvision", "ray", "numpy", "pyarrow")
@@ -98,11 +99,13 @@ class RunWriter:
         self.logits = self._logits(model)
         self.metrics = _metrics(self.logits, self.sets)
 
-    def finish(self, model: nn.Module) -> dict[str, bytes]:
+    def finish(self, model: nn.Module, log: bytes = b"") -> dict[str, bytes]:
         """Return all payloads by file name; may be called in another thread than the rest."""
         self.payloads[OUTPUTS] = self._encoded(self.logits)
         if self.population.keep_checkpoints:
             self.payloads[CHECKPOINT] = checkpoint_bytes(model, self.study.checkpoint_dtype)
+        if log:
+            self.payloads[LOG] = log
         return self.payloads
 
     def record(
@@ -117,6 +120,7 @@ class RunWriter:
         device: str,
         threads: int,
         arithmetic: Mapping[str, str],
+        shards: Mapping[str, str],
     ) -> Record:
         """Return the record that is published last."""
         return Record(
@@ -125,9 +129,10 @@ class RunWriter:
             original=self.run.original,
             digest=self.population.digest,
             method=str(self.population.identity["method"]),
-            options=dict(self.population.identity["options"]),
+            options=labelled(dict(self.population.identity["options"])),
             seeds={"study": rng.study, "original": rng.original, "run": rng.run},
             original_sha256=original_sha256,
+            shards=dict(shards),
             payloads={name: payload_of(data) for name, data in sorted(payloads.items())},
             metrics=self.metrics,
             epoch_loss=self.epoch_loss,

@@ -14,10 +14,12 @@
             │   ├── DamagedFile        a file of the store cannot be read, or was changed      1
             │   ├── NewerFormat        a file of the store is of a later version's format      1
             │   ├── ReferenceNotMade   no run of the population that others are compared with  1
-            │   ├── StoreReadOnly      the folder can be read, but this user may not write it      1
+            │   ├── StoreUnwritable    the folder takes nothing until somebody makes room          1
+            │   │   └── StoreReadOnly  it can be read, but this user may not write it              1
             │   └── StorageNotShared   a worker's machine does not see the driver's storage    1
             ├── EvaluationError    populations cannot be scored as asked                       1
             └── ClusterError       Ray cannot be reached, or cannot give what was asked        1
+                └── ClusterLost        Ray died; the same command makes what is missing        3
 
 A message says what, where, expected, found, and what to do. One string per exception, so that it survives pickling.
 
@@ -75,7 +77,11 @@ class NewerFormat(StoreError):
     """A file of the study's folder is of a format that a later version wrote."""
 
 
-class StoreReadOnly(StoreError):
+class StoreUnwritable(StoreError):
+    """The study's folder takes nothing until a person acts: no space, a quota, no permission, mounted read-only."""
+
+
+class StoreReadOnly(StoreUnwritable):
     """The study's folder can be read, but this user may not write to it."""
 
 
@@ -93,6 +99,12 @@ class EvaluationError(RayUnlearnError):
 
 class ClusterError(RayUnlearnError):
     """Ray cannot be reached, or cannot give what was asked."""
+
+
+class ClusterLost(ClusterError):
+    """Ray died in the middle: runs are missing, and the same command makes them."""
+
+    exit_code = 3
 
 
 class Interrupted(BaseException):

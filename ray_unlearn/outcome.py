@@ -13,9 +13,18 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ray_unlearn.errors import DataError, MethodError, ModelError, RayUnlearnError, TrainingDiverged
+from ray_unlearn.errors import (
+    DataError,
+    Interrupted,
+    MethodError,
+    ModelError,
+    RayUnlearnError,
+    StoreUnwritable,
+    TrainingDiverged,
+)
 from ray_unlearn.store.records import Record
 from ray_unlearn.study.plan import Run
+from ray_unlearn.study.uris import without_keys
 
 Span = tuple[float, float]
 """From, to; in seconds."""
@@ -31,6 +40,8 @@ class WorkerInfo:
     host: str
     pid: int
     device: str
+    arithmetic: Mapping[str, str] = field(default_factory=dict)
+    """What the last bits of its runs depend on (`store.arithmetic`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,18 +73,22 @@ class Outcome:
     """Whether another attempt would fail the same way."""
     poisoned: bool = False
     """Whether the worker must go: a fault on a GPU stays with its process."""
+    unwritable: bool = False
+    """Whether the storage takes no run at all until a person acts: it is full, or this user may not write there."""
     recycle: bool = False
     """Whether the worker should go: it holds more memory than `execution.recycle_growth_gib` allows."""
     metrics: dict[str, float] = field(default_factory=dict)
     spent: Spent | None = None
     """None where nobody knows: the worker died."""
+    log: bytes = b""
+    """What the run printed; of a run that was published, only where the job is verbose."""
 
 
 Attempt = tuple[Run, int]
 """A run, and which attempt at it this is, from 1."""
 
 
-def success_of(run: Run, record: Record, work: Span, publication: Span, *, images: int) -> Outcome:
+def success_of(run: Run, record: Record, work: Span, publication: Span, *, images: int, log: bytes = b"") -> Outcome:
     """Return the outcome of an attempt that was published.
 
     Args:
@@ -82,6 +97,7 @@ def success_of(run: Run, record: Record, work: Span, publication: Span, *, image
         work: when it was trained and predicted, by `time.monotonic()`.
         publication: when it was published.
         images: that it was trained on.
+        log: what it printed, where somebody wants to see it at once.
 
     """
     took = Spent(
@@ -90,21 +106,24 @@ def success_of(run: Run, record: Record, work: Span, publication: Span, *, image
         size_bytes=sum(payload.size_bytes for payload in record.payloads.values()),
         images=images,
     )
-    return Outcome(run=run, seconds=work[1] - work[0], metrics=record.metrics, spent=took)
+    return Outcome(run=run, seconds=work[1] - work[0], metrics=record.metrics, spent=took, log=log)
 
 
-def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool = False) -> Outcome:
+def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool = False, log: bytes = b"") -> Outcome:
     """Return the outcome of the attempt that an error ended; call it where the error is handled."""
     from ray_unlearn.methods.script import line_in_script  # brings torch, which only those need who make runs
 
+    text = _text(error)
     return Outcome(
         run=run,
         seconds=time.monotonic() - start,
-        error=_one_line(error) + line_in_script(error),
-        traceback=traceback.format_exc(),
+        error=_one_line(error, text) + line_in_script(error),
+        traceback=_printable(without_keys("".join(traceback.format_exception(error)))),
         final=isinstance(error, _FINAL),
+        unwritable=isinstance(error, StoreUnwritable),
         poisoned=poisoned,
         spent=Spent(busy=_since_epoch((start, time.monotonic()))),
+        log=log,
     )
 
 
@@ -114,16 +133,30 @@ def _since_epoch(*spans: Span) -> tuple[Span, ...]:
     return tuple((round(epoch + start, 3), round(epoch + end, 3)) for start, end in spans)
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:500]
+def _text(error: BaseException) -> str:
+    """Return an exception's text; its class may be a stranger's, and its text raise in its turn."""
+    try:
+        return _printable(without_keys(" ".join(str(error).split())))
+    except Interrupted:
+        raise
+    except BaseException as another:  # a method's own class, which may raise anything
+        return f"(its text cannot be had: {type(another).__name__})"
+
+
+def _printable(text: str) -> str:
+    """Return the text without half characters, which no record could hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _one_line(error: BaseException, text: str) -> str:
     known = isinstance(error, RayUnlearnError) and text
-    return text if known else f"{type(error).__name__}: {text}{_out_of_memory(error)}"
+    return text[:500] if known else f"{type(error).__name__}: {text[:500]}{_out_of_memory(error, text)}"
 
 
-def _out_of_memory(error: BaseException) -> str:
+def _out_of_memory(error: BaseException, text: str) -> str:
     """Return what helps where memory ran out; torch says so in two ways, known here by their names alone."""
     if type(error).__name__ == "OutOfMemoryError":
         return "; out of GPU memory: a smaller batch_size, fewer workers per GPU, or a smaller device_budget_gib helps"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
         return "; out of memory: a smaller batch_size or fewer workers per machine helps"
     return ""

@@ -24,8 +24,9 @@ class Publisher(Generic[T]):
     """A thread for one call at a time."""
 
     def __init__(self, prepare: Callable[[], None] = lambda: None) -> None:
-        """Take what the thread does first, before any call."""
+        """Take what the thread does first, before any call. It starts now: later, a run's code may have used up all."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publisher", initializer=prepare)
+        self._thread.submit(int)
         self._flying: Future[T] | None = None
 
     def begin(self, call: Callable[[], T]) -> None:

@@ -7,7 +7,8 @@
 
 Put back: working folder, environment, umask, `sys.path`, recursion limit, garbage collection, warning filters, NumPy's
 error handling, and torch's default dtype and device, matmul precision, anomaly mode, mkldnn and denormals. The
-worker sets thread count, gradients and determinism itself, before every run. A child that the code forked and that
+worker sets thread count, gradients and determinism itself, before every run. `os._exit` fails the run, as `sys.exit`
+does, instead of ending the process. A child that the code forked and that
 comes back out of it ends here: it can neither publish the run nor answer in the worker's place.
 
 Does not cover: functions of a library that were replaced, threads and children that go on by themselves, a crash.
@@ -21,9 +22,11 @@ import gc
 import os
 import resource
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -40,7 +43,7 @@ def undisturbed() -> Iterator[None]:
     numpy_errors = np.geterr()
     torch_before = _torch_state()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_exit():
             yield
     finally:
         if os.getpid() != process:
@@ -56,6 +59,28 @@ def undisturbed() -> Iterator[None]:
         _restore_torch(*torch_before)
         with contextlib.suppress(OSError):  # the code may have removed it
             os.chdir(folder)
+
+
+@contextlib.contextmanager
+def _no_exit() -> Iterator[None]:
+    """Make `os._exit` a `SystemExit` in this thread, so that it fails the run instead of ending the command unheard.
+
+    A forked child ends as it asks; another thread of this process, too, but never with code 0: runs are missing.
+    """
+    process, thread, leave = os.getpid(), threading.get_ident(), os._exit
+
+    def refuse(status: int) -> NoReturn:
+        if os.getpid() != process:
+            leave(status)
+        if threading.get_ident() != thread:
+            leave(status or 1)
+        raise SystemExit(f"os._exit({status})")
+
+    os._exit = refuse
+    try:
+        yield
+    finally:
+        os._exit = leave
 
 
 def _umask() -> int:

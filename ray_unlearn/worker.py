@@ -7,7 +7,8 @@
 
 A run is published while the next one trains: all training happens in the caller's thread, one publication at most is
 in flight in another. A run's bytes depend on the run and the thread count alone: not on the worker, nor on what it
-executed before; what a run's code does to its process (folder, environment, ...) is put back.
+executed before; what a run's code does to its process (folder, environment, ...) is put back, and what it prints is
+kept as the run's log.
 
 Does not cover: which run comes next (`ray_unlearn.driver`).
 """
@@ -28,22 +29,24 @@ import torch
 from torch import nn
 
 from ray_unlearn import models
-from ray_unlearn.artefacts import RunWriter, output_sets
+from ray_unlearn.artefacts import RunWriter, output_sets, versions
 from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.data.study_data import StudyData
 from ray_unlearn.errors import RayUnlearnError, TrainingDiverged
 from ray_unlearn.methods.resolve import method_of
+from ray_unlearn.models import Template
 from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo, failure_of, success_of
-from ray_unlearn.pristine import Pristine
 from ray_unlearn.publisher import Publisher
+from ray_unlearn.run_log import RunLog, recorded
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore
+from ray_unlearn.store.arithmetic import arithmetic_of
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import refuse_unshared
 from ray_unlearn.study.execution import Execution
 from ray_unlearn.study.plan import Plan, Run
 from ray_unlearn.surroundings import keep_freed_memory, resident_bytes, undisturbed
-from ray_unlearn.training.engines import Engines, cuda_graph
+from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32, refuse_absent
 
 # A run as short as this is published at once: two threads of one interpreter would get in each other's way.
@@ -61,6 +64,8 @@ class Job:
     """Each node's folder for shards of a remote storage; what RAY_UNLEARN_CACHE says on a node comes before."""
     marker: str = ""
     """A file that the driver keeps in the storage while it works: who does not see it has another storage."""
+    verbose: bool = False
+    """Whether outcomes of published runs bring the run's log along; those of failed runs always do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +81,7 @@ class _Unpublished:
     seconds: dict[str, float]
     original_sha256: str
     threads: int
+    log: bytes = b""
 
 
 class Worker:
@@ -84,7 +90,7 @@ class Worker:
     def __init__(self, job: Job, device: str) -> None:
         self._job = job
         self._device = torch.device(device)
-        self._originals: dict[Run, tuple[str, Pristine]] = {}
+        self._originals: dict[Run, tuple[str, Template]] = {}
         """sha256 and model of the originals read so far."""
         threads = job.plan.study.execution.cpus_per_worker
         self._publisher: Publisher[Outcome] = Publisher(functools.partial(torch.set_num_threads, threads))
@@ -113,17 +119,25 @@ class Worker:
         self._engines = Engines(cuda_graph) if captures else None
         planned = next(iter(job.plan.populations.values())).identity["model"]  # all populations' is the same
         models.refuse_other_source(job.plan.study.model, planned)
-        self._template = Pristine(models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0)))
+        self._template = Template(models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0)))
         _import_optimizers()
-        return WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=str(self._device))
+        return WorkerInfo(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=str(self._device),
+            arithmetic=arithmetic_of(
+                _device_name(self._device), torch.get_num_threads(), versions(), arithmetic(self._device, execution)
+            ),
+        )
 
     def work(self, attempts: Sequence[Attempt], flush: bool = False) -> list[Outcome]:
         """Execute runs one after another; return the outcomes known by now, of all of them if `flush`."""
         known: list[Outcome] = []
         for run, attempt in attempts:
-            if not (self._poisoned or self._grown):  # else whoever is told replaces this worker
-                known += self.execute(run, attempt)
-                known = self._leaving(known) if self._has_grown() else known
+            if self._poisoned or self._grown or any(outcome.unwritable for outcome in known):
+                break  # the scheduler replaces this worker, or ends
+            known += self.execute(run, attempt)
+            known = self._leaving(known) if self._has_grown() else known
         return known + (self.flush() if flush else [])
 
     def _has_grown(self) -> bool:
@@ -140,13 +154,15 @@ class Worker:
 
     def execute(self, run: Run, attempt: int) -> list[Outcome]:
         """Make one run and begin to publish it; return the outcomes known by now. Failures of any kind are outcomes."""
-        start = time.monotonic()
+        start, log = time.monotonic(), RunLog()
         try:
-            made = self._make(run, attempt, start)
+            with recorded(log):
+                made = self._make(run, attempt, start)
         except (Exception, SystemExit) as error:  # a script that calls sys.exit fails its run, not the worker
             self._poisoned = self._device.type == "cuda" and not isinstance(error, RayUnlearnError)
             known = self.flush() if self._poisoned else self._publisher.known()
-            return [*known, failure_of(run, start, error, poisoned=self._poisoned)]
+            return [*known, failure_of(run, start, error, poisoned=self._poisoned, log=log.content())]
+        made = replace(made, log=log.content())
         known, end = self._publisher.flush(), time.monotonic()
         if end - start < _QUICK_S:
             return [*known, replace(self._publish(made, start, end), seconds=time.monotonic() - start)]
@@ -192,7 +208,7 @@ class Worker:
         """Serialise, hash and write; in the publisher's thread, but for quick runs."""
         began = time.monotonic()
         try:
-            payloads = made.writer.finish(made.model)
+            payloads = made.writer.finish(made.model, made.log)
             record = made.writer.record(
                 payloads,
                 made.rng,
@@ -203,11 +219,13 @@ class Worker:
                 device=_device_name(self._device),
                 threads=made.threads,
                 arithmetic=arithmetic(self._device, self._job.plan.study.execution),
+                shards=self._job.data.shards,
             )
             self._job.store.publish(made.run, payloads, record)
         except Exception as error:  # a full disk, and whatever else may happen to one run
-            return failure_of(made.run, start, error)
-        return success_of(made.run, record, (start, end), (began, time.monotonic()), images=made.writer.images)
+            return failure_of(made.run, start, error, log=made.log)
+        log = made.log if self._job.verbose else b""
+        return success_of(made.run, record, (start, end), (began, time.monotonic()), images=made.writer.images, log=log)
 
     def _configure(self) -> None:
         """Set what the arithmetic of a run depends on."""
@@ -251,12 +269,12 @@ class Worker:
             model = self._template.copy()
             weights = models.parse_weights(data, CHECKPOINT)
             models.load_weights(model, weights, where=f"{self._job.store.uri}/{start}")
-            self._originals[start] = payload_of(data).sha256, Pristine(model)
+            self._originals[start] = payload_of(data).sha256, Template(model)
         return self._originals[start][1].copy()
 
 
 def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
-    """Record why a run failed, beside the runs of its population."""
+    """Record why a run failed, and what it printed, beside the runs of its population."""
     failure = FailedRecord(
         population=outcome.run.population,
         index=outcome.run.index,
@@ -267,7 +285,7 @@ def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
         host=socket.gethostname(),
         failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    job.store.publish_failure(outcome.run, failure)
+    job.store.publish_failure(outcome.run, failure, outcome.log)
 
 
 def _import_optimizers() -> None:

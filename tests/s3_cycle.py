@@ -11,8 +11,8 @@ from conftest import TINY, merged
 from ray_unlearn.driver import generate
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores
 from ray_unlearn.export import export_competition
-from ray_unlearn.report.tables import study_status
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.metrics import study_status
 from ray_unlearn.store.verify import repair, verify
 from ray_unlearn.study import Run, Study, parse_study
 
@@ -55,8 +55,10 @@ def live(uri: str, folder: Path, expected: dict[str, bytes]) -> None:
     checked = verify(store, store.populations())
     assert (checked.runs, checked.problems) == (PLANNED, ())
 
-    store.storage.publish_file("tiny/finetune/00001/outputs.arrow", b"damaged")
-    assert repair(store, verify(store, store.populations()).problems) == [Run(population="finetune", index=1)]
+    run, record = Run(population="finetune", index=1), store.made("finetune")[1]
+    name = store.stored_as("outputs.arrow", record.payloads["outputs.arrow"])
+    store.storage.publish_file(f"{store.layout.run(run)}/{name}", b"damaged")
+    assert repair(store, verify(store, store.populations()).problems) == [run]
     assert study_status(study, store)[1].done + study_status(study, store)[2].done == PLANNED - 2
     assert generate(study, backend="inline").made == 1
     assert payloads(store) == expected

@@ -359,4 +359,6 @@ def test_a_change_is_refused_in_the_words_of_the_study_file(provoke, theirs: str
     """Law: beside what the store holds stands what one would change back in the file."""
     assert main(provoke(tmp_path)) == 1
     said = capsys.readouterr().err
-    assert re.search(rf"^  {theirs}$\n  in the study: {ours}$\n^Give ", said, re.MULTILINE)
+    assert re.search(
+        rf"^  {theirs}$\n  in the study: {ours}$\n^It was made by ray-unlearn .*\n^Give ", said, re.MULTILINE
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch
 from conftest import payload_bytes
 
 from ray_unlearn.driver import generate, open_job
-from ray_unlearn.errors import MethodError
-from ray_unlearn.outcome import _one_line
+from ray_unlearn.errors import MethodError, RayUnlearnError
+from ray_unlearn.outcome import failure_of
 from ray_unlearn.study import Run, Study
 from ray_unlearn.surroundings import resident_bytes, undisturbed
 from ray_unlearn.worker import Worker
@@ -34,11 +35,14 @@ GOOD = """\
 """
 """Draws from all three global generators, trains a little, and lets the weights show it."""
 
+UNSPEAKABLE = "class Unspeakable(Exception):\n    __str__ = __repr__ = lambda self: 1 / 0\n\n\n"
+
 
 def scripted(tiny: Callable[..., Study], folder: Path, bad: str = "pass", **changes) -> Study:
     """Return a study of one original, one run of a bad script and two runs of a good one, which follow it."""
     for name, body in (("bad", f"    {bad}\n"), ("good", GOOD)):
         imports = "import gc, numpy, os, random, resource, sys, time, torch, warnings\n\n\n"
+        imports += UNSPEAKABLE * (name == "bad")
         (folder / f"{name}.py").write_text(f"{imports}def unlearning(net, retain, forget, val):\n{body}")
     populations = {
         "finetune": None,
@@ -89,6 +93,9 @@ NEIGHBOURS = {
     "recursion": "sys.setrecursionlimit(200)",
     "a raise": "os.chdir('/'); torch.set_default_dtype(torch.float64); raise ValueError('no')",
     "sys.exit": "sys.exit(0)",
+    "os._exit": "os._exit(0)",
+    "an exception without a text": "raise Unspeakable",
+    "an exception that no record can hold": "raise ValueError('half \\ud800')",
     "out of memory": "raise MemoryError",
     "a huge tensor": "torch.empty(2**50)",
     "NaN": "net[-1].bias.data[0] = float('nan')",
@@ -105,8 +112,54 @@ def test_a_bad_neighbour_leaves_no_trace(tiny, tmp_path, alone, name: str):
     summary = generate(scripted(tiny, tmp_path, NEIGHBOURS[name]), backend="inline")
     assert surroundings() == before
     assert summary.made + len(summary.failed) == 4
-    assert set(summary.failed) <= {Run(population="bad", index=0)}
+    assert set(summary.failed) <= {BAD}
     assert good(tmp_path) == alone
+
+
+BAD = Run(population="bad", index=0)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("os._exit(0)", r"SystemExit: os._exit(0) (bad.py:"),
+        ("raise Unspeakable", "Unspeakable: (its text cannot be had: ZeroDivisionError) (bad.py:"),
+        ("raise ValueError('half \\ud800')", "ValueError: half \\ud800 (bad.py:"),
+    ],
+)
+def test_a_run_that_ends_oddly_is_recorded_as_failed(tiny, tmp_path, body: str, said: str):
+    """Law: neither the end of the process, nor an exception without a printable text, keeps the failure unheard."""
+    study = scripted(tiny, tmp_path, body, execution={"max_attempts": 1})
+    summary = generate(study, backend="inline")
+    assert summary.failed[BAD].startswith(said)
+    job = open_job(study)
+    (failure,) = job.store.failures("bad").values()
+    assert failure.error == summary.failed[BAD]
+    assert "unlearning" in failure.traceback
+
+
+def test_no_thread_leaves_the_process_as_if_all_were_made(tmp_path):
+    """Law: os._exit(0) in a thread of the run's code ends the process, which nobody can undo, but not with code 0."""
+    child = os.fork()
+    if not child:
+        with undisturbed():
+            threading.Thread(target=os._exit, args=(0,)).start()
+            time.sleep(20)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def test_a_run_that_leaves_no_thread_to_start_costs_one_line(tiny, tmp_path, monkeypatch):
+    """Law: every run is published all the same; then one line says what is not up to date, and what to do."""
+    monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)  # to be put back afterwards
+    body = 'import threading\n    def start(self): raise RuntimeError("can\'t start new thread")\n'
+    study = scripted(tiny, tmp_path, f"{body}    threading.Thread.start = start")
+    with pytest.raises(RayUnlearnError, match=r"can start no thread any more.*the same command, run again"):
+        generate(study, backend="inline")
+    monkeypatch.undo()
+    again = generate(study, backend="inline")
+    assert (again.made, again.exit_code) == (0, 0)
+    assert (tmp_path / "store/tiny/metrics.parquet").exists()
 
 
 def surroundings() -> list[object]:
@@ -170,7 +223,7 @@ def test_a_forked_child_ends_where_the_runs_code_ends(tmp_path):
 )
 def test_out_of_memory_says_what_helps(error: Exception, hint: str):
     """Law: host and device say which memory ran out, in one line."""
-    assert hint in _one_line(error)
+    assert hint in failure_of(BAD, 0.0, error).error
 
 
 def test_a_worker_that_grows_asks_to_be_replaced(tiny, tmp_path):

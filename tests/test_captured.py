@@ -27,10 +27,10 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Augment, Recipe
 from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Hooks, Training, cross_entropy, fit, predict
-from ray_unlearn.training import engines as engines_module
 from ray_unlearn.training.batches import draw
-from ray_unlearn.training.captured import with_rate
-from ray_unlearn.training.engines import Engines, can_stand_in, cuda_graph
+from ray_unlearn.training.fast import can_stand_in
+from ray_unlearn.training.fast import cuda_graph as cuda_graphs
+from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph, with_rate
 from ray_unlearn.training.optimizers import make_optimizer
 from ray_unlearn.worker import Worker
 
@@ -373,8 +373,8 @@ def test_cuda_graphs_errors_become_one_line(monkeypatch):
         "CUDAGraph": lambda: None,
         "graph": Fails,
     }.items():
-        monkeypatch.setattr(engines_module.torch.cuda, name, stand_in)
-    monkeypatch.setattr(engines_module, "nothing_drawn", lambda device: contextlib.nullcontext())
+        monkeypatch.setattr(cuda_graphs.torch.cuda, name, stand_in)
+    monkeypatch.setattr(cuda_graphs, "nothing_drawn", lambda device: contextlib.nullcontext())
     steps = itertools.count()
     expected = (
         r"^a training step cannot be captured as a CUDA graph \(operation not permitted when stream is capturing\); "

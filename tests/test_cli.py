@@ -59,6 +59,7 @@ COMMANDS = (
     "generate",
     "status",
     "verify",
+    "logs",
     "evaluate",
     "report",
     "export",

@@ -449,3 +449,19 @@ def test_several_originals_are_a_level(tmp_path: Path):
     assert found.variance.buys_more in ("originals", "runs")
     assert found.measures["forgetting_quality"].df == 3
     assert not any("original" in line for line in found.warnings)
+
+
+def test_scores_that_disagree_with_themselves_are_one_error(tmp_path: Path):
+    """Law: a population under another's name, or a curve of unequal halves, is damage, not a traceback of a page."""
+    study, store = evaluated_store(tmp_path, {"retrained": 6, "again": 6})
+    evaluate(study, store)
+    file = tmp_path / "tiny" / "scores.json"
+    whole = json.loads(file.read_text())
+    renamed = {**whole, "populations": {"other": whole["populations"]["again"]}}
+    curves = whole["populations"]["again"]["curves"]
+    name = next(iter(curves))
+    curves[name]["true_positive_rate"] = curves[name]["true_positive_rate"][1:]
+    for content in (renamed, whole):
+        file.write_text(json.dumps(content))
+        with pytest.raises(StoreError, match="of another version or damaged"):
+            read_scores(store)

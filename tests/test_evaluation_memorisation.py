@@ -98,7 +98,7 @@ def test_half_a_wish_is_refused(tmp_path: Path, forget: dict, said: str):
 
 def test_without_that_study_there_is_no_set(tmp_path: Path):
     """Law: an unknown study, or one without retrained models, is one error that says what to do."""
-    with pytest.raises(DataError, match=r"study nobody in .*: no such study of this version; generate it first"):
+    with pytest.raises(DataError, match=r"study nobody in .*: no such study; generate it first"):
         hardest_images(StudyStore(open_storage(str(tmp_path)), "nobody"), 1)
     _, store = evaluated_store(tmp_path, {"retrained": 1})
     store.storage.remove("tiny/retrained")

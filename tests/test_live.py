@@ -12,9 +12,10 @@ from torch import nn
 from ray_unlearn.errors import ModelError
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
-from ray_unlearn.taps import LiveConv2d, TrimmedConv2d, trim
-from ray_unlearn.training import Training, live
-from ray_unlearn.training.live import Live
+from ray_unlearn.training import Training
+from ray_unlearn.training.fast import live_taps
+from ray_unlearn.training.fast.live_taps import LiveTaps
+from ray_unlearn.training.fast.small_maps import LiveConv2d, TrimmedConv2d, trim
 from ray_unlearn.training.loop import Hooks
 from ray_unlearn.training.optimizers import make_optimizer, set_rate, steps_without_gradient
 
@@ -36,7 +37,7 @@ def net() -> nn.Module:
 @pytest.fixture
 def paying(monkeypatch):
     """Let the smallest net be worth it."""
-    monkeypatch.setattr(live, "_PAYS", 1)
+    monkeypatch.setattr(live_taps, "_PAYS", 1)
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def trained(model, data, how, **more):
     training = Training(model, data, how, RNG, **more)
     while not training.done:
         training.epoch()
-    return model, training._live is not None
+    return model, getattr(training._take, "live", None) is not None
 
 
 def test_factors_by_hand():
@@ -84,7 +85,7 @@ def test_training_is_the_same_with_and_without(how, memory_format, data, monkeyp
     how = recipe(**how, channels_last=memory_format)
     ours, was_live = trained(net(), data, how)
     assert was_live
-    monkeypatch.setattr(live, "_PAYS", 1 << 40)
+    monkeypatch.setattr(live_taps, "_PAYS", 1 << 40)
     theirs, was_live = trained(net(), data, how)
     assert not was_live
     dead = torch.ones(3, 3, dtype=torch.bool)
@@ -105,7 +106,7 @@ def test_between_epochs_the_model_is_whole(data, paying):
     watched = dataclasses.replace(data, on_epoch=lambda m, *_: seen.append(copy.deepcopy(m)))
     training = Training(model, watched, recipe(), RNG)
     training.epoch()
-    assert training._live is not None
+    assert training._take.live is not None
     assert type(seen[0][4]) is TrimmedConv2d
     assert [tuple(p.shape) for p in seen[0].parameters()] == [tuple(p.shape) for p in net().parameters()]
     assert vars(model[4]).keys() == vars(net()[4]).keys()
@@ -114,7 +115,7 @@ def test_between_epochs_the_model_is_whole(data, paying):
 def test_an_error_inside_an_epoch_leaves_the_model_whole(paying):
     """Law: whatever ends an epoch, the convolutions hold their weights again."""
     model = net()
-    with pytest.raises(RuntimeError, match="shapes"), Live.of(model, recipe(), 8):
+    with pytest.raises(RuntimeError, match="shapes"), LiveTaps.of(model, recipe(), 8):
         model[4](torch.zeros(1, 7, 1, 1) if type(model[4]) is LiveConv2d else None)
     assert all(torch.equal(own, other) for own, other in zip(model.parameters(), net().parameters(), strict=True))
     assert type(model[4]) is TrimmedConv2d
@@ -129,9 +130,9 @@ def test_who_looks_at_parameters_sees_all_of_them(data, paying):
     assert not trained(hooked, data, recipe())[1]
     tied = trim(nn.Sequential(nn.Conv2d(3, 3, 3, stride=8), nn.Conv2d(3, 3, 3, padding=1)))
     tied.append(copy.copy(tied[1]))
-    assert Live.of(tied, recipe(), 8) is None
-    assert Live.of(net(), recipe(optimizer="adam"), 8) is None
-    assert Live.of(net(), recipe(), 8) is not None
+    assert LiveTaps.of(tied, recipe(), 8) is None
+    assert LiveTaps.of(net(), recipe(optimizer="adam"), 8) is None
+    assert LiveTaps.of(net(), recipe(), 8) is not None
 
 
 class Odd(nn.Module):
@@ -162,7 +163,7 @@ def test_a_forward_of_the_models_own_is_respected(what: str, is_live: bool, data
     torch.manual_seed(0)
     ours, was_live = trained(Odd(what), data, recipe())
     assert was_live is is_live
-    monkeypatch.setattr(live, "_PAYS", 1 << 40)
+    monkeypatch.setattr(live_taps, "_PAYS", 1 << 40)
     torch.manual_seed(0)
     theirs, _ = trained(Odd(what), data, recipe())
     for own, other in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
@@ -183,5 +184,8 @@ def test_a_frozen_weight_stays(data, paying):
 def test_other_maps_are_refused(paying):
     """Law: a convolution cut for one size of maps says so when it meets another."""
     model = net()
-    with Live.of(model, recipe(), 8), pytest.raises(ModelError, match=r"1x1 pixels at first and now of 2x2.*trim_dead"):
+    with (
+        LiveTaps.of(model, recipe(), 8),
+        pytest.raises(ModelError, match=r"1x1 pixels at first and now of 2x2.*trim_dead"),
+    ):
         model[4](torch.zeros(1, 6, 2, 2))

@@ -128,6 +128,63 @@ def test_what_cannot_be_built_is_refused(tmp_path, monkeypatch, arch, options, e
     assert "\n" not in str(caught.value)
 
 
+GADGETS = """
+import os
+import subprocess
+import torch
+from torch.hub import load as hub, load_state_dict_from_url
+from os import system as call
+
+def downloads(num_classes):
+    return load_state_dict_from_url("http://127.0.0.1:9/x.pth", model_dir=os.devnull + "x")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "expected"),
+    [
+        ("torch.hub:load", {"repo_or_dir": "a/b", "model": "c"}, "is of torch.hub, whose functions may fetch or run"),
+        ("torch:load", {"f": "x.pth"}, "is of torch, whose functions may fetch or run what model.options say"),
+        ("subprocess:run", {"args": ["touch", "pwned"]}, "is of subprocess, whose functions may fetch or run"),
+        ("os:system", {"command": "touch pwned"}, "is of os, whose functions"),
+        ("builtins:eval", {}, "is of builtins, whose functions"),
+        ("gadgets:hub", {"repo_or_dir": "a/b", "model": "c"}, "'gadgets:hub' is of torch.hub, whose functions"),
+        ("gadgets:call", {"command": "touch pwned"}, "whose functions may fetch or run"),
+        ("gadgets:downloads", {}, "model gadgets:downloads: opens a connection (socket."),
+        ("online:f", {}, "cannot be imported (model.arch: 'online:f' opens a connection (socket.getaddrinfo)"),
+        ("torchvision.models:vgg11", {"weights": "DEFAULT"}, "model torchvision.models:vgg11: opens a connection"),
+    ],
+)
+def test_no_factory_fetches_or_runs_what_a_study_says(tmp_path, monkeypatch, arch, options, expected):
+    """Law: a factory is of a package of architectures, or a module beside the study, and needs no network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    own_module(tmp_path, monkeypatch, GADGETS, "gadgets")
+    own_module(tmp_path, monkeypatch, "import socket\nsocket.getaddrinfo('localhost', 80)\n", "online")
+    with pytest.raises(ModelError) as caught:
+        models.build(Model(arch=arch, options=options), 1000, Seeds(study=0))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_only_the_factorys_thread_is_offline():
+    """Law: connections of other threads, and of this one afterwards, are nobody's business."""
+    import socket
+    import threading
+
+    from ray_unlearn.study.offline import offline
+
+    found = []
+    with offline("here:"):
+        thread = threading.Thread(target=lambda: found.append(socket.gethostbyname("127.0.0.1")))
+        thread.start()
+        thread.join()
+        with pytest.raises(ModelError, match=r"^here: opens a connection \(socket.gethostbyname\)"):
+            socket.gethostbyname("127.0.0.1")
+    assert found == [socket.gethostbyname("127.0.0.1")]
+
+
 def test_the_seeds_decide_the_initial_weights():
     """Law: the same seeds give bitwise the same weights, another run others; the global generator is left alone."""
     torch.manual_seed(7)

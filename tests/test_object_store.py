@@ -78,7 +78,7 @@ def test_a_run_that_cannot_be_uploaded_fails_and_is_not_counted(server, prefix, 
     """Law: whichever of its objects is refused for good, the run has no record; the others do, and later it has."""
     monkeypatch.setattr(retries, "_PAUSES_S", ())  # pyarrow's own tries take six seconds already
     with Proxy(server) as proxy:
-        proxy.always = {f"POST /{prefix}/tiny/finetune/00001/{file}": "503"}
+        proxy.always = {f"POST /{prefix}/tiny/finetune/00001/{Path(file).stem}": "503"}
         study = study_on(proxy.uri(prefix))
         study = study.model_copy(update={"execution": study.execution.model_copy(update={"max_attempts": 1})})
         summary = generate(study, backend="inline")
@@ -211,6 +211,7 @@ def test_keys_that_may_not_write_are_a_read_only_store(server: Server, prefix: s
 def test_records_of_an_object_store_are_compacted(server: Server, prefix: str, monkeypatch):
     """Law: 20 records, read once, are then one listing and one object."""
     monkeypatch.setattr(study_store, "_WORTH_COMPACTING", 0)
+    monkeypatch.setattr(study_store, "_SETTLES_NS", 0)
     plan = plan_of(20)
     digest = plan.populations["finetune"].digest
     with Proxy(server) as proxy:

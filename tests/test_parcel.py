@@ -77,7 +77,7 @@ def test_values_that_cannot_travel_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["mine.py", "methods/mine.py", "../elsewhere/mine.py"])
 def test_a_script_travels_with_the_modules_it_imports(tmp_path: Path, where: str) -> None:
     """Law: the script, loss.py and the package nets, at the same places to one another; unused.py stays."""
-    parcel = pack(scripted(tmp_path / "here", where), [])
+    parcel = pack(scripted(tmp_path / "here", where), [], send=[tmp_path / "elsewhere"])
     folder = parcel.write(tmp_path / "parcels")
     names = {str(path.relative_to(folder)) for path in folder.rglob("*.py")}
     assert names == {f"files/0/{name}" for name in ("mine.py", "loss.py", "nets/__init__.py", "nets/blocks.py")}
@@ -133,6 +133,48 @@ def test_ids_travel_and_weights_by_relative_paths(tmp_path: Path) -> None:
     study = load_study(folder / "study.yaml")
     assert study.data.forget.ids == f"{folder}/files/0/forget.csv"
     assert study.populations["original"].weights == (f"{folder}/files/0/a.pth", *weights[1:])
+
+
+OUTSIDE: dict[str, dict[str, Any]] = {
+    "weights": {"populations": {"original": {"method": None, "on": None, "weights": "../secret.pth"}}},
+    "a link": {"populations": {"original": {"method": None, "on": None, "weights": "link.pth"}}},
+    "one of two": {"populations": {"original": {"method": None, "on": None, "weights": ["a.pth", "../secret.pth"]}}},
+    "ids": {"data": {"forget": {"fraction": None, "ids": "../secret.pth"}}},
+    "a script": {"populations": {"mine": {"method": "../secret.py:f"}}},
+    "a module beside": {"populations": {"mine": {"method": "mine.py:f"}}},
+    "a factory's module": {"model": {"arch": "nets:f", "options": None}},
+}
+
+
+@pytest.mark.parametrize("way", OUTSIDE)
+def test_files_outside_the_studys_folder_stay_here(tmp_path: Path, way: str) -> None:
+    """Law: a study cannot send what lies elsewhere, by `..` or a link; the user can, by name or folder."""
+    here = tmp_path / "here"
+    file = write(here, **OUTSIDE[way])
+    for name in ("secret.pth", "secret.py", "here/a.pth"):
+        (tmp_path / name).write_text("def f():\n    pass\n")
+    (here / "link.pth").symlink_to("../secret.pth")
+    (here / "mine.py").write_text("import linked\n")
+    (here / "linked.py").symlink_to("../secret.py")
+    (here / "nets").mkdir()
+    (here / "nets/__init__.py").symlink_to("../../secret.py")
+    with pytest.raises(StudyError, match=r"lies outside the study's folder.* allow it: --send .*/secret\.p"):
+        pack(file, [])
+    for allowed in ([tmp_path / "secret.pth", tmp_path / "secret.py"], [tmp_path]):
+        assert pack(file, [], send=allowed).files
+
+
+def test_every_file_that_travels_is_listed(tmp_path: Path) -> None:
+    """Law: a line for each, with its place here; this package's own files are one line."""
+    parcel = pack(scripted(tmp_path), [], ship_code=True)
+    lines = parcel.lines()
+    assert lines[0] == "study.yaml, overrides merged in"
+    assert lines[1:-1] == [
+        f"files/0/{name} from {tmp_path / name}"
+        for name in ("loss.py", "mine.py", "nets/__init__.py", "nets/blocks.py")
+    ]
+    assert lines[-1].startswith("ray_unlearn/, ")
+    assert parcel.lines() != pack(tmp_path / "study.yaml", []).lines()
 
 
 def test_weights_that_are_null_stay_null(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ attribute; `--dump-dom` brings it back. The frame is there because a window has 
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import re
@@ -21,7 +23,7 @@ from scored import LONG, STUDY, make_scores
 
 from ray_unlearn.evaluation.scores import Estimate
 from ray_unlearn.report.page import html_page
-from ray_unlearn.report.wording import MISSING
+from ray_unlearn.wording import MISSING
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium")
@@ -95,6 +97,11 @@ def chromium(folder: Path, page: Path, scheme: int, *action: str) -> subprocess.
     return subprocess.run([str(CHROMIUM), *flags], capture_output=True, text=True, timeout=60, check=True)
 
 
+def digest(script: str) -> str:
+    """Return what a page's policy allows a script by."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
 @pytest.fixture(scope="module")
 def page() -> str:
     """Return a page whose first population lacks an attack: sorting must move it to the end."""
@@ -111,6 +118,7 @@ def probed(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], list[str]]]:
 
     def probe(page: str, width: int, scheme: int) -> tuple[dict[str, Any], list[str]]:
         probing = page.replace("</body>", f"<script>{PROBE}</script></body>")
+        probing = probing.replace("script-src ", f"script-src 'sha256-{digest(PROBE)}' ")
         (tmp_path / "report.html").write_text(probing, encoding="utf-8")
         frame = tmp_path / "frame.html"
         frame.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
@@ -171,6 +179,19 @@ def test_large_letters_break_no_word(probed: Callable[..., Any], page: str) -> N
     """Headings break between words where a word is as wide as a column, too."""
     found, _ = probed(page.replace("</style>", "thead button span { font-size: 2rem; }</style>"), 1280, LIGHT)
     assert found["broken"] == []
+
+
+def test_a_script_that_is_not_the_pages_own_does_not_run(tmp_path: Path, page: str) -> None:
+    """An element and a handler that found their way into the page do not run; under a looser policy they do."""
+    mark = "document.documentElement.dataset.ran = 1"
+    spoilt = page.replace("</main>", f'<script>{mark}</script><img src="data:," onerror="{mark}" alt=""></main>')
+    loose = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", spoilt)
+    ran = []
+    for text in (spoilt, loose):
+        (tmp_path / "report.html").write_text(text, encoding="utf-8")
+        done = chromium(tmp_path, tmp_path / "report.html", LIGHT, "--virtual-time-budget=2000", "--dump-dom")
+        ran.append('data-ran="1"' in done.stdout)
+    assert ran == [False, True]
 
 
 def test_dark_is_dark_on_the_screen(tmp_path: Path, page: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import subprocess
 import sys
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,19 +18,17 @@ from scored import LONG, METHODS, STUDY, make_scores
 
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, ExampleScores, PopulationScores, Scores
-from ray_unlearn.report.accuracy_tables import change_grid, part_grids
+from ray_unlearn.report.accuracy_tables import change_table, part_tables
 from ray_unlearn.report.curve_pictures import _RATES, _rates
-from ray_unlearn.report.grid import Column, Grid, name, number
 from ray_unlearn.report.image_pictures import _heights, _phi_edges, distributions, histogram
 from ray_unlearn.report.markdown import markdown_page, markdown_table
-from ray_unlearn.report.markup import table
-from ray_unlearn.report.measure_tables import left_out, measure_grids
 from ray_unlearn.report.overview_pictures import forest, plane
-from ray_unlearn.report.page import _warnings, html_page
+from ray_unlearn.report.page import html_page
 from ray_unlearn.report.ranking import ranked, verdict, warnings_of
-from ray_unlearn.report.score_tables import cost_grid, ranking_grid
-from ray_unlearn.report.score_text import growth_lines, score_lines
-from ray_unlearn.report.wording import MINUS, MISSING, TIMES, decimals, points, short
+from ray_unlearn.report.score_tables import cost_table, left_out, measure_tables, ranking_table
+from ray_unlearn.report.table import Column, Table, name, number
+from ray_unlearn.report.text import growth_lines, score_lines, table_lines
+from ray_unlearn.wording import MINUS, MISSING, TIMES, decimals, points, short
 
 HOSTILE = '猫 <script>alert("x")</script> & | $\\frac{1}{2}$ *_#010101_*'
 VOID = {"meta", "br", "wbr", "path", "use", "line", "rect", "circle"}
@@ -93,11 +94,11 @@ def plain(text: str) -> str:
     return text.replace(MINUS, "-").replace(MISSING, "--").replace(TIMES, "x").strip()
 
 
-def cells(grid: Grid) -> dict[tuple[str, str], tuple[str, ...]]:
+def cells(grid: Table) -> dict[tuple[str, str], tuple[str, ...]]:
     """Return text and notes of every cell by the row's name and the column's label and note."""
     return {
-        (row[grid.head].text, plain(f"{column.label} {column.note}")): tuple(
-            plain(text) for text in (cell.text, *cell.notes)
+        (row[grid.head].text, plain(f"{column.label} {column.unit}")): tuple(
+            plain(text) for text in (cell.text, *cell.small)
         )
         for row in grid.rows
         for column, cell in zip(grid.columns, row, strict=True)
@@ -224,7 +225,7 @@ def test_the_ranking_is_by_score_and_at_equal_n() -> None:
 def test_the_ranking_stands_beside_its_null() -> None:
     """Value with interval; value at the null's N with the null; retraining against itself as a row of its own."""
     scores = with_measures(make_scores(), "kookmin", forgetting_quality=quality(0.1, at_null_n=0.11, n=48))
-    found = cells(ranking_grid(scores))
+    found = cells(ranking_table(scores))
     assert found["kookmin", "F 95 % interval"] == ("0.100", "[0.090, 0.110]", "N 48")
     assert found["kookmin", "F at N = 32"] == ("0.110", "null 0.190")
     assert found["kookmin", "N"] == ("64",)
@@ -234,15 +235,15 @@ def test_the_ranking_stands_beside_its_null() -> None:
 
 def test_where_nulls_have_different_n_each_cell_says_it() -> None:
     """The heading no longer names one N, so cells do."""
-    found = cells(ranking_grid(with_measures(make_scores(), "kookmin", forgetting_quality=quality(0.1, null_n=16))))
-    assert found["kookmin", "F at the null's N"] == ("0.100", "null 0.190", "N 16")
-    assert found["finetune", "F at the null's N"][-1] == "N 32"
+    found = cells(ranking_table(with_measures(make_scores(), "kookmin", forgetting_quality=quality(0.1, null_n=16))))
+    assert found["kookmin", "F at the null's N"] == ("0.100", "N 16", "null 0.190")
+    assert found["finetune", "F at the null's N"][1] == "N 32"
 
 
 def test_every_measure_has_its_n() -> None:
     """The row's N or its own; the null its own; a missing value its reason."""
     own = Estimate(value=0.7, low=0.6, high=0.8, n=20, null=0.5, null_n=10)
-    attacks, *_ = measure_grids(with_measures(make_scores(), "kookmin", rmia_auc=own))
+    attacks, *_ = measure_tables(with_measures(make_scores(), "kookmin", rmia_auc=own))
     found = cells(attacks)
     assert found["kookmin", "RMIA AUC near the null is good"] == ("0.700", "[0.600, 0.800]", "N 20", "null 0.500, N 10")
     assert found["ssd", "U-LiRA AUC near the null is good"] == ("--", "no Gaussian fits runs that do not differ")
@@ -256,13 +257,13 @@ def test_what_nobody_has_is_said_once_below() -> None:
     klom = {key: none for key in MEASURES if key.startswith("klom") and key.endswith("_validation")}
     for method in METHODS:
         scores = with_measures(scores, method, **klom, score=none)
-    grids = measure_grids(scores)
+    grids = measure_tables(scores)
     assert [len(grid.columns) for grid in grids] == [2 + 6, 2 + 6, 2 + 5, 2 + 4]
     assert left_out(scores) == [
         "No value of KLOM (retrained || unlearned) on validation and KLOM (unlearned || retrained) on validation: "
         f"{why}."
     ]
-    ranking = ranking_grid(scores)
+    ranking = ranking_table(scores)
     assert cells(ranking)["kookmin", "score 95 % interval"] == ("--",)
     assert ranking.explained.endswith(f"No value of score: {why}.")
     for text in (html_page(scores, STUDY), markdown_page(scores, STUDY)):
@@ -272,9 +273,9 @@ def test_what_nobody_has_is_said_once_below() -> None:
 
 def test_every_attack_and_distance_is_in_one_table() -> None:
     """All measures but the four of the ranking, each once, at most six to a table."""
-    labels = [column.label for grid in measure_grids(make_scores()) for column in grid.columns[2:]]
+    labels = [column.label for grid in measure_tables(make_scores()) for column in grid.columns[2:]]
     assert sorted(labels) == sorted(MEASURES[key].label for key in [*MEASURES][4:])
-    assert max(len(grid.columns) for grid in measure_grids(make_scores())) == 2 + 6
+    assert max(len(grid.columns) for grid in measure_tables(make_scores())) == 2 + 6
 
 
 def test_dots_on_one_another_have_one_label() -> None:
@@ -289,7 +290,7 @@ def test_dots_on_one_another_have_one_label() -> None:
 
 def test_accuracies_stand_beside_what_they_are_compared_with() -> None:
     """Retrained 90.0 %, original 99.0 %, unlearned 89.0 %: -10 points from the original, -1 from retrained."""
-    grid = change_grid(make_scores())
+    grid = change_table(make_scores())
     assert grid is not None
     found = cells(grid)
     assert found["kookmin", "forget 300 images"] == ("89.0", "[88.8, 89.2]", "-10.0 · -1.0")
@@ -301,19 +302,19 @@ def test_accuracies_stand_beside_what_they_are_compared_with() -> None:
 def test_classes_stand_in_their_own_order_and_groups_where_there_are_any() -> None:
     """One grid per split; populations as columns with their N; the shade goes down with the difference."""
     scores = make_scores()
-    grids = part_grids(scores, "class")
+    grids = part_tables(scores, "class")
     assert [grid.name for grid in grids] == [f"{s}-by-class" for s in ("retain", "forget", "validation", "test")]
     assert [row[0].text for row in grids[1].rows] == list(scores.class_names)
-    assert [column.note for column in grids[1].columns[2:4]] == ["N 64", "N 1"]
-    assert [grid.name for grid in part_grids(scores, "group")] == ["test-by-group"]
+    assert [column.unit for column in grids[1].columns[2:4]] == ["N 64", "N 1"]
+    assert [grid.name for grid in part_tables(scores, "group")] == ["test-by-group"]
     for row in grids[1].rows:
         for cell in row[3:]:
-            assert cell.tint == pytest.approx(max(-1, min(1, (cell.sort - row[2].sort) / 0.1)))
+            assert cell.tint == pytest.approx(max(-1, min(1, (cell.value - row[2].value) / 0.1)))
 
 
 def test_cost_keeps_the_challenges_limit() -> None:
     """kookmin takes 0.32 of retraining, above a fifth; ssd 0.014; the reference is not judged."""
-    found = cells(cost_grid(make_scores()))
+    found = cells(cost_table(make_scores()))
     assert found["kookmin", "cost x retraining"] == ("0.32",)
     limit = "within 20 % the challenge's limit"
     assert [found[name, limit][0] for name in ("kookmin", "ssd", "retrained")] == ["no", "yes", "--"]
@@ -364,7 +365,7 @@ def too_few(scores: Scores, population: str, runs: int = 2) -> Scores:
 def test_a_population_without_a_score_has_no_place() -> None:
     """No rank, no headline, no histogram, no dot; N of the others still counts as equal, so their intervals compare."""
     scores = too_few(make_scores({"a": ("m", 0.10), "b": ("m", 0.11), "two": ("m", 0.5)}), "two")
-    grid = ranking_grid(scores)
+    grid = ranking_table(scores)
     assert [plain(row[0].text) for row in grid.rows] == ["1", "2", "--", "--"]
     assert cells(grid)["two", "F 95 % interval"] == ("--", "needs 3 runs a side")
     assert verdict(scores).startswith("Closest to retraining, though not close to it: b, ")
@@ -388,8 +389,8 @@ def test_where_nothing_has_a_score_the_reason_is_said() -> None:
     assert [line for line in score_lines(both) if "no score" in line] == ["a and b: no score: needs 3 runs a side"]
     few = changed(scores, "retrained", runs=4)
     assert f"{none}it takes 6 runs of retrained, two halves of 3, and there are 4" in score_lines(few)
-    assert "No null: it takes 6 runs of retrained, two halves of 3, and there are 4." in ranking_grid(few).explained
-    assert "No null" not in ranking_grid(make_scores()).explained
+    assert "No null: it takes 6 runs of retrained, two halves of 3, and there are 4." in ranking_table(few).explained
+    assert "No null" not in ranking_table(make_scores()).explained
 
 
 def test_unequal_n_without_a_null_have_no_order() -> None:
@@ -401,7 +402,7 @@ def test_unequal_n_without_a_null_have_no_order() -> None:
         "No population is called the closest to retraining: runs differ in number, and no null says at which N to "
         "compare them (it takes 6 runs of retrained, two halves of 3, and there are 4)."
     )
-    assert [plain(row[0].text) for row in ranking_grid(scores).rows] == ["--", "--"]
+    assert [plain(row[0].text) for row in ranking_table(scores).rows] == ["--", "--"]
 
 
 def test_a_roc_is_read_at_no_more_false_positives() -> None:
@@ -460,7 +461,7 @@ def test_a_markdown_table_by_hand() -> None:
     """Two rows of cost, to the character."""
     scores = make_scores({"kookmin": ("kookmin", 0.1)})
     only = {name: scores.populations[name] for name in ("retrained", "kookmin")}
-    heading, table, *_ = markdown_table(cost_grid(scores.model_copy(update={"populations": only})))
+    heading, table, *_ = markdown_table(cost_table(scores.model_copy(update={"populations": only})))
     assert heading == "## Cost of one run"
     assert plain(table).splitlines() == [
         "| population (method) | N | seconds (mean over runs) | cost (x retraining) "
@@ -492,7 +493,7 @@ def test_reports_need_neither_torch_nor_ray_and_text_not_even_matplotlib(tmp_pat
     code = """if True:
         import sys
         heavy = lambda: sorted({"torch", "ray", "matplotlib"} & set(sys.modules))
-        import ray_unlearn.report.score_text, ray_unlearn.report.markdown
+        import ray_unlearn.report.text, ray_unlearn.report.markdown
         print(heavy())
         import ray_unlearn.report.page
         print(heavy())
@@ -520,11 +521,67 @@ def test_one_method_gone_astray_flattens_no_picture() -> None:
 
 def test_a_tall_table_scrolls_and_many_warnings_fold() -> None:
     """17 rows scroll under their headings, 16 stand; 6 warnings are folded, 5 stand open."""
-    row, columns = (name("a"), number(1, "1")), (Column("part"), Column("N"))
-    frames = [table(Grid(name="t", caption="T", columns=columns, rows=(row,) * rows)) for rows in (16, 17)]
-    assert ['class="frame tall"' in frame for frame in frames] == [False, True]
-    asides = [_warnings(make_scores({}, warnings=("said",) * lines)) for lines in (5, 6)]
-    assert ["<details open>" in aside for aside in asides] == [True, False]
+    for methods, frame in ((15, "frame"), (16, "frame tall")):  # and the row of the reference
+        scores = make_scores({f"m{place}": ("m", 0.1) for place in range(methods)})
+        bare = {"epsilon_counts": (), "examples": (), "growth": (), "curves": {}, "stages": (), "slices": ()}
+        for one in scores.populations:
+            scores = changed(scores, one, **bare)
+        assert re.search(r'<div class="([^"]*)"[^>]*><table id="ranking">', html_page(scores, STUDY))[1] == frame
+    pages = [html_page(make_scores({}, warnings=("said",) * lines), STUDY) for lines in (5, 6)]
+    assert ['<aside aria-label="Warnings"><details open>' in page for page in pages] == [True, False]
+    assert [page.count("<li>said</li>") for page in pages] == [5, 6]
+
+
+def test_no_script_but_the_pages_own_may_run(page: str) -> None:
+    """The policy allows one script by its hash and no other, and no element runs a script of its own."""
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
+    assert not any(name.startswith("on") for _, attributes, _ in Tags(page).elements for name in attributes)
+
+
+def test_a_column_of_dashes_stands_where_its_numbers_would() -> None:
+    """Where no population has a score, the column's heading and dashes are aligned like numbers all the same."""
+    none = Estimate(value=None, n=64, missing="no test images")
+    scores = with_measures(make_scores({"a": ("m", 0.1)}), "a", score=none)
+    head, line = next(lines for lines in pipe_tables(markdown_page(scores, STUDY)))[:2]
+    assert head.startswith("| # | population")
+    assert line == "| ---: | --- |" + " ---: |" * 8
+    rows = re.findall(r"<tr.*?</tr>", html_page(scores, STUDY), flags=re.DOTALL)[1]
+    assert rows.count("<td") == rows.count('<td class="number')
+
+
+def test_the_terminal_sets_the_same_table() -> None:
+    """Value, interval and N of a cell in one line, by hand; the widest name loses its middle at 100 columns."""
+    cell = number(0.5, "0.500", "not said here", interval="[0.400, 0.600]", n=7, null=("null 0.9",))
+    columns = (Column("population", align="left"), Column("N"), Column("score"))
+    lines = table_lines(Table(name="t", caption="T", columns=columns, rows=((name("a"), number(64, "64"), cell),)))
+    assert lines == ["population   N                     score", "a           64  0.500 [0.400, 0.600] N=7"]
+    wide = (name("x" * 120), number(64, "64"), cell)
+    assert len(table_lines(Table(name="t", caption="T", columns=columns, rows=(wide,)))[1]) == 100
+
+
+@pytest.mark.timeout(120)
+def test_a_wheel_brings_the_page(tmp_path: Path) -> None:
+    """A wheel holds template, style and script; the page made from it is the page made from the checkout."""
+    pytest.importorskip("hatchling", reason="no hatchling, which builds the wheel: uv sync")
+    root = Path(__file__).parents[1]
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=root, check=True, capture_output=True, timeout=100)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "installed")
+    code = """if True:
+        import sys
+        sys.path[:0] = sys.argv[1:]
+        from scored import make_scores
+        import ray_unlearn.report.page as page
+        assert page.__file__.startswith(sys.argv[1]), page.__file__
+        print(page.html_page(make_scores({}), {"name": "from a wheel"}), end="")
+    """
+    arguments = [sys.executable, "-I", "-c", code, str(tmp_path / "installed"), str(root / "tests")]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout == html_page(make_scores({}), {"name": "from a wheel"})
 
 
 def test_a_warning_stands_once():

@@ -88,7 +88,8 @@ def test_nothing_listens_but_ray():
         assert not {imported.split(".")[0] for imported in imports(source)} & (servers - client), name
         assert not {"http.server", "http"} & imports(source), name
         calls = [ast.unparse(n.func) for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)]
-        assert {call for call in calls if call.startswith("socket.")} <= {"socket.gethostname"}, name
+        asks = {"socket.socket", "socket.create_connection"} if name == "driver.ray_watch" else set()
+        assert {call for call in calls if call.startswith("socket.")} <= {"socket.gethostname"} | asks, name
         assert {call for call in calls if call.startswith("asyncio.")} <= {"asyncio.run", "asyncio.wait_for"}, name
 
 
@@ -293,6 +294,75 @@ def test_the_audit_finds_a_hole():
     assert audit.found({"PyYAML": "5.4", "urllib3": "2.8.0", "none": "1"}, rows) == []
     assert audit.is_affected("2.3.9", "<1.10.13 or >=2,<2.4")
     assert not audit.is_affected("1.11", "<1.10.13 or >=2,<2.4")
+
+
+@pytest.mark.parametrize(
+    ("installed", "row", "said"),
+    [
+        ({"numpy": "what-a-version"}, {}, "numpy: not a version: 'what-a-version'"),
+        ({None: "1.0"}, {}, "an installed package without a name or a version: None 1.0"),
+        ({"numpy": None}, {}, "an installed package without a name or a version: numpy None"),
+        ({}, {"affected": "below 2"}, "advisory 1: X: not a range of versions: 'below 2'"),
+        ({}, {"affected": "<1 or "}, "advisory 1: X: an empty range of versions"),
+        ({}, {"affected": ""}, "advisory 1: expected affected, id, package, source, what; found "),
+        ({}, {"source": None}, "advisory 1: expected affected, id, package, source, what; found "),
+        ({}, {None: ["a comma too many"]}, "advisory 1: expected affected, id, package, source, what; found "),
+    ],
+)
+def test_the_audit_fails_on_what_it_cannot_read(monkeypatch, capsys, installed, row, said):
+    """Law: an advisory or a version that is not understood ends the audit with 1; so does an empty table."""
+    whole = {"id": "X", "package": "y", "affected": "<1", "what": "z", "source": "s"}
+    assert audit.unread({"numpy": "2.0"}, [whole]) == []
+    assert audit.unread({}, []) == ["the table of advisories is empty"]
+    (line,) = audit.unread(installed, [whole | row])
+    assert line.startswith(said)
+    monkeypatch.setattr(audit, "advisories", lambda _: [whole | {"affected": "below 2"}])
+    assert audit.main() == 1
+    assert "cannot be read" in capsys.readouterr().out
+
+
+def test_actions_are_pinned_and_may_only_read():
+    """Law: each action is named by a commit, with its release beside it; jobs read the checkout, and audit."""
+    text = (ROOT / ".github/workflows/ci.yml").read_text()
+    uses = re.findall(r"uses: (\S+)(.*)", text)
+    assert len(uses) >= 2
+    assert all(
+        re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", name) and re.search(r"# v\d+\.\d+\.\d+", rest) for name, rest in uses
+    )
+    assert re.findall(r"permissions: (.*)", text) == ["{contents: read}"]
+    assert text.count("persist-credentials: false") == text.count("actions/checkout@")
+    assert ".ci/audit.py" in text
+
+
+def test_keys_stay_off_the_cluster():
+    """Law: what `ray up` copies of a checkout leaves out the usual files of keys, and its token is private."""
+    import fnmatch
+
+    import yaml
+
+    text = (ROOT / "cluster.yaml").read_text()
+    left_out = yaml.safe_load(text)["rsync_exclude"]
+    for name in (
+        ".env",
+        ".env.local",
+        "id_rsa",
+        "id_ed25519",
+        "x.pem",
+        "x.key",
+        ".aws",
+        ".ssh",
+        ".netrc",
+        "credentials",
+    ):
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in left_out), name
+    assert "(umask 077; ray get-auth-token --generate)" in text
+
+
+def test_there_is_a_security_policy():
+    """Law: how to report, what is promised, and what is not: a study is code, and which ports ask for no token."""
+    text = " ".join((ROOT / "SECURITY.md").read_text().split())
+    for words in ("Report a vulnerability", "A study file is code", "metrics ports ask for no token", "--send"):
+        assert words in text
 
 
 def test_the_environment_is_consistent():

@@ -21,8 +21,8 @@ from ray_unlearn import worker as worker_module
 from ray_unlearn.driver import generate, inline
 from ray_unlearn.driver.opening import open_job
 from ray_unlearn.errors import PopulationChanged, StorageNotShared
-from ray_unlearn.report.tables import study_status
 from ray_unlearn.store import StudyStore, open_storage, sharing
+from ray_unlearn.store.metrics import study_status
 from ray_unlearn.store.verify import repair, verify
 from ray_unlearn.study import Run, Study, parse_study
 from ray_unlearn.worker import Job, Worker

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TINY, merged, payload_bytes
@@ -16,12 +18,13 @@ from evaluated import evaluated_store
 from mounts import remount, tmpfs
 
 from ray_unlearn.cli import main
-from ray_unlearn.driver import Summary, generate
-from ray_unlearn.errors import StoreError
+from ray_unlearn.driver import generate
+from ray_unlearn.errors import StoreError, StoreUnwritable
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.store import StudyStore, disk, open_storage, retries
 from ray_unlearn.store.verify import verify
-from ray_unlearn.study import Study, parse_study
+from ray_unlearn.study import Run, Study, parse_study
+from ray_unlearn.worker import Worker
 
 COUNT = 6
 MODEL = {"options": {"width": 32}}  # a checkpoint of some 100 kB
@@ -66,12 +69,10 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "_PAUSES_S", (0.0, 0.0, 0.0))
 
 
-def is_whole_so_far(storage: Path, summary: Summary) -> None:
-    """Fail unless exactly the runs that the summary calls made exist, whole, and nothing half made lies about."""
+def is_whole_so_far(storage: Path, made: int) -> None:
+    """Fail unless so many runs exist, each of them whole, and nothing half made lies about."""
     store = store_in(storage)
-    held = {run for name in store.populations() for run in ((name, index) for index in store.made(name))}
-    assert len(held) == summary.already + summary.made
-    assert not held & {(run.population, run.index) for run in summary.failed}
+    assert sum(len(store.made(name)) for name in store.populations()) == made
     assert verify(store, store.populations()).problems == ()
     assert left_over(storage) == []
 
@@ -106,21 +107,55 @@ def full(
     yield Full(tmp_path / "small", lambda: room.__setitem__(0, 10**9))
 
 
-def test_a_full_disk_fails_the_runs_that_it_does_not_take(full: Full, expected: dict[str, bytes], capfd):
-    """Law: each such run fails with cause and advice; the rest is whole; with room, the same command goes on."""
-    summary = generate(study_in(full.storage), backend="inline")
-    assert (summary.exit_code, summary.made + len(summary.failed)) == (3, COUNT + 1)
-    assert 0 < len(summary.failed) < COUNT
-    for run, error in summary.failed.items():
-        assert error == f"{full.storage}: cannot write tiny/{run}: {FULL}"
-    is_whole_so_far(full.storage, summary)
+def generate_until_refused(study: Study, monkeypatch: pytest.MonkeyPatch) -> tuple[str, int, int]:
+    """Return the error that ended `generate`, how many runs were made, and how many were trained."""
+    trained: list[Run] = []
+    real = Worker._make
+
+    def make(self: Worker, run: Run, *how: Any) -> Any:
+        trained.append(run)
+        return real(self, run, *how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_make", make)
+        with pytest.raises(StoreUnwritable) as refused:
+            generate(study, backend="inline")
+    store = store_in(Path(study.storage))
+    return str(refused.value), sum(len(store.made(name)) for name in store.populations()), len(trained)
+
+
+def test_a_full_disk_ends_generate_at_once(full: Full, expected: dict[str, bytes], monkeypatch, capfd):
+    """Law: one line with cause and advice at the first run that is not taken; with room, the same command goes on."""
+    error, made, trained = generate_until_refused(study_in(full.storage), monkeypatch)
+    assert re.fullmatch(rf"{full.storage}: cannot write tiny/finetune/\d+: {FULL}; what was made is kept", error)
+    assert 0 < made < COUNT
+    assert trained <= made + 2  # the refused one, and the one that was trained beside its publication
+    is_whole_so_far(full.storage, made)
+    assert store_in(full.storage).failures("finetune") == {}
 
     full.grow()
     again = generate(study_in(full.storage), backend="inline")
-    assert (again.already, again.made, again.exit_code) == (summary.made, len(summary.failed), 0)
+    assert (again.already, again.made, again.exit_code) == (made, COUNT + 1 - made, 0)
     assert payload_bytes(full.storage / "tiny") == expected
-    assert store_in(full.storage).failures("finetune") == {}
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_full_disk_ends_generate_at_once_on_ray(tmp_path: Path, faultless: Path, capfd):
+    """Law: the same with workers in other processes; nothing is tried again, and no failure is recorded."""
+    half = pages(faultless) - 3 * pages(faultless / "tiny/finetune/00000")
+    with tmpfs(tmp_path / "small", str(half)) as folder:
+        (tmp_path / "study.yaml").write_text(study_in(folder).model_dump_json())
+        assert main(["generate", str(tmp_path / "study.yaml"), "--workers", "1"]) == 1
+        said = capfd.readouterr().err.splitlines()
+        assert re.fullmatch(
+            rf"error: {folder}: cannot write tiny/finetune/\d+: {FULL}; what was made is kept", said[-1]
+        )
+        assert not [line for line in said if "again: " in line or "failed" in line]
+        assert store_in(folder).failures("finetune") == {}
+        remount(folder, "size=64m")
+        assert main(["generate", str(tmp_path / "study.yaml"), "--backend", "inline"]) == 0
+        assert payload_bytes(folder / "tiny") == payload_bytes(faultless / "tiny")
 
 
 def test_a_disk_that_is_full_from_the_start_is_refused(tmp_path: Path):
@@ -132,7 +167,7 @@ def test_a_disk_that_is_full_from_the_start_is_refused(tmp_path: Path):
 
 
 def test_a_storage_that_turns_read_only_half_way(tmp_path: Path, expected: dict[str, bytes], monkeypatch):
-    """Law: made runs stay made; the others fail with the cause; writable again, the same command makes them."""
+    """Law: made runs stay made; the next ends the command with the cause; writable again, the same command goes on."""
     with tmpfs(tmp_path / "disk", "64m") as folder:
         real = disk._rename_folder
 
@@ -141,40 +176,56 @@ def test_a_storage_that_turns_read_only_half_way(tmp_path: Path, expected: dict[
             if final.name == "00001":
                 remount(folder, "ro")
 
-        monkeypatch.setattr(disk, "_rename_folder", rename)
-        summary = generate(study_in(folder), backend="inline")
-        assert (summary.exit_code, summary.made) == (3, 3)  # the original and two runs
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "_rename_folder", rename)
+            error, made, trained = generate_until_refused(study_in(folder), monkeypatch)
+        assert made == 3  # the original and two runs
+        assert trained <= made + 2
         reason = "Read-only file system; it is mounted read-only: mount it writable, or choose another storage"
-        assert {error.partition(": cannot write ")[2] for error in summary.failed.values()} == {
-            f"tiny/finetune/{index:05d}: {reason}" for index in range(2, COUNT)
-        }
-        assert any(line.startswith("metrics.parquet is not up to date: ") for line in summary.lines())
+        assert error == f"{folder}: cannot write tiny/finetune/00002: {reason}; what was made is kept"
         remount(folder, "rw")
-        is_whole_so_far(folder, summary)
-        monkeypatch.undo()
         assert generate(study_in(folder), backend="inline").made == COUNT - 2
+        is_whole_so_far(folder, COUNT + 1)
         assert payload_bytes(folder / "tiny") == expected
 
 
-def test_a_permission_that_is_lost_half_way(tmp_path: Path, expected: dict[str, bytes], monkeypatch):
-    """Law: a folder that takes no more files (EACCES) fails its runs, says what to do, and leaves nothing behind."""
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EDQUOT])
+def test_a_permission_or_a_quota_that_is_lost_half_way(tmp_path: Path, expected, monkeypatch, number: int):
+    """Law: a folder that takes no more files ends the command, says what to do, and leaves nothing behind."""
     real = Path.mkdir
 
     def mkdir(self: Path, *arguments: object, **options: object) -> None:
         if self.parent.name == "finetune" and self.name.startswith(disk.TEMPORARY):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+            raise OSError(number, os.strerror(number), str(self))
         real(self, *arguments, **options)
 
-    monkeypatch.setattr(Path, "mkdir", mkdir)
-    summary = generate(study_in(tmp_path), backend="inline")
-    assert (summary.exit_code, summary.made, len(summary.failed)) == (3, 1, COUNT)
-    reason = "Permission denied; give this user the right to do it, or choose another storage"
-    assert all(error.endswith(reason) for error in summary.failed.values())
-    assert {failure.error for failure in store_in(tmp_path).failures("finetune").values()} == {*summary.failed.values()}
-    is_whole_so_far(tmp_path, summary)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", mkdir)
+        error, made, trained = generate_until_refused(study_in(tmp_path), monkeypatch)
+    assert made == 1
+    assert trained <= 3
+    advice = {errno.EACCES: "give this user the right to do it", errno.EDQUOT: "free some space there"}[number]
+    assert f"cannot write tiny/finetune/00000: {os.strerror(number)}; {advice}" in error
+    is_whole_so_far(tmp_path, made)
+    assert store_in(tmp_path).failures("finetune") == {}
     assert generate(study_in(tmp_path), backend="inline").made == COUNT
     assert payload_bytes(tmp_path / "tiny") == expected
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_an_error_that_may_pass_fails_its_run_alone(tmp_path: Path, monkeypatch):
+    """Law: a storage that answers EIO to one run for ever costs that run its attempts; the others are made."""
+    real = disk.publish_folder
+
+    def publish(final: Path, *what: Any) -> None:
+        if final.name == "00001":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(final, *what)
+
+    monkeypatch.setattr(disk, "publish_folder", publish)
+    summary = generate(study_in(tmp_path), backend="inline")
+    assert (summary.made, list(summary.failed)) == (COUNT, [Run(population="finetune", index=1)])
+    assert store_in(tmp_path).failures("finetune")[1].attempts == 2
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -197,7 +248,7 @@ def test_writes_that_fail_now_and_then_are_tried_again(tmp_path: Path, expected,
     assert (summary.made, summary.failed) == (COUNT + 1, {})
     assert len(failed) >= 4
     assert payload_bytes(tmp_path / "tiny") == expected
-    is_whole_so_far(tmp_path, summary)
+    is_whole_so_far(tmp_path, COUNT + 1)
 
 
 def test_what_may_pass_is_tried_again_after_pauses_and_the_rest_at_once(monkeypatch):

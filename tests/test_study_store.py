@@ -12,6 +12,7 @@ from pyarrow import fs
 
 from ray_unlearn.errors import DamagedFile, PopulationChanged, StoreError
 from ray_unlearn.store import FailedRecord, Storage, StudyStore, open_storage
+from ray_unlearn.store.records import payload_of
 from ray_unlearn.study import Plan, Run
 
 FAILURE = FailedRecord(
@@ -67,7 +68,9 @@ def test_a_changed_population_is_refused_with_the_difference(store: StudyStore):
         store.admit(plan_of(3, lr=1e-2))
     lines = str(caught.value).splitlines()
     assert lines[0] == f"population finetune in {store.uri} was made differently and will not be overwritten:"
-    assert lines[1:-1] == ["  options.lr: 0.001 -> 0.01"]
+    assert lines[1] == "  options.lr: 0.001 -> 0.01"
+    assert lines[2].startswith("It was made by ray-unlearn ")
+    assert len(lines) == 4
     assert contents(store) == before
 
 
@@ -199,7 +202,12 @@ def test_publishing_over_a_record_that_does_not_count_makes_the_run(store: Study
     store.storage.publish_file("tiny/finetune/00001/record.json", found[how])
     publish(store, plan, finetune(1))
     assert made(store, plan) == [1]
-    assert store.storage.sizes("tiny/finetune/00001").keys() == {*PAYLOADS, "record.json"}
+    record = store.record(finetune(1))
+    assert record is not None
+    assert record.payloads.keys() == PAYLOADS.keys()
+    assert {file: store.payload(finetune(1), file) for file in PAYLOADS} == PAYLOADS
+    if store.storage.local is not None:
+        assert store.storage.sizes("tiny/finetune/00001").keys() == {*PAYLOADS, "record.json"}
 
 
 def test_a_finished_run_is_never_made_over(tmp_path: Path):
@@ -235,7 +243,8 @@ def test_the_checkpoint_of_a_run_without_one_is_an_error(store: StudyStore):
         store.payload(finetune(0), "model.safetensors")
     store.discard(finetune(0))
     publish(store, plan, finetune(0))
-    store.storage.publish_file("tiny/finetune/00000/model.safetensors", b"weighty")
+    name = store.stored_as("model.safetensors", payload_of(PAYLOADS["model.safetensors"]))
+    store.storage.publish_file(f"tiny/finetune/00000/{name}", b"weighty")
     with pytest.raises(StoreError, match=r"model\.safetensors is not what its record says"):
         store.payload(finetune(0), "model.safetensors")
 

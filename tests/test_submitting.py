@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
+import os
 import shlex
 import signal
 import socket
@@ -79,6 +80,28 @@ def test_submit_says_what_it_did_and_what_to_do(server: FakeServer, tmp_path: Pa
         f"follow: ray job logs --address http://127.0.0.1:8265 --follow {sent.id}",
         f"stop:   ray job stop --address http://127.0.0.1:8265 {sent.id}",
     ]
+
+
+def test_submit_lists_what_it_sends(server: FakeServer, tmp_path: Path, capsys) -> None:
+    """Law: a line per file where there is more than the study; what lies elsewhere is sent where --send names it."""
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/a.pth").write_bytes(b"weights")
+    (tmp_path / "id_rsa").write_text("secret")
+    original = {"method": None, "on": None, "weights": "a.pth"}
+    file = write(tmp_path / "study", populations={"original": original})
+    for more in ([], ["--dry-run"]):
+        assert main(["submit", file, *more]) == 0
+        assert capsys.readouterr().err.splitlines() == [
+            "sends: study.yaml, overrides merged in",
+            f"sends: files/0/a.pth from {tmp_path}/study/a.pth",
+        ]
+    stolen = ["--set", f"populations.original.weights={os.path.relpath(tmp_path / 'id_rsa')}"]
+    assert main(["submit", file, *stolen]) == 2
+    assert "id_rsa lies outside the study's folder" in capsys.readouterr().err
+    assert len(server.sent) == 1
+    assert main(["submit", file, *stolen, "--send", str(tmp_path / "id_rsa")]) == 0
+    assert "id_rsa from " in capsys.readouterr().err
+    assert len(server.sent) == 2
 
 
 def test_what_runs_is_attached_to_and_what_ended_goes_on(server: FakeServer, tmp_path: Path, capsys) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from ray_unlearn import models
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.schema import Model
-from ray_unlearn.taps import TrimmedConv2d, trim, windows
+from ray_unlearn.training.fast.small_maps import TrimmedConv2d, trim, windows
 
 
 def pair(*args, **options):

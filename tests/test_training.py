@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import itertools
 import math
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Augment, Recipe
 from ray_unlearn.study.schema import Model
-from ray_unlearn.training import accuracy_and_loss, class_weights, fit, predict
+from ray_unlearn.training import Training, accuracy_and_loss, class_weights, fit, predict
 from ray_unlearn.training.batches import Draws, augment, draw, endless, load, sizes_of
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
 
@@ -550,3 +552,18 @@ def test_accuracy_and_loss_worked_by_hand():
     accuracy, loss = accuracy_and_loss(logits, np.array([0, 2]))
     assert accuracy == 0.5
     assert loss == pytest.approx((math.log(2) + math.log(10)) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"loss": lambda model, batch: model(batch.images).square().mean()}])
+def test_a_finished_training_is_freed_at_once(options, tmp_path: Path) -> None:
+    """Law: optimiser state goes with the last reference; the next run does not wait for the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        training = Training(net(), run_data(tmp_path), recipe(optimizer="adam"), RNG, **options)
+        training.epoch()
+        optimizer = weakref.ref(training.optimizer)
+        del training
+        assert optimizer() is None
+    finally:
+        gc.enable()

@@ -10,8 +10,9 @@ import pytest
 from plans import PAYLOADS, finetune, plan_of, record_of
 from pyarrow import fs
 
-from ray_unlearn.errors import NewerFormat
+from ray_unlearn.errors import NewerFormat, StoreError
 from ray_unlearn.store import Storage, StudyStore, open_storage
+from ray_unlearn.store.records import payload_of
 from ray_unlearn.store.verify import repair, verify
 
 PLAN = plan_of(4)
@@ -34,9 +35,15 @@ def flip(data: bytes) -> bytes:
     return bytes([data[0] ^ 1]) + data[1:]
 
 
+def model_of(store: StudyStore, index: int) -> str:
+    """Return where a run's model lies."""
+    file = "model.safetensors"
+    return f"tiny/finetune/{index:05d}/{store.stored_as(file, payload_of(PAYLOADS[file]))}"
+
+
 def damage(store: StudyStore, how: str) -> None:
     """Damage run 2."""
-    model, record = "tiny/finetune/00002/model.safetensors", "tiny/finetune/00002/record.json"
+    model, record = model_of(store, 2), "tiny/finetune/00002/record.json"
     data = store.storage.read(model)
     if how == "flipped byte":
         store.storage.publish_file(model, flip(data))
@@ -92,8 +99,8 @@ def test_damage_is_found_and_mended(store: StudyStore, how: str):
 
 def test_every_bad_file_is_named(store: StudyStore):
     """Law: one problem per bad file; a run with two is repaired once."""
-    for name in PAYLOADS:
-        store.storage.publish_file(f"tiny/finetune/00003/{name}", b"x")
+    for name, data in PAYLOADS.items():
+        store.storage.publish_file(f"tiny/finetune/00003/{store.stored_as(name, payload_of(data))}", b"x")
     damage(store, "missing")
     problems = verify(store, ["finetune"]).problems
     assert [str(problem).split(":")[0] for problem in problems] == [
@@ -133,3 +140,42 @@ def test_an_empty_store_is_whole(tmp_path: Path):
     """Law: nothing recorded, nothing wrong."""
     result = verify(StudyStore(open_storage(str(tmp_path)), "nothing"), ["finetune"])
     assert (result.runs, result.problems) == (0, ())
+
+
+@pytest.mark.parametrize("what", ["run", "population"])
+def test_repair_stays_in_the_storage(tmp_path: Path, what: str):
+    """Law: a run that is a symbolic link goes, what it points to stays; behind a linked folder nothing is removed."""
+    store = StudyStore(open_storage(str(tmp_path / "store")), "tiny")
+    store.admit(PLAN)
+    for run in RUNS:
+        store.publish(run, PAYLOADS, record_of(PLAN, run))
+    inside = tmp_path / "store/tiny/finetune" / ("00002" if what == "run" else "")
+    outside = tmp_path / "elsewhere"
+    inside.rename(outside)
+    inside.symlink_to(outside)
+    held = sorted(path.relative_to(outside) for path in outside.rglob("*"))
+    damage(store, "flipped byte")
+    problems = verify(store, ["finetune"]).problems
+    assert [problem.run for problem in problems] == [finetune(2)]
+    if what == "population":
+        with pytest.raises(StoreError, match=f"cannot remove .*behind a symbolic link, in {outside}.*by hand"):
+            repair(store, problems)
+    else:
+        with pytest.raises(StoreError, match="behind a symbolic link"):
+            repair(store, problems)
+    assert sorted(path.relative_to(outside) for path in outside.rglob("*")) == held
+
+
+def test_a_linked_folder_is_removed_as_a_link(tmp_path: Path):
+    """Law: of a link in the storage, the link goes and not what it points to."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/precious").write_bytes(b"x")
+    storage = open_storage(str(tmp_path / "store"))
+    storage.publish_file("a/b", b"")
+    (tmp_path / "store/a/link").symlink_to(tmp_path / "elsewhere")
+    storage.remove("a/link")
+    storage.remove("a/nothing")
+    assert (tmp_path / "elsewhere/precious").read_bytes() == b"x"
+    assert [path.name for path in (tmp_path / "store/a").iterdir()] == ["b"]
+    storage.remove("a")
+    assert not (tmp_path / "store/a").exists()

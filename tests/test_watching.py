@@ -359,7 +359,7 @@ def test_watching_ends_with_a_code_and_a_reason(last: Look, code: int, said: str
 def test_scores_are_computed_as_populations_grow(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
     """Law: not before the reference has a run, nor below 6; at 6, not at 8, at 9 (half more), and at the end all; the
     common N is the smallest, and no larger than the reference's."""
-    monkeypatch.setattr("ray_unlearn.report.score_text.growth_lines", lambda scores: [f"first {scores}"])
+    monkeypatch.setattr("ray_unlearn.report.text.growth_lines", lambda scores: [f"first {scores}"])
     compared = Compared("ref", ["a", "b", "ref"])
     watch = Looks(
         seen(ref=0, a=9, b=9, original=1),

@@ -15,16 +15,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from ray_unlearn import __version__
-from ray_unlearn.cli import judging, making, starting, submitting, whole
-from ray_unlearn.cli.options import say
+from ray_unlearn.cli import judging, logs, making, starting, submitting, whole
 from ray_unlearn.errors import Interrupted, RayUnlearnError
+from ray_unlearn.terminal import Escaping, say, say_error
 
 app = typer.Typer(
     name="ray-unlearn",
@@ -44,6 +45,7 @@ for command in (
     making.generate,
     making.status,
     making.verify,
+    logs.logs,
     judging.evaluate,
     judging.report,
     making.export,
@@ -59,19 +61,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         with ends_within(GRACE_S), interrupts():
-            app(args=list(arguments) if arguments is not None else None, prog_name="ray-unlearn")
+            given = list(arguments) if arguments is not None else None
+            return int(app(args=given, prog_name="ray-unlearn", standalone_mode=False) or 0)
     except SystemExit as done:  # how the command line framework ends, with our exit codes
         return done.code if isinstance(done.code, int) else 1
     except Interrupted as stop:
-        say(f"{stop}; {RESUMABLE}", error=True)
+        say_error(f"{stop}; {RESUMABLE}")
         return stop.exit_code
     except RayUnlearnError as error:
-        say(f"error: {error}", error=True)
+        say_error(f"error: {error}")
         return error.exit_code
     except OSError as error:
-        say(f"error: {error.filename or 'the system'}: {error.strerror or error}", error=True)
+        say_error(f"error: {error.filename or 'the system'}: {error.strerror or error}")
         return 1
-    return 0
+    except Exception as error:
+        return _shown(error)
+
+
+def _shown(error: Any) -> int:
+    """Show what no room refused: a wrong command line, or a fault of ours with its traceback; return the exit code."""
+    stream = Escaping(sys.stderr)
+    if hasattr(error, "format_message"):  # the command line framework's, whose class has another name in each version
+        error.show(file=stream)
+        return int(error.exit_code)
+    traceback.print_exception(error, file=stream)
+    return 1
 
 
 def run() -> NoReturn:

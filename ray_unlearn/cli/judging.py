@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_unlearn.cli.options import Address, AsJson, Every, Overrides, StudyFile, names_in, say, store_of, typed
+from ray_unlearn.cli.options import Address, AsJson, Every, Overrides, StudyFile, names_in, store_of, typed
 from ray_unlearn.errors import StoreError, StoreReadOnly, StudyError
+from ray_unlearn.terminal import say, say_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -69,7 +70,7 @@ def evaluate(
     from functools import partial
 
     from ray_unlearn.evaluation.evaluate import evaluate, reference_of
-    from ray_unlearn.report.score_text import score_lines
+    from ray_unlearn.report.text import score_lines
     from ray_unlearn.study import load_study
     from ray_unlearn.study.plan import ORIGINAL
 
@@ -92,7 +93,7 @@ def evaluate(
         chosen = [name for name in names_in(only) or loaded.populations if name != ORIGINAL]
         compared = Compared(reference_of(loaded), chosen)
         raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
-    scores = score(tell=lambda line: say(line, error=True))
+    scores = score(tell=say_error)
     if as_json:
         say(scores.model_dump_json(indent=1))
         return
@@ -113,7 +114,7 @@ def execution(jobs: int | None, address: str | None) -> Execute:
             return
         from ray_unlearn.driver.ray_evaluation import on_ray
 
-        say(f"about {expected_s / 60:.0f} minutes on one core; spread over Ray", error=True)
+        say_error(f"about {expected_s / 60:.0f} minutes on one core; spread over Ray")
         yield from on_ray(tasks, jobs=jobs, address=address)
 
     return execute

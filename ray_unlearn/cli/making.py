@@ -25,11 +25,11 @@ from ray_unlearn.cli.options import (
     Where,
     Workers,
     names_in,
-    say,
     store_of,
     typed,
 )
 from ray_unlearn.errors import StoreError, StudyError, did_you_mean
+from ray_unlearn.terminal import say, say_error
 
 
 class ExportFormat(StrEnum):
@@ -56,6 +56,9 @@ def generate(
     address: Address = None,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show what each run printed, when it ends; `logs` shows it later.")
+    ] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Make every checkpoint that is not made yet."""
@@ -70,6 +73,7 @@ def generate(
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         only=names_in(only),
+        verbose=verbose,
     )
     for line in summary.lines():
         say(line)
@@ -91,11 +95,12 @@ def status(
     """Count runs: planned, done, failed; --watch keeps counting."""
     from dataclasses import asdict
 
-    from ray_unlearn.report.tables import study_status
     from ray_unlearn.report.text import status_lines
     from ray_unlearn.report.utilisation import utilisation, utilisation_line
     from ray_unlearn.store.agreement import disagreements
+    from ray_unlearn.store.arithmetic import mixtures
     from ray_unlearn.store.events import EventReader
+    from ray_unlearn.store.metrics import study_status
     from ray_unlearn.study import load_study
 
     loaded = load_study(study, overrides)
@@ -122,13 +127,17 @@ def status(
             say(f"events cannot be read: {unread}")
         elif (use := utilisation(events)).share is not None:
             say(f"last generate: {utilisation_line(use)}")
+        reference = loaded.evaluation.reference if loaded.evaluation else ""
+        for line in mixtures({name: store.made(name) for name in loaded.populations}, reference):
+            say(f"warning: {line}")
         for line in disagreements(loaded, store):
             say(f"warning: made from another value than the study has: {line}; `generate` will refuse it")
     if plot is not None:
         left_out = save_curves(store, list(loaded.populations), plot)
+        tell = say_error if as_json else say
         for name, why in left_out.items():
-            say(f"not in {plot}: {name}: {why}", error=as_json)
-        say(f"wrote {plot}", error=as_json)
+            tell(f"not in {plot}: {name}: {why}")
+        tell(f"wrote {plot}")
 
 
 def verify(
@@ -138,12 +147,13 @@ def verify(
 ) -> None:
     """Check runs and decoded images: sizes and sha256."""
     from ray_unlearn.data import integrity
-    from ray_unlearn.report.text import plural
     from ray_unlearn.store import verify as check
+    from ray_unlearn.store.leftovers import remove_old
     from ray_unlearn.study import load_study
+    from ray_unlearn.wording import plural
 
     store = store_of(load_study(study, overrides))
-    result = check.verify(store, store.populations())
+    result = check.verify(store, store.populations(), integrity.shards_sha256(store.storage))
     shards = integrity.damaged(store.storage)
     for problem in (*result.problems, *shards):
         say(f"bad: {problem}")
@@ -155,6 +165,13 @@ def verify(
     counts = f"{plural(result.runs, 'run')}, {plural(result.files, 'file')}, {result.size_bytes:,} bytes"
     images = ", and the decoded images" if decoded else ""
     say(f"{'checked' if found else 'verified'} {counts} in {store.uri}{images}")
+    if result.leftovers:
+        size_bytes = sum(stamp.size_bytes for stamp in result.leftovers.values())
+        removed = f"removed {remove_old(store, result.leftovers)}" if repair else "--repair removes them"
+        say(
+            f"{plural(len(result.leftovers), 'object')} of {size_bytes:,} bytes that no record names, of drivers that "
+            f"were killed or made the same run; {removed} (those older than a day)"
+        )
     if found and not repair:
         raise StoreError(
             f"{plural(found, 'problem')}; `{typed('verify', study, overrides, '--repair')}` makes it pending again"
@@ -163,6 +180,12 @@ def verify(
         runs = check.repair(store, result.problems)
         integrity.prepare_again(store.storage, shards)
         say(f"repaired: {plural(len(runs), 'run')} pending again; `{typed('generate', study, overrides)}` makes them")
+        if doubtful := [run for run in result.silent if shards and run not in runs]:
+            say(
+                f"cannot be known: whether {plural(len(doubtful), 'run')} of version 0.1, such as {doubtful[0]}, "
+                "read the damaged images: those records do not say which they read; to make such a run again, remove "
+                "its folder and generate"
+            )
 
 
 def export(

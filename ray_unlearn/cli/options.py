@@ -1,4 +1,4 @@
-"""What subcommands share: arguments and options with their help, and how a line is printed.
+"""What subcommands share: arguments and options with their help.
 
     def status(study: StudyFile, overrides: Overrides = []) -> None: ...
 
@@ -37,11 +37,6 @@ GpusPerWorker = Annotated[
 ]
 Every = Annotated[float, typer.Option("--every", min=0.1, metavar="SECONDS", help="How often --watch looks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def say(text: str, *, error: bool = False) -> None:
-    """Print a line."""
-    typer.echo(text, err=error)
 
 
 def typed(command: str, study: Path, overrides: Sequence[str] = (), *more: str) -> str:

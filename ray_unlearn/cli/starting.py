@@ -13,8 +13,9 @@ from typing import Annotated
 
 import typer
 
-from ray_unlearn.cli.options import AsJson, Backend, Where, say, store_of
+from ray_unlearn.cli.options import AsJson, Backend, Where, store_of
 from ray_unlearn.errors import StudyError, did_you_mean
+from ray_unlearn.terminal import say
 
 
 def quickstart(
@@ -28,9 +29,8 @@ def quickstart(
     from ray_unlearn.evaluation.evaluate import evaluate
     from ray_unlearn.quickstart import quickstart
     from ray_unlearn.report.publish import publish
-    from ray_unlearn.report.score_text import score_lines
-    from ray_unlearn.report.tables import accuracy_table
-    from ray_unlearn.report.text import accuracy_lines
+    from ray_unlearn.report.text import accuracy_lines, score_lines
+    from ray_unlearn.store.metrics import accuracy_table
     from ray_unlearn.study import load_study
 
     file, summary = quickstart(folder, backend.value)

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from ray_unlearn.cli.options import say
-from ray_unlearn.report.text import aligned, plural
 from ray_unlearn.report.watching import Driver, Look, Watch
-from ray_unlearn.report.wording import duration
+from ray_unlearn.terminal import open_console, say, say_error
+from ray_unlearn.wording import aligned, duration, plural
 
 if TYPE_CHECKING:
     from ray_unlearn.evaluation.scores import Scores
@@ -56,7 +55,7 @@ def watch_scores(watch: Watch, every_s: float, compared: Compared, score: Callab
         score: returns scores of every population's first so many runs; of all where None.
 
     """
-    from ray_unlearn.report.score_text import growth_lines
+    from ray_unlearn.report.text import growth_lines
 
     scored, waits = dict[str, int](), ""
     while True:
@@ -70,7 +69,7 @@ def watch_scores(watch: Watch, every_s: float, compared: Compared, score: Callab
             break
         if not sizes and (why := compared.waiting(look)) != waits:
             waits = why
-            say(f"{_now()} {why}", error=True)
+            say_error(f"{_now()} {why}")
         time.sleep(every_s)
     code, line = end
     say(line)
@@ -130,11 +129,10 @@ def _end(look: Look) -> tuple[int, str] | None:
 @contextmanager
 def _shown() -> Iterator[Callable[[Look], None]]:
     """Yield what shows a look: in place on a terminal, else as a line where something changed."""
-    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    console = Console()
+    console = open_console()
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             yield lambda look: live.update(Text("\n".join(_table(look))), refresh=True)

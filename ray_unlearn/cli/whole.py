@@ -21,10 +21,10 @@ from ray_unlearn.cli.options import (
     StudyFile,
     Where,
     Workers,
-    say,
     store_of,
 )
 from ray_unlearn.errors import RayUnlearnError, ReferenceNotMade
+from ray_unlearn.terminal import say
 
 if TYPE_CHECKING:
     from ray_unlearn.study import Study
@@ -70,7 +70,7 @@ def _judge(study: Study, backend: Backend, address: str | None) -> None:
     from ray_unlearn.cli.judging import execution
     from ray_unlearn.evaluation.evaluate import evaluate
     from ray_unlearn.report.publish import publish
-    from ray_unlearn.report.score_text import score_lines
+    from ray_unlearn.report.text import score_lines
     from ray_unlearn.study.schema import Evaluation
 
     reference = (study.evaluation or Evaluation()).reference

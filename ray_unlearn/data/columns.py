@@ -15,6 +15,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from ray_unlearn.errors import DataError
+from ray_unlearn.store.arrow import read_ipc
 
 _HEAD_BYTES = 16 * 2**10  # the schema, and where each column lies
 _ROW_BYTES, _MORE_BYTES = 128, 64 * 2**10  # of the end: names that are longer cost a few more requests
@@ -36,10 +37,7 @@ def read_columns(file: pa.NativeFile, *, size_bytes: int, rows: int, where: str)
     """
     ends = _Ends(file, size_bytes, rows * _ROW_BYTES + _MORE_BYTES)
     try:
-        table = pa.ipc.open_file(
-            pa.PythonFile(ends, mode="r"), options=pa.ipc.IpcReadOptions(included_fields=_NOT_PIXELS)
-        ).read_all()
-        table.validate(full=True)  # Arrow itself believes every offset in a file
+        table = read_ipc(ends, size_bytes, only=_NOT_PIXELS)
     except (OSError, IndexError, ValueError, pa.ArrowException) as error:
         if ends.unread:  # the storage's failure, which may pass
             raise
@@ -54,39 +52,23 @@ def read_columns(file: pa.NativeFile, *, size_bytes: int, rows: int, where: str)
 class _Ends:
     """A file whose beginning and end were fetched; what else is asked for is fetched then."""
 
-    closed = False
     unread = False
     """Whether the file could not be read."""
 
     def __init__(self, file: pa.NativeFile, size_bytes: int, end_bytes: int) -> None:
-        self._file, self._size, self._at = file, size_bytes, 0
+        self._file = file
         end = max(0, size_bytes - end_bytes)
         self._pieces = [(end, file.read_at(size_bytes - end, end))]
         if end:
             self._pieces.append((0, file.read_at(min(_HEAD_BYTES, end), 0)))
 
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + (0, self._at, self._size)[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        end = self._size if count < 0 else min(self._size, self._at + count)
-        data = self._between(self._at, end)
-        self._at += len(data)
-        return data
-
-    def _between(self, begin: int, end: int) -> bytes:
+    def read_at(self, count: int, offset: int) -> bytes:
+        """Return a part of the file."""
         for start, data in self._pieces:
-            if start <= begin and end <= start + len(data):
-                return bytes(data[begin - start : end - start])
+            if start <= offset and offset + count <= start + len(data):
+                return bytes(data[offset - start : offset - start + count])
         try:
-            return bytes(self._file.read_at(end - begin, begin))
+            return bytes(self._file.read_at(count, offset))
         except OSError:
             self.unread = True
             raise
-
-    def close(self) -> None:
-        """Nothing: the file is its opener's."""

@@ -11,6 +11,7 @@ Does not cover: what is in the files (`parquet`, `folders`).
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import glob
 import hashlib
@@ -23,7 +24,10 @@ from urllib.parse import quote, urlsplit
 from pyarrow import fs
 
 from ray_unlearn.errors import DataError
+from ray_unlearn.store.disk import require_regular
 from ray_unlearn.study.uris import label, told
+
+_LARGEST_BYTES = 2**30  # of an image: more than any holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,21 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     except (OSError, ValueError) as error:
         raise DataError(f"{label(uri)}: cannot be opened: {told(error, uri)}") from error
     return filesystem, path
+
+
+def read_local(path: Path, most_bytes: int = _LARGEST_BYTES) -> bytes:
+    """Return a local file's bytes.
+
+    Raises:
+        OSError: it cannot be read, is a pipe or a device, or is larger than `most_bytes`.
+
+    """
+    require_regular(path)
+    with path.open("rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes")
+    return data
 
 
 def expand(paths: Iterable[str], suffix: str) -> tuple[SourceFile, ...]:

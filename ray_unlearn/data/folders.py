@@ -22,7 +22,8 @@ from typing import get_args
 
 from pyarrow import fs
 
-from ray_unlearn.data.files import open_filesystem
+from ray_unlearn.data.csv_files import read_csv
+from ray_unlearn.data.files import open_filesystem, read_local
 from ray_unlearn.data.rows import GivenSplit, OpenSource, Row
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.retries import attempt
@@ -105,7 +106,7 @@ def _read_object(filesystem: fs.FileSystem, entry: _Entry) -> tuple[bytes | None
 
 def _read(path: str) -> tuple[bytes | None, str]:
     try:
-        return Path(path).read_bytes(), ""
+        return read_local(Path(path)), ""
     except OSError as error:
         return None, f"{path} cannot be read ({error.strerror})"
 
@@ -198,12 +199,7 @@ def open_competition(path: str) -> OpenSource:
 
 
 def _csv_entries(root: Path, file: Path, given: GivenSplit) -> Iterator[_Entry]:
-    import pandas as pd  # half a second that no worker needs
-
-    try:
-        table = pd.read_csv(file, dtype={"image_id": str, "person_id": str})
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: not a readable CSV file: {str(error).splitlines()[0]}") from error
+    table = read_csv(file, text=("image_id", "person_id"), numbers=("age",))
     missing = [name for name in _CSV_COLUMNS if name not in table.columns]
     if missing:
         raise DataError(
@@ -236,7 +232,7 @@ def _age(value: object) -> float:
 
 
 def _label(value: object, where: str) -> int | str:
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         return value
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return int(value)

@@ -41,6 +41,13 @@ def is_any(storage: Storage) -> bool:
     return bool(storage.folders(DATA_CACHE))
 
 
+def shards_sha256(storage: Storage) -> dict[str, str]:
+    """Return {folder of a prepared source: one sha256 over all of its shards'}, of those that the storage holds."""
+    folders = [f"{DATA_CACHE}/{name}" for name in storage.folders(DATA_CACHE)]
+    found = {folder: read_manifest(storage, folder) for folder in folders}
+    return {folder: manifest.shards_sha256 for folder, manifest in found.items() if manifest}
+
+
 def prepare_again(storage: Storage, problems: Iterable[ShardProblem]) -> None:
     """Remove the manifests of damaged sources, so that they are decoded again.
 

@@ -9,8 +9,8 @@ renamed. A process writes down what it uses in a lease that it holds locked whil
 is a dead one's. Where the limit (64 GiB, beside what is being fetched at that moment) is reached, what was asked for
 longest ago goes; never what a lease names. All locks are flock(2): the kernel frees them when a process dies.
 
-Does not cover: a folder that several machines share; each node needs its own (a local disk). Verifying a shard again
-once it is there.
+Does not cover: a folder that several machines share; each node needs its own (a local disk). Whether a shard is still
+what was fetched (`verified`).
 """
 
 from __future__ import annotations
@@ -78,6 +78,11 @@ class NodeCache:
                 self._fetch(sha256, fetch)
         return self._path(sha256)
 
+    def drop(self, sha256: str) -> None:
+        """Remove a shard, because it is damaged; who has it mapped keeps it."""
+        with self._locked(sha256[:_STRIPES]):
+            self._path(sha256).unlink(missing_ok=True)
+
     def _path(self, sha256: str) -> Path:
         return self.folder / "shards" / f"{sha256}.arrow"
 
@@ -89,7 +94,8 @@ class NodeCache:
             path = self._path(sha256)
             if not (path.exists() and path.stat().st_size == size_bytes):
                 return False
-            os.utime(path)  # the one that was asked for last
+            self._used(path).parent.mkdir(exist_ok=True)
+            self._used(path).touch()  # the one that was asked for last; the shard's own times tell whether it changed
             return True
 
     def _fetch(self, sha256: str, fetch: Callable[[Path], str]) -> None:
@@ -97,7 +103,7 @@ class NodeCache:
         beside.parent.mkdir(parents=True, exist_ok=True)
         with self._locked("evict"):  # nobody sweeps between the part and its lock
             part = os.open(beside, os.O_CREAT | os.O_RDWR, 0o644)
-            _flock(part, wait=True)
+            flock(part, wait=True)
         try:
             if fetch(beside) != sha256:
                 raise DataError(f"{beside.name}: what was fetched is not the shard of that sha256; prepare again")
@@ -115,13 +121,22 @@ class NodeCache:
             used = self._in_use()
             held = {path: path.stat() for path in shards.glob("*.arrow")}
             total = sum(stat.st_size for stat in held.values())
-            for path in sorted(held, key=lambda path: held[path].st_mtime_ns):
+            for path in sorted(held, key=self._last_used_ns):
                 if total + size_bytes <= self.limit_bytes and shutil.disk_usage(shards).free > size_bytes:
                     return
                 if path.stem not in used:
                     path.unlink()
+                    self._used(path).unlink(missing_ok=True)
                     total -= held[path].st_size
             self._refuse_overfull(total, size_bytes)
+
+    def _used(self, path: Path) -> Path:
+        """Return the file whose time says when a shard was last asked for after it was fetched."""
+        return self.folder / "used" / path.stem
+
+    def _last_used_ns(self, path: Path) -> int:
+        used = self._used(path)
+        return (used if used.exists() else path).stat().st_mtime_ns
 
     def _refuse_overfull(self, total: int, size_bytes: int) -> None:
         gib, free = 2**30, shutil.disk_usage(self.folder).free
@@ -142,7 +157,7 @@ class NodeCache:
             with suppress(FileNotFoundError):  # fetched meanwhile
                 descriptor = os.open(part, os.O_RDWR)
                 try:
-                    if _flock(descriptor, wait=False):
+                    if flock(descriptor, wait=False):
                         part.unlink()
                 finally:
                     os.close(descriptor)
@@ -154,7 +169,7 @@ class NodeCache:
         if known is None or forked or not known.exists():  # somebody may have removed the folder
             known = self.folder / "leases" / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
             known.parent.mkdir(parents=True, exist_ok=True)
-            _flock(os.open(known, os.O_CREAT | os.O_RDWR, 0o644), wait=True)  # never closed: the lock is the lease
+            flock(os.open(known, os.O_CREAT | os.O_RDWR, 0o644), wait=True)  # never closed: the lock is the lease
             _leases[self.folder] = known
         return known
 
@@ -164,7 +179,7 @@ class NodeCache:
         for lease in self.folder.glob("leases/*"):
             descriptor = os.open(lease, os.O_RDWR)
             try:
-                if _flock(descriptor, wait=False):
+                if flock(descriptor, wait=False):
                     lease.unlink()
                 else:
                     used |= set(lease.read_text(encoding="ascii").split())
@@ -179,13 +194,13 @@ class NodeCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            _flock(descriptor, wait=True)
+            flock(descriptor, wait=True)
             yield
         finally:
             os.close(descriptor)
 
 
-def _flock(descriptor: int, *, wait: bool) -> bool:
+def flock(descriptor: int, *, wait: bool) -> bool:
     """Lock an open file; return whether it is ours now."""
     import fcntl  # not on Windows, where no storage is remote either
 

@@ -4,8 +4,7 @@
     source.class_names                           # from the schema's `huggingface` metadata
 
 Slices are whole row groups, so that each is read once. A struct image with a null `bytes` names a file beside the
-Parquet file; changing such a file alone is not noticed. Extension types of other libraries are refused: some of them
-unpickle (CVE-2026-41486).
+Parquet file; changing such a file alone is not noticed. Columns of extension types are refused (`store.arrow`).
 
 Does not cover: images as arrays in Parquet.
 """
@@ -13,26 +12,33 @@ Does not cover: images as arrays in Parquet.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyarrow import fs
 
-from ray_unlearn.data.files import SourceFile, expand, fingerprint
+from ray_unlearn.data.files import SourceFile, expand, fingerprint, read_local
 from ray_unlearn.data.rows import OpenSource, Row
 from ray_unlearn.errors import DataError, did_you_mean
+from ray_unlearn.store.arrow import open_parquet_file, parquet_extension_types
+from ray_unlearn.store.disk import require_regular
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Columns
 from ray_unlearn.study.uris import label
 
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
 _AT_ONCE = 16  # files that are opened at the same time
 _BATCH_ROWS = 256
 _SLICE_ROWS = 2000
+_LABEL_ROWS = 65_536
 _SWOLLEN_BYTES, _SWOLLEN = 64 * 2**20, 100
+_HELD_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,8 @@ class ParquetSlice:
         names = [name for name in self.columns.model_dump().values() if name is not None]
         row = self.first_row
         with _reading(self.file) as parquet:
-            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=list(self.row_groups), columns=names):
+            rows = _batch_rows(parquet.metadata, self.row_groups, _BATCH_ROWS)
+            for batch in parquet.iter_batches(rows, row_groups=list(self.row_groups), columns=names):
                 for values in batch.to_pylist():
                     yield self._row(values, row)
                     row += 1
@@ -99,6 +106,8 @@ class ParquetSlice:
             return None, f"its path {path!r} leaves the Parquet file's folder"
         filesystem, own = self.file.open()
         try:
+            if isinstance(filesystem, fs.LocalFileSystem):
+                return read_local(Path(own).parent / inside), ""
             with filesystem.open_input_stream(str(PurePosixPath(own).parent / inside)) as stream:
                 return stream.read(), ""
         except OSError as error:
@@ -114,15 +123,12 @@ class _reading:  # noqa: N801 - a context manager, used as a verb
     def __enter__(self) -> pq.ParquetFile:
         filesystem, path = self.file.open()
         try:
+            if isinstance(filesystem, fs.LocalFileSystem):
+                require_regular(Path(path))
             self._stream = filesystem.open_input_file(path)
-            return pq.ParquetFile(self._stream)
-        except (OSError, pa.ArrowException) as error:
+            return open_parquet_file(self._stream)
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{self.file.label}: not a readable Parquet file: {_first_line(error)}") from error
-        except Exception as error:  # a library may have taught Arrow types of its own (Ray Data does), and they fail
-            raise DataError(
-                f"{self.file.label}: a column is of an extension type; expected plain Arrow types "
-                f"({type(error).__name__}: {_first_line(error)})"
-            ) from error
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._stream.close()
@@ -162,7 +168,7 @@ def _slices(file: SourceFile, columns: Columns) -> tuple[tuple[str, ...], list[P
     """Return the class names and the slices of one file, which its footer tells."""
     with _reading(file) as parquet:
         schema, metadata = parquet.schema_arrow, parquet.metadata
-        _check_columns(file, schema, columns)
+        _check_columns(file, schema, parquet_extension_types(parquet), columns)
         _refuse_swelling(file, metadata)
         own_names = _class_names(schema, columns.label) or ()
     return own_names, [ParquetSlice(file, *part, columns, own_names) for part in _row_groups(metadata)]
@@ -189,22 +195,35 @@ def _refuse_swelling(file: SourceFile, metadata: pq.FileMetaData) -> None:
         for column in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(column)
             packed, unpacked = chunk.total_compressed_size, chunk.total_uncompressed_size
-            if unpacked > _SWOLLEN_BYTES and unpacked > _SWOLLEN * min(max(packed, 1), size):
+            most = chunk.num_values * unpacked if _has_dictionary(chunk) else unpacked
+            limit = _HELD_BYTES if _has_dictionary(chunk) else _SWOLLEN_BYTES
+            if most > limit and unpacked > _SWOLLEN * min(max(packed, 1), size):
                 raise DataError(
-                    f"{file.label}: column {chunk.path_in_schema!r} of row group {group} would unpack to {unpacked:,} "
+                    f"{file.label}: column {chunk.path_in_schema!r} of row group {group} would unpack to {most:,} "
                     f"bytes from {packed:,}; encoded images do not; write smaller row groups, or without compression"
                 )
 
 
-def _check_columns(file: SourceFile, schema: pa.Schema, columns: Columns) -> None:
+def _has_dictionary(chunk: pq.ColumnChunkMetaData) -> bool:
+    """Return whether rows may repeat one large value that is stored once."""
+    return bool(chunk.has_dictionary_page) and chunk.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
+
+
+def _batch_rows(metadata: pq.FileMetaData, groups: Iterable[int], most: int) -> int:
+    """Return how many rows to read at once so that they take a GiB at most, were each the largest that it can be."""
+    chunks = (metadata.row_group(group).column(i) for group in groups for i in range(metadata.num_columns))
+    largest = max((chunk.total_uncompressed_size for chunk in chunks if _has_dictionary(chunk)), default=0)
+    return max(1, min(most, _HELD_BYTES // max(largest, 1)))
+
+
+def _check_columns(file: SourceFile, schema: pa.Schema, extensions: Collection[str], columns: Columns) -> None:
     for key, name in columns.model_dump().items():
         if name is not None and name not in schema.names:
             raise DataError(
                 f"{file.label}: no column {name!r} for data.columns.{key}{did_you_mean(name, schema.names)}"
             )
     for name in (n for n in columns.model_dump().values() if n is not None):
-        metadata = schema.field(name).metadata or {}
-        if isinstance(schema.field(name).type, pa.BaseExtensionType) or b"ARROW:extension:name" in metadata:
+        if name in extensions or isinstance(schema.field(name).type, pa.BaseExtensionType):
             raise DataError(f"{file.label}: column {name!r} has an extension type; expected plain Arrow types")
     image, label = schema.field(columns.image).type, schema.field(columns.label).type
     has_bytes = pa.types.is_struct(image) and image.get_field_index("bytes") >= 0
@@ -232,7 +251,9 @@ def _names_from_labels(files: tuple[SourceFile, ...], label: str) -> tuple[str, 
         with _reading(file) as parquet:
             if pa.types.is_integer(parquet.schema_arrow.field(label).type):
                 return None
-            names |= {str(n) for n in parquet.read([label]).column(label).unique().to_pylist() if n is not None}
+            rows = _batch_rows(parquet.metadata, range(parquet.metadata.num_row_groups), _LABEL_ROWS)
+            for batch in parquet.iter_batches(rows, columns=[label]):
+                names |= {str(n) for n in batch.column(0).unique().to_pylist() if n is not None}
     return tuple(sorted(names))
 
 

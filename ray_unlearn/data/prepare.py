@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ from ray_unlearn.data.decode import (
     drop_stale_notes,
     remove_notes,
 )
-from ray_unlearn.data.node_cache import NodeCache
+from ray_unlearn.data.node_cache import NodeCache, cache_folder
 from ray_unlearn.data.rows import OpenSource, Slice
 from ray_unlearn.data.shards import Shard, map_shard
+from ray_unlearn.data.verified import sha256_of
 from ray_unlearn.errors import DamagedFile, DataError
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.formats import FORMATS, parse_object
@@ -42,8 +44,10 @@ from ray_unlearn.study.identity import canonical, digest
 
 _FORMAT = 2
 _AT_ONCE = 4  # shards that are fetched at the same time
+_MOST_CLASSES = 100_000
 _COLUMNS_AT_ONCE = 16  # two small requests each: a matter of waiting
 MANIFEST = "manifest.json"
+_REPAIR = "run `ray-unlearn verify --repair` for the study, which decodes its source again, and then what you ran"
 
 DecodeAll = Callable[[Sequence[Slice], DecodeJob], Iterable[DecodedSlice]]
 """Decodes every slice, yielding in the slices' order."""
@@ -67,6 +71,11 @@ class Manifest(BaseModel):
     skipped: tuple[dict[str, str], ...]
     """Each image that `on_bad_image: skip` left out: where, image_id, reason."""
 
+    @cached_property
+    def shards_sha256(self) -> str:
+        """One sha256 over those of all shards, in order: what a run's record says of what it read."""
+        return digest([shard.sha256 for shard in self.shards])
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -85,8 +94,25 @@ class Prepared:
         """
         shards = self.manifest.shards
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as threads:
-            paths = list(threads.map(lambda shard: self._local(shard, cache), shards))
+            paths = list(threads.map(lambda shard: self._whole(shard, cache), shards))
         return [map_shard(str(path)) for path in paths]
+
+    def _whole(self, shard: ShardInfo, cache: Path | None) -> Path:
+        """Return the local path of a shard whose bytes are those that the manifest says."""
+        path, marks = self._local(shard, cache), cache or cache_folder()
+        try:
+            found = sha256_of(path, shard.sha256, marks)
+            if found != shard.sha256 and self.storage.local is None:  # this node's copy: there is another
+                NodeCache.of(marks).drop(shard.sha256)
+                path = self._local(shard, cache)
+                found = sha256_of(path, shard.sha256, marks)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(f"{path}: a shard of decoded images cannot be read ({reason}); {_REPAIR}") from error
+        if found != shard.sha256:
+            sums = f"expected sha256 {shard.sha256[:12]}..., found {found[:12]}..."
+            raise DataError(f"{path}: a shard of decoded images is damaged: {sums}; {_REPAIR}")
+        return path
 
     def columns(self) -> list[pa.Table]:
         """Return every shard's columns but its pixels; no pixel is copied, wherever the storage is.
@@ -161,6 +187,7 @@ def prepare_source(
     """
     names = class_names or source.class_names
     limit = num_classes if num_classes is not None else (len(names) if names else None)
+    refuse_many_classes(limit or 0, source.name)
     key = digest([_FORMAT, source.fingerprint, image_size, names, limit, skip_bad])
     folder = f"{DATA_CACHE}/{key[:16]}-{image_size}px"
     manifest = _whole_manifest(storage, folder)
@@ -180,6 +207,19 @@ def prepare_source(
         storage.publish_file(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
         remove_notes(storage, folder)
     return Prepared(storage, folder, manifest)
+
+
+def refuse_many_classes(count: int, where: str) -> None:
+    """Refuse a number of classes for which no net of this package has a last layer: ImageNet-21k has 21,841.
+
+    Raises:
+        DataError: there are more than 100,000.
+
+    """
+    if count > _MOST_CLASSES:
+        raise DataError(
+            f"{where}: {count:,} classes; expected at most {_MOST_CLASSES:,}: is the label column an id or a path?"
+        )
 
 
 def read_manifest(storage: Storage, folder: str) -> Manifest | None:

@@ -13,6 +13,7 @@ from ray_unlearn.data.parquet import is_parquet, open_parquet
 from ray_unlearn.data.rows import OpenSource, Part
 from ray_unlearn.errors import DataError
 from ray_unlearn.study.schema import Columns, Source
+from ray_unlearn.study.uris import label
 
 
 def open_source(source: Source, part: Part, columns: Columns) -> OpenSource:
@@ -26,7 +27,7 @@ def open_source(source: Source, part: Part, columns: Columns) -> OpenSource:
     try:
         form = source.format if source.format != "auto" else _format_of(paths)
     except OSError as error:  # a name too long for a file system, a folder that may not be looked into
-        raise DataError(f"data.{part}: {paths[0][:80]}: cannot be looked at ({error.strerror})") from error
+        raise DataError(f"data.{part}: {label(paths[0])[:80]}: cannot be looked at ({error.strerror})") from error
     if form == "digits":
         return open_digits(part)
     if form == "cifar10":

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ray_unlearn.data.csv_files import read_csv
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.formats import FORMATS
@@ -189,16 +190,11 @@ def _listed(ids: str | tuple[str, ...]) -> list[tuple[str, str]]:
     """Return (where, image id) of a list in the study or of a CSV file's `image_id` column."""
     if not isinstance(ids, str):
         return [(f"data.forget.ids[{i}]", image_id) for i, image_id in enumerate(ids)]
-    import pandas as pd  # half a second that no worker needs
-
     if not Path(ids).is_file():
         raise DataError(
             f"{ids}: no such file; data.forget.ids expects a CSV file with a column image_id, or a list of ids"
         )
-    try:
-        table = pd.read_csv(ids, dtype=str)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{ids}: not a readable CSV file: {str(error).splitlines()[0]}") from error
+    table = read_csv(Path(ids))
     if "image_id" not in table.columns:
         raise DataError(f"{ids}: no column 'image_id'; found {list(table.columns)}")
     return [(f"{ids} row {i}", str(image_id)) for i, image_id in enumerate(table["image_id"])]

@@ -19,13 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_unlearn.data.prepare import DecodeAll, Prepared, in_place, prepare_source
+from ray_unlearn.data.prepare import DecodeAll, Prepared, in_place, prepare_source, refuse_many_classes
 from ray_unlearn.data.rows import Part
 from ray_unlearn.data.sources import open_source
 from ray_unlearn.data.splits import ImageTable, Splits, make_splits
 from ray_unlearn.errors import DataError
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Storage
+from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.schema import Columns, Data, Forget, Source, Study
 from ray_unlearn.study.shuffle import Shuffle
 
@@ -56,6 +57,11 @@ class StudyData:
     def sources(self) -> list[Prepared]:
         """Prepared sources in the order of the index."""
         return [source for source in (self.train, self.validation, self.test) if source is not None]
+
+    @property
+    def shards(self) -> dict[str, str]:
+        """One sha256 over each source's shards, by its folder in the storage."""
+        return {source.folder: source.manifest.shards_sha256 for source in self.sources}
 
     @property
     def skipped(self) -> list[dict[str, str]]:
@@ -104,6 +110,7 @@ def prepare_study(
         if role == "train":
             names = prepared[role].manifest.class_names
             limit = limit or (len(names) if names else prepared[role].manifest.max_label + 1)
+    refuse_many_classes(limit or 0, "data.train")
     if (limit or 0) < 2:
         only = f" ({names[0]})" if names else ""
         raise DataError(
@@ -180,7 +187,7 @@ def _assemble(
         "splits": splits.digest,
         "image_size": study.data.image_size,
         "classes": num_classes,
-        "normalize": normalize if isinstance(normalize, str) else normalize.model_dump(mode="json"),
+        "normalize": normalize if isinstance(normalize, str) else identity_of(normalize),
         **study.data.shuffle.identity,
     }
     return StudyData(

@@ -21,6 +21,7 @@ from pathlib import Path
 from ray_unlearn.errors import MethodError, RayUnlearnError
 from ray_unlearn.study.plan import Plan
 from ray_unlearn.study.schema import Source, Study
+from ray_unlearn.study.uris import without_keys
 
 
 def refuse_early(study: Study) -> None:
@@ -82,9 +83,9 @@ def import_what_follows() -> None:
     """
     try:
         import ray_unlearn.driver.opening
-        import ray_unlearn.report.tables  # noqa: F401
+        import ray_unlearn.store.metrics  # noqa: F401
     except Exception as error:  # a library that is damaged, or built for another, may raise anything
-        said = " ".join(str(error).split())[:300]
+        said = without_keys(" ".join(str(error).split()))[:300]
         raise RayUnlearnError(
             f"what runs need cannot be imported: {type(error).__name__}: {said}; the environment is not whole: "
             "`uv sync --reinstall`, or pip install --force-reinstall torch torchvision"

@@ -31,11 +31,13 @@ from ray_unlearn.interrupts import interrupts
 from ray_unlearn.outcome import Outcome, WorkerInfo
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.agreement import disagreements
+from ray_unlearn.store.arithmetic import mixing
 from ray_unlearn.store.events import EventLog, event_log
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.sharing import marked
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
+from ray_unlearn.wording import printable
 
 if TYPE_CHECKING:  # they bring torch and pandas, which are imported while Ray starts
     from ray_unlearn.data.study_data import StudyData
@@ -54,6 +56,7 @@ def generate(
     workers: int | None = None,
     gpus_per_worker: float | None = None,
     only: Sequence[str] = (),
+    verbose: bool = False,
 ) -> Summary:
     """Make the missing runs of a study.
 
@@ -64,6 +67,7 @@ def generate(
         workers: overrides `execution.workers`.
         gpus_per_worker: overrides `execution.gpus_per_worker`.
         only: populations to make; their originals are made too.
+        verbose: show on standard error what each run printed, when it ends, each line with the run's name.
 
     Raises:
         RayUnlearnError: the study is refused, or the cluster cannot be had.
@@ -98,9 +102,13 @@ def generate(
             phases.enter("connect")
         log = log or (stack.enter_context(event_log(job.store)) if pending else None)
         recorder = _recorder(log, job, backend) if log and pending else None
+        job = replace(job, verbose=verbose)
         tally = _make(job, place, pending, held, len(planned), phases, recorder) if recorder else Tally()
         phases.enter("finish")
-        unwritten = _finish(job, tally, held)
+        try:
+            unwritten = _finish(job, tally, held)
+        except RuntimeError as error:
+            raise _without_threads(error) from error
         if recorder:
             recorder.ended(tally, phases.end())
         elif log and log.begun:  # announced, and there was nothing to do
@@ -201,7 +209,7 @@ def _finish(job: Job, tally: Tally, held: Held) -> str:
         StoreError: it cannot be written, though every run was.
 
     """
-    from ray_unlearn.report.tables import publish_metrics
+    from ray_unlearn.store.metrics import publish_metrics
 
     job.store.sweep(job.plan)  # what workers left that died
     known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
@@ -212,6 +220,16 @@ def _finish(job: Job, tally: Tally, held: Held) -> str:
             raise
         return str(error)
     return ""
+
+
+def _without_threads(error: RuntimeError) -> Exception:
+    """Return what to say where a run's code, inline, used up this process's threads or its memory; else the error."""
+    if "can't start new thread" not in str(error):
+        return error
+    return RayUnlearnError(
+        "metrics.parquet is not up to date: this process can start no thread any more, perhaps because of what a "
+        "method's code left behind; what was made is kept, and the same command, run again, brings it up to date"
+    )
 
 
 def _recorder(log: EventLog, job: Job, backend: BackendName) -> Recorder:
@@ -233,6 +251,9 @@ def _make(
         _refuse_other_device(job, pool, held)
         progress = stack.enter_context(show_progress(total=planned, already=planned - len(pending)))
 
+        reference = job.plan.study.evaluation.reference if job.plan.study.evaluation else ""
+        warn = functools.cache(progress.say)  # once, however many workers are alike
+
         def made(outcome: Outcome) -> None:
             recorder.made(outcome)
             progress.made()
@@ -241,6 +262,12 @@ def _make(
             phases.enter("runs")
             progress.begin()
             progress.say(f"worker ready: {info.host}, pid {info.pid}, {info.device}")
+            for line in mixing(held, {run.population for run in pending}, info.arithmetic, reference):
+                warn(f"warning: {line}")
+
+        def ended(outcome: Outcome) -> None:
+            for line in printable(outcome.log).splitlines() if job.verbose else ():
+                progress.say(f"{outcome.run}: {line}")
 
         progress.say(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
@@ -248,7 +275,7 @@ def _make(
             progress.say(f"warning: {warning}")
         scheduler = Scheduler(
             job.plan,
-            recorder.observed(pool),
+            recorder.observed(pool, ended),
             pending=in_order(job.plan, pending, interleave=job.plan.study.execution.interleave),
             made={run for run in job.plan.runs if run.index in held[run.population]},
             max_attempts=job.plan.study.execution.max_attempts,

@@ -24,7 +24,7 @@ from ray_unlearn.driver.hooks import Hooks, unknown
 from ray_unlearn.driver.pace import AHEAD_S, Pace
 from ray_unlearn.driver.pool import Event, Leaving, Lost, Pool, Ready
 from ray_unlearn.driver.tally import Tally
-from ray_unlearn.errors import ClusterError, StorageNotShared
+from ray_unlearn.errors import ClusterError, StorageNotShared, StoreUnwritable
 from ray_unlearn.outcome import Outcome
 from ray_unlearn.study.plan import Plan, Run
 
@@ -92,6 +92,7 @@ class Scheduler:
         Raises:
             ClusterError: several workers in a row could not open, and none is working.
             StorageNotShared: a worker does not see the storage, and nothing is made yet.
+            StoreUnwritable: the storage takes no run: it is full, read-only, or not this user's.
 
         """
         while self._queue or self._held:
@@ -196,11 +197,13 @@ class Scheduler:
             if any(outcome.poisoned or outcome.recycle for outcome in event.outcomes):
                 self._pool.stop(event.worker)
                 self._queue.extendleft(reversed(self._drop(event.worker).runs))
-            for outcome in event.outcomes:
+            for outcome in sorted(event.outcomes, key=lambda outcome: outcome.unwritable):  # what was made counts first
                 self._finished(outcome)
 
     def _finished(self, outcome: Outcome) -> None:
         run = outcome.run
+        if outcome.unwritable:  # no other run could be published either: each would be trained and thrown away
+            raise StoreUnwritable(f"{outcome.error}; what was made is kept")
         self._attempts[run] += 1
         if not outcome.error:
             del self._attempts[run]

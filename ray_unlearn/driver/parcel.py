@@ -9,6 +9,9 @@ themselves; an `arch: package.module:factory` that lies beside the study file, l
 given by a relative path. Data and storage do not: every node must see them, so relative ones are refused. The digest
 covers all that travels and the stage, so that the same submission has the same name wherever and whenever it is made.
 
+A study from elsewhere could name any file of this user's. So only files in the study's folder travel, symbolic links
+followed, and those that the caller allows by name; whoever submits can list them: `Parcel.lines`.
+
 Does not cover: what a script imports by a computed name, nor files that it opens (put those where every node sees
 them); factories that lie elsewhere (the cluster has them installed); talking to a cluster (`ray_jobs`).
 """
@@ -20,7 +23,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +45,7 @@ LIMIT_BYTES = 512 * 2**20
 """Ray's limit for a working_dir (ray/_private/runtime_env/packaging.py)."""
 _EMBEDDED = ("digits", "cifar10", "given")
 _TEMPORARY = "working_dir_files"
+_PACKAGE = __name__.partition(".")[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +78,12 @@ class Parcel:
         """How much travels, before Ray compresses it."""
         return len(self.text.encode()) + sum(path.stat().st_size for path in self.files.values())
 
+    def lines(self) -> list[str]:
+        """Return a line for each file that travels: its name there, and the file here; this package's are one line."""
+        ours = [name for name in self.files if name.startswith(f"{_PACKAGE}/")]
+        named = [f"{name} from {path}" for name, path in sorted(self.files.items()) if name not in ours]
+        return [f"{STUDY}, overrides merged in", *named, *([f"{_PACKAGE}/, {len(ours)} files"] if ours else [])]
+
     def write(self, parent: Path | None = None) -> Path:
         """Write the working_dir, unless it is there; return it.
 
@@ -103,7 +113,14 @@ class Parcel:
             shutil.rmtree(beside)
 
 
-def pack(file: str | Path, overrides: list[str], *, stage: Stage = "all", ship_code: bool = False) -> Parcel:
+def pack(
+    file: str | Path,
+    overrides: list[str],
+    *,
+    stage: Stage = "all",
+    ship_code: bool = False,
+    send: Sequence[Path] = (),
+) -> Parcel:
     """Find out what travels.
 
     Args:
@@ -111,9 +128,11 @@ def pack(file: str | Path, overrides: list[str], *, stage: Stage = "all", ship_c
         overrides: `a.b=value`, merged into the study that travels.
         stage: what the job does.
         ship_code: take this installation's ray_unlearn along, for clusters that have none, or another.
+        send: files outside the study's folder that may travel, and folders whose files may.
 
     Raises:
-        StudyError: the study is wrong, or names what no cluster could see; it is too large to travel.
+        StudyError: the study is wrong, or names what no cluster could see, or a file that may not travel; it is too
+            large to travel.
         MethodError: a script, a factory, or a module that one imports from beside itself, is not Python.
 
     """
@@ -128,6 +147,7 @@ def pack(file: str | Path, overrides: list[str], *, stage: Stage = "all", ship_c
     files |= _factory_beside(study.model.arch, Path(file).parent)
     for population in study.populations:
         _take_population(tree["populations"][population], written["populations"][population], names)
+    _refuse_outside(Path(file), files, send)
     if ship_code:
         files |= dict(_package())
     text = f"# As submitted: overrides merged in, paths resolved.\n{_json(tree, str(file))}\n"
@@ -225,6 +245,18 @@ def _refuse_methods(study: Study) -> None:
     for name, spec in study.populations.items():
         if spec.method is not None and ".py:" not in spec.method:
             resolve(study, name)
+
+
+def _refuse_outside(study: Path, files: Mapping[str, Path], send: Sequence[Path]) -> None:
+    """Refuse files that lie neither in the study's folder nor where the user said, wherever links lead."""
+    allowed = [study.resolve().parent, *(path.resolve() for path in send)]
+    for path in files.values():
+        real = path.resolve()
+        if not any(real == one or one in real.parents for one in allowed):
+            raise StudyError(
+                f"{study}: {path} lies outside the study's folder{f', at {real}' if real != path else ''}, and would "
+                f"travel to the cluster; copy it into the folder, or allow it: --send {real}"
+            )
 
 
 def _refuse_large(study: str, files: Mapping[str, Path]) -> None:

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ray_unlearn.report.wording import duration
+from ray_unlearn.terminal import open_console
+from ray_unlearn.wording import duration
 
 _LINE_EVERY_S = 5.0
 
@@ -86,7 +87,7 @@ class _Bar(Tracker):
 @contextmanager
 def show_progress(total: int, already: int) -> Iterator[Tracker]:
     """Yield a tracker that suits standard error."""
-    console = Console(stderr=True)
+    console = open_console(error=True)
     if not console.is_terminal:
         yield Tracker(console, total, already)
         return

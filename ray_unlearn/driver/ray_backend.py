@@ -9,16 +9,19 @@ did not start.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 
+from ray_unlearn.driver.ray_local import LocalCluster
 from ray_unlearn.driver.ray_pool import RayPool
+from ray_unlearn.driver.ray_watch import RayWatch
 from ray_unlearn.errors import ClusterError, Interrupted
+from ray_unlearn.terminal import say_error
 
 if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
     from ray_unlearn.data.decode import DecodedSlice, DecodeJob
@@ -27,11 +30,6 @@ if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
 
 _LARGE_ROWS = 16_000  # below, starting Ray Data takes longer than decoding
 _OBJECT_STORE_BYTES = 512 * 2**20  # of a local cluster: images travel through shards, not through Ray
-
-
-def _tell(line: str) -> None:
-    """Say something on standard error."""
-    sys.stderr.write(line + "\n")
 
 
 class RayBackend:
@@ -44,11 +42,13 @@ class RayBackend:
         workers: int | None,
         gpus_per_worker: float | None = None,
         arm: Callable[[], None] = lambda: None,
-        tell: Callable[[str], None] = _tell,
+        tell: Callable[[str], None] = say_error,
     ) -> None:
         self._address, self._workers, self._arm, self._tell = address, workers, arm, tell
         self._gpus_per_worker = gpus_per_worker
-        self._ours = self._local = False
+        self._ours = False
+        self._cluster: LocalCluster | None = None
+        self._watch: RayWatch | None = None
         self._pool: RayPool | None = None
 
     def begin(self) -> None:
@@ -74,17 +74,32 @@ class RayBackend:
 
         """
         self.connect()
-        self._pool = RayPool(job, self._workers, self._tell, self._gpus_per_worker)
-        missing = self._pool.missing() if self._local else ""
+        self._pool = RayPool(job, self._workers, self._tell, self._gpus_per_worker, check=self.check)
+        missing = self._pool.missing() if self._cluster else ""
         if missing:  # elsewhere, such a node may join
             raise ClusterError(f"this machine: {missing}; lower execution.cpus_per_worker or --gpus-per-worker")
         return self._pool
 
+    def check(self) -> None:
+        """Do nothing while Ray lives.
+
+        Raises:
+            ClusterLost: it has died.
+
+        """
+        if self._watch is not None:
+            self._watch.check()
+
     def close(self) -> None:
-        """Kill our actors; shut Ray down only where we connected."""
-        if self._pool is not None:
+        """Kill our actors; shut Ray down only where we connected. The logs of a Ray that died stay for a look."""
+        lost = self._watch is not None and self._watch.lost
+        if self._watch is not None:
+            self._watch.stop()
+        if self._pool is not None and not lost:
             self._pool.close()
-        if self._ours:
+        if self._cluster is not None:
+            self._cluster.end(keep_logs=lost)
+        elif self._ours:
             ray.shutdown()
 
     def connect(self) -> None:
@@ -95,19 +110,17 @@ class RayBackend:
 
         """
         if ray.is_initialized():
+            self._watch = self._watch or RayWatch(local=False, tell=self._tell)
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault(
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
         )  # workers share this environment; no `uv run` in each
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
-        if address == "local":
-            # Ray's ports are guarded by a token, on by default for local clusters; its one warning says so.
-            options |= {"include_dashboard": False, "logging_level": "error"}
-            options["object_store_memory"] = _OBJECT_STORE_BYTES
         try:
-            ray.init(address=address, **options)
+            self._start(address)
+        except ClusterError:
+            raise
         except SystemExit as error:  # of Ray's own SIGTERM handler, which is in force until ours is armed again
             raise Interrupted(signal.SIGTERM) if error.code == signal.SIGTERM else error from None
         except Exception as error:  # Ray raises plain exceptions here, too
@@ -115,5 +128,20 @@ class RayBackend:
             raise ClusterError(
                 f"Ray at {address}: cannot connect: {reason}; is the cluster up? --backend inline needs none"
             ) from error
-        self._ours, self._local = True, address == "local"
+        self._watch = RayWatch(local=self._cluster is not None, tell=self._tell)
         self._arm()
+
+    def _start(self, address: str) -> None:
+        """Connect to the cluster, or start one of our own."""
+        if address == "local":
+            self._cluster = LocalCluster()
+            self._cluster.start(
+                self._tell,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,  # Ray's one warning says that its ports ask for a token
+                object_store_memory=_OBJECT_STORE_BYTES,
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        self._ours = True

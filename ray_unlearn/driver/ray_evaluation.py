@@ -8,16 +8,19 @@ Does not cover: what a part is (`evaluation.cache`), and where it is kept; that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from ray_unlearn.driver.ray_backend import RayBackend
-from ray_unlearn.errors import ClusterError, RayUnlearnError
+from ray_unlearn.errors import ClusterError, ClusterLost, RayUnlearnError
 from ray_unlearn.evaluation.cache import Task
 from ray_unlearn.interrupts import interrupts
+
+_LOOK_S = 1.0
+"""How often it is looked whether Ray still lives."""
 
 
 def on_ray(tasks: Sequence[Task], *, jobs: int | None, address: str | None) -> Iterable[tuple[Task, str]]:
@@ -37,34 +40,38 @@ def on_ray(tasks: Sequence[Task], *, jobs: int | None, address: str | None) -> I
         backend = RayBackend(address=address, workers=None, arm=arm)
         try:
             backend.connect()
-            yield from _execute(tasks, jobs or len(tasks))
+            yield from _execute(tasks, jobs or len(tasks), backend.check)
         finally:
             backend.close()
 
 
-def _execute(tasks: Sequence[Task], at_once: int) -> Iterable[tuple[Task, str]]:
+def _execute(tasks: Sequence[Task], at_once: int, check: Callable[[], None]) -> Iterable[tuple[Task, str]]:
     compute = ray.remote(num_cpus=1, max_retries=3)(Task.run)
     waiting = sorted(tasks, key=lambda task: task.expected_s)
     running: dict[Any, Task] = {}
     try:
-        yield from _results(compute, waiting, running, at_once)
+        yield from _results(compute, waiting, running, at_once, check)
     finally:
         for reference in running:
             ray.cancel(reference)
 
 
-def _results(compute: Any, waiting: list[Task], running: dict[Any, Task], at_once: int) -> Iterable[tuple[Task, str]]:
+def _results(
+    compute: Any, waiting: list[Task], running: dict[Any, Task], at_once: int, check: Callable[[], None]
+) -> Iterable[tuple[Task, str]]:
     while waiting or running:
         while waiting and len(running) < at_once:
             task = waiting.pop()
             running[compute.remote(task)] = task
         try:
-            (done, *_), _ = ray.wait(list(running), num_returns=1)
-            yield running.pop(done), ray.get(done)
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_S)
+            check()
+            for done in ready:
+                yield running.pop(done), ray.get(done)
         except RayTaskError as error:
             cause = error.cause
             raise (
                 cause if isinstance(cause, RayUnlearnError) else ClusterError(f"evaluation failed: {error}")
             ) from error
         except RayError as error:
-            raise ClusterError(f"Ray is gone: {error}; parts that were scored are kept") from error
+            raise ClusterLost(f"Ray is gone: {error}; parts that were scored are kept") from error

@@ -29,6 +29,7 @@ from typing import Any
 
 from ray_unlearn.driver.submission import Attempt, Submission
 from ray_unlearn.errors import ClusterError
+from ray_unlearn.study.uris import without_keys
 
 ADDRESS = "http://127.0.0.1:8265"
 _WEB = ("http://", "https://")
@@ -251,5 +252,5 @@ def _attempt(job: Any) -> Attempt:
 
 def _reason(error: BaseException) -> str:
     """Return one line of what may be a server's whole traceback: its last, which says most."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip(" .")]
+    lines = [line.strip() for line in without_keys(str(error)).splitlines() if line.strip(" .")]
     return lines[-1][:300] if lines else type(error).__name__

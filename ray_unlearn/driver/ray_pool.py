@@ -23,9 +23,10 @@ from ray_unlearn.driver.deadlines import Deadlines
 from ray_unlearn.driver.pool import Event, Finished, Leaving, Lost, Ready
 from ray_unlearn.driver.ray_nodes import Nodes
 from ray_unlearn.driver.room import Needs, refuse_share, waiting_line
-from ray_unlearn.errors import ClusterError, RayUnlearnError, StorageNotShared
+from ray_unlearn.errors import ClusterError, ClusterLost, RayUnlearnError, StorageNotShared
 from ray_unlearn.outcome import Attempt
 from ray_unlearn.study.execution import Execution
+from ray_unlearn.study.uris import without_keys
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.worker import Job
@@ -57,14 +58,19 @@ class RayPool:
     """Actors that each hold one worker."""
 
     def __init__(
-        self, job: Job, workers: int | None, tell: Callable[[str], None], gpus_per_worker: float | None = None
+        self,
+        job: Job,
+        workers: int | None,
+        tell: Callable[[str], None],
+        gpus_per_worker: float | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         from ray_unlearn.driver.ray_worker import Worker
 
         execution = job.plan.study.execution
         if gpus_per_worker is not None:
             execution = execution.model_copy(update={"gpus_per_worker": gpus_per_worker})
-        self._tell = tell
+        self._tell, self._check = tell, check
         self._fixed = workers or (execution.workers if isinstance(execution.workers, int) else None)
         self.device, self._needs = resources_of(execution, ray.cluster_resources().get("GPU", 0))
         # Only the driver saves it: of a million images, 62 MB for every worker.
@@ -141,13 +147,20 @@ class RayPool:
         self._deadlines.given(worker, attempts, time.monotonic())
 
     def wait(self) -> list[Event]:
-        """Return what is finished, waiting for about a second at most."""
+        """Return what is finished, waiting for about a second at most.
+
+        Raises:
+            ClusterLost: Ray has died.
+
+        """
+        self._check()
         if not self._pending:
             time.sleep(_POLL_S)
             return self._departures()
         done = self._done(1, _POLL_S)
         if done:
             done = self._done(len(self._pending), 0)
+        self._check()  # of a Ray that has died, all calls are done at once, in vain
         self._complain()
         # In the order of the calls; one that is lost takes its worker's others with it.
         events = [self._event(reference) for reference in done if reference in self._pending]
@@ -189,7 +202,7 @@ class RayPool:
         try:
             return list(ray.wait(list(self._pending), num_returns=count, timeout=timeout_s)[0])
         except RayError as error:
-            raise ClusterError(f"Ray is gone: {_reason(error)}; what was made is kept") from error
+            raise ClusterLost(f"Ray is gone: {_reason(error)}; what was made is kept") from error
 
     def _event(self, reference: Any) -> Event | None:
         worker = self._pending.pop(reference)
@@ -256,5 +269,5 @@ class RayPool:
 
 
 def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in without_keys(str(error)).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__

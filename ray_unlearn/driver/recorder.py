@@ -18,7 +18,7 @@ import os
 import re
 import socket
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
@@ -90,9 +90,9 @@ class Recorder:
         self._meters.failed(outcome.run)
         self._log.write("given up", run=str(outcome.run), attempts=attempts, error=without_places(outcome.error))
 
-    def observed(self, pool: Pool) -> Pool:
-        """Return the pool, watched."""
-        return cast(Pool, _Observed(pool, self))
+    def observed(self, pool: Pool, ended: Callable[[Outcome], None] = lambda _: None) -> Pool:
+        """Return the pool, watched; `ended` is called with the outcome of every attempt that a worker reports."""
+        return cast(Pool, _Observed(pool, self, ended))
 
     def given(self, worker: int, attempts: Sequence[Attempt]) -> None:
         """Note the runs of a call; those that were given before are given again."""
@@ -144,8 +144,8 @@ class Recorder:
 class _Observed:
     """A pool whose traffic is told; everything else is the pool's."""
 
-    def __init__(self, pool: Pool, recorder: Recorder) -> None:
-        self._pool, self._recorder = pool, recorder
+    def __init__(self, pool: Pool, recorder: Recorder, ended: Callable[[Outcome], None]) -> None:
+        self._pool, self._recorder, self._ended = pool, recorder, ended
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
@@ -158,6 +158,8 @@ class _Observed:
         events = self._pool.wait()
         for event in events:
             self._recorder.heard(event)
+            for outcome in event.outcomes if isinstance(event, Finished) else ():
+                self._ended(outcome)
         return events
 
     def stop(self, worker: int) -> None:

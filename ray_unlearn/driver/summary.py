@@ -43,7 +43,7 @@ class Summary:
 
     def lines(self) -> list[str]:
         """Return what there is to say about it, most important last."""
-        from ray_unlearn.report.text import plural
+        from ray_unlearn.wording import plural
 
         lines = [f"not made: {run}: {error}" for run, error in self.failed.items()]
         if self.blocked:

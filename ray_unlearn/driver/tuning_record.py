@@ -28,9 +28,9 @@ from ray_unlearn.driver.objective import Judgement
 from ray_unlearn.driver.tuning import Result
 from ray_unlearn.errors import StudyError
 from ray_unlearn.methods import METHODS
-from ray_unlearn.report.text import aligned
 from ray_unlearn.study.identity import difference
 from ray_unlearn.study.schema import Study
+from ray_unlearn.wording import aligned
 
 OBJECTIVE = (
     "mean over seeds of min(1, retain accuracy ratio) * min(1, validation accuracy ratio) * (1 - KS(forget, validation "

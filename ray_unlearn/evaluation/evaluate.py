@@ -35,6 +35,7 @@ from ray_unlearn.evaluation.scores import FORMAT, NOT_SAVED, OLDER, PopulationSc
 from ray_unlearn.evaluation.whole_populations import adjusted
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.agreement import disagreements
+from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
 from ray_unlearn.store.starts import refuse_other_starts
 from ray_unlearn.study.identity import difference
@@ -171,6 +172,7 @@ def _held(
             f"{store.uri}: the reference {reference} has no finished run; `ray-unlearn generate` first"
         )
     theirs = held[reference]
+    warnings += mixtures({name: population.records for name, population in held.items()}, reference)
     for name, population in held.items():
         if population.images != theirs.images:
             lines = difference(theirs.images, population.images)[:3]

@@ -23,6 +23,7 @@ import pyarrow as pa
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.arrow import read_table
 from ray_unlearn.store.formats import require_known
 from ray_unlearn.store.outputs import SplitLogits, decode_outputs
 from ray_unlearn.store.records import OUTPUTS, payload_of
@@ -178,9 +179,8 @@ def read_image_names(store: StudyStore, digest: str) -> ImageNames:
 
     """
     try:
-        table = pa.ipc.open_file(pa.BufferReader(_splits_file(store, digest))).read_all()
+        table = read_table(_splits_file(store, digest))
         require_known("splits", table.schema.metadata or {}, f"{store.storage.uri}/{store.layout.splits(digest)}")
-        table.validate(full=True)
         rows = table.select([name for name in ("split", "image_id", "group") if name in table.column_names]).to_pydict()
     except _UNREADABLE as error:
         name = store.layout.splits(digest)

@@ -12,9 +12,9 @@ Does not cover: how a number is computed (the other modules of the room), nor ho
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from ray_unlearn.evaluation.measures.measure import Mode
 
@@ -121,6 +121,14 @@ class Curve(_Value):
     null_false_positive_rate: tuple[float, ...] = ()
     """The same attack on one half of the reference."""
     null_true_positive_rate: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        for name in ("", "null_"):
+            false, true = (len(getattr(self, f"{name}{kind}_positive_rate")) for kind in ("false", "true"))
+            if false != true:
+                raise ValueError(f"a curve of {false} {name}false and {true} {name}true positive rates")
+        return self
 
 
 class PermutationTest(_Value):
@@ -276,6 +284,14 @@ class Scores(_Value):
     warnings: tuple[str, ...] = ()
     versions: dict[str, str]
     """Of the packages that made the runs, and of ray_unlearn that evaluated them."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        """Refuse names that disagree."""
+        for name, one in self.populations.items():
+            if one.population != name:
+                raise ValueError(f"{name}: the scores of {one.population}")
+        return self
 
     @property
     def saved(self) -> bool:

@@ -18,6 +18,7 @@ from torch import nn
 
 from ray_unlearn.data.images import RunData
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.plan import StartsFrom
 from ray_unlearn.study.recipe import INHERITED
 from ray_unlearn.study.schema import Study
@@ -44,8 +45,16 @@ class Method:
     """Options by name: `competition` and `published...` are what was published; the registry adds tuned ones."""
     tuned_on: Mapping[str, str] = field(default_factory=dict)
     """By the name of a tuned preset: the setting that it was tuned on, in words."""
+    corrections: tuple[Correction, ...] = ()
+    """Changes that give other results on purpose, oldest first. Each makes another population: older runs of the method
+    are refused with its reason."""
     inherits: tuple[str, ...] = INHERITED
     """Option names that default to the study's `training` block."""
+
+    @property
+    def revision(self) -> int:
+        """1 as the method was first released, and one more with every correction."""
+        return 1 + len(self.corrections)
 
     def defaults(self, study: Study) -> dict[str, Any]:
         """Return the options that the study's `training` block gives where the population is silent."""

@@ -9,15 +9,23 @@ Does not cover: digests (`ray_unlearn.study.plan` builds them from what is retur
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ray_unlearn.errors import StudyError, did_you_mean
 from ray_unlearn.methods import METHODS, Method
-from ray_unlearn.methods.script import imports_beside, is_script, load_function, read_script, script_method
+from ray_unlearn.methods.script import (
+    imports_beside,
+    is_script,
+    load_function,
+    read_script,
+    script_identity,
+    script_method,
+)
 from ray_unlearn.models import read_file
+from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.loading import describe_first
 from ray_unlearn.study.plan import MethodUse
 from ray_unlearn.study.schema import Study
@@ -35,7 +43,7 @@ def resolve(study: Study, population: str) -> MethodUse:
     spec = study.populations[population]
     name = spec.method_name
     source = read_script(name) if is_script(name) else ""
-    method = script_method(name, source) if is_script(name) else _registered(name, population)
+    method = script_method(name, source, {}) if is_script(name) else _registered(name, population)
     if is_script(name):
         with imports_beside(name):
             load_function(name, source)  # a script that cannot be imported is refused before any work
@@ -48,22 +56,25 @@ def resolve(study: Study, population: str) -> MethodUse:
     if name == "weights":
         hashes = tuple(hashlib.sha256(read_file(path)).hexdigest() for path in options.weights)  # type: ignore[attr-defined]
         options = options.model_copy(update={"sha256": hashes})
+    methods = [method, *_parts(options)]
     return MethodUse(
         name=name,
         starts_from=method.starts_from,
         options=options,
         identity={
-            "method": _identity(name, source),
-            "options": _without_paths(options.model_dump(mode="json")),
+            "method": script_identity(name, source) if source else name,
+            "options": _without_paths(identity_of(options)),
+            **_revisions(methods),
         },
         source=source,
         deterministic=method.deterministic,
+        corrections={one.name: one.corrections for one in methods if one.corrections},
     )
 
 
 def method_of(use: MethodUse) -> Method:
     """Return the method to run; a script's is made from the text that the plan hashed."""
-    return script_method(use.name, use.source) if use.source else METHODS[use.name]
+    return script_method(use.name, use.source, use.identity["method"]) if use.source else METHODS[use.name]
 
 
 def _registered(name: str, population: str) -> Method:
@@ -82,10 +93,15 @@ def _preset(method: Method, population: str, name: str | None) -> Mapping[str, A
     return method.presets[name]
 
 
-def _identity(name: str, source: str) -> Any:
-    if not source:
-        return name
-    return {"script_sha256": hashlib.sha256(source.encode()).hexdigest(), "function": name.rpartition(":")[2]}
+def _parts(options: BaseModel) -> list[Method]:
+    """Return the methods that a mix is made of, each once."""
+    return [METHODS[name] for name in dict.fromkeys(part.method for part in getattr(options, "parts", ()))]
+
+
+def _revisions(methods: Sequence[Method]) -> dict[str, Any]:
+    """Return the revisions of corrected methods; revision 1 is in no identity."""
+    revisions = {method.name: method.revision for method in methods if method.revision > 1}
+    return {"revisions": revisions} if revisions else {}
 
 
 def _without_paths(options: dict[str, Any]) -> dict[str, Any]:

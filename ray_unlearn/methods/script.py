@@ -5,8 +5,9 @@
 
 The function gets real `DataLoader`s whose batches are the competition's dicts: `image` (float32 [B, 3, H, W], scaled
 as the study normalises; `pixels: raw` gives 0..255), `image_id`, `age_group` (the label), `age`, `person_id`. The
-global generators of Python, NumPy and torch are seeded from the run before the call and restored after it. The
-script's text identifies the population, not its path; modules that it imports beside itself do not count.
+global generators of Python, NumPy and torch are seeded from the run before the call and restored after it. What
+identifies the population is the script's text and that of every module of its folder that it imports, not their path;
+for a script of an installed distribution, the distribution's name and version, too.
 
 Does not cover: generators that a script makes from the operating system's entropy, nor training losses per epoch.
 """
@@ -16,9 +17,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import linecache
+import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -33,6 +35,9 @@ from ray_unlearn.data.order import draw_order
 from ray_unlearn.errors import MethodError, did_you_mean
 from ray_unlearn.methods.method import Method
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.beside import modules_beside
+from ray_unlearn.study.identity import difference
+from ray_unlearn.study.installed import distribution_of
 from ray_unlearn.study.recipe import Block, Int
 
 _PREFIX = "ray_unlearn_script_"
@@ -168,11 +173,53 @@ def line_in_script(error: BaseException) -> str:
     return found
 
 
-def script_method(method: str, source: str) -> Method:
-    """Return the script's function as a method."""
+def script_identity(method: str, source: str) -> dict[str, Any]:
+    """Return what identifies a script: text, function, the modules of its folder that it imports, its distribution.
+
+    Raises:
+        MethodError: a module is not Python, or cannot be read.
+
+    """
+    path, _, function = method.rpartition(":")
+    script = Path(path)
+    found: dict[str, Any] = {"script_sha256": hashlib.sha256(source.encode()).hexdigest(), "function": function}
+    if modules := modules_beside(script, source):
+        found["modules"] = {
+            module.relative_to(script.parent).as_posix(): hashlib.sha256(module.read_bytes()).hexdigest()
+            for module in modules
+        }
+    if distribution := distribution_of(script):
+        found["distribution"] = distribution
+    return found
+
+
+def refuse_other_modules(method: str, source: str, planned: Mapping[str, Any]) -> None:
+    """Refuse to run where the modules that a script imports are not those that the study was planned with.
+
+    Raises:
+        MethodError: one of them was edited meanwhile, or is another one on this machine.
+
+    """
+    if planned and (lines := difference(dict(planned), script_identity(method, source))):
+        raise MethodError(
+            f"method {method}: what it imports is not what the study was planned with ({'; '.join(lines)}) on "
+            f"{socket.gethostname()}; restore it, or generate again: the population is then another one"
+        )
+
+
+def script_method(method: str, source: str, planned: Mapping[str, Any]) -> Method:
+    """Return the script's function as a method.
+
+    Args:
+        method: path/to/script.py:function.
+        source: the script's text.
+        planned: the script's identity in the plan, which a run compares with what it finds; empty to compare nothing.
+
+    """
     sha256 = hashlib.sha256(source.encode()).hexdigest()
 
     def run(model: nn.Module, data: RunData, options: ScriptOptions, rng: Seeds) -> None:
+        refuse_other_modules(method, source, planned)
         with rng.global_state("script"), imports_beside(method):
             function = load_function(method, source)
             function(model, *_loaders(data, options, rng))

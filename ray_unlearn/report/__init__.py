@@ -1,8 +1,7 @@
-"""What a store holds and what evaluation found, to be looked at.
+"""What evaluation found, to be looked at: one page, Markdown, or lines on a terminal, all from the same tables.
 
-    table = metrics_table(store)                 # pandas; also published as metrics.parquet
-    status = study_status(study, store)
-    page = html_page(scores, study)              # one self-contained file; markdown_page, score_lines for text
+    text = html_page(scores, study)              # one self-contained file; markdown_page, score_lines for text
+    address = publish(store, "html")             # the last evaluation's, into the store
 
-Does not cover: computing scores (evaluation).
+Does not cover: computing scores (evaluation), the table of metrics (store).
 """

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from ray_unlearn.evaluation.scores import Curve, PopulationScores, Scores
 from ray_unlearn.report.ink import METHOD, MUTED, REFERENCE, SERIES, canvas, ink, picture, plot_area
 from ray_unlearn.report.ranking import SPLITS, picture_id, ranked
-from ray_unlearn.report.wording import decimals, percent
+from ray_unlearn.wording import decimals, percent
 
 _WIDTH, _HEIGHT = 300, 190
 _FLOOR = 1e-3

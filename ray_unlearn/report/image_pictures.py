@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from ray_unlearn.evaluation.scores import ExampleScores, PopulationScores, Scores
 from ray_unlearn.report.ink import INK, METHOD, MUTED, REFERENCE, canvas, ink, picture, plot_area
 from ray_unlearn.report.ranking import picture_id, ranked
-from ray_unlearn.report.wording import decimals, short
+from ray_unlearn.wording import decimals, short
 
 _WIDTH, _HEIGHT = 300, 190
 _MOST_EXAMPLES = 5

@@ -2,7 +2,7 @@
 
     text = markdown_page(scores, study)          # study: the plain values of study.json
 
-Does not cover: pictures (`page`).
+Does not cover: pictures (`page`), lines for the terminal (`text`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import re
 from collections.abc import Mapping
 
 from ray_unlearn.evaluation.scores import Scores
-from ray_unlearn.report.accuracy_tables import change_grid, part_grids
-from ray_unlearn.report.grid import Cell, Column, Grid
-from ray_unlearn.report.measure_tables import left_out, measure_grids
+from ray_unlearn.report.accuracy_tables import change_table, part_tables
 from ray_unlearn.report.ranking import caveat, mode_words, verdict, warnings_of
-from ray_unlearn.report.score_tables import cost_grid, ranking_grid
+from ray_unlearn.report.score_tables import cost_table, left_out, measure_tables, ranking_table
+from ray_unlearn.report.table import Cell, Column, Table
 
 # An underscore inside a word and brackets that open no link mean themselves already: names and intervals stay readable.
 _SPECIAL = re.compile(r"([\\`*<>|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\](?=[(\[:]))")
@@ -23,47 +22,43 @@ _SPECIAL = re.compile(r"([\\`*<>|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\](?=[(\[
 
 def markdown_page(scores: Scores, study: Mapping[str, object]) -> str:
     """Return the ranking and the main tables as GitHub's Markdown; user's text cannot become markup."""
-    title = escaped(str(study.get("name", scores.study)))
-    change = change_grid(scores)
-    measured = [ranking_grid(scores), *measure_grids(scores)]
-    grids = [*([change] if change else []), *part_grids(scores, "class"), *part_grids(scores, "group")]
+    change = change_table(scores)
+    measured = [ranking_table(scores), *measure_tables(scores)]
+    accuracies = [*([change] if change else []), *part_tables(scores, "class"), *part_tables(scores, "group")]
+    warnings = "\n".join(f"- Warning: {escaped(line)}" for line in warnings_of(scores))
+    versions = ", ".join(f"{name} {version}" for name, version in scores.versions.items())
     parts = [
-        f"# {title}",
+        f"# {escaped(str(study.get('name', scores.study)))}",
         f"Mode **{scores.mode}**: {mode_words(scores)}. Reference: {escaped(scores.reference)}.",
         escaped(verdict(scores)),
         escaped(caveat(scores)),
-        *_warnings(scores),
-        *(part for grid in measured for part in markdown_table(grid)),
+        *([warnings] if warnings else []),
+        *(part for table in measured for part in markdown_table(table)),
         *map(escaped, left_out(scores)),
-        *(part for grid in [*grids, cost_grid(scores)] for part in markdown_table(grid)),
-        "Made with " + escaped(", ".join(f"{name} {version}" for name, version in scores.versions.items())) + ".",
+        *(part for table in [*accuracies, cost_table(scores)] for part in markdown_table(table)),
+        f"Made with {escaped(versions)}.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _warnings(scores: Scores) -> list[str]:
-    lines = warnings_of(scores)
-    return ["\n".join(f"- Warning: {escaped(line)}" for line in lines)] if lines else []
-
-
-def markdown_table(grid: Grid) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
     """Return heading, pipe table and the sentence below it."""
-    rules = ["---:" if numeric else "---" for numeric in grid.numeric]
     rows = [
-        [_heading(column) for column in grid.columns],
-        rules,
-        *([_entry(cell) for cell in row] for row in grid.rows),
+        [_heading(column) for column in table.columns],
+        ["---:" if column.align == "right" else "---" for column in table.columns],
+        *([_entry(cell) for cell in row] for row in table.rows),
     ]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return [f"## {escaped(grid.caption)}", table, *([escaped(grid.explained)] if grid.explained else [])]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return [f"## {escaped(table.caption)}", lines, *([escaped(table.explained)] if table.explained else [])]
 
 
 def _heading(column: Column) -> str:
-    return escaped(f"{column.label} ({column.note})" if column.note else column.label)
+    return escaped(f"{column.label} ({column.unit})" if column.unit else column.label)
 
 
 def _entry(cell: Cell) -> str:
-    return escaped(", ".join([f"{cell.text} {cell.notes[0]}", *cell.notes[1:]]) if cell.notes else cell.text)
+    first, *rest = cell.small or ("",)
+    return escaped(", ".join([f"{cell.text} {first}", *rest]))
 
 
 def escaped(text: str) -> str:

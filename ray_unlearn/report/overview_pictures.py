@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.ink import BAND, INK, METHOD, MUTED, PAPER, REFERENCE, canvas, ink, picture, plot_area
 from ray_unlearn.report.ranking import estimate, null_of, originals_of, ranked, reference_of, slice_of
-from ray_unlearn.report.wording import decimals, interval, joined, short
+from ray_unlearn.wording import decimals, interval, joined, short
 
 _WIDTH = 410
 _ONE_DOT = 4.0
@@ -106,7 +106,7 @@ def plane(scores: Scores) -> str:
     with ink():
         figure = canvas(_WIDTH, max(270, 66 + 36 * len(found)))
         axes = plot_area(figure, left=52, right=14, top=24)
-        labels = [_plane_point(axes, one) for one in found]
+        labels = [_scatter_point(axes, one) for one in found]
         labels += _reference_point(axes, scores)
         _original_line(axes, scores)
         axes.set(xlabel="F: forgetting", ylabel="test accuracy over retrained")
@@ -118,11 +118,11 @@ def plane(scores: Scores) -> str:
         return picture(figure, name="plane", alt=_plane_words(scores, found))
 
 
-def _plane_point(axes: Axes, one: PopulationScores) -> tuple[float, float, str]:
+def _scatter_point(axes: Axes, one: PopulationScores) -> tuple[float, float, str]:
     x, y = estimate(one, "forgetting_quality"), estimate(one, "test_ratio")
-    beside_null = x.at_null_n is not None and x.null_n != x.n  # the reference's point is of the null's N
-    across, up = (x.at_null_n if beside_null else x.value) or 0.0, y.value or 0.0
-    if x.low is not None and x.high is not None and not beside_null:
+    at_another_n = x.at_null_n is not None and x.null_n != x.n  # the reference's point is of the null's N
+    across, up = (x.at_null_n if at_another_n else x.value) or 0.0, y.value or 0.0
+    if x.low is not None and x.high is not None and not at_another_n:
         axes.plot([x.low, x.high], [up, up], color=METHOD, linewidth=1.2)
     if y.low is not None and y.high is not None:
         axes.plot([across, across], [y.low, y.high], color=METHOD, linewidth=1.2)
@@ -156,7 +156,7 @@ def _original_line(axes: Axes, scores: Scores) -> None:
 
 
 def _gathered(axes: Axes, labels: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
-    """Give points that lie on one another one label: of names above one another, nobody could tell whose is whose."""
+    """Give points that lie on one another one label: names above one another could not be told apart."""
     places: dict[tuple[float, float], tuple[float, float, list[str]]] = {}
     for across, up, name in labels:
         x, y = axes.transData.transform((across, up))
@@ -172,7 +172,7 @@ def _names(names: list[str]) -> str:
 
 
 def _place_labels(axes: Axes, labels: list[tuple[float, float, str]]) -> None:
-    """Write each name beside its point, at the first place around it where it covers no other name and no point."""
+    """Write each name next to its point, at the first place where it covers no other name and no point."""
     figure_box = axes.get_window_extent()
     points = [tuple(axes.transData.transform((across, up))) for across, up, _ in labels]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]

@@ -12,7 +12,9 @@ from typing import Literal
 
 from ray_unlearn.errors import DamagedFile, StoreError
 from ray_unlearn.evaluation.evaluate import read_scores
+from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.store import StudyStore
+from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
 
 Form = Literal["html", "markdown"]
@@ -25,7 +27,7 @@ def render(store: StudyStore, form: Form) -> str:
         StoreError: the store has no evaluation of this version.
 
     """
-    scores, study = read_scores(store), _study(store)
+    scores, study = _with_mixtures(read_scores(store), store), _study(store)
     if form == "html":
         from ray_unlearn.report.page import html_page
 
@@ -33,6 +35,13 @@ def render(store: StudyStore, form: Form) -> str:
     from ray_unlearn.report.markdown import markdown_page
 
     return markdown_page(scores, study)
+
+
+def _with_mixtures(scores: Scores, store: StudyStore) -> Scores:
+    """Add what an evaluation by an earlier version did not say of runs that were made in different ways."""
+    lines = mixtures({name: store.made(name) for name in scores.populations}, scores.reference)
+    new = [line for line in lines if line not in scores.warnings]
+    return scores.model_copy(update={"warnings": (*scores.warnings, *new)})
 
 
 def _study(store: StudyStore) -> dict[str, object]:

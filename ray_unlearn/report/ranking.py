@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores, Slice
-from ray_unlearn.report.text import plural
-from ray_unlearn.report.wording import decimals, interval, joined, listed, span
+from ray_unlearn.wording import decimals, interval, joined, listed, plural, span
 
 SPLITS = ("retain", "forget", "validation", "test")
 
@@ -66,7 +65,7 @@ def null_of(scores: Scores, measure: str) -> Estimate | None:
 
 
 def why_no_null(scores: Scores) -> str:
-    """Return why no number stands beside a null: what it takes, and what there is."""
+    """Return why there is no null to compare with: the runs that it takes, and those there are."""
     reference = reference_of(scores)
     runs, least = reference.runs if reference else 0, 2 * LEAST_TO_SCORE
     if runs < least:
@@ -87,7 +86,7 @@ def verdict(scores: Scores) -> str:
     """Return who comes closest to retraining by F, how close retraining comes to itself, and who leads by score."""
     unlearned, by_f = ranked(scores), comparable(scores, "forgetting_quality")
     if not by_f:
-        return _nobody(scores)
+        return _no_closest(scores)
     closest = max(unlearned, key=lambda one: by_f.get(one.population, float("-inf")))
     quality = estimate(closest, "forgetting_quality")
     said = joined(decimals(quality.value), interval(quality.low, quality.high))
@@ -104,7 +103,7 @@ def verdict(scores: Scores) -> str:
     return " ".join(sentences)
 
 
-def _nobody(scores: Scores) -> str:
+def _no_closest(scores: Scores) -> str:
     """Return why no population is called the closest."""
     found = [estimate(one, "forgetting_quality") for one in ranked(scores)]
     if any(one.value is not None for one in found):

@@ -1,41 +1,95 @@
-"""Scores -> the tables of the report, as `Grid` values.
+"""Scores -> the tables of the report.
 
-    ranking_grid(scores)                         # score and F with intervals, at the null's N, and the null
-    cost_grid(scores)
+    ranking_table(scores)                        # score and F with intervals, at the null's N, and the null
+    ranking_lines_table(scores)                  # the same, narrow enough for a terminal
+    measure_tables(scores), left_out(scores)     # attacks and distances; why some are in no table
+    cost_table(scores)
+    glossary()                                   # what every measure means
 
-Every number stands with its N: the row's, or its own where that differs.
+Every number stands with its N: the row's, or its own where that differs. A measure that no population
+has is a sentence, not a column of dashes. No other module of the report reads the texts of evaluation's measures.
 
-Does not cover: attacks and distances (`measure_tables`), accuracies (`accuracy_tables`), pictures.
+Does not cover: accuracies (`accuracy_tables`), the order of populations and the verdict (`ranking`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
-from ray_unlearn.report.grid import Bar, Cell, Column, Grid, name, number
-from ray_unlearn.report.measure_tables import estimate_cell, nowhere, said_once
 from ray_unlearn.report.ranking import comparable, estimate, in_order, null_of, ranked, reference_of, why_no_null
-from ray_unlearn.report.wording import MISSING, TIMES, decimals, interval, joined, span
+from ray_unlearn.report.table import DASH, POPULATION, Bar, Cell, Column, Table, name, number, own_n
+from ray_unlearn.wording import MISSING, TIMES, decimals, interval, joined, listed, short, span
 
 HEADLINE = ("score", "forgetting_quality")
 _RANKED = (*HEADLINE, "retain_ratio", "test_ratio")
+_OTHER_IMAGES = tuple(f"klom_{way}_to_{to}_" for way, to in (("retrained", "unlearned"), ("unlearned", "retrained")))
+TABLES = {
+    "attacks": ("Membership attacks that know retrained models", ("u_lira", "rmia")),
+    "attacks-alone": ("Membership attacks on one model at a time", ("logistic_attack", "svc_efficacy")),
+    "distances": ("Distances from retraining", ("klom", "mean_shift", "spread_ratio", "tug_of_war")),
+    "distances-elsewhere": ("Distances from retraining on other images", _OTHER_IMAGES),
+}
+"""Name -> caption, and how its measures' names begin; a measure stands in the last table that it fits."""
+_DIRECTIONS = {"high": "high is good", "low": "low is good", "null": "near the null is good"}
+
+
+def glossary() -> dict[str, str]:
+    """Return label -> meaning and source of every measure."""
+    return {one.label: f"{one.meaning}. {one.source}." for one in MEASURES.values()}
+
+
+def estimate_cell(found: Estimate, runs: int, *, null: bool = False, reason: bool = True) -> Cell:
+    """Return value, interval, N where it is not the row's `runs`, and, where asked, the null with its N.
+
+    Without a value, a dash and, unless it is said elsewhere, the reason.
+    """
+    if found.value is None:
+        return Cell(text=MISSING, notes=(short(found.missing, 90),) if found.missing and reason else ())
+    cell = number(found.value, decimals(found.value), interval=interval(found.low, found.high), n=own_n(found.n, runs))
+    return replace(cell, null=_null_lines(found)) if null and found.null is not None else cell
+
+
+def _null_lines(found: Estimate) -> tuple[str, ...]:
+    """Return the null, with its N, and the value at that N where it is another than the value's own."""
+    if found.null_n == found.n or found.at_null_n is None:
+        return (f"null {decimals(found.null)}, N {found.null_n}",)
+    return f"at N {found.null_n}: {decimals(found.at_null_n)}", f"null {decimals(found.null)}"
 
 
 def _at_null_cell(found: Estimate, shared_n: int) -> Cell:
     """Return the value that may be compared with the null, and the null; N where the heading does not say it."""
     if found.at_null_n is None:
-        return Cell(MISSING)
-    own_n = f"N {found.null_n}" if found.null_n != shared_n else ""
-    return number(found.at_null_n, decimals(found.at_null_n), f"null {decimals(found.null)}", own_n)
+        return DASH
+    n = own_n(found.null_n, shared_n)
+    return number(found.at_null_n, decimals(found.at_null_n), n=n, null=(f"null {decimals(found.null)}",))
 
 
-def _shared_null_n(scores: Scores) -> int:
-    """Return the N that all nulls have, or 0."""
-    sizes = {estimate(one, key).null_n for one in ranked(scores) for key in HEADLINE} - {0}
-    return sizes.pop() if len(sizes) == 1 else 0
+def nowhere(scores: Scores, keys: Iterable[str]) -> dict[str, str]:
+    """Return the measures that no unlearned population has, all for one reason, and that reason."""
+    missing = {}
+    for key in keys:
+        found = [estimate(one, key) for one in ranked(scores)]
+        reasons = {one.missing for one in found}
+        if len(reasons) == 1 and all(one.value is None for one in found):
+            missing[key] = reasons.pop()
+    return missing
 
 
-def ranking_grid(scores: Scores) -> Grid:
+def _reasons(missing: dict[str, str]) -> list[str]:
+    """Return one sentence per reason, after the labels of the measures that it is about."""
+    about: dict[str, list[str]] = {}
+    for key, reason in missing.items():
+        about.setdefault(reason, []).append(MEASURES[key].label)
+    return [f"No value of {listed(labels)}: {reason or 'not evaluated'}." for reason, labels in about.items()]
+
+
+# The ranking
+
+
+def ranking_table(scores: Scores) -> Table:
     """Return one row per unlearned population, best score first, and one of retraining against itself."""
     top, shared_n = _top(scores), _shared_null_n(scores)
     placed, found, absent = comparable(scores), ranked(scores), nowhere(scores, _RANKED)
@@ -43,24 +97,15 @@ def ranking_grid(scores: Scores) -> Grid:
     rows = [_ranking_row(place, one, top, shared_n, absent) for place, one in zip(places, found, strict=True)]
     reference = _reference_row(scores, top)
     none = [f"No null: {why_no_null(scores)}."] if found and reference is None else []
-    at_null = f"at N = {shared_n}" if shared_n else "at the null's N"
-    return Grid(
+    return Table(
         name="ranking",
         caption="Ranking by score",
         columns=(
             Column("#", meaning="place by score, at equal N"),
-            Column("population", "method"),
+            replace(POPULATION, unit="method"),
             Column("N", meaning="runs of the population that were evaluated"),
-            *(
-                column
-                for key in HEADLINE
-                for column in (
-                    Column(MEASURES[key].label, "95 % interval", MEASURES[key].meaning),
-                    Column(MEASURES[key].label, at_null, "at the null's N; null: between halves of the reference"),
-                )
-            ),
-            Column("RA ratio", meaning=MEASURES["retain_ratio"].meaning),
-            Column("TA ratio", meaning=MEASURES["test_ratio"].meaning),
+            *(column for key in HEADLINE for column in _headline_columns(key, shared_n)),
+            *(Column(MEASURES[key].label, meaning=MEASURES[key].meaning) for key in ("retain_ratio", "test_ratio")),
             Column("cost", f"{TIMES} retraining", "median seconds of a run over those of a retrained run"),
         ),
         rows=(*rows, *([reference] if reference else [])),
@@ -68,9 +113,23 @@ def ranking_grid(scores: Scores) -> Grid:
         explained=(
             f"score = F {TIMES} RA ratio {TIMES} TA ratio. The null is {scores.reference} against itself, in disjoint "
             f"halves: what retraining gets, with its range over the halvings. Compare with it at its own N only. "
-            + " ".join([*none, *said_once(absent)])
+            + " ".join([*none, *_reasons(absent)])
         ).strip(),
     )
+
+
+def _headline_columns(key: str, shared_n: int) -> tuple[Column, Column]:
+    one, at_null = MEASURES[key], f"at N = {shared_n}" if shared_n else "at the null's N"
+    return (
+        Column(one.label, "95 % interval", one.meaning),
+        Column(one.label, at_null, "at the null's N; null: between halves of the reference"),
+    )
+
+
+def _shared_null_n(scores: Scores, keys: Iterable[str] = HEADLINE) -> int:
+    """Return the N that all nulls have, or 0."""
+    sizes = {estimate(one, key).null_n for one in ranked(scores) for key in keys} - {0}
+    return sizes.pop() if len(sizes) == 1 else 0
 
 
 def _top(scores: Scores) -> float:
@@ -83,21 +142,23 @@ def _ranking_row(
     place: int | None, found: PopulationScores, top: float, shared_n: int, absent: dict[str, str]
 ) -> tuple[Cell, ...]:
     score, quality = estimate(found, "score"), estimate(found, "forgetting_quality")
-    said = {key: estimate_cell(estimate(found, key), found.runs, reason=key not in absent) for key in _RANKED}
-    headline = said["score"]
-    bar = _bar(score, top, f"{found.population}: score")
+    cells = {key: estimate_cell(estimate(found, key), found.runs, reason=key not in absent) for key in _RANKED}
     return (
-        number(place, str(place)) if place else Cell(MISSING),
-        name(found.population, "" if found.method == found.population else found.method),
+        number(place, str(place)) if place else DASH,
+        _named(found),
         number(found.runs, str(found.runs)),
-        Cell(headline.text, headline.notes, headline.sort, bar=bar),
+        replace(cells["score"], bar=_bar(score, top, f"{found.population}: score")),
         _at_null_cell(score, shared_n),
-        said["forgetting_quality"],
+        cells["forgetting_quality"],
         _at_null_cell(quality, shared_n),
-        said["retain_ratio"],
-        said["test_ratio"],
+        cells["retain_ratio"],
+        cells["test_ratio"],
         _relative_cell(found),
     )
+
+
+def _named(found: PopulationScores) -> Cell:
+    return name(found.population, "" if found.method == found.population else found.method)
 
 
 def _bar(found: Estimate, top: float, what: str) -> Bar | None:
@@ -119,66 +180,135 @@ def _reference_row(scores: Scores, top: float) -> tuple[Cell, ...] | None:
         return None
 
     def cell(one: Estimate | None) -> Cell:
-        return Cell(MISSING) if one is None else number(one.null, decimals(one.null), span(one.null_low, one.null_high))
+        if one is None:
+            return DASH
+        return number(one.null, decimals(one.null), interval=span(one.null_low, one.null_high))
 
     bar = None
     if score is not None and score.null is not None:
         words = f"retraining against itself: score {decimals(score.null)} at N = {score.null_n}"
         bar = Bar(score.null, score.null_low, score.null_high, score.null_low, score.null_high, top, words)
-    headline = cell(score)
     return (
-        Cell(MISSING),
+        DASH,
         name(reference.population, "against itself"),
         number(found.null_n, str(found.null_n)),
-        Cell(headline.text, headline.notes, headline.sort, bar=bar),
+        replace(cell(score), bar=bar),
         cell(score),
         *[cell(quality)] * 2,
-        *[Cell(MISSING)] * 2,
-        number(1.0, "1", f"N {reference.cost.seconds.n}"),
+        *[DASH] * 2,
+        number(1.0, "1", n=reference.cost.seconds.n),
     )
 
 
-def cost_grid(scores: Scores) -> Grid:
-    """Return seconds of a run, and whether the challenge's limit of a fifth of retraining is kept."""
-    rows = []
-    for one in in_order(scores):
-        seconds = one.cost.seconds
-        spread = f"± {decimals(seconds.sd)} sd" if seconds.sd is not None else ""
-        rows.append(
+def ranking_lines_table(scores: Scores) -> Table:
+    """Return the ranking in nine columns; the null stands in one of its own instead of a row."""
+    shared_n = _shared_null_n(scores, ["forgetting_quality"])
+    at_null = f"F at {shared_n}" if shared_n else "F at null's N"
+    labels = ("N", "score", "F", at_null, "null F", "RA", "TA", "cost")
+    return Table(
+        name="ranking",
+        caption="Ranking by score",
+        columns=(POPULATION, *map(Column, labels)),
+        rows=tuple(_ranking_line(one) for one in ranked(scores)),
+        explained="[ ]: 95 % interval over runs; RA, TA: ratios to the reference; cost: times retraining",
+    )
+
+
+def _ranking_line(found: PopulationScores) -> tuple[Cell, ...]:
+    def two_decimals(value: float | None) -> Cell:
+        return DASH if value is None else number(value, f"{value:.2f}")
+
+    quality = estimate(found, "forgetting_quality")
+    return (
+        name(found.population),
+        number(found.runs, str(found.runs)),
+        *(estimate_cell(estimate(found, key), found.runs) for key in HEADLINE),
+        *(number(value, decimals(value)) for value in (quality.at_null_n, quality.null)),
+        *(two_decimals(estimate(found, key).value) for key in ("retain_ratio", "test_ratio")),
+        two_decimals(found.cost.relative),
+    )
+
+
+# Attacks and distances
+
+
+def _table_of(key: str) -> str:
+    return next((table for table in reversed(TABLES) if key.startswith(TABLES[table][1])), "")
+
+
+def left_out(scores: Scores) -> list[str]:
+    """Return why attacks and distances are in no table."""
+    return _reasons(nowhere(scores, filter(_table_of, MEASURES)))
+
+
+def measure_tables(scores: Scores) -> list[Table]:
+    """Return attacks and distances, one row per unlearned population, without measures that no population has."""
+    absent = nowhere(scores, MEASURES)
+    tables = []
+    for table, (caption, _) in TABLES.items():
+        keys = tuple(key for key in MEASURES if _table_of(key) == table and key not in absent)
+        tables += [_measure_table(scores, keys, table, caption)] if keys and ranked(scores) else []
+    return tables
+
+
+def _measure_table(scores: Scores, keys: tuple[str, ...], table: str, caption: str) -> Table:
+    described = [MEASURES[key] for key in keys]
+    return Table(
+        name=table,
+        caption=caption,
+        columns=(
+            POPULATION,
+            Column("N"),
+            *(Column(one.label, _DIRECTIONS[one.better], f"{one.meaning} ({one.source})") for one in described),
+        ),
+        rows=tuple(
             (
-                name(one.population, "" if one.method == one.population else one.method),
-                number(seconds.n, str(seconds.n)),
-                number(seconds.mean, decimals(seconds.mean), spread),
-                _relative_cell(one),
-                _efficient_cell(one),
+                name(one.population),
+                number(one.runs, str(one.runs)),
+                *(estimate_cell(estimate(one, key), one.runs, null=True) for key in keys),
             )
-        )
-    return Grid(
+            for one in ranked(scores)
+        ),
+        explained="In brackets the 95 % interval; null: the same number between halves of the reference, at its own N.",
+    )
+
+
+# Cost
+
+
+def cost_table(scores: Scores) -> Table:
+    """Return seconds of a run, and whether the challenge's limit of a fifth of retraining is kept."""
+    return Table(
         name="cost",
         caption="Cost of one run",
         columns=(
-            Column("population", "method"),
+            replace(POPULATION, unit="method"),
             Column("N"),
             Column("seconds", "mean over runs", "wall time of a run's training"),
             Column("cost", f"{TIMES} retraining", "median seconds over the reference's"),
             Column("within 20 %", "the challenge's limit", "at most a fifth of retraining"),
         ),
-        rows=tuple(rows),
+        rows=tuple(_cost_row(one) for one in in_order(scores)),
         reference=scores.reference,
     )
 
 
-def _relative_cell(found: PopulationScores) -> Cell:
-    relative, runs = found.cost.relative, found.cost.seconds.n
-    if relative is None:
-        return Cell(MISSING)
-    return number(
-        relative, f"{relative:.2g}" if relative < 1 else f"{relative:.1f}", f"N {runs}" * (runs != found.runs)
+def _cost_row(found: PopulationScores) -> tuple[Cell, ...]:
+    seconds, efficient = found.cost.seconds, found.cost.efficient
+    spread = f"± {decimals(seconds.sd)} sd" if seconds.sd is not None else ""
+    judged = found.role == "unlearned" and efficient is not None
+    return (
+        _named(found),
+        number(seconds.n, str(seconds.n)),
+        number(seconds.mean, decimals(seconds.mean), spread),
+        _relative_cell(found),
+        number(float(bool(efficient)), "yes" if efficient else "no", good=efficient) if judged else DASH,
     )
 
 
-def _efficient_cell(found: PopulationScores) -> Cell:
-    efficient = found.cost.efficient
-    if found.role != "unlearned" or efficient is None:
-        return Cell(MISSING)
-    return Cell("yes" if efficient else "no", sort=float(efficient), good=efficient)
+def _relative_cell(found: PopulationScores) -> Cell:
+    relative = found.cost.relative
+    if relative is None:
+        return DASH
+    text = f"{relative:.2g}" if relative < 1 else f"{relative:.1f}"
+    return number(relative, text, n=own_n(found.cost.seconds.n, found.runs))

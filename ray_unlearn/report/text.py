@@ -1,6 +1,10 @@
 """Tables and lists as lines of text, for the command line and for job logs.
 
     for line in status_lines(study_status(study, store), store.uri): ...
+    for line in score_lines(scores): ...         # what `evaluate` prints
+    for line in growth_lines(scores): ...        # shorter, while N grows
+
+Scores take at most 100 columns, unless a warning, or a list of names, is longer.
 
 Does not cover: pictures (`curves`), machine-readable forms (`--json`, metrics.parquet).
 """
@@ -15,28 +19,19 @@ import pandas as pd
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from ray_unlearn.report.tables import PopulationStatus
+from ray_unlearn.evaluation.scores import PopulationScores, Scores
+from ray_unlearn.report.ranking import SPLITS, estimate, mode_words, null_of, ranked, warnings_of, why_no_null
+from ray_unlearn.report.score_tables import HEADLINE, estimate_cell, ranking_lines_table
+from ray_unlearn.report.table import Cell, Table
+from ray_unlearn.store.metrics import PopulationStatus
+from ray_unlearn.wording import aligned, decimals, joined, listed, plural, short, span
 
 if TYPE_CHECKING:  # the method registry brings torch, which `status` does not need
     from ray_unlearn.data.study_data import StudyData
     from ray_unlearn.methods import Method
 
-_SPLITS = ("retain", "forget", "validation", "test")
-
-
-def plural(count: int, noun: str) -> str:
-    """Return `1 run`, `2 runs`."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows with their columns padded: the first to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *rest in rows:
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+WIDTH = 100
+_GAP = 2
 
 
 def status_lines(found: Sequence[PopulationStatus], uri: str) -> list[str]:
@@ -58,7 +53,7 @@ def status_lines(found: Sequence[PopulationStatus], uri: str) -> list[str]:
 
 def accuracy_lines(table: pd.DataFrame) -> list[str]:
     """Return accuracies in percent, mean +- standard deviation over runs, with N."""
-    splits = [split for split in _SPLITS if f"{split} mean" in table]
+    splits = [split for split in SPLITS if f"{split} mean" in table]
     rows = [["accuracy, %", "N", *splits]]
     for row in table.to_dict("records"):
         rows.append([str(row["population"]), str(row["N"]), *(_mean_and_spread(row, split) for split in splits)])
@@ -70,6 +65,64 @@ def _mean_and_spread(row: dict[Any, Any], split: str) -> str:
     if pd.isna(mean):
         return "-"
     return f"{100 * mean:.1f}" if pd.isna(spread) else f"{100 * mean:.1f} ± {100 * spread:.1f}"
+
+
+def score_lines(scores: Scores) -> list[str]:
+    """Return the ranking as a table, what the null is, why values are missing, and all warnings."""
+    table = ranking_lines_table(scores)
+    return [
+        f"{scores.study}: {scores.mode} mode, {mode_words(scores)}",
+        *table_lines(table),
+        table.explained,
+        *_null_lines(scores),
+        *_missing_lines(ranked(scores)),
+        *(f"warning: {said}" for said in warnings_of(scores)),
+    ]
+
+
+def table_lines(table: Table) -> list[str]:
+    """Return headings and rows; the names of rows lose their middle where the table were wider than `WIDTH`."""
+    rows = [[column.label for column in table.columns], *([_entry(cell) for cell in row] for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = max(WIDTH - sum(widths[1:]) - _GAP * (len(widths) - 1), 12)
+    return aligned([[short(first, room), *rest] for first, *rest in rows])
+
+
+def _entry(cell: Cell) -> str:
+    """Return a cell on a terminal: value, interval, and N where it is its own."""
+    return joined(cell.text, cell.interval, f"N={cell.n}" * (cell.n is not None))
+
+
+def growth_lines(scores: Scores) -> list[str]:
+    """Return one line per scored population: N, score and F with their intervals, and the null's F."""
+    return [f"N={one.runs} {one.population}: {_growth_words(one)}" for one in ranked(scores)]
+
+
+def _growth_words(found: PopulationScores) -> str:
+    quality = estimate(found, "forgetting_quality")
+    if quality.value is None:
+        return f"no score: {quality.missing}"
+    score, f = (_entry(estimate_cell(estimate(found, key), found.runs)) for key in HEADLINE)
+    null = f"null F {decimals(quality.null)} at {quality.null_n}" if quality.null is not None else ""
+    return joined(f"score {score}", f"F {f}", null, by=", ")
+
+
+def _null_lines(scores: Scores) -> list[str]:
+    null = null_of(scores, "forgetting_quality")
+    if null is None:
+        return [f"no null, which is how close retraining comes to itself: {why_no_null(scores)}"]
+    ends = span(null.null_low, null.null_high)
+    said = decimals(null.null) + f" ({ends} over halvings)" * bool(ends)
+    return [f"null F: {scores.reference} against itself, {said}; compare F at {null.null_n} with it"]
+
+
+def _missing_lines(found: list[PopulationScores]) -> list[str]:
+    """Return each reason once, after the names of the populations that it keeps from a score."""
+    about: dict[str, list[str]] = {}
+    for one in found:
+        if (score := estimate(one, "score")).value is None:
+            about.setdefault(score.missing, []).append(one.population)
+    return [f"{listed(names)}: no score: {missing}" for missing, names in about.items()]
 
 
 def data_lines(data: StudyData) -> list[str]:

@@ -10,9 +10,11 @@ Does not cover: object stores, and errors as people read them (`filesystem`).
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
+import stat
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,6 +29,39 @@ HELD = ".held"
 def temporary_name() -> str:
     """Return a new name of this host and process."""
     return f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is there and is no file: a pipe would be waited for, a device read without end.
+
+    Raises:
+        OSError: with what it is.
+
+    """
+    with suppress(FileNotFoundError):  # whoever opens it says so
+        mode = path.stat().st_mode
+        kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, f"it is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a file")
+
+
+def remove(root: Path, name: str) -> None:
+    """Remove a file or folder below `root`; of a symbolic link, the link alone.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it lies behind a symbolic link that leads out of `root`.
+
+    """
+    path, inside = root / name, root.resolve()
+    if inside not in (path.parent.resolve(), *path.parent.resolve().parents):
+        raise OSError(
+            errno.EXDEV, f"it lies behind a symbolic link, in {path.parent.resolve()}; remove it there by hand"
+        )
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def replace_file(final: Path, data: bytes) -> None:

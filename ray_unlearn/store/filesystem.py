@@ -26,12 +26,12 @@ from typing import TypeVar
 
 from pyarrow import NativeFile, fs
 
-from ray_unlearn.errors import StoreError, StoreReadOnly
+from ray_unlearn.errors import StoreError, StoreReadOnly, StoreUnwritable
 from ray_unlearn.store import disk
-from ray_unlearn.store.retries import advice, attempt, is_read_only
+from ray_unlearn.store.retries import advice, attempt, is_full, is_read_only
 from ray_unlearn.study.uris import label, told
 
-_OLD_NS = 24 * 3600 * 10**9
+OLD_NS = 24 * 3600 * 10**9
 """No write takes a day: what is older by the storage's own clock was left by a process on whatever host."""
 
 _PIECE_BYTES = 4 * 2**20
@@ -75,6 +75,8 @@ class Storage:
         """
 
         def read() -> bytes:
+            if self.local is not None:
+                disk.require_regular(self.local / name)
             with self.filesystem.open_input_stream(self.path(name)) as stream:
                 return bytes(stream.read())
 
@@ -140,12 +142,11 @@ class Storage:
         self._try("write", name, lambda: disk.replace_file(local / name, data) if local else self._put(name, data))
 
     def create_file(self, name: str, data: bytes) -> None:
-        """Write a file that does not exist; of several that try at once on a disk, one wins, and the file stays its.
+        """Write a file on a disk unless there is one; of several that try at once, one wins, and the file stays its.
 
-        Object stores cannot say through pyarrow that an object must be new: there the last one wins.
+        Object stores cannot say through pyarrow that an object must be new; `claims` has what is done there.
         """
-        local = self.local
-        self._try("write", name, lambda: disk.create_file(local / name, data) if local else self._put(name, data))
+        self._try("write", name, lambda: disk.create_file(Path(self.path(name)), data))
 
     def publish_folder(self, name: str, payloads: Mapping[str, bytes], last: tuple[str, bytes]) -> None:
         """Publish payloads and then `last` as one folder. Whoever is first stays; a complete folder is never replaced.
@@ -158,8 +159,10 @@ class Storage:
         if local is not None:
             self._try("write", name, lambda: disk.publish_folder(local / name, payloads, last))
             return
-        for file, data in (*payloads.items(), last):
+        for file, data in payloads.items():
             self._try("write", name, partial(self._put, f"{name}/{file}", data))
+        if not self.exists(f"{name}/{last[0]}"):  # else somebody was quicker
+            self._try("write", name, partial(self._put, f"{name}/{last[0]}", last[1]))
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder; no error where there is none."""
@@ -167,6 +170,9 @@ class Storage:
             self._try("remove", name, lambda: self._remove(name))
 
     def _remove(self, name: str) -> None:
+        if self.local is not None:
+            disk.remove(self.local, name)
+            return
         info = self.filesystem.get_file_info(self.path(name))
         if info.type == fs.FileType.Directory:
             self._remove_folder(info.path)
@@ -199,7 +205,7 @@ class Storage:
         """
         for info in self._list(folder, False):
             name, age_ns = self._relative(info.path, folder), (now_ns or 0) - (info.mtime_ns or 0)
-            old = age_ns > _OLD_NS and not name.endswith(disk.HELD)
+            old = age_ns > OLD_NS and not name.endswith(disk.HELD)
             if name.startswith(disk.TEMPORARY) and (disk.is_dead(name) or old):
                 if self.local is not None and info.type == fs.FileType.Directory:
                     shutil.rmtree(info.path, ignore_errors=True)  # another driver may be sweeping, too
@@ -243,8 +249,16 @@ class Storage:
                 raise
             reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
             parts = [f"{self.uri}: cannot {verb} {name or 'the folder'}: {reason}", advice(error)]
-            kind = StoreReadOnly if verb == "write" and is_read_only(error) else StoreError
-            raise kind("; ".join(filter(None, parts))) from error
+            raise _kind(verb, error)("; ".join(filter(None, parts))) from error
+
+
+def _kind(verb: str, error: BaseException) -> type[StoreError]:
+    """Return the class of a failure: whether trying the same again is in vain until a person acts."""
+    if verb not in ("write", "remove"):
+        return StoreError
+    if is_read_only(error):
+        return StoreReadOnly
+    return StoreUnwritable if is_full(error) else StoreError
 
 
 def open_storage(uri: str) -> Storage:

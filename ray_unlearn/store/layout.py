@@ -9,21 +9,28 @@
     <storage>/<study>/events/<log>-000.jsonl      what happened while runs were made; a log per `generate`, in parts
     <storage>/<study>/<population>/population.json           digest and readable identity
     <storage>/<study>/<population>/records.jsonl             its records once more, to be read at once; large ones only
-    <storage>/<study>/<population>/00007/record.json         with model.safetensors, outputs.arrow, stage-0001.*
-    <storage>/<study>/<population>/failed/00007.json         the last failure of a run not yet made
+    <storage>/<study>/<population>/00007/record.json         with model.safetensors, outputs.arrow, log.txt, stages
+    <storage>/<study>/<population>/failed/00007.json         the last failure of a run not yet made, with 00007.log.txt
+
+On an object store, a payload's object has its sha256 in its name (model-0123456789abcdef.safetensors), so that drivers
+whose bytes differ never write over each other's, and a record names exactly what its own driver wrote. Stores of
+versions before this one have plain names there; both are read.
 
 Does not cover: how anything is written (`filesystem`).
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from ray_unlearn.store.compaction import COMPACTED
-from ray_unlearn.store.records import RECORD
+from ray_unlearn.store.records import LOG, RECORD
 from ray_unlearn.study.plan import Run
 
 DATA_CACHE = "data-cache"
+_ADDRESSED = re.compile(r"-[0-9a-f]{16}\.[A-Za-z0-9]+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,21 @@ class Layout:
     def failure(self, run: Run) -> str:
         """Record of a failed run."""
         return f"{self.failures(run.population)}/{run.index:05d}.json"
+
+    def failed_log(self, run: Run) -> str:
+        """Log of a failed run; absent where it printed nothing."""
+        return f"{self.failures(run.population)}/{run.index:05d}.{LOG}"
+
+
+def addressed(file: str, sha256: str) -> str:
+    """Return the name of a payload's object on an object store: the file's, with the content's hash in it."""
+    path = PurePosixPath(file)
+    return f"{path.stem}-{sha256[:16]}{path.suffix}"
+
+
+def is_addressed(name: str) -> bool:
+    """Return whether a name may be one that `addressed` returns."""
+    return _ADDRESSED.search(name) is not None
 
 
 def event_log_of(file: str) -> str | None:

@@ -29,11 +29,17 @@ class Found:
     entries: dict[str, tuple[Stamp, Record]]
     lacking: int
     """How many of them the compacted copy does not hold."""
+    newest_ns: int
+    """When the newest file of the population's folder was changed, by the storage's clock: before it was listed."""
 
     @property
     def records(self) -> dict[int, Record]:
         """Records by run index, ascending."""
         return {record.index: record for _, record in self.entries.values()}
+
+    def settled(self, age_ns: int) -> dict[str, tuple[Stamp, Record]]:
+        """Return the entries whose record was so old when it was listed: if it changes later, so does its stamp."""
+        return {name: entry for name, entry in self.entries.items() if self.newest_ns - entry[0].mtime_ns >= age_ns}
 
 
 def find_records(
@@ -64,7 +70,8 @@ def find_records(
         found = dict(zip(missing, readers.map(read, missing.values()), strict=True))
     own = {name: record for name, record in found.items() if record and record.is_of(runs[name], digest)}
     entries |= {name: (stamps[name], record) for name, record in own.items()}
-    return Found(entries=dict(sorted(entries.items())), lacking=len(own))
+    newest_ns = max((stamp.mtime_ns for stamp in listed.values()), default=0)
+    return Found(entries=dict(sorted(entries.items())), lacking=len(own), newest_ns=newest_ns)
 
 
 def _compacted(storage: Storage, name: str) -> dict[str, tuple[Stamp, Record]]:

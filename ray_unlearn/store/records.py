@@ -27,6 +27,8 @@ from ray_unlearn.study.plan import Run
 RECORD = "record.json"
 CHECKPOINT = "model.safetensors"
 OUTPUTS = "outputs.arrow"
+LOG = "log.txt"
+"""What the run's code printed; absent where it printed nothing."""
 
 _CHECKSUM_CHARS = len(',"checksum":""}') + 64
 _CHECKSUM = re.compile(r',"checksum":"([0-9a-f]{64})"\}')
@@ -67,6 +69,8 @@ class Record(_Value):
     """Study seed, original and run: with the population's name, the key of every random stream of the run."""
     original_sha256: str
     """The checkpoint that the run started from; empty for runs from scratch."""
+    shards: dict[str, str] = Field(default_factory=dict)
+    """The decoded images that it read: {folder in the storage: one sha256 over its shards'}; empty before 0.2."""
     payloads: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Payload]
     """By file name in the run's folder: a name that leads elsewhere makes no record."""
     metrics: dict[str, float]

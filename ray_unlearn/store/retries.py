@@ -51,6 +51,7 @@ _REFUSALS = (
 """What an object store says that it will say again; anything else may pass."""
 
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 _SPACE = "free some space there, then run the same command again"
 _RIGHTS = "give this user the right to do it, or choose another storage"
@@ -95,6 +96,11 @@ def may_pass(error: OSError) -> bool:
 def is_read_only(error: BaseException) -> bool:
     """Return whether a failed write says that this user may only read there."""
     return getattr(error, "errno", None) in _READ_ONLY or "ACCESS_DENIED" in str(error)
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether a failed write says that there is no space left, or no quota."""
+    return getattr(error, "errno", None) in _FULL
 
 
 def advice(error: BaseException) -> str:

@@ -18,28 +18,32 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ray_unlearn.errors import DamagedFile, PopulationChanged, StoreError, StudyError
+from ray_unlearn.store.claims import create_once
 from ray_unlearn.store.compaction import encode
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.formats import parse_object, stamped
-from ray_unlearn.store.layout import Layout, run_index
+from ray_unlearn.store.layout import Layout, addressed, run_index
 from ray_unlearn.store.reading import Found, find_records
 from ray_unlearn.store.records import (
     CHECKPOINT,
+    LOG,
     RECORD,
     FailedRecord,
+    Payload,
     Record,
     failure_bytes,
     parse_failure,
     parse_record,
     payload_of,
 )
-from ray_unlearn.study.identity import difference
+from ray_unlearn.study.changes import refusal
 from ray_unlearn.study.loading import parse_stored
 from ray_unlearn.study.plan import Plan, Population, Run
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import labelled
 
 _WORTH_COMPACTING = 256  # records, read one by one, take less time than people notice
+_SETTLES_NS = 2 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +77,11 @@ class StudyStore:
         """
         new = [p for p in plan.populations.values() if self._is_new(p, differences)]
         for population in new:
-            content = stamped("population", {"digest": population.digest, "identity": population.identity})
+            identity = labelled(population.identity)
+            content = stamped("population", {"digest": population.digest, "identity": identity})
             name = self.layout.population_json(population.name)
-            self.storage.create_file(name, json.dumps(content, indent=2, sort_keys=True).encode())
+            data = json.dumps(content, indent=2, sort_keys=True).encode()
+            create_once(self.storage, name, data, population.digest[:16])
         for population in new:
             self._is_new(population, differences)  # another driver may have been quicker, with other values
         study = labelled(plan.study.model_dump(mode="json")) | {"storage": self.storage.uri}
@@ -103,12 +109,11 @@ class StudyStore:
             return True
         if held.get("digest") == population.digest:
             return False
-        lines = difference(held.get("identity"), json.loads(json.dumps(population.identity)))
-        lines = lines or ["(its population.json was edited)"]
+        *lines, made_by, advice = refusal(held, population.identity, population.method.corrections)
+        said = [*lines, *(f"  in the study: {line}" for line in differences), made_by, advice]
         raise PopulationChanged(
-            f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n  "
-            + "\n  ".join([*lines, *(f"in the study: {line}" for line in differences)])
-            + "\nGive the changed population another name, the study another name, or change it back."
+            f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n"
+            + "\n".join(said)
         )
 
     def held(self, population: str) -> dict[str, Any] | None:
@@ -149,27 +154,35 @@ class StudyStore:
     def publish(self, run: Run, payloads: Mapping[str, bytes], record: Record) -> None:
         """Publish a finished run: payloads, then its record; then forget its earlier failure.
 
-        A run that somebody published meanwhile stays as it is: the same run has the same bytes. Payloads without a
-        record are no run: on a disk they make way, on an object store they are written over. There, two drivers at
-        the same run whose bytes differ (a GPU that does not repeat itself) may leave the payload of one beside the
-        record of the other: `verify` finds it, and evaluation refuses what is not as recorded.
+        A run that somebody published meanwhile stays as it is. Payloads without a record are no run: on a disk they
+        make way. On an object store each lies under a name with its sha256, so of two drivers at the same run whose
+        bytes differ (a GPU that does not repeat itself) neither writes over the other's, and whichever record is
+        there names exactly what its own driver wrote. Both may find no record at the same moment; then the last one
+        stays, and what the other wrote is left over, for `verify --repair`.
         """
         there = self.storage.exists(self.layout.record(run))
         held = self.record(run) if there else None
         if held is None or not held.is_of(run, record.digest):
-            if there:
-                self.discard(run)  # the record of another run or population, copied here
+            if there:  # the record of another run or population, copied here; what else is there makes way
+                self.storage.remove(self.layout.record(run))
             last = (RECORD, record.sealed().model_dump_json(indent=1).encode())
-            self.storage.publish_folder(self.layout.run(run), payloads, last)
-        self.storage.remove(self.layout.failure(run))
+            files = {self.stored_as(file, payload_of(data)): data for file, data in payloads.items()}
+            self.storage.publish_folder(self.layout.run(run), files, last)
+        if self.storage.exists(self.layout.failure(run)):
+            self.storage.remove(self.layout.failed_log(run))
+            self.storage.remove(self.layout.failure(run))
 
     def discard(self, run: Run) -> None:
         """Make a run pending again: its record goes first, so that no half-removed run ever counts as finished."""
         self.storage.remove(self.layout.record(run))
         self.storage.remove(self.layout.run(run))
 
-    def publish_failure(self, run: Run, failure: FailedRecord) -> None:
-        """Record why a run failed; the run stays to be made."""
+    def publish_failure(self, run: Run, failure: FailedRecord, log: bytes = b"") -> None:
+        """Record why a run failed, and first what it printed; the run stays to be made."""
+        if log:
+            self.storage.publish_file(self.layout.failed_log(run), log)
+        else:
+            self.storage.remove(self.layout.failed_log(run))
         self.storage.publish_file(self.layout.failure(run), failure_bytes(failure))
 
     def records(self, population: str, digest: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
@@ -192,12 +205,16 @@ class StudyStore:
     def compact(self, population: str, digest: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
         """Return what `records` does; write the compacted copy anew where it lacks more than 256 of them.
 
-        The copy saves time only, so a store that does not take it is no error.
+        The copy saves time only, so a store that does not take it is no error. An object store tells the time of a
+        change in seconds, and two drivers may both have written a record within one: there, the copy leaves out what
+        is newer than two seconds, and is made of what was read after the listing.
         """
-        found = self._find(population, digest, known)
+        remote = self.storage.local is None
+        found = self._find(population, digest, None if remote else known)
         if found.lacking > _WORTH_COMPACTING:
             with suppress(StoreError):
-                self.storage.publish_file(self.layout.compacted(population), encode(found.entries))
+                entries = found.settled(_SETTLES_NS) if remote else found.entries
+                self.storage.publish_file(self.layout.compacted(population), encode(entries))
         return found.records
 
     def _find(self, population: str, digest: str, known: Mapping[int, Record] | None) -> Found:
@@ -264,6 +281,22 @@ class StudyStore:
         found = (run_index(name.removesuffix(".json")) for name in names)
         return sorted(index for index in found if index is not None)
 
+    def log(self, run: Run) -> bytes:
+        """Return what a run printed, finished or failed; empty where it printed nothing.
+
+        Raises:
+            StoreError: the run is neither, or its log is not what its record says.
+
+        """
+        if record := self.record(run):
+            return self.payload(run, LOG, record) if LOG in record.payloads else b""
+        try:
+            return self.storage.read(self.layout.failed_log(run))
+        except FileNotFoundError:
+            if self.storage.exists(self.layout.failure(run)):
+                return b""
+        raise StoreError(f"{self.uri}: run {run} has no log: it is neither made nor failed yet")
+
     def payload(self, run: Run, file: str, record: Record | None = None) -> bytes:
         """Return a payload of a finished run, after comparing it with its record.
 
@@ -282,7 +315,7 @@ class StudyStore:
             hint = ", or keep_checkpoints: false" if file == CHECKPOINT else ""
             raise StoreError(f"{self.uri}: run {run} has no {file} (not made{hint})")
         try:
-            data = self.storage.read(f"{self.layout.run(run)}/{file}")
+            data = self.stored(run, file, expected)
         except FileNotFoundError:
             data = b""
         if payload_of(data) != expected:
@@ -290,3 +323,21 @@ class StudyStore:
                 f"{self.uri}: run {run}: {file} is not what its record says; run `ray-unlearn verify STUDY --repair`"
             )
         return data
+
+    def stored(self, run: Run, file: str, payload: Payload) -> bytes:
+        """Return a payload's bytes as they are, compared with nothing.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+
+        """
+        folder, name = self.layout.run(run), self.stored_as(file, payload)
+        try:
+            return self.storage.read(f"{folder}/{name}")
+        except FileNotFoundError:  # a store of an earlier version, or one that was copied from a bucket to a disk
+            other = file if name != file else addressed(file, payload.sha256)
+            return self.storage.read(f"{folder}/{other}")
+
+    def stored_as(self, file: str, payload: Payload) -> str:
+        """Return the name in the run's folder that a payload is written under."""
+        return file if self.storage.local is not None else addressed(file, payload.sha256)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray_unlearn.errors import DamagedFile
+from ray_unlearn.store.filesystem import Stamp
+from ray_unlearn.store.leftovers import leftovers
 from ray_unlearn.store.records import RECORD, Record, payload_of
 from ray_unlearn.store.starts import is_of_original
 from ray_unlearn.store.study_store import StudyStore
@@ -42,10 +44,19 @@ class Verification:
     files: int
     size_bytes: int
     problems: tuple[Problem, ...]
+    silent: tuple[Run, ...]
+    """Runs whose records do not say which decoded images they were made from: those of version 0.1."""
+    leftovers: Mapping[str, Stamp] = field(default_factory=dict)
+    """Payloads that no record names, by name; they are no problem (`leftovers`)."""
 
 
-def verify(store: StudyStore, populations: Iterable[str]) -> Verification:
-    """Check the size and sha256 of every payload that a record names, and of the original that the run started from.
+def verify(store: StudyStore, populations: Iterable[str], shards: Mapping[str, str] | None = None) -> Verification:
+    """Check the size and sha256 of every payload that a record names, and what the run was made from.
+
+    Args:
+        store: the study's folder.
+        populations: which to check.
+        shards: the decoded images of the storage as their manifests say: {folder: one sha256 over its shards'}.
 
     Raises:
         NewerFormat: a later version wrote a file that this one cannot read; nothing is said of the others.
@@ -57,13 +68,16 @@ def verify(store: StudyStore, populations: Iterable[str]) -> Verification:
     with ThreadPoolExecutor(_READERS) as readers:
         originals = _readable(store, readers)
         digests = {name: str((store.held(name) or {}).get("digest")) for name in names}
-        checked = list(readers.map(lambda run: _verify_run(store, run, digests[run.population], originals), runs))
+        known = _Known(digests, originals, shards or {})
+        checked = list(readers.map(lambda run: _verify_run(store, run, known), runs))
     payloads = [payload for record, _ in checked if record for payload in record.payloads.values()]
     return Verification(
         runs=sum(record is not None for record, _ in checked),
         files=len(payloads),
         size_bytes=sum(payload.size_bytes for payload in payloads),
+        silent=tuple(run for run, (record, _) in zip(runs, checked, strict=True) if record and not record.shards),
         problems=(*(problem for _, found in checked for problem in found), *_bad_failures(store, names)),
+        leftovers=leftovers(store, {run: record for run, (record, bad) in zip(runs, checked, strict=True) if not bad}),
     )
 
 
@@ -72,6 +86,7 @@ def repair(store: StudyStore, problems: Iterable[Problem]) -> list[Run]:
     problems = list(problems)
     failures = {problem.run for problem in problems if problem.file.startswith("failed/")}
     for run in failures:
+        store.storage.remove(store.layout.failed_log(run))
         store.storage.remove(store.layout.failure(run))
     runs = sorted({problem.run for problem in problems if not problem.file.startswith("failed/")})
     for run in runs:
@@ -105,30 +120,42 @@ def _bad_failures(store: StudyStore, populations: Iterable[str]) -> Iterator[Pro
                 yield Problem(run, f"failed/{index:05d}.json", "cannot be read as the record of a failure")
 
 
-def _verify_run(
-    store: StudyStore, run: Run, digest: str, originals: Mapping[int, Record]
-) -> tuple[Record | None, list[Problem]]:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What runs are compared with, payloads apart."""
+
+    digests: Mapping[str, str]
+    """By population."""
+    originals: Mapping[int, Record]
+    shards: Mapping[str, str]
+
+
+def _verify_run(store: StudyStore, run: Run, known: _Known) -> tuple[Record | None, list[Problem]]:
     record, damage = _read(store, run)  # neither: killed between payload and record on an object store, so pending
     if damage:
         return None, [Problem(run, RECORD, "cannot be read as a record, or was changed")]
-    return record, list(_problems(store, run, record, digest, originals)) if record else []
+    return record, [*_wrong_start(run, record, known), *_wrong_payloads(store, run, record)] if record else []
 
 
-def _problems(
-    store: StudyStore, run: Run, record: Record, digest: str, originals: Mapping[int, Record]
-) -> Iterator[Problem]:
-    if not record.is_of(run, digest):
+def _wrong_start(run: Run, record: Record, known: _Known) -> Iterator[Problem]:
+    if not record.is_of(run, known.digests[run.population]):
         yield Problem(
             run,
             RECORD,
             f"is of {record.population}/{record.index:05d}, digest {record.digest[:12]}, not of this run",
         )
-    if not is_of_original(record, originals):
+    if not is_of_original(record, known.originals):
         was = record.original_sha256[:12]
         yield Problem(run, RECORD, f"started from {ORIGINAL}/{record.original:05d} when it was sha256 {was}...")
+    for folder, sha256 in record.shards.items():
+        if known.shards.get(folder, sha256) != sha256:
+            yield Problem(run, RECORD, f"was made when the shards of {folder} were others than its manifest says now")
+
+
+def _wrong_payloads(store: StudyStore, run: Run, record: Record) -> Iterator[Problem]:
     for file, expected in record.payloads.items():
         try:
-            found = payload_of(store.storage.read(f"{store.layout.run(run)}/{file}"))
+            found = payload_of(store.stored(run, file, expected))
         except FileNotFoundError:
             yield Problem(run, file, f"missing; expected {expected.size_bytes} bytes")
             continue

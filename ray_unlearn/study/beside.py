@@ -5,12 +5,14 @@
 
 This package itself is none of them: a study may lie beside its source.
 
-Does not cover: imports by a computed name (`importlib.import_module(name)`), folders without `__init__.py`.
+Does not cover: imports by a computed name (`importlib.import_module(name)`); for a module's name, folders without
+`__init__.py`.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from pathlib import Path
 
 from ray_unlearn.errors import MethodError
@@ -18,14 +20,27 @@ from ray_unlearn.errors import MethodError
 _OURS = "ray_unlearn"
 
 
-def modules_beside(script: Path) -> list[Path]:
-    """Return the files, a package whole, the script itself left out.
+def modules_beside(script: Path, source: str | None = None) -> list[Path]:
+    """Return the files that a script imports from its folder, and that those import, sorted; the script left out.
+
+    A package is taken whole; of a folder without `__init__.py`, what is imported from it.
+
+    Args:
+        script: the script.
+        source: its text, where that is known; else it is read.
 
     Raises:
         MethodError: one of them is not Python, or cannot be read.
 
     """
-    return [path for path in _found(script.parent, _imported(script)) if path != script]
+    found: dict[Path, None] = {}
+    pending = _targets(script, _parsed(script, source), script.parent)
+    while pending:
+        path = pending.pop()
+        if path != script and path not in found:
+            found[path] = None
+            pending += _targets(path, _parsed(path), script.parent)
+    return sorted(found)
 
 
 def module_in(folder: Path, name: str) -> list[Path]:
@@ -51,12 +66,44 @@ def _found(folder: Path, names: set[str]) -> list[Path]:
     return list(found)
 
 
+def _targets(path: Path, nodes: Iterable[ast.AST], root: Path) -> list[Path]:
+    """Return the files of a folder that a source's imports name; relative imports start from the source's own place."""
+    found: list[Path] = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names = [(root, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = path.parents[node.level - 1] if 0 < node.level <= len(path.parents) else root
+            names = [(base, f"{node.module or ''}.{alias.name}".lstrip(".")) for alias in node.names]
+        else:
+            continue
+        found += [file for base, name in names for file in _files(base, name) if root in file.parents]
+    return found
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """Return the files that a dotted name means in a folder: a module, or a package whole; none if it is not there."""
+    parts = name.split(".")
+    for part in parts if parts[0] != _OURS else ():
+        package, module = folder / part, folder / f"{part}.py"
+        if (package / "__init__.py").is_file():
+            return sorted(package.rglob("*.py"))
+        if module.is_file():
+            return [module]
+        folder = package
+    return []
+
+
 def _imported(path: Path) -> set[str]:
     """Return the top-level names that a source imports, wherever the statement stands; relative ones stay inside."""
-    try:
-        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    except (OSError, UnicodeDecodeError, SyntaxError, ValueError) as error:
-        raise MethodError(f"{path}: not Python that can be read: {error}") from error
+    nodes = _parsed(path)
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
     return {name.partition(".")[0] for name in names}
+
+
+def _parsed(path: Path, source: str | None = None) -> list[ast.AST]:
+    try:
+        return list(ast.walk(ast.parse(path.read_text(encoding="utf-8") if source is None else source)))
+    except (OSError, UnicodeDecodeError, SyntaxError, ValueError) as error:
+        raise MethodError(f"{path}: not Python that can be read: {error}") from error

@@ -5,13 +5,15 @@
 
 The study's folder goes to the end of `sys.path`, behind every installed package, and stays there, so that a factory may
 import what lies beside it when it is called, too. One study at a time: where another study of this process looked
-before, its folder and what was imported from there are forgotten. Of an installed module, its own file is hashed alone.
+before, its folder and what was imported from there are forgotten. Of an installed module, its own file is hashed alone;
+its distribution's name and version say the rest.
 
 Does not cover: calling the factory (`models`), factories that travel to a cluster (`driver.parcel`).
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import sys
@@ -24,7 +26,11 @@ from typing import Any
 from ray_unlearn.errors import ModelError
 from ray_unlearn.study.beside import module_in
 from ray_unlearn.study.identity import digest
+from ray_unlearn.study.installed import distribution_of
+from ray_unlearn.study.offline import offline
 
+_LIBRARIES = {*sys.stdlib_module_names, "torch"}
+"""Packages that are no packages of architectures, torch.nn apart; torch.hub downloads code and runs it."""
 _read: dict[str, tuple[ModuleType, str]] = {}
 """By name, the modules of factories that this process imported, and the sha256 of each one's file then."""
 
@@ -41,19 +47,21 @@ class _Folder(str):
 
 
 def find_factory(arch: str, beside: str = "") -> Callable[..., Any]:
-    """Import a factory; `beside` is the study's folder, empty where the study comes from no file.
+    """Import a factory, without a network; `beside` is the study's folder, empty where the study comes from no file.
 
     Raises:
-        ModelError: it cannot be imported, or is not callable.
+        ModelError: it cannot be imported, is not callable, or comes from Python's library or torch.
 
     """
     module_name, _, name = arch.partition(":")
+    _refuse_library(arch, module_name)
     forget(but=beside)
     if beside and beside not in sys.path:
         sys.path.append(_Folder(beside))
         importlib.invalidate_caches()
     try:
-        found = getattr(importlib.import_module(module_name), name)
+        with offline(f"model.arch: {arch!r}"):
+            found = getattr(importlib.import_module(module_name), name)
     except (Exception, SystemExit) as error:  # a module may raise anything on import, and a script ends
         where = f", installed on every node or in {beside}" if beside else ""
         raise ModelError(
@@ -61,16 +69,39 @@ def find_factory(arch: str, beside: str = "") -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise ModelError(f"model.arch: {arch!r} is not callable")
+    _refuse_library(arch, _home(found))
     module = sys.modules[module_name]
     if _read.get(module_name, (None,))[0] is not module:
         _read[module_name] = module, _sha256(getattr(module, "__file__", None))
     return found  # type: ignore[no-any-return]
 
 
-def sources(arch: str, beside: str = "") -> dict[str, str]:
+def _home(function: Callable[..., Any]) -> str:
+    """Return the module in which a function was defined, of a partial one the function that it calls."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__module__", None) or "")
+
+
+def _refuse_library(arch: str, module: str) -> None:
+    """Refuse functions of Python's library and of torch: they fetch or run what their arguments say.
+
+    Raises:
+        ModelError: the module is one of theirs.
+
+    """
+    if module.partition(".")[0] in _LIBRARIES and not f"{module}.".startswith("torch.nn."):
+        raise ModelError(
+            f"model.arch: {arch!r} is of {module}, whose functions may fetch or run what model.options say; expected a "
+            "function of an installed package of architectures, or of a module beside the study"
+        )
+
+
+def sources(arch: str, beside: str = "") -> dict[str, Any]:
     """Return `source_sha256` of a found factory's module, and `beside_sha256` of what it imports from beside the study.
 
-    Each only where there is such a file. No path is in them but those inside the folder.
+    Of an installed one, its `distribution`, too. Each only where there is such a file. No path is in them but those
+    inside the folder.
 
     Raises:
         ModelError: the module was edited since this process imported it.
@@ -82,7 +113,9 @@ def sources(arch: str, beside: str = "") -> dict[str, str]:
     file = getattr(module, "__file__", None)
     if (now := _sha256(file)) != was:
         raise ModelError(f"model.arch: {file} was edited since this process imported it; start the process again")
-    found = {"source_sha256": now} if now else {}
+    found: dict[str, Any] = {"source_sha256": now} if now else {}
+    if file and (distribution := distribution_of(Path(file))):
+        found["distribution"] = distribution
     folder = Path(beside)
     if beside and file and folder in Path(file).parents:
         others = sorted(path for path in module_in(folder, name.partition(".")[0]) if path != Path(file))

@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails
 
 from ray_unlearn.errors import StudyError, did_you_mean
 from ray_unlearn.study.schema import Study
+from ray_unlearn.study.uris import label, labelled, without_keys
 from ray_unlearn.study.yaml12 import parse_yaml
 
 _EMBEDDED = ("digits", "cifar10", "given")
@@ -67,7 +68,7 @@ def read_tree(path: str | Path, overrides: Sequence[str] = (), *, absolute: bool
         hint = "; `ray-unlearn init FILE` writes one to start from" if isinstance(error, FileNotFoundError) else ""
         raise StudyError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error}){hint}") from error
     except yaml.YAMLError as error:
-        raise StudyError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+        raise StudyError(f"{file}: not YAML: {_place(error)}") from error
     if not isinstance(tree, dict):
         raise StudyError(f"{file}: expected a mapping with name, data and populations; found {type(tree).__name__}")
     tree = {"storage": Study.model_fields["storage"].default} | tree  # left out means what it means when written out
@@ -88,7 +89,7 @@ def parse_study(tree: dict[str, Any], where: str) -> Study:
         said = ".".join(_keys(ranked[0]))
         others = {".".join(_keys(one)) for one in ranked if not said.startswith(".".join(_keys(one)))}
         more = f" (and {len(others)} more)" if others else ""
-        raise StudyError(f"{where}: {describe(ranked[0], Study)}{more}") from None
+        raise StudyError(without_keys(f"{where}: {describe(ranked[0], Study)}{more}")) from None
 
 
 def parse_stored(tree: dict[str, Any]) -> Study:
@@ -146,7 +147,7 @@ def _keys(error: ErrorDetails) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = repr(labelled(value))
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -166,14 +167,30 @@ def _override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise StudyError(f"--set {text!r}: expected KEY.KEY=VALUE, for example training.lr=1e-4")
+        raise StudyError(f"--set {_typed(text)!r}: expected KEY.KEY=VALUE, for example training.lr=1e-4")
     try:
         tree: Any = parse_yaml(value)
     except yaml.YAMLError as error:
-        raise StudyError(f"--set {text!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+        raise StudyError(f"--set {_typed(text)!r}: the value is not YAML: {_place(error)}") from error
     for part in reversed(parts):
         tree = {part: tree}
     return dict(tree)
+
+
+def _typed(override: str) -> str:
+    """Return an override for a message, without keys of a URI."""
+    key, equals, value = override.partition("=")
+    return key + equals + label(value) if "://" in value else override
+
+
+def _place(error: yaml.YAMLError) -> str:
+    """Return what is wrong and where, without the line itself: it may hold the keys of a URI."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(without_keys(str(error)).split())
+    mark = error.problem_mark or error.context_mark
+    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    said = ", ".join(filter(None, (error.context, error.problem, error.note)))
+    return " ".join(without_keys(said).split()) + where
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -12,20 +12,20 @@ Does not cover: which runs are still to be made (`ray_unlearn.store`), nor how (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from ray_unlearn.errors import StudyError, did_you_mean
-from ray_unlearn.study.identity import digest
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import digest, identity_of
 from ray_unlearn.study.schema import PopulationSpec, Study
 
 ORIGINAL = "original"
-IDENTITY_FORMAT = (
-    3  # raised where the same study began to give other bytes: 2, fused optimisers and trimmed taps; 3, live taps
-)
+IDENTITY_FORMAT = 3
+"""Rises where the same study begins to give other bytes; `changes.NEWER_BYTES` says why."""
 
 StartsFrom = Literal["scratch", "original"]
 
@@ -57,6 +57,8 @@ class MethodUse:
     """What identifies method and options: plain JSON values, no paths of a machine."""
     deterministic: bool = False
     """Whether all runs from one original are equal."""
+    corrections: Mapping[str, Sequence[Correction]] = field(default_factory=dict)
+    """Of the method, and of the methods that it is a mix of, by name: reasons for the refusal of older runs."""
     source: str = ""
     """Source text of a script method; the worker runs exactly what was hashed."""
 
@@ -171,7 +173,7 @@ def _population(name: str, study: Study, ingredients: Ingredients, original: Pop
         "model": dict(ingredients.model),
         **use.identity,
         "checkpoint_dtype": study.checkpoint_dtype,
-        "outputs": study.outputs.model_dump(mode="json"),
+        "outputs": identity_of(study.outputs),
     }
     if originals and original is not None:
         identity |= {"originals": originals, "original_digest": original.digest}

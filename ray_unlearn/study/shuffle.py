@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.recipe import Block, Int
 
 
@@ -48,7 +49,7 @@ class Shuffle(Block):
     @property
     def identity(self) -> dict[str, Any]:
         """What a study's identity says of it; nothing for `full`, which had no name once."""
-        return {"shuffle": self.model_dump(mode="json")} if self.order == "blocks" else {}
+        return {"shuffle": identity_of(self)} if self.order == "blocks" else {}
 
 
 def _by_name(value: Any) -> Any:

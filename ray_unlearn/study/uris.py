@@ -3,38 +3,52 @@
     label("s3://key:secret@bucket/x?region=eu")  # s3://bucket/x
     told(error, uri)                             # the first line of what pyarrow says, which likes to repeat the URI
     labelled(study.model_dump())                 # every URI in a tree
+    without_keys("cannot open s3://key:se/cr#et@bucket/x?token=y: no such")      # a text with URIs somewhere in it
+
+Half of AWS's secret keys have a `/` in them, and people paste them as they are: no parser of URIs finds the end of such
+a key. So everything up to the last `@` after `://` is cut; of a path with an `@` in it, only what follows is shown.
 
 Does not cover: secrets in environment variables; nothing reads those but the libraries that they are for.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+_NAMED = r"://(?!\[)[^\s/@:]*:(?!\d+(?:\W|$))[^\s@]"
+"""name:key, not host:port."""
+_KEYS = re.compile(rf"{_NAMED}[^\n]*@|://\S*@")
+"""Up to the last @ of the line where a name and a key begin, which may hold spaces; else of the word."""
+_HALF = re.compile(rf"(?<!http)(?<!https){_NAMED}\S*")
+"""Of a text that was cut off before the @; a web address may have a wrong port."""
+_OPTIONS = re.compile(r"(://[^\s?'\"<>]*)\?[^\s'\"<>),;]+")
 
 
 def label(uri: str) -> str:
     """Return a path as it is, and a URI without its credentials and options."""
-    if "://" not in uri:
+    scheme, mark, rest = uri.partition("://")
+    if not mark:
         return uri
     try:
-        parts = urlsplit(uri)
+        parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")
     except ValueError:  # brackets that do not close
-        return f"{uri.partition('://')[0]}://..."
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}"
+        return f"{scheme}://..."
+    return f"{parts.scheme}://{parts.netloc}{unquote(parts.path)}"
+
+
+def without_keys(text: str) -> str:
+    """Return a text without what may be credentials or options of a URI in it, word by word."""
+    if "://" not in text:
+        return text
+    return _OPTIONS.sub(r"\1?...", _HALF.sub("://...", _KEYS.sub("://", text)))
 
 
 def told(error: BaseException, uri: str) -> str:
     """Return the first line of an error about a URI, the URI as `label` writes it."""
-    line = (str(error) or type(error).__name__).splitlines()[0]
-    line = line.replace(uri, label(uri))
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return line
-    for secret in (parts.query, parts.netloc.rpartition("@")[0], parts.password, parts.username):
-        line = line.replace(secret, "...") if secret else line
-    return line
+    said = str(error) or type(error).__name__
+    return without_keys((said.replace(uri, label(uri)) if "://" in uri else said).splitlines()[0])
 
 
 def labelled(tree: Any) -> Any:

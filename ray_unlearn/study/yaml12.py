@@ -17,9 +17,29 @@ from typing import Any
 
 import yaml
 
+_MOST_VALUES = 100_000
+_MERGE = "tag:yaml.org,2002:merge"
+
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's scalars, refusing duplicate keys."""
+    """SafeLoader with YAML 1.2's scalars, refusing duplicate keys, and merges (`<<`) that multiply without end."""
+
+    _merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Copy what `<<` names into a mapping, counted before: a few merges of merges would copy billions of keys."""
+        for key, value in node.value:
+            if key.tag == _MERGE:
+                for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    self._count_merge(source)
+        super().flatten_mapping(node)
+
+    def _count_merge(self, source: yaml.Node) -> None:
+        if isinstance(source, yaml.MappingNode):
+            self.flatten_mapping(source)
+            self._merged += len(source.value)
+        if self._merged > _MOST_VALUES:
+            raise yaml.YAMLError(f"too many keys copied by `<<`; expected at most {_MOST_VALUES:,}")
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping; here each key is still as written, before `<<` copies others in."""
@@ -52,7 +72,6 @@ _Loader.add_implicit_resolver(
 )
 
 
-_MOST_VALUES = 100_000
 _DEEPEST = 100
 _MOST_BITS = 4096  # Python writes no integer of 4,300 digits down, not even into the message that refuses it
 

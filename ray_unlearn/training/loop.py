@@ -7,8 +7,8 @@
 
 The first set paces the epochs; batches of further sets come from endless reshuffled streams of their own. An epoch's
 draws cross to the device at its start, and the loss is summed there and looked at once, at its end, so that a GPU never
-waits inside one. Where the worker keeps `engines.Engines`, a training whose every step is the same work on other
-images (the default objective on one resident set, without hooks or an optimiser of its own) replays a captured step.
+waits inside one. A training whose every step is the same work on other images (the default objective on one set,
+without hooks or an optimiser of its own) may be taken in a quicker way that gives the same run (`fast.make_stepper`).
 
 Does not cover: perturbations before training, and anything that happens once; methods do that around `fit`.
 """
@@ -28,10 +28,8 @@ from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
-from ray_unlearn.training.batches import Batch, Draws, batches, draw, endless, sizes_of
-from ray_unlearn.training.captured import Engine
-from ray_unlearn.training.engines import can_stand_in
-from ray_unlearn.training.live import Live
+from ray_unlearn.training.batches import Draws, batches, draw, endless, sizes_of
+from ray_unlearn.training.fast import make_stepper
 from ray_unlearn.training.objective import Loss, class_weights, cross_entropy
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
 from ray_unlearn.training.precision import arithmetic, autocast, refuse_unsupported
@@ -95,20 +93,21 @@ class Training:
         self.epochs_done = 0
         self._images = [_set(data, each) for each in sets]
         self._sizes = list(batch_sizes or [recipe.batch_size] * len(sets))
-        self._weights_C = None if loss else class_weights(self._images[0], recipe, data.num_classes)
-        self._loss = loss or cross_entropy(self._weights_C)
+        weights_C = None if loss else class_weights(self._images[0], recipe, data.num_classes)
+        self._loss = loss or cross_entropy(weights_C)
         generators = [rng.torch(f"{purpose}-{_name(each, i)}") for i, each in enumerate(sets)]
         self._generator = generators[0]
         further = list(zip(self._images, self._sizes, generators, strict=True))[1:]
         self._streams = [endless(images, size, recipe, generator) for images, size, generator in further]
-        self._plain = len(sets) == 1 and all(each is None for each in (loss, hooks, parameters, optimizer))
         model.to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
-        self.optimizer = self._own = optimizer or make_optimizer(model, recipe, parameters)
-        self._live: Live | None = None
+        self.optimizer = optimizer or make_optimizer(model, recipe, parameters)
         self._rate = rate or partial(rate_factor, recipe)
         self._hooks = hooks or Hooks()
         self.steps_per_epoch = len(sizes_of(len(self._images[0]), self._sizes[0]))
         self._remaining = max(1, round(recipe.epochs * self.steps_per_epoch))
+        plain = len(sets) == 1 and all(each is None for each in (loss, hooks, parameters, optimizer))
+        fixed = (model, data, self._images[0], recipe, self._sizes[0], self.optimizer, weights_C)
+        self._take = make_stepper(*fixed, plain=plain)
 
     @property
     def done(self) -> bool:
@@ -128,74 +127,40 @@ class Training:
 
         """
         self.model.train()
-        steps = min(self.steps_per_epoch, self._remaining)
-        images = self._images[0]
-        epoch = draw(images, self._sizes[0], self.recipe.augment, self._generator, steps).on_device_of(images)
+        steps, images = min(self.steps_per_epoch, self._remaining), self._images[0]
+        draws = draw(images, self._sizes[0], self.recipe.augment, self._generator, steps).on_device_of(images)
+        progress = [self.epochs_done + step / self.steps_per_epoch for step in range(steps)]
+        rates = [self.recipe.lr * self._rate(epochs) for epochs in progress]
         with arithmetic(self.recipe.precision):
-            total = self._steps(epoch, steps)
+            total = self._take(self._steps, draws, rates, self.optimizer)
         self._remaining -= steps
         self.epochs_done += 1
-        mean = float(total) / len(epoch)
-        if not math.isfinite(mean):
-            hint = f"a lower lr may help (lr {self.recipe.lr})"
-            raise TrainingDiverged(f"the training loss of epoch {self.epochs_done} is {mean}; {hint}")
-        self.data.on_images(len(epoch))
-        self.data.on_epoch(self.model, self.epochs_done, mean)
+        self._report(float(total) / len(draws), len(draws))
 
-    def _rate_at(self, step: int) -> float:
-        return self.recipe.lr * self._rate(self.epochs_done + step / self.steps_per_epoch)
-
-    def _steps(self, epoch: Draws, steps: int) -> torch.Tensor:
-        """Take an epoch's steps in the quickest way that gives its bits; return the sum of its images' losses."""
-        engine = self._engine(len(epoch))
-        if engine is not None:
-            return self._captured(engine, epoch, steps)
-        if self.epochs_done == 0 and self._plain and can_stand_in(self.model, self.optimizer, self.recipe):
-            on_cpu = self.data.device.type == "cpu"
-            self._live = Live.of(self.model, self.recipe, self._images[0].pixels.image_size) if on_cpu else None
-        if self._live is None or self.optimizer is not self._own:
-            return self._eagerly(epoch, self.optimizer, partial(set_rate, self.optimizer))
-        with self._live as live:
-            return self._eagerly(epoch, live.optimizer, live.set_rate)
-
-    def _eagerly(
-        self, epoch: Draws, optimizer: torch.optim.Optimizer, rate_is: Callable[[float], None]
-    ) -> torch.Tensor:
-        """Take an epoch's steps one operation at a time; return the sum of its images' losses, on the device."""
+    def _steps(self, draws: Draws, rates: Sequence[float], optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """Take an epoch's steps; return the sum of its images' losses, on the device."""
         total = torch.zeros((), device=self.data.device)
-        for step, batch in enumerate(batches(self._images[0], epoch, self._sizes[0], self.recipe)):
-            rate_is(self._rate_at(step))
-            total = total + self._step((batch, *map(next, self._streams)), optimizer) * len(batch)
+        first_set = batches(self._images[0], draws, self._sizes[0], self.recipe)
+        for rate, batch in zip(rates, first_set, strict=True):
+            set_rate(optimizer, rate)
+            further = [next(stream) for stream in self._streams]
+            optimizer.zero_grad(set_to_none=True)
+            with autocast(self.recipe.precision, self.data.device):
+                loss = self._loss(self.model, batch, *further)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._hooks.after_backward()
+            optimizer.step()
+            self._hooks.after_step()
+            total = total + loss.detach() * len(batch)
         return total
 
-    def _step(self, step_batches: Sequence[Batch], optimizer: torch.optim.Optimizer) -> torch.Tensor:
-        """Take one step; return the loss, still on the device."""
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(self.recipe.precision, self.data.device):
-            value = self._loss(self.model, *step_batches)
-        value.backward()  # type: ignore[no-untyped-call]
-        self._hooks.after_backward()
-        optimizer.step()
-        self._hooks.after_step()
-        return value.detach()
-
-    def _engine(self, num_images: int) -> Engine | None:
-        """Return the engine that may take the epoch's steps; None where they are to be taken eagerly."""
-        images, size, engines = self._images[0], self._sizes[0], self.data.engines
-        if engines is None or not self._plain or images.pixels.resident is None or num_images < size:
-            return None
-        if not can_stand_in(self.model, self.optimizer, self.recipe):
-            return None
-        found: Engine = engines.of(
-            self.model, self.optimizer, images, self.recipe, size, len(images) // size, self._weights_C
-        )
-        return found
-
-    def _captured(self, engine: Engine, epoch: Draws, steps: int) -> torch.Tensor:
-        """Replay an epoch's steps; return the sum of its images' losses, on the device."""
-        rates = [self._rate_at(step) for step in range(steps)]
-        set_rate(self.optimizer, rates[-1])
-        return engine.epoch(self.model, self.optimizer, epoch, rates, self._weights_C)
+    def _report(self, mean_loss: float, num_images: int) -> None:
+        """Hand an epoch's loss on, or refuse it."""
+        if not math.isfinite(mean_loss):
+            hint = f"a lower lr may help (lr {self.recipe.lr})"
+            raise TrainingDiverged(f"the training loss of epoch {self.epochs_done} is {mean_loss}; {hint}")
+        self.data.on_images(num_images)
+        self.data.on_epoch(self.model, self.epochs_done, mean_loss)
 
 
 def fit(model: nn.Module, data: RunData, recipe: Recipe, rng: Seeds, **how: Any) -> None:

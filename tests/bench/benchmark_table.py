@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.report.text import plural
+from ray_unlearn.wording import plural
 
 NAMES = {
     "a": "a notebook loop",

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from ray_unlearn.errors import RayUnlearnError, StoreError
 from ray_unlearn.methods import METHODS
-from ray_unlearn.report.tables import accuracy_table, metrics_table
 from ray_unlearn.store import Record, StudyStore, open_storage
+from ray_unlearn.store.metrics import accuracy_table, metrics_table
 from ray_unlearn.store.records import CHECKPOINT
 from ray_unlearn.study import Study, load_study
 

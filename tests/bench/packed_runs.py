@@ -26,7 +26,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from ray_unlearn.data.images import ImageSet, upload
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.training.batches import Batch, Draws, load
-from ray_unlearn.training.captured import Capture, Step, with_rate
+from ray_unlearn.training.fast.cuda_graph import Capture, Step, with_rate
 from ray_unlearn.training.objective import cross_entropy
 from ray_unlearn.training.optimizers import make_optimizer
 from ray_unlearn.training.precision import autocast
@@ -45,7 +45,7 @@ class Packed:
         self._values = {name: parameter.detach() for name, parameter in self._parameters.items()}  # the same memory
         self._base = _widened(copy.deepcopy(nets[0]).to("meta"))
         self._gradients = vmap(grad_and_value(self._loss))
-        exact = torch.float32 if device.type == "cuda" else torch.float64  # as in training.captured
+        exact = torch.float32 if device.type == "cuda" else torch.float64  # as in training.fast.cuda_graph
         self._rate = torch.zeros((), dtype=exact, device=device)
         self._optimizer = with_rate(make_optimizer(self._base, recipe, self._parameters.values()), self._rate)
         steps, runs = max(1, len(images) // self._size), len(nets)

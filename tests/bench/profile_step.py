@@ -36,7 +36,7 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Training
-from ray_unlearn.training.engines import Engines, cuda_graph
+from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32, arithmetic, autocast, refuse_absent
 
 CLASSES = 10

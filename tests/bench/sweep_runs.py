@@ -35,8 +35,7 @@ from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Training
 from ray_unlearn.training.batches import Draws, draw, sizes_of
-from ray_unlearn.training.captured import Capture, Engine, Step
-from ray_unlearn.training.engines import Engines, cuda_graph
+from ray_unlearn.training.fast.cuda_graph import Capture, Engine, Engines, Step, cuda_graph
 from ray_unlearn.training.optimizers import make_optimizer
 from ray_unlearn.training.precision import arithmetic
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmark_table import spread
 
-from ray_unlearn.report.text import plural
+from ray_unlearn.wording import plural
 
 Found = Mapping[str, Any]
 """What `sweep_device.main` returns."""

@@ -33,9 +33,9 @@ from typing import Any
 import faults
 from chaos_study import BATCH, Study
 
-from ray_unlearn.report.text import plural
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.verify import verify
+from ray_unlearn.wording import plural
 
 NODE: dict[str, Any] = {"object_store_memory": 100 * 2**20}
 _GAVE_UP = "workers in a row could not start"

@@ -11,8 +11,8 @@ the pixels that it sees.
 On the CPU only: there the arithmetic is the cost. Elsewhere, for larger maps, and for grouped, dilated or other kinds
 of convolutions, the module is an ordinary nn.Conv2d.
 
-A weight whose convolution gives a single pixel can be held without its dead taps for a while (`LiveConv2d`); what
-moves them meanwhile is `training.live`'s to know.
+A weight whose convolution gives a single pixel can be held without its dead taps for a while (`LiveConv2d`);
+`live_taps` moves them meanwhile.
 
 Does not cover: leaving dead taps out of gradients and optimiser steps; weight decay still moves them, as it should.
 """

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ray_unlearn.models import small_cnn
-from ray_unlearn.pristine import Pristine
+from ray_unlearn.models import Template, small_cnn
 
 
 class Tied(nn.Module):
@@ -38,14 +37,14 @@ def test_copies_are_equal_and_share_nothing(build):
     """Law: what is done to a copy, weights or structure, is seen neither in the next copy nor in the model."""
     model = build()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    pristine = Pristine(model)
-    first = pristine.copy()
+    template = Template(model)
+    first = template.copy()
     assert type(first) is type(model)
     for tensor in first.state_dict().values():
         tensor.fill_(9)
     first.extra = "mine"
     first.eval()
-    second = pristine.copy()
+    second = template.copy()
     for state in (second.state_dict(), model.state_dict()):
         assert list(state) == list(before)
         assert all(torch.equal(state[name], before[name]) for name in before)
@@ -58,7 +57,7 @@ def test_copies_are_equal_and_share_nothing(build):
 def test_ties_frozen_parameters_and_plain_attributes_are_kept():
     """Law: one memory under two names stays one; requires_grad stays; lists and plain tensors are copies."""
     model = Tied()
-    copy = Pristine(model).copy()
+    copy = Template(model).copy()
     assert isinstance(copy, Tied)
     assert copy.a.weight is copy.b.weight
     assert copy.a.weight is not model.a.weight
@@ -75,7 +74,7 @@ def test_a_copy_trains_like_the_model():
     """Law: one step of the same numbers gives the same numbers."""
     torch.manual_seed(0)
     model = small_cnn(3, width=2)
-    copy = Pristine(model).copy()
+    copy = Template(model).copy()
     images = torch.randn(4, 3, 8, 8)
     for each in (model, copy):
         each(images).square().sum().backward()

@@ -1,21 +1,32 @@
-"""One training step on tensors that stay where they are, so that it can be captured once and replayed.
+"""One training step on tensors that stay where they are, captured once as a CUDA graph and replayed.
 
-    engine = Engine(model, optimizer, images, recipe, batch_size, capacity, weights_C, capture)
+    engines = Engines(cuda_graph)                    # one per worker; a stepper asks it through RunData.engines
+    engine = engines.of(model, optimizer, images, recipe, batch_size, full_steps, weights_C)
     total = engine.epoch(model, optimizer, draws, rates, weights_C)     # or begin(...), step() until False, finish(...)
+
+A GPU gets one launch per training step instead of some hundreds. A CUDA graph replays the same kernels on the same
+addresses; what a step reads from Python is frozen in it, and is therefore part of the key by which engines are told
+apart. The next run reuses buffers and graph.
 
 An engine owns all that its step touches: a copy of the model, its gradients, an optimiser whose rate is a tensor, and
 tables of an epoch's draws and rates that the step reads at a counter which it moves itself. A run's weights, running
 statistics and optimiser state are copied in before an epoch and out after it, so that they are ordinary tensors
-whenever anyone looks. Warm-up and capture work on the copies, before a run's state enters: what a run becomes does not
+between epochs. Warm-up and capture work on the copies, before a run's state enters: what a run becomes does not
 depend on whether it was the first. A smaller last batch is computed eagerly, on the engine's tensors.
 
-Does not cover: which trainings may share an engine, and what captures a step (`engines`).
+Captured and eager epochs are the same arithmetic in the same order; on a GPU the captured rate is float32, so that the
+two agree to rounding, not in every bit. Each repeats itself bit for bit with `execution.deterministic`.
+
+Does not cover: which trainings an engine may serve (`make_stepper`); objectives and hooks written in Python, whose
+state a graph would freeze.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
@@ -24,6 +35,8 @@ import torch
 from torch import nn
 
 from ray_unlearn.data.images import ImageSet, upload
+from ray_unlearn.errors import MethodError
+from ray_unlearn.seeds import nothing_drawn
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.training.batches import Draws, load
 from ray_unlearn.training.objective import cross_entropy
@@ -34,7 +47,83 @@ Step = Callable[[], None]
 Capture = Callable[[Step, torch.device], Step]
 """Takes a step that reads and writes the same tensors at every call; returns what repeats it."""
 
+_KEPT = 4  # engines per worker: each holds a model, its gradients, its optimiser's state and one step's activations
+_WARM_UP = 3  # steps before a capture, as torch's documentation advises: cuDNN and cuBLAS allocate in the first ones
 _OWN = ("params", "lr", "foreach", "fused", "capturable")  # settings of a group that say how, not what
+
+
+def cuda_graph(step: Step, device: torch.device) -> Step:
+    """Warm a step up on a stream of its own, capture it there as a CUDA graph, and return the graph's replay.
+
+    Raises:
+        MethodError: the step cannot be captured.
+
+    """
+    with nothing_drawn(device):  # what warm-up draws, for a dropout say, no run should miss
+        return _captured(step, device)
+
+
+def _captured(step: Step, device: torch.device) -> Step:
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*capturable=True")  # so it is, and so it will be captured
+        for _ in range(_WARM_UP):
+            step()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:  # thread_local: a thread that publishes the last run may allocate meanwhile
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            step()
+    except RuntimeError as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        hint = "set execution.cuda_graph: false to train without"
+        raise MethodError(f"a training step cannot be captured as a CUDA graph ({reason}); {hint}") from error
+    return graph.replay
+
+
+class Engines:
+    """The captured steps of one worker, the most recently used ones."""
+
+    def __init__(self, capture: Capture, kept: int = _KEPT) -> None:
+        self._capture, self._kept = capture, kept
+        self._engines: OrderedDict[Hashable, Engine] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._engines)
+
+    def of(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        images: ImageSet,
+        recipe: Recipe,
+        batch_size: int,
+        full_steps: int,
+        weights_C: torch.Tensor | None,
+    ) -> Engine:
+        """Return the engine for such trainings, a new one where there is none yet.
+
+        Two trainings share an engine where a graph would hold the same kernels and addresses for both: the same
+        modules and shapes, the same pixels, the same arithmetic; `full_steps` counts by powers of two.
+        """
+        capacity = 1 << (full_steps - 1).bit_length()
+        how = (recipe.optimizer, repr(settings_of(optimizer)), recipe.precision, recipe.channels_last)
+        where = (id(images.pixels), images.scaling, recipe.augment.crop, recipe.augment.flip, batch_size, capacity)
+        key = (_layout(model), *how, *where, weights_C is not None)
+        if key not in self._engines:
+            made = Engine(model, optimizer, images, recipe, batch_size, capacity, weights_C, self._capture)
+            self._engines[key] = made
+        self._engines.move_to_end(key)
+        while len(self._engines) > self._kept:
+            self._engines.popitem(last=False)
+        return self._engines[key]
+
+
+def _layout(model: nn.Module) -> Hashable:
+    """Return what tells one computation from another: modules with their settings, and each tensor's shape."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return str(model), tuple((name, tuple(t.shape), t.dtype) for name, t in tensors)
 
 
 class Engine:
@@ -93,7 +182,7 @@ class Engine:
     ) -> None:
         """Take a run's state and an epoch's draws in; `step` then goes through them, and `finish` gives the state back.
 
-        Whoever has several engines may take their steps in turn.
+        The steps of several engines may be taken in turn.
         """
         full = len(draws) // self._size
         self._fill(draws, rates, full)

@@ -4,11 +4,14 @@
     interval(0.09, 0.1311)                       # '[0.090, 0.131]'
     points(-0.034)                               # '−3.4': percentage points, with a sign
     short("a-very-long-population-name", 16)     # 'a-very-…ion-name'
+    plural(2, "run"), duration(7265.0)           # '2 runs', '2 h 01 min'
 
-Does not cover: which numbers belong together (`ranking`, `score_tables`).
+Does not cover: which numbers belong together (`report`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 MISSING = "\u2013"
 MINUS = "\u2212"
@@ -54,7 +57,7 @@ def percent_interval(low: float | None, high: float | None) -> str:
 
 
 def joined(*parts: str, by: str = " ") -> str:
-    """Return the parts that say something, joined."""
+    """Return the parts that are not empty, joined."""
     return by.join(part for part in parts if part)
 
 
@@ -76,8 +79,19 @@ def _signed(text: str) -> str:
     return text.replace("-", MINUS) if text.strip("-0.,") else text.lstrip("-")
 
 
+def printable(data: bytes) -> str:
+    r"""Return text that a terminal shows and does not obey: line ends and tabs stay, other control characters do not.
+
+    >>> printable(b"50%\r100%\n\x1b[2J")
+    '50%\n100%\n\\x1b[2J'
+    """
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    shown = (char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text)
+    return "".join(shown)
+
+
 def duration(seconds: float) -> str:
-    """Return seconds as people say them.
+    """Return seconds in hours, minutes and seconds.
 
     >>> duration(7265.0)
     '2 h 01 min'
@@ -87,3 +101,18 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 run`, `2 runs`."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows with their columns padded: the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines

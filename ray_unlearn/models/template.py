@@ -1,7 +1,7 @@
-"""A model that is copied many times: fresh copies, made quickly, whatever became of the ones before.
+"""A model that is copied many times: fresh copies, made quickly, whatever a run did to an earlier one.
 
-    pristine = Pristine(model)
-    pristine.copy()                              # 0.2 ms for small_cnn, where copy.deepcopy takes 1.6 ms
+    template = Template(model)
+    template.copy()                              # 0.2 ms for small_cnn, where copy.deepcopy takes 1.6 ms
 
 The structure is pickled once, without its tensors; a copy is that structure around clones of the tensors. A run may do
 anything to its model, so models are never used twice. What cannot be pickled is copied by `copy.deepcopy`.
@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 
-class Pristine:
-    """Holds a model that nobody else may touch from now on."""
+class Template:
+    """Holds a model, which no other code may touch from now on."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model

@@ -1,10 +1,9 @@
 """Steps on the kernel taps that meet a pixel; the others take theirs all at once, at the end of the epoch.
 
-    live = Live.of(model, recipe, image_size=32)           # None where there is nothing to gain
-    with live:
-        ...                                                # steps: live.optimizer, rates told by live.set_rate
+    live = LiveTaps.of(model, recipe, image_size=32)       # None where there is nothing to gain
+    total = live.epoch(eagerly, draws, rates)              # the loop's own steps, with live.optimizer
 
-A tap that only ever meets padding (`ray_unlearn.taps`) has no gradient, yet at every step an optimiser reads and writes
+A tap that only ever meets padding (`small_maps`) has no gradient, yet at every step an optimiser reads and writes
 it and its state: of the 11.2 million weights of a stock ResNet-18 at 32x32 pixels, 7.0 million are such. Inside an
 epoch they are put aside. What an epoch's steps do to a weight without a gradient is linear in the weight and its
 momentum: one multiplication at the end, equal to the steps to rounding.
@@ -17,6 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -25,8 +25,9 @@ from torch import nn
 
 from ray_unlearn.seeds import nothing_drawn
 from ray_unlearn.study.recipe import Recipe
-from ray_unlearn.taps import LiveConv2d, TrimmedConv2d, live_window
-from ray_unlearn.training.optimizers import make_optimizer, set_rate, steps_without_gradient
+from ray_unlearn.training.batches import Draws
+from ray_unlearn.training.fast.small_maps import LiveConv2d, TrimmedConv2d, live_window
+from ray_unlearn.training.optimizers import make_optimizer, steps_without_gradient
 
 _PAYS = 250_000  # dead weights; with fewer, putting them aside costs what it saves
 
@@ -84,18 +85,17 @@ class _Layer:
             self._momenta[tap] = moved_OI
 
 
-class Live:
+class LiveTaps:
     """A model whose convolutions hold live taps only, inside a `with`; momentum lasts from one to the next."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, layers: list[_Layer]) -> None:
         self._recipe, self._layers = recipe, layers
-        self._rates: list[float] = []
         instead = {id(layer.whole): layer.live for layer in layers}
         self.optimizer = make_optimizer(model, recipe, [instead.get(id(p), p) for p in model.parameters()])
         """Of all parameters but the dead taps."""
 
     @classmethod
-    def of(cls, model: nn.Module, recipe: Recipe, image_size: int) -> Live | None:
+    def of(cls, model: nn.Module, recipe: Recipe, image_size: int) -> LiveTaps | None:
         """Return the model's parts; None where a step would not be the same, or dead taps are too few to matter."""
         convs = {name: each for name, each in model.named_modules() if type(each) is TrimmedConv2d}
         if steps_without_gradient(recipe, ()) is None or sum(each.weight.numel() for each in convs.values()) < _PAYS:
@@ -105,33 +105,38 @@ class Live:
         layers = [_Layer(convs[name], sees, window) for name, (sees, window) in tried.items()]
         return cls(model, recipe, layers) if sum(layer.num_dead for layer in layers) >= _PAYS else None
 
-    def set_rate(self, rate: float) -> None:
-        """Set the rate of the step that follows."""
-        set_rate(self.optimizer, rate)
-        self._rates.append(rate)
+    def epoch(
+        self,
+        eagerly: Callable[[Draws, Sequence[float], torch.optim.Optimizer], torch.Tensor],
+        draws: Draws,
+        rates: Sequence[float],
+    ) -> torch.Tensor:
+        """Take an epoch's steps on live taps, then move the dead ones as the steps would have; return the loss."""
+        with self:
+            total = eagerly(draws, rates, self.optimizer)
+        factors = steps_without_gradient(self._recipe, rates)
+        if factors is not None:
+            for layer in self._layers:
+                layer.move_dead(factors)
+        return total
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> LiveTaps:
         """Put dead taps aside."""
-        self._rates.clear()
         for layer in self._layers:
             layer.part()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Put weights together again, dead taps moved as the steps would have."""
+        """Put weights together again, dead taps as they were."""
         for layer in self._layers:
             layer.join()
-        factors = steps_without_gradient(self._recipe, self._rates)
-        if factors is not None and error is None:
-            for layer in self._layers:
-                layer.move_dead(factors)
 
 
 def _tried(model: nn.Module, image_size: int) -> dict[str, tuple[Size, Window]]:
     """Return the convolutions that give one pixel, what they see, and which taps meet it: found out on a copy.
 
-    None of them where the copy's logits change when it goes without its other taps: a model may read a weight beside
-    calling its layer, and then it is trained as it is.
+    None of them where the copy's logits change when it goes without its other taps: a model may read a weight in other
+    ways than by calling its layer, and then it is trained as it is.
     """
     images = torch.linspace(-1, 1, 4 * 3 * image_size**2).view(4, 3, image_size, image_size).sin_()
     try:
@@ -169,7 +174,7 @@ def _maps_met(model: nn.Module, convs: list[TrimmedConv2d], images: torch.Tensor
 
 
 def _answer(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return what a model says of images, and says again: what it draws is the same each time, and nobody's loss."""
+    """Return a model's logits for images; torch's random state is restored afterwards."""
     with nothing_drawn(torch.device("cpu")):
         answer: torch.Tensor = model(images)
     return answer

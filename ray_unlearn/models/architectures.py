@@ -18,20 +18,24 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from pyarrow import fs
 from torch import nn
 
 from ray_unlearn.data.files import open_filesystem
 from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.store.disk import require_regular
 from ray_unlearn.study.factories import find_factory, forget, sources
-from ray_unlearn.study.identity import canonical, difference
+from ray_unlearn.study.identity import canonical, difference, identity_of
+from ray_unlearn.study.offline import offline
 from ray_unlearn.study.schema import Dtype, Model
-from ray_unlearn.study.uris import label, told
-from ray_unlearn.taps import trim
+from ray_unlearn.study.uris import label, labelled, told, without_keys
+from ray_unlearn.training.fast.small_maps import trim
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys that people put a state dict under
@@ -61,10 +65,13 @@ def build(spec: Model, num_classes: int, seeds: Seeds) -> nn.Module:
     factory = _factory(spec)
     with seeds.global_state("init"):
         try:
-            model = factory(num_classes=num_classes, **spec.options)
+            with offline(f"model {spec.arch}:"):
+                model = factory(num_classes=num_classes, **spec.options)
+        except ModelError:
+            raise
         except Exception as error:  # a factory may raise anything
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ModelError(f"model {spec.arch}: does not take options {spec.options}: {reason}") from error
+            raise ModelError(f"model {spec.arch}: does not take options {labelled(spec.options)}: {reason}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {spec.arch}: expected a torch module; found {type(model).__name__}")
     return trim(model) if spec.trim_dead_taps else model
@@ -96,7 +103,7 @@ def identity(spec: Model) -> dict[str, Any]:
     """
     forget()  # a file beside the study may have changed since this process imported it
     _factory(spec)
-    found: dict[str, Any] = {"arch": spec.arch, "options": spec.options, "trim_dead_taps": spec.trim_dead_taps}
+    found = identity_of(spec) | {"options": spec.options}  # as they are: a plain form may hide NaN
     try:
         canonical(found)
     except (TypeError, ValueError) as error:
@@ -142,6 +149,8 @@ def read_file(path: str) -> bytes:
     """
     try:
         filesystem, inside = open_filesystem(path)
+        if isinstance(filesystem, fs.LocalFileSystem):
+            require_regular(Path(inside))
         with filesystem.open_input_stream(inside) as stream:
             return bytes(stream.read())
     except FileNotFoundError:
@@ -168,7 +177,7 @@ def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises a dozen kinds on damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{where}: not weights that can be read safely ({reason[:160]})") from error
+        raise ModelError(f"{where}: not weights that can be read safely ({without_keys(reason)[:160]})") from error
     for wrapper in _WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]

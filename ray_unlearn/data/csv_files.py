@@ -1,0 +1,61 @@
+"""CSV files as strangers write them: every cell is what is written there, and a bomb is refused.
+
+    table = read_csv(Path("forget.csv"))         # pandas, every cell text: "NA" and "007" are ids, too
+    table = read_csv(file, text=("image_id", "person_id"), numbers=("age",))
+
+Only cells of `numbers` may be empty, `NA` and so on for "unknown"; columns that are neither are read as pandas guesses.
+
+Does not cover: what the columns mean (`folders`, `splits`).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray_unlearn.data.files import read_local
+from ray_unlearn.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LARGEST_BYTES = 256 * 2**20  # ten million ids
+_UNKNOWN = ["", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "#N/A", "<NA>"]
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+}
+
+
+def read_csv(file: Path, text: Collection[str] | None = None, numbers: Collection[str] = ()) -> pd.DataFrame:
+    """Return a CSV file's cells.
+
+    Args:
+        file: local, UTF-8, not compressed.
+        text: columns that are text as they stand; all by default.
+        numbers: columns in which an empty cell, `NA`, `nan` and the like mean an unknown number, NaN.
+
+    Raises:
+        DataError: it is no such file, or too large.
+
+    """
+    import pandas as pd  # half a second that no worker needs
+
+    try:
+        data = read_local(file, _LARGEST_BYTES)
+    except OSError as error:
+        raise DataError(f"{file}: not a readable CSV file: {error.strerror or error}") from error
+    packed = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), "")
+    if packed:
+        raise DataError(f"{file}: compressed ({packed}); expected plain CSV: unpack it first")
+    types: Any = str if text is None else dict.fromkeys(text, str)
+    unknown = dict.fromkeys(numbers, _UNKNOWN)
+    try:
+        return pd.read_csv(io.BytesIO(data), dtype=types, keep_default_na=False, na_values=unknown)
+    except (OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{file}: not a readable CSV file: {(str(error) or 'damaged').splitlines()[0]}") from error

@@ -1,0 +1,21 @@
+"""Architectures by name, their weights in and out of files, and quick copies of one model.
+
+    model = models.build(study.model, num_classes=9, seeds=Seeds(study=0))
+    models.load_weights(model, models.parse_weights(models.read_file("a.pth"), "a.pth"), where="a.pth")
+
+Does not cover: training (`ray_unlearn.training`), where checkpoints lie (`ray_unlearn.store`).
+"""
+
+from ray_unlearn.models.architectures import BUILT_IN as BUILT_IN
+from ray_unlearn.models.architectures import DTYPES as DTYPES
+from ray_unlearn.models.architectures import build as build
+from ray_unlearn.models.architectures import checkpoint_bytes as checkpoint_bytes
+from ray_unlearn.models.architectures import identity as identity
+from ray_unlearn.models.architectures import load_weights as load_weights
+from ray_unlearn.models.architectures import parse_weights as parse_weights
+from ray_unlearn.models.architectures import read_file as read_file
+from ray_unlearn.models.architectures import refuse_other_source as refuse_other_source
+from ray_unlearn.models.architectures import round_parameters as round_parameters
+from ray_unlearn.models.architectures import small_cnn as small_cnn
+from ray_unlearn.models.architectures import try_on as try_on
+from ray_unlearn.models.template import Template as Template

@@ -1,0 +1,104 @@
+"""What the last bits of a run depend on, though no digest covers it: where one population holds runs of two kinds.
+
+    mixtures({"finetune": records, "retrained": others}, reference="retrained")
+    # ["population finetune: its runs differ in torch: 2.9.1 (runs 0-3), 2.10.0 (runs 4-5); ..."]
+
+Versions of torch and torchvision, the device, the thread count, and the instructions that torch chose for the CPU. Such
+runs are of one experiment and equal to rounding, but training enlarges rounding: compare them with that in mind.
+
+Does not cover: what digests cover, and what changes no bit (host, times, attempts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ray_unlearn.store.records import Record
+
+PACKAGES = ("torch", "torchvision")
+_SHOWN = 4  # ranges of runs before the rest is left out
+ADVICE = "digests do not cover that, so the last bits may differ"
+
+
+def arithmetic_of(device: str, threads: int, versions: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """Return what a run's last bits depend on, by name, from the parts that its record holds."""
+    packages = {name: versions[name] for name in PACKAGES if name in versions}
+    return {"device": device, "threads": str(threads), **packages, **more}
+
+
+def mixtures(populations: Mapping[str, Mapping[int, Record]], reference: str = "") -> list[str]:
+    """Return a line for each population whose runs differ in this, and for each that differs from the reference.
+
+    Args:
+        populations: records by run index, by population.
+        reference: the population that the others are compared with; empty for none.
+
+    """
+    values = {name: _values(records) for name, records in populations.items()}
+    mixed = {
+        name: [_listed(key, found) for key, found in own.items() if len(found) > 1] for name, own in values.items()
+    }
+    lines = [
+        f"population {name}: its runs differ in {'; '.join(keys)}; {ADVICE}" for name, keys in mixed.items() if keys
+    ]
+    theirs = values.get(reference, {})
+    for name, own in values.items():
+        differing = [key for key in own.keys() & theirs.keys() if set(own[key]) != set(theirs[key])]
+        pairs = [f"{key} ({_joined(own[key])}, there {_joined(theirs[key])})" for key in sorted(differing)]
+        if pairs:
+            lines.append(f"population {name}: differs from the reference {reference} in {'; '.join(pairs)}; {ADVICE}")
+    return lines
+
+
+def mixing(
+    held: Mapping[str, Mapping[int, Record]], pending: Iterable[str], arithmetic: Mapping[str, str], reference: str = ""
+) -> list[str]:
+    """Return a line for each population that a worker is about to mix: runs of its own so far, or the reference's.
+
+    Args:
+        held: the records that are there, by population.
+        pending: the populations that the worker will make runs of.
+        arithmetic: what the worker's runs depend on, as `arithmetic_of` returns it.
+        reference: the population that the others are compared with; empty for none.
+
+    """
+    lines = []
+    for name in sorted(set(pending)):
+        others = {"its runs so far": name} | ({f"the reference {reference}": reference} if reference != name else {})
+        for whose, population in others.items():
+            found = _values(held.get(population, {}))
+            differing = [key for key in found if key in arithmetic and set(found[key]) != {arithmetic[key]}]
+            pairs = [f"{key} ({_joined(found[key])}, here {arithmetic[key]})" for key in differing]
+            if pairs:
+                lines.append(f"population {name}: new runs differ from {whose} in {'; '.join(pairs)}; {ADVICE}")
+    return lines
+
+
+def _values(records: Mapping[int, Record]) -> dict[str, dict[str, list[int]]]:
+    """Return key -> value -> the runs that have it."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for index, record in sorted(records.items()):
+        known = arithmetic_of(record.device, record.threads, record.versions, record.arithmetic)
+        for key, value in known.items():
+            found.setdefault(key, {}).setdefault(value, []).append(index)
+    return found
+
+
+def _joined(values: Iterable[str]) -> str:
+    return ", ".join(sorted(values))
+
+
+def _listed(key: str, values: Mapping[str, list[int]]) -> str:
+    return f"{key}: " + ", ".join(f"{value} (runs {_ranges(indexes)})" for value, indexes in values.items())
+
+
+def _ranges(indexes: Iterable[int]) -> str:
+    """Return `0-3, 5` for 0, 1, 2, 3, 5."""
+    spans: list[list[int]] = []
+    for index in indexes:
+        if spans and index == spans[-1][1] + 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in spans[:_SHOWN]]
+    return ", ".join(shown) + ", ..." * (len(spans) > _SHOWN)

@@ -1,0 +1,96 @@
+"""Why a population cannot be continued: the values that differ, the reason where there is one, and what can be done.
+
+    refusal(held, population.identity, population.method.corrections)     # lines; `held` is a population.json
+    METHOD = Method(..., corrections=(Correction("0.2", "the ascent step weighted batches, not images"),))
+
+Does not cover: whether a population may be continued; equal digests say that it may (`ray_unlearn.store`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ray_unlearn.study.identity import difference
+
+NEWER_BYTES: Mapping[int, str] = {
+    2: "optimisers became one fused kernel, and convolutions skip the taps that meet only padding",
+    3: "taps that only ever meet padding are put aside during training",
+}
+"""By `IDENTITY_FORMAT` (in `plan`): why the same study gave other bytes from then on."""
+
+_UNRECORDED = {
+    ("method", "modules"): "the modules that a script imports from its folder",
+    ("method", "distribution"): "the installed distribution that a script is of",
+    ("model", "distribution"): "the installed distribution that a factory is of",
+}
+"""By place in an identity: what version 0.1.0 did not write down."""
+
+_UNSTATED = "0.1.0 or earlier"
+
+
+class Correction(NamedTuple):
+    """A change of a method that gives other results on purpose; its revision rises by one with each."""
+
+    version: str
+    """The version of ray_unlearn that brought it."""
+    reason: str
+    """What was wrong, as a clause: `the ascent step weighted batches, not images`."""
+
+
+def refusal(
+    held: Mapping[str, Any], identity: Mapping[str, Any], corrections: Mapping[str, Sequence[Correction]]
+) -> list[str]:
+    """Return why runs were made differently, a line each: differences, then reasons, then what can be done.
+
+    Args:
+        held: the content of the population's population.json.
+        identity: what the population would be made from now.
+        corrections: of the method, and of the methods that it is a mix of, by name.
+
+    """
+    before, now = dict(held.get("identity") or {}), json.loads(json.dumps(identity))
+    changed = difference(before, now)
+    unrecorded = {} if "made_by" in held else _unrecorded(before, now)
+    reasons = [*_corrected(before, corrections), *unrecorded.values(), *_other_bytes(before, now)]
+    made_by = f"It was made by ray-unlearn {held.get('made_by', _UNSTATED)}."
+    ours = ("format:", "revisions", *unrecorded)  # how a difference of versions begins, which nobody can change back
+    can_go_back = not changed or any(not line.startswith(ours) for line in changed)
+    advice = "Give the changed population another name, the study another name, or change it back."
+    if not can_go_back:
+        advice = "Give the population or the study another name to make it anew; the runs that are there stay."
+    return [*(f"  {line}" for line in changed or ["(its population.json was edited)"]), *reasons, made_by, advice]
+
+
+def _corrected(before: Mapping[str, Any], corrections: Mapping[str, Sequence[Correction]]) -> list[str]:
+    found = []
+    for method, made in corrections.items():
+        revision = _revision(before, method)
+        found += [f"The method {method} was corrected in {one.version}: {one.reason}." for one in made[revision - 1 :]]
+    return found
+
+
+def _revision(identity: Mapping[str, Any], method: str) -> int:
+    """Return the revision of a method that an identity is of; 1 is not written down."""
+    revisions = identity.get("revisions")
+    found = revisions.get(method, 1) if isinstance(revisions, Mapping) else 1
+    return found if isinstance(found, int) and found >= 1 else 1
+
+
+def _unrecorded(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Return why an identity of version 0.1.0 cannot be compared with one of today, by place."""
+    found = {}
+    for (block, key), what in _UNRECORDED.items():
+        old, new = before.get(block), now.get(block)
+        if isinstance(new, Mapping) and key in new and not (isinstance(old, Mapping) and key in old):
+            place = f"{block}.{key}:"
+            found[place] = f"{place} version 0.1.0 did not record {what}, so these runs may be of other code."
+    return found
+
+
+def _other_bytes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    old, new = before.get("format"), now.get("format")
+    if not isinstance(old, int) or not isinstance(new, int):
+        return []
+    return [f"The same study gives other bytes since format {n}: {NEWER_BYTES[n]}." for n in range(old + 1, new + 1)]

@@ -1,0 +1,126 @@
+"""The quick ways to take a training's steps, behind one function.
+
+    take = make_stepper(model, data, images, recipe, batch_size, optimizer, weights_C, plain=True)
+    total = take(eagerly, draws, rates, optimizer)        # one epoch
+
+`eagerly` is the training loop itself. Two ways are quicker and give the same run: on a GPU, a captured step is replayed
+(`cuda_graph`); on a CPU, large kernels of which few taps meet a pixel are stepped on those taps alone (`live_taps`).
+Models skip the other taps in their convolutions anyway (`small_maps`).
+
+Does not cover: trainings with an objective, hooks, sets, parameters or an optimiser of a method's own; these are taken
+eagerly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ray_unlearn.data.images import ImageSet, RunData
+from ray_unlearn.study.recipe import Recipe
+from ray_unlearn.training.batches import Draws
+from ray_unlearn.training.fast.cuda_graph import Engine, parameters_of
+from ray_unlearn.training.fast.live_taps import LiveTaps
+from ray_unlearn.training.optimizers import set_rate
+
+Steps = Callable[[Draws, Sequence[float], torch.optim.Optimizer], torch.Tensor]
+"""Takes an epoch's draws, the rate of each step and the optimiser; returns the sum of its images' losses."""
+Stepper = Callable[[Steps, Draws, Sequence[float], torch.optim.Optimizer], torch.Tensor]
+"""The same, given the loop that takes the steps one operation at a time. A stepper does not keep the loop: a training
+that refers to itself would hold its optimiser's state until the garbage collector comes by."""
+_KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def make_stepper(
+    model: nn.Module,
+    data: RunData,
+    images: ImageSet,
+    recipe: Recipe,
+    batch_size: int,
+    optimizer: torch.optim.Optimizer,
+    weights_C: torch.Tensor | None,
+    *,
+    plain: bool,
+) -> Stepper:
+    """Return what takes a training's epochs in the quickest way there is.
+
+    Args:
+        model: trained in place.
+        data: the run's; its engines, if it has any, hold captured steps.
+        images: the set to train on.
+        recipe: optimiser, precision, augmentation.
+        batch_size: images per step.
+        optimizer: made for this training; an epoch that is given another one is not taken on live taps.
+        weights_C: class weights of the objective, float32 [C], or None.
+        plain: whether the training is the default objective on one set, with nothing of a method's own.
+
+    """
+    return _Quickest(model, data, images, recipe, batch_size, optimizer, weights_C) if plain else _take_eagerly
+
+
+def _take_eagerly(
+    eagerly: Steps, draws: Draws, rates: Sequence[float], optimizer: torch.optim.Optimizer
+) -> torch.Tensor:
+    return eagerly(draws, rates, optimizer)
+
+
+@dataclass
+class _Quickest:
+    """Chooses for every epoch; what a method does to the model in between may change the choice."""
+
+    model: nn.Module
+    data: RunData
+    images: ImageSet
+    recipe: Recipe
+    batch_size: int
+    optimizer: torch.optim.Optimizer
+    weights_C: torch.Tensor | None
+    live: LiveTaps | None = None
+    epochs: int = 0
+
+    def __call__(
+        self, eagerly: Steps, draws: Draws, rates: Sequence[float], optimizer: torch.optim.Optimizer
+    ) -> torch.Tensor:
+        """Take an epoch's steps."""
+        self.epochs += 1
+        engine = self._engine(draws, optimizer)
+        if engine is not None:
+            set_rate(optimizer, rates[-1])
+            return engine.epoch(self.model, optimizer, draws, rates, self.weights_C)
+        if self.epochs == 1 and self.data.device.type == "cpu" and can_stand_in(self.model, optimizer, self.recipe):
+            self.live = LiveTaps.of(self.model, self.recipe, self.images.pixels.image_size)
+        if self.live is None or optimizer is not self.optimizer:
+            return eagerly(draws, rates, optimizer)
+        return self.live.epoch(eagerly, draws, rates)
+
+    def _engine(self, draws: Draws, optimizer: torch.optim.Optimizer) -> Engine | None:
+        """Return the engine that may take the epoch's steps, if any."""
+        images, size, engines = self.images, self.batch_size, self.data.engines
+        if engines is None or images.pixels.resident is None or len(draws) < size:
+            return None
+        if not can_stand_in(self.model, optimizer, self.recipe):
+            return None
+        full_steps = len(images) // size
+        found: Engine = engines.of(self.model, optimizer, images, self.recipe, size, full_steps, self.weights_C)
+        return found
+
+
+def can_stand_in(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> bool:
+    """Return whether a copy of the model with the recipe's optimiser would do what model and optimiser do.
+
+    Hooks on modules are Python, which a graph would not call. The optimiser must be of the recipe's kind, over all
+    parameters: methods that freeze some freeze others in the next run, and an engine would serve one epoch.
+    """
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if any(getattr(module, name) for module in model.modules() for name in hooks):
+        return False
+    if any(each._backward_hooks or each._post_accumulate_grad_hooks for each in model.parameters()):
+        return False
+    if len(optimizer.param_groups) != 1 or not isinstance(optimizer, _KINDS[recipe.optimizer]):
+        return False
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        return False
+    return [each.numel() for each in parameters_of(optimizer)] == [each.numel() for each in model.parameters()]

@@ -1,0 +1,113 @@
+"""What bytes depend on and no digest covers: said before it is mixed, and wherever populations are looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY, merged
+from plans import finetune, plan_of, record_of
+from typer.testing import CliRunner
+
+from ray_unlearn import worker
+from ray_unlearn.cli import app
+from ray_unlearn.driver import generate
+from ray_unlearn.store import Record, StudyStore, open_storage
+from ray_unlearn.store.arithmetic import ADVICE, mixing, mixtures
+from ray_unlearn.study import Study
+
+
+def records(*arithmetic: dict[str, str], torch: str = "2.9.1", threads: int = 1) -> dict[int, Record]:
+    """Return runs 0, 1, ... that were made with this."""
+    plan = plan_of(1)
+    known = {"versions": {"torch": torch, "numpy": "2"}, "threads": threads}
+    made = (record_of(plan, finetune(0)).model_copy(update={**known, "arithmetic": one}) for one in arithmetic)
+    return dict(enumerate(made))
+
+
+AVX2, AVX512 = {"cpu_capability": "AVX2"}, {"cpu_capability": "AVX512"}
+
+
+def test_like_runs_are_no_mixture():
+    """Law: equal values, and values that older records do not hold, are nothing to say."""
+    assert mixtures({"a": records(AVX2, AVX2, {}), "b": records({}, AVX2), "c": {}}, "b") == []
+
+
+def test_a_population_of_two_kinds_is_said():
+    """Law: the key, each value, and which runs have it."""
+    (line,) = mixtures({"a": records(AVX2, AVX2, AVX512, AVX2)})
+    assert line == f"population a: its runs differ in cpu_capability: AVX2 (runs 0-1, 3), AVX512 (runs 2); {ADVICE}"
+
+
+def test_a_population_unlike_its_reference_is_said():
+    """Law: one line for each population, with both values of every key; the reference itself has none."""
+    held = {"retrained": records(AVX2), "a": records(AVX512, threads=4), "b": records(AVX2)}
+    (line,) = mixtures(held, "retrained")
+    assert line == (
+        "population a: differs from the reference retrained in cpu_capability (AVX512, there AVX2); "
+        f"threads (4, there 1); {ADVICE}"
+    )
+    (line,) = mixtures({"retrained": records(AVX2), "a": records(AVX2, torch="2.10.0")}, "retrained")
+    assert "torch (2.10.0, there 2.9.1)" in line
+
+
+def test_a_worker_that_would_mix_is_said():
+    """Law: compared with the runs that a population has, and with the reference's, before one is made."""
+    here = {"device": "cpu", "threads": "1", "torch": "2.9.1", **AVX512}
+    held = {"retrained": records(AVX2), "a": records(AVX512), "b": {}}
+    assert mixing(held, ["a"], here, "") == []
+    lines = mixing(held, ["a", "b", "retrained"], here, "retrained")
+    differ = f"in cpu_capability (AVX2, here AVX512); {ADVICE}"
+    assert lines == [
+        f"population a: new runs differ from the reference retrained {differ}",
+        f"population b: new runs differ from the reference retrained {differ}",
+        f"population retrained: new runs differ from its runs so far {differ}",
+    ]
+
+
+@pytest.fixture
+def another_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next runs be made on a CPU of other instructions."""
+    monkeypatch.setattr(worker, "arithmetic", lambda device, execution: {"cpu_capability": "VSX"})
+
+
+def test_a_record_says_what_its_bits_depend_on(tiny: Callable[..., Study], another_cpu: None):
+    """Law: the CPU's instructions are in the record of every run."""
+    study = tiny(populations={"finetune": {"count": 1}})
+    generate(study, backend="inline")
+    made = StudyStore(open_storage(study.storage), "tiny").made("finetune")
+    assert made[0].arithmetic == {"cpu_capability": "VSX"}
+    assert set(made[0].versions) >= {"torch", "torchvision"}
+
+
+def test_every_command_says_it(tmp_path: Path, request: pytest.FixtureRequest):
+    """Law: `generate` before it mixes; `status`, `evaluate` and `report` after."""
+    file, run = tmp_path / "tiny.yaml", CliRunner()
+    populations = {"finetune": {"count": 2}, "retrained": {"method": "train", "on": "retain", "count": 3}}
+    tree = merged(TINY, {"populations": populations, "evaluation": {"reference": "retrained"}})
+    file.write_text(yaml.safe_dump(tree))
+
+    def said(*arguments: str) -> str:
+        result = run.invoke(app, [arguments[0], str(file), *arguments[1:]])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "warning: population finetune: new runs" not in said("generate", "--backend", "inline")
+    assert "differ" not in said("status")
+    request.getfixturevalue("another_cpu")
+    more = said("generate", "--backend", "inline", "--set", "populations.finetune.count=3")
+    assert "warning: population finetune: new runs differ from its runs so far in cpu_capability" in more
+    assert "warning: population finetune: new runs differ from the reference retrained in cpu_capability" in more
+    expected = "population finetune: its runs differ in cpu_capability: "
+    again = ("--set", "populations.finetune.count=3")
+    assert expected in said("status", *again)
+    assert expected in said("evaluate", *again)
+    page = tmp_path / "page.md"
+    scores = tmp_path / "studies" / "tiny" / "scores.json"
+    content = json.loads(scores.read_text())
+    scores.write_text(json.dumps(content | {"warnings": []}))  # as a version wrote them that did not compare
+    said("report", "--format", "markdown", "--output", str(page), *again)
+    assert expected in page.read_text()

@@ -1,0 +1,198 @@
+"""Later options and corrections: what continues an old store, what does not, and what the refusal says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from conftest import payload_bytes
+from plans import finetune, plan_of
+from pydantic import Field
+
+from ray_unlearn import methods
+from ray_unlearn.driver import generate
+from ray_unlearn.errors import PopulationChanged
+from ray_unlearn.methods.finetune import FinetuneOptions
+from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.resolve import resolve
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.study import Plan, Study
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since, digest, identity_of
+from ray_unlearn.study.plan import IDENTITY_FORMAT
+from ray_unlearn.study.recipe import Augment, Block, Float
+
+
+class LaterAugment(Augment):
+    """A block inside a block that gained an option."""
+
+    rotate: Annotated[Float, Since("0.2", neutral=0.0)] = 0.0
+
+
+class Later(FinetuneOptions):
+    """Options of a version that is to come; one default is not neutral any more."""
+
+    augment: LaterAugment = LaterAugment()
+    dropout: Annotated[Float, Since("0.2", neutral=0.0)] = Field(0.0, ge=0, lt=1)
+    several: tuple[LaterAugment, ...] = (LaterAugment(),)
+    named: Annotated[dict[str, LaterAugment], Since("0.3", neutral={})] = Field(default_factory=dict)
+
+
+def test_a_neutral_later_option_is_in_no_identity():
+    """Law: an option that came later is left out while it is neutral, in blocks, lists and mappings, too."""
+    plain = identity_of(Later())
+    assert plain == identity_of(FinetuneOptions()) | {"several": [{"crop": 0, "flip": False}]}
+    turned = LaterAugment(rotate=2.0)
+    found = identity_of(Later(augment=turned, dropout=0.5, several=(turned, LaterAugment()), named={"a": turned}))
+    assert found["augment"]["rotate"] == 2.0
+    assert found["dropout"] == 0.5
+    assert found["several"] == [turned.model_dump(), {"crop": 0, "flip": False}]
+    assert found["named"] == {"a": turned.model_dump()}
+
+
+def test_a_default_may_move_away_from_neutral():
+    """Law: what counts is the neutral value, not today's default: a default that changes results is in the identity."""
+
+    class Moved(Block):
+        dropout: Annotated[Float, Since("0.2", neutral=0.0)] = 0.1
+
+    assert identity_of(Moved()) == {"dropout": 0.1}
+    assert identity_of(Moved(dropout=0.0)) == {}
+
+
+@pytest.fixture
+def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that changes the registered `finetune`, as a later version would."""
+
+    def change(**values: Any) -> None:
+        later = replace(methods.METHODS["finetune"], **values)
+        table = {**methods.METHODS, "finetune": later}
+        monkeypatch.setattr(methods, "METHODS", table)
+        monkeypatch.setattr("ray_unlearn.methods.resolve.METHODS", table)
+
+    return change
+
+
+def test_a_later_version_with_a_neutral_option_has_nothing_to_do(
+    tiny: Callable[..., Study], tmp_path: Path, changed: Callable[..., None]
+):
+    """Law: a store continues under a version that added an option (reproduction c), but not with another value."""
+    assert generate(tiny(), backend="inline").made == 4
+    before = payload_bytes(tmp_path / "store" / "tiny")
+
+    class Options(FinetuneOptions):
+        dropout: Annotated[Float, Since("0.2", neutral=0.0)] = Field(0.0, ge=0, lt=1)
+
+    changed(options=Options)
+    summary = generate(tiny(), backend="inline")
+    assert (summary.already, summary.made) == (4, 0)
+    assert payload_bytes(tmp_path / "store" / "tiny") == before
+    assert generate(tiny(populations={"finetune": {"count": 4}}), backend="inline").made == 1
+    with pytest.raises(PopulationChanged, match=r"options\.dropout: \(absent\) -> 0\.5"):
+        generate(tiny(populations={"finetune": {"dropout": 0.5}}), backend="inline")
+
+
+def test_a_corrected_method_refuses_its_older_runs_with_the_reason(
+    tiny: Callable[..., Study], tmp_path: Path, changed: Callable[..., None]
+):
+    """Law: a correction makes another population; the refusal says what was wrong, who made the runs, what to do."""
+    generate(tiny(), backend="inline")
+    before = payload_bytes(tmp_path / "store")
+    changed(corrections=(Correction("0.2", "noise was added before the last step, not after it"),))
+    with pytest.raises(PopulationChanged) as caught:
+        generate(tiny(), backend="inline")
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("population finetune in ")
+    assert lines[0] == '  revisions: (absent) -> {"finetune":2}'
+    assert lines[1] == "The method finetune was corrected in 0.2: noise was added before the last step, not after it."
+    assert lines[2].startswith("It was made by ray-unlearn ")
+    assert lines[3] == "Give the population or the study another name to make it anew; the runs that are there stay."
+    assert payload_bytes(tmp_path / "store") == before
+    renamed = tiny(populations={"finetune": None, "again": {"method": "finetune", "count": 1}})
+    assert generate(renamed, backend="inline").made == 1
+
+
+def test_every_correction_since_the_runs_is_named(tiny: Callable[..., Study], changed: Callable[..., None]):
+    """Law: runs of revision 2 are refused by revision 3 with the second reason alone; a mix with those of its parts."""
+    reasons = Correction("0.2", "one"), Correction("0.3", "two")
+    parts = {"method": "mix", "parts": [{"method": "finetune", "share": 1}, {"method": "kookmin", "share": 1}]}
+    study = tiny(populations={"finetune": {"count": 1}, "mixed": parts})
+    changed(corrections=reasons[:1])
+    generate(study, backend="inline", only=["finetune"])
+    changed(corrections=reasons)
+    with pytest.raises(PopulationChanged) as caught:
+        generate(study, backend="inline")
+    assert "corrected in 0.3: two." in str(caught.value)
+    assert "0.2" not in str(caught.value).split("It was made by")[0]
+    use = resolve(study, "mixed")
+    assert use.identity["revisions"] == {"finetune": 3}
+    assert use.corrections == {"finetune": reasons}
+
+
+def test_a_method_without_corrections_is_of_revision_1():
+    """Law: revision 1 is in no identity, so that digests of version 0.1.0 stay."""
+    method = methods.METHODS["kookmin"]
+    assert isinstance(method, Method)
+    assert method.revision == 1 + len(method.corrections)
+    assert replace(method, corrections=(Correction("9", "no"),)).revision == 2
+
+
+def refused(folder: Path, held: Plan, plan: Plan, **population: Any) -> list[str]:
+    """Return the lines of the refusal of a plan in the store of another, whose population.json is changed."""
+    store = StudyStore(open_storage(str(folder)), "tiny")
+    shutil.rmtree(folder, ignore_errors=True)
+    store.admit(held)
+    name = store.layout.population_json("finetune")
+    content = json.loads(store.storage.read(name)) | population
+    content = {key: value for key, value in content.items() if value is not None}
+    store.storage.publish_file(name, json.dumps(content).encode())
+    with pytest.raises(PopulationChanged) as caught:
+        store.admit(plan)
+    return str(caught.value).splitlines()
+
+
+def test_the_refusal_says_who_made_the_population(tmp_path: Path):
+    """Law: the version that made it, or that it is of 0.1.0 or earlier, which wrote none down."""
+    plan, other = plan_of(2), plan_of(2, lr=1e-2)
+    for made_by, said in (("0.7.1", "0.7.1"), (None, "0.1.0 or earlier")):
+        lines = refused(tmp_path / "store", plan, other, made_by=made_by)
+        assert lines[1] == "  options.lr: 0.001 -> 0.01"
+        assert lines[-2:] == [
+            f"It was made by ray-unlearn {said}.",
+            "Give the changed population another name, the study another name, or change it back.",
+        ]
+
+
+def test_what_the_first_version_did_not_record_is_said(tmp_path: Path):
+    """Law: a script's modules that 0.1.0 did not write down are one reason; for later runs they are none."""
+    plan = plan_of(2)
+    script = {"script_sha256": "a" * 64, "function": "unlearning"}
+    then = dict(plan.populations["finetune"].identity) | {"method": script}
+    now = then | {"method": script | {"modules": {"helper.py": "b" * 64}}}
+    use = replace(plan.populations["finetune"], identity=now, digest=digest(now))
+    later = replace(plan, populations={**plan.populations, "finetune": use})
+    lines = refused(tmp_path / "a", plan, later, identity=then, digest="0", made_by=None)
+    assert lines[1].startswith('  method.modules: (absent) -> {"helper.py":"bbb')
+    assert lines[2] == (
+        "method.modules: version 0.1.0 did not record the modules that a script imports from its folder, so these runs "
+        "may be of other code."
+    )
+    assert lines[4].endswith("to make it anew; the runs that are there stay.")
+    lines = refused(tmp_path / "b", plan, later, identity=then, digest="0", made_by="0.2.0")
+    assert len(lines) == 4
+    assert lines[-1].endswith("or change it back.")
+
+
+def test_a_newer_identity_format_is_explained(tmp_path: Path):
+    """Law: where the same study gives other bytes than before, the refusal says since when, and why."""
+    plan = plan_of(2)
+    identity = dict(plan.populations["finetune"].identity)
+    lines = refused(tmp_path, plan, plan, identity=identity | {"format": IDENTITY_FORMAT - 1}, digest="0")
+    assert lines[1] == f"  format: {IDENTITY_FORMAT - 1} -> {IDENTITY_FORMAT}"
+    assert lines[2].startswith(f"The same study gives other bytes since format {IDENTITY_FORMAT}: ")
+    assert finetune(0).population in lines[0]

@@ -1,0 +1,377 @@
+"""A cluster that `generate` starts is its user's alone: another user of the machine gets nothing from it.
+
+The commands below run as `nobody` where this test runs as root, and as this user, without the token, where it does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY, merged
+
+pytest.importorskip("ray")
+from ray_unlearn.driver import ray_backend, ray_local, ray_watch
+from ray_unlearn.errors import ClusterError, ClusterLost
+
+pytestmark = pytest.mark.ray
+
+NOBODY = 65534
+SLOW = """
+import time
+def slow(net, retain, forget, val):
+    time.sleep(600)
+"""
+
+
+def as_nobody(command: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell command as a user who has nothing to do with ours."""
+    prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.getuid() == 0 else []
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    return subprocess.run(
+        [*prefix, "sh", "-c", command], capture_output=True, text=True, timeout=60, env=environment, cwd="/"
+    )
+
+
+class Generating:
+    """A `generate` in a process of its own, on a cluster that it starts."""
+
+    def __init__(self, folder: Path, temporary: Path) -> None:
+        self.home, self.temporary, self.log = folder / "home", temporary, folder / "log"
+        self.home.mkdir()
+        (folder / "slow.py").write_text(SLOW)
+        populations = {"finetune": None, "slow": {"method": "slow.py:slow", "count": 2}}
+        study = merged(TINY | {"storage": str(folder / "store")}, {"populations": populations})
+        (folder / "study.yaml").write_text(yaml.safe_dump(study))
+        environment = os.environ | {"HOME": str(self.home), "RAY_TMPDIR": str(temporary)}
+        environment = {k: v for k, v in environment.items() if k not in ("RAY_AUTH_TOKEN", "RAY_ADDRESS")}
+        environment["RAY_AUTH_MODE"] = "disabled"  # of somebody's other cluster: ours has a token all the same
+        command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(folder / "study.yaml"), "--workers", "1"]
+        self._output = self.log.open("w")
+        self.process = subprocess.Popen(command, env=environment, stdout=self._output, stderr=self._output)
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, text: str, limit_s: float = 120.0) -> None:
+        """Wait until it has said something."""
+        end = time.monotonic() + limit_s
+        while text not in self.said:
+            assert time.monotonic() < end, self.said
+            assert self.process.poll() is None, self.said
+            time.sleep(0.1)
+
+    @property
+    def session(self) -> Path:
+        """Ray's session folder."""
+        return next(self.temporary.glob("ru-*/*/session_2*"))
+
+    def processes(self) -> dict[int, list[str]]:
+        """Return the command lines of Ray's processes of this cluster, and of its workers, by pid."""
+        import psutil  # Ray brings its own
+
+        return {child.pid: child.cmdline() for child in psutil.Process(self.process.pid).children(recursive=True)}
+
+    def pid_of(self, name: str) -> int:
+        return next(pid for pid, words in self.processes().items() if name in words[0])
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._output.close()
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a name that is short enough for sockets, and that everybody may enter, as /tmp."""
+    import shutil
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="h3", dir="/tmp"))
+    folder.chmod(0o1777)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def generating(tmp_path: Path, temporary: Path) -> Iterator[Generating]:
+    driver = Generating(tmp_path, temporary)
+    yield driver
+    driver.close()
+
+
+def listening(pids: set[int]) -> dict[str, int]:
+    """Return address:port -> pid for every TCP port on which the processes listen."""
+    inodes = {}
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                found = re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink()))
+            except OSError:
+                continue
+            if found:
+                inodes[found[1]] = pid
+    ports = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                ports[fields[1]] = inodes[fields[9]]
+    return ports
+
+
+LOOPBACK = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="looks at Linux's /proc")
+@pytest.mark.timeout(300)
+def test_another_user_gets_nothing(generating: Generating, temporary: Path) -> None:
+    """Law: no token file; nobody enters the session folder, reads a process's environment, or submits a job.
+
+    Every port is on loopback. Those that answer without a token give metrics, and nothing else. At the end no folder is
+    left.
+    """
+    generating.wait_for("worker ready")
+    assert list(generating.home.rglob("auth_token")) == []
+    parent = generating.session.parents[1]
+    assert stat.S_IMODE(parent.stat().st_mode) == 0o700
+    assert parent.parent == generating.temporary, "RAY_TMPDIR was not respected"
+    ours = {*generating.processes(), generating.process.pid}
+    assert len(ours) > 4
+    ports = listening(ours)
+    assert len(ports) > 5
+    assert [where for where in ports if where.split(":")[0] not in LOOPBACK] == []
+    numbers = sorted({int(where.split(":")[1], 16) for where in ports})
+    agent = int(next(generating.session.glob("dashboard_agent_listen_port_*")).read_text())
+    assert agent in numbers or agent == -1, "of -1, another cluster of this machine has the port"
+
+    if os.getuid() == 0:
+        for command in (
+            f"ls {generating.session}",
+            f"cat {generating.session}/logs/*",
+            f"cat /proc/{generating.process.pid}/environ",
+            f"cat /proc/{generating.pid_of('raylet')}/environ",
+        ):
+            refused = as_nobody(command)
+            assert refused.returncode != 0, command
+            assert "denied" in refused.stderr, refused.stderr
+
+    done = temporary / "pwned"
+    job = json.dumps({"entrypoint": f"touch {done}", "submission_id": "x"})
+    post = f"""
+        import http.client
+        for port in {numbers}:
+            for where in ("/api/job_agent/jobs/", "/api/jobs/"):
+                for headers in ({{}}, {{"Authorization": "Bearer 0"}}):
+                    client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+                    try:
+                        client.request("POST", where, {job!r}, headers | {{"Content-Type": "application/json"}})
+                        print(port, client.getresponse().status)
+                    except Exception as error:
+                        print(port, type(error).__name__)
+    """
+    script = temporary / "post.py"
+    script.write_text(textwrap.dedent(post))
+    script.chmod(0o644)
+    answers = as_nobody(f"{python()} {script}").stdout.splitlines()
+    assert len(answers) == 4 * len(numbers)
+    assert [line.split()[1] for line in answers if line.split()[0] == str(agent)] in (["401", "403"] * 2, [])
+    assert not done.exists()
+
+    get = f"""
+        import http.client
+        for port in {numbers}:
+            try:
+                client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+                client.request("GET", "/metrics")
+                answer = client.getresponse()
+                print(port, answer.status, answer.getheader("Content-Type"))
+            except Exception as error:
+                print(port, type(error).__name__)
+    """
+    script.write_text(textwrap.dedent(get))
+    answers = as_nobody(f"{python()} {script}").stdout.splitlines()
+    assert len(answers) == len(numbers)
+    open_to_all = [line for line in answers if " 200 " in line]
+    assert len(open_to_all) <= 3
+    assert all("text/plain" in line for line in open_to_all), answers
+
+    generating.close()
+    assert generating.process.returncode == 143, generating.said
+    assert list(parent.iterdir()) == []
+
+
+def python() -> str:
+    """Return a Python that everybody may execute: this one may lie in a private folder."""
+    return next(
+        (found for found in ("/usr/bin/python3", "/usr/local/bin/python3") if Path(found).exists()), sys.executable
+    )
+
+
+@pytest.mark.parametrize("what", ["raylet", "gcs_server"])
+@pytest.mark.timeout(300)
+def test_ray_dies(generating: Generating, tmp_path: Path, what: str) -> None:
+    """Law: where Ray's own processes die, the driver says so in one line within seconds and ends its event log; 3."""
+    generating.wait_for("worker ready")
+    time.sleep(1.0)
+    killed = time.monotonic()
+    os.kill(generating.pid_of(what), signal.SIGKILL)
+    code = generating.process.wait(30)
+    took_s = time.monotonic() - killed
+    lines = [line for line in generating.said.splitlines() if line.startswith("error: Ray is gone: its ")]
+    assert code == 3, generating.said
+    assert len(lines) == 1, generating.said
+    assert lines[0].endswith("nothing is lost: the same command makes what is missing")
+    assert "Traceback" not in generating.said
+    assert took_s < 25.0
+    events = "".join(path.read_text() for path in (tmp_path / "store/tiny/events").iterdir())
+    last = json.loads(events.splitlines()[-1])
+    assert (last["event"], last["why"]) == ("broken off", "ClusterLost")
+
+
+def test_folders_of_dead_processes_go(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: the next start removes what a killed process left, and nothing of a process that lives."""
+    monkeypatch.setenv("RAY_TMPDIR", str(temporary))
+    code = "from ray_unlearn.driver.ray_local import _Folder; f = _Folder.make(); print(f.path, flush=True); input()"
+    lives, dies = (
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    )
+    paths = [Path(one.stdout.readline().strip()) for one in (lives, dies) if one.stdout]
+    for path in paths:
+        (path / "session_x").mkdir()
+    dies.kill()
+    dies.communicate()
+    mine = ray_local._Folder.make()
+    assert sorted(paths[0].parent.iterdir()) == sorted([paths[0], mine.path])
+    mine.leave(remove=True)
+    lives.communicate("\n")
+    assert not mine.path.exists()
+    assert paths[0].exists()
+
+
+def test_a_folder_of_somebody_else_is_refused(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: a link, another user's folder, or a path that no socket's name fits into, is one line; our modes are set."""
+    monkeypatch.setenv("RAY_TMPDIR", str(temporary))
+    place = temporary / f"ru-{os.getuid()}"
+    (temporary / "theirs").mkdir()
+    place.symlink_to(temporary / "theirs")
+    with pytest.raises(ClusterError, match="expected a folder of this user's"):
+        ray_local._Folder.make()
+    place.unlink()
+    place.mkdir()
+    place.chmod(0o777)
+    ray_local._Folder.make().leave(remove=True)
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    if os.getuid() == 0:
+        os.chown(place, NOBODY, NOBODY)
+        with pytest.raises(ClusterError, match="another user's"):
+            ray_local._Folder.make()
+    monkeypatch.setenv("RAY_TMPDIR", str(temporary / ("x" * 60)))
+    with pytest.raises(ClusterError, match=r"RAY_TMPDIR: .* bytes too long for Ray's sockets"):
+        ray_local._Folder.make()
+
+
+class _Ray:
+    """A Ray that times out while it starts, so many times."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.inits, self.shutdowns = times, 0, 0
+
+    def init(self, **_: object) -> None:
+        self.inits += 1
+        self.left -= 1
+        if self.left >= 0:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+
+    def shutdown(self) -> None:
+        self.shutdowns += 1
+
+
+@pytest.mark.parametrize(("times", "inits"), [(0, 1), (1, 2), (2, 2)])
+def test_a_start_that_times_out_is_tried_once_more(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, times: int, inits: int
+) -> None:
+    """Law: one more start, said in a line; the second failure is the command's one line. Nothing is left behind."""
+    monkeypatch.setenv("RAY_TMPDIR", str(temporary))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    fake, said = _Ray(times), list[str]()
+    monkeypatch.setattr(ray_local, "ray", fake)
+    cluster = ray_local.LocalCluster()
+    if times == 2:
+        with pytest.raises(Exception, match="timed out during startup"):
+            cluster.start(said.append)
+    else:
+        cluster.start(said.append)
+        assert cluster.folder is not None
+        assert cluster.folder.is_dir()
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+        assert "RAY_AUTH_MODE" not in os.environ, "Ray turns the token on where the mode is not set"
+    cluster.end()
+    assert fake.inits == inits
+    assert len(said) == min(times, 1)
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    assert list(temporary.glob("ru-*/*")) == []
+
+
+def test_the_backend_words_a_start_that_fails(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: two starts that time out are one `ClusterError`."""
+    monkeypatch.setenv("RAY_TMPDIR", str(temporary))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_local, "ray", _Ray(2))
+    monkeypatch.setattr(ray_backend.ray, "is_initialized", lambda: False)
+    backend = ray_backend.RayBackend(address=None, workers=None, tell=lambda _: None)
+    with pytest.raises(ClusterError, match=r"Ray at local: cannot connect: The current node timed out during startup"):
+        backend.connect()
+    backend.close()
+
+
+class _Node:
+    """What a driver knows of its node."""
+
+    def __init__(self, raylet: Path, gcs: str, dead: list[tuple[str, object]] | None = None) -> None:
+        self.raylet_socket_name, self.gcs_address, self._dead = str(raylet), gcs, dead or []
+
+    def dead_processes(self) -> list[tuple[str, object]]:
+        return self._dead
+
+
+def test_a_joined_cluster_that_dies_is_noticed(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: a raylet is dead where nobody answers at its socket; a GCS where its port is refused for some time."""
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as raylet, socket.socket() as gcs:
+        raylet.bind(str(temporary / "raylet"))
+        raylet.listen()
+        gcs.bind(("127.0.0.1", 0))
+        gcs.listen()
+        node = _Node(temporary / "raylet", f"127.0.0.1:{gcs.getsockname()[1]}")
+        monkeypatch.setattr(ray_watch.ray_worker, "_global_node", node)
+        monkeypatch.setattr(ray_watch, "_GCS_S", 0.0)
+        watch = ray_watch.RayWatch(local=False, tell=lambda _: None)
+        watch.stop()
+        watch.check()
+        assert watch._dead_gcs() == ""
+        gcs.close()
+        assert "has not answered" in watch._dead_gcs()
+        raylet.close()
+        with pytest.raises(ClusterLost, match="its raylet on this machine has died; nothing is lost"):
+            watch.check()
