@@ -1,7 +1,7 @@
 """ray_unlearn: populations of seeded unlearned and retrained checkpoints, from one study file.
 
     from ray_unlearn.study import load_study
-    from ray_unlearn.driver import generate
+    from ray_unlearn.generation import generate
 
     study = load_study("faces.yaml", overrides=["populations.finetune.count=8"])
     summary = generate(study, backend="inline")

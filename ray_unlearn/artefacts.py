@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
+from ray_unlearn import __version__
 from ray_unlearn.data.images import ImageSet
 from ray_unlearn.errors import StudyError
 from ray_unlearn.models import checkpoint_bytes
@@ -31,7 +32,7 @@ from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import labelled
 from ray_unlearn.training import accuracy_and_loss, predict
 
-_PACKAGES = ("ray-unlearn", "torch", "torchvision", "ray", "numpy", "pyarrow")
+_PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow")
 
 
 def output_sets(study: Study, sets: Mapping[str, ImageSet]) -> dict[str, ImageSet]:
@@ -175,7 +176,7 @@ def split_logits(
 @functools.cache
 def versions() -> Mapping[str, str]:
     """Return what makes the numbers: Python and packages, by name."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "ray-unlearn": __version__}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

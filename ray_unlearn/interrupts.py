@@ -1,8 +1,6 @@
 """SIGINT and SIGTERM -> `Interrupted`, raised in the main thread; and an end to whatever does not heed it.
 
-    with ends_within(GRACE_S), interrupts() as arm:
-        ray.init(...)                            # installs a SIGTERM handler of its own
-        arm()                                    # so ours goes in again
+    with ends_within(GRACE_S), interrupts():
         ...
 
 Whatever is in flight is dropped: a run is published whole or not at all, so nothing needs to be finished first. A
@@ -24,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 
 from ray_unlearn.errors import Interrupted
@@ -41,10 +39,10 @@ _PIPES: set[tuple[int, int]] = set()
 
 
 @contextlib.contextmanager
-def interrupts() -> Iterator[Callable[[], None]]:
-    """Turn signals into `Interrupted` inside the block; yields a function that installs the handlers again."""
+def interrupts() -> Iterator[None]:
+    """Turn signals into `Interrupted` inside the block."""
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
+        yield
         return
     before, hook = {number: signal.getsignal(number) for number in _SIGNALS}, sys.unraisablehook
 
@@ -58,14 +56,11 @@ def interrupts() -> Iterator[Callable[[], None]]:
     def handle(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
 
-    def arm() -> None:
-        for number in _SIGNALS:
-            signal.signal(number, handle)
-        sys.unraisablehook = again
-
-    arm()
+    for number in _SIGNALS:
+        signal.signal(number, handle)
+    sys.unraisablehook = again
     try:
-        yield arm
+        yield
     except SystemError as error:  # compiled code, such as ray.wait, wraps what a handler raises inside it
         if isinstance(error.__cause__, Interrupted):
             raise error.__cause__ from None

@@ -3,7 +3,7 @@
     success_of(run, record, work, publication, images=6400)
     failure_of(run, start, error)                # not made; whether another attempt would fail the same way
 
-Does not cover: how a run is made (`worker`), nor what a failure changes in the order of work (`driver`).
+Does not cover: how a run is made (`worker`), nor what a failure changes in the order of work (`schedule`).
 """
 
 from __future__ import annotations

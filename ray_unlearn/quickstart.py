@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ray_unlearn.driver import Summary, generate
-from ray_unlearn.driver.generation import BackendName
 from ray_unlearn.errors import StoreError
+from ray_unlearn.generation import Summary, generate
+from ray_unlearn.generation.backends import BackendName
 from ray_unlearn.study import load_study
 
 STUDY = """\

@@ -79,15 +79,14 @@ def _signed(text: str) -> str:
     return text.replace("-", MINUS) if text.strip("-0.,") else text.lstrip("-")
 
 
-def printable(data: bytes) -> str:
-    r"""Return text that a terminal shows and does not obey: line ends and tabs stay, other control characters do not.
+def lines_in(data: bytes) -> list[str]:
+    r"""Return the lines of what a program printed; what a progress bar writes over itself is a line each time.
 
-    >>> printable(b"50%\r100%\n\x1b[2J")
-    '50%\n100%\n\\x1b[2J'
+    >>> lines_in(b"50%\r100%\ndone\n")
+    ['50%', '100%', 'done']
     """
     text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
-    shown = (char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text)
-    return "".join(shown)
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def duration(seconds: float) -> str:

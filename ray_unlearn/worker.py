@@ -10,7 +10,7 @@ in flight in another. A run's bytes depend on the run and the thread count alone
 executed before; what a run's code does to its process (folder, environment, ...) is put back, and what it prints is
 kept as the run's log.
 
-Does not cover: which run comes next (`ray_unlearn.driver`).
+Does not cover: which run comes next (`ray_unlearn.schedule`).
 """
 
 from __future__ import annotations

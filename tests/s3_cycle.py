@@ -8,9 +8,9 @@ from typing import Any
 
 from conftest import TINY, merged
 
-from ray_unlearn.driver import generate
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores
 from ray_unlearn.export import export_competition
+from ray_unlearn.generation import generate
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.metrics import study_status
 from ray_unlearn.store.verify import repair, verify

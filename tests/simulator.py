@@ -4,8 +4,8 @@
     figures = simulate(plan_of_methods(9, 1000), cluster, order=interleaved)
     print("\n".join(figures.lines()))
 
-Nothing is trained and nothing waits: `wait` moves the clock to whatever happens next. What is real is `Scheduler` and
-`Pace`, through the `Pool` protocol.
+Nothing is trained and nothing waits: `wait` moves the clock to whatever happens next. What is real is the scheduler,
+through the `Pool` protocol.
 
 Does not cover: Ray's own time for a call, and what the storage takes.
 """
@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from conftest import TINY, merged
 
-from ray_unlearn.driver.loop import Scheduler
-from ray_unlearn.driver.pool import Event, Finished, Leaving, Lost, Ready
-from ray_unlearn.driver.tally import Tally
 from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo
+from ray_unlearn.schedule.events import Tally
+from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report
+from ray_unlearn.schedule.scheduler import schedule
 from ray_unlearn.study import Ingredients, Plan, Run, make_plan, parse_study
 from ray_unlearn.study.plan import MethodUse
 from ray_unlearn.study.schema import Model
@@ -139,7 +139,7 @@ class Cluster:
         self._waiting: deque[int] = deque()
         self._numbers = itertools.count(1)
         self._order = itertools.count()
-        self._happens: list[tuple[float, int, Callable[[], list[Event]]]] = []
+        self._happens: list[tuple[float, int, Callable[[], list[Report]]]] = []
         self._alive_s = 0.0
         self.calls: Counter[str] = Counter()
         self.spent_s = 0.0
@@ -185,11 +185,11 @@ class Cluster:
             self._begin(worker)
         self.spent_s += time.perf_counter() - began
 
-    def wait(self) -> list[Event]:
+    def wait(self) -> list[Report]:
         """Return what happens next, or nothing after a second."""
         began = time.perf_counter()
         self.calls["wait"] += 1
-        events: list[Event] = []
+        events: list[Report] = []
         if self._happens and self._happens[0][0] <= self.now + 1:
             self._to(self._happens[0][0])
             while self._happens and self._happens[0][0] <= self.now and not events:
@@ -212,7 +212,7 @@ class Cluster:
 
     # What happens
 
-    def _at(self, when: float, then: Callable[[], list[Event]]) -> None:
+    def _at(self, when: float, then: Callable[[], list[Report]]) -> None:
         heapq.heappush(self._happens, (when, next(self._order), then))
 
     def _to(self, when: float) -> None:
@@ -228,7 +228,7 @@ class Cluster:
                 self._workers[worker] = _Worker(number, self.now)
                 self._at(self.now + self._start_s, lambda worker=worker: self._ready(worker))
 
-    def _ready(self, worker: int) -> list[Event]:
+    def _ready(self, worker: int) -> list[Report]:
         if worker not in self._workers:
             return []
         self._workers[worker].ready_at = self._workers[worker].idle_since = self.now
@@ -255,7 +255,7 @@ class Cluster:
         held.until, held.ends = self.now + took_s, next(self._order)
         self._at(held.until, lambda: self._answer(worker, held.ends, told, took_s))
 
-    def _answer(self, worker: int, end: int, told: list[Outcome], took_s: float) -> list[Event]:
+    def _answer(self, worker: int, end: int, told: list[Outcome], took_s: float) -> list[Report]:
         held = self._workers.get(worker)
         if held is None or held.ends != end:
             return []
@@ -296,7 +296,7 @@ class Cluster:
         if np.isfinite(self._gone_s):
             self._at(self.now + float(self._rng.exponential(self._gone_s)), lambda: self._preempt(number))
 
-    def _preempt(self, number: int) -> list[Event]:
+    def _preempt(self, number: int) -> list[Report]:
         self.preemptions += 1
         node = self._nodes[number]
         if self._rng.random() >= self._noticed_share:
@@ -307,7 +307,7 @@ class Cluster:
         self._at(self.now + self._notice_s, lambda: self._gone(number))
         return [Leaving(worker) for worker in sorted(node.workers)]
 
-    def _gone(self, number: int) -> list[Event]:
+    def _gone(self, number: int) -> list[Report]:
         node = self._nodes[number]
         node.alive, node.leaving = False, False
         lost = sorted(node.workers)
@@ -316,7 +316,7 @@ class Cluster:
         self._at(self.now + float(self._rng.uniform(*self._away_s)), lambda: self._back(number))
         return [Lost(worker, "preempted", preempted=True) for worker in lost]
 
-    def _back(self, number: int) -> list[Event]:
+    def _back(self, number: int) -> list[Report]:
         self._nodes[number] = _Node(self._gpus)
         self._will_go(number)
         self._place()
@@ -373,9 +373,10 @@ class Figures:
 
 def simulate(plan: Plan, cluster: Cluster, order: Callable[[Iterable[Run]], list[Run]] = list) -> Figures:
     """Run the real scheduler over the plan on the cluster."""
-    scheduler = Scheduler(plan, cluster, pending=order(plan.runs), made=(), max_attempts=2)
+    tally = Tally(plan.runs)
     began = time.perf_counter()
-    tally = scheduler.run()
+    for event in schedule(plan, cluster, pending=order(plan.runs), made=(), max_attempts=2):
+        tally(event)
     spent_s = time.perf_counter() - began - cluster.spent_s
     begins, ends, kept = (np.array(column) for column in zip(*cluster.spans, strict=True))
     kept = kept.astype(bool)

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_unlearn.driver import generate, open_job
 from ray_unlearn.errors import StudyError
+from ray_unlearn.generation import generate, open_job
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.study import Run, Study
 

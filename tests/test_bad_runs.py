@@ -12,8 +12,8 @@ import pytest
 import torch
 from conftest import payload_bytes
 
-from ray_unlearn.driver import generate, open_job
 from ray_unlearn.errors import MethodError, RayUnlearnError
+from ray_unlearn.generation import generate, open_job
 from ray_unlearn.outcome import failure_of
 from ray_unlearn.study import Run, Study
 from ray_unlearn.surroundings import resident_bytes, undisturbed

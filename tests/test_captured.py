@@ -21,8 +21,8 @@ from torch import nn
 
 from ray_unlearn import models
 from ray_unlearn.data.images import ImageSet, Pixels, RunData
-from ray_unlearn.driver import open_job
 from ray_unlearn.errors import MethodError, TrainingDiverged
+from ray_unlearn.generation import open_job
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Augment, Recipe
 from ray_unlearn.study.schema import Model

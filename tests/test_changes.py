@@ -15,8 +15,8 @@ from plans import finetune, plan_of
 from pydantic import Field
 
 from ray_unlearn import methods
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import PopulationChanged
+from ray_unlearn.generation import generate
 from ray_unlearn.methods.finetune import FinetuneOptions
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.resolve import resolve

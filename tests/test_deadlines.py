@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from plans import finetune, plan_of
-from test_loop import ORIGINAL, FakePool, schedule
+from test_scheduler import ORIGINAL, FakePool, schedule
 
-from ray_unlearn.driver import generate, open_job
-from ray_unlearn.driver.deadlines import Deadlines
-from ray_unlearn.driver.pool import Event, Finished
+from ray_unlearn.generation import generate, open_job
 from ray_unlearn.outcome import Attempt
+from ray_unlearn.schedule.deadlines import Deadlines
+from ray_unlearn.schedule.pool import Finished, Report
 from ray_unlearn.study import Run
 
 ONE, TWO = [(Run(population="a", index=0), 1)], [(Run(population="a", index=i), 1) for i in (1, 2)]
@@ -73,7 +73,7 @@ class Stuck(FakePool):
         super().submit(worker, attempts, flush=flush)
         self.deadlines.given(worker, attempts, self.now)
 
-    def wait(self) -> list[Event]:
+    def wait(self) -> list[Report]:
         self.now += 1
         assert self.now < 1000, "the study is kept"
         late = [self.end(worker) for worker, _ in self.deadlines.overdue(self.now)]
@@ -85,7 +85,7 @@ class Stuck(FakePool):
                 self.deadlines.answered(event.worker, self.now)
         return events
 
-    def end(self, worker: int) -> Event:
+    def end(self, worker: int) -> Report:
         runs = [run for run in self.awaited(worker) if self.stuck.get(run)]
         self.stuck |= {run: self.stuck[run] - 1 for run in runs}
         self.ended.append((self.now, runs))

@@ -12,10 +12,10 @@ from conftest import TINY, merged
 from evaluated import draw_logits, evaluated_store, labels_of, publish, publish_splits, study_of
 from samples import encoded, picture
 
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import DataError, StudyError
 from ray_unlearn.evaluation.memorisation import hardest_images
 from ray_unlearn.evaluation.outputs import read_image_names
+from ray_unlearn.generation import generate
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study import parse_study
 

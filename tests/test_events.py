@@ -17,15 +17,14 @@ import pytest
 from mounts import remount, tmpfs
 from plans import finetune, plan_of
 from pyarrow import fs
-from test_loop import INFO, ORIGINAL, FakePool
+from test_scheduler import INFO, FakePool, schedule
 
-from ray_unlearn.driver import generate, generation
-from ray_unlearn.driver.hooks import Hooks
-from ray_unlearn.driver.loop import Scheduler
-from ray_unlearn.driver.pool import Leaving, Lost, Ready
-from ray_unlearn.driver.recorder import Meters, Recorder, without_places
-from ray_unlearn.outcome import Outcome, Spent
-from ray_unlearn.report.utilisation import utilisation, utilisation_line
+from ray_unlearn.generation import driver, generate
+from ray_unlearn.monitor.event_log import Recorder, without_places
+from ray_unlearn.monitor.utilisation import utilisation, utilisation_line
+from ray_unlearn.outcome import Outcome
+from ray_unlearn.schedule.events import Failed, Made
+from ray_unlearn.schedule.pool import Leaving, Lost, Ready
 from ray_unlearn.store import Storage, StudyStore, disk, open_storage
 from ray_unlearn.store import events as events_module
 from ray_unlearn.store.events import EventLog, EventReader, decode_events, event_log
@@ -237,32 +236,14 @@ def test_no_place_is_told(text: str, told: str):
     assert without_places(text) == told
 
 
-class Counted(Meters):
-    """Notes what it hears."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, object]] = []
-
-    def made(self, run: Run, spent: Spent) -> None:
-        self.heard.append(("made", run))
-
-    def failed(self, run: Run) -> None:
-        self.heard.append(("failed", run))
-
-    def workers(self, count: int) -> None:
-        self.heard.append(("workers", count))
-
-
 def test_every_run_and_worker_has_its_events(tmp_path: Path):
     """Law: each attempt is given and then made or failed; a death is a lost worker and runs given again; all are let go
-    at the end. Meters hear the same."""
-    plan, store, meters = plan_of(3), store_in(tmp_path), Counted()
+    at the end."""
+    plan, store = plan_of(3), store_in(tmp_path)
     pool = FakePool({finetune(0): ["fail"], finetune(1): ["die"], finetune(2): ["final"]}, lambda: 1)
     with event_log(store) as log:
-        recorder = Recorder(log, meters)
-        hooks = Hooks(made=recorder.made, failed=recorder.given_up)
-        scheduler = Scheduler(plan, recorder.observed(pool), pending=plan.runs, made=set(), max_attempts=2, hooks=hooks)
-        recorder.ended(scheduler.run(), {"runs": 1.0})
+        recorder = Recorder(log)
+        recorder.ended(schedule(plan, pool, recorder), {"runs": 1.0})
     found = EventReader(store).newest()
     made = [event["run"] for event in found if event["event"] == "made"]
     assert sorted(made) == ["finetune/00000", "finetune/00001", "original/00000"]
@@ -272,24 +253,20 @@ def test_every_run_and_worker_has_its_events(tmp_path: Path):
     assert sorted(set(again)) == ["finetune/00000", "finetune/00001"]
     assert [event["worker"] for event in found if event["event"] == "ready"] == [1, 2]
     assert [event["worker"] for event in found if event["event"] in ("lost", "stopped")] == [1, 2]
+    given_up = [(event["run"], event["attempts"], event["error"]) for event in found if event["event"] == "given up"]
+    assert given_up == [("finetune/00002", 1, "final")]
     assert {key: found[-1][key] for key in ("event", "made", "failed", "blocked")} == {
         "event": "ended", "made": 3, "failed": 1, "blocked": 0,
     }  # fmt: skip
-    assert meters.heard.count(("failed", finetune(2))) == 1
-    assert {run for kind, run in meters.heard if kind == "made"} == {ORIGINAL, finetune(0), finetune(1)}
-    assert [count for kind, count in meters.heard if kind == "workers"] == [1, 0, 1, 0]
 
 
-def test_a_run_whose_worker_died_before_it_told_is_made_once(tmp_path: Path):
-    """Law: what only the scheduler knows to be made has its event, too; what a worker told has one and no more."""
-    meters, store = Counted(), store_in(tmp_path)
-    with event_log(store) as log:
-        recorder = Recorder(log, meters)
-        recorder.given(1, [(finetune(0), 1)])
-        for _ in range(2):
-            recorder.made(Outcome(run=finetune(0), seconds=1.0))
-    assert kinds(EventReader(store).newest()) == ["given", "made"]
-    assert meters.heard == [("made", finetune(0))]
+def test_a_run_whose_worker_died_before_it_reported_is_made_once(tmp_path: Path):
+    """Law: what the store alone says is made has its event, without a worker; one event, and no more."""
+    with event_log(store_in(tmp_path)) as log:
+        schedule(plan_of(2), FakePool({finetune(0): ["untold"]}, lambda: 1), Recorder(log))
+    found = EventReader(store_in(tmp_path)).newest()
+    made = [(event["run"], event["worker"]) for event in found if event["event"] == "made"]
+    assert sorted(made) == [("finetune/00000", None), ("finetune/00001", 2), ("original/00000", 1)]
 
 
 def at(seconds: float) -> str:
@@ -345,14 +322,14 @@ def test_a_worker_that_has_to_go_is_there_until_it_has_finished():
 def test_what_ends_a_workers_time_is_told(tmp_path: Path):
     """Law: a notice to its node, and a fault that stays with its process, are events; a death has a cause."""
     with event_log(store_in(tmp_path)) as log:
-        recorder = Recorder(log, Meters())
-        recorder.heard(Ready(1, INFO))
-        recorder.heard(Leaving(1))
-        recorder._told(2, Outcome(run=finetune(0), seconds=1.0, error="no", poisoned=True))
-        recorder._told(3, Outcome(run=finetune(1), seconds=1.0, recycle=True))
-        recorder.heard(Lost(1, "gone"))
+        recorder = Recorder(log)
+        recorder(Ready(1, INFO))
+        recorder(Leaving(1))
+        recorder(Failed(Outcome(run=finetune(0), seconds=1.0, error="no", poisoned=True), 1, 2))
+        recorder(Made(Outcome(run=finetune(1), seconds=1.0, recycle=True), 1, 3))
+        recorder(Lost(1, "gone"))
     found = EventReader(store_in(tmp_path)).newest()
-    told = [(one["event"], one["worker"]) for one in found if one["event"] not in ("made", "failed")]
+    told = [(one["event"], one["worker"]) for one in found if one["event"] not in ("made", "failed", "given up")]
     assert told == [("ready", 1), ("leaving", 1), ("poisoned", 2), ("recycled", 3), ("lost", 1)]
 
 
@@ -400,7 +377,7 @@ def test_a_generate_tells_what_it_did(tiny: Callable[..., Study], monkeypatch: p
     store.discard(Run(population="finetune", index=0))
     assert generate(study, backend="inline").made == 1
     assert kinds(reader.newest())[:2] == ["preparing", "begun"]
-    monkeypatch.setattr(generation, "_probably_pending", lambda *_: store)  # a folder without a record is like that
+    monkeypatch.setattr(driver, "probably_pending", lambda *_: store)  # a folder without a record is like that
     assert generate(study, backend="inline").made == 0
     assert kinds(reader.newest()) == ["preparing", "ended"]
 

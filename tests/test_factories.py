@@ -15,9 +15,9 @@ import yaml
 from conftest import TINY, merged, payload_bytes
 
 from ray_unlearn import models
-from ray_unlearn.driver import generate
-from ray_unlearn.driver.opening import open_job
 from ray_unlearn.errors import ModelError
+from ray_unlearn.generation import generate
+from ray_unlearn.generation.job import open_job
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study import Study, factories, load_study
 from ray_unlearn.worker import Worker

@@ -21,7 +21,7 @@ import yaml
 from conftest import TINY, merged, payload_bytes
 from safetensors.torch import save_file
 
-from ray_unlearn.driver import generate
+from ray_unlearn.generation import generate
 from ray_unlearn.models import small_cnn
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.verify import verify
@@ -158,7 +158,9 @@ def _in_a_process(point: str, arguments: list[str]) -> None:
 def forks() -> Any:
     """Return a server that has imported everything once, and forks processes that die young."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ray_unlearn.worker", "ray_unlearn.driver.inline", "ray_unlearn.driver.generation"])
+    context.set_forkserver_preload(
+        ["ray_unlearn.worker", "ray_unlearn.generation.inline", "ray_unlearn.generation.driver"]
+    )
     return context
 
 

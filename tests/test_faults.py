@@ -16,7 +16,7 @@ from conftest import payload_bytes
 from slow import records_in, slow_study
 
 from ray_unlearn.cli import main
-from ray_unlearn.driver import generate
+from ray_unlearn.generation import generate
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.verify import verify
 from ray_unlearn.study import load_study

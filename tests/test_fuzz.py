@@ -37,7 +37,7 @@ import fuzz_kinds
 import fuzz_study
 
 CASES = {"study": 40, "resolved": 20, "override": 15, "parquet": 20, "csv": 20, "image": 15, "weights": 15}
-CASES |= {"record": 15, "arrow": 15, "arguments": 15}
+CASES |= {"record": 15, "arrow": 15, "arguments": 15, "shard": 15, "special": 15, "bomb": 10}
 
 _numbers = itertools.count()
 

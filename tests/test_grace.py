@@ -19,7 +19,7 @@ import yaml
 from conftest import payload_bytes
 from slow import records_in, slow_study
 
-from ray_unlearn.driver import generate
+from ray_unlearn.generation import generate
 from ray_unlearn.interrupts import GRACE_S, RESUMABLE
 from ray_unlearn.study import load_study
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import payload_bytes
 
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import ModelError, PopulationChanged, StudyError
+from ray_unlearn.generation import generate
 
 
 def test_the_same_study_twice_gives_the_same_bytes(tiny, tmp_path: Path):

@@ -20,8 +20,8 @@ import pytest
 from conftest import TINY, merged, payload_bytes
 from slow import records_in, slow_study
 
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import StudyError
+from ray_unlearn.generation import generate
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.verify import verify
 from ray_unlearn.study import load_study

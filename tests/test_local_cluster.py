@@ -22,7 +22,9 @@ import yaml
 from conftest import TINY, merged
 
 pytest.importorskip("ray")
-from ray_unlearn.driver import ray_backend, ray_local, ray_watch
+from ray_unlearn.cluster import backend as ray_backend
+from ray_unlearn.cluster import liveness as ray_watch
+from ray_unlearn.cluster import local as ray_local
 from ray_unlearn.errors import ClusterError, ClusterLost
 
 pytestmark = pytest.mark.ray
@@ -249,7 +251,7 @@ def test_ray_dies(generating: Generating, tmp_path: Path, what: str) -> None:
 def test_folders_of_dead_processes_go(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: the next start removes what a killed process left, and nothing of a process that lives."""
     monkeypatch.setenv("RAY_TMPDIR", str(temporary))
-    code = "from ray_unlearn.driver.ray_local import _Folder; f = _Folder.make(); print(f.path, flush=True); input()"
+    code = "from ray_unlearn.cluster.local import _Folder; f = _Folder.make(); print(f.path, flush=True); input()"
     lives, dies = (
         subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -338,7 +340,7 @@ def test_the_backend_words_a_start_that_fails(temporary: Path, monkeypatch: pyte
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray_local, "ray", _Ray(2))
     monkeypatch.setattr(ray_backend.ray, "is_initialized", lambda: False)
-    backend = ray_backend.RayBackend(address=None, workers=None, tell=lambda _: None)
+    backend = ray_backend.RayBackend(address=None, workers=None, log=lambda _: None)
     with pytest.raises(ClusterError, match=r"Ray at local: cannot connect: The current node timed out during startup"):
         backend.connect()
     backend.close()
@@ -366,7 +368,7 @@ def test_a_joined_cluster_that_dies_is_noticed(temporary: Path, monkeypatch: pyt
         node = _Node(temporary / "raylet", f"127.0.0.1:{gcs.getsockname()[1]}")
         monkeypatch.setattr(ray_watch.ray_worker, "_global_node", node)
         monkeypatch.setattr(ray_watch, "_GCS_S", 0.0)
-        watch = ray_watch.RayWatch(local=False, tell=lambda _: None)
+        watch = ray_watch.RayWatch(local=False, log=lambda _: None)
         watch.stop()
         watch.check()
         assert watch._dead_gcs() == ""

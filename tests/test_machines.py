@@ -13,7 +13,7 @@ from conftest import TINY, merged
 from s3 import moto_server
 from s3_cycle import payloads
 
-from ray_unlearn.driver import generate
+from ray_unlearn.generation import generate
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study import parse_study
 

@@ -395,7 +395,7 @@ def test_a_script_that_fails_restores_the_global_state(tmp_path, body, kind, tex
 
 def test_a_failing_script_is_a_failed_run_not_the_end(tiny, tmp_path):
     """Law: sys.exit and an exception inside fail their run alone: recorded with the script's line, the rest is made."""
-    from ray_unlearn.driver import generate
+    from ray_unlearn.generation import generate
 
     exits = script(tmp_path, "import sys\ndef unlearning(net, *loaders):\n    sys.exit(0)\n", "exits.py")
     wrong = script(tmp_path, "def unlearning(net, *loaders):\n    raise KeyError('lost')  # here\n", "wrong.py")

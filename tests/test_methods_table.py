@@ -12,8 +12,8 @@ import pytest
 import yaml
 from conftest import TINY, merged
 
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import StoreError, StudyError
+from ray_unlearn.generation import generate
 from ray_unlearn.methods import METHODS
 from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.study import load_study

@@ -12,7 +12,7 @@ from clusters import drain, generating, nodes
 from conftest import merged, payload_bytes
 from slow import records_in, slow_study
 
-from ray_unlearn.driver import generate
+from ray_unlearn.generation import generate
 from ray_unlearn.study import load_study
 
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]  # which made a token
@@ -87,7 +87,7 @@ def test_a_node_that_is_killed_is_no_runs_fault(tmp_path: Path, alone: dict[str,
             cluster.remove_node(victim, allow_graceful=False)
         assert driver.finish() == 0, driver.said
     assert f"{COUNT + 1} of {COUNT + 1} done, 0 failed" in driver.said
-    assert "again: mine/" in driver.said
+    assert "retrying mine/" in driver.said
     assert whole(study, alone)
 
 
@@ -102,7 +102,7 @@ def test_a_run_that_two_nodes_die_under_is_made(tmp_path: Path):
         driver.wait_for(lambda: given(study, "mine/00000") == 3)
         (study.parent / "go").touch()
         assert driver.finish() == 0, driver.said
-    assert driver.said.count("again: mine/00000") == 2
+    assert driver.said.count("retrying mine/00000") == 2
     assert f"{COUNT + 1} of {COUNT + 1} done, 0 failed" in driver.said
 
 
@@ -154,5 +154,5 @@ def test_what_a_node_does_not_finish_before_it_goes_is_taken_back(tmp_path: Path
         cluster.remove_node(first, allow_graceful=False)
         cluster.add_node(**GPU_NODE)
         assert driver.finish() == 0, driver.said
-    assert "again: mine/00000: node" in driver.said
+    assert "retrying mine/00000 (attempt 1 of 2): node" in driver.said
     assert records_in(study.parent) == COUNT + 1

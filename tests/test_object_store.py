@@ -17,8 +17,8 @@ from s3_cycle import PLANNED, live, payloads, study_on
 from samples import encoded, picture, prepare, write_parquet
 
 from ray_unlearn.data.sources import open_source
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import StoreError, StoreReadOnly
+from ray_unlearn.generation import generate
 from ray_unlearn.store import StudyStore, open_storage, retries, study_store
 from ray_unlearn.store.events import EventReader
 from ray_unlearn.store.verify import verify

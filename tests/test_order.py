@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conftest import TINY, merged, payload_bytes
-from test_loop import FakePool, schedule
+from test_scheduler import FakePool, schedule
 
-from ray_unlearn.driver import generate
-from ray_unlearn.driver.loop import Scheduler
-from ray_unlearn.driver.order import in_order
+from ray_unlearn.generation import generate
+from ray_unlearn.schedule import scheduler
+from ray_unlearn.schedule.order import in_order
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.events import EventReader
 from ray_unlearn.study import Ingredients, Plan, Run, Study, make_plan, parse_study
@@ -99,7 +99,7 @@ def test_with_two_workers_the_second_makes_retrained_runs_until_the_original_is_
 
 def schedule_in_order(plan: Plan, pool: FakePool) -> None:
     pending = in_order(plan, plan.runs, interleave=True)
-    Scheduler(plan, pool, pending=pending, made=set(), max_attempts=2).run()
+    assert [*scheduler.schedule(plan, pool, pending=pending, made=set(), max_attempts=2)]
 
 
 def test_a_plan_in_its_own_order_is_made_in_it():

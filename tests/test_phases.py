@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ray_unlearn.driver import generate
-from ray_unlearn.driver.phases import Phases, phases_line
+from ray_unlearn.generation import generate
+from ray_unlearn.monitor.phases import Phases, phases_line
 
 
 def test_every_second_counts_for_exactly_one_phase():

@@ -303,7 +303,7 @@ def test_the_identity_of_a_studys_data_knows_no_place(tiny, tmp_path):
 @pytest.mark.filterwarnings("ignore::Warning:ray")  # ray.data warns of its own defaults
 def test_ray_data_decodes_to_the_same_manifest(ray_cluster, tmp_path):
     """Law: who decodes changes no byte: Ray Data and a plain loop give the same shards, skips and refusals."""
-    from ray_unlearn.driver.ray_data import decode_with_ray
+    from ray_unlearn.cluster.decoding import decode_with_ray
 
     images = [encoded(picture(i)) for i in range(30)]
     images[11] = b"junk"

@@ -14,7 +14,7 @@ import slow
 from conftest import TINY, payload_bytes
 from slow import SlowStorage, records_in, slow_study
 
-from ray_unlearn.driver import Summary, generate
+from ray_unlearn.generation import Summary, generate
 from ray_unlearn.store import open_storage
 from ray_unlearn.study import Study, parse_study
 
@@ -123,7 +123,7 @@ def test_a_worker_killed_while_it_trains_and_publishes_costs_both_and_no_more(
         plain = open_storage(uri)
         return SlowStorage(plain.uri, plain.filesystem, plain.root)
 
-    monkeypatch.setattr("ray_unlearn.driver.opening.open_storage", open_slowly)
+    monkeypatch.setattr("ray_unlearn.generation.job.open_storage", open_slowly)
     strangers, at, made_before = actor_pids(), tmp_path / "store/at", list[int]()
 
     def kill() -> None:
@@ -140,7 +140,7 @@ def test_a_worker_killed_while_it_trains_and_publishes_costs_both_and_no_more(
     killer.join()
     assert made_before == [2]  # the original and run 0
     assert (summary.made, summary.exit_code) == (5, 0)
-    assert "again: mine/00002: worker process died" in capsys.readouterr().err
+    assert "retrying mine/00002 (attempt 1 of 2): worker process died" in capsys.readouterr().err
     monkeypatch.undo()
     whole = tmp_path / "whole"
     assert generate(parse_study(slow_study(whole, 4), where="slow"), backend="inline").made == 5

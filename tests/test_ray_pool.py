@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from ray_unlearn.driver import generate, open_job
-from ray_unlearn.driver.pool import Event, Leaving, Lost, Ready
 from ray_unlearn.errors import ClusterError, StudyError
+from ray_unlearn.generation import generate, open_job
+from ray_unlearn.schedule.pool import Leaving, Lost, Ready, Report
 
 ray = pytest.importorskip("ray")
-from ray_unlearn.driver import ray_nodes, ray_pool  # noqa: E402 - they import Ray
-from ray_unlearn.driver.ray_nodes import Nodes  # noqa: E402
-from ray_unlearn.driver.ray_pool import RayPool  # noqa: E402
+from ray_unlearn.cluster import nodes as ray_nodes  # noqa: E402 - they import Ray
+from ray_unlearn.cluster import pool as ray_pool  # noqa: E402 - they import Ray
+from ray_unlearn.cluster.nodes import Nodes  # noqa: E402
+from ray_unlearn.cluster.pool import RayPool  # noqa: E402
 
 
 def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def test_a_worker_on_a_node_that_drains_is_warned_once_and_taken_back_before_the
     job.store.admit(job.plan)
     pool = RayPool(job, 1, said.append)
 
-    def events(seconds: float) -> list[Event]:
+    def events(seconds: float) -> list[Report]:
         found, began = [], time.monotonic()
         while time.monotonic() - began < seconds and not found:
             found = pool.wait()
@@ -164,7 +165,7 @@ def test_a_process_that_dies_is_blamed_unless_its_node_goes(tiny, monkeypatch: p
     assert lost.cause.startswith("worker process died: ")
 
 
-def iter_events(pool: RayPool) -> Iterator[Event]:
+def iter_events(pool: RayPool) -> Iterator[Report]:
     """Yield what happens within a minute."""
     began = time.monotonic()
     while time.monotonic() - began < 60:
@@ -193,7 +194,7 @@ def test_whatever_ray_says_a_node_that_is_gone_is_no_runs_fault(tiny, monkeypatc
 
 def test_a_machine_that_can_never_hold_a_worker_is_an_error(tiny, monkeypatch: pytest.MonkeyPatch):
     """Law: on a cluster of our own nothing can join: the command ends with what is missing."""
-    from ray_unlearn.driver import ray_backend
+    from ray_unlearn.cluster import backend as ray_backend
 
     class Never:
         def __init__(self, *_: object) -> None: ...

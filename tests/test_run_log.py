@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ray_unlearn.cli import main
-from ray_unlearn.driver import generate, open_job
 from ray_unlearn.errors import StoreError
+from ray_unlearn.generation import generate, open_job
 from ray_unlearn.run_log import LIMIT_BYTES, RunLog, recorded
 from ray_unlearn.store import FailedRecord, StudyStore, open_storage
 from ray_unlearn.store.verify import verify
@@ -281,7 +281,7 @@ def test_verbose_shows_each_runs_output_with_its_name(scripted: Scripted, capsys
     body = "print('first\\n\\x1b[31msecond')\nif len(val.dataset): raise ValueError('no')"
     for verbose, times in ((False, 0), (True, 2)):
         assert generate(scripted(body), backend="inline", verbose=verbose).exit_code == 3
-        assert capsys.readouterr().err.count("mine/00000: first\nmine/00000: \\x1b[31msecond\n") == times
+        assert capsys.readouterr().err.count("mine/00000: first\nmine/00000: \\u001b[31msecond\n") == times
     assert generate(scripted("print('made')", folder="good"), backend="inline", verbose=True).exit_code == 0
     said = capsys.readouterr()
     assert said.err.count("\nmine/00000: made\n") == 1
@@ -313,7 +313,7 @@ def test_logs_prints_a_runs_log(scripted: Scripted, tmp_path: Path, capsys):
         code, said = main(["logs", str(file), run]), capsys.readouterr()
         return code, said.out, said.err
 
-    assert logs("mine/0") == (0, "\\x1b]0;title\\x07 \\x9b2J ü\n", "")
+    assert logs("mine/0") == (0, "\\u001b]0;title\\u0007 \\u009b2J ü\n", "")
     assert logs("original/00000") == (0, "", "run original/00000 printed nothing\n")
     assert logs("mine/1")[::2] == (
         1,

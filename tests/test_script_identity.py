@@ -12,9 +12,9 @@ import pytest
 from conftest import payload_bytes
 
 from ray_unlearn import models
-from ray_unlearn.driver import generate
-from ray_unlearn.driver.opening import open_job
 from ray_unlearn.errors import PopulationChanged
+from ray_unlearn.generation import generate
+from ray_unlearn.generation.job import open_job
 from ray_unlearn.methods.script import script_identity
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study import Run, Study

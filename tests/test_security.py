@@ -28,8 +28,8 @@ from test_floors import MODULES, imports, unsafe
 
 from ray_unlearn.cli.options import typed
 from ray_unlearn.data.parquet import open_parquet
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import DataError, RayUnlearnError
+from ray_unlearn.generation import generate
 from ray_unlearn.store import Storage, StudyStore, open_storage
 from ray_unlearn.study.schema import Columns, Source
 from ray_unlearn.study.uris import label
@@ -84,11 +84,11 @@ def test_nothing_listens_but_ray():
     """Law: the package opens no port of its own; what imports sockets asks for the host's name alone."""
     servers = {"http", "socketserver", "asyncio", "xmlrpc", "flask", "fastapi", "uvicorn"}
     for name, source in {**MODULES, **SCRIPTS}.items():
-        client = {"asyncio", "http"} if name == "driver.ray_jobs" else set()  # a client of the job server: see below
+        client = {"asyncio", "http"} if name == "cluster.job_server" else set()  # a client of the job server: see below
         assert not {imported.split(".")[0] for imported in imports(source)} & (servers - client), name
         assert not {"http.server", "http"} & imports(source), name
         calls = [ast.unparse(n.func) for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)]
-        asks = {"socket.socket", "socket.create_connection"} if name == "driver.ray_watch" else set()
+        asks = {"socket.socket", "socket.create_connection"} if name == "cluster.liveness" else set()
         assert {call for call in calls if call.startswith("socket.")} <= {"socket.gethostname"} | asks, name
         assert {call for call in calls if call.startswith("asyncio.")} <= {"asyncio.run", "asyncio.wait_for"}, name
 

@@ -18,9 +18,9 @@ from conftest import merged, payload_bytes
 from slow import slow_study
 
 from ray_unlearn import worker as worker_module
-from ray_unlearn.driver import generate, inline
-from ray_unlearn.driver.opening import open_job
 from ray_unlearn.errors import PopulationChanged, StorageNotShared
+from ray_unlearn.generation import generate, inline
+from ray_unlearn.generation.job import open_job
 from ray_unlearn.store import StudyStore, open_storage, sharing
 from ray_unlearn.store.metrics import study_status
 from ray_unlearn.store.verify import repair, verify
@@ -83,7 +83,7 @@ def test_generate_refuses_a_storage_that_its_workers_do_not_see(tiny: Callable[.
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_actor_that_does_not_see_the_storage_is_refused(tiny: Callable[..., Study], tmp_path: Path):
     """Law: through Ray, too: the actor's refusal crosses the process border as itself, and no run begins."""
-    from ray_unlearn.driver import ray_pool
+    from ray_unlearn.cluster import pool as ray_pool
 
     study = tiny()
     job = open_job(study)

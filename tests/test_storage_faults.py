@@ -18,9 +18,9 @@ from evaluated import evaluated_store
 from mounts import remount, tmpfs
 
 from ray_unlearn.cli import main
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import StoreError, StoreUnwritable
 from ray_unlearn.evaluation.evaluate import evaluate
+from ray_unlearn.generation import generate
 from ray_unlearn.store import StudyStore, disk, open_storage, retries
 from ray_unlearn.store.verify import verify
 from ray_unlearn.study import Run, Study, parse_study

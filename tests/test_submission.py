@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_unlearn.driver.parcel import Parcel
-from ray_unlearn.driver.submission import Attempt, command_line, job_line, next_attempt, rival, submission_of
+from ray_unlearn.submit.bundle import Parcel
+from ray_unlearn.submit.jobs import Attempt, command_line, job_line, next_attempt, rival, submission_of
 
 PREFIX = "faces-1a2b3c4d-a"
 

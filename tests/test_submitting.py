@@ -18,9 +18,9 @@ import pytest
 from conftest import TINY, merged
 
 from ray_unlearn.cli import main
-from ray_unlearn.driver import ray_jobs
-from ray_unlearn.driver.submission import Attempt, Submission
+from ray_unlearn.cluster import job_server as ray_jobs
 from ray_unlearn.errors import ClusterError, Interrupted, StoreError
+from ray_unlearn.submit.jobs import Attempt, Submission
 
 
 def write(folder: Path, **changes: Any) -> str:
@@ -39,7 +39,7 @@ class FakeServer:
         self.log: Callable[[], Iterator[str]] = lambda: iter(["line 1\n", "line 2\n"])
         self.end = Attempt(id="x", status="SUCCEEDED", exit_code=0)
 
-    def __call__(self, address: str, tell: Callable[[str], None]) -> FakeServer:
+    def __call__(self, address: str, report: Callable[[str], None]) -> FakeServer:
         self.address = address
         return self
 
@@ -357,7 +357,7 @@ class FakeClient:
 
 def connected(client: FakeClient, said: list[str]) -> ray_jobs.JobServer:
     server = object.__new__(ray_jobs.JobServer)
-    server.address, server._client, server._tell = "http://h:1", client, said.append
+    server.address, server._client, server._report = "http://h:1", client, said.append
     return server
 
 

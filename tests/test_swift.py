@@ -10,7 +10,7 @@ import pytest
 from s3 import Proxy, Server
 from s3_cycle import live, payloads, study_on
 
-from ray_unlearn.driver import generate
+from ray_unlearn.generation import generate
 from ray_unlearn.store import StudyStore, open_storage, retries
 
 ENDPOINT = os.environ.get("RAY_UNLEARN_SWIFT_ENDPOINT", "")

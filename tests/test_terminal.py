@@ -28,8 +28,8 @@ from test_floors import MODULES
 from test_submitting import FakeServer
 
 from ray_unlearn.cli import main
-from ray_unlearn.driver import ray_jobs
-from ray_unlearn.driver.submission import Attempt
+from ray_unlearn.cluster import job_server as ray_jobs
+from ray_unlearn.submit.jobs import Attempt
 from ray_unlearn.terminal import Escaping, safe, say, show, visible
 
 HOSTILE = "a\x1b[2Jb\x1b]0;pwned\x07c\x9b31md\u202ee\u2066f\r\x08\x7fg"
@@ -225,16 +225,21 @@ def test_a_fault_of_ours_shows_its_traceback_as_text(capfd, monkeypatch: pytest.
 
 ON_A_TERMINAL = """
 import sys, time
-from ray_unlearn.driver.progress import show_progress
+from ray_unlearn.monitor import show_progress
+from ray_unlearn.outcome import Outcome, WorkerInfo
+from ray_unlearn.schedule.events import Failed, Made
+from ray_unlearn.schedule.pool import Ready
+from ray_unlearn.study import Run
+from ray_unlearn.study.execution import Execution
 from ray_unlearn.terminal import open_console, say
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-with show_progress(total=2, already=0) as progress:
-    progress.say("line " + sys.argv[1])
-    progress.begin()
-    progress.made()
-    progress.given_up(sys.argv[1])
+with show_progress(2, 0, Execution()) as console:
+    console.log("line " + sys.argv[1])
+    console(Ready(1, WorkerInfo(host="here", pid=1, device="cpu")))
+    console(Made(Outcome(run=Run(population="a", index=0), seconds=1.0), 1, 1))
+    console(Failed(Outcome(run=Run(population="a", index=1), seconds=1.0, error=sys.argv[1]), 1, 1))
 with Live(console=open_console(), auto_refresh=False) as live:
     live.update(Text(sys.argv[1]), refresh=True)
 console = open_console()

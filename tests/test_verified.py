@@ -17,8 +17,8 @@ from ray_unlearn.cli import main
 from ray_unlearn.data import verified
 from ray_unlearn.data.prepare import MANIFEST
 from ray_unlearn.data.verified import sha256_of
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import DataError, RayUnlearnError
+from ray_unlearn.generation import generate
 from ray_unlearn.store.records import parse_record
 
 

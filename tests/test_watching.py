@@ -19,8 +19,7 @@ from plans import finetune, plan_of, record_of
 from ray_unlearn.cli import main, watching
 from ray_unlearn.cli.watching import Compared, watch_scores, watch_status
 from ray_unlearn.errors import Interrupted, StoreError
-from ray_unlearn.report.rate import rate_of
-from ray_unlearn.report.watching import PATIENCE_S, SILENT_S, Driver, Look, Made, Watch
+from ray_unlearn.monitor.watch import PATIENCE_S, SILENT_S, Driver, Look, Made, Watch, rate_of
 from ray_unlearn.store import FailedRecord, Storage, StudyStore, open_storage
 from ray_unlearn.study import Run
 

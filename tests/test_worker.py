@@ -11,8 +11,8 @@ import torch
 from conftest import payload_bytes
 from safetensors.torch import load as load_safetensors
 
-from ray_unlearn.driver import generate, open_job
 from ray_unlearn.errors import ModelError
+from ray_unlearn.generation import generate, open_job
 from ray_unlearn.outcome import Outcome
 from ray_unlearn.store import StudyStore
 from ray_unlearn.study import Run, Study

@@ -86,7 +86,7 @@ def evaluate(
     )
     if watch:
         from ray_unlearn.cli.watching import Compared, watch_scores
-        from ray_unlearn.report.watching import Watch
+        from ray_unlearn.monitor.watch import Watch
 
         if as_json:
             raise StudyError("evaluate: --watch goes on until all is made, and --json looks once; leave one out")
@@ -112,7 +112,7 @@ def execution(jobs: int | None, address: str | None) -> Execute:
         if jobs == 1 or (jobs is None and address is None and expected_s < LARGE_S):
             yield from in_this_process(tasks)
             return
-        from ray_unlearn.driver.ray_evaluation import on_ray
+        from ray_unlearn.cluster.scoring import on_ray
 
         say_error(f"about {expected_s / 60:.0f} minutes on one core; spread over Ray")
         yield from on_ray(tasks, jobs=jobs, address=address)

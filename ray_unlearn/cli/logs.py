@@ -29,13 +29,13 @@ def logs(
     Of a run that failed, this is the output of its last attempt.
     """
     from ray_unlearn.study import load_study
-    from ray_unlearn.wording import printable
+    from ray_unlearn.wording import lines_in
 
     loaded = load_study(study, overrides)
     chosen = _run(run, loaded)
-    text = printable(store_of(loaded).log(chosen))
-    if text:
-        say(text.removesuffix("\n"))
+    lines = lines_in(store_of(loaded).log(chosen))
+    if lines:
+        say("\n".join(lines))
     else:
         say_error(f"run {chosen} printed nothing")
 

@@ -2,7 +2,7 @@
 
     ray-unlearn generate faces.yaml --workers 2
 
-Does not cover: how runs are made (`ray_unlearn.driver`), nor judged (`judging`).
+Does not cover: how runs are made (`ray_unlearn.generation`), nor judged (`judging`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ExportFormat(StrEnum):
 
 def prepare(study: StudyFile, backend: Where = Backend.ray, address: Address = None, overrides: Overrides = []) -> None:  # noqa: B006
     """Decode images and draw splits; make no checkpoint."""
-    from ray_unlearn.driver.generation import prepare
+    from ray_unlearn.generation.prepare import prepare
     from ray_unlearn.report.text import data_lines
     from ray_unlearn.study import load_study
 
@@ -62,7 +62,7 @@ def generate(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Make every checkpoint that is not made yet."""
-    from ray_unlearn.driver import generate
+    from ray_unlearn.generation import generate
     from ray_unlearn.study import load_study
 
     loaded = load_study(study, overrides)
@@ -95,8 +95,8 @@ def status(
     """Count runs: planned, done, failed; --watch keeps counting."""
     from dataclasses import asdict
 
+    from ray_unlearn.monitor.utilisation import utilisation, utilisation_line
     from ray_unlearn.report.text import status_lines
-    from ray_unlearn.report.utilisation import utilisation, utilisation_line
     from ray_unlearn.store.agreement import disagreements
     from ray_unlearn.store.arithmetic import mixtures
     from ray_unlearn.store.events import EventReader
@@ -107,7 +107,7 @@ def status(
     store = store_of(loaded)
     if watch:
         from ray_unlearn.cli.watching import watch_status
-        from ray_unlearn.report.watching import Watch
+        from ray_unlearn.monitor.watch import Watch
 
         if as_json or plot:
             raise StudyError("status: --watch goes on until all is made; --json and --plot look once, so leave one out")

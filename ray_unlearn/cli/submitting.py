@@ -5,7 +5,7 @@
 The study's job has a name of its own, `faces-1a2b3c4d-a1`: submitted while it runs, it is attached to, not doubled;
 submitted after it has ended, the next attempt makes what is missing.
 
-Does not cover: what travels (`driver.parcel`), Ray's job server (`driver.ray_jobs`), what the job does: it is
+Does not cover: what travels (`submit.bundle`), Ray's job server (`cluster.job_server`), what the job does: it is
 another of these subcommands, on the head node.
 """
 
@@ -23,9 +23,9 @@ from ray_unlearn.study.uris import without_keys
 from ray_unlearn.terminal import say, say_error, show
 
 if TYPE_CHECKING:
-    from ray_unlearn.driver.parcel import Parcel
-    from ray_unlearn.driver.ray_jobs import JobServer
-    from ray_unlearn.driver.submission import Attempt, Submission
+    from ray_unlearn.cluster.job_server import JobServer
+    from ray_unlearn.submit.bundle import Parcel
+    from ray_unlearn.submit.jobs import Attempt, Submission
 
 
 class StageName(StrEnum):
@@ -69,9 +69,9 @@ def submit(
     that lies elsewhere must be installed on every node. Data and storage must be where every node sees them. Each file
     that travels is listed; one outside the study's folder is refused, unless --send names it.
     """
-    from ray_unlearn.driver import ray_jobs
-    from ray_unlearn.driver.parcel import pack
-    from ray_unlearn.driver.submission import command_line, job_line, next_attempt, rival, submission_of
+    from ray_unlearn.cluster import job_server as ray_jobs
+    from ray_unlearn.submit.bundle import pack
+    from ray_unlearn.submit.jobs import command_line, job_line, next_attempt, rival, submission_of
     from ray_unlearn.wording import plural
 
     parcel = pack(study, overrides, stage=stage.value, ship_code=ship_code, send=send)

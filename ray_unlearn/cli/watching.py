@@ -5,7 +5,7 @@
 On a terminal a table that stays in place, elsewhere a line where something changed. Both end when everything planned
 is made (0), or when the driver has ended, and none has followed it for 15 s, or is heard of no more (3).
 
-Does not cover: what there is to see (`report.watching`, `evaluation`).
+Does not cover: what there is to see (`monitor.watch`, `evaluation`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from ray_unlearn.report.watching import Driver, Look, Watch
+from ray_unlearn.monitor.watch import Driver, Look, Watch
 from ray_unlearn.terminal import open_console, say, say_error
 from ray_unlearn.wording import aligned, duration, plural
 

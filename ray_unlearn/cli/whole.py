@@ -43,7 +43,7 @@ def everything(
     Ends with 3 where runs failed, after judging the others, and with 1 where those cannot be judged. A study without
     a reference population is generated only.
     """
-    from ray_unlearn.driver import generate
+    from ray_unlearn.generation import generate
     from ray_unlearn.study import load_study
 
     loaded = load_study(study, overrides)

@@ -8,5 +8,5 @@
 `sources` and its formats name images without decoding, `decode` turns one into pixels, `shards` writes and maps them,
 `prepare` makes a source's shards once, `splits` draws the sets, `images` gathers batches.
 
-Does not cover: Ray. Large sources are decoded by the same function through `ray_unlearn.driver.ray_data`.
+Does not cover: Ray. Large sources are decoded by the same function through `ray_unlearn.cluster.decoding`.
 """

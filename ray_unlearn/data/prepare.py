@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ray_unlearn import __version__
 from ray_unlearn.data.columns import read_columns
 from ray_unlearn.data.decode import (
     DecodedSlice,
@@ -59,7 +60,9 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     format: int = 1
-    """Absent in format 1."""
+    """Absent in format 1, as `made_by` is."""
+    made_by: str = ""
+    """Version of ray_unlearn."""
     source: str
     image_size: int
     shards: tuple[ShardInfo, ...]
@@ -302,6 +305,7 @@ class _Whole:
         self._content.update(b"]")
         return Manifest(
             format=FORMATS["manifest"],
+            made_by=__version__,
             source=source.name,
             image_size=job.image_size,
             shards=tuple(self._shards),

@@ -26,7 +26,7 @@ import pyarrow as pa
 from ray_unlearn.data.csv_files import read_csv
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store.formats import FORMATS
+from ray_unlearn.store.formats import stamped
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Data
 
@@ -66,7 +66,7 @@ class Splits:
     def arrow(self, images: ImageTable) -> bytes:
         """Return the splits as an Arrow IPC file: split, image_id, label, group, one row per image.
 
-        The schema's metadata hold the file's `format` and, where the source has class names, a JSON list `class_names`.
+        The schema's metadata hold `format`, `made_by` and, where the source has class names, a JSON list `class_names`.
         """
         names = [name for name, indexes in self.sets.items() for _ in indexes]
         order = np.concatenate(list(self.sets.values()))
@@ -78,9 +78,8 @@ class Splits:
                 "group": pa.array([images.groups[i] for i in order], pa.string()),
             }
         )
-        metadata = {"format": str(FORMATS["splits"])}
-        if images.class_names:
-            metadata["class_names"] = json.dumps(images.class_names)
+        names_of_classes = {"class_names": json.dumps(images.class_names)} if images.class_names else {}
+        metadata = {key: str(value) for key, value in stamped("splits", names_of_classes).items()}
         table = table.replace_schema_metadata(metadata)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_unlearn.data.prepare import DecodeAll, Prepared, in_place, prepare_source, refuse_many_classes
-from ray_unlearn.data.rows import Part
+from ray_unlearn.data.rows import OpenSource, Part
 from ray_unlearn.data.sources import open_source
 from ray_unlearn.data.splits import ImageTable, Splits, make_splits
 from ray_unlearn.errors import DataError
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import torch
 
     from ray_unlearn.data.images import Pixels
+
+_ROLES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,15 +78,34 @@ class StudyData:
         return Pixels(shards, device, budget_bytes, self.shuffle)
 
 
+def open_sources(data: Data) -> dict[str, OpenSource]:
+    """Open the sources that have a path, so that a wrong one is refused at once; others are opened when prepared.
+
+    Raises:
+        DataError: one of them cannot be opened.
+
+    """
+    specs = {role: spec for role in _ROLES if isinstance(spec := getattr(data, role), Source) and spec.path}
+    return {
+        role: open_source(spec, "train" if role == "train" else "test", _columns(data)) for role, spec in specs.items()
+    }
+
+
 def prepare_study(
-    study: Study, storage: Storage, decode_all: DecodeAll = in_place, hardest: Sequence[str] = ()
+    study: Study,
+    storage: Storage,
+    decode_all: DecodeAll = in_place,
+    *,
+    opened: Mapping[str, OpenSource] | None = None,
+    hardest: Sequence[str] = (),
 ) -> StudyData:
     """Decode what is not decoded yet, draw the splits, and find out what identifies the data.
 
     Args:
-        study: whose `data` block it is.
+        study: the study.
         storage: where decoded images are kept.
-        decode_all: where images are decoded.
+        decode_all: decodes slices, here or on a cluster.
+        opened: sources that `open_sources` opened already.
         hardest: ids of the images that `forget: {hardest: ...}` means (`evaluation.memorisation`); else none.
 
     Raises:
@@ -94,12 +115,12 @@ def prepare_study(
     prepared: dict[Part | str, Prepared] = {}
     names = study.data.classes if isinstance(study.data.classes, tuple) else None
     limit = study.data.classes if isinstance(study.data.classes, int) else len(names) if names else None
-    for role in ("train", "validation", "test"):
+    for role in _ROLES:
         spec = getattr(study.data, role)
         if not isinstance(spec, Source):
             continue
         prepared[role] = prepare_source(
-            open_source(spec, "train" if role == "train" else "test", _columns(study.data)),
+            (opened or {}).get(role) or open_source(spec, "train" if role == "train" else "test", _columns(study.data)),
             storage,
             image_size=study.data.image_size,
             class_names=names,

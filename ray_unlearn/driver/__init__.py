@@ -1,28 +1,6 @@
-"""Runs still to make -> workers -> records.
+"""What searches tuned presets, on its way to `jobs/presets`.
 
-    summary = generate(study, backend="ray", workers=2)
-    summary.made, summary.failed
+    results = tune_trials(study, trials, seeds=3)
 
-`opening` turns a study into a job, `order` says which run comes first, `loop` is the scheduler (no Ray in it), `inline`
-and `ray_pool` are the places where runs execute, `room` says how many a node holds, `ray_data` decodes large sources,
-`progress` tells people, and `recorder` tells the log of events and `ray_metrics`.
-
-Does not cover: what a run does (`ray_unlearn.worker`).
+Does not cover: `generate` (`ray_unlearn.generation`), and Ray (`ray_unlearn.cluster`).
 """
-
-from typing import TYPE_CHECKING, Any
-
-from ray_unlearn.driver.generation import generate as generate
-from ray_unlearn.driver.summary import Summary as Summary
-
-if TYPE_CHECKING:
-    from ray_unlearn.driver.opening import open_job as open_job
-
-
-def __getattr__(name: str) -> Any:
-    """Import `open_job` when it is asked for: it brings torch, and Ray starts while that is imported (`generate`)."""
-    if name == "open_job":
-        from ray_unlearn.driver.opening import open_job
-
-        return open_job
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

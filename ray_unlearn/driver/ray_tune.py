@@ -11,14 +11,14 @@ Does not cover: what a trial does.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from ray import tune
 
-from ray_unlearn.driver.progress import show_progress
-from ray_unlearn.driver.ray_backend import RayBackend
+from ray_unlearn.cluster.backend import RayBackend
 from ray_unlearn.driver.tuning import Result, Trial, run_trial
 from ray_unlearn.errors import ClusterError
 from ray_unlearn.study.schema import Study
@@ -27,16 +27,17 @@ from ray_unlearn.study.schema import Study
 class _Progress(tune.Callback):
     """Counts trials."""
 
-    def __init__(self, tracker: Any) -> None:
-        self._tracker = tracker
+    def __init__(self, total: int) -> None:
+        self._done, self._total = 0, total
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the terminal out of the experiment's state, which Tune pickles."""
-        return {}
+        """Return the counts: Tune pickles the experiment's state."""
+        return {"_done": self._done, "_total": self._total}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say how far the experiment is."""
-        self._tracker.made()
+        self._done += 1
+        sys.stderr.write(f"{self._done}/{self._total} trials\n")
 
 
 def tune_trials(study: Study, trials: Sequence[Trial], *, seeds: int, address: str | None = None) -> list[Result]:
@@ -57,8 +58,7 @@ def tune_trials(study: Study, trials: Sequence[Trial], *, seeds: int, address: s
     backend.connect()
     try:
         # Tune pickles its own state; it is of no use to anybody after the experiment, and none of it goes into a store.
-        with show_progress(total=len(trials), already=0) as tracker, tempfile.TemporaryDirectory() as state:
-            tracker.begin()
+        with tempfile.TemporaryDirectory() as state:
             grid = tune.Tuner(
                 tune.with_resources(trainable, {"CPU": study.execution.cpus_per_worker}),
                 param_space={"trial": tune.grid_search(list(range(len(trials))))},
@@ -67,7 +67,7 @@ def tune_trials(study: Study, trials: Sequence[Trial], *, seeds: int, address: s
                     name=f"{study.name}-ray-tune",
                     storage_path=state,
                     verbose=0,
-                    callbacks=[_Progress(tracker)],
+                    callbacks=[_Progress(len(trials))],
                     failure_config=tune.FailureConfig(fail_fast=True),
                 ),
             ).fit()

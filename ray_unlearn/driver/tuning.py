@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_unlearn.driver.generation import generate
 from ray_unlearn.driver.objective import FAILED, Judgement, Seen, judge, seen_in
 from ray_unlearn.errors import StoreError, StudyError, TrainingDiverged, did_you_mean
+from ray_unlearn.generation.driver import generate
 from ray_unlearn.methods import METHODS
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore, open_storage

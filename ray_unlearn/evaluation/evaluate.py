@@ -7,7 +7,7 @@ A part is a population against the reference, or the reference against itself. I
 `<study>/scores/<mode>/` with the digest of all that it was computed from, published as soon as it is there: a killed
 evaluation goes on where it was, and an unchanged population is not computed again.
 
-Does not cover: checkpoints, and making runs (`ray_unlearn.driver`).
+Does not cover: checkpoints, and making runs (`ray_unlearn.generation`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ appending, so there the newest part is published again, and another part begun o
 events: a store that does not take them fails no run, and a reader skips what it cannot read, such as the last line of a
 driver that was killed.
 
-Does not cover: which events there are (`driver.recorder`), nor what they add up to (`report`).
+Does not cover: which events there are (`monitor.event_log`), nor what they add up to (`monitor`).
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ray_unlearn import __version__
 from ray_unlearn.errors import StoreError
 from ray_unlearn.store.disk import append_file
 from ray_unlearn.store.filesystem import Stamp
-from ray_unlearn.store.formats import FORMATS, require_known, this_version
+from ray_unlearn.store.formats import FORMATS, require_known
 from ray_unlearn.store.layout import event_log_of
 from ray_unlearn.store.study_store import StudyStore
 
@@ -99,7 +100,7 @@ class EventLog:
 
     def write(self, event: str, **more: Any) -> None:
         """Note an event; costs microseconds, and never fails."""
-        first = {} if self.begun else {"format": FORMATS["events"], "made_by": this_version()}
+        first = {} if self.begun else {"format": FORMATS["events"], "made_by": __version__}
         self.begun, self._said_at = True, time.monotonic()
         at = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
         self._waiting.append({"event": event, "at": at, "s": round(self._said_at - self._start, 3), **first, **more})

@@ -11,7 +11,6 @@ Does not cover: what the keys mean; each file's own module says so.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ray_unlearn import __version__
 from ray_unlearn.errors import DamagedFile, NewerFormat
 
 FORMATS: Mapping[str, int] = {
@@ -39,18 +39,10 @@ The format of scores.json, which rises with every change of a number, is `evalua
 
 _SPACE = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')
 
-UNSTATED = "0.1.0 or earlier"
-"""The version that wrote a file which names none."""
-
-
-def this_version() -> str:
-    """Return the installed version of ray_unlearn."""
-    return importlib.metadata.version("ray-unlearn")
-
 
 def stamped(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a file's content with the format that this version writes, and with this version."""
-    return {"format": FORMATS[kind], "made_by": this_version(), **content}
+    return {"format": FORMATS[kind], "made_by": __version__, **content}
 
 
 def parse_object(kind: str, data: bytes | str, where: str, newest: int | None = None) -> dict[str, Any]:
@@ -117,7 +109,7 @@ def require_known(kind: str, content: Mapping[Any, Any], where: str, newest: int
     if found > known:
         raise NewerFormat(
             f"{where}: format {found} of a {kind} file, written by ray-unlearn {_writer(content)}; this is "
-            f"ray-unlearn {this_version()}, which reads formats up to {known}: upgrade ray-unlearn to that version"
+            f"ray-unlearn {__version__}, which reads formats up to {known}: upgrade ray-unlearn to that version"
         )
     return found
 

@@ -7,7 +7,7 @@ Network file systems and object stores have bad moments: a reset connection, a s
 tried again after pauses, beyond what pyarrow's own S3 client does. A full disk, a missing permission and a wrong key
 stay what they are, so they fail at once.
 
-Does not cover: a run that fails because its publication does (`driver.loop` tries the whole run again).
+Does not cover: a run that fails because its publication does (`schedule.scheduler` tries the whole run again).
 """
 
 from __future__ import annotations

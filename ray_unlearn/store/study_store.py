@@ -5,7 +5,7 @@
     store.publish(run, payloads, record)
     records = store.made("finetune")             # {index: Record}
 
-Does not cover: the order of work (`driver`), nor reading payloads back (`verify`, and evaluation from outputs).
+Does not cover: the order of work (`schedule`), nor reading payloads back (`verify`, and evaluation from outputs).
 """
 
 from __future__ import annotations

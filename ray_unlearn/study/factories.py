@@ -8,7 +8,7 @@ import what lies beside it when it is called, too. One study at a time: where an
 before, its folder and what was imported from there are forgotten. Of an installed module, its own file is hashed alone;
 its distribution's name and version say the rest.
 
-Does not cover: calling the factory (`models`), factories that travel to a cluster (`driver.parcel`).
+Does not cover: calling the factory (`models`), factories that travel to a cluster (`submit.bundle`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 A population's identity covers all that changes its results: data, split, model, the originals that it starts from,
 method, options, seed. Not its count, nor other populations, nor where and how fast it runs.
 
-Does not cover: which runs are still to be made (`ray_unlearn.store`), nor how (`ray_unlearn.driver`).
+Does not cover: which runs are still to be made (`ray_unlearn.store`), nor how (`ray_unlearn.generation`).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from typing import Any
 
 from sampler import Sampler
 
-from ray_unlearn.driver import generate
+from ray_unlearn.generation import generate
 from ray_unlearn.study import Study, parse_study
 
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6

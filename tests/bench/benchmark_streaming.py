@@ -33,9 +33,9 @@ from limited_memory import Memory, anonymous_mb, limited, most_mb
 from PIL import Image
 from torch import nn
 
-from ray_unlearn.driver.generation import prepare
-from ray_unlearn.driver.opening import open_job
 from ray_unlearn.errors import RayUnlearnError
+from ray_unlearn.generation.job import open_job
+from ray_unlearn.generation.prepare import prepare
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study import Study, parse_study
 from ray_unlearn.study.plan import Run

@@ -13,8 +13,8 @@ from typing import Any
 
 from notebook_loop import Setting
 
-from ray_unlearn.driver import generate
 from ray_unlearn.errors import RayUnlearnError
+from ray_unlearn.generation import generate
 from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.store.records import CHECKPOINT
 from ray_unlearn.study import Study, load_study

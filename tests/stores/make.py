@@ -24,8 +24,8 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from ray_unlearn.driver import generate  # noqa: E402
 from ray_unlearn.evaluation.evaluate import evaluate  # noqa: E402
+from ray_unlearn.generation import generate  # noqa: E402
 from ray_unlearn.store import StudyStore, open_storage, study_store  # noqa: E402
 from ray_unlearn.study import load_study  # noqa: E402
 

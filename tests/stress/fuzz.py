@@ -12,6 +12,7 @@ decoder of this environment: run it where that may go wrong.
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -110,7 +111,8 @@ def _heard(worker: _Worker) -> tuple[str, str]:
 
 def _keep(case: Path, kept: Path, why: str) -> None:
     shutil.rmtree(kept, ignore_errors=True)
-    shutil.copytree(case, kept, symlinks=True)
+    with contextlib.suppress(shutil.Error):  # pipes cannot be copied
+        shutil.copytree(case, kept, symlinks=True)
     (kept / "why.txt").write_text(why + "\n", encoding="utf-8", errors="backslashreplace")
     print(f"violation: {why.splitlines()[0][:300]} ... {why.splitlines()[-1][:300]}\n  kept in {kept}", flush=True)
 

@@ -75,6 +75,8 @@ class Attack:
 
     commands: list[list[str]]
     may_write: list[Path] = field(default_factory=list)
+    refused: bool = False
+    """Whether to accept it would be wrong."""
 
 
 Kind = Callable[[Bench, Random], Attack]

@@ -71,6 +71,8 @@ def judge_with(kind: str, rng: Random, root: Path, template: Path) -> Verdict:
         if why:
             return Verdict("violation", f"{command}: {why}")
         codes.append(said)
+    if attack.refused and 0 in codes:
+        return Verdict("violation", f"{attack.commands}: accepted, and should have been refused")
     return Verdict("refused" if any(code in (1, 2) for code in codes) else "accepted")
 
 
@@ -101,7 +103,7 @@ def _text(stream: io.TextIOWrapper) -> str:
 
 def _open(study: str) -> int:
     """Do what `generate` does before the first run starts."""
-    from ray_unlearn.driver import open_job
+    from ray_unlearn.generation import open_job
     from ray_unlearn.study import load_study
 
     try:

@@ -13,12 +13,17 @@ from pathlib import Path
 
 import yaml
 from fuzz_bench import Kind
+from fuzz_hostile import bomb, shard, special
 from fuzz_sources import csv, image, override, parquet, resolved, study, weights
 from fuzz_stores import arguments, arrow, record
 from fuzz_study import TREE
 
 KINDS: dict[str, Kind] = {
-    kind.__name__: kind for kind in (study, resolved, override, parquet, csv, image, weights, record, arrow, arguments)
+    kind.__name__: kind
+    for kind in (
+        *(study, resolved, override, parquet, csv, image, weights, record, arrow, arguments),
+        *(shard, special, bomb),
+    )
 }
 
 

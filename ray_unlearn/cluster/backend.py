@@ -1,0 +1,169 @@
+"""The `ray` backend: one long-lived actor per worker, on a cluster that exists or a local one that we start.
+
+    backend = RayBackend(address=None, workers=2)
+    pool = backend.pool(job)
+
+Does not cover: the actors (`pool`), starting clusters of machines (`cluster.yaml`), or stopping any cluster that we
+did not start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import ray
+
+from ray_unlearn.cluster.liveness import RayWatch
+from ray_unlearn.cluster.local import LocalCluster
+from ray_unlearn.cluster.pool import RayPool
+from ray_unlearn.cluster.start import Start
+from ray_unlearn.errors import ClusterError
+from ray_unlearn.schedule.events import Sink
+from ray_unlearn.study.schema import Study
+from ray_unlearn.terminal import say_error
+
+if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
+    from ray_unlearn.data.decode import DecodedSlice, DecodeJob
+    from ray_unlearn.data.rows import Slice
+    from ray_unlearn.worker import Job
+
+_LARGE_ROWS = 16_000  # below, starting Ray Data takes longer than decoding
+_OBJECT_STORE_BYTES = 512 * 2**20  # of a local cluster: images travel through shards, not through Ray
+
+
+class RayBackend:
+    """A connection to Ray, made when it is first needed."""
+
+    def __init__(
+        self,
+        *,
+        address: str | None,
+        workers: int | None,
+        gpus_per_worker: float | None = None,
+        log: Callable[[str], None] = say_error,
+    ) -> None:
+        self._address, self._workers, self._log = address, workers, log
+        self._gpus_per_worker = gpus_per_worker
+        self._start: Start | None = None
+        """Where we connected; None where this process was connected before."""
+        self._cluster: LocalCluster | None = None
+        self._watch: RayWatch | None = None
+        self._pool: RayPool | None = None
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Start or join Ray while the block is executed; what breaks the block off cancels that."""
+        if not ray.is_initialized():
+            self._start = Start(self._join)
+        try:
+            yield
+        except BaseException:
+            if self._start is not None:
+                self._start.cancel()
+            raise
+
+    def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
+        """Decode a large source as a Ray Data job, a small one in place."""
+        from ray_unlearn.data.prepare import in_place
+
+        if len(slices) < 2 or sum(part.num_rows for part in slices) < _LARGE_ROWS:
+            return in_place(slices, job)
+        from ray_unlearn.cluster.decoding import decode_with_ray
+
+        self.connect()
+        return decode_with_ray(slices, job)
+
+    def pool(self, job: Job) -> RayPool:
+        """Return a pool of actors for the job.
+
+        Raises:
+            ClusterError: a cluster of this machine's alone can never hold a worker.
+
+        """
+        self.connect()
+        self._pool = RayPool(job, self._workers, self._log, self._gpus_per_worker, check=self.check)
+        missing = self._pool.missing() if self._cluster else ""
+        if missing:  # elsewhere, such a node may join
+            raise ClusterError(f"this machine: {missing}; lower execution.cpus_per_worker or --gpus-per-worker")
+        return self._pool
+
+    def sinks(self, study: Study) -> Sequence[Sink]:
+        """Return the sink that counts on Ray's own Prometheus endpoint."""
+        from ray_unlearn.cluster.prometheus import RayMeters
+
+        return [RayMeters(study)]
+
+    def check(self) -> None:
+        """Do nothing while Ray lives.
+
+        Raises:
+            ClusterLost: it has died.
+
+        """
+        if self._watch is not None:
+            self._watch.check()
+
+    def close(self) -> None:
+        """Kill our actors; shut Ray down where we connected, even while it starts. A dead Ray's logs stay."""
+        lost = self._watch is not None and self._watch.lost
+        if self._watch is not None:
+            self._watch.stop()
+        if self._pool is not None and not lost:
+            self._pool.close()
+        if self._start is not None:
+            self._start.cancel()
+            if self._cluster is not None:
+                self._cluster.end(keep_logs=lost)
+            else:
+                ray.shutdown()
+            self._start.release()
+            self._start = None
+
+    def connect(self) -> None:
+        """Wait for the cluster, or connect to it now; nothing where this process is connected already.
+
+        Raises:
+            ClusterError: it cannot be reached or started.
+
+        """
+        if self._start is None and not ray.is_initialized():
+            self._start = Start(self._join)
+        if self._start is not None:
+            self._start.wait()
+        self._watch = self._watch or RayWatch(local=self._cluster is not None, log=self._log)
+
+    def _join(self) -> None:
+        """Connect to the cluster, or start one on this machine; in a thread of its own."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault(
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
+        )  # workers share this environment; no `uv run` in each
+        address = self._address or os.environ.get("RAY_ADDRESS") or "local"
+        try:
+            self._init(address)
+        except ClusterError:
+            raise
+        except Exception as error:  # Ray raises plain exceptions here, too
+            reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+            raise ClusterError(
+                f"Ray at {address}: cannot connect: {reason}; is the cluster up? --backend inline needs none"
+            ) from error
+
+    def _init(self, address: str) -> None:
+        """Connect to the cluster, or start one of our own."""
+        # At `warning`, Ray would say that a thread which is not the main one leaves Ray's SIGTERM handler out.
+        if address == "local":
+            self._cluster = LocalCluster()
+            self._cluster.start(
+                self._log,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_OBJECT_STORE_BYTES,
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

@@ -1,0 +1,273 @@
+"""Ray actors that each hold one worker, on a cluster whose nodes come and go.
+
+    pool = RayPool(job, workers=None, log=print)
+    worker = pool.start()                        # waits in Ray's queue where there is no room: an autoscaler's demand
+
+An actor call may raise although its run was published (Ray docs, fault_tolerance/actors): the scheduler asks the store.
+Nodes that drain hold no further worker; what their workers have not finished shortly before the end is taken back.
+
+Does not cover: what workers are given (`schedule`), connecting (`backend`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import NodeDiedError, RayActorError, RayError, RayTaskError
+
+from ray_unlearn.cluster.nodes import Nodes
+from ray_unlearn.errors import ClusterError, ClusterLost, RayUnlearnError, StorageNotShared
+from ray_unlearn.outcome import Attempt
+from ray_unlearn.schedule.deadlines import Deadlines
+from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report
+from ray_unlearn.schedule.resources import Needs, check_share, waiting_line
+from ray_unlearn.study.execution import Execution
+from ray_unlearn.study.uris import without_keys
+
+if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
+    from ray_unlearn.worker import Job
+
+_POLL_S = 1.0
+_PATIENCE_S = 15.0  # without a place for a worker; then twice as long, and so on
+_MARGIN_S = 5.0  # before a node ends: enough to hear of it, and to take its runs back
+
+
+def resources_of(execution: Execution, cluster_gpus: float) -> tuple[str, Needs]:
+    """Return the device and what one worker takes, `auto` decided by what the cluster has.
+
+    Raises:
+        ClusterError: the study asks for cuda and for no GPU.
+        StudyError: it asks for a share of GPUs that Ray cannot place.
+
+    """
+    device = execution.device if execution.device != "auto" else ("cuda" if cluster_gpus else "cpu")
+    gpus = execution.gpus_per_worker
+    if gpus == "auto":
+        gpus = 1.0 if device == "cuda" else 0.0
+    if device == "cuda" and not gpus:
+        raise ClusterError("execution: device cuda with gpus_per_worker 0; give a share of a GPU, for example 0.25")
+    share = check_share(float(gpus), "execution.gpus_per_worker")
+    return device, Needs(cpus=float(execution.cpus_per_worker), gpus=share)
+
+
+class RayPool:
+    """Actors that each hold one worker."""
+
+    def __init__(
+        self,
+        job: Job,
+        workers: int | None,
+        log: Callable[[str], None],
+        gpus_per_worker: float | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        from ray_unlearn.cluster.worker import Worker
+
+        execution = job.plan.study.execution
+        if gpus_per_worker is not None:
+            execution = execution.model_copy(update={"gpus_per_worker": gpus_per_worker})
+        self._log, self._check = log, check
+        self._fixed = workers or (execution.workers if isinstance(execution.workers, int) else None)
+        self.device, self._needs = resources_of(execution, ray.cluster_resources().get("GPU", 0))
+        # Only the driver saves it: of a million images, 62 MB for every worker.
+        self._job = ray.put(replace(job, data=replace(job.data, splits_arrow=b"")))
+        self._actor = ray.remote(
+            num_cpus=self._needs.cpus,
+            num_gpus=self._needs.gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+        )(Worker)
+        self._handles: dict[int, Any] = {}
+        self._pending: dict[Any, int] = {}
+        """Every call in flight -> its worker."""
+        self._timeout_s = execution.run_timeout_s
+        self._deadlines = Deadlines(self._timeout_s)
+        self._placing: dict[Any, int] = {}
+        """Those of the calls that ask a worker where it is."""
+        self._opening: set[int] = set()
+        self._node_of: dict[int, str] = {}
+        """Every worker that has a place -> the id of its node."""
+        self._warned: set[int] = set()
+        """Workers whose node was announced to go."""
+        self._announced: set[str] = set()
+        """Nodes whose end was logged."""
+        self._nodes = Nodes()
+        self._started = 0
+        self._placed_at, self._patience_s = time.monotonic(), _PATIENCE_S
+
+    def describe(self) -> str:
+        """Return the device, and what each worker takes from the cluster."""
+        count = f"up to {self.capacity()} worker" + "s" * (self.capacity() != 1)
+        gpus = f", {self._needs.gpus:g} GPU" * bool(self._needs.gpus)
+        return f"{count} on {self.device}, each with {self._needs.cpus:g} CPU{gpus}{self._kinds()}"
+
+    def _kinds(self) -> str:
+        """Return a caution where GPUs differ: Ray notes the kind as a resource of the node."""
+        self._nodes.look()
+        names = {name for node in self._nodes.staying if self._needs.fit(node) for name in node}
+        kinds = sorted(name.partition(":")[2] for name in names if name.startswith("accelerator_type:"))
+        mixed = self.device == "cuda" and len(kinds) > 1
+        return (
+            f"; GPUs of {len(kinds)} kinds ({', '.join(kinds)}): a run's last bits depend on its own" if mixed else ""
+        )
+
+    def missing(self) -> str:
+        """Return what no node of the cluster has, though every worker needs it; empty where there is such a node."""
+        self._nodes.look()
+        return self._needs.missing(self._nodes.staying)
+
+    def capacity(self) -> int:
+        """Return the number asked for, or how many workers the nodes have room for that stay."""
+        if self._fixed is not None:
+            return self._fixed
+        self._nodes.look()
+        there = len(self._node_of) - len(self._warned)  # of a dead node's workers, we hear in a moment: none is surplus
+        return max(1, there, sum(map(self._needs.fit, self._nodes.staying)))
+
+    def start(self) -> int:
+        """Start an actor; it waits in Ray's queue where there is no room yet."""
+        self._started += 1
+        worker = self._started
+        handle: Any = self._actor.remote(self._job, self.device)
+        self._handles[worker] = handle
+        self._opening.add(worker)
+        for call in (placing := handle.node.remote(), handle.open.remote()):
+            self._pending[call] = worker
+        self._placing[placing] = worker
+        return worker
+
+    def submit(self, worker: int, attempts: Sequence[Attempt], *, flush: bool) -> None:
+        """Give an actor runs; it executes its calls in order."""
+        self._pending[self._handles[worker].work.remote(attempts, flush)] = worker
+        self._deadlines.given(worker, attempts, time.monotonic())
+
+    def wait(self) -> list[Report]:
+        """Return what is finished, waiting for about a second at most.
+
+        Raises:
+            ClusterLost: Ray has died.
+
+        """
+        self._check()
+        if not self._pending:
+            time.sleep(_POLL_S)
+            return self._departures()
+        done = self._done(1, _POLL_S)
+        if done:
+            done = self._done(len(self._pending), 0)
+        self._check()  # of a Ray that has died, all calls are done at once, in vain
+        self._log_waiting()
+        # In the order of the calls; one that is lost takes its worker's others with it.
+        events = [self._event(reference) for reference in done if reference in self._pending]
+        late = [self._too_long(worker) for worker, _ in self._deadlines.overdue(time.monotonic())]
+        return [*(event for event in events if event), *late, *self._departures()]
+
+    def _departures(self) -> list[Report]:
+        """Return which workers leave with their nodes, and which must be given up now."""
+        self._nodes.look()
+        events: list[Report] = []
+        for worker, node in list(self._node_of.items()) if self._nodes.leaving else ():
+            notice = self._nodes.leaving.get(node)
+            if notice is None:
+                continue
+            if notice.ends_at is not None and notice.ends_at - _MARGIN_S < time.monotonic():
+                events.append(self._lost(worker, f"node {notice.address} goes away now", preempted=True))
+            elif worker not in self._warned:
+                self._warned.add(worker)
+                self._log_leaving(node)
+                events.append(Leaving(worker))
+        return events
+
+    def _log_leaving(self, node: str) -> None:
+        """Log a node that drains once, with the number of its workers."""
+        if node not in self._announced:
+            self._announced.add(node)
+            notice, count = self._nodes.leaving[node], sum(one == node for one in self._node_of.values())
+            left = "" if notice.ends_at is None else f" and goes away in {notice.ends_at - time.monotonic():.0f} s"
+            workers = "1 worker moves" if count == 1 else f"{count} workers move"
+            self._log(f"node {notice.address} is drained{left}: its {workers} elsewhere")
+
+    def _too_long(self, worker: int) -> Report:
+        """End a worker; the scheduler knows which of its runs it may have been."""
+        self.stop(worker)
+        limit_s = float(self._timeout_s or 0)
+        return Lost(worker, f"took longer than execution.run_timeout_s: {limit_s:g}", overdue_s=limit_s)
+
+    def _done(self, count: int, timeout_s: float) -> list[Any]:
+        try:
+            return list(ray.wait(list(self._pending), num_returns=count, timeout=timeout_s)[0])
+        except RayError as error:
+            raise ClusterLost(f"Ray is gone: {_reason(error)}; what was made is kept") from error
+
+    def _event(self, reference: Any) -> Report | None:
+        worker = self._pending.pop(reference)
+        try:
+            value = ray.get(reference)
+        except RayActorError as error:
+            gone = self._is_gone(worker, error)
+            return replace(self._lost(worker, f"worker process died: {_reason(error)}", preempted=gone), died=True)
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, RayUnlearnError) else None
+            return self._lost(worker, str(cause) if cause else _reason(error), isinstance(cause, StorageNotShared))
+        except RayError as error:  # memory, or an object, that was lost with a node
+            return self._lost(worker, _reason(error), preempted=self._is_gone(worker, error))
+        if self._placing.pop(reference, None):
+            self._node_of[worker] = value
+            self._placed_at, self._patience_s = time.monotonic(), _PATIENCE_S
+            return None
+        if worker in self._opening:
+            self._opening.discard(worker)
+            return Ready(worker, value)
+        self._deadlines.answered(worker, time.monotonic())
+        return Finished(worker, value)
+
+    def _is_gone(self, worker: int, error: RayError) -> bool:
+        """Return whether the worker died with its node, or because that is drained."""
+        self._nodes.look(now=True)
+        said = isinstance(error, NodeDiedError) or getattr(error, "preempted", False)
+        return bool(said) or self._nodes.is_going(self._node_of.get(worker))
+
+    def _lost(self, worker: int, cause: str, unshared: bool = False, preempted: bool = False) -> Lost:
+        self.stop(worker)
+        return Lost(worker, cause, unshared, preempted)
+
+    def stop(self, worker: int) -> None:
+        """Kill an actor; a call in flight is forgotten."""
+        self._opening.discard(worker)
+        self._warned.discard(worker)
+        self._node_of.pop(worker, None)
+        self._deadlines.forget(worker)
+        self._pending = {reference: owner for reference, owner in self._pending.items() if owner != worker}
+        self._placing = {reference: owner for reference, owner in self._placing.items() if owner != worker}
+        handle = self._handles.pop(worker, None)
+        if handle is not None:
+            ray.kill(handle, no_restart=True)
+
+    def close(self) -> None:
+        """Kill every actor."""
+        for worker in list(self._handles):
+            self.stop(worker)
+
+    def _log_waiting(self) -> None:
+        """Log what workers without a place wait for, instead of waiting in silence."""
+        waiting = len(self._handles) - len(self._node_of)
+        if not waiting:
+            self._placed_at, self._patience_s = time.monotonic(), _PATIENCE_S
+        elif time.monotonic() - self._placed_at > self._patience_s:
+            self._patience_s *= 2
+            self._nodes.look()
+            line = waiting_line(self._needs, waiting, self._nodes.staying, self._nodes.free)
+            if not line and self._patience_s > 4 * _PATIENCE_S:
+                line = f"{waiting} of {len(self._handles)} workers have room, and have not started yet"
+            if line:
+                self._log(line)
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in without_keys(str(error)).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -1,0 +1,129 @@
+"""generate(): make every run of a study that is not made yet.
+
+    summary = generate(study, backend="ray", workers=2, only=["finetune"])
+    summary.exit_code                            # 0 all done, 3 finished with failed runs
+
+The study is opened while Ray starts; then the schedule's events go to the sinks, one after another.
+
+Does not cover: reading what was made (`ray_unlearn.report`, evaluation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ray_unlearn.generation.backends import Backend, BackendName, open_backend
+from ray_unlearn.generation.job import open_job
+from ray_unlearn.generation.preflight import check_device, check_precision, probably_pending
+from ray_unlearn.generation.records import ArithmeticWarnings, FailureRecords, Work, admit, finish, published_run
+from ray_unlearn.generation.summary import Summary
+from ray_unlearn.interrupts import interrupts
+from ray_unlearn.monitor import Phases, Recorder, show_progress
+from ray_unlearn.schedule import Sink, Tally, in_order, schedule
+from ray_unlearn.store.events import event_log
+from ray_unlearn.store.sharing import marked
+from ray_unlearn.study.schema import Study
+
+if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
+    from ray_unlearn.worker import Job
+
+
+def generate(
+    study: Study,
+    *,
+    backend: BackendName = "ray",
+    address: str | None = None,
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
+    only: Sequence[str] = (),
+    verbose: bool = False,
+) -> Summary:
+    """Make the missing runs of a study.
+
+    Args:
+        study: what to make.
+        backend: `ray`, or `inline` for this process.
+        address: a Ray cluster's; default RAY_ADDRESS, else a local one is started and stopped.
+        workers: overrides `execution.workers`.
+        gpus_per_worker: overrides `execution.gpus_per_worker`.
+        only: populations to make; their originals are made too.
+        verbose: show on standard error what each run printed, when it ends, each line with the run's name.
+
+    Raises:
+        RayUnlearnError: the study is refused, or the cluster cannot be had.
+        StoreUnwritable: the storage takes no run any more; it is resumable.
+        Interrupted: a signal came; the store is resumable.
+
+    """
+    phases = Phases()
+    with ExitStack() as stack:
+        stack.enter_context(interrupts())
+        place = stack.enter_context(
+            open_backend(backend, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
+        )
+        store = probably_pending(study, only)
+        log = stack.enter_context(event_log(store, announce=True)) if store else None
+        with place.starting() if store else nullcontext():
+            job = replace(open_job(study, place.decode_all), verbose=verbose)
+        work, tally = admit(job, only), Tally(())
+        recorder = None
+        if work.pending:
+            if backend == "ray":
+                phases.enter("connect")
+            log = log or stack.enter_context(event_log(job.store))
+            recorder = Recorder(log)
+            tally = _make(job, work, place, phases, recorder)
+        phases.enter("finish")
+        unwritten = finish(job, tally, work.held)
+        if recorder:
+            recorder.ended(tally, phases.end())
+        elif log and log.begun:  # announced, and there was nothing to do
+            log.write("ended")
+    seconds = phases.end()
+    return Summary(
+        planned=len(work.planned),
+        already=len(work.planned) - len(work.pending),
+        made=len(tally.made),
+        failed=tally.failed,
+        blocked=tuple(tally.blocked),
+        skipped_images=len(job.data.skipped),
+        seconds=sum(seconds.values()),
+        phases=seconds,
+        uri=job.store.uri,
+        unwritten=unwritten,
+    )
+
+
+def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Recorder) -> Tally:
+    """Execute the pending runs; return what became of them."""
+    study, planned, pending = job.plan.study, len(work.planned), work.pending
+    with ExitStack() as stack:
+        job = replace(job, marker=stack.enter_context(marked(job.store)))
+        pool = place.pool(job)
+        phases.enter("workers")
+        check_precision(job.plan, pool.device, {run.population for run in pending})
+        check_device(job.plan, pool.device, work.held)
+        console = stack.enter_context(show_progress(planned, planned - len(pending), study.execution, job.verbose))
+        console.log(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
+        recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
+        for warning in (*job.data.warnings, *job.plan.warnings):
+            console.log(f"warning: {warning}")
+        tally = Tally(pending)
+        stored: list[Sink] = [FailureRecords(job, console.log), ArithmeticWarnings(job, work, console.log)]
+        sinks: list[Sink] = [phases, recorder, console, *place.sinks(study), *stored, tally]
+        events = schedule(
+            job.plan,
+            pool,
+            pending=in_order(job.plan, pending, interleave=study.execution.interleave),
+            made=work.made,
+            max_attempts=study.execution.max_attempts,
+            published=partial(published_run, job),
+        )
+        for event in events:
+            for sink in sinks:
+                sink(event)
+    return tally

@@ -1,0 +1,90 @@
+"""A study -> a job that workers can execute: data prepared, methods resolved, runs planned, weights tried.
+
+    job = open_job(study, backend.decode_all)
+    job.plan.runs
+
+Everything that can be refused is refused here, before any worker starts: what needs no torch first, which is imported
+then. This module is imported without it.
+
+Does not cover: what the store holds of the plan (`records`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ray_unlearn.data.node_cache import cache_folder
+from ray_unlearn.data.prepare import DecodeAll, in_place
+from ray_unlearn.data.study_data import open_sources, prepare_study
+from ray_unlearn.errors import StudyError
+from ray_unlearn.evaluation.memorisation import hardest_of
+from ray_unlearn.generation.preflight import import_what_runs_need
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.study.plan import Ingredients, make_plan
+from ray_unlearn.study.schema import Study
+
+if TYPE_CHECKING:
+    from ray_unlearn.worker import Job
+
+_JOB_FOLDER = "working_dir_files"
+
+
+def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
+    """Prepare data and plan a study.
+
+    Raises:
+        RayUnlearnError: something in the study, its data, model, methods or weights is refused.
+
+    """
+    _check_storage(study.storage)
+    sources = open_sources(study.data)
+    import_what_runs_need()
+    from ray_unlearn import models
+    from ray_unlearn.methods.resolve import resolve
+    from ray_unlearn.worker import Job
+
+    methods = {name: resolve(study, name) for name in study.populations}
+    model_identity = models.identity(study.model)
+    storage = open_storage(study.storage)
+    data = prepare_study(study, storage, decode_all, opened=sources, hardest=hardest_of(study, storage))
+    plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
+    job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
+    _check_model(job)
+    _check_sets(job)
+    return job
+
+
+def _check_storage(storage: str) -> None:
+    """Refuse a storage inside the copy of a working_dir that Ray unpacks for a job and deletes after it."""
+    if _JOB_FOLDER in Path(storage).parts:
+        raise StudyError(
+            f"storage: {storage} lies in the job's temporary copy of its working_dir, which Ray deletes; "
+            "give one that stays: --set storage=/absolute/folder or s3://bucket/prefix"
+        )
+
+
+def _check_model(job: Job) -> None:
+    """Build the architecture, try it on two blank images, and load every weights file that the study names."""
+    from ray_unlearn import models
+
+    model = models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0))
+    models.try_on(model, job.plan.study.data.image_size, job.data.num_classes)
+    for population in job.plan.populations.values():
+        for path in getattr(population.method.options, "weights", ()):
+            models.load_weights(model, models.parse_weights(models.read_file(path), path), path)
+
+
+def _check_sets(job: Job) -> None:
+    """Refuse outputs of splits without images, and class weights of another number of classes."""
+    study, sizes = job.plan.study, job.data.splits.sizes()
+    if "splits" in study.outputs.model_fields_set:
+        for split in study.outputs.splits:
+            if not sizes[split]:
+                raise StudyError(f"outputs.splits: asks for {split}, which the study's data do not have")
+    for population in job.plan.populations.values():
+        weights = getattr(population.method.options, "class_weights", ())
+        if isinstance(weights, tuple) and weights and len(weights) != job.data.num_classes:
+            expected = f"expected {job.data.num_classes} numbers, one per class; found {len(weights)}"
+            raise StudyError(f"populations.{population.name}: class_weights: {expected}")

@@ -1,0 +1,59 @@
+"""What a `generate` did, as a value and as lines for people.
+
+    summary = generate(study)
+    summary.exit_code                            # 0 all done, 3 finished with failed runs
+    summary.lines()                              # what there is to say, most important last
+
+Does not cover: what each run became; its record has that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ray_unlearn.monitor.phases import phases_line
+from ray_unlearn.study.plan import Run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What a `generate` did."""
+
+    planned: int
+    """Runs that were asked for, originals that they start from included."""
+    already: int
+    """Of those, made before."""
+    made: int
+    failed: dict[Run, str] = field(default_factory=dict)
+    blocked: tuple[Run, ...] = ()
+    """Runs whose original failed."""
+    skipped_images: int = 0
+    seconds: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by phase (`ray_unlearn.monitor.phases`); they add up to `seconds`."""
+    uri: str = ""
+    unwritten: str = ""
+    """Why the table of runs could not be written, beside the runs that failed."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 where everything asked for is made, else 3."""
+        return 3 if self.failed or self.blocked else 0
+
+    def lines(self) -> list[str]:
+        """Return what there is to say about it, most important last."""
+        from ray_unlearn.wording import plural
+
+        lines = [f"not made: {run}: {error}" for run, error in self.failed.items()]
+        if self.blocked:
+            lines.append(f"not made: {plural(len(self.blocked), 'run')} whose original failed")
+        if self.unwritten:
+            lines.append(f"metrics.parquet is not up to date: {self.unwritten}")
+        if self.skipped_images:
+            lines.append(f"{plural(self.skipped_images, 'image')} skipped; data-cache/*/manifest.json lists each")
+        if self.already == self.planned:
+            return [*lines, f"nothing to do: all {plural(self.planned, 'run')} in {self.uri} are made"]
+        done = f"{self.already + self.made} of {self.planned} done, {len(self.failed)} failed"
+        lines.append(phases_line(self.phases))
+        return [*lines, f"made {plural(self.made, 'run')} in {self.seconds:.0f} s; {done}; store {self.uri}"]

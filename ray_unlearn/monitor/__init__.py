@@ -1,0 +1,16 @@
+"""What people see of a `generate`: while it works, from another machine, and afterwards.
+
+    phases = Phases()                            # seconds by phase
+    recorder = Recorder(log)                     # events as lines of the log
+    with show_progress(total, already, execution) as console:
+        for sink in (phases, recorder, console):
+            sink(event)
+
+These are sinks of the schedule's events. `watch` and `utilisation` read the log that `event_log` wrote, in any process.
+
+Does not cover: what happens (`schedule`), how the log is kept (`store.events`), Prometheus (`cluster`).
+"""
+
+from ray_unlearn.monitor.console import show_progress as show_progress
+from ray_unlearn.monitor.event_log import Recorder as Recorder
+from ray_unlearn.monitor.phases import Phases as Phases

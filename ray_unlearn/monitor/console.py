@@ -1,0 +1,129 @@
+"""Progress for people: a live bar on a terminal, plain lines elsewhere (job logs are files).
+
+    with show_progress(512, 100, study.execution) as console:
+        console.log("412 of 512 runs to make")
+        for event in schedule(...):
+            console(event)
+
+Does not cover: what `ray-unlearn status` prints about a store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ray_unlearn.schedule.events import Event, Failed, Made, Retried
+from ray_unlearn.schedule.pool import Lost, Ready
+from ray_unlearn.study.execution import Execution
+from ray_unlearn.terminal import open_console
+from ray_unlearn.wording import duration, lines_in
+
+_LINE_EVERY_S = 5.0
+
+
+class ConsoleSink:
+    """Counts runs and prints what happens; this class prints plain lines."""
+
+    def __init__(
+        self, console: Console, total: int, already: int, *, max_attempts: int = 1, verbose: bool = False
+    ) -> None:
+        self.console, self.total, self.done, self.failed = console, total, already, 0
+        self._already, self._max_attempts, self._printed_at = already, max_attempts, float("-inf")
+        self._verbose = verbose
+        self._start: float | None = None
+        self._ready: set[int] = set()
+        self._causes: set[str] = set()
+        """Why workers could not start; each is printed once."""
+
+    def __call__(self, event: Event) -> None:
+        """Count and print an event, where it concerns people."""
+        if isinstance(event, Made | Retried | Failed) and event.worker is not None and self._verbose:
+            for line in lines_in(event.outcome.log):
+                self.log(f"{event.outcome.run}: {line}")
+        if isinstance(event, Made):
+            self.done += 1
+            self._show(force=self.done + self.failed == self.total)
+        elif isinstance(event, Failed):
+            self.failed += 1
+            attempts = f"{event.attempt} attempt{'s' if event.attempt > 1 else ''}"
+            self.log(f"failed: {event.outcome.run} after {attempts}: {event.outcome.error}")
+        elif isinstance(event, Retried):
+            attempt = f"attempt {event.next_attempt} of {self._max_attempts}"
+            self.log(f"retrying {event.outcome.run} ({attempt}): {event.outcome.error}")
+        elif isinstance(event, Ready):
+            self._began(event)
+        elif isinstance(event, Lost) and event.worker not in self._ready and not event.preempted:
+            if event.cause not in self._causes:
+                self.log(f"a worker could not start: {event.cause}")
+            self._causes.add(event.cause)
+
+    def log(self, line: str) -> None:
+        """Print one line."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def describe(self) -> str:
+        """Return rate and time left, measured since the first worker was ready."""
+        fresh = self.done - self._already
+        if not fresh or self._start is None:
+            return "starting"
+        elapsed = time.monotonic() - self._start
+        left = (self.total - self.done - self.failed) * elapsed / fresh
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{60 * fresh / elapsed:.1f} runs/min{failed}, about {duration(left)} left"
+
+    def _began(self, event: Ready) -> None:
+        """Measure time from the first ready worker: what starting took says nothing about what is left."""
+        if self._start is None:
+            self._start = time.monotonic()
+        self._ready.add(event.worker)
+        self.log(f"worker ready: {event.info.host}, pid {event.info.pid}, {event.info.device}")
+
+    def _show(self, *, force: bool) -> None:
+        if force or time.monotonic() - self._printed_at > _LINE_EVERY_S:
+            self._printed_at = time.monotonic()
+            self.log(f"{self.done}/{self.total} runs, {self.describe()}")
+
+
+class _Bar(ConsoleSink):
+    """The same on a terminal."""
+
+    def __init__(self, console: Console, total: int, already: int, **how: Any) -> None:
+        super().__init__(console, total, already, **how)
+        columns = (
+            TextColumn("runs"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+        )
+        self.bar = Progress(*columns, console=console)
+        self._task = self.bar.add_task("starting", total=total, completed=already)
+
+    def _show(self, *, force: bool) -> None:
+        self.bar.update(self._task, completed=self.done, description=self.describe(), refresh=force)
+
+
+@contextmanager
+def show_progress(total: int, already: int, execution: Execution, verbose: bool = False) -> Iterator[ConsoleSink]:
+    """Yield a sink that suits standard error.
+
+    Args:
+        total: runs that were asked for.
+        already: runs of these that were made before.
+        execution: the study's, which says how often a run is tried.
+        verbose: print what each run printed, too, when it ends.
+
+    """
+    console, max_attempts = open_console(error=True), execution.max_attempts
+    if not console.is_terminal:
+        yield ConsoleSink(console, total, already, max_attempts=max_attempts, verbose=verbose)
+        return
+    bar = _Bar(console, total, already, max_attempts=max_attempts, verbose=verbose)
+    with bar.bar:
+        yield bar

@@ -1,0 +1,134 @@
+"""What happens while runs are made -> lines in the log of events.
+
+    recorder = Recorder(log)
+    recorder.begun(job, planned=64, pending=runs, workers="up to 2 workers on cpu")
+    for event in schedule(...):
+        recorder(event)
+    recorder.ended(tally, phases)
+
+Lines: begun; ready, given, made, failed, given up, recycled, poisoned, leaving, lost, stopped; preparing and alive
+(`store.events`); ended, or broken off. None holds a path or a URI: what an error says of one is left out here, and
+stands in the run's file under failed/.
+
+Does not cover: how lines are kept (`store.events`), nor what they add up to (`monitor.utilisation`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ray_unlearn.outcome import Outcome, Spent
+from ray_unlearn.schedule.events import Event, Failed, Made, Retried, Started, Stopped, Tally
+from ray_unlearn.schedule.pool import Leaving, Lost, Ready
+from ray_unlearn.store.events import EventLog
+from ray_unlearn.study.plan import Run
+
+if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
+    from ray_unlearn.worker import Job
+
+_MOST_CHARACTERS = 300
+_WORD = re.compile(r"[^\s'\",;()\[\]]*[/\\][^\s'\",;()\[\]]*")
+_RUN_OR_FRACTION = re.compile(r"([A-Za-z0-9_-]+/\d{5}|\d+/\d+):?")
+
+
+class Recorder:
+    """A sink that writes events into a study's log."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._given: set[Run] = set()
+
+    def begun(self, job: Job, *, planned: int, pending: Sequence[Run], workers: str) -> None:
+        """Write what there is to do, and what does it."""
+        from ray_unlearn.artefacts import versions
+
+        self._log.write(
+            "begun",
+            study=job.plan.study.name,
+            planned=planned,
+            pending=Counter(run.population for run in pending),
+            workers=workers,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            versions=dict(versions()),
+        )
+
+    def ended(self, tally: Tally, phases: Mapping[str, float]) -> None:
+        """Write what became of it."""
+        seconds = {name: round(value, 3) for name, value in phases.items()}
+        counts = {"made": len(tally.made), "failed": len(tally.failed), "blocked": len(tally.blocked)}
+        self._log.write("ended", **counts, phases=seconds)
+
+    def __call__(self, event: Event) -> None:
+        """Write an event: a line, or two where an outcome has a consequence."""
+        if isinstance(event, Started):
+            self._started(event)
+        elif isinstance(event, Made | Retried | Failed):
+            self._attempted(event)
+        elif isinstance(event, Ready):
+            self._log.write("ready", worker=event.worker, **asdict(event.info))
+        elif isinstance(event, Lost):
+            self._log.write("lost", worker=event.worker, cause=without_places(event.cause))
+        elif isinstance(event, Leaving):
+            self._log.write("leaving", worker=event.worker)
+        elif isinstance(event, Stopped):
+            self._log.write("stopped", worker=event.worker)
+
+    def _started(self, event: Started) -> None:
+        """Write the runs of a call; those that were given before are given again."""
+        again = [str(run) for run, _ in event.attempts if run in self._given]
+        self._given.update(run for run, _ in event.attempts)
+        runs = [[str(run), attempt] for run, attempt in event.attempts]
+        self._log.write("given", worker=event.worker, runs=runs, **({"again": again} if again else {}))
+
+    def _attempted(self, event: Made | Retried | Failed) -> None:
+        """Write an attempt that a worker reported, and a run that is given up; a death has its own line already."""
+        outcome = event.outcome
+        who = {"worker": event.worker, "run": str(outcome.run), "attempt": event.attempt}
+        if isinstance(event, Made):
+            self._log.write("made", **who, **_figures(outcome.spent or Spent()))
+        elif event.worker is not None:
+            self._log.write("failed", **who, **_failure(outcome))
+        if event.worker is not None and outcome.recycle:
+            self._log.write("recycled", worker=event.worker)
+        if event.worker is not None and outcome.poisoned:
+            self._log.write("poisoned", worker=event.worker)
+        if isinstance(event, Failed):
+            error = without_places(outcome.error)
+            self._log.write("given up", run=str(outcome.run), attempts=event.attempt, error=error)
+
+
+def _failure(outcome: Outcome) -> dict[str, Any]:
+    busy = (outcome.spent or Spent()).busy
+    return {"busy": busy, "error": without_places(outcome.error), "final": outcome.final}
+
+
+def _figures(spent: Spent) -> dict[str, Any]:
+    """Return what a made run took: seconds by part, spans, bytes, images and their rate where somebody counted."""
+    seconds = dict(spent.seconds)
+    if len(spent.busy) > 1:
+        start, end = spent.busy[1]
+        seconds["publish"] = round(end - start, 3)
+    figures = {"seconds": seconds, "busy": spent.busy, "bytes": spent.size_bytes}
+    if spent.images and seconds.get("train"):
+        figures |= {"images": spent.images, "images_per_s": round(spent.images / seconds["train"], 1)}
+    return figures
+
+
+def without_places(text: str) -> str:
+    """Return one line of at most 300 characters without paths and URIs: those may hold names, and credentials.
+
+    >>> without_places("finetune/00007: s3://key:secret@bucket/x: cannot write '/home/ada/y': full")
+    "finetune/00007: ... cannot write '...': full"
+    """
+
+    def shown(word: re.Match[str]) -> str:
+        return word[0] if _RUN_OR_FRACTION.fullmatch(word[0]) else "..."
+
+    return _WORD.sub(shown, " ".join(text.split()))[:_MOST_CHARACTERS]

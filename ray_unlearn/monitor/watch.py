@@ -1,0 +1,217 @@
+"""How far a study is, looked at again and again: from another machine, too, and on any storage.
+
+    watch = Watch(study, store)
+    look = watch.look()                          # made, failed, planned by population; rate; what the driver does
+    look.all_made, look.runs_per_s, look.left_s, look.driver
+
+What is made is known from records alone: a look lists each population's folder and reads only records that are new to
+it. The log of events adds which driver is at work, how quick it is, and which runs it has given up; where it cannot
+be read, watching goes on without.
+
+The rate is that of the times in the log, else of when looks saw more runs than the look before. Both end at a run's
+end, not at the time of the question: what has passed of a long run says nothing yet.
+
+Does not cover: how it is shown (`cli.watching`), nor scores (`evaluation`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ray_unlearn.store import StudyStore
+from ray_unlearn.store.disk import has_ended
+from ray_unlearn.store.events import ALIVE_EVERY_S, Event, EventReader
+from ray_unlearn.study.plan import Run
+from ray_unlearn.study.schema import Study
+
+WINDOW_S = 1800.0
+"""The time before the last run's end that counts, where it holds runs enough: nodes come and go."""
+_ENOUGH = 60
+_CHANGES = 60
+SILENT_S = 4 * ALIVE_EVERY_S
+"""A driver from which nothing is heard for so long is dead, or cut off from its storage."""
+PATIENCE_S = 15.0
+"""After the end of a log, the next command's driver may be starting: until it has said so, it cannot be seen."""
+_OVER = ("ended", "broken off")
+
+
+class Driver(StrEnum):
+    """What the driver does."""
+
+    none = "no driver now"
+    preparing = "preparing"
+    working = "at work"
+    ended = "ended"
+    silent = "silent"
+    unknown = "unknown: its events cannot be read"
+
+
+_BEST = (Driver.working, Driver.preparing, Driver.none, Driver.silent, Driver.ended, Driver.unknown)
+"""Of the newest log, and of the newest whose driver came so far as to begin: one that was refused ends no other."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """How far one population is."""
+
+    population: str
+    planned: int
+    made: int
+    failed: int
+    """Given up, and not made since."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """How far a study is."""
+
+    populations: tuple[Made, ...]
+    driver: Driver
+    runs_per_s: float | None
+    """None before the log, or two looks, saw runs made."""
+    left_s: float | None
+    """Until everything is made that this driver has not given up, at this rate."""
+
+    @property
+    def all_made(self) -> bool:
+        """Whether nothing is left to make."""
+        return all(one.made >= one.planned for one in self.populations)
+
+    @property
+    def made(self) -> int:
+        """Runs of all populations."""
+        return sum(one.made for one in self.populations)
+
+
+class Watch:
+    """Looks at one study."""
+
+    def __init__(self, study: Study, store: StudyStore, clock: Callable[[], float] = time.monotonic) -> None:
+        self._study, self._store, self._clock = study, store, clock
+        self._made: dict[str, tuple[str, set[int]]] = {}
+        """Population -> digest, runs whose records were seen."""
+        self._events = EventReader(store)
+        self._rate = Seen()
+        self._news: dict[str, tuple[int, int, float]] = {}
+        """Log -> runs made and number of its events, and when one of them last was new."""
+
+    def look(self) -> Look:
+        """Look at what is there now.
+
+        Raises:
+            StoreError: what is made cannot be read.
+
+        """
+        populations = tuple(self._population(name, spec.planned) for name, spec in self._study.populations.items())
+        (newest, unread), made, now = self._events.heard(), sum(one.made for one in populations), self._clock()
+        events = newest if _begun(newest) else self._events.heard("begun")[0]
+        states = [self._driver(log, made, now) for log in (newest, events) if log]
+        driver = Driver.unknown if unread else min(states, key=_BEST.index, default=Driver.none)
+        self._rate.look(now, made)
+        rate = (rate_of(events) if driver is Driver.working else None) or self._rate.per_s
+        left = sum(max(0, one.planned - one.made) for one in populations if _asked_for(one, events))
+        left -= len(self._given_up(events)) if driver is Driver.working else 0
+        left_s = max(0, left) / rate if rate else None
+        return Look(populations=populations, driver=driver, runs_per_s=rate, left_s=left_s)
+
+    def _population(self, name: str, planned: int) -> Made:
+        digest = str((self._store.held(name) or {}).get("digest", ""))
+        there, failed = set(self._store.indexes(name)), self._store.failed_indexes(name)
+        before, known = self._made.get(name, ("", set[int]()))
+        if digest and before != digest:
+            known = set(self._store.records(name, digest))
+        else:
+            known = known & there
+            known |= {index for index in there - known if self._is_made(name, index, digest)}
+        self._made[name] = digest, known
+        planned_for = range(planned)
+        made = sum(index in planned_for for index in known)
+        return Made(
+            population=name,
+            planned=planned,
+            made=made,
+            failed=sum(index in planned_for and index not in known for index in failed),
+        )
+
+    def _is_made(self, name: str, index: int, digest: str) -> bool:
+        run = Run(population=name, index=index)
+        record = self._store.record(run) if digest else None
+        return record is not None and record.is_of(run, digest)
+
+    def _driver(self, events: list[Event], made: int, now: float) -> Driver:
+        """Return what the driver of a log does."""
+        log = str(events[0]["at"])
+        *before, news_at = self._news.get(log, (-1, 0, now))
+        news_at = news_at if before == [made, len(events)] else now
+        self._news[log] = made, len(events), news_at
+        if events[-1]["event"] in _OVER:
+            return Driver.none if now - news_at < PATIENCE_S else Driver.ended
+        if now - news_at > SILENT_S or has_ended(str(events[0].get("host")), str(events[0].get("pid"))):
+            return Driver.silent
+        return Driver.working if _begun(events) else Driver.preparing
+
+    def _given_up(self, events: list[Event]) -> set[str]:
+        """Return the runs that this driver will not make; those of earlier commands it tries again."""
+        given_up = {str(event.get("run")) for event in events if event["event"] == "given up"}
+        made = {f"{name}/{index:05d}" for name, (_, indexes) in self._made.items() for index in indexes}
+        return given_up - made
+
+
+def _begun(events: list[Event]) -> Event | None:
+    """Return what the driver said of its task; None while it prepares."""
+    return next((event for event in events if event["event"] == "begun"), None)
+
+
+def _asked_for(one: Made, events: list[Event]) -> bool:
+    """Return whether the driver makes this population; `generate --only` leaves others out."""
+    pending = (_begun(events) or {}).get("pending")
+    return one.population in pending if isinstance(pending, Mapping) else True
+
+
+def rate_of(events: Iterable[Event]) -> float | None:
+    """Return the runs per second from the first ready worker on, or within the window, to the last run's end.
+
+    Whole rounds of workers that work in step are counted from where the first began, which an earlier run's end is not.
+    """
+    ready_s, made_s = None, list[float]()
+    for event in events:
+        if event["event"] == "ready" and ready_s is None:
+            ready_s = float(event["s"])
+        elif event["event"] == "made":
+            made_s.append(float(event["s"]))
+    if ready_s is None or not made_s:
+        return None
+    last_s, begin_s = made_s[-1], ready_s
+    if len(made_s) > _ENOUGH:
+        begin_s = max(ready_s, min(last_s - WINDOW_S, made_s[-_ENOUGH - 1]))
+    count = sum(at_s > begin_s for at_s in made_s)
+    return count / (last_s - begin_s) if last_s > begin_s else None
+
+
+class Seen:
+    """What looks saw, where no log tells: only those count that saw more than the look before."""
+
+    def __init__(self) -> None:
+        self._changes: deque[tuple[float, int]] = deque(maxlen=_CHANGES)
+        """When, and how many were made then."""
+        self._made: int | None = None
+
+    def look(self, now_s: float, made: int) -> None:
+        """Take a look: how many are made."""
+        if self._made is not None and made > self._made:
+            self._changes.append((now_s, made))
+        elif self._made is not None and made < self._made:  # taken away: what was seen is no measure any more
+            self._changes.clear()
+        self._made = made
+
+    @property
+    def per_s(self) -> float | None:
+        """Return the runs between the first and the last change, by the time between them."""
+        if len(self._changes) < 2:
+            return None
+        (start_s, before), (end_s, made) = self._changes[0], self._changes[-1]
+        return (made - before) / (end_s - start_s) if end_s > start_s else None

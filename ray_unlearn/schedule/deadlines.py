@@ -1,0 +1,53 @@
+"""Which calls take longer than `execution.run_timeout_s` allows; no Ray in it, and the clock is the caller's.
+
+    deadlines = Deadlines(limit_s=600.0)
+    deadlines.given(worker, attempts, now)       # when a call is submitted; a worker answers its calls in order
+    deadlines.answered(worker, now)
+    deadlines.overdue(now)                       # [(worker, attempts of the call that takes too long)]
+
+The limit of a run is that of a call: runs that share one are expected to take a fraction of a second together. Where it
+is exceeded, each of them is tried again alone, and only then blamed.
+
+Does not cover: ending the worker (the pool does), nor how often a run is tried again (`scheduler`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from ray_unlearn.outcome import Attempt
+
+
+class Deadlines:
+    """Calls in flight by worker, and since when each worker is at its oldest."""
+
+    def __init__(self, limit_s: float | None) -> None:
+        self._limit_s = limit_s
+        self._calls: dict[int, deque[Sequence[Attempt]]] = {}
+        self._since: dict[int, float] = {}
+
+    def given(self, worker: int, attempts: Sequence[Attempt], now: float) -> None:
+        """Note a call; it begins now where the worker has no other."""
+        calls = self._calls.setdefault(worker, deque())
+        if not calls:
+            self._since[worker] = now
+        calls.append(attempts)
+
+    def answered(self, worker: int, now: float) -> None:
+        """Forget the worker's oldest call; its next one begins now."""
+        if self._calls.get(worker):
+            self._calls[worker].popleft()
+            self._since[worker] = now
+
+    def forget(self, worker: int) -> None:
+        """Forget a worker that is gone."""
+        self._calls.pop(worker, None)
+        self._since.pop(worker, None)
+
+    def overdue(self, now: float) -> list[tuple[int, Sequence[Attempt]]]:
+        """Return the calls that should have been answered by now."""
+        if self._limit_s is None:
+            return []
+        first = {worker: calls[0] for worker, calls in self._calls.items() if calls}
+        return [(worker, attempts) for worker, attempts in first.items() if now - self._since[worker] > self._limit_s]

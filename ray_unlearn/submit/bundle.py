@@ -1,0 +1,305 @@
+"""A study -> the small folder that travels to a cluster, and what has to be there already.
+
+    parcel = pack("faces.yaml", ["storage=s3://bucket/studies"])
+    folder = parcel.write()                      # the working_dir: study.yaml and the files that it names
+    parcel.submission_id(1)                      # faces-1a2b3c4d-a1
+
+What travels: the study with its overrides merged in; method scripts, with the modules that they import from beside
+themselves; an `arch: package.module:factory` that lies beside the study file, likewise; a CSV of ids to forget; weights
+given by a relative path. Data and storage do not: every node must see them, so relative ones are refused. The digest
+covers all that travels and the stage, so that the same submission has the same name wherever and whenever it is made.
+
+A study from elsewhere could name any file of this user's. So only files in the study's folder travel, symbolic links
+followed, and those that the caller allows by name; whoever submits can list them: `Parcel.lines`.
+
+Does not cover: what a script imports by a computed name, nor files that it opens (put those where every node sees
+them); factories that lie elsewhere (the cluster has them installed); talking to a cluster (`cluster.job_server`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ray_unlearn.errors import StudyError
+from ray_unlearn.study.beside import module_in, modules_beside
+from ray_unlearn.study.identity import digest
+from ray_unlearn.study.loading import parse_study, read_tree
+from ray_unlearn.study.schema import Study
+from ray_unlearn.study.yaml12 import parse_yaml
+from ray_unlearn.submit import folder_cache as shelf
+
+Stage = Literal["all", "prepare", "generate", "evaluate", "report"]
+
+STUDY = "study.yaml"
+LIMIT_BYTES = 512 * 2**20
+"""Ray's limit for a working_dir (ray/_private/runtime_env/packaging.py)."""
+_EMBEDDED = ("digits", "cifar10", "given")
+_TEMPORARY = "working_dir_files"
+_PACKAGE = __name__.partition(".")[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parcel:
+    """What travels to the cluster for one stage of one study."""
+
+    study: str
+    """The study's name."""
+    storage: str
+    stage: Stage
+    text: str
+    """The study file, as it will lie in the working_dir."""
+    files: Mapping[str, Path]
+    """Name in the working_dir -> the file here."""
+    digest: str
+    """8 hex digits over stage, study and every file's content."""
+
+    @property
+    def prefix(self) -> str:
+        """What every attempt's submission id begins with."""
+        stage = "" if self.stage == "all" else f"{self.stage}-"
+        return f"{self.study}-{stage}{self.digest}-a"
+
+    def submission_id(self, attempt: int) -> str:
+        """Return Ray's name for the job; `attempt` counts from 1."""
+        return f"{self.prefix}{attempt}"
+
+    @property
+    def size_bytes(self) -> int:
+        """How much travels, before Ray compresses it."""
+        return len(self.text.encode()) + sum(path.stat().st_size for path in self.files.values())
+
+    def lines(self) -> list[str]:
+        """Return a line for each file that travels: its name there, and the file here; this package's are one line."""
+        ours = [name for name in self.files if name.startswith(f"{_PACKAGE}/")]
+        named = [f"{name} from {path}" for name, path in sorted(self.files.items()) if name not in ours]
+        return [f"{STUDY}, overrides merged in", *named, *([f"{_PACKAGE}/, {len(ours)} files"] if ours else [])]
+
+    def write(self, parent: Path | None = None) -> Path:
+        """Write the working_dir, unless it is there; return it.
+
+        It stays for a day at least, so that the `ray job submit` line can be repeated; older ones go. Only this user
+        may read it: a URI may hold keys.
+        """
+        parent = parent or Path.home() / ".cache" / "ray_unlearn" / "submit"
+        folder = parent / self.prefix.removesuffix("-a")
+        parent.mkdir(parents=True, exist_ok=True)
+        with shelf.locked(parent):
+            if folder.is_dir():
+                os.utime(folder)
+            else:
+                self._fill(folder)
+            shelf.sweep(parent)
+        return folder
+
+    def _fill(self, folder: Path) -> None:
+        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+        (beside / STUDY).write_text(self.text, encoding="utf-8")
+        for name, path in self.files.items():
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, beside / name)
+        try:
+            beside.rename(folder)
+        except OSError:  # without locks: another submission of the same was quicker
+            shutil.rmtree(beside)
+
+
+def pack(
+    file: str | Path,
+    overrides: list[str],
+    *,
+    stage: Stage = "all",
+    ship_code: bool = False,
+    send: Sequence[Path] = (),
+) -> Parcel:
+    """Find out what travels.
+
+    Args:
+        file: the study.
+        overrides: `a.b=value`, merged into the study that travels.
+        stage: what the job does.
+        ship_code: take this installation's ray_unlearn along, for clusters that have none, or another.
+        send: files outside the study's folder that may travel, and folders whose files may.
+
+    Raises:
+        StudyError: the study is wrong, or names what no cluster could see, or a file that may not travel; it is too
+            large to travel.
+        MethodError: a script, a factory, or a module that one imports from beside itself, is not Python.
+
+    """
+    written, tree = read_tree(file, overrides, absolute=False), read_tree(file, overrides)
+    study = parse_study(tree, where=str(file))
+    _refuse_unseen(str(file), written)
+    _refuse_methods(study)
+    tree["storage"] = _without_slash(study.storage)
+    files: dict[str, Path] = {}
+    names = _Names(files)
+    _take_ids(tree, written, names)
+    files |= _factory_beside(study.model.arch, Path(file).parent)
+    for population in study.populations:
+        _take_population(tree["populations"][population], written["populations"][population], names)
+    _refuse_outside(Path(file), files, send)
+    if ship_code:
+        files |= dict(_package())
+    text = f"# As submitted: overrides merged in, paths resolved.\n{_json(tree, str(file))}\n"
+    _refuse_large(study.name, files)
+    contents = {name: _sha256(path) for name, path in sorted(files.items())}
+    return Parcel(
+        study=study.name,
+        storage=tree["storage"],
+        stage=stage,
+        text=text,
+        files=files,
+        digest=digest({"stage": stage, "study": text, "files": contents})[:8],
+    )
+
+
+class _Names:
+    """Gives files their place in the working_dir; what lies in one folder here lies in one folder there."""
+
+    def __init__(self, files: dict[str, Path]) -> None:
+        self._files, self._folders = files, dict[Path, str]()
+
+    def take(self, path: Path) -> str:
+        """Return the file's name in the working_dir."""
+        if not path.is_file():
+            raise StudyError(f"{path}: no such file; the study names it by a relative path, so it travels with the job")
+        folder = self._folders.setdefault(path.parent, f"files/{len(self._folders)}")
+        self._files[f"{folder}/{path.name}"] = path
+        return f"{folder}/{path.name}"
+
+    def take_beside(self, script: Path, path: Path) -> None:
+        """Take a module that a script imports, at the same place beside it."""
+        self._files[f"{self._folders[script.parent]}/{path.relative_to(script.parent)}"] = path
+
+
+def _take_ids(tree: dict[str, Any], written: dict[str, Any], names: _Names) -> None:
+    forget = tree["data"]["forget"]
+    ids = forget.get("ids")
+    if isinstance(ids, str) and (Path(ids).is_file() or _is_relative(written["data"]["forget"]["ids"])):
+        tree["data"] = tree["data"] | {"forget": forget | {"ids": names.take(Path(ids))}}
+
+
+def _take_population(spec: dict[str, Any], written: dict[str, Any], names: _Names) -> None:
+    """Rewrite a population's script and weights to where they will lie."""
+    script, _, function = str(spec.get("method", "")).rpartition(":")
+    if script.endswith(".py") and (Path(script).is_file() or _is_relative(written["method"])):
+        spec["method"] = f"{names.take(Path(script))}:{function}"
+        for module in modules_beside(Path(script)):
+            names.take_beside(Path(script), module)
+    if spec.get("weights") is not None:
+        pairs = zip(_listed(spec["weights"]), _listed(written["weights"]), strict=True)
+        spec["weights"] = [names.take(Path(path)) if _is_relative(said) else path for path, said in pairs]
+
+
+def _factory_beside(arch: str, folder: Path) -> dict[str, Path]:
+    """Return the modules of a factory in the study's folder: at the top of the working_dir, where a job imports from.
+
+    They come before what the cluster has installed under the same name.
+    """
+    name = arch.partition(":")[0].partition(".")[0] if ":" in arch else ""
+    return {str(path.relative_to(folder)): path for path in (module_in(folder, name) if name else ())}
+
+
+def _package() -> Iterator[tuple[str, Path]]:
+    """Yield this package's own files."""
+    package = Path(__file__).resolve().parents[1]
+    for path in sorted(package.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield f"{package.name}/{path.relative_to(package)}", path
+
+
+def _refuse_unseen(where: str, written: dict[str, Any]) -> None:
+    """Refuse data and storage by relative paths, and a storage that Ray would delete."""
+    storage = str(written["storage"])
+    if _is_relative(storage):
+        raise StudyError(
+            f"{where}: storage: {storage} is relative, and the cluster's nodes are other machines; give what all of "
+            "them see: --set storage=s3://bucket/prefix, gs://bucket/prefix or /an/absolute/mount"
+        )
+    if _TEMPORARY in Path(storage).parts:
+        raise StudyError(f"{where}: storage: {storage} lies in a job's temporary folder, which Ray deletes")
+    for part in ("train", "test", "validation"):
+        value = written["data"].get(part)
+        for path in _listed(value.get("path") if isinstance(value, dict) else value):
+            if path not in _EMBEDDED and _is_relative(path):
+                raise StudyError(
+                    f"{where}: data.{part}: {path} is relative, and images do not travel with a job; put them where "
+                    f"every node sees them: --set data.{part}=s3://bucket/{Path(path).name} or /an/absolute/mount"
+                )
+
+
+def _refuse_methods(study: Study) -> None:
+    """Refuse an unknown method or option here, not in a job's log; scripts and weights are judged where they run."""
+    from ray_unlearn.methods.resolve import resolve
+
+    for name, spec in study.populations.items():
+        if spec.method is not None and ".py:" not in spec.method:
+            resolve(study, name)
+
+
+def _refuse_outside(study: Path, files: Mapping[str, Path], send: Sequence[Path]) -> None:
+    """Refuse files that lie neither in the study's folder nor where the user said, wherever links lead."""
+    allowed = [study.resolve().parent, *(path.resolve() for path in send)]
+    for path in files.values():
+        real = path.resolve()
+        if not any(real == one or one in real.parents for one in allowed):
+            raise StudyError(
+                f"{study}: {path} lies outside the study's folder{f', at {real}' if real != path else ''}, and would "
+                f"travel to the cluster; copy it into the folder, or allow it: --send {real}"
+            )
+
+
+def _refuse_large(study: str, files: Mapping[str, Path]) -> None:
+    sizes = {path: path.stat().st_size for path in files.values()}
+    if sum(sizes.values()) <= LIMIT_BYTES:
+        return
+    largest = max(sizes, key=lambda path: sizes[path])
+    raise StudyError(
+        f"{study}: {sum(sizes.values()) / 2**20:,.0f} MiB would travel, expected at most {LIMIT_BYTES // 2**20}; the "
+        f"largest is {largest} ({sizes[largest] / 2**20:,.0f} MiB): put it where every node sees it, and name it by "
+        "its absolute path or URI"
+    )
+
+
+def _without_slash(storage: str) -> str:
+    """Return a storage's one name: `s3://bucket/x/` and `s3://bucket/x` are the same, and so are their jobs."""
+    path, mark, query = storage.partition("?" if "://" in storage else "\0")
+    bare = path.rstrip("/")
+    return (path if bare.endswith(":") or not bare else bare) + mark + query
+
+
+def _listed(value: Any) -> list[str]:
+    """Return a path or a list of paths as a list; nothing else is a path."""
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
+
+
+def _is_relative(path: str) -> bool:
+    """Return whether a path means something only here: `~` is another folder on another machine."""
+    return "://" not in path and not Path(path).is_absolute()
+
+
+def _json(tree: dict[str, Any], where: str) -> str:
+    """Return JSON, which YAML 1.2 reads back to the same values, whatever words they look like."""
+    try:
+        text = json.dumps(tree, indent=1, allow_nan=False, ensure_ascii=False)
+        if parse_yaml(text) == tree:
+            return text
+        reason = "it reads back differently"
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+    raise StudyError(f"{where}: cannot travel, expected plain, finite, printable values: {reason}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

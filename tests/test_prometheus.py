@@ -1,0 +1,50 @@
+"""What the driver counts, on the Prometheus endpoint of a real node."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+
+import pytest
+from conftest import TINY
+
+from ray_unlearn.outcome import Outcome, Spent, WorkerInfo
+from ray_unlearn.schedule.events import Failed, Made, Stopped
+from ray_unlearn.schedule.pool import Ready
+from ray_unlearn.study import Run, parse_study
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_counts_are_on_the_nodes_prometheus_endpoint(ray_cluster: None):
+    """Law: 3 runs of 10 bytes and 1 failure are these numbers; every series has a study, and no run or worker as tag.
+
+    Ray's agent on the node hears of them every ten seconds.
+    """
+    import ray
+
+    from ray_unlearn.cluster.prometheus import RayMeters
+
+    meters = RayMeters(parse_study({**TINY, "name": "counted", "storage": "."}, where="a test"))
+    for worker in (1, 2):
+        meters(Ready(worker, WorkerInfo(host="here", pid=1, device="cpu")))
+    spent = Spent(seconds={"train": 1.5, "predict": 1.0}, size_bytes=10)
+    for index in range(3):
+        meters(Made(Outcome(run=Run(population="finetune", index=index), seconds=1.5, spent=spent), 1, 1))
+    meters(Failed(Outcome(run=Run(population="finetune", index=3), seconds=1.0, error="no"), 2, 1))
+    meters(Stopped(1))  # the last counts are told
+    node = ray.nodes()[0]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    found: dict[str, float] = {}
+    end = time.monotonic() + 60
+    while "runs_failed_total" not in found and time.monotonic() < end:
+        time.sleep(1)
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            text = answer.read().decode()
+        ours = [line for line in text.splitlines() if line.startswith("ray_unlearn_") and 'study="counted"' in line]
+        found = {line.partition("{")[0].removeprefix("ray_unlearn_"): float(line.split()[-1]) for line in ours}
+    expected = {"runs_made_total": 3, "runs_failed_total": 1, "bytes_written_total": 30, "workers": 1}
+    assert found.items() >= (expected | {"run_seconds_count": 3}).items()
+    assert all('population="finetune"' in line or re.match(r"ray_unlearn_(workers|images)", line) for line in ours)
+    assert not any("00000" in line for line in ours if "population" in line and "WorkerId" not in line)
