@@ -166,6 +166,7 @@ def main() -> None:
     parser.add_argument("--tau", type=float, default=0.25)
     parser.add_argument("--studies", type=int, default=200)
     parser.add_argument("--resamples", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--measures", choices=["f", "all"], default="f")
     parser.add_argument("--tests", action="store_true", help="type I error and power instead of intervals")
     parser.add_argument("--table", action="store_true", help="the whole grid of both modes")
