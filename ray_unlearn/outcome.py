@@ -65,7 +65,7 @@ class Outcome:
 
     run: Run
     seconds: float
-    """Of the worker's time, which is all but what was published beside the next run."""
+    """Worker seconds for this attempt; publication that overlapped the next run is not counted."""
     error: str = ""
     """One line; empty where the run was published."""
     traceback: str = ""

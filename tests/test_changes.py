@@ -22,7 +22,7 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study import Plan, Study
-from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.changes import Correction, refusal
 from ray_unlearn.study.identity import Since, digest, identity_of
 from ray_unlearn.study.plan import IDENTITY_FORMAT
 from ray_unlearn.study.recipe import Augment, Block, Float
@@ -120,7 +120,7 @@ def test_a_corrected_method_refuses_its_older_runs_with_the_reason(
 def test_every_correction_since_the_runs_is_named(tiny: Callable[..., Study], changed: Callable[..., None]):
     """Law: runs of revision 2 are refused by revision 3 with the second reason alone; a mix with those of its parts."""
     reasons = Correction("0.2", "one"), Correction("0.3", "two")
-    parts = {"method": "mix", "parts": [{"method": "finetune", "share": 1}, {"method": "kookmin", "share": 1}]}
+    parts = {"method": "mix", "parts": [{"method": "finetune", "share": 1}, {"method": "l1_sparse", "share": 1}]}
     study = tiny(populations={"finetune": {"count": 1}, "mixed": parts})
     changed(corrections=reasons[:1])
     generate(study, backend="inline", only=["finetune"])
@@ -134,9 +134,27 @@ def test_every_correction_since_the_runs_is_named(tiny: Callable[..., Study], ch
     assert use.corrections == {"finetune": reasons}
 
 
+def test_a_corrected_default_is_a_reason_and_no_revision(tmp_path: Path):
+    """Law: runs of 0.1.0 that differ in that option are refused with the reason; those that a later version made, and
+    those that differ elsewhere, without; with the older value given, the digest is the older one."""
+    reason = Correction("0.2", "the rate was ten times too high", ("lr",))
+    method = replace(methods.METHODS["finetune"], corrections=(reason,))
+    assert method.revision == 1
+    plan, other = plan_of(2), plan_of(2, lr=1e-2)
+    elsewhere = {**plan.populations["finetune"].identity, "data": {"images": "other ones"}}
+    corrections = {"finetune": (reason,)}
+    now = other.populations["finetune"].identity
+    for made_by, identity, expected in ((None, now, True), ("0.7.1", now, False), (None, elsewhere, False)):
+        held = {"identity": plan.populations["finetune"].identity} | ({"made_by": made_by} if made_by else {})
+        lines = refusal(held, identity, corrections)
+        said = "The method finetune was corrected in 0.2: the rate was ten times too high."
+        assert (said in lines) == expected
+    assert plan_of(2, lr=1e-3).populations["finetune"].digest == plan.populations["finetune"].digest
+
+
 def test_a_method_without_corrections_is_of_revision_1():
     """Law: revision 1 is in no identity, so that digests of version 0.1.0 stay."""
-    method = methods.METHODS["kookmin"]
+    method = methods.METHODS["l1_sparse"]
     assert isinstance(method, Method)
     assert method.revision == 1 + len(method.corrections)
     assert replace(method, corrections=(Correction("9", "no"),)).revision == 2

@@ -51,7 +51,7 @@ def test_each_event_that_concerns_people_is_a_line():
         sink = ConsoleSink(Console(file=file, width=200), total=10, already=1, max_attempts=2, verbose=verbose)
         for event in events:
             sink(event)
-        printed = ["finetune/00007: epoch 1\\x1b[2J"] * verbose
+        printed = ["finetune/00007: epoch 1\x1b[2J"] * verbose  # a real console writes controls out (`terminal`)
         assert file.getvalue().splitlines() == [
             "a worker could not start: no such device",
             "worker ready: node-3, pid 7, cpu",

@@ -40,7 +40,6 @@ FLOORS = [
     ["submit"],
     ["cluster"],
     ["generation"],
-    ["driver"],
     ["export", "quickstart"],
     ["cli"],
     ["__main__"],
@@ -48,7 +47,6 @@ FLOORS = [
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 RAY_ROOM = "cluster"
-ELSEWHERE_ON_RAY = {"driver.ray_tune"}
 TORCH_FREE = {
     "errors",
     "wording",
@@ -134,7 +132,7 @@ def cycle(modules: Sources) -> list[str]:
 
 def ray_outside(modules: Sources) -> list[str]:
     """Return the modules that import Ray and are not where Ray is driven."""
-    outside = [m for m in modules if room(m) != RAY_ROOM and m not in ELSEWHERE_ON_RAY]
+    outside = [m for m in modules if room(m) != RAY_ROOM]
     return [m for m in outside if any(n.split(".")[0] == "ray" for n in imports(modules[m]))]
 
 

@@ -112,6 +112,23 @@ def test_between_epochs_the_model_is_whole(data, paying):
     assert vars(model[4]).keys() == vars(net()[4]).keys()
 
 
+def test_another_optimiser_in_between_trains_all_taps(data, paying, monkeypatch):
+    """Law: a method that puts a new optimiser in its training's place gets what the loop would give it."""
+    results = []
+    for pays in (1, 1 << 40):
+        monkeypatch.setattr(live_taps, "_PAYS", pays)
+        model = net()
+        training = Training(model, data, recipe(epochs=4), RNG)
+        training.epoch()
+        training.optimizer = make_optimizer(model, recipe())
+        training.epoch()
+        results.append((model, training.optimizer.state))
+    (ours, own_state), (theirs, state) = results
+    assert len(own_state) == len(state) > 0
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+
+
 def test_an_error_inside_an_epoch_leaves_the_model_whole(paying):
     """Law: whatever ends an epoch, the convolutions hold their weights again."""
     model = net()

@@ -1,4 +1,4 @@
-"""Boundary shrink: the nearest other class by hand, and that only relabelled forget images are trained on."""
+"""Boundary shrink: the labels after a step by hand, and that only relabelled forget images are trained on."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from ray_unlearn import models
 from ray_unlearn.data.images import ImageSet, Pixels, Scaling
 from ray_unlearn.methods import boundary_shrink as room
-from ray_unlearn.methods.boundary_shrink import BoundaryShrinkOptions, boundary_shrink, nearest_other_class
+from ray_unlearn.methods.boundary_shrink import BoundaryShrinkOptions, boundary_shrink, nearest_class
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.schema import Model
 
 RNG = Seeds(study=0, population="test")
 PLAIN = {"epochs": 1.0, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
+
+
+def others(epsilon: float) -> BoundaryShrinkOptions:
+    """Return options by which no image keeps its class, and no moved pixel is clamped."""
+    return BoundaryShrinkOptions(epsilon=epsilon, exclude_own=True, clamp=False)
 
 
 class Mean(nn.Module):
@@ -59,11 +64,43 @@ def test_the_step_decides_by_hand(scaling, unit, epsilon, expected):
     shift = -2.0 if scaling == "standard" else 0.0
     weights, biases = [0.0, 5.0 / unit, 25.0 / unit], [0.0, -2.0, -10.0]
     biases = [bias - weight * shift for bias, weight in zip(biases, weights, strict=True)]
-    assert nearest_other_class(Mean(weights, biases), images, epsilon).tolist() == expected
+    assert nearest_class(Mean(weights, biases), images, others(epsilon)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "exclude_own", "expected"),
+    [(0.05, False, [0, 1]), (0.05, True, [1, 0]), (0.2, False, [1, 1]), (0.2, True, [1, 0])],
+)
+def test_an_image_may_keep_its_class(epsilon, exclude_own, expected):
+    """Law: the label is what the original says of the moved image, its own class included, as in the authors' code.
+
+    Logits 0 and t - 0.5 over the range 0..1: the image at 0.4 of class 0 goes up to 0.45, or over the boundary to 0.6;
+    the one at 0.8 of class 1 goes down to 0.75 or 0.6 and stays on its side.
+    """
+    images = grey([102, 204], [0, 1], "unit")
+    options = BoundaryShrinkOptions(epsilon=epsilon, exclude_own=exclude_own)
+    assert nearest_class(Mean([0.0, 1.0], [0.0, -0.5]), images, options).tolist() == expected
+
+
+@pytest.mark.parametrize("scaling", ["raw", "unit", "standard"])
+def test_moved_pixels_are_whole_levels_in_the_range(scaling, monkeypatch):
+    """Law: levels 250 and 2 move by 0.1 of the range, 25.5: to 255 instead of 275.5, and to 28 instead of 27.5."""
+    seen = []
+
+    class Watching(Mean):
+        def forward(self, images):
+            seen.append(images.detach()[:, 0, 0, 0])
+            return super().forward(images)
+
+    images, scale, shift = grey([250, 2], [0, 0], scaling), Scaling.of(scaling).scale[0], Scaling.of(scaling).shift[0]
+    nearest_class(Watching([0.0, 1.0], [0.0, 0.0]), images, BoundaryShrinkOptions())
+    assert (seen[1] * scale + shift).tolist() == pytest.approx([255, 28], abs=1e-4)
+    nearest_class(Watching([0.0, 1.0], [0.0, 0.0]), images, BoundaryShrinkOptions(clamp=False))
+    assert (seen[3] * scale + shift).tolist() == pytest.approx([275.5, 27.5], abs=1e-3)
 
 
 def by_hand(model, images, epsilon, scale):
-    """Return the labels in plain torch, one image at a time."""
+    """Return the labels in plain torch, one image at a time: the likeliest class but the own one, unclamped."""
     found = []
     for i in range(len(images)):
         x, y = images.batch(np.array([i]))
@@ -83,9 +120,9 @@ def test_labels_of_a_net(tmp_path, monkeypatch):
     plain = copy.deepcopy(model).eval()
     for epsilon in (0.0, 0.2):
         expected = by_hand(plain, data.forget, epsilon, 63.75)
-        assert nearest_other_class(model, data.forget, epsilon).tolist() == expected
+        assert nearest_class(model, data.forget, others(epsilon)).tolist() == expected
         monkeypatch.setattr(room, "_BATCH_SIZE", 7)
-        assert nearest_other_class(model, data.forget, epsilon).tolist() == expected
+        assert nearest_class(model, data.forget, others(epsilon)).tolist() == expected
     assert all(label != own for label, own in zip(expected, data.forget.labels_N, strict=True))
     assert same_weights(before, model.state_dict())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -113,7 +150,9 @@ def test_one_step_on_the_unmoved_images_by_hand(tmp_path):
     data, lr = run_data(tmp_path, forget=7), 0.5
     model, plain = Watcher(), Watcher().eval()
     labels = torch.tensor(by_hand(plain, data.forget, 0.1, 1.0))
-    boundary_shrink(model, data, BoundaryShrinkOptions(lr=lr, batch_size=8, epsilon=0.1, **PLAIN), RNG)
+    boundary_shrink(
+        model, data, BoundaryShrinkOptions(lr=lr, batch_size=8, exclude_own=True, clamp=False, **PLAIN), RNG
+    )
     images, own = data.forget.batch(np.arange(7))
     slope = torch.autograd.grad(F.cross_entropy(plain(images), labels), plain.layer.weight)[0]
     wrong = torch.autograd.grad(F.cross_entropy(plain(images), own), plain.layer.weight)[0]
@@ -124,8 +163,6 @@ def test_one_step_on_the_unmoved_images_by_hand(tmp_path):
 
 def test_runs_differ_and_repeat(tmp_path):
     """Law: finite on digits; the same run twice is bit-equal, another index is another order."""
-    first, again, other = digit_runs(tmp_path, "boundary_shrink", epochs=2.0, batch_size=4)
+    first, again, other = digit_runs(tmp_path, "boundary_shrink", epochs=2.0, batch_size=4, lr=0.01)
     assert same_weights(first, again)
     assert not same_weights(first, other)
-    known = BoundaryShrinkOptions()
-    assert (known.epochs, known.optimizer, known.lr) == (5, "sgd", 0.01)

@@ -13,8 +13,12 @@ from torchvision.models import resnet18
 
 from ray_unlearn import models
 from ray_unlearn.errors import MethodError
-from ray_unlearn.methods.catastrophic_forgetting_k import CatastrophicForgettingKOptions, catastrophic_forgetting_k
-from ray_unlearn.methods.perturbations import last_blocks
+from ray_unlearn.methods.catastrophic_forgetting_k import (
+    CatastrophicForgettingKOptions,
+    _rate,
+    catastrophic_forgetting_k,
+)
+from ray_unlearn.methods.perturbations import last_units
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.schema import Model
 
@@ -26,9 +30,9 @@ def small_cnn():
     return models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
 
 
-def names(model, k):
+def names(model, k, unit="block"):
     known = {module: name for name, module in model.named_modules()}
-    return [known[module] for module in last_blocks(model, k)]
+    return [known[module] for module in last_units(model, k, unit)]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +58,29 @@ def test_blocks_of_a_flat_sequential(k, expected):
     assert names(small_cnn(), k) == expected
 
 
+@pytest.mark.parametrize(
+    ("k", "unit", "expected"),
+    [
+        (1, "stage", ["layer4", "fc"]),  # SCRUB and Deep Unlearn
+        (2, "stage", ["layer3", "layer4", "fc"]),
+        (5, "stage", ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"]),
+        (1, "layer", ["fc"]),  # Goel et al.: the classifier is the first layer
+        (2, "layer", ["layer4.1.conv2", "layer4.1.bn2", "fc"]),
+        (3, "layer", ["layer4.1.conv1", "layer4.1.bn1", "layer4.1.conv2", "layer4.1.bn2", "fc"]),
+    ],
+)
+def test_units_of_a_resnet(k, unit, expected):
+    """Law: the three published meanings of k; a normalisation goes with the convolution before it."""
+    assert names(resnet18(num_classes=3), k, unit) == expected
+
+
+@pytest.mark.parametrize(("unit", "share"), [("layer", 5_130), ("block", 4_725_770), ("stage", 8_398_858)])
+def test_how_many_parameters_k_1_moves(unit, share):
+    """Law: of a ResNet-18 with ten classes, 512 * 10 + 10; the last block's 4,720,640 more; layer4's 8,393,728 more."""
+    units = last_units(resnet18(num_classes=10), 1, unit)
+    assert sum(parameter.numel() for module in units for parameter in module.parameters()) == share
+
+
 def test_a_classifier_deep_inside_and_what_comes_after_it():
     """Law: whatever holds the classifier counts by its children; nothing after the classifier is a block."""
 
@@ -72,7 +99,9 @@ def test_a_classifier_deep_inside_and_what_comes_after_it():
 def test_more_blocks_than_there_are(tmp_path):
     """Law: refused in one line that says how many there are."""
     with pytest.raises(MethodError, match=r"^k is 4, but the model has 3 blocks before its classifier$"):
-        catastrophic_forgetting_k(small_cnn(), run_data(tmp_path), CatastrophicForgettingKOptions(k=4), RNG)
+        catastrophic_forgetting_k(
+            small_cnn(), run_data(tmp_path), CatastrophicForgettingKOptions(k=4, unit="block"), RNG
+        )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +111,9 @@ def test_all_but_the_last_blocks_stays_bit_equal(tmp_path, k, moving):
     """Law: frozen parameters and running statistics keep their bits under weight decay and momentum; the rest moves."""
     model = small_cnn()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    options = CatastrophicForgettingKOptions(k=k, weight_decay=0.1, momentum=0.9, **PLAIN)
+    options = CatastrophicForgettingKOptions(
+        k=k, unit="block", statistics="moving", weight_decay=0.1, momentum=0.9, **PLAIN
+    )
     catastrophic_forgetting_k(model, run_data(tmp_path, normalize="unit"), options, RNG)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]) == (not name.startswith(moving)), name
@@ -94,10 +125,79 @@ def test_a_frozen_block_of_a_resnet_stays_bit_equal(tmp_path):
     """Law: the same where blocks are modules of modules."""
     model = resnet18(num_classes=3)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    options = CatastrophicForgettingKOptions(k=1, epochs=1.0, batch_size=20, weight_decay=0.1)
+    options = CatastrophicForgettingKOptions(
+        k=1, unit="block", statistics="moving", epochs=1.0, batch_size=20, weight_decay=0.1
+    )
     catastrophic_forgetting_k(model, run_data(tmp_path, normalize="unit"), options, RNG)
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name in before if name.startswith(("layer4.1.", "fc."))}
+
+
+@pytest.mark.parametrize(("statistics", "still"), [("frozen", {1, 5, 9}), ("moving", {1, 5}), ("batch", set())])
+def test_whose_statistics_stay(tmp_path, statistics, still):
+    """Law: frozen: of all normalisations; moving: of those that do not move; batch: of none (SCRUB's MIA notebook)."""
+    model = small_cnn()
+    before = copy.deepcopy(model)
+    options = CatastrophicForgettingKOptions(unit="block", statistics=statistics, **PLAIN)
+    catastrophic_forgetting_k(model, run_data(tmp_path, normalize="unit"), options, RNG)
+    assert {i for i in (1, 5, 9) if torch.equal(model[i].running_mean, before[i].running_mean)} == still
+
+
+def test_the_classifier_may_stay(tmp_path):
+    """Law: without `moves_classifier` the last block alone moves, as SCRUB's notebooks have it."""
+    model = small_cnn()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    options = CatastrophicForgettingKOptions(unit="block", moves_classifier=False, **PLAIN)
+    catastrophic_forgetting_k(model, run_data(tmp_path, normalize="unit"), options, RNG)
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {"8.weight", "9.weight", "9.bias"}
+
+
+def test_nothing_to_move_is_refused(tmp_path):
+    """Law: no layer and no classifier is one line, not an optimiser without parameters."""
+    with pytest.raises(MethodError, match=r"k is 0 with unit: layer: no parameter of the model would move"):
+        catastrophic_forgetting_k(
+            small_cnn(), run_data(tmp_path), CatastrophicForgettingKOptions(k=0, unit="layer"), RNG
+        )
+
+
+def test_two_anchored_steps_by_hand(tmp_path):
+    """Law: gradient of CE + anchor / 2 |w - w0|^2, all normalisation in evaluation mode, no momentum: SCRUB, small."""
+    data = run_data(tmp_path, retain=8, normalize="unit")
+    model, lr, anchor = small_cnn(), 0.5, 0.3
+    hand, start = copy.deepcopy(model).eval(), copy.deepcopy(model)
+    images, labels = data.retain.batch(torch.arange(8).numpy())
+    for _ in range(2):
+        moving = [parameter for i in (8, 9, 14) for parameter in hand[i].parameters()]
+        origin = [parameter for i in (8, 9, 14) for parameter in start[i].parameters()]
+        gradients = torch.autograd.grad(F.cross_entropy(hand(images), labels), moving)
+        with torch.no_grad():
+            for parameter, gradient, first in zip(moving, gradients, origin, strict=True):
+                parameter.sub_(lr * (gradient + anchor * (parameter - first)))
+    options = CatastrophicForgettingKOptions(
+        unit="block", epochs=2.0, lr=lr, anchor=anchor, batch_size=8, channels_last=False
+    )
+    catastrophic_forgetting_k(model, data, options, RNG)
+    for name, tensor in model.state_dict().items():
+        assert torch.allclose(tensor, hand.state_dict()[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.01] * 8),
+        ({"decay_epochs": (2, 5), "gamma": 0.1}, [0.01] * 2 + [0.001] * 3 + [0.0001] * 3),
+        ({"decay_epochs": (2, 5), "decay_lr": 5e-4}, [0.01] * 2 + [5e-5] * 3 + [5e-6] * 3),  # SCRUB's helper
+        (
+            {"lr": 0.1, "restart_lr": 0.005},  # torch's CosineAnnealingWarmRestarts(T_0=1, T_mult=2, eta_min=0.005)
+            [0.1, 0.1, 0.0525, 0.1, 0.08608757, 0.0525, 0.01891243, 0.1],
+        ),
+    ],
+)
+def test_rates_by_epoch(options, expected):
+    """Law: constant; drops after the epochs named, from lr or from another rate; cosines of 1, 2, 4, ... epochs."""
+    known = CatastrophicForgettingKOptions(**{"epochs": 8.0, **options})
+    assert [known.lr * _rate(known, epoch) for epoch in range(8)] == pytest.approx(expected)
 
 
 def test_one_step_by_hand(tmp_path):
@@ -111,7 +211,13 @@ def test_one_step_by_hand(tmp_path):
     F.cross_entropy(by_hand(images), labels).backward()
     lr, decay = 0.5, 0.01
     options = CatastrophicForgettingKOptions(
-        k=1, epochs=1.0, lr=lr, momentum=0.0, weight_decay=decay, batch_size=8, channels_last=False
+        unit="block",
+        statistics="moving",
+        epochs=1.0,
+        lr=lr,
+        weight_decay=decay,
+        batch_size=8,
+        channels_last=False,
     )
     catastrophic_forgetting_k(model, data, options, RNG)
     for i in (8, 9, 14):

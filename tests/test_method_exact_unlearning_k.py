@@ -39,7 +39,7 @@ def fresh(monkeypatch, model, data, k):
         found.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
 
     monkeypatch.setattr("ray_unlearn.methods.exact_unlearning_k.catastrophic_forgetting_k", look)
-    exact_unlearning_k(model, data, ExactUnlearningKOptions(k=k), RNG)
+    exact_unlearning_k(model, data, ExactUnlearningKOptions(k=k, unit="block"), RNG)
     return found
 
 
@@ -77,10 +77,12 @@ def test_then_they_are_trained_as_cf_k_trains_them(tmp_path):
     data = run_data(tmp_path, normalize="unit")
     build = lambda: models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))  # noqa: E731
     start, whole = build(), build()
-    exact_unlearning_k(start, data, ExactUnlearningKOptions(k=1, batch_size=32, **STILL), RNG)
+    exact_unlearning_k(
+        start, data, ExactUnlearningKOptions(unit="block", statistics="moving", batch_size=32, **STILL), RNG
+    )
     with torch.no_grad():
         start[9].reset_running_stats()  # the only thing that a step without length changes
-    how = {"k": 1, "epochs": 2.0, "batch_size": 8, "weight_decay": 0.1, "lr": 0.05}
+    how = {"unit": "block", "statistics": "moving", "epochs": 2.0, "batch_size": 8, "weight_decay": 0.1, "lr": 0.05}
     catastrophic_forgetting_k(start, data, CatastrophicForgettingKOptions(**how), RNG)
     exact_unlearning_k(whole, data, ExactUnlearningKOptions(**how), RNG)
     original = build().state_dict()
@@ -100,6 +102,18 @@ def test_a_block_that_cannot_start_afresh_is_refused(tmp_path):
     model = nn.Sequential(Scale(), nn.Linear(2, 2))
     with pytest.raises(MethodError, match="layer Scale has no reset_parameters"):
         exact_unlearning_k(model, run_data(tmp_path), ExactUnlearningKOptions(), RNG)
+
+
+def test_the_classifier_that_stays_is_not_re_initialised(tmp_path, monkeypatch):
+    """Law: as SCRUB's notebooks on a ResNet: with `moves_classifier: false` only the last unit starts afresh."""
+    found = {}
+    look = lambda model, data, options, rng: found.update(model.state_dict())  # noqa: E731
+    monkeypatch.setattr("ray_unlearn.methods.exact_unlearning_k.catastrophic_forgetting_k", look)
+    exact_unlearning_k(small_cnn(), run_data(tmp_path), ExactUnlearningKOptions(moves_classifier=False), RNG)
+    assert {name for name, tensor in found.items() if torch.all(tensor != 7)} == {
+        "8.weight",
+        *(f"9.{kind}" for kind in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+    }
 
 
 def test_runs_differ_and_repeat(tmp_path):

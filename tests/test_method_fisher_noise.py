@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from samples import digit_runs, run_data, same_weights
@@ -18,6 +19,8 @@ from ray_unlearn.methods import fisher_noise as room
 from ray_unlearn.methods.fisher_noise import FisherNoiseOptions, fisher_noise
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.schema import Model
+from ray_unlearn.training import cross_entropy
+from ray_unlearn.training.gradients import fisher_diagonal, mean_squared_gradient
 
 RNG = Seeds(study=0, population="test")
 
@@ -27,11 +30,11 @@ def deviations(monkeypatch, model, information, **options):
     before = [parameter.detach().clone() for parameter in model.parameters()]
     data = RunData(train=None, retain="retain", forget=None, validation=None, num_classes=2, device=None)
 
-    def fisher(model, images, loss, batch_size):
+    def fisher(model, images, batch_size):
         assert images == "retain"
         return dict(zip(model.parameters(), map(torch.as_tensor, information), strict=True))
 
-    monkeypatch.setattr(room, "mean_squared_gradient", fisher)
+    monkeypatch.setattr(room, "fisher_diagonal", fisher)
     monkeypatch.setattr(torch, "randn", lambda shape, generator: torch.ones(shape))
     fisher_noise(model, data, FisherNoiseOptions(**options), RNG)
     return [(after - start).detach() for after, start in zip(model.parameters(), before, strict=True)]
@@ -52,6 +55,40 @@ INFORMATION = [
     [[1.0, 0.5, 0.25], [0.0, 1e-3, 1.0]],
     [4.0, 0.0],
 ]
+
+
+def test_the_fisher_is_expected_over_the_models_own_labels(tmp_path):
+    """Law: mean over images of sum_y p_y (d CE(y))^2, by hand, class by class; not the square at the true label."""
+    data, model = (
+        run_data(tmp_path, normalize="unit"),
+        models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0)),
+    )
+    found = fisher_diagonal(model, data.retain)
+    expected = [torch.zeros_like(parameter) for parameter in model.parameters()]
+    for i in range(20):
+        image, _ = data.retain.batch(np.array([i]))
+        p = torch.softmax(model(image), 1)[0].detach()
+        for y in range(3):
+            gradients = torch.autograd.grad(F.cross_entropy(model(image), torch.tensor([y])), list(model.parameters()))
+            for sums, gradient in zip(expected, gradients, strict=True):
+                sums.add_(p[y] * gradient**2 / 20)
+    true = mean_squared_gradient(model, data.retain, cross_entropy())
+    for parameter, by_hand in zip(model.parameters(), expected, strict=True):
+        assert torch.allclose(found[parameter], by_hand, rtol=1e-3, atol=1e-9)
+    assert not all(torch.allclose(found[p], true[p], rtol=0.1) for p in model.parameters())
+
+
+def test_an_image_known_by_heart():
+    """Law: one weight per logit and p = 0.99: p (1 - p)^2 + (1 - p) p^2 = 0.0099, at the true label 1e-4."""
+    model = nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[math.log(99.0)], [0.0]]))
+    one = type(
+        "One", (), {"__len__": lambda self: 1, "batch": lambda self, at: (torch.ones(1, 1), torch.tensor([0]))}
+    )()
+    assert fisher_diagonal(model, one)[model.weight].flatten().tolist() == pytest.approx([0.0099, 0.0099], rel=1e-4)
+    true = mean_squared_gradient(model, one, lambda m, batch: F.cross_entropy(m(batch.images), batch.labels))
+    assert true[model.weight].flatten().tolist() == pytest.approx([1e-4, 1e-4], rel=1e-4)
 
 
 @pytest.mark.parametrize("alpha", [1e-6, 1e-2])
@@ -98,7 +135,7 @@ def test_draws_are_standard_normal_and_the_fisher_is_of_single_retain_images(tmp
     data = run_data(tmp_path, normalize="unit")
     model = models.build(Model(arch="small_cnn", options={"width": 16}), 3, Seeds(study=0))
     before = copy.deepcopy(model).eval()
-    fisher_noise(model, data, FisherNoiseOptions(clamp=1e30, classifier_clamp=1e30, alpha=1e-9), RNG)
+    fisher_noise(model, data, FisherNoiseOptions(clamp=1e30, classifier_clamp=1e30, alpha=1e-9, labels="true"), RNG)
     total = [torch.zeros_like(parameter) for parameter in before.parameters()]
     for i in range(20):
         image, label = data.retain.batch(torch.tensor([i]).numpy())
@@ -108,11 +145,11 @@ def test_draws_are_standard_normal_and_the_fisher_is_of_single_retain_images(tmp
     draws = []
     head = set(before[-1].parameters())
     for found, start, information in zip(model.parameters(), before.parameters(), total, strict=True):
-        variance = (1 / information).clamp(max=1e30)
+        variance = (1 / (information + 1e-8)).clamp(max=1e30)
         if start.ndim > 1:
             variance = variance.mean(1, keepdim=True).expand_as(start)
         boost = 10 if start in head or start.ndim == 1 else 1
-        usable = variance < 1e8  # elsewhere a huge draw says nothing about the rest
+        usable = variance < 9e7  # elsewhere a huge draw says nothing about the rest
         draws.append(((found - start) / (1e-9 * boost * variance).sqrt())[usable])
     pooled = torch.cat([each.flatten() for each in draws]).detach()
     count = len(pooled)

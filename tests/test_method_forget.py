@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torchvision
 from samples import digit_runs, run_data, same_weights
 from torch import nn
 
@@ -19,6 +20,7 @@ from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.seeds import Seeds
 
 CANDIDATES = {"layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"}
+CONVOLUTIONS = {"pool": "convolutions"}
 VARIANT_2 = METHODS["forget"].presets["competition_variant_2"]
 
 
@@ -76,12 +78,38 @@ def test_cycles_and_rates(tmp_path, monkeypatch, options, optimizers, rates):
 
 @pytest.mark.parametrize(("options", "starts"), [({}, {0, 1, 3}), (VARIANT_2, {0, 2, 3, 4})])
 def test_only_the_start_of_a_cycle_resets(tmp_path, monkeypatch, options, starts):
-    """Law: with rates that move nothing, convolutions beyond 1x1 change there, and nothing else ever does."""
+    """Law: with rates that move nothing, all tensors but the classifier's change there, or convolutions beyond 1x1."""
     tiny = {"lr": 1e-30, "epoch_lrs": (1e-30,), "schedule": "constant"}
-    states, _ = history(tmp_path, monkeypatch, **{**options, **tiny}, layers=40)
-    for epoch, (before, after) in enumerate(itertools.pairwise(states)):
-        changed = {name for name in before if not torch.equal(before[name], after[name])}
-        assert changed == (CANDIDATES if epoch in starts else set())
+    for pool, expected in (
+        ("convolutions", CANDIDATES),
+        ("tensors", CANDIDATES | {"layers.2.weight", "layers.2.bias"}),
+    ):
+        states, _ = history(tmp_path, monkeypatch, **{**options, **tiny, "layers": 60, "pool": pool})
+        for epoch, (before, after) in enumerate(itertools.pairwise(states)):
+            changed = {name for name in before if not torch.equal(before[name], after[name])}
+            assert changed == (expected if epoch in starts else set())
+
+
+def test_a_resnets_pool():
+    """Law: 51 of its 62 parameter tensors: without the classifier's two and the nine of three projection shortcuts.
+
+    Six draws with replacement reach 1 - (50 / 51)^6 = 11 % of them, two cycles 21 %, three 30 %: the published ratios.
+    """
+    assert len(module._candidates(torchvision.models.resnet18(), "tensors")) == 51
+    assert [round(100 * (1 - (50 / 51) ** (6 * cycles))) for cycles in (1, 2, 3)] == [11, 21, 30]
+
+
+def test_a_tensor_is_drawn_alone(tmp_path, monkeypatch):
+    """Law: one draw changes one tensor to its layer's default: not the other, nor a normalisation's statistics."""
+    layer = nn.BatchNorm2d(3)
+    with torch.no_grad():
+        for tensor in layer.state_dict().values():
+            tensor.fill_(7)
+    module.reset_tensors([(layer, "weight")], Seeds(study=0), "reset")
+    found = {name: float(tensor.double().mean()) for name, tensor in layer.state_dict().items()}
+    assert found == {"weight": 1, "bias": 7, "running_mean": 7, "running_var": 7, "num_batches_tracked": 7}
+    states, _ = history(tmp_path, monkeypatch, lr=1e-30, layers=1, epochs=1.0, cycles=(1,))
+    assert sum(not torch.equal(states[0][name], states[1][name]) for name in states[0]) == 1
 
 
 def test_layers_are_drawn_with_replacement(tmp_path, monkeypatch):
@@ -89,7 +117,7 @@ def test_layers_are_drawn_with_replacement(tmp_path, monkeypatch):
     both = alone = 0
     which = set()
     for run in range(8):
-        states, _ = history(tmp_path, monkeypatch, run=run, lr=1e-30, layers=2)
+        states, _ = history(tmp_path, monkeypatch, run=run, lr=1e-30, layers=2, **CONVOLUTIONS)
         for epoch in (0, 1, 3):
             hit = [not torch.equal(states[epoch][name], states[epoch + 1][name]) for name in sorted(CANDIDATES)]
             which.add(tuple(hit))
@@ -102,6 +130,7 @@ def test_layers_are_drawn_with_replacement(tmp_path, monkeypatch):
 def test_the_regression_by_hand(tmp_path, monkeypatch):
     """Law: one step on mean (f - f0)^2 over images and classes, both on the same noisy retain images."""
     options = {"epochs": 1.0, "cycles": (1,), "lr": 0.01, "weight_decay": 0.1, "layers": 1, "image_noise_std": 3.0}
+    options |= CONVOLUTIONS
     states, _ = history(tmp_path, monkeypatch, **options)
     (_, of_model), (_, of_teacher) = Net.seen
     assert [training for training, _ in Net.seen] == [True, False]
@@ -126,7 +155,7 @@ def test_the_regression_by_hand(tmp_path, monkeypatch):
 
 def test_the_target_stays_the_original(tmp_path, monkeypatch):
     """Law: with no layer changed and no noise to decay, f = f0 in every cycle, so that nothing moves at all."""
-    monkeypatch.setattr(module, "reset_layers", lambda *given: None)
+    monkeypatch.setattr(module, "reset_tensors", lambda *given: None)
     states, _ = history(tmp_path, monkeypatch, weight_decay=0.0, lr=0.1)
     assert all(torch.allclose(states[0][name], states[-1][name], atol=1e-6) for name in states[0])
 
@@ -135,7 +164,9 @@ def test_a_model_without_candidates_is_refused(tmp_path):
     """Law: one line says what is missing."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(256, 3))
     with pytest.raises(MethodError, match="convolutions larger than 1x1, and the model has none"):
-        forget(model, run_data(tmp_path), ForgetOptions(), Seeds(study=0))
+        forget(model, run_data(tmp_path), ForgetOptions(**CONVOLUTIONS), Seeds(study=0))
+    with pytest.raises(MethodError, match="parameters outside the classifier, and the model has none"):
+        forget(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), run_data(tmp_path), ForgetOptions(), Seeds(study=0))
 
 
 def test_published_values(tiny):
@@ -144,7 +175,7 @@ def test_published_values(tiny):
     assert (one.cycles, one.epochs, one.lr, one.schedule, one.cosine_epochs) == ((1, 2, 2), 5, 1e-3, "cosine", 2)
     assert (two.cycles, two.epochs, sum(two.cycles)) == ((2, 1, 1, 1), 5, 5)
     assert two.epoch_lrs == (5e-4, 1e-3, 1e-3, 1e-3, 1e-3)
-    assert (one.layers, one.image_noise_std, one.optimizer, one.momentum) == (6, 0.01, "sgd", 0.9)
+    assert (one.layers, one.image_noise_std, one.optimizer, one.momentum) == (6, 0.1, "sgd", 0.9)
     population = {"method": "forget", "preset": "competition_variant_2"}
     assert resolve(tiny(populations={"mine": population}), "mine").options.cycles == (2, 1, 1, 1)
     with pytest.raises(StudyError, match="schedule: input should be 'constant' or 'cosine'"):

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn.errors import MethodError
+from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.influence import InfluenceOptions, WoodFisher, influence
 from ray_unlearn.seeds import Seeds
 
@@ -71,17 +72,45 @@ def gradient(model, images, positions):
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
 
 
+def forget_minus_retain(model, data):
+    return gradient(model, data.forget, range(6)) - gradient(model, data.retain, range(20))
+
+
+@pytest.mark.parametrize("count", [1000, 8])
+def test_the_published_step_by_hand(tmp_path, count):
+    """Law: v = N_f / (N_f + N_r) (g_f - g_r); k and o as the authors' loop has them, over the first N + 2 images."""
+    data = run_data(tmp_path, normalize="standard")
+    model = net()
+    before = copy.deepcopy(model).eval()
+    influence(model, data, InfluenceOptions(alpha=0.2, gradients=count), RNG)
+    v = 6 / 26 * forget_minus_retain(before, data)
+    k, o = v.clone(), None
+    for i in range(min(20, count + 2)):
+        g = gradient(before, data.retain, [i])
+        if o is None:
+            o = g.clone()
+            continue
+        overlap = torch.dot(o, g)
+        k -= torch.dot(k, g) / (count + overlap) * o
+        o -= overlap / (count + overlap) * o
+    start = torch.cat([parameter.flatten() for parameter in before.parameters()])
+    found = torch.cat([parameter.flatten() for parameter in model.parameters()])
+    assert torch.allclose(found - start, 0.2 * k, rtol=1e-3, atol=1e-6)
+    assert not torch.allclose(0.2 * k, 0.2 * 26 / 6 * k, rtol=1e-2, atol=1e-6)
+
+
 @pytest.mark.parametrize(("alpha", "damping"), [(0.2, 1.0), (-0.5, 0.1)])
 def test_the_step(tmp_path, alpha, damping):
     """Law: theta + alpha (damping I + mean g g^T)^-1 (g_forget - g_retain), g of single drawn retain images."""
     data, count = run_data(tmp_path, normalize="standard"), 12
     model = net()
     before = copy.deepcopy(model).eval()
-    influence(model, data, InfluenceOptions(alpha=alpha, damping=damping, gradients=count), RNG)
-    drawn = RNG.numpy("gradients").integers(20, size=(count, 1))
-    assert len(set(drawn[:, 0])) > 5
-    singles = torch.stack([gradient(before, data.retain, positions) for positions in drawn])
-    direction = gradient(before, data.forget, range(6)) - gradient(before, data.retain, range(20))
+    options = InfluenceOptions(alpha=alpha, damping=damping, gradients=count, recursion="exact", images="random")
+    influence(model, data, options, RNG)
+    drawn = RNG.numpy("gradients").integers(20, size=count)
+    assert len(set(drawn)) > 5
+    singles = torch.stack([gradient(before, data.retain, [position]) for position in drawn])
+    direction = 6 / 26 * forget_minus_retain(before, data)
     start = torch.cat([parameter.flatten() for parameter in before.parameters()])
     found = torch.cat([parameter.flatten() for parameter in model.parameters()])
     step = alpha * explicit(singles, direction, count, damping)
@@ -109,8 +138,11 @@ def test_it_moves_away_from_the_forget_set(tmp_path):
 
 def test_runs_differ_and_repeat(tmp_path):
     """Law: finite on digits; the same run twice is bit-equal, another index draws other images."""
-    first, again, other = digit_runs(tmp_path, "influence", gradients=20)
+    first, again, other = digit_runs(tmp_path, "influence", gradients=20, images="random")
     assert same_weights(first, again)
     assert not same_weights(first, other)
-    known = InfluenceOptions()
-    assert (known.alpha, known.gradients) == (0.2, 1000)
+    first, again, other = digit_runs(tmp_path, "influence", gradients=20)
+    assert same_weights(first, again)
+    assert same_weights(first, other)  # as published
+    assert METHODS["influence"].is_deterministic(InfluenceOptions())
+    assert not METHODS["influence"].is_deterministic(InfluenceOptions(images="random"))

@@ -84,12 +84,13 @@ def test_each_run_is_its_parts_run(tmp_path):
 
 def test_parts_inherit_like_populations():
     """Law: training's batches, then the mix's, then a preset's options, then the part's own; all of it identifies."""
-    parts = [{"method": "toshi_marvel", "share": 3, "preset": "competition", "lr": 0.5}, {**PARTS[0], "batch_size": 9}]
+    published = {"method": "toshi_marvel", "share": 3, "preset": "competition", "lr": 0.5}
+    parts = [published, {**PARTS[0], "batch_size": 9}, PARTS[0]]
     found = use(parts=parts)
-    first, second = (part.options for part in found.options.parts)
-    assert (first.batch_size, second.batch_size) == (TINY["training"]["batch_size"], 9)
+    first, second, third = (part.options for part in found.options.parts)
+    assert [each.batch_size for each in (first, second, third)] == [64, 9, TINY["training"]["batch_size"]]
     assert (first.lr, first.epochs, second.lr) == (0.5, 3.0, 0.01)
-    assert use(parts=parts, batch_size=7).options.parts[0].options.batch_size == 7
+    assert [part.options.batch_size for part in use(parts=parts, batch_size=7).options.parts] == [64, 9, 7]
     assert found.identity["options"]["parts"][0]["options"]["lr"] == 0.5
     assert found.identity["options"]["parts"][0]["share"] == 3
     assert copied(found).options == found.options

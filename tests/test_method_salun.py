@@ -6,15 +6,23 @@ import pytest
 import torch
 from nets import HandSGD, SmallConv, batch_of, close, copy_of
 from samples import digit_runs, run_data, same_weights
+from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.random_label import RandomLabelOptions, random_label
 from ray_unlearn.methods.salun import SalunOptions, salun
 from ray_unlearn.seeds import Seeds
 
 RNG = Seeds(study=0, population="salun")
-BASE = {"epochs": 2, "lr": 0.05, "momentum": 0.9, "weight_decay": 0.1, "batch_size": 4}
+BASE = {
+    "order": "joint",
+    "exclude_own": True,
+    "epochs": 2,
+    "lr": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 0.1,
+    "batch_size": 4,
+}
 
 
 def saliency(data, model, indices) -> list[torch.Tensor]:
@@ -29,7 +37,7 @@ def test_published_values():
     known = SalunOptions()
     assert (known.saliency, known.epochs, known.optimizer, known.lr) == (0.5, 10, "sgd", 0.013)
     assert (known.momentum, known.weight_decay, known.schedule) == (0.9, 5e-4, "constant")
-    assert METHODS["salun"].presets["published"] == {"batch_size": 256}
+    assert (known.order, known.exclude_own) == ("sequential", False)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2])
@@ -38,7 +46,7 @@ def test_masked_parameters_keep_every_bit(tmp_path, share, optimizer):
     """Law: the share of all parameters with the largest |grad CE(forget)| moves; decay and momentum move no other."""
     data, model, before = run_data(tmp_path, retain=6, forget=5), SmallConv(), SmallConv()
     salun(model, data, SalunOptions(**BASE, optimizer=optimizer, saliency=share), RNG)
-    assert model.looked_at == [list(range(6, 11))]  # one look at the forget set, in evaluation mode
+    assert model.looked_at == [list(range(6, 11)), [6]]  # one look at the forget set in evaluation mode; map sizes
     score = torch.cat([each.flatten() for each in saliency(data, before, range(6, 11))])
     old, new = (torch.cat([p.detach().flatten() for p in net.parameters()]) for net in (before, model))
     moved = old != new
@@ -65,6 +73,30 @@ def test_every_step_by_hand_with_two_classes(tmp_path):
                 p.copy_(torch.where(mask, p, old))
     assert close(model, hand)
     assert not close(model, before)
+
+
+class Padded(nn.Module):
+    """A convolution over 1x1 maps with a 3x3 kernel, of which one tap in nine meets a pixel, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.pool, self.conv, self.head = nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 9, 3, padding=1), nn.Linear(9, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(self.pool(images / 255)).flatten(1))
+
+
+def test_dead_weights_are_not_ranked(tmp_path):
+    """Law: of 27 live taps, 9 biases, 27 + 3 of the head, half may move; the 216 dead taps fill no half, and stay."""
+    data, model, before = run_data(tmp_path), Padded(), Padded()
+    salun(model, data, SalunOptions(**BASE), RNG)
+    moved = [(new != old) for new, old in zip(model.parameters(), before.parameters(), strict=True)]
+    assert sum(int(each.sum()) for each in moved) == 66 - round(0.5 * 66)
+    outside = torch.ones(3, 3, dtype=torch.bool)
+    outside[1, 1] = False
+    assert not moved[0][:, :, outside].any()
 
 
 def test_with_all_parameters_it_is_random_label(tmp_path):

@@ -35,7 +35,7 @@ def test_published_values():
         64,
     )
     large = ScrubOptions(**METHODS["scrub"].presets["published_large_scale"])
-    assert (large.temperature, large.epochs, large.weight_decay) == (4.0, 5.0, 5e-4)
+    assert (large.temperature, large.epochs, large.weight_decay) == (4.0, 3.0, 5e-4)
 
 
 @pytest.mark.parametrize(("msteps", "expected"), [(2, "FFRRFFRRRRRR"), (0, "RRRRRRRR"), (9, "FFRRFFRRFFRRFFRR")])

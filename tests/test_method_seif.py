@@ -23,9 +23,14 @@ RNG = Seeds(study=0, population="seif")
 
 
 def test_published_values():
-    """Law: noise 0.6 and 0.005 on all convolutions; 4 epochs, 7e-4, decay 5e-4, cosine; weights 1.0 and 0.05."""
+    """Law: noise 0.6 and 0.005 on the first convolution; 4 epochs, 7e-4, decay 5e-4, cosine; weights 1.0 and 0.05."""
     known = SeifOptions()
-    assert (known.noise_std, known.late_noise_std, known.layers, known.batch_weights) == (0.6, 0.005, "all", (1, 0.05))
+    assert (known.noise_std, known.late_noise_std, known.layers, known.batch_weights) == (
+        0.6,
+        0.005,
+        "first",
+        (1, 0.05),
+    )
     assert (known.epochs, known.lr, known.weight_decay, known.schedule) == (4, 7e-4, 5e-4, "cosine")
     assert (known.optimizer, known.momentum) == ("sgd", 0.9)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
 from samples import digit_runs, run_data, same_weights
@@ -16,10 +18,13 @@ from ray_unlearn.methods import METHODS
 from ray_unlearn.methods import selective_synaptic_dampening as room
 from ray_unlearn.methods.selective_synaptic_dampening import (
     SelectiveSynapticDampeningOptions,
+    adaptive_alpha,
     selective_synaptic_dampening,
 )
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.schema import Model
+from ray_unlearn.training import cross_entropy
+from ray_unlearn.training.gradients import mean_squared_gradient
 
 RNG = Seeds(study=0, population="test")
 
@@ -70,11 +75,12 @@ def test_signs_are_kept(monkeypatch):
 def by_hand(model, images, size):
     """Return the mean over batches of `size` images of the squared gradient of their mean loss, in plain torch."""
     total = [torch.zeros_like(parameter) for parameter in model.parameters()]
-    for start in range(0, len(images), size):
-        batch, labels = images.batch(torch.arange(start, start + size).numpy())
+    starts = range(0, len(images), size)
+    for start in starts:
+        batch, labels = images.batch(np.arange(start, min(start + size, len(images))))
         gradients = torch.autograd.grad(F.cross_entropy(model(batch), labels), list(model.parameters()))
         for sums, gradient in zip(total, gradients, strict=True):
-            sums.add_(gradient**2 * size / len(images))
+            sums.add_(gradient**2 / len(starts))
     return total
 
 
@@ -98,10 +104,56 @@ def test_importances_are_of_all_training_images_and_of_the_forget_set(tmp_path, 
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_a_smaller_last_batch_counts_as_much(tmp_path):
+    """Law: as the authors divide by the number of batches: of 20 images in batches of 16, the last 4 count half."""
+    data = run_data(tmp_path, retain=20, normalize="unit")
+    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0)).eval()
+    found = mean_squared_gradient(model, data.retain, cross_entropy(), 16)
+    for parameter, expected in zip(model.parameters(), by_hand(model, data.retain, 16), strict=True):
+        assert torch.allclose(found[parameter], expected, rtol=1e-4, atol=1e-12)
+
+
+def test_lfssd_by_hand(tmp_path):
+    """Law: importance is the mean over batches of |d (mean over images of |logits|^2)|, and no label plays a part."""
+    data = run_data(tmp_path, retain=8, forget=6, normalize="unit")
+    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+    before = copy.deepcopy(model).eval()
+
+    def importance(images):
+        total = [torch.zeros_like(parameter) for parameter in before.parameters()]
+        starts = range(0, len(images), 4)
+        for start in starts:
+            pixels, _ = images.batch(np.arange(start, min(start + 4, len(images))))
+            loss = torch.stack([(row**2).sum() for row in before(pixels)]).mean()
+            for sums, gradient in zip(total, torch.autograd.grad(loss, list(before.parameters())), strict=True):
+                sums.add_(gradient.abs() / len(starts))
+        return total
+
+    options = SelectiveSynapticDampeningOptions(alpha=1.2, importance="output", images_per_gradient=4)
+    selective_synaptic_dampening(model, data, options, RNG)
+    changed = 0
+    for found, start, d, f in zip(
+        model.parameters(), before.parameters(), importance(data.train), importance(data.forget), strict=True
+    ):
+        assert torch.allclose(found, torch.where(f > 1.2 * d, start * d / f, start), rtol=1e-4, atol=1e-9)
+        changed += int((found != start).sum())
+    assert changed > 50
+
+
+def test_assd_by_hand(monkeypatch):
+    """Law: alpha is the 100 - log(1 + 100 N_f / N) percentile of the finite ratios: of 0 .. 100 and a tenth, 97.6."""
+    of_all = [torch.ones(101), torch.tensor([0.0, 0.0])]
+    of_forget = [torch.arange(101.0), torch.tensor([1.0, 0.0])]  # infinity and nothing: left out
+    assert adaptive_alpha(of_all, of_forget, 0.1) == pytest.approx(100 - math.log(11))
+    theta = dampened(monkeypatch, [2.0] * 3, [1.0, 1.0, 1.0], [1.0, 2.0, 4.0], alpha="adaptive")
+    assert theta == pytest.approx([2.0, 2.0, 0.5])
+
+
 def test_it_is_deterministic_and_says_so(tmp_path):
     """Law: every run from one original is equal, bit for bit, and finite; the published values are the defaults."""
     first, *others = digit_runs(tmp_path, "selective_synaptic_dampening", alpha=2.0)
     assert all(same_weights(first, other) for other in others)
     assert METHODS["selective_synaptic_dampening"].deterministic
     known = SelectiveSynapticDampeningOptions()
+    assert known.images_per_gradient == 128
     assert (known.alpha, known.dampening, known.exponent, known.lower_bound) == (10, 1, 1, 1)

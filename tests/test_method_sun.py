@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torchvision
 from samples import digit_runs, indices_of, run_data, same_weights
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
@@ -18,6 +19,7 @@ from ray_unlearn.methods import sun as module
 from ray_unlearn.methods.sun import SunOptions, sun
 from ray_unlearn.seeds import Seeds
 
+KINDS = {"pool": "weights", "noise_again": True}  # Net's names have no "bn"
 NORMAL = {"layers.1.weight", "layers.1.bias", "layers.3.weight", "layers.3.bias"}
 HEAD = {"layers.9.weight", "layers.9.bias"}
 
@@ -67,7 +69,7 @@ def changed(before, after):
 
 def test_each_epoch_trains_its_tensors(tmp_path, monkeypatch):
     """Law: five epochs of 9 random tensors and all batch normalisation, differently drawn; then four of everything."""
-    states, epochs, _ = history(tmp_path, monkeypatch, lr=1e-2)
+    states, epochs, _ = history(tmp_path, monkeypatch, lr=1e-2, **KINDS)
     assert len(epochs) == 9
     everything = set(states[0])
     assert len(everything) == 16
@@ -87,7 +89,7 @@ def test_noise_goes_to_six_of_the_nine(tmp_path, monkeypatch):
     """Law: with a rate that moves nothing, epoch 0 changes the classifier alone, epochs 1 to 4 six by N(0, 0.04^2)."""
     draws = []
     for run in range(3):
-        states, epochs, _ = history(tmp_path, monkeypatch, run=run, lr=1e-30, final_lrs=(1e-30,) * 4)
+        states, epochs, _ = history(tmp_path, monkeypatch, run=run, lr=1e-30, final_lrs=(1e-30,) * 4, **KINDS)
         trained = [{id(p) for p in optimizer.param_groups[0]["params"]} for optimizer, _ in epochs]
         assert [len(each) for each in trained] == [13] * 5 + [16] * 4
         moved = [changed(before, after) for before, after in itertools.pairwise(states)]
@@ -100,6 +102,51 @@ def test_noise_goes_to_six_of_the_nine(tmp_path, monkeypatch):
     assert len(noise) > 5000
     assert abs(float(noise.mean())) < 5 * 0.04 / len(noise) ** 0.5
     assert abs(float(noise.std()) - 0.04) < 5 * 0.04 / (2 * len(noise)) ** 0.5
+
+
+def test_noise_goes_to_tensors_that_no_epoch_chose_before(tmp_path, monkeypatch):
+    """Law: as in the port, a tensor gets noise in at most one epoch, and none that epoch 0 trained gets any."""
+    noisy = 0
+    for run in range(4):
+        states, epochs, _ = history(
+            tmp_path, monkeypatch, run=run, lr=1e-30, final_lrs=(1e-30,) * 4, pool="weights", tensors=4
+        )
+        moved = [changed(before, after) for before, after in itertools.pairwise(states)]
+        model = list(states[0])
+        trained = [[p.shape for p in optimizer.param_groups[0]["params"]] for optimizer, _ in epochs]
+        assert len(trained[0]) == 4 + 4
+        assert sum(len(names) for names in moved[1:5]) == len(set().union(*moved[1:5]))
+        assert all(len(names) <= 2 for names in moved[1:5])  # of 4, 0.7 rounded down
+        noisy += sum(len(names) for names in moved[1:5])
+        assert set().union(*moved) <= set(model)
+    assert 0 < noisy < 4 * 4 * 2
+
+
+class Named(Net):
+    """A second normalisation by another name, as a ResNet's shortcuts have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+        self.downsample = nn.BatchNorm2d(3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) + 0 * (self.bn(images).mean() + self.downsample(images).mean())
+
+
+@pytest.mark.parametrize(("pool", "names"), [("port", {"bn"}), ("weights", {"bn", "downsample", "layers"})])
+def test_what_every_epoch_trains(pool, names):
+    """Law: by the port's rule, parameters with "bn" in their name; by kind, every batch normalisation's."""
+    model = Named()
+    always = module._normalisation(model, pool)
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p in always} == names
+
+
+def test_the_pools_of_a_resnet():
+    """Law: 62 tensors, of which 34 have "bn" in their name and 40 belong to batch normalisation: pools of 28 and 22."""
+    model = torchvision.models.resnet18(num_classes=3)
+    sizes = {pool: len(module._normalisation(model, pool)) for pool in ("port", "weights")}
+    assert {pool: 62 - size for pool, size in sizes.items()} == {"port": 28, "weights": 22}
 
 
 def test_the_last_epochs_step_by_hand(tmp_path, monkeypatch):
@@ -116,7 +163,7 @@ def test_the_last_epochs_step_by_hand(tmp_path, monkeypatch):
 
 def test_small_models_and_few_epochs(tmp_path, monkeypatch):
     """Law: beyond the model's tensors all train; with no more epochs than `final_lrs` there is no first stage."""
-    states, epochs, _ = history(tmp_path, monkeypatch, tensors=99)
+    states, epochs, _ = history(tmp_path, monkeypatch, tensors=99, **KINDS)
     assert len(changed(states[1], states[2])) == 16
     states, epochs, _ = history(tmp_path, monkeypatch, epochs=2.0, final_lrs=(0.1, 0.2, 0.3))
     assert [rate for _, rate in epochs] == pytest.approx([0.1, 0.2])

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.perturbations import scratch_copy
-from ray_unlearn.methods.toshi_marvel import ToshiMarvelOptions, toshi_marvel
+from ray_unlearn.methods.toshi_marvel import ToshiMarvelOptions, shifted, surely_wrong, toshi_marvel
 from ray_unlearn.seeds import Seeds
 
 RNG = Seeds(study=0, population="test")
@@ -70,27 +70,47 @@ def test_transpose_swaps_every_kernel_and_repairs_on_retain(tmp_path):
     assert sorted(model.seen) == list(range(20))
 
 
-def test_pseudo_labels_are_what_both_copies_get_wrong(tmp_path):
-    """Law: retain, and the forget images that both helpers miss under the scratch copy's label; one step by hand."""
-    data = run_data(tmp_path, forget=24)
-    options = ToshiMarvelOptions(variant="pseudo_label", lr=0.3, scratch_lr=0.2, **ONE_STEP)
+def test_pseudo_labels_from_two_functions(tmp_path):
+    """Law: retain; forget images right before and shifted, as the tuned copy says; surely wrong ones, as scratch says.
+
+    One step by hand; an image that both functions choose comes twice.
+    """
+    data, threshold = run_data(tmp_path, forget=24), 1.093
+    options = ToshiMarvelOptions(
+        variant="pseudo_label", lr=1.0, scratch_lr=0.2, entropy_threshold=threshold, **ONE_STEP
+    )
     heard = []
     model, original = Net(), Net()
     toshi_marvel(model, replace(data, on_epoch=lambda net, epoch, loss: heard.append((net, epoch))), options, RNG)
 
     retain, retain_labels = everything(data.retain)
     forget, true = everything(data.forget)
-    finetuned = stepped(original, retain, retain_labels, lr=0.3)
-    scratch = stepped(scratch_copy(original, RNG, "scratch"), retain, retain_labels, lr=0.2)
-    first, second = finetuned(forget).argmax(1), scratch(forget).argmax(1)
-    chosen = (first != true) & (second != true)
-    assert 0 < int(chosen.sum()) < int((second != true).sum()) < 24
-    assert int(chosen.sum()) < int((first != true).sum())
-    assert bool((first != second)[chosen].any())
-    images, labels = torch.cat([retain, forget[chosen]]), torch.cat([retain_labels, second[chosen]])
-    assert close(model, stepped(original, images, labels, lr=0.3))
-    assert sorted(model.seen) == [*range(20), *(20 + np.flatnonzero(chosen.numpy()))]
+    before = original(forget).argmax(1)
+    after = stepped(original, retain, retain_labels, lr=1.0)(forget).argmax(1)
+    p = torch.softmax(stepped(scratch_copy(original, RNG, "scratch"), retain, retain_labels, lr=0.2)(forget), 1)
+    said = p.argmax(1)
+    moved, sure = (before == true) & (after != before), (said != true) & (-(p * p.log()).sum(1) < threshold)
+    assert 0 < int(moved.sum()) < 24
+    assert 0 < int(sure.sum()) < int((said != true).sum())  # the threshold counts
+    assert not torch.equal(moved, sure)
+    images = torch.cat([retain, forget[moved], forget[sure]])
+    labels = torch.cat([retain_labels, after[moved], said[sure]])
+    assert close(model, stepped(original, images, labels, lr=1.0))
+    chosen = [*np.flatnonzero(moved.numpy()), *np.flatnonzero(sure.numpy())]
+    assert sorted(model.seen) == [*range(20), *sorted(20 + index for index in chosen)]
     assert heard == [(model, 1)]  # nobody hears of the copies
+
+
+def test_both_functions_by_hand():
+    """Law: (i) right before and other after: positions 0 and 3; (ii) wrong, entropy below T: position 1 alone."""
+    labels = np.array([0, 1, 2, 0])
+    assert [each.tolist() for each in shifted(labels, np.array([0, 0, 2, 0]), np.array([1, 1, 2, 2]))] == [
+        [0, 3],
+        [1, 2],
+    ]
+    sure, even = [9.0, 0.0, 0.0], [0.1, 0.0, 0.2]
+    found = surely_wrong(labels, np.array([sure, sure, even, [0.0, 0.0, 0.1]], np.float32), 0.5)
+    assert [each.tolist() for each in found] == [[1], [0]]
 
 
 def test_the_index_chooses(tmp_path):

@@ -92,7 +92,7 @@ def test_what_is_inherited_from_training():
     assert (mine.epochs, mine.optimizer, mine.lr, mine.weight_decay) == (1.0, "sgd", 1e-3, 5e-4)
     assert (own.batch_size, own.precision, own.class_weights) == (5, "fp32", "inverse")
     ngp = resolve(whole, "ngp").options
-    assert (ngp.alpha, ngp.lr, ngp.epochs, ngp.batch_size) == (0.95, 0.01, 5.0, 17)
+    assert (ngp.alpha, ngp.lr, ngp.epochs, ngp.batch_size) == (0.95, 0.01, 10.0, 17)
     original = resolve(whole, "original").options
     assert original.model_dump() == {**whole.training.model_dump(), "on": "train"}
 

@@ -197,7 +197,7 @@ def test_a_null_struct_is_no_image(tmp_path):
         ({"label": "lable"}, "no column 'lable' for data.columns.label (did you mean 'label'?)"),
         ({"group": "person_id"}, "no column 'person_id' for data.columns.group (valid: image, label)"),
         ({"image": "label", "label": "image"}, "column 'label': expected struct<bytes, path> or binary; found int64"),
-        ({"label": "image"}, "column 'image': expected integers or strings; found struct<"),
+        ({"label": "image"}, "column 'image': expected whole numbers or strings; found struct<"),
     ],
 )
 def test_missing_and_unfit_columns(tmp_path, columns, expected):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 
 import pytest
 from plans import finetune, plan_of, record_of
@@ -83,6 +84,15 @@ def test_what_is_no_record_is_damage(data: bytes):
     """Law: bytes that hold no record are one error that names the file."""
     with pytest.raises(DamagedFile, match=r"^here: [^\n]*$"):
         parse_record(data, "here")
+
+
+def test_an_endless_string_is_refused_at_once():
+    """Law: a damaged record costs no more than its length: 200 kB without an end of a string, in seconds."""
+    start = time.monotonic()
+    for text in ('"\\' * 100_000, '{"a": ' + '"\\' * 100_000):
+        with pytest.raises(DamagedFile):
+            parse_record(text, "here")
+    assert time.monotonic() - start < 5
 
 
 def test_a_newer_format_is_refused_by_name():

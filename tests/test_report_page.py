@@ -155,6 +155,12 @@ def test_every_table_is_named_and_sortable(page: str) -> None:
             assert row.count('scope="row"') == 1
 
 
+def test_long_names_may_be_broken(page: str) -> None:
+    """Names of populations and methods break after an underscore; other text and the markup around them do not."""
+    assert "<small>negative_<wbr>gradient_<wbr>plus</small></th>" in page
+    assert page.count("<wbr>") == sum(text.count("_") for _, text in Tags(page).all("th"))
+
+
 def test_nothing_is_loaded(page: str) -> None:
     """No address of anything else, and a policy that would forbid it."""
     assert "://" not in page

@@ -299,7 +299,7 @@ def test_id_files_are_checked(tmp_path):
     for text, expected in cases.items():
         with pytest.raises(DataError, match=expected):
             splits_of(forget={"ids": csv(tmp_path, text)})
-    with pytest.raises(DataError, match=r"gone\.csv: no such file; data\.forget\.ids expects a CSV file"):
+    with pytest.raises(DataError, match=r"gone\.csv: no such file; data\.forget\.ids: expected a list of ids"):
         splits_of(forget={"ids": str(tmp_path / "gone.csv")})
     with pytest.raises(DataError, match="the forget set is empty"):
         splits_of(forget={"ids": csv(tmp_path, "image_id\n")})

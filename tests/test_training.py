@@ -23,8 +23,8 @@ from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Augment, Recipe
 from ray_unlearn.study.schema import Model
-from ray_unlearn.training import Training, accuracy_and_loss, class_weights, fit, predict
-from ray_unlearn.training.batches import Draws, augment, draw, endless, load, sizes_of
+from ray_unlearn.training import Hooks, Training, accuracy_and_loss, class_weights, fit, predict
+from ray_unlearn.training.batches import Batch, Draws, augment, draw, endless, load, sizes_of
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
 
 RNG = Seeds(study=0, population="test")
@@ -567,3 +567,32 @@ def test_a_finished_training_is_freed_at_once(options, tmp_path: Path) -> None:
         assert optimizer() is None
     finally:
         gc.enable()
+
+
+def test_a_step_in_its_order(tmp_path: Path) -> None:
+    """Law: rate, forward, backward, the hook for gradients, the step, the hook for weights; batch by batch."""
+    model, events = Linear(), []
+    how = recipe(schedule="linear", schedule_per="batch", epochs=2, lr=0.6)
+    optimizer = make_optimizer(model, how)
+    before = [model.layer.weight.detach().clone()]
+
+    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+        assert model.layer.weight.grad is None  # of the step before
+        events.append("forward")
+        return F.cross_entropy(model(batch.images), batch.labels)
+
+    def after_backward() -> None:
+        assert torch.equal(model.layer.weight, before[-1])
+        assert model.layer.weight.grad is not None
+        events.append(f"backward at {optimizer.param_groups[0]['lr']:.2f}")
+
+    def after_step() -> None:
+        assert not torch.equal(model.layer.weight, before[-1])
+        before.append(model.layer.weight.detach().clone())
+        events.append("step")
+
+    hooks = Hooks(after_backward=after_backward, after_step=after_step)
+    data = run_data(tmp_path, retain=24)  # three batches of eight an epoch
+    fit(model, data, how, RNG, loss=loss, optimizer=optimizer, hooks=hooks)
+    rates = [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    assert events == [event for rate in rates for event in ("forward", f"backward at {rate:.2f}", "step")]

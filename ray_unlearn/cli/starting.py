@@ -75,11 +75,12 @@ def methods(
     as_json: AsJson = False,
 ) -> None:
     """List methods, a line each; with NAME, one and its options."""
-    from ray_unlearn.methods import METHODS
+    from ray_unlearn.methods import ALIASES, METHODS
     from ray_unlearn.report.text import method_lines, method_list, method_values
 
+    name = ALIASES[name][0] if name is not None and name in ALIASES else name
     if name is not None and name not in METHODS:
-        raise StudyError(f"no method {name!r}{did_you_mean(name, METHODS)}")
+        raise StudyError(f"no method {name!r}{did_you_mean(name, [*METHODS, *ALIASES])}")
     chosen = [method for key, method in METHODS.items() if name in (None, key)]
     if as_json:
         say(json.dumps([method_values(method) for method in chosen], indent=1))

@@ -1,7 +1,7 @@
 """What a shard says of its images, read from an object store without their pixels.
 
     table = read_columns(file, size_bytes=101_000_000, rows=2048)
-    table["image_id"]                            # label, image_id, group, age, given, digest
+    table["image_id"]                            # label, image_id, group, age, given, digest, pixel_digest
 
 A driver draws splits from names and labels alone. A shard's first column is its pixels, nearly all of it; the others
 lie together at its end. So two pieces are fetched, the beginning and the end, whatever a shard's size.
@@ -19,7 +19,6 @@ from ray_unlearn.store.arrow import read_ipc
 
 _HEAD_BYTES = 16 * 2**10  # the schema, and where each column lies
 _ROW_BYTES, _MORE_BYTES = 128, 64 * 2**10  # of the end: names that are longer cost a few more requests
-_NOT_PIXELS = list(range(1, 7))  # of `shards.encode_shard`'s columns
 
 
 def read_columns(file: pa.NativeFile, *, size_bytes: int, rows: int, where: str) -> pa.Table:
@@ -37,7 +36,7 @@ def read_columns(file: pa.NativeFile, *, size_bytes: int, rows: int, where: str)
     """
     ends = _Ends(file, size_bytes, rows * _ROW_BYTES + _MORE_BYTES)
     try:
-        table = read_ipc(ends, size_bytes, only=_NOT_PIXELS)
+        table = read_ipc(ends, size_bytes, without=["image"])
     except (OSError, IndexError, ValueError, pa.ArrowException) as error:
         if ends.unread:  # the storage's failure, which may pass
             raise

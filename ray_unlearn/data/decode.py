@@ -127,6 +127,8 @@ def _refuse_long(picture: Image.Image) -> None:
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
     """Keep the upper half of 16-bit grey levels; Pillow's own conversion would clip them at 255."""
+    if picture.mode in ("F", "I"):
+        raise ValueError(f"numbers (mode {picture.mode}) of which nothing says what is white; save it with 8 bits")
     if not picture.mode.startswith("I;16"):
         return picture
     return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
@@ -210,7 +212,7 @@ def _label(row: Row, job: DecodeJob) -> int:
                 f"{row.where}: label {label!r} is none of the {len(names)} classes{did_you_mean(label, names)}"
             )
         label = names.index(label)
-    if label is None or not 0 <= label < (limit or _LARGEST_LABEL):
+    if not isinstance(label, int) or not 0 <= label < (limit or _LARGEST_LABEL):
         expected = "expected a class number from 0" + (f" to {limit - 1}" if limit else "")
         raise DataError(f"{row.where}: label {row.label}: {expected}; `data.classes` sets how many there are")
     return int(label)

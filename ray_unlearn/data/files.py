@@ -69,7 +69,7 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), uri
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of hf:// and other file systems of Python's, which raise what their clients raise
         raise DataError(f"{label(uri)}: cannot be opened: {told(error, uri)}") from error
     return filesystem, path
 
@@ -111,7 +111,7 @@ def expand(paths: Iterable[str], suffix: str) -> tuple[SourceFile, ...]:
 def _expand_local(path: str, suffix: str) -> list[str]:
     here = Path(path)
     if here.is_dir():
-        return [str(item) for item in sorted(here.glob(f"*{suffix}"))]
+        return [str(item) for item in sorted(here.glob(f"*{suffix}")) if not item.name.startswith(".")]
     if here.exists():
         return [path]
     return sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - the pattern may be absolute
@@ -127,7 +127,7 @@ def _expand_remote(uri: str, suffix: str) -> list[str]:
         else:
             folder, pattern = path, f"{path.rstrip('/')}/*{suffix}"
         listed = filesystem.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
-    except OSError as error:
+    except Exception as error:
         raise DataError(f"{label(uri)}: cannot be listed: {told(error, uri)}") from error
     return sorted(_sibling(uri, info.path) for info in listed if info.is_file and _matches(info.path, pattern))
 
@@ -143,7 +143,8 @@ def _sibling(uri: str, path: str) -> str:
 def _matches(path: str, pattern: str) -> bool:
     """Match as a local glob does: only `**` reaches into folders below."""
     deep_enough = "**" in pattern or path.count("/") == pattern.count("/")
-    return deep_enough and fnmatch.fnmatchcase(path, pattern)
+    hidden = PurePosixPath(path).name.startswith(".") and not PurePosixPath(pattern).name.startswith(".")
+    return deep_enough and not hidden and fnmatch.fnmatchcase(path, pattern)
 
 
 def fingerprint(file: SourceFile) -> str:
@@ -151,6 +152,7 @@ def fingerprint(file: SourceFile) -> str:
     filesystem, path = file.open()
     try:
         info = filesystem.get_file_info(path)
-    except OSError as error:
-        raise DataError(f"{file.label}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or told(error, file.uri)
+        raise DataError(f"{file.label}: cannot be read: {reason}") from error
     return hashlib.sha256(f"{file.label} {info.size} {info.mtime_ns}".encode()).hexdigest()

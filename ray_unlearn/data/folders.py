@@ -13,24 +13,28 @@ and still far slower than Parquet, which has them together.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import get_args
 
 from pyarrow import fs
 
+from ray_unlearn.data.class_names import in_order, is_split, reordered
 from ray_unlearn.data.csv_files import read_csv
 from ray_unlearn.data.files import open_filesystem, read_local
 from ray_unlearn.data.rows import GivenSplit, OpenSource, Row
+from ray_unlearn.data.strangers import explain, ignored, is_system
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.retries import attempt
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.uris import label, told
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
+)
 _SLICE_ROWS = 2048
 _AT_ONCE, _HELD = 16, 64  # objects that are asked for at once, and held while the first is waited for
 _RETAIN = "retain.csv"  # the competition's layout is told by it
@@ -112,7 +116,7 @@ def _read(path: str) -> tuple[bytes | None, str]:
 
 
 def open_class_folders(path: str) -> OpenSource:
-    """Open a folder that holds one folder per class; class names are the folders' names, sorted.
+    """Open a folder that holds one folder per class; class names are the folders' names, in order.
 
     Raises:
         DataError: there is no such folder, or no image in it.
@@ -122,16 +126,46 @@ def open_class_folders(path: str) -> OpenSource:
         return _open_remote(path)
     root = Path(path)
     if not root.is_dir():
-        raise DataError(f"{path}: no such folder; expected one folder per class, retain.csv and images/, or *.parquet")
-    names = tuple(sorted(item.name for item in root.iterdir() if item.is_dir() and not item.name.startswith(".")))
-    entries = []
+        raise DataError(f"{path}: {explain(root)}")
+    names = in_order(item.name for item in root.iterdir() if item.is_dir() and not is_system(PurePath(item.name)))
+    _refuse_splits(path, names)
+    entries, others = [], [item for item in root.iterdir() if not is_system(PurePath(item.name)) and item.is_file()]
     for name in names:
-        for file in sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file()):
-            image_id = file.relative_to(root).as_posix()
+        files = sorted(p for p in (root / name).rglob("*") if not is_system(p.relative_to(root)) and not p.is_dir())
+        images = [p for p in files if p.suffix.lower() in _SUFFIXES and p.is_file()]
+        others += sorted({*files} - {*images})
+        for file in images:
+            image_id = _text_of(file, root)
             entries.append(_Entry(path=str(file), image_id=image_id, label=name, where=str(file)))
     if not entries:
-        raise DataError(f"{path}: no images in class folders; expected {path}/<class name>/<image>.png or .jpg")
-    return _source(path, entries, names)
+        raise DataError(f"{path}: {explain(root)}")
+    return replace(_source(path, entries, names), remarks=_remarks(names, others))
+
+
+def _text_of(file: Path, root: Path) -> str:
+    """Return a file's path below the source as its image id."""
+    image_id = file.relative_to(root).as_posix()
+    try:
+        image_id.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{str(file)!a}: the name of this file is no UTF-8; rename it") from None
+    return image_id
+
+
+def _refuse_splits(path: str, names: Sequence[str]) -> None:
+    """Refuse folders that are all splits: as classes they would be learnt, and the test images trained on."""
+    splits = [is_split(name) for name in names]
+    if len(set(splits)) > 1 and all(splits) and "train" in splits:
+        shown = " and ".join(repr(name) for name in names[:3])
+        train = names[splits.index("train")]
+        raise DataError(
+            f"{label(path)}: its folders {shown} are splits, not classes; name each by itself: "
+            f"data.train: {label(path).rstrip('/')}/{train}, and data.test likewise"
+        )
+
+
+def _remarks(names: Sequence[str], others: Sequence[PurePath]) -> tuple[str, ...]:
+    return tuple(filter(None, (reordered(names), ignored(others))))
 
 
 def _open_remote(uri: str) -> OpenSource:
@@ -146,8 +180,11 @@ def _open_remote(uri: str) -> OpenSource:
     inside = {PurePosixPath(info.path).relative_to(root.rstrip("/")): info for info in found}
     if PurePosixPath(_RETAIN) in inside:
         raise _local_only(uri)
-    names = tuple(sorted({_class_of(path, info.is_file) for path, info in inside.items()} - {""}))
-    images = [path for path, info in inside.items() if info.is_file and path.suffix.lower() in _SUFFIXES]
+    names = in_order({_class_of(path, info.is_file) for path, info in inside.items()} - {""})
+    _refuse_splits(uri, names)
+    files = [path for path, info in inside.items() if info.is_file and not is_system(path)]
+    images = [path for path in files if path.suffix.lower() in _SUFFIXES]
+    others = sorted({*files} - {path for path in images if len(path.parts) > 1})
     entries, known = [], []
     for path in sorted((path for path in images if len(path.parts) > 1), key=lambda path: (path.parts[0], path)):
         if path.parts[0] in names:
@@ -159,13 +196,13 @@ def _open_remote(uri: str) -> OpenSource:
             f"{label(uri)}: no images in class folders; expected {label(uri)}/<class name>/<image>.png or .jpg, or "
             f"{label(uri)}/*.parquet for a folder of Parquet files"
         )
-    return _source(uri, entries, names, known)
+    return replace(_source(uri, entries, names, known), remarks=_remarks(names, others))
 
 
 def _class_of(path: PurePosixPath, is_file: bool) -> str:
     """Return the class folder that a path lies in or is; empty for files beside them and for hidden folders."""
     beside = is_file and len(path.parts) == 1
-    return "" if beside or path.parts[0].startswith(".") else path.parts[0]
+    return "" if beside or is_system(PurePath(path.parts[0])) else path.parts[0]
 
 
 def is_competition(path: str) -> bool:
@@ -195,7 +232,8 @@ def open_competition(path: str) -> OpenSource:
     if all(isinstance(entry.label, int) for entry in entries):
         return _source(path, entries, None)
     named = [replace(entry, label=str(entry.label)) for entry in entries]
-    return _source(path, named, tuple(sorted({str(entry.label) for entry in named})))
+    names = in_order({str(entry.label) for entry in named})
+    return replace(_source(path, named, names), remarks=_remarks(names, ()))
 
 
 def _csv_entries(root: Path, file: Path, given: GivenSplit) -> Iterator[_Entry]:

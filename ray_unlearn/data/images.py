@@ -266,7 +266,7 @@ class RunData:
     on_images: Callable[[int], None] = field(default=_no_count)
     """Called by `fit` after every epoch with the number of images that it trained on."""
     engines: Any = None
-    """The worker's `training.engines.Engines`, kept between its runs; None where every step is taken eagerly."""
+    """The worker's captured steps (`training.fast.cuda_graph.Engines`), kept between its runs; None without a GPU."""
 
     def unobserved(self) -> RunData:
         """Return the same sets for training a model that helps the run and is not the run's: nobody hears of it."""

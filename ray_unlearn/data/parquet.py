@@ -15,12 +15,14 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyarrow import fs
 
+from ray_unlearn.data.class_names import in_order, is_split, reordered
 from ray_unlearn.data.files import SourceFile, expand, fingerprint, read_local
 from ray_unlearn.data.rows import OpenSource, Row
 from ray_unlearn.errors import DataError, did_you_mean
@@ -88,10 +90,11 @@ class ParquetSlice:
             found = repr(value)[:40]
             raise DataError(f"{where}: column {self.columns.age!r}: expected a number; found {found}") from None
 
-    def _label(self, value: int | str | None) -> int | str | None:
+    def _label(self, value: Any) -> Any:
         """Return the class's name where the file names it, so that sources agree on names, not on numbers."""
+        value = int(value) if isinstance(value, float | Decimal) and value == value // 1 else value
         named = isinstance(value, int) and 0 <= value < len(self.class_names)
-        return self.class_names[value] if named else value  # type: ignore[index]
+        return self.class_names[value] if named else value
 
     def _image(self, value: Any) -> tuple[bytes | None, str]:
         if isinstance(value, dict):
@@ -148,20 +151,39 @@ def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
 
     """
     files = expand(paths, ".parquet")
+    _refuse_mixed_splits(paths, files)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="open") as threads:  # a remote file waits most of the time
         opened = list(threads.map(lambda file: _slices(file, columns), files))
         fingerprints = list(threads.map(fingerprint, files))
     slices = tuple(part for _, parts in opened for part in parts)
-    names = next((names for names, _ in opened if names), ())
+    stated = next((names for names, _ in opened if names), ())
+    names = stated or _names_from_labels(files, columns.label)
     return OpenSource(
         name=label(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
         fingerprint=digest(
             [[f.name, own] for f, own in zip(files, fingerprints, strict=True)] + [columns.model_dump()]
         ),
-        class_names=names or _names_from_labels(files, columns.label),
+        class_names=names,
+        remarks=tuple(filter(None, [reordered(names)] if names and not stated else [])),
         slices=slices,
         num_rows=sum(part.num_rows for part in slices),
     )
+
+
+def _refuse_mixed_splits(paths: tuple[str, ...], files: tuple[SourceFile, ...]) -> None:
+    """Refuse a folder or glob that holds files of several splits; who names every file means what he names."""
+    if len(files) <= len(paths):
+        return
+    found: dict[str, SourceFile] = {}
+    for file in files:
+        parts = PurePosixPath(file.label).parts[-2:]
+        found.setdefault(is_split(parts[-1]) or is_split(parts[0]), file)
+    if "train" in found and len(found.keys() - {""}) > 1:
+        train, other = found["train"], next(file for split, file in found.items() if split not in ("", "train"))
+        raise DataError(
+            f"{label(paths[0])}: holds {train.name} and {other.name}, files of several splits; name those of one: "
+            f"data.train: {PurePosixPath(train.label).parent}/train*.parquet, and the others as data.test"
+        )
 
 
 def _slices(file: SourceFile, columns: Columns) -> tuple[tuple[str, ...], list[ParquetSlice]]:
@@ -227,12 +249,22 @@ def _check_columns(file: SourceFile, schema: pa.Schema, extensions: Collection[s
             raise DataError(f"{file.label}: column {name!r} has an extension type; expected plain Arrow types")
     image, label = schema.field(columns.image).type, schema.field(columns.label).type
     has_bytes = pa.types.is_struct(image) and image.get_field_index("bytes") >= 0
-    if not (has_bytes or pa.types.is_binary(image) or pa.types.is_large_binary(image)):
+    if not (has_bytes or _is_a(image, "binary")):
         raise DataError(
             f"{file.label}: column {columns.image!r}: expected struct<bytes, path> or binary; found {image}"
         )
-    if not (pa.types.is_integer(label) or pa.types.is_string(label) or pa.types.is_large_string(label)):
-        raise DataError(f"{file.label}: column {columns.label!r}: expected integers or strings; found {label}")
+    if not (_is_number(label) or _is_a(label, "string")):
+        raise DataError(f"{file.label}: column {columns.label!r}: expected whole numbers or strings; found {label}")
+
+
+def _is_a(kind: pa.DataType, name: str) -> bool:
+    return str(kind) in (name, f"large_{name}", f"{name}_view")
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    """Return whether labels of a type may be whole numbers; each value is looked at when it is read."""
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind))
 
 
 def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
@@ -249,12 +281,12 @@ def _names_from_labels(files: tuple[SourceFile, ...], label: str) -> tuple[str, 
     names: set[str] = set()
     for file in files:
         with _reading(file) as parquet:
-            if pa.types.is_integer(parquet.schema_arrow.field(label).type):
+            if _is_number(parquet.schema_arrow.field(label).type):
                 return None
             rows = _batch_rows(parquet.metadata, range(parquet.metadata.num_row_groups), _LABEL_ROWS)
             for batch in parquet.iter_batches(rows, columns=[label]):
                 names |= {str(n) for n in batch.column(0).unique().to_pylist() if n is not None}
-    return tuple(sorted(names))
+    return in_order(names)
 
 
 def is_parquet(path: str) -> bool:

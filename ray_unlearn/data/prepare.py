@@ -125,7 +125,7 @@ class Prepared:
 
         """
         if self.storage.local is not None:
-            return [shard.table.drop_columns(["image"]) for shard in self.map()]
+            return [shard.columns() for shard in self.map()]
         with ThreadPoolExecutor(_COLUMNS_AT_ONCE, thread_name_prefix="columns") as threads:
             return list(threads.map(self._columns, self.manifest.shards))
 

@@ -60,3 +60,5 @@ class OpenSource:
     """Where the source names its classes."""
     slices: tuple[Slice, ...]
     num_rows: int
+    remarks: tuple[str, ...] = ()
+    """What a user should know of how it was read."""

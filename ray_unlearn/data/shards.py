@@ -5,7 +5,7 @@
     shard.pixels_NHWC[5]                         # uint8, a view into the page cache
 
 Schema: image fixed_shape_tensor[uint8, [H, W, 3]], label int64, image_id, group and given strings, age float64,
-digest fixed binary of 16 bytes.
+digest fixed binary of 16 bytes, and pixel_digest likewise (absent in shards of version 0.1), equal for equal pixels.
 
 Does not cover: which shards make up a source (`prepare`).
 """
@@ -24,6 +24,8 @@ import pyarrow as pa
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.arrow import map_table
 
+_HASHED_ANEW_BYTES = 16 * 2**20  # at every start: a moment
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -38,6 +40,10 @@ class Example:
     """Years; NaN where unknown."""
     given: str
     """The set that the source put it in; empty where it did not."""
+
+    def pixel_digest(self) -> bytes:
+        """Return 16 bytes that identify the pixels, whatever image or label they are of."""
+        return pixel_digest(self.pixels)
 
     def digest(self) -> bytes:
         """Return 16 bytes that identify the example wherever it came from."""
@@ -54,6 +60,19 @@ class Shard:
     table: pa.Table
     """All columns; image ids, groups, ages and given sets are read from here."""
 
+    def columns(self) -> pa.Table:
+        """Return all columns but the pixels; a small shard of version 0.1 gets the digests that it lacks."""
+        table = self.table.drop_columns(["image"])
+        if "pixel_digest" in table.column_names or self.pixels_NHWC.nbytes > _HASHED_ANEW_BYTES:
+            return table
+        digests = pa.array([pixel_digest(pixels) for pixels in self.pixels_NHWC], pa.binary(16))
+        return table.append_column("pixel_digest", digests)
+
+
+def pixel_digest(pixels: np.ndarray) -> bytes:
+    """Return 16 bytes that identify pixels."""
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
+
 
 def encode_shard(examples: Sequence[Example]) -> bytes:
     """Return an Arrow IPC file of these images; the same images give the same bytes."""
@@ -67,6 +86,7 @@ def encode_shard(examples: Sequence[Example]) -> bytes:
         "age": pa.array([e.age for e in examples], pa.float64(), from_pandas=False),
         "given": pa.array([e.given for e in examples], pa.string()),
         "digest": pa.array([e.digest() for e in examples], pa.binary(16)),
+        "pixel_digest": pa.array([e.pixel_digest() for e in examples], pa.binary(16)),
     }
     batch = pa.record_batch(list(columns.values()), names=list(columns))
     sink = pa.BufferOutputStream()

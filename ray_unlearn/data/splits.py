@@ -18,12 +18,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from ray_unlearn.data.csv_files import read_csv
+from ray_unlearn.data.class_names import same_number
+from ray_unlearn.data.id_lists import find, like, positions, read_ids
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.formats import stamped
@@ -169,34 +169,25 @@ def _named(data: Data, images: ImageTable) -> np.ndarray:
     if data.forget.ids is None:
         return np.array([], dtype=np.int64)
     position = {images.ids[i]: i for i in range(images.num_train)}
+    listed = read_ids(data.forget.ids)
+    places = [find(text, position) for _, text in listed]
+    if listed and all(place is None for place in places):
+        places = [*(positions(listed, images.num_train) or places)]  # the starting kit's forget_idx
     found: dict[int, str] = {}
-    for where, image_id in _listed(data.forget.ids):
-        if image_id not in position:
-            raise DataError(f"{where}: image id {image_id!r} is not in data.train{did_you_mean(image_id, position)}")
-        if position[image_id] in found:
-            raise DataError(f"{where}: image id {image_id!r} was already named at {found[position[image_id]]}")
-        if images.given[position[image_id]] == "validation":
+    for (where, image_id), place in zip(listed, places, strict=True):
+        if place is None:
+            hint = like(image_id, position) or did_you_mean(image_id, position)
+            raise DataError(f"{where}: image id {image_id!r} is not in data.train{hint}")
+        if place in found:
+            raise DataError(f"{where}: image id {image_id!r} was already named at {found[place]}")
+        if images.given[place] == "validation":
             raise DataError(
                 f"{where}: image id {image_id!r} is in the source's validation set; it cannot be forgotten too"
             )
-        found[position[image_id]] = where
+        found[place] = where
     if not found:
         raise DataError("data.forget.ids: names no image; the forget set is empty")
     return np.array(sorted(found), dtype=np.int64)
-
-
-def _listed(ids: str | tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return (where, image id) of a list in the study or of a CSV file's `image_id` column."""
-    if not isinstance(ids, str):
-        return [(f"data.forget.ids[{i}]", image_id) for i, image_id in enumerate(ids)]
-    if not Path(ids).is_file():
-        raise DataError(
-            f"{ids}: no such file; data.forget.ids expects a CSV file with a column image_id, or a list of ids"
-        )
-    table = read_csv(Path(ids))
-    if "image_id" not in table.columns:
-        raise DataError(f"{ids}: no column 'image_id'; found {list(table.columns)}")
-    return [(f"{ids} row {i}", str(image_id)) for i, image_id in enumerate(table["image_id"])]
 
 
 def _selected(data: Data, seeds: Seeds, images: ImageTable, rest: np.ndarray) -> np.ndarray:
@@ -218,9 +209,16 @@ def _selected(data: Data, seeds: Seeds, images: ImageTable, rest: np.ndarray) ->
 
 
 def _class(label: int | str, images: ImageTable) -> int:
-    if isinstance(label, int):
-        return label
     names = images.class_names or ()
+    if isinstance(label, int):
+        other = same_number(label, names)
+        if other is not None and other != label:
+            named = f", {names[label]!r}," if 0 <= label < len(names) else ""
+            raise DataError(
+                f"data.forget.label: {label} could be class number {label}{named} or the class named {names[other]!r}, "
+                f"which is number {other}; write the name in quotes: {{label: {json.dumps(names[other])}}}"
+            )
+        return label
     if label not in names:
         raise DataError(f"data.forget.label: {label!r} is none of the classes{did_you_mean(label, names)}")
     return names.index(label)

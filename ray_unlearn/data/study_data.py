@@ -11,7 +11,7 @@ Does not cover: methods' access to it (`images.RunData`).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_unlearn.data.copies import copies, words_of
 from ray_unlearn.data.prepare import DecodeAll, Prepared, in_place, prepare_source, refuse_many_classes
 from ray_unlearn.data.rows import OpenSource, Part
 from ray_unlearn.data.sources import open_source
@@ -113,14 +114,18 @@ def prepare_study(
 
     """
     prepared: dict[Part | str, Prepared] = {}
+    remarks: list[str] = []
     names = study.data.classes if isinstance(study.data.classes, tuple) else None
     limit = study.data.classes if isinstance(study.data.classes, int) else len(names) if names else None
     for role in _ROLES:
         spec = getattr(study.data, role)
         if not isinstance(spec, Source):
             continue
+        part: Part = "train" if role == "train" else "test"
+        source = (opened or {}).get(role) or open_source(spec, part, _columns(study.data))
+        remarks += [f"data.{role}: {remark}" for remark in source.remarks]
         prepared[role] = prepare_source(
-            (opened or {}).get(role) or open_source(spec, "train" if role == "train" else "test", _columns(study.data)),
+            source,
             storage,
             image_size=study.data.image_size,
             class_names=names,
@@ -137,7 +142,8 @@ def prepare_study(
         raise DataError(
             f"data.train: {limit or 0} class{only}; a classifier tells two or more apart, so give their images"
         )
-    return _assemble(study, hardest, prepared, names, int(limit or 0))
+    data = _assemble(study, hardest, prepared, names, int(limit or 0))
+    return replace(data, warnings=(*remarks, *data.warnings))
 
 
 def _columns(data: Data) -> Columns:
@@ -221,16 +227,33 @@ def _assemble(
         identity=identity,
         splits_arrow=splits.arrow(table),
         shuffle=study.data.shuffle,
-        warnings=tuple(_empty_classes(names or (), table.labels_N[: table.num_train])),
+        warnings=(
+            *_empty_classes(names, num_classes, table.labels_N[: table.num_train]),
+            *_shared_pixels(tables, prepared["train"].folder, splits, table.ids),
+        ),
     )
 
 
-def _empty_classes(names: tuple[str, ...], labels_N: np.ndarray) -> Iterator[str]:
+def _shared_pixels(tables: Sequence[pa.Table], folder: str, splits: Splits, ids: Sequence[str]) -> Iterator[str]:
+    words_N = words_of(tables)
+    if words_N is None:
+        yield (
+            "data: not looked for images that are in two sets, as version 0.1 decoded them and noted no digests of "
+            f"pixels; remove {folder} to decode them again"
+        )
+    else:
+        yield from copies(splits.sets, words_N, ids)
+
+
+def _empty_classes(names: tuple[str, ...] | None, count: int, labels_N: np.ndarray) -> Iterator[str]:
     """Return one warning, or none: a Parquet file of ten of ImageNet's classes names a thousand."""
-    seen = set(labels_N.tolist())
-    empty = [name for label, name in enumerate(names) if label not in seen]
+    empty = sorted({*range(count)} - {*labels_N.tolist()})
+    shown = [names[label] if names else str(label) for label in empty[:3]]
     if len(empty) == 1:
-        yield f"data.train: no image of class {empty[0]}, which counts as one of the {len(names)} classes all the same"
+        yield f"data.train: no image of class {shown[0]}, which counts as one of the {count} classes all the same"
     elif empty:
-        shown = ", ".join(empty[:3]) + ", ..." * (len(empty) > 3)
-        yield f"data.train: no image of {len(empty)} of the {len(names)} classes ({shown}), which count all the same"
+        more = ", ..." * (len(empty) > 3)
+        yield (
+            f"data.train: no image of {len(empty):,} of the {count:,} classes ({', '.join(shown)}{more}), "
+            "which count all the same"
+        )

@@ -4,18 +4,18 @@
     METHODS["finetune"].run(model, data, use.options, rng)
 
 A method is `def method(model, data, options, rng) -> None`: it changes `model` in place, loops only through
-`training`, and takes all randomness from `rng`. To add one: a file with a `METHOD`, and its name below. Presets that
-were tuned join a method's published ones here (`tuned`, written by `jobs/tune.py`).
+`training`, and takes all randomness from `rng`. To add one: a file with a `METHOD`, and its name below; or, in a
+distribution of your own, an entry point (`registry`).
 
 Does not cover: where a run's model comes from and where it goes (`ray_unlearn.worker`).
 """
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import replace
+from typing import Any
 
 from ray_unlearn.methods.method import Method as Method
-from ray_unlearn.methods.tuned import SETTINGS, TUNED
+from ray_unlearn.methods.registry import Registry, aliases_of
 
 _FILES = (
     "train",
@@ -45,17 +45,14 @@ _FILES = (
     "l1_sparse",
     "scrub",
     "bad_teacher",
+    "unsir",
+    "boundary_expanding",
+    "jit",
 )
 
 
-def _with_tuned(method: Method) -> Method:
-    tuned = {setting: presets[method.name] for setting, presets in TUNED.items() if method.name in presets}
-    return replace(
-        method, presets={**method.presets, **tuned}, tuned_on={setting: SETTINGS[setting] for setting in tuned}
-    )
+_OWN = {method.name: method for method in (importlib.import_module(f"{__name__}.{file}").METHOD for file in _FILES)}
 
-
-METHODS: Mapping[str, Method] = {
-    method.name: _with_tuned(method)
-    for method in (importlib.import_module(f"{__name__}.{file}").METHOD for file in _FILES)
-}
+METHODS: Mapping[str, Method] = Registry(_OWN)
+ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = aliases_of(_OWN)
+"""Other names of methods -> the method, and the options that the name implies."""

@@ -10,19 +10,21 @@
    `port`: soft cross-entropy at T + cross-entropy on the labels + KL(original ‖ model) at T;
    `paper`: cross-entropy on the labels + KL(original ‖ model) + KL(model ‖ original), both at T.
 
-Citation: NeurIPS 2023 Machine Unlearning Challenge, 6th place,
-stathiskaripidis/unlearning-by-resetting-layers-7th-on-private-lb; "KDE" in the literature.
+Source: NeurIPS 2023 Machine Unlearning Challenge, 6th place,
+stathiskaripidis/unlearning-by-resetting-layers-7th-on-private-lb; "KDE" in the literature. Read: xcadet/deepunlearn
+munl/unlearning/kgltop6.py (a port) and the organisers' deck, pages 7 to 10 (slides).
 
-Caveats: the two descriptions of step 3 differ, and `objective` chooses. Only one T is published, for step 2; it serves
-step 3 as well. KL terms are multiplied by T^2, as in Hinton et al.; the soft cross-entropy is not. The rate of step 2
-is constant, because none but step 3's cosine is described. A ResNet's first convolution is reset by PyTorch's default,
-not by torchvision's He-normal.
+Caveats: no KL term is multiplied by T^2 = 25 (`temperature_scaling` does, as Hinton et al.), so both soft terms of
+step 3 are weak beside the labels. The slides have the three losses of `port`; `paper` is the competition paper's
+sentence. T and the constant rate of step 2 are the port's. A ResNet's first convolution is reset by PyTorch's default,
+not by torchvision's He-normal, as in the port.
 
 Does not cover: the forget set; neither step looks at it.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -35,7 +37,10 @@ from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.methods.losses import frozen_copy, kl_to_teacher, soft_cross_entropy
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import classifier, convolutions, reset_layers
+from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, class_weights, fit
 
@@ -54,6 +59,9 @@ class AmnesiacsOptions(Recipe):
         None, description="Only the validation images of these classes; [0, 1] is the published variant."
     )
     temperature: Float = Field(5.0, gt=0, description="Of the softened predictions, no unit (published).")
+    temperature_scaling: Annotated[bool, Since("0.2", neutral=True)] = Field(
+        False, description="Multiply every KL term by T^2; published: no."
+    )
     objective: Literal["port", "paper"] = Field("port", description="Which description of the loss on retain.")
 
 
@@ -63,14 +71,16 @@ def amnesiacs(model: nn.Module, data: RunData, options: AmnesiacsOptions, rng: S
     weights_C = class_weights(data.retain, options, data.num_classes)
     reset_layers([convolutions(model)[0][1], classifier(model)], rng, "reset")
 
+    towards_teacher = partial(kl_to_teacher, temperature=T, scaled=options.temperature_scaling)
+
     def distil(model: nn.Module, batch: Batch) -> torch.Tensor:
-        return kl_to_teacher(model(batch.images).float(), teacher(batch.images).float(), T)
+        return towards_teacher(model(batch.images).float(), teacher(batch.images).float())
 
     def repair(model: nn.Module, batch: Batch) -> torch.Tensor:
         student_BC, teacher_BC = model(batch.images).float(), teacher(batch.images).float()
-        towards = kl_to_teacher(student_BC, teacher_BC, T)
+        towards = towards_teacher(student_BC, teacher_BC)
         if options.objective == "paper":
-            other = kl_to_teacher(teacher_BC, student_BC, T)
+            other = towards_teacher(teacher_BC, student_BC)
         else:
             other = soft_cross_entropy(student_BC, teacher_BC, T)
         return F.cross_entropy(student_BC, batch.labels, weight=weights_C) + towards + other
@@ -93,8 +103,14 @@ METHOD = Method(
     run=amnesiacs,
     options=AmnesiacsOptions,
     starts_from="original",
+    corrections=(
+        Correction("0.2", "KL terms were multiplied by T^2 = 25; the port has none", ("temperature_scaling",)),
+    ),
     summary="Reset the first and the last layer, then distil the original on validation and on retain.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 6th place (Amnesiacs)",
     cost="validation_epochs on validation + epochs on retain, each step with the original's predictions",
-    presets={"competition": {}},
+    aliases={"KDE": {}},  # in Cadet et al., Deep Unlearn
+    opened="xcadet/deepunlearn munl/unlearning/kgltop6.py (port); organisers' deck, pages 7 to 10 (slides)",
+    open=("loss on retain: the port's and the slides' three terms rather than the paper's symmetric KL",),
+    published={"competition": pinned(AmnesiacsOptions, COMPETITION)},
 )

@@ -5,16 +5,17 @@
 
 Steps: 1. Two frozen teachers: the original, and a copy of it with every layer re-initialised. 2. Draw the share
 `retain_fraction` of the retain images once, and join the whole forget set. 3. Train on the joint set in one shuffled
-order, minimising KL(target ‖ student) at `temperature`, scaled by its square; an image's target is the random teacher's
-prediction if it is to be forgotten (l = 1), else the original's: l * random + (1 - l) * original. Labels play no part,
-and neither do class weights.
+order, minimising KL(target ‖ student) at `temperature`, scaled by its square; an image's target is the random
+teacher's prediction if it is to be forgotten (l = 1), else the original's: l * random + (1 - l) * original. Labels
+play no part, and neither do class weights.
 
-Citation: Chundawat et al., Can Bad Teaching Induce Forgetting?, AAAI 2023; values as published with SSD (Foster et al.,
-AAAI 2024).
+Source: Chundawat et al., Can Bad Teaching Induce Forgetting?, AAAI 2023; values as published with SSD (Foster et al.,
+AAAI 2024). Read: vikram2000b/bad-teaching-unlearning unlearn.py (the authors'), if-loops/selective-synaptic-dampening
+src/forget_random_strategies.py (the authors' of SSD).
 
-Caveats: descriptions write the divergence with its arguments in either order; here the teacher's distribution is the
-reference, as usual in distillation. The random teacher gets each layer's default initialisation, which may differ from
-the model's own. Teachers are in evaluation mode. Batch sizes of 128 to 256 are published. No weight decay is.
+Caveats: the published divergence is also divided by the number of classes, which Adam without weight decay does not
+feel. The random teacher gets each layer's default initialisation, which may differ from the model's own. Batches of
+256 are in the preset (128 for the sources' ViT).
 
 Does not cover: other sources of ignorance than a random teacher.
 """
@@ -30,6 +31,7 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.losses import frozen_copy, kl_to_teacher
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import scratch_copy
+from ray_unlearn.methods.published import PLAIN, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, fit
@@ -71,5 +73,7 @@ METHOD = Method(
     starts_from="original",
     summary="Distil a random teacher on the forget set and the original on a part of the retain set.",
     source="Chundawat et al., Can Bad Teaching Induce Forgetting?, AAAI 2023; values of the SSD repository",
+    opened="vikram2000b/bad-teaching-unlearning unlearn.py, if-loops/selective-synaptic-dampening (both authors')",
+    published={"published": pinned(BadTeacherOptions, PLAIN, batch_size=256)},
     cost="epochs on forget and retain_fraction of retain, each step with a forward pass of two teachers",
 )

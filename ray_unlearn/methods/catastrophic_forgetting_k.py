@@ -1,72 +1,178 @@
 """CF-k: fine-tune the top of the net on the retain set, and freeze the rest.
 
     populations:
-      cf1: {method: catastrophic_forgetting_k, count: 64, k: 1, epochs: 10, lr: 0.01}
+      cf1: {method: catastrophic_forgetting_k, preset: published_scrub_mia, count: 64}
+      cf3: {method: catastrophic_forgetting_k, count: 64, unit: layer, k: 3}
 
 Idea: what is particular to single images sits in the last layers; they forget what they no longer see.
 
-1. Freeze all but the last k blocks and the classifier (`perturbations.last_blocks` says what a block is).
-2. Minimise cross-entropy on the retain set.
+1. Freeze all but the last k units (and the classifier). A unit is a `stage` (torchvision's layer4), a `block` (a
+   residual block) or a `layer` (a convolution or linear layer; there the classifier is the first of the k, and a
+   normalisation after one of them moves with it).
+2. Minimise cross-entropy on the retain set, plus anchor / 2 times the squared distance from the start.
 
-Citation: Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearning (arXiv 2201.06640).
+Source: Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearning (arXiv 2201.06640); as a baseline
+in Kurmanji et al. (SCRUB). Read: shash42/Evaluating-Inexact-Unlearning src/methods.py, learn.py, unlearn.py (the
+authors'); meghdadk/SCRUB small_scale_unlearning.ipynb cells 71 and 87, MIA_experiments.ipynb cells 16 and 20 (the
+authors' of SCRUB); xcadet/deepunlearn munl/unlearning/catastrophic_forgetting_k.py and scrub_utils.py (a port).
 
-Caveats: frozen means frozen: frozen layers run in evaluation mode, so that their batch normalisation keeps the running
-statistics that it has, and neither weight decay nor momentum reaches them. The description leaves this open. The rate
-is to be searched in 1e-4..1e-1; in the challenge, teams report the method at or below plain fine-tuning. Runs differ
-by the order of batches alone.
+Caveats: three meanings of k are published, and k = 1 is the classifier alone for Goel et al., layer4 without the
+classifier in SCRUB, layer4 and the classifier in Deep Unlearn. Batch normalisation is in evaluation mode throughout in
+SCRUB's small scale and in Deep Unlearn (`statistics: frozen`), in training mode everywhere, frozen layers included, in
+SCRUB's other experiments (`statistics: batch`); `moving` keeps that of the frozen part alone. Whatever the mode,
+neither weight decay nor momentum reaches frozen layers. Runs differ by the order of batches alone; in the challenge,
+teams report the method at or below plain fine-tuning.
 
-Does not cover: starting the top afresh (`exact_unlearning_k`).
+Does not cover: starting the top afresh (`exact_unlearning_k`); Goel et al. clip gradients at a norm of 10.
 """
 
 from __future__ import annotations
 
-import torch
+import math
+from typing import Annotated, Literal
+
 from pydantic import Field
 from torch import nn
 
 from ray_unlearn.data.images import RunData
+from ray_unlearn.errors import MethodError
+from ray_unlearn.methods.losses import anchored, with_statistics_frozen
 from ray_unlearn.methods.masks import trainable_only
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import last_blocks
+from ray_unlearn.methods.perturbations import classifier, last_units
+from ray_unlearn.methods.published import PLAIN, pinned
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe
-from ray_unlearn.training import Batch, class_weights, cross_entropy, fit
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
+from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
+from ray_unlearn.training import class_weights, cross_entropy, fit
+from ray_unlearn.training.optimizers import rate_factor
 
 
 class CatastrophicForgettingKOptions(Recipe):
-    """Defaults: the published CIFAR-10 values; optimiser, momentum and weight decay as in the starter notebook."""
+    """Defaults: epochs, rate and optimiser of SCRUB's baseline; what moves is Deep Unlearn's."""
 
-    epochs: Float = Field(10.0, gt=0)
+    epochs: Float = Field(10.0, gt=0, description="Passes over retain (SCRUB, Deep Unlearn; Goel et al. 62).")
     optimizer: Optimizer = "sgd"
-    lr: Float = Field(0.01, gt=0, description="Published; search 1e-4 to 1e-1.")
-    weight_decay: Float = Field(5e-4, ge=0)
-    k: Int = Field(1, ge=0, description="Blocks before the classifier that move with it; published: 1.")
+    lr: Float = Field(0.01, gt=0, description="Rate (SCRUB, Deep Unlearn).")
+    momentum: Float = Field(0.0, ge=0, lt=1, description="SCRUB, Deep Unlearn: none; Goel et al. 0.9.")
+    weight_decay: Float = Field(0.0, ge=0, description="SCRUB, Deep Unlearn: none, see anchor; Goel et al. 5e-5.")
+    schedule: Schedule = Field("constant", description="Besides drops and restarts.")
+    decay_epochs: Annotated[tuple[Int, ...], Since("0.2", neutral=())] = Field(
+        (), description="Epochs after which the rate drops by `gamma`."
+    )
+    decay_lr: Annotated[Float | None, Since("0.2", neutral=None)] = Field(
+        None, gt=0, description="Rate that drops start from; default lr. SCRUB's helper takes 5e-4 whatever lr is."
+    )
+    restart_lr: Annotated[Float | None, Since("0.2", neutral=None)] = Field(
+        None, gt=0, description="Cosine from lr to this rate, restarted after 1, 3, 7, ... epochs (Goel et al.: 0.005)."
+    )
+    k: Int = Field(1, ge=0, description="Units that move (published: 1).")
+    unit: Annotated[Literal["stage", "block", "layer"], Since("0.2", neutral="block")] = Field(
+        "stage", description="What k counts: stage (SCRUB, Deep Unlearn), residual block, or layer (Goel et al.)."
+    )
+    moves_classifier: Annotated[bool, Since("0.2", neutral=True)] = Field(
+        True, description="Whether the classifier moves beside stages or blocks (Deep Unlearn: yes; SCRUB: no)."
+    )
+    statistics: Annotated[Literal["frozen", "moving", "batch"], Since("0.2", neutral="moving")] = Field(
+        "frozen", description="Batch normalisation in evaluation mode: all (frozen), of the frozen part (moving), none."
+    )
+    anchor: Annotated[Float, Since("0.2", neutral=0.0)] = Field(
+        0.0, ge=0, description="Pull towards the start, per unit of weight (SCRUB, small scale: 0.1)."
+    )
 
 
 def catastrophic_forgetting_k(
     model: nn.Module, data: RunData, options: CatastrophicForgettingKOptions, rng: Seeds
 ) -> None:
-    """Minimise cross-entropy on the retain set, moving the last k blocks and the classifier alone."""
-    moving = {module for block in last_blocks(model, options.k) for module in block.modules()}
+    """Minimise cross-entropy on the retain set, moving the last k units alone."""
+    moving = {module for unit in moving_units(model, options) for module in unit.modules()}
     frozen = [module for module in model.modules() if module not in moving]
-    on_retain = cross_entropy(class_weights(data.retain, options, data.num_classes))
-
-    def loss(model: nn.Module, retain: Batch) -> torch.Tensor:
-        for module in frozen:
-            module.training = False  # not eval(), which would reach the moving layers inside
-        return on_retain(model, retain)
-
+    evaluated = {"frozen": list(model.modules()), "moving": frozen, "batch": []}[options.statistics]
     parameters = [parameter for module in moving for parameter in module.parameters(recurse=False)]
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise MethodError(f"k is {options.k} with unit: {options.unit}: no parameter of the model would move")
     with trainable_only(model, parameters):
-        fit(model, data, options, rng, loss=loss)
+        on_retain = cross_entropy(class_weights(data.retain, options, data.num_classes))
+        loss = with_statistics_frozen(anchored(on_retain, model, options.anchor), evaluated)
+        fit(model, data, options, rng, loss=loss, rate=lambda epochs_done: _rate(options, epochs_done))
 
+
+def moving_units(model: nn.Module, options: CatastrophicForgettingKOptions) -> list[nn.Module]:
+    """Return the modules that move, in the model's order."""
+    units = last_units(model, options.k, options.unit)
+    head = classifier(model)
+    keeps = options.unit == "layer" or options.moves_classifier
+    return [unit for unit in units if keeps or unit is not head]
+
+
+def _rate(options: CatastrophicForgettingKOptions, epochs_done: float) -> float:
+    """Return the factor of the rate: the schedule's, dropped or restarted."""
+    factor = rate_factor(options, epochs_done)
+    drops = sum(epochs_done >= epoch for epoch in options.decay_epochs)
+    if drops:
+        factor *= (options.decay_lr or options.lr) / options.lr * options.gamma**drops
+    if options.restart_lr is None:
+        return factor
+    epoch = math.floor(epochs_done)
+    cycle = (epoch + 1).bit_length() - 1  # cycles of 1, 2, 4, ... epochs begin after 0, 1, 3, 7, ...
+    cosine = (1 + math.cos(math.pi * (epoch + 1 - 2**cycle) / 2**cycle)) / 2
+    lowest = options.restart_lr / options.lr
+    return factor * (lowest + (1 - lowest) * cosine)
+
+
+SCRUB_SMALL = {**PLAIN, "batch_size": 128, "moves_classifier": False, "statistics": "frozen", "anchor": 0.1}
+SCRUB_MIA = {**PLAIN, "batch_size": 64, "moves_classifier": False, "statistics": "batch"}
+DEEP_UNLEARN = {
+    **PLAIN,
+    "batch_size": 256,
+    "statistics": "frozen",
+    "anchor": 0.1,
+    "decay_epochs": (6, 9),
+}
+GOEL = {
+    **PLAIN,
+    "augment": {"crop": 4, "flip": True},
+    "batch_size": 64,
+    "epochs": 62.0,
+    "lr": 0.1,
+    "restart_lr": 0.005,
+    "momentum": 0.9,
+    "weight_decay": 5e-5,
+    "unit": "layer",
+    "statistics": "batch",
+}
 
 METHOD = Method(
     name="catastrophic_forgetting_k",
     run=catastrophic_forgetting_k,
     options=CatastrophicForgettingKOptions,
     starts_from="original",
-    summary="Fine-tune the last k blocks and the classifier on the retain set; the rest is frozen.",
+    corrections=(
+        Correction(
+            "0.2",
+            "k counted residual blocks, with momentum and a cosine; published are stages at a constant rate",
+            (
+                "unit",
+                "momentum",
+                "weight_decay",
+                "schedule",
+                "statistics",
+            ),
+        ),
+    ),
+    summary="Fine-tune the last k stages, blocks or layers on the retain set; the rest is frozen.",
     source="Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearning, arXiv 2201.06640 (CF-k)",
+    opened=(
+        "shash42/Evaluating-Inexact-Unlearning src/methods.py, learn.py, unlearn.py (authors'); meghdadk/SCRUB "
+        "notebooks (authors' of SCRUB); xcadet/deepunlearn munl/unlearning/catastrophic_forgetting_k.py (port)"
+    ),
+    open=("what k counts: three sources, three meanings; `unit` names it, and stage is the default",),
     cost="epochs on retain, without the backward pass of the frozen layers",
+    published={
+        "published_scrub_small": pinned(CatastrophicForgettingKOptions, SCRUB_SMALL),
+        "published_scrub_mia": pinned(CatastrophicForgettingKOptions, SCRUB_MIA),
+        "published_deep_unlearn": pinned(CatastrophicForgettingKOptions, DEEP_UNLEARN),
+        "published_goel": pinned(CatastrophicForgettingKOptions, GOEL),
+    },
 )

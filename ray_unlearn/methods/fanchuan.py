@@ -11,7 +11,10 @@
 
 Each of the three (1, 2a, 2b) keeps an optimiser, hence momentum, of its own.
 
-Source: team Fanchuan, NeurIPS 2023 Machine Unlearning Challenge ("FCS" in the Deep Unlearn study).
+Source: team Fanchuan, NeurIPS 2023 Machine Unlearning Challenge ("FCS" in the Deep Unlearn study). Read:
+xcadet/deepunlearn munl/unlearning/kgltop1.py (a port), hishamcse/NeurIPS_Machine_Unlearning
+Codes/neurips-machine-unlearning-1st-place.ipynb (a copy of the entry) and the organisers' deck there, page 23
+(slides).
 
 Caveats: runs differ by the order and pairing of batches alone. In 2a retain batches come from one stream that goes on
 from round to round (published: reshuffled before every round), so that a small retain set cuts no round short. The
@@ -31,6 +34,7 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.losses import contrastive, kl_to_uniform
 from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, Training, fit
@@ -100,5 +104,8 @@ METHOD = Method(
     summary="Flatten the forget outputs, then alternate contrastive forgetting with cross-entropy on retain.",
     source="Team Fanchuan, NeurIPS 2023 Machine Unlearning Challenge, 1st place (FCS)",
     cost="1 on forget + epochs x (1 on forget, each step with a retain batch + 1 on retain)",
-    presets={"competition": {"batch_size": 64, "class_weights": "none"}},
+    aliases={"FCS": {}},  # in Cadet et al., Deep Unlearn
+    opened="xcadet/deepunlearn munl/unlearning/kgltop1.py (port); organisers' deck, page 23 (slides)",
+    open=("retain batches of the contrastive passes: reshuffled every round as published, one long stream here",),
+    published={"competition": pinned(FanchuanOptions, COMPETITION)},
 )

@@ -6,7 +6,13 @@
 Idea: keep training without the forget images, and let them fade. With `noise_std`, Gaussian noise on every parameter
 first, so that runs start apart.
 
-Caveat: a small rate forgets almost nothing; the challenge's starter scored about 0.06.
+Read: google-deepmind/unlearning_evaluation main.py (the organisers'), luispintoc/machine-unlearning "example
+notebooks/run-unlearn-finetune.ipynb" (a copy of the official notebook); OPTML-Group/Unlearn-Sparse unlearn/FT.py and
+README.MD (the authors') for `published_sparse`.
+
+Caveats: the starter has batches of 64, no class weights (the organisers' code deletes them) and no augmentation;
+preset `competition` pins that, the defaults inherit the study's. A small rate forgets almost nothing; the challenge's
+starter scored about 0.06.
 
 Does not cover: any use of the forget set.
 """
@@ -19,6 +25,7 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import add_noise
+from ray_unlearn.methods.published import COMPETITION, SPARSE, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe
 from ray_unlearn.training import fit
@@ -48,5 +55,10 @@ METHOD = Method(
     starts_from="original",
     summary="Fine-tune the original on the retain set, optionally after Gaussian noise on the weights.",
     source="NeurIPS 2023 Machine Unlearning Challenge, starter notebook: 1 epoch, SGD 1e-3, momentum 0.9, wd 5e-4",
+    opened="google-deepmind/unlearning_evaluation main.py (organisers'); a copy of the official notebook",
     cost="epochs on retain",
+    published={
+        "competition": pinned(FinetuneOptions, COMPETITION),
+        "published_sparse": pinned(FinetuneOptions, SPARSE, epochs=10.0, lr=0.01),
+    },
 )

@@ -5,23 +5,28 @@
 
 Idea: move each weight at random along directions that hardly change the loss on the retain set.
 
-1. F: the diagonal Fisher information, the mean squared gradient of the cross-entropy on single retain images.
-2. 1 / F, at most `clamp` (the classifier: `classifier_clamp`); for tensors with an input dimension (the second one),
-   the mean over it.
+1. F: the diagonal of the Fisher information on single retain images, sum over labels y of p_y (d CE(y))^2, p being the
+   model's own prediction.
+2. 1 / (F + 1e-8), at most `clamp` (the classifier: `classifier_clamp`); for tensors with an input dimension (the second
+   one), the mean over it.
 3. Variance = alpha times that; `boost` times as much for one-dimensional tensors (biases, normalisation) and for the
    classifier. Add sqrt(variance) * n, n from N(0, 1), to every weight.
 
-Citation: Golatkar et al., Eternal Sunshine of the Spotless Net (CVPR 2020).
+Source: Golatkar et al., Eternal Sunshine of the Spotless Net (CVPR 2020). Read: AdityaGolatkar/SelectiveForgetting
+Forgetting.ipynb cells 73 to 78 (the authors'), meghdadk/SCRUB small_scale_unlearning.ipynb cells 75 to 80,
+if-loops/selective-synaptic-dampening src/forget_random_strategies.py, OPTML-Group/Unlearn-Sparse unlearn/fisher.py.
 
-Caveats: published alphas differ a thousandfold (1e-6 in the SSD repository, about 1e-9 suggested for Unlearn-Sparse).
-Choices where the description is open: the clamps act on 1 / F, before alpha (clamping alpha / F at 1e3 would allow
-noise of deviation 30); the boost is on the variance, once, also for the classifier's bias, which is both; F is
-the empirical Fisher, at the labels that the images have, not at labels drawn from the model.
+Caveats: all of them take the expectation over the model's labels; at the true ones (`labels: true`) F is up to a
+hundred times smaller on images that the model knows by heart. It costs a backward pass per class. Alpha is 1e-6 in the
+sources above (1e-7 in SCRUB's large scale, to be set in Unlearn-Sparse, whose batches are of 32 images). SSD's copy
+does not boost the classifier's weight.
 
 Does not cover: repair after the noise; forgetting whole classes by shifting the mean (the paper's other part).
 """
 
 from __future__ import annotations
+
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -30,20 +35,28 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import classifier
+from ray_unlearn.methods.published import pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Block, Float, Int
 from ray_unlearn.training import cross_entropy
-from ray_unlearn.training.gradients import mean_squared_gradient
+from ray_unlearn.training.gradients import fisher_diagonal, mean_squared_gradient
+
+_EPSILON = 1e-8  # added to F, as published
 
 
 class FisherNoiseOptions(Block):
-    """Defaults: the SSD repository's baseline."""
+    """Defaults: Golatkar et al., as in SCRUB's copy."""
 
-    alpha: Float = Field(1e-6, ge=0, description="Scale of the variance; 1e-9 has been suggested too.")
+    alpha: Float = Field(1e-6, ge=0, description="Scale of the variance.")
     clamp: Float = Field(1e3, gt=0, description="Largest 1 / F.")
     classifier_clamp: Float = Field(1e2, gt=0, description="Largest 1 / F in the classifier.")
     boost: Float = Field(10.0, ge=0, description="Factor of the variance in 1-D tensors and the classifier.")
-    images_per_gradient: Int = Field(1, ge=1, description="1: the mean square over images; more is faster and coarser.")
+    images_per_gradient: Int = Field(1, ge=1, description="Images whose mean gradient is squared (Unlearn-Sparse: 32).")
+    labels: Annotated[Literal["model", "true"], Since("0.2", neutral="true")] = Field(
+        "model", description="Expectation over the model's own labels, or the empirical Fisher at the true ones."
+    )
 
 
 @torch.no_grad()
@@ -51,11 +64,14 @@ def fisher_noise(model: nn.Module, data: RunData, options: FisherNoiseOptions, r
     """Add noise of variance alpha / F, clamped, averaged over inputs and boosted as described above."""
     head = set(classifier(model).parameters())
     with torch.enable_grad():
-        fisher = mean_squared_gradient(model, data.retain, cross_entropy(), options.images_per_gradient)
+        if options.labels == "model":
+            fisher = fisher_diagonal(model, data.retain, options.images_per_gradient)
+        else:
+            fisher = mean_squared_gradient(model, data.retain, cross_entropy(), options.images_per_gradient)
     generator = rng.torch("fisher-noise")
     for parameter, information in fisher.items():
         is_head = parameter in head
-        variance = (1 / information).clamp(max=options.classifier_clamp if is_head else options.clamp)
+        variance = (1 / (information + _EPSILON)).clamp(max=options.classifier_clamp if is_head else options.clamp)
         if parameter.ndim > 1:
             variance = variance.mean(1, keepdim=True)
         boost = options.boost if is_head or parameter.ndim == 1 else 1.0
@@ -68,8 +84,18 @@ METHOD = Method(
     run=fisher_noise,
     options=FisherNoiseOptions,
     starts_from="original",
+    corrections=(
+        Correction("0.2", "nothing was added to the Fisher information before its inverse; 1e-8 is published"),
+        Correction(
+            "0.2",
+            "the Fisher information was taken at the true labels; published is the expectation over the model own",
+            ("labels",),
+        ),
+    ),
     summary="Add Gaussian noise of variance alpha / Fisher information of the retain set to every weight.",
-    source="Golatkar et al., Eternal Sunshine of the Spotless Net, CVPR 2020; values of the SSD repository",
-    cost="1 on retain, one image at a time",
+    source="Golatkar et al., Eternal Sunshine of the Spotless Net, CVPR 2020",
+    opened="AdityaGolatkar/SelectiveForgetting Forgetting.ipynb (authors'); copies in SCRUB, SSD and Unlearn-Sparse",
+    cost="1 on retain, one image at a time, with a backward pass per class",
+    published={"published": pinned(FisherNoiseOptions)},
     inherits=(),
 )

@@ -6,13 +6,14 @@
 Steps: 1. Maximise cross-entropy on the forget set, batch by batch: the loss is -CE. Nothing else; the retain set is
 not looked at, so the rate alone limits the damage.
 
-Citation: Thudi et al., EuroS&P 2022, in the form and with the values of Unlearn-Sparse (Jia et al.,
-NeurIPS 2023).
+Source: Thudi et al., EuroS&P 2022, in the form and with the values of Unlearn-Sparse (Jia et al., NeurIPS 2023). Read:
+OPTML-Group/Unlearn-Sparse unlearn/GA.py, unlearn/impl.py, README.MD (the authors').
 
-Caveats: the objective has no bound; too large a rate or too many epochs destroy the model or diverge. The published
-rate and its authors' later advice disagree: they call the method fit for forgetting whole classes only, and name 1e-5
-to 1e-1 to search, 5e-4 to 1e-3 to begin with. Runs differ by the order of the forget images alone; a forget set that
-fits one batch leaves next to no spread. Weight decay goes on pulling towards zero.
+Caveats: published with batches of 256, which the preset pins; at 64 an epoch climbs four times as often. the objective
+has no bound; too large a rate or too many epochs destroy the model or diverge. The published rate and its authors'
+later advice disagree: they call the method fit for forgetting whole classes only, and name 1e-5 to 1e-1 to search,
+5e-4 to 1e-3 to begin with. Runs differ by the order of the forget images alone; a forget set that fits one batch
+leaves next to no spread. Weight decay goes on pulling towards zero.
 
 Does not cover: holding the retain set at the same time (`negative_gradient_plus`).
 """
@@ -25,6 +26,7 @@ from torch import nn
 
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.published import SPARSE, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, class_weights, cross_entropy, fit
@@ -57,5 +59,7 @@ METHOD = Method(
     starts_from="original",
     summary="Maximise cross-entropy on the forget set.",
     source="NegGrad as in Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023",
+    opened="OPTML-Group/Unlearn-Sparse unlearn/GA.py, unlearn/impl.py, README.MD (authors')",
     cost="epochs on forget",
+    published={"published": pinned(GradientAscentOptions, SPARSE)},
 )

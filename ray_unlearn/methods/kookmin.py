@@ -5,39 +5,50 @@
 
 1. Draw as many retain images as there are forget images. The score of a convolution weight is the size of the gradient
    of CE(those) - CE(forget), both averaged over their images.
-2. Draw the 30 % of the convolution weights with the smallest scores anew: He-normal, fan_out.
+2. Of each convolution, draw the 30 % of the weights with the smallest scores anew: He-normal, fan_out.
 3. Minimise cross-entropy on retain. The weights that were kept get a tenth of their gradient; the fresh ones, biases,
    normalisation and classifier get all of it. The rate rises over three epochs and falls over the rest, epoch by epoch.
 
-Source: team Kookmin, NeurIPS 2023 Machine Unlearning Challenge ("MSG" in the Deep Unlearn study).
+Source: team Kookmin, NeurIPS 2023 Machine Unlearning Challenge ("MSG" in the Deep Unlearn study). Read:
+xcadet/deepunlearn munl/unlearning/kgltop2.py (a port) and the organisers' deck, pages 20 to 22 (slides).
 
-Caveats: the write-up takes the smallest 30 % of all convolutions together (`scope: global`), a third party's port of
-each one alone (`scope: layer`). Our choices where nothing is said: the scores are taken in evaluation mode and without
-class weights, and weight decay, which is no part of the gradient, is not scaled.
+Caveats: the write-up ranks all convolutions together (`scope: global`), the only code at hand each one alone although
+its printout says globally (`scope: layer`). On the challenge's own net, a stock ResNet-18 at 32x32 pixels, 6,946,816
+of 11,166,912 convolution weights never get a gradient (`training.dead`); the globally smallest 30 % are all among
+them, so that ranking would change nothing, and is refused. Layer by layer about 870,000 of the 3,350,000 weights drawn
+anew have a gradient, which must be what ran. `among: live` ranks those alone. Our choices where nothing is said: the
+scores are taken in evaluation mode (the official loop reuses a net that the entry left so) and without class weights;
+weight decay, which is no part of the gradient, is not scaled.
 
 Does not cover: biases of convolutions, which are never drawn anew.
 """
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from collections.abc import Mapping
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from ray_unlearn.data.images import RunData
+from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.masks import GradientScale
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import convolutions, reinitialise, smallest
+from ray_unlearn.methods.perturbations import convolutions, moves, reinitialise, smallest
+from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe
 from ray_unlearn.training import Hooks, cross_entropy, fit
+from ray_unlearn.training.dead import dead_weights
 from ray_unlearn.training.gradients import mean_gradient
 
 
 class KookminOptions(Recipe):
-    """Defaults: the published values."""
+    """Defaults: the port's values, which are the slides'."""
 
     epochs: Float = Field(5.0, gt=0)
     optimizer: Optimizer = "sgd"
@@ -48,19 +59,19 @@ class KookminOptions(Recipe):
     warmup_epochs: Float = Field(3.0, ge=0, description="Epochs of the rise: factors 1/3, 2/3, 1, then 2/3, 1/3 of 5.")
     fraction: Float = Field(0.3, ge=0, le=1, description="Share of the convolution weights to draw anew.")
     scope: Literal["global", "layer"] = Field(
-        "global", description="global: smallest of all convolutions together; layer: of each one alone (the port)."
+        "layer", description="layer: the smallest of each convolution (the port); global: of all together (write-up)."
+    )
+    among: Annotated[Literal["all", "live"], Since("0.2", neutral="all")] = Field(
+        "all", description="Weights that are ranked. all: as published; live: those that can get a gradient at all."
     )
     kept_scale: Float = Field(0.1, ge=0, description="What gradients of kept convolution weights are multiplied by.")
 
 
 def kookmin(model: nn.Module, data: RunData, options: KookminOptions, rng: Seeds) -> None:
     """Draw the weights with the smallest scores anew, then train on retain with scaled gradients."""
-    weights = [cast(nn.Parameter, layer.weight) for _, layer in convolutions(model)]
+    weights = [cast(nn.Parameter, layer.weight) for _, layer in convolutions(model) if moves(layer.weight)]
     scores = _scores(model, weights, data, rng)
-    if options.scope == "global":
-        fresh = smallest(scores, options.fraction)
-    else:
-        fresh = [smallest([score], options.fraction)[0] for score in scores]
+    fresh = _chosen(weights, scores, dead_weights(model, data.retain), options)
     generator = rng.torch("fresh-weights")
     for weight, where in zip(weights, fresh, strict=True):
         reinitialise(weight, where, generator)
@@ -77,6 +88,34 @@ def _scores(model: nn.Module, weights: list[nn.Parameter], data: RunData, rng: S
     return [(on_retain[weight] - on_forget[weight]).abs() for weight in weights]
 
 
+def _chosen(
+    weights: list[nn.Parameter],
+    scores: list[torch.Tensor],
+    dead: Mapping[nn.Parameter, torch.Tensor],
+    options: KookminOptions,
+) -> list[torch.Tensor]:
+    """Return a mask per weight, true at the elements to draw anew.
+
+    Raises:
+        MethodError: the ranking is decided by weights that never get a gradient.
+
+    """
+    none = [torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
+    live = [~dead.get(weight, mask) for weight, mask in zip(weights, none, strict=True)]
+    among = live if options.among == "live" else [~mask for mask in none]
+    if options.scope == "layer":
+        return [smallest([s], options.fraction, [mask])[0] for s, mask in zip(scores, among, strict=True)]
+    total, num_live = (sum(int(mask.sum()) for mask in masks) for masks in (among, live))
+    count, num_dead = round(options.fraction * total), total - num_live
+    if num_dead >= count > 0 and options.among == "all":
+        raise MethodError(
+            f"kookmin: {num_dead:,} of {total:,} convolution weights never get a gradient (they meet padding alone), "
+            f"so the {count:,} with the smallest ones would all be among them and nothing would change; set "
+            "among: live, or scope: layer"
+        )
+    return smallest(scores, options.fraction, among)
+
+
 def _rate(options: KookminOptions, epoch: int) -> float:
     """Return the factor of epoch 0, 1, ...: up in `warmup_epochs` equal steps, then down as if to 0 after the last."""
     rise = max(1.0, options.warmup_epochs)
@@ -89,8 +128,21 @@ METHOD = Method(
     run=kookmin,
     options=KookminOptions,
     starts_from="original",
+    corrections=(
+        Correction(
+            "0.2",
+            "all convolutions were ranked together, which draws dead weights alone; the port ranks each",
+            ("scope",),
+        ),
+    ),
     summary="Re-initialise the convolution weights with the smallest retain-minus-forget gradient, then repair gently.",
     source="Team Kookmin, NeurIPS 2023 Machine Unlearning Challenge, 2nd place (targeted re-initialisation, MSG)",
     cost="epochs on retain, after gradients of 2 x forget images",
-    presets={"competition": {"batch_size": 64, "class_weights": "none"}},
+    aliases={"MSG": {}},  # in Cadet et al., Deep Unlearn
+    opened="xcadet/deepunlearn munl/unlearning/kgltop2.py (port); organisers' deck, pages 20 to 22 (slides)",
+    open=(
+        "ranking by layer (code) or of all convolutions (write-up): by layer, because the other changes nothing there",
+        "mode in which the scores are taken: evaluation",
+    ),
+    published={"competition": pinned(KookminOptions, COMPETITION)},
 )

@@ -9,9 +9,11 @@ inside normalisation.
 
 Citation: Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023 (l1-sparse MU).
 
-Caveats: the published value of alpha is uncertain: about 5e-4, while the default of 0.2 in the authors' code is a
-placeholder; it must be tuned. Weights shrink towards zero and are not cut off there: nothing is pruned. Runs differ by
-their order alone.
+Read: OPTML-Group/Unlearn-Sparse unlearn/FT.py, arg_parser.py, README.MD (the authors').
+
+Caveats: the authors' README leaves alpha open, and the 0.2 of their arg_parser.py belongs to other methods; 5e-4 is
+what two later code bases use for it (Ali-E/AMUN, jmirlach/ReGUn). Batches of 256 are in the preset. Weights shrink
+towards zero and are not cut off there: nothing is pruned. Runs differ by their order alone.
 
 Does not cover: pruning before unlearning, the paper's other half.
 """
@@ -24,6 +26,7 @@ from torch import nn
 
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.published import SPARSE, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, Training, class_weights, cross_entropy
@@ -37,9 +40,7 @@ class L1SparseOptions(Recipe):
     lr: Float = Field(0.01, gt=0, description="Rate (Unlearn-Sparse).")
     weight_decay: Float = Field(5e-4, ge=0, description="As for the benchmark's originals.")
     schedule: Schedule = Field("constant", description="The originals' drops, at epochs 91 and 136, are never reached.")
-    alpha: Float = Field(
-        5e-4, ge=0, description="Nats per unit of the l1 norm in the first epoch (Unlearn-Sparse, uncertain: tune)."
-    )
+    alpha: Float = Field(5e-4, ge=0, description="Nats per unit of the l1 norm in the first epoch (AMUN, ReGUn).")
 
 
 def l1_sparse(model: nn.Module, data: RunData, options: L1SparseOptions, rng: Seeds) -> None:
@@ -64,5 +65,8 @@ METHOD = Method(
     starts_from="original",
     summary="Fine-tune on the retain set with an l1 penalty on the weights that fades to nothing.",
     source="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023",
+    opened="OPTML-Group/Unlearn-Sparse unlearn/FT.py, arg_parser.py, README.MD (authors')",
+    open=("alpha: not in the authors' README; 5e-4 as two later code bases have it",),
     cost="epochs on retain",
+    published={"published": pinned(L1SparseOptions, SPARSE)},
 )

@@ -48,8 +48,11 @@ class Held:
 
 @contextlib.contextmanager
 def trainable_only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Give gradients to these parameters alone inside the block; before and after are as found."""
-    chosen = set(parameters)
+    """Give gradients to these parameters alone inside the block; before and after are as found.
+
+    A parameter that was frozen before stays frozen, whether it is among them or not.
+    """
+    chosen = {parameter for parameter in parameters if parameter.requires_grad}
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
         for parameter in before:

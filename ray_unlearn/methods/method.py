@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from ray_unlearn.data.images import RunData
+from ray_unlearn.methods.presets import settings, tuned_presets
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.plan import StartsFrom
@@ -37,31 +38,48 @@ class Method:
     """One sentence."""
     source: str
     """Where it is described."""
+    opened: str = ""
+    """What was read to write it: repository and file, and whether it is the authors', a port, slides or prose."""
+    open: tuple[str, ...] = ()
+    """What no source settles, each with the choice made here."""
     cost: str
     """Passes over the data, in words: `epochs on retain`, `8 x (1 on retain + 1 on forget)`."""
     deterministic: bool = False
-    """Whether all runs from one original are equal: no spread, for which the official metric gives 0."""
-    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Options by name: `competition` and `published...` are what was published; the registry adds tuned ones."""
-    tuned_on: Mapping[str, str] = field(default_factory=dict)
-    """By the name of a tuned preset: the setting that it was tuned on, in words."""
+    """Whether all runs from one original are equal by default: no spread, for which the official metric gives 0."""
+    varies: Callable[[Any], bool] | None = None
+    """(options) -> whether runs differ all the same; None where no option makes them."""
+    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Presets as published, by name: `competition...` or `published...`."""
     corrections: tuple[Correction, ...] = ()
-    """Changes that give other results on purpose, oldest first. Each makes another population: older runs of the method
-    are refused with its reason."""
+    """Changes that give other results on purpose, oldest first. Each makes another population, or one of defaults alone
+    other defaults: older runs of the method are refused with its reason."""
+    aliases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Other names of it in the literature, each with the options that the name implies."""
+    distribution: Mapping[str, str] = field(default_factory=dict)
+    """Name and version of the installed distribution that it is of; empty for our own. The registry sets it."""
     inherits: tuple[str, ...] = INHERITED
     """Option names that default to the study's `training` block."""
 
     @property
     def revision(self) -> int:
-        """1 as the method was first released, and one more with every correction."""
-        return 1 + len(self.corrections)
+        """1 as the method was first released, and one more with every correction but those of defaults."""
+        return 1 + sum(not one.defaults for one in self.corrections)
 
     def defaults(self, study: Study) -> dict[str, Any]:
         """Return the options that the study's `training` block gives where the population is silent."""
         return {name: getattr(study.training, name) for name in self.inherits if name in self.options.model_fields}
 
+    @property
+    def presets(self) -> Mapping[str, Mapping[str, Any]]:
+        """Options by the name of a preset: the published ones, then those that were tuned."""
+        return {**self.published, **tuned_presets(self.name)}
+
+    def is_deterministic(self, options: BaseModel) -> bool:
+        """Return whether all runs from one original are equal with these options."""
+        return self.deterministic and not (self.varies is not None and self.varies(options))
+
     def preset_source(self, preset: str) -> str:
         """Return where a preset's values come from."""
-        if preset in self.tuned_on:
-            return f"tuned on validation data: {self.tuned_on[preset]}; trials in jobs/tuned/{preset}.json"
-        return "as published"
+        if preset in self.published:
+            return "as published"
+        return f"tuned on validation data: {settings()[preset].sentence}; trials in jobs/presets/{preset}.json"

@@ -9,7 +9,8 @@
     holes = prune_smallest(tensors, fraction=0.99)   # masks of what was set to zero
     masks = smallest(gradients, fraction=0.3)        # the same choice without pruning
 
-All draws happen on the CPU, in the order of the tensors given, so that a run does not depend on its device.
+All draws happen on the CPU, in the order of the tensors given, so that a run does not depend on its device. Frozen
+parameters (requires_grad false) stay as they are.
 
 Does not cover: choosing layers by what they have learned; methods do, with `training.gradients`.
 """
@@ -31,13 +32,20 @@ from ray_unlearn.seeds import Seeds
 @torch.no_grad()
 def add_noise(tensors: Iterable[torch.Tensor], std: float, generator: torch.Generator) -> None:
     """Add N(0, std^2) to every tensor in the order given; `std` is in units of the weights."""
-    for tensor in tensors:
+    for tensor in filter(moves, tensors):
         noise = torch.randn(tensor.shape, generator=generator)
         tensor.add_(noise.to(tensor), alpha=std)
 
 
+def moves(tensor: torch.Tensor) -> bool:
+    """Return whether a method may change a tensor: whatever is no frozen parameter."""
+    return not isinstance(tensor, nn.Parameter) or tensor.requires_grad
+
+
 def reset_layers(layers: Iterable[nn.Module], rng: Seeds, purpose: str) -> None:
     """Re-initialise layers by their own default initialisation (`reset_parameters`), as PyTorch builds them.
+
+    A layer whose parameters are all frozen keeps its buffers, too.
 
     Raises:
         MethodError: a layer has no default initialisation.
@@ -45,13 +53,42 @@ def reset_layers(layers: Iterable[nn.Module], rng: Seeds, purpose: str) -> None:
     """
     with rng.global_state(purpose):
         for layer in layers:
-            device = next(itertools.chain(layer.parameters(), layer.buffers())).device
-            layer.cpu()  # the draws come from the CPU's generator whatever the device
-            reset = getattr(layer, "reset_parameters", None)
-            if reset is None:
-                raise MethodError(f"layer {type(layer).__name__} has no reset_parameters and cannot be re-initialised")
-            reset()
-            layer.to(device)
+            _reset(layer)
+
+
+def _reset(layer: nn.Module) -> None:
+    """Draw a layer's own parameters anew from torch's global generator; frozen ones stay."""
+    own = list(layer.parameters())
+    frozen = [(parameter, parameter.detach().clone()) for parameter in own if not parameter.requires_grad]
+    if own and len(frozen) == len(own):
+        return
+    device = next(itertools.chain(own, layer.buffers())).device
+    layer.cpu()  # the draws come from the CPU's generator whatever the device
+    reset = getattr(layer, "reset_parameters", None)
+    if reset is None:
+        raise MethodError(f"layer {type(layer).__name__} has no reset_parameters and cannot be re-initialised")
+    reset()
+    layer.to(device)
+    with torch.no_grad():
+        for parameter, kept in frozen:
+            parameter.copy_(kept)
+
+
+def reset_tensors(drawn: Iterable[tuple[nn.Module, str | None]], rng: Seeds, purpose: str) -> None:
+    """Re-initialise single tensors as their layers do by default; None names a whole layer.
+
+    Raises:
+        MethodError: a layer has no default initialisation.
+
+    """
+    with rng.global_state(purpose):
+        for layer, name in drawn:
+            kept = {own: t.detach().clone() for own, t in layer.state_dict(keep_vars=True).items() if own != name}
+            _reset(layer)
+            with torch.no_grad():
+                for own, tensor in layer.state_dict(keep_vars=True).items():
+                    if name is not None and own in kept:
+                        tensor.copy_(kept[own])
 
 
 def scratch_copy(model: nn.Module, rng: Seeds, purpose: str) -> nn.Module:
@@ -101,7 +138,8 @@ def transpose_kernels(model: nn.Module) -> None:
         height, width = layer.weight.shape[2:]
         if height != width:
             raise MethodError(f"layer {name}: its kernel is {height}x{width}; only square kernels can be transposed")
-        layer.weight.copy_(layer.weight.transpose(2, 3).clone())
+        if layer.weight.requires_grad:
+            layer.weight.copy_(layer.weight.transpose(2, 3).clone())
 
 
 @torch.no_grad()
@@ -114,13 +152,25 @@ def prune_smallest(tensors: Sequence[torch.Tensor], fraction: float) -> list[tor
 
 
 @torch.no_grad()
-def smallest(tensors: Sequence[torch.Tensor], fraction: float) -> list[torch.Tensor]:
+def smallest(
+    tensors: Sequence[torch.Tensor], fraction: float, among: Sequence[torch.Tensor] | None = None
+) -> list[torch.Tensor]:
     """Return a mask per tensor, true at the smallest |values| of all tensors together.
 
-    Exactly round(fraction * total) elements; ties are broken by position.
+    Exactly round(fraction * candidates) elements; ties are broken by position.
+
+    Args:
+        tensors: what is ranked.
+        fraction: share of the candidates, 0..1.
+        among: a mask per tensor, true at the candidates; default all elements.
+
     """
     magnitudes = torch.cat([tensor.abs().flatten() for tensor in tensors])
-    chosen = magnitudes.argsort(stable=True)[: round(fraction * len(magnitudes))]
+    total = len(magnitudes)
+    if among is not None:
+        candidates = torch.cat([mask.flatten() for mask in among])
+        magnitudes, total = torch.where(candidates, magnitudes, torch.inf), int(candidates.sum())
+    chosen = magnitudes.argsort(stable=True)[: round(fraction * total)]
     mask = torch.zeros_like(magnitudes, dtype=torch.bool)
     mask[chosen] = True
     parts = torch.split(mask, [tensor.numel() for tensor in tensors])
@@ -153,36 +203,49 @@ def classifier(model: nn.Module) -> nn.Linear:
     return found[-1]
 
 
-def last_blocks(model: nn.Module, k: int) -> list[nn.Module]:
-    """Return the last k blocks before the classifier, and the classifier, in the model's order.
+def last_units(model: nn.Module, k: int, unit: str) -> list[nn.Module]:
+    """Return the last k units of a model and its classifier, in the model's order.
 
-    A block is a child with parameters; a plain `nn.Sequential`, and whatever holds the classifier, counts by its own
-    children: torchvision's ResNets have residual blocks, a flat Sequential has layers. A child whose parameters are all
-    one-dimensional (a normalisation) belongs to the block before it and comes right after it in the list.
+    A `block` is a child with parameters; a plain `nn.Sequential`, and whatever holds the classifier, counts by its own
+    children: torchvision's ResNets have residual blocks, a flat Sequential has layers. A `stage` is the same, but a
+    Sequential that does not hold the classifier counts as one: torchvision's layer4. A `layer` is a convolution or a
+    linear layer; the classifier is the first of the k. A child or layer whose parameters are all one-dimensional (a
+    normalisation) belongs to the unit before it and comes right after it in the list.
 
     Raises:
-        MethodError: there is no classifier, or there are fewer blocks.
+        MethodError: there is no classifier, or there are fewer units.
 
     """
     head = classifier(model)
-    blocks: list[list[nn.Module]] = []
-    for child in _children_before(model, head):
-        if blocks and all(parameter.ndim == 1 for parameter in child.parameters()):
-            blocks[-1].append(child)
+    modules = _layers_before(model, head) if unit == "layer" else _children_before(model, head, unit == "block")
+    units: list[list[nn.Module]] = []
+    for module in modules:
+        if units and all(parameter.ndim == 1 for parameter in module.parameters()):
+            units[-1].append(module)
         else:
-            blocks.append([child])
-    if k > len(blocks):
-        raise MethodError(f"k is {k}, but the model has {len(blocks)} blocks before its classifier")
-    return [*(child for block in blocks[len(blocks) - k :] for child in block), head]
+            units.append([module])
+    wanted = k - 1 if unit == "layer" else k
+    if wanted > len(units):
+        raise MethodError(f"k is {k}, but the model has {len(units)} {unit}s before its classifier")
+    return [*(module for each in units[len(units) - max(0, wanted) :] for module in each), *[head] * (wanted >= 0)]
 
 
-def _children_before(model: nn.Module, head: nn.Linear) -> Iterator[nn.Module]:
+def _layers_before(model: nn.Module, head: nn.Linear) -> Iterator[nn.Module]:
+    """Yield the layers with parameters of their own before the classifier."""
+    for layer in model.modules():
+        if layer is head:
+            return
+        if list(layer.parameters(recurse=False)):
+            yield layer
+
+
+def _children_before(model: nn.Module, head: nn.Linear, opens_sequences: bool) -> Iterator[nn.Module]:
     for child in model.children():
         if child is head:
             return
         holds_head = any(module is head for module in child.modules())
-        if holds_head or type(child) is nn.Sequential:
-            yield from _children_before(child, head)
+        if holds_head or (opens_sequences and type(child) is nn.Sequential):
+            yield from _children_before(child, head, opens_sequences)
         elif list(child.parameters()):
             yield child
         if holds_head:

@@ -1,33 +1,47 @@
-"""Random labels (SRL): train on everything, with labels for the forget images that are wrong on purpose.
+"""Random labels (RL, SRL): train on everything, with random labels for the forget images.
 
     populations:
-      random: {method: random_label, count: 64, epochs: 10, lr: 0.01}
+      random:   {method: random_label, count: 64, epochs: 10, lr: 0.01}
+      amnesiac: {method: random_label, count: 64, preset: published_amnesiac}
 
-Steps: 1. Before every epoch, give each forget image a class drawn uniformly from the others: never its own. 2. Minimise
-cross-entropy on retain and forget images in one shuffled order, the retain images under their own labels.
+Steps: 1. Before every epoch (`redraw: once`: at the start alone), give each forget image a class drawn uniformly from
+all classes, its own included (`exclude_own`: never its own). 2. Minimise cross-entropy on retain and forget images,
+the retain images under their own labels: in one shuffled order (`order: joint`), or a pass over forget and then one
+over retain (`order: sequential`).
 
-Citation: Golatkar et al. 2020; joint training as in SalUn (Fan et al., ICLR 2024), where it is the baseline RL.
+Source: Golatkar et al. 2020; the baseline RL of SalUn (Fan et al., ICLR 2024); `published_amnesiac` is the baseline
+"amnesiac" of SSD and others after Graves et al., AAAI 2021. Read: OPTML-Group/Unlearn-Saliency
+Classification/unlearn/RL.py and impl.py (the authors'); kairanzhao/RUM unlearn/RL_original.py (the authors' of RUM);
+xcadet/deepunlearn munl/datasets/common.py (a port); if-loops/selective-synaptic-dampening
+src/forget_random_strategies.py (the authors' of SSD).
 
-Caveats: published rates span 0.01 to 0.1 and rarely transfer: tune. Descriptions say `random labels` without saying
-whether the own class may be drawn; here it may not, so every forget image is wrong in every epoch. Class weights, where
-asked, count the images' own classes, whatever is drawn.
+Caveats: all three sources of RL draw from all classes, so the optimum is a uniform prediction; without the own class
+it is one that never says it, which forgets more than retraining does. SalUn's code takes the sequential order for
+CIFAR-10 and SVHN and the joint one for CIFAR-100. Published rates span 0.01 to 0.1 and rarely transfer: tune. Class
+weights, where asked, count the images' own classes, whatever is drawn.
 
 Does not cover: a part of the weights only (`salun`).
 """
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 
-from ray_unlearn.data.images import RunData
+from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.published import PLAIN, SPARSE, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, Hooks, Training, class_weights, cross_entropy
+from ray_unlearn.training.objective import Loss
 
 
 class RandomLabelOptions(Recipe):
@@ -38,18 +52,29 @@ class RandomLabelOptions(Recipe):
     lr: Float = Field(0.01, gt=0, description="Rate (SalUn: 0.01 to 0.1).")
     weight_decay: Float = Field(5e-4, ge=0, description="As for the benchmark's originals.")
     schedule: Schedule = Field("constant", description="The originals' drops, at epochs 91 and 136, are never reached.")
+    exclude_own: Annotated[bool, Since("0.2", neutral=True)] = Field(
+        False, description="Whether a forget image never gets its own class (amnesiac)."
+    )
+    redraw: Annotated[Literal["epoch", "once"], Since("0.2", neutral="epoch")] = Field(
+        "epoch", description="When labels are drawn; once: amnesiac."
+    )
+    order: Annotated[Literal["joint", "sequential"], Since("0.2", neutral="joint")] = Field(
+        "joint", description="joint: one shuffled order; sequential: forget, then retain (SalUn on CIFAR-10)."
+    )
 
 
-def random_label(model: nn.Module, data: RunData, options: Recipe, rng: Seeds, hooks: Hooks | None = None) -> None:
-    """Minimise cross-entropy on the retain set and on the forget set under labels drawn anew for every epoch.
+def random_label(
+    model: nn.Module, data: RunData, options: RandomLabelOptions, rng: Seeds, hooks: Hooks | None = None
+) -> None:
+    """Minimise cross-entropy on the retain set and on the forget set under random labels.
 
     Raises:
-        MethodError: there is only one class, so that no label is wrong.
+        MethodError: there is only one class, so that no label is random.
 
     """
     if data.num_classes < 2:
         raise MethodError("random labels need at least two classes; the data has one")
-    images = data.retain.joined(data.forget)
+    images, first = data.retain.joined(data.forget), len(data.retain)
     generator = rng.numpy("random-labels")
     labels_N = torch.from_numpy(images.labels_N.copy()).to(data.device)
     weighted = cross_entropy(class_weights(images, options, data.num_classes))
@@ -58,17 +83,57 @@ def random_label(model: nn.Module, data: RunData, options: Recipe, rng: Seeds, h
         return weighted(model, Batch(batch.images, labels_N[batch.labels]))
 
     positions = images.with_labels(np.arange(len(images)))  # batches carry positions, whose labels change
-    training = Training(model, data, options, rng, sets=(positions,), loss=loss, hooks=hooks)
-    while not training.done:
-        wrong = other_labels(data.forget.labels_N, data.num_classes, generator)
-        labels_N[len(data.retain) :] = torch.from_numpy(wrong).to(data.device)
-        training.epoch()
+    passes = _passes(model, data, options, rng, hooks, positions, loss)
+    drawn = False
+    while not all(training.done for training in passes):
+        if not drawn or options.redraw == "epoch":
+            drawn = True
+            fresh = random_labels(data.forget.labels_N, data.num_classes, generator, exclude_own=options.exclude_own)
+            labels_N[first:] = torch.from_numpy(fresh).to(data.device)
+        for training in passes:
+            if not training.done:
+                training.epoch()
     model.train()
 
 
-def other_labels(labels_N: np.ndarray, num_classes: int, generator: np.random.Generator) -> np.ndarray:
-    """Return for each label one of the other classes, uniformly."""
-    return np.asarray((labels_N + generator.integers(1, num_classes, len(labels_N))) % num_classes)
+def _passes(
+    model: nn.Module,
+    data: RunData,
+    options: Recipe,
+    rng: Seeds,
+    hooks: Hooks | None,
+    positions: ImageSet,
+    loss: Loss,
+) -> list[Training]:
+    """Return what an epoch runs through: one pass over all images, or one over forget and one over retain."""
+    if getattr(options, "order", "joint") == "joint":
+        return [Training(model, data, options, rng, sets=(positions,), loss=loss, hooks=hooks)]
+    first = len(data.retain)
+    parts = {"forget": np.arange(first, len(positions)), "retain": np.arange(first)}
+    passes: list[Training] = []
+    for purpose, which in parts.items():
+        shared = passes[0].optimizer if passes else None
+        own = Training(
+            model,
+            data,
+            options,
+            rng,
+            sets=(positions.subset(which),),
+            loss=loss,
+            hooks=hooks,
+            purpose=purpose,
+            optimizer=shared,
+        )
+        passes.append(own)
+    return passes
+
+
+def random_labels(
+    labels_N: np.ndarray, num_classes: int, generator: np.random.Generator, *, exclude_own: bool = False
+) -> np.ndarray:
+    """Return int64 [N]: for each label a class drawn uniformly from all, or from the others."""
+    low = 1 if exclude_own else 0
+    return np.asarray((labels_N + generator.integers(low, num_classes, len(labels_N))) % num_classes)
 
 
 METHOD = Method(
@@ -76,7 +141,26 @@ METHOD = Method(
     run=random_label,
     options=RandomLabelOptions,
     starts_from="original",
-    summary="Train on the retain set and on the forget set under wrong labels, drawn anew every epoch.",
+    corrections=(
+        Correction("0.2", "labels left the own class out; all sources draw from all classes", ("exclude_own",)),
+    ),
+    summary="Train on the retain set and on the forget set under random labels.",
     source="Golatkar et al., CVPR 2020; as the baseline RL of Fan et al., SalUn, ICLR 2024",
+    opened="OPTML-Group/Unlearn-Saliency unlearn/RL.py, kairanzhao/RUM unlearn/RL_original.py (both authors')",
     cost="epochs on retain and forget",
+    published={
+        "published": pinned(RandomLabelOptions, SPARSE, order="sequential"),
+        "published_rum": pinned(RandomLabelOptions, SPARSE, lr=0.1),
+        "published_amnesiac": pinned(
+            RandomLabelOptions,
+            PLAIN,
+            batch_size=128,
+            epochs=3.0,
+            optimizer="adam",
+            lr=1e-4,
+            weight_decay=0.0,
+            exclude_own=True,
+            redraw="once",
+        ),
+    },
 )

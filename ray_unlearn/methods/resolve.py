@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ray_unlearn.errors import StudyError, did_you_mean
-from ray_unlearn.methods import METHODS, Method
+from ray_unlearn.errors import MethodError, StudyError, did_you_mean
+from ray_unlearn.methods import ALIASES, METHODS, Method
 from ray_unlearn.methods.script import (
     imports_beside,
     is_script,
@@ -41,7 +41,7 @@ def resolve(study: Study, population: str) -> MethodUse:
 
     """
     spec = study.populations[population]
-    name = spec.method_name
+    name, implied = ALIASES.get(spec.method_name, (spec.method_name, {}))
     source = read_script(name) if is_script(name) else ""
     method = script_method(name, source, {}) if is_script(name) else _registered(name, population)
     if is_script(name):
@@ -49,7 +49,7 @@ def resolve(study: Study, population: str) -> MethodUse:
             load_function(name, source)  # a script that cannot be imported is refused before any work
     try:
         preset = _preset(method, population, spec.preset)
-        options = method.options.model_validate({**method.defaults(study), **preset, **spec.options})
+        options = method.options.model_validate({**method.defaults(study), **implied, **preset, **spec.options})
     except ValidationError as error:
         said = describe_first(error, method.options)
         raise StudyError(f"populations.{population}.{said} (method {name})") from None
@@ -62,24 +62,41 @@ def resolve(study: Study, population: str) -> MethodUse:
         starts_from=method.starts_from,
         options=options,
         identity={
-            "method": script_identity(name, source) if source else name,
+            "method": script_identity(name, source) if source else _identity(method),
             "options": _without_paths(identity_of(options)),
             **_revisions(methods),
         },
         source=source,
-        deterministic=method.deterministic,
+        deterministic=method.is_deterministic(options),
         corrections={one.name: one.corrections for one in methods if one.corrections},
     )
 
 
 def method_of(use: MethodUse) -> Method:
     """Return the method to run; a script's is made from the text that the plan hashed."""
-    return script_method(use.name, use.source, use.identity["method"]) if use.source else METHODS[use.name]
+    if use.source:
+        return script_method(use.name, use.source, use.identity["method"])
+    if use.name not in METHODS:
+        raise MethodError(
+            f"no method {use.name!r} is installed here; install the distribution that the study planned with"
+        )
+    method = METHODS[use.name]
+    if _identity(method) != use.identity["method"]:
+        raise MethodError(
+            f"method {use.name}: the study was planned with {use.identity['method']}; here is {_identity(method)}; "
+            "install the same version"
+        )
+    return method
+
+
+def _identity(method: Method) -> Any:
+    """Return what identifies a registered method: its name, and the distribution where it is of one."""
+    return {"name": method.name, "distribution": dict(method.distribution)} if method.distribution else method.name
 
 
 def _registered(name: str, population: str) -> Method:
     if name not in METHODS:
-        hint = did_you_mean(name, METHODS)
+        hint = did_you_mean(name, [*METHODS, *ALIASES])
         raise StudyError(f"populations.{population}.method: no method {name!r}{hint}; or path/to/script.py:function")
     return METHODS[name]
 

@@ -3,21 +3,25 @@
     populations:
       scrub: {method: scrub, count: 64, msteps: 3, epochs: 10, lr: 5.0e-4}
 
-Steps, T being the original, frozen, and S the model, which starts as the same: 1. In each of the first `msteps` epochs,
-a max-step: one pass over the forget set that maximises KL(T ‖ S). 2. In every epoch, after the max-step if there is
-one, a min-step: one pass over the retain set that minimises ce_weight * CE + kl_weight * KL(T ‖ S). Both divergences
-are taken at `temperature` and scaled by its square, as in distillation. 3. The rate is multiplied by `gamma` after each
-of `decay_epochs`. One optimiser serves both steps, moments included.
+Steps, T being the original, frozen, and S the model, which starts as the same: 1. In each of the first `msteps`
+epochs, a max-step: one pass over the forget set that maximises KL(T ‖ S). 2. In every epoch, after the max-step if
+there is one, a min-step: one pass over the retain set that minimises ce_weight * CE + kl_weight * KL(T ‖ S). Both
+divergences are taken at `temperature` and scaled by its square, as in distillation. 3. The rate is multiplied by
+`gamma` after each of `decay_epochs`. One optimiser serves both steps, moments included.
 
-Citation: Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023.
+Source: Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023. Read: meghdadk/SCRUB
+small_scale_unlearning.ipynb cells 26 to 34, large_scale_unlearning.ipynb cells 32 to 36, MIA_experiments.ipynb cell
+18, thirdparty/repdistiller helper/loops.py, helper/util.py, distiller_zoo/KD.py (the authors'); kairanzhao/RUM
+unlearn/scrub.py and README.md.
 
 Caveats: the paper's gamma is `ce_weight` here and its alpha (beta in some ports) is `kl_weight`; `gamma` is the rate's
-factor, as in every recipe. A third loss term (beta) has weight 0 in the small-scale setting and is left
-out. Defaults are the small-scale values; the preset `published_large_scale` holds the others. RUM uses lr 5e-3, 5
-epochs, msteps 4, temperature 4 and tunes the weights. A third-party port optimises the teacher's parameters by mistake,
-so that its student never moves. At the start S equals T, where the divergence has no gradient: without noise from
-augmentation or batch statistics, the first max-step does nothing but what the optimiser does by itself. Runs differ by
-their order alone. The run's record counts max- and min-steps as epochs of their own.
+factor, as in every recipe. A third loss term (beta) has weight 0 in the small-scale setting and is left out. Defaults
+are the small-scale values, with Adam; `published_large_scale` and `published_mia` are SGD with momentum and other
+weights. RUM has SGD at 5e-3, 5 epochs, msteps 4, temperature 4 and searches the weights, so it is no preset. A
+third-party port optimises the teacher's parameters by mistake, so that its student never moves. At the start S equals
+T, where the divergence has no gradient: without noise from augmentation or batch statistics, the first max-step does
+nothing but what the optimiser does by itself. Runs differ by their order alone. The run's record counts max- and
+min-steps as epochs of their own.
 
 Does not cover: rewinding to the checkpoint whose forget error fits (SCRUB+R).
 """
@@ -31,6 +35,7 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.losses import frozen_copy, kl_to_teacher
 from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.published import PLAIN, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, Training, class_weights, cross_entropy
@@ -98,6 +103,16 @@ def scrub(model: nn.Module, data: RunData, options: ScrubOptions, rng: Seeds) ->
     model.train()
 
 
+_SGD = {
+    **PLAIN,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "lr": 5e-4,
+    "temperature": 4.0,
+    "decay_epochs": (3, 5, 9),
+}
+
 METHOD = Method(
     name="scrub",
     run=scrub,
@@ -106,5 +121,19 @@ METHOD = Method(
     summary="Alternate between leaving the original's predictions on the forget set and keeping to them on retain.",
     source="Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023",
     cost="msteps x forget + epochs on retain, each step with a forward pass of the teacher",
-    presets={"published_large_scale": {"epochs": 5.0, "weight_decay": 5e-4, "temperature": 4.0}},
+    opened="meghdadk/SCRUB notebooks, thirdparty/repdistiller (authors'); kairanzhao/RUM unlearn/scrub.py (authors')",
+    published={
+        "published_small_scale": pinned(ScrubOptions, PLAIN, batch_size=32),
+        "published_large_scale": pinned(
+            ScrubOptions,
+            _SGD,
+            batch_size=128,
+            forget_batch_size=32,
+            epochs=3.0,
+            msteps=2,
+            ce_weight=0.99,
+            kl_weight=0.001,
+        ),
+        "published_mia": pinned(ScrubOptions, _SGD, batch_size=32, forget_batch_size=16, epochs=5.0),
+    },
 )

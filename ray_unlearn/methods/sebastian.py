@@ -3,17 +3,19 @@
     populations:
       sebastian: {method: sebastian, preset: competition, count: 64}
 
-1. Of all weights and biases of convolutions and linear layers together, draw the 99 % that are smallest in size anew:
-   uniform between -b and b, b = 1 / sqrt(fan_in) of the layer.
+1. Of all weights and biases of convolutions and linear layers together, prune the 99 % that are smallest in size.
+   Pruned weights are drawn anew, uniform between -b and b, b = 1 / sqrt(fan_in) of the layer; pruned biases stay zero.
 2. Fine-tune on retain for 3.2 epochs: cross-entropy with class weights (images of the class)^-0.1, plus the squared
    difference between the entropies of the model's and the original's prediction of the same image.
 3. Round every parameter to half precision and back.
 
-Source: team Sebastian, NeurIPS 2023 Machine Unlearning Challenge ("PRMQ" in the Deep Unlearn study).
+Source: team Sebastian, NeurIPS 2023 Machine Unlearning Challenge ("PRMQ" in the Deep Unlearn study). Read:
+xcadet/deepunlearn munl/unlearning/kgltop4.py (a port) and the organisers' deck, pages 14 to 16 (slides).
 
-Caveats: which weights are pruned is the same in every run; what replaces them is not. Step 3 is known from a third
-party's port alone: `round_to_half: false` leaves it out. Normalisation buffers stay fp32, because variances of
-un-normalised images can exceed half's range. The original predicts in evaluation mode (our choice).
+Caveats: which weights are pruned is the same in every run; what replaces them is not. Step 3 is known from the port
+alone: `round_to_half: false` leaves it out. The port rounds buffers, too; here they stay fp32, because variances of
+un-normalised images can exceed half's range. The port takes one step more than 3.2 epochs. Weights that were zero
+before count as pruned.
 
 Does not cover: `class_weights`; `class_weight_power` takes their place.
 """
@@ -32,8 +34,10 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.losses import entropy, frozen_copy
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import prune_smallest, refill
+from ray_unlearn.methods.perturbations import moves, prune_smallest, refill
+from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.recipe import INHERITED, Float, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, fit, inverse_counts
 
@@ -50,7 +54,7 @@ class SebastianOptions(Recipe):
     class_weight_power: Float = Field(
         -0.1, le=0, description="Class weights are retain images of the class to this power."
     )
-    prune_fraction: Float = Field(0.99, ge=0, le=1, description="Share of weights and biases to prune and fill anew.")
+    prune_fraction: Float = Field(0.99, ge=0, le=1, description="Share of weights and biases to prune.")
     entropy_weight: Float = Field(1.0, ge=0, description="Weight of the squared difference of entropies, in nats^2.")
     round_to_half: bool = Field(True, description="Round parameters to half precision at the end (the port).")
 
@@ -71,7 +75,7 @@ def sebastian(model: nn.Module, data: RunData, options: SebastianOptions, rng: S
     fit(model, data, options, rng, loss=loss)
     if options.round_to_half:
         with torch.no_grad():
-            for parameter in model.parameters():
+            for parameter in filter(moves, model.parameters()):
                 parameter.copy_(parameter.half())
 
 
@@ -82,11 +86,12 @@ def _prune_and_refill(model: nn.Module, fraction: float, rng: Seeds) -> None:
     bounds: dict[nn.Parameter, float] = {}
     for layer in layers:
         bound = 1 / math.sqrt(layer.weight[0].numel())  # fan_in: inputs that one output sees
-        bounds |= dict.fromkeys(layer.parameters(recurse=False), bound)
+        bounds |= dict.fromkeys(filter(moves, layer.parameters(recurse=False)), bound)
     holes = prune_smallest(list(bounds), fraction)
     generator = rng.torch("refill")
     for (parameter, bound), hole in zip(bounds.items(), holes, strict=True):
-        refill(parameter, hole, bound, generator)
+        if parameter.ndim > 1:  # biases stay zero
+            refill(parameter, hole, bound, generator)
 
 
 METHOD = Method(
@@ -94,9 +99,13 @@ METHOD = Method(
     run=sebastian,
     options=SebastianOptions,
     starts_from="original",
+    corrections=(Correction("0.2", "pruned biases were drawn anew; as published, they stay zero"),),
     summary="Prune and re-initialise 99 % of the weights, then fine-tune towards the original's prediction entropies.",
     source="Team Sebastian, NeurIPS 2023 Machine Unlearning Challenge, 4th place (PRMQ)",
     cost="epochs on retain, each step with a teacher's prediction",
-    presets={"competition": {"batch_size": 64}},
+    aliases={"PRMQ": {}},  # in Cadet et al., Deep Unlearn
+    opened="xcadet/deepunlearn munl/unlearning/kgltop4.py (port); organisers' deck, pages 14 to 16 (slides)",
+    open=("rounding to half precision: the port alone has it; kept, for parameters but not for buffers",),
+    published={"competition": pinned(SebastianOptions, COMPETITION)},
     inherits=tuple(name for name in INHERITED if name != "class_weights"),
 )

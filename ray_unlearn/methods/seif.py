@@ -3,16 +3,19 @@
     populations:
       seif: {method: seif, preset: competition, count: 64}
 
-1. Add N(0, 0.6^2) to every convolution weight.
+1. Add N(0, 0.6^2) to every weight of the first convolution.
 2. Train on retain. The loss of a batch is its mean cross-entropy times the mean class weight of its images (1.0 for
    class 0, 0.05 for all others): the more of class 0 a batch holds, the larger its step.
 3. Before the last epoch add N(0, 0.005^2) to the same weights.
 
-Source: team Seif, NeurIPS 2023 Machine Unlearning Challenge ("CFW" in the Deep Unlearn study).
+Source: team Seif, NeurIPS 2023 Machine Unlearning Challenge ("CFW" in the Deep Unlearn study). Read:
+xcadet/deepunlearn munl/unlearning/kgltop3.py (a port) and the organisers' deck, page 17 (slides).
 
-Caveats: `layers: all` is the write-up's; a third party's port reaches only the first convolution of a ResNet
-(`layers: first`) and weights classes by n / (C * n_c) (`batch_weights: balanced`). Class 0 was the competition's
-largest class, and most of its forget set.
+Caveats: the port's noise reaches a model's direct children alone, hence a ResNet's first convolution (`layers:
+first`); the slides' "details forgotten but the general idea was retained" fits it, while prose says "convolutional
+weights" (`layers: all`), which is noise of 10 to 29 times the initial deviation in all 20. The port replaces the class
+weights by n / (C * n_c) (`batch_weights: balanced`) and notes the original ones. Class 0 was the competition's largest
+class, and most of its forget set.
 
 Does not cover: `class_weights`, which would weight images inside a batch; `batch_weights` takes their place.
 """
@@ -29,13 +32,15 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import add_noise, convolutions
+from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.recipe import INHERITED, Float, Optimizer, Recipe
 from ray_unlearn.training import Batch, Training, cross_entropy, inverse_counts
 
 
 class SeifOptions(Recipe):
-    """Defaults: the published values."""
+    """Defaults: the published values, on the layer that the port reaches."""
 
     epochs: Float = Field(4.0, gt=0)
     optimizer: Optimizer = "sgd"
@@ -51,7 +56,7 @@ class SeifOptions(Recipe):
     noise_std: Float = Field(0.6, ge=0, description="Standard deviation of the start noise, in units of the weights.")
     late_noise_std: Float = Field(0.005, ge=0, description="The same for the noise before the last epoch.")
     layers: Literal["all", "first"] = Field(
-        "all", description="all: every convolution (the write-up); first: the first one alone (the port)."
+        "first", description="first: the first convolution alone (the port); all: every one (prose)."
     )
 
 
@@ -89,9 +94,18 @@ METHOD = Method(
     run=seif,
     options=SeifOptions,
     starts_from="original",
-    summary="Add noise to the convolutions, then train on retain with a loss scaled by each batch's mean class weight.",
+    corrections=(
+        Correction("0.2", "all convolutions got noise; the port and the slides have the first alone", ("layers",)),
+    ),
+    summary="Add noise to the first convolution, then train on retain, each batch scaled by its mean class weight.",
     source="Team Seif, NeurIPS 2023 Machine Unlearning Challenge, 3rd place (CFW)",
     cost="epochs on retain",
-    presets={"competition": {"batch_size": 64}},
+    aliases={"CFW": {}},  # in Cadet et al., Deep Unlearn
+    opened="xcadet/deepunlearn munl/unlearning/kgltop3.py (port); organisers' deck, page 17 (slides)",
+    open=("layers that get noise: the first convolution (port, slides) rather than all (prose)",),
+    published={
+        "competition": pinned(SeifOptions, COMPETITION),
+        "competition_prose": pinned(SeifOptions, COMPETITION, layers="all"),
+    },
     inherits=tuple(name for name in INHERITED if name != "class_weights"),
 )

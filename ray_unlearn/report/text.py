@@ -160,6 +160,10 @@ def method_values(method: Method) -> dict[str, Any]:
         "name": method.name,
         "summary": method.summary,
         "source": method.source,
+        "opened": method.opened,
+        "aliases": {alias: dict(implied) for alias, implied in method.aliases.items()},
+        "distribution": dict(method.distribution),
+        "open": list(method.open),
         "starts_from": method.starts_from,
         "cost": method.cost,
         "deterministic": method.deterministic,
@@ -195,6 +199,12 @@ def method_lines(method: Method) -> list[str]:
         f"  starts from: {method.starts_from}",
         f"  source: {method.source}",
     ]
+    for alias, implied in method.aliases.items():
+        with_options = "".join(f" with {key}: {value}" for key, value in implied.items())
+        lines.append(f"  also called: {alias}{with_options}")
+    lines += [f"  installed with: {' '.join(method.distribution.values())}"] * bool(method.distribution)
+    lines += [f"  read: {method.opened}"] * bool(method.opened)
+    lines += [f"  open: {each}" for each in method.open]
     lines.append(f"  cost: {_cost(method)}" + ("; deterministic: its runs have no spread" * method.deterministic))
     for name, options in values["presets"].items():
         said = ", ".join(f"{key} {value}" for key, value in options.items()) or "the defaults"

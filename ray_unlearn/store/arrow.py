@@ -85,21 +85,28 @@ class _Inert:
         """Nothing: the source is its opener's."""
 
 
-def read_ipc(source: Source, size_bytes: int, *, tensors: Collection[str] = (), only: Collection[int] = ()) -> pa.Table:
+def read_ipc(
+    source: Source, size_bytes: int, *, tensors: Collection[str] = (), without: Collection[str] = ()
+) -> pa.Table:
     """Return the table of an Arrow IPC file, checked as far as Arrow can check it, pixels apart.
 
     Args:
         source: the file.
         size_bytes: its size.
         tensors: columns that are `arrow.fixed_shape_tensor`; they come as the fixed-size lists that they are.
-        only: numbers of the columns to read; all by default.
+        without: columns that are not read.
 
     Raises:
         ValueError, OSError, pa.ArrowException: it is no such file, or a column is of another extension type.
 
     """
-    options = pa.ipc.IpcReadOptions(included_fields=list(only)) if only else None
-    with pa.ipc.open_file(pa.PythonFile(_Inert(source, size_bytes), mode="r"), options=options) as reader:
+    inert = _Inert(source, size_bytes)
+    options = None
+    if without:
+        with pa.ipc.open_file(pa.PythonFile(inert, mode="r")) as reader:
+            wanted = [i for i, name in enumerate(reader.schema.names) if name not in without]
+        options = pa.ipc.IpcReadOptions(included_fields=wanted)
+    with pa.ipc.open_file(pa.PythonFile(inert, mode="r"), options=options) as reader:
         found = extension_types(reader.schema)
         for name in sorted({*found, *tensors}):
             expected = _TENSOR if name in tensors else None

@@ -126,8 +126,12 @@ def parse_record(data: bytes | str, where: str) -> Record:
         DamagedFile: it is no record, or not as it was sealed.
 
     """
-    text = minified(data, where)
+    try:
+        text = data if isinstance(data, str) else data.decode()
+    except UnicodeDecodeError as error:
+        raise DamagedFile(f"{where}: not JSON ({error})") from error
     parse_object("record", text, where)
+    text = minified(text)
     sealed = _CHECKSUM.fullmatch(text, max(0, len(text) - _CHECKSUM_CHARS))
     if sealed is None or hashlib.sha256(f"{text[: sealed.start()]}}}".encode()).hexdigest() != sealed[1]:
         raise DamagedFile(f"{where}: changed since it was written (its checksum is of another text)")

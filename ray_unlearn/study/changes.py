@@ -37,6 +37,9 @@ class Correction(NamedTuple):
     """The version of ray_unlearn that brought it."""
     reason: str
     """What was wrong, as a clause: `the ascent step weighted batches, not images`."""
+    defaults: tuple[str, ...] = ()
+    """The options whose defaults it changed, where it changed nothing else: older values give the older results still,
+    so the revision stays, and the reason is given only for runs of version 0.1.0 that differ in one of them."""
 
 
 def refusal(
@@ -53,7 +56,13 @@ def refusal(
     before, now = dict(held.get("identity") or {}), json.loads(json.dumps(identity))
     changed = difference(before, now)
     unrecorded = {} if "made_by" in held else _unrecorded(before, now)
-    reasons = [*_corrected(before, corrections), *unrecorded.values(), *_other_bytes(before, now)]
+    older = "made_by" not in held
+    reasons = [
+        *_corrected(before, corrections),
+        *_other_defaults(changed if older else (), corrections),
+        *unrecorded.values(),
+        *_other_bytes(before, now),
+    ]
     made_by = f"It was made by ray-unlearn {held.get('made_by', _UNSTATED)}."
     ours = ("format:", "revisions", *unrecorded)  # how a difference of versions begins, which nobody can change back
     can_go_back = not changed or any(not line.startswith(ours) for line in changed)
@@ -66,9 +75,21 @@ def refusal(
 def _corrected(before: Mapping[str, Any], corrections: Mapping[str, Sequence[Correction]]) -> list[str]:
     found = []
     for method, made in corrections.items():
-        revision = _revision(before, method)
-        found += [f"The method {method} was corrected in {one.version}: {one.reason}." for one in made[revision - 1 :]]
+        later = [one for one in made if not one.defaults][_revision(before, method) - 1 :]
+        found += [_sentence(method, one) for one in later]
     return found
+
+
+def _other_defaults(changed: Sequence[str], corrections: Mapping[str, Sequence[Correction]]) -> list[str]:
+    """Return the corrections of defaults that explain a difference."""
+    options = {line.partition(":")[0].rpartition("options.")[2] for line in changed if "options." in line}
+    return [
+        _sentence(method, one) for method, made in corrections.items() for one in made if options & set(one.defaults)
+    ]
+
+
+def _sentence(method: str, one: Correction) -> str:
+    return f"The method {method} was corrected in {one.version}: {one.reason}."
 
 
 def _revision(identity: Mapping[str, Any], method: str) -> int:

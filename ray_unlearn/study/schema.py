@@ -66,6 +66,13 @@ class Columns(Block):
     age: str | None = Field(None, description="Age in years, handed to competition-style scripts.")
 
 
+def _as_text(value: Any) -> Any:
+    """Accept whole numbers in a list of ids."""
+    if not isinstance(value, list | tuple):
+        return value
+    return [str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in value]
+
+
 class Forget(Block):
     """Which training images are to be forgotten: exactly one of the ways."""
 
@@ -75,7 +82,10 @@ class Forget(Block):
     label: Int | str | None = Field(None, description="Every training image of this class (index or name).")
     group: str | None = Field(None, description="Whole groups (persons), by the name of the group column.")
     count: Int | None = Field(None, ge=1, description="How many groups, drawn with the study's seed.")
-    ids: str | tuple[str, ...] | None = Field(None, description="Ids, or a CSV file with an `image_id` column.")
+    ids: Annotated[
+        str | tuple[str, ...] | None,
+        BeforeValidator(_as_text, json_schema_input_type=str | tuple[str | int, ...] | None),
+    ] = Field(None, description="Ids or positions, or a file of them: CSV with a column `image_id`, .txt, .json, .npy.")
     given: bool | None = Field(None, description="As the source says (the competition's forget.csv).")
     hardest: Int | None = Field(
         None, ge=1, description="This many images of another study's forget set: those that its originals memorised."

@@ -1,4 +1,4 @@
-"""Where folders lie that can be made again: the newest stay, and all that were used within a day.
+"""Cache of submitted working directories: the ten newest stay, and all that were used within a day.
 
     with locked(parent):                         # one process at a time
         os.utime(folder)                         # it was used now

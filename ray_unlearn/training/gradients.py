@@ -2,6 +2,7 @@
 
     mean = mean_gradient(model, data.forget, cross_entropy())            # {parameter: gradient of the mean loss}
     importance = mean_squared_gradient(model, data.forget, cross_entropy(), batch_size=1)
+    fisher = fisher_diagonal(model, data.retain)                         # expected over the model's own labels
 
 The model is in evaluation mode, so that neither batch statistics nor buffers change.
 
@@ -10,9 +11,12 @@ Does not cover: training (`loop`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn.data.images import ImageSet
 from ray_unlearn.training.batches import Batch
@@ -24,22 +28,64 @@ _BATCH_SIZE = 256
 
 def mean_gradient(model: nn.Module, images: ImageSet, loss: Loss, batch_size: int = _BATCH_SIZE) -> Gradients:
     """Return the gradient of the loss averaged over all images; `loss` is a batch mean."""
-    return _accumulate(model, images, loss, batch_size, power=1)
+    return _accumulate(model, images, loss, batch_size, lambda gradient: gradient, by_image=True)
 
 
 def mean_squared_gradient(model: nn.Module, images: ImageSet, loss: Loss, batch_size: int = 1) -> Gradients:
-    """Return the mean over batches of the squared batch gradient; batch size 1 is the empirical Fisher diagonal."""
-    return _accumulate(model, images, loss, batch_size, power=2)
+    """Return the mean over batches of the squared batch gradient; batch size 1 is the empirical Fisher diagonal.
+
+    Every batch counts the same, the smaller last one, too.
+    """
+    return _accumulate(model, images, loss, batch_size, torch.square)
 
 
-def _accumulate(model: nn.Module, images: ImageSet, loss: Loss, batch_size: int, power: int) -> Gradients:
+def mean_absolute_gradient(model: nn.Module, images: ImageSet, loss: Loss, batch_size: int) -> Gradients:
+    """Return the mean over batches of the size of the batch gradient, every batch counting the same."""
+    return _accumulate(model, images, loss, batch_size, torch.abs)
+
+
+def fisher_diagonal(model: nn.Module, images: ImageSet, batch_size: int = 1) -> Gradients:
+    """Return the Fisher diagonal, mean over images of sum_y p_y (d CE(y))^2 with the model's own probabilities p.
+
+    With more than one image per batch, p_y and the gradient are the batch's means, and every batch counts the same.
+    """
     model.eval()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = {parameter: torch.zeros_like(parameter) for parameter in parameters}
-    for start in range(0, len(images), batch_size):
+    starts = range(0, len(images), batch_size)
+    for start in starts:
+        images_BCHW, _ = images.batch(np.arange(start, min(start + batch_size, len(images))))
+        log_p_BC = F.log_softmax(model(images_BCHW).float(), dim=1)
+        weights_C = log_p_BC.detach().exp().mean(0) / len(starts)
+        losses_C = -log_p_BC.mean(0)
+        for label, weight in enumerate(weights_C):
+            last = label == len(weights_C) - 1
+            gradients = torch.autograd.grad(losses_C[label], parameters, retain_graph=not last, allow_unused=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    total[parameter].add_(weight * gradient.pow(2))
+    return total
+
+
+def _accumulate(
+    model: nn.Module,
+    images: ImageSet,
+    loss: Loss,
+    batch_size: int,
+    of: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    by_image: bool = False,
+) -> Gradients:
+    """Return the mean of a function of batch gradients, weighted by images or each batch the same."""
+    model.eval()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    total = {parameter: torch.zeros_like(parameter) for parameter in parameters}
+    starts = range(0, len(images), batch_size)
+    for start in starts:
         positions = np.arange(start, min(start + batch_size, len(images)))
+        share = len(positions) / len(images) if by_image else 1 / len(starts)
         gradients = torch.autograd.grad(loss(model, Batch(*images.batch(positions))), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                total[parameter].add_(gradient.pow(power), alpha=len(positions) / len(images))
+                total[parameter].add_(of(gradient), alpha=share)
     return total

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
-from types import ModuleType
 
+import presets_job as job
 import pytest
 from conftest import TINY, merged, payload_bytes
 
-from ray_unlearn.driver.objective import Judgement
-from ray_unlearn.driver.tuning import (
-    Choice,
-    LogUniform,
-    Result,
-    Trial,
-    judge_population,
-    make_trials,
-    prepare_original,
-    run_trial,
-    trial_study,
-)
-from ray_unlearn.driver.tuning_record import Setup, TuningRecord, make_record, module_text, portable, table_lines
 from ray_unlearn.errors import StudyError
+from ray_unlearn.generation import generate
 from ray_unlearn.methods import METHODS
-from ray_unlearn.methods import tuned as module
+from ray_unlearn.methods.presets import settings
 from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.study import load_study, parse_study
+from ray_unlearn.study.recipe import INHERITED
+from ray_unlearn.study.schema import PopulationSpec
+
+Judgement = job.objective.Judgement
+Choice, LogUniform, Result, Trial = (getattr(job.trials, name) for name in ("Choice", "LogUniform", "Result", "Trial"))
+judge_trials, with_trials, make_trials = job.trials.judge_trials, job.trials.with_trials, job.trials.make_trials
+judge_population = job.trials.judge_population
+Setup, TuningRecord = job.trial_records.Setup, job.trial_records.TuningRecord
+make_record, portable = job.trial_records.make_record, job.trial_records.portable
+presets_text, table_lines = job.trial_records.presets_text, job.trial_records.table_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 LEARNERS = {n for n, m in METHODS.items() if m.starts_from == "original" and m.options.model_fields} - {"mix"}
@@ -46,14 +45,11 @@ def study(tiny):
     return tiny(**TUNE)
 
 
-def job() -> ModuleType:
-    """Return jobs/tune.py, imported and not run."""
-    spec = importlib.util.spec_from_file_location("tune_job", ROOT / "jobs" / "tune.py")
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+def made(study, trials, seeds):
+    """Make the study's own populations and the trials' in this process; return the study that has both."""
+    whole = with_trials(study, trials, seeds)
+    generate(whole, backend="inline")
+    return whole
 
 
 # Which trials there are
@@ -108,7 +104,7 @@ def test_mistakes_in_a_space(spaces, count, expected):
 
 def test_the_job_tunes_every_method_that_can_learn():
     """Law: each has a space; every published and every extreme value is one that the method takes."""
-    spaces = job().SPACES
+    spaces = job.tune.SPACES
     assert set(spaces) == LEARNERS
     for method, space in spaces.items():
         for options in (
@@ -122,7 +118,7 @@ def test_the_job_tunes_every_method_that_can_learn():
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_the_studies_tuned_on_have_no_test_set(setting):
     """Law: no test image is in the data, nor in the outputs."""
-    study = load_study(ROOT / "jobs" / "studies" / f"tune-{setting}.yaml")
+    study = load_study(ROOT / "jobs" / "presets" / f"tune-{setting}.yaml")
     assert study.data.test is None
     assert study.data.validation == 0.2
     assert set(study.outputs.splits) == {"retain", "forget", "validation"}
@@ -141,40 +137,46 @@ def test_a_study_with_a_test_set_is_not_tuned_on(tmp_path, changes):
     """Law: before any work, with what is expected of such a study."""
     tree = merged(merged(TINY, TUNE), changes) | {"storage": str(tmp_path / "store")}
     with pytest.raises(StudyError, match=r"must have data\.validation, no data\.test, and outputs"):
-        prepare_original(parse_study(tree, where="x"))
+        job.trials.check_study(parse_study(tree, where="x"))
     assert not list(tmp_path.iterdir())
 
 
 # What a trial does
 
 
-def test_a_trial_is_made_of_ordinary_runs(study, tmp_path):
-    """Law: the same bytes as a population of the study's own would have, from the same original, with fewer files."""
-    prepare_original(study)
+def test_a_trial_is_an_ordinary_population(study, tmp_path):
+    """Law: outputs are the bytes that a population of that name and those options has, and no checkpoint is kept."""
     trial = Trial(method="finetune", number=3, options={"lr": 0.02, "noise_std": 0.01})
-    result = run_trial(study, trial, seeds=2)
-    assert len(result.judgements) == 2
-    assert result.judgements[0] != result.judgements[1]
-    assert all(0 < each.objective <= 1 for each in result.judgements)
-    assert result.mean == pytest.approx(sum(each.objective for each in result.judgements) / 2)
-    assert result.failed == 0
-    stored, own = payload_bytes(tmp_path / "store"), trial_study(study, trial, 2).name
-    assert own.startswith("tiny-finetune-03-")
-    assert stored["tiny/original/00000/model.safetensors"] == stored[f"{own}/original/00000/model.safetensors"]
-    assert [name for name in stored if name.startswith(f"{own}/finetune")] == [
-        f"{own}/finetune/0000{i}/outputs.arrow" for i in range(2)
-    ]
-    assert run_trial(study, trial, seeds=2) == result  # made already, and judged alike
     other = Trial(method="finetune", number=3, options={"lr": 0.03})  # of another tuning in the same storage
-    assert run_trial(study, other, seeds=1).mean > 0
+    whole = made(study, [trial, other], seeds=2)
+    assert trial.population.startswith("finetune-03-")
+    assert set(whole.populations) == {*study.populations, trial.population, other.population}
+    first, second = judge_trials(whole, [trial, other])
+    assert (first.trial, second.trial) == (trial, other)
+    assert len(first.judgements) == 2
+    assert first.judgements[0] != first.judgements[1]
+    assert all(0 < each.objective <= 1 for each in first.judgements)
+    assert first.mean == pytest.approx(sum(each.objective for each in first.judgements) / 2)
+    assert (first.failed, first.mean != second.mean) == (0, True)
+    own = PopulationSpec.model_validate({"method": "finetune", "count": 2, "lr": 0.02, "noise_std": 0.01})
+    plain = study.model_copy(
+        update={
+            "storage": str(tmp_path / "plain"),
+            "populations": {"original": study.populations["original"], trial.population: own},
+        }
+    )
+    generate(plain, backend="inline")
+    stored, expected = payload_bytes(tmp_path / "store"), payload_bytes(tmp_path / "plain")
+    names = [name for name in stored if name.startswith(f"tiny/{trial.population}")]
+    assert names == [f"tiny/{trial.population}/0000{i}/outputs.arrow" for i in range(2)]
+    assert all(stored[name] == expected[name] for name in names)
 
 
 def test_no_test_image_reaches_a_trial(study, tmp_path):
     """Law: neither splits nor outputs of a trial hold one."""
     import pyarrow as pa
 
-    prepare_original(study)
-    run_trial(study, Trial(method="finetune", number=0, options={}), seeds=1)
+    made(study, [Trial(method="finetune", number=0, options={})], seeds=1)
     files = [*tmp_path.glob("store/*/splits/*.arrow"), *tmp_path.glob("store/*/*/*/outputs.arrow")]
     assert len(files) >= 4
     for file in files:
@@ -183,31 +185,52 @@ def test_no_test_image_reaches_a_trial(study, tmp_path):
 
 def test_a_run_that_diverges_counts_as_nothing(study):
     """Law: an impossible rate gives objective 0 and is counted; the tuning goes on."""
-    prepare_original(study)
-    result = run_trial(study, Trial(method="finetune", number=1, options={"lr": 1e30}), seeds=1)
+    trial = Trial(method="finetune", number=1, options={"lr": 1e30})
+    (result,) = judge_trials(made(study, [trial], 1), [trial])
     assert (result.mean, result.failed, result.sd) == (0.0, 1, None)
+
+
+def test_a_run_that_is_missing_or_failed_by_mistake_ends_the_job(study):
+    """Law: only a loss that is not finite counts as nothing; what was not made is an error that names the run."""
+    from ray_unlearn.errors import StoreError
+
+    trial = Trial(method="finetune", number=1, options={})
+    generate(study, backend="inline")
+    with pytest.raises(StoreError, match=r"trial finetune-01-\w+/00000: it was not made; run the job again"):
+        judge_trials(with_trials(study, [trial], 1), [trial])
+    wrong = Trial(method="seif", number=0, options={"batch_weights": (1.0,) * 11})  # eleven weights for ten classes
+    with pytest.raises(StoreError, match=r"trial seif-00-.*MethodError: batch_weights"):
+        judge_trials(made(study, [wrong], 1), [wrong])
 
 
 def test_a_deterministic_method_has_one_seed(study):
     """Law: runs that are equal are not made twice."""
-    prepare_original(study)
-    trial = Trial(method="selective_synaptic_dampening", number=0, options={"images_per_gradient": 100})
-    assert len(run_trial(study, trial, seeds=3).judgements) == 1
+    trial = Trial(method="selective_synaptic_dampening", number=0, options={})
+    assert with_trials(study, [trial], 3).populations[trial.population].planned == 1
 
 
-@pytest.mark.ray
-def test_tune_gives_what_this_process_gives(study, ray_cluster):
-    """Law: Ray Tune places trials and changes none; results come in the order of the trials."""
-    from ray_unlearn.driver.ray_tune import tune_trials
+def test_the_job_from_end_to_end(tmp_path):
+    """Law: the command writes a record whose controls and trials are judged, and with --record no preset."""
+    import yaml
 
-    prepare_original(study)
-    trials = make_trials({"finetune": {"lr": LogUniform(1e-3, 1e-1)}}, count=2, seed=0)
-    assert tune_trials(study, trials, seeds=1) == [run_trial(study, trial, seeds=1) for trial in trials]
+    tree = merged(TINY, TUNE) | {"storage": str(tmp_path / "store")}
+    tree["populations"]["untouched"] = {"method": "null", "count": 1}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
+    before = {file: file.read_bytes() for file in (ROOT / "ray_unlearn/methods/presets").glob("*.json")}
+    command = [sys.executable, str(job.FOLDER / "tune.py"), "--setting", "mine", "--study", str(tmp_path / "mine.yaml")]
+    more = ["--methods", "finetune", "--trials", "2", "--seeds", "2", "--backend", "inline"]
+    record_file = tmp_path / "record.json"
+    done = subprocess.run([*command, *more, "--record", str(record_file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    record = TuningRecord.model_validate_json(record_file.read_text())
+    assert set(record.controls) == {"retrained", "untouched"}
+    assert [trial.score.seeds for trial in record.methods["finetune"].trials] == [2, 2]
+    assert {file: file.read_bytes() for file in before} == before
 
 
 def test_controls_are_judged_alike(study):
     """Law: one judgement per run of the study's own population; the original itself keeps everything."""
-    prepare_original(study)
+    generate(study, backend="inline")
     assert len(judge_population(study, "retrained")) == 2
     assert judge_population(study, "original")[0].keeping == 1.0
 
@@ -274,13 +297,19 @@ def test_a_record_names_no_folder_of_a_machine(tmp_path):
     assert "some.parquet" in text
 
 
-def test_the_module_says_what_the_record_says(study):
-    """Law: the text is Python; setting, sentence, options and the batch size that rates go with are in it."""
+def test_a_preset_pins_every_option_of_the_methods_own(study):
+    """Law: the searched options at the chosen values, the others as they were in the trials, and the batch size."""
     record = make_record(setup(study), results(0.1, 0.2), {}, None)
-    namespace: dict = {}
-    exec(module_text([record]), namespace)  # noqa: S102 - made here
-    assert namespace["SETTINGS"] == {"digits": "A few."}
-    assert namespace["TUNED"] == {"digits": {"finetune": {"batch_size": 32, "lr": 0.2}}}
+    found = json.loads(presets_text(record))
+    assert found["sentence"] == "A few."
+    own = set(METHODS["finetune"].options.model_fields) - set(INHERITED)
+    assert set(found["presets"]["finetune"]) == {"batch_size", *own}
+    assert {key: found["presets"]["finetune"][key] for key in ("batch_size", "lr", "epochs", "schedule")} == {
+        "batch_size": 32,
+        "lr": 0.2,
+        "epochs": 1.0,
+        "schedule": "cosine",
+    }
     assert "0.200" in "\n".join(table_lines(record))
 
 
@@ -289,12 +318,26 @@ def test_the_module_says_what_the_record_says(study):
 
 def record_of(setting: str) -> TuningRecord:
     """Return a setting's record beside the job."""
-    return TuningRecord.model_validate_json((ROOT / "jobs" / "tuned" / f"{setting}.json").read_text())
+    return TuningRecord.model_validate_json((job.FOLDER / f"{setting}.json").read_text())
 
 
-def test_module_and_records_agree():
+def test_presets_and_records_agree():
     """Law: the presets are exactly what the recorded trials chose; neither is edited by hand."""
-    assert Path(module.__file__).read_text() == module_text([record_of(setting) for setting in SETTINGS])
+    folder = ROOT / "ray_unlearn" / "methods" / "presets"
+    assert sorted(settings()) == sorted(SETTINGS) == sorted(file.stem for file in folder.glob("*.json"))
+    for setting in SETTINGS:
+        assert (folder / f"{setting}.json").read_text() == presets_text(record_of(setting))
+
+
+def test_importing_the_methods_reads_no_preset():
+    """Law: the files are read when a preset is first asked for, and once."""
+    code = (
+        "import json, ray_unlearn.methods as m, ray_unlearn.methods.presets as p\n"
+        "first = p.settings.cache_info().currsize\n"
+        "m.METHODS['finetune'].presets, m.METHODS['salun'].presets\n"
+        "print(first, p.settings.cache_info().misses)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "0 1\n"
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -320,11 +363,14 @@ def test_the_records_are_whole(setting):
     assert record.setup.seeds >= 3
     for name, method in record.methods.items():
         assert [trial.number for trial in method.trials] == list(range(record.setup.trials))
-        fields = METHODS[name].options.model_fields
-        assert method.trials[0].options == json.loads(
-            json.dumps({key: fields[key].default for key in method.trials[0].options})
+        registered = METHODS[name]
+        moved = {option for one in registered.corrections for option in one.defaults}  # since they were tuned
+        fields = {key: field for key, field in registered.options.model_fields.items() if key not in moved}
+        assert {key: value for key, value in method.trials[0].options.items() if key in fields} == json.loads(
+            json.dumps({key: fields[key].default for key in method.trials[0].options if key in fields})
         )
-        assert all(t.score.seeds == (1 if METHODS[name].deterministic else record.setup.seeds) for t in method.trials)
+        same = registered.is_deterministic(registered.options.model_validate(method.fixed))
+        assert all(t.score.seeds == (1 if same else record.setup.seeds) for t in method.trials)
         assert method.trials[method.chosen].score.objective_mean == max(t.score.objective_mean for t in method.trials)
     text = record.model_dump_json()
     assert not any(word in text for word in ("/work", "/tmp", "/home"))
@@ -333,7 +379,7 @@ def test_the_records_are_whole(setting):
 def test_published_presets_say_so():
     """Law: only what was tuned claims to have been; what was published is named for it."""
     for method in METHODS.values():
-        published = set(method.presets) - set(SETTINGS)
-        assert all(name.startswith(("competition", "published")) for name in published)
-        assert all(method.preset_source(name) == "as published" for name in published)
-        assert set(method.tuned_on) == set(method.presets) - published
+        assert all(name.startswith(("competition", "published")) for name in method.published)
+        assert all(method.preset_source(name) == "as published" for name in method.published)
+        tuned = set(method.presets) - set(method.published)
+        assert tuned == (set(SETTINGS) if method.name in LEARNERS else set())

@@ -9,9 +9,12 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+from presets_job import objective
 
-from ray_unlearn.driver.objective import FAILED, Seen, judge, kolmogorov_smirnov, margins, seen_in
 from ray_unlearn.errors import StoreError
+
+FAILED, Seen, judge, seen_in = objective.FAILED, objective.Seen, objective.judge, objective.seen_in
+kolmogorov_smirnov, margins = objective.kolmogorov_smirnov, objective.margins
 
 CLASSES = 3
 

@@ -1,16 +1,15 @@
-"""Trials: one method with sampled options, a few seeds each, all from one original of a study without a test set.
+"""Trials: one method with sampled options, a few seeds each; every trial is a population of one study.
 
     todo = make_trials({"finetune": {"lr": LogUniform(1e-4, 1e-1)}}, count=8, seed=0)
-    prepare_original(study)                      # data, original and controls, once
-    result = run_trial(study, todo[0], seeds=3)  # ordinary runs, made inline
-    result.mean                                  # of the objective, over seeds
+    study = with_trials(study, todo, seeds=3)    # an ordinary study; `generate` makes its populations
+    results = judge_trials(study, todo)          # one per trial, from the outputs alone
 
 Trial 0 of a method has the published value of every option. The others are a Latin hypercube: each option's range is
 cut into as many strata as there are further trials, and each stratum is drawn from once (McKay, Beckman and Conover
-1979).
-All draws come from (seed, method), so the same call gives the same trials, whichever methods are tuned beside it.
+1979). All draws come from (seed, method), so the same call gives the same trials, whichever methods are tuned beside.
+A trial's runs draw from the streams of its own population, so trials differ by their options and by chance.
 
-Does not cover: where trials run (`ray_tune`), what is kept of them (`tuning_record`).
+Does not cover: what is kept of trials (`trial_records`).
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_unlearn.driver.objective import FAILED, Judgement, Seen, judge, seen_in
+from objective import FAILED, Judgement, Seen, judge, seen_in
+
 from ray_unlearn.errors import StoreError, StudyError, TrainingDiverged, did_you_mean
-from ray_unlearn.generation.driver import generate
 from ray_unlearn.methods import METHODS
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore, open_storage
-from ray_unlearn.store.records import CHECKPOINT, OUTPUTS
+from ray_unlearn.store.records import OUTPUTS
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.plan import ORIGINAL, Run
 from ray_unlearn.study.schema import PopulationSpec, Study
@@ -71,6 +70,12 @@ class Trial:
     number: int
     """0: the published values."""
     options: Mapping[str, Any]
+
+    @property
+    def population(self) -> str:
+        """The trial's population; the name holds the options' digest, so another tuning in the storage has others."""
+        tried = digest(json.loads(json.dumps(dict(self.options))))[:8]
+        return f"{self.method}-{self.number:02d}-{tried}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,12 +130,11 @@ def _trials_of(method: str, space: Space, count: int, seed: int) -> list[Trial]:
     ]
 
 
-def prepare_original(study: Study) -> None:
-    """Decode the images, draw the splits, and make the study's own populations: the original and the controls.
+def check_study(study: Study) -> None:
+    """Refuse a study that cannot be tuned on.
 
     Raises:
-        StudyError: the study is not one to tune on.
-        StoreError: a run of it failed.
+        StudyError: it has test images, or its outputs lack what the objective needs.
 
     """
     if study.data.test is not None or set(study.outputs.splits) != _SPLITS or study.data.validation is None:
@@ -138,53 +142,57 @@ def prepare_original(study: Study) -> None:
             f"study {study.name}: to tune on, it must have data.validation, no data.test, and "
             "outputs: {splits: [retain, forget, validation]}"
         )
-    summary = generate(study, backend="inline")
-    if summary.exit_code:
-        raise StoreError("; ".join(summary.lines()))
+
+
+def with_trials(study: Study, trials: Sequence[Trial], seeds: int) -> Study:
+    """Return the study with a population per trial beside its own ones; a deterministic method's has one run.
+
+    Raises:
+        StudyError: the study cannot be tuned on.
+
+    """
+    check_study(study)
+    populations = dict(study.populations)
+    for trial in trials:
+        count = 1 if METHODS[trial.method].deterministic else seeds
+        populations[trial.population] = PopulationSpec.model_validate(
+            {"method": trial.method, "count": count, "keep_checkpoints": False, **trial.options}
+        )
+    return study.model_copy(update={"populations": populations, "evaluation": None})
+
+
+def judge_trials(study: Study, trials: Sequence[Trial]) -> list[Result]:
+    """Judge every trial of a study from `with_trials` that `generate` made; runs that diverged count as nothing.
+
+    Raises:
+        StoreError: a run is missing, or failed for another reason than its numbers.
+
+    """
+    store = _store(study)
+    original = _original(store)
+    return [_result(store, study, trial, original) for trial in trials]
+
+
+def _result(store: StudyStore, study: Study, trial: Trial, original: Seen) -> Result:
+    name = trial.population
+    made, failures = store.made(name), store.failures(name)
+    judgements = []
+    for index in range(study.populations[name].planned):
+        if index in made:
+            judgements.append(judge(_seen(store, Run(population=name, index=index)), original))
+        elif index in failures and _diverged(failures[index]):
+            judgements.append(FAILED)
+        else:
+            said = failures[index].traceback.strip().rpartition("\n")[2] if index in failures else "it was not made"
+            raise StoreError(f"trial {name}/{index:05d}: {said}; run the job again")
+    return Result(trial=trial, judgements=judgements, failed=sum(each == FAILED for each in judgements))
 
 
 def judge_population(study: Study, population: str) -> list[Judgement]:
     """Judge every run of one of the study's own populations; the controls show what the objective says of them."""
-    store, original = _store(study), _original(study)
-    runs = [Run(population=population, index=index) for index in store.made(population)]
-    return [judge(_seen(store, run), original) for run in runs]
-
-
-def trial_study(study: Study, trial: Trial, seeds: int) -> Study:
-    """Return a trial as a study of its own: the same data, the original imported, one population named as the method.
-
-    Runs of all trials of a method draw from the same streams, so that options are compared, not luck.
-    """
     store = _store(study)
-    weights = f"{store.storage.uri}/{store.layout.run(Run(population=ORIGINAL, index=0))}/{CHECKPOINT}"
-    count = 1 if METHODS[trial.method].deterministic else seeds
-    populations = {
-        ORIGINAL: PopulationSpec.model_validate({"weights": weights}),
-        trial.method: PopulationSpec.model_validate(
-            {"method": trial.method, "count": count, "keep_checkpoints": False, **trial.options}
-        ),
-    }
-    tried = digest(json.loads(json.dumps(dict(trial.options))))[:8]  # another tuning in this storage tries others
-    name = f"{study.name}-{trial.method}-{trial.number:02d}-{tried}"
-    return study.model_copy(update={"name": name, "populations": populations, "evaluation": None})
-
-
-def run_trial(study: Study, trial: Trial, seeds: int) -> Result:
-    """Make a trial's runs in this process and judge them.
-
-    Raises:
-        RayUnlearnError: the options are refused, or a run failed for another reason than its numbers.
-
-    """
-    own = trial_study(study, trial, seeds)
-    summary = generate(own, backend="inline")
-    store, original = _store(own), _original(study)
-    diverged = {index for index, failure in store.failures(trial.method).items() if _diverged(failure)}
-    if summary.blocked or any(run.index not in diverged for run in summary.failed):
-        raise StoreError(f"trial {own.name}: " + "; ".join(summary.lines()))
-    runs = [Run(population=trial.method, index=i) for i in range(own.populations[trial.method].planned)]
-    judgements = [FAILED if run.index in diverged else judge(_seen(store, run), original) for run in runs]
-    return Result(trial=trial, judgements=judgements, failed=sum(each == FAILED for each in judgements))
+    original = _original(store)
+    return [judge(_seen(store, Run(population=population, index=i)), original) for i in store.made(population)]
 
 
 def _diverged(failure: FailedRecord) -> bool:
@@ -196,8 +204,8 @@ def _store(study: Study) -> StudyStore:
     return StudyStore(open_storage(study.storage), study.name)
 
 
-def _original(study: Study) -> Seen:
-    return _seen(_store(study), Run(population=ORIGINAL, index=0))
+def _original(store: StudyStore) -> Seen:
+    return _seen(store, Run(population=ORIGINAL, index=0))
 
 
 def _seen(store: StudyStore, run: Run) -> Seen:

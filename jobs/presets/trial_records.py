@@ -1,14 +1,14 @@
 """What is kept of a tuning: every trial with its objective, and the chosen options as presets of the package.
 
-    record = make_record(setting="digits", sentence="...", study=study, results=results, controls=controls, ...)
-    Path("jobs/tuned/digits.json").write_text(record.model_dump_json(indent=1))
-    Path("ray_unlearn/methods/tuned.py").write_text(module_text([record, other]))
+    record = make_record(setup, results, controls, earlier=None)
+    Path("jobs/presets/digits.json").write_text(record.model_dump_json(indent=1))
+    Path("ray_unlearn/methods/presets/digits.json").write_text(presets_text(record))
 
 The chosen trial of a method has the highest mean objective; the earlier one where two are equal, so that the published
-values stay where nothing is better. A preset holds every option that was searched, and the batch size that rates go
-with.
+values stay where nothing is better. A preset pins every option of the method's own: those that were searched, at the
+chosen values, and all others at what they were in the trials, with the batch size that rates go with.
 
-Does not cover: how trials come about (`tuning`).
+Does not cover: how trials come about (`trials`).
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
 
+from objective import Judgement
 from pydantic import BaseModel, ConfigDict
+from trials import Result
 
-from ray_unlearn.driver.objective import Judgement
-from ray_unlearn.driver.tuning import Result
 from ray_unlearn.errors import StudyError
 from ray_unlearn.methods import METHODS
 from ray_unlearn.study.identity import difference
+from ray_unlearn.study.recipe import INHERITED
 from ray_unlearn.study.schema import Study
 from ray_unlearn.wording import aligned
 
 OBJECTIVE = (
     "mean over seeds of min(1, retain accuracy ratio) * min(1, validation accuracy ratio) * (1 - KS(forget, validation "
-    "margins)); no test image, no forget label (ray_unlearn/driver/objective.py)"
+    "margins)); no test image, no forget label (jobs/presets/objective.py)"
 )
 _PACKAGES = ("ray-unlearn", "torch", "ray", "numpy")
 
@@ -68,11 +69,13 @@ class MethodRecord(_Value):
     """All trials of one method."""
 
     chosen: int
+    fixed: dict[str, Any]
+    """The options that were not searched and are the method's own: what they were in every trial."""
     trials: tuple[TrialRecord, ...]
 
     @property
     def options(self) -> dict[str, Any]:
-        """The chosen options."""
+        """The chosen values of the options that were searched."""
         return self.trials[self.chosen].options
 
 
@@ -116,7 +119,7 @@ def make_record(
     for result in results:
         by_method.setdefault(result.trial.method, []).append(result)
     methods = dict(earlier.methods) if earlier else {}
-    methods |= {name: _method_record(own) for name, own in by_method.items()}
+    methods |= {name: _method_record(name, own) for name, own in by_method.items()}
     return TuningRecord(
         setup=setup,
         controls={name: score(judgements) for name, judgements in controls.items()},
@@ -136,12 +139,12 @@ def refuse_other_setup(setup: Setup, earlier: TuningRecord | None) -> None:
     if earlier is not None and earlier.setup != setup:
         lines = difference(earlier.setup.model_dump(mode="json"), setup.model_dump(mode="json"))
         raise StudyError(
-            f"jobs/tuned/{setup.setting}.json is of another study, or other trials and seeds ({'; '.join(lines[:3])}); "
-            "tune all methods anew, or give --record FILE"
+            f"jobs/presets/{setup.setting}.json is of another study, or other trials and seeds "
+            f"({'; '.join(lines[:3])}); tune all methods anew, or give --record FILE"
         )
 
 
-def _method_record(results: Sequence[Result]) -> MethodRecord:
+def _method_record(method: str, results: Sequence[Result]) -> MethodRecord:
     trials = tuple(
         TrialRecord(
             number=each.trial.number,
@@ -151,7 +154,13 @@ def _method_record(results: Sequence[Result]) -> MethodRecord:
         for each in results
     )
     best = max(trials, key=lambda one: (one.score.objective_mean, -one.number))
-    return MethodRecord(chosen=best.number, trials=trials)
+    return MethodRecord(chosen=best.number, fixed=_fixed(method, best.options), trials=trials)
+
+
+def _fixed(method: str, searched: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of the options that are the method's own and were not searched, as JSON has them."""
+    defaults = METHODS[method].options.model_validate(dict(searched)).model_dump(mode="json")
+    return {key: value for key, value in defaults.items() if key not in (*searched, *INHERITED)}
 
 
 def score(judgements: Sequence[Judgement], failed: int = 0) -> Score:
@@ -177,50 +186,18 @@ def portable(study: Study) -> dict[str, Any]:
 
 
 def preset(record: TuningRecord, method: str) -> dict[str, Any]:
-    """Return the options that a method's preset of this setting holds."""
-    options = dict(record.methods[method].options)
+    """Return the options that a method's preset of this setting holds: the searched ones first."""
+    own = record.methods[method]
+    options = {**own.options, **own.fixed}
     if "batch_size" in METHODS[method].options.model_fields:
         options = {"batch_size": record.setup.study["training"]["batch_size"], **options}
     return options
 
 
-_HEADER = '''"""Presets that were tuned, written by `jobs/tune.py` from the records in jobs/tuned; do not edit.
-
-    METHODS["finetune"].presets["digits"]        # where `methods/__init__.py` puts them
-
-Chosen by retain and validation images with their labels and by forget images without: the objective stands in
-`ray_unlearn/driver/objective.py`. The choice saw neither a test image nor a forget label (a method that is tried may
-train on the labels of the images that it forgets). Jobs, records and studies lie beside the package, in jobs/.
-
-Does not cover: your data. The same job tunes on a study of your own.
-"""
-
-from collections.abc import Mapping
-from typing import Any
-
-'''
-
-
-def module_text(records: Sequence[TuningRecord]) -> str:
-    """Return the source of `ray_unlearn/methods/tuned.py`."""
-    lines = ["SETTINGS: Mapping[str, str] = {"]
-    lines += [f'    "{record.setup.setting}": "{record.setup.sentence}",' for record in records]
-    lines += ["}", '"""What each setting is."""', "", "TUNED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"]
-    for record in records:
-        lines.append(f'    "{record.setup.setting}": {{')
-        lines += [f'        "{name}": {_literal(preset(record, name))},' for name in record.methods]
-        lines.append("    },")
-    lines += ["}", '"""Setting -> method -> options."""', ""]
-    return _HEADER + "\n".join(lines)
-
-
-def _literal(value: Any) -> str:
-    """Return a Python literal, formatted as ruff does on one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f'"{key}": {_literal(each)}' for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_literal, value)) + "]"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+def presets_text(record: TuningRecord) -> str:
+    """Return the data file of a setting in `ray_unlearn/methods/presets`: a method's preset is a line."""
+    lines = [f" {json.dumps(name)}: {json.dumps(preset(record, name))}" for name in record.methods]
+    return f'{{"sentence": {json.dumps(record.setup.sentence)},\n"presets": {{\n' + ",\n".join(lines) + "\n}}\n"
 
 
 def table_lines(record: TuningRecord) -> list[str]:
@@ -229,6 +206,6 @@ def table_lines(record: TuningRecord) -> list[str]:
     rows += [[name, f"{one.objective_mean:.3f}", "", ""] for name, one in record.controls.items()]
     for name, method in record.methods.items():
         best, published = method.trials[method.chosen].score, method.trials[0].score
-        options = ", ".join(f"{key} {_literal(value)}" for key, value in method.options.items())
+        options = ", ".join(f"{key} {json.dumps(value)}" for key, value in method.options.items())
         rows.append([name, f"{best.objective_mean:.3f}", f"{published.objective_mean:.3f}", options])
     return aligned(rows)

@@ -1,0 +1,54 @@
+"""Images of one set that are pixel by pixel in another, too: forgotten ones that are retained, test images trained on.
+
+    for line in copies(splits.sets, digests, ids):
+        print(line)                              # "3 of 360 forget images are in retain too, ..."
+
+Compared are decoded pixels at the study's image_size: the same photograph saved twice counts where it decodes equally.
+
+Does not cover: images that are nearly the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+
+_WHY = {
+    ("retain", "forget"): "what is to be forgotten is trained on all the same",
+    ("retain", "test"): "the test measures memory",
+    ("forget", "test"): "the test measures memory",
+}
+
+
+def words_of(tables: Sequence[pa.Table]) -> np.ndarray | None:
+    """Return uint64 [N], the first half of each image's pixel digest; None where a shard lacks them."""
+    if any("pixel_digest" not in table.column_names for table in tables):
+        return None
+    columns = [table.column("pixel_digest").combine_chunks() for table in tables]
+    parts = [np.frombuffer(b"".join(chunk.to_pylist()), np.uint64)[::2] for chunk in columns]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+
+def copies(sets: Mapping[str, np.ndarray], words_N: np.ndarray, ids: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each two sets that share pixels.
+
+    Args:
+        sets: int64 indexes of each.
+        words_N: uint64, equal for equal pixels.
+        ids: of each image.
+
+    """
+    for one, other in combinations(sets, 2):
+        place_of = dict(zip(words_N[sets[other]].tolist(), sets[other].tolist(), strict=True))
+        shared = [i for i in sets[one].tolist() if int(words_N[i]) in place_of]
+        if not shared:
+            continue
+        first, second = ids[shared[0]], ids[place_of[int(words_N[shared[0]])]]
+        among = {int(words_N[i]) for i in shared}
+        count = sum(word in among for word in words_N[sets[other]].tolist())
+        why = f": {_WHY[one, other]}" if (one, other) in _WHY else ""
+        found = f"{count:,} of {len(sets[other]):,} {other} images are pixel by pixel in {one} too"
+        yield f"data: {found}, such as {second!r} and {first!r}{why}"

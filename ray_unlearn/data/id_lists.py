@@ -1,0 +1,99 @@
+"""Lists of images to forget, as people have them: ids or positions, in the study or in a file.
+
+    read_ids("forget.csv")                       # [("forget.csv row 0", "a-1"), ...]; .txt, .json and .npy likewise
+    find("12.0", {"12": 3})                      # 3: a number is the same however it is written
+
+A file may be CSV with a column `image_id`, text with an id per line, a JSON list, or a NumPy array (the starting kit's
+`forget_idx.npy`) of ids, of positions, or of one boolean per image.
+
+Does not cover: what is done with the images (`splits`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_unlearn.data.csv_files import read_csv
+from ray_unlearn.data.files import read_local
+from ray_unlearn.errors import DataError
+
+_LARGEST_BYTES = 256 * 2**20
+_EXPECTED = "expected a list of ids, or a .csv file with a column image_id, a .txt, .json or .npy file of them"
+Listed = list[tuple[str, str]]
+"""(where, image id or position)."""
+
+
+def read_ids(ids: str | Sequence[str]) -> Listed:
+    """Return what a list in the study, or a file, names.
+
+    Raises:
+        DataError: there is no such file, or none of those kinds.
+
+    """
+    if not isinstance(ids, str):
+        return [(f"data.forget.ids[{i}]", image_id) for i, image_id in enumerate(ids)]
+    file = Path(ids)
+    if not file.is_file():
+        raise DataError(f"{ids}: no such file; data.forget.ids: {_EXPECTED}")
+    if file.suffix.lower() in (".txt", ".json", ".npy"):
+        return [(f"{ids} entry {i}", text) for i, text in enumerate(_entries(file))]
+    table = read_csv(file).rename(columns=str.strip)
+    if "image_id" not in table.columns:
+        raise DataError(f"{ids}: no column 'image_id'; found {list(table.columns)}")
+    return [(f"{ids} row {i}", str(image_id)) for i, image_id in enumerate(table["image_id"])]
+
+
+def _entries(file: Path) -> list[str]:
+    try:
+        data = read_local(file, _LARGEST_BYTES)
+        if file.suffix.lower() == ".npy":
+            found: Any = np.load(io.BytesIO(data), allow_pickle=False)
+            found = (np.flatnonzero(found) if found.dtype == bool else found).tolist()
+        elif file.suffix.lower() == ".json":
+            found = json.loads(data)
+        else:
+            found = [line.strip() for line in data.decode("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, ValueError, EOFError, RecursionError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{file}: cannot be read as a list of ids ({reason}); {_EXPECTED}") from error
+    if not isinstance(found, list) or not all(map(_is_entry, found)):
+        raise DataError(f"{file}: data.forget.ids: {_EXPECTED}; found something else")
+    return [str(one) for one in found]
+
+
+def _is_entry(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+def find(text: str, position: Mapping[str, int]) -> int | None:
+    """Return the position of an id, were it a number that a table wrote as `12.0`; None where there is none."""
+    if text in position:
+        return position[text]
+    number = whole(text) if "." in text else None
+    return None if number is None else position.get(str(number))
+
+
+def whole(text: str) -> int | None:
+    """Return the whole number that a text says; None for any other text."""
+    head, _, tail = text.strip().partition(".")
+    return int(head) if head.isascii() and head.isdecimal() and len(head) < 19 and not tail.strip("0") else None
+
+
+def positions(listed: Listed, count: int) -> list[int] | None:
+    """Return positions in data.train, where every entry is one; None otherwise."""
+    numbers = [whole(text) for _, text in listed]
+    found = [number for number in numbers if number is not None and number < count]
+    return found if len(found) == len(listed) else None
+
+
+def like(text: str, position: Mapping[str, int]) -> str:
+    """Return ` (did you mean '007'?)` where an id is the same number, written otherwise; else nothing."""
+    number = whole(text)
+    same = next((known for known in position if number is not None and whole(known) == number), None)
+    return f" (did you mean {same!r}?)" if same else ""

@@ -1,0 +1,67 @@
+"""What lies at a path that is no source of ours, said by name, and the next step.
+
+    raise DataError(f"{path}: {explain(Path(path))}")
+
+Also: which files of a folder an operating system or an editor left there.
+
+Does not cover: how anything is read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+
+_KINDS = {
+    (".npz", ".npy"): ("a NumPy file", "write its images and labels as Parquet"),
+    (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"): ("an archive", "unpack it and name the folder"),
+    (".zip",): ("a zip archive", "unzip it and name the folder"),
+    (".arrow", ".feather"): ("an Arrow file", "write it as Parquet: datasets.Dataset.from_file(...).to_parquet(...)"),
+    (".csv", ".tsv", ".txt"): ("a table of text", "images are read from Parquet or from folders; name one of those"),
+    (".json", ".jsonl"): ("a JSON file", "images are read from Parquet or from folders; name one of those"),
+    (".h5", ".hdf5", ".mat", ".tfrecord", ".beton", ".mdb"): ("a data set of another library", "write it as Parquet"),
+    (".pkl", ".pickle", ".pt", ".pth"): ("a pickle, which may run code when read", "write its images as Parquet"),
+}
+_SYSTEM = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
+
+
+def is_system(path: PurePath) -> bool:
+    """Return whether a path, relative to its source, is hidden or lies in what an operating system left there."""
+    return any(part.startswith(".") or part in _SYSTEM for part in path.parts)
+
+
+def explain(path: Path) -> str:
+    """Return what a path is that holds no images as we read them, and what to do."""
+    if path.is_dir():
+        return _explain_folder(path)
+    expected = "expected one folder per class, retain.csv and images/, or *.parquet"
+    if not path.is_file():
+        return f"no such folder; {expected}"
+    for suffixes, (kind, step) in _KINDS.items():
+        if path.suffix.lower() in suffixes:
+            return f"this is {kind}, not a folder; {step}"
+    return f"this is a file, not a folder; {expected}"
+
+
+def _explain_folder(path: Path) -> str:
+    names = {item.name for item in path.iterdir()}
+    if {"dataset_info.json", "state.json"} <= names or "dataset_dict.json" in names:
+        step = "write it as Parquet: datasets.load_from_disk(...).to_parquet(...)"
+        return f"this folder was written by datasets.save_to_disk; {step}"
+    if "data.mdb" in names:
+        return "this folder is an LMDB data base; write its images as Parquet"
+    if "data_batch_1" in names or "cifar-10-batches-py" in names:
+        folder = path.parent if "data_batch_1" in names else path
+        return f"these are CIFAR-10's pickles; write data.train: {{format: cifar10, path: {folder}}}"
+    return f"no images in class folders; expected {path}/<class name>/<image>.png or .jpg"
+
+
+def ignored(paths: Iterable[PurePath]) -> str:
+    """Return how many files were ignored, by suffix; nothing where there were none."""
+    counts = Counter(path.suffix.lower() or "without a suffix" for path in paths)
+    if not counts:
+        return ""
+    shown = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(8)) + ", ..." * (len(counts) > 8)
+    total = sum(counts.values())
+    return f"{total:,} file{'s' * (total > 1)} ignored, of no kind of image that is read: {shown}"

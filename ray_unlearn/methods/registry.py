@@ -1,0 +1,97 @@
+"""The methods there are: the package's own, and those of installed distributions.
+
+    METHODS["finetune"]
+    METHODS["theirs"]                            # a distribution has an entry point of this name; loaded when asked for
+
+A distribution adds a method by an entry point in its pyproject.toml; `METHOD` is a `Method` of that name:
+
+    [project.entry-points."ray_unlearn.methods"]
+    theirs = "their_package.their_module:METHOD"
+
+Such a method is treated as the package's own, but its identity holds the distribution's name and version.
+
+Does not cover: scripts (`script`), whose text is their identity.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ray_unlearn.errors import MethodError
+from ray_unlearn.methods.method import Method
+
+GROUP = "ray_unlearn.methods"
+
+
+class Registry(Mapping[str, Method]):
+    """Methods by name; installed ones are looked for when a name is not our own, and loaded when asked for."""
+
+    def __init__(self, own: Mapping[str, Method]) -> None:
+        self._own = dict(own)
+        self._loaded: dict[str, Method] = {}
+        self._entries: dict[str, importlib.metadata.EntryPoint] | None = None
+
+    def __getitem__(self, name: str) -> Method:
+        if name in self._own:
+            return self._own[name]
+        if name not in self._loaded:
+            self._loaded[name] = _loaded(self._installed()[name])
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._own, *self._installed()])
+
+    def __len__(self) -> int:
+        return len(self._own) + len(self._installed())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in self._installed()
+
+    def _installed(self) -> dict[str, importlib.metadata.EntryPoint]:
+        """Return the entry points by name; nothing is loaded."""
+        if self._entries is None:
+            found = importlib.metadata.entry_points(group=GROUP)
+            self._entries = {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name)}
+            for name in self._entries.keys() & {*self._own, *aliases_of(self._own)}:
+                raise MethodError(f"{_of(self._entries[name])} has a method {name!r}, which is a name of ray_unlearn's")
+        return self._entries
+
+
+def aliases_of(methods: Mapping[str, Method]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return other names of methods: alias -> the method's name and the options that the alias implies."""
+    return {alias: (m.name, implied) for m in methods.values() for alias, implied in m.aliases.items()}
+
+
+def _loaded(entry: importlib.metadata.EntryPoint) -> Method:
+    """Return an installed method, with its distribution.
+
+    Raises:
+        MethodError: it cannot be imported, or is no `Method` of the entry point's name.
+
+    """
+    try:
+        method = entry.load()
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise MethodError(f"method {entry.name!r} of {_of(entry)} cannot be imported: {said}") from error
+    if not isinstance(method, Method) or method.name != entry.name:
+        found = f"a Method named {method.name!r}" if isinstance(method, Method) else type(method).__name__
+        raise MethodError(
+            f"method {entry.name!r} of {_of(entry)}: {entry.value}: expected a Method of that name; found {found}"
+        )
+    return replace(method, distribution=distribution_of(entry))
+
+
+def distribution_of(entry: importlib.metadata.EntryPoint) -> dict[str, str]:
+    """Return name and version of an entry point's distribution, without what follows a `+`, which names a build."""
+    if entry.dist is None:
+        return {"name": entry.value, "version": "unknown"}
+    return {"name": entry.dist.name, "version": entry.dist.version.partition("+")[0]}
+
+
+def _of(entry: importlib.metadata.EntryPoint) -> str:
+    distribution = distribution_of(entry)
+    return f"the distribution {distribution['name']} {distribution['version']}"

@@ -1,0 +1,57 @@
+"""Parameters that a model froze (requires_grad false) are nobody's to change: every method leaves them bit-equal."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from samples import run_data
+
+from ray_unlearn import models
+from ray_unlearn.methods import METHODS
+from ray_unlearn.methods.perturbations import scratch_copy
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.recipe import Recipe
+from ray_unlearn.study.schema import Model
+
+FROM_ORIGINAL = sorted(
+    name for name, m in METHODS.items() if m.starts_from == "original" and name not in ("null", "mix")
+)
+FROZEN = {
+    "all but the last block": ("0.weight", "1.weight", "1.bias", "4.weight", "5.weight", "5.bias"),
+    "the classifier's weight": ("14.weight",),
+}
+LIVELY = {
+    "selective_synaptic_dampening": {"alpha": 0.5},
+    "unsir": {"noise_steps": 2, "noise_batch_size": 4, "noise_batches": 1},
+}
+
+
+@pytest.mark.parametrize("frozen", FROZEN)
+@pytest.mark.parametrize("name", FROM_ORIGINAL)
+def test_frozen_parameters_stay(tmp_path, name, frozen):
+    """Law: with whatever is frozen, the method runs, changes something else, and none of the frozen bits or flags."""
+    data = run_data(tmp_path, normalize="standard")
+    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(key not in FROZEN[frozen])
+    before = copy.deepcopy(model)
+    method = METHODS[name]
+    short = {"epochs": 1.0, "batch_size": 8} if issubclass(method.options, Recipe) else {}
+    lively = LIVELY.get(name, {})
+    method.run(model, data, method.options(**short, **lively), Seeds(study=0, population=name))
+    changed = {key for key, p in model.named_parameters() if not torch.equal(p, before.get_parameter(key))}
+    assert not changed & set(FROZEN[frozen])
+    assert changed
+    flags = {key: parameter.requires_grad for key, parameter in model.named_parameters()}
+    assert flags == {key: parameter.requires_grad for key, parameter in before.named_parameters()}
+
+
+def test_a_scratch_copy_keeps_what_is_frozen():
+    """Law: the copy that knows nothing has the frozen weights of the model, as a retrained model would."""
+    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+    model[0].weight.requires_grad_(False)
+    fresh = scratch_copy(model, Seeds(study=1), "scratch")
+    assert torch.equal(fresh[0].weight, model[0].weight)
+    assert not torch.equal(fresh[4].weight, model[4].weight)

@@ -1,0 +1,147 @@
+"""Methods by other names, and methods of installed distributions: found, run and identified like the package's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY, merged
+
+from ray_unlearn.methods import ALIASES, METHODS
+from ray_unlearn.methods.resolve import resolve
+from ray_unlearn.study import parse_study
+
+MODULE = """
+import torch
+from pydantic import Field
+from ray_unlearn.methods import Method
+from ray_unlearn.study.recipe import Float, Recipe
+from ray_unlearn.training import fit
+
+class ShrinkOptions(Recipe):
+    factor: Float = Field(0.9, gt=0, description="What every weight is multiplied by.")
+
+def shrink(model, data, options, rng):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(options.factor)
+    fit(model, data, options, rng)
+
+METHOD = Method(
+    name="shrink",
+    run=shrink,
+    options=ShrinkOptions,
+    starts_from="original",
+    summary="Shrink and repair.",
+    source="a test",
+    cost="epochs on retain",
+    published={"published": {"factor": 0.5}},
+)
+"""
+
+
+def installed(folder: Path, *, version: str = "1.2", name: str = "shrink", module: str = MODULE) -> dict[str, str]:
+    """Install a distribution that has a method; return the environment in which it is found."""
+    info = folder / f"shrinkers-{version}.dist-info"
+    info.mkdir(parents=True)
+    (folder / "shrinkers.py").write_text(module)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: shrinkers\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[ray_unlearn.methods]\n{name} = shrinkers:METHOD\n")
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ray_unlearn", *arguments], env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A study of one run by the installed method."""
+    population = {"method": "shrink", "preset": "published", "epochs": 1}
+    tree = merged(TINY, {"storage": str(tmp_path / "store"), "populations": {"finetune": None, "mine": population}})
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree))
+    return tmp_path / "study.yaml"
+
+
+def test_an_installed_method_is_like_ours(tmp_path, study):
+    """Law: listed with its distribution, made with its options and presets, identified by name and version."""
+    environment = installed(tmp_path / "site")
+    listed = run(environment, "methods", "shrink")
+    assert listed.returncode == 0, listed.stderr
+    assert "installed with: shrinkers 1.2" in listed.stdout
+    assert "factor = 0.9  # What every weight is multiplied by." in listed.stdout
+    made = run(environment, "generate", str(study), "--backend", "inline")
+    assert made.returncode == 0, made.stderr
+    held = json.loads((tmp_path / "store" / "tiny" / "mine" / "population.json").read_text())
+    found = {"name": "shrink", "distribution": {"name": "shrinkers", "version": "1.2"}}
+    assert held["identity"]["method"] == found
+    assert held["identity"]["options"]["factor"] == 0.5
+
+
+def test_another_version_is_another_population(tmp_path, study):
+    """Law: runs of one version are not continued by another; without the distribution the name is unknown."""
+    assert run(installed(tmp_path / "site"), "generate", str(study), "--backend", "inline").returncode == 0
+    other = run(installed(tmp_path / "later", version="1.3"), "generate", str(study), "--backend", "inline")
+    assert other.returncode == 1
+    assert 'method.distribution.version: "1.2" -> "1.3"' in other.stderr
+    missing = run({**os.environ, "PYTHONPATH": ""}, "generate", str(study), "--backend", "inline")
+    assert "no method 'shrink'" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        (
+            {"module": "import nothing_of_that_name\n"},
+            "method 'shrink' of the distribution shrinkers 1.2 cannot be imp",
+        ),
+        ({"module": "METHOD = 3\n"}, "shrinkers:METHOD: expected a Method of that name; found int"),
+        ({"name": "shrunk"}, "expected a Method of that name; found a Method named 'shrink'"),
+        (
+            {"name": "finetune"},
+            "the distribution shrinkers 1.2 has a method 'finetune', which is a name of ray_unlearn's",
+        ),
+        ({"name": "MSG"}, "the distribution shrinkers 1.2 has a method 'MSG', which is a name of ray_unlearn's"),
+    ],
+)
+def test_a_broken_one_is_one_line(tmp_path, how, expected):
+    """Law: what cannot be had ends with a line that names the distribution; a traceback is no answer."""
+    asked = how.get("name", "shrink") if how.get("name") not in ("finetune", "MSG") else "theirs"
+    found = run(installed(tmp_path / "site", **how), "methods", asked)
+    assert found.returncode == 1
+    assert expected in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_names_of_the_literature():
+    """Law: Deep Unlearn's names are the competition's entries; CT is the transposing half; digests are the method's."""
+    assert {alias: name for alias, (name, _) in ALIASES.items()} == {
+        **{"FCS": "fanchuan", "MSG": "kookmin", "CFW": "seif", "PRMQ": "sebastian", "CT": "toshi_marvel"},
+        **{"KDE": "amnesiacs", "RNI": "sun"},
+    }
+    assert not set(ALIASES) & set(METHODS)
+
+    def identity(**population):
+        return resolve(parse_study(merged(TINY, {"populations": {"mine": population}}), where="x"), "mine").identity
+
+    assert identity(method="MSG", lr=0.5) == identity(method="kookmin", lr=0.5)
+    assert identity(method="CT") == identity(method="toshi_marvel", variant="transpose")
+    assert identity(method="CT", preset="competition", variant="mix") == identity(
+        method="toshi_marvel", preset="competition", variant="mix"
+    )
+
+
+def test_a_mistyped_alias_is_guessed():
+    """Law: the error names the nearest name, aliases included."""
+    from ray_unlearn.errors import StudyError
+
+    tree = merged(TINY, {"populations": {"mine": {"method": "PRMG"}}})
+    with pytest.raises(StudyError, match=r"no method 'PRMG' \(did you mean 'PRMQ'\?\)"):
+        resolve(parse_study(tree, where="x"), "mine")
