@@ -101,7 +101,7 @@ def identity(spec: Model) -> dict[str, Any]:
         ModelError: no such architecture.
 
     """
-    forget()  # a file beside the study may have changed since this process imported it
+    forget()  # a file in the study's folder may have changed since this process imported it
     _factory(spec)
     found = identity_of(spec) | {"options": spec.options}  # as they are: a plain form may hide NaN
     try:
