@@ -197,7 +197,7 @@ def test_a_machine_that_can_never_hold_a_worker_is_an_error(tiny, monkeypatch: p
     from ray_unlearn.cluster import backend as ray_backend
 
     class Never:
-        def __init__(self, *_: object) -> None: ...
+        def __init__(self, *_: object, **__: object) -> None: ...
 
         def missing(self) -> str:
             return "no node has CPU 64 (at most 2)"
@@ -208,7 +208,7 @@ def test_a_machine_that_can_never_hold_a_worker_is_an_error(tiny, monkeypatch: p
     backend = ray_backend.RayBackend(address=None, workers=None)
     monkeypatch.setattr(backend, "connect", lambda: None)
     assert backend.pool(None).missing()  # type: ignore[arg-type]
-    backend._local = True
+    backend._cluster = ray_backend.LocalCluster()
     with pytest.raises(ClusterError, match="this machine: no node has CPU 64"):
         backend.pool(None)  # type: ignore[arg-type]
 
