@@ -27,16 +27,14 @@ NAME = PACKAGE.name
 FLOORS = [
     ["errors", "wording"],
     ["study", "interrupts"],
-    ["seeds", "terminal"],
+    ["seeds", "terminal", "usercode"],
     ["store"],
-    ["evaluation"],
-    ["data"],
+    ["evaluation", "data"],
     ["training"],
     ["models"],
     ["methods"],
-    ["artefacts"],
-    ["outcome", "publisher", "run_log", "surroundings"],
-    ["schedule", "worker"],
+    ["run"],
+    ["schedule"],
     ["monitor", "report"],
     ["submit"],
     ["cluster"],
@@ -155,7 +153,7 @@ def impure(modules: Sources) -> list[str]:
         if room(module) == "schedule"
         for name in sorted(imports(modules[module], typing=False))
         if name.split(".")[0] in ("time", "datetime", "threading", "os", "pathlib", "random")
-        or name.startswith((f"{NAME}.store", f"{NAME}.worker"))
+        or name.startswith((f"{NAME}.store", f"{NAME}.run.worker"))
     ]
 
 
@@ -225,8 +223,8 @@ def _unsafe_call(module: str, call: ast.Call) -> str:
         return name
     if name == "yaml.load" and module != "study.yaml12":
         return "yaml.load outside yaml12"
-    if name in ("eval", "exec") and module != "methods.script":
-        return f"{name} outside methods.script"
+    if name in ("eval", "exec") and module != "usercode.imports":
+        return f"{name} outside usercode.imports"
     return ""
 
 
@@ -243,7 +241,7 @@ LAWS: dict[str, tuple[Callable[[Sources], list[str]], dict[str, str]]] = {
             "data.shards": "from ray_unlearn.data.images import Pixels",
         },
     ),
-    "Ray is driven in the modules named for it": (ray_outside, {"worker": "def f():\n    import ray.exceptions"}),
+    "Ray is driven in the modules named for it": (ray_outside, {"run.worker": "def f():\n    import ray.exceptions"}),
     "torch stays out of the rooms that need none": (torch_outside, {"report.text": "from torch import nn"}),
     "the scheduler has no clock and no storage": (impure, {"schedule.scheduler": "import time\n"}),
     "the straight path is short": (
@@ -253,7 +251,7 @@ LAWS: dict[str, tuple[Callable[[Sources], list[str]], dict[str, str]]] = {
     "every module says what it does not cover": (undocumented, {"data.rows": '"""Rows."""\n'}),
     "nothing executes what it reads": (unsafe, {"models": "state = torch.load(path, weights_only=False)"}),
     "no one else loads YAML": (unsafe, {"report.text": "yaml.load(text, Loader=yaml.Loader)"}),
-    "no pickle is read": (unsafe, {"worker": "import pickle\npickle.loads(data)"}),
+    "no pickle is read": (unsafe, {"run.worker": "import pickle\npickle.loads(data)"}),
     "no pickle hides in an array": (unsafe, {"data.splits": "np.load(path, allow_pickle=True)"}),
     "no extension type of a file comes alive": (
         arrow_readers,
@@ -261,7 +259,7 @@ LAWS: dict[str, tuple[Callable[[Sources], list[str]], dict[str, str]]] = {
     ),
     "no Parquet is opened elsewhere": (arrow_readers, {"report.text": "import pandas as pd\npd.read_parquet(file)"}),
     "no reader hides behind a bare name": (arrow_readers, {"store.disk": "from pyarrow.parquet import ParquetFile"}),
-    "no pickle is written": (unsafe, {"artefacts": "torch.save(state, path)"}),
+    "no pickle is written": (unsafe, {"run.artefacts": "torch.save(state, path)"}),
 }
 
 

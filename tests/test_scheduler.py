@@ -11,7 +11,7 @@ import pytest
 from plans import finetune, plan_of
 
 from ray_unlearn.errors import ClusterError, StoreUnwritable
-from ray_unlearn.outcome import Outcome, WorkerInfo
+from ray_unlearn.run.outcome import Outcome, WorkerInfo
 from ray_unlearn.schedule import scheduler
 from ray_unlearn.schedule.events import Failed, Made, Retried, Sink, Started, Stopped, Tally
 from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report

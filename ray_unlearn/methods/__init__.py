@@ -7,7 +7,7 @@ A method is `def method(model, data, options, rng) -> None`: it changes `model` 
 `training`, and takes all randomness from `rng`. To add one: a file with a `METHOD`, and its name below; or, in a
 distribution of your own, an entry point (`registry`).
 
-Does not cover: where a run's model comes from and where it goes (`ray_unlearn.worker`).
+Does not cover: where a run's model comes from and where it goes (`ray_unlearn.run.worker`).
 """
 
 import importlib
