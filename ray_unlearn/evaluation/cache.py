@@ -1,0 +1,144 @@
+"""The parts of an evaluation as values: what is compared, the digest of all that it depends on, and how it is computed.
+
+    task = Task(store=store, part="kookmin", role="unlearned", population=ours, reference=theirs, ...)
+    task.key                                     # changes when a run does, or a setting that changes numbers
+    text = task.run()                            # JSON of a `Part`, in this process or another
+
+Does not cover: which parts a study needs, and where they are kept (`evaluate`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
+from ray_unlearn.evaluation.nulls import NullPart, score_null
+from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
+from ray_unlearn.evaluation.population_scores import describe, score
+from ray_unlearn.evaluation.resampling import Settings
+from ray_unlearn.evaluation.scores import FORMAT, PopulationScores, Role
+from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.records import OUTPUTS
+from ray_unlearn.study.identity import digest
+
+_BYTES_PER_IMAGE = 50  # of outputs.arrow with ten classes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Population:
+    """The finished runs of one population that are evaluated."""
+
+    name: str
+    method: str
+    """As people call it: a script's file and function without its folder."""
+    records: Mapping[int, Record]
+    images: Mapping[str, Any]
+    """What its identity says about images and outputs; only equal ones compare."""
+    splits: str
+    """Digest of its splits: which images its outputs are of."""
+
+    def first(self, runs: int) -> Population:
+        """Return the runs with the smallest indexes."""
+        kept = dict(sorted(self.records.items())[:runs])
+        return replace(self, records=kept)
+
+    @property
+    def identity(self) -> list[str]:
+        """What its numbers depend on: every run's outputs, and the seconds and stages that its record holds."""
+        return [record.checksum for _, record in sorted(self.records.items())]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One part to compute; picklable, and small."""
+
+    store: StudyStore
+    settings: Settings
+    part: str
+    """File name of the part."""
+    role: Role
+    population: Population
+    reference: Population
+    null: bool
+    """Whether it is the reference against itself."""
+    null_runs: int
+    """Runs a side of the null, and of what stands beside it; the same for all populations of an evaluation."""
+    names_sha256: str
+    """Of the splits file: image ids, groups and class names."""
+
+    def __str__(self) -> str:
+        if self.null and self.null_runs < LEAST_TO_SCORE:
+            return f"{self.reference.name} one model at a time; too few runs for halves"
+        if self.null:
+            return f"{self.reference.name} against itself (N={self.null_runs})"
+        runs = f"(N={len(self.population.records)})"
+        return f"{self.population.name} {runs}" + f" against {self.reference.name}" * (self.role == "unlearned")
+
+    @property
+    def key(self) -> str:
+        """Digest of all that the part is computed from."""
+        settings = {name: getattr(self.settings, name) for name in Settings.__slots__}
+        return digest(
+            {
+                "format": FORMAT,
+                "settings": settings,
+                "null": [self.null, self.null_runs] if self.null or self.role == "unlearned" else None,
+                "version": importlib.metadata.version("ray-unlearn"),
+                "population": None if self.null else [self.population.name, self.role, self.population.identity],
+                "reference": [self.reference.name, self.reference.identity],
+                "names": self.names_sha256,
+            }
+        )
+
+    @property
+    def expected_s(self) -> float:
+        """Seconds on one core, roughly: what decides where parts are computed, and in which order."""
+        if not self.null and self.role != "unlearned":
+            return 1.0
+        record = next(iter(self.reference.records.values()))
+        outputs, runs = record.payloads.get(OUTPUTS), len(self.population.records)
+        images = outputs.size_bytes / _BYTES_PER_IMAGE if outputs else 0  # reading them says what is wrong
+        comparisons = 2 * self.settings.resamples + 7 * self.settings.growth_draws
+        return 0.08 * runs + images * comparisons * (3e-5 + 7e-7 * runs)  # fitted at N = 32, 64 and 512
+
+    def run(self) -> str:
+        """Compute the part; return it as JSON."""
+        if self.null:
+            null = score_null(self._read(self.reference), self.null_runs, self.settings)
+            return Part(key=self.key, null=null).model_dump_json()
+        outputs, names = self._read(self.population), read_image_names(self.store, self.population.splits)
+        described = describe(outputs, names, self.role, self.population.method, list(self.reference.records.values()))
+        if self.role != "unlearned":
+            return Part(key=self.key, population=described).model_dump_json()
+        scored = score(described, outputs, self._read(self.reference), names, self.null_runs, self.settings)
+        return Part(key=self.key, population=scored.population, draws=scored.draws).model_dump_json()
+
+    def _read(self, population: Population) -> Outputs:
+        return read_outputs(self.store, population.name, population.records)
+
+
+class Part(BaseModel):
+    """One part, computed: a population's scores or a null."""
+
+    format: int = FORMAT
+    key: str
+    """The task's, when it was computed."""
+    population: PopulationScores | None = None
+    null: NullPart | None = None
+    draws: dict[str, tuple[float, ...]] = {}
+    """Of a population: values on subsets, by the measures that populations are ranked by."""
+
+
+Execute = Callable[[Sequence[Task]], Iterable[tuple[Task, str]]]
+"""Tasks -> (task, its part) as each is there, in any order."""
+
+
+def in_this_process(tasks: Sequence[Task]) -> Iterable[tuple[Task, str]]:
+    """Compute one part after another."""
+    for task in tasks:
+        yield task, task.run()

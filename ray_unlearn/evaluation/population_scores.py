@@ -1,0 +1,208 @@
+"""One population's scores: what it is by itself, and what it is against the reference.
+
+    described = describe(outputs, names, "unlearned", "kookmin", reference.records)
+    scored = score(described, unlearned, reference, names, 32, settings)
+    scored.population, scored.draws              # everything but the nulls (`nulls`), and what ranks need
+
+Does not cover: reading outputs and keeping scores (`evaluate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ray_unlearn.evaluation.caveats import caveats
+from ray_unlearn.evaluation.comparison import (
+    Alone,
+    Values,
+    attack_alone,
+    attack_curves,
+    check_forget,
+    compare,
+    why_missing,
+)
+from ray_unlearn.evaluation.intervals import Subsets, interval, standard_error, subsets, t_quantile
+from ray_unlearn.evaluation.measures import MEASURES
+from ray_unlearn.evaluation.measures.forgetting_quality import (
+    ForgettingQuality,
+    forgetting_quality,
+    num_buckets,
+    quality_of,
+)
+from ray_unlearn.evaluation.measures.measure import Pair
+from ray_unlearn.evaluation.nulls import CURVE_POINTS
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs
+from ray_unlearn.evaluation.resampling import Draws, Rows, Settings, growth_sizes, values_on
+from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
+from ray_unlearn.evaluation.single_images import epsilon_bounds, missed, quantiles_of, with_quality
+from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
+from ray_unlearn.evaluation.whole_populations import tests_of, variance_of
+from ray_unlearn.store import Record
+
+_EXAMPLES_AT = (0.1, 0.37, 0.63, 0.9)
+"""Quantiles of the reference's mean phi: from images that retrained models get wrong to those they are sure of."""
+RANKED = ("score", "forgetting_quality")
+"""Measures by which populations are ranked."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A population's scores, and the values that populations are ranked by."""
+
+    population: PopulationScores
+    draws: dict[str, tuple[float, ...]]
+    """Values on subsets by measure; those of two populations are of the same subsets of the reference."""
+
+
+def describe(
+    outputs: Outputs, names: ImageNames, role: Role, method: str, reference: Sequence[Record]
+) -> PopulationScores:
+    """Return what needs no outputs of the reference: slices, stages, cost."""
+    first = outputs.records[0]
+    starts = {record.original for record in outputs.records if record.original_sha256}
+    return PopulationScores(
+        population=outputs.population,
+        role=role,
+        method=method,
+        options=first.options,
+        runs=len(outputs),
+        originals=len(starts),
+        slices=slices(outputs, names),
+        stages=stages(outputs.records),
+        cost=cost(outputs.records, reference),
+    )
+
+
+def score(
+    described: PopulationScores,
+    unlearned: Outputs,
+    reference: Outputs,
+    names: ImageNames,
+    null_runs: int,
+    settings: Settings,
+) -> Scored:
+    """Add everything that compares the population with the reference.
+
+    Values are of N = as many runs of the reference, its first; intervals of subsets of these. What stands beside the
+    null is of `null_runs`, as many as the null has, against the same halves of the whole reference. Tests and bounds of
+    epsilon are of all runs of both sides.
+
+    Raises:
+        EvaluationError: a side has no outputs of the forget set.
+
+    """
+    check_forget(unlearned, reference)
+    theirs = reference.take(range(len(unlearned)))
+    attacked = attack_alone(unlearned, settings.attack_rng)
+    pair = Pair(unlearned, theirs, settings.mode, settings.attack_rng, attacked.values)
+    values, drawn = compare(pair), subsets(unlearned, theirs, settings)
+    draws = values_on(unlearned, theirs, drawn.pairs, settings, attacked.values)
+    at_null = _at_null(unlearned, reference, null_runs, settings)
+    beside_null = values_on(unlearned, reference, at_null, settings, attacked.values).values
+    quality = pair.once(quality_of) if "forgetting_quality" in values else None
+    measures = {name: _estimate(name, values, draws, drawn, beside_null, pair, names) for name in MEASURES}
+    scored = described.model_copy(
+        update={
+            "measures": measures,
+            "slices": with_quality(described.slices, unlearned, names, quality),
+            "epsilon_counts": _epsilon_counts(quality),
+            "guarded": int(quality.guarded_E.sum()) if quality else 0,
+            "undecided": int(quality.undecided_E.sum()) if quality else 0,
+            "missed": missed(pair, quality),
+            "growth": _growth(pair, measures["forgetting_quality"], settings),
+            "examples": _examples(unlearned, theirs, names, quality),
+            "curves": _curves(pair, attacked),
+            "tests": tests_of(unlearned, reference, settings),
+            "variance": variance_of(unlearned, reference),
+            "worst_images": quantiles_of(unlearned, reference, at_null, names, settings),
+            "epsilon_bounds": epsilon_bounds(unlearned, reference, names, settings),
+        }
+    )
+    kept = {name: tuple(draws.values[name].tolist()) for name in RANKED if name in draws.values}
+    return Scored(scored.model_copy(update={"warnings": caveats(scored, unlearned)}), kept)
+
+
+def _at_null(unlearned: Outputs, reference: Outputs, size: int, settings: Settings) -> list[tuple[Rows, Rows]]:
+    """Return rows of `size` runs of each side; none where a side has not so many."""
+    if size > min(len(unlearned), len(reference)):
+        return []
+    sides = (settings.halves(side.population, len(side), size) for side in (unlearned, reference))
+    return [(ours, theirs) for (ours, _), (theirs, _) in zip(*sides, strict=True)]
+
+
+def _estimate(
+    name: str,
+    values: Values,
+    draws: Draws,
+    drawn: Subsets,
+    beside_null: dict[str, np.ndarray],
+    pair: Pair,
+    names: ImageNames,
+) -> Estimate:
+    runs = len(pair.unlearned)
+    if name not in values:
+        return Estimate(value=None, n=runs, missing=why_missing(name, pair.unlearned, names.ids))
+    at_null_n = float(beside_null[name].mean()) if name in beside_null else None
+    if name not in draws.values:
+        return Estimate(value=values[name], n=runs, at_null_n=at_null_n)
+    error = standard_error(name, draws, drawn, pair.mode)
+    low, high = interval(name, values[name], error)
+    return Estimate(value=values[name], low=low, high=high, se=error.se, df=error.df, n=runs, at_null_n=at_null_n)
+
+
+def _epsilon_counts(quality: ForgettingQuality | None) -> tuple[int, ...]:
+    if quality is None:
+        return ()
+    last = num_buckets(quality.num_unlearned) + 1
+    counts_B = np.bincount(np.minimum(quality.bins, last), minlength=last + 1)[1:]
+    return tuple(counts_B.tolist())
+
+
+def _growth(pair: Pair, whole: Estimate, settings: Settings) -> tuple[Growth, ...]:
+    """Return F at fewer runs with the range of one study with so many: subsets vary by 1 - n / N of that."""
+    phi_UE, phi_RE = pair.phi("forget")
+    rng, runs = settings.rng("growth"), len(phi_UE)
+    points = []
+    for size in growth_sizes(runs):
+        if size == runs and whole.value is not None:
+            low, high = (whole.value if end is None else end for end in (whole.low, whole.high))
+            points.append(Growth(n=size, value=whole.value, low=low, high=high))
+            continue
+        rows = [[np.sort(rng.permutation(runs)[:size]) for _ in range(2)] for _ in range(settings.growth_draws)]
+        found = [forgetting_quality(phi_UE[ours], phi_RE[theirs], settings.mode).score for ours, theirs in rows]
+        spread = float(np.std(found, ddof=1)) * (runs / (runs - size)) ** 0.5
+        mean, margin = float(np.mean(found)), t_quantile(0.975, settings.growth_draws - 1) * spread
+        points.append(Growth(n=size, value=mean, low=max(0.0, mean - margin), high=min(1.0, mean + margin)))
+    return tuple(points)
+
+
+def _examples(
+    unlearned: Outputs, reference: Outputs, names: ImageNames, quality: ForgettingQuality | None
+) -> tuple[ExampleScores, ...]:
+    """Return a few forget images, chosen by the reference alone, so that all methods show the same."""
+    if quality is None:
+        return ()
+    ours, theirs = unlearned.splits["forget"], reference.splits["forget"]
+    order = np.argsort(theirs.phi_RN.mean(0), kind="stable")
+    chosen = dict.fromkeys(int(order[round(at * (len(order) - 1))]) for at in _EXAMPLES_AT)
+    return tuple(
+        ExampleScores(
+            image_id=str(names.ids["forget"][ours.positions_N[e]]),
+            label=class_name(names, int(ours.labels_N[e])),
+            epsilon=float(quality.epsilon_E[e]),
+            unlearned=tuple(np.round(ours.phi_RN[:, e], 3).tolist()),
+            retrained=tuple(np.round(theirs.phi_RN[:, e], 3).tolist()),
+        )
+        for e in chosen
+    )
+
+
+def _curves(pair: Pair, attacked: Alone) -> dict[str, Curve]:
+    found = {}
+    for name, curve in (attack_curves(pair) | attacked.curves).items():
+        false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
+        found[name] = Curve(false_positive_rate=false, true_positive_rate=true)
+    return found

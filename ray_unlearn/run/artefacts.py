@@ -1,0 +1,185 @@
+"""What a run leaves behind: outputs, checkpoint, stages, and the record that names them.
+
+    writer = RunWriter(run=run, population=population, study=study, sets=output_sets(study, sets), all_sets=sets)
+    method(..., on_epoch=writer.on_epoch)
+    writer.predict(model)                        # logits and metrics
+    payloads = writer.finish(model)              # {"model.safetensors": bytes, "outputs.arrow": bytes}
+
+Does not cover: what outputs.arrow looks like (`store.outputs`), and where the bytes go (`ray_unlearn.store`).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+from ray_unlearn import __version__
+from ray_unlearn.data.images import ImageSet
+from ray_unlearn.errors import StudyError
+from ray_unlearn.models import checkpoint_bytes
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.store.outputs import SplitLogits, encode_outputs
+from ray_unlearn.store.records import CHECKPOINT, LOG, OUTPUTS, Record, payload_of
+from ray_unlearn.study.plan import Population, Run
+from ray_unlearn.study.schema import Study
+from ray_unlearn.study.uris import labelled
+from ray_unlearn.training import accuracy_and_loss, predict
+
+_PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow")
+
+
+def output_sets(study: Study, sets: Mapping[str, ImageSet]) -> dict[str, ImageSet]:
+    """Return the sets whose logits are saved: those the study names and has, retain sampled where it says so.
+
+    Raises:
+        StudyError: a split that the study asks for in so many words is empty.
+
+    """
+    chosen: dict[str, ImageSet] = {}
+    asked = study.outputs.splits if "splits" in study.outputs.model_fields_set else ()
+    for name in study.outputs.splits:
+        images = sets[name]
+        if not len(images):
+            if name in asked:
+                raise StudyError(f"outputs.splits: asks for {name}, which the study's data do not have")
+            continue
+        limit = study.outputs.retain_sample
+        if name == "retain" and limit is not None and limit < len(images):
+            rng = Seeds(study=study.seed).numpy("retain-sample")
+            positions = np.sort(rng.choice(len(images), limit, replace=False))
+            images = ImageSet(images.pixels, images.indices[positions], images.scaling)
+        chosen[name] = images
+    return chosen
+
+
+@dataclass(kw_only=True)
+class RunWriter:
+    """Gathers what one run leaves behind."""
+
+    run: Run
+    population: Population
+    study: Study
+    sets: Mapping[str, ImageSet]
+    """Sets whose logits are saved."""
+    all_sets: Mapping[str, ImageSet]
+    """Every set of the study; stage metrics look at all of them."""
+    epoch_loss: list[float] = field(default_factory=list)
+    stages: list[dict[str, float]] = field(default_factory=list)
+    payloads: dict[str, bytes] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    logits: dict[str, np.ndarray] = field(default_factory=dict)
+    images: int = 0
+    """Trained on so far, every epoch counted."""
+
+    def on_images(self, count: int) -> None:
+        """Note how many images an epoch trained on."""
+        self.images += count
+
+    def on_epoch(self, model: nn.Module, epoch: int, loss: float) -> None:
+        """Note the epoch's loss, and publish what the study's `stages` ask for."""
+        wanted = self.study.stages
+        self.epoch_loss.append(loss)
+        number = len(self.epoch_loss)  # a method that fits twice goes on counting
+        if wanted.metrics:
+            logits = {name: predict(model, images) for name, images in self.all_sets.items() if len(images)}
+            self.stages.append({"epoch": float(number), "train_loss": loss, **_metrics(logits, self.all_sets)})
+        if number in wanted.outputs:
+            self.payloads[f"stage-{number:04d}.arrow"] = self._encoded(self._logits(model))
+        if number in wanted.checkpoints:
+            self.payloads[f"stage-{number:04d}.safetensors"] = checkpoint_bytes(model, self.study.checkpoint_dtype)
+
+    def predict(self, model: nn.Module) -> None:
+        """Note the finished model's logits and metrics."""
+        self.logits = self._logits(model)
+        self.metrics = _metrics(self.logits, self.sets)
+
+    def finish(self, model: nn.Module, log: bytes = b"") -> dict[str, bytes]:
+        """Return all payloads by file name; may be called in another thread than the rest."""
+        self.payloads[OUTPUTS] = self._encoded(self.logits)
+        if self.population.keep_checkpoints:
+            self.payloads[CHECKPOINT] = checkpoint_bytes(model, self.study.checkpoint_dtype)
+        if log:
+            self.payloads[LOG] = log
+        return self.payloads
+
+    def record(
+        self,
+        payloads: Mapping[str, bytes],
+        rng: Seeds,
+        *,
+        attempt: int,
+        started_at: str,
+        original_sha256: str,
+        seconds: dict[str, float],
+        device: str,
+        threads: int,
+        arithmetic: Mapping[str, str],
+        shards: Mapping[str, str],
+    ) -> Record:
+        """Return the record that is published last."""
+        return Record(
+            population=self.run.population,
+            index=self.run.index,
+            original=self.run.original,
+            digest=self.population.digest,
+            method=str(self.population.identity["method"]),
+            options=labelled(dict(self.population.identity["options"])),
+            seeds={"study": rng.study, "original": rng.original, "run": rng.run},
+            original_sha256=original_sha256,
+            shards=dict(shards),
+            payloads={name: payload_of(data) for name, data in sorted(payloads.items())},
+            metrics=self.metrics,
+            epoch_loss=self.epoch_loss,
+            stages=self.stages,
+            seconds={name: round(value, 4) for name, value in seconds.items()},
+            started_at=started_at,
+            device=device,
+            threads=threads,
+            arithmetic=dict(arithmetic),
+            host=socket.gethostname(),
+            versions=dict(versions()),
+            attempt=attempt,
+            checksum="",
+        )
+
+    def _encoded(self, logits: Mapping[str, np.ndarray]) -> bytes:
+        return encode_outputs(split_logits(logits, self.sets, self.all_sets))
+
+    def _logits(self, model: nn.Module) -> dict[str, np.ndarray]:
+        return {name: predict(model, images) for name, images in self.sets.items()}
+
+
+def _metrics(logits: Mapping[str, np.ndarray], sets: Mapping[str, ImageSet]) -> dict[str, float]:
+    metrics = {}
+    for name, logits_NC in logits.items():
+        metrics[f"{name}_accuracy"], metrics[f"{name}_loss"] = accuracy_and_loss(logits_NC, sets[name].labels_N)
+    return metrics
+
+
+def split_logits(
+    logits: Mapping[str, np.ndarray], sets: Mapping[str, ImageSet], all_sets: Mapping[str, ImageSet]
+) -> dict[str, SplitLogits]:
+    """Return logits float32 [N, C] of every split with labels and positions; `sets` may be samples of `all_sets`."""
+    return {
+        name: SplitLogits(np.searchsorted(all_sets[name].indices, sets[name].indices), sets[name].labels_N, logits_NC)
+        for name, logits_NC in logits.items()
+    }
+
+
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """Return what makes the numbers: Python and packages, by name."""
+    found = {"python": platform.python_version(), "ray-unlearn": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # the inline backend runs without Ray
+    return found

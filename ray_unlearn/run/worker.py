@@ -1,0 +1,336 @@
+"""Executes one run after another; data and architecture are opened once. No Ray.
+
+    worker = Worker(job, device="cpu")
+    worker.open()
+    known = worker.work([(run, 1), (other, 1)])  # outcomes that are known by now; never raises for a bad run
+    known += worker.flush()                      # waits for the rest
+
+A run is published while the next one trains: all training happens in the caller's thread, one publication at most is
+in flight in another. A run's bytes depend on the run and the thread count alone: not on the worker, nor on what it
+executed before; what a run's code does to its process (folder, environment, ...) is put back, and what it prints is
+kept as the run's log.
+
+Does not cover: which run comes next (`ray_unlearn.schedule`).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ray_unlearn import models
+from ray_unlearn.data.images import ImageSet, RunData, Scaling
+from ray_unlearn.data.study_data import StudyData
+from ray_unlearn.errors import RayUnlearnError, TrainingDiverged
+from ray_unlearn.methods.resolve import method_of
+from ray_unlearn.models import Template
+from ray_unlearn.run.artefacts import RunWriter, output_sets, versions
+from ray_unlearn.run.outcome import Attempt, Outcome, WorkerInfo, failure_of, success_of
+from ray_unlearn.run.publisher import Publisher
+from ray_unlearn.run.run_log import RunLog, recorded
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.store import FailedRecord, StudyStore
+from ray_unlearn.store.arithmetic import arithmetic_of
+from ray_unlearn.store.records import CHECKPOINT, payload_of
+from ray_unlearn.store.sharing import check_shared
+from ray_unlearn.study.execution import Execution
+from ray_unlearn.study.plan import Plan, Run
+from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
+from ray_unlearn.training.precision import allow_tensor_float_32, refuse_absent
+from ray_unlearn.usercode.isolation import isolated_process_state, keep_freed_memory, resident_bytes
+
+# A run as short as this is published at once: two threads of one interpreter would get in each other's way.
+_QUICK_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """All that a worker needs; picklable, without a pixel in it."""
+
+    plan: Plan
+    data: StudyData
+    store: StudyStore
+    cache: str
+    """Each node's folder for shards of a remote storage; a node's RAY_UNLEARN_CACHE takes precedence."""
+    marker: str = ""
+    """Name of a file that the driver keeps in the storage while it works; a worker without it has another storage."""
+    verbose: bool = False
+    """Whether outcomes of published runs bring the run's log along; those of failed runs always do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Unpublished:
+    """A run that is trained and predicted; nothing else holds its model."""
+
+    run: Run
+    attempt: int
+    writer: RunWriter
+    model: nn.Module
+    rng: Seeds
+    started_at: str
+    seconds: dict[str, float]
+    original_sha256: str
+    threads: int
+    log: bytes = b""
+
+
+class Worker:
+    """Opens a job once and executes its runs."""
+
+    def __init__(self, job: Job, device: str) -> None:
+        self._job = job
+        self._device = torch.device(device)
+        self._originals: dict[Run, tuple[str, Template]] = {}
+        """sha256 and model of the originals read so far."""
+        threads = job.plan.study.execution.cpus_per_worker
+        self._publisher: Publisher[Outcome] = Publisher(functools.partial(torch.set_num_threads, threads))
+        self._poisoned = False
+        self._grown = False
+        self._resident: int | None = None
+        """Bytes held after the first run: what every run needs again is no growth."""
+
+    def open(self) -> WorkerInfo:
+        """Map the images and build the architecture.
+
+        Raises:
+            RayUnlearnError: the storage, the device, the shards or the architecture are not to be had here.
+
+        """
+        job, execution = self._job, self._job.plan.study.execution
+        check_shared(job.store, job.marker)
+        keep_freed_memory()
+        self._configure()
+        pixels = job.data.open(self._device, execution.device_budget_gib * 2**30, Path(job.cache))
+        scaling = Scaling.of(job.plan.study.data.normalize)
+        self._sets = {name: ImageSet(pixels, indexes, scaling) for name, indexes in job.data.splits.sets.items()}
+        self._train = ImageSet(pixels, job.data.splits.train, scaling)
+        self._outputs = output_sets(job.plan.study, self._sets)
+        captures = self._device.type == "cuda" and execution.cuda_graph
+        self._engines = Engines(cuda_graph) if captures else None
+        planned = next(iter(job.plan.populations.values())).identity["model"]  # all populations' is the same
+        models.check_source(job.plan.study.model, planned)
+        self._template = Template(models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0)))
+        _import_optimizers()
+        return WorkerInfo(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=str(self._device),
+            arithmetic=arithmetic_of(
+                _device_name(self._device), torch.get_num_threads(), versions(), arithmetic(self._device, execution)
+            ),
+        )
+
+    def work(self, attempts: Sequence[Attempt], flush: bool = False) -> list[Outcome]:
+        """Execute runs one after another; return the outcomes known by now, of all of them if `flush`."""
+        known: list[Outcome] = []
+        for run, attempt in attempts:
+            if self._poisoned or self._grown or any(outcome.unwritable for outcome in known):
+                break  # the scheduler replaces this worker, or ends
+            known += self.execute(run, attempt)
+            known = self._leaving(known) if self._has_grown() else known
+        return known + (self.flush() if flush else [])
+
+    def _has_grown(self) -> bool:
+        resident = resident_bytes()
+        if self._resident is None:
+            self._resident = resident
+        return resident - self._resident > self._job.plan.study.execution.recycle_growth_gib * 2**30
+
+    def _leaving(self, known: list[Outcome]) -> list[Outcome]:
+        """Return all outcomes, the last of which asks for another worker."""
+        self._grown = True
+        *others, last = (*known, *self.flush())
+        return [*others, replace(last, recycle=True)]
+
+    def execute(self, run: Run, attempt: int) -> list[Outcome]:
+        """Make one run and begin to publish it; return the outcomes known by now. Failures of any kind are outcomes."""
+        start, log = time.monotonic(), RunLog()
+        try:
+            with recorded(log):
+                made = self._make(run, attempt, start)
+        except (Exception, SystemExit) as error:  # a script that calls sys.exit fails its run, not the worker
+            self._poisoned = self._device.type == "cuda" and not isinstance(error, RayUnlearnError)
+            known = self.flush() if self._poisoned else self._publisher.known()
+            return [*known, failure_of(run, start, error, poisoned=self._poisoned, log=log.content())]
+        made = replace(made, log=log.content())
+        known, end = self._publisher.flush(), time.monotonic()
+        if end - start < _QUICK_S:
+            return [*known, replace(self._publish(made, start, end), seconds=time.monotonic() - start)]
+        self._publisher.begin(functools.partial(self._publish, made, start, end))
+        return known
+
+    def flush(self) -> list[Outcome]:
+        """Wait until everything is published; return the outcomes that were not known yet."""
+        return self._publisher.flush()
+
+    def close(self) -> None:
+        """Wait until what is in flight is published, and end."""
+        self._publisher.close()
+
+    def _make(self, run: Run, attempt: int, start: float) -> _Unpublished:
+        self._configure()  # again for every run: a script may have changed any of it
+        started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        study, population = self._job.plan.study, self._job.plan.populations[run.population]
+        rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
+        writer = RunWriter(run=run, population=population, study=study, sets=self._outputs, all_sets=self._sets)
+        model = self._starting_model(run, rng)
+        model = model if self._device.type == "cpu" else model.to(self._device)
+        with isolated_process_state(), rng.global_state("method"):  # dropout draws from the global generators
+            method_of(population.method).run(model, self._run_data(writer), population.method.options, rng)
+        models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
+        _check_weights(model)
+        trained = time.monotonic()
+        writer.predict(model)
+        _check_metrics(writer)
+        return _Unpublished(
+            run=run,
+            attempt=attempt,
+            writer=writer,
+            model=model if self._device.type == "cpu" else model.to("cpu"),  # its memory there is the next run's
+            rng=rng,
+            started_at=started_at,
+            seconds={"train": trained - start, "predict": time.monotonic() - trained},
+            original_sha256=self._sha256_of_start(run),
+            threads=torch.get_num_threads(),
+        )
+
+    def _publish(self, made: _Unpublished, start: float, end: float) -> Outcome:
+        """Serialise, hash and write; in the publisher's thread, but for quick runs."""
+        began = time.monotonic()
+        try:
+            payloads = made.writer.finish(made.model, made.log)
+            record = made.writer.record(
+                payloads,
+                made.rng,
+                attempt=made.attempt,
+                started_at=made.started_at,
+                original_sha256=made.original_sha256,
+                seconds=made.seconds,
+                device=_device_name(self._device),
+                threads=made.threads,
+                arithmetic=arithmetic(self._device, self._job.plan.study.execution),
+                shards=self._job.data.shards,
+            )
+            self._job.store.publish(made.run, payloads, record)
+        except Exception as error:  # a full disk, or anything else that may happen to one run
+            return failure_of(made.run, start, error, log=made.log)
+        log = made.log if self._job.verbose else b""
+        return success_of(made.run, record, (start, end), (began, time.monotonic()), images=made.writer.images, log=log)
+
+    def _configure(self) -> None:
+        """Set what the arithmetic of a run depends on."""
+        execution = self._job.plan.study.execution
+        refuse_absent(self._device)
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+        torch.set_num_threads(execution.cpus_per_worker)
+        torch.use_deterministic_algorithms(self._device.type == "cuda" and execution.deterministic)
+        if self._device.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may not repeat itself
+            # Deterministic mode would fill every new tensor with NaN, a kernel each, to show bugs of operations.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+            torch.backends.cudnn.benchmark = not execution.deterministic
+            allow_tensor_float_32(False)  # `precision: tf32` allows it inside its training alone
+
+    def _sha256_of_start(self, run: Run) -> str:
+        start = self._job.plan.start_of(run)
+        return self._originals[start][0] if start else ""
+
+    def _run_data(self, writer: RunWriter) -> RunData:
+        sets = self._sets
+        return RunData(
+            train=self._train,
+            retain=sets["retain"],
+            forget=sets["forget"],
+            validation=sets["validation"] if len(sets["validation"]) else None,
+            num_classes=self._job.data.num_classes,
+            device=self._device,
+            on_epoch=writer.on_epoch,
+            on_images=writer.on_images,
+            engines=self._engines,
+        )
+
+    def _starting_model(self, run: Run, rng: Seeds) -> nn.Module:
+        start = self._job.plan.start_of(run)
+        if start is None:
+            return models.build(self._job.plan.study.model, self._job.data.num_classes, rng)
+        if start not in self._originals:
+            data = self._job.store.payload(start, CHECKPOINT)
+            model = self._template.copy()
+            weights = models.parse_weights(data, CHECKPOINT)
+            models.load_weights(model, weights, where=f"{self._job.store.uri}/{start}")
+            self._originals[start] = payload_of(data).sha256, Template(model)
+        return self._originals[start][1].copy()
+
+
+def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
+    """Record why a run failed, and what it printed, in the folder of its population."""
+    failure = FailedRecord(
+        population=outcome.run.population,
+        index=outcome.run.index,
+        digest=job.plan.populations[outcome.run.population].digest,
+        error=outcome.error,
+        traceback=outcome.traceback,
+        attempts=attempts,
+        host=socket.gethostname(),
+        failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    job.store.publish_failure(outcome.run, failure, outcome.log)
+
+
+def _import_optimizers() -> None:
+    """Take one optimiser step on nothing: a process's first imports torch._dynamo, which takes seconds.
+
+    No run should pay for that: the seconds in its record are compared with those of retraining.
+    """
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    torch.optim.SGD([parameter], lr=0.0).step()
+
+
+def _check_metrics(writer: RunWriter) -> None:
+    """Check that no loss overflowed, which can happen with finite weights: no record could be read back with it."""
+    for where, metrics in (("", writer.metrics), *((f" of epoch {s['epoch']:.0f}", s) for s in writer.stages)):
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise TrainingDiverged(f"{name}{where} is {value} after training; a lower lr may help")
+
+
+def _check_weights(model: nn.Module) -> None:
+    state = {
+        name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point() and tensor.numel()
+    }
+    largest = torch._foreach_norm(list(state.values()), math.inf)  # one call for all; NaN stays NaN
+    for name, norm in zip(state, torch.stack([each.float() for each in largest]).tolist(), strict=True):
+        if not math.isfinite(norm):
+            raise TrainingDiverged(f"tensor {name!r} holds NaN or infinity after training")
+
+
+def arithmetic(device: torch.device, execution: Execution) -> dict[str, str]:
+    """Return what the last bits of a run depend on, besides torch's version, the device's name and the thread count.
+
+    The instructions that torch chose for this CPU; on a GPU the versions of its libraries, and how it executes.
+    """
+    found = {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
+    if device.type == "cuda":
+        found |= {
+            "cuda": str(torch.version.cuda),
+            "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+            "cuda_graph": str(execution.cuda_graph).lower(),
+            "deterministic": str(execution.deterministic).lower(),
+        }
+    return found
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
