@@ -7,9 +7,9 @@
    and of the retain set, in evaluation mode. The mask holds the weights whose ratio, forget to retain, is `threshold`
    or more.
 2. `iterations` steps on retain batches, cross-entropy, the rate along a cosine. Before the first of every
-   `forget_every`, one on a forget batch: maximise ascent * sum of c_i CE_i with c_i = CE_i^-lambda / sum of CE_j^-lambda
-   held fixed, `ascent` along a cosine of its own; its gradient is masked, and cut to a norm of `max_norm`. One
-   optimiser serves both, momentum included.
+   `forget_every`, one on a forget batch: maximise ascent * sum of c_i CE_i where c_i = CE_i^-lambda / sum of
+   CE_j^-lambda is held fixed, `ascent` along a cosine of its own; its gradient is masked, and cut to a norm of
+   `max_norm`. One optimiser serves both, momentum included.
 
 Source: Huang et al., Unified Gradient-Based Machine Unlearning with Remain Geometry Enhancement (NeurIPS 2024). Read:
 K1nght/Unified-Unlearning-w-Remain-Geometry Classification/unlearn/sfron.py, scripts/unlearn.sh, dataset/cifar10.py
