@@ -49,6 +49,8 @@ _FILES = (
     "unsir",
     "boundary_expanding",
     "jit",
+    "amun",
+    "task_vector",
 )
 
 for _file in _FILES:

@@ -27,7 +27,7 @@ GROUP = "ray_unlearn.methods"
 
 
 class Registry(Mapping[str, Method]):
-    """Methods by name; installed ones are looked for when a name is not our own, and loaded when asked for."""
+    """Methods by name; installed ones are looked for where a name is not the package's, and loaded when asked for."""
 
     def __init__(self) -> None:
         self.own: dict[str, Method] = {}
