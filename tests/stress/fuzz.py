@@ -27,6 +27,7 @@ from pathlib import Path
 _SECONDS = 300.0
 _KEPT_BYTES = 2**28  # of one file of a violation
 _SPACE = 4 * 2**30
+_LARGEST_KEPT = 100 * 2**20  # bytes of a file
 
 
 def _work(pipe: Connection, root: str, template: str, seed: int) -> None:
@@ -108,6 +109,11 @@ def _heard(worker: _Worker) -> tuple[str, str]:
         return "violation", f"crash: the process ended with {worker.process.exitcode}"
     hangs = time.monotonic() - worker.since > _SECONDS
     return ("violation", f"hangs: no answer in {_SECONDS:.0f} s") if hangs else ("", "")
+
+
+def _large(folder: str, names: list[str]) -> list[str]:
+    """Return what is not kept: a copy of a sparse terabyte is a full disk."""
+    return [name for name in names if (Path(folder) / name).lstat().st_size > _LARGEST_KEPT]
 
 
 def _keep(case: Path, kept: Path, why: str) -> None:
