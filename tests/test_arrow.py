@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from samples import encoded, picture
 
-from ray_unlearn.data.columns import read_columns
 from ray_unlearn.data.parquet import open_parquet
-from ray_unlearn.data.shards import Example, encode_shard, map_shard
+from ray_unlearn.data.shards import Example, encode_shard, map_shard, read_columns
 from ray_unlearn.errors import DataError, StoreError
 from ray_unlearn.evaluation.outputs import decode_outputs, read_image_names
 from ray_unlearn.store import StudyStore, open_storage
