@@ -123,6 +123,7 @@ class Interrupted(BaseException):
         return f"interrupted by {signal.Signals(self.signum).name}"
 
 
+_TOO_LONG = 1000  # characters: the comparison keeps a list of places for each
 _TOO_MANY = 5000  # names to compare: a second's work
 
 
@@ -133,7 +134,7 @@ def did_you_mean(found: str, valid: Iterable[str]) -> str:
     " (did you mean 'adam'?)"
     """
     names = sorted(valid)
-    if len(names) > _TOO_MANY:
+    if len(names) > _TOO_MANY or len(str(found)) > _TOO_LONG:
         return ""
     close = difflib.get_close_matches(str(found), names, n=1)
     if close:

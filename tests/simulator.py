@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from conftest import TINY, merged
 
-from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo
+from ray_unlearn.run.outcome import Attempt, Outcome, WorkerInfo
 from ray_unlearn.schedule.events import Tally
 from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report
 from ray_unlearn.schedule.scheduler import schedule

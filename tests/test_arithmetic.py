@@ -12,9 +12,9 @@ from conftest import TINY, merged
 from plans import finetune, plan_of, record_of
 from typer.testing import CliRunner
 
-from ray_unlearn import worker
 from ray_unlearn.cli import app
 from ray_unlearn.generation import generate
+from ray_unlearn.run import worker
 from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.store.arithmetic import ADVICE, mixing, mixtures
 from ray_unlearn.study import Study

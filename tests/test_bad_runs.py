@@ -14,10 +14,10 @@ from conftest import payload_bytes
 
 from ray_unlearn.errors import MethodError, RayUnlearnError
 from ray_unlearn.generation import generate, open_job
-from ray_unlearn.outcome import failure_of
+from ray_unlearn.run.outcome import failure_of
+from ray_unlearn.run.worker import Worker
 from ray_unlearn.study import Run, Study
-from ray_unlearn.surroundings import resident_bytes, undisturbed
-from ray_unlearn.worker import Worker
+from ray_unlearn.usercode.isolation import isolated_process_state, resident_bytes
 
 GOOD = """\
     with torch.no_grad():
@@ -142,7 +142,7 @@ def test_no_thread_leaves_the_process_as_if_all_were_made(tmp_path):
     """Law: os._exit(0) in a thread of the run's code ends the process, which nobody can undo, but not with code 0."""
     child = os.fork()
     if not child:
-        with undisturbed():
+        with isolated_process_state():
             threading.Thread(target=os._exit, args=(0,)).start()
             time.sleep(20)
         os._exit(0)
@@ -174,7 +174,7 @@ def test_a_run_can_disturb_its_process(tiny, tmp_path, monkeypatch):
     """Law: nothing but the worker's own care puts the process back; the test above can fail."""
     from contextlib import nullcontext
 
-    monkeypatch.setattr("ray_unlearn.worker.undisturbed", nullcontext)
+    monkeypatch.setattr("ray_unlearn.run.worker.isolated_process_state", nullcontext)
     before = Path.cwd()
     try:
         generate(scripted(tiny, tmp_path, "os.chdir('/')"), backend="inline")
@@ -205,7 +205,7 @@ def test_a_forked_child_ends_where_the_runs_code_ends(tmp_path):
     """Law: what stands behind the block is done once, by the parent; the child ends with code 1."""
     marks = tmp_path / "marks"
     child = 0
-    with undisturbed():
+    with isolated_process_state():
         child = os.fork()
     with marks.open("a") as file:
         file.write("x")

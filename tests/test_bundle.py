@@ -16,10 +16,10 @@ from conftest import TINY, merged
 
 from ray_unlearn.errors import MethodError, StudyError
 from ray_unlearn.study import load_study
-from ray_unlearn.study.beside import modules_beside
 from ray_unlearn.submit import bundle as parcels
 from ray_unlearn.submit import folder_cache as shelf
 from ray_unlearn.submit.bundle import Parcel, pack
+from ray_unlearn.usercode.sources import script_modules
 
 
 def write(folder: Path, **changes: Any) -> Path:
@@ -251,7 +251,7 @@ def test_a_module_that_is_not_python_is_refused(tmp_path: Path) -> None:
 def test_modules_are_found_once_however_they_are_imported(tmp_path: Path) -> None:
     """Law: `import a.b`, `from a import b`, inside functions, in circles; relative imports stay in their package."""
     scripted(tmp_path)
-    found = [str(path.relative_to(tmp_path)) for path in modules_beside(tmp_path / "mine.py")]
+    found = [str(path.relative_to(tmp_path)) for path in script_modules(tmp_path / "mine.py")]
     assert sorted(found) == ["loss.py", "nets/__init__.py", "nets/blocks.py"]
 
 

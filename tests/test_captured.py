@@ -23,6 +23,7 @@ from ray_unlearn import models
 from ray_unlearn.data.images import ImageSet, Pixels, RunData
 from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.generation import open_job
+from ray_unlearn.run.worker import Worker
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Augment, Recipe
 from ray_unlearn.study.schema import Model
@@ -32,7 +33,6 @@ from ray_unlearn.training.fast import can_stand_in
 from ray_unlearn.training.fast import cuda_graph as cuda_graphs
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph, with_rate
 from ray_unlearn.training.optimizers import make_optimizer
-from ray_unlearn.worker import Worker
 
 RNG = Seeds(study=0, population="test")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures a CUDA graph: needs a GPU")

@@ -8,7 +8,7 @@ from plans import finetune
 from rich.console import Console
 
 from ray_unlearn.monitor.console import ConsoleSink
-from ray_unlearn.outcome import Outcome, WorkerInfo
+from ray_unlearn.run.outcome import Outcome, WorkerInfo
 from ray_unlearn.schedule.events import Event, Failed, Made, Retried
 from ray_unlearn.schedule.pool import Lost, Ready
 

@@ -11,7 +11,7 @@ from plans import finetune, plan_of
 from test_scheduler import ORIGINAL, FakePool, schedule
 
 from ray_unlearn.generation import generate, open_job
-from ray_unlearn.outcome import Attempt
+from ray_unlearn.run.outcome import Attempt
 from ray_unlearn.schedule.deadlines import Deadlines
 from ray_unlearn.schedule.pool import Finished, Report
 from ray_unlearn.study import Run

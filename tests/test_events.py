@@ -22,7 +22,7 @@ from test_scheduler import INFO, FakePool, schedule
 from ray_unlearn.generation import driver, generate
 from ray_unlearn.monitor.event_log import Recorder, without_places
 from ray_unlearn.monitor.utilisation import utilisation, utilisation_line
-from ray_unlearn.outcome import Outcome
+from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.schedule.events import Failed, Made
 from ray_unlearn.schedule.pool import Leaving, Lost, Ready
 from ray_unlearn.store import Storage, StudyStore, disk, open_storage

@@ -159,7 +159,7 @@ def forks() -> Any:
     """Return a server that has imported everything once, and forks processes that die young."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["ray_unlearn.worker", "ray_unlearn.generation.inline", "ray_unlearn.generation.driver"]
+        ["ray_unlearn.run.worker", "ray_unlearn.generation.inline", "ray_unlearn.generation.driver"]
     )
     return context
 

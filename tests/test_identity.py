@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_unlearn.study.identity import canonical, difference, digest
+from ray_unlearn.study.identity import canonical, diff, digest
 
 
 def test_canonical_json_is_this_text() -> None:
@@ -60,12 +60,12 @@ def test_no_identity_holds_nan_or_infinity(number: float) -> None:
 )
 def test_a_difference_is_one_line_per_leaf(old: Any, new: Any, lines: list[str]) -> None:
     """`key.path: old -> new` in the order of the keys, values as JSON; worked by hand."""
-    assert difference(old, new) == lines
+    assert diff(old, new) == lines
 
 
 def test_a_difference_shortens_long_values() -> None:
     """60 characters at most on either side: 55 of the value, three dots, and both quotes."""
-    (line,) = difference({"a": "x" * 100}, {"a": "y"})
+    (line,) = diff({"a": "x" * 100}, {"a": "y"})
     assert line == 'a: "' + "x" * 55 + '..." -> "y"'
 
 
@@ -73,4 +73,4 @@ def test_a_difference_shortens_long_values() -> None:
 def test_what_digests_tell_apart_has_a_difference(old: Any, new: Any) -> None:
     """A refusal is never without a reason: Python's `1 == True == 1.0` does not hide one."""
     assert digest(old) != digest(new)
-    assert difference(old, new)
+    assert diff(old, new)

@@ -22,7 +22,7 @@ from ray_unlearn.errors import MethodError, ModelError, StudyError
 from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.finetune import FinetuneOptions
 from ray_unlearn.methods.resolve import method_of, resolve
-from ray_unlearn.methods.script import CompetitionDataset, imports_beside
+from ray_unlearn.methods.script import CompetitionDataset
 from ray_unlearn.methods.train import TrainOptions, train
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study import parse_study
@@ -425,18 +425,3 @@ def test_recipes_default_to_the_competitions():
     assert (known.epochs, known.optimizer, known.lr, known.weight_decay) == (30, "adam", 1e-4, 5e-3)
     assert (known.schedule, known.schedule_per, known.batch_size) == ("cosine", "epoch", 64)
     assert sizes_of(64, known.batch_size) == [64]
-
-
-def test_a_script_forgets_its_own_modules_and_no_others(tmp_path, monkeypatch):
-    """Law: what lies beside one script is not found by the next; an environment in the same folder stays imported."""
-    for name in ("beside_script.py", ".venv/lib/site-packages/installed_package.py"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("value = 1\n")
-    monkeypatch.syspath_prepend(tmp_path / ".venv/lib/site-packages")
-    with imports_beside(f"{tmp_path}/mine.py:unlearning"):
-        import beside_script
-        import installed_package
-    assert (beside_script.value, installed_package.value) == (1, 1)
-    assert "beside_script" not in sys.modules
-    assert sys.modules.pop("installed_package") is installed_package
-    assert str(tmp_path) not in sys.path

@@ -173,7 +173,7 @@ def test_only_the_factorys_thread_is_offline():
     import socket
     import threading
 
-    from ray_unlearn.study.offline import offline
+    from ray_unlearn.usercode.offline import offline
 
     found = []
     with offline("here:"):

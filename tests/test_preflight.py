@@ -152,7 +152,7 @@ def test_an_environment_that_is_not_whole_is_one_line(tiny, monkeypatch, backend
     """Law: a damaged torch beside the start of Ray is one error of the command, no thread's traceback."""
     if backend == "ray":
         request.getfixturevalue("ray_cluster")
-    monkeypatch.setitem(sys.modules, "ray_unlearn.worker", None)
+    monkeypatch.setitem(sys.modules, "ray_unlearn.run.worker", None)
     with pytest.raises(
         RayUnlearnError, match=r"cannot be imported: (ModuleNotFound|Import)Error: .*not whole: `uv sync"
     ):

@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 from conftest import TINY
 
-from ray_unlearn.outcome import Outcome, Spent, WorkerInfo
+from ray_unlearn.run.outcome import Outcome, Spent, WorkerInfo
 from ray_unlearn.schedule.events import Failed, Made, Stopped
 from ray_unlearn.schedule.pool import Ready
 from ray_unlearn.study import Run, parse_study

@@ -15,7 +15,7 @@ from slow import records_in, slow_study
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.generation import generate
-from ray_unlearn.publisher import Publisher
+from ray_unlearn.run.publisher import Publisher
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.study import Study, parse_study
 

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from ray_unlearn.cli import main
 from ray_unlearn.errors import StoreError
 from ray_unlearn.generation import generate, open_job
-from ray_unlearn.run_log import LIMIT_BYTES, RunLog, recorded
+from ray_unlearn.run.run_log import LIMIT_BYTES, RunLog, recorded
 from ray_unlearn.store import FailedRecord, StudyStore, open_storage
 from ray_unlearn.store.verify import verify
 from ray_unlearn.study import Run, Study

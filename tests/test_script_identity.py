@@ -15,13 +15,11 @@ from ray_unlearn import models
 from ray_unlearn.errors import PopulationChanged
 from ray_unlearn.generation import generate
 from ray_unlearn.generation.job import open_job
-from ray_unlearn.methods.script import script_identity
+from ray_unlearn.run.worker import Worker
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study import Run, Study
-from ray_unlearn.study.beside import modules_beside
-from ray_unlearn.study.installed import distribution_of
 from ray_unlearn.study.schema import Model
-from ray_unlearn.worker import Worker
+from ray_unlearn.usercode.sources import distribution_of, script_identity, script_modules
 
 SCRIPT = """
 import torch
@@ -114,7 +112,7 @@ def test_relative_imports_of_a_folder_without_init(tmp_path: Path):
     (tmp_path / "nets" / "parts" / "three.py").write_text("")
     (tmp_path / "ray_unlearn").mkdir()
     (tmp_path / "ray_unlearn" / "__init__.py").write_text("")
-    found = [path.relative_to(tmp_path).as_posix() for path in modules_beside(tmp_path / "mine.py")]
+    found = [path.relative_to(tmp_path).as_posix() for path in script_modules(tmp_path / "mine.py")]
     assert found == ["nets/one.py", "nets/parts/three.py", "nets/two.py"]
 
 

@@ -17,7 +17,7 @@ from ray_unlearn.cli import main
 from ray_unlearn.cluster import job_server as ray_jobs
 from ray_unlearn.errors import RayUnlearnError
 from ray_unlearn.generation import generate
-from ray_unlearn.outcome import failure_of
+from ray_unlearn.run.outcome import failure_of
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.uris import label, labelled, told, without_keys
 

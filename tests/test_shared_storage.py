@@ -17,15 +17,15 @@ import yaml
 from conftest import merged, payload_bytes
 from slow import slow_study
 
-from ray_unlearn import worker as worker_module
 from ray_unlearn.errors import PopulationChanged, StorageNotShared
 from ray_unlearn.generation import generate, inline
 from ray_unlearn.generation.job import open_job
+from ray_unlearn.run import worker as worker_module
+from ray_unlearn.run.worker import Job, Worker
 from ray_unlearn.store import StudyStore, open_storage, sharing
 from ray_unlearn.store.metrics import study_status
 from ray_unlearn.store.verify import repair, verify
 from ray_unlearn.study import Run, Study, parse_study
-from ray_unlearn.worker import Job, Worker
 
 DAY_S = 24 * 3600
 

@@ -21,10 +21,10 @@ from ray_unlearn.cli import main
 from ray_unlearn.errors import StoreError, StoreUnwritable
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.generation import generate
+from ray_unlearn.run.worker import Worker
 from ray_unlearn.store import StudyStore, disk, open_storage, retries
 from ray_unlearn.store.verify import verify
 from ray_unlearn.study import Run, Study, parse_study
-from ray_unlearn.worker import Worker
 
 COUNT = 6
 MODEL = {"options": {"width": 32}}  # a checkpoint of some 100 kB

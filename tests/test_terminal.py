@@ -226,7 +226,7 @@ def test_a_fault_of_ours_shows_its_traceback_as_text(capfd, monkeypatch: pytest.
 ON_A_TERMINAL = """
 import sys, time
 from ray_unlearn.monitor import show_progress
-from ray_unlearn.outcome import Outcome, WorkerInfo
+from ray_unlearn.run.outcome import Outcome, WorkerInfo
 from ray_unlearn.schedule.events import Failed, Made
 from ray_unlearn.schedule.pool import Ready
 from ray_unlearn.study import Run

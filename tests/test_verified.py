@@ -185,7 +185,7 @@ def test_damaged_shards_make_no_run(tmp_path: Path, capsys, monkeypatch):
 
 def test_a_worker_refuses_what_the_driver_saw_whole(tiny, monkeypatch):
     """Law: damage after the driver looked and before a worker maps is found by the worker."""
-    from ray_unlearn.worker import Worker
+    from ray_unlearn.run.worker import Worker
 
     study = tiny()
     real, flipped = Worker.open, []

@@ -13,10 +13,10 @@ from safetensors.torch import load as load_safetensors
 
 from ray_unlearn.errors import ModelError
 from ray_unlearn.generation import generate, open_job
-from ray_unlearn.outcome import Outcome
+from ray_unlearn.run.outcome import Outcome
+from ray_unlearn.run.worker import Job, Worker
 from ray_unlearn.store import StudyStore
 from ray_unlearn.study import Run, Study
-from ray_unlearn.worker import Job, Worker
 
 ORIGINAL = Run(population="original", index=0)
 MINE = Run(population="mine", index=0)

@@ -28,7 +28,7 @@ from trials import Result
 
 from ray_unlearn.errors import StudyError
 from ray_unlearn.methods import METHODS
-from ray_unlearn.study.identity import difference
+from ray_unlearn.study.identity import diff
 from ray_unlearn.study.recipe import INHERITED
 from ray_unlearn.study.schema import Study
 from ray_unlearn.wording import aligned
@@ -72,6 +72,8 @@ class MethodRecord(_Value):
     fixed: dict[str, Any]
     """The options that were not searched and are the method's own: what they were in every trial."""
     trials: tuple[TrialRecord, ...]
+    note: str = ""
+    """What is to be known about the trials, such as that the method was corrected since."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def refuse_other_setup(setup: Setup, earlier: TuningRecord | None) -> None:
 
     """
     if earlier is not None and earlier.setup != setup:
-        lines = difference(earlier.setup.model_dump(mode="json"), setup.model_dump(mode="json"))
+        lines = diff(earlier.setup.model_dump(mode="json"), setup.model_dump(mode="json"))
         raise StudyError(
             f"jobs/presets/{setup.setting}.json is of another study, or other trials and seeds "
             f"({'; '.join(lines[:3])}); tune all methods anew, or give --record FILE"

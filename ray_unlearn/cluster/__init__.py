@@ -7,5 +7,5 @@
 die; `pool` and `worker` are the actors, `nodes` the machines; `decoding`, `scoring` and `prometheus` are what else is
 done on Ray, and `job_server` is where jobs are submitted.
 
-Does not cover: which run is next (`schedule`), what a worker does (`ray_unlearn.worker`), what a job is (`submit`).
+Does not cover: which run is next (`schedule`), what a worker does (`ray_unlearn.run.worker`), what a job is (`submit`).
 """

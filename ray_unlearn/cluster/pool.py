@@ -21,7 +21,7 @@ from ray.exceptions import NodeDiedError, RayActorError, RayError, RayTaskError
 
 from ray_unlearn.cluster.nodes import Nodes
 from ray_unlearn.errors import ClusterError, ClusterLost, RayUnlearnError, StorageNotShared
-from ray_unlearn.outcome import Attempt
+from ray_unlearn.run.outcome import Attempt
 from ray_unlearn.schedule.deadlines import Deadlines
 from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report
 from ray_unlearn.schedule.resources import Needs, check_share, waiting_line
@@ -29,7 +29,7 @@ from ray_unlearn.study.execution import Execution
 from ray_unlearn.study.uris import without_keys
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
-    from ray_unlearn.worker import Job
+    from ray_unlearn.run.worker import Job
 
 _POLL_S = 1.0
 _PATIENCE_S = 15.0  # without a place for a worker; then twice as long, and so on

@@ -18,7 +18,7 @@ from collections import Counter, deque
 
 from ray.util import metrics
 
-from ray_unlearn.outcome import Spent
+from ray_unlearn.run.outcome import Spent
 from ray_unlearn.schedule.events import Event, Failed, Made, Stopped
 from ray_unlearn.schedule.pool import Lost, Ready
 from ray_unlearn.study.plan import Run

@@ -1,13 +1,13 @@
 """The worker as Ray's actors hold it: it knows which node it is on.
 
-Does not cover: anything that the worker does (`ray_unlearn.worker`).
+Does not cover: anything that the worker does (`ray_unlearn.run.worker`).
 """
 
 from __future__ import annotations
 
 import ray
 
-from ray_unlearn import worker
+from ray_unlearn.run import worker
 
 
 class Worker(worker.Worker):

@@ -209,7 +209,7 @@ def _label(row: Row, job: DecodeJob) -> int:
     if isinstance(label, str):
         if label not in names:
             raise DataError(
-                f"{row.where}: label {label!r} is none of the {len(names)} classes{did_you_mean(label, names)}"
+                f"{row.where}: label {repr(label)[:80]} is none of the {len(names)} classes{did_you_mean(label, names)}"
             )
         label = names.index(label)
     if not isinstance(label, int) or not 0 <= label < (limit or _LARGEST_LABEL):

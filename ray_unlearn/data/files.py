@@ -15,6 +15,7 @@ import errno
 import fnmatch
 import glob
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -83,10 +84,9 @@ def read_local(path: Path, most_bytes: int = _LARGEST_BYTES) -> bytes:
     """
     require_regular(path)
     with path.open("rb") as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes")
-    return data
+        if os.fstat(file.fileno()).st_size > most_bytes:
+            raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes")
+        return file.read()
 
 
 def expand(paths: Iterable[str], suffix: str) -> tuple[SourceFile, ...]:

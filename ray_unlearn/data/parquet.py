@@ -41,6 +41,7 @@ _SLICE_ROWS = 2000
 _LABEL_ROWS = 65_536
 _SWOLLEN_BYTES, _SWOLLEN = 64 * 2**20, 100
 _HELD_BYTES = 2**30
+_BATCH_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,10 +233,10 @@ def _has_dictionary(chunk: pq.ColumnChunkMetaData) -> bool:
 
 
 def _batch_rows(metadata: pq.FileMetaData, groups: Iterable[int], most: int) -> int:
-    """Return how many rows to read at once so that they take a GiB at most, were each the largest that it can be."""
+    """Return how many rows to read at once so that they take 256 MiB, were each the largest that it can be."""
     chunks = (metadata.row_group(group).column(i) for group in groups for i in range(metadata.num_columns))
     largest = max((chunk.total_uncompressed_size for chunk in chunks if _has_dictionary(chunk)), default=0)
-    return max(1, min(most, _HELD_BYTES // max(largest, 1)))
+    return max(1, min(most, _BATCH_BYTES // max(largest, 1)))
 
 
 def _check_columns(file: SourceFile, schema: pa.Schema, extensions: Collection[str], columns: Columns) -> None:

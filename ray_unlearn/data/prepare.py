@@ -46,6 +46,7 @@ from ray_unlearn.study.identity import canonical, digest
 _FORMAT = 2
 _AT_ONCE = 4  # shards that are fetched at the same time
 _MOST_CLASSES = 100_000
+_LONGEST_NAME = 1_000  # characters
 _COLUMNS_AT_ONCE = 16  # two small requests each: a matter of waiting
 MANIFEST = "manifest.json"
 _REPAIR = "run `ray-unlearn verify --repair` for the study, which decodes its source again, and then what you ran"
@@ -191,6 +192,11 @@ def prepare_source(
     names = class_names or source.class_names
     limit = num_classes if num_classes is not None else (len(names) if names else None)
     refuse_many_classes(limit or 0, source.name)
+    if names and len(longest := max(names, key=len)) > _LONGEST_NAME:
+        raise DataError(
+            f"{source.name}: a class name of {len(longest):,} characters, {longest[:40]!r}...; expected at most "
+            f"{_LONGEST_NAME:,}: is the label column the right one?"
+        )
     key = digest([_FORMAT, source.fingerprint, image_size, names, limit, skip_bad])
     folder = f"{DATA_CACHE}/{key[:16]}-{image_size}px"
     manifest = _whole_manifest(storage, folder)

@@ -38,7 +38,7 @@ from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
 from ray_unlearn.store.starts import refuse_other_starts
-from ray_unlearn.study.identity import difference
+from ray_unlearn.study.identity import diff
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, PopulationSpec, Study
 
@@ -175,7 +175,7 @@ def _held(
     warnings += mixtures({name: population.records for name, population in held.items()}, reference)
     for name, population in held.items():
         if population.images != theirs.images:
-            lines = difference(theirs.images, population.images)[:3]
+            lines = diff(theirs.images, population.images)[:3]
             raise StoreError(f"{store.uri}: {name} and {reference} do not compare: {'; '.join(lines)}")
         if name not in (reference, ORIGINAL) and len(population.records) > len(theirs.records):
             runs = f"{len(theirs.records)} of {len(population.records)} runs"

@@ -7,7 +7,7 @@
 folder says of its runs, `preflight` are checks, `backends` are the places where runs are executed, `inline` is this
 process, `summary` is what is said in the end.
 
-Does not cover: what a run does (`ray_unlearn.worker`), which one is next (`schedule`), who is told (`monitor`).
+Does not cover: what a run does (`ray_unlearn.run.worker`), which one is next (`schedule`), who is told (`monitor`).
 """
 
 from ray_unlearn.generation.driver import generate as generate

@@ -29,7 +29,7 @@ from ray_unlearn.store.sharing import marked
 from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
-    from ray_unlearn.worker import Job
+    from ray_unlearn.run.worker import Job
 
 
 def generate(

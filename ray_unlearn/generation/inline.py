@@ -20,13 +20,13 @@ from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.prepare import in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.errors import RayUnlearnError, StorageNotShared, StudyError
-from ray_unlearn.outcome import Attempt
+from ray_unlearn.run.outcome import Attempt
+from ray_unlearn.run.worker import Job, Worker
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.schedule.pool import Finished, Lost, Ready, Report
 from ray_unlearn.study.execution import Execution
 from ray_unlearn.study.schema import Study
 from ray_unlearn.training.precision import refuse_absent
-from ray_unlearn.worker import Job, Worker
 
 
 class InlineBackend:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ray_unlearn.errors import DamagedFile, RayUnlearnError, StoreError
-from ray_unlearn.outcome import Outcome
+from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.schedule.events import Event, Failed, Tally
 from ray_unlearn.schedule.pool import Ready
 from ray_unlearn.store.agreement import disagreements
@@ -25,7 +25,7 @@ from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.study.plan import Run
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
-    from ray_unlearn.worker import Job
+    from ray_unlearn.run.worker import Job
 
 Held = Mapping[str, Mapping[int, Record]]
 """Population -> run -> its record."""
@@ -122,7 +122,7 @@ class FailureRecords:
 
     def __call__(self, event: Event) -> None:
         """Record a failure; where the storage takes none, say so: the run stays pending either way."""
-        from ray_unlearn.worker import record_failure
+        from ray_unlearn.run.worker import record_failure
 
         if isinstance(event, Failed):
             try:

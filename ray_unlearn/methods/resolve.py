@@ -16,19 +16,14 @@ from pydantic import BaseModel, ValidationError
 
 from ray_unlearn.errors import MethodError, StudyError, did_you_mean
 from ray_unlearn.methods import ALIASES, METHODS, Method
-from ray_unlearn.methods.script import (
-    imports_beside,
-    is_script,
-    load_function,
-    read_script,
-    script_identity,
-    script_method,
-)
+from ray_unlearn.methods.script import script_method
 from ray_unlearn.models import read_file
 from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.loading import describe_first
 from ray_unlearn.study.plan import MethodUse
 from ray_unlearn.study.schema import Study
+from ray_unlearn.usercode.imports import is_script, read_script, script_function
+from ray_unlearn.usercode.sources import script_identity
 
 
 def resolve(study: Study, population: str) -> MethodUse:
@@ -45,11 +40,11 @@ def resolve(study: Study, population: str) -> MethodUse:
     source = read_script(name) if is_script(name) else ""
     method = script_method(name, source, {}) if is_script(name) else _registered(name, population)
     if is_script(name):
-        with imports_beside(name):
-            load_function(name, source)  # a script that cannot be imported is refused before any work
+        with script_function(name, source):
+            pass  # a script that cannot be imported is refused before any work
     try:
         preset = _preset(method, population, spec.preset)
-        options = method.options.model_validate({**method.defaults(study), **implied, **preset, **spec.options})
+        options = method.options.model_validate({**method.defaults(study), **preset, **implied, **spec.options})
     except ValidationError as error:
         said = describe_first(error, method.options)
         raise StudyError(f"populations.{population}.{said} (method {name})") from None

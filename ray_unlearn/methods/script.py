@@ -9,20 +9,14 @@ global generators of Python, NumPy and torch are seeded from the run before the 
 identifies the population is the script's text and that of every module of its folder that it imports, not their path;
 for a script of an installed distribution, the distribution's name and version, too.
 
-Does not cover: generators that a script makes from the operating system's entropy, nor training losses per epoch.
+Does not cover: how the script is found, imported and hashed (`usercode`); generators that a script makes from the
+operating system's entropy; training losses per epoch.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import linecache
-import socket
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -32,15 +26,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.data.order import draw_order
-from ray_unlearn.errors import MethodError, did_you_mean
 from ray_unlearn.methods.method import Method
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.beside import modules_beside
-from ray_unlearn.study.identity import difference
-from ray_unlearn.study.installed import distribution_of
 from ray_unlearn.study.recipe import Block, Int
-
-_PREFIX = "ray_unlearn_script_"
+from ray_unlearn.usercode.imports import script_function
+from ray_unlearn.usercode.sources import check_script
 
 
 class ScriptOptions(Block):
@@ -93,120 +83,6 @@ class _InBlocks(Sampler[int]):
         yield from draw_order(len(self._images), self._images.pixels.shuffle, self._generator).tolist()
 
 
-def is_script(method: str) -> bool:
-    """Return whether a method's name means a function in a script."""
-    return ".py:" in method
-
-
-def read_script(method: str) -> str:
-    """Return the script's source text.
-
-    Raises:
-        MethodError: it cannot be read.
-
-    """
-    path = method.rpartition(":")[0]
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MethodError(
-            f"method {method}: {path} cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from error
-
-
-@contextlib.contextmanager
-def imports_beside(method: str) -> Iterator[None]:
-    """Let the script import what lies beside it, in its functions too; forget those modules after, for the next one."""
-    folder = Path(method.rpartition(":")[0]).parent
-    before = set(sys.modules)
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-        for name in set(sys.modules) - before:
-            origin = getattr(sys.modules[name], "__file__", None)
-            if origin and _is_beside(Path(origin), folder) and not name.startswith(_PREFIX):
-                del sys.modules[name]
-
-
-def _is_beside(origin: Path, folder: Path) -> bool:
-    """Return whether a module is the script's own; an environment may lie in the same folder, and stays imported."""
-    return folder in origin.parents and Path(sys.prefix) not in origin.parents and "site-packages" not in origin.parts
-
-
-def load_function(method: str, source: str) -> Callable[..., Any]:
-    """Execute a script's text as a module and return its function.
-
-    Raises:
-        MethodError: the text does not run, or defines no such function.
-
-    """
-    path, _, name = method.rpartition(":")
-    module = ModuleType(f"{_PREFIX}{hashlib.sha256(source.encode()).hexdigest()[:12]}")
-    module.__file__ = path
-    sys.modules[module.__name__] = module  # what the script defines can be pickled to a DataLoader's workers
-    linecache.cache[path] = (
-        len(source),
-        None,
-        source.splitlines(keepends=True),
-        path,
-    )  # tracebacks show its lines
-    try:
-        exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - running the user's own method is the point
-    except (Exception, SystemExit) as error:
-        said = f"{type(error).__name__}: {error}{line_in_script(error)}"
-        raise MethodError(f"method {method}: the script fails on import: {said}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise MethodError(f"method {method}: no function {name!r} in {path}{did_you_mean(name, names)}")
-    return function  # type: ignore[no-any-return]
-
-
-def line_in_script(error: BaseException) -> str:
-    """Return ` (script.py:12)`: the innermost line of a script that an error came through; else nothing."""
-    found = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        if str(frame.f_globals.get("__name__", "")).startswith(_PREFIX):
-            found = f" ({Path(frame.f_code.co_filename).name}:{line})"
-    return found
-
-
-def script_identity(method: str, source: str) -> dict[str, Any]:
-    """Return what identifies a script: text, function, the modules of its folder that it imports, its distribution.
-
-    Raises:
-        MethodError: a module is not Python, or cannot be read.
-
-    """
-    path, _, function = method.rpartition(":")
-    script = Path(path)
-    found: dict[str, Any] = {"script_sha256": hashlib.sha256(source.encode()).hexdigest(), "function": function}
-    if modules := modules_beside(script, source):
-        found["modules"] = {
-            module.relative_to(script.parent).as_posix(): hashlib.sha256(module.read_bytes()).hexdigest()
-            for module in modules
-        }
-    if distribution := distribution_of(script):
-        found["distribution"] = distribution
-    return found
-
-
-def refuse_other_modules(method: str, source: str, planned: Mapping[str, Any]) -> None:
-    """Refuse to run where the modules that a script imports are not those that the study was planned with.
-
-    Raises:
-        MethodError: one of them was edited meanwhile, or is another one on this machine.
-
-    """
-    if planned and (lines := difference(dict(planned), script_identity(method, source))):
-        raise MethodError(
-            f"method {method}: what it imports is not what the study was planned with ({'; '.join(lines)}) on "
-            f"{socket.gethostname()}; restore it, or generate again: the population is then another one"
-        )
-
-
 def script_method(method: str, source: str, planned: Mapping[str, Any]) -> Method:
     """Return the script's function as a method.
 
@@ -219,9 +95,8 @@ def script_method(method: str, source: str, planned: Mapping[str, Any]) -> Metho
     sha256 = hashlib.sha256(source.encode()).hexdigest()
 
     def run(model: nn.Module, data: RunData, options: ScriptOptions, rng: Seeds) -> None:
-        refuse_other_modules(method, source, planned)
-        with rng.global_state("script"), imports_beside(method):
-            function = load_function(method, source)
+        check_script(method, source, planned)
+        with rng.global_state("script"), script_function(method, source) as function:
             function(model, *_loaders(data, options, rng))
 
     return Method(

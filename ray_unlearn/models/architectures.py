@@ -5,7 +5,7 @@
     data = checkpoint_bytes(model, "fp32")       # safetensors; no pickle is ever written
 
 Names: every torchvision classification model, `small_cnn` (built in), or `package.module:factory`, a callable
-`factory(num_classes=..., **options)` that returns a module (`ray_unlearn.study.factories` finds it).
+`factory(num_classes=..., **options)` that returns a module (`ray_unlearn.usercode.imports` finds it).
 
 Does not cover: training (`ray_unlearn.training`), where checkpoints lie (`ray_unlearn.store`).
 """
@@ -30,12 +30,12 @@ from ray_unlearn.data.files import open_filesystem
 from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.disk import require_regular
-from ray_unlearn.study.factories import find_factory, forget, sources
-from ray_unlearn.study.identity import canonical, difference, identity_of
-from ray_unlearn.study.offline import offline
+from ray_unlearn.study.identity import canonical, diff, identity_of
 from ray_unlearn.study.schema import Dtype, Model
 from ray_unlearn.study.uris import label, labelled, told, without_keys
 from ray_unlearn.training.fast.small_maps import trim
+from ray_unlearn.usercode.imports import factory_identity, find_factory, forget
+from ray_unlearn.usercode.offline import offline
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys that people put a state dict under
@@ -101,18 +101,18 @@ def identity(spec: Model) -> dict[str, Any]:
         ModelError: no such architecture.
 
     """
-    forget()  # a file beside the study may have changed since this process imported it
+    forget()  # a file in the study's folder may have changed since this process imported it
     _factory(spec)
     found = identity_of(spec) | {"options": spec.options}  # as they are: a plain form may hide NaN
     try:
         canonical(found)
     except (TypeError, ValueError) as error:
         raise ModelError(f"model.options: {spec.options}: expected plain finite values ({error})") from error
-    return found | (sources(spec.arch, spec.folder) if ":" in spec.arch else {})
+    return found | (factory_identity(spec.arch, spec.folder) if ":" in spec.arch else {})
 
 
-def refuse_other_source(spec: Model, planned: Mapping[str, Any]) -> None:
-    """Refuse a factory that is found here in another source than the plan was made with.
+def check_source(spec: Model, planned: Mapping[str, Any]) -> None:
+    """Check that a factory is found here in the source that the plan was made with.
 
     Raises:
         ModelError: it was edited meanwhile, or another module of its name comes first on this machine.
@@ -120,8 +120,11 @@ def refuse_other_source(spec: Model, planned: Mapping[str, Any]) -> None:
     """
     if ":" in spec.arch and (found := identity(spec)) != dict(planned):
         where = getattr(sys.modules[spec.arch.partition(":")[0]], "__file__", "")
-        what = ", ".join(difference(dict(planned), found))
-        raise ModelError(f"model.arch: {where} is not what the study was planned with ({what}); put that back")
+        what = ", ".join(diff(dict(planned), found))
+        raise ModelError(
+            f"model.arch: {where} changed since the study was planned ({what}); restore it, or "
+            "generate under another study name"
+        )
 
 
 def _factory(spec: Model) -> Callable[..., Any]:
@@ -172,7 +175,7 @@ def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
     try:
         if where.endswith(".safetensors"):
             return safetensors.torch.load(data)
-        _refuse_swelling(data)
+        _check_size(data)
         with warnings.catch_warnings(action="ignore"):  # about the pickle protocol; what matters is an error
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises a dozen kinds on damaged bytes
@@ -187,7 +190,7 @@ def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
     return {str(key).removeprefix("module.") if wrapped else str(key): value for key, value in loaded.items()}
 
 
-def _refuse_swelling(data: bytes) -> None:
+def _check_size(data: bytes) -> None:
     """Refuse an archive that unpacks to more than it is: torch stores tensors as they are."""
     if zipfile.is_zipfile(io.BytesIO(data)):
         unpacked = sum(member.file_size for member in zipfile.ZipFile(io.BytesIO(data)).infolist())

@@ -1,4 +1,4 @@
-"""A model that is copied many times: fresh copies, made quickly, whatever a run did to an earlier one.
+"""A model that is copied many times: fresh copies, made quickly, that nothing done to an earlier one can reach.
 
     template = Template(model)
     template.copy()                              # 0.2 ms for small_cnn, where copy.deepcopy takes 1.6 ms

@@ -23,14 +23,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ray_unlearn.outcome import Outcome, Spent
+from ray_unlearn.run.outcome import Outcome, Spent
 from ray_unlearn.schedule.events import Event, Failed, Made, Retried, Started, Stopped, Tally
 from ray_unlearn.schedule.pool import Leaving, Lost, Ready
 from ray_unlearn.store.events import EventLog
 from ray_unlearn.study.plan import Run
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
-    from ray_unlearn.worker import Job
+    from ray_unlearn.run.worker import Job
 
 _MOST_CHARACTERS = 300
 _WORD = re.compile(r"[^\s'\",;()\[\]]*[/\\][^\s'\",;()\[\]]*")
@@ -46,7 +46,7 @@ class Recorder:
 
     def begun(self, job: Job, *, planned: int, pending: Sequence[Run], workers: str) -> None:
         """Write what there is to do, and what does it."""
-        from ray_unlearn.artefacts import versions
+        from ray_unlearn.run.artefacts import versions
 
         self._log.write(
             "begun",

@@ -15,7 +15,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterable
 
-from ray_unlearn.outcome import Outcome
+from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.study.plan import Run
 
 CALL_S = 0.25

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from ray_unlearn.outcome import Attempt
+from ray_unlearn.run.outcome import Attempt
 
 
 class Deadlines:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ray_unlearn.outcome import Attempt, Outcome
+from ray_unlearn.run.outcome import Attempt, Outcome
 from ray_unlearn.schedule.pool import Leaving, Lost, Ready
 from ray_unlearn.study.plan import Run
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo
+from ray_unlearn.run.outcome import Attempt, Outcome, WorkerInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ray_unlearn.errors import ClusterError, StorageNotShared, StoreUnwritable
-from ray_unlearn.outcome import Outcome
+from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.schedule.batching import AHEAD_S, Batching
 from ray_unlearn.schedule.events import Event, Failed, Made, Retried, Started, Stopped
 from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Pool, Ready, Report

@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ray_unlearn.store import StudyStore
-from ray_unlearn.study.identity import difference
+from ray_unlearn.study.identity import diff
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import labelled
 
@@ -30,7 +30,7 @@ def disagreements(study: Study, store: StudyStore) -> list[str]:
     if made is None:
         return []
     both = set(study.populations) & set(made.populations)
-    return difference(labelled(_values(made, both)), labelled(_values(study, both)))
+    return diff(labelled(_values(made, both)), labelled(_values(study, both)))
 
 
 def _values(study: Study, populations: set[str]) -> dict[str, Any]:

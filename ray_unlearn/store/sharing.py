@@ -2,7 +2,7 @@
 
     with marked(store) as marker:                # the driver
         ...
-    refuse_unshared(store, marker)               # each worker, before anything else
+    check_shared(store, marker)               # each worker, before anything else
 
 A folder that only the head node has would otherwise be made anew on every node, or fail with a missing shard.
 
@@ -34,7 +34,7 @@ def marked(store: StudyStore) -> Iterator[str]:
             store.storage.remove(name)
 
 
-def refuse_unshared(store: StudyStore, marker: str) -> None:
+def check_shared(store: StudyStore, marker: str) -> None:
     """Refuse to work where the driver's marker cannot be seen; an empty name asks for nothing.
 
     Raises:

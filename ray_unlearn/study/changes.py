@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ray_unlearn.study.identity import difference
+from ray_unlearn.study.identity import diff
 
 NEWER_BYTES: Mapping[int, str] = {
     2: "optimisers became one fused kernel, and convolutions skip the taps that meet only padding",
@@ -54,7 +54,7 @@ def refusal(
 
     """
     before, now = dict(held.get("identity") or {}), json.loads(json.dumps(identity))
-    changed = difference(before, now)
+    changed = diff(before, now)
     unrecorded = {} if "made_by" in held else _unrecorded(before, now)
     older = "made_by" not in held
     reasons = [

@@ -2,7 +2,7 @@
 
     identity_of(options)                                   # later options only where they differ from neutral
     digest({"lr": 1e-3})                                   # 64 hex digits: sha256 of canonical JSON
-    difference({"a": {"lr": 1}}, {"a": {"lr": 2}})         # ["a.lr: 1 -> 2"]
+    diff({"a": {"lr": 1}}, {"a": {"lr": 2}})         # ["a.lr: 1 -> 2"]
 
 Does not cover: what else belongs into an identity (`plan`, and the rooms that it asks).
 """
@@ -79,13 +79,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-def difference(old: Any, new: Any, path: str = "") -> list[str]:
+def diff(old: Any, new: Any, path: str = "") -> list[str]:
     """Return one line `key.path: old -> new` for each leaf that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         lines = []
         for key in sorted({*old, *new}):
             inner = f"{path}.{key}" if path else str(key)
-            lines += difference(old.get(key, _ABSENT), new.get(key, _ABSENT), inner)
+            lines += diff(old.get(key, _ABSENT), new.get(key, _ABSENT), inner)
         return lines
     return [] if canonical(old) == canonical(new) else [f"{path}: {_show(old)} -> {_show(new)}"]
 

@@ -31,12 +31,12 @@ from typing import Any, Literal
 import yaml
 
 from ray_unlearn.errors import StudyError
-from ray_unlearn.study.beside import module_in, modules_beside
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.loading import parse_study, read_tree
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.yaml12 import parse_yaml
 from ray_unlearn.submit import folder_cache as shelf
+from ray_unlearn.usercode.sources import module_files, script_modules
 
 Stage = Literal["all", "prepare", "generate", "evaluate", "report"]
 
@@ -194,7 +194,7 @@ def _take_population(spec: dict[str, Any], written: dict[str, Any], names: _Name
     script, _, function = str(spec.get("method", "")).rpartition(":")
     if script.endswith(".py") and (Path(script).is_file() or _is_relative(written["method"])):
         spec["method"] = f"{names.take(Path(script))}:{function}"
-        for module in modules_beside(Path(script)):
+        for module in script_modules(Path(script)):
             names.take_beside(Path(script), module)
     if spec.get("weights") is not None:
         pairs = zip(_listed(spec["weights"]), _listed(written["weights"]), strict=True)
@@ -207,7 +207,7 @@ def _factory_beside(arch: str, folder: Path) -> dict[str, Path]:
     They come before what the cluster has installed under the same name.
     """
     name = arch.partition(":")[0].partition(".")[0] if ":" in arch else ""
-    return {str(path.relative_to(folder)): path for path in (module_in(folder, name) if name else ())}
+    return {str(path.relative_to(folder)): path for path in (module_files(folder, name) if name else ())}
 
 
 def _package() -> Iterator[tuple[str, Path]]:

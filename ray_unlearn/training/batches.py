@@ -82,7 +82,7 @@ def draw(
 ) -> Draws:
     """Draw an epoch, or its first `steps` batches: a fresh order, then each batch's crops and flips, batch by batch.
 
-    The order is the study's `data.shuffle`, whatever the method.
+    The order is the study's `data.shuffle` for every method.
     """
     sizes = sizes_of(len(images), batch_size)[:steps]
     order = draw_order(len(images), images.pixels.shuffle, generator)[: sum(sizes)].numpy()

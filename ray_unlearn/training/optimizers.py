@@ -8,7 +8,7 @@ torch's CosineAnnealingLR(T_max=T) with eta_min 0; linear 1 - t / T; step gamma 
 `schedule_per: epoch`, t is rounded down to whole epochs (the competition's recipe); warm-up always goes per batch.
 
 The optimisers are torch's own with one fused kernel for all parameters, handed flat views of their memory: every update
-is elementwise, and torch's fused kernels copy whatever is not contiguous, as channels_last weights are not.
+is elementwise, and torch's fused kernels copy what is not contiguous, as channels_last weights are not.
 
 Does not cover: methods with several optimisers; they call `make_optimizer` more than once.
 """

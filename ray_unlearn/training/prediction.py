@@ -3,7 +3,7 @@
     logits_NC = predict(model, data.forget)                      # float32, on the CPU
     accuracy, loss = accuracy_and_loss(logits_NC, data.forget.labels_N)
 
-The batch size is fixed, so that logits do not depend on any setting; arithmetic is fp32 whatever the training used.
+The batch size is fixed, so that logits do not depend on any setting; arithmetic is fp32, also after a training in bf16.
 
 Does not cover: any score that compares models (evaluation).
 """

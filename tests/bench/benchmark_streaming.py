@@ -36,10 +36,10 @@ from torch import nn
 from ray_unlearn.errors import RayUnlearnError
 from ray_unlearn.generation.job import open_job
 from ray_unlearn.generation.prepare import prepare
+from ray_unlearn.run.worker import Worker
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study import Study, parse_study
 from ray_unlearn.study.plan import Run
-from ray_unlearn.worker import Worker
 
 _MODES = ("resident", "full", "blocks")
 SMALL = {"arch": "small_cnn", "options": {"width": 4}}

@@ -5,8 +5,8 @@
     total = engine.epoch(model, optimizer, draws, rates, weights_C)     # or begin(...), step() until False, finish(...)
 
 A GPU gets one launch per training step instead of some hundreds. A CUDA graph replays the same kernels on the same
-addresses; what a step reads from Python is frozen in it, and is therefore part of the key by which engines are told
-apart. The next run reuses buffers and graph.
+addresses; what a step reads from Python is frozen in it, and is therefore part of an engine's key. The next run reuses
+buffers and graph.
 
 An engine owns all that its step touches: a copy of the model, its gradients, an optimiser whose rate is a tensor, and
 tables of an epoch's draws and rates that the step reads at a counter which it moves itself. A run's weights, running
@@ -288,7 +288,7 @@ def with_rate(optimizer: torch.optim.Optimizer, rate: torch.Tensor) -> torch.opt
 
 
 def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what an optimiser computes with, beside parameters, rate and the kernel that does it."""
+    """Return what an optimiser computes with, other than parameters, rate and the kernel that does it."""
     return {name: value for name, value in optimizer.param_groups[0].items() if name not in _OWN}
 
 

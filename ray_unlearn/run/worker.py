@@ -1,4 +1,4 @@
-"""Executes one run after another: data and architecture opened once, no Ray in sight.
+"""Executes one run after another; data and architecture are opened once. No Ray.
 
     worker = Worker(job, device="cpu")
     worker.open()
@@ -29,25 +29,25 @@ import torch
 from torch import nn
 
 from ray_unlearn import models
-from ray_unlearn.artefacts import RunWriter, output_sets, versions
 from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.data.study_data import StudyData
 from ray_unlearn.errors import RayUnlearnError, TrainingDiverged
 from ray_unlearn.methods.resolve import method_of
 from ray_unlearn.models import Template
-from ray_unlearn.outcome import Attempt, Outcome, WorkerInfo, failure_of, success_of
-from ray_unlearn.publisher import Publisher
-from ray_unlearn.run_log import RunLog, recorded
+from ray_unlearn.run.artefacts import RunWriter, output_sets, versions
+from ray_unlearn.run.outcome import Attempt, Outcome, WorkerInfo, failure_of, success_of
+from ray_unlearn.run.publisher import Publisher
+from ray_unlearn.run.run_log import RunLog, recorded
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.arithmetic import arithmetic_of
 from ray_unlearn.store.records import CHECKPOINT, payload_of
-from ray_unlearn.store.sharing import refuse_unshared
+from ray_unlearn.store.sharing import check_shared
 from ray_unlearn.study.execution import Execution
 from ray_unlearn.study.plan import Plan, Run
-from ray_unlearn.surroundings import keep_freed_memory, resident_bytes, undisturbed
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32, refuse_absent
+from ray_unlearn.usercode.isolation import isolated_process_state, keep_freed_memory, resident_bytes
 
 # A run as short as this is published at once: two threads of one interpreter would get in each other's way.
 _QUICK_S = 0.02
@@ -61,16 +61,16 @@ class Job:
     data: StudyData
     store: StudyStore
     cache: str
-    """Each node's folder for shards of a remote storage; what RAY_UNLEARN_CACHE says on a node comes before."""
+    """Each node's folder for shards of a remote storage; a node's RAY_UNLEARN_CACHE takes precedence."""
     marker: str = ""
-    """A file that the driver keeps in the storage while it works: who does not see it has another storage."""
+    """Name of a file that the driver keeps in the storage while it works; a worker without it has another storage."""
     verbose: bool = False
     """Whether outcomes of published runs bring the run's log along; those of failed runs always do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Unpublished:
-    """A run that is trained and predicted; nobody else holds its model."""
+    """A run that is trained and predicted; nothing else holds its model."""
 
     run: Run
     attempt: int
@@ -107,7 +107,7 @@ class Worker:
 
         """
         job, execution = self._job, self._job.plan.study.execution
-        refuse_unshared(job.store, job.marker)
+        check_shared(job.store, job.marker)
         keep_freed_memory()
         self._configure()
         pixels = job.data.open(self._device, execution.device_budget_gib * 2**30, Path(job.cache))
@@ -118,7 +118,7 @@ class Worker:
         captures = self._device.type == "cuda" and execution.cuda_graph
         self._engines = Engines(cuda_graph) if captures else None
         planned = next(iter(job.plan.populations.values())).identity["model"]  # all populations' is the same
-        models.refuse_other_source(job.plan.study.model, planned)
+        models.check_source(job.plan.study.model, planned)
         self._template = Template(models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0)))
         _import_optimizers()
         return WorkerInfo(
@@ -185,13 +185,13 @@ class Worker:
         writer = RunWriter(run=run, population=population, study=study, sets=self._outputs, all_sets=self._sets)
         model = self._starting_model(run, rng)
         model = model if self._device.type == "cpu" else model.to(self._device)
-        with undisturbed(), rng.global_state("method"):  # dropout draws from the global generators
+        with isolated_process_state(), rng.global_state("method"):  # dropout draws from the global generators
             method_of(population.method).run(model, self._run_data(writer), population.method.options, rng)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
-        _refuse_nonfinite(model)
+        _check_weights(model)
         trained = time.monotonic()
         writer.predict(model)
-        _refuse_nonfinite_metrics(writer)
+        _check_metrics(writer)
         return _Unpublished(
             run=run,
             attempt=attempt,
@@ -222,7 +222,7 @@ class Worker:
                 shards=self._job.data.shards,
             )
             self._job.store.publish(made.run, payloads, record)
-        except Exception as error:  # a full disk, and whatever else may happen to one run
+        except Exception as error:  # a full disk, or anything else that may happen to one run
             return failure_of(made.run, start, error, log=made.log)
         log = made.log if self._job.verbose else b""
         return success_of(made.run, record, (start, end), (began, time.monotonic()), images=made.writer.images, log=log)
@@ -274,7 +274,7 @@ class Worker:
 
 
 def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
-    """Record why a run failed, and what it printed, beside the runs of its population."""
+    """Record why a run failed, and what it printed, in the folder of its population."""
     failure = FailedRecord(
         population=outcome.run.population,
         index=outcome.run.index,
@@ -298,15 +298,15 @@ def _import_optimizers() -> None:
     torch.optim.SGD([parameter], lr=0.0).step()
 
 
-def _refuse_nonfinite_metrics(writer: RunWriter) -> None:
-    """Refuse a loss that overflowed though every weight is finite: a record could not be read back with it."""
+def _check_metrics(writer: RunWriter) -> None:
+    """Check that no loss overflowed, which can happen with finite weights: no record could be read back with it."""
     for where, metrics in (("", writer.metrics), *((f" of epoch {s['epoch']:.0f}", s) for s in writer.stages)):
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise TrainingDiverged(f"{name}{where} is {value} after training; a lower lr may help")
 
 
-def _refuse_nonfinite(model: nn.Module) -> None:
+def _check_weights(model: nn.Module) -> None:
     state = {
         name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point() and tensor.numel()
     }

@@ -1,4 +1,4 @@
-"""A factory beside the study file: found after all that is installed, on every worker, and no path in the identity."""
+"""A user's code: what is found first, on every worker, what is forgotten, and no path in an identity."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from ray_unlearn import models
 from ray_unlearn.errors import ModelError
 from ray_unlearn.generation import generate
 from ray_unlearn.generation.job import open_job
+from ray_unlearn.run.worker import Worker
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study import Study, factories, load_study
-from ray_unlearn.worker import Worker
+from ray_unlearn.study import Study, load_study
+from ray_unlearn.usercode import imports
 
 NET = """
 import torch
@@ -37,7 +38,7 @@ def _no_folder() -> Iterator[None]:
     """Leave the path as it was."""
     before = list(sys.path)
     yield
-    factories.forget()
+    imports.forget()
     assert sys.path == before
 
 
@@ -95,7 +96,7 @@ def test_a_worker_with_another_net_refuses_to_work(tmp_path: Path):
     job = open_job(study)
     Worker(job, "cpu").open()
     (tmp_path / "a" / "studys_net.py").write_text(NET + "# edited\n")
-    with pytest.raises(ModelError, match=r"studys_net\.py is not what the study was planned with \(source_sha256: "):
+    with pytest.raises(ModelError, match=r"studys_net\.py changed since the study was planned \(source_sha256: "):
         Worker(job, "cpu").open()
 
 
@@ -123,8 +124,59 @@ def test_pythons_own_modules_are_not_forgotten(monkeypatch: pytest.MonkeyPatch, 
     """Law: where Python lies below the study's folder, its modules stay; a package whose name begins as ours goes."""
     monkeypatch.setitem(sys.modules, "ray_unlearn_nets", ModuleType("ray_unlearn_nets"))
     sys.modules["ray_unlearn_nets"].__file__ = str(tmp_path / "ray_unlearn_nets.py")
-    assert factories._lies_in("ray_unlearn_nets", str(tmp_path))
-    assert not factories._lies_in("json", str(Path(json.__file__).parents[2]))
+    assert imports.is_own("ray_unlearn_nets", str(tmp_path))
+    assert not imports.is_own("json", str(Path(json.__file__).parents[2]))
+
+
+def test_a_script_forgets_its_own_modules_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Law: a script's helper is not found by the next one; an environment in the same folder stays imported."""
+    for name in ("beside_script.py", ".venv/lib/site-packages/installed_package.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("value = 1\n")
+    monkeypatch.syspath_prepend(tmp_path / ".venv/lib/site-packages")
+    source = "import beside_script, installed_package\ndef use(): return beside_script.value, installed_package.value"
+    with imports.script_function(f"{tmp_path}/mine.py:use", source) as function:
+        assert function() == (1, 1)
+        found = sys.modules["installed_package"]
+        assert "beside_script" in sys.modules
+    assert "beside_script" not in sys.modules
+    assert sys.modules.pop("installed_package") is found
+    assert str(tmp_path) not in sys.path
+
+
+def test_a_script_sees_its_own_folder_first(tmp_path: Path):
+    """Law: as where Python runs the script itself; of a namesake that is installed, the script's own is taken."""
+    (tmp_path / "torchvision.py").write_text("here = True\n")
+    installed = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "torchvision"}
+    for name in installed:
+        del sys.modules[name]
+    try:
+        source = "import torchvision\ndef use(): return torchvision.here"
+        with imports.script_function(f"{tmp_path}/mine.py:use", source) as function:
+            assert function() is True
+        assert "torchvision" not in sys.modules
+    finally:
+        sys.modules.update(installed)
+
+
+def test_a_script_in_a_studys_folder_leaves_the_studys_entry(tmp_path: Path):
+    """Law: a study's folder stays on the path behind all others, after a script of the same folder has run."""
+    study = load_study(written(tmp_path / "a"))
+    assert parameters(study) == 2
+    folder, before = str(tmp_path / "a"), list(sys.path)
+    with imports.script_function(f"{folder}/mine.py:use", "def use(): pass"):
+        assert sys.path == [folder, *before]
+    assert sys.path == before
+    assert before[-1] == folder
+
+
+def test_a_prefix_of_python_hides_no_users_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Law: below Python's prefix (/usr/src/app below /usr), a user's module is a user's all the same, and forgotten."""
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    (tmp_path / "helper_of_tests.py").write_text("")
+    with imports.script_function(f"{tmp_path}/mine.py:use", "import helper_of_tests\ndef use(): pass"):
+        assert "helper_of_tests" in sys.modules
+    assert "helper_of_tests" not in sys.modules
 
 
 def test_what_is_installed_comes_first(tmp_path: Path):

@@ -1,8 +1,8 @@
-"""Something slow beside something else: one thread, one thing at a time, results in order.
+"""A thread that publishes one run while the next one trains: one call at a time, results in order.
 
     publisher = Publisher()
-    outcomes = publisher.flush()                 # wait for the last thing that was begun; its result, or nothing
-    publisher.begin(publish)                     # returns at once; one thing at most is in flight
+    outcomes = publisher.flush()                 # wait for the call in flight; its result, or nothing
+    publisher.begin(publish)                     # returns at once; one call at most is in flight
     publisher.close()
 
 At most one publication is in flight, so that a worker holds two models and no more: the one that is written and the

@@ -29,9 +29,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from ray_unlearn.usercode.imports import SCRIPT_PREFIX
+
 LIMIT_BYTES = 2**20
 _MARK_BYTES = 64  # more than the line about what is missing takes
-_SCRIPT = "ray_unlearn_script_"  # how `methods.script` names the modules that it makes anew for every run
 
 
 class RunLog(io.BufferedIOBase):
@@ -94,16 +95,16 @@ class _Recording:
         self._others = {one for one in known if one is not here}
         self.text = io.TextIOWrapper(log, "utf-8", errors="backslashreplace", newline="\n", line_buffering=True)
 
-    def hears_this_thread(self) -> bool:
-        """Return whether this thread is the run's: not in a forked child, whose memory nobody reads."""
+    def takes_this_thread(self) -> bool:
+        """Return whether this thread is the run's: not in a forked child, whose memory is lost."""
         return threading.current_thread() not in self._others and os.getpid() == self._process
 
 
 _recording: _Recording | None = None
 
 
-def _is_heard() -> bool:
-    return _recording is not None and _recording.hears_this_thread()
+def _is_recorded() -> bool:
+    return _recording is not None and _recording.takes_this_thread()
 
 
 class _Stream:
@@ -126,8 +127,8 @@ class _Stream:
 
     def __getattr__(self, name: str) -> Any:
         recording = _recording
-        heard = recording is not None and recording.hears_this_thread()
-        return getattr(recording.text if recording and heard else self._rest(), name)
+        recorded_here = recording is not None and recording.takes_this_thread()
+        return getattr(recording.text if recording and recorded_here else self._rest(), name)
 
 
 _STREAMS = {name: _Stream(name) for name in ("stdout", "stderr")}
@@ -159,7 +160,7 @@ def _show_in(before: Callable[..., None]) -> None:
     """Show warnings of the run without the folder and the source line."""
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any) -> None:
-        if _is_heard() and not any(more):
+        if _is_recorded() and not any(more):
             sys.stderr.write(f"{Path(filename).name}:{lineno}: {category.__name__}: {message}\n")
         else:
             before(message, category, filename, lineno, *more)
@@ -174,8 +175,8 @@ class _ToStderr(logging.Handler):
         super().__init__(logging.WARNING)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the message, if the run said it."""
-        if _is_heard():
+        """Write the message, if it is the run's."""
+        if _is_recorded():
             sys.stderr.write(f"{self.format(record)}\n")
 
 
@@ -213,4 +214,4 @@ def _loggers() -> list[logging.Logger]:
 
 def _is_of_library(name: str) -> bool:
     package = name.partition(".")[0]
-    return package in sys.modules and not package.startswith(_SCRIPT)
+    return package in sys.modules and not package.startswith(SCRIPT_PREFIX)

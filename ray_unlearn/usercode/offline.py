@@ -6,7 +6,7 @@
 Python reports every connection before it is made (PEP 578); in the block, and in its thread alone, the report is
 answered with an error. Not a sandbox: a factory is code of its author's, and C code makes its connections unseen.
 
-Does not cover: which modules a factory may come from (`factories`).
+Does not cover: which modules a factory may come from (`imports`).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from ray_unlearn.errors import (
 from ray_unlearn.store.records import Record
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.uris import without_keys
+from ray_unlearn.usercode.imports import line_in_script
 
 Span = tuple[float, float]
 """From, to; in seconds."""
@@ -49,8 +50,8 @@ class Spent:
     """What an attempt took; evidence for people who watch, on which nothing depends."""
 
     busy: tuple[Span, ...] = ()
-    """(from, to) in seconds since the epoch by the worker's clock: training and predicting; then publishing, which goes
-    on beside the next run."""
+    """(from, to) in seconds since the epoch by the worker's clock: training and predicting; then publishing, which
+    overlaps the next run."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By part: train, predict; empty where the run was not made."""
     size_bytes: int = 0
@@ -61,7 +62,7 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What became of one attempt; plain values, so that nobody unpickles a stranger's exception."""
+    """What became of one attempt; plain values, so that no exception of a stranger's class is unpickled."""
 
     run: Run
     seconds: float
@@ -79,7 +80,7 @@ class Outcome:
     """Whether the worker should go: it holds more memory than `execution.recycle_growth_gib` allows."""
     metrics: dict[str, float] = field(default_factory=dict)
     spent: Spent | None = None
-    """None where nobody knows: the worker died."""
+    """None where the worker died."""
     log: bytes = b""
     """What the run printed; of a run that was published, only where the job is verbose."""
 
@@ -111,8 +112,6 @@ def success_of(run: Run, record: Record, work: Span, publication: Span, *, image
 
 def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool = False, log: bytes = b"") -> Outcome:
     """Return the outcome of the attempt that an error ended; call it where the error is handled."""
-    from ray_unlearn.methods.script import line_in_script  # brings torch, which only those need who make runs
-
     text = _text(error)
     return Outcome(
         run=run,

@@ -1,6 +1,6 @@
-"""The process around a run: put back as it was, whatever the run's code did to it.
+"""The process around a run: put back as it was after the run's code.
 
-    with undisturbed():
+    with isolated_process_state():
         method.run(model, data, options, rng)    # may change folder, environment, default dtype, ...
     resident_bytes()                             # of memory that only this process holds
     keep_freed_memory()                          # once per process
@@ -8,8 +8,8 @@
 Put back: working folder, environment, umask, `sys.path`, recursion limit, garbage collection, warning filters, NumPy's
 error handling, and torch's default dtype and device, matmul precision, anomaly mode, mkldnn and denormals. The
 worker sets thread count, gradients and determinism itself, before every run. `os._exit` fails the run, as `sys.exit`
-does, instead of ending the process. A child that the code forked and that
-comes back out of it ends here: it can neither publish the run nor answer in the worker's place.
+does, instead of ending the process. A child that the code forked and that comes back out of it ends here: it can
+neither publish the run nor answer in the worker's place.
 
 Does not cover: functions of a library that were replaced, threads and children that go on by themselves, a crash.
 """
@@ -35,7 +35,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def isolated_process_state() -> Iterator[None]:
     """Put the process's state back afterwards; end a forked child that comes out."""
     process, folder, environment = os.getpid(), os.path.realpath("."), dict(os.environ)
     path, depth, collects = list(sys.path), sys.getrecursionlimit(), gc.isenabled()
@@ -63,7 +63,7 @@ def undisturbed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_exit() -> Iterator[None]:
-    """Make `os._exit` a `SystemExit` in this thread, so that it fails the run instead of ending the command unheard.
+    """Make `os._exit` a `SystemExit` in this thread, so that it fails the run instead of ending the command.
 
     A forked child ends as it asks; another thread of this process, too, but never with code 0: runs are missing.
     """

@@ -1,0 +1,233 @@
+"""A user's code, imported from a folder and forgotten: `package.module:factory`, and `path/to/script.py:function`.
+
+    factory = find_factory("mynet:tiny", folder="/home/me/faces")    # in faces/mynet.py, if no mynet is installed
+    factory_identity("mynet:tiny", folder=...)                       # sha256 of its module and of those it imports
+    with script_function("/home/me/mine.py:unlearning", source) as function:
+        function(...)                        # may import modules of /home/me
+
+For both, `add_folder` puts one folder on `sys.path`, and `remove_folder` takes it away with all modules that were
+imported from it. They differ in two ways, on purpose:
+
+- A script's folder comes first, as Python does where it runs the script itself; a study's comes last, because a factory
+  is an installed package's before it is a file of the study's folder: the README promises it, and digests hold the
+  source of the module that is found in this order.
+- A script's folder leaves with the block, so that two scripts may each have a `helper.py`; a study's stays until this
+  process opens another study, because a factory may import modules of its folder when it is called, too.
+
+Does not cover: which files the code is made of (`sources`), calling a factory (`models`), what the code does to its
+process (`isolation`), code that travels to a cluster (`submit.bundle`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import linecache
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ray_unlearn.errors import MethodError, ModelError, did_you_mean
+from ray_unlearn.usercode.offline import offline
+from ray_unlearn.usercode.sources import module_identity, sha256_of
+
+SCRIPT_PREFIX = "ray_unlearn_script_"
+"""How the names of modules begin that are made of scripts; the rest is a hash of the text."""
+_LIBRARIES = {*sys.stdlib_module_names, "torch"}
+"""Packages that are no packages of architectures, torch.nn apart; torch.hub downloads code and runs it."""
+_read: dict[str, tuple[ModuleType, str]] = {}
+"""By name, the modules of factories that this process imported, and the sha256 of each one's file then."""
+
+
+# One folder on sys.path
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that was put on `sys.path`."""
+
+    path: str
+    first: bool
+    before: frozenset[str]
+    """Names of the modules that were imported before."""
+
+
+_studies: list[Folder] = []
+"""Folders of studies that are on the path: one, unless another study is being opened."""
+
+
+def add_folder(path: str, *, first: bool) -> Folder:
+    """Put a folder on `sys.path`, before all others or behind them."""
+    sys.path.insert(0 if first else len(sys.path), path)
+    importlib.invalidate_caches()
+    return Folder(path, first, frozenset(sys.modules))
+
+
+def remove_folder(folder: Folder) -> None:
+    """Take a folder from `sys.path`, and forget the modules that were imported from it since it was added."""
+    places = [place for place, entry in enumerate(sys.path) if entry == folder.path]
+    if places:  # the code may have removed it
+        del sys.path[places[0 if folder.first else -1]]
+    for name in [name for name in sys.modules if name not in folder.before and is_own(name, folder.path)]:
+        del sys.modules[name]
+
+
+def is_own(module: str, folder: str) -> bool:
+    """Return whether an imported module is a user's own: this package, Python and environments may lie in the folder.
+
+    Modules that are made of scripts are not: what they define stays importable, and a name belongs to one text.
+    """
+    file = Path(getattr(sys.modules[module], "__file__", None) or "")
+    ours = module.partition(".")[0] == __name__.partition(".")[0] or module.startswith(SCRIPT_PREFIX)
+    installed = not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
+    pythons = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
+    return Path(folder) in file.parents and not (ours or installed or not pythons.isdisjoint(file.parents))
+
+
+def forget(but: str = "") -> None:
+    """Take the folders of other studies from the path, and forget their modules: this one may use the same names."""
+    for folder in [one for one in _studies if one.path != but or but not in sys.path]:
+        _studies.remove(folder)
+        remove_folder(folder)
+
+
+# Factories
+
+
+def find_factory(arch: str, folder: str = "") -> Callable[..., Any]:
+    """Import a factory, without a network; `folder` is the study's, empty where the study comes from no file.
+
+    Raises:
+        ModelError: it cannot be imported, is not callable, or comes from Python's library or torch.
+
+    """
+    module_name, _, name = arch.partition(":")
+    _check_no_library(arch, module_name)
+    forget(but=folder)
+    if folder and folder not in sys.path:
+        _studies.append(add_folder(folder, first=False))
+    try:
+        with offline(f"model.arch: {arch!r}"):
+            found = getattr(importlib.import_module(module_name), name)
+    except (Exception, SystemExit) as error:  # a module may raise anything on import, and a script ends
+        where = f", installed on every node or in {folder}" if folder else ""
+        raise ModelError(
+            f"model.arch: {arch!r} cannot be imported ({error}); expected package.module:factory{where}"
+        ) from error
+    if not callable(found):
+        raise ModelError(f"model.arch: {arch!r} is not callable")
+    _check_no_library(arch, _home(found))
+    module = sys.modules[module_name]
+    if _read.get(module_name, (None,))[0] is not module:
+        _read[module_name] = module, sha256_of(getattr(module, "__file__", None))
+    return found  # type: ignore[no-any-return]
+
+
+def _home(function: Callable[..., Any]) -> str:
+    """Return the module in which a function was defined, of a partial one the function that it calls."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__module__", None) or "")
+
+
+def _check_no_library(arch: str, module: str) -> None:
+    """Refuse functions of Python's library and of torch: they fetch or run what their arguments say.
+
+    Raises:
+        ModelError: the module is one of theirs.
+
+    """
+    if module.partition(".")[0] in _LIBRARIES and not f"{module}.".startswith("torch.nn."):
+        raise ModelError(
+            f"model.arch: {arch!r} is of {module}, whose functions may fetch or run what model.options say; expected a "
+            "function of an installed package of architectures, or of a module beside the study"
+        )
+
+
+def factory_identity(arch: str, folder: str = "") -> dict[str, Any]:
+    """Return what identifies the source of a factory that was found: see `sources.module_identity`.
+
+    Raises:
+        ModelError: the module was edited since this process imported it.
+        MethodError: a module that it imports from the study's folder is not Python.
+
+    """
+    name = arch.partition(":")[0]
+    module, was = _read[name]
+    file = getattr(module, "__file__", None)
+    if sha256_of(file) != was:
+        raise ModelError(f"model.arch: {file} was edited since this process imported it; start the process again")
+    return module_identity(name, file, folder)
+
+
+# Scripts
+
+
+def is_script(method: str) -> bool:
+    """Return whether a method's name means a function in a script."""
+    return ".py:" in method
+
+
+def read_script(method: str) -> str:
+    """Return the script's source text.
+
+    Raises:
+        MethodError: it cannot be read.
+
+    """
+    path = method.rpartition(":")[0]
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MethodError(
+            f"method {method}: {path} cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
+
+
+@contextlib.contextmanager
+def script_function(method: str, source: str) -> Iterator[Callable[..., Any]]:
+    """Execute a script's text as a module and yield its function; its folder is on the path inside the block.
+
+    Raises:
+        MethodError: the text does not run, or defines no such function.
+
+    """
+    folder = add_folder(str(Path(method.rpartition(":")[0]).parent), first=True)
+    try:
+        yield _load(method, source)
+    finally:
+        remove_folder(folder)
+
+
+def _load(method: str, source: str) -> Callable[..., Any]:
+    path, _, name = method.rpartition(":")
+    module = ModuleType(f"{SCRIPT_PREFIX}{hashlib.sha256(source.encode()).hexdigest()[:12]}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # what the script defines can be pickled to a DataLoader's workers
+    linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)  # tracebacks show its lines
+    try:
+        exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - running the user's own method is the point
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}{line_in_script(error)}"
+        raise MethodError(f"method {method}: the script fails on import: {reason}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise MethodError(f"method {method}: no function {name!r} in {path}{did_you_mean(name, names)}")
+    return function  # type: ignore[no-any-return]
+
+
+def line_in_script(error: BaseException) -> str:
+    """Return ` (script.py:12)`: the innermost line of a script that an error came through; else nothing."""
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__", "")).startswith(SCRIPT_PREFIX):
+            found = f" ({Path(frame.f_code.co_filename).name}:{line})"
+    return found
