@@ -305,9 +305,9 @@ def web() -> Iterator[Callable[[int, str], str]]:
         (
             401,
             "Unauthorized: Missing authentication token",
-            r"asks for a token, and there is none here; .*RAY_AUTH_TOKEN",
+            r"requires a token, and this user has none; .*RAY_AUTH_TOKEN",
         ),
-        (403, "Forbidden: Invalid authentication token", r"does not know the token that we have; give the cluster's"),
+        (403, "Forbidden: Invalid authentication token", r"does not accept this user's token; put the cluster's token"),
         (404, "nothing", r"does not answer as Ray's job server: Version check returned 404"),
         (200, "<html>", r"^http://127\S+: .*Expecting value|does not answer as Ray's job server"),
         (200, "{}", r"does not answer as Ray's job server: 'ray_version'"),

@@ -335,7 +335,7 @@ class _Scheduler:
             self._alone.update(r for r in runs if not report.preempted or self._vanished[r] >= _NODES_GIVEN_UP)
             self._again(runs[-1], f"{report.cause} ({len(runs) - 1} more with it)")
         elif runs and report.preempted:
-            self._count(runs[0], self._vanished, _NODES_GIVEN_UP, "its node went away", report.cause)
+            self._count(runs[0], self._vanished, _NODES_GIVEN_UP, "its node was lost", report.cause)
         elif runs:
             self._count(runs[0], self._deaths, self._max_attempts, "its worker died", report.cause)
 
