@@ -373,10 +373,10 @@ def test_a_server_without_an_agent_is_asked_again(monkeypatch: pytest.MonkeyPatc
     assert connected(FakeClient([agentless, agentless]), said).submit(SUBMISSION)
     assert len(said) == 2
     assert not connected(FakeClient(["Job with submission_id x-a1 already exists"]), said).submit(SUBMISSION)
-    with pytest.raises(ClusterError, match=r"http://h:1 does not take the job: ValueError: no"):
+    with pytest.raises(ClusterError, match=r"http://h:1 does not accept the job: ValueError: no"):
         connected(FakeClient(["Traceback\n  File\nValueError: no"]), said).submit(SUBMISSION)
     monkeypatch.setattr(ray_jobs, "_PATIENCE_S", -1)
-    with pytest.raises(ClusterError, match=r"does not take the job: .*No available agent"):
+    with pytest.raises(ClusterError, match=r"does not accept the job: .*No available agent"):
         connected(FakeClient([agentless]), said).submit(SUBMISSION)
 
 

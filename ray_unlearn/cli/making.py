@@ -95,9 +95,9 @@ def status(
     """Count runs: planned, done, failed; --watch keeps counting."""
     from dataclasses import asdict
 
-    from ray_unlearn.evaluation.agreement import disagreements
     from ray_unlearn.monitor.utilisation import utilisation, utilisation_line
     from ray_unlearn.report.text import status_lines
+    from ray_unlearn.store.agreement import disagreements
     from ray_unlearn.store.arithmetic import mixtures
     from ray_unlearn.store.events import EventReader
     from ray_unlearn.store.metrics import study_status

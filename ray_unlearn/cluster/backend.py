@@ -108,7 +108,7 @@ class RayBackend:
             self._watch.check()
 
     def close(self) -> None:
-        """Kill the actors; shut Ray down if this backend connected, even while it starts. A dead Ray's logs are kept."""
+        """Kill the actors; shut Ray down if this backend connected, even while it starts. A dead Ray's logs stay."""
         lost = self._watch is not None and self._watch.lost
         if self._watch is not None:
             self._watch.stop()

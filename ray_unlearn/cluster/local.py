@@ -6,9 +6,9 @@
 
 By default, Ray writes its token to a file that every user can read (~/.ray/auth_token), keeps its session in folders
 of mode 0777 that are never removed, and listens on every interface. Here the token is in the environment of this
-process and of its Ray processes. The folder is `/tmp/ru-<user id>/<name>`, or below RAY_TMPDIR or TMPDIR where they are set; its
-parent has mode 0700. The names are short because a socket's path has at most 107 bytes. The next start removes the
-folders of processes that have died.
+process and of its Ray processes. The folder is `/tmp/ru-<user id>/<name>`, or below RAY_TMPDIR or TMPDIR if they are
+set; its parent has mode 0700. The names are short because a socket's path has at most 107 bytes. The next start removes
+the folders of processes that have died.
 
 Does not cover: Ray's metrics ports, which require no token (they are on loopback, too); existing clusters.
 """

@@ -49,7 +49,7 @@ class Nodes:
         self.leaving = {node: self.leaving.get(node) or self._notice(node, end) for node, end in draining.items()}
 
     def _notice(self, node: str, deadline_ms: int) -> Notice:
-        # Ray's deadline is a time of day by another machine's clock; the notice keeps one by this machine's steady clock.
+        # Ray's deadline is a time of day on another machine; the notice has a time of this machine's steady clock.
         left_s = deadline_ms / 1000 - time.time()
         address = str(self._alive[node].get("NodeManagerAddress", node))
         return Notice(address, time.monotonic() + left_s if deadline_ms else None)

@@ -3,7 +3,7 @@
     for task, part in on_ray(tasks, jobs=8, address=None):
         ...
 
-Does not cover: the parts (`evaluation.tasks`), storing their results, which the caller does.
+Does not cover: the parts (`evaluation.cache`), storing their results, which the caller does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from ray_unlearn.cluster.backend import RayBackend
 from ray_unlearn.errors import ClusterError, ClusterLost, RayUnlearnError
-from ray_unlearn.evaluation.tasks import Task
+from ray_unlearn.evaluation.cache import Task
 from ray_unlearn.interrupts import interrupts
 
 _LOOK_S = 1.0
