@@ -344,7 +344,7 @@ def test_verify_repair_generate_mends(copy: Path, capsys):
         str(shard.relative_to(copy / "store")),
     ]
     mends = f"ray-unlearn verify {study_of(copy)} --repair"
-    assert captured.err == f"error: 3 problems; `{mends}` makes it pending again\n"
+    assert captured.err == f"error: 3 problems; `{mends}` makes the affected runs pending again\n"
     assert main(["verify", study_of(copy), "--repair"]) == 0
     assert "repaired: 2 runs pending again" in capsys.readouterr().out
     assert inline(study_of(copy)) == 0

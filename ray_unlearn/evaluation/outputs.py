@@ -24,7 +24,7 @@ from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.arrow import read_table
-from ray_unlearn.store.formats import require_known
+from ray_unlearn.store.formats import check_format
 from ray_unlearn.store.records import OUTPUTS, payload_of
 from ray_unlearn.study.plan import Run
 
@@ -153,7 +153,7 @@ def decode_outputs(data: bytes, where: str = OUTPUTS) -> dict[str, SplitLogits]:
 
     """
     table = read_table(data)
-    require_known("outputs", table.schema.metadata or {}, where)
+    check_format("outputs", table.schema.metadata or {}, where)
     table = table.combine_chunks()
     logits_NC = table.column("logits").chunk(0).flatten().to_numpy().reshape(len(table), -1)
     labels_N = table.column("label").to_numpy().astype(np.int64)
@@ -201,7 +201,7 @@ def read_image_names(store: StudyStore, digest: str) -> ImageNames:
     """
     try:
         table = read_table(_splits_file(store, digest))
-        require_known("splits", table.schema.metadata or {}, f"{store.storage.uri}/{store.layout.splits(digest)}")
+        check_format("splits", table.schema.metadata or {}, f"{store.storage.uri}/{store.layout.splits(digest)}")
         rows = table.select([name for name in ("split", "image_id", "group") if name in table.column_names]).to_pydict()
     except _UNREADABLE as error:
         name = store.layout.splits(digest)

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.store.filesystem import Stamp
-from ray_unlearn.store.formats import FORMATS, require_known
+from ray_unlearn.store.formats import FORMATS, check_format
 from ray_unlearn.store.records import Record, parse_record
 
 COMPACTED = "records.jsonl"
@@ -41,7 +41,7 @@ def decode(data: bytes) -> dict[str, tuple[Stamp, Record]]:
         try:
             head, _, record = line.decode().partition(_BEFORE_RECORD)
             entry = json.loads(f"{head}{_BEFORE_RECORD}null}}")
-            require_known(COMPACTED, entry, COMPACTED)
+            check_format(COMPACTED, entry, COMPACTED)
             stamp = Stamp(int(entry["size_bytes"]), int(entry["mtime_ns"]))
             found[str(entry["run"])] = stamp, parse_record(record.removesuffix("}"), f"line {number} of {COMPACTED}")
         except (ValueError, KeyError, TypeError, RecursionError, StoreError):

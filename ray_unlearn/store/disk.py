@@ -31,7 +31,7 @@ def temporary_name() -> str:
     return f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
 
-def require_regular(path: Path) -> None:
+def check_regular_file(path: Path) -> None:
     """Refuse what is there and is no file: a pipe would be waited for, a device read without end.
 
     Raises:

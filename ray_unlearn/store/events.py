@@ -34,7 +34,7 @@ from ray_unlearn import __version__
 from ray_unlearn.errors import StoreError
 from ray_unlearn.store.disk import append_file
 from ray_unlearn.store.filesystem import Stamp
-from ray_unlearn.store.formats import FORMATS, require_known
+from ray_unlearn.store.formats import FORMATS, check_format
 from ray_unlearn.store.layout import event_log_of
 from ray_unlearn.store.study_store import StudyStore
 
@@ -203,7 +203,7 @@ class EventReader:
                 return events
         return []
 
-    def heard(self, kind: str = "") -> tuple[list[Event], str]:
+    def newest_or_error(self, kind: str = "") -> tuple[list[Event], str]:
         """Return what `newest` does, and why it cannot be read: for those who want to know, and do without."""
         try:
             return self.newest(kind), ""
@@ -218,7 +218,7 @@ class EventReader:
                 data = self._store.storage.read(f"{folder}/{name}")
             events = decode_events(data)
             if events:
-                require_known("events", events[0], f"{self._store.storage.uri}/{folder}/{name}")
+                check_format("events", events[0], f"{self._store.storage.uri}/{folder}/{name}")
             held = self._parts[name] = (stamp, events)
         return held[1]
 

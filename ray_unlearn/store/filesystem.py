@@ -29,7 +29,7 @@ from pyarrow import NativeFile, fs
 from ray_unlearn.errors import StoreError, StoreReadOnly, StoreUnwritable
 from ray_unlearn.store import disk
 from ray_unlearn.store.retries import advice, attempt, is_full, is_read_only
-from ray_unlearn.study.uris import label, told
+from ray_unlearn.study.uris import error_line, label
 
 OLD_NS = 24 * 3600 * 10**9
 """No write takes a day: what is older by the storage's own clock was left by a process on whatever host."""
@@ -76,7 +76,7 @@ class Storage:
 
         def read() -> bytes:
             if self.local is not None:
-                disk.require_regular(self.local / name)
+                disk.check_regular_file(self.local / name)
             with self.filesystem.open_input_stream(self.path(name)) as stream:
                 return bytes(stream.read())
 
@@ -274,5 +274,5 @@ def open_storage(uri: str) -> Storage:
         filesystem, root = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:
         scheme = uri.partition("://")[0]  # not the whole URI: it may hold credentials
-        raise StoreError(f"storage {scheme}://...: cannot be opened: {told(error, uri)}") from error
+        raise StoreError(f"storage {scheme}://...: cannot be opened: {error_line(error, uri)}") from error
     return Storage(label(uri), filesystem, root.rstrip("/"))

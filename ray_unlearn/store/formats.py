@@ -1,7 +1,7 @@
 """The formats of a store's files, and the refusal of a file that a later version wrote.
 
     content = stamped("population", {"digest": ..., "identity": ...})     # with `format` and `made_by`
-    require_known("population", content, where="./studies/faces/finetune/population.json")
+    check_format("population", content, where="./studies/faces/finetune/population.json")
 
 A format rises where an older reader would misunderstand the file; a new optional key raises nothing: a reader ignores
 the keys that it does not know and takes a key's default where it is absent. A file without `format` is of format 1.
@@ -48,7 +48,7 @@ def stamped(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
 def parse_object(kind: str, data: bytes | str, where: str, newest: int | None = None) -> dict[str, Any]:
     """Return the keys and values of a JSON file; those that this version does not know are among them.
 
-    The arguments are those of `require_known`.
+    The arguments are those of `check_format`.
 
     Raises:
         NewerFormat: the file is of a newer format than this version reads.
@@ -61,7 +61,7 @@ def parse_object(kind: str, data: bytes | str, where: str, newest: int | None = 
         raise DamagedFile(f"{where}: not JSON ({error})") from error
     if not isinstance(value, dict):
         raise DamagedFile(f"{where}: expected a JSON object; found {type(value).__name__}")
-    require_known(kind, value, where, newest)
+    check_format(kind, value, where, newest)
     return value
 
 
@@ -81,7 +81,7 @@ def first_complaint(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
-def require_known(kind: str, content: Mapping[Any, Any], where: str, newest: int | None = None) -> int:
+def check_format(kind: str, content: Mapping[Any, Any], where: str, newest: int | None = None) -> int:
     """Return the format of a file.
 
     Args:

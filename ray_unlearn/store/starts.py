@@ -1,7 +1,7 @@
 """Whether runs started from the original that the store holds now.
 
     astray = other_starts(records, store.made("original"))       # [3, 4]
-    refuse_other_starts(store, "finetune", records, store.made("original"))
+    check_starts(store, "finetune", records, store.made("original"))
 
 Two drivers at one original whose bytes differ (a GPU that does not repeat itself) may, on an object store, each start
 runs from its own before one of them is written over; and an original that was damaged and is made anew elsewhere may
@@ -31,7 +31,7 @@ def is_of_original(record: Record, originals: Mapping[int, Record]) -> bool:
     return not record.original_sha256 or checkpoint is None or checkpoint.sha256 == record.original_sha256
 
 
-def refuse_other_starts(
+def check_starts(
     store: StudyStore, population: str, records: Mapping[int, Record], originals: Mapping[int, Record]
 ) -> None:
     """Refuse to take such a population for one.
