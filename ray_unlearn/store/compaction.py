@@ -1,12 +1,12 @@
 """All records of a population in one file, so that a resume reads one object instead of thousands.
 
     data = encode({"00007": (Stamp(size, mtime_ns), record)})
-    held = decode(data)                          # what cannot be read is left out, never believed
+    held = decode(data)                          # damaged lines are left out
 
-A line holds the text of a record as it is stored. The compacted copy proves nothing by itself: a run exists if and only
-if its record.json does. A line counts where the folder's listing shows a record.json of the same size and time of
-change, and it is the run's own; every other record is read from its own file. Losing the file costs time only, and so
-do lines that are damaged, or of a format that a later version wrote.
+A line holds the text of a record as it is stored. The copy proves nothing by itself: a run exists if and only if its
+record.json does. A line counts where the folder's listing shows a record.json of the same size and time of change, and
+the record belongs to the run; every other record is read from its own file. A lost file, a damaged line and a line in a
+later version's format cost time only.
 
 Does not cover: when it is written (`StudyStore.compact`), nor `verify`, which reads every record itself.
 """
@@ -35,7 +35,7 @@ def encode(entries: Mapping[str, tuple[Stamp, Record]]) -> bytes:
 
 
 def decode(data: bytes) -> dict[str, tuple[Stamp, Record]]:
-    """Return the lines that hold an intact record; a damaged file is one with fewer lines."""
+    """Return the lines that hold an intact record; other lines are left out."""
     found = {}
     for number, line in enumerate(data.splitlines()):
         try:
