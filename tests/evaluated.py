@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from conftest import TINY, merged
 
-from ray_unlearn.run.artefacts import encode_outputs
 from ray_unlearn.store import Record, StudyStore, open_storage
+from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.store.records import payload_of
 from ray_unlearn.study import Run, Study, parse_study
 
@@ -41,8 +40,7 @@ def draw_logits(seed: int, *, shift: float = 0.0, spread: float = 1.0) -> dict[s
 
 def outputs_bytes(logits: Mapping[str, np.ndarray]) -> bytes:
     """Return an outputs.arrow of these logits."""
-    sets: Any = {split: SimpleNamespace(labels_N=labels_of(split), indices=np.arange(SIZES[split])) for split in logits}
-    return encode_outputs(logits, sets, sets)
+    return encode_outputs({name: SplitLogits(np.arange(SIZES[name]), labels_of(name), z) for name, z in logits.items()})
 
 
 def study_of(folder: Path, counts: Mapping[str, int], **changes: Any) -> Study:

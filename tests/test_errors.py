@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import pickle
 import re
@@ -44,24 +45,20 @@ def test_the_tree_that_is_drawn_is_the_tree_that_is() -> None:
 
 
 def test_the_exit_codes_that_are_drawn_are_those_of_the_classes() -> None:
-    """1 for errors, 2 for usage, 128 + the signal for an interruption."""
+    """By class, and of an interruption by its signal."""
     codes = {name: drawn()[name][1] for name in CLASSES}
     assert codes.pop("Interrupted") == tuple(
         Interrupted(number).exit_code for number in (signal.SIGINT, signal.SIGTERM)
     )
     assert codes == {name: (CLASSES[name].exit_code,) for name in codes}  # type: ignore[attr-defined]
-    assert Interrupted(signal.SIGINT).exit_code == 130
-    assert Interrupted(signal.SIGTERM).exit_code == 143
-    assert errors.StudyError.exit_code == 2
 
 
-@pytest.mark.parametrize("name", sorted(set(CLASSES) - {"Interrupted"}))
-def test_an_error_survives_pickling_with_its_message(name: str) -> None:
-    """Workers' errors cross processes."""
-    error = CLASSES[name]("study.yaml: data: missing")
-    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
-    assert type(again) is type(error)
-    assert str(again) == "study.yaml: data: missing"
+def test_an_error_survives_pickling_with_its_message() -> None:
+    """Workers' errors cross processes: a class with arguments of its own has to see to that."""
+    for name in sorted(set(CLASSES) - {"Interrupted"}):
+        error = CLASSES[name]("study.yaml: data: missing")
+        again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+        assert (type(again), str(again)) == (type(error), "study.yaml: data: missing")
 
 
 def test_an_interruption_survives_pickling_and_says_its_signal() -> None:
@@ -72,9 +69,11 @@ def test_an_interruption_survives_pickling_and_says_its_signal() -> None:
 
 
 def test_no_run_can_swallow_an_interruption() -> None:
-    """`except Exception` in a method does not catch it."""
-    assert not issubclass(Interrupted, Exception)
-    assert issubclass(RayUnlearnError, Exception)
+    """`except Exception` in a method lets it pass, and stops every other error of ours."""
+    with pytest.raises(Interrupted), contextlib.suppress(Exception):
+        raise Interrupted(signal.SIGTERM)
+    with contextlib.suppress(Exception):
+        raise RayUnlearnError("a study is wrong")
 
 
 @pytest.mark.parametrize(

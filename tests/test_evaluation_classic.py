@@ -9,7 +9,8 @@ from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 from sklearn.svm import SVC
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.classic import simple_attack, svc_forget_efficacy, svc_scores
+from ray_unlearn.evaluation.measures.logistic_attack import simple_attack
+from ray_unlearn.evaluation.measures.svc_efficacy import svc_forget_efficacy, svc_scores
 
 
 def rng() -> np.random.Generator:
@@ -52,20 +53,31 @@ def test_the_simple_attack_at_both_ends() -> None:
 
 
 def test_forget_efficacy_is_scikit_learns_classifier() -> None:
-    """Law: exactly; retain and test are thinned in that order, to the smallest of both and the cap; forget is whole."""
+    """Law: exactly, up to 500 images of each kind; the larger of retain and test is thinned, forget is whole."""
     draw = np.random.default_rng(0)
-    retain_K, test_T, forget_E = draw.beta(9, 1, 300), draw.beta(3, 1, 80), draw.beta(5, 1, 70)
-    for cap, size in ((500, 80), (50, 50)):
-        same = rng()
-        shadow = [part[np.sort(same.choice(len(part), size, replace=False))] for part in (retain_K, test_T)]
-        if size == 80:
-            same = rng()
-            shadow = [retain_K[np.sort(same.choice(300, 80, replace=False))], test_T]
-        classifier = SVC(C=3, gamma="auto", kernel="rbf").fit(np.concatenate(shadow)[:, None], [1] * size + [0] * size)
-        expected = 1 - classifier.predict(forget_E[:, None]).mean()
-        found = svc_forget_efficacy(retain_K, test_T, forget_E, rng(), max_shadow=cap)
-        assert found == pytest.approx(expected, abs=1e-12)
-        assert 0 < expected < 1
+    retain_K, test_T, forget_E = draw.beta(9, 1, 600), draw.beta(3, 1, 480), draw.beta(5, 1, 70)
+    shadow = np.concatenate([retain_K[np.sort(rng().choice(600, 480, replace=False))], test_T])[:, None]
+    classifier = SVC(C=3, gamma="auto", kernel="rbf").fit(shadow, [1] * 480 + [0] * 480)
+    expected = 1 - classifier.predict(forget_E[:, None]).mean()
+    assert svc_forget_efficacy(retain_K, test_T, forget_E, rng()) == pytest.approx(expected, abs=1e-12)
+    assert 0 < expected < 1
+
+
+def test_more_images_than_points_change_the_classifier_little() -> None:
+    """Law: 3,000 images of each kind, merged into 500 points, are judged as all of them are; 500 drawn ones are not."""
+    draw = np.random.default_rng(0)
+    retain_K, test_T, forget_E = (
+        1 / (1 + np.exp(-draw.normal(m, 2, n))) for m, n in ((4, 3000), (3, 3000), (3.4, 900))
+    )
+
+    def judged(members: np.ndarray, others: np.ndarray) -> float:
+        kinds = [1] * len(members) + [0] * len(others)
+        found = SVC(C=3, gamma="auto", kernel="rbf").fit(np.concatenate([members, others])[:, None], kinds)
+        return 1 - found.predict(forget_E[:, None]).mean()
+
+    whole = judged(retain_K, test_T)
+    assert svc_forget_efficacy(retain_K, test_T, forget_E, rng()) == pytest.approx(whole, abs=0.005)
+    assert abs(judged(retain_K[:500], test_T[:500]) - whole) > 0.02
 
 
 def test_forget_efficacy_at_both_ends() -> None:
@@ -92,10 +104,6 @@ def test_forget_efficacy_at_both_ends() -> None:
             lambda: svc_forget_efficacy([1], [1], [np.nan], rng()),
             "forget confidence[0]: expected finite numbers, found nan",
         ),
-        (
-            lambda: svc_forget_efficacy([1], [1], [1], rng(), max_shadow=0),
-            "svc_forget_efficacy: expected max_shadow of 1 or more, found 0",
-        ),
     ],
 )
 def test_what_cannot_be_attacked_is_refused(attack, message) -> None:
@@ -111,11 +119,13 @@ def test_ten_images_of_each_kind_are_enough() -> None:
 
 
 def test_the_roc_of_the_classifier_is_of_images_that_it_never_saw() -> None:
-    """Law: fitted to retain and the test images at even positions, it judges forget and those at odd ones."""
-    draw = np.random.default_rng(0)
+    """Law: fitted to retain and a random half of the test images, it judges forget and the other half."""
+    draw, same = np.random.default_rng(0), rng()
     retain_K, test_T, forget_E = draw.uniform(0.6, 1, 30), draw.uniform(0, 0.9, 40), draw.uniform(0, 1, 7)
-    shadow = np.concatenate([retain_K[np.sort(rng().choice(30, 20, replace=False))], test_T[::2]])[:, None]
+    fitted = np.isin(np.arange(40), same.permutation(40)[:20])
+    shadow = np.concatenate([retain_K[np.sort(same.choice(30, 20, replace=False))], test_T[fitted]])[:, None]
     expected = SVC(C=3, gamma="auto", kernel="rbf").fit(shadow, [1] * 20 + [0] * 20)
     forget, unseen = svc_scores(retain_K, test_T, forget_E, rng())
     assert np.allclose(forget, expected.decision_function(forget_E[:, None]))
-    assert np.allclose(unseen, expected.decision_function(test_T[1::2, None]))
+    assert np.allclose(unseen, expected.decision_function(test_T[~fitted, None]))
+    assert not np.array_equal(fitted, np.arange(40) % 2 == 0)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.distances import mean_by, shift_and_spread, tug_of_war
+from ray_unlearn.evaluation.measures.shift_and_spread import shift_and_spread
+from ray_unlearn.evaluation.measures.tug_of_war import tug_of_war
+from ray_unlearn.evaluation.slices import mean_by
 
 
 def test_shift_and_spread_worked_by_hand() -> None:

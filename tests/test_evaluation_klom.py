@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.klom import klom
+from ray_unlearn.evaluation.measures.klom import klom
 
 
 def slowly(first: np.ndarray, second: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.lira import u_lira
+from ray_unlearn.evaluation.measures.u_lira import u_lira
 
 
 def populations(seed: int = 0, shift: float = 0.0, runs: tuple[int, int] = (24, 30), examples: int = 40):
@@ -23,28 +23,66 @@ def populations(seed: int = 0, shift: float = 0.0, runs: tuple[int, int] = (24, 
 
 
 def test_scores_worked_by_hand() -> None:
-    """Law: unlearned 0, 2, 4 and retrained 1, 3, 8 on one example.
+    """Law: unlearned 0, 2, 4 and retrained 1, 3, 8 on one example; each fit lacks one model.
 
-    The unlearned 4 against N(1, 2) of 0 and 2 and N(4, 13) of 1, 3, 8: -9/4 - log(2)/2 + 0 + log(13)/2.
-    The retrained 1 against N(2, 4) of 0, 2, 4 and N(5.5, 12.5) of 3 and 8: -1/8 - log(4)/2 + 4.5^2/25 + log(12.5)/2.
+    The unlearned 4 against N(1, 2) of 0 and 2 and N(2, 2) of 1 and 3: -9/4 - log(2)/2 + 4/4 + log(2)/2.
+    The retrained 1 against N(3, 2) of 2 and 4 and N(5.5, 12.5) of 3 and 8: -4/4 - log(2)/2 + 4.5^2/25 + log(12.5)/2.
     """
     result = u_lira([[0], [2], [4]], [[1], [3], [8]])
-    assert result.unlearned_scores[2, 0] == pytest.approx(-9 / 4 + math.log(13 / 2) / 2, abs=1e-12)
-    assert result.retrained_scores[0, 0] == pytest.approx(-1 / 8 + 20.25 / 25 + math.log(12.5 / 4) / 2, abs=1e-12)
+    assert result.unlearned_scores[2, 0] == pytest.approx(-9 / 4 + 1, abs=1e-12)
+    assert result.retrained_scores[0, 0] == pytest.approx(-1 + 20.25 / 25 + math.log(12.5 / 2) / 2, abs=1e-12)
 
 
 def test_no_model_is_in_its_own_gaussian() -> None:
-    """Law: in a loop, each score is the log ratio of densities fitted to the others and to the other population."""
+    """Law: in a loop, each score is the log ratio of densities, both fitted to one model less than there are."""
     unlearned_UE, retrained_RE = populations(runs=(5, 4), examples=3)
     result = u_lira(unlearned_UE, retrained_RE)
     for e in range(3):
         unlearned, retrained = unlearned_UE[:, e], retrained_RE[:, e]
-        for i, phi in enumerate(unlearned):
-            seen, unseen = NormalDist.from_samples(np.delete(unlearned, i)), NormalDist.from_samples(retrained)
-            assert result.unlearned_scores[i, e] == pytest.approx(math.log(seen.pdf(phi) / unseen.pdf(phi)), abs=1e-9)
-        for i, phi in enumerate(retrained):
-            seen, unseen = NormalDist.from_samples(unlearned), NormalDist.from_samples(np.delete(retrained, i))
-            assert result.retrained_scores[i, e] == pytest.approx(math.log(seen.pdf(phi) / unseen.pdf(phi)), abs=1e-9)
+        for own, other, scores, sign in (
+            (unlearned, retrained, result.unlearned_scores, 1),
+            (retrained, unlearned, result.retrained_scores, -1),
+        ):
+            for i, phi in enumerate(own):
+                mine = NormalDist.from_samples(np.delete(own, i)).pdf(phi)
+                theirs = NormalDist.from_samples(np.delete(other, i % len(other))).pdf(phi)
+                assert scores[i, e] == pytest.approx(sign * math.log(mine / theirs), abs=1e-9)
+
+
+def test_models_of_one_original_are_left_out_together() -> None:
+    """Law: in a loop, the fits for a model lack all runs of its original, and as many of the other side."""
+    unlearned_UE, retrained_RE = populations(runs=(9, 8), examples=2)
+    originals = np.array([4, 4, 7, 7, 9, 4, 7, 9, 9])
+    result = u_lira(unlearned_UE, retrained_RE, originals)
+    for i, phi in enumerate(unlearned_UE[:, 1]):
+        block = np.flatnonzero(originals == originals[i])
+        mine = NormalDist.from_samples(np.delete(unlearned_UE[:, 1], block)).pdf(phi)
+        theirs = NormalDist.from_samples(np.delete(retrained_RE[:, 1], block % 8)).pdf(phi)
+        assert result.unlearned_scores[i, 1] == pytest.approx(math.log(mine / theirs), abs=1e-9)
+    alone = u_lira(unlearned_UE, retrained_RE, np.zeros(9))  # one original: nobody would remain
+    assert np.array_equal(alone.unlearned_scores, u_lira(unlearned_UE, retrained_RE).unlearned_scores)
+
+
+@pytest.mark.parametrize("runs", [3, 4, 8])
+def test_few_models_of_one_distribution_are_at_a_half(runs: int) -> None:
+    """Law: the area is 1/2 at 3 runs as at 8; with a fit of one model less on the own side alone it was 0.37 at 3."""
+    rng = np.random.default_rng(runs)
+    areas = [u_lira(*rng.normal(size=(2, runs, 400))).auc for _ in range(40)]
+    assert np.mean(areas) == pytest.approx(0.5, abs=0.012)
+
+
+def test_a_method_that_is_perfect_over_originals_is_not_known_by_its_originals() -> None:
+    """Law: four originals, with half of the variance: about 1/2 with originals left out, well above without."""
+    rng = np.random.default_rng(0)
+    with_, without = [], []
+    for _ in range(20):
+        starts = np.repeat(np.arange(4), 8)
+        unlearned = 0.5**0.5 * (rng.normal(size=(4, 60))[starts] + rng.normal(size=(32, 60)))
+        retrained = rng.normal(size=(32, 60))
+        with_.append(u_lira(unlearned, retrained, starts).auc)
+        without.append(u_lira(unlearned, retrained).auc)
+    assert np.mean(without) > 0.55
+    assert np.mean(with_) == pytest.approx(0.49, abs=0.03)
 
 
 def test_an_affine_map_of_an_example_changes_nothing_and_neither_does_the_order_of_runs() -> None:
@@ -57,7 +95,8 @@ def test_an_affine_map_of_an_example_changes_nothing_and_neither_does_the_order_
     np.testing.assert_allclose(mapped.unlearned_scores, result.unlearned_scores, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(mapped.retrained_scores, result.retrained_scores, rtol=1e-6, atol=1e-8)
     order = np.random.default_rng(1).permutation(24)
-    again = u_lira(unlearned_UE[order], retrained_RE)
+    together = np.concatenate([order, np.arange(24, 30)])  # the other side's runs are left out by their places
+    again = u_lira(unlearned_UE[order], retrained_RE[together])
     np.testing.assert_allclose(again.unlearned_scores, result.unlearned_scores[order], rtol=1e-9, atol=1e-9)
 
 

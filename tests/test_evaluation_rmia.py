@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.rmia import rmia
+from ray_unlearn.evaluation.measures.rmia import rmia
 from ray_unlearn.evaluation.roc import roc
 
 
@@ -14,6 +14,11 @@ def logit(p):
     """Return phi of a probability of the label."""
     p = np.asarray(p, np.float64)
     return np.log(p) - np.log1p(-p)
+
+
+def odd(images: int):
+    """Return a mask of the images at odd positions."""
+    return np.arange(images) % 2 == 1
 
 
 def outputs(seed: int = 0, runs: int = 16, forget: int = 60, test: int = 201, shift: float = 0.0):
@@ -26,6 +31,7 @@ def outputs(seed: int = 0, runs: int = 16, forget: int = 60, test: int = 201, sh
         "target_test": mean_T + noise[0, :, forget:],
         "reference_forget": mean_E + noise[1, :, :forget],
         "reference_test": mean_T + noise[1, :, forget:],
+        "population": odd(test),
     }
 
 
@@ -42,20 +48,27 @@ def test_scores_worked_by_hand() -> None:
         target_test=logit([[0.9, 0.5, 0.2, 0.6, 0.1]]),
         reference_forget=logit([[0.25, 0.5]]),
         reference_test=logit([[0.9, 0.5, 0.6, 0.2, 0.6]]),
+        population=odd(5),
         a=0,
     )
     assert result.member_scores.tolist() == [[1, 0]]
     assert result.non_member_scores.tolist() == [[0.5, 0, 0]]
     assert result.auc == pytest.approx(4 / 6, abs=1e-12)
-    exact = rmia(target_forget=[[0.0]], target_test=[[0.0, 0.0]], reference_forget=[[0.0]], reference_test=[[0.0, 0.0]])
+    exact = rmia(
+        target_forget=[[0.0]],
+        target_test=[[0.0, 0.0]],
+        reference_forget=[[0.0]],
+        reference_test=[[0.0, 0.0]],
+        population=odd(2),
+    )
     assert (exact.member_scores[0, 0], exact.non_member_scores[0, 0], exact.auc) == (0, 0, 0.5)
 
 
 @pytest.mark.parametrize("a", [0.0, 0.3, 1.0])
 def test_the_formula_in_loops(a) -> None:
-    """Law: the share of z at odd positions with p(x) / pbar(x) > p(z) / pbar(z); pbar over all references."""
+    """Law: the share of z, here those at odd positions, with p(x) / pbar(x) > p(z) / pbar(z); pbar over references."""
     phi = outputs(runs=3, forget=5, test=8, shift=1)
-    p = {name: 1 / (1 + np.exp(-values)) for name, values in phi.items()}
+    p = {name: 1 / (1 + np.exp(-values)) for name, values in phi.items() if name != "population"}
     bar = {which: ((1 + a) * p[f"reference_{which}"].mean(0) + 1 - a) / 2 for which in ("forget", "test")}
     result = rmia(**phi, a=a) if a != 0.3 else rmia(**phi)  # which is the default
     for u in range(3):
@@ -71,11 +84,11 @@ def test_areas_and_rates_are_those_of_each_target_and_their_means() -> None:
     result = rmia(**outputs(shift=1))
     curves = [roc(m, n) for m, n in zip(result.member_scores, result.non_member_scores, strict=True)]
     assert result.auc_per_target.tolist() == [curve.auc for curve in curves]
-    assert result.tpr_at_1_percent_per_target.tolist() == [curve.tpr_at(0.01) for curve in curves]
-    assert result.tpr_at_01_percent_per_target.tolist() == [curve.tpr_at(0.001) for curve in curves]
+    assert result.tpr_per_target(0.01).tolist() == [curve.tpr_at(0.01) for curve in curves]
+    assert result.tpr_per_target(0.001).tolist() == [curve.tpr_at(0.001) for curve in curves]
     assert result.auc == pytest.approx(np.mean([curve.auc for curve in curves]), abs=1e-12)
-    assert result.tpr_at_1_percent == pytest.approx(result.tpr_at_1_percent_per_target.mean(), abs=1e-12)
-    assert result.tpr_at_01_percent == pytest.approx(result.tpr_at_01_percent_per_target.mean(), abs=1e-12)
+    assert result.tpr_at_1_percent == pytest.approx(result.tpr_per_target(0.01).mean(), abs=1e-12)
+    assert result.tpr_at_01_percent == pytest.approx(result.tpr_per_target(0.001).mean(), abs=1e-12)
     assert result.tpr_at_1_percent > result.tpr_at_01_percent
     assert result.curve.auc == roc(result.member_scores, result.non_member_scores).auc
     assert result.non_member_scores.shape == (16, 101)
@@ -90,6 +103,7 @@ def test_models_that_saw_nothing_are_near_a_half_and_models_that_know_are_at_1()
         target_test=test_RT[::2],
         reference_forget=forget_RE[1::2],
         reference_test=test_RT[1::2],
+        population=odd(800),
     )
     # which images were drawn is common to all targets: the noise is that of one, 1 / sqrt(12 * 200) = 0.02
     assert null.auc == pytest.approx(0.5, abs=0.05)
@@ -98,7 +112,11 @@ def test_models_that_saw_nothing_are_near_a_half_and_models_that_know_are_at_1()
     assert known.member_scores.min() == 1
     assert 0.99 < known.auc < 1  # non-members above their whole population tie with the members
     plain = rmia(
-        target_forget=[[9.0]], target_test=np.zeros((1, 9)), reference_forget=[[0]], reference_test=[[0.0] * 9]
+        target_forget=[[9.0]],
+        target_test=np.zeros((1, 9)),
+        reference_forget=[[0]],
+        reference_test=[[0.0] * 9],
+        population=odd(9),
     )
     assert (plain.auc, plain.tpr_at_01_percent) == (1, 1)
 
@@ -119,13 +137,16 @@ def test_the_most_extreme_phi_are_numbers_still() -> None:
     """Law: no overflow, no 0 / 0 (warnings are errors here): certain images tie, hopeless ones are below all."""
     wild = np.array([[-1e4, -800.0, 0.0, 800.0, 1e4]])
     for a in (0.0, 1.0):
-        result = rmia(target_forget=wild, target_test=wild, reference_forget=wild, reference_test=wild, a=a)
+        result = rmia(
+            target_forget=wild, target_test=wild, reference_forget=wild, reference_test=wild, population=odd(5), a=a
+        )
         assert np.isfinite(result.member_scores).all()
     certain = rmia(
         target_forget=[[40.0, 99.0]],
         target_test=[[50.0] * 4],
         reference_forget=[[60.0] * 2],
         reference_test=[[70.0] * 4],
+        population=odd(4),
     )
     assert certain.member_scores.tolist() == [[0, 0]]
     assert certain.auc == 0.5
@@ -143,6 +164,8 @@ def test_the_most_extreme_phi_are_numbers_still() -> None:
             {"target_test": np.zeros((3, 1)), "reference_test": np.zeros((3, 1))},
             "rmia: expected 2 test images or more, one non-member and one of the population, found 1",
         ),
+        ({"population": odd(5)}, "rmia: expected a mask of 6 test images, some in the population and some outside; "),
+        ({"population": np.ones(6, bool)}, "rmia: expected a mask of 6 test images, some in the population and "),
         (
             {"target_forget": np.full((3, 4), np.nan)},
             "target_forget[0, 0]: expected finite numbers, found nan (12 in all)",
@@ -152,7 +175,7 @@ def test_the_most_extreme_phi_are_numbers_still() -> None:
 def test_what_does_not_fit_together_is_refused(change, message) -> None:
     """Law: the argument, what it has, and what the other has."""
     good = dict.fromkeys(("target_forget", "reference_forget"), np.zeros((3, 4)))
-    good |= dict.fromkeys(("target_test", "reference_test"), np.zeros((3, 6)))
+    good |= dict.fromkeys(("target_test", "reference_test"), np.zeros((3, 6))) | {"population": odd(6)}
     with pytest.raises(EvaluationError) as caught:
         rmia(**{**good, **change})
     assert str(caught.value).startswith(message)

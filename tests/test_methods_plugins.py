@@ -121,10 +121,10 @@ def test_a_broken_one_is_one_line(tmp_path, how, expected):
 
 
 def test_names_of_the_literature():
-    """Law: Deep Unlearn's names are the competition's entries; CT is the transposing half; digests are the method's."""
+    """Law: Deep Unlearn's names are the competition's entries, CT its transposing half; digests are the methods'."""
     assert {alias: name for alias, (name, _) in ALIASES.items()} == {
         **{"FCS": "fanchuan", "MSG": "kookmin", "CFW": "seif", "PRMQ": "sebastian", "CT": "toshi_marvel"},
-        **{"KDE": "amnesiacs", "RNI": "sun"},
+        **{"KDE": "amnesiacs", "RNI": "sun", "NegMerge": "task_vector"},
     }
     assert not set(ALIASES) & set(METHODS)
 
@@ -133,9 +133,9 @@ def test_names_of_the_literature():
 
     assert identity(method="MSG", lr=0.5) == identity(method="kookmin", lr=0.5)
     assert identity(method="CT") == identity(method="toshi_marvel", variant="transpose")
-    assert identity(method="CT", preset="competition", variant="mix") == identity(
-        method="toshi_marvel", preset="competition", variant="mix"
-    )
+    published = {"preset": "competition"}
+    assert identity(method="CT", **published) == identity(method="toshi_marvel", **published, variant="transpose")
+    assert identity(method="CT", **published, variant="mix") == identity(method="toshi_marvel", **published)
 
 
 def test_a_mistyped_alias_is_guessed():

@@ -222,6 +222,47 @@ PINNED: dict[str, dict[str, Any]] = {
         "recursion": "published",
         "images": "first",
     },
+    # Fast-Machine-Unlearning notebook cells 20 to 30
+    "unsir/published": {
+        **PLAIN,
+        **{"epochs": 1.0, "optimizer": "adam", "lr": 0.01, "weight_decay": 0.0, "batch_size": 256},
+        **{"impair_epochs": 1.0, "impair_lr": 0.02, "impair_batch_size": 256, "noise_steps": 40, "noise_lr": 0.1},
+        **{"noise_penalty": 0.1, "noise_batch_size": 256, "noise_batches": 20, "retain_per_class": 1000},
+    },
+    # SSD src/unlearn.py, forget_full_class_strategies.py
+    "unsir/published_ssd": {
+        **PLAIN,
+        **{"lr": 1e-4, "impair_lr": 1e-4, "batch_size": 128, "impair_batch_size": 32, "noise_steps": 25},
+        **{"noise_batch_size": 32, "noise_batches": 80, "retain_per_class": 500},
+    },
+    # Boundary-Unlearning-Code boundary_unlearning.py, main.py
+    "boundary_expanding/published": {
+        **PLAIN,
+        **{"epochs": 10.0, "optimizer": "sgd", "lr": 1e-5, "momentum": 0.9, "weight_decay": 0.0, "batch_size": 64},
+        "schedule": "constant",
+    },
+    # Zeroshot-Unlearning-At-Scale forget_random_main.py, forget_random_strategies.py
+    "jit/published_vgg16": {
+        **PLAIN,
+        **{"lr": 3e-4, "noise_std": 0.01, "samples": 25, "epochs": 1.0, "batch_size": 128, "momentum": 0.0},
+        **{"optimizer": "sgd", "weight_decay": 0.0, "schedule": "constant"},
+    },
+    "jit/published_vit": {**PLAIN, "lr": 0.1, "noise_std": 0.5, "samples": 25, "batch_size": 128},
+    # AMUN adversarial_unlearn.py, hyperparam_tune.py, pgdl2_modified.py
+    "amun/published": {
+        **{"batch_size": 128, "augment": {"crop": 4, "flip": True}, "class_weights": "none", "optimizer": "sgd"},
+        **{"epochs": 10.0, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "step", "step_epochs": 1.0},
+        **{"gamma": 0.1, "epsilon": 0.04, "steps": 50, "with_forget": True},
+    },
+    # machine-unlearning-pytorch negmerge.py, but copies of all rates merged, as in the paper
+    "task_vector/published_negmerge": {
+        **PLAIN,
+        **{"lrs": (1e-4, 5e-4, 1e-3), "repeats": 3, "merge": "consensus", "epochs": 1.0, "scale": 1.0},
+        **{"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0, "schedule": "constant", "batch_size": 128},
+    },
+    # SSD README.md; adaptive-selective-synaptic-dampening error_unlearning.ipynb
+    "selective_synaptic_dampening/published_lfssd": {"importance": "output", "images_per_gradient": 128},
+    "selective_synaptic_dampening/published_assd": {"alpha": "adaptive", "importance": "loss"},
     # Boundary-Unlearning-Code boundary_unlearning.py, adv_generator.py, main.py
     "boundary_shrink/published": {
         **PLAIN,

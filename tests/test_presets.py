@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LEARNERS = {n for n, m in METHODS.items() if m.starts_from == "original" and m.options.model_fields} - {"mix"}
 """Methods with something to learn from an original."""
 SETTINGS = ("digits", "cifar10")
+TUNED = {"digits": LEARNERS, "cifar10": LEARNERS - {"unsir", "boundary_expanding", "jit", "amun", "task_vector"}}
+"""By setting: the methods that were tuned there; those that came with 0.2 were on digits alone."""
 TUNE = {
     "data": {"test": None, "validation": 0.3},
     "populations": {"retrained": {"method": "train", "on": "retain", "count": 2}, "finetune": None},
@@ -343,7 +345,7 @@ def test_importing_the_methods_reads_no_preset():
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_every_method_that_can_learn_has_the_preset(setting):
     """Law: a study names it, a population overrides single options, and the method says what it was tuned on."""
-    for name in LEARNERS:
+    for name in TUNED[setting]:
         preset = METHODS[name].presets[setting]
         tree = merged(TINY, {"populations": {"mine": {"method": name, "preset": setting}}})
         options = resolve(parse_study(tree, where="x"), "mine").options
@@ -359,10 +361,12 @@ def test_every_method_that_can_learn_has_the_preset(setting):
 def test_the_records_are_whole(setting):
     """Law: every method, every trial, at least 3 seeds but for deterministic methods, the best one chosen, no path."""
     record = record_of(setting)
-    assert set(record.methods) == LEARNERS
+    assert set(record.methods) == TUNED[setting]
     assert record.setup.seeds >= 3
     for name, method in record.methods.items():
         assert [trial.number for trial in method.trials] == list(range(record.setup.trials))
+        if method.note:  # of a method that was corrected since
+            continue
         registered = METHODS[name]
         moved = {option for one in registered.corrections for option in one.defaults}  # since they were tuned
         fields = {key: field for key, field in registered.options.model_fields.items() if key not in moved}
@@ -382,4 +386,4 @@ def test_published_presets_say_so():
         assert all(name.startswith(("competition", "published")) for name in method.published)
         assert all(method.preset_source(name) == "as published" for name in method.published)
         tuned = set(method.presets) - set(method.published)
-        assert tuned == (set(SETTINGS) if method.name in LEARNERS else set())
+        assert tuned == {setting for setting in SETTINGS if method.name in TUNED[setting]}

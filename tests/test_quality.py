@@ -12,7 +12,7 @@ from confidences import BENCHMARK, GOLDEN, gaussian, hundredths
 
 from ray_unlearn.errors import EvaluationError
 from ray_unlearn.evaluation import ForgettingQuality, forgetting_quality
-from ray_unlearn.evaluation.quality import LEAST_TO_SCORE, num_buckets
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, num_buckets
 
 
 def test_the_golden_score(shared: Path) -> None:
@@ -56,8 +56,8 @@ def test_the_least_n_that_can_score(mode: str) -> None:
 
 def test_a_bucket_is_closed_on_the_left_and_none_counts_beyond_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """With four runs there are four buckets, [0, 2): at 0.5 the second begins, at 2 nothing is left."""
-    from ray_unlearn.evaluation import quality as module
     from ray_unlearn.evaluation.epsilon import ExampleEpsilons
+    from ray_unlearn.evaluation.measures import forgetting_quality as module
 
     epsilon_E, none_E = np.array([0.0, 0.499, 0.5, 1.999, 2.0, 50.0]), np.zeros(6, bool)
     monkeypatch.setattr(module, "example_epsilons", lambda *_, mode: ExampleEpsilons(epsilon_E, none_E, none_E))

@@ -7,6 +7,8 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,9 +158,9 @@ def test_a_process_that_dies_is_blamed_unless_its_node_goes(tiny, monkeypatch: p
     worker = pool.start()
     ready = next(event for event in iter_events(pool) if isinstance(event, Ready))
     pool.submit(worker, [(job.plan.runs[0], 1)], flush=True)
+    monkeypatch.setattr(ray_nodes, "_EVERY_S", 60.0)  # the death is seen before the notice
     if leaves:
         monkeypatch.setattr(ray_nodes, "_draining", lambda: {ray.nodes()[0]["NodeID"]: 0})
-        monkeypatch.setattr(pool, "_departures", list)  # so that the death is heard of before the notice
     os.kill(ready.info.pid, signal.SIGKILL)
     lost = next(event for event in iter_events(pool) if isinstance(event, Lost))
     assert (lost.worker, lost.died, lost.preempted) == (worker, True, leaves)
@@ -172,45 +174,96 @@ def iter_events(pool: RayPool) -> Iterator[Report]:
         yield from pool.wait()
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_whatever_ray_says_a_node_that_is_gone_is_no_runs_fault(tiny, monkeypatch: pytest.MonkeyPatch):
+class StubActor:
+    """An actor of no cluster: each call's reference is its name, and all are done at once."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __getattr__(self, call: str) -> Any:
+        return SimpleNamespace(remote=lambda *_: call)
+
+
+def stub_ray(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any]) -> None:
+    """Let Ray answer the calls `node`, `open` and `work` with these values, or raise them."""
+
+    def get(call: str) -> Any:
+        if isinstance(answers[call], Exception):
+            raise answers[call]
+        return answers[call]
+
+    stubs = {
+        "cluster_resources": dict,
+        "put": lambda value: value,
+        "remote": lambda **_: lambda _: SimpleNamespace(remote=StubActor),
+        "wait": lambda calls, **_: (calls, []),
+        "get": get,
+        "kill": lambda *_, **__: None,
+    }
+    for name, stub in stubs.items():
+        monkeypatch.setattr(ray, name, stub)
+    monkeypatch.setattr(ray_nodes, "_draining", dict)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_whatever_ray_says_a_node_that_is_gone_is_no_runs_fault(tiny, monkeypatch: pytest.MonkeyPatch, there: bool):
     """Law: memory that ran out, and a dead actor, are the run's fault unless the node is gone; a dead node never is."""
-    alive, told = ray.nodes(), list[tuple[str, bool]]()
-    pool = RayPool(open_job(tiny()), 1, print)
+    job = open_job(tiny())
+    found: list[tuple[str, bool]] = []
     errors = [ray.exceptions.OutOfMemoryError("full"), ray.exceptions.ActorDiedError()]
     errors.append(ray.exceptions.NodeDiedError("unreachable"))
-    for nodes in (alive, []):
-        monkeypatch.setattr(ray, "nodes", lambda nodes=nodes: nodes)
-        for error in errors:
-            monkeypatch.setattr(ray, "get", lambda reference, error=error: (_ for _ in ()).throw(error))
-            pool._pending["call"], pool._node_of[7] = 7, alive[0]["NodeID"]
-            lost = pool._event("call")
-            assert isinstance(lost, Lost)
-            told.append((type(error).__name__, lost.preempted))
+    for error in errors:
+        stub_ray(monkeypatch, {"node": "1", "open": "info", "work": error})
+        monkeypatch.setattr(ray, "nodes", lambda: [node("1", CPU=4)])
+        pool = RayPool(job, 1, print)
+        worker = pool.start()
+        assert pool.wait() == [Ready(worker, "info")]  # type: ignore[arg-type]
+        pool.submit(worker, [(job.plan.runs[0], 1)], flush=True)
+        monkeypatch.setattr(ray, "nodes", lambda: [node("1", alive=there, CPU=4)])
+        (lost,) = pool.wait()
+        assert isinstance(lost, Lost)
+        found.append((type(error).__name__, lost.preempted))
     kinds = ["OutOfMemoryError", "ActorDiedError", "NodeDiedError"]
-    assert told == [*zip(kinds, [False, False, True], strict=True), *((kind, True) for kind in kinds)]
+    assert found == list(zip(kinds, [not there, not there, True], strict=True))
 
 
 def test_a_machine_that_can_never_hold_a_worker_is_an_error(tiny, monkeypatch: pytest.MonkeyPatch):
-    """Law: on a cluster of our own nothing can join: the command ends with what is missing."""
+    """Law: on a cluster of our own nothing can join: the command ends with what is missing; elsewhere it waits."""
     from ray_unlearn.cluster import backend as ray_backend
 
+    class NoCluster:
+        def start(self, *_: object, **__: object) -> None: ...
+
+        def end(self, *, keep_logs: bool) -> None: ...
+
+    class Unwatched:
+        lost = False
+
+        def __init__(self, **_: object) -> None: ...
+
+        def check(self) -> None: ...
+
+        def stop(self) -> None: ...
+
     class Never:
-        def __init__(self, *_: object) -> None: ...
+        def __init__(self, *_: object, **__: object) -> None: ...
 
         def missing(self) -> str:
             return "no node has CPU 64 (at most 2)"
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(ray_backend, "RayPool", Never)
-    backend = ray_backend.RayBackend(address=None, workers=None)
-    monkeypatch.setattr(backend, "connect", lambda: None)
-    assert backend.pool(None).missing()  # type: ignore[arg-type]
-    backend._local = True
-    with pytest.raises(ClusterError, match="this machine: no node has CPU 64"):
-        backend.pool(None)  # type: ignore[arg-type]
+    for name, stub in {"RayPool": Never, "LocalCluster": NoCluster, "RayWatch": Unwatched}.items():
+        monkeypatch.setattr(ray_backend, name, stub)
+    for name, there in (("is_initialized", False), ("init", None), ("shutdown", None)):
+        monkeypatch.setattr(ray, name, lambda *_, there=there, **__: there)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for address in ("10.0.0.1:6379", None):
+        with closing(ray_backend.RayBackend(address=address, workers=None)) as backend:
+            if address:
+                assert backend.pool(None).missing()  # type: ignore[arg-type]
+            else:
+                with pytest.raises(ClusterError, match="this machine: no node has CPU 64"):
+                    backend.pool(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.long

@@ -17,17 +17,31 @@ import pytest
 from scored import LONG, METHODS, STUDY, make_scores
 
 from ray_unlearn.evaluation.measures import MEASURES
-from ray_unlearn.evaluation.scores import Estimate, ExampleScores, PopulationScores, Scores
+from ray_unlearn.evaluation.scores import (
+    EpsilonBounds,
+    Equivalence,
+    Estimate,
+    ExampleScores,
+    ImageQuantiles,
+    Originals,
+    PermutationTest,
+    PopulationScores,
+    Rank,
+    Scores,
+)
 from ray_unlearn.report.accuracy_tables import change_table, part_tables
 from ray_unlearn.report.curve_pictures import _RATES, _rates
+from ray_unlearn.report.evidence_tables import evidence_table, images_table, part_quality_table
 from ray_unlearn.report.image_pictures import _heights, _phi_edges, distributions, histogram
 from ray_unlearn.report.markdown import markdown_page, markdown_table
 from ray_unlearn.report.overview_pictures import forest, plane
 from ray_unlearn.report.page import html_page
-from ray_unlearn.report.ranking import ranked, verdict, warnings_of
+from ray_unlearn.report.ranking import ranked, warnings_of
 from ray_unlearn.report.score_tables import cost_table, left_out, measure_tables, ranking_table
 from ray_unlearn.report.table import Column, Table, name, number
 from ray_unlearn.report.text import growth_lines, score_lines, table_lines
+from ray_unlearn.report.verdict import test_line as told_apart
+from ray_unlearn.report.verdict import verdict
 from ray_unlearn.wording import MINUS, MISSING, TIMES, decimals, points, short
 
 HOSTILE = '猫 <script>alert("x")</script> & | $\\frac{1}{2}$ *_#010101_*'
@@ -326,39 +340,118 @@ def test_cost_keeps_the_challenges_limit() -> None:
     assert [found[name, limit][0] for name in ("kookmin", "ssd", "retrained")] == ["no", "yes", "--"]
 
 
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        (0.11, "where this method gets 0.110: below the range of retraining itself."),
-        (0.18, "where this method gets 0.180: within the range of retraining itself."),
-        (0.21, "where this method gets 0.210: above the range of retraining itself."),
-    ],
-)
-def test_the_verdict_measures_with_the_null(value: float, said: str) -> None:
-    """The closest population, its interval and N, and where it stands at the null's N."""
-    scores = with_measures(make_scores({"a": ("m", 0.1)}), "a", forgetting_quality=quality(value))
-    though = ", though not close to it" if value < 0.18 else ""
-    assert verdict(scores).startswith(f"Closest to retraining{though}: a, F {value:.3f} [")
-    assert "at N = 64. Retraining against itself reaches 0.190 (0.180 to 0.200 over halvings) at N = 32, " in verdict(
-        scores
+def judged(scores: Scores, population: str, p: float, **changes: Any) -> Scores:
+    """Return the scores with both tests of a population, the smaller p corrected to this one, and its equivalence."""
+    tests = {"energy": PermutationTest(statistic=1.0, p=p / 2, adjusted=p)}
+    tests["log_variance"] = PermutationTest(statistic=1.0, p=1.0, adjusted=1.0)
+    values = {"difference": -0.01, "low": -0.03, "margin": 0.038, "equivalent": False} | changes
+    one = Equivalence.model_validate(values)
+    return changed(scores, population, tests=tests, equivalence=one)
+
+
+def placed(scores: Scores, measure: str, places: dict[str, tuple[int, int]]) -> Scores:
+    """Return the scores with places by a measure, and intervals of all together that are 0.05 wide on each side."""
+    found = {
+        name: Rank(best=best, worst=worst, low=value - 0.05, high=value + 0.05)
+        for name, (best, worst) in places.items()
+        for value in [scores.populations[name].measures[measure].value]
+    }
+    return scores.model_copy(update={"ranks": {**scores.ranks, measure: found}})
+
+
+def test_the_verdict_says_what_the_tests_found() -> None:
+    """The closest population with its interval, its null, and whether it is told apart, equivalent, or neither."""
+    scores = with_measures(make_scores({"a": ("m", 0.1)}), "a", forgetting_quality=quality(0.11))
+    start = "Closest to retraining: a, F 0.110 [0.100, 0.120] at N = 64. Retraining against itself reaches 0.190 "
+    null = "(0.180 to 0.200 over halvings) at N = 32, where this method gets 0.110."
+    assert verdict(scores) == start + null
+    apart = verdict(judged(scores, "a", 0.002))
+    assert apart.startswith("Closest to retraining, though told apart from it: a, F 0.110 ")
+    assert apart.endswith("Its models are no retrained ones: the energy distance tells them apart (p = 0.002).")
+    alike = verdict(judged(scores, "a", 0.4))
+    assert alike.endswith(
+        "These runs do not tell its models from retrained ones (p = 0.40), nor show that F lies within 0.038 of the "
+        "null, or above."
     )
-    assert verdict(scores).endswith(said)
+    surely = verdict(judged(scores, "a", 0.4, equivalent=True))
+    assert surely.endswith(", and F is surely within 0.038 of the null, or above.")
 
 
-def test_the_verdict_keeps_its_reservations() -> None:
-    """Overlapping intervals are named; another leader by score is named; no null and no value are said."""
-    scores = make_scores({"a": ("m", 0.10), "b": ("m", 0.11)})
-    close = with_measures(scores, "a", forgetting_quality=quality(0.10, 0.02))
-    close = with_measures(close, "b", forgetting_quality=quality(0.11, 0.02))
-    assert "The interval of a overlaps with this one, so it is not settled which is closest." in verdict(close)
-    apart = with_measures(close, "a", forgetting_quality=quality(0.06))
-    assert "overlap" not in verdict(apart)
-    led = with_measures(apart, "a", score=Estimate(value=0.2, low=0.19, high=0.21, n=64, null=0.19, null_n=32))
+def test_the_verdict_admits_ties() -> None:
+    """Where several may be the closest no one is; the best of several has the interval of all; so by score."""
+    scores = make_scores({"a": ("m", 0.10), "b": ("m", 0.11), "c": ("m", 0.05)})
+    for population, value in (("a", 0.10), ("b", 0.11), ("c", 0.05)):
+        scores = with_measures(scores, population, forgetting_quality=quality(value))
+    tie = placed(scores, "forgetting_quality", {"a": (1, 2), "b": (1, 2), "c": (3, 3)})
+    assert verdict(tie).startswith(
+        "Which of b and a is closest to retraining is not settled; the highest is b, F 0.110 [0.060, 0.160] "
+        "(as the best of 3) at N = 64."
+    )
+    sure = placed(scores, "forgetting_quality", {"a": (2, 2), "b": (1, 1), "c": (3, 3)})
+    assert verdict(sure).startswith("Closest to retraining: b, F 0.110 [0.060, 0.160] (as the best of 3) at N = 64.")
+    led = with_measures(scores, "a", score=Estimate(value=0.2, low=0.19, high=0.21, n=64, null=0.19, null_n=32))
     assert verdict(led).endswith("a leads with 0.200 [0.190, 0.210] at N = 64.")
+    unsettled = placed(led, "score", {"a": (1, 2), "b": (1, 2), "c": (3, 3)})
+    assert verdict(unsettled).endswith(
+        "a has the most, 0.200 [0.150, 0.250] (as the best of 3) at N = 64, and that it leads is not settled."
+    )
+    grid = ranking_table(unsettled)
+    assert [plain(row[0].text) for row in grid.rows] == ["1-2", "1-2", "3", "--"]
+    assert "Places such as 1-3 are a tie" in grid.explained
+    assert "a tie" not in ranking_table(led).explained
+
+
+def test_the_verdict_says_what_is_not_known() -> None:
+    """No null and no value are said."""
     alone = with_measures(make_scores({"a": ("m", 0.1)}), "a", forgetting_quality=Estimate(value=0.1, n=64))
     assert "no yardstick" in verdict(alone)
     unknown = with_measures(alone, "a", forgetting_quality=Estimate(value=None, n=0, missing="no outputs"))
     assert verdict(unknown).startswith("No population could be compared")
+
+
+def test_tests_and_worst_images_have_their_tables() -> None:
+    """p corrected and alone, the bound, shares of originals; quantiles, the null's and the bounds; F by class."""
+    scores = judged(make_scores({"a": ("m", 0.1), "b": ("m", 0.2)}), "a", 0.02)
+    assert evidence_table(make_scores()) is None
+    assert images_table(make_scores()) is None
+    assert part_quality_table(make_scores(), "class") is None
+    shares = Originals(originals=4, runs_each=8, original_share=0.25, run_share=0.75, buys_more="originals")
+    scores = changed(scores, "a", variance=shares, originals=4)
+    found = cells(evidence_table(scores))
+    assert found["a", "energy distance p, corrected"] == ("0.02", "alone 0.01")
+    assert found["a", "originals share of variance"] == ("4", "25.0 % originals, 75.0 % runs", "next hour: originals")
+    assert found["a", "F - null lower 95 % bound"] == ("-0.010", "above -0.030", "not above -0.038")
+    assert ("b", "energy distance p, corrected") not in found
+    worst = ImageQuantiles(
+        number="epsilon", n=32, quantiles=(1.0, 2.0, 3.0, 4.0), null=(0.5, 1.0, 1.5, 2.0), beyond_null=0.1, worst="x-7"
+    )
+    bounds = EpsilonBounds(shown=2, largest=0.7, median=0.0, ceiling=2.1, worst="x-7")
+    part = next(one for one in scores.populations["a"].slices if (one.split, one.by) == ("forget", "class"))
+    parts = tuple(
+        one.model_copy(update={"quality": 0.25}) if one.split == "forget" else one
+        for one in scores.populations["a"].slices
+    )
+    scores = changed(scores, "a", worst_images=(worst,), epsilon_bounds=bounds, slices=parts)
+    found = cells(images_table(scores))
+    assert found["a", "ε median · worst tenth · worst"][:3] == (
+        "1.000 · 2.000 · 4.000",
+        "10.0 % beyond the null",
+        "worst x-7",
+    )
+    assert found["a", "ε at least all images at once"] == (
+        "0.700",
+        "2 images, worst x-7",
+        "at most 2.100 with so many runs",
+    )
+    assert cells(part_quality_table(scores, "class"))[part.key, "a N 64"] == ("0.250",)
+    page = html_page(scores, STUDY)
+    for text in ("Are they retrained models?", "The images forgotten worst", "F by class"):
+        assert text in page
+        assert text in markdown_page(scores, STUDY) or text == "F by class"
+    line = "told from retraining: a (permutation tests, p <= 0.05 corrected for 2 tests)"
+    assert told_apart(scores) == line
+    assert line in score_lines(scores)
+    assert not any("permutation" in one for one in score_lines(make_scores()))
 
 
 def too_few(scores: Scores, population: str, runs: int = 2) -> Scores:
@@ -369,13 +462,13 @@ def too_few(scores: Scores, population: str, runs: int = 2) -> Scores:
 
 
 def test_a_population_without_a_score_has_no_place() -> None:
-    """No rank, no headline, no histogram, no dot; N of the others still counts as equal, so their intervals compare."""
+    """No rank, no headline, no histogram, no dot; N of the others still counts as equal."""
     scores = too_few(make_scores({"a": ("m", 0.10), "b": ("m", 0.11), "two": ("m", 0.5)}), "two")
     grid = ranking_table(scores)
     assert [plain(row[0].text) for row in grid.rows] == ["1", "2", "--", "--"]
     assert cells(grid)["two", "F 95 % interval"] == ("--", "needs 3 runs a side")
-    assert verdict(scores).startswith("Closest to retraining, though not close to it: b, ")
-    assert "The interval of a overlaps" in verdict(scores)
+    assert verdict(scores).startswith("Closest to retraining: b, ")
+    assert "Runs differ in number" not in verdict(scores)
     assert ["two" in svg for svg in (forest(scores), plane(scores))] == [False, False]
     assert histogram(scores, scores.populations["two"]) == ""
     page = html_page(scores, STUDY)

@@ -204,7 +204,7 @@ def test_a_study_with_keys_continues(tmp_path: Path, tiny):
     study = tiny(populations={"finetune": {"count": 1}}, model={"options": {"width": 4}})
     generate(study, backend="inline")
     assert generate(study, backend="inline").made == 0
-    from ray_unlearn.evaluation.agreement import disagreements
+    from ray_unlearn.store.agreement import disagreements
 
     other = study.model_copy(update={"model": study.model.model_copy(update={"options": {"root": uri("/")}})})
     store = StudyStore(open_storage(study.storage), study.name)

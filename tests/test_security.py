@@ -154,7 +154,7 @@ def test_extension_types_in_parquet_are_refused(tmp_path: Path, monkeypatch, nam
 
 def test_extension_types_in_outputs_are_refused(tmp_path: Path, monkeypatch):
     """Law: outputs.arrow with a stranger's type is a StoreError or plain numbers; nothing is unpickled."""
-    from ray_unlearn.evaluation.outputs import decode_outputs
+    from ray_unlearn.store.outputs import decode_outputs
 
     monkeypatch.chdir(tmp_path)
     table = as_unknown(pa.array([b"x"]), "arrow.py_extension_type").rename_columns(["logits", "label"])

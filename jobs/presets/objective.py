@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_unlearn.errors import StoreError
-from ray_unlearn.evaluation.outputs import decode_outputs
+from ray_unlearn.store.outputs import decode_outputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

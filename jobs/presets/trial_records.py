@@ -72,6 +72,8 @@ class MethodRecord(_Value):
     fixed: dict[str, Any]
     """The options that were not searched and are the method's own: what they were in every trial."""
     trials: tuple[TrialRecord, ...]
+    note: str = ""
+    """What is to be known about the trials, such as that the method was corrected since."""
 
     @property
     def options(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ray_unlearn.terminal import print_error, print_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ray_unlearn.evaluation.tasks import Execute, Task
+    from ray_unlearn.evaluation.cache import Execute, Task
 
 LARGE_S = 300.0
 """An evaluation that is expected to take longer than this on one core goes to Ray, unless --jobs says otherwise."""
@@ -113,7 +113,7 @@ def evaluate(
 
 def execution(jobs: int | None, address: str | None) -> Execute:
     """Return the function that computes parts, here or on Ray; Ray starts only once there is a part to compute."""
-    from ray_unlearn.evaluation.tasks import in_this_process
+    from ray_unlearn.evaluation.cache import in_this_process
 
     def execute(tasks: Sequence[Task]) -> Iterable[tuple[Task, str]]:
         expected_s = sum(task.expected_s for task in tasks)

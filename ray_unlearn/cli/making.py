@@ -98,9 +98,9 @@ def status(
     """Count the planned, finished and failed runs of every population."""
     from dataclasses import asdict
 
-    from ray_unlearn.evaluation.agreement import disagreements
     from ray_unlearn.monitor.utilisation import utilisation, utilisation_line
     from ray_unlearn.report.text import status_lines
+    from ray_unlearn.store.agreement import disagreements
     from ray_unlearn.store.arithmetic import mixtures
     from ray_unlearn.store.events import EventReader
     from ray_unlearn.store.metrics import study_status

@@ -3,7 +3,7 @@
     for task, part in on_ray(tasks, jobs=8, address=None):
         ...
 
-Does not cover: what a part is (`evaluation.tasks`), and where it is kept; that is the caller's.
+Does not cover: what a part is (`evaluation.cache`), and where it is kept; that is the caller's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from ray_unlearn.cluster.backend import RayBackend
 from ray_unlearn.errors import ClusterError, ClusterLost, RayUnlearnError
-from ray_unlearn.evaluation.tasks import Task
+from ray_unlearn.evaluation.cache import Task
 from ray_unlearn.interrupts import interrupts
 
 _LOOK_S = 1.0

@@ -25,9 +25,8 @@ from ray_unlearn.data.rows import OpenSource, Part
 from ray_unlearn.data.sources import open_source
 from ray_unlearn.data.splits import ImageTable, Splits, make_splits
 from ray_unlearn.errors import DataError
-from ray_unlearn.evaluation.memorisation import hardest_images
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store import Storage, StudyStore
+from ray_unlearn.store import Storage
 from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.schema import Columns, Data, Forget, Source, Study
 from ray_unlearn.study.shuffle import Shuffle
@@ -99,6 +98,7 @@ def prepare_study(
     decode_all: DecodeAll = in_place,
     *,
     opened: Mapping[str, OpenSource] | None = None,
+    hardest: Sequence[str] = (),
 ) -> StudyData:
     """Decode what is not decoded yet, draw the splits, and find out what identifies the data.
 
@@ -107,6 +107,7 @@ def prepare_study(
         storage: where decoded images are kept.
         decode_all: decodes slices, here or on a cluster.
         opened: sources that `open_sources` opened already.
+        hardest: ids of the images that `forget: {hardest: ...}` means (`evaluation.memorisation`); else none.
 
     Raises:
         DataError: something about the images or the splits is refused.
@@ -141,7 +142,7 @@ def prepare_study(
         raise DataError(
             f"data.train: {limit or 0} class{only}; a classifier tells two or more apart, so give their images"
         )
-    data = _assemble(study, storage, prepared, names, int(limit or 0))
+    data = _assemble(study, hardest, prepared, names, int(limit or 0))
     return replace(data, warnings=(*remarks, *data.warnings))
 
 
@@ -169,23 +170,22 @@ def _refuse_same(tables: Mapping[str, list[pa.Table]]) -> None:
         known[role] = images["digest"]
 
 
-def _with_hardest(study: Study, storage: Storage, train: Collection[str]) -> Data:
+def _with_hardest(study: Study, hardest: Sequence[str], train: Collection[str]) -> Data:
     """Return the data block with `forget: {hardest: ...}` replaced by the ids that it means, of images of `train`."""
     forget = study.data.forget
     if forget.hardest is None or forget.of is None:
         return study.data
-    ids = hardest_images(StudyStore(storage, forget.of), forget.hardest)
-    if absent := sorted(set(ids) - set(train)):
+    if absent := sorted(set(hardest) - set(train)):
         raise DataError(
             f"data.forget.of: study {forget.of} was made from other images: {len(absent)} of its {forget.hardest} "
             f"hardest, such as {absent[0]!r}, are not in data.train; name a study of the same images"
         )
-    return study.data.model_copy(update={"forget": Forget.model_validate({"ids": tuple(ids)})})
+    return study.data.model_copy(update={"forget": Forget.model_validate({"ids": tuple(hardest)})})
 
 
 def _assemble(
     study: Study,
-    storage: Storage,
+    hardest: Sequence[str],
     prepared: Mapping[str, Prepared],
     names: tuple[str, ...] | None,
     num_classes: int,
@@ -207,7 +207,7 @@ def _assemble(
         num_validation=sizes.get("validation", 0),
         class_names=names,
     )
-    splits = make_splits(_with_hardest(study, storage, table.ids[: table.num_train]), Seeds(study=study.seed), table)
+    splits = make_splits(_with_hardest(study, hardest, table.ids[: table.num_train]), Seeds(study=study.seed), table)
     normalize = study.data.normalize
     identity = {
         "images": {role: source.manifest.content for role, source in prepared.items()},

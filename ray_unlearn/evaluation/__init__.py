@@ -9,5 +9,5 @@ Does not cover: reading outputs from a store, and tables and pictures of scores 
 """
 
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence as logit_scaled_confidence
-from ray_unlearn.evaluation.quality import ForgettingQuality as ForgettingQuality
-from ray_unlearn.evaluation.quality import forgetting_quality as forgetting_quality
+from ray_unlearn.evaluation.measures.forgetting_quality import ForgettingQuality as ForgettingQuality
+from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality as forgetting_quality

@@ -6,7 +6,7 @@
 Legend: R runs (models), N examples, C classes.
 
 Does not cover: the margin of KLOM and U-LiRA, which phi equals within 1e-6 below 90 and leaves where it
-is clipped, and scores of phi (`ray_unlearn.evaluation.quality`).
+is clipped, and scores of phi (`ray_unlearn.evaluation.measures.forgetting_quality`).
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,14 +23,18 @@ from pathlib import PurePath
 from pydantic import ValidationError
 
 from ray_unlearn.errors import DamagedFile, ReferenceNotMade, StoreError, StoreReadOnly, StudyError, did_you_mean
-from ray_unlearn.evaluation.agreement import disagreements
-from ray_unlearn.evaluation.halves import Settings
+from ray_unlearn.evaluation.cache import Execute, Part, Population, Task, in_this_process
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
+from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.nulls import with_null
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
-from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
-from ray_unlearn.evaluation.scores import FORMAT, NOT_SAVED, Mode, Role, Scores, scores_table
-from ray_unlearn.evaluation.tasks import Execute, Part, Population, Task, in_this_process
+from ray_unlearn.evaluation.population_scores import RANKED
+from ray_unlearn.evaluation.ranks import ranks
+from ray_unlearn.evaluation.resampling import Settings
+from ray_unlearn.evaluation.scores import FORMAT, NOT_SAVED, OLDER, PopulationScores, Rank, Role, Scores, scores_table
+from ray_unlearn.evaluation.whole_populations import adjusted
 from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
 from ray_unlearn.store.starts import check_starts
@@ -82,13 +87,19 @@ def evaluate(
     if first is not None:
         return scores  # of a look in between: what was published of more runs stays
     try:
-        _publish(store, scores)
+        save(store, scores)
     except StoreReadOnly as error:  # somebody else's study: the numbers are worth having all the same
         return scores.model_copy(update={"warnings": (*scores.warnings, f"{NOT_SAVED}: {error}")})
     return scores
 
 
-def _publish(store: StudyStore, scores: Scores) -> None:
+def save(store: StudyStore, scores: Scores) -> None:
+    """Publish scores.json and scores.parquet.
+
+    Raises:
+        StoreReadOnly: the store takes no files.
+
+    """
     store.storage.publish_file(store.layout.scores_json, scores.model_dump_json(indent=1).encode())
     buffer = io.BytesIO()
     scores_table(scores).to_parquet(buffer, index=False)
@@ -105,6 +116,9 @@ def read_scores(store: StudyStore) -> Scores:
     where = f"{store.storage.uri}/{store.layout.scores_json}"
     try:
         content = parse_object("scores", store.storage.read(store.layout.scores_json), where, newest=FORMAT)
+        if content.get("format") in OLDER:
+            older = f"{where}: of format {content['format']}, by another version"
+            raise StoreError(f"{older}; `ray-unlearn evaluate` makes a new one from the same outputs")
         return Scores.model_validate(content)
     except FileNotFoundError:
         raise StoreError(f"{where}: no evaluation yet; `ray-unlearn evaluate` makes one") from None
@@ -220,6 +234,8 @@ def _computed(
     missing = [task for task in tasks if task.part not in parts]
     if parts:
         tell(f"{len(parts)} of {len(tasks)} parts are unchanged")
+    if older := _older(store, missing):
+        tell(f"{older} of {len(tasks)} parts were scored by another version of the evaluation; they are computed again")
     for task, text in execute(missing) if missing else ():
         with suppress(StoreReadOnly):
             store.storage.publish_file(store.layout.scores_part(task.settings.mode, task.part), text.encode())
@@ -230,10 +246,37 @@ def _computed(
 
 def _kept(store: StudyStore, task: Task) -> Part | None:
     try:
-        part = Part.model_validate_json(store.storage.read(store.layout.scores_part(task.settings.mode, task.part)))
+        part = Part.model_validate_json(_part_text(store, task))
     except (FileNotFoundError, ValidationError):
         return None
     return part if part.key == task.key else None
+
+
+def _part_text(store: StudyStore, task: Task) -> bytes:
+    return store.storage.read(store.layout.scores_part(task.settings.mode, task.part))
+
+
+def _older(store: StudyStore, tasks: Sequence[Task]) -> int:
+    """Return how many of the parts that must be computed are there in another format: an older or a newer version's."""
+    found = 0
+    for task in tasks:
+        with suppress(FileNotFoundError, ValueError):
+            found += json.loads(_part_text(store, task)).get("format", 2) != FORMAT
+    return found
+
+
+def _ranks(populations: Mapping[str, PopulationScores], parts: Mapping[str, Part]) -> dict[str, dict[str, Rank]]:
+    """Return the places of all unlearned populations by each measure that they are ranked by."""
+    unlearned = {name: one for name, one in populations.items() if one.measures}
+    found = {
+        measure: ranks(
+            measure,
+            {name: one.measures[measure] for name, one in unlearned.items()},
+            {name: parts[name].draws[measure] for name in unlearned if measure in parts[name].draws},
+        )
+        for measure in RANKED
+    }
+    return {measure: places for measure, places in found.items() if places}
 
 
 def _assembled(
@@ -245,12 +288,13 @@ def _assembled(
     warnings: list[str],
 ) -> Scores:
     reference = reference_of(study)
-    populations = {}
+    populations: dict[str, PopulationScores] = {}
     for task in tasks:
         scored = parts[task.part].population
         if scored is not None:
             null = parts[_NULL].null if scored.measures else None
             populations[task.part] = with_null(scored, null) if null else scored
+    populations = adjusted(populations)
     names = read_image_names(store, tasks[0].population.splits)
     newest = next(task for task in tasks if task.part == reference).population.records
     return Scores(
@@ -261,6 +305,7 @@ def _assembled(
         images={split: len(ids) for split, ids in names.ids.items()},
         class_names=names.class_names,
         populations=populations,
+        ranks=_ranks(populations, parts),
         warnings=tuple(warnings),
         versions={
             **newest[max(newest)].versions,

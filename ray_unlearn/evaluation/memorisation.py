@@ -17,9 +17,23 @@ import numpy as np
 
 from ray_unlearn.errors import DataError
 from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
-from ray_unlearn.store import StudyStore
+from ray_unlearn.store import Storage, StudyStore
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, Study
+
+
+def hardest_of(study: Study, storage: Storage) -> tuple[str, ...]:
+    """Return the ids of the images that a study's `forget: {hardest: ...}` means; none where it asks for no such set.
+
+    Raises:
+        DataError: the other study has no such runs, or fewer forget images.
+        StoreError: its outputs are damaged.
+
+    """
+    forget = study.data.forget
+    if forget.hardest is None or forget.of is None:
+        return ()
+    return tuple(hardest_images(StudyStore(storage, forget.of), forget.hardest))
 
 
 def hardest_images(store: StudyStore, count: int) -> list[str]:

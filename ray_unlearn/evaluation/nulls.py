@@ -6,7 +6,7 @@
 A perfect method does not score 1: at 512 against 512 the official metric gives retrained models about 0.19 against
 themselves. Numbers at unequal N are never put side by side.
 
-Does not cover: the methods' own numbers (`scoring`).
+Does not cover: the methods' own numbers (`population_scores`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ray_unlearn.evaluation.comparison import attack_alone, attack_curves, require_forget
-from ray_unlearn.evaluation.halves import Settings, growth_sizes, values_on
+from ray_unlearn.evaluation.comparison import attack_alone, attack_curves, check_forget
+from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
+from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.outputs import Outputs
-from ray_unlearn.evaluation.quality import forgetting_quality
+from ray_unlearn.evaluation.resampling import Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, Growth, PopulationScores
+from ray_unlearn.evaluation.whole_populations import equivalence
 
 CURVE_POINTS = 60
 
@@ -54,14 +56,14 @@ def score_null(reference: Outputs, size: int, settings: Settings) -> NullPart:
         EvaluationError: it has no outputs of the forget set.
 
     """
-    require_forget(reference)
+    check_forget(reference)
     halves = settings.halves(reference.population, len(reference), size)
     alone = attack_alone(reference, settings.attack_rng)
-    found = values_on(reference, reference, [(other, half) for half, other in halves], settings.mode, alone.values)
+    found = values_on(reference, reference, [(other, half) for half, other in halves], settings, alone.values).values
     rocs = alone.curves
     if halves:
         half, other = (reference.take(rows) for rows in halves[0])
-        rocs = rocs | attack_curves(other, half)
+        rocs = rocs | attack_curves(Pair(other, half, settings.mode, settings.attack_rng))
     curves = {}
     for name, curve in rocs.items():
         false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
@@ -88,11 +90,13 @@ def _growth(reference: Outputs, settings: Settings) -> dict[int, float]:
 
 def with_null(scored: PopulationScores, null: NullPart) -> PopulationScores:
     """Put the null beside a method's numbers."""
+    measures = {name: _beside(estimate, null, name) for name, estimate in scored.measures.items()}
     return scored.model_copy(
         update={
-            "measures": {name: _beside(estimate, null, name) for name, estimate in scored.measures.items()},
+            "measures": measures,
             "growth": tuple(_growth_beside(point, null) for point in scored.growth),
             "curves": {name: _curve_beside(curve, null.curves.get(name)) for name, curve in scored.curves.items()},
+            "equivalence": equivalence(measures["forgetting_quality"]),
         }
     )
 

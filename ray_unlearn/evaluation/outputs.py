@@ -25,6 +25,7 @@ from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.arrow import read_table
 from ray_unlearn.store.formats import check_format
+from ray_unlearn.store.outputs import SplitLogits, decode_outputs
 from ray_unlearn.store.records import OUTPUTS, payload_of
 from ray_unlearn.study.plan import Run
 
@@ -72,6 +73,12 @@ class Outputs:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def originals_R(self) -> np.ndarray:
+        """Which original each run started from, int64; a different negative number for each run from scratch."""
+        starts = [r.original if r.original_sha256 else -1 - row for row, r in enumerate(self.records)]
+        return np.array(starts, dtype=np.int64)
 
     def take(self, rows: np.ndarray | Sequence[int]) -> Outputs:
         """Return the same of some of the runs, in that order."""
@@ -125,42 +132,14 @@ def _read(store: StudyStore, population: str, index: int, record: Record) -> dic
         found = decode_outputs(data, f"{store.uri}/{run}/{OUTPUTS}")
     except _UNREADABLE as error:
         raise StoreError(f"{store.uri}: run {run}: {OUTPUTS} does not hold outputs ({_first_line(error)})") from error
-    return {name: split.scored() for name, split in found.items()}
+    return {name: _scored(split) for name, split in found.items()}
 
 
-@dataclass(frozen=True)
-class SplitLogits:
-    """One split of one run, as it was saved."""
-
-    positions_N: np.ndarray
-    labels_N: np.ndarray
-    """int64."""
-    logits_NC: np.ndarray
-    """float32."""
-
-    def scored(self) -> SplitOutputs:
-        """Return phi and correctness; the run axis has length 1."""
-        phi_N = logit_scaled_confidence(self.logits_NC, self.labels_N)
-        correct_N = self.logits_NC.argmax(1) == self.labels_N
-        return SplitOutputs(self.positions_N, self.labels_N, phi_N[None], correct_N[None])
-
-
-def decode_outputs(data: bytes, where: str = OUTPUTS) -> dict[str, SplitLogits]:
-    """Return the splits of one run's outputs.arrow.
-
-    Raises:
-        NewerFormat: it is of a format that a later version wrote.
-
-    """
-    table = read_table(data)
-    check_format("outputs", table.schema.metadata or {}, where)
-    table = table.combine_chunks()
-    logits_NC = table.column("logits").chunk(0).flatten().to_numpy().reshape(len(table), -1)
-    labels_N = table.column("label").to_numpy().astype(np.int64)
-    positions_N = table.column("position").to_numpy().astype(np.int64)
-    split = table.column("split").chunk(0)
-    rows = {name: split.indices.to_numpy() == code for code, name in enumerate(split.dictionary.to_pylist())}
-    return {name: SplitLogits(positions_N[own], labels_N[own], logits_NC[own]) for name, own in rows.items()}
+def _scored(split: SplitLogits) -> SplitOutputs:
+    """Return phi and correctness of one run's logits; the run axis has length 1."""
+    phi_N = logit_scaled_confidence(split.logits_NC, split.labels_N)
+    correct_N = split.logits_NC.argmax(1) == split.labels_N
+    return SplitOutputs(split.positions_N, split.labels_N, phi_N[None], correct_N[None])
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,20 @@ def same_examples(first_RE: FloatArray, first: str, second_RE: FloatArray, secon
         )
 
 
+def thinned(values: FloatArray, size: int, rng: np.random.Generator) -> FloatArray:
+    """Return `size` of the values in their own order, drawn by rng without replacement; rng is unused if all stay."""
+    if size == len(values):
+        return values
+    return values[np.sort(rng.choice(len(values), size, replace=False))]
+
+
+def random_half(size: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Return a mask of size // 2 places out of `size`, drawn by rng without replacement, [size]."""
+    mask = np.zeros(size, dtype=np.bool_)
+    mask[rng.permutation(size)[: size // 2]] = True
+    return mask
+
+
 def _real(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
     array = np.asarray(values)
     if array.dtype.kind not in "buif":

@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
+from ray_unlearn.evaluation.measures.measure import Mode
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 """Rises with every change of the schema, and of any number: kept parts of another format are computed again.
 
-2: populations of fewer runs than can be scored have no F and no score; in 1 these were 0.
+3: calibrated intervals, permutation tests, ranks that admit ties; attacks divide test images at random. Files of 1 and
+2 are refused, because their intervals would stand beside words that are true of 3 alone.
 """
 
-Mode = Literal["parity", "exact"]
+OLDER = (1, 2)
+"""Formats of earlier versions."""
 Role = Literal["reference", "original", "unlearned"]
 
 
@@ -41,8 +43,12 @@ class Estimate(_Value):
     value: float | None
     """At `n` runs a side."""
     low: float | None = None
-    """Ends of the 95 % interval over runs."""
+    """Ends of the 95 % interval over runs; over originals and runs where there are 4 originals or more."""
     high: float | None = None
+    se: float | None = None
+    """Standard error over runs."""
+    df: float | None = None
+    """Degrees of freedom of the t distribution that the interval is of."""
     n: int
     """Runs on each side; for a number of single models, runs of the population."""
     at_null_n: float | None = None
@@ -81,6 +87,8 @@ class Slice(_Value):
     """0..1."""
     loss: Summary
     """Mean cross-entropy, nats."""
+    quality: float | None = None
+    """F over these forget images alone; None on other splits, and for the reference and the original."""
 
 
 class Growth(_Value):
@@ -89,7 +97,7 @@ class Growth(_Value):
     n: int
     value: float
     low: float
-    """Smallest and largest over the subsets drawn."""
+    """Ends of the 95 % range of one study with so many runs; at N itself, of the interval of F."""
     high: float
     null: float | None = None
     """Between disjoint subsets of the reference of that size; None where it is too small for two."""
@@ -121,6 +129,81 @@ class Curve(_Value):
             if false != true:
                 raise ValueError(f"a curve of {false} {name}false and {true} {name}true positive rates")
         return self
+
+
+class PermutationTest(_Value):
+    """One permutation test of "indistinguishable from retraining"."""
+
+    statistic: float
+    p: float
+    adjusted: float | None = None
+    """Holm's correction over both tests and all populations of the evaluation; None where only a part is known."""
+
+
+class Equivalence(_Value):
+    """Whether F is at most a margin below what retraining gets against itself, at the null's N."""
+
+    difference: float
+    """F at the null's N - null."""
+    low: float
+    """One-sided lower 95 % bound of the difference."""
+    margin: float
+    equivalent: bool
+    """Whether `low` is above -margin."""
+
+
+class Originals(_Value):
+    """Where the variance of phi over a population's runs comes from."""
+
+    originals: int
+    runs_each: float
+    original_share: float
+    run_share: float
+    """Both shares add up to 1."""
+    buys_more: Literal["originals", "runs"]
+    """What the next hour of training is better spent on."""
+
+
+class ImageQuantiles(_Value):
+    """Quantiles over forget images of a number that each image has; larger is worse."""
+
+    number: Literal["epsilon", "u_lira_auc", "klom"]
+    n: int
+    """Runs a side."""
+    quantiles: tuple[float, ...]
+    """At `worst_images.QUANTILES`: median, 90 %, 99 %, the worst image."""
+    null: tuple[float, ...] = ()
+    """The same between two halves of the reference; empty without a null."""
+    beyond_null: float | None = None
+    """Share of images above the null's 95 % quantile: 0.05 where nothing differs."""
+    worst: str
+    """Id of the worst image."""
+
+
+class EpsilonBounds(_Value):
+    """Lower bounds of epsilon that hold with confidence."""
+
+    shown: int
+    """Forget images whose bound is above 0 with 95 % confidence for all images at once."""
+    largest: float
+    """The largest such bound."""
+    median: float
+    """Median over images of the bounds that hold for each image alone."""
+    ceiling: float
+    """What `largest` can be at most with so many runs."""
+    worst: str
+    """Id of the image with the largest bound; empty where none is shown."""
+
+
+class Rank(_Value):
+    """Which places a population may have, given the runs; and its interval when all populations are looked at."""
+
+    best: int
+    worst: int
+    """Places 1, 2, ...: 1 + how many are surely better, and how many are not surely worse."""
+    low: float
+    """Ends of an interval that holds for all populations together with 95 % confidence: that of the best, too."""
+    high: float
 
 
 class Stage(_Value):
@@ -162,6 +245,13 @@ class PopulationScores(_Value):
     """Forget images whose runs hardly differ (ranges below 1 % of the other's): epsilon 50 by rule."""
     undecided: int = 0
     """Forget images for which the official rules leave no attack: epsilon 50, too; parity only."""
+    missed: int = 0
+    """Forget images that an interval tells apart without any error, and the official grid does not; parity only."""
+    tests: dict[str, PermutationTest] = {}
+    equivalence: Equivalence | None = None
+    variance: Originals | None = None
+    worst_images: tuple[ImageQuantiles, ...] = ()
+    epsilon_bounds: EpsilonBounds | None = None
     growth: tuple[Growth, ...] = ()
     examples: tuple[ExampleScores, ...] = ()
     curves: dict[str, Curve] = {}
@@ -178,7 +268,7 @@ NOT_SAVED = "not saved"
 class Scores(_Value):
     """One evaluation of a study."""
 
-    format: Literal[1, 2] = FORMAT
+    format: Literal[3] = FORMAT
     study: str
     mode: Mode
     reference: str
@@ -189,19 +279,18 @@ class Scores(_Value):
     """As far as known, else the numbers as text."""
     populations: dict[str, PopulationScores]
     """In the study's order."""
+    ranks: dict[str, dict[str, Rank]] = {}
+    """By measure (score, forgetting_quality) and population; empty where populations differ in number of runs."""
     warnings: tuple[str, ...] = ()
     versions: dict[str, str]
     """Of the packages that made the runs, and of ray_unlearn that evaluated them."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        """Refuse names that disagree, and a file of format 1 that calls 0 what has no score; else it is of today."""
+        """Refuse names that disagree."""
         for name, one in self.populations.items():
             if one.population != name:
                 raise ValueError(f"{name}: the scores of {one.population}")
-            quality = one.measures.get("forgetting_quality")
-            if quality and quality.value is not None and quality.n < LEAST_TO_SCORE:
-                raise ValueError(f"{one.population}: F of {quality.n} runs a side")
         return self
 
     @property

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from ray_unlearn.evaluation.distances import mean_by
+from ray_unlearn.errors import EvaluationError
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs, SplitOutputs
+from ray_unlearn.evaluation.populations import FloatArray, by_runs
 from ray_unlearn.evaluation.scores import Cost, Slice, Stage, Summary
 from ray_unlearn.store import Record
 
@@ -38,6 +40,16 @@ def slices(outputs: Outputs, names: ImageNames) -> tuple[Slice, ...]:
         groups = np.array([names.groups[name][position] for position in split.positions_N])
         found += [part for part in _parts(name, "group", groups, split) if part.key][:GROUPS_SHOWN]
     return tuple(found)
+
+
+def forget_keys(outputs: Outputs, names: ImageNames) -> dict[str, np.ndarray]:
+    """Return for each way of slicing (all, class, group) the key of every forget image, text [N]."""
+    split = outputs.splits["forget"]
+    return {
+        "all": np.full(len(split.labels_N), ""),
+        "class": np.array([class_name(names, int(label)) for label in split.labels_N]),
+        "group": np.array([names.groups["forget"][position] for position in split.positions_N]),
+    }
 
 
 def _parts(name: str, by: Literal["all", "class", "group"], keys_N: np.ndarray, split: SplitOutputs) -> list[Slice]:
@@ -100,3 +112,26 @@ def summary(values_R: np.ndarray, upper: float = math.inf) -> Summary:
     sd = float(np.std(values_R, ddof=1))
     margin = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
     return Summary(mean=mean, sd=sd, low=max(0.0, mean - margin), high=min(upper, mean + margin), n=n)
+
+
+def mean_by(values_RE: npt.ArrayLike, keys_E: npt.ArrayLike) -> dict[Hashable, FloatArray]:
+    """Return for each key, in order, the mean of each run over the examples with that key: key -> [R], float64.
+
+    Correctness (true or false) gives accuracies, losses give mean losses; keys are labels, groups, anything that sorts.
+
+    Raises:
+        EvaluationError: wrong shapes, other than one key per example, keys that do not sort, NaN or infinity.
+
+    """
+    values_RE, keys = by_runs(values_RE, "values"), np.asarray(keys_E)
+    if keys.shape != (values_RE.shape[1],):
+        raise EvaluationError(
+            f"mean_by: expected {values_RE.shape[1]} keys, one per example, found shape {list(keys.shape)}"
+        )
+    try:
+        found, first = np.unique(np.sort(keys), return_index=True)
+    except TypeError as error:
+        raise EvaluationError(f"mean_by: expected keys of one kind, such as labels or groups: {error}") from error
+    sums_RK = np.add.reduceat(values_RE[:, np.argsort(keys, kind="stable")], first, axis=1)
+    means_RK = sums_RK / np.diff([*first, len(keys)])
+    return {key: means_RK[:, k] for k, key in enumerate(found.tolist())}

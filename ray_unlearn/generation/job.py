@@ -18,6 +18,7 @@ from ray_unlearn.data.node_cache import cache_folder
 from ray_unlearn.data.prepare import DecodeAll, in_place
 from ray_unlearn.data.study_data import open_sources, prepare_study
 from ray_unlearn.errors import StudyError
+from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.preflight import import_what_runs_need
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore, open_storage
@@ -47,7 +48,7 @@ def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
     methods = {name: resolve(study, name) for name in study.populations}
     model_identity = models.identity(study.model)
     storage = open_storage(study.storage)
-    data = prepare_study(study, storage, decode_all, opened=sources)
+    data = prepare_study(study, storage, decode_all, opened=sources, hardest=hardest_of(study, storage))
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
     _check_model(job)

@@ -9,6 +9,7 @@ Does not cover: how images are decoded (`ray_unlearn.data`).
 from __future__ import annotations
 
 from ray_unlearn.data.study_data import StudyData, prepare_study
+from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.backends import BackendName, open_backend
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.store import open_storage
@@ -23,4 +24,5 @@ def prepare(study: Study, *, backend: BackendName = "ray", address: str | None =
 
     """
     with interrupts(), open_backend(backend, address=address) as place:
-        return prepare_study(study, open_storage(study.storage), place.decode_all)
+        storage = open_storage(study.storage)
+        return prepare_study(study, storage, place.decode_all, hardest=hardest_of(study, storage))

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ray_unlearn.errors import DamagedFile, RayUnlearnError, StoreError
-from ray_unlearn.evaluation.agreement import disagreements
 from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.schedule.events import Event, Failed, Tally
 from ray_unlearn.schedule.pool import Ready
+from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arithmetic import mixing
 from ray_unlearn.store.metrics import publish_metrics
 from ray_unlearn.store.records import CHECKPOINT, Record

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray_unlearn.methods.method import Method as Method
-from ray_unlearn.methods.registry import Registry, aliases_of
+from ray_unlearn.methods.registry import METHODS as METHODS
+from ray_unlearn.methods.registry import aliases_of
 
 _FILES = (
     "train",
@@ -48,11 +49,12 @@ _FILES = (
     "unsir",
     "boundary_expanding",
     "jit",
+    "amun",
+    "task_vector",
 )
 
+for _file in _FILES:
+    METHODS.add(importlib.import_module(f"{__name__}.{_file}").METHOD)
 
-_OWN = {method.name: method for method in (importlib.import_module(f"{__name__}.{file}").METHOD for file in _FILES)}
-
-METHODS: Mapping[str, Method] = Registry(_OWN)
-ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = aliases_of(_OWN)
+ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = aliases_of(METHODS.own)
 """Other names of methods -> the method, and the options that the name implies."""

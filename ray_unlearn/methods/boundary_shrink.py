@@ -19,7 +19,7 @@ boundary. Described for forgetting a whole class. No step uses the retain set, s
 Labels are fixed per original; runs differ by the order of batches alone, so hardly at all where the forget set fits
 one batch: choose a smaller `batch_size` there.
 
-Does not cover: boundary expanding (an extra class for the forget images, pruned afterwards).
+Does not cover: an extra class for the forget images, cut off afterwards (`boundary_expanding`).
 """
 
 from __future__ import annotations

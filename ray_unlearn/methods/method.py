@@ -56,7 +56,7 @@ class Method:
     aliases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Other names of it in the literature, each with the options that the name implies."""
     distribution: Mapping[str, str] = field(default_factory=dict)
-    """Name and version of the installed distribution that it is of; empty for our own. The registry sets it."""
+    """Name and version of the installed distribution that it is of, set by the registry; empty for the package's."""
     inherits: tuple[str, ...] = INHERITED
     """Option names that default to the study's `training` block."""
 

@@ -32,6 +32,7 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import did_you_mean
 from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.registry import METHODS
 from ray_unlearn.methods.shares import part_of
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.loading import describe_first
@@ -93,8 +94,6 @@ def _preset(part: Mapping[str, Any], method: Method, where: str) -> Mapping[str,
 
 
 def _method(name: str, where: str) -> Method:
-    from ray_unlearn.methods import METHODS  # the registry imports this file
-
     valid = {known: method for known, method in METHODS.items() if known != "mix" and method.starts_from == "original"}
     if name not in valid:
         raise ValueError(f"{where}.method: no method {name!r} that starts from the original{did_you_mean(name, valid)}")

@@ -27,37 +27,46 @@ GROUP = "ray_unlearn.methods"
 
 
 class Registry(Mapping[str, Method]):
-    """Methods by name; installed ones are looked for when a name is not our own, and loaded when asked for."""
+    """Methods by name; installed ones are looked for where a name is not the package's, and loaded when asked for."""
 
-    def __init__(self, own: Mapping[str, Method]) -> None:
-        self._own = dict(own)
+    def __init__(self) -> None:
+        self.own: dict[str, Method] = {}
+        """The package's own methods."""
         self._loaded: dict[str, Method] = {}
         self._entries: dict[str, importlib.metadata.EntryPoint] | None = None
 
+    def add(self, method: Method) -> None:
+        """Add one of the package's own methods, before any installed one is looked for."""
+        self.own[method.name] = method
+
     def __getitem__(self, name: str) -> Method:
-        if name in self._own:
-            return self._own[name]
+        if name in self.own:
+            return self.own[name]
         if name not in self._loaded:
             self._loaded[name] = _loaded(self._installed()[name])
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self._own, *self._installed()])
+        return iter([*self.own, *self._installed()])
 
     def __len__(self) -> int:
-        return len(self._own) + len(self._installed())
+        return len(self.own) + len(self._installed())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._own or name in self._installed()
+        return name in self.own or name in self._installed()
 
     def _installed(self) -> dict[str, importlib.metadata.EntryPoint]:
         """Return the entry points by name; nothing is loaded."""
         if self._entries is None:
             found = importlib.metadata.entry_points(group=GROUP)
             self._entries = {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name)}
-            for name in self._entries.keys() & {*self._own, *aliases_of(self._own)}:
+            for name in self._entries.keys() & {*self.own, *aliases_of(self.own)}:
                 raise MethodError(f"{_of(self._entries[name])} has a method {name!r}, which is a name of ray_unlearn's")
         return self._entries
+
+
+METHODS = Registry()
+"""Every method by name; `ray_unlearn.methods` adds the package's own on import."""
 
 
 def aliases_of(methods: Mapping[str, Method]) -> dict[str, tuple[str, Mapping[str, Any]]]:

@@ -44,7 +44,7 @@ def resolve(study: Study, population: str) -> MethodUse:
             pass  # a script that cannot be imported is refused before any work
     try:
         preset = _preset(method, population, spec.preset)
-        options = method.options.model_validate({**method.defaults(study), **implied, **preset, **spec.options})
+        options = method.options.model_validate({**method.defaults(study), **preset, **implied, **spec.options})
     except ValidationError as error:
         said = describe_first(error, method.options)
         raise StudyError(f"populations.{population}.{said} (method {name})") from None

@@ -24,9 +24,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from ray_unlearn.evaluation.scores import PopulationScores, Scores
 from ray_unlearn.report import curve_pictures, image_pictures, overview_pictures
 from ray_unlearn.report.accuracy_tables import change_table, part_tables
-from ray_unlearn.report.ranking import SPLITS, caveat, in_order, mode_words, ranked, reference_of, verdict, warnings_of
+from ray_unlearn.report.evidence_tables import evidence_table, images_table, part_quality_table
+from ray_unlearn.report.ranking import SPLITS, in_order, mode_words, ranked, reference_of, warnings_of
 from ray_unlearn.report.score_tables import cost_table, glossary, left_out, measure_tables, ranking_table
 from ray_unlearn.report.table import Bar
+from ray_unlearn.report.verdict import caveat, verdict
 from ray_unlearn.wording import decimals, joined, plural
 
 _SELDOM = ("retain-", "validation-")
@@ -34,7 +36,9 @@ _SELDOM = ("retain-", "validation-")
 _WORDS = {
     "N": "Runs: checkpoints that differ by seed alone. A number of two populations has N of each.",
     "null": "The same number between disjoint halves of the reference: what retraining gets against itself.",
-    "95 % interval": "Over runs: what other seeds of the same study would do, not what other data would.",
+    "95 % interval": "Over runs: what other seeds of the same study would do, not what other data would. "
+    "From 4 originals on, over originals too.",
+    "p": "The share of random divisions of all runs into two groups that differ as much as method and reference do.",
     "φ": "A model's confidence in an image's true class: log of p / (1 - p).",
     "ε": "Per image: how far apart the best threshold or interval tells unlearned from retrained φ.",
 }
@@ -70,6 +74,9 @@ def html_page(scores: Scores, study: Mapping[str, object]) -> str:
         caveat=caveat(scores),
         warnings=warnings_of(scores),
         ranking=ranking_table(scores),
+        tests=evidence_table(scores),
+        worst=images_table(scores),
+        qualities=[one for by in ("class", "group") if (one := part_quality_table(scores, by))],
         overview=_overview(scores),
         histograms=_each(image_pictures.histogram, scores),
         distributions=_each(image_pictures.distributions, scores),

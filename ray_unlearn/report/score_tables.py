@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
-from ray_unlearn.report.ranking import comparable, estimate, in_order, null_of, ranked, reference_of, why_no_null
+from ray_unlearn.report.ranking import comparable, estimate, in_order, null_of, place, ranked, reference_of, why_no_null
 from ray_unlearn.report.table import DASH, POPULATION, Bar, Cell, Column, Table, name, number, own_n
 from ray_unlearn.wording import MISSING, TIMES, decimals, interval, joined, listed, short, span
 
@@ -93,15 +93,19 @@ def ranking_table(scores: Scores) -> Table:
     """Return one row per unlearned population, best score first, and one of retraining against itself."""
     top, shared_n = _top(scores), _shared_null_n(scores)
     placed, found, absent = comparable(scores), ranked(scores), nowhere(scores, _RANKED)
-    places = [place if one.population in placed else None for place, one in enumerate(found, 1)]
-    rows = [_ranking_row(place, one, top, shared_n, absent) for place, one in zip(places, found, strict=True)]
+    places = [nth if one.population in placed else None for nth, one in enumerate(found, 1)]
+    several = ["Places such as 1-3 are a tie: other runs could turn the order."] if scores.ranks.get("score") else []
+    rows = [
+        _ranking_row(nth, place(scores, one.population), one, top, shared_n, absent)
+        for nth, one in zip(places, found, strict=True)
+    ]
     reference = _reference_row(scores, top)
     none = [f"No null: {why_no_null(scores)}."] if found and reference is None else []
     return Table(
         name="ranking",
         caption="Ranking by score",
         columns=(
-            Column("#", meaning="place by score, at equal N"),
+            Column("#", meaning="places by score, at equal N, that the runs allow"),
             replace(POPULATION, unit="method"),
             Column("N", meaning="runs of the population that were evaluated"),
             *(column for key in HEADLINE for column in _headline_columns(key, shared_n)),
@@ -113,7 +117,7 @@ def ranking_table(scores: Scores) -> Table:
         explained=(
             f"score = F {TIMES} RA ratio {TIMES} TA ratio. The null is {scores.reference} against itself, in disjoint "
             f"halves: what retraining gets, with its range over the halvings. Compare with it at its own N only. "
-            + " ".join([*none, *_reasons(absent)])
+            + " ".join([*several, *none, *_reasons(absent)])
         ).strip(),
     )
 
@@ -139,12 +143,12 @@ def _top(scores: Scores) -> float:
 
 
 def _ranking_row(
-    place: int | None, found: PopulationScores, top: float, shared_n: int, absent: dict[str, str]
+    nth: int | None, places: str, found: PopulationScores, top: float, shared_n: int, absent: dict[str, str]
 ) -> tuple[Cell, ...]:
     score, quality = estimate(found, "score"), estimate(found, "forgetting_quality")
     cells = {key: estimate_cell(estimate(found, key), found.runs, reason=key not in absent) for key in _RANKED}
     return (
-        number(place, str(place)) if place else DASH,
+        number(nth, places or str(nth)) if nth else DASH,
         _named(found),
         number(found.runs, str(found.runs)),
         replace(cells["score"], bar=_bar(score, top, f"{found.population}: score")),

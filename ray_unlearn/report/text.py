@@ -23,6 +23,7 @@ from ray_unlearn.evaluation.scores import PopulationScores, Scores
 from ray_unlearn.report.ranking import SPLITS, estimate, mode_words, null_of, ranked, warnings_of, why_no_null
 from ray_unlearn.report.score_tables import HEADLINE, estimate_cell, ranking_lines_table
 from ray_unlearn.report.table import Cell, Table
+from ray_unlearn.report.verdict import test_line
 from ray_unlearn.store.metrics import PopulationStatus
 from ray_unlearn.wording import aligned, decimals, joined, listed, plural, short, span
 
@@ -75,6 +76,7 @@ def score_lines(scores: Scores) -> list[str]:
         *table_lines(table),
         table.explained,
         *_null_lines(scores),
+        *([tested] if (tested := test_line(scores)) else []),
         *_missing_lines(ranked(scores)),
         *(f"warning: {said}" for said in warnings_of(scores)),
     ]

@@ -5,11 +5,7 @@
     writer.predict(model)                        # logits and metrics
     payloads = writer.finish(model)              # {"model.safetensors": bytes, "outputs.arrow": bytes}
 
-outputs.arrow: one row per image: `split` (dictionary), `position` int32 (of the image in its split, as the splits file
-lists it), `label` int32, `logits` fixed_size_list<float32, C>. Every metric can be computed later from it, without a
-model.
-
-Does not cover: where the bytes go (`ray_unlearn.store`).
+Does not cover: what outputs.arrow looks like (`store.outputs`), and where the bytes go (`ray_unlearn.store`).
 """
 
 from __future__ import annotations
@@ -22,7 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 from torch import nn
 
 from ray_unlearn import __version__
@@ -30,6 +25,7 @@ from ray_unlearn.data.images import ImageSet
 from ray_unlearn.errors import StudyError
 from ray_unlearn.models import checkpoint_bytes
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.store.records import CHECKPOINT, LOG, OUTPUTS, Record, payload_of
 from ray_unlearn.study.plan import Population, Run
 from ray_unlearn.study.schema import Study
@@ -95,7 +91,7 @@ class RunWriter:
             logits = {name: predict(model, images) for name, images in self.all_sets.items() if len(images)}
             self.stages.append({"epoch": float(number), "train_loss": loss, **_metrics(logits, self.all_sets)})
         if number in wanted.outputs:
-            self.payloads[f"stage-{number:04d}.arrow"] = encode_outputs(self._logits(model), self.sets, self.all_sets)
+            self.payloads[f"stage-{number:04d}.arrow"] = self._encoded(self._logits(model))
         if number in wanted.checkpoints:
             self.payloads[f"stage-{number:04d}.safetensors"] = checkpoint_bytes(model, self.study.checkpoint_dtype)
 
@@ -106,7 +102,7 @@ class RunWriter:
 
     def finish(self, model: nn.Module, log: bytes = b"") -> dict[str, bytes]:
         """Return all payloads by file name; may be called in another thread than the rest."""
-        self.payloads[OUTPUTS] = encode_outputs(self.logits, self.sets, self.all_sets)
+        self.payloads[OUTPUTS] = self._encoded(self.logits)
         if self.population.keep_checkpoints:
             self.payloads[CHECKPOINT] = checkpoint_bytes(model, self.study.checkpoint_dtype)
         if log:
@@ -153,6 +149,9 @@ class RunWriter:
             checksum="",
         )
 
+    def _encoded(self, logits: Mapping[str, np.ndarray]) -> bytes:
+        return encode_outputs(split_logits(logits, self.sets, self.all_sets))
+
     def _logits(self, model: nn.Module) -> dict[str, np.ndarray]:
         return {name: predict(model, images) for name, images in self.sets.items()}
 
@@ -164,24 +163,14 @@ def _metrics(logits: Mapping[str, np.ndarray], sets: Mapping[str, ImageSet]) -> 
     return metrics
 
 
-def encode_outputs(
+def split_logits(
     logits: Mapping[str, np.ndarray], sets: Mapping[str, ImageSet], all_sets: Mapping[str, ImageSet]
-) -> bytes:
-    """Return logits float32 [N, C] of every split as one Arrow IPC file; `sets` may be samples of `all_sets`."""
-    all_NC = np.concatenate(list(logits.values())).astype(np.float32)
-    names = pa.array(list(logits), pa.string())
-    codes = np.concatenate([np.full(len(each), code, np.int8) for code, each in enumerate(logits.values())])
-    labels = np.concatenate([sets[name].labels_N for name in logits]).astype(np.int32)
-    values = pa.FixedSizeListArray.from_arrays(pa.array(all_NC.ravel()), all_NC.shape[1])
-    split = pa.DictionaryArray.from_arrays(pa.array(codes), names)
-    positions = [np.searchsorted(all_sets[name].indices, sets[name].indices) for name in logits]
-    position = pa.array(np.concatenate(positions).astype(np.int32))
-    columns = {"split": split, "position": position, "label": pa.array(labels), "logits": values}
-    batch = pa.record_batch(list(columns.values()), names=list(columns))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
+) -> dict[str, SplitLogits]:
+    """Return logits float32 [N, C] of every split with labels and positions; `sets` may be samples of `all_sets`."""
+    return {
+        name: SplitLogits(np.searchsorted(all_sets[name].indices, sets[name].indices), sets[name].labels_N, logits_NC)
+        for name, logits_NC in logits.items()
+    }
 
 
 @functools.cache

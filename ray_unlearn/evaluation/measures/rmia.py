@@ -3,18 +3,17 @@
     result = rmia(
         target_forget=phi_UE, target_test=phi_UT,      # unlearned models on forget and test images
         reference_forget=phi_RE, reference_test=phi_RT,  # retrained models on the same images
+        population=random_half(num_test, rng),           # test images that others are compared with
     )
     result.auc, result.tpr_at_1_percent                # means over targets; result.auc_per_target for an interval
-    null = rmia(target_forget=phi_RE[::2], target_test=phi_RT[::2],
-                reference_forget=phi_RE[1::2], reference_test=phi_RT[1::2])
 
 Zarifzadeh, Liu, Shokri, "Low-Cost High-Power Membership Inference Attacks" (ICML 2024), offline form with gamma = 1:
 
     score(x) = share of population images z with  p(x) / pbar(x) > p(z) / pbar(z),
     pbar(x) = ((1 + a) * mean of p(x) over reference models + (1 - a)) / 2,   p = 1 / (1 + exp(-phi))
 
-Members are the forget images. Test images at even positions are the non-members x, those at odd positions the
-population z, so that no image is compared with itself. A test set in an order with period 2 needs shuffling first.
+Members are the forget images. A random half of the test images is the population z, the others are the non-members x,
+so that no image is compared with itself. Every population of a study meets the same halves.
 
 p is the probability of the label. Above phi = 36.7 it is 1 exactly in float64, and images that are that certain tie;
 ties in z do not count for x, and tied scores count 1/2 in the area. A score is a multiple of 2 / T, and a non-member
@@ -28,13 +27,14 @@ was trained on a forget image, so nothing that we have tells one a from another,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.populations import FloatArray, by_runs, same_examples
+from ray_unlearn.evaluation.measures.measure import Measure, Pair, enough_negatives, rates
+from ray_unlearn.evaluation.populations import FloatArray, by_runs, random_half, same_examples
 from ray_unlearn.evaluation.roc import Roc, roc
 
 A = 0.3
@@ -48,13 +48,18 @@ class RmiaResult:
     member_scores: FloatArray
     """[U, E], float64: forget images (the positives)."""
     non_member_scores: FloatArray
-    """[U, X], float64: test images at even positions (the negatives)."""
-    auc_per_target: FloatArray
-    """[U]: each model's own area under its curve."""
-    tpr_at_01_percent_per_target: FloatArray
-    """[U]: true positive rate at a false positive rate of at most 0.1 %; with under 1000 non-members, of none."""
-    tpr_at_1_percent_per_target: FloatArray
-    """[U]: the same at 1 %."""
+    """[U, X], float64: test images outside the population (the negatives)."""
+    curves: tuple[Roc, ...]
+    """Each model's own curve, U of them."""
+
+    @property
+    def auc_per_target(self) -> FloatArray:
+        """Each model's own area under its curve, [U]."""
+        return np.array([curve.auc for curve in self.curves])
+
+    def tpr_per_target(self, fpr: float) -> FloatArray:
+        """Return each model's true positive rate at a false positive rate of at most `fpr`, a share, [U]."""
+        return np.array([curve.tpr_at(fpr) for curve in self.curves])
 
     @property
     def auc(self) -> float:
@@ -63,13 +68,13 @@ class RmiaResult:
 
     @property
     def tpr_at_01_percent(self) -> float:
-        """Mean over targets."""
-        return float(self.tpr_at_01_percent_per_target.mean())
+        """Mean over targets at 0.1 %; with under 1000 non-members, of no false positive at all."""
+        return float(self.tpr_per_target(0.001).mean())
 
     @property
     def tpr_at_1_percent(self) -> float:
-        """Mean over targets."""
-        return float(self.tpr_at_1_percent_per_target.mean())
+        """Mean over targets at 1 %."""
+        return float(self.tpr_per_target(0.01).mean())
 
     @property
     def curve(self) -> Roc:
@@ -83,6 +88,7 @@ def rmia(
     target_test: npt.ArrayLike,
     reference_forget: npt.ArrayLike,
     reference_test: npt.ArrayLike,
+    population: npt.NDArray[np.bool_],
     a: float = A,
 ) -> RmiaResult:
     """Return the attack's scores, and each target's area and true positive rates.
@@ -92,6 +98,7 @@ def rmia(
         target_test: phi [U, T] of the same models on T >= 2 test images.
         reference_forget: phi [R, E] of R >= 1 models that saw neither; on the same forget images.
         reference_test: phi [R, T], of the same models.
+        population: which test images [T] are the population z, not all and not none.
         a: in [0, 1], see `A`.
 
     Raises:
@@ -104,16 +111,16 @@ def rmia(
     _same_models(forget, test)
     if test[0].shape[1] < 2:
         raise EvaluationError("rmia: expected 2 test images or more, one non-member and one of the population, found 1")
+    if population.shape != test[0].shape[1:] or population.all() or not population.any():
+        raise EvaluationError(
+            f"rmia: expected a mask of {test[0].shape[1]} test images, some in the population and some outside; "
+            f"found {int(population.sum())} of {len(population)}"
+        )
     forget_UE, test_UT = _relative(*forget, a), _relative(*test, a)
-    member_UE, other_UX = _scores(forget_UE, test_UT[:, 1::2]), _scores(test_UT[:, ::2], test_UT[:, 1::2])
-    curves = [roc(member_E, other_X) for member_E, other_X in zip(member_UE, other_UX, strict=True)]
-    return RmiaResult(
-        member_scores=member_UE,
-        non_member_scores=other_UX,
-        auc_per_target=np.array([curve.auc for curve in curves]),
-        tpr_at_01_percent_per_target=np.array([curve.tpr_at(0.001) for curve in curves]),
-        tpr_at_1_percent_per_target=np.array([curve.tpr_at(0.01) for curve in curves]),
-    )
+    population_UZ = test_UT[:, population]
+    member_UE, other_UX = _scores(forget_UE, population_UZ), _scores(test_UT[:, ~population], population_UZ)
+    curves = (roc(member_E, other_X) for member_E, other_X in zip(member_UE, other_UX, strict=True))
+    return RmiaResult(member_scores=member_UE, non_member_scores=other_UX, curves=tuple(curves))
 
 
 def _alike(target: npt.ArrayLike, reference: npt.ArrayLike, images: str) -> tuple[FloatArray, FloatArray]:
@@ -152,3 +159,49 @@ def _scores(relative_UX: FloatArray, population_UZ: FloatArray) -> FloatArray:
         for relative_X, population_Z in zip(relative_UX, np.sort(population_UZ, axis=1), strict=True)
     ]
     return np.asarray(np.stack(below) / population_UZ.shape[1], dtype=np.float64)
+
+
+def attack(pair: Pair) -> RmiaResult | None:
+    """Return the attack, or None where there are not two test images: a non-member, and one of the population."""
+    (target_forget, reference_forget), (target_test, reference_test) = (pair.phi(split) for split in _NEEDS)
+    if target_test.shape[1] < 2:
+        return None
+    return rmia(
+        target_forget=target_forget,
+        target_test=target_test,
+        reference_forget=reference_forget,
+        reference_test=reference_test,
+        population=random_half(target_test.shape[1], pair.make_rng()),
+    )
+
+
+def curve(pair: Pair) -> Roc | None:
+    """Return the ROC over all runs: forget images are the positives, test images the negatives."""
+    found = pair.once(attack)
+    return None if found is None else found.curve
+
+
+def _auc(pair: Pair) -> float | None:
+    found = pair.once(attack)
+    return None if found is None else found.auc
+
+
+def _rate(pair: Pair, *, fpr: float) -> float | None:
+    found = pair.once(attack)
+    if found is None or not enough_negatives(found.non_member_scores.shape[1], fpr):
+        return None
+    return float(found.tpr_per_target(fpr).mean())
+
+
+_NEEDS = ("forget", "test")
+_AUC = Measure(
+    label="RMIA AUC",
+    better="null",
+    meaning="robust membership inference: forget against test images of one model, retrained models as references",
+    source="Zarifzadeh et al., Low-Cost High-Power Membership Inference Attacks, ICML 2024",
+    upper=1.0,
+    needs=_NEEDS,
+    compute=_auc,
+)
+_SHORT = replace(_AUC, source="Zarifzadeh et al., ICML 2024")
+MEASURES = {"rmia_auc": _AUC, **rates("rmia", "RMIA", "forget images", "test images", _SHORT, _rate)}

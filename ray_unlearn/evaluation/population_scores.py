@@ -1,7 +1,8 @@
 """One population's scores: what it is by itself, and what it is against the reference.
 
     described = describe(outputs, names, "unlearned", "kookmin", reference.records)
-    scored = score(described, unlearned, reference, names, 32, settings)     # everything but the nulls (`nulls`)
+    scored = score(described, unlearned, reference, names, 32, settings)
+    scored.population, scored.draws              # everything but the nulls (`nulls`), and what ranks need
 
 Does not cover: reading outputs and keeping scores (`evaluate`).
 """
@@ -9,30 +10,51 @@ Does not cover: reading outputs and keeping scores (`evaluate`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from ray_unlearn.evaluation.cautions import cautions
+from ray_unlearn.evaluation.caveats import caveats
 from ray_unlearn.evaluation.comparison import (
     Alone,
     Values,
     attack_alone,
     attack_curves,
+    check_forget,
     compare,
-    require_forget,
     why_missing,
 )
-from ray_unlearn.evaluation.halves import Rows, Settings, growth_sizes, interval, values_on
+from ray_unlearn.evaluation.intervals import Subsets, interval, standard_error, subsets, t_quantile
 from ray_unlearn.evaluation.measures import MEASURES
+from ray_unlearn.evaluation.measures.forgetting_quality import (
+    ForgettingQuality,
+    forgetting_quality,
+    num_buckets,
+    quality_of,
+)
+from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs
-from ray_unlearn.evaluation.quality import ForgettingQuality, forgetting_quality, num_buckets
+from ray_unlearn.evaluation.resampling import Draws, Rows, Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
+from ray_unlearn.evaluation.single_images import epsilon_bounds, missed, quantiles_of, with_quality
 from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
+from ray_unlearn.evaluation.whole_populations import tests_of, variance_of
 from ray_unlearn.store import Record
 
 _EXAMPLES_AT = (0.1, 0.37, 0.63, 0.9)
 """Quantiles of the reference's mean phi: from images that retrained models get wrong to those they are sure of."""
+RANKED = ("score", "forgetting_quality")
+"""Measures by which populations are ranked."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A population's scores, and the values that populations are ranked by."""
+
+    population: PopulationScores
+    draws: dict[str, tuple[float, ...]]
+    """Values on subsets by measure; those of two populations are of the same subsets of the reference."""
 
 
 def describe(
@@ -61,44 +83,49 @@ def score(
     names: ImageNames,
     null_runs: int,
     settings: Settings,
-) -> PopulationScores:
+) -> Scored:
     """Add everything that compares the population with the reference.
 
-    Values are of N = as many runs of the reference, its first; intervals of halves of these. What stands beside the
-    null is of `null_runs`, as many as the null has, against the same halves of the whole reference.
+    Values are of N = as many runs of the reference, its first; intervals of subsets of these. What stands beside the
+    null is of `null_runs`, as many as the null has, against the same halves of the whole reference. Tests and bounds of
+    epsilon are of all runs of both sides.
 
     Raises:
         EvaluationError: a side has no outputs of the forget set.
 
     """
-    require_forget(unlearned, reference)
+    check_forget(unlearned, reference)
     theirs = reference.take(range(len(unlearned)))
-    phi = unlearned.splits["forget"].phi_RN, theirs.splits["forget"].phi_RN
     attacked = attack_alone(unlearned, settings.attack_rng)
-    alone, values = attacked.values, compare(unlearned, theirs, settings.mode, attacked.values)
-    half = len(unlearned) // 2
-    on_halves = values_on(unlearned, theirs, _pairs(unlearned, theirs, half, settings), settings.mode, alone)
-    beside_null = on_halves
-    if (len(reference), null_runs) != (len(unlearned), half):
-        beside_null = values_on(
-            unlearned, reference, _pairs(unlearned, reference, null_runs, settings), settings.mode, alone
-        )
-    quality = forgetting_quality(*phi, settings.mode) if "forgetting_quality" in values else None
+    pair = Pair(unlearned, theirs, settings.mode, settings.attack_rng, attacked.values)
+    values, drawn = compare(pair), subsets(unlearned, theirs, settings)
+    draws = values_on(unlearned, theirs, drawn.pairs, settings, attacked.values)
+    at_null = _at_null(unlearned, reference, null_runs, settings)
+    beside_null = values_on(unlearned, reference, at_null, settings, attacked.values).values
+    quality = pair.once(quality_of) if "forgetting_quality" in values else None
+    measures = {name: _estimate(name, values, draws, drawn, beside_null, pair, names) for name in MEASURES}
     scored = described.model_copy(
         update={
-            "measures": {name: _estimate(name, values, on_halves, beside_null, unlearned, names) for name in MEASURES},
+            "measures": measures,
+            "slices": with_quality(described.slices, unlearned, names, quality),
             "epsilon_counts": _epsilon_counts(quality),
             "guarded": int(quality.guarded_E.sum()) if quality else 0,
             "undecided": int(quality.undecided_E.sum()) if quality else 0,
-            "growth": _growth(*phi, settings),
+            "missed": missed(pair, quality),
+            "growth": _growth(pair, measures["forgetting_quality"], settings),
             "examples": _examples(unlearned, theirs, names, quality),
-            "curves": _curves(unlearned, theirs, attacked),
+            "curves": _curves(pair, attacked),
+            "tests": tests_of(unlearned, reference, settings),
+            "variance": variance_of(unlearned, reference),
+            "worst_images": quantiles_of(unlearned, reference, at_null, names, settings),
+            "epsilon_bounds": epsilon_bounds(unlearned, reference, names, settings),
         }
     )
-    return scored.model_copy(update={"warnings": cautions(scored, unlearned)})
+    kept = {name: tuple(draws.values[name].tolist()) for name in RANKED if name in draws.values}
+    return Scored(scored.model_copy(update={"warnings": caveats(scored, unlearned)}), kept)
 
 
-def _pairs(unlearned: Outputs, reference: Outputs, size: int, settings: Settings) -> list[tuple[Rows, Rows]]:
+def _at_null(unlearned: Outputs, reference: Outputs, size: int, settings: Settings) -> list[tuple[Rows, Rows]]:
     """Return rows of `size` runs of each side; none where a side has not so many."""
     if size > min(len(unlearned), len(reference)):
         return []
@@ -109,16 +136,21 @@ def _pairs(unlearned: Outputs, reference: Outputs, size: int, settings: Settings
 def _estimate(
     name: str,
     values: Values,
-    on_halves: dict[str, np.ndarray],
+    draws: Draws,
+    drawn: Subsets,
     beside_null: dict[str, np.ndarray],
-    unlearned: Outputs,
+    pair: Pair,
     names: ImageNames,
 ) -> Estimate:
+    runs = len(pair.unlearned)
     if name not in values:
-        return Estimate(value=None, n=len(unlearned), missing=why_missing(name, unlearned, names.ids))
-    low, high = interval(name, values[name], on_halves[name]) if name in on_halves else (None, None)
+        return Estimate(value=None, n=runs, missing=why_missing(name, pair.unlearned, names.ids))
     at_null_n = float(beside_null[name].mean()) if name in beside_null else None
-    return Estimate(value=values[name], low=low, high=high, n=len(unlearned), at_null_n=at_null_n)
+    if name not in draws.values:
+        return Estimate(value=values[name], n=runs, at_null_n=at_null_n)
+    error = standard_error(name, draws, drawn, pair.mode)
+    low, high = interval(name, values[name], error)
+    return Estimate(value=values[name], low=low, high=high, se=error.se, df=error.df, n=runs, at_null_n=at_null_n)
 
 
 def _epsilon_counts(quality: ForgettingQuality | None) -> tuple[int, ...]:
@@ -129,14 +161,21 @@ def _epsilon_counts(quality: ForgettingQuality | None) -> tuple[int, ...]:
     return tuple(counts_B.tolist())
 
 
-def _growth(phi_UE: np.ndarray, phi_RE: np.ndarray, settings: Settings) -> tuple[Growth, ...]:
+def _growth(pair: Pair, whole: Estimate, settings: Settings) -> tuple[Growth, ...]:
+    """Return F at fewer runs with the range of one study with so many: subsets vary by 1 - n / N of that."""
+    phi_UE, phi_RE = pair.phi("forget")
     rng, runs = settings.rng("growth"), len(phi_UE)
     points = []
     for size in growth_sizes(runs):
-        draws = 1 if size == runs else settings.growth_draws
-        rows = [tuple(np.sort(rng.permutation(runs)[:size]) for _ in range(2)) for _ in range(draws)]
+        if size == runs and whole.value is not None:
+            low, high = (whole.value if end is None else end for end in (whole.low, whole.high))
+            points.append(Growth(n=size, value=whole.value, low=low, high=high))
+            continue
+        rows = [[np.sort(rng.permutation(runs)[:size]) for _ in range(2)] for _ in range(settings.growth_draws)]
         found = [forgetting_quality(phi_UE[ours], phi_RE[theirs], settings.mode).score for ours, theirs in rows]
-        points.append(Growth(n=size, value=float(np.mean(found)), low=min(found), high=max(found)))
+        spread = float(np.std(found, ddof=1)) * (runs / (runs - size)) ** 0.5
+        mean, margin = float(np.mean(found)), t_quantile(0.975, settings.growth_draws - 1) * spread
+        points.append(Growth(n=size, value=mean, low=max(0.0, mean - margin), high=min(1.0, mean + margin)))
     return tuple(points)
 
 
@@ -161,9 +200,9 @@ def _examples(
     )
 
 
-def _curves(unlearned: Outputs, reference: Outputs, attacked: Alone) -> dict[str, Curve]:
+def _curves(pair: Pair, attacked: Alone) -> dict[str, Curve]:
     found = {}
-    for name, curve in (attack_curves(unlearned, reference) | attacked.curves).items():
+    for name, curve in (attack_curves(pair) | attacked.curves).items():
         false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
         found[name] = Curve(false_positive_rate=false, true_positive_rate=true)
     return found

@@ -16,12 +16,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ray_unlearn.evaluation.halves import Settings
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.nulls import NullPart, score_null
 from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
-from ray_unlearn.evaluation.quality import LEAST_TO_SCORE
+from ray_unlearn.evaluation.population_scores import describe, score
+from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import FORMAT, PopulationScores, Role
-from ray_unlearn.evaluation.scoring import describe, score
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.records import OUTPUTS
 from ray_unlearn.study.identity import digest
@@ -112,10 +112,11 @@ class Task:
             null = score_null(self._read(self.reference), self.null_runs, self.settings)
             return Part(key=self.key, null=null).model_dump_json()
         outputs, names = self._read(self.population), read_image_names(self.store, self.population.splits)
-        scored = describe(outputs, names, self.role, self.population.method, list(self.reference.records.values()))
-        if self.role == "unlearned":
-            scored = score(scored, outputs, self._read(self.reference), names, self.null_runs, self.settings)
-        return Part(key=self.key, population=scored).model_dump_json()
+        described = describe(outputs, names, self.role, self.population.method, list(self.reference.records.values()))
+        if self.role != "unlearned":
+            return Part(key=self.key, population=described).model_dump_json()
+        scored = score(described, outputs, self._read(self.reference), names, self.null_runs, self.settings)
+        return Part(key=self.key, population=scored.population, draws=scored.draws).model_dump_json()
 
     def _read(self, population: Population) -> Outputs:
         return read_outputs(self.store, population.name, population.records)
@@ -124,10 +125,13 @@ class Task:
 class Part(BaseModel):
     """One part, computed: a population's scores or a null."""
 
+    format: int = FORMAT
     key: str
     """The task's, when it was computed."""
     population: PopulationScores | None = None
     null: NullPart | None = None
+    draws: dict[str, tuple[float, ...]] = {}
+    """Of a population: values on subsets, by the measures that populations are ranked by."""
 
 
 Execute = Callable[[Sequence[Task]], Iterable[tuple[Task, str]]]

@@ -24,11 +24,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ray_unlearn.evaluation.epsilon import example_epsilons
+from ray_unlearn.evaluation.measures.measure import Measure, Pair
 
 BUCKET = 0.5
 """Width of a bucket of epsilon, closed on the left: [0, 0.5), [0.5, 1), ..."""
 LEAST_TO_SCORE = 3
 """The least N with a bucket that scores: 2 ceil(log(N - 1)) > 0 takes N - 1 > 1. F of 2 is 0 whatever they are."""
+WHY_RUNS = f"with fewer than {LEAST_TO_SCORE}, the formula of F counts no image"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +39,8 @@ class ForgettingQuality:
 
     score: float
     """F, in [0, 1]: higher is nearer to retraining. Comparable at equal mode and N only."""
+    points_E: NDArray[np.float64]
+    """What each example adds: F is their mean."""
     epsilon_E: NDArray[np.float64]
     """Epsilon of each example, in [0, 50]."""
     bins: NDArray[np.int64]
@@ -63,6 +67,7 @@ def forgetting_quality(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, mode: s
     points_E = np.where(bins <= num_buckets(num_unlearned), np.ldexp(2.0, -bins), 0.0)
     return ForgettingQuality(
         score=float(points_E.mean()),
+        points_E=points_E,
         epsilon_E=found.epsilon_E,
         bins=bins,
         guarded_E=found.guarded_E,
@@ -76,3 +81,27 @@ def forgetting_quality(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, mode: s
 def num_buckets(num_runs: int) -> int:
     """Return B = 2 ceil(log(N - 1)), the buckets that score: 8 at N = 32, 14 at 512, 0 at 2."""
     return 2 * math.ceil(math.log(num_runs - 1))
+
+
+def quality_of(pair: Pair) -> ForgettingQuality:
+    """Return F of the forget images, and what it is made of."""
+    return forgetting_quality(*pair.phi("forget"), pair.mode)
+
+
+def f_of(pair: Pair) -> float:
+    """Return F of the forget images."""
+    return pair.once(quality_of).score
+
+
+MEASURES = {
+    "forgetting_quality": Measure(
+        label="F",
+        better="high",
+        meaning="how hard unlearned and retrained models are to tell apart on forget images, 0..1",
+        source="NeurIPS 2023 Machine Unlearning Challenge, metric PDF",
+        upper=1.0,
+        least_runs=LEAST_TO_SCORE,
+        why_runs=WHY_RUNS,
+        compute=f_of,
+    )
+}

@@ -1,0 +1,128 @@
+"""Intervals of measures from subsets of runs, calibrated by simulation.
+
+    drawn = subsets(unlearned, reference, settings)              # rows of both sides, 13/16 of each
+    draws = values_on(unlearned, reference, drawn.pairs, settings, alone)
+    error = standard_error("score", draws, drawn, settings.mode) # Error(se=..., df=...)
+    low, high = interval("score", value, error)                  # 95 %
+
+A number over m of N runs, drawn without replacement, varies by (N - m) / m of its variance at N, where it is an average
+over runs (delete-d jackknife; Shao and Wu, Annals of Statistics 1989). So its standard error at N is the standard
+deviation over subsets times sqrt(m / (N - m)). Subsets leave out 3/16 of the runs: with halves, the intervals of F
+covered 84 to 93 % in parity mode.
+
+F is two things at once. What images share, because a model is good or bad at many of them, is an average over runs, and
+the factor holds. What each image has alone jumps between the buckets of epsilon: it varies between subsets nearly as
+much as between studies, and the factor would make it four times too large. The variance of F over subsets is therefore
+split: `apart`, the sum over images of each image's own variance, and the rest, `shared`. Then
+
+    se^2 = SHARED x shared x m / (N - m) + APART x apart
+
+Both factors were estimated with simulated populations of known truth, in both modes, N from 16 to 128, 40 and 200
+images; README.md of this room has the coverage, and tests/bench/calibration.py measures it.
+
+Does not cover: nulls (`nulls`), tests (`permutation`), and intervals over forget sets or data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ray_unlearn.evaluation.measures import MEASURES
+from ray_unlearn.evaluation.measures.measure import Mode
+from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.resampling import LEAST_ORIGINALS, LEFT_OUT, Draws, Rows, Settings
+
+SHARED: Mapping[Mode, float] = {"parity": 1.3, "exact": 1.15}
+"""Variance between studies of what images share, over the jackknife's estimate: F is not quite an average over runs."""
+APART: Mapping[Mode, float] = {"parity": 1.8, "exact": 1.4}
+"""Variance between studies of what an image has alone, over that between subsets that lack 3/16 of the runs."""
+SHARED_DF = 8
+"""Degrees of freedom of the shared part: its estimate had a coefficient of variation of 0.2 to 0.25 at N = 16 to 64."""
+_LEAST_RUNS = 6
+_MADE_OF_POINTS = ("forgetting_quality", "score")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subsets:
+    """Rows of both sides for intervals."""
+
+    pairs: list[tuple[Rows, Rows]]
+    factor: float
+    """m / (N - m)."""
+    units: int
+    """What was drawn: runs, or originals where there are enough."""
+    over_originals: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Error:
+    """The standard error of a number, and how well it is known."""
+
+    se: float
+    df: float
+    """Degrees of freedom of the t distribution that its interval is of."""
+
+
+def subsets(unlearned: Outputs, reference: Outputs, settings: Settings) -> Subsets:
+    """Return subsets of as many runs of both sides; none where there are fewer than 6.
+
+    With 4 originals or more, the unlearned side loses all runs of an original at once; a number's error is then that
+    over originals and runs.
+    """
+    runs = len(unlearned)
+    originals = np.unique(unlearned.originals_R)
+    over_originals = LEAST_ORIGINALS <= len(originals) < runs
+    block_R = unlearned.originals_R if over_originals else np.arange(runs)
+    units = len(np.unique(block_R))
+    left_out = max(1, round(LEFT_OUT * units))
+    factor = (units - left_out) / left_out
+    if runs < _LEAST_RUNS:
+        return Subsets(pairs=[], factor=factor, units=units, over_originals=over_originals)
+    ours = settings.blocks(unlearned.population, block_R, left_out)
+    orders = _orders(reference.population, runs, settings)
+    theirs = [np.sort(order[: len(rows)]) for order, rows in zip(orders, ours, strict=True)]
+    return Subsets(
+        pairs=list(zip(ours, theirs, strict=True)), factor=factor, units=units, over_originals=over_originals
+    )
+
+
+def _orders(population: str, runs: int, settings: Settings) -> list[Rows]:
+    """Return the reference's runs in orders whose beginnings are its subsets: the same for every method."""
+    rng = settings.rng(f"subsets-{runs}", population)
+    return [rng.permutation(runs) for _ in range(settings.resamples)]
+
+
+def standard_error(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error:
+    """Return the standard error of a measure at N."""
+    values_K = draws.values[name]
+    total = float(np.var(values_K, ddof=1)) * drawn.factor
+    if name not in _MADE_OF_POINTS or drawn.over_originals:
+        return Error(se=total**0.5, df=drawn.units - 1)
+    points_KE = draws.points_KE
+    each = float(points_KE.var(axis=0, ddof=1).sum()) / points_KE.shape[1] ** 2
+    f, mean = float(draws.values["forgetting_quality"].mean()), float(values_K.mean())
+    if not f or not mean:
+        return Error(se=total**0.5, df=drawn.units - 1)
+    apart = each * (mean / f) ** 2  # of a score, which is F times two ratios
+    shared = SHARED[mode] * max(float(np.var(values_K, ddof=1)) - apart, 0) * drawn.factor
+    apart *= APART[mode]
+    df = min(SHARED_DF, drawn.units - 1)
+    both = (shared + apart) ** 2 / (shared**2 / df + apart**2 / (drawn.units - 1)) if shared + apart else 1.0
+    return Error(se=(shared + apart) ** 0.5, df=both)
+
+
+def interval(name: str, value: float, error: Error, level: float = 0.95) -> tuple[float, float]:
+    """Return a measure's two-sided interval, cut where the measure ends; a measure's smallest value is 0."""
+    margin, upper = t_quantile((1 + level) / 2, error.df) * error.se, MEASURES[name].upper
+    low, high = max(0.0, value - margin), value + margin
+    return low, high if upper is None else max(value, min(upper, high))
+
+
+def t_quantile(share: float, df: float) -> float:
+    """Return the t distribution's quantile."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, share))

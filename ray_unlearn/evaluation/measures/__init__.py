@@ -1,0 +1,50 @@
+"""Every number that compares a population with the reference, by name, in the order of tables.
+
+    MEASURES["u_lira_auc"].label                 # "U-LiRA AUC"
+    CURVES["u_lira"](pair), SINGLE_CURVES["svc_efficacy"](single)        # ROC curves
+
+One file per measure, or per family of numbers that one computation gives. A new one is a file with `MEASURES`, and its
+name in `_FILES`; intervals, nulls, tables and the glossary follow from that.
+
+Does not cover: computing them for a study (`evaluation.comparison`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ray_unlearn.evaluation.measures import (
+    accuracy_ratios,
+    forgetting_quality,
+    klom,
+    logistic_attack,
+    rmia,
+    score,
+    shift_and_spread,
+    svc_efficacy,
+    tug_of_war,
+    u_lira,
+)
+from ray_unlearn.evaluation.measures.measure import Measure, Pair, Single
+from ray_unlearn.evaluation.roc import Roc
+
+_FILES = (
+    score,
+    forgetting_quality,
+    accuracy_ratios,
+    u_lira,
+    rmia,
+    logistic_attack,
+    svc_efficacy,
+    klom,
+    shift_and_spread,
+    tug_of_war,
+)
+MEASURES: dict[str, Measure] = {name: one for file in _FILES for name, one in file.MEASURES.items()}
+CURVES: dict[str, Callable[[Pair], Roc | None]] = {"u_lira": u_lira.curve, "rmia": rmia.curve}
+"""ROC of attacks that know the reference; each attack's own measure begins with its name."""
+SINGLE_CURVES: dict[str, Callable[[Single], Roc]] = {
+    "logistic_attack": logistic_attack.curve,
+    "svc_efficacy": svc_efficacy.curve,
+}
+"""ROC of attacks on one model at a time, by the name of their own measure."""

@@ -1,0 +1,181 @@
+"""What a measure is: a number that compares a population with the reference, with all that is known about it.
+
+    MEASURES = {"tug_of_war": Measure(label="ToW", better="high", ..., needs=("forget",), compute=compute)}
+
+A file of this room defines `MEASURES`, in the order in which tables show them, and is listed in `measures/__init__.py`.
+`compute` gets a `Pair` and returns one number, or None where it is not defined. A number that looks at one model at a
+time has `per_run` instead: it gets one population and returns a value for each run.
+
+Does not cover: intervals and nulls (`evaluation.resampling`), and which measures a study has outputs for
+(`evaluation.comparison`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, TypeVar, cast
+
+import numpy as np
+
+from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.populations import FloatArray
+from ray_unlearn.evaluation.roc import Roc, roc
+
+Mode = Literal["parity", "exact"]
+T = TypeVar("T")
+
+ALL = ("forget", "retain", "test")
+"""Splits that the challenge's score looks at."""
+LEAST_RUNS = 2
+"""Runs that make a distribution."""
+FALSE_POSITIVES = {"0.1": 0.001, "1": 0.01}
+"""Ending of a measure's name -> the false positive rate at which its true positive rate is taken."""
+
+At = Callable[..., Any]
+"""(a `Pair` or a `Single`, fpr=...) -> a true positive rate, or one for each run."""
+
+MakeRng = Callable[[], np.random.Generator]
+"""Returns the same fresh generator each time."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A population, or some of its runs, and as many runs of the reference, of the same images."""
+
+    unlearned: Outputs
+    reference: Outputs
+    mode: Mode
+    """Of the forgetting quality."""
+    make_rng: MakeRng
+    """Divides the test images where an attack takes a part of them, in the same way for every pair of a study."""
+    alone: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Values [R] of the unlearned runs by the name of the measure, of measures that look at one model at a time."""
+    _known: dict[object, Any] = field(default_factory=dict, repr=False)
+
+    def phi(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return phi of both sides, [runs, images] each."""
+        return self.unlearned.splits[split].phi_RN, self.reference.splits[split].phi_RN
+
+    def once(self, compute: Callable[[Pair], T]) -> T:
+        """Return what a function makes of this pair, computed at the first call: measures of one attack share it."""
+        if compute not in self._known:
+            self._known[compute] = compute(self)
+        return cast(T, self._known[compute])
+
+
+@dataclass(frozen=True)
+class Single:
+    """A population that is looked at one model at a time."""
+
+    outputs: Outputs
+    make_rng: MakeRng
+    """Chooses the images where an attack takes a subset, the same for every run."""
+    _known: dict[object, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, compute: Callable[[Single], T]) -> T:
+        """Return what a function makes of this population, computed at the first call."""
+        if compute not in self._known:
+            self._known[compute] = compute(self)
+        return cast(T, self._known[compute])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """One number: what it is called, what it means, what it takes, and how it is computed."""
+
+    label: str
+    better: Literal["high", "low", "null"]
+    """`null`: the closer to the null, the better."""
+    meaning: str
+    source: str
+    upper: float | None = None
+    """Largest possible value; the smallest is 0 for all."""
+    needs: tuple[str, ...] = ("forget",)
+    """Splits whose outputs it takes."""
+    least_runs: int = LEAST_RUNS
+    """Runs that it takes on each side."""
+    why_runs: str = ""
+    """Why it takes so many, where that is no matter of course."""
+    least_images: int = 1
+    """Images that it takes of each split."""
+    undefined: str = "not defined here: runs that do not differ, too few images, or a reference that is never right"
+    """Why there may be no value though all that it needs is there."""
+    compute: Callable[[Pair], float | None] | None = None
+    """Of two populations; None where `per_run` is there."""
+    per_run: Callable[[Single], np.ndarray | None] | None = None
+    """Of one population: float64 [R]; its mean over runs is the number."""
+
+    def lacks_images(self, outputs: Outputs) -> bool:
+        """Return whether a split that it needs has too few images."""
+        return any(len(outputs.splits[split].labels_N) < self.least_images for split in self.needs)
+
+    def possible(self, outputs: Outputs, runs: int) -> bool:
+        """Return whether these outputs, and so many runs a side, are enough."""
+        saved = outputs.splits.keys() >= set(self.needs)
+        return saved and not self.lacks_images(outputs) and runs >= self.least_runs
+
+
+def enough_negatives(negatives: int, fpr: float) -> bool:
+    """Return whether one false positive among so many negatives is no more than the rate allows."""
+    return negatives * fpr > 1 - 1e-9
+
+
+def rates(attack: str, label: str, recognised: str, accused: str, one: Measure, at: At) -> dict[str, Measure]:
+    """Return an attack's true positive rates at false positive rates of 0.1 % and 1 %, as measures by name.
+
+    With M negatives the rates that an attack can reach are multiples of 1 / M: at 0.1 % with fewer than 1,000 negatives
+    it would be the rate at no false positive at all, which is 1 / (M + 1) where nothing can be told. Such a rate has no
+    value.
+
+    Args:
+        attack: how their names begin.
+        label: how their labels begin.
+        recognised: what a true positive is a share of.
+        accused: what a false positive is a share of.
+        one: the attack's own measure; what it takes, the rates take.
+        at: returns the rate at a false positive rate, of a `Pair`, or of each run of a `Single`, as `one` is computed.
+
+    """
+    return {
+        f"{attack}_tpr_{percent}": replace(
+            one,
+            label=f"{label} TPR at {percent} % FPR",
+            better="null",
+            meaning=f"share of {recognised} recognised while {percent} % of {accused} are accused",
+            undefined=f"needs {round(1 / fpr):,} or more {accused} that the attack did not use otherwise",
+            upper=1.0,
+            compute=partial(at, fpr=fpr) if one.compute else None,
+            per_run=partial(at, fpr=fpr) if one.per_run else None,
+        )
+        for percent, fpr in FALSE_POSITIVES.items()
+    }
+
+
+@dataclass(frozen=True)
+class SingleAttack:
+    """What an attack on one model at a time gets from a population."""
+
+    values_R: FloatArray
+    """The attack's own number for each run."""
+    curves: tuple[Roc, ...]
+    """Each run's own; forget images are the positives."""
+    curve: Roc
+    """Over all runs and images together."""
+    negatives: int
+    """Negatives of each run."""
+
+    @classmethod
+    def of(cls, values: Sequence[float], positives_RE: FloatArray, negatives_RT: FloatArray) -> SingleAttack:
+        """Return the curves of scores beside the attack's own numbers."""
+        curves = (roc(mine, others) for mine, others in zip(positives_RE, negatives_RT, strict=True))
+        return cls(np.array(values), tuple(curves), roc(positives_RE, negatives_RT), negatives_RT.shape[1])
+
+    def tpr_at(self, fpr: float) -> FloatArray:
+        """Return each run's true positive rate at a false positive rate of at most `fpr`, [R]."""
+        return np.array([curve.tpr_at(fpr) for curve in self.curves])
+
+    def rate_of(self, fpr: float) -> FloatArray | None:
+        """Return the same, or None where the negatives are too few for that rate."""
+        return self.tpr_at(fpr) if enough_negatives(self.negatives, fpr) else None

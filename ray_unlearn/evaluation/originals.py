@@ -1,0 +1,81 @@
+"""How much of a method's spread comes from the original that a run starts from, and how much from the run itself.
+
+    found = variance_shares(phi_RE, originals_R, sd_E)           # None with one original, or one run each
+    found.original, found.run                                    # shares of the variance of phi
+    buys_more(found, original_s=60, run_s=5)                     # "originals" or "runs": for the next hour
+
+With I originals and J runs of each, the mean of phi varies by original / I + run / (I J): more runs of the same
+originals leave the first term as it is (arXiv 2510.26714). The shares are those of a one-way analysis of variance with
+random effects, over all forget images together, each in units of the reference's standard deviation.
+
+Does not cover: intervals (`intervals`), which leave out whole originals where there are 4 or more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ray_unlearn.evaluation.populations import FloatArray
+
+_HOUR_S = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VarianceShares:
+    """Two parts of the variance of phi over runs, which add up to 1, and the design that they were estimated from."""
+
+    originals: int
+    """I."""
+    runs_each: float
+    """J: runs of each original, on average as an analysis of variance counts them."""
+    original: float
+    run: float
+
+
+def variance_shares(phi_RE: FloatArray, originals_R: np.ndarray, sd_E: FloatArray) -> VarianceShares | None:
+    """Return both shares, or None where they cannot be told apart or nothing varies.
+
+    Args:
+        phi_RE: phi of the method's runs on the forget images.
+        originals_R: which original each run started from.
+        sd_E: the reference's standard deviation; images where it is 0 are left out.
+
+    """
+    names, place_R, sizes_I = np.unique(originals_R, return_inverse=True, return_counts=True)
+    originals, runs = len(names), len(phi_RE)
+    varies_E = sd_E > 0
+    if originals < 2 or runs <= originals or not varies_E.any():
+        return None
+    z_RE = phi_RE[:, varies_E] / sd_E[varies_E]
+    sums_IE = np.zeros((originals, z_RE.shape[1]))
+    np.add.at(sums_IE, place_R, z_RE)
+    means_IE = sums_IE / sizes_I[:, None]
+    within = ((z_RE - means_IE[place_R]) ** 2).sum() / (runs - originals)
+    between = (sizes_I[:, None] * (means_IE - z_RE.mean(axis=0)) ** 2).sum() / (originals - 1)
+    runs_each = float((runs - (sizes_I**2).sum() / runs) / (originals - 1))
+    of_original = max(0.0, float(between - within) / runs_each)
+    total = of_original + float(within)
+    if total == 0:
+        return None
+    return VarianceShares(
+        originals=originals, runs_each=runs_each, original=of_original / total, run=float(within) / total
+    )
+
+
+def buys_more(found: VarianceShares, *, original_s: float, run_s: float) -> Literal["originals", "runs"]:
+    """Return what an hour of training is better spent on: originals with as many runs each, or runs of these originals.
+
+    Args:
+        found: the shares and the design.
+        original_s: seconds that training one original takes.
+        run_s: seconds that one run of the method takes.
+
+    """
+    more = _HOUR_S / max(original_s + found.runs_each * run_s, 1e-9)
+    many = found.originals * found.runs_each
+    with_originals = (found.original + found.run / found.runs_each) / (found.originals + more)
+    with_runs = found.original / found.originals + found.run / (many + _HOUR_S / max(run_s, 1e-9))
+    return "originals" if with_originals < with_runs else "runs"

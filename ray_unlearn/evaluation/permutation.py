@@ -1,0 +1,134 @@
+"""Permutation tests of "indistinguishable from retraining": whether it matters which runs are the method's.
+
+    found = permutation_tests(unlearned_UE, retrained_RE, rng)   # phi of the forget images
+    found["energy"].p, found["log_variance"].p
+    adjusted = holm({"a": 0.01, "b": 0.04})                      # {"a": 0.02, "b": 0.04}
+
+If a method's models are distributed as retrained ones are, any division of all runs into groups of these sizes is as
+likely as the true one. Two statistics look at what F looks at little:
+
+- `energy`: the energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of runs x, x' of the one and y, y' of the other
+  population, as points with one coordinate per image (Szekely and Rizzo, Journal of Statistical Planning and Inference
+  2013): sees shifts.
+- `log_variance`: the mean over images of log(variance of the one / variance of the other)^2: sees spread.
+
+phi is standardised for each image by mean and standard deviation over all runs. p = (1 + divisions with a statistic as
+large or larger) / (1 + divisions drawn) (Phipson and Smyth, Statistical Applications in Genetics and Molecular Biology
+2010): never 0, and not too small at any number of divisions. Both at once, and several populations, take Holm's
+correction (Scandinavian Journal of Statistics 1979).
+
+Does not cover: how far apart the populations are (`measures`), and what a new original would change: with one original
+the question is whether models made from this one are retrained models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_unlearn.evaluation.populations import FloatArray, compared
+
+Key = TypeVar("Key", bound=Hashable)
+
+PERMUTATIONS = 1999
+"""Divisions drawn: the smallest p is 0.0005, small enough for Holm over 50 populations."""
+LEAST_RUNS = 3
+"""Runs a side; with 3, p is 0.05 at best, because there are 20 divisions."""
+_FLOOR = 1e-4
+"""Smallest variance, as a share of that over all runs: runs that do not differ have a ratio, too."""
+_BLOCK = 256
+"""Divisions at a time: 256 x 1,024 runs are 2 MB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """One test's result."""
+
+    statistic: float
+    p: float
+
+
+def permutation_tests(
+    unlearned_UE: npt.ArrayLike,
+    retrained_RE: npt.ArrayLike,
+    rng: np.random.Generator,
+    permutations: int = PERMUTATIONS,
+) -> dict[str, Found]:
+    """Return both tests; none where no image's phi differs between runs.
+
+    Args:
+        unlearned_UE: phi of U >= 3 unlearned models on E images.
+        retrained_RE: phi of R >= 3 retrained models on the same images; R may differ from U.
+        rng: draws the divisions.
+        permutations: how many.
+
+    Raises:
+        EvaluationError: wrong shapes, too few runs, different images, NaN or infinity.
+
+    """
+    unlearned_UE, retrained_RE = compared(unlearned_UE, retrained_RE, at_least=LEAST_RUNS)
+    all_NE = np.concatenate([unlearned_UE, retrained_RE])
+    differs_E = np.ptp(all_NE, axis=0) > 0
+    if not differs_E.any():
+        return {}
+    z_NE = all_NE[:, differs_E]
+    z_NE = (z_NE - z_NE.mean(axis=0)) / z_NE.std(axis=0)
+    runs, ours = len(z_NE), len(unlearned_UE)
+    first_BN = np.zeros((permutations + 1, runs))
+    first_BN[0, :ours] = 1  # the true division
+    places = rng.permuted(np.broadcast_to(np.arange(runs), (permutations, runs)), axis=1)[:, :ours]
+    np.put_along_axis(first_BN[1:], places, 1.0, axis=1)
+    blocks = [first_BN[start : start + _BLOCK] for start in range(0, permutations + 1, _BLOCK)]
+    distances_NN = _distances(z_NE)
+    return {
+        "energy": _found(np.concatenate([_energy(block, distances_NN) for block in blocks])),
+        "log_variance": _found(np.concatenate([_log_variance(block, z_NE, z_NE**2) for block in blocks])),
+    }
+
+
+def _found(statistics_B: FloatArray) -> Found:
+    """Return p of the first among all; equal ones, up to rounding, count as large."""
+    true, drawn_B = float(statistics_B[0]), statistics_B[1:]
+    larger = int((drawn_B >= true - 1e-9 * abs(true)).sum())
+    return Found(statistic=true, p=(1 + larger) / (1 + len(drawn_B)))
+
+
+def _distances(z_NE: FloatArray) -> FloatArray:
+    """Return Euclidean distances between runs, [N, N]."""
+    square_N = (z_NE**2).sum(axis=1)
+    squares_NN = square_N[:, None] + square_N[None, :] - 2 * z_NE @ z_NE.T
+    np.fill_diagonal(squares_NN, 0)
+    return np.asarray(np.sqrt(np.maximum(squares_NN, 0)))
+
+
+def _energy(first_BN: FloatArray, distances_NN: FloatArray) -> FloatArray:
+    """Return the energy distance of each division, [B]; means within a group include a run's distance 0 to itself."""
+    second_BN = 1 - first_BN
+    ours, theirs = first_BN[0].sum(), second_BN[0].sum()
+    to_first_BN, to_second_BN = first_BN @ distances_NN, second_BN @ distances_NN
+    across = (to_first_BN * second_BN).sum(axis=1) / (ours * theirs)
+    within = (to_first_BN * first_BN).sum(axis=1) / ours**2 + (to_second_BN * second_BN).sum(axis=1) / theirs**2
+    return np.asarray(2 * across - within)
+
+
+def _log_variance(first_BN: FloatArray, z_NE: FloatArray, squares_NE: FloatArray) -> FloatArray:
+    """Return the mean squared log ratio of variances (ddof 1) of each division, [B]; z has variance 1 over all runs."""
+    logs = []
+    for group_BN in (first_BN, 1 - first_BN):
+        size = group_BN[0].sum()
+        sum_BE, square_BE = group_BN @ z_NE, group_BN @ squares_NE
+        logs.append(np.log(np.maximum((square_BE - sum_BE**2 / size) / (size - 1), _FLOOR)))
+    return np.asarray(((logs[0] - logs[1]) ** 2).mean(axis=1))
+
+
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
+    """Return p values adjusted for being several: those at most 0.05 keep the chance of any false one at 5 %."""
+    adjusted, running = dict[Key, float](), 0.0
+    for place, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        running = max(running, min(1.0, (len(p_values) - place) * p))
+        adjusted[key] = running
+    return adjusted

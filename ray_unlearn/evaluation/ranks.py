@@ -1,0 +1,68 @@
+"""Which places populations may have: an order that admits ties.
+
+    found = ranks(estimates, draws)              # {"kookmin": Rank(best=1, worst=3, low=..., high=...), ...}
+
+Two populations differ if the 95 % interval of their difference, widened for all pairs at once (Bonferroni), leaves out
+0. They are scored on the same subsets of the same retrained runs, so that what these have in common cancels:
+se^2 of the difference = se_a^2 + se_b^2 - 2 r se_a se_b, with r the correlation of both over the subsets. The places of
+a population run from 1 + how many are surely better to how many are not surely worse: all true places lie in these sets
+with 95 % confidence (in the way of Mogstad, Romano, Shaikh and Wilhelm, Review of Economic Studies 2024).
+
+The best of several is the luckiest of several, and its own 95 % interval misses too often (in 33 % of studies of twelve
+equal methods). The interval of a `Rank` holds for all populations at once, hence for the best.
+
+Does not cover: populations with different numbers of runs, whose F do not compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from ray_unlearn.evaluation.intervals import Error, interval, t_quantile
+from ray_unlearn.evaluation.scores import Estimate, Rank
+
+_ERROR = 0.05
+
+
+def ranks(measure: str, estimates: Mapping[str, Estimate], draws: Mapping[str, Sequence[float]]) -> dict[str, Rank]:
+    """Return the places of all populations; none where a number of runs differs, or an interval is missing.
+
+    Args:
+        measure: its name; high is better.
+        estimates: of the measure, by population.
+        draws: values of the measure on subsets, by population; the k-th are of the same subset of the reference.
+
+    """
+    found = {name: one for name, one in estimates.items() if one.value is not None}
+    if len({one.n for one in found.values()}) != 1 or any(one.se is None or one.df is None for one in found.values()):
+        return {}
+    values = {name: float(one.value or 0.0) for name, one in found.items()}
+    errors = {name: Error(se=float(one.se or 0.0), df=float(one.df or 1.0)) for name, one in found.items()}
+    pairs = list(combinations(found, 2))
+    better = dict.fromkeys(found, 0)
+    worse = dict.fromkeys(found, 0)
+    for one, other in pairs:
+        difference = values[one] - values[other]
+        error = _difference(errors[one], errors[other], draws.get(one, ()), draws.get(other, ()))
+        if abs(difference) > t_quantile(1 - _ERROR / (2 * len(pairs)), error.df) * error.se:
+            first, last = (one, other) if difference > 0 else (other, one)
+            worse[first] += 1
+            better[last] += 1
+    level = 1 - _ERROR / len(found)
+    places = {}
+    for name in found:
+        low, high = interval(measure, values[name], errors[name], level)
+        places[name] = Rank(best=1 + better[name], worst=len(found) - worse[name], low=low, high=high)
+    return places
+
+
+def _difference(one: Error, other: Error, draws: Sequence[float], others: Sequence[float]) -> Error:
+    """Return the standard error of a difference; independent where the draws say nothing about both."""
+    together = 0.0
+    if len(draws) == len(others) > 2 and np.ptp(draws) > 0 and np.ptp(others) > 0:
+        together = max(0.0, float(np.corrcoef(draws, others)[0, 1]))
+    variance = one.se**2 + other.se**2 - 2 * together * one.se * other.se
+    return Error(se=max(variance, 0.0) ** 0.5, df=min(one.df, other.df))

@@ -1,0 +1,121 @@
+"""Random subsets of populations: the one source of intervals, nulls, and values at the null's N.
+
+    settings = Settings(mode="parity", resamples=100, seed=0)
+    halves = settings.halves("retrained", 128, 64)               # [(rows, other rows), ...], disjoint
+    draws = values_on(unlearned, reference, pairs, settings, alone)
+    draws.values["score"]                                        # float64 [K]
+
+Subsets are drawn without replacement. The usual bootstrap repeats runs, and repeated runs bias both a maximum over
+intervals and a leave-one-out fit; CHANGELOG.md has the figures. Nulls come from disjoint halves of the reference;
+intervals (`intervals`) from subsets of 13/16 of the runs of both sides.
+
+Does not cover: which numbers there are (`measures`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ray_unlearn.evaluation.comparison import PerRun, compare
+from ray_unlearn.evaluation.measures import MEASURES
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, quality_of
+from ray_unlearn.evaluation.measures.measure import Mode, Pair
+from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.populations import FloatArray
+from ray_unlearn.seeds import Seeds
+
+Rows = np.ndarray
+"""int64, sorted positions on the run axis."""
+
+LEFT_OUT = 3 / 16
+"""Share of the runs that a subset leaves out for intervals; `intervals` says why so few."""
+LEAST_ORIGINALS = 4
+"""Originals from which on an interval is over originals too; below, it is given these originals."""
+_GROWTH_FROM = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What changes an evaluation's numbers, besides the outputs."""
+
+    mode: Mode
+    resamples: int
+    """Subsets drawn for an interval, and halvings for a null."""
+    seed: int
+    """The study's; every draw comes from it."""
+    growth_draws: int = 5
+    """Subsets per size of the growth curve."""
+
+    def rng(self, purpose: str, population: str = "") -> np.random.Generator:
+        """Return the stream of one draw."""
+        return Seeds(study=self.seed, population=population).numpy(f"evaluation-{purpose}")
+
+    def attack_rng(self) -> np.random.Generator:
+        """Return the generator that chooses the images of an attack that takes a part of them; the same each time."""
+        return self.rng("attack-subsets")
+
+    def halves(self, population: str, runs: int, size: int) -> list[tuple[Rows, Rows]]:
+        """Return disjoint pairs of `size` rows out of `runs`, the second shorter where there are not enough.
+
+        They depend on the population's name and the sizes alone: every method meets the same halves of the reference.
+        """
+        if size < LEAST_TO_SCORE:  # an interval or a null of F would say nothing
+            return []
+        rng = self.rng(f"halves-{runs}-{size}", population)
+        orders = [rng.permutation(runs) for _ in range(self.resamples)]
+        return [(np.sort(order[:size]), np.sort(order[size : 2 * size])) for order in orders]
+
+    def blocks(self, population: str, block_R: np.ndarray, left_out: int) -> list[Rows]:
+        """Return the rows outside of `left_out` blocks that are drawn at random, once per subset.
+
+        Args:
+            population: whose runs they are; with the sizes, it decides the draws.
+            block_R: which block each run belongs to: itself, or the runs of one original.
+            left_out: blocks that a subset lacks, fewer than there are.
+
+        """
+        names = np.unique(block_R)
+        rng = self.rng(f"blocks-{len(block_R)}-{len(names)}-{left_out}", population)
+        chosen = (names[rng.permutation(len(names))[left_out:]] for _ in range(self.resamples))
+        return [np.flatnonzero(np.isin(block_R, kept)) for kept in chosen]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draws:
+    """Every measure on K subsets of two populations."""
+
+    values: dict[str, FloatArray]
+    """[K] by the name of the measure."""
+    points_KE: FloatArray
+    """What each forget image adds to F, before the mean over images; [0, 0] where F is not computed."""
+
+
+def values_on(
+    unlearned: Outputs, reference: Outputs, pairs: Sequence[tuple[Rows, Rows]], settings: Settings, alone: PerRun
+) -> Draws:
+    """Return every measure on each pair (rows of the one, rows of the other)."""
+    found, points = [], []
+    for ours, theirs in pairs:
+        taken = {name: values_R[ours] for name, values_R in alone.items()}
+        pair = Pair(unlearned.take(ours), reference.take(theirs), settings.mode, settings.attack_rng, taken)
+        found.append(compare(pair))
+        if "forgetting_quality" in found[-1]:
+            points.append(pair.once(quality_of).points_E)
+    names = [name for name in MEASURES if found and all(name in values for values in found)]
+    return Draws(
+        values={name: np.array([values[name] for values in found]) for name in names},
+        points_KE=np.stack(points) if "forgetting_quality" in names else np.empty((0, 0)),
+    )
+
+
+def growth_sizes(largest: int) -> list[int]:
+    """Return 8, 16, 32, ... up to `largest`.
+
+    >>> growth_sizes(64)
+    [8, 16, 32, 64]
+    """
+    return [_GROWTH_FROM * 2**k for k in range(int(math.log2(largest / _GROWTH_FROM)) + 1)] if largest >= 8 else []

@@ -1,0 +1,118 @@
+"""What single forget images say, for a population's scores: the worst, the surely known, F by class and group.
+
+    quantiles_of(unlearned, reference, pairs, names, settings)   # (ImageQuantiles(number="epsilon", ...), ...)
+    epsilon_bounds(unlearned, reference, names, settings)
+    with_quality(slices, unlearned, names, quality)              # slices of the forget set with their own F
+
+Does not cover: the formulas (`worst_images`, `lower_bounds`, `measures`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from ray_unlearn.evaluation.epsilon import CAP
+from ray_unlearn.evaluation.lower_bounds import LEAST_RUNS, epsilon_lower_bounds
+from ray_unlearn.evaluation.measures.forgetting_quality import ForgettingQuality
+from ray_unlearn.evaluation.measures.measure import Pair
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs
+from ray_unlearn.evaluation.populations import FloatArray
+from ray_unlearn.evaluation.resampling import Rows, Settings
+from ray_unlearn.evaluation.scores import EpsilonBounds, ImageQuantiles, Slice
+from ray_unlearn.evaluation.slices import forget_keys
+from ray_unlearn.evaluation.worst_images import image_scores, quantiles, share_beyond
+
+Number = Literal["epsilon", "u_lira_auc", "klom"]
+
+
+def quantiles_of(
+    unlearned: Outputs,
+    reference: Outputs,
+    at_null: Sequence[tuple[Rows, Rows]],
+    names: ImageNames,
+    settings: Settings,
+) -> tuple[ImageQuantiles, ...]:
+    """Return quantiles over images beside the null's, where there is one: on the first halving of the reference.
+
+    Without a null they are of all runs and as many of the reference.
+    """
+    phi_UE, phi_RE = (side.splits["forget"].phi_RN for side in (unlearned, reference))
+    null: dict[str, FloatArray] = {}
+    rows = np.arange(len(phi_UE)), np.arange(len(phi_UE))
+    if at_null:
+        rows = at_null[0]
+        half, other = settings.halves(reference.population, len(reference), len(rows[0]))[0]
+        if len(other) == len(half):
+            null = image_scores(phi_RE[other], phi_RE[half], settings.mode)
+    found = image_scores(phi_UE[rows[0]], phi_RE[rows[1]], settings.mode)
+    beyond = share_beyond(found, null) if null else {}
+    return tuple(
+        ImageQuantiles(
+            number=number,
+            n=len(rows[0]),
+            quantiles=quantiles(found[number]),
+            null=quantiles(null[number]) if null else (),
+            beyond_null=beyond.get(number),
+            worst=_image(unlearned, names, int(found[number].argmax())),
+        )
+        for number in get_args(Number)
+        if number in found
+    )
+
+
+def epsilon_bounds(
+    unlearned: Outputs, reference: Outputs, names: ImageNames, settings: Settings
+) -> EpsilonBounds | None:
+    """Return lower bounds of epsilon, of all runs of both sides; None with too few to choose and to judge on."""
+    if min(len(unlearned), len(reference)) < LEAST_RUNS:
+        return None
+    phi_UE, phi_RE = (side.splits["forget"].phi_RN for side in (unlearned, reference))
+    found = epsilon_lower_bounds(phi_UE, phi_RE, settings.rng("epsilon-bounds", unlearned.population))
+    shown = int((found.all_E > 0).sum())
+    return EpsilonBounds(
+        shown=shown,
+        largest=float(found.all_E.max()),
+        median=float(np.median(found.each_E)),
+        ceiling=found.ceiling,
+        worst=_image(unlearned, names, int(found.all_E.argmax())) if shown else "",
+    )
+
+
+def _image(outputs: Outputs, names: ImageNames, place: int) -> str:
+    return str(names.ids["forget"][outputs.splits["forget"].positions_N[place]])
+
+
+def with_quality(
+    slices: Sequence[Slice], outputs: Outputs, names: ImageNames, quality: ForgettingQuality | None
+) -> tuple[Slice, ...]:
+    """Return the slices, those of the forget set with F over their images alone."""
+    if quality is None:
+        return tuple(slices)
+    keys = forget_keys(outputs, names)
+    return tuple(
+        one.model_copy(update={"quality": float(quality.points_E[keys[one.by] == one.key].mean())})
+        if one.split == "forget"
+        else one
+        for one in slices
+    )
+
+
+def missed(pair: Pair, quality: ForgettingQuality | None) -> int:
+    """Return on how many images one side lies between runs of the other without any overlap, and epsilon is no 50.
+
+    An interval tells such populations apart without any error. The official grid, 0.01 apart, may have no end there.
+    """
+    if quality is None:
+        return 0
+    unlearned_UE, retrained_RE = pair.phi("forget")
+    apart_E = _outside(unlearned_UE, retrained_RE) | _outside(retrained_RE, unlearned_UE)
+    return int((apart_E & (quality.epsilon_E < CAP)).sum())
+
+
+def _outside(one_RE: np.ndarray, other_RE: np.ndarray) -> np.ndarray:
+    """Return for each image whether no run of the one lies within the other's range, bool [E]."""
+    within_RE = (one_RE >= other_RE.min(axis=0)) & (one_RE <= other_RE.max(axis=0))
+    return np.asarray(~within_RE.any(axis=0))

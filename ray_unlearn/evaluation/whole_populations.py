@@ -1,0 +1,85 @@
+"""What is said of a population as a whole, for its scores: indistinguishable, equivalent, of how many originals.
+
+    tests_of(unlearned, reference, settings)     # {"energy": PermutationTest(p=...), ...}
+    adjusted(populations)                        # the same, corrected for being several
+    equivalence(quality, se, df)
+
+Does not cover: the formulas (`permutation`, `originals`), and the order of populations (`ranks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ray_unlearn.evaluation.intervals import t_quantile
+from ray_unlearn.evaluation.originals import buys_more, variance_shares
+from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.permutation import LEAST_RUNS, holm, permutation_tests
+from ray_unlearn.evaluation.resampling import Settings
+from ray_unlearn.evaluation.scores import Equivalence, Estimate, Originals, PermutationTest, PopulationScores
+
+MARGIN = 0.2
+"""Of equivalence, as a share of the null: a method whose F is surely no more than a fifth below retraining's own."""
+
+
+def tests_of(unlearned: Outputs, reference: Outputs, settings: Settings) -> dict[str, PermutationTest]:
+    """Return the permutation tests of all runs of both sides; none with fewer than 3 a side."""
+    if min(len(unlearned), len(reference)) < LEAST_RUNS:
+        return {}
+    phi_UE, phi_RE = (side.splits["forget"].phi_RN for side in (unlearned, reference))
+    found = permutation_tests(phi_UE, phi_RE, settings.rng("permutation", unlearned.population))
+    return {name: PermutationTest(statistic=one.statistic, p=one.p) for name, one in found.items()}
+
+
+def adjusted(populations: Mapping[str, PopulationScores]) -> dict[str, PopulationScores]:
+    """Return the populations with Holm's correction over all their tests."""
+    every = {(name, test): one.p for name, found in populations.items() for test, one in found.tests.items()}
+    corrected = holm(every)
+    return {
+        name: found.model_copy(
+            update={
+                "tests": {
+                    test: one.model_copy(update={"adjusted": corrected[name, test]})
+                    for test, one in found.tests.items()
+                }
+            }
+        )
+        for name, found in populations.items()
+    }
+
+
+def equivalence(quality: Estimate) -> Equivalence | None:
+    """Return whether F is surely at most a fifth of the null below it; None without a null or an interval.
+
+    The standard error is that of F at N. The difference from the null is a mean over halvings of both, which varied
+    less in every simulated study: the bound is on the safe side.
+    """
+    if quality.null is None or quality.at_null_n is None or quality.se is None or quality.df is None:
+        return None
+    difference, margin = quality.at_null_n - quality.null, MARGIN * quality.null
+    low = difference - t_quantile(0.95, quality.df) * quality.se
+    return Equivalence(difference=difference, low=low, margin=margin, equivalent=low > -margin)
+
+
+def variance_of(unlearned: Outputs, reference: Outputs) -> Originals | None:
+    """Return where the variance over runs comes from; None with one original.
+
+    An original is taken to train as long as a retrained model.
+    """
+    if len(reference) < LEAST_RUNS:
+        return None
+    phi_UE, phi_RE = (side.splits["forget"].phi_RN for side in (unlearned, reference))
+    sd_E = np.where(np.ptp(phi_RE, axis=0) > 0, phi_RE.std(axis=0, ddof=1), 0)
+    found = variance_shares(phi_UE, unlearned.originals_R, sd_E)
+    if found is None:
+        return None
+    ours, theirs = (float(np.median([r.seconds["train"] for r in side.records])) for side in (unlearned, reference))
+    return Originals(
+        originals=found.originals,
+        runs_each=found.runs_each,
+        original_share=found.original,
+        run_share=found.run,
+        buys_more=buys_more(found, original_s=theirs, run_s=ours),
+    )

@@ -1,0 +1,164 @@
+"""Scores -> the tables of what is sure: tests, the worst images, bounds of epsilon, F by class and group.
+
+    evidence_table(scores), images_table(scores)    # None where no population has them
+    part_quality_table(scores, "class")          # classes x populations
+
+Does not cover: the ranking, attacks and distances (`score_tables`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ray_unlearn.evaluation.scores import ImageQuantiles, Originals, PermutationTest, PopulationScores, Scores
+from ray_unlearn.report.ranking import ranked
+from ray_unlearn.report.table import DASH, POPULATION, Cell, Column, Table, name, number
+from ray_unlearn.report.verdict import ERROR
+from ray_unlearn.wording import decimals, percent
+
+_TESTS = {"energy": "energy distance", "log_variance": "log-variance ratio"}
+_NUMBERS = {"epsilon": "ε", "u_lira_auc": "U-LiRA AUC", "klom": "KLOM"}
+_SHOWN = (0, 1, 3)
+"""Of the quantiles: the median, the worst tenth, the worst image."""
+
+
+def evidence_table(scores: Scores) -> Table | None:
+    """Return p of both tests, the difference from the null, and what varies: originals or runs."""
+    found = [one for one in ranked(scores) if one.tests]
+    if not found:
+        return None
+    rows = tuple(
+        (
+            name(one.population),
+            number(one.runs, str(one.runs)),
+            *(_test_cell(one.tests.get(test)) for test in _TESTS),
+            _equivalence_cell(one),
+            _originals_cell(one.variance, one.originals),
+        )
+        for one in found
+    )
+    return Table(
+        name="tests",
+        caption="Are they retrained models?",
+        columns=(
+            POPULATION,
+            Column("N"),
+            *(
+                Column(label, "p, corrected", "permutation test of equal distributions of phi")
+                for label in _TESTS.values()
+            ),
+            Column("F - null", "lower 95 % bound", "at the null's N; equivalent: surely no more than a fifth below"),
+            Column("originals", "share of variance", "of phi, between originals and between runs of one"),
+        ),
+        rows=rows,
+        explained=(
+            "p is the share of random divisions of all runs into two groups that differ as much, corrected for all "
+            f"tests of this table (Holm): at most {ERROR}, and the models are no retrained ones. A larger p is no "
+            "proof that they are; the lower bound of F - null is. With one original the question is whether models "
+            "made of this original are retrained models."
+        ),
+    )
+
+
+def _test_cell(found: PermutationTest | None) -> Cell:
+    if found is None:
+        return DASH
+    p = found.p if found.adjusted is None else found.adjusted
+    return number(p, f"{p:.2g}" if p < 0.1 else f"{p:.2f}", f"alone {found.p:.2g}", good=p > ERROR)
+
+
+def _equivalence_cell(found: PopulationScores) -> Cell:
+    one = found.equivalence
+    if one is None:
+        return DASH
+    notes = (f"above {decimals(one.low)}", "equivalent" if one.equivalent else f"not above {decimals(-one.margin)}")
+    return number(one.difference, decimals(one.difference), *notes)
+
+
+def _originals_cell(found: Originals | None, originals: int) -> Cell:
+    if found is None:
+        return number(originals, str(originals)) if originals else DASH
+    shares = f"{percent(found.original_share)} % originals, {percent(found.run_share)} % runs"
+    return number(originals, str(originals), shares, f"next hour: {found.buys_more}")
+
+
+def images_table(scores: Scores) -> Table | None:
+    """Return the median, the worst tenth and the worst image of each number, and bounds of epsilon."""
+    found = [one for one in ranked(scores) if one.worst_images]
+    if not found:
+        return None
+    return Table(
+        name="worst-images",
+        caption="The images forgotten worst",
+        columns=(
+            POPULATION,
+            *(Column(label, "median · worst tenth · worst") for label in _NUMBERS.values()),
+            Column("ε at least", "all images at once", "attacks chosen on other runs than they are judged on"),
+        ),
+        rows=tuple(
+            (
+                name(one.population),
+                *(_quantile_cell(next((q for q in one.worst_images if q.number == key), None)) for key in _NUMBERS),
+                _bounds_cell(one),
+            )
+            for one in found
+        ),
+        explained=(
+            "Each image has its own number over runs; below it the share of images beyond the null's 95 % quantile "
+            "(5 % where nothing differs). ε at least: what an attacker surely gets from the worst image, with 95 % "
+            "confidence for all images together, and how many images are shown to leak at all."
+        ),
+    )
+
+
+def _quantile_cell(found: ImageQuantiles | None) -> Cell:
+    if found is None:
+        return DASH
+    values = " · ".join(decimals(found.quantiles[place]) for place in _SHOWN)
+    beyond = "" if found.beyond_null is None else f"{percent(found.beyond_null)} % beyond the null"
+    null = (" · ".join(["null " + decimals(found.null[0]), *(decimals(found.null[p]) for p in _SHOWN[1:])]),)
+    return number(found.quantiles[1], values, beyond, f"worst {found.worst}", null=null if found.null else ())
+
+
+def _bounds_cell(found: PopulationScores) -> Cell:
+    one = found.epsilon_bounds
+    if one is None:
+        return DASH
+    shown = f"{one.shown} images" + f", worst {one.worst}" * bool(one.worst)
+    return number(one.largest, decimals(one.largest), shown, f"at most {decimals(one.ceiling)} with so many runs")
+
+
+def part_quality_table(scores: Scores, by: Literal["class", "group"]) -> Table | None:
+    """Return F over the forget images of each class or group; None where there is one part at most."""
+    found = [one for one in ranked(scores) if any(part.quality is not None for part in one.slices)]
+    parts = {part.key: part.images for one in found for part in one.slices if (part.split, part.by) == ("forget", by)}
+    if len(parts) < 2:
+        return None
+    quality = {
+        (one.population, part.key): part.quality
+        for one in found
+        for part in one.slices
+        if (part.split, part.by) == ("forget", by)
+    }
+    return Table(
+        name=f"quality-by-{by}",
+        caption=f"F by {by}",
+        columns=(
+            Column(by, align="left"),
+            Column("images"),
+            *(Column(one.population, f"N {one.runs}") for one in found),
+        ),
+        rows=tuple(
+            (
+                name(key),
+                number(images, str(images)),
+                *(_quality_cell(quality.get((one.population, key))) for one in found),
+            )
+            for key, images in parts.items()
+        ),
+        explained="F of few images is a mean of few numbers: look at large differences alone.",
+    )
+
+
+def _quality_cell(value: float | None) -> Cell:
+    return DASH if value is None else number(value, decimals(value))

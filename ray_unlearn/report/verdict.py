@@ -1,0 +1,141 @@
+"""What the numbers of an evaluation allow to say in a few sentences.
+
+    verdict(scores)                              # which population is closest to retraining, or which may be
+    test_line(scores)                            # which populations are told apart from retraining
+    caveat(scores)                               # what the verdict does not say
+
+Populations tie unless their difference is sure (`evaluation.ranks`). The best of several is quoted with the interval
+that holds for all of them. Whether a population is retrained models is a test's answer, not that of F and its null.
+
+Does not cover: tables (`score_tables`, `evidence_tables`).
+"""
+
+from __future__ import annotations
+
+from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
+from ray_unlearn.report.ranking import comparable, estimate, firsts, ranked, why_no_null
+from ray_unlearn.wording import decimals, interval, joined, listed, plural, span
+
+ERROR = 0.05
+"""Largest p that is called a difference, after Holm's correction."""
+_STATISTICS = {"energy": "the energy distance", "log_variance": "the spread"}
+_MANY = 4
+
+
+def verdict(scores: Scores) -> str:
+    """Return which population is closest to retraining by F, whether it is told from it, and which leads by score."""
+    unlearned, by_f = ranked(scores), comparable(scores, "forgetting_quality")
+    if not by_f:
+        return _no_closest(scores)
+    closest = max(unlearned, key=lambda one: by_f.get(one.population, float("-inf")))
+    quality = estimate(closest, "forgetting_quality")
+    sentences = [_headline(scores, closest, quality), *_against_the_null(quality, scores), *_tested(closest)]
+    if len({estimate(one, "forgetting_quality").n for one in unlearned if one.population in by_f}) > 1:
+        sentences.append("Runs differ in number, so the intervals do not compare: the order is that at the null's N.")
+    return " ".join([*sentences, *_by_score(scores, closest)])
+
+
+def _headline(scores: Scores, closest: PopulationScores, quality: Estimate) -> str:
+    """Return the first sentence: one name, or all that may be the closest."""
+    may = firsts(scores, "forgetting_quality")
+    apart = ", though told apart from it" if _p(closest)[1] <= ERROR else ""
+    number = f"F {_number(scores, 'forgetting_quality', closest.population, quality)} at N = {quality.n}"
+    if len(may) < 2:
+        return f"Closest to retraining{apart}: {closest.population}, {number}."
+    shown = listed(may if len(may) <= _MANY else [*may[: _MANY - 1], f"{len(may) - _MANY + 1} more"])
+    return f"Which of {shown} is closest to retraining is not settled; the highest is {closest.population}, {number}."
+
+
+def _number(scores: Scores, measure: str, population: str, found: Estimate) -> str:
+    """Return the value, with the interval that holds for all populations where there are several."""
+    places = scores.ranks.get(measure, {})
+    if len(places) < 2:
+        return joined(decimals(found.value), interval(found.low, found.high))
+    one = places[population]
+    return f"{decimals(found.value)} {interval(one.low, one.high)} (as the best of {len(places)})"
+
+
+def _against_the_null(quality: Estimate, scores: Scores) -> list[str]:
+    if quality.null is None:
+        unknown = "How close retraining comes to itself is not known here, so the number has no yardstick"
+        return [f"{unknown}: {why_no_null(scores)}."]
+    ends = span(quality.null_low, quality.null_high)
+    null = decimals(quality.null) + f" ({ends} over halvings)" * bool(ends)
+    said = f"Retraining against itself reaches {null} at N = {quality.null_n}"
+    if quality.at_null_n is None:
+        return [f"{said}; this method was not scored at that N."]
+    return [f"{said}, where this method gets {decimals(quality.at_null_n)}."]
+
+
+def _p(found: PopulationScores) -> tuple[str, float]:
+    """Return the test with the smallest p after correction, and that p; 2 without tests."""
+    corrected = {name: one.p if one.adjusted is None else one.adjusted for name, one in found.tests.items()}
+    test = min(corrected, key=corrected.__getitem__, default="")
+    return test, corrected.get(test, 2.0)
+
+
+def _tested(found: PopulationScores) -> list[str]:
+    """Return the answer of the permutation tests, and of the equivalence test where they find no difference."""
+    test, p = _p(found)
+    if not test:
+        return []
+    if p <= ERROR:
+        return [f"Its models are no retrained ones: {_STATISTICS[test]} tells them apart (p = {_p_words(p)})."]
+    said = f"These runs do not tell its models from retrained ones (p = {_p_words(p)})"
+    one = found.equivalence
+    if one is None:
+        return [f"{said}."]
+    within = f"within {decimals(one.margin)} of the null, or above"
+    return [f"{said}, and F is surely {within}." if one.equivalent else f"{said}, nor show that F lies {within}."]
+
+
+def _p_words(p: float) -> str:
+    return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def _by_score(scores: Scores, closest: PopulationScores) -> list[str]:
+    """Return which population leads by score, where it is another one, or which may."""
+    first = ranked(scores)[0]
+    if first is closest or first.population not in comparable(scores):
+        return []
+    best, may = estimate(first, "score"), firsts(scores, "score")
+    number = f"{_number(scores, 'score', first.population, best)} at N = {best.n}"
+    which = "By score, which also counts retain and test accuracy,"
+    if len(may) < 2:
+        return [f"{which} {first.population} leads with {number}."]
+    return [f"{which} {first.population} has the most, {number}, and that it leads is not settled."]
+
+
+def _no_closest(scores: Scores) -> str:
+    """Return why no population is called the closest."""
+    found = [estimate(one, "forgetting_quality") for one in ranked(scores)]
+    if any(one.value is not None for one in found):
+        said = "No population is called the closest to retraining: runs differ in number, and no null says at which N"
+        return f"{said} to compare them ({why_no_null(scores)})."
+    reasons = {one.missing for one in found}
+    why = f": F {reasons.pop()}" if len(reasons) == 1 else "; the table says why" * bool(reasons)
+    return f"No population could be compared with retraining{why}."
+
+
+def caveat(scores: Scores) -> str:
+    """Return what the verdict does not say."""
+    starts = max((one.originals for one in ranked(scores)), default=0)
+    from_where = f" from {plural(starts, 'original')}" if starts else ""
+    images = scores.images.get("forget")
+    forget = f"these {images:,} forget images" if images else "these forget images"
+    return (
+        f"F says how hard unlearned and retrained models are to tell apart by their outputs on {forget}, for this "
+        f"data, model and recipe{from_where}. It is not a guarantee for a single image, and another original or "
+        f"forget set may order the methods differently."
+    )
+
+
+def test_line(scores: Scores) -> str:
+    """Return which populations the permutation tests tell from retraining, in one line; nothing without tests."""
+    tested = [one for one in ranked(scores) if one.tests]
+    apart = [one.population for one in tested if _p(one)[1] <= ERROR]
+    alike = [one.population for one in tested if _p(one)[1] > ERROR]
+    said = [f"told from retraining: {', '.join(apart)}"] if apart else []
+    said += [f"not told from it: {', '.join(alike)}"] if alike else []
+    many = plural(sum(len(one.tests) for one in tested), "test")
+    return f"{'; '.join(said)} (permutation tests, p <= {ERROR} corrected for {many})" if tested else ""

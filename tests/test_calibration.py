@@ -1,0 +1,50 @@
+"""The quick form of tests/bench/calibration.py: intervals hold the truth in 93 % of simulated studies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from confidences import recipe
+
+from ray_unlearn.evaluation import intervals
+
+calibration = recipe("calibration")
+
+
+@pytest.mark.parametrize(
+    ("mode", "world", "rho", "images", "resamples"),
+    [
+        ("exact", "perfect", 0.4, 16, 40),
+        ("exact", "shift", 0.2, 16, 40),
+        ("parity", "shift", 0.2, 16, 20),
+        pytest.param("parity", "perfect", 0.4, 16, 30, marks=pytest.mark.long),
+        pytest.param("parity", "t3", 0.2, 16, 30, marks=pytest.mark.long),
+    ],
+)
+def test_intervals_of_f_hold_the_truth(mode: str, world: str, rho: float, images: int, resamples: int) -> None:
+    """Law: N = 16, 80 studies: at least 93 %, and the estimated error is the true spread within a third."""
+    cell = calibration.Cell(
+        mode=mode, runs=16, images=images, world=world, rho=rho, studies=80, resamples=resamples, seed=1
+    )
+    found = calibration.coverage(cell)["forgetting_quality"]
+    assert found["coverage"] >= 0.93
+    assert 0.8 < found["sd_ratio"] < 1.34
+
+
+def test_the_quick_form_fails_where_errors_are_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: with what images share left out, as if they were independent, intervals miss."""
+    monkeypatch.setattr(intervals, "SHARED", {"exact": 0.0})
+    cell = calibration.Cell(mode="exact", runs=16, images=40, rho=0.4, studies=50, resamples=20, seed=1)
+    found = calibration.coverage(cell)["forgetting_quality"]
+    assert found["coverage"] < 0.93
+    assert found["sd_ratio"] < 0.8
+
+
+def test_intervals_of_the_other_measures_hold_the_truth() -> None:
+    """Law: over 60 studies of 16 runs, at least 88 % for each, 93 % over all; the score needs all splits."""
+    cell = calibration.Cell(mode="exact", runs=16, images=12, rho=0.1, studies=60, resamples=30, seed=2, every=True)
+    found = calibration.coverage(cell)
+    assert {"score", "retain_ratio", "test_ratio", "u_lira_auc", "rmia_auc", "mean_shift", "tug_of_war"} <= found.keys()
+    shares = {name: one["coverage"] for name, one in found.items()}
+    assert min(shares.values()) >= 0.88, shares
+    assert np.mean(list(shares.values())) >= 0.93

@@ -1,0 +1,63 @@
+"""Places that admit ties: by hand, and over studies of equal methods."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ray_unlearn.evaluation.ranks import ranks
+from ray_unlearn.evaluation.scores import Estimate
+
+
+def estimate(value: float, se: float = 0.01, n: int = 32) -> Estimate:
+    """Return an estimate with a standard error, known as well as can be."""
+    return Estimate(value=value, low=value, high=value, se=se, df=1e6, n=n)
+
+
+def places(values: dict[str, float], draws: dict | None = None, **given: float) -> dict[str, tuple[int, int]]:
+    """Return best and worst places."""
+    found = ranks("forgetting_quality", {name: estimate(v, **given) for name, v in values.items()}, draws or {})
+    return {name: (one.best, one.worst) for name, one in found.items()}
+
+
+def test_places_are_ties_unless_a_difference_is_sure():
+    """Law: independent errors of 0.01: three pairs, so a difference needs 2.39 x 0.01414 = 0.0339."""
+    assert places({"a": 0.20, "b": 0.167, "c": 0.13}) == {"a": (1, 2), "b": (1, 2), "c": (3, 3)}
+    assert places({"a": 0.20, "b": 0.1662, "c": 0.1324}) == {"a": (1, 2), "b": (1, 3), "c": (2, 3)}
+    assert places({"a": 0.20, "b": 0.1660, "c": 0.1320}) == {"a": (1, 1), "b": (2, 2), "c": (3, 3)}
+
+
+def test_what_populations_have_in_common_cancels():
+    """Law: draws that go together make a difference of 0.01 sure; draws that do not, or are not there, leave a tie."""
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=100)
+    together = {name: (shared + 0.1 * rng.normal(size=100)).tolist() for name in "ab"}
+    apart = {name: rng.normal(size=100).tolist() for name in "ab"}
+    values = {"a": 0.20, "b": 0.19}
+    assert places(values, together) == {"a": (1, 1), "b": (2, 2)}
+    assert places(values, apart) == places(values) == {"a": (1, 2), "b": (1, 2)}
+
+
+def test_what_does_not_compare_has_no_place():
+    """Law: other numbers of runs, or no interval, and nobody is ranked; a population without a value is left out."""
+    a, b, none = estimate(0.2), estimate(0.1), Estimate(value=None, n=32, missing="why")
+    assert ranks("score", {"a": a, "b": estimate(0.1, n=16)}, {}) == {}
+    assert ranks("score", {"a": a, "b": Estimate(value=0.1, n=32)}, {}) == {}
+    assert ranks("score", {"a": a, "b": b, "c": none}, {}).keys() == {"a", "b"}
+    assert ranks("score", {}, {}) == {}
+
+
+def test_the_best_of_twelve_equal_ones_is_within_its_interval():
+    """Law: over 400 studies of twelve equal methods, the interval of the best holds the truth, its own often not."""
+    rng = np.random.default_rng(1)
+    covered = naive = settled = 0
+    for _ in range(400):
+        values = {str(i): 0.5 + 0.01 * z for i, z in enumerate(rng.normal(size=12))}
+        found = ranks("forgetting_quality", {name: estimate(v) for name, v in values.items()}, {})
+        best = max(values, key=values.__getitem__)
+        covered += found[best].low <= 0.5 <= found[best].high
+        naive += abs(values[best] - 0.5) <= 1.96 * 0.01
+        settled += found[best].worst < 12
+    assert covered / 400 == pytest.approx(0.97, abs=0.03)
+    assert naive / 400 < 0.8
+    assert settled / 400 < 0.07

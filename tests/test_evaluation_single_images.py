@@ -1,0 +1,108 @@
+"""Bounds of epsilon, the worst images, and variance shares of originals: by hand, and where nothing differs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import beta
+
+from ray_unlearn.evaluation.lower_bounds import bound_table, epsilon_lower_bounds
+from ray_unlearn.evaluation.originals import buys_more, variance_shares
+from ray_unlearn.evaluation.worst_images import QUANTILES, image_scores, quantiles, share_beyond
+
+
+@pytest.mark.parametrize(("runs", "ceiling"), [(16, 1.35), (32, 2.10), (64, 2.82), (128, 3.53)])
+def test_an_attack_without_errors_shows_what_so_many_runs_allow(runs: int, ceiling: float):
+    """Law: no error in n and n: both rates at most 1 - 0.025^(1/n), which gives 1.35 at 16 and 2.82 at 64."""
+    assert bound_table(runs, runs, 0.05).max() == pytest.approx(ceiling, abs=0.01)
+
+
+def test_the_bounds_are_those_of_clopper_and_pearson():
+    """Law: 5 retrained of 20 and 12 unlearned of 15 inside: log((1 - d - FPR) / FNR) or the other way, upper bounds."""
+    table = bound_table(20, 15, 0.1)
+    fpr, fnr = beta.ppf(0.95, 5 + 1, 20 - 5), beta.ppf(0.95, 3 + 1, 15 - 3)
+    expected = max(math.log((1 - 1e-5 - fpr) / fnr), math.log((1 - 1e-5 - fnr) / fpr))
+    assert table[1, 5, 12] == pytest.approx(expected)
+    assert table[0, 5, 12] == 0  # the other way round it is no attack
+    assert table[0, 20, 0] == table[1, 0, 15] == table.max()
+
+
+def test_retrained_models_against_themselves_show_nothing():
+    """Law: over 300 images, at most 5 % of the bounds of single images are above 0, and none of those for all."""
+    rng = np.random.default_rng(0)
+    found = epsilon_lower_bounds(rng.normal(size=(32, 300)), rng.normal(size=(32, 300)), rng)
+    assert (found.each_E > 0).mean() <= 0.05
+    assert (found.all_E > 0).sum() == 0
+    assert found.ceiling == pytest.approx(bound_table(16, 16, 0.05 / 300).max())
+
+
+def test_images_that_are_told_apart_show_the_ceiling():
+    """Law: where nothing overlaps, the bound is the ceiling, whichever side is above, or in the middle of the other."""
+    rng = np.random.default_rng(1)
+    unlearned, retrained = rng.normal(size=(64, 3)), rng.normal(size=(64, 3))
+    unlearned[:, 0] += 20
+    unlearned[:, 1] -= 20
+    retrained[:, 2] = 20 * np.sign(retrained[:, 2])
+    found = epsilon_lower_bounds(unlearned, retrained, rng)
+    assert found.all_E == pytest.approx(found.ceiling)
+    assert (found.each_E > found.all_E).all()
+
+
+def test_an_image_has_its_own_numbers():
+    """Law: the area is over models at that image alone; quantiles are from the median to the worst image."""
+    rng = np.random.default_rng(2)
+    unlearned, retrained = rng.normal(size=(40, 50)), rng.normal(size=(40, 50))
+    unlearned[:, 7] += 50
+    found = image_scores(unlearned, retrained, "exact")
+    assert {name: int(scores.argmax()) for name, scores in found.items()} == {"epsilon": 7, "u_lira_auc": 7, "klom": 7}
+    assert found["u_lira_auc"][7] == 1
+    assert found["epsilon"][7] == 50
+    assert abs(np.delete(found["u_lira_auc"], 7).mean() - 0.5) < 0.1  # of one image, models left out lower it
+    assert len(quantiles(found["klom"])) == len(QUANTILES)
+    assert quantiles(found["epsilon"])[-1] == 50
+    assert image_scores(unlearned[:2], retrained[:2], "exact") == {}
+
+
+def test_one_in_twenty_images_is_beyond_the_nulls_own_quantile():
+    """Law: a null against itself has 5 % of its images above its 95 % quantile; numbers of both sides only."""
+    scores = {"epsilon": np.arange(100.0), "klom": np.arange(100.0)}
+    assert share_beyond(scores, {"epsilon": np.arange(100.0)}) == {"epsilon": 0.05}
+    assert share_beyond(scores, {"epsilon": np.zeros(100)}) == {"epsilon": 0.99}
+
+
+def test_shares_of_the_variance_are_those_that_were_drawn():
+    """Law: a quarter of the variance from 200 originals of 4 runs is found; by hand for two originals of two runs.
+
+    0, 2 and 4, 6: between 2 (1 - 3)^2 + 2 (5 - 3)^2 = 16, within (1 + 1 + 1 + 1) / 2 = 2: (16 - 2) / 2 = 7 and 2.
+    """
+    rng = np.random.default_rng(3)
+    starts = np.repeat(np.arange(200), 4)
+    phi = 0.25**0.5 * rng.normal(size=(200, 30))[starts] + 0.75**0.5 * rng.normal(size=(800, 30))
+    found = variance_shares(phi, starts, np.ones(30))
+    assert found.original == pytest.approx(0.25, abs=0.02)
+    assert (found.originals, found.runs_each) == (200, 4)
+    hand = variance_shares(np.array([[0.0], [2.0], [4.0], [6.0]]), np.array([1, 1, 2, 2]), np.ones(1))
+    assert (hand.original, hand.run) == pytest.approx((7 / 9, 2 / 9))
+
+
+def test_without_several_originals_or_runs_of_them_there_are_no_shares():
+    """Law: one original, or one run of each, cannot tell the parts apart; nor can runs that do not differ."""
+    phi = np.random.default_rng(4).normal(size=(6, 5))
+    assert variance_shares(phi, np.zeros(6), np.ones(5)) is None
+    assert variance_shares(phi, np.arange(6), np.ones(5)) is None
+    assert variance_shares(np.zeros((6, 5)), np.repeat([0, 1, 2], 2), np.ones(5)) is None
+    assert variance_shares(phi, np.repeat([0, 1, 2], 2), np.zeros(5)) is None
+
+
+def test_the_next_hour_buys_what_varies_more():
+    """Law: where originals make the difference, originals; where only runs do and originals are dear, runs."""
+    rng = np.random.default_rng(5)
+    starts = np.repeat(np.arange(4), 8)
+    of_originals = variance_shares(
+        rng.normal(size=(4, 30))[starts] + 0.1 * rng.normal(size=(32, 30)), starts, np.ones(30)
+    )
+    of_runs = variance_shares(rng.normal(size=(32, 30)), starts, np.ones(30))
+    assert buys_more(of_originals, original_s=600, run_s=5) == "originals"
+    assert buys_more(of_runs, original_s=600, run_s=5) == "runs"

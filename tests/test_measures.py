@@ -1,0 +1,29 @@
+"""The registry of measures: one file each, all of them listed, everything about a number in one place."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import ray_unlearn.evaluation.measures as room
+from ray_unlearn.evaluation.measures import CURVES, MEASURES, SINGLE_CURVES
+
+FILES = {path.stem for path in Path(room.__file__).parent.glob("*.py")} - {"__init__", "measure"}
+
+
+def test_every_file_is_listed():
+    """Law: a file that nobody lists is a measure that nobody computes."""
+    defined = {name for file in FILES for name in importlib.import_module(f"{room.__name__}.{file}").MEASURES}
+    assert defined == MEASURES.keys()
+
+
+def test_a_measure_is_computed_in_one_way():
+    """Law: of two populations or of each run, never both and never neither."""
+    for name, one in MEASURES.items():
+        assert (one.compute is None) != (one.per_run is None), name
+        assert set(one.needs) <= {"forget", "retain", "validation", "test"}, name
+
+
+def test_a_curve_has_its_measure():
+    """Law: whether an attack's curve is possible is what its own measure needs."""
+    assert {f"{attack}_auc" for attack in CURVES} | set(SINGLE_CURVES) <= MEASURES.keys()
