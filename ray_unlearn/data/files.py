@@ -25,8 +25,8 @@ from urllib.parse import quote, urlsplit
 from pyarrow import fs
 
 from ray_unlearn.errors import DataError
-from ray_unlearn.store.disk import require_regular
-from ray_unlearn.study.uris import label, told
+from ray_unlearn.store.disk import check_regular_file
+from ray_unlearn.study.uris import error_line, label
 
 _LARGEST_BYTES = 2**30  # of an image: more than any holds
 
@@ -71,7 +71,7 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except Exception as error:  # of hf:// and other file systems of Python's, which raise what their clients raise
-        raise DataError(f"{label(uri)}: cannot be opened: {told(error, uri)}") from error
+        raise DataError(f"{label(uri)}: cannot be opened: {error_line(error, uri)}") from error
     return filesystem, path
 
 
@@ -82,7 +82,7 @@ def read_local(path: Path, most_bytes: int = _LARGEST_BYTES) -> bytes:
         OSError: it cannot be read, is a pipe or a device, or is larger than `most_bytes`.
 
     """
-    require_regular(path)
+    check_regular_file(path)
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size > most_bytes:
             raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes")
@@ -128,7 +128,7 @@ def _expand_remote(uri: str, suffix: str) -> list[str]:
             folder, pattern = path, f"{path.rstrip('/')}/*{suffix}"
         listed = filesystem.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
     except Exception as error:
-        raise DataError(f"{label(uri)}: cannot be listed: {told(error, uri)}") from error
+        raise DataError(f"{label(uri)}: cannot be listed: {error_line(error, uri)}") from error
     return sorted(_sibling(uri, info.path) for info in listed if info.is_file and _matches(info.path, pattern))
 
 
@@ -153,6 +153,6 @@ def fingerprint(file: SourceFile) -> str:
     try:
         info = filesystem.get_file_info(path)
     except Exception as error:
-        reason = getattr(error, "strerror", None) or told(error, file.uri)
+        reason = getattr(error, "strerror", None) or error_line(error, file.uri)
         raise DataError(f"{file.label}: cannot be read: {reason}") from error
     return hashlib.sha256(f"{file.label} {info.size} {info.mtime_ns}".encode()).hexdigest()

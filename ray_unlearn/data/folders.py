@@ -30,14 +30,14 @@ from ray_unlearn.data.strangers import explain, ignored, is_system
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.retries import attempt
 from ray_unlearn.study.identity import digest
-from ray_unlearn.study.uris import label, told
+from ray_unlearn.study.uris import error_line, label
 
 _SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
 _SLICE_ROWS = 2048
 _AT_ONCE, _HELD = 16, 64  # objects that are asked for at once, and held while the first is waited for
-_RETAIN = "retain.csv"  # the competition's layout is told by it
+_RETAIN = "retain.csv"  # the marks the competition's layout
 _CSV_COLUMNS = ("image_id", "age_group")
 _IMAGE_ID = re.compile(r"[A-Za-z0-9_]+-[A-Za-z0-9_]+")
 
@@ -105,7 +105,7 @@ def _read_object(filesystem: fs.FileSystem, entry: _Entry) -> tuple[bytes | None
     except FileNotFoundError:
         return None, f"{entry.where} is not there any more"
     except OSError as error:
-        raise DataError(f"{entry.where}: cannot be read: {told(error, entry.path)}") from error
+        raise DataError(f"{entry.where}: cannot be read: {error_line(error, entry.path)}") from error
 
 
 def _read(path: str) -> tuple[bytes | None, str]:
@@ -176,7 +176,7 @@ def _open_remote(uri: str) -> OpenSource:
     except FileNotFoundError:
         raise DataError(f"{label(uri)}: no such folder; expected one folder per class") from None
     except OSError as error:
-        raise DataError(f"{label(uri)}: cannot be listed: {told(error, uri)}") from error
+        raise DataError(f"{label(uri)}: cannot be listed: {error_line(error, uri)}") from error
     inside = {PurePosixPath(info.path).relative_to(root.rstrip("/")): info for info in found}
     if PurePosixPath(_RETAIN) in inside:
         raise _local_only(uri)

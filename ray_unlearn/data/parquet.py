@@ -27,7 +27,7 @@ from ray_unlearn.data.files import SourceFile, expand, fingerprint, read_local
 from ray_unlearn.data.rows import OpenSource, Row
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.store.arrow import open_parquet_file, parquet_extension_types
-from ray_unlearn.store.disk import require_regular
+from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Columns
 from ray_unlearn.study.uris import label
@@ -128,7 +128,7 @@ class _reading:  # noqa: N801 - a context manager, used as a verb
         filesystem, path = self.file.open()
         try:
             if isinstance(filesystem, fs.LocalFileSystem):
-                require_regular(Path(path))
+                check_regular_file(Path(path))
             self._stream = filesystem.open_input_file(path)
             return open_parquet_file(self._stream)
         except (OSError, ValueError, pa.ArrowException) as error:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_unlearn.store.arrow import read_table
-from ray_unlearn.store.formats import require_known
+from ray_unlearn.store.formats import check_format
 from ray_unlearn.store.records import OUTPUTS
 
 
@@ -61,7 +61,7 @@ def decode_outputs(data: bytes, where: str = OUTPUTS) -> dict[str, SplitLogits]:
 
     """
     table = read_table(data)
-    require_known("outputs", table.schema.metadata or {}, where)
+    check_format("outputs", table.schema.metadata or {}, where)
     table = table.combine_chunks()
     logits_NC = table.column("logits").chunk(0).flatten().to_numpy().reshape(len(table), -1)
     labels_N = table.column("label").to_numpy().astype(np.int64)

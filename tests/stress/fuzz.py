@@ -25,7 +25,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 _SECONDS = 300.0
-_KEPT_BYTES = 2**28  # of one file of a violation
 _SPACE = 4 * 2**30
 _LARGEST_KEPT = 100 * 2**20  # bytes of a file
 
@@ -122,11 +121,6 @@ def _keep(case: Path, kept: Path, why: str) -> None:
         shutil.copytree(case, kept, symlinks=True, ignore=_large)
     (kept / "why.txt").write_text(why + "\n", encoding="utf-8", errors="backslashreplace")
     print(f"violation: {why.splitlines()[0][:300]} ... {why.splitlines()[-1][:300]}\n  kept in {kept}", flush=True)
-
-
-def _large(folder: str, names: list[str]) -> set[str]:
-    """Return the files that are not kept: a copy of a sparse file would fill the disk."""
-    return {name for name in names if (file := Path(folder, name)).is_file() and file.stat().st_size > _KEPT_BYTES}
 
 
 def main() -> int:
