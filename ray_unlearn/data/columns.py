@@ -1,13 +1,13 @@
-"""What a shard says of its images, read from an object store without their pixels.
+"""The columns of a shard except its pixels, read from an object store.
 
     table = read_columns(file, size_bytes=101_000_000, rows=2048)
     table["image_id"]                            # label, image_id, group, age, given, digest, pixel_digest
 
 A driver draws splits from names and labels alone. A shard's first column is its pixels, nearly all of it; the others
-lie together at its end. So two pieces are fetched, the beginning and the end, whatever a shard's size.
+are together at its end. So two pieces are fetched, the beginning and the end, for a shard of any size.
 
-Does not cover: whether the bytes are those that were written, which only a whole shard shows: a node that fetches one
-compares its sha256, and so does `verify`.
+Does not cover: damage, which only a whole shard shows: a node that fetches one compares its sha256, and so does
+`verify`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ import pyarrow as pa
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.arrow import read_ipc
 
-_HEAD_BYTES = 16 * 2**10  # the schema, and where each column lies
-_ROW_BYTES, _MORE_BYTES = 128, 64 * 2**10  # of the end: names that are longer cost a few more requests
+_HEAD_BYTES = 16 * 2**10  # the schema, and the place of each column
+_ROW_BYTES, _MORE_BYTES = (
+    128,
+    64 * 2**10,
+)  # bytes per image, and more, of the end; longer names cost a few more requests
 
 
 def read_columns(file: pa.NativeFile, *, size_bytes: int, rows: int, where: str) -> pa.Table:
-    """Return every column of a shard but its pixels.
+    """Return every column of a shard except its pixels.
 
     Args:
         file: the shard, open for reading at any place.
         size_bytes: its size.
-        rows: how many images it holds.
+        rows: its number of images.
         where: its name, for errors.
 
     Raises:
-        DataError: it is not a shard of so many images.
+        DataError: it is not a shard with this number of images.
 
     """
     ends = _Ends(file, size_bytes, rows * _ROW_BYTES + _MORE_BYTES)
@@ -49,7 +52,7 @@ def read_columns(file: pa.NativeFile, *, size_bytes: int, rows: int, where: str)
 
 
 class _Ends:
-    """A file whose beginning and end were fetched; what else is asked for is fetched then."""
+    """A file whose beginning and end were fetched; any other part is fetched when it is read."""
 
     unread = False
     """Whether the file could not be read."""

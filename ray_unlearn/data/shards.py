@@ -24,7 +24,7 @@ import pyarrow as pa
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.arrow import map_table
 
-_HASHED_ANEW_BYTES = 16 * 2**20  # at every start: a moment
+_HASHED_ANEW_BYTES = 16 * 2**20  # at every start, in a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class Example:
     age: float
     """Years; NaN where unknown."""
     given: str
-    """The set that the source put it in; empty where it did not."""
+    """Set in which the source puts the image; empty where it names none."""
 
     def pixel_digest(self) -> bytes:
-        """Return 16 bytes that identify the pixels, whatever image or label they are of."""
+        """Return 16 bytes that identify the pixels, without id and label."""
         return pixel_digest(self.pixels)
 
     def digest(self) -> bytes:
-        """Return 16 bytes that identify the example wherever it came from."""
+        """Return 16 bytes that identify the example, independent of its source."""
         known = json.dumps([self.image_id, self.label, self.group, str(self.age), self.given, self.pixels.shape])
         return hashlib.sha256(known.encode() + self.pixels.tobytes()).digest()[:16]
 
@@ -61,7 +61,7 @@ class Shard:
     """All columns; image ids, groups, ages and given sets are read from here."""
 
     def columns(self) -> pa.Table:
-        """Return all columns but the pixels; a small shard of version 0.1 gets the digests that it lacks."""
+        """Return all columns except the pixels; a small shard of version 0.1 gets the digests that it lacks."""
         table = self.table.drop_columns(["image"])
         if "pixel_digest" in table.column_names or self.pixels_NHWC.nbytes > _HASHED_ANEW_BYTES:
             return table
