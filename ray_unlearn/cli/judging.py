@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ray_unlearn.evaluation.cache import Execute, Task
 
 LARGE_S = 300.0
-"""An evaluation that is expected to take longer than this on one core goes to Ray, unless --jobs says otherwise."""
+"""Expected seconds on one core above which an evaluation goes to Ray, unless --jobs is given."""
 
 
 class Mode(StrEnum):

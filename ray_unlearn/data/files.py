@@ -6,7 +6,7 @@
 A file is fingerprinted by name, size and time of change, because reading it whole only to find its decoded shards
 would cost minutes where it is large. A fingerprint never enters an identity; the decoded content does.
 
-Does not cover: what is in the files (`parquet`, `folders`).
+Does not cover: the contents of files (`parquet`, `folders`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ray_unlearn.errors import DataError
 from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.uris import error_line, label
 
-_LARGEST_BYTES = 2**30  # of an image: more than any holds
+_LARGEST_BYTES = 2**30  # of one image file, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +36,21 @@ class SourceFile:
     """One file of a source."""
 
     uri: str
-    """A local path, or scheme://..."""
+    """Local path, or scheme://... URI."""
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
+        """Last part of the path."""
         return PurePosixPath(self.label).name
 
     @property
     def label(self) -> str:
-        """The file for messages and manifests: without credentials and options."""
+        """Path or URI for messages and manifests, without credentials and options."""
         return label(self.uri)
 
     @property
     def size(self) -> int:
-        """Size in bytes; 0 where the file system does not say."""
+        """Size in bytes; 0 where the file system does not report it."""
         filesystem, path = self.open()
         return int(filesystem.get_file_info(path).size or 0)
 
@@ -58,7 +58,7 @@ class SourceFile:
         """Return the file system and the path on it.
 
         Raises:
-            DataError: the URI is none that pyarrow can open.
+            DataError: pyarrow cannot open the URI.
 
         """
         return open_filesystem(self.uri)
@@ -70,7 +70,7 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), uri
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
-    except Exception as error:  # of hf:// and other file systems of Python's, which raise what their clients raise
+    except Exception as error:  # hf:// and other file systems in Python raise any error of their clients
         raise DataError(f"{label(uri)}: cannot be opened: {error_line(error, uri)}") from error
     return filesystem, path
 
@@ -148,7 +148,7 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def fingerprint(file: SourceFile) -> str:
-    """Return the sha256 of a file's name, size and time of change; the decoded content gets a digest of its own."""
+    """Return the sha256 of a file's name, size and time of change; the decoded content has its own digest."""
     filesystem, path = file.open()
     try:
         info = filesystem.get_file_info(path)

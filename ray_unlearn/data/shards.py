@@ -30,9 +30,9 @@ import pyarrow as pa
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.arrow import map_table, read_ipc
 
-_HEAD_BYTES = 16 * 2**10  # the schema, and where each column lies
-_ROW_BYTES, _MORE_BYTES = 128, 64 * 2**10  # of the end: names that are longer cost a few more requests
-_HASHED_ANEW_BYTES = 16 * 2**20  # at every start: a moment
+_HEAD_BYTES = 16 * 2**10  # the schema, and the place of each column
+_ROW_BYTES, _MORE_BYTES = 128, 64 * 2**10  # of the end, per image and in all; longer names cost a few more requests
+_HASHED_ANEW_BYTES = 16 * 2**20  # at every start, in a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class Example:
     age: float
     """Years; NaN where unknown."""
     given: str
-    """The set that the source put it in; empty where it did not."""
+    """Set in which the source puts the image; empty where it names none."""
 
     def pixel_digest(self) -> bytes:
-        """Return 16 bytes that identify the pixels, whatever image or label they are of."""
+        """Return 16 bytes that identify the pixels, without id and label."""
         return pixel_digest(self.pixels)
 
     def digest(self) -> bytes:
-        """Return 16 bytes that identify the example wherever it came from."""
+        """Return 16 bytes that identify the example, independent of its source."""
         known = json.dumps([self.image_id, self.label, self.group, str(self.age), self.given, self.pixels.shape])
         return hashlib.sha256(known.encode() + self.pixels.tobytes()).digest()[:16]
 
@@ -69,7 +69,7 @@ class Shard:
     """All columns; image ids, groups, ages and given sets are read from here."""
 
     def columns(self) -> pa.Table:
-        """Return all columns but the pixels; a small shard of version 0.1 gets the digests that it lacks."""
+        """Return all columns except the pixels; a small shard of version 0.1 gets the digests that it lacks."""
         table = self.table.drop_columns(["image"])
         if "pixel_digest" in table.column_names or self.pixels_NHWC.nbytes > _HASHED_ANEW_BYTES:
             return table
@@ -131,16 +131,16 @@ def _pixels(images: pa.Array) -> np.ndarray:
 
 
 def read_columns(file: pa.NativeFile, *, size_bytes: int, rows: int, where: str) -> pa.Table:
-    """Return every column of a shard but its pixels.
+    """Return every column of a shard except its pixels.
 
     Args:
         file: the shard, open for reading at any place.
         size_bytes: its size.
-        rows: how many images it holds.
+        rows: its number of images.
         where: its name, for errors.
 
     Raises:
-        DataError: it is not a shard of so many images.
+        DataError: it is not a shard with this number of images.
 
     """
     ends = _Ends(file, size_bytes, rows * _ROW_BYTES + _MORE_BYTES)
@@ -158,7 +158,7 @@ def read_columns(file: pa.NativeFile, *, size_bytes: int, rows: int, where: str)
 
 
 class _Ends:
-    """A file whose beginning and end were fetched; what else is asked for is fetched then."""
+    """A file whose beginning and end were fetched; any other part is fetched when it is read."""
 
     unread = False
     """Whether the file could not be read."""

@@ -66,30 +66,30 @@ def remove(root: Path, name: str) -> None:
 def replace_file(final: Path, data: bytes) -> None:
     """Write a file so that readers see the old one or the new one."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    beside = final.parent / temporary_name()
+    temporary = final.parent / temporary_name()
     try:
-        _write_synced(beside, data)
-        beside.replace(final)
+        _write_synced(temporary, data)
+        temporary.replace(final)
         _sync_folder(final.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def create_file(final: Path, data: bytes) -> None:
     """Write a file unless it exists; of several processes at once, one succeeds."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    beside = final.parent / temporary_name()
+    temporary = final.parent / temporary_name()
     try:
-        _write_synced(beside, data)
+        _write_synced(temporary, data)
         try:
-            final.hardlink_to(beside)
+            final.hardlink_to(temporary)
         except FileExistsError:
             return
         except OSError:  # a file system without hard links
-            beside.replace(final)
+            temporary.replace(final)
         _sync_folder(final.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def append_file(final: Path, data: bytes) -> int:
@@ -121,16 +121,16 @@ def append_file(final: Path, data: bytes) -> int:
 def publish_folder(final: Path, payloads: Mapping[str, bytes], last: tuple[str, bytes]) -> None:
     """Write files as one folder; a folder that already holds `last` is complete and stays as it is."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    beside = final.parent / temporary_name()
+    temporary = final.parent / temporary_name()
     try:
-        beside.mkdir()
+        temporary.mkdir()
         for file, data in (*payloads.items(), last):
-            _write_synced(beside / file, data)
-        _sync_folder(beside)
-        _rename_folder(beside, final, complete=last[0])
+            _write_synced(temporary / file, data)
+        _sync_folder(temporary)
+        _rename_folder(temporary, final, complete=last[0])
         _sync_folder(final.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -151,22 +151,22 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _rename_folder(beside: Path, final: Path, complete: str) -> None:
+def _rename_folder(temporary: Path, final: Path, complete: str) -> None:
     """Rename; an existing final folder is kept if it is complete, else moved away and removed first."""
     for _ in range(3):  # another driver may create or move the folder in between
         try:
-            beside.rename(final)
+            temporary.rename(final)
             return
         except OSError:
             if (final / complete).exists():
                 return
-            if not final.is_dir() or not beside.exists():
+            if not final.is_dir() or not temporary.exists():
                 raise
         aside = final.parent / temporary_name()
         with suppress(FileNotFoundError):
             final.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
-    beside.rename(final)
+    temporary.rename(final)
 
 
 def is_dead(name: str) -> bool:

@@ -90,7 +90,7 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise yaml.YAMLError(f"nested too deeply; expected at most {_DEEPEST} levels") from None
     except Exception as error:  # `!!int abc`, `!!bool maybe`, an integer of 5,000 digits: each another kind
-        raise yaml.YAMLError(f"a value is not what its tag says ({type(error).__name__}: {error})") from error
+        raise yaml.YAMLError(f"a value does not fit its tag ({type(error).__name__}: {error})") from error
     _check_size(tree)
     return tree
 
