@@ -305,9 +305,9 @@ def web() -> Iterator[Callable[[int, str], str]]:
         (
             401,
             "Unauthorized: Missing authentication token",
-            r"asks for a token, and there is none here; .*RAY_AUTH_TOKEN",
+            r"requires a token, and this user has none; .*RAY_AUTH_TOKEN",
         ),
-        (403, "Forbidden: Invalid authentication token", r"does not know the token that we have; give the cluster's"),
+        (403, "Forbidden: Invalid authentication token", r"does not accept this user's token; put the cluster's token"),
         (404, "nothing", r"does not answer as Ray's job server: Version check returned 404"),
         (200, "<html>", r"^http://127\S+: .*Expecting value|does not answer as Ray's job server"),
         (200, "{}", r"does not answer as Ray's job server: 'ray_version'"),
@@ -373,10 +373,10 @@ def test_a_server_without_an_agent_is_asked_again(monkeypatch: pytest.MonkeyPatc
     assert connected(FakeClient([agentless, agentless]), said).submit(SUBMISSION)
     assert len(said) == 2
     assert not connected(FakeClient(["Job with submission_id x-a1 already exists"]), said).submit(SUBMISSION)
-    with pytest.raises(ClusterError, match=r"http://h:1 does not take the job: ValueError: no"):
+    with pytest.raises(ClusterError, match=r"http://h:1 does not accept the job: ValueError: no"):
         connected(FakeClient(["Traceback\n  File\nValueError: no"]), said).submit(SUBMISSION)
     monkeypatch.setattr(ray_jobs, "_PATIENCE_S", -1)
-    with pytest.raises(ClusterError, match=r"does not take the job: .*No available agent"):
+    with pytest.raises(ClusterError, match=r"does not accept the job: .*No available agent"):
         connected(FakeClient([agentless]), said).submit(SUBMISSION)
 
 

@@ -230,7 +230,7 @@ from ray_unlearn.run.outcome import Outcome, WorkerInfo
 from ray_unlearn.schedule.events import Failed, Made
 from ray_unlearn.schedule.pool import Ready
 from ray_unlearn.study import Run
-from ray_unlearn.study.execution import Execution
+from ray_unlearn.study.schema import Execution
 from ray_unlearn.terminal import open_console, print_line
 from rich.live import Live
 from rich.table import Table

@@ -24,7 +24,6 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ray_unlearn import __version__
-from ray_unlearn.data.columns import read_columns
 from ray_unlearn.data.decode import (
     DecodedSlice,
     DecodeJob,
@@ -35,7 +34,7 @@ from ray_unlearn.data.decode import (
 )
 from ray_unlearn.data.node_cache import NodeCache, cache_folder
 from ray_unlearn.data.rows import OpenSource, Slice
-from ray_unlearn.data.shards import Shard, map_shard
+from ray_unlearn.data.shards import Shard, map_shard, read_columns
 from ray_unlearn.data.verified import sha256_of
 from ray_unlearn.errors import DamagedFile, DataError
 from ray_unlearn.store.filesystem import Storage

@@ -27,6 +27,7 @@ from pyarrow import fs
 from torch import nn
 
 from ray_unlearn.data.files import open_filesystem
+from ray_unlearn.data.reading import memory_limit
 from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.disk import check_regular_file
@@ -154,6 +155,9 @@ def read_file(path: str) -> bytes:
         filesystem, inside = open_filesystem(path)
         if isinstance(filesystem, fs.LocalFileSystem):
             check_regular_file(Path(inside))
+        size_bytes, most = filesystem.get_file_info(inside).size or 0, memory_limit()
+        if size_bytes > most:
+            raise OSError(f"it has {size_bytes:,} bytes, and there are {most:,} of memory")
         with filesystem.open_input_stream(inside) as stream:
             return bytes(stream.read())
     except FileNotFoundError:
