@@ -97,7 +97,7 @@ def test_submit_lists_what_it_sends(server: FakeServer, tmp_path: Path, capsys) 
         ]
     stolen = ["--set", f"populations.original.weights={os.path.relpath(tmp_path / 'id_rsa')}"]
     assert main(["submit", file, *stolen]) == 2
-    assert "id_rsa lies outside the study's folder" in capsys.readouterr().err
+    assert "id_rsa is outside the study's folder" in capsys.readouterr().err
     assert len(server.sent) == 1
     assert main(["submit", file, *stolen, "--send", str(tmp_path / "id_rsa")]) == 0
     assert "id_rsa from " in capsys.readouterr().err

@@ -86,7 +86,7 @@ class JobServer:
 
         """
         self.address, self._report = address.rstrip("/"), report
-        _refuse_unreachable(self.address)
+        _check_reachable(self.address)
         if _has_token():
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         from ray.job_submission import JobSubmissionClient
@@ -211,7 +211,7 @@ def _tail(client: Any, submission_id: str, *, skip: int) -> Iterator[str]:
             yield rest
 
 
-def _refuse_unreachable(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Check within seconds that a server can be reached; Ray's client would wait for minutes.
 
     Raises:

@@ -30,7 +30,7 @@ from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from ray_unlearn.errors import ClusterError
-from ray_unlearn.submit import folder_cache as shelf
+from ray_unlearn.submit import folder_cache
 
 _SESSION_BYTES = len("/session_2026-11-30_00-07-25_042642_4194304/sockets/plasma_store")
 _SOCKET_BYTES = 107
@@ -140,8 +140,8 @@ class _Folder:
             )
         try:
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _refuse_foreign(parent)
-            with shelf.locked(parent):
+            _check_owner(parent)
+            with folder_cache.locked(parent):
                 _sweep(parent)
                 path = Path(tempfile.mkdtemp(prefix="", dir=parent))
                 return cls(path, _lock(path))
@@ -164,7 +164,7 @@ def _temporary() -> str:
     return given or "/tmp"  # noqa: S108 - the folder made there is private; the paths of gettempdir() may be long
 
 
-def _refuse_foreign(parent: Path) -> None:
+def _check_owner(parent: Path) -> None:
     """Check that a folder is this user's; remove other users' permissions from it.
 
     Raises:

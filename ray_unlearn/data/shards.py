@@ -31,10 +31,7 @@ from ray_unlearn.errors import DataError
 from ray_unlearn.store.arrow import map_table, read_ipc
 
 _HEAD_BYTES = 16 * 2**10  # the schema, and the place of each column
-_ROW_BYTES, _MORE_BYTES = (
-    128,
-    64 * 2**10,
-)  # bytes of the end, per image and more; longer names cost a few more requests
+_ROW_BYTES, _MORE_BYTES = 128, 64 * 2**10  # of the end, per image and in all; longer names cost a few more requests
 _HASHED_ANEW_BYTES = 16 * 2**20  # at every start, in a moment
 
 
