@@ -301,7 +301,7 @@ CASES: dict[str, tuple[Case, int, str]] = {
         r".*mine\.py:unlearning: the script fails on import: SystemExit: 0 \(mine\.py:2\)",
     ),
     "changed lr on an existing population": (changed_lr, 1, r"population finetune in .* was made differently .*"),
-    "one class": (one_class, 1, r"data\.train: 1 class \(owl\); a classifier tells two or more apart.*"),
+    "one class": (one_class, 1, r"data\.train: 1 class \(owl\); a classifier needs two or more.*"),
     "unknown method to list": (
         lambda f: ["methods", "finetun"],
         2,

@@ -465,3 +465,15 @@ def test_scores_that_disagree_with_themselves_are_one_error(tmp_path: Path):
         file.write_text(json.dumps(content))
         with pytest.raises(StoreError, match="of another version or damaged"):
             read_scores(store)
+
+
+def test_the_growth_curve_has_a_range_at_every_n(tmp_path: Path):
+    """Law: at N itself it is F with its interval, below it the range of one study with so many runs; never empty."""
+    study, store = evaluated_store(tmp_path, {"retrained": 16, "again": 16})
+    found = evaluate(study, store, mode="exact").populations["again"]
+    few, whole = found.growth
+    quality = found.measures["forgetting_quality"]
+    assert (few.n, whole.n) == (8, 16)
+    assert (whole.value, whole.low, whole.high) == (quality.value, quality.low, quality.high)
+    assert 0 <= few.low < few.value < few.high <= 1
+    assert whole.low < whole.value < whole.high

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
+from ray_unlearn.evaluation import forgetting_quality
 from ray_unlearn.evaluation.lower_bounds import bound_table, epsilon_lower_bounds
+from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.originals import buys_more, variance_shares
+from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
+from ray_unlearn.evaluation.single_images import missed
 from ray_unlearn.evaluation.worst_images import QUANTILES, image_scores, quantiles, share_beyond
 
 
@@ -106,3 +110,21 @@ def test_the_next_hour_buys_what_varies_more():
     of_runs = variance_shares(rng.normal(size=(32, 30)), starts, np.ones(30))
     assert buys_more(of_originals, original_s=600, run_s=5) == "originals"
     assert buys_more(of_runs, original_s=600, run_s=5) == "runs"
+
+
+def test_images_that_the_official_grid_misses_are_counted():
+    """Law: samples with a gap, both narrower than the grid's step, or one of them between two runs of the other."""
+    rng = np.random.default_rng(6)
+    narrow, wide = np.repeat([0.001, 0.0007], 30), np.repeat([0.001, 0.05], 30)
+    unlearned = np.repeat([0.006, 0.08], 30) + narrow * rng.normal(size=(32, 60))
+    retrained = wide * rng.normal(size=(32, 60))
+    sides = [
+        Outputs(name, (), {"forget": SplitOutputs(np.arange(60), np.zeros(60, np.int64), phi, phi > 0)})
+        for name, phi in (("unlearned", unlearned), ("retrained", retrained))
+    ]
+    parity, exact = (forgetting_quality(unlearned, retrained, mode) for mode in ("parity", "exact"))
+    told = int(((exact.epsilon_E == 50) & (parity.epsilon_E < 50)).sum())
+    pair = Pair(*sides, "parity", lambda: rng)
+    assert missed(pair, parity) == told > 0
+    assert missed(pair, exact) == 0
+    assert missed(pair, None) == 0

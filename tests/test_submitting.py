@@ -154,7 +154,7 @@ def test_ctrl_c_leaves_the_job_running(server: FakeServer, tmp_path: Path, capsy
     assert main(["submit", write(tmp_path), "--wait"]) == 130
     captured = capsys.readouterr()
     assert captured.err == (
-        f"interrupted by SIGINT; {server.sent[0].id} goes on: follow or stop it as said above; "
+        f"interrupted by SIGINT; {server.sent[0].id} keeps running: follow or stop it with the lines above; "
         "the same command attaches\n"
     )
     assert "stop:   ray job stop" in captured.out
@@ -469,7 +469,7 @@ def test_all_judges_what_was_made_beside_failures(tmp_path: Path, capsys) -> Non
     assert captured.out.endswith("report.html\n")
     populations = {"retrained": hot | {"method": "train", "on": "retain"}}
     assert main(["all", write(tmp_path, name="bad", populations=populations, **settings), "--backend", "inline"]) == 3
-    assert "not judged, for want of the runs that failed: " in capsys.readouterr().out.splitlines()[-1]
+    assert "not scored, because runs failed: " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_all_that_cannot_judge_says_so_though_runs_failed(
@@ -483,7 +483,7 @@ def test_all_that_cannot_judge_says_so_though_runs_failed(
     monkeypatch.setattr("ray_unlearn.cli.whole._judge", refused)
     hot = {"method": "finetune", "lr": 1e9, "epochs": 3, "weight_decay": 1.0}
     assert main(["all", write(tmp_path, populations={"hot": hot}), "--backend", "inline"]) == 1
-    assert capsys.readouterr().out.endswith("\nnot judged: s3://bucket: cannot write scores.json: access denied\n")
+    assert capsys.readouterr().out.endswith("\nnot scored: s3://bucket: cannot write scores.json: access denied\n")
 
 
 def test_all_without_a_reference_only_generates(tmp_path: Path, capsys) -> None:

@@ -24,7 +24,7 @@ from ray_unlearn.cluster.start import Start
 from ray_unlearn.errors import ClusterError
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.study.schema import Study
-from ray_unlearn.terminal import say_error
+from ray_unlearn.terminal import print_error
 
 if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
     from ray_unlearn.data.decode import DecodedSlice, DecodeJob
@@ -44,7 +44,7 @@ class RayBackend:
         address: str | None,
         workers: int | None,
         gpus_per_worker: float | None = None,
-        log: Callable[[str], None] = say_error,
+        log: Callable[[str], None] = print_error,
     ) -> None:
         self._address, self._workers, self._log = address, workers, log
         self._gpus_per_worker = gpus_per_worker

@@ -26,7 +26,7 @@ from ray_unlearn.run.outcome import Attempt
 from ray_unlearn.schedule.deadlines import Deadlines
 from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report
 from ray_unlearn.schedule.resources import Needs, check_share, waiting_line
-from ray_unlearn.study.execution import Execution
+from ray_unlearn.study.schema import Execution
 from ray_unlearn.study.uris import without_keys
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts

@@ -24,8 +24,7 @@ from ray_unlearn.run.outcome import Attempt
 from ray_unlearn.run.worker import Job, Worker
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.schedule.pool import Finished, Lost, Ready, Report
-from ray_unlearn.study.execution import Execution
-from ray_unlearn.study.schema import Study
+from ray_unlearn.study.schema import Execution, Study
 from ray_unlearn.training.precision import check_present
 
 

@@ -27,12 +27,13 @@ from pyarrow import fs
 from torch import nn
 
 from ray_unlearn.data.files import open_filesystem
+from ray_unlearn.data.reading import memory_limit
 from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store.disk import require_regular
+from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.identity import canonical, diff, identity_of
 from ray_unlearn.study.schema import Dtype, Model
-from ray_unlearn.study.uris import label, labelled, told, without_keys
+from ray_unlearn.study.uris import error_line, label, labelled, without_keys
 from ray_unlearn.training.fast.small_maps import trim
 from ray_unlearn.usercode.imports import factory_identity, find_factory, forget
 from ray_unlearn.usercode.offline import offline
@@ -153,14 +154,17 @@ def read_file(path: str) -> bytes:
     try:
         filesystem, inside = open_filesystem(path)
         if isinstance(filesystem, fs.LocalFileSystem):
-            require_regular(Path(inside))
+            check_regular_file(Path(inside))
+        size_bytes, most = filesystem.get_file_info(inside).size or 0, memory_limit()
+        if size_bytes > most:
+            raise OSError(f"it has {size_bytes:,} bytes, and there are {most:,} of memory")
         with filesystem.open_input_stream(inside) as stream:
             return bytes(stream.read())
     except FileNotFoundError:
         raise ModelError(f"{label(path)}: no such file; expected weights, .safetensors or .pth") from None
     except OSError as error:
         raise ModelError(
-            f"{label(path)}: cannot be read ({told(error, path)}); expected .safetensors or .pth"
+            f"{label(path)}: cannot be read ({error_line(error, path)}); expected .safetensors or .pth"
         ) from error
 
 

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ray_unlearn.schedule.events import Event, Failed, Made, Retried
 from ray_unlearn.schedule.pool import Lost, Ready
-from ray_unlearn.study.execution import Execution
+from ray_unlearn.study.schema import Execution
 from ray_unlearn.terminal import open_console
 from ray_unlearn.wording import duration, lines_in
 

@@ -108,8 +108,12 @@ class Watch:
 
         """
         populations = tuple(self._population(name, spec.planned) for name, spec in self._study.populations.items())
-        (newest, unread), made, now = self._events.heard(), sum(one.made for one in populations), self._clock()
-        events = newest if _begun(newest) else self._events.heard("begun")[0]
+        (newest, unread), made, now = (
+            self._events.newest_or_error(),
+            sum(one.made for one in populations),
+            self._clock(),
+        )
+        events = newest if _begun(newest) else self._events.newest_or_error("begun")[0]
         states = [self._driver(log, made, now) for log in (newest, events) if log]
         driver = Driver.unknown if unread else min(states, key=_BEST.index, default=Driver.none)
         self._rate.look(now, made)

@@ -134,7 +134,8 @@ def _facts(scores: Scores) -> list[str]:
 def _verdict(scores: Scores) -> tuple[str, str]:
     """Return the first sentence, which names the closest population, and its reservations; numbers do not break."""
     said = re.sub(r"(?<=\d), (?=\d)", ",\N{NO-BREAK SPACE}", verdict(scores))
-    said = said.replace("N = ", "N\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+    for letter in ("N", "p"):
+        said = said.replace(f"{letter} = ", f"{letter}\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
     first, dot, rest = said.partition(". ")
     return first + dot, rest
 

@@ -42,8 +42,8 @@ from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.arithmetic import arithmetic_of
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import check_shared
-from ray_unlearn.study.execution import Execution
 from ray_unlearn.study.plan import Plan, Run
+from ray_unlearn.study.schema import Execution
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32, check_present
 from ray_unlearn.usercode.isolation import isolated_process_state, keep_freed_memory, resident_bytes

@@ -114,8 +114,8 @@ def _announcer(images: ImageSet, epoch: Draws, batch_size: int) -> Callable[[int
     if not pixels.read_ahead:
         return lambda start: None
     ahead_N, lead = reading_order(epoch.rows_N.numpy(), pixels.shuffle), pixels.shuffle.window or batch_size
-    pixels.will_need(ahead_N[:lead])
-    return lambda start: pixels.will_need(ahead_N[start + lead : start + lead + batch_size])
+    pixels.prefetch(ahead_N[:lead])
+    return lambda start: pixels.prefetch(ahead_N[start + lead : start + lead + batch_size])
 
 
 def endless(images: ImageSet, batch_size: int, recipe: Recipe, generator: torch.Generator) -> Iterator[Batch]:
