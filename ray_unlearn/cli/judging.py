@@ -59,7 +59,9 @@ def evaluate(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Parallel tasks. 1: in this process; more: on Ray. Default: by expected time."),
+        typer.Option(
+            min=1, help="Number of parallel tasks. 1: in this process; more: on Ray. Default: by expected time."
+        ),
     ] = None,
     address: Address = None,
     as_json: AsJson = False,
@@ -138,7 +140,10 @@ def report(
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Write the last evaluation as one page, which opens without a network."""
+    """Write the last evaluation as one page.
+
+    The page opens without a network.
+    """
     from ray_unlearn.report.publish import publish, render
     from ray_unlearn.study import load_study
 

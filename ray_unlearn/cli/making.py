@@ -95,7 +95,7 @@ def status(
     every_s: Every = 5.0,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Count the planned, finished and failed runs of every population."""
+    """Count planned, finished and failed runs."""
     from dataclasses import asdict
 
     from ray_unlearn.monitor.utilisation import utilisation, utilisation_line
@@ -152,7 +152,10 @@ def verify(
     ] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Compare the size and sha256 of every file of runs and decoded images with their records."""
+    """Check the size and sha256 of every stored file.
+
+    Files of runs are compared with their records, decoded images with their manifests.
+    """
     from ray_unlearn.data import integrity
     from ray_unlearn.store import verify as check
     from ray_unlearn.store.leftovers import remove_old
@@ -208,7 +211,7 @@ def export(
 ) -> None:
     """Export a population in the competition's format.
 
-    The zip holds exactly N files unlearned_checkpoint_{i}.pth; a missing checkpoint is an error.
+    The zip holds one file unlearned_checkpoint_{i}.pth per planned run; a missing checkpoint is an error.
     """
     from ray_unlearn.export import export_competition
     from ray_unlearn.study import load_study

@@ -76,7 +76,7 @@ def methods(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this method with its options.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the methods, one per line; with NAME, show one method and its options."""
+    """List the methods, or show one with its options."""
     from ray_unlearn.methods import ALIASES, METHODS
     from ray_unlearn.report.text import method_lines, method_list, method_values
 

@@ -56,7 +56,9 @@ def submit(
     ] = False,
     send: Annotated[
         list[Path],
-        typer.Option("--send", metavar="PATH", help="Allow sending a file outside the study's folder. Repeatable."),
+        typer.Option(
+            "--send", metavar="PATH", help="Allow sending a file or folder outside the study's folder. Repeatable."
+        ),
     ] = [],  # noqa: B006
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Send nothing; print the `ray job submit` line of the next attempt.")

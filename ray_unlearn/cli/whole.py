@@ -38,10 +38,10 @@ def everything(
     gpus_per_worker: GpusPerWorker = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Run every stage that is not done yet: prepare, generate, evaluate, report.
+    """Run all stages that are not done yet.
 
-    The exit code is 3 where runs failed, after scoring the others, and 1 where those cannot be scored. A study without
-    a reference population is only generated.
+    The stages are prepare, generate, evaluate and report. The exit code is 3 where runs failed, after scoring the
+    others, and 1 where those cannot be scored. A study without a reference population is only generated.
     """
     from ray_unlearn.generation import generate
     from ray_unlearn.study import load_study

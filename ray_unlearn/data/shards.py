@@ -9,11 +9,11 @@ Schema: image fixed_shape_tensor[uint8, [H, W, 3]], label int64, image_id, group
 digest fixed binary of 16 bytes, and pixel_digest likewise (absent in shards of version 0.1), equal for equal pixels.
 
 A driver draws splits from names and labels alone. A shard's first column is its pixels, nearly all of it; the others
-lie together at its end. So `read_columns` fetches two pieces from an object store, the beginning and the end, whatever
-a shard's size.
+are together at its end. So `read_columns` fetches two pieces from an object store, the beginning and the end, for a
+shard of any size.
 
-Does not cover: which shards make up a source (`prepare`); whether the bytes are those that were written, which only a
-whole shard shows: a node that fetches one compares its sha256, and so does `verify`.
+Does not cover: the list of a source's shards (`prepare`); damage, which only a whole shard shows: a node that fetches
+one compares its sha256, and so does `verify`.
 """
 
 from __future__ import annotations

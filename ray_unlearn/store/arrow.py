@@ -6,8 +6,8 @@
 
 pyarrow calls the registered class of every extension type while it reads a schema, and some classes unpickle the
 column (`ray.data.arrow_pickled_object`, registered by `import ray.data`; CVE-2026-41486). So the schema that pyarrow
-reads is a private copy in which the key of extension types has another name: types stay plain storage, whatever is
-registered, however deeply they are nested. A column of an extension type is then refused, except
+reads is a private copy in which the key of extension types has another name: types stay plain storage, for all
+registered types and at every depth. A column of an extension type is then refused, except
 `arrow.fixed_shape_tensor` where the caller expects it.
 
 Does not cover: the contents of files, nor whether they were changed (records and manifests hold their hashes).
