@@ -5,7 +5,7 @@
 
 Populations are ranked by score; where their N differ, by the score at the null's N, because F depends on N.
 
-Does not cover: what the numbers allow to say (`verdict`), and how it is set on a page.
+Does not cover: conclusions from the numbers (`verdict`), and the page.
 """
 
 from __future__ import annotations
