@@ -310,11 +310,11 @@ def test_presets_pin_every_option():
 
 
 def test_no_default_has_a_schedule_that_no_source_has():
-    """Law: a cosine is a default where the competition's entries have it, and nowhere else."""
+    """Law: a cosine is a default where the competition's entries and SFRon have it, and nowhere else."""
     cosine = {
         name for name, m in METHODS.items() if m.starts_from == "original" and _default(m, "schedule") == "cosine"
     }
-    assert cosine == {"finetune", "seif", "toshi_marvel", "amnesiacs", "forget"}
+    assert cosine == {"finetune", "seif", "toshi_marvel", "amnesiacs", "forget", "sfron"}
 
 
 def _default(method: Any, option: str) -> Any:

@@ -25,7 +25,7 @@ from ray_unlearn.run.worker import Job, Worker
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.schedule.pool import Finished, Lost, Ready, Report
 from ray_unlearn.study.schema import Execution, Study
-from ray_unlearn.training.precision import refuse_absent
+from ray_unlearn.training.precision import check_present
 
 
 class InlineBackend:
@@ -63,7 +63,7 @@ class InlineBackend:
                 "own process; use --backend ray, or --set execution.run_timeout_s=null"
             )
         device = inline_device(execution)
-        refuse_absent(torch.device(device))
+        check_present(torch.device(device))
         self._pool = InlinePool(job, device)
         return self._pool
 

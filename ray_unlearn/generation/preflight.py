@@ -86,9 +86,9 @@ def check_precision(plan: Plan, device: str, populations: Collection[str]) -> No
         if device == "cpu" and name in populations and getattr(options, "precision", "") == "tf32":
             import torch
 
-            from ray_unlearn.training.precision import refuse_unsupported
+            from ray_unlearn.training.precision import check_supported
 
             try:
-                refuse_unsupported("tf32", torch.device(device))
+                check_supported("tf32", torch.device(device))
             except MethodError as error:
                 raise MethodError(f"populations.{name}: {error}") from None

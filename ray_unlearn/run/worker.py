@@ -45,7 +45,7 @@ from ray_unlearn.store.sharing import check_shared
 from ray_unlearn.study.plan import Plan, Run
 from ray_unlearn.study.schema import Execution
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
-from ray_unlearn.training.precision import allow_tensor_float_32, refuse_absent
+from ray_unlearn.training.precision import allow_tensor_float_32, check_present
 from ray_unlearn.usercode.isolation import isolated_process_state, keep_freed_memory, resident_bytes
 
 # A run as short as this is published in the worker's own thread: two threads of one interpreter slow each other down.
@@ -229,7 +229,7 @@ class Worker:
     def _configure(self) -> None:
         """Set threads, gradients, determinism and precision, on which a run's arithmetic depends."""
         execution = self._job.plan.study.execution
-        refuse_absent(self._device)
+        check_present(self._device)
         torch.set_default_dtype(torch.float32)
         torch.set_grad_enabled(True)
         torch.set_num_threads(execution.cpus_per_worker)
