@@ -7,7 +7,7 @@
            --set execution.device=cuda --workers 8
     ... -- python study.py --stage evaluate studies/faces.yaml --set storage=s3://bucket/studies --jobs 16
 
-`--stage` is `all` (the default), `prepare`, `generate`, `evaluate` or `report`, and stands first; every other argument
+`--stage` is `all` (the default), `prepare`, `generate`, `evaluate` or `report`, and comes first; every other argument
 is the subcommand's. The job needs ray_unlearn on every node, and a storage and data that every node sees. The driver
 runs on the head node and needs no GPU; workers take the GPUs. Every stage does what is not done yet, so a job that is
 submitted again after a stop or a crash goes on. The exit code is 3 where runs failed. studies/digits.yaml needs no data

@@ -1,7 +1,7 @@
 """Every error that a user can cause, as one tree; each carries one message and the exit code it ends with.
 
     BaseException
-    ├── Interrupted                a signal asked us to stop: the store is resumable           130 | 143
+    ├── Interrupted                a signal stopped the command: it is resumable               130 | 143
     └── Exception
         └── RayUnlearnError        anything below ends the command with one line               1
             ├── StudyError         the study file or an override is wrong                      2
@@ -13,15 +13,15 @@
             │   ├── PopulationChanged  the folder holds this population, made differently      1
             │   ├── DamagedFile        a file of the store cannot be read, or was changed      1
             │   ├── NewerFormat        a file of the store is of a later version's format      1
-            │   ├── ReferenceNotMade   no run of the population that others are compared with  1
-            │   ├── StoreUnwritable    the folder takes nothing until somebody makes room          1
+            │   ├── ReferenceNotMade   the reference population has no finished run            1
+            │   ├── StoreUnwritable    writes fail until a person acts (space, rights)             1
             │   │   └── StoreReadOnly  it can be read, but this user may not write it              1
             │   └── StorageNotShared   a worker's machine does not see the driver's storage    1
             ├── EvaluationError    populations cannot be scored as asked                       1
             └── ClusterError       Ray cannot be reached, or cannot give what was asked        1
                 └── ClusterLost        Ray died; the same command makes what is missing        3
 
-A message says what, where, expected, found, and what to do. One string per exception, so that it survives pickling.
+A message names what, where, expected, found, and what to do. One string per exception, so that it survives pickling.
 
 Does not cover: failures inside a run, which become failed records, not exceptions of the command.
 """
@@ -70,7 +70,7 @@ class PopulationChanged(StoreError):
 
 
 class DamagedFile(StoreError):
-    """A file of the study's folder cannot be read as what it is, or was changed."""
+    """A file of the study's folder is damaged: it cannot be read in its format, or was changed."""
 
 
 class NewerFormat(StoreError):
@@ -78,7 +78,7 @@ class NewerFormat(StoreError):
 
 
 class StoreUnwritable(StoreError):
-    """The study's folder takes nothing until a person acts: no space, a quota, no permission, mounted read-only."""
+    """Writes to the study's folder fail until a person acts: no space, a quota, no permission, mounted read-only."""
 
 
 class StoreReadOnly(StoreUnwritable):
@@ -86,7 +86,7 @@ class StoreReadOnly(StoreUnwritable):
 
 
 class ReferenceNotMade(StoreError):
-    """The population that all others are compared with has no finished run."""
+    """The reference population has no finished run, so no other can be compared with it."""
 
 
 class StorageNotShared(StoreError):
@@ -98,17 +98,17 @@ class EvaluationError(RayUnlearnError):
 
 
 class ClusterError(RayUnlearnError):
-    """Ray cannot be reached, or cannot give what was asked."""
+    """Ray cannot be reached, or lacks the resources that were asked for."""
 
 
 class ClusterLost(ClusterError):
-    """Ray died in the middle: runs are missing, and the same command makes them."""
+    """Ray died while runs were made; the same command makes the missing ones."""
 
     exit_code = 3
 
 
 class Interrupted(BaseException):
-    """A signal asked us to stop; not an `Exception`, so that no run can swallow it."""
+    """SIGINT or SIGTERM stopped the command; not an `Exception`, so that no run can swallow it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -123,7 +123,7 @@ class Interrupted(BaseException):
         return f"interrupted by {signal.Signals(self.signum).name}"
 
 
-_TOO_LONG = 1000  # characters: the comparison keeps a list of places for each
+_TOO_LONG = 1000  # characters: the comparison keeps a list of positions for each
 _TOO_MANY = 5000  # names to compare: a second's work
 
 

@@ -1,15 +1,14 @@
-"""SIGINT and SIGTERM -> `Interrupted`, raised in the main thread; and an end to whatever does not heed it.
+"""SIGINT and SIGTERM -> `Interrupted`, raised in the main thread, with a deadline for the whole command.
 
     with ends_within(GRACE_S), interrupts():
         ...
 
-Whatever is in flight is dropped: a run is published whole or not at all, so nothing needs to be finished first. A
-second signal ends the clean-up too, and code that swallows the first does not escape the second; where Python itself
-swallows it, in a finaliser, it is raised again. A command is over
-`GRACE_S` after the first signal in any case: what holds it then, a call into C or a storage that does not answer, ends
-with the process.
+Runs in flight are dropped: a run is published whole or not at all, so none needs to be finished first. A second signal
+ends the clean-up too, also where code swallowed the first; an `Interrupted` that Python swallows in a finaliser is
+raised again. The process ends `GRACE_S` after the first signal in any case, also during a call into C or a request to
+a storage that does not answer.
 
-Does not cover: SIGKILL; what it leaves is swept up by the next driver.
+Does not cover: SIGKILL; the next driver removes the temporary files that it leaves.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ RESUMABLE = "nothing is lost: the same command makes what is missing"
 _AGAIN_S = 0.01
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _OVER = b"\0"
-"""No signal's number: the block was left."""
+"""Byte that reports the end of the block; no signal has this number."""
 _PIPES: set[tuple[int, int]] = set()
-"""Of the blocks that this process is in: where signals are read, and where they are told."""
+"""Pipes of the `ends_within` blocks that this process is in: (read end, write end)."""
 
 
 @contextlib.contextmanager
@@ -47,7 +46,7 @@ def interrupts() -> Iterator[None]:
     before, hook = {number: signal.getsignal(number) for number in _SIGNALS}, sys.unraisablehook
 
     def again(lost: sys.UnraisableHookArgs) -> None:
-        if isinstance(lost.exc_value, Interrupted):  # it struck in a finaliser, where nothing can be raised
+        if isinstance(lost.exc_value, Interrupted):  # raised in a finaliser, where Python drops it
             main = threading.main_thread().ident
             threading.Timer(_AGAIN_S, signal.pthread_kill, (main, lost.exc_value.signum)).start()
         else:
@@ -73,20 +72,20 @@ def interrupts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ends_within(seconds: float) -> Iterator[None]:
-    """End the process, as 128 + the signal, where the block is not left `seconds` after the first signal.
+    """End the process with exit code 128 + signal where the block has not ended `seconds` after the first signal.
 
-    A thread counts, not a handler: those wait until the main thread comes back from compiled code.
+    A thread measures the time: signal handlers wait until the main thread returns from compiled code.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _keep_children_out()
-    told, tell = pipe = os.pipe()
-    os.set_blocking(tell, False)
+    read_end, write_end = pipe = os.pipe()
+    os.set_blocking(write_end, False)
     over = threading.Event()
     _PIPES.add(pipe)
-    before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(told, over, seconds), name="grace", daemon=True).start()
+    before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(read_end, over, seconds), name="grace", daemon=True).start()
     try:
         yield
     finally:
@@ -95,17 +94,17 @@ def ends_within(seconds: float) -> Iterator[None]:
             signal.set_wakeup_fd(before)
             _PIPES.discard(pipe)
             with contextlib.suppress(BlockingIOError):
-                os.write(tell, _OVER)  # its end alone would not do: somebody's child may hold the pipe open
-            os.close(tell)
+                os.write(write_end, _OVER)  # closing alone is not enough: a child process may hold the pipe open
+            os.close(write_end)
 
 
 @functools.cache
 def _keep_children_out() -> None:
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_close_inherited)
 
 
-def _forget() -> None:
-    """Close a forked child's ends of its parent's pipes: its signals are its own, and it keeps none of them open."""
+def _close_inherited() -> None:
+    """Close the parent's pipes in a forked child, which must neither report signals there nor keep them open."""
     if _PIPES:
         signal.set_wakeup_fd(-1)
     for pipe in _PIPES:
@@ -114,17 +113,20 @@ def _forget() -> None:
     _PIPES.clear()
 
 
-def _watch(told: int, over: threading.Event, seconds: float) -> None:
+def _watch(read_end: int, over: threading.Event, seconds: float) -> None:
     signum, deadline = 0, None
-    while select.select([told], [], [], None if deadline is None else max(0.0, deadline - time.monotonic()))[0]:
-        numbers = os.read(told, 16)
+    while select.select([read_end], [], [], None if deadline is None else max(0.0, deadline - time.monotonic()))[0]:
+        numbers = os.read(read_end, 16)
         if not numbers or _OVER in numbers:
-            os.close(told)
+            os.close(read_end)
             return
         first = next((number for number in numbers if number in _SIGNALS), 0)
         if first and deadline is None:
             signum, deadline = first, time.monotonic() + seconds
-    if over.is_set():  # in this very moment: who left the block may still write to the pipe, so it stays
+    if over.is_set():  # the block is just ending and may still write to the pipe, so it stays open
         return
-    os.write(2, f"{Interrupted(signum)}; not over after {seconds:g} s, so it was cut short; {RESUMABLE}\n".encode())
+    os.write(
+        2,
+        f"{Interrupted(signum)}; the command had not ended after {seconds:g} s and was stopped; {RESUMABLE}\n".encode(),
+    )
     os._exit(128 + signum)

@@ -1,10 +1,10 @@
-"""The main job on images that come with scikit-learn: no download, under two minutes on two cores.
+"""A complete study on scikit-learn's digits: no download, under two minutes on two cores.
 
     summary = quickstart(Path("ray-unlearn-quickstart"))
 
-Writes a study file, trains an original, makes 16 unlearned and 16 retrained checkpoints with two workers.
+It writes a study file, trains an original, and makes 16 unlearned and 16 retrained checkpoints with two workers.
 
-Does not cover: anything that `ray-unlearn generate` would not do with the same file.
+Does not cover: scores and the report, which `ray-unlearn quickstart` adds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ evaluation: {reference: retrained}
 
 
 def quickstart(folder: Path, backend: BackendName = "ray") -> tuple[Path, Summary]:
-    """Write the study unless it is there, and generate it; return the study file and what was done.
+    """Write the study file unless it exists, and generate the study; return the file and the summary.
 
     Raises:
         RayUnlearnError: the folder cannot be written, or anything that `generate` refuses.

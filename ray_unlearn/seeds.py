@@ -63,8 +63,8 @@ class Seeds:
     def global_state(self, purpose: str) -> Iterator[None]:
         """Seed the global generators of `random`, NumPy and torch (all devices) in the block; restore them after.
 
-        GPUs' generators are seeded where there are any; elsewhere torch would take milliseconds to find none, and keep
-        a note for a CUDA that never starts, at every call.
+        The generators of GPUs are seeded only where a GPU exists: without one, every call would cost torch milliseconds
+        and leave a deferred call for a CUDA that never starts.
         """
         import torch
 
@@ -85,7 +85,7 @@ class Seeds:
 
 @contextlib.contextmanager
 def nothing_drawn(device: torch.device) -> Iterator[None]:
-    """Put torch's global generators (the CPU's and the device's) back after the block, as if it had drawn nothing."""
+    """Restore torch's global generators (the CPU's and the device's) after the block."""
     import torch
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else ()):

@@ -1,15 +1,15 @@
-r"""The one door for text to a terminal: standard output, standard error, and Rich's progress and tables.
+r"""The only module that writes to the terminal: standard output, standard error, and Rich's progress and tables.
 
-    say(f"failed: {why}")                        # a line on standard output; say_error: on standard error
-    console = open_console(error=True)           # a Rich console whose texts pass through the same door
+    print_line(f"failed: {why}")                        # a line on standard output; print_error: on standard error
+    console = open_console(error=True)           # a Rich console that escapes its texts in the same way
     visible("a\x1b[2Jb")                         # r"a\u001b[2Jb"
 
-Names and messages come from strangers: class names, column names, file names, other machines' records and logs. A
-control character in one of them would move the cursor, clear the screen, set the window's title, or show a line in
-another order than it has. Here each becomes what JSON writes for it, so that `--json` stays JSON; and whatever in a
-text may be the key of a URI is cut out.
+Names and messages come from other people's data: class names, column names, file names, other machines' records and
+logs. A control character in one of them would move the cursor, clear the screen, set the window's title, or reorder a
+line. Control characters are written as JSON escapes them, so that `--json` stays JSON; parts of a text that may be the
+credentials of a URI are removed.
 
-Does not cover: files (reports are escaped as HTML and Markdown need it), nor what libraries print themselves.
+Does not cover: files (reports are escaped as HTML and Markdown need it), nor the direct output of libraries.
 """
 
 from __future__ import annotations
@@ -29,73 +29,73 @@ _CONTROLS = re.compile(
     "\x80-\x9f"  # C1: \x9b is another ESC [
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidirectional: they reorder what is read
     "\u2028\u2029"  # line ends of Unicode
-    "\ud800-\udfff"  # halves of characters, such as bytes of a file's name that are no UTF-8
+    "\ud800-\udfff"  # surrogates, such as bytes of a file's name that are not UTF-8
     "]"
 )
 
 
 def visible(text: str) -> str:
-    """Return a text whose control characters are written out, newline and tab apart."""
+    """Return a text with its control characters escaped, except newline and tab."""
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def safe(text: str) -> str:
-    """Return a text as a terminal may get it: its control characters written out, keys of URIs cut out."""
+    """Return a text that is safe for a terminal: control characters escaped, credentials in URIs removed."""
     if "://" in text:
-        from ray_unlearn.study.uris import without_keys  # brings pydantic
+        from ray_unlearn.study.uris import without_keys  # imports pydantic
 
         text = without_keys(text)
     return visible(text)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line, or several, on standard output."""
     show(text + "\n")
 
 
-def say_error(text: str) -> None:
+def print_error(text: str) -> None:
     """Print a line, or several, on standard error."""
     show(text + "\n", error=True)
 
 
 def show(text: str, *, error: bool = False) -> None:
-    """Print a text as it comes, such as a piece of a log."""
+    """Print a text without adding a line end, such as a piece of a log."""
     stream = Escaping(sys.stderr if error else sys.stdout)
     stream.write(text)
     stream.flush()
 
 
 class Escaping:
-    """A stream for libraries that write for themselves: what they write goes through the door."""
+    """A stream for libraries that print directly; their output is escaped in the same way."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text; what the stream's encoding does not have is written out, too."""
+        """Write a text; characters outside the stream's encoding are escaped, too."""
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         self._stream.write(safe(text).encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:
-        """Flush it."""
+        """Flush the stream."""
         self._stream.flush()
 
     def isatty(self) -> bool:
-        """Return whether it is a terminal."""
+        """Return whether the stream is a terminal."""
         return self._stream.isatty()
 
 
 def open_console(*, error: bool = False) -> Console:
-    """Return a Rich console on standard output or standard error, whose texts are safe; its own codes pass."""
+    """Return a Rich console on standard output or standard error; its texts are escaped, its own codes are not."""
     from rich.console import Console
     from rich.segment import Segment
 
     class SafeConsole(Console):
-        """Rich lays out and colours; every piece of text passes through the door before it is coloured."""
+        """A Rich console that escapes every piece of text before it is coloured."""
 
         def print(self, *objects: Any, **how: Any) -> None:
-            """Print, keys of URIs cut out of texts."""
+            """Print texts without the credentials of URIs."""
             super().print(*(safe(each) if isinstance(each, str) else each for each in objects), **how)
 
         def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:

@@ -1,4 +1,4 @@
-"""Numbers and names as they stand in tables, pictures and sentences.
+"""Numbers and names as tables, pictures and sentences show them.
 
     decimals(0.11368)                            # '0.114'
     interval(0.09, 0.1311)                       # '[0.090, 0.131]'
@@ -47,7 +47,7 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def span(low: float | None, high: float | None) -> str:
-    """Return a range that is no interval of confidence: the smallest and the largest of what was drawn."""
+    """Return a range that is not a confidence interval: the smallest and the largest of the values drawn."""
     return "" if low is None or high is None else f"{decimals(low)} to {decimals(high)}"
 
 
@@ -67,7 +67,7 @@ def listed(names: list[str]) -> str:
 
 
 def short(name: str, width: int) -> str:
-    """Return a name of at most `width` characters: the middle goes, because ends tell names apart."""
+    """Return a name of at most `width` characters: the middle is left out, because names differ at their ends."""
     if len(name) <= width:
         return name
     tail = (width - 1) // 2
@@ -80,7 +80,7 @@ def _signed(text: str) -> str:
 
 
 def lines_in(data: bytes) -> list[str]:
-    r"""Return the lines of what a program printed; what a progress bar writes over itself is a line each time.
+    r"""Return the lines of a program's output; each state of a progress bar is a line of its own.
 
     >>> lines_in(b"50%\r100%\ndone\n")
     ['50%', '100%', 'done']

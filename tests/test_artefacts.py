@@ -163,5 +163,5 @@ def test_a_retain_sample_larger_than_retain_is_all_of_it(tiny):
 def test_a_split_that_the_data_lack_is_refused_only_where_named(tiny):
     """Law: `outputs.splits` names what must be there; the default takes what there is."""
     assert made(tiny(data={"test": None})).populations() == ["finetune", "original"]
-    with pytest.raises(StudyError, match=r"outputs\.splits: asks for test, which the study's data do not have"):
+    with pytest.raises(StudyError, match=r"outputs\.splits: test has no images in this study; leave it out"):
         open_job(tiny(data={"test": None}, outputs={"splits": ["forget", "test"]}))

@@ -212,7 +212,7 @@ CASES: dict[str, tuple[Case, int, str]] = {
     "outputs of a missing set": (
         lambda f: generate(f, data={"test": None}, outputs={"splits": ["test"]}),
         2,
-        r"outputs\.splits: asks for test, which the study's data do not have",
+        r"outputs\.splits: test has no images in this study; leave it out",
     ),
     "train file missing": (lambda f: generate(f, data={"train": "none.parquet"}), 1, r".*none\.parquet.*"),
     "train folder missing": (lambda f: generate(f, data={"train": "none"}), 1, r".*/none: no such folder; expected .*"),
@@ -301,7 +301,7 @@ CASES: dict[str, tuple[Case, int, str]] = {
         r".*mine\.py:unlearning: the script fails on import: SystemExit: 0 \(mine\.py:2\)",
     ),
     "changed lr on an existing population": (changed_lr, 1, r"population finetune in .* was made differently .*"),
-    "one class": (one_class, 1, r"data\.train: 1 class \(owl\); a classifier tells two or more apart.*"),
+    "one class": (one_class, 1, r"data\.train: 1 class \(owl\); a classifier needs two or more.*"),
     "unknown method to list": (
         lambda f: ["methods", "finetun"],
         2,

@@ -123,7 +123,7 @@ BAD = Run(population="bad", index=0)
     ("body", "said"),
     [
         ("os._exit(0)", r"SystemExit: os._exit(0) (bad.py:"),
-        ("raise Unspeakable", "Unspeakable: (its text cannot be had: ZeroDivisionError) (bad.py:"),
+        ("raise Unspeakable", "Unspeakable: (making its text raised ZeroDivisionError) (bad.py:"),
         ("raise ValueError('half \\ud800')", "ValueError: half \\ud800 (bad.py:"),
     ],
 )
@@ -154,7 +154,7 @@ def test_a_run_that_leaves_no_thread_to_start_costs_one_line(tiny, tmp_path, mon
     monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)  # to be put back afterwards
     body = 'import threading\n    def start(self): raise RuntimeError("can\'t start new thread")\n'
     study = scripted(tiny, tmp_path, f"{body}    threading.Thread.start = start")
-    with pytest.raises(RayUnlearnError, match=r"can start no thread any more.*the same command, run again"):
+    with pytest.raises(RayUnlearnError, match=r"can start no more threads.*the same command brings it up to date"):
         generate(study, backend="inline")
     monkeypatch.undo()
     again = generate(study, backend="inline")

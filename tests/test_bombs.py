@@ -78,8 +78,12 @@ def test_a_file_larger_than_any_image_is_refused(tmp_path: Path):
     """Law: a terabyte that takes no room on the disk takes none in memory."""
     with (tmp_path / "sparse.png").open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(OSError, match="larger than 1,000 bytes"):
-        read_local(tmp_path / "sparse.png", 1000)
+    with pytest.raises(OSError, match="larger than 1,073,741,824 bytes"):
+        read_local(tmp_path / "sparse.png")
+    with pytest.raises(
+        ModelError, match=r"cannot be read \(it has 1,099,511,627,776 bytes, and there are [\d,]+ of memory"
+    ):
+        read_file(str(tmp_path / "sparse.png"))
 
 
 def test_a_compressed_csv_is_named(tmp_path: Path):

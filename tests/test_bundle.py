@@ -17,7 +17,7 @@ from conftest import TINY, merged
 from ray_unlearn.errors import MethodError, StudyError
 from ray_unlearn.study import load_study
 from ray_unlearn.submit import bundle as parcels
-from ray_unlearn.submit import folder_cache as shelf
+from ray_unlearn.submit import folder_cache
 from ray_unlearn.submit.bundle import Parcel, pack
 from ray_unlearn.usercode.sources import script_modules
 
@@ -70,7 +70,7 @@ def test_words_that_look_like_values_stay_words(tmp_path: Path, words: str) -> N
 def test_values_that_cannot_travel_are_refused(tmp_path: Path) -> None:
     """Law: infinity has no JSON; one line names the study."""
     file = write(tmp_path)
-    with pytest.raises(StudyError, match=r"study.yaml: cannot travel, expected plain, finite, printable values"):
+    with pytest.raises(StudyError, match=r"study.yaml: the study cannot be sent: expected plain, finite, print"):
         pack(file, ["model.options={width: .inf}"])
 
 
@@ -158,7 +158,7 @@ def test_files_outside_the_studys_folder_stay_here(tmp_path: Path, way: str) -> 
     (here / "linked.py").symlink_to("../secret.py")
     (here / "nets").mkdir()
     (here / "nets/__init__.py").symlink_to("../../secret.py")
-    with pytest.raises(StudyError, match=r"lies outside the study's folder.* allow it: --send .*/secret\.p"):
+    with pytest.raises(StudyError, match=r"is outside the study's folder.* allow it: --send .*/secret\.p"):
         pack(file, [])
     for allowed in ([tmp_path / "secret.pth", tmp_path / "secret.py"], [tmp_path]):
         assert pack(file, [], send=allowed).files
@@ -194,8 +194,8 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "one of many": ({"data": {"train": ["/a.parquet", "b.parquet"]}}, [], r"data.train: b.parquet is relative"),
     "test in full": ({"data": {"test": {"path": "b", "format": "folder"}}}, [], r"data.test: b is relative.*bucket/b"),
     "validation": ({}, ["data.validation=held"], r"data.validation: held is relative"),
-    "ids missing": ({"data": {"forget": {"fraction": None, "ids": "f.csv"}}}, [], r"f.csv: no such file.*travels"),
-    "script missing": ({"populations": {"m": {"method": "m.py:f"}}}, [], r"m.py: no such file; .*travels"),
+    "ids missing": ({"data": {"forget": {"fraction": None, "ids": "f.csv"}}}, [], r"f.csv: no such file.*is sent with"),
+    "script missing": ({"populations": {"m": {"method": "m.py:f"}}}, [], r"m.py: no such file; .*is sent with"),
     "weights missing": ({"populations": {"m": {"weights": "m.pth"}}}, [], r"m.pth: no such file"),
     "method unknown": ({"populations": {"m": {"method": "finetun"}}}, [], r"no method 'finetun' \(did you mean"),
     "option unknown": ({"populations": {"finetune": {"lrr": 1}}}, [], r"populations.finetune.lrr: unknown key"),
@@ -236,7 +236,7 @@ def test_too_much_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(parcels, "LIMIT_BYTES", 2 * 2**20)
     (tmp_path / "big.pth").write_bytes(bytes(3 * 2**20))
     file = write(tmp_path, populations={"original": {"method": None, "on": None, "weights": "big.pth"}})
-    with pytest.raises(StudyError, match=r"tiny: 3 MiB would travel, expected at most 2; .*big.pth \(3 MiB\)"):
+    with pytest.raises(StudyError, match=r"tiny: 3 MiB would be sent, expected at most 2; .*big.pth \(3 MiB\)"):
         pack(file, [])
 
 
@@ -323,7 +323,7 @@ def test_old_parcels_go_but_for_the_newest_and_what_was_used_today(tmp_path: Pat
     for name in sorted(name for name in left if name.startswith("today")):
         os.utime(parent / name, (time.time() - 86_400 * 3,) * 2)
     pack(file, []).write(parent)
-    assert len([path for path in parent.iterdir() if path.name.startswith("today")]) == shelf.KEPT - 1
+    assert len([path for path in parent.iterdir() if path.name.startswith("today")]) == folder_cache.KEPT - 1
 
 
 def test_a_parcel_does_not_change_the_study_it_packs(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_a_parcel_does_not_change_the_study_it_packs(tmp_path: Path) -> None:
 
 def test_a_folder_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Law: whoever is stopped while old folders go leaves none under its name with some of its files."""
-    monkeypatch.setattr(shelf, "KEPT", 1)
+    monkeypatch.setattr(folder_cache, "KEPT", 1)
     for name in ("old", "older"):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (0, 0))
@@ -346,7 +346,7 @@ def test_a_folder_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def stopped(path: Path, **_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shelf.shutil, "rmtree", stopped)
+    monkeypatch.setattr(folder_cache.shutil, "rmtree", stopped)
     with pytest.raises(KeyboardInterrupt):
-        shelf.sweep(tmp_path)
+        folder_cache.sweep(tmp_path)
     assert sorted(path.name.startswith(".old-") for path in tmp_path.iterdir()) == [False, True]

@@ -344,7 +344,7 @@ def test_verify_repair_generate_mends(copy: Path, capsys):
         str(shard.relative_to(copy / "store")),
     ]
     mends = f"ray-unlearn verify {study_of(copy)} --repair"
-    assert captured.err == f"error: 3 problems; `{mends}` makes it pending again\n"
+    assert captured.err == f"error: 3 problems; `{mends}` makes the affected runs pending again\n"
     assert main(["verify", study_of(copy), "--repair"]) == 0
     assert "repaired: 2 runs pending again" in capsys.readouterr().out
     assert inline(study_of(copy)) == 0
@@ -399,7 +399,7 @@ def test_export_refuses_what_is_not_whole(copy: Path, tmp_path, capsys, how: str
     assert export(copy, tmp_path / "new.zip") == 1
     expected = {
         "missing": "error: population finetune: 1 of 3 checkpoints are missing (runs 2)",
-        "flipped": f"error: {copy}/store/tiny: run finetune/00002: model.safetensors is not what its record says",
+        "flipped": f"error: {copy}/store/tiny: run finetune/00002: model.safetensors differs from its record",
     }
     assert capsys.readouterr().err.startswith(expected[how])
     (tmp_path / "old.zip").write_bytes(b"earlier")

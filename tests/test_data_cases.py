@@ -125,7 +125,9 @@ def test_ignored_files_are_counted_by_suffix(tmp_path: Path):
         (root / f"a/{suffix}.{suffix}").write_bytes(encoded(picture(50 + i), form))
     source = open_class_folders(str(root))
     assert source.num_rows == 4 + 7
-    said = "5 files ignored, of no kind of image that is read: 2 .heic, 1 .avif, 1 .txt, 1 without a suffix"
+    said = (
+        "5 files ignored, because they are no images of a supported kind: 2 .heic, 1 .avif, 1 .txt, 1 without a suffix"
+    )
     assert sorted(source.remarks[0].split(": ")[1].split(", ")) == sorted(said.split(": ")[1].split(", "))
     assert source.remarks[0].startswith("5 files ignored")
     assert any("5 files ignored" in line for line in data_of(tmp_path, str(root)).warnings)
@@ -257,7 +259,7 @@ def test_numbers_that_are_no_grey_levels_are_refused(mode: str, dtype):
     """Law: a TIFF of floats or 32-bit integers would become black or white; it is refused by its mode."""
     sink = io.BytesIO()
     Image.fromarray(np.linspace(0, 1000, 64, dtype=dtype).reshape(8, 8), mode=None).save(sink, "TIFF")
-    with pytest.raises(DataError, match=rf"mode {mode}\) of which nothing says what is white; save it with 8 bits"):
+    with pytest.raises(DataError, match=rf"mode {mode}, whose numbers have no stated white; save it with 8 bits"):
         decode(sink.getvalue(), 8)
 
 
@@ -359,7 +361,7 @@ def test_a_name_that_is_no_utf_8_is_one_line(tmp_path: Path):
     folder_of(tmp_path / "f", {"a": 1, "b": 1})
     bad = os.fsencode(tmp_path / "f/a") + b"/caf\xe9.png"
     Path(os.fsdecode(bad)).write_bytes(encoded(picture(7)))
-    with pytest.raises(DataError, match=r"caf\\udce9\.png': the name of this file is no UTF-8; rename it"):
+    with pytest.raises(DataError, match=r"caf\\udce9\.png': the name of this file is not UTF-8; rename it"):
         open_class_folders(str(tmp_path / "f"))
 
 

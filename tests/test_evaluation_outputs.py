@@ -36,7 +36,7 @@ def test_damaged_outputs_are_refused(tmp_path: Path):
     _, store = evaluated_store(tmp_path, {"retrained": 2})
     file = next(tmp_path.glob("tiny/retrained/00001/outputs.arrow"))
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.raises(StoreError, match=r"retrained/00001: outputs\.arrow is not what its record says"):
+    with pytest.raises(StoreError, match=r"retrained/00001: outputs\.arrow differs from its record"):
         read_outputs(store, "retrained", store.made("retrained"))
 
 

@@ -95,7 +95,7 @@ def test_an_object_store_that_fails_skips_no_image(tmp_path, monkeypatch):
     source = open_class_folders(f"file://{root}")
     (root / "dog" / "1.png").unlink()
     skipped = prepare(source, tmp_path / "store", skip_bad=True).manifest.skipped
-    assert [skip["reason"] for skip in skipped] == [f"file://{root}/dog/1.png is not there any more"]
+    assert [skip["reason"] for skip in skipped] == [f"file://{root}/dog/1.png does not exist any more"]
 
     def refuses(act):
         raise OSError("ACCESS_DENIED during GetObject")
@@ -303,5 +303,5 @@ def test_formats_that_need_one_folder(tmp_path):
 @pytest.mark.parametrize("path", ["a" * 5000, "b/" * 3000])
 def test_a_path_that_no_file_system_takes_is_refused(path: str):
     """Law: a name too long to be looked at is one short line, not a traceback."""
-    with pytest.raises(DataError, match=r"data\.train: (a{80}|(b/){40}): cannot be looked at \(File name too long\)"):
+    with pytest.raises(DataError, match=r"data\.train: (a{80}|(b/){40}): cannot be read \(File name too long\)"):
         open_source(Source(path=path), "train", Columns())

@@ -100,7 +100,9 @@ def test_what_does_not_heed_a_signal_ends_within_its_grace(how: str, number: sig
     _, said = process.communicate(timeout=20)
     assert process.returncode == code
     assert 0.4 < time.monotonic() - begun < 5
-    assert said.decode() == (f"interrupted by {number.name}; not over after 0.5 s, so it was cut short; {RESUMABLE}\n")
+    assert said.decode() == (
+        f"interrupted by {number.name}; the command had not ended after 0.5 s and was stopped; {RESUMABLE}\n"
+    )
 
 
 def test_a_block_that_is_left_in_time_is_not_cut_short():

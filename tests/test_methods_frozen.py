@@ -24,6 +24,7 @@ FROZEN = {
 }
 LIVELY = {
     "selective_synaptic_dampening": {"alpha": 0.5},
+    "sfron": {"iterations": 6},
     "unsir": {"noise_steps": 2, "noise_batch_size": 4, "noise_batches": 1},
 }
 

@@ -254,6 +254,12 @@ PINNED: dict[str, dict[str, Any]] = {
         **{"epochs": 10.0, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "step", "step_epochs": 1.0},
         **{"gamma": 0.1, "epsilon": 0.04, "steps": 50, "with_forget": True},
     },
+    # Unified-Unlearning-w-Remain-Geometry sfron.py (CIFAR10 10%), scripts/unlearn.sh
+    "sfron/published": {
+        **{"batch_size": 128, "augment": {"crop": 4, "flip": True}, "class_weights": "none", "optimizer": "sgd"},
+        **{"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "iterations": 1500, "forget_every": 5, "ascent": 25.0},
+        **{"adaptive": 0.5, "max_norm": 7.0, "threshold": 1.0, "importance_batch_size": 128},
+    },
     # machine-unlearning-pytorch negmerge.py, but copies of all rates merged, as in the paper
     "task_vector/published_negmerge": {
         **PLAIN,
@@ -304,11 +310,11 @@ def test_presets_pin_every_option():
 
 
 def test_no_default_has_a_schedule_that_no_source_has():
-    """Law: a cosine is a default where the competition's entries have it, and nowhere else."""
+    """Law: a cosine is a default where the competition's entries and SFRon have it, and nowhere else."""
     cosine = {
         name for name, m in METHODS.items() if m.starts_from == "original" and _default(m, "schedule") == "cosine"
     }
-    assert cosine == {"finetune", "seif", "toshi_marvel", "amnesiacs", "forget"}
+    assert cosine == {"finetune", "seif", "toshi_marvel", "amnesiacs", "forget", "sfron"}
 
 
 def _default(method: Any, option: str) -> Any:

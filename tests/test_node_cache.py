@@ -117,7 +117,7 @@ def test_what_is_in_use_stays_and_a_full_cache_is_refused(cache, monkeypatch):
     """Law: a shard that a live process uses is never removed, however old; then there is no room, which is said."""
     for name in "abc":
         get(cache, name)
-    with pytest.raises(DataError, match=r"full of what is in use: .* raise RAY_UNLEARN_CACHE_GIB"):
+    with pytest.raises(DataError, match=r"full of shards in use: .* raise RAY_UNLEARN_CACHE_GIB"):
         get(cache, "d")
     assert names(cache) == "abc"
 
@@ -186,10 +186,10 @@ def test_what_was_just_fetched_is_not_evicted(cache, monkeypatch):
 
     def then_full(self, *given):
         fetch(self, *given)
-        NodeCache(cache.folder, 0)._make_room(0)
+        NodeCache(cache.folder, 0)._free_space(0)
 
     monkeypatch.setattr(NodeCache, "_fetch", then_full)
-    with pytest.raises(DataError, match="full of what is in use"):
+    with pytest.raises(DataError, match="full of shards in use"):
         get(cache, "a")
     assert names(cache) == "a"
 

@@ -134,7 +134,7 @@ def test_the_runs_of_a_node_that_drains_move(tmp_path: Path, alone: dict[str, by
         cluster.add_node(num_cpus=2, num_gpus=2)
         driver.wait_for(lambda: ready(driver.said) == 2 and records_in(study.parent) >= 4)
         drain(cluster.address, small.node_id, 60)
-        driver.wait_for(lambda: "is drained and goes away in" in driver.said and ready(driver.said) == 3)
+        driver.wait_for(lambda: "is drained and removed in" in driver.said and ready(driver.said) == 3)
         cluster.remove_node(small, allow_graceful=False)  # it has let its worker go already
         assert driver.finish() == 0, driver.said
     assert "again:" not in driver.said
@@ -150,7 +150,7 @@ def test_what_a_node_does_not_finish_before_it_goes_is_taken_back(tmp_path: Path
         first = next(iter(cluster.worker_nodes))
         drain(cluster.address, first.node_id, 8)
         (study.parent / "second").touch()
-        driver.wait_for(lambda: "goes away now" in driver.said)
+        driver.wait_for(lambda: "is removed now" in driver.said)
         cluster.remove_node(first, allow_graceful=False)
         cluster.add_node(**GPU_NODE)
         assert driver.finish() == 0, driver.said

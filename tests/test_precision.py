@@ -13,7 +13,7 @@ from ray_unlearn.errors import MethodError
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.training import fit
-from ray_unlearn.training.precision import allow_tensor_float_32, arithmetic, autocast, refuse_unsupported
+from ray_unlearn.training.precision import allow_tensor_float_32, arithmetic, autocast, check_supported
 
 RNG = Seeds(study=0, population="test")
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -59,7 +59,7 @@ class Looking(Linear):
 
 def test_training_is_tf32_and_what_follows_is_not(tmp_path, monkeypatch):
     """Law: the steps may round; the hook after an epoch, which predicts, may not."""
-    monkeypatch.setattr("ray_unlearn.training.loop.refuse_unsupported", lambda precision, device: None)
+    monkeypatch.setattr("ray_unlearn.training.loop.check_supported", lambda precision, device: None)
     after: list[str] = []
     data = dataclasses.replace(run_data(tmp_path), on_epoch=lambda *_: after.extend(flags()))
     for precision, expected in (("tf32", "tf32"), ("fp32", "ieee")):
@@ -77,7 +77,7 @@ def test_a_cpu_refuses_tf32_before_any_step(tmp_path):
         fit(model, run_data(tmp_path), Recipe(precision="tf32"), RNG)
     assert torch.equal(model.layer.weight, before)
     for precision in ("fp32", "bf16"):
-        refuse_unsupported(precision, CPU)
+        check_supported(precision, CPU)
 
 
 def test_an_older_gpu_refuses_what_it_lacks(monkeypatch):
@@ -85,15 +85,15 @@ def test_an_older_gpu_refuses_what_it_lacks(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
-    refuse_unsupported("fp32", GPU)
+    check_supported("fp32", GPU)
     with pytest.raises(MethodError, match=r"tf32: expected a GPU of compute capability 8.0 or more; found Tesla T4"):
-        refuse_unsupported("tf32", GPU)
+        check_supported("tf32", GPU)
     with pytest.raises(MethodError, match=r"bf16: expected a GPU that computes in bfloat16; found Tesla T4; set"):
-        refuse_unsupported("bf16", GPU)
+        check_supported("bf16", GPU)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    refuse_unsupported("tf32", GPU)
-    refuse_unsupported("bf16", GPU)
+    check_supported("tf32", GPU)
+    check_supported("bf16", GPU)
 
 
 def test_autocast_is_for_bf16_alone():

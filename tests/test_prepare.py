@@ -262,7 +262,7 @@ def test_a_study_never_tests_on_its_training_images(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("classes", "expected"),
     [
-        (2, "label .*: expected a class number from 0 to 1; `data.classes` sets how many there are"),
+        (2, "label .*: expected a class number from 0 to 1; `data.classes` sets their number"),
         (("a", "b"), "label 'c' is none of the 2 classes"),
         (("a", "b", "cc"), "label 'c' is none of the 3 classes"),
     ],

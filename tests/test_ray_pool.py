@@ -140,9 +140,9 @@ def test_a_worker_on_a_node_that_drains_is_warned_once_and_taken_back_before_the
     assert events(5) == [Leaving(worker)]
     assert events(1) == []
     address = ray.nodes()[0]["NodeManagerAddress"]
-    assert events(5) == [Lost(worker, f"node {address} goes away now", preempted=True)]
+    assert events(5) == [Lost(worker, f"node {address} is removed now", preempted=True)]
     assert [re.sub(r"[34] s:", "T:", line) for line in said] == [
-        f"node {address} is drained and goes away in T: its 1 worker moves elsewhere"
+        f"node {address} is drained and removed in T: its 1 worker moves elsewhere"
     ]
     assert pool.wait() == []  # it is told once, though its node still drains
 

@@ -44,7 +44,7 @@ def test_stretches_worked_by_hand(blocks, rows, expected):
 def asked(monkeypatch, pixels: Pixels) -> list[list[int]]:
     """Return a list that gets the rows of everything that is asked for."""
     found: list[list[int]] = []
-    monkeypatch.setattr(pixels, "will_need", lambda rows: found.append(rows.tolist()))
+    monkeypatch.setattr(pixels, "prefetch", lambda rows: found.append(rows.tolist()))
     return found
 
 
@@ -100,7 +100,7 @@ def test_advice_changes_no_pixel(tmp_path, larger_than_memory):
 def test_a_system_without_advice_reads_all_the_same(blocks, monkeypatch):
     """Law: where libc has no madvise, nothing is advised and nothing fails."""
     monkeypatch.setattr(reading, "_madvise", lambda: None)
-    Reading(blocks).will_need(np.arange(50))
+    Reading(blocks).prefetch(np.arange(50))
 
 
 def groups(folder: Path, text: str, limits: dict[str, str]) -> tuple[Path, Path]:

@@ -14,13 +14,20 @@ import typer
 import yaml
 from conftest import TINY, merged
 from samples import digit_runs, same_weights
+from test_floors import FLOORS
 
 from ray_unlearn import __version__
 from ray_unlearn.cli import app, main
 from ray_unlearn.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for pattern in ("*.md", "jobs/*.md", "tests/*/README.md", "ray_unlearn/*/README.md")
+    for path in sorted(ROOT.glob(pattern))
+    if path.name != "CHANGELOG.md"  # it names what was once
+}
+README = DOCUMENTS["README.md"]
 TEST_COMMAND = "pip install uv && uv run pytest"
 
 
@@ -48,10 +55,11 @@ def test_the_readme_has_commands():
     assert len(commands_in(README)) >= 8
 
 
-@pytest.mark.parametrize("command", commands_in(README))
-def test_every_command_of_the_readme_parses(command: str):
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_of_a_document_parses(document: str):
     """Law: subcommand, arguments and options of each command exist."""
-    check(command)
+    for command in commands_in(DOCUMENTS[document]):
+        check(command)
 
 
 @pytest.mark.parametrize(
@@ -94,25 +102,35 @@ def test_versions_agree():
     assert {newest[1], project["version"], __version__} == {__version__}
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_every_local_link_of_the_readme_leads_somewhere(link: str):
-    """Law: files that the README links to are in the repository."""
-    assert (ROOT / link).exists()
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_local_link_of_a_document_leads_somewhere(document: str):
+    """Law: files that a document links to are in the repository."""
+    folder = (ROOT / document).parent
+    links = [link for link in re.findall(r"\]\(([^)#]+)", DOCUMENTS[document]) if "://" not in link]
+    assert [link for link in links if not (folder / link).exists()] == []
 
 
-def test_every_module_named_in_the_architecture_exists():
-    """Law: the tree in the README is the tree in the repository."""
-    tree = re.search(r"```\nray_unlearn/\n(.*?)jobs/", README, re.DOTALL)
-    assert tree is not None
-    named = set(re.findall(r"^  (\S+)", tree[1], re.MULTILINE))
-    package = ROOT / "ray_unlearn"
-    there = {p.name for p in package.glob("*.py")} | {f"{p.parent.name}/" for p in package.glob("*/__init__.py")}
-    assert named == there - {"__init__.py", "__main__.py"}
+def test_every_file_that_the_documents_name_is_there():
+    """Law: a Python or YAML file in inline code, with its folder, exists: in the repository or in the package."""
+    missing = []
+    for document, text in DOCUMENTS.items():
+        named = set(re.findall(r"`((?:[\w.]+/)+\w+\.(?:py|yaml|html|json))`", text))
+        places = (ROOT, ROOT / "ray_unlearn", (ROOT / document).parent)
+        missing += [f"{document}: {name}" for name in named if not any((place / name).exists() for place in places)]
+    assert [one for one in missing if "NAME" not in one and "path/to" not in one] == []
+
+
+def test_the_floors_are_those_that_contributing_names():
+    """Law: CONTRIBUTING's sentence about the floors is the table that the imports are held to."""
+    sentence = re.search(r"^`errors`.*?`__main__`$", DOCUMENTS["CONTRIBUTING.md"], re.DOTALL | re.MULTILINE)
+    assert sentence is not None
+    assert [re.findall(r"`(\w+)`", floor) for floor in re.split(r"\s<\s", sentence[0])] == FLOORS
 
 
 def python_blocks(start: str) -> list[str]:
-    """Return the README's Python blocks whose first line is the comment `start`."""
-    return [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if block.startswith(start)]
+    """Return the documents' Python blocks whose first line is the comment `start`."""
+    blocks = [block for text in DOCUMENTS.values() for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+    return [block for block in blocks if block.startswith(start)]
 
 
 def test_the_readmes_own_method_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -423,7 +423,7 @@ def test_a_node_that_goes_away_is_no_runs_fault(seed: int):
 def test_a_run_that_takes_its_nodes_along_is_given_up():
     """Law: nodes go away, but not twenty-one in a row with the same run alone on them."""
     tally = schedule(plan_of(3), FakePool({finetune(1): ["gone"] * 99}, lambda: 1), max_attempts=9)
-    assert tally.failed == {finetune(1): "its node went away 21 times: killed"}
+    assert tally.failed == {finetune(1): "its node was lost 21 times: killed"}
     assert tally.made == [ORIGINAL, finetune(0), finetune(2)]
 
 

@@ -144,7 +144,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "given: false": (
         {"data": {"forget": {"fraction": REMOVE, "given": False}}},
-        "data.forget: given: false says nothing; name another way",
+        "data.forget: given: may only be true; use fraction, label, group, ids or hardest instead",
     ),
     "everything forgotten": (
         {"data": {"forget": {"fraction": 1.0}}},

@@ -19,7 +19,7 @@ from ray_unlearn.errors import RayUnlearnError
 from ray_unlearn.generation import generate
 from ray_unlearn.run.outcome import failure_of
 from ray_unlearn.store import StudyStore, open_storage
-from ray_unlearn.study.uris import label, labelled, told, without_keys
+from ray_unlearn.study.uris import error_line, label, labelled, without_keys
 
 ODD = [*string.punctuation, " ", "é", "%2F", "/+", "#?", "?@#"]
 FEW = ["/", "#", "?", "+", " ", "'", "\\", "?@#"]
@@ -177,7 +177,7 @@ def test_a_label(odd: str):
         "a": ["s3://bucket/prefix"],
         "b": [1, "s3://bucket/prefix"],
     }
-    assert leaks(told(OSError(f"Cannot parse '{uri(odd)}'"), uri(odd))) == []
+    assert leaks(error_line(OSError(f"Cannot parse '{uri(odd)}'"), uri(odd))) == []
     for scheme in ("s3", "gs", "abfs"):
         with pytest.raises(RayUnlearnError) as caught:
             open_storage(uri(odd, f"no{scheme}"))

@@ -245,7 +245,7 @@ def test_the_checkpoint_of_a_run_without_one_is_an_error(store: StudyStore):
     publish(store, plan, finetune(0))
     name = store.stored_as("model.safetensors", payload_of(PAYLOADS["model.safetensors"]))
     store.storage.publish_file(f"tiny/finetune/00000/{name}", b"weighty")
-    with pytest.raises(StoreError, match=r"model\.safetensors is not what its record says"):
+    with pytest.raises(StoreError, match=r"model\.safetensors differs from its record"):
         store.payload(finetune(0), "model.safetensors")
 
 

@@ -97,7 +97,7 @@ def test_submit_lists_what_it_sends(server: FakeServer, tmp_path: Path, capsys) 
         ]
     stolen = ["--set", f"populations.original.weights={os.path.relpath(tmp_path / 'id_rsa')}"]
     assert main(["submit", file, *stolen]) == 2
-    assert "id_rsa lies outside the study's folder" in capsys.readouterr().err
+    assert "id_rsa is outside the study's folder" in capsys.readouterr().err
     assert len(server.sent) == 1
     assert main(["submit", file, *stolen, "--send", str(tmp_path / "id_rsa")]) == 0
     assert "id_rsa from " in capsys.readouterr().err
@@ -154,7 +154,7 @@ def test_ctrl_c_leaves_the_job_running(server: FakeServer, tmp_path: Path, capsy
     assert main(["submit", write(tmp_path), "--wait"]) == 130
     captured = capsys.readouterr()
     assert captured.err == (
-        f"interrupted by SIGINT; {server.sent[0].id} goes on: follow or stop it as said above; "
+        f"interrupted by SIGINT; {server.sent[0].id} keeps running: follow or stop it with the lines above; "
         "the same command attaches\n"
     )
     assert "stop:   ray job stop" in captured.out
@@ -305,9 +305,9 @@ def web() -> Iterator[Callable[[int, str], str]]:
         (
             401,
             "Unauthorized: Missing authentication token",
-            r"asks for a token, and there is none here; .*RAY_AUTH_TOKEN",
+            r"requires a token, and this user has none; .*RAY_AUTH_TOKEN",
         ),
-        (403, "Forbidden: Invalid authentication token", r"does not know the token that we have; give the cluster's"),
+        (403, "Forbidden: Invalid authentication token", r"does not accept this user's token; put the cluster's token"),
         (404, "nothing", r"does not answer as Ray's job server: Version check returned 404"),
         (200, "<html>", r"^http://127\S+: .*Expecting value|does not answer as Ray's job server"),
         (200, "{}", r"does not answer as Ray's job server: 'ray_version'"),
@@ -373,10 +373,10 @@ def test_a_server_without_an_agent_is_asked_again(monkeypatch: pytest.MonkeyPatc
     assert connected(FakeClient([agentless, agentless]), said).submit(SUBMISSION)
     assert len(said) == 2
     assert not connected(FakeClient(["Job with submission_id x-a1 already exists"]), said).submit(SUBMISSION)
-    with pytest.raises(ClusterError, match=r"http://h:1 does not take the job: ValueError: no"):
+    with pytest.raises(ClusterError, match=r"http://h:1 does not accept the job: ValueError: no"):
         connected(FakeClient(["Traceback\n  File\nValueError: no"]), said).submit(SUBMISSION)
     monkeypatch.setattr(ray_jobs, "_PATIENCE_S", -1)
-    with pytest.raises(ClusterError, match=r"does not take the job: .*No available agent"):
+    with pytest.raises(ClusterError, match=r"does not accept the job: .*No available agent"):
         connected(FakeClient([agentless]), said).submit(SUBMISSION)
 
 
@@ -469,7 +469,7 @@ def test_all_judges_what_was_made_beside_failures(tmp_path: Path, capsys) -> Non
     assert captured.out.endswith("report.html\n")
     populations = {"retrained": hot | {"method": "train", "on": "retain"}}
     assert main(["all", write(tmp_path, name="bad", populations=populations, **settings), "--backend", "inline"]) == 3
-    assert "not judged, for want of the runs that failed: " in capsys.readouterr().out.splitlines()[-1]
+    assert "not scored, because runs failed: " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_all_that_cannot_judge_says_so_though_runs_failed(
@@ -483,7 +483,7 @@ def test_all_that_cannot_judge_says_so_though_runs_failed(
     monkeypatch.setattr("ray_unlearn.cli.whole._judge", refused)
     hot = {"method": "finetune", "lr": 1e9, "epochs": 3, "weight_decay": 1.0}
     assert main(["all", write(tmp_path, populations={"hot": hot}), "--backend", "inline"]) == 1
-    assert capsys.readouterr().out.endswith("\nnot judged: s3://bucket: cannot write scores.json: access denied\n")
+    assert capsys.readouterr().out.endswith("\nnot scored: s3://bucket: cannot write scores.json: access denied\n")
 
 
 def test_all_without_a_reference_only_generates(tmp_path: Path, capsys) -> None:

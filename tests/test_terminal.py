@@ -30,7 +30,7 @@ from test_submitting import FakeServer
 from ray_unlearn.cli import main
 from ray_unlearn.cluster import job_server as ray_jobs
 from ray_unlearn.submit.jobs import Attempt
-from ray_unlearn.terminal import Escaping, safe, say, show, visible
+from ray_unlearn.terminal import Escaping, print_line, safe, show, visible
 
 HOSTILE = "a\x1b[2Jb\x1b]0;pwned\x07c\x9b31md\u202ee\u2066f\r\x08\x7fg"
 SEEN = "a\\u001b[2Jb"
@@ -230,8 +230,8 @@ from ray_unlearn.run.outcome import Outcome, WorkerInfo
 from ray_unlearn.schedule.events import Failed, Made
 from ray_unlearn.schedule.pool import Ready
 from ray_unlearn.study import Run
-from ray_unlearn.study.execution import Execution
-from ray_unlearn.terminal import open_console, say
+from ray_unlearn.study.schema import Execution
+from ray_unlearn.terminal import open_console, print_line
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -246,7 +246,7 @@ console = open_console()
 table = Table(sys.argv[1])
 table.add_row(sys.argv[1])
 console.print(table)
-say("said " + sys.argv[1])
+print_line("said " + sys.argv[1])
 """
 
 
@@ -292,7 +292,7 @@ def test_an_encoding_that_lacks_a_character_is_no_traceback(monkeypatch: pytest.
 
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    say("ä \udcff 漢")
+    print_line("ä \udcff 漢")
     show("x")
     assert Escaping(sys.stdout).isatty() is False
     assert raw.getvalue() == b"\\xe4 \\udcff \\u6f22\nx"

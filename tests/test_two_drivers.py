@@ -235,7 +235,7 @@ def test_two_drivers_on_s3(s3: str, tmp_path: Path, monkeypatch, capsys):
     for option, done in (([], "--repair removes them"), (["--repair"], "removed 0")):
         assert main(["verify", str(file), *option]) == 0
         assert (
-            f"2 objects of 13 bytes that no record names, of drivers that were killed or made the same run; {done}"
+            f"2 objects of 13 bytes that no record names, left by drivers that were killed or made the same run; {done}"
             in (capsys.readouterr().out)
         )
 

@@ -177,7 +177,7 @@ def test_damaged_shards_make_no_run(tmp_path: Path, capsys, monkeypatch):
     assert main(["verify", "tiny.yaml", "--repair"]) == 0
     said = capsys.readouterr().out
     assert "repaired: 0 runs pending again" in said
-    assert "cannot be known" not in said
+    assert "unknown: whether" not in said
     assert main(["generate", "tiny.yaml", "--backend", "inline"]) == 0
     assert payload_bytes(tmp_path / "store/tiny") == whole
     assert main(["verify", "tiny.yaml"]) == 0
@@ -243,7 +243,7 @@ def test_records_say_what_was_read_and_old_ones_that_they_do_not(tmp_path: Path,
     capsys.readouterr()
     assert main(["verify", "tiny.yaml", "--repair"]) == 0
     said = capsys.readouterr().out
-    assert "cannot be known: whether 3 runs of version 0.1, such as finetune/00000, read the damaged images" in said
+    assert "unknown: whether 3 runs of version 0.1, such as finetune/00000, read the damaged images" in said
     assert "remove its folder and generate" in said
 
 

@@ -341,7 +341,7 @@ def seen(driver: Driver = Driver.working, failed: int = 0, **made: int) -> Look:
             3,
             "the driver has ended: 9 of 16 runs made, 1 failed; `ray-unlearn generate` makes",
         ),
-        (seen(Driver.silent, a=9), 3, "nothing is heard from the driver any more: 9 of 16 runs made"),
+        (seen(Driver.silent, a=9), 3, "the driver sends no more events: 9 of 16 runs made"),
     ],
 )
 def test_watching_ends_with_a_code_and_a_reason(last: Look, code: int, said: str, capsys: pytest.CaptureFixture):

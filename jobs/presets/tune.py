@@ -101,6 +101,7 @@ SPACES: dict[str, Space] = {
     },
     "boundary_expanding": {"lr": LogUniform(1e-5, 1e-2), "epochs": LONGER},
     "jit": {"lr": LogUniform(1e-5, 1e-1), "noise_std": LogUniform(0.01, 0.5)},
+    "sfron": {"lr": LogUniform(1e-3, 1e-1), "ascent": LogUniform(0.1, 50.0), "iterations": Choice((150, 500))},
     "amun": {"lr": LogUniform(1e-3, 1e-1), "step_epochs": Choice((1.0, 5.0))},
     "task_vector": {
         "lrs": Choice(((1e-3,), (1e-2,), (1e-4, 5e-4, 1e-3), (1e-3, 5e-3, 1e-2))),

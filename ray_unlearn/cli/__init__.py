@@ -4,10 +4,10 @@
     sys.exit(main(["status", "faces.yaml"]))
 
 Exit codes: 0 all done, 1 error, 2 usage, 3 finished with failed runs, 130/143 interrupted and resumable. An error is
-one line on standard error: what, where, expected, found, what to do. A signal ends any of them within
-`interrupts.GRACE_S`.
+one line on standard error: what, where, expected, found, what to do. A signal ends every subcommand within
+`interrupts.GRACE_S` seconds.
 
-Does not cover: any work; each subcommand calls the room that does it.
+Does not cover: the work of a subcommand, which is done in the room that it calls.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import typer
 from ray_unlearn import __version__
 from ray_unlearn.cli import judging, logs, making, starting, submitting, whole
 from ray_unlearn.errors import Interrupted, RayUnlearnError
-from ray_unlearn.terminal import Escaping, say, say_error
+from ray_unlearn.terminal import Escaping, print_error, print_line
 
 app = typer.Typer(
     name="ray-unlearn",
-    help="Populations of seeded unlearned and retrained checkpoints, and their scores, from one study file.",
-    epilog="Exit codes: 0 all done, 1 error, 2 usage, 3 runs failed or are missing, 130 or 143 a signal (resumable).",
+    help="Make populations of unlearned and retrained checkpoints from one study file, and score unlearning methods.",
+    epilog="Exit codes: 0 all done, 1 error, 2 wrong usage or study, 3 missing runs, 130 or 143 a signal (resumable).",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -66,20 +66,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as done:  # how the command line framework ends, with our exit codes
         return done.code if isinstance(done.code, int) else 1
     except Interrupted as stop:
-        say_error(f"{stop}; {RESUMABLE}")
+        print_error(f"{stop}; {RESUMABLE}")
         return stop.exit_code
     except RayUnlearnError as error:
-        say_error(f"error: {error}")
+        print_error(f"error: {error}")
         return error.exit_code
     except OSError as error:
-        say_error(f"error: {error.filename or 'the system'}: {error.strerror or error}")
+        print_error(f"error: {error.filename or 'the system'}: {error.strerror or error}")
         return 1
     except Exception as error:
         return _shown(error)
 
 
 def _shown(error: Any) -> int:
-    """Show what no room refused: a wrong command line, or a fault of ours with its traceback; return the exit code."""
+    """Print an error that no room raised: a wrong command line, or a bug with its traceback; return the exit code."""
     stream = Escaping(sys.stderr)
     if hasattr(error, "format_message"):  # the command line framework's, whose class has another name in each version
         error.show(file=stream)
@@ -89,10 +89,10 @@ def _shown(error: Any) -> int:
 
 
 def run() -> NoReturn:
-    """Be the process: what `ray-unlearn` calls. A Ctrl-C while Python itself starts or ends shows no traceback."""
+    """Run the `ray-unlearn` command and exit. Ctrl-C while Python itself starts or ends shows no traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     code = main()
-    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # Python would wait for threads that a storage holds
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # Python would wait for threads that wait for a storage
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -101,8 +101,8 @@ def run() -> NoReturn:
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Describe a study in one file; get its checkpoints, made in parallel, and an honest score of every method."""
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Make populations of unlearned and retrained checkpoints from one study file, and score unlearning methods."""
     if version:
-        say(__version__)
+        print_line(__version__)
         raise typer.Exit

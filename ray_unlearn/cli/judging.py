@@ -1,4 +1,4 @@
-"""Subcommands that judge what was made: evaluate, report.
+"""Subcommands that score populations: evaluate, report.
 
     ray-unlearn evaluate faces.yaml --mode exact
     ray-unlearn report faces.yaml
@@ -17,7 +17,7 @@ import typer
 
 from ray_unlearn.cli.options import Address, AsJson, Every, Overrides, StudyFile, names_in, store_of, typed
 from ray_unlearn.errors import StoreError, StoreReadOnly, StudyError
-from ray_unlearn.terminal import say, say_error
+from ray_unlearn.terminal import print_error, print_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from ray_unlearn.evaluation.cache import Execute, Task
 
 LARGE_S = 300.0
-"""An evaluation that is expected to take longer than this on one core goes to Ray, unless --jobs says otherwise."""
+"""Expected seconds on one core above which an evaluation goes to Ray, unless --jobs is given."""
 
 
 class Mode(StrEnum):
-    """Which attacks the forgetting quality tries."""
+    """Attacks that the forgetting quality tries."""
 
     parity = "parity"
     exact = "exact"
 
 
 class ReportFormat(StrEnum):
-    """What a report looks like."""
+    """File format of a report."""
 
     html = "html"
     markdown = "markdown"
@@ -46,12 +46,22 @@ def evaluate(
     study: StudyFile,
     only: Annotated[
         list[str],
-        typer.Option("--only", "--populations", metavar="A,B", help="Only these, the reference and the original."),
+        typer.Option(
+            "--only",
+            "--populations",
+            metavar="A,B",
+            help="Score only these populations, with the reference and the original.",
+        ),
     ] = [],  # noqa: B006
-    mode: Annotated[Mode | None, typer.Option(help="parity: the official grid; exact: every interval.")] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(help="Intervals that attacks try. parity: the official evaluator's grid; exact: every one."),
+    ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="1: this process; more: as many tasks on Ray. Default: by size."),
+        typer.Option(
+            min=1, help="Number of parallel tasks. 1: in this process; more: on Ray. Default: by expected time."
+        ),
     ] = None,
     address: Address = None,
     as_json: AsJson = False,
@@ -59,14 +69,14 @@ def evaluate(
         bool,
         typer.Option(
             "--watch",
-            help="Score again as N grows, from 6 runs on (or all, where fewer are planned), until all is made, or the "
-            "driver has ended for 15 s: the next one may be starting.",
+            help="Score again as N grows, from 6 runs on (or the planned number, if it is smaller), until all runs "
+            "are made, or no driver has been active for 15 s.",
         ),
     ] = False,
     every_s: Every = 5.0,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Score populations against the retrained one."""
+    """Score the study's populations against the retrained one."""
     from functools import partial
 
     from ray_unlearn.evaluation.evaluate import evaluate, reference_of
@@ -89,22 +99,22 @@ def evaluate(
         from ray_unlearn.monitor.watch import Watch
 
         if as_json:
-            raise StudyError("evaluate: --watch goes on until all is made, and --json looks once; leave one out")
+            raise StudyError("evaluate: --watch repeats until all runs are made, --json prints once; leave one out")
         chosen = [name for name in names_in(only) or loaded.populations if name != ORIGINAL]
         compared = Compared(reference_of(loaded), chosen)
         raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
-    scores = score(tell=say_error)
+    scores = score(tell=print_error)
     if as_json:
-        say(scores.model_dump_json(indent=1))
+        print_line(scores.model_dump_json(indent=1))
         return
-    say("\n".join(score_lines(scores)))
-    if scores.saved:  # else it was said
+    print_line("\n".join(score_lines(scores)))
+    if scores.saved:  # else a warning has been printed
         page = typed("report", study, overrides)
-        say(f"\nwrote {store.uri}/scores.json and scores.parquet; `{page}` makes a page of them")
+        print_line(f"\nwrote {store.uri}/scores.json and scores.parquet; `{page}` makes a page of them")
 
 
 def execution(jobs: int | None, address: str | None) -> Execute:
-    """Return where parts are computed; nothing is started before there is something to compute."""
+    """Return the function that computes parts, here or on Ray; Ray starts only once there is a part to compute."""
     from ray_unlearn.evaluation.cache import in_this_process
 
     def execute(tasks: Sequence[Task]) -> Iterable[tuple[Task, str]]:
@@ -114,7 +124,7 @@ def execution(jobs: int | None, address: str | None) -> Execute:
             return
         from ray_unlearn.cluster.scoring import on_ray
 
-        say_error(f"about {expected_s / 60:.0f} minutes on one core; spread over Ray")
+        print_error(f"about {expected_s / 60:.0f} minutes on one core; spread over Ray")
         yield from on_ray(tasks, jobs=jobs, address=address)
 
     return execute
@@ -122,20 +132,25 @@ def execution(jobs: int | None, address: str | None) -> Execute:
 
 def report(
     study: StudyFile,
-    form: Annotated[ReportFormat, typer.Option("--format", help="A page, or tables for a README.")] = ReportFormat.html,
+    form: Annotated[
+        ReportFormat, typer.Option("--format", help="html: a page; markdown: tables for a README.")
+    ] = ReportFormat.html,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where to write it; default: report.html (.md) in the store.")
+        Path | None, typer.Option(metavar="FILE", help="Output file. Default: report.html or report.md in the store.")
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Make one page of the last evaluation; it opens offline."""
+    """Write the last evaluation as one page.
+
+    The page opens without a network.
+    """
     from ray_unlearn.report.publish import publish, render
     from ray_unlearn.study import load_study
 
     store = store_of(load_study(study, overrides))
     if output is None:
         try:
-            say(f"wrote {publish(store, form.value)}")
+            print_line(f"wrote {publish(store, form.value)}")
         except StoreReadOnly as error:
             raise StoreReadOnly(f"{error}; --output FILE writes the report elsewhere") from error
         return
@@ -143,4 +158,4 @@ def report(
         output.write_text(render(store, form.value), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{output}: cannot be written: {error.strerror or error}") from error
-    say(f"wrote {output}")
+    print_line(f"wrote {output}")

@@ -2,7 +2,7 @@
 
     ray-unlearn logs faces.yaml finetune/7
 
-Does not cover: how a log comes about (`run_log`), nor showing it while the run goes on.
+Does not cover: capturing a log (`run.run_log`), nor showing it during the run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import typer
 
 from ray_unlearn.cli.options import Overrides, StudyFile, store_of
 from ray_unlearn.errors import StudyError, did_you_mean
-from ray_unlearn.terminal import say, say_error
+from ray_unlearn.terminal import print_error, print_line
 
 if TYPE_CHECKING:
     from ray_unlearn.study import Run, Study
@@ -26,7 +26,7 @@ def logs(
 ) -> None:
     """Show what a run printed, warned and logged.
 
-    Of a run that failed, this is the output of its last attempt.
+    For a failed run, this is the output of its last attempt.
     """
     from ray_unlearn.study import load_study
     from ray_unlearn.wording import lines_in
@@ -35,16 +35,16 @@ def logs(
     chosen = _run(run, loaded)
     lines = lines_in(store_of(loaded).log(chosen))
     if lines:
-        say("\n".join(lines))
+        print_line("\n".join(lines))
     else:
-        say_error(f"run {chosen} printed nothing")
+        print_error(f"run {chosen} printed nothing")
 
 
 def _run(text: str, study: Study) -> Run:
     """Return the run that POPULATION/INDEX names.
 
     Raises:
-        StudyError: it names none, or one of a population that the study does not have.
+        StudyError: the text names no run, or a population that the study does not have.
 
     """
     from ray_unlearn.study import Run

@@ -1,8 +1,8 @@
-"""Subcommands that make and look after runs: prepare, generate, status, verify, export.
+"""Subcommands that make runs and check them: prepare, generate, status, verify, export.
 
     ray-unlearn generate faces.yaml --workers 2
 
-Does not cover: how runs are made (`ray_unlearn.generation`), nor judged (`judging`).
+Does not cover: how runs are made (`ray_unlearn.generation`), nor scored (`judging`).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from ray_unlearn.cli.options import (
     typed,
 )
 from ray_unlearn.errors import StoreError, StudyError, did_you_mean
-from ray_unlearn.terminal import say, say_error
+from ray_unlearn.terminal import print_error, print_line
 
 
 class ExportFormat(StrEnum):
-    """What an export looks like."""
+    """File format of an export."""
 
     competition = "competition"
 
@@ -44,20 +44,23 @@ def prepare(study: StudyFile, backend: Where = Backend.ray, address: Address = N
     from ray_unlearn.report.text import data_lines
     from ray_unlearn.study import load_study
 
-    say("\n".join(data_lines(prepare(load_study(study, overrides), backend=backend.value, address=address))))
+    print_line("\n".join(data_lines(prepare(load_study(study, overrides), backend=backend.value, address=address))))
 
 
 def generate(
     study: StudyFile,
     only: Annotated[
-        list[str], typer.Option("--only", "--populations", metavar="A,B", help="Only these, and their originals.")
+        list[str],
+        typer.Option(
+            "--only", "--populations", metavar="A,B", help="Make only these populations, and their originals."
+        ),
     ] = [],  # noqa: B006
     backend: Where = Backend.ray,
     address: Address = None,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show what each run printed, when it ends; `logs` shows it later.")
+        bool, typer.Option("--verbose", help="Print each run's output when it ends; `logs` shows it later.")
     ] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
@@ -76,7 +79,7 @@ def generate(
         verbose=verbose,
     )
     for line in summary.lines():
-        say(line)
+        print_line(line)
     raise typer.Exit(summary.exit_code)
 
 
@@ -84,15 +87,15 @@ def status(
     study: StudyFile,
     as_json: AsJson = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Save training curves as .png, .svg or .pdf.")
+        Path | None, typer.Option(metavar="FILE", help="Save training curves to FILE (.png, .svg or .pdf).")
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Look again and again until all is made, or the driver has ended for 15 s.")
+        bool, typer.Option("--watch", help="Refresh until all runs are made, or no driver has been active for 15 s.")
     ] = False,
     every_s: Every = 5.0,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Count runs: planned, done, failed; --watch keeps counting."""
+    """Count planned, finished and failed runs."""
     from dataclasses import asdict
 
     from ray_unlearn.monitor.utilisation import utilisation, utilisation_line
@@ -110,7 +113,9 @@ def status(
         from ray_unlearn.monitor.watch import Watch
 
         if as_json or plot:
-            raise StudyError("status: --watch goes on until all is made; --json and --plot look once, so leave one out")
+            raise StudyError(
+                "status: --watch repeats until all runs are made; --json and --plot read once, so leave one out"
+            )
         raise typer.Exit(watch_status(Watch(loaded, store), every_s))
     if plot is not None:
         from ray_unlearn.report.curves import require_picture, save_curves
@@ -119,33 +124,38 @@ def status(
     found = study_status(loaded, store)
     if as_json:
         rows = [asdict(one) | {"failed": {i: f.model_dump() for i, f in one.failed.items()}} for one in found]
-        say(json.dumps({"study": loaded.name, "store": store.uri, "populations": rows}, indent=1))
+        print_line(json.dumps({"study": loaded.name, "store": store.uri, "populations": rows}, indent=1))
     else:
-        say("\n".join(status_lines(found, store.uri)))
-        events, unread = EventReader(store).heard("begun")
+        print_line("\n".join(status_lines(found, store.uri)))
+        events, unread = EventReader(store).newest_or_error("begun")
         if unread:
-            say(f"events cannot be read: {unread}")
+            print_line(f"events cannot be read: {unread}")
         elif (use := utilisation(events)).share is not None:
-            say(f"last generate: {utilisation_line(use)}")
+            print_line(f"last generate: {utilisation_line(use)}")
         reference = loaded.evaluation.reference if loaded.evaluation else ""
         for line in mixtures({name: store.made(name) for name in loaded.populations}, reference):
-            say(f"warning: {line}")
+            print_line(f"warning: {line}")
         for line in disagreements(loaded, store):
-            say(f"warning: made from another value than the study has: {line}; `generate` will refuse it")
+            print_line(f"warning: made from another value than the study has: {line}; `generate` will refuse it")
     if plot is not None:
         left_out = save_curves(store, list(loaded.populations), plot)
-        tell = say_error if as_json else say
+        write = print_error if as_json else print_line
         for name, why in left_out.items():
-            tell(f"not in {plot}: {name}: {why}")
-        tell(f"wrote {plot}")
+            write(f"not in {plot}: {name}: {why}")
+        write(f"wrote {plot}")
 
 
 def verify(
     study: StudyFile,
-    repair: Annotated[bool, typer.Option("--repair", help="Make bad runs pending again.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make damaged runs pending, so that `generate` makes them again.")
+    ] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Check runs and decoded images: sizes and sha256."""
+    """Check the size and sha256 of every stored file.
+
+    Files of runs are compared with their records, decoded images with their manifests.
+    """
     from ray_unlearn.data import integrity
     from ray_unlearn.store import verify as check
     from ray_unlearn.store.leftovers import remove_old
@@ -156,59 +166,62 @@ def verify(
     result = check.verify(store, store.populations(), integrity.shards_sha256(store.storage))
     shards = integrity.damaged(store.storage)
     for problem in (*result.problems, *shards):
-        say(f"bad: {problem}")
+        print_line(f"bad: {problem}")
     found, decoded = len(result.problems) + len(shards), integrity.is_any(store.storage)
     if not (found or result.runs):
         images = "; the decoded images are whole" if decoded else ""
-        say(f"no run is made in {store.uri} yet{images}; `{typed('generate', study, overrides)}` makes them")
+        print_line(f"no run is made in {store.uri} yet{images}; `{typed('generate', study, overrides)}` makes them")
         return
     counts = f"{plural(result.runs, 'run')}, {plural(result.files, 'file')}, {result.size_bytes:,} bytes"
     images = ", and the decoded images" if decoded else ""
-    say(f"{'checked' if found else 'verified'} {counts} in {store.uri}{images}")
+    print_line(f"{'checked' if found else 'verified'} {counts} in {store.uri}{images}")
     if result.leftovers:
         size_bytes = sum(stamp.size_bytes for stamp in result.leftovers.values())
         removed = f"removed {remove_old(store, result.leftovers)}" if repair else "--repair removes them"
-        say(
-            f"{plural(len(result.leftovers), 'object')} of {size_bytes:,} bytes that no record names, of drivers that "
-            f"were killed or made the same run; {removed} (those older than a day)"
+        print_line(
+            f"{plural(len(result.leftovers), 'object')} of {size_bytes:,} bytes that no record names, left by drivers "
+            f"that were killed or made the same run; {removed} (those older than a day)"
         )
     if found and not repair:
         raise StoreError(
-            f"{plural(found, 'problem')}; `{typed('verify', study, overrides, '--repair')}` makes it pending again"
+            f"{plural(found, 'problem')}; `{typed('verify', study, overrides, '--repair')}` makes the affected runs "
+            "pending again"
         )
     if found:
         runs = check.repair(store, result.problems)
         integrity.prepare_again(store.storage, shards)
-        say(f"repaired: {plural(len(runs), 'run')} pending again; `{typed('generate', study, overrides)}` makes them")
+        print_line(
+            f"repaired: {plural(len(runs), 'run')} pending again; `{typed('generate', study, overrides)}` makes them"
+        )
         if doubtful := [run for run in result.silent if shards and run not in runs]:
-            say(
-                f"cannot be known: whether {plural(len(doubtful), 'run')} of version 0.1, such as {doubtful[0]}, "
-                "read the damaged images: those records do not say which they read; to make such a run again, remove "
+            print_line(
+                f"unknown: whether {plural(len(doubtful), 'run')} of version 0.1, such as {doubtful[0]}, read the "
+                "damaged images: records of that version do not name the images; to make such a run again, remove "
                 "its folder and generate"
             )
 
 
 def export(
     study: StudyFile,
-    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="Where to write it.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="Output file.")],
     population: Annotated[str, typer.Option(help="The population to export.")],
-    form: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.competition,
+    form: Annotated[ExportFormat, typer.Option("--format", help="Format of the export.")] = ExportFormat.competition,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.zip where it exists.")] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Export a population as the competition asked it.
+    """Export a population in the competition's format.
 
-    Exactly N files unlearned_checkpoint_{i}.pth in one zip; refused when a checkpoint is missing.
+    The zip holds one file unlearned_checkpoint_{i}.pth per planned run; a missing checkpoint is an error.
     """
     from ray_unlearn.export import export_competition
     from ray_unlearn.study import load_study
 
     if file.exists() and not overwrite:
-        raise StoreError(f"{file}: exists already and is not overwritten; choose another name, or give --overwrite")
+        raise StoreError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
     loaded = load_study(study, overrides)
     if population not in loaded.populations:
         hint = did_you_mean(population, loaded.populations)
         raise StudyError(f"--population {population}: not a population of the study{hint}")
     count = loaded.populations[population].planned
     size = export_competition(store_of(loaded), population, count, file)
-    say(f"wrote {count} checkpoints ({size:,} bytes, {form.value} format) to {file}")
+    print_line(f"wrote {count} checkpoints ({size:,} bytes, {form.value} format) to {file}")

@@ -1,8 +1,8 @@
-"""What subcommands share: arguments and options with their help.
+"""Arguments and options that subcommands share, with their help.
 
     def status(study: StudyFile, overrides: Overrides = []) -> None: ...
 
-Does not cover: any subcommand.
+Does not cover: the subcommands themselves.
 """
 
 from __future__ import annotations
@@ -28,19 +28,25 @@ class Backend(StrEnum):
 
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YAML file.")]
-Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a key; repeatable.")]
-Where = Annotated[Backend, typer.Option(help="ray, or inline: this process, without Ray.")]
-Address = Annotated[str | None, typer.Option(help="A Ray cluster's address. Default: RAY_ADDRESS, else a local one.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Workers; default: execution.workers.")]
-GpusPerWorker = Annotated[
-    float | None, typer.Option(help="GPUs of a worker; 0.25: four share one. Default: execution.gpus_per_worker.")
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a key of the study file. Repeatable.")
 ]
-Every = Annotated[float, typer.Option("--every", min=0.1, metavar="SECONDS", help="How often --watch looks.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Where = Annotated[Backend, typer.Option(help="Where runs execute. inline: in this process, without Ray.")]
+Address = Annotated[
+    str | None, typer.Option(help="Address of a Ray cluster. Default: RAY_ADDRESS, else a local cluster.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Number of workers. Default: execution.workers.")]
+GpusPerWorker = Annotated[
+    float | None, typer.Option(help="GPUs per worker; at 0.25, four share one. Default: execution.gpus_per_worker.")
+]
+Every = Annotated[
+    float, typer.Option("--every", min=0.1, metavar="SECONDS", help="Seconds between two refreshes of --watch.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def typed(command: str, study: Path, overrides: Sequence[str] = (), *more: str) -> str:
-    """Return another command about the same study, overrides included, as one would type it; keys of URIs left out."""
+    """Return the command line of a subcommand for the same study and overrides, without the credentials of URIs."""
     sets = [word for override in overrides for word in ("--set", _without_keys(override))]
     return shlex.join(["ray-unlearn", command, str(study), *more, *sets])
 
@@ -54,12 +60,12 @@ def _without_keys(override: str) -> str:
 
 
 def names_in(items: list[str]) -> list[str]:
-    """Return the names of a repeatable option that takes lists, too: `--only a,b --only c`."""
+    """Return the names given to a repeatable option that also takes lists: `--only a,b --only c`."""
     return [name for item in items for name in item.split(",") if name]
 
 
 def store_of(study: Study) -> StudyStore:
-    """Return the study's folder; nothing is created."""
+    """Return the store of a study; no file is created."""
     from ray_unlearn.store import StudyStore, open_storage
 
     return StudyStore(open_storage(study.storage), study.name)

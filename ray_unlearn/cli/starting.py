@@ -2,7 +2,7 @@
 
     ray-unlearn init study.yaml
 
-Does not cover: the work itself; each calls the room that does it.
+Does not cover: the work itself, which is done in the rooms that they call.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import typer
 
 from ray_unlearn.cli.options import AsJson, Backend, Where, store_of
 from ray_unlearn.errors import StudyError, did_you_mean
-from ray_unlearn.terminal import say
+from ray_unlearn.terminal import print_line
 
 
 def quickstart(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to.")] = Path("ray-unlearn-quickstart"),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder.")] = Path("ray-unlearn-quickstart"),
     backend: Where = Backend.ray,
 ) -> None:
-    """Try everything on scikit-learn's digits, in DIR.
+    """Run a complete study on scikit-learn's digits, in DIR.
 
-    Trains an original, makes 16 unlearned and 16 retrained checkpoints with two workers, scores them, makes the page.
+    It trains an original, makes 16 unlearned and 16 retrained checkpoints, scores them, and writes the report.
     """
     from ray_unlearn.evaluation.evaluate import evaluate
     from ray_unlearn.quickstart import quickstart
@@ -41,18 +41,20 @@ def quickstart(
         "",
         *accuracy_lines(accuracy_table(store, list(loaded.populations))),
     ]:
-        say(line)
+        print_line(line)
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)
     for line in ["", *score_lines(evaluate(loaded, store))]:
-        say(line)
-    say(f"\nreport       {publish(store, 'html')}\nstudy        {file}")
-    say(f"checkpoints  {store.uri}/<population>/<run>/model.safetensors\nmetrics      {store.uri}/metrics.parquet")
-    say(f"next         edit the study, then: ray-unlearn generate {file}; ray-unlearn evaluate {file}")
+        print_line(line)
+    print_line(f"\nreport       {publish(store, 'html')}\nstudy        {file}")
+    print_line(
+        f"checkpoints  {store.uri}/<population>/<run>/model.safetensors\nmetrics      {store.uri}/metrics.parquet"
+    )
+    print_line(f"next         edit the study, then: ray-unlearn generate {file}; ray-unlearn evaluate {file}")
 
 
 def init(
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Where to write the study.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Output file.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of study files instead.")] = False,
 ) -> None:
     """Write a commented study to start from."""
@@ -60,21 +62,21 @@ def init(
     from ray_unlearn.study.template import TEMPLATE
 
     if schema:
-        say(json.dumps(Study.model_json_schema(), indent=1))
+        print_line(json.dumps(Study.model_json_schema(), indent=1))
         return
     if file is None:
         raise StudyError("init: expected the FILE to write, or --schema")
     if file.exists():
         raise StudyError(f"{file}: exists already and is not overwritten; choose another name")
     file.write_text(TEMPLATE, encoding="utf-8")
-    say(f"wrote {file}; next: ray-unlearn generate {file}")
+    print_line(f"wrote {file}; next: ray-unlearn generate {file}")
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="This method, with its options.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this method with its options.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List methods, a line each; with NAME, one and its options."""
+    """List the methods, or show one with its options."""
     from ray_unlearn.methods import ALIASES, METHODS
     from ray_unlearn.report.text import method_lines, method_list, method_values
 
@@ -83,6 +85,6 @@ def methods(
         raise StudyError(f"no method {name!r}{did_you_mean(name, [*METHODS, *ALIASES])}")
     chosen = [method for key, method in METHODS.items() if name in (None, key)]
     if as_json:
-        say(json.dumps([method_values(method) for method in chosen], indent=1))
+        print_line(json.dumps([method_values(method) for method in chosen], indent=1))
     else:
-        say("\n".join(method_list(chosen) if name is None else method_lines(chosen[0])))
+        print_line("\n".join(method_list(chosen) if name is None else method_lines(chosen[0])))

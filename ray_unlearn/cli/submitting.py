@@ -2,11 +2,11 @@
 
     ray-unlearn submit faces.yaml --set storage=s3://bucket/studies --wait
 
-The study's job has a name of its own, `faces-1a2b3c4d-a1`: submitted while it runs, it is attached to, not doubled;
-submitted after it has ended, the next attempt makes what is missing.
+The job's name comes from the study, as in `faces-1a2b3c4d-a1`. Submitting a study while its job runs attaches to that
+job; submitting it after the job has ended starts the next attempt, which makes the missing runs.
 
-Does not cover: what travels (`submit.bundle`), Ray's job server (`cluster.job_server`), what the job does: it is
-another of these subcommands, on the head node.
+Does not cover: which files are sent (`submit.bundle`), Ray's job server (`cluster.job_server`), nor the job itself,
+which is another of these subcommands, run on the head node.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import typer
 from ray_unlearn.cli.options import Overrides, StudyFile
 from ray_unlearn.errors import ClusterError, Interrupted
 from ray_unlearn.study.uris import without_keys
-from ray_unlearn.terminal import say, say_error, show
+from ray_unlearn.terminal import print_error, print_line, show
 
 if TYPE_CHECKING:
     from ray_unlearn.cluster.job_server import JobServer
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class StageName(StrEnum):
-    """What the job does; each is a subcommand."""
+    """Stage that the job runs; each is a subcommand."""
 
     all = "all"
     prepare = "prepare"
@@ -44,30 +44,34 @@ def submit(
         str | None,
         typer.Option(
             metavar="URL",
-            help="The cluster's dashboard. Default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, else http://127.0.0.1:8265.",
+            help="URL of the dashboard. Default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, else http://127.0.0.1:8265.",
         ),
     ] = None,
-    stage: Annotated[StageName, typer.Option(help="What the job does.")] = StageName.all,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show the job's log; end with its exit code.")] = False,
+    stage: Annotated[StageName, typer.Option(help="Stage that the job runs.")] = StageName.all,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Show the job's log, and end with its exit code.")
+    ] = False,
     ship_code: Annotated[
-        bool, typer.Option("--ship-code", help="Take this ray_unlearn along; else the cluster has it installed.")
+        bool, typer.Option("--ship-code", help="Send this ray_unlearn too. Default: the one installed on the cluster.")
     ] = False,
     send: Annotated[
         list[Path],
-        typer.Option("--send", metavar="PATH", help="A file or folder elsewhere that may travel; repeatable."),
+        typer.Option(
+            "--send", metavar="PATH", help="Allow sending a file or folder outside the study's folder. Repeatable."
+        ),
     ] = [],  # noqa: B006
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Send nothing: ask which attempt it would be, and print the line.")
+        bool, typer.Option("--dry-run", help="Send nothing; print the `ray job submit` line of the next attempt.")
     ] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Send a study to a Ray cluster as a job, or follow it.
+    """Send a study to a Ray cluster as a job, or follow its job.
 
-    A job of the study that runs already is attached to; one that has ended goes on.
+    While a job of the study runs, the command attaches to it; after its end, the next attempt makes the missing runs.
 
-    The study travels, with the scripts that it names, and an `arch: package.module:factory` that lies beside it; one
-    that lies elsewhere must be installed on every node. Data and storage must be where every node sees them. Each file
-    that travels is listed; one outside the study's folder is refused, unless --send names it.
+    The study is sent with the scripts that it names, and with the module of an `arch: package.module:factory` in its
+    folder; any other factory must be installed on every node. Every node must see the data and the storage. The command
+    lists each file that it sends, and refuses one outside the study's folder, unless --send names it.
     """
     from ray_unlearn.cluster import job_server as ray_jobs
     from ray_unlearn.submit.bundle import pack
@@ -77,13 +81,13 @@ def submit(
     parcel = pack(study, overrides, stage=stage.value, ship_code=ship_code, send=send)
     address = (address or ray_jobs.default_address()).rstrip("/")
     environment = ray_jobs.environment_of(address)
-    server = ray_jobs.JobServer(address, say_error)
+    server = ray_jobs.JobServer(address, print_error)
     attempts = server.attempts()
     number, running = next_attempt(parcel.prefix, attempts)
     submission = submission_of(parcel, address, number, parcel.write())
     if dry_run:
         _list(parcel)
-        say(command_line(submission, environment, wait=wait))
+        print_line(command_line(submission, environment, wait=wait))
         return
     if running is None and (other := rival(submission, attempts)) is not None:
         raise ClusterError(
@@ -94,35 +98,37 @@ def submit(
         _list(parcel)
     if running is None and server.submit(submission):
         travels = f"{plural(len(parcel.files) + 1, 'file')}, {parcel.size_bytes:,} bytes"
-        say(f"submitted {submission.id} to {address} ({travels})")
-        say(f"the same as: {command_line(submission, environment, wait=wait)}")
+        print_line(f"submitted {submission.id} to {address} ({travels})")
+        print_line(f"the same as: {command_line(submission, environment, wait=wait)}")
     else:
-        say(f"{submission.id} runs already on {address}; attached to it, nothing submitted")
-    say(f"follow: {job_line('logs', submission.id, address, environment, '--follow')}")
-    say(f"stop:   {job_line('stop', submission.id, address, environment)}")
+        print_line(f"{submission.id} runs already on {address}; attached to it, nothing submitted")
+    print_line(f"follow: {job_line('logs', submission.id, address, environment, '--follow')}")
+    print_line(f"stop:   {job_line('stop', submission.id, address, environment)}")
     if wait:
         raise typer.Exit(_followed(server, submission))
 
 
 def _list(parcel: Parcel) -> None:
-    """List the files that are sent, where the study is not the only one."""
+    """Print the files that are sent, unless the study file is the only one."""
     for line in parcel.lines() if parcel.files else ():
-        say_error(f"sends: {line}")
+        print_error(f"sends: {line}")
 
 
 def _followed(server: JobServer, submission: Submission) -> int:
-    """Show the job's log; return the exit code that says how it ended."""
+    """Show the job's log; return the exit code of its end."""
     try:
         ended = server.follow(submission.id, show)
     except Interrupted as stop:
-        say_error(f"{stop}; {submission.id} goes on: follow or stop it as said above; the same command attaches")
+        print_error(
+            f"{stop}; {submission.id} keeps running: follow or stop it with the lines above; the same command attaches"
+        )
         return stop.exit_code
-    say_error(_ending(ended))
+    print_error(_ending(ended))
     return ended.code
 
 
 def _ending(ended: Attempt) -> str:
-    """Return one line about how a job ended, and what to do."""
+    """Return one line that reports how a job ended, and what to do."""
     if ended.status == "SUCCEEDED":
         return f"{ended.id} succeeded"
     if ended.status == "STOPPED":

@@ -1,11 +1,12 @@
-"""`status --watch` and `evaluate --watch`: the same, again and again, until there is no more to see.
+"""`status --watch` and `evaluate --watch`: the same output, repeated until the study is done or has no driver.
 
     raise typer.Exit(watch_status(Watch(study, store), every_s=5.0))
 
-On a terminal a table that stays in place, elsewhere a line where something changed. Both end when everything planned
-is made (0), or when the driver has ended, and none has followed it for 15 s, or is heard of no more (3).
+On a terminal a table is refreshed in place; elsewhere each change is printed as a line. Both end with exit code 0 when
+every planned run is made, and with 3 when the driver has ended and no other followed within 15 s, or when its events
+have stopped.
 
-Does not cover: what there is to see (`monitor.watch`, `evaluation`).
+Does not cover: reading progress (`monitor.watch`) and computing scores (`evaluation`).
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ray_unlearn.monitor.watch import Driver, Look, Watch
-from ray_unlearn.terminal import open_console, say, say_error
+from ray_unlearn.terminal import open_console, print_error, print_line
 from ray_unlearn.wording import aligned, duration, plural
 
 if TYPE_CHECKING:
     from ray_unlearn.evaluation.scores import Scores
 
 GROWTH = 1.5
-"""Scores are computed again once a population has so many times the runs: together they cost a few times the last."""
+"""Factor by which a population's runs grow before scores are computed again; all together cost a few times the last."""
 LEAST = 6
-"""Runs with which a population is first scored: halves of three are the smallest that a null and intervals can have."""
+"""Number of runs at which a population is first scored: a null and intervals need halves of at least three runs."""
 
 
 def watch_status(watch: Watch, every_s: float) -> int:
-    """Show how far a study is until it is done; return the exit code."""
+    """Show a study's progress until it is done; return the exit code."""
     with _shown() as show:
         while True:
             look = watch.look()
@@ -41,7 +42,7 @@ def watch_status(watch: Watch, every_s: float) -> int:
                 break
             time.sleep(every_s)
     code, line = end
-    say(line)
+    print_line(line)
     return code
 
 
@@ -50,9 +51,9 @@ def watch_scores(watch: Watch, every_s: float, compared: Compared, score: Callab
 
     Args:
         watch: the study.
-        every_s: how often to look.
-        compared: which populations, with which.
-        score: returns scores of every population's first so many runs; of all where None.
+        every_s: seconds between two looks.
+        compared: the populations, and their reference.
+        score: returns the scores of each population's first n runs; of all runs for None.
 
     """
     from ray_unlearn.report.text import growth_lines
@@ -63,31 +64,31 @@ def watch_scores(watch: Watch, every_s: float, compared: Compared, score: Callab
         end, (sizes, common) = _end(look), compared.sizes(look)
         if sizes and (end or _grown(sizes, scored)):
             for line in growth_lines(score(None if end else common)):
-                say(f"{_now()} {line}")
+                print_line(f"{_now()} {line}")
             scored = sizes
         if end is not None:
             break
         if not sizes and (why := compared.waiting(look)) != waits:
             waits = why
-            say_error(f"{_now()} {why}")
+            print_error(f"{_now()} {why}")
         time.sleep(every_s)
     code, line = end
-    say(line)
+    print_line(line)
     return code
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Which populations are scored against which."""
+    """The populations to score, and the reference that they are compared with."""
 
     reference: str
     populations: Sequence[str]
 
     def sizes(self, look: Look) -> tuple[dict[str, int], int | None]:
-        """Return at which N each population can be compared, and the common one where they are about equal.
+        """Return the N at which each population can be compared, and the common N where they are about equal.
 
-        No N is larger than the reference's. Populations that follow one another (`interleave: false`) have no common N
-        that says much; then each is compared at its own, as `evaluate` does.
+        No N is larger than the reference's. Populations made one after another (`interleave: false`) have no useful
+        common N; each is then compared at its own, as `evaluate` does.
         """
         found = {one.population: one for one in look.populations}
         theirs = found[self.reference]
@@ -100,7 +101,7 @@ class Compared:
         return dict.fromkeys(sizes, common), common
 
     def waiting(self, look: Look) -> str:
-        """Return why nothing can be scored yet."""
+        """Return the reason why no population can be scored yet."""
         theirs = next(one.made for one in look.populations if one.population == self.reference)
         if not theirs:
             return f"waiting: the reference {self.reference} has no finished run yet"
@@ -112,7 +113,7 @@ def _grown(sizes: Mapping[str, int], scored: Mapping[str, int]) -> bool:
 
 
 def _end(look: Look) -> tuple[int, str] | None:
-    """Return the exit code and what to say where there is no more to see."""
+    """Return the exit code and the last line where the watch ends, else None."""
     planned, failed = sum(one.planned for one in look.populations), sum(one.failed for one in look.populations)
     if look.all_made:
         return 0, f"all {plural(planned, 'run')} are made"
@@ -122,13 +123,13 @@ def _end(look: Look) -> tuple[int, str] | None:
     if look.driver is Driver.ended:
         return 3, f"the driver has ended: {rest}"
     if look.driver is Driver.silent:
-        return 3, f"nothing is heard from the driver any more: {rest}"
+        return 3, f"the driver sends no more events: {rest}"
     return None
 
 
 @contextmanager
 def _shown() -> Iterator[Callable[[Look], None]]:
-    """Yield what shows a look: in place on a terminal, else as a line where something changed."""
+    """Yield the function that shows a look: in place on a terminal, else as a line per change."""
     from rich.live import Live
     from rich.text import Text
 
@@ -143,7 +144,7 @@ def _shown() -> Iterator[Callable[[Look], None]]:
         nonlocal last
         counts = ", ".join(_count(look))
         if counts != last:
-            say(f"{_now()} {counts}; {_rate(look)}")
+            print_line(f"{_now()} {counts}; {_rate(look)}")
         last = counts
 
     yield line

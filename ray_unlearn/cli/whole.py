@@ -1,10 +1,10 @@
-"""The subcommand that does all: prepare, generate, evaluate, report.
+"""The subcommand that runs all stages: prepare, generate, evaluate, report.
 
     ray-unlearn all faces.yaml --workers 8
 
-Where runs failed, what was made is judged all the same, and the exit code says that some are missing.
+Where runs failed, the finished ones are scored all the same, and exit code 3 reports the missing ones.
 
-Does not cover: any stage; each is the room's that does it, and has a subcommand of its own.
+Does not cover: the stages themselves; each has a room and a subcommand of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ray_unlearn.cli.options import (
     store_of,
 )
 from ray_unlearn.errors import RayUnlearnError, ReferenceNotMade
-from ray_unlearn.terminal import say
+from ray_unlearn.terminal import print_line
 
 if TYPE_CHECKING:
     from ray_unlearn.study import Study
@@ -38,35 +38,35 @@ def everything(
     gpus_per_worker: GpusPerWorker = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Do what is not done yet, from prepare to report.
+    """Run all stages that are not done yet.
 
-    Ends with 3 where runs failed, after judging the others, and with 1 where those cannot be judged. A study without
-    a reference population is generated only.
+    The stages are prepare, generate, evaluate and report. The exit code is 3 where runs failed, after scoring the
+    others, and 1 where those cannot be scored. A study without a reference population is only generated.
     """
     from ray_unlearn.generation import generate
     from ray_unlearn.study import load_study
 
     loaded = load_study(study, overrides)
-    say("stage: generate")
+    print_line("stage: generate")
     summary = generate(loaded, backend=backend.value, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
     for line in summary.lines():
-        say(line)
+        print_line(line)
     try:
         _judge(loaded, backend, address)
     except ReferenceNotMade as error:
         if not summary.exit_code:
             raise
-        say(f"not judged, for want of the runs that failed: {error}")
-    except RayUnlearnError as error:  # of the store or the cluster: trying the failed runs again mends nothing
+        print_line(f"not scored, because runs failed: {error}")
+    except RayUnlearnError as error:  # of the store or the cluster: making the failed runs again does not help
         if not summary.exit_code:
             raise
-        say(f"not judged: {error}")
+        print_line(f"not scored: {error}")
         raise typer.Exit(1) from error
     raise typer.Exit(summary.exit_code)
 
 
 def _judge(study: Study, backend: Backend, address: str | None) -> None:
-    """Score and publish the page; nothing where the study has no reference."""
+    """Score the populations and publish the page, unless the study has no reference."""
     from ray_unlearn.cli.judging import execution
     from ray_unlearn.evaluation.evaluate import evaluate
     from ray_unlearn.report.publish import publish
@@ -75,10 +75,10 @@ def _judge(study: Study, backend: Backend, address: str | None) -> None:
 
     reference = (study.evaluation or Evaluation()).reference
     if reference not in study.populations:
-        say(f"stages evaluate and report left out: the study has no population {reference} to compare with")
+        print_line(f"stages evaluate and report left out: the study has no population {reference} to compare with")
         return
-    say("stage: evaluate")
+    print_line("stage: evaluate")
     store, jobs = store_of(study), 1 if backend is Backend.inline else None
-    scores = evaluate(study, store, execute=execution(jobs, address), tell=say)
-    say("\n".join(score_lines(scores)))
-    say(f"stage: report\nwrote {publish(store, 'html')}")
+    scores = evaluate(study, store, execute=execution(jobs, address), tell=print_line)
+    print_line("\n".join(score_lines(scores)))
+    print_line(f"stage: report\nwrote {publish(store, 'html')}")

@@ -1,11 +1,12 @@
-"""Ray: the only room that imports it. Workers, decoding and scoring on a cluster that exists, or on one of our own.
+"""The only room that imports Ray: workers, decoding and scoring on an existing cluster, or on a local one.
 
     with open_backend("ray", workers=2) as backend:      # `generation.backends`
         pool = backend.pool(job)
 
-`backend` connects, `local` starts a private cluster on this machine, `start` does so in a thread, `liveness` sees it
-die; `pool` and `worker` are the actors, `nodes` the machines; `decoding`, `scoring` and `prometheus` are what else is
-done on Ray, and `job_server` is where jobs are submitted.
+`backend` connects, `local` starts a private cluster on this machine, `start` does so in a thread, `liveness` notices
+that Ray has died; `pool` and `worker` are the actors, `nodes` the machines; `decoding`, `scoring` and `prometheus` also
+use Ray, and `job_server` submits jobs.
 
-Does not cover: which run is next (`schedule`), what a worker does (`ray_unlearn.run.worker`), what a job is (`submit`).
+Does not cover: the order of runs (`schedule`), the work of a worker (`ray_unlearn.run.worker`), a job's content
+(`submit`).
 """

@@ -1,10 +1,10 @@
-"""The `ray` backend: one long-lived actor per worker, on a cluster that exists or a local one that we start.
+"""The `ray` backend: one long-lived actor per worker, on an existing cluster, or on a local one that it starts.
 
     backend = RayBackend(address=None, workers=2)
     pool = backend.pool(job)
 
-Does not cover: the actors (`pool`), starting clusters of machines (`cluster.yaml`), or stopping any cluster that we
-did not start.
+Does not cover: the actors (`pool`), starting clusters of machines (`cluster.yaml`), stopping a cluster that existed
+before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ray_unlearn.cluster.start import Start
 from ray_unlearn.errors import ClusterError
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.study.schema import Study
-from ray_unlearn.terminal import say_error
+from ray_unlearn.terminal import print_error
 
 if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
     from ray_unlearn.data.decode import DecodedSlice, DecodeJob
@@ -44,19 +44,19 @@ class RayBackend:
         address: str | None,
         workers: int | None,
         gpus_per_worker: float | None = None,
-        log: Callable[[str], None] = say_error,
+        log: Callable[[str], None] = print_error,
     ) -> None:
         self._address, self._workers, self._log = address, workers, log
         self._gpus_per_worker = gpus_per_worker
         self._start: Start | None = None
-        """Where we connected; None where this process was connected before."""
+        """Start of Ray by this backend; None if this process was connected before."""
         self._cluster: LocalCluster | None = None
         self._watch: RayWatch | None = None
         self._pool: RayPool | None = None
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Start or join Ray while the block is executed; what breaks the block off cancels that."""
+        """Start or join Ray while the block is executed; an exception that leaves the block cancels the start."""
         if not ray.is_initialized():
             self._start = Start(self._join)
         try:
@@ -81,18 +81,18 @@ class RayBackend:
         """Return a pool of actors for the job.
 
         Raises:
-            ClusterError: a cluster of this machine's alone can never hold a worker.
+            ClusterError: the local cluster of this machine is too small for a worker.
 
         """
         self.connect()
         self._pool = RayPool(job, self._workers, self._log, self._gpus_per_worker, check=self.check)
         missing = self._pool.missing() if self._cluster else ""
-        if missing:  # elsewhere, such a node may join
+        if missing:  # a larger node may join any other cluster
             raise ClusterError(f"this machine: {missing}; lower execution.cpus_per_worker or --gpus-per-worker")
         return self._pool
 
     def sinks(self, study: Study) -> Sequence[Sink]:
-        """Return the sink that counts on Ray's own Prometheus endpoint."""
+        """Return the sink for Ray's own Prometheus endpoint."""
         from ray_unlearn.cluster.prometheus import RayMeters
 
         return [RayMeters(study)]
@@ -101,14 +101,14 @@ class RayBackend:
         """Do nothing while Ray lives.
 
         Raises:
-            ClusterLost: it has died.
+            ClusterLost: Ray has died.
 
         """
         if self._watch is not None:
             self._watch.check()
 
     def close(self) -> None:
-        """Kill our actors; shut Ray down where we connected, even while it starts. A dead Ray's logs stay."""
+        """Kill the actors; shut Ray down if this backend connected, even while it starts. A dead Ray's logs stay."""
         lost = self._watch is not None and self._watch.lost
         if self._watch is not None:
             self._watch.stop()
@@ -124,10 +124,10 @@ class RayBackend:
             self._start = None
 
     def connect(self) -> None:
-        """Wait for the cluster, or connect to it now; nothing where this process is connected already.
+        """Wait for the cluster, or connect to it now; do nothing if this process is connected already.
 
         Raises:
-            ClusterError: it cannot be reached or started.
+            ClusterError: the cluster cannot be reached or started.
 
         """
         if self._start is None and not ray.is_initialized():
@@ -137,7 +137,7 @@ class RayBackend:
         self._watch = self._watch or RayWatch(local=self._cluster is not None, log=self._log)
 
     def _join(self) -> None:
-        """Connect to the cluster, or start one on this machine; in a thread of its own."""
+        """Connect to the cluster, or start one on this machine; runs in a thread of its own."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault(
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
@@ -154,8 +154,8 @@ class RayBackend:
             ) from error
 
     def _init(self, address: str) -> None:
-        """Connect to the cluster, or start one of our own."""
-        # At `warning`, Ray would say that a thread which is not the main one leaves Ray's SIGTERM handler out.
+        """Connect to the cluster, or start a local one."""
+        # At `warning`, Ray would print that its SIGTERM handler is not installed outside the main thread.
         if address == "local":
             self._cluster = LocalCluster()
             self._cluster.start(

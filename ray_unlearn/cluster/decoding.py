@@ -3,10 +3,10 @@
     for part in decode_with_ray(source.slices, job):
         ...
 
-A task gets its own slice and no other; only names, ids and hashes come back through Ray, as JSON, slice by slice and in
-order. Pixels never do, and what is known of the other slices need not fit into a task or into the driver.
+A task gets only its own slice. It returns names, ids and hashes through Ray, as JSON, slice by slice and in order;
+pixels never pass through Ray, and no task or driver needs memory for all slices.
 
-Does not cover: how a slice is decoded; that is `data.decode.decode_slice`, here and in place.
+Does not cover: decoding one slice, which is `data.decode.decode_slice`, with and without Ray.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def decode_with_ray(slices: Sequence[Slice], job: DecodeJob) -> Iterator[Decoded
     """Decode every slice on the cluster that this process is connected to; yield them in order, as they are done.
 
     Raises:
-        ClusterError: the Ray Data job failed (not: an image was refused, which a `DecodedSlice` says).
+        ClusterError: the Ray Data job failed. A refused image is no such failure: its `DecodedSlice` has the error.
 
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its notes on operators are not about the study

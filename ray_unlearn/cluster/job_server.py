@@ -2,12 +2,12 @@
 
     server = JobServer("http://127.0.0.1:8265", report)
     attempt = server.submit(submission)
-    ended = server.follow(attempt.id, show)      # its log as it grows; then how it ended
+    ended = server.follow(attempt.id, show)      # shows its log as it grows; returns its end
 
-Each way in which a server cannot be used is one `ClusterError`. Ray is imported when a server is connected to, after
+A server that cannot be used is a `ClusterError` of one line. Ray is imported when a server is connected to, after
 RAY_AUTH_MODE is set, which Ray reads once, at import: `ray job` sends a token only in that mode.
 
-Does not cover: what is submitted (`submit.bundle`, `submit.jobs`); starting or stopping clusters.
+Does not cover: the contents of a submission (`submit.bundle`, `submit.jobs`); starting or stopping clusters.
 """
 
 from __future__ import annotations
@@ -35,38 +35,38 @@ ADDRESS = "http://127.0.0.1:8265"
 _WEB = ("http://", "https://")
 _CONNECT_S = 10.0
 _PATIENCE_S = 90.0
-"""How long a server may be without an agent, or out of reach while a job is followed."""
+"""Seconds that a server may be without an agent, or out of reach while a job is followed."""
 _AGAIN_S = 2.0
 _SILENCE_S = 60.0
-"""How long a log may say nothing before it is listened to anew; a connection may have been dropped without a word."""
+"""Seconds without a line of the log after which a new connection is made: the old one may have broken unnoticed."""
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-"""Ray's client prefers these to the address that it is given."""
+"""Variables that override the address that Ray's client is given."""
 
 _CHATTY = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-"""Loggers whose information we give ourselves; their warnings pass."""
+"""Loggers of which only warnings are shown: this module prints the information of the others itself."""
 
 
 def default_address() -> str:
-    """Return the address to use where none is given, as `ray job` finds it."""
+    """Return the address that `ray job` uses by default."""
     named = [os.environ.get(name, "") for name in _OVERRIDES]
     return next(
         (address for address in named if address.startswith(_WEB)), ADDRESS
-    )  # RAY_ADDRESS may be no web address
+    )  # RAY_ADDRESS need not be a web address
 
 
 def environment_of(address: str) -> dict[str, str]:
-    """Return the variables that a `ray job` command line needs in front of it to reach the same server."""
+    """Return the environment variables with which a `ray job` command reaches the same server."""
     token = os.environ.get("RAY_AUTH_MODE") is None and _has_token()
     other = any(os.environ.get(name, address) != address for name in _OVERRIDES)
     return ({"RAY_AUTH_MODE": "token"} if token else {}) | ({_OVERRIDES[0]: address} if other else {})
 
 
 def _has_token() -> bool:
-    """Return whether this user has a token where Ray looks for one."""
+    """Return whether this user has a token in one of the places where Ray reads it."""
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()
 
@@ -79,14 +79,14 @@ class JobServer:
 
         Args:
             address: the dashboard's URL.
-            report: called with one line where something takes its time.
+            report: called with one line while the server is slow to respond.
 
         Raises:
-            ClusterError: it is no URL of a job server that can be reached with our token.
+            ClusterError: the URL is not that of a job server, or the server cannot be reached or refuses the token.
 
         """
         self.address, self._report = address.rstrip("/"), report
-        _refuse_unreachable(self.address)
+        _check_reachable(self.address)
         if _has_token():
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         from ray.job_submission import JobSubmissionClient
@@ -102,15 +102,15 @@ class JobServer:
             return [_attempt(job) for job in self._client.list_jobs() if job.submission_id]
 
     def attempt(self, submission_id: str) -> Attempt:
-        """Return what the server says about one job."""
+        """Return the server's description of one job."""
         with self._asking():
             return _attempt(self._client.get_job_info(submission_id))
 
     def submit(self, submission: Submission) -> bool:
-        """Submit a job; return whether it is a new one, and not one of that name that somebody was quicker with.
+        """Submit a job; return True if the job is new, False if another client has submitted one of that name first.
 
         Raises:
-            ClusterError: the server does not take it.
+            ClusterError: the server does not accept it.
 
         """
         until = time.monotonic() + _PATIENCE_S
@@ -122,18 +122,18 @@ class JobServer:
                     runtime_env={**submission.runtime_env, "working_dir": str(submission.working_dir)},
                     metadata=dict(submission.metadata),
                 )
-            except Exception as error:  # Ray raises RuntimeError for everything that a server says
+            except Exception as error:  # Ray raises RuntimeError for every answer that is an error
                 if "already exists" in str(error):
                     return False
                 if "No available agent" not in str(error) or time.monotonic() > until:
-                    raise ClusterError(f"{self.address} does not take the job: {_reason(error)}") from error
-                self._report("the cluster has only just started and takes no jobs yet; trying again")
+                    raise ClusterError(f"{self.address} does not accept the job: {_reason(error)}") from error
+                self._report("the cluster has only just started and accepts no jobs yet; trying again")
                 time.sleep(_AGAIN_S)
             else:
                 return True
 
     def follow(self, submission_id: str, show: Callable[[str], None]) -> Attempt:
-        """Show a job's log as it grows, until it has ended; a connection that breaks is made again.
+        """Show a job's log as it grows, until the job has ended; a broken connection is made again.
 
         Raises:
             ClusterError: the server cannot be reached any more.
@@ -153,7 +153,7 @@ class JobServer:
                 continue
             heard = time.monotonic()
             if attempt.ended:
-                with contextlib.suppress(ClusterError):  # the server may go with its job; how that ended is known
+                with contextlib.suppress(ClusterError):  # the server may end with its job, whose end is known already
                     show(self._log(submission_id)[shown:])
                 return attempt
             time.sleep(_AGAIN_S)
@@ -164,17 +164,17 @@ class JobServer:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
-        """Word what goes wrong between us and the server."""
+        """Turn errors of the connection into a `ClusterError` of one line."""
         from ray.exceptions import AuthenticationError
 
         try:
             yield
         except AuthenticationError as error:
             missing = "required" in str(error).split(":")[0]
-            what = "asks for a token, and there is none here" if missing else "does not know the token that we have"
+            what = "requires a token, and this user has none" if missing else "does not accept this user's token"
             raise ClusterError(
-                f"{self.address} {what}; give the cluster's (`ray get-auth-token` there): RAY_AUTH_TOKEN, "
-                "RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+                f"{self.address} {what}; put the cluster's token (`ray get-auth-token` prints it there) into "
+                "RAY_AUTH_TOKEN, a file named by RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token"
             ) from error
         except OSError as error:  # requests' errors are OSErrors
             raise ClusterError(f"{self.address}: {_reason(error)}") from error
@@ -183,9 +183,10 @@ class JobServer:
 
 
 def _tail(client: Any, submission_id: str, *, skip: int) -> Iterator[str]:
-    """Yield a log from character `skip` on, until the job or the connection ends, or nothing comes any more.
+    """Yield a log from character `skip` on, until the job or the connection ends, or no line arrives for some time.
 
-    A thread of its own listens, so that a signal finds this one waiting, not inside an event loop that may swallow it.
+    Another thread reads the connection, so that a signal meets this thread while it waits, not inside an event loop
+    that may swallow it.
     """
     chunks: queue.Queue[str | None] = queue.Queue()
 
@@ -198,7 +199,7 @@ def _tail(client: Any, submission_id: str, *, skip: int) -> Iterator[str]:
         try:
             with contextlib.suppress(
                 Exception
-            ):  # its end and its silence are two; whoever follows asks what became of the job
+            ):  # a closed connection need not be the job's end: `follow` asks for its status
                 asyncio.run(listen())
         finally:
             chunks.put(None)
@@ -210,11 +211,11 @@ def _tail(client: Any, submission_id: str, *, skip: int) -> Iterator[str]:
             yield rest
 
 
-def _refuse_unreachable(address: str) -> None:
-    """Say within seconds that nobody listens; Ray's client would wait for minutes.
+def _check_reachable(address: str) -> None:
+    """Check within seconds that a server can be reached; Ray's client would wait for minutes.
 
     Raises:
-        ClusterError: it is no web address, or cannot be reached.
+        ClusterError: the address is not a web address, or no server answers there.
 
     """
     if not address.startswith(_WEB):
@@ -222,7 +223,7 @@ def _refuse_unreachable(address: str) -> None:
     try:
         urllib.request.urlopen(f"{address}/api/version", timeout=_CONNECT_S).close()  # noqa: S310 - http(s), see above
     except urllib.error.HTTPError:
-        return  # it answers; what it wants, Ray's client knows
+        return  # the server answers; Ray's client handles the rest
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise ClusterError(
             f"{address}: no job server can be reached ({getattr(error, 'reason', error)}); is the cluster up, and the "
@@ -232,7 +233,7 @@ def _refuse_unreachable(address: str) -> None:
 
 @contextlib.contextmanager
 def _only_given_address() -> Iterator[None]:
-    """Hide the variables that would overrule the address."""
+    """Hide the variables that would override the address."""
     hidden = {name: os.environ.pop(name) for name in _OVERRIDES if name in os.environ}
     try:
         yield
@@ -251,6 +252,6 @@ def _attempt(job: Any) -> Attempt:
 
 
 def _reason(error: BaseException) -> str:
-    """Return one line of what may be a server's whole traceback: its last, which says most."""
+    """Return the last line of an error's text: of a server's traceback, the most informative one."""
     lines = [line.strip() for line in without_keys(str(error)).splitlines() if line.strip(" .")]
     return lines[-1][:300] if lines else type(error).__name__

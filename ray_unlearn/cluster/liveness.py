@@ -1,15 +1,15 @@
-"""Whether the Ray that this process is connected to still lives: its raylet on this machine, and its GCS.
+"""Checks that the Ray that this process is connected to is still alive: its raylet on this machine, and its GCS.
 
     watch = RayWatch(local=True, log=print)
-    watch.check()                                # raises ClusterLost where one has died
+    watch.check()                                # raises ClusterLost if one has died
     watch.stop()
 
-Without it, Ray ends this process by itself 13 to 60 s after one of the two has died, without a word about the runs. A
-thread looks once a second. The caller's next `check` raises; where none comes within `_NOTICE_S`, because the main
-thread does something else, the thread says the line and sends this process SIGTERM, which unwinds it; a main thread
-that hangs in a call to Ray is ended, as Ray would end it.
+Without these checks, Ray ends this process 13 to 60 s after one of the two has died, without a message about the runs.
+A thread checks once a second. After a death, the caller's next `check` raises. If the main thread is busy and does not
+call `check` within `_NOTICE_S`, the thread logs the line and sends this process SIGTERM, which unwinds it. If the main
+thread hangs in a call to Ray, the process is ended, as Ray would end it.
 
-Does not cover: other machines of a cluster (`nodes`), nor a worker that dies (`pool`).
+Does not cover: other machines of a cluster (`nodes`), workers that die (`pool`).
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from ray_unlearn.interrupts import RESUMABLE
 
 _EVERY_S = 1.0
 _NOTICE_S = 3.0
-"""How long the main thread may take to notice."""
+"""Seconds that the main thread has to notice a death."""
 _UNWIND_S = 5.0
-"""How long it may take to unwind after SIGTERM."""
+"""Seconds that the main thread has to unwind after SIGTERM."""
 _GCS_S = 30.0
-"""How long the GCS of a cluster that is not ours may be away: one with a database behind it comes back."""
+"""Seconds that the GCS of an existing cluster may be unreachable: a GCS with a database is restarted."""
 
 
 class RayWatch:
-    """A thread that looks after the raylet and the GCS."""
+    """A thread that checks the raylet and the GCS."""
 
     def __init__(self, *, local: bool, log: Callable[[str], None]) -> None:
-        """Begin to look.
+        """Start the thread.
 
         Args:
-            local: the cluster was started by this process, so its processes are our children.
-            log: called with one line, from the thread, where the main thread does not notice.
+            local: whether this process started the cluster, so that Ray's processes are its children.
+            log: called with one line, from the thread, if the main thread does not notice.
 
         """
         self._node: Any = ray_worker._global_node
@@ -63,7 +63,7 @@ class RayWatch:
         """Do nothing while Ray lives.
 
         Raises:
-            ClusterLost: its raylet or its GCS has died.
+            ClusterLost: Ray's raylet or its GCS has died.
 
         """
         self._lost = self._lost or self._dead_child() or self._dead_raylet()
@@ -72,7 +72,7 @@ class RayWatch:
             raise ClusterLost(f"Ray is gone: {self._lost}; {RESUMABLE}")
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the thread."""
         self._over.set()
 
     def _work(self) -> None:
@@ -83,7 +83,7 @@ class RayWatch:
                 return
 
     def _press(self) -> None:
-        """Make the main thread notice."""
+        """Interrupt the main thread; end the process if the main thread does not unwind."""
         if self._noticed.wait(_NOTICE_S) or self._over.is_set():
             return
         self._log(f"Ray is gone: {self._lost}; {RESUMABLE}")
@@ -92,7 +92,7 @@ class RayWatch:
             os._exit(128 + signal.SIGTERM)
 
     def _dead_child(self) -> str:
-        """Return what is known of a process of our own cluster that has died."""
+        """Return a description of a dead process of the local cluster; empty if all live."""
         if not self._local or self._node is None:
             return ""
         dead = {str(kind): process for kind, process in self._node.dead_processes()}
@@ -102,7 +102,7 @@ class RayWatch:
         return ""
 
     def _dead_raylet(self) -> str:
-        """Return what is known of this machine's raylet: where it has died, nobody answers at its socket."""
+        """Return that this machine's raylet has died, if its socket refuses connections; else empty."""
         path = str(self._node.raylet_socket_name) if self._node else ""
         if not path.startswith("/"):  # on Windows, no path
             return ""
@@ -117,12 +117,12 @@ class RayWatch:
         return ""
 
     def _dead_gcs(self) -> str:
-        """Return what is known of the GCS: nobody answers at its port for some time."""
+        """Return that the GCS does not answer, if its port has refused connections for some time; else empty."""
         host, _, port = str(self._node.gcs_address if self._node else "").rpartition(":")
         try:
             with socket.create_connection((host.strip("[]"), int(port)), timeout=_EVERY_S):
                 self._gcs_seen_at = time.monotonic()
-        except TimeoutError:  # busy, or a network that forgets: Ray's own patience counts
+        except TimeoutError:  # the GCS is busy, or the network drops packets: Ray's own timeout applies
             self._gcs_seen_at = time.monotonic()
         except (OSError, ValueError):
             if time.monotonic() - self._gcs_seen_at > _GCS_S:

@@ -1,16 +1,16 @@
-"""A Ray cluster of one process: its token lives in memory, its files in a private folder, its ports on loopback.
+"""A Ray cluster for one process: its token is kept in memory, its files in a private folder, its ports on loopback.
 
     cluster = LocalCluster()
-    cluster.start(include_dashboard=False)       # ray.init(address="local") behind our own door
+    cluster.start(include_dashboard=False)       # ray.init(address="local"), closed to other users
     cluster.end()                                # Ray's processes, the token and the folder are gone
 
-Ray alone would write its token to a file that every user can read (~/.ray/auth_token), keep its session in folders of
-mode 0777 that stay for ever, and listen on every interface. Here the token is in the environment of this process and of
-its Ray processes. The folder is `/tmp/ru-<user id>/<name>`, or below RAY_TMPDIR or TMPDIR where they are set; its
-parent has mode 0700. The names are short because a socket's path has at most 107 bytes. The next start removes the
-folders of processes that have died.
+By default, Ray writes its token to a file that every user can read (~/.ray/auth_token), keeps its session in folders
+of mode 0777 that are never removed, and listens on every interface. Here the token is in the environment of this
+process and of its Ray processes. The folder is `/tmp/ru-<user id>/<name>`, or below RAY_TMPDIR or TMPDIR if they are
+set; its parent has mode 0700. The names are short because a socket's path has at most 107 bytes. The next start removes
+the folders of processes that have died.
 
-Does not cover: Ray's metrics ports, which ask for no token (they are on loopback, too); a cluster that exists already.
+Does not cover: Ray's metrics ports, which require no token (they are on loopback, too); existing clusters.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from ray_unlearn.errors import ClusterError
-from ray_unlearn.submit import folder_cache as shelf
+from ray_unlearn.submit import folder_cache
 
 _SESSION_BYTES = len("/session_2026-11-30_00-07-25_042642_4194304/sockets/plasma_store")
 _SOCKET_BYTES = 107
 _STARTS = 2
-"""A busy machine's Ray may time out while it starts; it is started once more."""
+"""Number of starts: on a busy machine, Ray may time out while it starts, and is started once more."""
 _TIMED_OUT = "timed out during startup"
 
 
@@ -48,18 +48,18 @@ class LocalCluster:
 
     @property
     def folder(self) -> Path | None:
-        """Ray's temporary folder, with its logs; None where no cluster runs."""
+        """Ray's temporary folder, with its logs; None if no cluster runs."""
         return self._folder.path if self._folder else None
 
     def start(self, log: Callable[[str], None], **options: Any) -> None:
-        """Start Ray and connect to it; once more where it timed out.
+        """Start Ray and connect to it; start it once more if it timed out.
 
         Args:
-            log: called with a line where it is started once more.
-            options: further ones of `ray.init`.
+            log: called with a line if Ray is started once more.
+            options: further options of `ray.init`.
 
         Raises:
-            ClusterError: the private folder cannot be had.
+            ClusterError: the private folder cannot be made.
             Exception: what `ray.init` raises.
 
         """
@@ -76,7 +76,7 @@ class LocalCluster:
 
     def _start(self, options: Mapping[str, Any]) -> None:
         self._folder = _Folder.make()
-        # RAY_AUTH_MODE unset makes Ray turn the token on, whatever the mode of other clusters is.
+        # With RAY_AUTH_MODE unset, Ray requires the token, also if this user's other clusters have another mode.
         self._set({"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_AUTH_TOKEN_PATH": None, "RAY_AUTH_MODE": None})
         AuthenticationTokenLoader.instance().reset_cache()
         several, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False  # the node is 127.0.0.1
@@ -86,7 +86,7 @@ class LocalCluster:
             ray_constants.ENABLE_RAY_CLUSTER = several
 
     def end(self, *, keep_logs: bool = False) -> None:
-        """Shut Ray down, forget the token, and remove the folder; with `keep_logs`, the next start removes it."""
+        """Shut Ray down, delete the token, and remove the folder; with `keep_logs`, the next start removes it."""
         ray.shutdown()
         if self._folder:
             self._folder.leave(remove=not keep_logs)
@@ -98,7 +98,7 @@ class LocalCluster:
             AuthenticationTokenLoader.instance().reset_cache()
 
     def _end_processes(self) -> None:
-        """Kill what a start that failed left behind: our children that work in our folder."""
+        """Kill processes left by a failed start: children of this process that work in its folder."""
         import psutil  # Ray brings its own
 
         for child in psutil.Process().children(recursive=True):
@@ -107,7 +107,7 @@ class LocalCluster:
                     child.kill()
 
     def _set(self, variables: Mapping[str, str | None]) -> None:
-        """Set and unset variables; what they were is kept for the end."""
+        """Set and unset variables; their previous values are kept and restored at the end."""
         self._variables = {name: os.environ.get(name) for name in variables} | self._variables
         for name, value in variables.items():
             if value is None:
@@ -127,7 +127,7 @@ class _Folder:
         """Make a folder that no other user can enter; remove those of processes that have died.
 
         Raises:
-            ClusterError: there is no place for it, or its path is too long for Ray's sockets.
+            ClusterError: the folder cannot be made, or its path is too long for Ray's sockets.
 
         """
         base = Path(_temporary())
@@ -140,8 +140,8 @@ class _Folder:
             )
         try:
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _refuse_foreign(parent)
-            with shelf.locked(parent):
+            _check_owner(parent)
+            with folder_cache.locked(parent):
                 _sweep(parent)
                 path = Path(tempfile.mkdtemp(prefix="", dir=parent))
                 return cls(path, _lock(path))
@@ -152,20 +152,20 @@ class _Folder:
             ) from error
 
     def leave(self, *, remove: bool) -> None:
-        """Give the lock back; the folder goes at once, or with the next start."""
+        """Release the lock; remove the folder now, or leave that to the next start."""
         if remove:
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._descriptor)
 
 
 def _temporary() -> str:
-    """Return the folder in which Ray, too, would make its own."""
+    """Return the folder in which Ray makes its temporary folder by default."""
     given = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR")
-    return given or "/tmp"  # noqa: S108 - what is made there is private; the paths of gettempdir() may be long
+    return given or "/tmp"  # noqa: S108 - the folder made there is private; the paths of gettempdir() may be long
 
 
-def _refuse_foreign(parent: Path) -> None:
-    """Refuse a folder that somebody else put there; take others' rights away from one that is ours.
+def _check_owner(parent: Path) -> None:
+    """Check that a folder is this user's; remove other users' permissions from it.
 
     Raises:
         ClusterError: it is a link, no folder, or another user's.
@@ -202,7 +202,7 @@ def _lock(path: Path) -> int:
 def _sweep(parent: Path) -> None:
     """Remove the folders whose process has died."""
     for path in parent.iterdir():
-        with suppress(OSError):  # its process lives
+        with suppress(OSError):  # its process is alive
             descriptor = _lock(path)
             shutil.rmtree(path, ignore_errors=True)
             os.close(descriptor)

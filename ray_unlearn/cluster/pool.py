@@ -1,12 +1,13 @@
 """Ray actors that each hold one worker, on a cluster whose nodes come and go.
 
     pool = RayPool(job, workers=None, log=print)
-    worker = pool.start()                        # waits in Ray's queue where there is no room: an autoscaler's demand
+    worker = pool.start()                        # waits in Ray's queue if no node fits it: demand for an autoscaler
 
 An actor call may raise although its run was published (Ray docs, fault_tolerance/actors): the scheduler asks the store.
-Nodes that drain hold no further worker; what their workers have not finished shortly before the end is taken back.
+Nodes that drain get no further worker; runs that their workers have not finished shortly before the removal are taken
+back.
 
-Does not cover: what workers are given (`schedule`), connecting (`backend`).
+Does not cover: the order of runs (`schedule`), connecting (`backend`).
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ from ray_unlearn.run.outcome import Attempt
 from ray_unlearn.schedule.deadlines import Deadlines
 from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report
 from ray_unlearn.schedule.resources import Needs, check_share, waiting_line
-from ray_unlearn.study.execution import Execution
+from ray_unlearn.study.schema import Execution
 from ray_unlearn.study.uris import without_keys
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.run.worker import Job
 
 _POLL_S = 1.0
-_PATIENCE_S = 15.0  # without a place for a worker; then twice as long, and so on
-_MARGIN_S = 5.0  # before a node ends: enough to hear of it, and to take its runs back
+_PATIENCE_S = 15.0  # without a place for a worker until the first log line; the time doubles with each line
+_MARGIN_S = 5.0  # before a node is removed, its runs are taken back
 
 
 def resources_of(execution: Execution, cluster_gpus: float) -> tuple[str, Needs]:
-    """Return the device and what one worker takes, `auto` decided by what the cluster has.
+    """Return the device and the resources of one worker; `auto` is cuda if the cluster has a GPU, else cpu.
 
     Raises:
-        ClusterError: the study asks for cuda and for no GPU.
-        StudyError: it asks for a share of GPUs that Ray cannot place.
+        ClusterError: the study sets device cuda and gpus_per_worker 0.
+        StudyError: the study sets a share of GPUs that Ray cannot place.
 
     """
     device = execution.device if execution.device != "auto" else ("cuda" if cluster_gpus else "cpu")
@@ -73,7 +74,7 @@ class RayPool:
         self._log, self._check = log, check
         self._fixed = workers or (execution.workers if isinstance(execution.workers, int) else None)
         self.device, self._needs = resources_of(execution, ray.cluster_resources().get("GPU", 0))
-        # Only the driver saves it: of a million images, 62 MB for every worker.
+        # Only the driver writes the splits' file: for a million images, it would be 62 MB for every worker.
         self._job = ray.put(replace(job, data=replace(job.data, splits_arrow=b"")))
         self._actor = ray.remote(
             num_cpus=self._needs.cpus,
@@ -84,30 +85,30 @@ class RayPool:
         )(Worker)
         self._handles: dict[int, Any] = {}
         self._pending: dict[Any, int] = {}
-        """Every call in flight -> its worker."""
+        """Call in flight -> its worker."""
         self._timeout_s = execution.run_timeout_s
         self._deadlines = Deadlines(self._timeout_s)
         self._placing: dict[Any, int] = {}
-        """Those of the calls that ask a worker where it is."""
+        """Call in flight that asks a worker for its node -> the worker."""
         self._opening: set[int] = set()
         self._node_of: dict[int, str] = {}
-        """Every worker that has a place -> the id of its node."""
+        """Worker that has been placed -> the id of its node."""
         self._warned: set[int] = set()
-        """Workers whose node was announced to go."""
+        """Workers whose node is announced to be removed."""
         self._announced: set[str] = set()
-        """Nodes whose end was logged."""
+        """Nodes whose removal was logged."""
         self._nodes = Nodes()
         self._started = 0
         self._placed_at, self._patience_s = time.monotonic(), _PATIENCE_S
 
     def describe(self) -> str:
-        """Return the device, and what each worker takes from the cluster."""
+        """Return the device, and the resources of each worker, as a text for people."""
         count = f"up to {self.capacity()} worker" + "s" * (self.capacity() != 1)
         gpus = f", {self._needs.gpus:g} GPU" * bool(self._needs.gpus)
         return f"{count} on {self.device}, each with {self._needs.cpus:g} CPU{gpus}{self._kinds()}"
 
     def _kinds(self) -> str:
-        """Return a caution where GPUs differ: Ray notes the kind as a resource of the node."""
+        """Return a caution if the GPUs are of several kinds: Ray lists the kind as a resource of the node."""
         self._nodes.look()
         names = {name for node in self._nodes.staying if self._needs.fit(node) for name in node}
         kinds = sorted(name.partition(":")[2] for name in names if name.startswith("accelerator_type:"))
@@ -117,20 +118,20 @@ class RayPool:
         )
 
     def missing(self) -> str:
-        """Return what no node of the cluster has, though every worker needs it; empty where there is such a node."""
+        """Return the resources of a worker that no node of the cluster has; empty if a worker fits on some node."""
         self._nodes.look()
         return self._needs.missing(self._nodes.staying)
 
     def capacity(self) -> int:
-        """Return the number asked for, or how many workers the nodes have room for that stay."""
+        """Return the number of workers that was set, else the number that fits on the nodes that stay."""
         if self._fixed is not None:
             return self._fixed
         self._nodes.look()
-        there = len(self._node_of) - len(self._warned)  # of a dead node's workers, we hear in a moment: none is surplus
+        there = len(self._node_of) - len(self._warned)  # Ray reports a dead node's workers later: they are no surplus
         return max(1, there, sum(map(self._needs.fit, self._nodes.staying)))
 
     def start(self) -> int:
-        """Start an actor; it waits in Ray's queue where there is no room yet."""
+        """Start an actor; it waits in Ray's queue until a node has room."""
         self._started += 1
         worker = self._started
         handle: Any = self._actor.remote(self._job, self.device)
@@ -147,7 +148,7 @@ class RayPool:
         self._deadlines.given(worker, attempts, time.monotonic())
 
     def wait(self) -> list[Report]:
-        """Return what is finished, waiting for about a second at most.
+        """Return the reports of finished calls, waiting for about a second at most.
 
         Raises:
             ClusterLost: Ray has died.
@@ -160,15 +161,15 @@ class RayPool:
         done = self._done(1, _POLL_S)
         if done:
             done = self._done(len(self._pending), 0)
-        self._check()  # of a Ray that has died, all calls are done at once, in vain
+        self._check()  # after Ray's death, all calls would count as done
         self._log_waiting()
-        # In the order of the calls; one that is lost takes its worker's others with it.
+        # In the order of the calls; a lost call removes the worker's other calls, too.
         events = [self._event(reference) for reference in done if reference in self._pending]
         late = [self._too_long(worker) for worker, _ in self._deadlines.overdue(time.monotonic())]
         return [*(event for event in events if event), *late, *self._departures()]
 
     def _departures(self) -> list[Report]:
-        """Return which workers leave with their nodes, and which must be given up now."""
+        """Return the workers that leave with their nodes, and those whose runs are taken back now."""
         self._nodes.look()
         events: list[Report] = []
         for worker, node in list(self._node_of.items()) if self._nodes.leaving else ():
@@ -176,7 +177,7 @@ class RayPool:
             if notice is None:
                 continue
             if notice.ends_at is not None and notice.ends_at - _MARGIN_S < time.monotonic():
-                events.append(self._lost(worker, f"node {notice.address} goes away now", preempted=True))
+                events.append(self._lost(worker, f"node {notice.address} is removed now", preempted=True))
             elif worker not in self._warned:
                 self._warned.add(worker)
                 self._log_leaving(node)
@@ -184,16 +185,16 @@ class RayPool:
         return events
 
     def _log_leaving(self, node: str) -> None:
-        """Log a node that drains once, with the number of its workers."""
+        """Log a draining node once, with the number of its workers."""
         if node not in self._announced:
             self._announced.add(node)
             notice, count = self._nodes.leaving[node], sum(one == node for one in self._node_of.values())
-            left = "" if notice.ends_at is None else f" and goes away in {notice.ends_at - time.monotonic():.0f} s"
+            left = "" if notice.ends_at is None else f" and removed in {notice.ends_at - time.monotonic():.0f} s"
             workers = "1 worker moves" if count == 1 else f"{count} workers move"
             self._log(f"node {notice.address} is drained{left}: its {workers} elsewhere")
 
     def _too_long(self, worker: int) -> Report:
-        """End a worker; the scheduler knows which of its runs it may have been."""
+        """End a worker whose call took too long; the scheduler decides which of its runs is to blame."""
         self.stop(worker)
         limit_s = float(self._timeout_s or 0)
         return Lost(worker, f"took longer than execution.run_timeout_s: {limit_s:g}", overdue_s=limit_s)
@@ -214,7 +215,7 @@ class RayPool:
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, RayUnlearnError) else None
             return self._lost(worker, str(cause) if cause else _reason(error), isinstance(cause, StorageNotShared))
-        except RayError as error:  # memory, or an object, that was lost with a node
+        except RayError as error:  # out of memory, or an object that was lost with a node
             return self._lost(worker, _reason(error), preempted=self._is_gone(worker, error))
         if self._placing.pop(reference, None):
             self._node_of[worker] = value
@@ -227,17 +228,17 @@ class RayPool:
         return Finished(worker, value)
 
     def _is_gone(self, worker: int, error: RayError) -> bool:
-        """Return whether the worker died with its node, or because that is drained."""
+        """Return whether the worker died with its node, or because its node is drained."""
         self._nodes.look(now=True)
-        said = isinstance(error, NodeDiedError) or getattr(error, "preempted", False)
-        return bool(said) or self._nodes.is_going(self._node_of.get(worker))
+        preempted = isinstance(error, NodeDiedError) or getattr(error, "preempted", False)
+        return bool(preempted) or self._nodes.is_going(self._node_of.get(worker))
 
     def _lost(self, worker: int, cause: str, unshared: bool = False, preempted: bool = False) -> Lost:
         self.stop(worker)
         return Lost(worker, cause, unshared, preempted)
 
     def stop(self, worker: int) -> None:
-        """Kill an actor; a call in flight is forgotten."""
+        """Kill an actor, and forget its calls in flight."""
         self._opening.discard(worker)
         self._warned.discard(worker)
         self._node_of.pop(worker, None)
@@ -254,7 +255,7 @@ class RayPool:
             self.stop(worker)
 
     def _log_waiting(self) -> None:
-        """Log what workers without a place wait for, instead of waiting in silence."""
+        """Log the resources that workers without a place wait for."""
         waiting = len(self._handles) - len(self._node_of)
         if not waiting:
             self._placed_at, self._patience_s = time.monotonic(), _PATIENCE_S

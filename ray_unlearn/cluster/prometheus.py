@@ -5,10 +5,10 @@
         meters(event)
 
 On the endpoint: `ray_unlearn_runs_made_total`, `_runs_failed_total`, `_bytes_written_total`, `_run_seconds` (histogram)
-by study and population, `_workers`, `_images_per_second` by study. That is as many series as the study has populations,
-whatever N is: no tag is a run, a worker or a seed. Numbers are there some ten seconds later.
+by study and population, `_workers`, `_images_per_second` by study. The number of series depends on the number of
+populations, not on N: no tag is a run, a worker or a seed. Numbers appear about ten seconds later.
 
-Does not cover: Ray's own metrics, nor a server that collects them (`ray metrics launch-prometheus`).
+Does not cover: Ray's own metrics, a server that collects metrics (`ray metrics launch-prometheus`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REPORT_EVERY_S = 0.5  # Ray takes some twenty microseconds for each number
 
 
 class RayMeters:
-    """A sink that counts for a monitoring system."""
+    """A sink that updates counters and gauges for a monitoring system."""
 
     def __init__(self, study: Study) -> None:
         self._study = {"study": study.name}
@@ -70,7 +70,7 @@ class RayMeters:
             self._report()
 
     def _workers_are(self) -> None:
-        """Report the number of ready workers and all counts: the last workers leave when all is made."""
+        """Report the number of ready workers, and all counts: the last workers stop after the last run."""
         self._report()
         self._workers.set(len(self._ready), self._study)
 
@@ -87,6 +87,6 @@ class RayMeters:
         while len(self._recent) > 1 and self._reported_at - self._recent[0][0] > _WINDOW_S:
             self._recent.popleft()
         elapsed = self._reported_at - self._recent[0][0]
-        images = sum(images for _, images in list(self._recent)[1:])  # the first of them says since when
-        if elapsed > 1.0:  # else it says nothing
+        images = sum(images for _, images in list(self._recent)[1:])  # the first one marks the start
+        if elapsed > 1.0:  # a shorter time gives no rate
             self._rate.set(images / elapsed, self._study)

@@ -1,9 +1,9 @@
-"""Evaluation's parts as Ray tasks: a few numbers in, a page of JSON out; outputs are read where they are needed.
+"""Parts of an evaluation as Ray tasks: a few numbers in, a page of JSON out; each task reads the outputs it needs.
 
     for task, part in on_ray(tasks, jobs=8, address=None):
         ...
 
-Does not cover: what a part is (`evaluation.cache`), and where it is kept; that is the caller's.
+Does not cover: the parts (`evaluation.cache`), storing their results, which the caller does.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from ray_unlearn.evaluation.cache import Task
 from ray_unlearn.interrupts import interrupts
 
 _LOOK_S = 1.0
-"""How often it is looked whether Ray still lives."""
+"""Seconds between checks that Ray is alive."""
 
 
 def on_ray(tasks: Sequence[Task], *, jobs: int | None, address: str | None) -> Iterable[tuple[Task, str]]:
-    """Compute parts on a cluster, the longest first; yield each as it is there.
+    """Compute parts on a cluster, the longest first; yield each when it is done.
 
     Args:
         tasks: the parts.
-        jobs: at most so many at once; default as many as the cluster has CPUs for.
-        address: a Ray cluster's; default RAY_ADDRESS, else a local one is started and stopped.
+        jobs: maximum number of parts at once; default as many as the cluster has CPUs for.
+        address: address of a Ray cluster; default RAY_ADDRESS, else a local cluster is started and stopped.
 
     Raises:
-        ClusterError: Ray cannot be reached, or is gone.
-        RayUnlearnError: what a part refuses.
+        ClusterError: Ray cannot be reached, or has died.
+        RayUnlearnError: the error of a part.
 
     """
     with interrupts():

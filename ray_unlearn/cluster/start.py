@@ -1,14 +1,14 @@
-"""Ray started, or joined, in a thread of its own, so that something else is done meanwhile; and given up on request.
+"""Start of Ray, or connection to it, in a thread, so that the caller can do other work meanwhile; it can be cancelled.
 
     start = Start(lambda: ray.init(...))
-    ...                                          # seconds, most of which Ray waits
+    ...                                          # other work, while Ray takes seconds
     start.wait()                                 # raises what `ray.init` raised
-    start.cancel()                               # at any time: no process is left that it started
+    start.cancel()                               # at any time: ends every process that the start began
     start.release()                              # after ray.shutdown()
 
-The thread stays until it is released: the kernel ends each process of a local cluster with the thread that started it.
+The thread lives until it is released: the kernel ends each process of a local cluster with the thread that started it.
 
-Does not cover: how Ray is started (`backend`).
+Does not cover: the arguments of the start (`backend`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pathlib import Path
 
 
 class _Cancelled(BaseException):
-    """Raised in the thread, wherever it is; not an `Exception`, so that Ray does not swallow it."""
+    """Raised asynchronously in the thread; not an `Exception`, so that Ray does not swallow it."""
 
 
 class Start:
-    """One attempt to connect."""
+    """One start or connection, in a thread of its own."""
 
     def __init__(self, connect: Callable[[], None]) -> None:
         self._connect = connect
@@ -37,10 +37,10 @@ class Start:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until Ray is there.
+        """Wait until Ray is connected.
 
         Raises:
-            Exception: what `connect` raised.
+            Exception: the exception of `connect`.
 
         """
         self._done.wait()
@@ -48,9 +48,9 @@ class Start:
             raise self._error
 
     def cancel(self) -> None:
-        """Give up: end what was started, and return when the thread is over.
+        """End the processes that were started; return when the thread is done with that.
 
-        Ray waits in Python until its last step, a second or so in compiled code, which is waited for.
+        Ray waits in Python until its last step, about a second in compiled code, which cannot be interrupted.
         """
         if not self._done.is_set():
             raised = ctypes.py_object(_Cancelled)
@@ -58,7 +58,7 @@ class Start:
             self._done.wait()
 
     def release(self) -> None:
-        """Let the thread end; Ray is shut down."""
+        """Let the thread end; call it after Ray is shut down."""
         self._released.set()
         self._thread.join()
 
@@ -66,17 +66,17 @@ class Start:
         try:
             try:
                 self._connect()
-            except BaseException as error:  # the thread that waits raises it
+            except BaseException as error:  # raised in the thread that waits
                 self._error = error
                 _end_children()
             self._done.set()
             self._released.wait()
-        except _Cancelled:  # it came in the moment after Ray was there
+        except _Cancelled:  # raised just after Ray was connected
             self._done.set()
 
 
 def _end_children() -> None:
-    """End the processes that this thread has started and that still run; the kernel would, when the thread ends."""
+    """End the running processes that this thread has started; the kernel does so only when the thread ends."""
     with contextlib.suppress(OSError):
         children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text(encoding="ascii")
         for pid in children.split():

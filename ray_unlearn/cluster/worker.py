@@ -1,6 +1,6 @@
-"""The worker as Ray's actors hold it: it knows which node it is on.
+"""The worker of Ray's actors: a worker that can name its node.
 
-Does not cover: anything that the worker does (`ray_unlearn.run.worker`).
+Does not cover: the work itself (`ray_unlearn.run.worker`).
 """
 
 from __future__ import annotations

@@ -25,23 +25,23 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def reordered(names: Sequence[str]) -> str:
-    """Return a remark where the order is not that of version 0.1, which sorted numbers as text; else nothing."""
+    """Return a remark where the order differs from version 0.1, which sorted numbers as text; else an empty text."""
     old = sorted(names)
     if tuple(names) != in_order(names) or list(names) == old:
         return ""
     first = next(i for i, (new, was) in enumerate(zip(names, old, strict=True)) if new != was)
     return (
         f"classes are numbers and in their order: label {first} is {names[first]!r}, where version 0.1 sorted them as "
-        f"text and took {old[first]!r}; what was made from them then is refused as made differently"
+        f"text and took {old[first]!r}; populations made with that order are refused as made differently"
     )
 
 
 def same_number(label: int, names: Sequence[str]) -> int | None:
-    """Return the place of the name that says this number; None where no name does."""
+    """Return the index of the name that is this number; None where no name is."""
     return next((i for i, name in enumerate(names) if _NUMBER.fullmatch(name) and int(name) == label), None)
 
 
 def is_split(name: str) -> str:
-    """Return the split that a file or folder is named for (`train-0.parquet`, `x_test.parquet`, `val`), or nothing."""
+    """Return the split in a file or folder name (`train-0.parquet`, `x_test.parquet`, `val`), or an empty text."""
     words = re.split(r"[^a-z]+", name.lower())
     return next((_SPLITS[word] for word in words if word in _SPLITS), "")

@@ -1,9 +1,9 @@
-"""Images of one set that are pixel by pixel in another, too: forgotten ones that are retained, test images trained on.
+"""Images whose pixels occur in two sets: forgotten images that are also retained, test images that are trained on.
 
     for line in copies(splits.sets, digests, ids):
         print(line)                              # "3 of 360 forget images are in retain too, ..."
 
-Compared are decoded pixels at the study's image_size: the same photograph saved twice counts where it decodes equally.
+Decoded pixels at the study's image_size are compared: a photograph saved twice counts where it decodes equally.
 
 Does not cover: images that are nearly the same.
 """
@@ -36,9 +36,9 @@ def copies(sets: Mapping[str, np.ndarray], words_N: np.ndarray, ids: Sequence[st
     """Yield a line for each two sets that share pixels.
 
     Args:
-        sets: int64 indexes of each.
-        words_N: uint64, equal for equal pixels.
-        ids: of each image.
+        sets: int64 indexes of each set.
+        words_N: uint64 of each image, equal for equal pixels.
+        ids: id of each image.
 
     """
     for one, other in combinations(sets, 2):

@@ -1,11 +1,11 @@
-"""CSV files as strangers write them: every cell is what is written there, and a bomb is refused.
+"""CSV files of users: every cell is read as it is written, and compressed or very large files are refused.
 
     table = read_csv(Path("forget.csv"))         # pandas, every cell text: "NA" and "007" are ids, too
     table = read_csv(file, text=("image_id", "person_id"), numbers=("age",))
 
 Only cells of `numbers` may be empty, `NA` and so on for "unknown"; columns that are neither are read as pandas guesses.
 
-Does not cover: what the columns mean (`folders`, `splits`).
+Does not cover: the meaning of columns (`folders`, `splits`).
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def read_csv(file: Path, text: Collection[str] | None = None, numbers: Collectio
 
     Args:
         file: local, UTF-8, not compressed.
-        text: columns that are text as they stand; all by default.
+        text: columns that are read as text; all by default.
         numbers: columns in which an empty cell, `NA`, `nan` and the like mean an unknown number, NaN.
 
     Raises:
-        DataError: it is no such file, or too large.
+        DataError: it is not a plain CSV file, or too large.
 
     """
-    import pandas as pd  # half a second that no worker needs
+    import pandas as pd  # costs 0.5 s, and no worker needs it
 
     try:
         data = read_local(file, _LARGEST_BYTES)

@@ -1,12 +1,12 @@
 """One encoded image -> uint8 pixels; one slice of a source -> shards of decoded images.
 
     pixels_HWC = decode(png_bytes, image_size=32)
-    part = decode_slice(source.slices[0], 0, job)     # writes its shards, returns what is in them
+    part = decode_slice(source.slices[0], 0, job)     # writes its shards, returns their contents
 
 The same function runs in this process and inside a Ray Data job; a slice gives the same bytes in both. Where a source
-has several slices, one that is done leaves a note, so that a preparation that was killed goes on where it was.
+has several slices, each finished one leaves a note, so that a killed preparation continues from there.
 
-Does not cover: what the shards of a whole source amount to (`prepare`).
+Does not cover: the manifest of a whole source (`prepare`).
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from ray_unlearn.store.filesystem import Storage
 _SHARD_BYTES = 64 * 2**20  # pixels per shard: small enough to hold while writing, large enough to map
 _SHARD_ROWS = 2048
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow knows forty more; some start programs (EPS) or are hardly maintained."""
+"""Formats that are read. Pillow knows forty more; some start programs (EPS) or are hardly maintained."""
 _LARGEST_LABEL = 2**31 - 1
-_LONGEST_SIDE = 65_535  # pixels: what a JPEG can have
+_LONGEST_SIDE = 65_535  # pixels: the limit of a JPEG
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeJob:
-    """How a source is decoded, and where its shards go."""
+    """How a source is decoded, and the folder of its shards."""
 
     storage: Storage
     folder: str
     image_size: int
     class_names: tuple[str, ...] | None
     num_classes: int | None
-    """Labels must lie below this; None takes any non-negative label."""
+    """Number of classes: labels must be below it; None accepts any non-negative label."""
     skip_bad: bool
     resumable: bool = False
-    """Whether a slice that is done leaves a note beside its shards, and is not decoded again where there is one."""
+    """Whether a finished slice leaves a note in the shards' folder, and is not decoded again where one exists."""
 
     @property
     def shard_rows(self) -> int:
@@ -58,7 +58,7 @@ class DecodeJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardInfo:
-    """One shard, as the manifest lists it; a name that leads elsewhere makes no manifest."""
+    """One shard, as the manifest lists it; a name with a path is invalid."""
 
     name: Annotated[str, Field(pattern=r"^[0-9]+-[0-9]+\.arrow$")]
     rows: int
@@ -68,30 +68,30 @@ class ShardInfo:
 
 @dataclass(slots=True)
 class DecodedSlice:
-    """What became of one slice."""
+    """Result of decoding one slice."""
 
     shards: list[ShardInfo] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     wheres: list[str] = field(default_factory=list)
     """File and row of each id, for messages about duplicates."""
     digests: list[str] = field(default_factory=list)
-    """Of each decoded example, in hexadecimal; the source's content is identified by all of them in order."""
+    """Digest of each decoded example, in hexadecimal; all of them, in order, identify the source's content."""
     skipped: list[dict[str, str]] = field(default_factory=list)
     max_label: int = -1
     error: str = ""
-    """Why the source is refused; a value, so that it crosses processes as it is."""
+    """Reason for refusing the source; a value, so that it crosses processes unchanged."""
 
 
 DECODED = TypeAdapter(DecodedSlice)
 NOTE = re.compile(r"[0-9]+\.json")
-"""Names of the notes of slices that are done."""
+"""Names of the notes of finished slices."""
 
 
 def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
-    """Return uint8 [image_size, image_size, 3] RGB pixels, turned as EXIF says, resized to a square (bilinear).
+    """Return uint8 [image_size, image_size, 3] RGB pixels, turned by EXIF orientation, resized to a square (bilinear).
 
     Raises:
-        DataError: the bytes are no image that Pillow can open, or one that would not fit in memory.
+        DataError: Pillow cannot open the bytes as an image, or the image would not fit in memory.
 
     """
     try:
@@ -104,14 +104,14 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
                 else Image.open(io.BytesIO(image), formats=_FORMATS)
             )
             with opened as picture:
-                _refuse_long(picture)
+                _check_sides(picture)
                 ImageOps.exif_transpose(picture, in_place=True)  # a copy of 89 million pixels takes 0.36 GB
                 plain = _eight_bits(picture)
                 rgb = plain if plain.mode == "RGB" else plain.convert("RGB")
                 rgb.load()
     except Exception as error:  # a codec may raise anything on damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        if isinstance(error, UnidentifiedImageError):  # whose message is an address in memory
+        if isinstance(error, UnidentifiedImageError):  # its message holds an address in memory
             reason = f"of no format that is read: {', '.join(_FORMATS)}"
         raise DataError(f"not an image that can be decoded ({reason})") from error
     if rgb.size != (image_size, image_size):
@@ -119,8 +119,8 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
     return np.asarray(rgb, dtype=np.uint8)
 
 
-def _refuse_long(picture: Image.Image) -> None:
-    """Refuse a side that no photograph has: resizing it takes 24 bytes for each of its pixels."""
+def _check_sides(picture: Image.Image) -> None:
+    """Check that no side is longer than a photograph's: resizing takes 24 bytes for each of its pixels."""
     if max(picture.size) > _LONGEST_SIDE:
         raise ValueError(f"{picture.width}x{picture.height} pixels; expected sides of at most {_LONGEST_SIDE}")
 
@@ -128,7 +128,7 @@ def _refuse_long(picture: Image.Image) -> None:
 def _eight_bits(picture: Image.Image) -> Image.Image:
     """Keep the upper half of 16-bit grey levels; Pillow's own conversion would clip them at 255."""
     if picture.mode in ("F", "I"):
-        raise ValueError(f"numbers (mode {picture.mode}) of which nothing says what is white; save it with 8 bits")
+        raise ValueError(f"mode {picture.mode}, whose numbers have no stated white; save it with 8 bits")
     if not picture.mode.startswith("I;16"):
         return picture
     return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
@@ -157,7 +157,7 @@ def _noted(storage: Storage, note: str) -> DecodedSlice | None:
 
 
 def drop_stale_notes(storage: Storage, folder: str) -> None:
-    """Remove the notes whose shards are not all there with their sizes."""
+    """Remove the notes with a shard that is missing or has another size."""
     sizes = storage.sizes(folder)
     for name in filter(NOTE.fullmatch, sizes):
         known = _noted(storage, f"{folder}/{name}")
@@ -166,7 +166,7 @@ def drop_stale_notes(storage: Storage, folder: str) -> None:
 
 
 def remove_notes(storage: Storage, folder: str) -> None:
-    """Remove all notes: the manifest says what they said."""
+    """Remove all notes: the manifest holds their contents."""
     for name in filter(NOTE.fullmatch, storage.sizes(folder)):
         storage.remove(f"{folder}/{name}")
 
@@ -214,7 +214,7 @@ def _label(row: Row, job: DecodeJob) -> int:
         label = names.index(label)
     if not isinstance(label, int) or not 0 <= label < (limit or _LARGEST_LABEL):
         expected = "expected a class number from 0" + (f" to {limit - 1}" if limit else "")
-        raise DataError(f"{row.where}: label {row.label}: {expected}; `data.classes` sets how many there are")
+        raise DataError(f"{row.where}: label {row.label}: {expected}; `data.classes` sets their number")
     return int(label)
 
 

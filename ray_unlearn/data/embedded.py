@@ -1,11 +1,11 @@
-"""Two well-known sets that need no files of the user's: scikit-learn's digits, and CIFAR-10 through torchvision.
+"""Two well-known sets that need no files of the user: scikit-learn's digits, and CIFAR-10 through torchvision.
 
     open_digits("train")                         # 1,437 real 8x8 images inside scikit-learn; "test" has the other 360
-    open_cifar10(root, "train")                  # downloads once, where there is a network
+    open_cifar10(root, "train")                  # downloads once, and needs a network for that
 
 Digits have no official split: every fifth image is a test image.
 
-Does not cover: a licence for CIFAR-10; none is stated anywhere.
+Does not cover: a licence for CIFAR-10; its authors state none.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def open_digits(part: Part) -> OpenSource:
 
 @dataclass(frozen=True, slots=True)
 class CifarSlice:
-    """One part of CIFAR-10, decoded where the download is; torchvision checks its files by their published md5."""
+    """One part of CIFAR-10, decoded where it was downloaded; torchvision checks its files by their published md5."""
 
     root: str
     part: Part
@@ -77,10 +77,10 @@ class CifarSlice:
 
 
 def open_cifar10(root: str | None, part: Part) -> OpenSource:
-    """Open CIFAR-10 in `root` (default: the user's cache folder), downloading it where it is not there.
+    """Open CIFAR-10 in `root` (default: the user's cache folder), downloading it where it is missing.
 
     Raises:
-        DataError: it is not there, and there is no network.
+        DataError: it is missing, and the download failed.
 
     """
     from torchvision.datasets import CIFAR10

@@ -6,7 +6,7 @@
 A file is fingerprinted by name, size and time of change, because reading it whole only to find its decoded shards
 would cost minutes where it is large. A fingerprint never enters an identity; the decoded content does.
 
-Does not cover: what is in the files (`parquet`, `folders`).
+Does not cover: the contents of files (`parquet`, `folders`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from urllib.parse import quote, urlsplit
 from pyarrow import fs
 
 from ray_unlearn.errors import DataError
-from ray_unlearn.store.disk import require_regular
-from ray_unlearn.study.uris import label, told
+from ray_unlearn.store.disk import check_regular_file
+from ray_unlearn.study.uris import error_line, label
 
-_LARGEST_BYTES = 2**30  # of an image: more than any holds
+_LARGEST_BYTES = 2**30  # of one image file, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +36,21 @@ class SourceFile:
     """One file of a source."""
 
     uri: str
-    """A local path, or scheme://..."""
+    """Local path, or scheme://... URI."""
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
+        """Last part of the path."""
         return PurePosixPath(self.label).name
 
     @property
     def label(self) -> str:
-        """The file for messages and manifests: without credentials and options."""
+        """Path or URI for messages and manifests, without credentials and options."""
         return label(self.uri)
 
     @property
     def size(self) -> int:
-        """Size in bytes; 0 where the file system does not say."""
+        """Size in bytes; 0 where the file system does not report it."""
         filesystem, path = self.open()
         return int(filesystem.get_file_info(path).size or 0)
 
@@ -58,7 +58,7 @@ class SourceFile:
         """Return the file system and the path on it.
 
         Raises:
-            DataError: the URI is none that pyarrow can open.
+            DataError: pyarrow cannot open the URI.
 
         """
         return open_filesystem(self.uri)
@@ -70,8 +70,8 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), uri
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
-    except Exception as error:  # of hf:// and other file systems of Python's, which raise what their clients raise
-        raise DataError(f"{label(uri)}: cannot be opened: {told(error, uri)}") from error
+    except Exception as error:  # hf:// and other file systems in Python raise any error of their clients
+        raise DataError(f"{label(uri)}: cannot be opened: {error_line(error, uri)}") from error
     return filesystem, path
 
 
@@ -82,7 +82,7 @@ def read_local(path: Path, most_bytes: int = _LARGEST_BYTES) -> bytes:
         OSError: it cannot be read, is a pipe or a device, or is larger than `most_bytes`.
 
     """
-    require_regular(path)
+    check_regular_file(path)
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size > most_bytes:
             raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes")
@@ -128,7 +128,7 @@ def _expand_remote(uri: str, suffix: str) -> list[str]:
             folder, pattern = path, f"{path.rstrip('/')}/*{suffix}"
         listed = filesystem.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
     except Exception as error:
-        raise DataError(f"{label(uri)}: cannot be listed: {told(error, uri)}") from error
+        raise DataError(f"{label(uri)}: cannot be listed: {error_line(error, uri)}") from error
     return sorted(_sibling(uri, info.path) for info in listed if info.is_file and _matches(info.path, pattern))
 
 
@@ -148,11 +148,11 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def fingerprint(file: SourceFile) -> str:
-    """Return the sha256 of a file's name, size and time of change; the decoded content gets a digest of its own."""
+    """Return the sha256 of a file's name, size and time of change; the decoded content has its own digest."""
     filesystem, path = file.open()
     try:
         info = filesystem.get_file_info(path)
     except Exception as error:
-        reason = getattr(error, "strerror", None) or told(error, file.uri)
+        reason = getattr(error, "strerror", None) or error_line(error, file.uri)
         raise DataError(f"{file.label}: cannot be read: {reason}") from error
     return hashlib.sha256(f"{file.label} {info.size} {info.mtime_ns}".encode()).hexdigest()

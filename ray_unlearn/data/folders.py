@@ -3,11 +3,11 @@
     open_class_folders("faces/")                 # faces/<class name>/**/*.png|jpg|..., or s3://bucket/faces
     open_competition("input/")                   # input/{retain,forget,validation}.csv, input/images/<a>/<b>.png
 
-In the competition's layout `image_id = "a-b"` lies at `images/<a>/<b>.png`; `age_group` is the label; the CSV file
-that names an image is the set that it is given to.
+In the competition's layout the file of `image_id = "a-b"` is `images/<a>/<b>.png`; `age_group` is the label; the name
+of the CSV file that lists an image is its set.
 
 Does not cover: the competition's layout on object stores. Many small objects are read with several requests at once,
-and still far slower than Parquet, which has them together.
+and are still far slower than Parquet, which holds them together.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from ray_unlearn.data.strangers import explain, ignored, is_system
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.retries import attempt
 from ray_unlearn.study.identity import digest
-from ray_unlearn.study.uris import label, told
+from ray_unlearn.study.uris import error_line, label
 
 _SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
 _SLICE_ROWS = 2048
-_AT_ONCE, _HELD = 16, 64  # objects that are asked for at once, and held while the first is waited for
-_RETAIN = "retain.csv"  # the competition's layout is told by it
+_AT_ONCE, _HELD = 16, 64  # objects that are requested at once, and held while the first is awaited
+_RETAIN = "retain.csv"  # marks the competition's layout
 _CSV_COLUMNS = ("image_id", "age_group")
 _IMAGE_ID = re.compile(r"[A-Za-z0-9_]+-[A-Za-z0-9_]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Entry:
-    """One image file and what is known about it."""
+    """One image file and its metadata."""
 
     path: str
     image_id: str
     label: int | str
-    """A name where the source names its classes, so that sources agree on names, not on numbers."""
+    """Label: a name where the source names its classes, so that sources agree on names, not on numbers."""
     where: str
     group: str = ""
     age: float = float("nan")
@@ -62,7 +62,7 @@ class FileSlice:
 
     entries: tuple[_Entry, ...]
     root: str = ""
-    """URI of the object store that they lie on; empty for a local disk or mount."""
+    """URI of the object store with the files; empty for a local disk or mount."""
 
     @property
     def num_rows(self) -> int:
@@ -94,7 +94,7 @@ class FileSlice:
 
 
 def _read_object(filesystem: fs.FileSystem, entry: _Entry) -> tuple[bytes | None, str]:
-    """Read an object. One that is gone is a bad image; a store that fails is not: no image is skipped because of it."""
+    """Read an object. A missing object is a bad image; a failing store is an error, and skips no image."""
 
     def read() -> bytes:
         with filesystem.open_input_stream(entry.path) as stream:
@@ -103,9 +103,9 @@ def _read_object(filesystem: fs.FileSystem, entry: _Entry) -> tuple[bytes | None
     try:
         return attempt(read), ""
     except FileNotFoundError:
-        return None, f"{entry.where} is not there any more"
+        return None, f"{entry.where} does not exist any more"
     except OSError as error:
-        raise DataError(f"{entry.where}: cannot be read: {told(error, entry.path)}") from error
+        raise DataError(f"{entry.where}: cannot be read: {error_line(error, entry.path)}") from error
 
 
 def _read(path: str) -> tuple[bytes | None, str]:
@@ -128,7 +128,7 @@ def open_class_folders(path: str) -> OpenSource:
     if not root.is_dir():
         raise DataError(f"{path}: {explain(root)}")
     names = in_order(item.name for item in root.iterdir() if item.is_dir() and not is_system(PurePath(item.name)))
-    _refuse_splits(path, names)
+    _check_splits(path, names)
     entries, others = [], [item for item in root.iterdir() if not is_system(PurePath(item.name)) and item.is_file()]
     for name in names:
         files = sorted(p for p in (root / name).rglob("*") if not is_system(p.relative_to(root)) and not p.is_dir())
@@ -148,12 +148,12 @@ def _text_of(file: Path, root: Path) -> str:
     try:
         image_id.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{str(file)!a}: the name of this file is no UTF-8; rename it") from None
+        raise DataError(f"{str(file)!a}: the name of this file is not UTF-8; rename it") from None
     return image_id
 
 
-def _refuse_splits(path: str, names: Sequence[str]) -> None:
-    """Refuse folders that are all splits: as classes they would be learnt, and the test images trained on."""
+def _check_splits(path: str, names: Sequence[str]) -> None:
+    """Check that folders are not all splits: they would be learnt as classes, and the test images trained on."""
     splits = [is_split(name) for name in names]
     if len(set(splits)) > 1 and all(splits) and "train" in splits:
         shown = " and ".join(repr(name) for name in names[:3])
@@ -169,19 +169,19 @@ def _remarks(names: Sequence[str], others: Sequence[PurePath]) -> tuple[str, ...
 
 
 def _open_remote(uri: str) -> OpenSource:
-    """Open class folders on an object store; one listing tells names, sizes and times."""
+    """Open class folders on an object store, with names, sizes and times from one listing."""
     filesystem, root = open_filesystem(uri)
     try:
         found = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
     except FileNotFoundError:
         raise DataError(f"{label(uri)}: no such folder; expected one folder per class") from None
     except OSError as error:
-        raise DataError(f"{label(uri)}: cannot be listed: {told(error, uri)}") from error
+        raise DataError(f"{label(uri)}: cannot be listed: {error_line(error, uri)}") from error
     inside = {PurePosixPath(info.path).relative_to(root.rstrip("/")): info for info in found}
     if PurePosixPath(_RETAIN) in inside:
         raise _local_only(uri)
     names = in_order({_class_of(path, info.is_file) for path, info in inside.items()} - {""})
-    _refuse_splits(uri, names)
+    _check_splits(uri, names)
     files = [path for path, info in inside.items() if info.is_file and not is_system(path)]
     images = [path for path in files if path.suffix.lower() in _SUFFIXES]
     others = sorted({*files} - {path for path in images if len(path.parts) > 1})
@@ -200,9 +200,9 @@ def _open_remote(uri: str) -> OpenSource:
 
 
 def _class_of(path: PurePosixPath, is_file: bool) -> str:
-    """Return the class folder that a path lies in or is; empty for files beside them and for hidden folders."""
-    beside = is_file and len(path.parts) == 1
-    return "" if beside or is_system(PurePath(path.parts[0])) else path.parts[0]
+    """Return the class folder that a path is or is in; empty for files outside class folders and for hidden folders."""
+    outside = is_file and len(path.parts) == 1
+    return "" if outside or is_system(PurePath(path.parts[0])) else path.parts[0]
 
 
 def is_competition(path: str) -> bool:
@@ -262,7 +262,7 @@ def _csv_entries(root: Path, file: Path, given: GivenSplit) -> Iterator[_Entry]:
 
 
 def _age(value: object) -> float:
-    """Return an age; NaN where the cell holds no number, or one beyond any float."""
+    """Return an age; NaN where the cell holds no number, or one that no float holds."""
     try:
         return float(value) if isinstance(value, int | float) else float("nan")
     except OverflowError:
@@ -283,7 +283,7 @@ def _source(
     names: tuple[str, ...] | None,
     sizes_and_times: list[tuple[int, int]] | None = None,
 ) -> OpenSource:
-    """Return the source; sizes and times of an object store are known from its listing, local files are asked."""
+    """Return the source; sizes and times are given for an object store, and read for local files."""
     remote = path if sizes_and_times is not None else ""
     stats = sizes_and_times if sizes_and_times is not None else [_size_and_time(e.path) for e in entries]
     known = [[e.image_id, e.label, e.group, str(e.age), e.given, *stat] for e, stat in zip(entries, stats, strict=True)]

@@ -1,12 +1,12 @@
-"""Lists of images to forget, as people have them: ids or positions, in the study or in a file.
+"""Lists of images to forget: ids or positions, in the study or in a file.
 
     read_ids("forget.csv")                       # [("forget.csv row 0", "a-1"), ...]; .txt, .json and .npy likewise
-    find("12.0", {"12": 3})                      # 3: a number is the same however it is written
+    find("12.0", {"12": 3})                      # 3: 12.0 and 12 are the same number
 
 A file may be CSV with a column `image_id`, text with an id per line, a JSON list, or a NumPy array (the starting kit's
 `forget_idx.npy`) of ids, of positions, or of one boolean per image.
 
-Does not cover: what is done with the images (`splits`).
+Does not cover: drawing the sets (`splits`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ray_unlearn.errors import DataError
 _LARGEST_BYTES = 256 * 2**20
 _EXPECTED = "expected a list of ids, or a .csv file with a column image_id, a .txt, .json or .npy file of them"
 Listed = list[tuple[str, str]]
-"""(where, image id or position)."""
+"""Entries of a list: (where, image id or position)."""
 
 
 def read_ids(ids: str | Sequence[str]) -> Listed:
-    """Return what a list in the study, or a file, names.
+    """Return the entries of a list in the study, or of a file.
 
     Raises:
-        DataError: there is no such file, or none of those kinds.
+        DataError: the file does not exist, or is of another kind.
 
     """
     if not isinstance(ids, str):
@@ -63,7 +63,7 @@ def _entries(file: Path) -> list[str]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{file}: cannot be read as a list of ids ({reason}); {_EXPECTED}") from error
     if not isinstance(found, list) or not all(map(_is_entry, found)):
-        raise DataError(f"{file}: data.forget.ids: {_EXPECTED}; found something else")
+        raise DataError(f"{file}: data.forget.ids: {_EXPECTED}; found other values")
     return [str(one) for one in found]
 
 
@@ -72,7 +72,7 @@ def _is_entry(value: Any) -> bool:
 
 
 def find(text: str, position: Mapping[str, int]) -> int | None:
-    """Return the position of an id, were it a number that a table wrote as `12.0`; None where there is none."""
+    """Return the position of an id, also of a number that a table wrote as `12.0`; None where it is unknown."""
     if text in position:
         return position[text]
     number = whole(text) if "." in text else None
@@ -80,20 +80,20 @@ def find(text: str, position: Mapping[str, int]) -> int | None:
 
 
 def whole(text: str) -> int | None:
-    """Return the whole number that a text says; None for any other text."""
+    """Return the whole number that a text holds; None for any other text."""
     head, _, tail = text.strip().partition(".")
     return int(head) if head.isascii() and head.isdecimal() and len(head) < 19 and not tail.strip("0") else None
 
 
 def positions(listed: Listed, count: int) -> list[int] | None:
-    """Return positions in data.train, where every entry is one; None otherwise."""
+    """Return the entries as positions in data.train; None unless every entry is one."""
     numbers = [whole(text) for _, text in listed]
     found = [number for number in numbers if number is not None and number < count]
     return found if len(found) == len(listed) else None
 
 
 def like(text: str, position: Mapping[str, int]) -> str:
-    """Return ` (did you mean '007'?)` where an id is the same number, written otherwise; else nothing."""
+    """Return ` (did you mean '007'?)` where an id is the same number, written differently; else an empty text."""
     number = whole(text)
     same = next((known for known in position if number is not None and whole(known) == number), None)
     return f" (did you mean {same!r}?)" if same else ""

@@ -32,7 +32,7 @@ class Pixels:
     """All images of a study under one index: train rows, then validation's, then test's."""
 
     shuffle = Shuffle()
-    """In what order an epoch's images come."""
+    """Order of an epoch's images."""
     _reading: Reading | None = None
 
     def __init__(
@@ -56,17 +56,17 @@ class Pixels:
 
     @cached_property
     def ids(self) -> list[str]:
-        """Image ids; a list of all of them is made when one is first asked for."""
+        """Image ids; the list is made at the first use."""
         return _text(self._shards, "image_id")
 
     @cached_property
     def groups(self) -> list[str]:
-        """The group (person) of each image; empty where there is none."""
+        """Group (person) of each image; empty where it has none."""
         return _text(self._shards, "group")
 
     @cached_property
     def given(self) -> list[str]:
-        """The set that the source put each image in; empty where it did not."""
+        """Set in which the source puts each image; empty where it names none."""
         return _text(self._shards, "given")
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class Pixels:
 
     def take(self, indices: np.ndarray) -> torch.Tensor:
         """Return uint8 [B, H, W, 3] on the device."""
-        self.will_need(indices)
+        self.prefetch(indices)
         rows_B = torch.from_numpy(indices)
         return self.rows(rows_B if self.resident is None else rows_B.to(self.device))
 
@@ -94,10 +94,10 @@ class Pixels:
             return self.resident.index_select(0, rows_B)
         return upload(torch.from_numpy(self._copied(rows_B.numpy())), self.device)
 
-    def will_need(self, indices: np.ndarray) -> None:
-        """Start to read these images, where not all are in memory; nothing is waited for."""
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Start to read these images, where not all are in memory; does not wait."""
         if self._reading is not None:
-            self._reading.will_need(indices)
+            self._reading.prefetch(indices)
 
     def labels(self, indices: np.ndarray) -> torch.Tensor:
         """Return int64 [B] on the device."""
@@ -105,16 +105,16 @@ class Pixels:
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
         """Return a copy, uint8 [B, H, W, 3], on the CPU."""
-        self.will_need(indices)
+        self.prefetch(indices)
         return self._copied(indices)
 
     @property
     def read_ahead(self) -> bool:
-        """Whether images come from files that are not all in memory, so that it is worth saying which come next."""
+        """Whether images come from files that are not all in memory, so that prefetching the next ones pays."""
         return self._reading is not None
 
     def _as_read_ahead(self) -> Reading | None:
-        """Return how to read ahead; None for pixels on a GPU, and for sets that memory holds anyway."""
+        """Return the reader that prefetches; None for pixels on a GPU, and for sets that fit into memory."""
         on_gpu = self.resident is not None and self.device.type != "cpu"
         large = self.shuffle.window or exceeds_memory(sum(block.nbytes for block in self._blocks))
         return Reading(self._blocks) if large and not on_gpu else None
@@ -131,7 +131,7 @@ class Pixels:
     def _as_one_tensor(self, budget_bytes: float) -> torch.Tensor | None:
         """Return the mapped block itself on a CPU, a copy on a GPU; None for several blocks, or too large ones."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes to it
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # never written to
             blocks = [torch.from_numpy(block) for block in self._blocks]
         if self.device.type == "cpu":
             return blocks[0] if len(blocks) == 1 else None
@@ -144,7 +144,7 @@ class Pixels:
 
 
 def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a CPU tensor on the device; a GPU is not waited for: the copy goes through pinned memory, in order."""
+    """Return a CPU tensor on the device; without waiting for a GPU: the copy goes through pinned memory, in order."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
@@ -179,7 +179,7 @@ class Scaling:
         return torch.sub(rows, shift).div_(scale).view(images_BHWC.shape).permute(0, 3, 1, 2)
 
 
-@cache  # each copy from Python to a GPU waits for it; never dropped, because captured steps hold the addresses
+@cache  # each copy from Python waits for the GPU; never dropped, because captured steps hold the addresses
 def _along_a_row(scaling: Scaling, width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return shift and scale of every value in a row of pixels, float32 [3 W] each."""
     shift, scale = (_row(values, width, device) for values in (scaling.shift, scaling.scale))
@@ -187,7 +187,7 @@ def _along_a_row(scaling: Scaling, width: int, device: torch.device) -> tuple[to
 
 
 def _row(values: Sequence[float], width: int, device: torch.device) -> torch.Tensor:
-    """float32 whatever the default is at the first call: a script may have changed it, and the cache keeps it."""
+    """Return float32 for any default type, which a script may have changed: the cache keeps the first result."""
     return torch.tensor(values, dtype=torch.float32, device=device).repeat(width)
 
 
@@ -200,7 +200,7 @@ class ImageSet:
     """int64 [N] into `pixels`."""
     scaling: Scaling
     relabelled: np.ndarray | None = None
-    """int64 [N] labels that a method gives the images; None for their own."""
+    """int64 [N] labels that a method gives the images; None for the source's labels."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -252,22 +252,22 @@ def _no_hook(model: torch.nn.Module, epoch: int, loss: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """What a method may see: never the test images."""
+    """Data that a method may use: never the test images."""
 
     train: ImageSet
-    """Retain and forget images together, what originals are trained on."""
+    """Retain and forget images together, on which originals are trained."""
     retain: ImageSet
     forget: ImageSet
     validation: ImageSet | None
     num_classes: int
     device: torch.device
     on_epoch: EpochHook = field(default=_no_hook)
-    """Called by `fit` after every epoch with (model, epoch from 1, mean loss)."""
+    """Function that `fit` calls after every epoch with (model, epoch from 1, mean loss)."""
     on_images: Callable[[int], None] = field(default=_no_count)
-    """Called by `fit` after every epoch with the number of images that it trained on."""
+    """Function that `fit` calls after every epoch with the number of images that it trained on."""
     engines: Any = None
     """The worker's captured steps (`training.fast.cuda_graph.Engines`), kept between its runs; None without a GPU."""
 
     def unobserved(self) -> RunData:
-        """Return the same sets for training a model that helps the run and is not the run's: nobody hears of it."""
+        """Return the same sets without the epoch hook, for training an auxiliary model that is not the run's."""
         return replace(self, on_epoch=_no_hook)

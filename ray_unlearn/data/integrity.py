@@ -21,7 +21,7 @@ from ray_unlearn.store.layout import DATA_CACHE
 
 @dataclass(frozen=True, slots=True)
 class ShardProblem:
-    """A shard that is not what its manifest says."""
+    """A shard that differs from its manifest."""
 
     folder: str
     message: str
@@ -37,12 +37,12 @@ def damaged(storage: Storage) -> list[ShardProblem]:
 
 
 def is_any(storage: Storage) -> bool:
-    """Return whether the storage holds decoded images, of whichever study."""
+    """Return whether the storage holds decoded images of any study."""
     return bool(storage.folders(DATA_CACHE))
 
 
 def shards_sha256(storage: Storage) -> dict[str, str]:
-    """Return {folder of a prepared source: one sha256 over all of its shards'}, of those that the storage holds."""
+    """Return {folder of a prepared source: one sha256 over its shards'} for every source in the storage."""
     folders = [f"{DATA_CACHE}/{name}" for name in storage.folders(DATA_CACHE)]
     found = {folder: read_manifest(storage, folder) for folder in folders}
     return {folder: manifest.shards_sha256 for folder, manifest in found.items() if manifest}
@@ -51,7 +51,7 @@ def shards_sha256(storage: Storage) -> dict[str, str]:
 def prepare_again(storage: Storage, problems: Iterable[ShardProblem]) -> None:
     """Remove the manifests of damaged sources, so that they are decoded again.
 
-    So are the notes of slices, of which a death just after the manifest may have left some: they vouch for sizes only.
+    Notes of slices are removed, too: a kill just after the manifest may have left some, and they hold sizes only.
     """
     for folder in sorted({problem.folder for problem in problems}):
         remove_notes(storage, folder)
@@ -66,7 +66,7 @@ def _damaged(storage: Storage, folder: str) -> Iterator[ShardProblem]:
 
 
 def _message(shard: ShardInfo) -> str:
-    return f"{shard.name}: expected {shard.size_bytes} bytes of sha256 {shard.sha256[:12]}...; it is not that"
+    return f"{shard.name}: expected {shard.size_bytes} bytes of sha256 {shard.sha256[:12]}...; found other bytes"
 
 
 def _sha256(storage: Storage, name: str) -> str:

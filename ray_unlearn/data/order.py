@@ -1,9 +1,9 @@
 """The order of an epoch, drawn from a generator on the CPU.
 
     order_N = draw_order(len(images), Shuffle(order="blocks"), generator)     # a permutation, int64
-    ahead_N = reading_order(images.indices[order_N], shuffle)                 # the same rows as they are best read
+    ahead_N = reading_order(images.indices[order_N], shuffle)                 # the same rows, ordered for reading
 
-Does not cover: what the shuffles promise (`ray_unlearn.study.shuffle`), augmentation (`training.batches`).
+Does not cover: properties of the shuffles (`ray_unlearn.study.shuffle`), augmentation (`training.batches`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def draw_order(count: int, shuffle: Shuffle, generator: torch.Generator) -> torc
 
 
 def reading_order(rows_N: np.ndarray, shuffle: Shuffle) -> np.ndarray:
-    """Return an epoch's rows as they are best read: each window's sorted, so that its blocks are whole."""
+    """Return an epoch's rows in the best order for reading: sorted within each window, so that blocks are whole."""
     if not shuffle.window:
         return rows_N
     parts = [np.sort(rows_N[start : start + shuffle.window]) for start in range(0, len(rows_N), shuffle.window)]

@@ -3,8 +3,9 @@
     source = open_parquet(("train-*.parquet",), Columns())
     source.class_names                           # from the schema's `huggingface` metadata
 
-Slices are whole row groups, so that each is read once. A struct image with a null `bytes` names a file beside the
-Parquet file; changing such a file alone is not noticed. Columns of extension types are refused (`store.arrow`).
+Slices are whole row groups, so that each is read once. A struct image with a null `bytes` names a file relative
+to the Parquet file's folder; changing such a file alone is not noticed. Columns of extension types are refused
+(`store.arrow`).
 
 Does not cover: images as arrays in Parquet.
 """
@@ -27,7 +28,7 @@ from ray_unlearn.data.files import SourceFile, expand, fingerprint, read_local
 from ray_unlearn.data.rows import OpenSource, Row
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.store.arrow import open_parquet_file, parquet_extension_types
-from ray_unlearn.store.disk import require_regular
+from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Columns
 from ray_unlearn.study.uris import label
@@ -51,11 +52,11 @@ class ParquetSlice:
     file: SourceFile
     row_groups: tuple[int, ...]
     first_row: int
-    """Row of the file that the first group starts with."""
+    """Number of the file's row at the start of the first group."""
     num_rows: int
     columns: Columns
     class_names: tuple[str, ...]
-    """What the file itself calls its integer labels; empty where it does not say."""
+    """Names in the file's metadata for its integer labels; empty where it has none."""
 
     def rows(self) -> Iterator[Row]:
         """Yield the groups' rows, a small batch in memory at a time."""
@@ -100,11 +101,11 @@ class ParquetSlice:
     def _image(self, value: Any) -> tuple[bytes | None, str]:
         if isinstance(value, dict):
             if value.get("bytes") is None and value.get("path"):
-                return self._beside(str(value["path"]))
+                return self._image_file(str(value["path"]))
             value = value.get("bytes")
         return (value, "") if value else (None, "no image: the cell is null or empty")
 
-    def _beside(self, path: str) -> tuple[bytes | None, str]:
+    def _image_file(self, path: str) -> tuple[bytes | None, str]:
         inside = PurePosixPath(path)
         if inside.is_absolute() or ".." in inside.parts:
             return None, f"its path {path!r} leaves the Parquet file's folder"
@@ -119,7 +120,7 @@ class ParquetSlice:
 
 
 class _reading:  # noqa: N801 - a context manager, used as a verb
-    """Open a Parquet file; wording errors of opening and of reading alike."""
+    """Open a Parquet file; errors of opening and of reading become a `DataError`."""
 
     def __init__(self, file: SourceFile) -> None:
         self.file = file
@@ -128,7 +129,7 @@ class _reading:  # noqa: N801 - a context manager, used as a verb
         filesystem, path = self.file.open()
         try:
             if isinstance(filesystem, fs.LocalFileSystem):
-                require_regular(Path(path))
+                check_regular_file(Path(path))
             self._stream = filesystem.open_input_file(path)
             return open_parquet_file(self._stream)
         except (OSError, ValueError, pa.ArrowException) as error:
@@ -145,14 +146,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
-    """Open Parquet files as one source; nothing but footers and label columns is read.
+    """Open Parquet files as one source; only footers and label columns are read.
 
     Raises:
         DataError: a file is missing or damaged, lacks a column, or has one of a type that holds no image or label.
 
     """
     files = expand(paths, ".parquet")
-    _refuse_mixed_splits(paths, files)
+    _check_one_split(paths, files)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="open") as threads:  # a remote file waits most of the time
         opened = list(threads.map(lambda file: _slices(file, columns), files))
         fingerprints = list(threads.map(fingerprint, files))
@@ -171,8 +172,8 @@ def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
     )
 
 
-def _refuse_mixed_splits(paths: tuple[str, ...], files: tuple[SourceFile, ...]) -> None:
-    """Refuse a folder or glob that holds files of several splits; who names every file means what he names."""
+def _check_one_split(paths: tuple[str, ...], files: tuple[SourceFile, ...]) -> None:
+    """Check that a folder or glob holds files of one split; a list that names every file is not checked."""
     if len(files) <= len(paths):
         return
     found: dict[str, SourceFile] = {}
@@ -188,11 +189,11 @@ def _refuse_mixed_splits(paths: tuple[str, ...], files: tuple[SourceFile, ...]) 
 
 
 def _slices(file: SourceFile, columns: Columns) -> tuple[tuple[str, ...], list[ParquetSlice]]:
-    """Return the class names and the slices of one file, which its footer tells."""
+    """Return the class names and the slices of one file, from its footer."""
     with _reading(file) as parquet:
         schema, metadata = parquet.schema_arrow, parquet.metadata
         _check_columns(file, schema, parquet_extension_types(parquet), columns)
-        _refuse_swelling(file, metadata)
+        _check_unpacked_size(file, metadata)
         own_names = _class_names(schema, columns.label) or ()
     return own_names, [ParquetSlice(file, *part, columns, own_names) for part in _row_groups(metadata)]
 
@@ -209,10 +210,10 @@ def _row_groups(metadata: pq.FileMetaData) -> Iterator[tuple[tuple[int, ...], in
             groups, first, rows = [], first + rows, 0
 
 
-def _refuse_swelling(file: SourceFile, metadata: pq.FileMetaData) -> None:
-    """Refuse a file that is small and unpacks to far more than images, which are compressed already, ever do."""
+def _check_unpacked_size(file: SourceFile, metadata: pq.FileMetaData) -> None:
+    """Check that a small file does not unpack to far more than encoded images, which are compressed already, can."""
     size = file.size
-    if size and metadata.num_rows > size:  # 0 where the file system does not say
+    if size and metadata.num_rows > size:  # 0 where the file system does not report it
         raise DataError(f"{file.label}: claims {metadata.num_rows:,} rows in {size:,} bytes; no image is that small")
     for group in range(metadata.num_row_groups):
         for column in range(metadata.num_columns):
@@ -233,7 +234,7 @@ def _has_dictionary(chunk: pq.ColumnChunkMetaData) -> bool:
 
 
 def _batch_rows(metadata: pq.FileMetaData, groups: Iterable[int], most: int) -> int:
-    """Return how many rows to read at once so that they take 256 MiB, were each the largest that it can be."""
+    """Return the number of rows to read at once, so that rows of the largest possible size take 256 MiB."""
     chunks = (metadata.row_group(group).column(i) for group in groups for i in range(metadata.num_columns))
     largest = max((chunk.total_uncompressed_size for chunk in chunks if _has_dictionary(chunk)), default=0)
     return max(1, min(most, _BATCH_BYTES // max(largest, 1)))
@@ -263,13 +264,13 @@ def _is_a(kind: pa.DataType, name: str) -> bool:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    """Return whether labels of a type may be whole numbers; each value is looked at when it is read."""
+    """Return whether labels of a type may be whole numbers; each value is checked when it is read."""
     types = pa.types
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind))
 
 
 def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
-    """Return the names in the `huggingface` metadata; None where there are none that can be read."""
+    """Return the names in the `huggingface` metadata; None where it has none that can be read."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features[label]["names"])
@@ -278,7 +279,7 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
 
 
 def _names_from_labels(files: tuple[SourceFile, ...], label: str) -> tuple[str, ...] | None:
-    """Return the sorted distinct labels where labels are strings; integers name nothing."""
+    """Return the sorted distinct labels where labels are strings; None for integers."""
     names: set[str] = set()
     for file in files:
         with _reading(file) as parquet:
@@ -291,6 +292,6 @@ def _names_from_labels(files: tuple[SourceFile, ...], label: str) -> tuple[str, 
 
 
 def is_parquet(path: str) -> bool:
-    """Return whether a path means Parquet: by its ending, or as a local folder of .parquet files."""
+    """Return whether a path is Parquet: by its ending, or as a local folder of .parquet files."""
     path = label(path)
     return path.endswith((".parquet", ".parquet*")) or (Path(path).is_dir() and any(Path(path).glob("*.parquet")))

@@ -4,10 +4,10 @@
     prepared.manifest.content                    # digest of the decoded content: what identities use
     prepared.folder                              # data-cache/<key>: content-addressed
 
-The manifest is published last; slices that were done when a preparation was killed are not decoded again. Of an image
-nothing but its id stays in this process while others are decoded.
+The manifest is published last; slices that were finished when a preparation was killed are not decoded again.
+Only the id of an image stays in this process while others are decoded.
 
-Does not cover: who runs the decoding. `in_place` is a plain loop; the driver passes a Ray Data job for large sources.
+Does not cover: where decoding runs. `in_place` is a plain loop; the driver passes a Ray Data job for large sources.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ray_unlearn import __version__
-from ray_unlearn.data.columns import read_columns
 from ray_unlearn.data.decode import (
     DecodedSlice,
     DecodeJob,
@@ -35,7 +34,7 @@ from ray_unlearn.data.decode import (
 )
 from ray_unlearn.data.node_cache import NodeCache, cache_folder
 from ray_unlearn.data.rows import OpenSource, Slice
-from ray_unlearn.data.shards import Shard, map_shard
+from ray_unlearn.data.shards import Shard, map_shard, read_columns
 from ray_unlearn.data.verified import sha256_of
 from ray_unlearn.errors import DamagedFile, DataError
 from ray_unlearn.store.filesystem import Storage
@@ -47,21 +46,21 @@ _FORMAT = 2
 _AT_ONCE = 4  # shards that are fetched at the same time
 _MOST_CLASSES = 100_000
 _LONGEST_NAME = 1_000  # characters
-_COLUMNS_AT_ONCE = 16  # two small requests each: a matter of waiting
+_COLUMNS_AT_ONCE = 16  # two small requests each, mostly waiting
 MANIFEST = "manifest.json"
 _REPAIR = "run `ray-unlearn verify --repair` for the study, which decodes its source again, and then what you ran"
 
 DecodeAll = Callable[[Sequence[Slice], DecodeJob], Iterable[DecodedSlice]]
-"""Decodes every slice, yielding in the slices' order."""
+"""Function that decodes every slice, and yields results in the slices' order."""
 
 
 class Manifest(BaseModel):
-    """What a prepared source holds."""
+    """Contents of a prepared source."""
 
     model_config = ConfigDict(frozen=True)
 
     format: int = 1
-    """Absent in format 1, as `made_by` is."""
+    """Format of the manifest; absent in format 1, like `made_by`."""
     made_by: str = ""
     """Version of ray_unlearn."""
     source: str
@@ -73,11 +72,11 @@ class Manifest(BaseModel):
     content: str
     """sha256 over every example's digest, in order: identifies the decoded images wherever they came from."""
     skipped: tuple[dict[str, str], ...]
-    """Each image that `on_bad_image: skip` left out: where, image_id, reason."""
+    """Images that `on_bad_image: skip` left out: where, image_id, reason."""
 
     @cached_property
     def shards_sha256(self) -> str:
-        """One sha256 over those of all shards, in order: what a run's record says of what it read."""
+        """One sha256 over those of all shards, in order; a run's record holds it."""
         return digest([shard.sha256 for shard in self.shards])
 
 
@@ -102,11 +101,11 @@ class Prepared:
         return [map_shard(str(path)) for path in paths]
 
     def _whole(self, shard: ShardInfo, cache: Path | None) -> Path:
-        """Return the local path of a shard whose bytes are those that the manifest says."""
+        """Return the local path of a shard whose bytes have the manifest's sha256."""
         path, marks = self._local(shard, cache), cache or cache_folder()
         try:
             found = sha256_of(path, shard.sha256, marks)
-            if found != shard.sha256 and self.storage.local is None:  # this node's copy: there is another
+            if found != shard.sha256 and self.storage.local is None:  # the storage has another copy
                 NodeCache.of(marks).drop(shard.sha256)
                 path = self._local(shard, cache)
                 found = sha256_of(path, shard.sha256, marks)
@@ -119,7 +118,7 @@ class Prepared:
         return path
 
     def columns(self) -> list[pa.Table]:
-        """Return every shard's columns but its pixels; no pixel is copied, wherever the storage is.
+        """Return every shard's columns except its pixels; no pixel is copied, from any storage.
 
         Raises:
             DataError: a shard is missing or damaged.
@@ -174,24 +173,24 @@ def prepare_source(
     skip_bad: bool = False,
     decode_all: DecodeAll = in_place,
 ) -> Prepared:
-    """Decode a source into `storage`, unless it is there already.
+    """Decode a source into `storage`, unless it is decoded already.
 
     Args:
-        source: what to decode.
-        storage: where the shards go, below `data-cache/`.
+        source: the source to decode.
+        storage: the storage of the shards, below `data-cache/`.
         image_size: pixels per side.
-        class_names: names that string labels mean; default the source's own.
-        num_classes: how many classes there are; None takes any label.
+        class_names: the classes of string labels; default the source's own.
+        num_classes: number of classes; None accepts any label.
         skip_bad: skip and record images that cannot be decoded instead of refusing.
         decode_all: runs the decoding.
 
     Raises:
-        DataError: an image or label is refused, an id occurs twice, or nothing is left.
+        DataError: an image or label is refused, an id occurs twice, or no image is left.
 
     """
     names = class_names or source.class_names
     limit = num_classes if num_classes is not None else (len(names) if names else None)
-    refuse_many_classes(limit or 0, source.name)
+    check_classes(limit or 0, source.name)
     if names and len(longest := max(names, key=len)) > _LONGEST_NAME:
         raise DataError(
             f"{source.name}: a class name of {len(longest):,} characters, {longest[:40]!r}...; expected at most "
@@ -218,8 +217,8 @@ def prepare_source(
     return Prepared(storage, folder, manifest)
 
 
-def refuse_many_classes(count: int, where: str) -> None:
-    """Refuse a number of classes for which no net of this package has a last layer: ImageNet-21k has 21,841.
+def check_classes(count: int, where: str) -> None:
+    """Check that a last layer for this number of classes is plausible; ImageNet-21k has 21,841.
 
     Raises:
         DataError: there are more than 100,000.
@@ -232,7 +231,7 @@ def refuse_many_classes(count: int, where: str) -> None:
 
 
 def read_manifest(storage: Storage, folder: str) -> Manifest | None:
-    """Return a prepared source's manifest, or None where there is none that can be read: decoding makes it again.
+    """Return a prepared source's manifest, or None where it is missing or damaged: decoding makes it again.
 
     Raises:
         NewerFormat: it is of a format that a later version wrote.
@@ -246,7 +245,7 @@ def read_manifest(storage: Storage, folder: str) -> Manifest | None:
 
 
 def _whole_manifest(storage: Storage, folder: str) -> Manifest | None:
-    """Return the manifest, or None where a shard that it lists is not there with its size."""
+    """Return the manifest, or None where a shard that it lists is missing or has another size."""
     manifest = read_manifest(storage, folder)
     if manifest is None:
         return None
@@ -262,12 +261,12 @@ def _decode_source(source: OpenSource, job: DecodeJob, decode_all: DecodeAll) ->
 
 
 class _Whole:
-    """What the slices of a source amount to, added one after another."""
+    """The manifest of a source in the making: slices are added one after another."""
 
     def __init__(self, source: OpenSource, job: DecodeJob) -> None:
         self._source, self._job = source, job
         self._slice_of: dict[str, int] = {}
-        """By image id: enough to tell that one occurs twice, and to look for the first."""
+        """Slice number by image id: enough to detect a duplicate, and to find the first."""
         self._content = hashlib.sha256(b"[")
         self._shards: list[ShardInfo] = []
         self._skipped: list[dict[str, str]] = []
@@ -286,8 +285,8 @@ class _Whole:
         for image_id, where in zip(part.ids, part.wheres, strict=True):
             if self._slice_of.setdefault(image_id, self._count) != self._count:
                 raise DataError(f"image id {image_id!r} occurs twice: {self._first(image_id)} and {where}")
-        _refuse_duplicates(part)
-        if part.digests:  # the digest of the list of all, which need not be held for it
+        _check_duplicates(part)
+        if part.digests:  # the digest of the list of all digests, without holding the list
             self._content.update(("," * bool(self._shards) + canonical(part.digests)[1:-1]).encode())
         self._shards += part.shards
         self._skipped += part.skipped
@@ -302,7 +301,7 @@ class _Whole:
         """Return the manifest of all slices.
 
         Raises:
-            DataError: nothing is left of the source.
+            DataError: the source has no image that can be decoded.
 
         """
         source, job = self._source, self._job
@@ -323,8 +322,8 @@ class _Whole:
         )
 
 
-def _refuse_duplicates(part: DecodedSlice) -> None:
-    """Refuse an image id that occurs twice in one slice."""
+def _check_duplicates(part: DecodedSlice) -> None:
+    """Check that no image id occurs twice in one slice."""
     seen: dict[str, str] = {}
     for image_id, where in zip(part.ids, part.wheres, strict=True):
         if image_id in seen:

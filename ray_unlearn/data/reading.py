@@ -1,18 +1,18 @@
-"""Mapped images that do not all fit into memory: tell the kernel which are read next.
+"""Mapped images that do not all fit into memory: prefetch the next ones by advice to the kernel.
 
     reading = Reading(blocks)                    # the mapped pixels of every shard, in order
-    reading.will_need(rows_N)                    # starts to read them; does not wait
+    reading.prefetch(rows_N)                    # starts to read them; does not wait
     exceeds_memory(sum(block.nbytes for block in blocks))
 
-A page that is missing is read with what lies around it (up to 8 MB on some disks), which in a random order is thrown
-away again, and one after another. So reading around is turned off, and what a batch needs is asked for before, all at
-once. Measured once (200,000 images of 12 KB, 0.9 GB of memory, a cold cache, one process that only gathers; a disk of
+The kernel reads a missing page with its neighbours (up to 8 MB on some disks), which a random order discards again, and
+one page after another. So that read-around is turned off, and the pages of a batch are requested ahead, all at once.
+Measured once (200,000 images of 12 KB, 0.9 GB of memory, a cold cache, one process that only gathers; a disk of
 1.3 GB/s that is read 8 MB around): 177 images/s without, 31,668 with a full shuffle, 55,326 in blocks of 256.
 
-Advice changes no byte: a kernel that does not know it reads as it always did. Nothing is dropped after use: that made
+Advice changes no byte: a kernel that does not know it reads as it always did. Pages are not dropped after use: it made
 neither order faster.
 
-Does not cover: pixels that lie on a GPU, or that no file backs; for them advice means nothing.
+Does not cover: pixels on a GPU, or without a file; for them advice has no effect.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-_GAP_IMAGES = 8  # as many images in between (of the forget set, say) are read along, rather than asked around
+_GAP_IMAGES = 8  # gaps of up to this many images (of the forget set, for example) are read, too
 _ALL = 2**62
 
 
@@ -41,7 +41,7 @@ class Reading:
         for block in blocks:
             _advise(block.ctypes.data, block.nbytes, "MADV_RANDOM")
 
-    def will_need(self, rows_N: np.ndarray) -> None:
+    def prefetch(self, rows_N: np.ndarray) -> None:
         """Start to read these images, in any order; int64 rows of the whole set."""
         for address, size in self.ranges(rows_N):
             _advise(address, size, "MADV_WILLNEED")
@@ -61,7 +61,7 @@ class Reading:
 
 @cache
 def _madvise() -> Any:
-    """Return libc's function; None where there is none."""
+    """Return libc's function; None where it has none."""
     try:
         function = ctypes.CDLL(None).madvise
     except (OSError, AttributeError, TypeError):
@@ -78,12 +78,12 @@ def _advise(address: int, size: int, advice: str) -> None:
 
 
 def exceeds_memory(size_bytes: int) -> bool:
-    """Return whether so much does not fit beside what else a worker holds: more than half of what there may be."""
+    """Return whether a set takes more than half of the memory limit; a worker needs the rest."""
     return size_bytes > memory_limit() / 2
 
 
 def memory_limit(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return how many bytes of memory this process may use: the machine's, or what its control groups allow."""
+    """Return the bytes of memory that this process may use: the machine's, or the limit of its control groups."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([machine, *_group_limits(groups, root)])
 
@@ -103,7 +103,7 @@ def _group_limits(groups: Path, root: Path) -> list[int]:
 
 
 def _limits_up(root: Path, path: str, file: str) -> list[int]:
-    """Return the limits of a group and of those that it is in; inside a container its own is the root."""
+    """Return the limits of a group and of those that it is in; inside a container, its own group is the root."""
     folder = root / path.lstrip("/")
     return [_number(place / file) for place in (folder, *folder.parents) if place == root or root in place.parents]
 

@@ -1,4 +1,4 @@
-"""What every source yields: rows, in slices that can be decoded anywhere.
+"""Rows, which every source yields in slices that can be decoded on any machine.
 
     for row in source.slices[0].rows():
         row.image_id, row.label, row.where      # "a-b", 3, "train.parquet row 17"
@@ -23,7 +23,7 @@ class Row:
     """One image before decoding."""
 
     image: bytes | np.ndarray | None
-    """Encoded image, or uint8 [H, W] or [H, W, 3]; None where `problem` says why there is none."""
+    """Encoded image, or uint8 [H, W] or [H, W, 3]; None where `problem` has the reason."""
     image_id: str
     label: int | str | None
     where: str
@@ -31,7 +31,7 @@ class Row:
     group: str = ""
     age: float = float("nan")
     given: GivenSplit = ""
-    """The set that the source itself puts the image in (the competition's CSV files)."""
+    """Set in which the source itself puts the image (the competition's CSV files)."""
     problem: str = ""
 
 
@@ -50,15 +50,15 @@ class Slice(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenSource:
-    """A source whose shape is known, nothing decoded."""
+    """A source whose number of rows is known; no image is decoded."""
 
     name: str
-    """For messages."""
+    """Name for messages."""
     fingerprint: str
     """sha256 over everything that determines the decoded rows."""
     class_names: tuple[str, ...] | None
-    """Where the source names its classes."""
+    """Names of the classes; None where the source does not name them."""
     slices: tuple[Slice, ...]
     num_rows: int
     remarks: tuple[str, ...] = ()
-    """What a user should know of how it was read."""
+    """Remarks for the user about how the source was read."""

@@ -26,8 +26,8 @@ def open_source(source: Source, part: Part, columns: Columns) -> OpenSource:
     paths = (source.path,) if isinstance(source.path, str) else source.path or ()
     try:
         form = source.format if source.format != "auto" else _format_of(paths)
-    except OSError as error:  # a name too long for a file system, a folder that may not be looked into
-        raise DataError(f"data.{part}: {label(paths[0])[:80]}: cannot be looked at ({error.strerror})") from error
+    except OSError as error:  # a name too long for a file system, a folder without permission to list it
+        raise DataError(f"data.{part}: {label(paths[0])[:80]}: cannot be read ({error.strerror})") from error
     if form == "digits":
         return open_digits(part)
     if form == "cifar10":

@@ -1,4 +1,4 @@
-"""Which image is in which set: index arrays, disjoint by construction, drawn with the study's seed alone.
+"""The set of every image: index arrays, disjoint by construction, drawn with the study's seed alone.
 
     splits = make_splits(study.data, Seeds(study=study.seed), table)
     splits.sets["retain"]                        # int64 indexes, sorted
@@ -9,7 +9,7 @@ Order of the draws: ids named by the study are set aside; then `limit` and the t
 then a class or whole groups to forget are set aside, so that no method meets them in the validation set; then the
 validation fraction, and a forget fraction, are drawn; retain is what remains.
 
-Does not cover: pixels; only ids, labels and groups are looked at.
+Does not cover: pixels; only ids, labels and groups are used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SPLITS = ("retain", "forget", "validation", "test")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageTable:
-    """What splitting needs to know about the images: training rows first, then validation's, then test's."""
+    """Metadata of the images for splitting: training rows first, then validation's, then test's."""
 
     ids: Sequence[str]
     labels_N: np.ndarray
@@ -103,7 +103,7 @@ def make_splits(data: Data, seeds: Seeds, images: ImageTable) -> Splits:
         validation = _given(images, "validation")
     elif any(images.given):
         given_N = np.array(images.given[: images.num_train])
-        pool = pool[given_N != "validation"]  # given as validation, wanted or not: never trained on
+        pool = pool[given_N != "validation"]  # never trained on, even where the study has no validation set
     rest = _without(pool, np.concatenate([named, validation]) if data.validation == "given" else named)
     if data.limit is not None:
         rest = _draw(rest, data.limit - len(named), seeds, "limit", "data.limit")
@@ -120,19 +120,19 @@ def make_splits(data: Data, seeds: Seeds, images: ImageTable) -> Splits:
         count = max(1, round(data.forget.fraction * len(rest)))
         forget = _draw(rest, count, seeds, "forget-split", "data.forget.fraction")
     sets = {"retain": _without(rest, forget), "forget": forget, "validation": validation, "test": test}
-    _refuse_empty(data, sets)
+    _check_not_empty(data, sets)
     return _checked(sets, images)
 
 
-def _refuse_empty(data: Data, sets: Mapping[str, np.ndarray]) -> None:
-    """Refuse a study that retains or forgets nothing, and name the key that took the images."""
+def _check_not_empty(data: Data, sets: Mapping[str, np.ndarray]) -> None:
+    """Check that retain and forget have images; the error names the key that took them."""
     expected = "expected some images in both retain and forget"
     if not len(sets["retain"]):
         drawn = [name for name in ("validation", "test") if isinstance(getattr(data, name), float | str)]
         taken = {name: len(sets[name]) for name in ("forget", *drawn)}
         most = max(taken, key=lambda name: taken[name])
-        said = ", ".join(f"{name} took {count}" for name, count in taken.items())
-        raise DataError(f"data.{most}: the retain set is empty: of {sum(taken.values())} images {said}; {expected}")
+        shares = ", ".join(f"{name} took {count}" for name, count in taken.items())
+        raise DataError(f"data.{most}: the retain set is empty: of {sum(taken.values())} images {shares}; {expected}")
     if not len(sets["forget"]):
         raise DataError(f"data.forget: the forget set is empty; {expected}")
 

@@ -1,10 +1,10 @@
-"""What lies at a path that is no source of ours, said by name, and the next step.
+"""Explanations of paths that are no supported source: the kind of file or folder, and the next step.
 
     raise DataError(f"{path}: {explain(Path(path))}")
 
 Also: which files of a folder an operating system or an editor left there.
 
-Does not cover: how anything is read.
+Does not cover: reading sources.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _SYSTEM = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "l
 
 
 def is_system(path: PurePath) -> bool:
-    """Return whether a path, relative to its source, is hidden or lies in what an operating system left there."""
+    """Return whether a path, relative to its source, is hidden, or in a folder that an operating system left there."""
     return any(part.startswith(".") or part in _SYSTEM for part in path.parts)
 
 
 def explain(path: Path) -> str:
-    """Return what a path is that holds no images as we read them, and what to do."""
+    """Return the kind of a path that holds no images in a supported form, and what to do."""
     if path.is_dir():
         return _explain_folder(path)
     expected = "expected one folder per class, retain.csv and images/, or *.parquet"
@@ -58,10 +58,10 @@ def _explain_folder(path: Path) -> str:
 
 
 def ignored(paths: Iterable[PurePath]) -> str:
-    """Return how many files were ignored, by suffix; nothing where there were none."""
+    """Return the number of ignored files, by suffix; an empty text for none."""
     counts = Counter(path.suffix.lower() or "without a suffix" for path in paths)
     if not counts:
         return ""
     shown = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(8)) + ", ..." * (len(counts) > 8)
     total = sum(counts.values())
-    return f"{total:,} file{'s' * (total > 1)} ignored, of no kind of image that is read: {shown}"
+    return f"{total:,} file{'s' * (total > 1)} ignored, because they are no images of a supported kind: {shown}"

@@ -1,8 +1,8 @@
-"""A study's `data` block -> everything that is known about its images, ready to hand to workers.
+"""A study's `data` block -> its prepared images, splits and identity, ready for workers.
 
     data = prepare_study(study, storage, decode_all=in_place)
     data.splits.sizes()                          # {"retain": 17640, "forget": 360, ...}
-    data.identity                                # what digests cover
+    data.identity                                # the part of digests that covers data
     pixels = data.open(torch.device("cpu"))      # maps the shards
 
 Does not cover: methods' access to it (`images.RunData`).
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_unlearn.data.copies import copies, words_of
-from ray_unlearn.data.prepare import DecodeAll, Prepared, in_place, prepare_source, refuse_many_classes
+from ray_unlearn.data.prepare import DecodeAll, Prepared, check_classes, in_place, prepare_source
 from ray_unlearn.data.rows import OpenSource, Part
 from ray_unlearn.data.sources import open_source
 from ray_unlearn.data.splits import ImageTable, Splits, make_splits
@@ -54,7 +54,7 @@ class StudyData:
     """The splits as saved with the study."""
     shuffle: Shuffle
     warnings: tuple[str, ...]
-    """What is strange about the images, and no error."""
+    """Warnings about the images."""
 
     @property
     def sources(self) -> list[Prepared]:
@@ -100,14 +100,14 @@ def prepare_study(
     opened: Mapping[str, OpenSource] | None = None,
     hardest: Sequence[str] = (),
 ) -> StudyData:
-    """Decode what is not decoded yet, draw the splits, and find out what identifies the data.
+    """Decode the sources that are not decoded yet, draw the splits, and compute the data's identity.
 
     Args:
         study: the study.
-        storage: where decoded images are kept.
+        storage: the storage of decoded images.
         decode_all: decodes slices, here or on a cluster.
         opened: sources that `open_sources` opened already.
-        hardest: ids of the images that `forget: {hardest: ...}` means (`evaluation.memorisation`); else none.
+        hardest: ids of the images that `forget: {hardest: ...}` selects (`evaluation.memorisation`); else none.
 
     Raises:
         DataError: something about the images or the splits is refused.
@@ -136,12 +136,10 @@ def prepare_study(
         if role == "train":
             names = prepared[role].manifest.class_names
             limit = limit or (len(names) if names else prepared[role].manifest.max_label + 1)
-    refuse_many_classes(limit or 0, "data.train")
+    check_classes(limit or 0, "data.train")
     if (limit or 0) < 2:
         only = f" ({names[0]})" if names else ""
-        raise DataError(
-            f"data.train: {limit or 0} class{only}; a classifier tells two or more apart, so give their images"
-        )
+        raise DataError(f"data.train: {limit or 0} class{only}; a classifier needs two or more, so add their images")
     data = _assemble(study, hardest, prepared, names, int(limit or 0))
     return replace(data, warnings=(*remarks, *data.warnings))
 
@@ -156,8 +154,8 @@ def _columns(data: Data) -> Columns:
     return columns.model_copy(update={"group": group})
 
 
-def _refuse_same(tables: Mapping[str, list[pa.Table]]) -> None:
-    """Refuse an image that two sources share: it would be trained on and scored."""
+def _check_disjoint(tables: Mapping[str, list[pa.Table]]) -> None:
+    """Check that sources share no image: it would be trained on and scored."""
     known: dict[str, pa.ChunkedArray] = {}
     """The digests of each source's images; a digest covers id, label and pixels."""
     for role, parts in tables.items():
@@ -171,7 +169,7 @@ def _refuse_same(tables: Mapping[str, list[pa.Table]]) -> None:
 
 
 def _with_hardest(study: Study, hardest: Sequence[str], train: Collection[str]) -> Data:
-    """Return the data block with `forget: {hardest: ...}` replaced by the ids that it means, of images of `train`."""
+    """Return the data block with `forget: {hardest: ...}` replaced by the ids that it selects, all of `train`."""
     forget = study.data.forget
     if forget.hardest is None or forget.of is None:
         return study.data
@@ -192,7 +190,7 @@ def _assemble(
 ) -> StudyData:
     sizes = {role: source.manifest.num_images for role, source in prepared.items()}
     by_role = {role: prepared[role].columns() for role in ("train", "validation", "test") if role in prepared}
-    _refuse_same(by_role)
+    _check_disjoint(by_role)
     tables = [table for parts in by_role.values() for table in parts]
     columns = {
         name: [value for table in tables for value in table.column(name).to_pylist()]
@@ -238,8 +236,8 @@ def _shared_pixels(tables: Sequence[pa.Table], folder: str, splits: Splits, ids:
     words_N = words_of(tables)
     if words_N is None:
         yield (
-            "data: not looked for images that are in two sets, as version 0.1 decoded them and noted no digests of "
-            f"pixels; remove {folder} to decode them again"
+            "data: images that are in two sets were not looked for, because version 0.1 decoded them without digests "
+            f"of pixels; remove {folder} to decode them again"
         )
     else:
         yield from copies(splits.sets, words_N, ids)

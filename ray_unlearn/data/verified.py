@@ -1,15 +1,15 @@
-"""Is a local shard still what its manifest says? Its sha256, computed once per process, and once a day per node.
+"""Check that a local shard has its manifest's sha256: computed once per process, and once a day per node.
 
-    found = sha256_of(path, expected, cache_folder())      # equal to `expected`, or what the file holds instead
+    found = sha256_of(path, expected, cache_folder())      # `expected`, or the sha256 of other contents
 
 A shard that was found whole leaves a mark in the node's cache folder, so that neither other workers nor the next start
 read it all again. A mark names device, inode, size, and times of change of content and of inode: a file that was
-written, copied or touched since has others. It counts for a day and until the machine starts anew (what a crash left
-may not be what was read), and only where its owner is this user and nobody else may write it. A file that changed
+written, copied or touched since has others. It counts for a day and until the machine starts anew (a crash may leave
+other bytes than were read), and only where its owner is this user and no other user may write it. A file that changed
 less than two seconds before gets no mark: another change might not show in its times.
 
-Does not cover: bytes that change after they were looked at, in a process that has them mapped, or on a disk that
-changes them without the kernel's doing, within that day: `verify` reads everything.
+Does not cover: bytes that change after the check, in a process that has them mapped, or within that day on a disk
+that changes them without the kernel: `verify` reads everything.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def sha256_of(path: Path, expected: str, cache: Path) -> str:
 
     Args:
         path: the file.
-        expected: what it should be; where the file was found to be that, it is not read again.
+        expected: the sha256 that it should have; a file that was found to have it is not read again.
         cache: the node's cache folder, for marks.
 
     Raises:
@@ -73,7 +73,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 @contextmanager
 def _locked(cache: Path, sha256: str) -> Iterator[Path | None]:
-    """Hold the lock of a shard, so that one of a node's workers reads it; yield the marks' folder, None without one."""
+    """Hold the lock of a shard, so that one worker of a node reads it; yield the folder of marks, or None."""
     folder = NodeCache.of(cache).folder / "verified"
     try:
         here = folder / _BOOT.read_text(encoding="ascii").strip()
@@ -101,13 +101,13 @@ def _is_marked(mark: Path, stamp: tuple[int, ...], sha256: str) -> bool:
 
 
 def _leave(mark: Path, stamp: tuple[int, ...], sha256: str) -> None:
-    """Write a mark; a torn one is no JSON, and the machine that tears it has another boot anyway."""
+    """Write a mark; a torn mark is no JSON, and the machine that crashed has another boot id."""
     with suppress(OSError):
-        beside = mark.with_suffix(f".{os.getpid()}")
-        descriptor = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        temporary = mark.with_suffix(f".{os.getpid()}")
+        descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(json.dumps([*stamp, sha256]))
-        beside.replace(mark)
+        temporary.replace(mark)
         for folder in mark.parent.parent.iterdir():  # those of other boots, also of other nodes with the same home
             if folder != mark.parent and time.time() - folder.stat().st_mtime > _OTHER_BOOTS_DAYS * _DAY_S:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -37,7 +37,7 @@ from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
-from ray_unlearn.store.starts import refuse_other_starts
+from ray_unlearn.store.starts import check_starts
 from ray_unlearn.study.identity import diff
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, PopulationSpec, Study
@@ -162,7 +162,7 @@ def _held(
         if len(records) < spec.planned:
             scored = f", and the first {first} are scored" if first and first < len(records) else ""
             warnings.append(f"population {name}: {len(records)} of {spec.planned} runs are made{scored}")
-        refuse_other_starts(store, name, records, originals)
+        check_starts(store, name, records, originals)
         if records:
             held[name] = _population(name, spec, records, store).first(first or len(records))
     if reference not in held:

@@ -24,7 +24,7 @@ from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.arrow import read_table
-from ray_unlearn.store.formats import require_known
+from ray_unlearn.store.formats import check_format
 from ray_unlearn.store.outputs import SplitLogits, decode_outputs
 from ray_unlearn.store.records import OUTPUTS, payload_of
 from ray_unlearn.study.plan import Run
@@ -180,7 +180,7 @@ def read_image_names(store: StudyStore, digest: str) -> ImageNames:
     """
     try:
         table = read_table(_splits_file(store, digest))
-        require_known("splits", table.schema.metadata or {}, f"{store.storage.uri}/{store.layout.splits(digest)}")
+        check_format("splits", table.schema.metadata or {}, f"{store.storage.uri}/{store.layout.splits(digest)}")
         rows = table.select([name for name in ("split", "image_id", "group") if name in table.column_names]).to_pydict()
     except _UNREADABLE as error:
         name = store.layout.splits(digest)

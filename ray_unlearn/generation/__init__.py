@@ -4,10 +4,11 @@
     summary.made, summary.failed
 
 `driver` is the command from start to end. `job` turns a study into what workers execute, `records` is what the study's
-folder says of its runs, `preflight` are checks, `backends` are the places where runs are executed, `inline` is this
-process, `summary` is what is said in the end.
+folder holds of its runs, `preflight` are checks, `backends` are the places where runs are executed, `inline` is this
+process, `summary` is the result with its closing lines.
 
-Does not cover: what a run does (`ray_unlearn.run.worker`), which one is next (`schedule`), who is told (`monitor`).
+Does not cover: executing a run (`ray_unlearn.run.worker`), the order of runs (`schedule`), progress and logs
+(`monitor`).
 """
 
 from ray_unlearn.generation.driver import generate as generate

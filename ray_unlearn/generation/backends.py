@@ -1,7 +1,7 @@
 """Where runs are executed: in this process, or on Ray.
 
     with open_backend("ray", address=None, workers=2) as backend:
-        with backend.starting():                 # Ray starts meanwhile; an exception cancels that
+        with backend.starting():                 # Ray starts meanwhile; an exception cancels the start
             job = open_job(study, backend.decode_all)
         for event in schedule(plan, backend.pool(job), ...):
             ...
@@ -34,7 +34,7 @@ class Backend(Protocol):
     """A place that can decode sources and execute a job's runs."""
 
     def starting(self) -> AbstractContextManager[None]:
-        """Start what takes long while a block is executed; an exception that leaves the block cancels it."""
+        """Start in the background while a block is executed; an exception that leaves the block cancels the start."""
         ...
 
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
@@ -46,11 +46,11 @@ class Backend(Protocol):
         ...
 
     def sinks(self, study: Study) -> Sequence[Sink]:
-        """Return what this place does with events: monitoring systems that it has."""
+        """Return the sinks of this place's monitoring systems."""
         ...
 
     def close(self) -> None:
-        """Let everything go that the backend started."""
+        """Stop everything that the backend started."""
         ...
 
 
@@ -62,7 +62,7 @@ def open_backend(
 
     Args:
         name: `ray`, or `inline` for this process.
-        address: a Ray cluster's; default RAY_ADDRESS, else a local one is started and stopped.
+        address: address of a Ray cluster; default RAY_ADDRESS, else a local cluster is started and stopped.
         workers: overrides `execution.workers`.
         gpus_per_worker: overrides `execution.gpus_per_worker`.
 

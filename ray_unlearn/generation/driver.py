@@ -45,18 +45,18 @@ def generate(
     """Make the missing runs of a study.
 
     Args:
-        study: what to make.
+        study: the study to make.
         backend: `ray`, or `inline` for this process.
-        address: a Ray cluster's; default RAY_ADDRESS, else a local one is started and stopped.
+        address: address of a Ray cluster; default RAY_ADDRESS, else a local cluster is started and stopped.
         workers: overrides `execution.workers`.
         gpus_per_worker: overrides `execution.gpus_per_worker`.
         only: populations to make; their originals are made too.
-        verbose: show on standard error what each run printed, when it ends, each line with the run's name.
+        verbose: print each run's output on standard error when the run ends, each line with the run's name.
 
     Raises:
-        RayUnlearnError: the study is refused, or the cluster cannot be had.
-        StoreUnwritable: the storage takes no run any more; it is resumable.
-        Interrupted: a signal came; the store is resumable.
+        RayUnlearnError: the study is refused, or the cluster cannot be reached or started.
+        StoreUnwritable: the storage accepts no more runs; the store is resumable.
+        Interrupted: a signal arrived; the store is resumable.
 
     """
     phases = Phases()
@@ -81,7 +81,7 @@ def generate(
         unwritten = finish(job, tally, work.held)
         if recorder:
             recorder.ended(tally, phases.end())
-        elif log and log.begun:  # announced, and there was nothing to do
+        elif log and log.begun:  # the log was begun ahead of time, and there was no run to make
             log.write("ended")
     seconds = phases.end()
     return Summary(
@@ -99,7 +99,7 @@ def generate(
 
 
 def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Recorder) -> Tally:
-    """Execute the pending runs; return what became of them."""
+    """Execute the pending runs; return the tally of their outcomes."""
     study, planned, pending = job.plan.study, len(work.planned), work.pending
     with ExitStack() as stack:
         job = replace(job, marker=stack.enter_context(marked(job.store)))

@@ -1,9 +1,9 @@
-"""The `inline` backend: the same plan in this process, one run after another, with Ray not even installed.
+"""The `inline` backend: executes the same plan in this process, one run after another, without Ray.
 
     backend = InlineBackend()
     pool = backend.pool(job)
 
-For a debugger, for tests, and for machines without Ray.
+It is meant for debuggers, for tests, and for machines without Ray.
 
 Does not cover: more than one worker.
 """
@@ -24,13 +24,12 @@ from ray_unlearn.run.outcome import Attempt
 from ray_unlearn.run.worker import Job, Worker
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.schedule.pool import Finished, Lost, Ready, Report
-from ray_unlearn.study.execution import Execution
-from ray_unlearn.study.schema import Study
-from ray_unlearn.training.precision import refuse_absent
+from ray_unlearn.study.schema import Execution, Study
+from ray_unlearn.training.precision import check_present
 
 
 class InlineBackend:
-    """Executes in this process."""
+    """Backend that executes runs in this process."""
 
     def __init__(self) -> None:
         self._threads = torch.get_num_threads()
@@ -38,23 +37,23 @@ class InlineBackend:
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """There is nothing to start."""
+        """Do nothing: this process is running already."""
         yield
 
     def sinks(self, study: Study) -> Sequence[Sink]:
-        """There is no monitoring system to tell."""
+        """Return no sinks: this process has no monitoring system."""
         return []
 
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
-        """Decode in a plain loop."""
+        """Decode every slice in a plain loop."""
         return in_place(slices, job)
 
     def pool(self, job: Job) -> InlinePool:
         """Return a pool of one worker.
 
         Raises:
-            StudyError: the study limits the time of a run, which this process could only end together with itself.
-            ModelError: the study asks for a GPU, and there is none.
+            StudyError: the study sets `execution.run_timeout_s`; this process cannot end a run without ending itself.
+            ModelError: the study asks for a GPU, and this machine has none.
 
         """
         execution = job.plan.study.execution
@@ -64,26 +63,26 @@ class InlineBackend:
                 "own process; use --backend ray, or --set execution.run_timeout_s=null"
             )
         device = inline_device(execution)
-        refuse_absent(torch.device(device))
+        check_present(torch.device(device))
         self._pool = InlinePool(job, device)
         return self._pool
 
     def close(self) -> None:
-        """Finish what is being published, and give the process its thread count back."""
+        """Wait for the publication in flight, and restore the process's thread count."""
         if self._pool is not None:
             self._pool.close()
         torch.set_num_threads(self._threads)
 
 
 def inline_device(execution: Execution) -> str:
-    """Return the device of the study, `auto` decided by this machine."""
+    """Return the study's device; `auto` is cuda if this machine has a GPU that torch can use, else cpu."""
     if execution.device != "auto":
         return execution.device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class InlinePool:
-    """One worker; `wait` executes the runs that were submitted."""
+    """Pool of one worker; `wait` executes the runs that were submitted."""
 
     def __init__(self, job: Job, device: str) -> None:
         self._job, self.device = job, device
@@ -100,7 +99,7 @@ class InlinePool:
         return 1
 
     def start(self) -> int:
-        """Make the worker; it opens in `wait`."""
+        """Return a number for the worker, which `wait` makes and opens."""
         self._started += 1
         return self._started
 
@@ -126,12 +125,12 @@ class InlinePool:
         return [Finished(self._started, self._worker.work(attempts, flush))]
 
     def stop(self, worker: int) -> None:
-        """Forget the worker and what it was given."""
+        """Close the worker, and forget the runs that it was given."""
         self._calls.clear()
         self.close()
 
     def close(self) -> None:
-        """Wait for the publication in flight, which nobody can take out of this process."""
+        """Wait for the publication in flight, and close the worker."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()

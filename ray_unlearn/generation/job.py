@@ -1,12 +1,12 @@
-"""A study -> a job that workers can execute: data prepared, methods resolved, runs planned, weights tried.
+"""A study -> a job that workers can execute: data prepared, methods resolved, runs planned, weights checked.
 
     job = open_job(study, backend.decode_all)
     job.plan.runs
 
-Everything that can be refused is refused here, before any worker starts: what needs no torch first, which is imported
-then. This module is imported without it.
+Everything that can be refused is refused here, before any worker starts. Checks that need no torch come first; torch is
+imported after them, and not by importing this module.
 
-Does not cover: what the store holds of the plan (`records`).
+Does not cover: the runs that the store holds already (`records`).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _JOB_FOLDER = "working_dir_files"
 
 
 def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
-    """Prepare data and plan a study.
+    """Prepare a study's data, and plan its runs.
 
     Raises:
-        RayUnlearnError: something in the study, its data, model, methods or weights is refused.
+        RayUnlearnError: the study, its data, its model, a method or a weights file is refused.
 
     """
     _check_storage(study.storage)
@@ -60,8 +60,8 @@ def _check_storage(storage: str) -> None:
     """Refuse a storage inside the copy of a working_dir that Ray unpacks for a job and deletes after it."""
     if _JOB_FOLDER in Path(storage).parts:
         raise StudyError(
-            f"storage: {storage} lies in the job's temporary copy of its working_dir, which Ray deletes; "
-            "give one that stays: --set storage=/absolute/folder or s3://bucket/prefix"
+            f"storage: {storage} is inside the job's temporary copy of its working_dir, which Ray deletes after the "
+            "job; give a permanent one: --set storage=/absolute/folder or s3://bucket/prefix"
         )
 
 
@@ -77,12 +77,12 @@ def _check_model(job: Job) -> None:
 
 
 def _check_sets(job: Job) -> None:
-    """Refuse outputs of splits without images, and class weights of another number of classes."""
+    """Refuse outputs of splits without images, and class weights that are not one per class."""
     study, sizes = job.plan.study, job.data.splits.sizes()
     if "splits" in study.outputs.model_fields_set:
         for split in study.outputs.splits:
             if not sizes[split]:
-                raise StudyError(f"outputs.splits: asks for {split}, which the study's data do not have")
+                raise StudyError(f"outputs.splits: {split} has no images in this study; leave it out of the list")
     for population in job.plan.populations.values():
         weights = getattr(population.method.options, "class_weights", ())
         if isinstance(weights, tuple) and weights and len(weights) != job.data.num_classes:

@@ -1,11 +1,11 @@
-"""Checks that need no run: whether there is probably something to make, imports, precision, device.
+"""Checks before any run: whether runs are probably pending, imports, precision, device.
 
-    if probably_pending(study, only):            # a guess, for a head start
+    if probably_pending(study, only):            # a guess, so that Ray can start early
         import_what_runs_need()
     check_device(plan, pool.device, held)
     check_precision(plan, pool.device, {"finetune"})
 
-Does not cover: what is in the study's files (`job`), nor anything on another machine.
+Does not cover: the contents of the study's files (`job`), checks on other machines.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ray_unlearn.study.uris import without_keys
 
 
 def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
-    """Return the study's store where a population has fewer folders than runs; None where it has as many.
+    """Return the study's store if a population has fewer folders than planned runs; else None.
 
-    Where the store cannot be read, None is returned, and whatever reads it next raises the error.
+    If the store cannot be read, None is returned: its next reader raises the error.
     """
     try:
         store = StudyStore(open_storage(study.storage), study.name)
@@ -34,19 +34,20 @@ def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
 
 
 def import_what_runs_need() -> None:
-    """Import torch and what needs it: seconds, in which Ray starts.
+    """Import torch and the modules that need it, which takes seconds, while Ray starts.
 
     Raises:
-        RayUnlearnError: this environment cannot.
+        RayUnlearnError: an import fails: the environment is damaged.
 
     """
     try:
-        pass
-    except Exception as error:  # a library that is damaged, or built for another, may raise anything
-        said = without_keys(" ".join(str(error).split()))[:300]
+        import ray_unlearn.run.worker
+        import ray_unlearn.store.metrics  # noqa: F401
+    except Exception as error:  # a damaged library, or one built for another machine, may raise anything
+        reason = without_keys(" ".join(str(error).split()))[:300]
         raise RayUnlearnError(
-            f"what runs need cannot be imported: {type(error).__name__}: {said}; the environment is not whole: "
-            "`uv sync --reinstall`, or pip install --force-reinstall torch torchvision"
+            f"a module that runs need cannot be imported: {type(error).__name__}: {reason}; the environment is not "
+            "whole: `uv sync --reinstall`, or pip install --force-reinstall torch torchvision"
         ) from error
 
 
@@ -54,12 +55,12 @@ def check_device(plan: Plan, device: str, held: Mapping[str, Mapping[int, Record
     """Refuse to mix CPU and GPU runs in a population because a cluster happens to have, or lack, GPUs today.
 
     Args:
-        plan: the study's.
-        device: the kind that runs get: cpu or cuda.
+        plan: the study's plan.
+        device: kind of device that runs get now: cpu or cuda.
         held: population -> run -> its record.
 
     Raises:
-        ClusterError: a population was begun on the other kind, and the study says `auto`.
+        ClusterError: a population was begun on the other kind of device, and execution.device is `auto`.
 
     """
     if plan.study.execution.device != "auto":
@@ -69,7 +70,7 @@ def check_device(plan: Plan, device: str, held: Mapping[str, Mapping[int, Record
         if any((other == "cpu") != (device == "cpu") for other in others):
             raise ClusterError(
                 f"population {name} was begun on {', '.join(sorted(others))}, and execution.device: auto now means "
-                f"{device}; set execution.device to say which"
+                f"{device}; set execution.device to one of them"
             )
 
 
@@ -77,7 +78,7 @@ def check_precision(plan: Plan, device: str, populations: Collection[str]) -> No
     """Refuse `precision: tf32` on a CPU once for all runs; only a worker knows which GPU it has.
 
     Raises:
-        MethodError: one of the populations asks for it.
+        MethodError: one of the populations has precision tf32.
 
     """
     for name, population in plan.populations.items():
@@ -85,9 +86,9 @@ def check_precision(plan: Plan, device: str, populations: Collection[str]) -> No
         if device == "cpu" and name in populations and getattr(options, "precision", "") == "tf32":
             import torch
 
-            from ray_unlearn.training.precision import refuse_unsupported
+            from ray_unlearn.training.precision import check_supported
 
             try:
-                refuse_unsupported("tf32", torch.device(device))
+                check_supported("tf32", torch.device(device))
             except MethodError as error:
                 raise MethodError(f"populations.{name}: {error}") from None

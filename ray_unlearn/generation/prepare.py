@@ -20,7 +20,7 @@ def prepare(study: Study, *, backend: BackendName = "ray", address: str | None =
     """Decode a study's images and draw its splits; make nothing else.
 
     Raises:
-        RayUnlearnError: the data are refused, or the cluster cannot be had.
+        RayUnlearnError: the data are refused, or the cluster cannot be reached or started.
 
     """
     with interrupts(), open_backend(backend, address=address) as place:

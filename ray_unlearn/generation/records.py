@@ -1,11 +1,11 @@
-"""What a study's folder says of its runs, as a driver needs it: admit, look, record failures, bring tables up to date.
+"""A study's folder as the driver uses it: admit the plan, find the pending runs, record failures, update tables.
 
     work = admit(job, only)
     work.planned, work.pending, work.held
     published_run(job, run)                      # the outcome of a run whose worker died before it could report it
     unwritten = finish(job, tally, work.held)
 
-Does not cover: how records are kept (`store`).
+Does not cover: the format of records (`store`).
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ Held = Mapping[str, Mapping[int, Record]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What there is to do."""
+    """Runs to make, and runs that are made already."""
 
     planned: Sequence[Run]
-    """Runs that were asked for, originals that they start from included."""
+    """Runs that were requested, including the originals that they start from."""
     pending: Sequence[Run]
-    """Runs of these that are not made yet."""
+    """Runs of `planned` that are not made yet."""
     made: frozenset[Run]
     """Runs of the whole plan that are made."""
     held: Held
-    """Their records: population -> run -> record."""
+    """Records of `made`: population -> run -> record."""
 
 
 def admit(job: Job, only: Sequence[str]) -> Work:
-    """Take the plan into the study's folder; return what there is to do.
+    """Write the plan into the study's folder; return the runs to make.
 
     Args:
-        job: whose plan it is.
+        job: the job with the plan.
         only: populations to make; their originals are made too.
 
     Raises:
-        PopulationChanged: the folder holds one of the populations, made from something else.
+        PopulationChanged: the folder holds runs of one of the populations that were made from another definition of it.
         StoreError: the folder cannot be read or written.
 
     """
@@ -69,7 +69,7 @@ def admit(job: Job, only: Sequence[str]) -> Work:
 
 
 def _disagreements(job: Job) -> list[str]:
-    """Return where the study differs from the one that was generated before; none where study.json is damaged.
+    """Return the differences from the study that was generated before; none if study.json is damaged.
 
     Raises:
         NewerFormat: a later version wrote study.json.
@@ -77,7 +77,7 @@ def _disagreements(job: Job) -> list[str]:
     """
     try:
         return disagreements(job.plan.study, job.store)
-    except DamagedFile:  # it is written again in a moment, and says nothing that population.json does not say
+    except DamagedFile:  # it is rewritten next, and population.json holds the same facts
         return []
 
 
@@ -85,8 +85,8 @@ def _held(job: Job) -> Held:
     """Return every record of the plan's populations, each read once.
 
     Raises:
-        StoreError: one of them is damaged, or of a later version's format; or they were made without the checkpoints
-            that the study now asks for.
+        StoreError: a record is damaged, or of a later version's format; or runs were made without the checkpoints that
+            the study now asks for.
 
     """
     held = {name: job.store.compact(name, p.digest) for name, p in job.plan.populations.items()}
@@ -95,19 +95,19 @@ def _held(job: Job) -> Held:
         if population.keep_checkpoints and without:
             raise StoreError(
                 f"population {name}: {without} of its runs were made with keep_checkpoints: false, and the study now "
-                f"asks for checkpoints; set it back, or remove {job.store.uri}/{name} to make them again"
+                f"asks for checkpoints; set it back to false, or remove {job.store.uri}/{name} to make them again"
             )
     return held
 
 
 def published_run(job: Job, run: Run) -> Outcome | None:
-    """Return the outcome that a run's record tells of; None where it has none, or one of another experiment.
+    """Return the outcome of a run from its record; None if it has no record, or one of another experiment.
 
     A worker reports a publication with its next answer, and may die in between.
     """
     try:
         record = job.store.record(run)
-    except StoreError:  # a storage in a bad moment: the run is made again, to the same bytes
+    except StoreError:  # the storage failed for a moment: the run is made again, to the same bytes
         return None
     if record is None or not record.is_of(run, job.plan.populations[run.population].digest):
         return None
@@ -121,7 +121,7 @@ class FailureRecords:
         self._job, self._log = job, log
 
     def __call__(self, event: Event) -> None:
-        """Record a failure; where the storage takes none, say so: the run stays pending either way."""
+        """Record a failure; log it if the storage does not accept the record. The run stays pending either way."""
         from ray_unlearn.run.worker import record_failure
 
         if isinstance(event, Failed):
@@ -132,7 +132,7 @@ class FailureRecords:
 
 
 class ArithmeticWarnings:
-    """A sink that warns, once, where a worker's arithmetic differs from that of runs which are made."""
+    """A sink that warns once if a worker's arithmetic differs from that of runs which are made."""
 
     def __init__(self, job: Job, work: Work, log: Callable[[str], None]) -> None:
         self._held, self._pending = work.held, {run.population for run in work.pending}
@@ -140,7 +140,7 @@ class ArithmeticWarnings:
         self._log, self._logged = log, set[str]()
 
     def __call__(self, event: Event) -> None:
-        """Compare a worker that is ready."""
+        """Compare the arithmetic of a worker that is ready."""
         if isinstance(event, Ready):
             for line in mixing(self._held, self._pending, event.info.arithmetic, self._reference):
                 if line not in self._logged:
@@ -149,13 +149,13 @@ class ArithmeticWarnings:
 
 
 def finish(job: Job, tally: Tally, held: Held) -> str:
-    """Bring what is derived from records up to date; return why that could not be, where runs failed already.
+    """Update the files that are derived from records; return why that failed, if runs failed, too, else "".
 
-    Always: the last command may have been killed before it came to this.
+    Done even if no run was made: the previous command may have been killed before this step.
 
     Raises:
-        StoreError: it cannot be written, though every run was.
-        RayUnlearnError: the code of a run, inline, used up this process's threads.
+        StoreError: the files cannot be written, and no run failed.
+        RayUnlearnError: with the inline backend, a run's code used up this process's threads.
 
     """
     try:
@@ -164,13 +164,13 @@ def finish(job: Job, tally: Tally, held: Held) -> str:
         if "can't start new thread" not in str(error):
             raise
         raise RayUnlearnError(
-            "metrics.parquet is not up to date: this process can start no thread any more, perhaps because of what a "
-            "method's code left behind; what was made is kept, and the same command, run again, brings it up to date"
+            "metrics.parquet is not up to date: this process can start no more threads, perhaps because a method's "
+            "code left too many running; the runs that were made are kept, and the same command brings it up to date"
         ) from error
 
 
 def _finish(job: Job, tally: Tally, held: Held) -> str:
-    job.store.sweep(job.plan)  # what workers left that died
+    job.store.sweep(job.plan)  # files that dead workers left
     known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
     try:
         publish_metrics(job.store, known)

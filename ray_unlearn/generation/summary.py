@@ -1,10 +1,10 @@
-"""What a `generate` did, as a value and as lines for people.
+"""Result of a `generate`, as a value and as lines for people.
 
     summary = generate(study)
     summary.exit_code                            # 0 all done, 3 finished with failed runs
-    summary.lines()                              # what there is to say, most important last
+    summary.lines()                              # most important last
 
-Does not cover: what each run became; its record has that.
+Does not cover: the results of single runs, which are in their records.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ray_unlearn.study.plan import Run
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """What a `generate` did."""
+    """Result of a `generate`."""
 
     planned: int
-    """Runs that were asked for, originals that they start from included."""
+    """Number of runs that were requested, including the originals that they start from."""
     already: int
-    """Of those, made before."""
+    """Number of those that were made before."""
     made: int
     failed: dict[Run, str] = field(default_factory=dict)
     blocked: tuple[Run, ...] = ()
@@ -34,15 +34,15 @@ class Summary:
     """Seconds by phase (`ray_unlearn.monitor.phases`); they add up to `seconds`."""
     uri: str = ""
     unwritten: str = ""
-    """Why the table of runs could not be written, beside the runs that failed."""
+    """Why metrics.parquet could not be written, if runs failed, too; else empty."""
 
     @property
     def exit_code(self) -> int:
-        """0 where everything asked for is made, else 3."""
+        """Exit code of the command: 0 if every requested run is made, else 3."""
         return 3 if self.failed or self.blocked else 0
 
     def lines(self) -> list[str]:
-        """Return what there is to say about it, most important last."""
+        """Return the closing lines of the command, most important last."""
         from ray_unlearn.wording import plural
 
         lines = [f"not made: {run}: {error}" for run, error in self.failed.items()]

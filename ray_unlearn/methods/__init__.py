@@ -51,6 +51,7 @@ _FILES = (
     "jit",
     "amun",
     "task_vector",
+    "sfron",
 )
 
 for _file in _FILES:

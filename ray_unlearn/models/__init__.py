@@ -1,9 +1,9 @@
-"""Architectures by name, their weights in and out of files, and quick copies of one model.
+"""Architectures by name, reading and writing their weights, and quick copies of one model.
 
     model = models.build(study.model, num_classes=9, seeds=Seeds(study=0))
     models.load_weights(model, models.parse_weights(models.read_file("a.pth"), "a.pth"), where="a.pth")
 
-Does not cover: training (`ray_unlearn.training`), where checkpoints lie (`ray_unlearn.store`).
+Does not cover: training (`ray_unlearn.training`), the places of checkpoints (`ray_unlearn.store`).
 """
 
 from ray_unlearn.models.architectures import BUILT_IN as BUILT_IN

@@ -1,4 +1,4 @@
-"""Architectures by name, and their weights in and out of safetensors.
+"""Architectures by name, and reading and writing their weights.
 
     model = build(study.model, num_classes=9, seeds=Seeds(study=0))
     load_weights(model, parse_weights(read_file("a.pth"), "a.pth"), where="a.pth")
@@ -7,7 +7,7 @@
 Names: every torchvision classification model, `small_cnn` (built in), or `package.module:factory`, a callable
 `factory(num_classes=..., **options)` that returns a module (`ray_unlearn.usercode.imports` finds it).
 
-Does not cover: training (`ray_unlearn.training`), where checkpoints lie (`ray_unlearn.store`).
+Does not cover: training (`ray_unlearn.training`), the places of checkpoints (`ray_unlearn.store`).
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ from pyarrow import fs
 from torch import nn
 
 from ray_unlearn.data.files import open_filesystem
+from ray_unlearn.data.reading import memory_limit
 from ray_unlearn.errors import ModelError, did_you_mean
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store.disk import require_regular
+from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.identity import canonical, diff, identity_of
 from ray_unlearn.study.schema import Dtype, Model
-from ray_unlearn.study.uris import label, labelled, told, without_keys
+from ray_unlearn.study.uris import error_line, label, labelled, without_keys
 from ray_unlearn.training.fast.small_maps import trim
 from ray_unlearn.usercode.imports import factory_identity, find_factory, forget
 from ray_unlearn.usercode.offline import offline
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys that people put a state dict under
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which files hold a state dict
 
 
 def small_cnn(num_classes: int, width: int = 16) -> nn.Module:
@@ -59,7 +60,7 @@ def build(spec: Model, num_classes: int, seeds: Seeds) -> nn.Module:
     """Build a freshly initialised model on the CPU, its weights drawn from `seeds`.
 
     Raises:
-        ModelError: no such architecture, or it does not take its options.
+        ModelError: there is no such architecture, or it does not accept its options.
 
     """
     factory = _factory(spec)
@@ -79,10 +80,10 @@ def build(spec: Model, num_classes: int, seeds: Seeds) -> nn.Module:
 
 @torch.no_grad()
 def try_on(model: nn.Module, image_size: int, num_classes: int) -> None:
-    """Run two blank images through a model, so that one that cannot take them is refused before any work.
+    """Pass two blank images through a model, so that an unsuitable model is refused before any work.
 
     Raises:
-        ModelError: it fails on images of this size, or does not give one logit per class.
+        ModelError: the model fails on images of this size, or does not return one logit per class.
 
     """
     try:
@@ -95,15 +96,15 @@ def try_on(model: nn.Module, image_size: int, num_classes: int) -> None:
 
 
 def identity(spec: Model) -> dict[str, Any]:
-    """Return what identifies an architecture: its name and options, and a factory's source by its sha256.
+    """Return the identity of an architecture: its name and options, and the sha256 of a factory's source.
 
     Raises:
-        ModelError: no such architecture.
+        ModelError: there is no such architecture.
 
     """
     forget()  # a file in the study's folder may have changed since this process imported it
     _factory(spec)
-    found = identity_of(spec) | {"options": spec.options}  # as they are: a plain form may hide NaN
+    found = identity_of(spec) | {"options": spec.options}  # unchanged: a plain form may hide NaN
     try:
         canonical(found)
     except (TypeError, ValueError) as error:
@@ -112,10 +113,10 @@ def identity(spec: Model) -> dict[str, Any]:
 
 
 def check_source(spec: Model, planned: Mapping[str, Any]) -> None:
-    """Check that a factory is found here in the source that the plan was made with.
+    """Check that this machine imports a factory from the same source as the plan.
 
     Raises:
-        ModelError: it was edited meanwhile, or another module of its name comes first on this machine.
+        ModelError: the source was edited since, or another module of its name comes first on this machine.
 
     """
     if ":" in spec.arch and (found := identity(spec)) != dict(planned):
@@ -147,20 +148,23 @@ def read_file(path: str) -> bytes:
     """Return a weights file's bytes, local or on any pyarrow file system.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: the file cannot be read.
 
     """
     try:
         filesystem, inside = open_filesystem(path)
         if isinstance(filesystem, fs.LocalFileSystem):
-            require_regular(Path(inside))
+            check_regular_file(Path(inside))
+        size_bytes, most = filesystem.get_file_info(inside).size or 0, memory_limit()
+        if size_bytes > most:
+            raise OSError(f"it has {size_bytes:,} bytes, and there are {most:,} of memory")
         with filesystem.open_input_stream(inside) as stream:
             return bytes(stream.read())
     except FileNotFoundError:
         raise ModelError(f"{label(path)}: no such file; expected weights, .safetensors or .pth") from None
     except OSError as error:
         raise ModelError(
-            f"{label(path)}: cannot be read ({told(error, path)}); expected .safetensors or .pth"
+            f"{label(path)}: cannot be read ({error_line(error, path)}); expected .safetensors or .pth"
         ) from error
 
 
@@ -168,7 +172,7 @@ def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
     """Return a state dict from safetensors, or from a .pth read with `weights_only=True` alone.
 
     Raises:
-        ModelError: the bytes are neither, or hold more than tensors.
+        ModelError: the bytes are neither format, or hold more than tensors.
 
     """
     where = label(where)
@@ -176,7 +180,7 @@ def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
         if where.endswith(".safetensors"):
             return safetensors.torch.load(data)
         _check_size(data)
-        with warnings.catch_warnings(action="ignore"):  # about the pickle protocol; what matters is an error
+        with warnings.catch_warnings(action="ignore"):  # about the pickle protocol; every real problem is an error
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises a dozen kinds on damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -191,15 +195,15 @@ def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
 
 
 def _check_size(data: bytes) -> None:
-    """Refuse an archive that unpacks to more than it is: torch stores tensors as they are."""
+    """Refuse an archive that unpacks to more bytes than it has: torch stores tensors without compression."""
     if zipfile.is_zipfile(io.BytesIO(data)):
         unpacked = sum(member.file_size for member in zipfile.ZipFile(io.BytesIO(data)).infolist())
         if unpacked > len(data):
             raise ModelError(f"a compressed archive: {len(data):,} bytes would unpack to {unpacked:,}")
 
 
-def _refuse_odd(name: str, tensor: torch.Tensor, where: str) -> None:
-    """Refuse a tensor whose numbers cannot simply be copied."""
+def _check_plain(name: str, tensor: torch.Tensor, where: str) -> None:
+    """Refuse a tensor that is complex, quantised, sparse or without data."""
     plain = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized or tensor.is_complex())
     if not plain:
         kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
@@ -210,7 +214,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: s
     """Copy weights into a model, strictly: same names, same shapes. Buffers of counts keep their integer type.
 
     Raises:
-        ModelError: a tensor is missing, too many, of another shape, or not of plain numbers; the message names it.
+        ModelError: a tensor is missing, surplus, of another shape, or not of plain numbers; the message names it.
 
     """
     own, where = model.state_dict(), label(where)
@@ -221,7 +225,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: s
         if weights[name].shape != tensor.shape:
             expected, found = list(tensor.shape), list(weights[name].shape)
             raise ModelError(f"{where}: tensor {name!r}: the model expects {expected}; the file has {found}")
-        _refuse_odd(name, weights[name], where)
+        _check_plain(name, weights[name], where)
     surplus = sorted(set(weights) - set(own))
     if surplus:
         raise ModelError(
@@ -232,14 +236,14 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: s
 
 @torch.no_grad()
 def round_parameters(model: nn.Module, dtype: Dtype) -> None:
-    """Round parameters to what a checkpoint in `dtype` can hold, in place; they stay float32."""
+    """Round parameters in place to values that a checkpoint in `dtype` can hold; they stay float32."""
     if dtype != "fp32":
         for parameter in model.parameters():
             parameter.copy_(parameter.to(DTYPES[dtype]))
 
 
 def checkpoint_bytes(model: nn.Module, dtype: Dtype) -> bytes:
-    """Return the model's state as safetensors; parameters in `dtype`, buffers (running statistics) as they are."""
+    """Return the model's state as safetensors: parameters in `dtype`, buffers (running statistics) in their own."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     state = {
         name: tensor.detach().to("cpu", DTYPES[dtype] if name in parameters else tensor.dtype).contiguous()
@@ -249,7 +253,7 @@ def checkpoint_bytes(model: nn.Module, dtype: Dtype) -> bytes:
 
 
 def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copy tied tensors: safetensors refuses two names for one memory."""
+    """Return the state with tied tensors copied: safetensors refuses two names for the same memory."""
     seen: set[int] = set()
     for name, tensor in state.items():
         if tensor.data_ptr() in seen:

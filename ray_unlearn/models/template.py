@@ -1,12 +1,12 @@
-"""A model that is copied many times: fresh copies, made quickly, that nothing done to an earlier one can reach.
+"""A template of a model: makes fresh copies quickly, which share no memory with each other.
 
     template = Template(model)
     template.copy()                              # 0.2 ms for small_cnn, where copy.deepcopy takes 1.6 ms
 
-The structure is pickled once, without its tensors; a copy is that structure around clones of the tensors. A run may do
-anything to its model, so models are never used twice. What cannot be pickled is copied by `copy.deepcopy`.
+The structure is pickled once, without its tensors; a copy is that structure with clones of the tensors. A run may do
+anything to its model, so a model is never used twice. A model that cannot be pickled is copied by `copy.deepcopy`.
 
-Does not cover: weights from files (`models.load_weights`), which are checked once, before.
+Does not cover: weights from files (`models.load_weights`), which are checked before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import nn
 
 
 class Template:
-    """Holds a model, which no other code may touch from now on."""
+    """Holds a model, which no other code may change from now on."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -40,7 +40,7 @@ class Template:
 
 
 class _Structure(pickle.Pickler):
-    """Leaves tensors out, by number."""
+    """Pickler that stores a number in place of each tensor."""
 
     def __init__(self, file: io.BytesIO, tensors: list[torch.Tensor]) -> None:
         super().__init__(file, protocol=5)
@@ -50,7 +50,7 @@ class _Structure(pickle.Pickler):
         if type(thing) is not torch.Tensor and type(thing) is not nn.Parameter:
             return None
         if thing.grad is not None or not thing.is_leaf or thing.__dict__:
-            raise pickle.PicklingError("more than numbers")  # deepcopy knows what to do
+            raise pickle.PicklingError("more than numbers")  # deepcopy handles subclasses and attributes
         if id(thing) not in self._numbers:
             self._numbers[id(thing)] = len(self._tensors)
             self._tensors.append(thing)
@@ -58,7 +58,7 @@ class _Structure(pickle.Pickler):
 
 
 class _Copy(pickle.Unpickler):
-    """Puts clones in."""
+    """Unpickler that puts a clone of the tensor in place of each number."""
 
     def __init__(self, file: io.BytesIO, tensors: list[torch.Tensor]) -> None:
         super().__init__(file)

@@ -1,4 +1,4 @@
-"""What people see of a `generate`: while it works, from another machine, and afterwards.
+"""Views of a `generate` for people: while it works, from another machine, and afterwards.
 
     phases = Phases()                            # seconds by phase
     recorder = Recorder(log)                     # events as lines of the log
@@ -8,7 +8,7 @@
 
 These are sinks of the schedule's events. `watch` and `utilisation` read the log that `event_log` wrote, in any process.
 
-Does not cover: what happens (`schedule`), how the log is kept (`store.events`), Prometheus (`cluster`).
+Does not cover: the events (`schedule`), the log's files (`store.events`), Prometheus (`cluster`).
 """
 
 from ray_unlearn.monitor.console import show_progress as show_progress

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ray_unlearn.schedule.events import Event, Failed, Made, Retried
 from ray_unlearn.schedule.pool import Lost, Ready
-from ray_unlearn.study.execution import Execution
+from ray_unlearn.study.schema import Execution
 from ray_unlearn.terminal import open_console
 from ray_unlearn.wording import duration, lines_in
 
@@ -28,7 +28,7 @@ _LINE_EVERY_S = 5.0
 
 
 class ConsoleSink:
-    """Counts runs and prints what happens; this class prints plain lines."""
+    """Sink that counts runs and prints events as plain lines."""
 
     def __init__(
         self, console: Console, total: int, already: int, *, max_attempts: int = 1, verbose: bool = False
@@ -39,10 +39,10 @@ class ConsoleSink:
         self._start: float | None = None
         self._ready: set[int] = set()
         self._causes: set[str] = set()
-        """Why workers could not start; each is printed once."""
+        """Causes why workers could not start; each is printed once."""
 
     def __call__(self, event: Event) -> None:
-        """Count and print an event, where it concerns people."""
+        """Count an event, and print it if it is of interest to people."""
         if isinstance(event, Made | Retried | Failed) and event.worker is not None and self._verbose:
             for line in lines_in(event.outcome.log):
                 self.log(f"{event.outcome.run}: {line}")
@@ -78,7 +78,7 @@ class ConsoleSink:
         return f"{60 * fresh / elapsed:.1f} runs/min{failed}, about {duration(left)} left"
 
     def _began(self, event: Ready) -> None:
-        """Measure time from the first ready worker: what starting took says nothing about what is left."""
+        """Measure time from the first ready worker on: the rate of runs does not include starting."""
         if self._start is None:
             self._start = time.monotonic()
         self._ready.add(event.worker)
@@ -91,7 +91,7 @@ class ConsoleSink:
 
 
 class _Bar(ConsoleSink):
-    """The same on a terminal."""
+    """Sink with a live bar, for a terminal."""
 
     def __init__(self, console: Console, total: int, already: int, **how: Any) -> None:
         super().__init__(console, total, already, **how)
@@ -114,10 +114,10 @@ def show_progress(total: int, already: int, execution: Execution, verbose: bool 
     """Yield a sink that suits standard error.
 
     Args:
-        total: runs that were asked for.
-        already: runs of these that were made before.
-        execution: the study's, which says how often a run is tried.
-        verbose: print what each run printed, too, when it ends.
+        total: number of runs that were requested.
+        already: number of those that were made before.
+        execution: the study's section; `max_attempts` is shown with retries.
+        verbose: print each run's output, too, when the run ends.
 
     """
     console, max_attempts = open_console(error=True), execution.max_attempts

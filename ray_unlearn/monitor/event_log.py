@@ -1,4 +1,4 @@
-"""What happens while runs are made -> lines in the log of events.
+"""Events of the schedule -> lines in the study's log of events.
 
     recorder = Recorder(log)
     recorder.begun(job, planned=64, pending=runs, workers="up to 2 workers on cpu")
@@ -7,10 +7,10 @@
     recorder.ended(tally, phases)
 
 Lines: begun; ready, given, made, failed, given up, recycled, poisoned, leaving, lost, stopped; preparing and alive
-(`store.events`); ended, or broken off. None holds a path or a URI: what an error says of one is left out here, and
-stands in the run's file under failed/.
+(`store.events`); ended, or broken off. No line holds a path or a URI: they are cut out of errors here, and the run's
+file under failed/ has the whole text.
 
-Does not cover: how lines are kept (`store.events`), nor what they add up to (`monitor.utilisation`).
+Does not cover: the log's files (`store.events`), statistics of a log (`monitor.utilisation`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Recorder:
         self._given: set[Run] = set()
 
     def begun(self, job: Job, *, planned: int, pending: Sequence[Run], workers: str) -> None:
-        """Write what there is to do, and what does it."""
+        """Write the number of runs to make, the workers, and the driver's host, process and versions."""
         from ray_unlearn.run.artefacts import versions
 
         self._log.write(
@@ -60,13 +60,13 @@ class Recorder:
         )
 
     def ended(self, tally: Tally, phases: Mapping[str, float]) -> None:
-        """Write what became of it."""
+        """Write the number of runs by outcome, and the seconds by phase."""
         seconds = {name: round(value, 3) for name, value in phases.items()}
         counts = {"made": len(tally.made), "failed": len(tally.failed), "blocked": len(tally.blocked)}
         self._log.write("ended", **counts, phases=seconds)
 
     def __call__(self, event: Event) -> None:
-        """Write an event: a line, or two where an outcome has a consequence."""
+        """Write an event as one line, or two if its outcome also replaces the worker or gives the run up."""
         if isinstance(event, Started):
             self._started(event)
         elif isinstance(event, Made | Retried | Failed):
@@ -81,14 +81,14 @@ class Recorder:
             self._log.write("stopped", worker=event.worker)
 
     def _started(self, event: Started) -> None:
-        """Write the runs of a call; those that were given before are given again."""
+        """Write the runs of a call; `again` lists those that were given out before."""
         again = [str(run) for run, _ in event.attempts if run in self._given]
         self._given.update(run for run, _ in event.attempts)
         runs = [[str(run), attempt] for run, attempt in event.attempts]
         self._log.write("given", worker=event.worker, runs=runs, **({"again": again} if again else {}))
 
     def _attempted(self, event: Made | Retried | Failed) -> None:
-        """Write an attempt that a worker reported, and a run that is given up; a death has its own line already."""
+        """Write an attempt that a worker reported, and a run that is given up; a death has its own line, `lost`."""
         outcome = event.outcome
         who = {"worker": event.worker, "run": str(outcome.run), "attempt": event.attempt}
         if isinstance(event, Made):
@@ -110,7 +110,7 @@ def _failure(outcome: Outcome) -> dict[str, Any]:
 
 
 def _figures(spent: Spent) -> dict[str, Any]:
-    """Return what a made run took: seconds by part, spans, bytes, images and their rate where somebody counted."""
+    """Return the figures of a made run: seconds by part, spans, bytes, and images with their rate if counted."""
     seconds = dict(spent.seconds)
     if len(spent.busy) > 1:
         start, end = spent.busy[1]
@@ -122,7 +122,7 @@ def _figures(spent: Spent) -> dict[str, Any]:
 
 
 def without_places(text: str) -> str:
-    """Return one line of at most 300 characters without paths and URIs: those may hold names, and credentials.
+    """Return one line of at most 300 characters without paths and URIs, which may hold names and credentials.
 
     >>> without_places("finetune/00007: s3://key:secret@bucket/x: cannot write '/home/ada/y': full")
     "finetune/00007: ... cannot write '...': full"

@@ -1,14 +1,14 @@
-"""Where the time of one `generate` goes: seconds by phase, which add up to the whole.
+"""Time of one `generate` by phase; the phases add up to the whole.
 
     phases = Phases()
     phases.enter("prepare")                      # from here on, until the next phase is entered
     phases.enter("runs")
     phases.end()                                 # {"prepare": 1.2, "runs": 34.5}
 
-What happens at the same time (Ray starts while the data are opened, a run is published while the next one trains) is
-not counted again: a phase is time that was waited for.
+Work in parallel (Ray starts while the data are opened, a run is published while the next one trains) is not counted
+twice: a phase is time that the command waited for.
 
-Does not cover: the time of a single run; its record has that.
+Does not cover: the time of a single run, which is in its record.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ray_unlearn.schedule.events import Event
 from ray_unlearn.schedule.pool import Ready
 
 PHASES = {"prepare": "data", "connect": "Ray", "workers": "workers", "runs": "runs", "finish": "finish"}
-"""Phase -> what people read. prepare: plan and data. connect: Ray started or joined. workers: until the first worker is
-ready. runs: from then until the last run is published. finish: metrics, and everything let go."""
+"""Phase -> its name for people. prepare: plan and data. connect: Ray started or joined. workers: until the first worker
+is ready. runs: from then until the last run is published. finish: metrics, and everything closed."""
 
 _STARTING = ("prepare", "connect", "workers")
 
@@ -35,7 +35,7 @@ class Phases:
         self._seconds: dict[str, float] = {}
 
     def enter(self, phase: str) -> None:
-        """Go over to a phase; one that was left before goes on where it stopped. Entering it again changes nothing."""
+        """Switch to a phase; its time adds to that of earlier visits. Entering the current phase changes nothing."""
         now = self._clock()
         self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now - self._since
         self._phase, self._since = phase, now
@@ -46,7 +46,7 @@ class Phases:
             self.enter("runs")
 
     def end(self) -> dict[str, float]:
-        """Return seconds by phase, in the order of `PHASES`; those never entered are left out."""
+        """Return seconds by phase, in the order of `PHASES`, without phases that were never entered."""
         self.enter(self._phase)
         return {phase: self._seconds[phase] for phase in PHASES if phase in self._seconds}
 

@@ -1,14 +1,14 @@
-"""How busy workers were: from the events of one `generate` to one number.
+"""Utilisation of the workers of one `generate`: the share of their time in which they were busy, from its events.
 
     events = EventReader(store).newest()
     use = utilisation(events)
     use.share                                    # 0.97; None where no run was made
 
-Busy is what workers say of themselves: training, predicting and publishing, by their own clocks, not the time from the
-driver's dispatch to its hearing the outcome. The time that counts is from the first run's start to the last run's end:
-for every worker from when it was ready, also after the scheduler let it go for want of work, until then or its loss.
-One that had to go, because its memory had grown, its GPU had failed or its node is drained, is there until it has
-finished what it had. Time that a killed worker spent on runs that it never told of counts as idle.
+A worker is busy while it trains, predicts or publishes, by its own clock; the driver's time from dispatch to report
+does not count. The window is from the first run's start to the last run's end. Within it, a worker is present from when
+it was ready until the window's end or its loss, also after the scheduler stopped it for lack of runs. A worker that had
+to stop, because its memory had grown, its GPU had failed or its node is drained, is present until it has finished its
+runs. Time that a killed worker spent on runs that it never reported counts as idle.
 
 Does not cover: how well a busy worker uses its device (a run's images per second).
 """
@@ -32,23 +32,23 @@ class Utilisation:
     """Worker seconds between the first run's start and the last run's end."""
 
     runs: int
-    """Made, or tried."""
+    """Number of runs that were made or tried."""
     workers: int
-    """That worked or waited then."""
+    """Number of workers that were present in the window."""
     window_s: float
     busy_s: float
-    """Of all workers together."""
+    """Busy seconds of all workers together."""
     there_s: float
-    """How long workers were there, all together."""
+    """Seconds of presence of all workers together."""
 
     @property
     def share(self) -> float | None:
-        """Busy over there; None where nobody was."""
+        """Busy seconds over seconds of presence; None if no worker was present."""
         return self.busy_s / self.there_s if self.there_s else None
 
 
 def utilisation(events: Iterable[Event]) -> Utilisation:
-    """Add up one log's events; those that are damaged count for nothing."""
+    """Add up one log's events; damaged events are skipped."""
     busy: dict[int, list[Span]] = {}
     ready, gone, leaving, runs = dict[int, float](), dict[int, float](), set[int](), 0
     for event in events:
@@ -84,7 +84,7 @@ def utilisation(events: Iterable[Event]) -> Utilisation:
 
 
 def utilisation_line(use: Utilisation) -> str:
-    """Return it as a line: `2 workers busy 96.8 % of 71.2 s between first and last run`."""
+    """Return one line: `2 workers busy 96.8 % of 71.2 s between the first and the last of 40 runs`."""
     if use.share is None:
         return "no run was made"
     workers = f"{use.workers} worker" + "s" * (use.workers != 1)
@@ -93,7 +93,7 @@ def utilisation_line(use: Utilisation) -> str:
 
 
 def _length(spans: Sequence[Span]) -> float:
-    """Return the length of the union of spans: a run is published while the next one trains."""
+    """Return the seconds covered by at least one span: a run is published while the next one trains."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))

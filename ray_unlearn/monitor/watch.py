@@ -1,17 +1,17 @@
-"""How far a study is, looked at again and again: from another machine, too, and on any storage.
+"""Progress of a study, read again and again: from another machine, too, and on any storage.
 
     watch = Watch(study, store)
-    look = watch.look()                          # made, failed, planned by population; rate; what the driver does
+    look = watch.look()                          # made, failed, planned by population; rate; state of the driver
     look.all_made, look.runs_per_s, look.left_s, look.driver
 
-What is made is known from records alone: a look lists each population's folder and reads only records that are new to
-it. The log of events adds which driver is at work, how quick it is, and which runs it has given up; where it cannot
-be read, watching goes on without.
+The number of made runs is known from records alone: a look lists each population's folder and reads only records that
+are new to it. The log of events adds which driver is at work, its rate, and the runs that it has given up; if the log
+cannot be read, watching continues without it.
 
-The rate is that of the times in the log, else of when looks saw more runs than the look before. Both end at a run's
-end, not at the time of the question: what has passed of a long run says nothing yet.
+The rate comes from the times in the log; without a log, from the times of looks that saw more runs than the previous
+look. Both end at the end of a run, not at the time of the look: the elapsed part of a long run is not counted.
 
-Does not cover: how it is shown (`cli.watching`), nor scores (`evaluation`).
+Does not cover: showing the progress (`cli.watching`), scores (`evaluation`).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
 
 WINDOW_S = 1800.0
-"""The time before the last run's end that counts, where it holds runs enough: nodes come and go."""
+"""Seconds before the last run's end that count for the rate, if enough runs ended in them: nodes come and go."""
 _ENOUGH = 60
 _CHANGES = 60
 SILENT_S = 4 * ALIVE_EVERY_S
-"""A driver from which nothing is heard for so long is dead, or cut off from its storage."""
+"""Seconds without a new event after which a driver counts as dead, or cut off from its storage."""
 PATIENCE_S = 15.0
-"""After the end of a log, the next command's driver may be starting: until it has said so, it cannot be seen."""
+"""Seconds after the end of a log in which the next command's driver may be starting without an event of its own yet."""
 _OVER = ("ended", "broken off")
 
 
 class Driver(StrEnum):
-    """What the driver does."""
+    """State of the driver."""
 
     none = "no driver now"
     preparing = "preparing"
@@ -51,64 +51,69 @@ class Driver(StrEnum):
 
 
 _BEST = (Driver.working, Driver.preparing, Driver.none, Driver.silent, Driver.ended, Driver.unknown)
-"""Of the newest log, and of the newest whose driver came so far as to begin: one that was refused ends no other."""
+"""States, best first. Of the newest log, and of the newest whose driver began, the better state is shown, so that a
+command that was refused hides no other."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Made:
-    """How far one population is."""
+    """Progress of one population."""
 
     population: str
     planned: int
     made: int
     failed: int
-    """Given up, and not made since."""
+    """Number of runs that were given up and not made since."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
-    """How far a study is."""
+    """Progress of a study."""
 
     populations: tuple[Made, ...]
     driver: Driver
     runs_per_s: float | None
-    """None before the log, or two looks, saw runs made."""
+    """Runs per second; None until the log, or two looks, have seen runs made."""
     left_s: float | None
-    """Until everything is made that this driver has not given up, at this rate."""
+    """Seconds until every run is made that this driver has not given up, at this rate."""
 
     @property
     def all_made(self) -> bool:
-        """Whether nothing is left to make."""
+        """Whether every planned run is made."""
         return all(one.made >= one.planned for one in self.populations)
 
     @property
     def made(self) -> int:
-        """Runs of all populations."""
+        """Number of made runs of all populations."""
         return sum(one.made for one in self.populations)
 
 
 class Watch:
-    """Looks at one study."""
+    """Watches one study."""
 
     def __init__(self, study: Study, store: StudyStore, clock: Callable[[], float] = time.monotonic) -> None:
         self._study, self._store, self._clock = study, store, clock
         self._made: dict[str, tuple[str, set[int]]] = {}
-        """Population -> digest, runs whose records were seen."""
+        """Population -> its digest, and the runs whose records were read."""
         self._events = EventReader(store)
         self._rate = Seen()
         self._news: dict[str, tuple[int, int, float]] = {}
-        """Log -> runs made and number of its events, and when one of them last was new."""
+        """Log -> number of made runs and of its events, and the time when one of these numbers last changed."""
 
     def look(self) -> Look:
-        """Look at what is there now.
+        """Return the progress now.
 
         Raises:
-            StoreError: what is made cannot be read.
+            StoreError: the records cannot be read.
 
         """
         populations = tuple(self._population(name, spec.planned) for name, spec in self._study.populations.items())
-        (newest, unread), made, now = self._events.heard(), sum(one.made for one in populations), self._clock()
-        events = newest if _begun(newest) else self._events.heard("begun")[0]
+        (newest, unread), made, now = (
+            self._events.newest_or_error(),
+            sum(one.made for one in populations),
+            self._clock(),
+        )
+        events = newest if _begun(newest) else self._events.newest_or_error("begun")[0]
         states = [self._driver(log, made, now) for log in (newest, events) if log]
         driver = Driver.unknown if unread else min(states, key=_BEST.index, default=Driver.none)
         self._rate.look(now, made)
@@ -143,7 +148,7 @@ class Watch:
         return record is not None and record.is_of(run, digest)
 
     def _driver(self, events: list[Event], made: int, now: float) -> Driver:
-        """Return what the driver of a log does."""
+        """Return the state of a log's driver."""
         log = str(events[0]["at"])
         *before, news_at = self._news.get(log, (-1, 0, now))
         news_at = news_at if before == [made, len(events)] else now
@@ -155,14 +160,14 @@ class Watch:
         return Driver.working if _begun(events) else Driver.preparing
 
     def _given_up(self, events: list[Event]) -> set[str]:
-        """Return the runs that this driver will not make; those of earlier commands it tries again."""
+        """Return the runs that this driver has given up; it tries those again that earlier commands gave up."""
         given_up = {str(event.get("run")) for event in events if event["event"] == "given up"}
         made = {f"{name}/{index:05d}" for name, (_, indexes) in self._made.items() for index in indexes}
         return given_up - made
 
 
 def _begun(events: list[Event]) -> Event | None:
-    """Return what the driver said of its task; None while it prepares."""
+    """Return the event with which the driver began its runs; None while it prepares."""
     return next((event for event in events if event["event"] == "begun"), None)
 
 
@@ -175,7 +180,8 @@ def _asked_for(one: Made, events: list[Event]) -> bool:
 def rate_of(events: Iterable[Event]) -> float | None:
     """Return the runs per second from the first ready worker on, or within the window, to the last run's end.
 
-    Whole rounds of workers that work in step are counted from where the first began, which an earlier run's end is not.
+    Workers that work in step finish in rounds: whole rounds are counted from the start of the first round, not from the
+    end of an earlier run.
     """
     ready_s, made_s = None, list[float]()
     for event in events:
@@ -193,24 +199,24 @@ def rate_of(events: Iterable[Event]) -> float | None:
 
 
 class Seen:
-    """What looks saw, where no log tells: only those count that saw more than the look before."""
+    """Rate without a log: from the looks that saw more made runs than the previous look."""
 
     def __init__(self) -> None:
         self._changes: deque[tuple[float, int]] = deque(maxlen=_CHANGES)
-        """When, and how many were made then."""
+        """Time of a look in s, and the number of runs made then."""
         self._made: int | None = None
 
     def look(self, now_s: float, made: int) -> None:
-        """Take a look: how many are made."""
+        """Note the number of made runs at a time."""
         if self._made is not None and made > self._made:
             self._changes.append((now_s, made))
-        elif self._made is not None and made < self._made:  # taken away: what was seen is no measure any more
+        elif self._made is not None and made < self._made:  # runs were removed: earlier looks do not count any more
             self._changes.clear()
         self._made = made
 
     @property
     def per_s(self) -> float | None:
-        """Return the runs between the first and the last change, by the time between them."""
+        """Return the runs per second between the first and the last change."""
         if len(self._changes) < 2:
             return None
         (start_s, before), (end_s, made) = self._changes[0], self._changes[-1]

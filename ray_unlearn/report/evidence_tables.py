@@ -116,8 +116,9 @@ def _quantile_cell(found: ImageQuantiles | None) -> Cell:
         return DASH
     values = " · ".join(decimals(found.quantiles[place]) for place in _SHOWN)
     beyond = "" if found.beyond_null is None else f"{percent(found.beyond_null)} % beyond the null"
-    null = (" · ".join(["null " + decimals(found.null[0]), *(decimals(found.null[p]) for p in _SHOWN[1:])]),)
-    return number(found.quantiles[1], values, beyond, f"worst {found.worst}", null=null if found.null else ())
+    shown = [decimals(found.null[place]) for place in _SHOWN] if found.null else []
+    null = (f"null {' · '.join(shown)}",) if shown else ()
+    return number(found.quantiles[1], values, beyond, f"worst {found.worst}", null=null)
 
 
 def _bounds_cell(found: PopulationScores) -> Cell:

@@ -1,4 +1,4 @@
-"""One run, executed: trained, predicted, published, and told as an outcome; no Ray in it.
+"""One run, executed: trained, predicted, published, and reported as an outcome. Without Ray.
 
     from ray_unlearn.run.worker import Job, Worker
 
@@ -8,7 +8,7 @@
 
 `worker` opens a job once and makes its runs, `artefacts` turns a trained model into files and a record, `publisher` is
 the thread that writes them while the next run trains, `run_log` keeps what a run prints, and `outcome` is what the
-scheduler gets. Importing this room, or `outcome`, brings no torch.
+scheduler gets. Importing this room, or `outcome`, does not import torch.
 
-Does not cover: which run comes next (`schedule`), where workers live (`generation`, `cluster`).
+Does not cover: the order of runs (`schedule`), the places where workers run (`generation`, `cluster`).
 """

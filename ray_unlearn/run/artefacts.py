@@ -1,11 +1,11 @@
-"""What a run leaves behind: outputs, checkpoint, stages, and the record that names them.
+"""Files of a finished run: outputs, checkpoint, stages, and the record that names them.
 
     writer = RunWriter(run=run, population=population, study=study, sets=output_sets(study, sets), all_sets=sets)
     method(..., on_epoch=writer.on_epoch)
     writer.predict(model)                        # logits and metrics
     payloads = writer.finish(model)              # {"model.safetensors": bytes, "outputs.arrow": bytes}
 
-Does not cover: what outputs.arrow looks like (`store.outputs`), and where the bytes go (`ray_unlearn.store`).
+Does not cover: the format of outputs.arrow (`store.outputs`), storing the bytes (`ray_unlearn.store`).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow")
 
 
 def output_sets(study: Study, sets: Mapping[str, ImageSet]) -> dict[str, ImageSet]:
-    """Return the sets whose logits are saved: those the study names and has, retain sampled where it says so.
+    """Return the sets whose logits are saved: the non-empty ones of `outputs.splits`, retain perhaps sampled.
 
     Raises:
-        StudyError: a split that the study asks for in so many words is empty.
+        StudyError: a split that the study lists in `outputs.splits` is empty.
 
     """
     chosen: dict[str, ImageSet] = {}
@@ -48,7 +48,7 @@ def output_sets(study: Study, sets: Mapping[str, ImageSet]) -> dict[str, ImageSe
         images = sets[name]
         if not len(images):
             if name in asked:
-                raise StudyError(f"outputs.splits: asks for {name}, which the study's data do not have")
+                raise StudyError(f"outputs.splits: {name} has no images in this study; leave it out of the list")
             continue
         limit = study.outputs.retain_sample
         if name == "retain" and limit is not None and limit < len(images):
@@ -61,7 +61,7 @@ def output_sets(study: Study, sets: Mapping[str, ImageSet]) -> dict[str, ImageSe
 
 @dataclass(kw_only=True)
 class RunWriter:
-    """Gathers what one run leaves behind."""
+    """Collects the payloads and the record of one run."""
 
     run: Run
     population: Population
@@ -69,24 +69,24 @@ class RunWriter:
     sets: Mapping[str, ImageSet]
     """Sets whose logits are saved."""
     all_sets: Mapping[str, ImageSet]
-    """Every set of the study; stage metrics look at all of them."""
+    """Every set of the study; stage metrics are computed on all of them."""
     epoch_loss: list[float] = field(default_factory=list)
     stages: list[dict[str, float]] = field(default_factory=list)
     payloads: dict[str, bytes] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     logits: dict[str, np.ndarray] = field(default_factory=dict)
     images: int = 0
-    """Trained on so far, every epoch counted."""
+    """Number of images trained on so far, counted once per epoch."""
 
     def on_images(self, count: int) -> None:
-        """Note how many images an epoch trained on."""
+        """Add the number of images that an epoch trained on."""
         self.images += count
 
     def on_epoch(self, model: nn.Module, epoch: int, loss: float) -> None:
-        """Note the epoch's loss, and publish what the study's `stages` ask for."""
+        """Note the epoch's loss, and add the payloads that the study's `stages` ask for."""
         wanted = self.study.stages
         self.epoch_loss.append(loss)
-        number = len(self.epoch_loss)  # a method that fits twice goes on counting
+        number = len(self.epoch_loss)  # counts on through a method that fits twice
         if wanted.metrics:
             logits = {name: predict(model, images) for name, images in self.all_sets.items() if len(images)}
             self.stages.append({"epoch": float(number), "train_loss": loss, **_metrics(logits, self.all_sets)})
@@ -96,12 +96,12 @@ class RunWriter:
             self.payloads[f"stage-{number:04d}.safetensors"] = checkpoint_bytes(model, self.study.checkpoint_dtype)
 
     def predict(self, model: nn.Module) -> None:
-        """Note the finished model's logits and metrics."""
+        """Keep the finished model's logits and metrics."""
         self.logits = self._logits(model)
         self.metrics = _metrics(self.logits, self.sets)
 
     def finish(self, model: nn.Module, log: bytes = b"") -> dict[str, bytes]:
-        """Return all payloads by file name; may be called in another thread than the rest."""
+        """Return all payloads by file name; may be called in another thread than the other methods."""
         self.payloads[OUTPUTS] = self._encoded(self.logits)
         if self.population.keep_checkpoints:
             self.payloads[CHECKPOINT] = checkpoint_bytes(model, self.study.checkpoint_dtype)
@@ -175,7 +175,7 @@ def split_logits(
 
 @functools.cache
 def versions() -> Mapping[str, str]:
-    """Return what makes the numbers: Python and packages, by name."""
+    """Return the versions of Python and of the packages that affect the numbers, by name."""
     found = {"python": platform.python_version(), "ray-unlearn": __version__}
     for package in _PACKAGES:
         try:

@@ -1,9 +1,9 @@
-"""What became of an attempt at a run, in plain values, and where it was made.
+"""Outcome of an attempt at a run, and description of the worker that made it, in plain values.
 
     success_of(run, record, work, publication, images=6400)
     failure_of(run, start, error)                # not made; whether another attempt would fail the same way
 
-Does not cover: how a run is made (`worker`), nor what a failure changes in the order of work (`schedule`).
+Does not cover: making a run (`worker`), the effect of a failure on the order of runs (`schedule`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ray_unlearn.study.uris import without_keys
 from ray_unlearn.usercode.imports import line_in_script
 
 Span = tuple[float, float]
-"""From, to; in seconds."""
+"""Start and end, in seconds."""
 
 # The same run would fail the same way again, so these are not retried.
 _FINAL = (DataError, MethodError, ModelError, TrainingDiverged)
@@ -36,69 +36,69 @@ _FINAL = (DataError, MethodError, ModelError, TrainingDiverged)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerInfo:
-    """Where a worker lives."""
+    """Host, process, device and arithmetic of a worker."""
 
     host: str
     pid: int
     device: str
     arithmetic: Mapping[str, str] = field(default_factory=dict)
-    """What the last bits of its runs depend on (`store.arithmetic`)."""
+    """Settings and instructions that the last bits of its runs depend on (`store.arithmetic`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spent:
-    """What an attempt took; evidence for people who watch, on which nothing depends."""
+    """Time, bytes and images of an attempt; for logs and meters only: no decision depends on them."""
 
     busy: tuple[Span, ...] = ()
-    """(from, to) in seconds since the epoch by the worker's clock: training and predicting; then publishing, which
+    """Spans in seconds since the Unix epoch by the worker's clock: training and predicting; then publishing, which
     overlaps the next run."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """By part: train, predict; empty where the run was not made."""
+    """Part (train, predict) -> seconds; empty if the run was not made."""
     size_bytes: int = 0
-    """Of all payloads."""
+    """Bytes of all payloads."""
     images: int = 0
-    """Trained on, every epoch counted, as far as `training` saw them."""
+    """Number of images trained on by `ray_unlearn.training`, counted once per epoch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What became of one attempt; plain values, so that no exception of a stranger's class is unpickled."""
+    """Outcome of one attempt, in plain values, so that no exception of a method's own class is unpickled."""
 
     run: Run
     seconds: float
     """Worker seconds for this attempt; publication that overlapped the next run is not counted."""
     error: str = ""
-    """One line; empty where the run was published."""
+    """One line; empty if the run was published."""
     traceback: str = ""
     final: bool = False
     """Whether another attempt would fail the same way."""
     poisoned: bool = False
-    """Whether the worker must go: a fault on a GPU stays with its process."""
+    """Whether the worker must be replaced: a fault on a GPU stays with its process."""
     unwritable: bool = False
-    """Whether the storage takes no run at all until a person acts: it is full, or this user may not write there."""
+    """Whether the storage accepts no run until a person acts: it is full, or this user may not write there."""
     recycle: bool = False
-    """Whether the worker should go: it holds more memory than `execution.recycle_growth_gib` allows."""
+    """Whether the worker should be replaced: its memory has grown by more than `execution.recycle_growth_gib`."""
     metrics: dict[str, float] = field(default_factory=dict)
     spent: Spent | None = None
-    """None where the worker died."""
+    """Time, bytes and images; None if the worker died."""
     log: bytes = b""
-    """What the run printed; of a run that was published, only where the job is verbose."""
+    """Output that the run printed; for a published run, only if the job is verbose."""
 
 
 Attempt = tuple[Run, int]
-"""A run, and which attempt at it this is, from 1."""
+"""A run, and the number of the attempt at it, from 1."""
 
 
 def success_of(run: Run, record: Record, work: Span, publication: Span, *, images: int, log: bytes = b"") -> Outcome:
     """Return the outcome of an attempt that was published.
 
     Args:
-        run: which.
-        record: its.
-        work: when it was trained and predicted, by `time.monotonic()`.
-        publication: when it was published.
-        images: that it was trained on.
-        log: what it printed, where somebody wants to see it at once.
+        run: the run.
+        record: the run's record.
+        work: span of training and predicting, by `time.monotonic()`.
+        publication: span of publishing, by the same clock.
+        images: number of images that it was trained on.
+        log: output that it printed, if the job is verbose.
 
     """
     took = Spent(
@@ -133,17 +133,17 @@ def _since_epoch(*spans: Span) -> tuple[Span, ...]:
 
 
 def _text(error: BaseException) -> str:
-    """Return an exception's text; its class may be a stranger's, and its text raise in its turn."""
+    """Return an exception's text; making the text of a method's own exception may raise another one."""
     try:
         return _printable(without_keys(" ".join(str(error).split())))
     except Interrupted:
         raise
-    except BaseException as another:  # a method's own class, which may raise anything
-        return f"(its text cannot be had: {type(another).__name__})"
+    except BaseException as another:  # a method's own class may raise anything
+        return f"(making its text raised {type(another).__name__})"
 
 
 def _printable(text: str) -> str:
-    """Return the text without half characters, which no record could hold."""
+    """Return the text without lone surrogates, which no record could hold."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -153,7 +153,7 @@ def _one_line(error: BaseException, text: str) -> str:
 
 
 def _out_of_memory(error: BaseException, text: str) -> str:
-    """Return what helps where memory ran out; torch says so in two ways, known here by their names alone."""
+    """Return advice if memory ran out; torch has two exceptions for it, recognised by name without importing torch."""
     if type(error).__name__ == "OutOfMemoryError":
         return "; out of GPU memory: a smaller batch_size, fewer workers per GPU, or a smaller device_budget_gib helps"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:

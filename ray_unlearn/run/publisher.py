@@ -1,14 +1,14 @@
 """A thread that publishes one run while the next one trains: one call at a time, results in order.
 
     publisher = Publisher()
-    outcomes = publisher.flush()                 # wait for the call in flight; its result, or nothing
+    outcomes = publisher.flush()                 # wait for the call in flight; a list of its result, or empty
     publisher.begin(publish)                     # returns at once; one call at most is in flight
     publisher.close()
 
 At most one publication is in flight, so that a worker holds two models and no more: the one that is written and the
 one that is trained.
 
-Does not cover: what is published (`worker`), nor how (`store`).
+Does not cover: the runs that are published (`worker`), writing them (`store`).
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ T = TypeVar("T")
 
 
 class Publisher(Generic[T]):
-    """A thread for one call at a time."""
+    """A thread that executes one call at a time."""
 
     def __init__(self, prepare: Callable[[], None] = lambda: None) -> None:
-        """Take what the thread does first, before any call. It starts now: later, a run's code may have used up all."""
+        """Start the thread with a call of `prepare`; now, because a run's code may use up all threads later."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publisher", initializer=prepare)
         self._thread.submit(int)
         self._flying: Future[T] | None = None
 
     def begin(self, call: Callable[[], T]) -> None:
-        """Begin a call; the one before must have been flushed."""
+        """Begin a call; the previous one must have been flushed."""
         if self._flying is not None:
             raise RuntimeError("a publication is in flight: flush it first")
         self._flying = self._thread.submit(call)
 
     def known(self) -> list[T]:
-        """Return the result of the call in flight if it is there; never waits."""
+        """Return the result of the call in flight if it has ended; never waits."""
         return self.flush() if self._flying is not None and self._flying.done() else []
 
     def flush(self) -> list[T]:
-        """Wait for the call in flight and return its result; empty where there is none."""
+        """Wait for the call in flight and return its result; an empty list if there is none."""
         if self._flying is None:
             return []
-        result = self._flying.result()  # an interrupt in here leaves it in flight, for `close`
+        result = self._flying.result()  # an interrupt here leaves the call in flight, for `close`
         self._flying = None
         return [result]
 

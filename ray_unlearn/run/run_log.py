@@ -1,18 +1,18 @@
-"""What a run's code prints, warns and logs, kept in memory of a bounded size.
+"""Output of a run's code (prints, warnings, logging), kept in memory of a bounded size.
 
     log = RunLog()
     with recorded(log):
         method.run(model, data, options, rng)    # print, sys.stderr, warnings.warn, logging
-    log.content()                                # bytes; 1 MiB at most, with the middle cut out; empty if nothing came
+    log.content()                                # bytes; 1 MiB at most, with the middle cut out; may be empty
 
 A log holds the output of the thread that entered `recorded` and of threads that were started inside it; every other
-thread (a progress bar, the publisher) reaches the streams that were there before. Both streams go into one log, in the
-order of the writes. A warning is `file.py:12: UserWarning: text`: no folder, so that a run has the same log on every
-machine. Logging is as in a new process (warnings and errors, unless the run's code configures it), and how the code
-configured it is undone afterwards.
+thread (a progress bar, the publisher) writes to the previous streams. Both streams go into one log, in the order of the
+writes. A warning is `file.py:12: UserWarning: text`, without its folder, so that a run has the same log on every
+machine. Logging starts as in a new process (warnings and errors, unless the run's code configures it), and changes of
+its configuration are undone afterwards.
 
-Does not cover: what other programs and libraries write to the process's file descriptors, nor the output of a process
-that the run's code starts: both go where they went before.
+Does not cover: bytes that programs and libraries write to the process's file descriptors, and output of processes that
+the run's code starts; both go to the process's own streams.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from typing import Any, TextIO
 from ray_unlearn.usercode.imports import SCRIPT_PREFIX
 
 LIMIT_BYTES = 2**20
-_MARK_BYTES = 64  # more than the line about what is missing takes
+_MARK_BYTES = 64  # longer than the line that counts missing bytes
 
 
 class RunLog(io.BufferedIOBase):
-    """The first and the last bytes that were written to it."""
+    """Binary stream that keeps the first and the last bytes written to it."""
 
     name = "<log>"
 
@@ -50,7 +50,7 @@ class RunLog(io.BufferedIOBase):
         return True
 
     def write(self, data: Any, /) -> int:
-        """Take bytes; never holds more than twice the limit."""
+        """Append bytes; the log never holds more than twice its limit."""
         view = memoryview(data).cast("B")
         with self._lock:
             room = self._half - len(self._head)
@@ -63,7 +63,7 @@ class RunLog(io.BufferedIOBase):
         return len(view)
 
     def content(self) -> bytes:
-        """Return what was written; where it was too much, a line in the middle says how many bytes are missing."""
+        """Return the bytes written; above the limit, a line in the middle counts the missing bytes."""
         with self._lock:
             head, tail, written = bytes(self._head), bytes(self._tail), self._written
         if written <= 2 * self._half:
@@ -86,17 +86,17 @@ def _without_torn_start(data: bytes) -> bytes:
 
 
 class _Recording:
-    """A log, and whose output goes into it."""
+    """A log, and the threads whose output goes into it."""
 
     def __init__(self, log: RunLog) -> None:
         self._process, here = os.getpid(), threading.current_thread()
-        # Threads that Python did not start (autograd's, on a GPU) have stand-ins, which are left of earlier runs.
+        # Threads that Python did not start (autograd's, on a GPU) have stand-ins, which may be left from earlier runs.
         known = (one for one in threading.enumerate() if type(one).__name__ != "_DummyThread")
         self._others = {one for one in known if one is not here}
         self.text = io.TextIOWrapper(log, "utf-8", errors="backslashreplace", newline="\n", line_buffering=True)
 
     def takes_this_thread(self) -> bool:
-        """Return whether this thread is the run's: not in a forked child, whose memory is lost."""
+        """Return whether this thread is the run's; False in a forked child, whose memory is lost."""
         return threading.current_thread() not in self._others and os.getpid() == self._process
 
 
@@ -108,7 +108,7 @@ def _is_recorded() -> bool:
 
 
 class _Stream:
-    """Stands for sys.stdout or sys.stderr while a run executes; one object for all runs, because code may keep it."""
+    """Replaces sys.stdout or sys.stderr while a run executes; one object for all runs, because code may keep it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -122,7 +122,7 @@ class _Stream:
         return getattr(sys, f"__{self._name}__") if now is self else now
 
     def fileno(self) -> int:
-        """Return the file descriptor of the stream that was there before: what a child gets as its output."""
+        """Return the file descriptor of the previous stream, which a child process gets as its output."""
         return int(self._rest().fileno())
 
     def __getattr__(self, name: str) -> Any:
@@ -136,9 +136,9 @@ _STREAMS = {name: _Stream(name) for name in ("stdout", "stderr")}
 
 @contextlib.contextmanager
 def recorded(log: RunLog) -> Iterator[None]:
-    """Let a log take what this thread, and those that are started in the block, print, warn and log."""
-    global _recording  # noqa: PLW0603 - as sys.stdout is one for the process
-    with _logging_restored(), warnings.catch_warnings():  # which also shows again what was shown once already
+    """Record prints, warnings and logging of this thread, and of threads started in the block, in a log."""
+    global _recording  # noqa: PLW0603 - sys.stdout is global, too
+    with _logging_restored(), warnings.catch_warnings():  # shows warnings again that were shown once already
         _show_in(warnings.showwarning)
         for name, stream in _STREAMS.items():
             stream.before = getattr(sys, name)
@@ -169,20 +169,20 @@ def _show_in(before: Callable[..., None]) -> None:
 
 
 class _ToStderr(logging.Handler):
-    """What Python does with warnings where no handler is, for a process whose own handlers are elsewhere."""
+    """Handler that prints warnings and errors as Python does without any handler."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the message, if it is the run's."""
+        """Write the message, if it is of the run's thread."""
         if _is_recorded():
             sys.stderr.write(f"{self.format(record)}\n")
 
 
 @contextlib.contextmanager
 def _logging_restored() -> Iterator[None]:
-    """Undo what a run's code does to loggers; leave those of libraries that it imports, which stay imported."""
+    """Undo changes of loggers by a run's code; loggers of libraries that it imports stay, as the libraries do."""
     root = logging.getLogger()
     before = {one: _state(one) for one in _loggers()}
     disabled = root.manager.disable
@@ -194,7 +194,7 @@ def _logging_restored() -> Iterator[None]:
         root.manager.disable = disabled
         for logger in _loggers():
             wanted = before.get(logger) or (_state(logger) if _is_of_library(logger.name) else _NEW)
-            if wanted != _state(logger):  # setting a level takes longer than all else here
+            if wanted != _state(logger):  # setting a level is the slowest step here
                 level, logger.handlers[:], logger.propagate, logger.disabled = wanted
                 logger.setLevel(level)
 

@@ -1,16 +1,15 @@
-"""Executes one run after another; data and architecture are opened once. No Ray.
+"""A worker: opens data and architecture once, and executes one run after another. Without Ray.
 
     worker = Worker(job, device="cpu")
     worker.open()
-    known = worker.work([(run, 1), (other, 1)])  # outcomes that are known by now; never raises for a bad run
+    known = worker.work([(run, 1), (other, 1)])  # outcomes known so far; never raises for a bad run
     known += worker.flush()                      # waits for the rest
 
 A run is published while the next one trains: all training happens in the caller's thread, one publication at most is
-in flight in another. A run's bytes depend on the run and the thread count alone: not on the worker, nor on what it
-executed before; what a run's code does to its process (folder, environment, ...) is put back, and what it prints is
-kept as the run's log.
+in flight in another. A run's bytes depend on the run and the thread count alone, not on the worker or its earlier runs.
+Changes by a run's code to its process (folder, environment, ...) are undone, and its output is kept as the run's log.
 
-Does not cover: which run comes next (`ray_unlearn.schedule`).
+Does not cover: the order of runs (`ray_unlearn.schedule`).
 """
 
 from __future__ import annotations
@@ -43,34 +42,34 @@ from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.arithmetic import arithmetic_of
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import check_shared
-from ray_unlearn.study.execution import Execution
 from ray_unlearn.study.plan import Plan, Run
+from ray_unlearn.study.schema import Execution
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
-from ray_unlearn.training.precision import allow_tensor_float_32, refuse_absent
+from ray_unlearn.training.precision import allow_tensor_float_32, check_present
 from ray_unlearn.usercode.isolation import isolated_process_state, keep_freed_memory, resident_bytes
 
-# A run as short as this is published at once: two threads of one interpreter would get in each other's way.
+# A run as short as this is published in the worker's own thread: two threads of one interpreter slow each other down.
 _QUICK_S = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """All that a worker needs; picklable, without a pixel in it."""
+    """Everything that a worker needs; picklable, without pixels."""
 
     plan: Plan
     data: StudyData
     store: StudyStore
     cache: str
-    """Each node's folder for shards of a remote storage; a node's RAY_UNLEARN_CACHE takes precedence."""
+    """Folder on each node for shards of a remote storage; a node's RAY_UNLEARN_CACHE takes precedence."""
     marker: str = ""
     """Name of a file that the driver keeps in the storage while it works; a worker without it has another storage."""
     verbose: bool = False
-    """Whether outcomes of published runs bring the run's log along; those of failed runs always do."""
+    """Whether outcomes of published runs include the run's log; those of failed runs always do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Unpublished:
-    """A run that is trained and predicted; nothing else holds its model."""
+    """A run that is trained and predicted, and the only reference to its model."""
 
     run: Run
     attempt: int
@@ -91,19 +90,19 @@ class Worker:
         self._job = job
         self._device = torch.device(device)
         self._originals: dict[Run, tuple[str, Template]] = {}
-        """sha256 and model of the originals read so far."""
+        """Originals read so far: sha256 and model."""
         threads = job.plan.study.execution.cpus_per_worker
         self._publisher: Publisher[Outcome] = Publisher(functools.partial(torch.set_num_threads, threads))
         self._poisoned = False
         self._grown = False
         self._resident: int | None = None
-        """Bytes held after the first run: what every run needs again is no growth."""
+        """Bytes held after the first run, from which growth is measured."""
 
     def open(self) -> WorkerInfo:
         """Map the images and build the architecture.
 
         Raises:
-            RayUnlearnError: the storage, the device, the shards or the architecture are not to be had here.
+            RayUnlearnError: the storage, the device, the shards or the architecture cannot be used on this machine.
 
         """
         job, execution = self._job, self._job.plan.study.execution
@@ -131,7 +130,7 @@ class Worker:
         )
 
     def work(self, attempts: Sequence[Attempt], flush: bool = False) -> list[Outcome]:
-        """Execute runs one after another; return the outcomes known by now, of all of them if `flush`."""
+        """Execute runs one after another; return the outcomes known so far, with `flush` those of all runs."""
         known: list[Outcome] = []
         for run, attempt in attempts:
             if self._poisoned or self._grown or any(outcome.unwritable for outcome in known):
@@ -153,7 +152,7 @@ class Worker:
         return [*others, replace(last, recycle=True)]
 
     def execute(self, run: Run, attempt: int) -> list[Outcome]:
-        """Make one run and begin to publish it; return the outcomes known by now. Failures of any kind are outcomes."""
+        """Make one run and begin to publish it; return the outcomes known so far. Every failure is an outcome."""
         start, log = time.monotonic(), RunLog()
         try:
             with recorded(log):
@@ -170,15 +169,15 @@ class Worker:
         return known
 
     def flush(self) -> list[Outcome]:
-        """Wait until everything is published; return the outcomes that were not known yet."""
+        """Wait until every run is published; return the outcomes that were not returned yet."""
         return self._publisher.flush()
 
     def close(self) -> None:
-        """Wait until what is in flight is published, and end."""
+        """Wait for the publication in flight, and end the publisher's thread."""
         self._publisher.close()
 
     def _make(self, run: Run, attempt: int, start: float) -> _Unpublished:
-        self._configure()  # again for every run: a script may have changed any of it
+        self._configure()  # before every run: a script may have changed any setting
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
         rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
@@ -196,7 +195,7 @@ class Worker:
             run=run,
             attempt=attempt,
             writer=writer,
-            model=model if self._device.type == "cpu" else model.to("cpu"),  # its memory there is the next run's
+            model=model if self._device.type == "cpu" else model.to("cpu"),  # frees GPU memory for the next run
             rng=rng,
             started_at=started_at,
             seconds={"train": trained - start, "predict": time.monotonic() - trained},
@@ -205,7 +204,7 @@ class Worker:
         )
 
     def _publish(self, made: _Unpublished, start: float, end: float) -> Outcome:
-        """Serialise, hash and write; in the publisher's thread, but for quick runs."""
+        """Serialise, hash and write; in the publisher's thread, except for quick runs."""
         began = time.monotonic()
         try:
             payloads = made.writer.finish(made.model, made.log)
@@ -228,9 +227,9 @@ class Worker:
         return success_of(made.run, record, (start, end), (began, time.monotonic()), images=made.writer.images, log=log)
 
     def _configure(self) -> None:
-        """Set what the arithmetic of a run depends on."""
+        """Set threads, gradients, determinism and precision, on which a run's arithmetic depends."""
         execution = self._job.plan.study.execution
-        refuse_absent(self._device)
+        check_present(self._device)
         torch.set_default_dtype(torch.float32)
         torch.set_grad_enabled(True)
         torch.set_num_threads(execution.cpus_per_worker)
@@ -274,7 +273,7 @@ class Worker:
 
 
 def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
-    """Record why a run failed, and what it printed, in the folder of its population."""
+    """Record why a run failed, and its output, in the folder of its population."""
     failure = FailedRecord(
         population=outcome.run.population,
         index=outcome.run.index,
@@ -289,9 +288,9 @@ def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
 
 
 def _import_optimizers() -> None:
-    """Take one optimiser step on nothing: a process's first imports torch._dynamo, which takes seconds.
+    """Take one optimiser step on a dummy tensor: a process's first step imports torch._dynamo, which takes seconds.
 
-    No run should pay for that: the seconds in its record are compared with those of retraining.
+    Otherwise the first run's record would include them, and its seconds are compared with those of retraining.
     """
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
@@ -317,9 +316,9 @@ def _check_weights(model: nn.Module) -> None:
 
 
 def arithmetic(device: torch.device, execution: Execution) -> dict[str, str]:
-    """Return what the last bits of a run depend on, besides torch's version, the device's name and the thread count.
+    """Return the settings that a run's last bits depend on, without torch's version, device name and thread count.
 
-    The instructions that torch chose for this CPU; on a GPU the versions of its libraries, and how it executes.
+    On a CPU, the instructions that torch chose; on a GPU, the versions of its libraries and the execution settings.
     """
     found = {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
     if device.type == "cuda":

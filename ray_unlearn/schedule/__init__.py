@@ -4,11 +4,11 @@
         for sink in sinks:
             sink(event)
 
-`scheduler` decides, `events` is what it says, `pool` is what it asks of a place where runs are executed; `order`,
-`batching`, `deadlines` and `resources` are one decision each. No Ray, no clock, no storage: `tests/simulator.py` drives
-it with a thousand GPUs in seconds.
+`scheduler` decides, `events` holds the values that it yields, and `pool` is the protocol of a place where runs are
+executed; `order`, `batching`, `deadlines` and `resources` each take one decision. The room has no Ray, no clock and no
+storage: `tests/simulator.py` drives it with a thousand GPUs in seconds.
 
-Does not cover: places (`cluster`, `generation.inline`), and what is done about an event (`monitor`).
+Does not cover: the places (`cluster`, `generation.inline`), and the sinks that handle events (`monitor`).
 """
 
 from ray_unlearn.schedule.events import Event as Event

@@ -1,14 +1,14 @@
-"""Which calls take longer than `execution.run_timeout_s` allows; no Ray in it, and the clock is the caller's.
+"""Calls that take longer than `execution.run_timeout_s` allows. Without Ray; the caller passes the time.
 
     deadlines = Deadlines(limit_s=600.0)
     deadlines.given(worker, attempts, now)       # when a call is submitted; a worker answers its calls in order
     deadlines.answered(worker, now)
     deadlines.overdue(now)                       # [(worker, attempts of the call that takes too long)]
 
-The limit of a run is that of a call: runs that share one are expected to take a fraction of a second together. Where it
-is exceeded, each of them is tried again alone, and only then blamed.
+A run's limit applies to its whole call, because runs that share a call are expected to take a fraction of a second
+together. When a call exceeds the limit, each of its runs is tried again alone, and only then blamed.
 
-Does not cover: ending the worker (the pool does), nor how often a run is tried again (`scheduler`).
+Does not cover: ending the worker (the pool does), how often a run is tried again (`scheduler`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ray_unlearn.run.outcome import Attempt
 
 
 class Deadlines:
-    """Calls in flight by worker, and since when each worker is at its oldest."""
+    """Calls in flight by worker, and the time at which each worker began its oldest call."""
 
     def __init__(self, limit_s: float | None) -> None:
         self._limit_s = limit_s
@@ -28,7 +28,7 @@ class Deadlines:
         self._since: dict[int, float] = {}
 
     def given(self, worker: int, attempts: Sequence[Attempt], now: float) -> None:
-        """Note a call; it begins now where the worker has no other."""
+        """Note a call; it begins now if the worker has no other."""
         calls = self._calls.setdefault(worker, deque())
         if not calls:
             self._since[worker] = now
@@ -46,7 +46,7 @@ class Deadlines:
         self._since.pop(worker, None)
 
     def overdue(self, now: float) -> list[tuple[int, Sequence[Attempt]]]:
-        """Return the calls that should have been answered by now."""
+        """Return the calls whose time limit has passed."""
         if self._limit_s is None:
             return []
         first = {worker: calls[0] for worker, calls in self._calls.items() if calls}

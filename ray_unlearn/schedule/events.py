@@ -1,4 +1,4 @@
-"""What the scheduler says as things happen: frozen values, in their order. What takes them is a sink.
+"""The scheduler's events: frozen values, yielded in the order in which things happen. A sink handles them.
 
     tally = Tally(pending)
     for event in schedule(plan, pool, pending=pending, made=made, max_attempts=2):
@@ -6,10 +6,10 @@
             sink(event)
     tally.made, tally.failed, tally.blocked      # every pending run is in exactly one
 
-To listen, write a function of one event and add it to the sinks of `generate`. `Ready`, `Leaving` and `Lost` are the
-pool's own reports, handed on.
+A new sink is a function of one event, added to the sinks of `generate`. `Ready`, `Leaving` and `Lost` are the pool's
+own reports, passed on.
 
-Does not cover: when what happens (`scheduler`), nor how it is shown or kept (`monitor`).
+Does not cover: when an event occurs (`scheduler`), how events are shown or kept (`monitor`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ray_unlearn.study.plan import Run
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A worker was given runs, which it executes in this order after those that it has."""
+    """Runs were given to a worker, which executes them in this order after those that it already has."""
 
     worker: int
     attempts: Sequence[Attempt]
@@ -38,19 +38,19 @@ class Made:
     attempt: int
     """Which attempt succeeded, from 1."""
     worker: int | None
-    """None where it died before it could report the run, whose record says that it is made."""
+    """Number of the worker; None if it died after publishing the run and before reporting it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """An attempt came to nothing, and the run is tried again."""
+    """An attempt failed or was lost, and the run is tried again."""
 
     outcome: Outcome
     attempt: int
     worker: int | None
-    """None where the worker died, or was ended."""
+    """Number of the worker; None if it died or was ended."""
     next_attempt: int
-    """The same number where the attempt was not the run's fault as far as anybody knows."""
+    """Number of the next attempt; the same as `attempt` where the failure is not counted against the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,14 @@ class Failed:
 
     outcome: Outcome
     attempt: int
-    """How many attempts, or deaths of workers, there were."""
+    """Number of attempts, or of workers that died."""
     worker: int | None
-    """None where the worker died, or was ended."""
+    """Number of the worker; None if it died or was ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """A worker was let go: nothing is left for it, it has to be replaced, or its node goes away."""
+    """A worker was stopped: no run is left for it, it must be replaced, or its node is being removed."""
 
     worker: int
 
@@ -82,7 +82,7 @@ class Tally:
         self._pending = frozenset(pending)
         self.made: list[Run] = []
         self.failed: dict[Run, str] = {}
-        """Run -> why it was given up."""
+        """Run -> the reason why it was given up."""
 
     def __call__(self, event: Event) -> None:
         """Count a run that was made or given up."""

@@ -1,10 +1,10 @@
-"""Which pending run comes first: originals that others wait for, then a little of everything, or one after another.
+"""Order of the pending runs: first the originals that others wait for; then all populations interleaved, or in turn.
 
     in_order(plan, pending, interleave=True)     # original/0, retrained/0, finetune/0, retrained/1, finetune/1, ...
     in_order(plan, pending, interleave=False)    # original/0, all of retrained, all of finetune
 
-The order changes no result: a run depends on nothing that was made before it, but for its original. Interleaved, every
-population has N runs at about the same time, so that a score is there early and grows.
+The order changes no result: a run depends on its original and on no other run. Interleaved, every population has N runs
+at about the same time, so that a first score is available early.
 
 Does not cover: when a run may start (`scheduler` waits for its original), nor how many runs share a call (`batching`).
 """
@@ -21,7 +21,7 @@ def in_order(plan: Plan, pending: Iterable[Run], *, interleave: bool) -> list[Ru
     """Return the pending runs, most urgent first.
 
     Args:
-        plan: says which original a run starts from; its populations keep their order among equals.
+        plan: names the original that each run starts from; the order of its populations breaks ties.
         pending: runs of the plan.
         interleave: run 0 of every population, run 1 of every, ...; else one population after another.
 

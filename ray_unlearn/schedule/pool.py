@@ -1,11 +1,11 @@
-"""What the scheduler asks of a place where runs execute, and what it hears back.
+"""The protocol between the scheduler and a place where runs are executed: requests, and the reports that answer them.
 
     worker = pool.start()
     pool.submit(worker, [(run, 1)], flush=True)
     for event in pool.wait():                    # Ready, Finished, Leaving or Lost
         ...
 
-Does not cover: any real place: `inline`, `cluster.pool`, and the fakes of the tests.
+Does not cover: real places: `generation.inline`, `cluster.pool`, and the fakes of the tests.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """A worker's node goes away soon: it is to finish what it has, and get no more."""
+    """A worker's node will be removed soon: the worker finishes the runs that it has, and gets no more."""
 
     worker: int
 
@@ -47,13 +47,13 @@ class Lost:
     worker: int
     cause: str
     unshared: bool = False
-    """It does not see the driver's storage, and the whole cluster is in doubt."""
+    """Whether the worker does not see the driver's storage, which puts the whole cluster in doubt."""
     preempted: bool = False
-    """Its node went away, or is about to: no run's fault."""
+    """Whether its node was removed, or is about to be: no run is to blame."""
     overdue_s: float = 0.0
-    """It was ended because its oldest call had taken this long; 0 where it was not."""
+    """Seconds that its oldest call had taken when the worker was ended for it; 0 in all other cases."""
     died: bool = False
-    """Its process ended before it could say why."""
+    """Whether its process ended before it could report a cause."""
 
 
 Report = Ready | Finished | Leaving | Lost
@@ -68,7 +68,7 @@ class Pool(Protocol):
         ...
 
     def describe(self) -> str:
-        """Return what each worker gets, for people: nothing about the device is decided in silence."""
+        """Return the device and resources of each worker, as a text for people."""
         ...
 
     def capacity(self) -> int:
@@ -83,17 +83,17 @@ class Pool(Protocol):
         """Give a ready worker runs, or none; `Finished` or `Lost` follows. Calls are executed in order.
 
         Args:
-            worker: which.
-            attempts: at what.
-            flush: whether the answer waits until everything is published and tells it.
+            worker: the worker's number.
+            attempts: runs, each with the number of the attempt.
+            flush: whether the worker answers only when all its runs are published, and reports them all.
 
         """
         ...
 
     def wait(self) -> list[Report]:
-        """Return what happened, after about a second at most."""
+        """Return reports as soon as there are any; an empty list after about a second."""
         ...
 
     def stop(self, worker: int) -> None:
-        """Let a worker go; nothing more is heard of it."""
+        """End a worker; no report of it follows."""
         ...

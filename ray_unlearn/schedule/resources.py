@@ -1,12 +1,12 @@
-"""How many workers nodes have room for, one node at a time, and what is missing where there is none. No Ray in it.
+"""Number of workers that fit on each node, and the resource that is missing where none fits. Without Ray.
 
     needs = Needs(cpus=1, gpus=0.25)
     needs.fit({"CPU": 8, "GPU": 2})              # 8 workers
     needs.missing([{"CPU": 64}, {"CPU": 8, "GPU": 1}])
 
-Amounts are compared in Ray's own steps of 0.0001; a share of a GPU lies on one GPU, as Ray places it.
+Amounts are compared in Ray's own steps of 0.0001; a share of a GPU is taken from a single GPU, as Ray does it.
 
-Does not cover: what the nodes are (`cluster.nodes`), nor who else uses them.
+Does not cover: finding the nodes (`cluster.nodes`), other users of the same nodes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def _steps(amount: float) -> int:
 
 
 def check_share(gpus: float, where: str) -> float:
-    """Return the GPUs of a worker, after refusing what Ray could not place.
+    """Return the GPUs of a worker, after checking that Ray can place them.
 
     Raises:
-        StudyError: it is negative, a share too small for Ray to tell from nothing, or one GPU and a part of another.
+        StudyError: the number is negative, a share below Ray's step of 0.0001, or one GPU and a part of another.
 
     """
     if gpus < 0 or 0 < gpus < 1 / _STEPS or (gpus > 1 and gpus != int(gpus)):
@@ -42,27 +42,27 @@ def check_share(gpus: float, where: str) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needs:
-    """What one worker takes."""
+    """Resources of one worker."""
 
     cpus: float
     gpus: float
 
     @property
     def amounts(self) -> dict[str, float]:
-        """Name -> amount, of what it takes at all."""
+        """Name -> amount, without resources of amount 0."""
         return {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount}
 
     def fit(self, resources: Resources) -> int:
-        """Return how many workers a node with these resources holds."""
-        room = _steps(resources.get("CPU", 0)) // _steps(self.cpus)
+        """Return the number of workers that fit on a node with these resources."""
+        workers = _steps(resources.get("CPU", 0)) // _steps(self.cpus)
         if self.gpus >= 1:
-            room = min(room, int(resources.get("GPU", 0)) // int(self.gpus))
+            workers = min(workers, int(resources.get("GPU", 0)) // int(self.gpus))
         elif self.gpus:
-            room = min(room, int(resources.get("GPU", 0)) * (_STEPS // _steps(self.gpus)))
-        return room
+            workers = min(workers, int(resources.get("GPU", 0)) * (_STEPS // _steps(self.gpus)))
+        return workers
 
     def missing(self, nodes: Sequence[Resources]) -> str:
-        """Return what no node has; empty where one could hold a worker."""
+        """Return the resources that no node has enough of; empty if a worker fits on some node."""
         if any(self.fit(node) for node in nodes):
             return ""
         most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in self.amounts}
@@ -80,13 +80,13 @@ class Needs:
 
 
 def waiting_line(needs: Needs, waiting: int, nodes: Sequence[Resources], free: Sequence[Resources]) -> str:
-    """Return why workers still wait for a place; empty where there is room, so that they are only starting.
+    """Return why workers still wait for a place; empty if they fit, so that they are only starting.
 
     Args:
-        needs: of each worker.
-        waiting: how many wait.
-        nodes: what each node has, those left out that go away.
-        free: what of it nobody uses.
+        needs: resources of each worker.
+        waiting: number of workers that wait.
+        nodes: resources of each node, without nodes that are being removed.
+        free: unused resources of each node.
 
     """
     each = f"waiting for room for {waiting} worker{'s' * (waiting != 1)} (each {', '.join(needs.words)}): "

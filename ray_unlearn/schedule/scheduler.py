@@ -1,16 +1,16 @@
-"""The scheduler: pending runs and a pool of workers -> an iterator of events. No Ray, no clock, no storage.
+"""The scheduler: pending runs and a pool of workers -> an iterator of events. Without Ray, clock and storage.
 
     for event in schedule(plan, pool, pending=pending, made=made, max_attempts=2):
         ...                                      # Started, Ready, Made, Retried, Failed, Lost, Leaving, Stopped
 
 Runs are given out in the order of `pending`, each once the original that it starts from is made. A worker holds several
-runs: those of its calls, and one that it publishes while it works on the next. Workers that die are replaced and all
+runs: those of its calls, and one that it publishes while it works on the next. Workers that die are replaced, and all
 their runs go back to the front of the queue. A run that fails by its own fault is tried `max_attempts` times; a run
-whose worker dies `max_attempts + 1` times is given up, too, because it may be what kills them. Where several may have
-been it, each is tried alone from then on, and only those deaths count. A death is nobody's fault where the node went
-with it (a spot market's, a drain); a run that its dead worker had published but not reported is made.
+whose worker dies `max_attempts + 1` times is given up, too, because it may be what kills them. Where several runs may
+have killed a worker, each is tried alone from then on, and only those deaths count. No run is blamed for a death where
+the node was removed (by a spot market, or a drain). A run that its dead worker had published but not reported is made.
 
-Does not cover: publishing (workers do), what is done about an event (sinks), signals (`interrupts`).
+Does not cover: publishing (workers do), handling events (sinks), signals (`interrupts`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Pool, Ready, Repo
 from ray_unlearn.study.plan import Plan, Run
 
 _STARTS_GIVEN_UP = 3  # workers in a row that could not open: the next would not either
-_DEATHS_GIVEN_UP = 10  # workers in a row that died first: machines may be going, as on a spot market
-_NODES_GIVEN_UP = 20  # nodes that went away with the same run: no spot market is like that, it takes them along
+_DEATHS_GIVEN_UP = 10  # workers in a row that died before they were ready: machines may be removed, as on a spot market
+_NODES_GIVEN_UP = 20  # nodes that were lost with the same run: more than any spot market removes, so the run ends them
 
 
 def schedule(
@@ -42,20 +42,21 @@ def schedule(
     max_attempts: int,
     published: Callable[[Run], Outcome | None] = lambda run: None,
 ) -> Iterator[Event]:
-    """Work until nothing is left that can be made; yield what happens, as it happens.
+    """Make every pending run that can be made; yield events as they happen.
 
     Args:
         plan: the plan of the runs.
-        pool: where they are executed.
+        pool: workers that execute the runs.
         pending: the runs to make, in the order in which they are handed out.
-        made: runs that are there, so that what starts from them is ready.
-        max_attempts: attempts at a run that fails.
-        published: returns what was made of a run whose worker died before it could report it; None where it was not.
+        made: runs that are already made; runs that start from them are ready.
+        max_attempts: number of attempts at a run that fails.
+        published: returns the outcome of a run whose worker died after it published the run and before it reported it;
+            None if the run is not published.
 
     Raises:
         ClusterError: several workers in a row could not open, and none is working.
-        StorageNotShared: a worker does not see the storage, and nothing is made yet.
-        StoreUnwritable: the storage takes no run: it is full, read-only, or not this user's.
+        StorageNotShared: a worker does not see the storage, and no run is made yet.
+        StoreUnwritable: the storage accepts no run: it is full, read-only, or another user's.
 
     """
     return _Scheduler(plan, pool, pending, made, max_attempts, published).events()
@@ -66,23 +67,23 @@ class InFlight:
     """A ready worker's unfinished runs."""
 
     calls: deque[list[Run]] = field(default_factory=deque)
-    """Calls not answered yet; it works on the first."""
+    """Runs of each call that is not answered yet; the worker executes the first call."""
     publishing: list[Run] = field(default_factory=list)
-    """Runs of answered calls that it is still publishing."""
+    """Runs of answered calls that the worker is still publishing."""
 
     @property
     def runs(self) -> list[Run]:
-        """All of them, oldest first."""
+        """All unfinished runs, oldest first."""
         return [*self.publishing, *(run for call in self.calls for run in call)]
 
     @property
     def touched(self) -> list[Run]:
-        """Those that the worker may be at now: what it publishes, and the call that it works on."""
+        """Runs that the worker may be executing now: those that it publishes, and those of its first call."""
         return [*self.publishing, *(self.calls[0] if self.calls else ())]
 
     @property
     def is_idle(self) -> bool:
-        """Whether the worker waits for us."""
+        """Whether the worker has neither a call nor a publication in flight."""
         return not self.calls and not self.publishing
 
     def __len__(self) -> int:
@@ -90,7 +91,7 @@ class InFlight:
         return len(self.publishing) + sum(map(len, self.calls))
 
     def answered(self, outcomes: Iterable[Outcome]) -> None:
-        """Take the answer of the oldest call in."""
+        """Record the answer to the oldest call."""
         reported = {outcome.run for outcome in outcomes}
         self.publishing = [run for run in (*self.publishing, *self.calls.popleft()) if run not in reported]
 
@@ -109,19 +110,19 @@ class _Scheduler:
     ) -> None:
         self._pool, self._max_attempts, self._published = pool, max_attempts, published
         self._happened: list[Event] = []
-        """What is not yielded yet."""
+        """Events that are not yielded yet."""
         self._queue: deque[Run] = deque()
         self._blocked: dict[Run, list[Run]] = {}
-        """Original that is not made yet -> the runs that start from it."""
+        """Each original that is not made yet -> the runs that start from it."""
         self._starting: set[int] = set()
         self._in_flight: dict[int, InFlight] = {}
-        """Every ready worker -> its unfinished runs; the longest serving worker first."""
+        """Ready worker -> its unfinished runs; the longest serving worker first."""
         self._leaving: set[int] = set()
-        """Workers whose nodes go away: they finish what they have."""
+        """Workers whose nodes are being removed: they finish the runs that they have."""
         self._available: dict[int, None] = {}
-        """Workers with room for another call, in the order in which they had it; only these are looked at."""
+        """Workers that can take another call, in the order in which they became available; only these get runs."""
         self._held = 0
-        """Runs in flight, of all workers."""
+        """Number of runs in flight, of all workers."""
         self._wanted = 0
         self._batching = Batching()
         self._attempts: Counter[Run] = Counter()
@@ -137,7 +138,7 @@ class _Scheduler:
             (self._blocked.setdefault(start, []) if waits and start else self._queue).append(run)
 
     def events(self) -> Iterator[Event]:
-        """Yield what happens until nothing is left that can be made."""
+        """Yield events until no run is left that can be made."""
         while self._queue or self._held:
             self._resize()
             self._dispatch()
@@ -145,7 +146,7 @@ class _Scheduler:
             for report in self._pool.wait():
                 try:
                     self._handle(report)
-                finally:  # what happened before an error is said before it
+                finally:  # events from before an error are yielded before it is raised
                     yield from self._take()
         for worker in (*self._in_flight, *self._starting):
             self._stop(worker)
@@ -160,16 +161,16 @@ class _Scheduler:
         self._happened.append(Stopped(worker))
 
     def _resize(self) -> None:
-        """Start as many workers as there is capacity and work for; stop surplus ones: idle, or only starting."""
+        """Start workers up to the capacity and the number of runs; stop surplus ones, if idle or still starting."""
         capacity, staying = self._pool.capacity(), len(self._in_flight) - len(self._leaving)
-        # Of what a worker has, nothing is left for another: neither its call's next runs, nor what it publishes beside.
+        # Runs that a worker holds need no other worker: neither the rest of its call, nor the run that it publishes.
         idle = sum(worker not in self._leaving and self._in_flight[worker].is_idle for worker in self._available)
         outstanding = len(self._queue) + staying - idle + sum(map(len, self._blocked.values()))
         surplus = staying + len(self._starting) - min(capacity, outstanding)
-        for worker in sorted(self._starting, reverse=True)[: max(0, surplus)]:  # an autoscaler sees them as demand
+        for worker in sorted(self._starting, reverse=True)[: max(0, surplus)]:  # an autoscaler counts them as demand
             self._starting.discard(worker)
             self._stop(worker)
-        # Where nothing can start, that must not be tried in a tight loop: one start at a time, for it may get well.
+        # Where starts keep failing, one worker is started at a time, not all in a tight loop: the cause may pass.
         capacity = min(capacity, max(capacity - self._failed_starts, staying + 1))
         self._wanted = min(capacity, outstanding)
         for _ in range(self._wanted - staying - len(self._starting)):
@@ -178,7 +179,7 @@ class _Scheduler:
         self._let_go(sorted(self._available, reverse=True), staying - self._wanted)
 
     def _let_go(self, workers: Iterable[int], at_most: int) -> None:
-        """Stop idle workers."""
+        """Stop at most so many idle ones of these workers."""
         for worker in [w for w in workers if self._in_flight[w].is_idle][: max(0, at_most)]:
             self._drop(worker)
             self._stop(worker)
@@ -191,7 +192,7 @@ class _Scheduler:
         return held
 
     def _dispatch(self) -> None:
-        """Give every worker a call, and those soon done a second; ask idle ones for what they still publish."""
+        """Give each worker a call, and a second one if it is soon done; ask idle ones for runs they still publish."""
         fed = self._fed()
         for depth in (0, 1):
             for worker in fed:
@@ -206,7 +207,7 @@ class _Scheduler:
                 del self._available[worker]
 
     def _fed(self) -> list[int]:
-        """Return the workers that may be given something: not those that leave, and surplus ones run dry."""
+        """Return the workers that may get runs: neither those that leave, nor surplus ones."""
         staying = [worker for worker in self._available if worker not in self._leaving]
         if len(self._in_flight) - len(self._leaving) <= self._wanted:
             return staying
@@ -218,8 +219,8 @@ class _Scheduler:
 
     def _give(self, worker: int, held: InFlight) -> None:
         if self._queue[0] in self._alone and len(held):
-            return  # once it is done with those
-        share = math.ceil(len(self._queue) / (2 * self._wanted))  # near the end no worker hoards
+            return  # the worker gets the next runs when these are done
+        share = math.ceil(len(self._queue) / (2 * self._wanted))  # near the end, no worker holds many runs
         runs = self._batching.take(self._queue, at_most=share, alone=self._alone)
         awaited = any(run in self._blocked or run in self._alone for run in runs)
         self._submit(worker, runs, flush=awaited or not self._queue)
@@ -237,7 +238,7 @@ class _Scheduler:
             if report.worker in self._in_flight:  # else it was stopped meanwhile, and its runs are in the queue again
                 self._answered(report)
         elif isinstance(report, Ready):
-            if report.worker in self._starting:  # else its node was said to go away in the same breath
+            if report.worker in self._starting:  # else the same reports named its node as leaving
                 self._ready(report)
         elif isinstance(report, Lost):
             self._lost(report)
@@ -261,14 +262,14 @@ class _Scheduler:
         if goes:
             self._pool.stop(worker)
             self._queue.extendleft(reversed(self._drop(worker).runs))
-        for outcome in sorted(report.outcomes, key=lambda outcome: outcome.unwritable):  # what was made counts first
+        for outcome in sorted(report.outcomes, key=lambda outcome: outcome.unwritable):  # made runs count first
             self._finished(outcome, worker)
         if goes:
             self._happened.append(Stopped(worker))
 
     def _finished(self, outcome: Outcome, worker: int | None) -> None:
         run = outcome.run
-        if outcome.unwritable:  # no other run could be published either: each would be trained and thrown away
+        if outcome.unwritable:  # no other run could be published either: each would be trained for nothing
             raise StoreUnwritable(f"{outcome.error}; what was made is kept")
         self._attempts[run] += 1
         attempt = self._attempts[run]
@@ -285,7 +286,7 @@ class _Scheduler:
             self._happened.append(Retried(outcome, attempt, worker, attempt + 1))
 
     def _leaves(self, report: Leaving) -> None:
-        """Give a worker no more, because its node goes away; a start there is in vain."""
+        """Give a worker no more runs, because its node is being removed; stop it if it is only starting."""
         worker = report.worker
         if worker in self._in_flight:
             self._happened.append(report)
@@ -296,7 +297,7 @@ class _Scheduler:
             self._stop(worker)
 
     def _unblock(self, runs: list[Run]) -> None:
-        """Take runs into the queue at their places: the order of the pending runs holds for these, too."""
+        """Insert runs into the queue in the order of the pending runs."""
         if runs:
             self._queue = deque(heapq.merge(self._queue, runs, key=self._place.__getitem__))
 
@@ -318,23 +319,23 @@ class _Scheduler:
 
     def _failed_to_start(self, report: Lost) -> None:
         self._failed_starts += 1
-        if report.unshared and self._nothing_made:  # later, it is one bad machine that joined: others go on
+        if report.unshared and self._nothing_made:  # later, it is a single bad machine that joined: others go on
             raise StorageNotShared(report.cause)
         limit = _DEATHS_GIVEN_UP if report.died else _STARTS_GIVEN_UP
         if self._failed_starts >= limit and not self._in_flight and not self._starting:
             raise ClusterError(f"{self._failed_starts} workers in a row could not start: {report.cause}")
 
     def _blame(self, runs: list[Run], report: Lost) -> None:
-        """Say that runs are made again; count it against one where it was that one's fault."""
+        """Put runs back into the queue, with an event for each; count the loss against a run that is to blame."""
         if report.overdue_s and len(runs) == 1:
             self._queue.remove(runs[0])
             self._finished(Outcome(run=runs[0], seconds=report.overdue_s, error=report.cause), None)
-        elif len(runs) > 1:  # where it may have been several, each is tried alone
+        elif len(runs) > 1:  # several runs may be to blame: each is tried alone
             self._vanished.update(runs if report.preempted else ())
             self._alone.update(r for r in runs if not report.preempted or self._vanished[r] >= _NODES_GIVEN_UP)
             self._again(runs[-1], f"{report.cause} ({len(runs) - 1} more with it)")
         elif runs and report.preempted:
-            self._count(runs[0], self._vanished, _NODES_GIVEN_UP, "its node went away", report.cause)
+            self._count(runs[0], self._vanished, _NODES_GIVEN_UP, "its node was lost", report.cause)
         elif runs:
             self._count(runs[0], self._deaths, self._max_attempts, "its worker died", report.cause)
 

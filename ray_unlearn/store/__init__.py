@@ -1,4 +1,4 @@
-"""The study's folder: names, atomic publish, records, what is still to do, and whether it is whole.
+"""The study's folder: names, atomic publication, records, pending runs, and verification.
 
     store = StudyStore(open_storage("./studies"), "faces")
     store.admit(plan)                            # refuses a population that was made differently
@@ -7,7 +7,7 @@
 A run exists if and only if its record does. `filesystem` publishes bytes, `records` holds the record's schema, `layout`
 names every file, `study_store` ties them together, `verify` reads everything back.
 
-Does not cover: what the payloads mean (`worker` writes them, evaluation reads them).
+Does not cover: the meaning of payloads (`ray_unlearn.run` writes them, `ray_unlearn.evaluation` reads them).
 """
 
 from ray_unlearn.store.filesystem import Storage as Storage

@@ -1,11 +1,11 @@
-"""Whether a study file is still the one that its store was made from, as far as one can see without data and torch.
+"""Differences between a study file and the study that its store was made from, found without data and torch.
 
     differences = disagreements(study, store)    # ["training.lr: 0.003 -> 0.01"]; empty where all agree
 
 `generate` compares digests, which cover all; this compares the values of the files. Paths are left out, because data
-and scripts may have moved, and so is what changes no result: counts, evaluation, execution.
+and scripts may have moved, and so are keys that change no result: counts, evaluation, execution.
 
-Does not cover: changed data or scripts under the same values; `generate` sees those.
+Does not cover: changed data or scripts under the same values; `generate` detects those.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ray_unlearn.study.uris import labelled
 
 
 def disagreements(study: Study, store: StudyStore) -> list[str]:
-    """Return one line `key: as made -> as the study says` for each value that differs; none where nothing was made.
+    """Return one line `key: made -> study` for each value that differs; none where nothing was made.
 
     Raises:
         StoreError: study.json cannot be read.

@@ -1,4 +1,4 @@
-"""What the last bits of a run depend on, though no digest covers it: where one population holds runs of two kinds.
+"""Conditions that change the last bits of a run but no digest, and warnings where a population mixes them.
 
     mixtures({"finetune": records, "retrained": others}, reference="retrained")
     # ["population finetune: its runs differ in torch: 2.9.1 (runs 0-3), 2.10.0 (runs 4-5); ..."]
@@ -16,18 +16,18 @@ from collections.abc import Iterable, Mapping
 from ray_unlearn.store.records import Record
 
 PACKAGES = ("torch", "torchvision")
-_SHOWN = 4  # ranges of runs before the rest is left out
+_SHOWN = 4  # ranges of runs that a warning lists
 ADVICE = "digests do not cover that, so the last bits may differ"
 
 
 def arithmetic_of(device: str, threads: int, versions: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
-    """Return what a run's last bits depend on, by name, from the parts that its record holds."""
+    """Return the conditions of a run's last bits, by name, from the fields of its record."""
     packages = {name: versions[name] for name in PACKAGES if name in versions}
     return {"device": device, "threads": str(threads), **packages, **more}
 
 
 def mixtures(populations: Mapping[str, Mapping[int, Record]], reference: str = "") -> list[str]:
-    """Return a line for each population whose runs differ in this, and for each that differs from the reference.
+    """Return a line for each population whose runs differ in conditions, and for each that differs from the reference.
 
     Args:
         populations: records by run index, by population.
@@ -53,12 +53,12 @@ def mixtures(populations: Mapping[str, Mapping[int, Record]], reference: str = "
 def mixing(
     held: Mapping[str, Mapping[int, Record]], pending: Iterable[str], arithmetic: Mapping[str, str], reference: str = ""
 ) -> list[str]:
-    """Return a line for each population that a worker is about to mix: runs of its own so far, or the reference's.
+    """Return a line for each population whose new runs will differ from its finished runs or from the reference.
 
     Args:
-        held: the records that are there, by population.
+        held: the records in the store, by population.
         pending: the populations that the worker will make runs of.
-        arithmetic: what the worker's runs depend on, as `arithmetic_of` returns it.
+        arithmetic: the worker's conditions, as `arithmetic_of` returns them.
         reference: the population that the others are compared with; empty for none.
 
     """

@@ -1,4 +1,4 @@
-"""Every Arrow IPC and Parquet file is opened here, own ones included, and no extension type of a file ever comes alive.
+"""The only module that opens Arrow IPC and Parquet files; it never instantiates an extension type of a file.
 
     table = read_table(data)                     # an Arrow IPC file in memory
     table = map_table(path)                      # one on a disk, its columns views of the page cache
@@ -6,11 +6,11 @@
 
 pyarrow calls the registered class of every extension type while it reads a schema, and some classes unpickle the
 column (`ray.data.arrow_pickled_object`, registered by `import ray.data`; CVE-2026-41486). So the schema that pyarrow
-reads is a private copy in which the key of extension types has another name: types stay plain storage, whatever is
-registered, however deeply they are nested. A column that says that it is of an extension type is then refused, but for
+reads is a private copy in which the key of extension types has another name: types stay plain storage, for all
+registered types and at every depth. A column of an extension type is then refused, except
 `arrow.fixed_shape_tensor` where the caller expects it.
 
-Does not cover: what is in the files, and whether they are the bytes that were written (records and manifests say).
+Does not cover: the contents of files, nor whether they were changed (records and manifests hold their hashes).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _TENSOR = "arrow.fixed_shape_tensor"
-_KEY, _INERT = b"ARROW:extension:name", b"inert:extension:name"  # as long, so that no offset changes
+_KEY, _INERT = b"ARROW:extension:name", b"inert:extension:name"  # of equal length, so that no offset changes
 _SCHEMA, _INERT_SCHEMA = b"ARROW:schema", b"inert:schema"
 _IPC_END, _PARQUET_END = 10, 8  # bytes: length of the footer, and the magic
-_PARQUET_TAIL = 64 * 2**10  # of a footer, usually all
+_PARQUET_TAIL = 64 * 2**10  # usually the whole footer
 
 
 class Source(Protocol):
@@ -41,7 +41,7 @@ class Source(Protocol):
 
 
 class _Memory:
-    """A file in memory, or mapped; what is read are views."""
+    """A file in memory, or mapped; reads return views."""
 
     def __init__(self, data: Any) -> None:
         self._view = memoryview(data)
@@ -82,18 +82,18 @@ class _Inert:
         return self._source.read_at(end - begin, begin)
 
     def close(self) -> None:
-        """Nothing: the source is its opener's."""
+        """Do nothing: the code that opened the source closes it."""
 
 
 def read_ipc(
     source: Source, size_bytes: int, *, tensors: Collection[str] = (), without: Collection[str] = ()
 ) -> pa.Table:
-    """Return the table of an Arrow IPC file, checked as far as Arrow can check it, pixels apart.
+    """Return the table of an Arrow IPC file, checked as far as Arrow can check it, except tensors' values.
 
     Args:
         source: the file.
         size_bytes: its size.
-        tensors: columns that are `arrow.fixed_shape_tensor`; they come as the fixed-size lists that they are.
+        tensors: columns that are `arrow.fixed_shape_tensor`; they are returned as fixed-size lists.
         without: columns that are not read.
 
     Raises:
@@ -115,7 +115,7 @@ def read_ipc(
                 raise ValueError(f"column {name!r} is of {kind}; expected {expected or 'plain Arrow types'}")
         table = reader.read_all()
     large = [name for name in tensors if name in table.column_names]
-    table.drop_columns(large).validate(full=True)  # Arrow itself believes every offset in a file
+    table.drop_columns(large).validate(full=True)  # Arrow does not check offsets by itself
     table.validate()
     return table
 
@@ -136,13 +136,13 @@ def map_table(path: str, *, tensors: Collection[str] = ()) -> pa.Table:
 def open_parquet_file(file: pa.NativeFile) -> pq.ParquetFile:
     """Open a Parquet file without the Arrow schema that its writer may have left in it.
 
-    Strings that were dictionaries, large or views come as strings.
+    Dictionary, large and view strings are returned as strings.
 
     Raises:
         ValueError, OSError, pa.ArrowException: it is no such file.
 
     """
-    import pyarrow.parquet as pq  # a tenth of a second that not everybody needs
+    import pyarrow.parquet as pq  # costs 0.1 s, and few commands need it
 
     footer = _parquet_footer(file)
     if footer.count(_SCHEMA) > 1:
@@ -152,13 +152,13 @@ def open_parquet_file(file: pa.NativeFile) -> pq.ParquetFile:
 
 
 def parquet_extension_types(parquet: pq.ParquetFile) -> dict[str, str]:
-    """Return {column: extension type} of a file that `open_parquet_file` opened, as its writer's schema says."""
+    """Return {column: extension type} of a file that `open_parquet_file` opened, from its writer's Arrow schema."""
     text = (parquet.metadata.metadata or {}).get(_INERT_SCHEMA, b"")
     try:
         message = base64.b64decode(text).replace(_KEY, _INERT)
         return extension_types(pa.ipc.read_schema(pa.py_buffer(message))) if message else {}
     except (binascii.Error, ValueError, OSError, pa.ArrowException):
-        return {}  # nobody reads it
+        return {}  # pyarrow could not read it either
 
 
 def _parquet_footer(file: pa.NativeFile) -> bytes:
@@ -166,7 +166,7 @@ def _parquet_footer(file: pa.NativeFile) -> bytes:
     tail = bytes(file.read_at(min(size, _PARQUET_TAIL), max(0, size - _PARQUET_TAIL)))
     length = int.from_bytes(tail[-_PARQUET_END:-4], "little")
     if tail[-4:] != b"PAR1" or not 0 < length <= size - _PARQUET_END:
-        raise ValueError("its end is none of a Parquet file")
+        raise ValueError("not a Parquet file: its end is missing or damaged")
     if length + _PARQUET_END > len(tail):
         return bytes(file.read_at(length, size - _PARQUET_END - length))
     return tail[-_PARQUET_END - length : -_PARQUET_END]

@@ -4,14 +4,14 @@
 
 A driver first writes a claim, a temporary object of its own name in the file's folder, and then lists the folder. It
 creates the file only if it sees no claim for another content; then it removes its claim. Of two drivers that disagree,
-the one whose claim came second sees the first's, so at most one goes on; where each sees the other, both step back and
-try again. The law that this rests on is that a listing shows every put that ended before it began, as S3, GCS, Azure,
-MinIO and Ceph promise. A service without that, or with a cache in front, needs its drivers started one at a time.
+the one whose claim came second sees the first's, so at most one continues; where each sees the other, both withdraw and
+try again. This needs listings that show every put that ended before they began, as S3, GCS, Azure, MinIO and Ceph
+promise. On a service without that, or with a cache in front, start drivers one at a time.
 
-So the conditional put (If-None-Match) of another client library is not needed, nor a second way to find credentials.
+So neither another client library with conditional puts (If-None-Match) nor its own credentials are needed.
 
-Does not cover: disks, where a hard link decides (`disk.create_file`); a claim of a process that was killed goes with
-`Storage.sweep`: at once on the same machine, after a day elsewhere.
+Does not cover: disks, where a hard link decides (`disk.create_file`); `Storage.sweep` removes the claim of a killed
+process: at once on the same machine, after a day elsewhere.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _PAUSES_S = (0.2, 1.0, 3.0)  # times one more than the number of rivals that go 
 
 
 def create_once(storage: Storage, name: str, data: bytes, meaning: str) -> None:
-    """Create a file unless there is one, or somebody else creates it; the caller reads what is there then.
+    """Create a file unless it exists or another driver creates it; the caller then reads the file.
 
     Args:
-        storage: where.
-        name: the file's.
-        data: its content.
-        meaning: letters and digits, the same for contents that may stand for each other.
+        storage: the storage.
+        name: the file's name.
+        data: the file's content.
+        meaning: letters and digits, the same for contents that are interchangeable.
 
     Raises:
-        StoreError: another process's claim for another content does not go away.
+        StoreError: a claim of another process for another content stays.
 
     """
     if storage.local is not None:
@@ -47,7 +47,7 @@ def create_once(storage: Storage, name: str, data: bytes, meaning: str) -> None:
     folder = str(PurePosixPath(name).parent)
     for pause_s in (*_PAUSES_S, 0.0):
         with _claim(storage, folder, meaning) as (own, rivals):
-            # Looked for after the listing: who created it in between had its claim there until it was.
+            # Checked after the listing: a driver that created the file in between kept its claim until then.
             if storage.exists(name):
                 return
             if not rivals:
@@ -62,7 +62,7 @@ def create_once(storage: Storage, name: str, data: bytes, meaning: str) -> None:
 
 @contextmanager
 def _claim(storage: Storage, folder: str, meaning: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the name of a claim that is there as long as the block lasts, and those of others with another meaning."""
+    """Yield the name of a claim that exists during the block, and other drivers' claims with another meaning."""
     own = f"{disk.temporary_name()}.{meaning}"
     storage.publish_file(f"{folder}/{own}", b"")
     try:

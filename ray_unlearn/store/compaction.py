@@ -1,12 +1,12 @@
 """All records of a population in one file, so that a resume reads one object instead of thousands.
 
     data = encode({"00007": (Stamp(size, mtime_ns), record)})
-    held = decode(data)                          # what cannot be read is left out, never believed
+    held = decode(data)                          # damaged lines are left out
 
-A line holds the text of a record as it is stored. The compacted copy proves nothing by itself: a run exists if and only
-if its record.json does. A line counts where the folder's listing shows a record.json of the same size and time of
-change, and it is the run's own; every other record is read from its own file. Losing the file costs time only, and so
-do lines that are damaged, or of a format that a later version wrote.
+A line holds the text of a record as it is stored. The copy proves nothing by itself: a run exists if and only if its
+record.json does. A line counts where the folder's listing shows a record.json of the same size and time of change, and
+the record belongs to the run; every other record is read from its own file. A lost file, a damaged line and a line in a
+later version's format cost time only.
 
 Does not cover: when it is written (`StudyStore.compact`), nor `verify`, which reads every record itself.
 """
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.store.filesystem import Stamp
-from ray_unlearn.store.formats import FORMATS, require_known
+from ray_unlearn.store.formats import FORMATS, check_format
 from ray_unlearn.store.records import Record, parse_record
 
 COMPACTED = "records.jsonl"
@@ -35,13 +35,13 @@ def encode(entries: Mapping[str, tuple[Stamp, Record]]) -> bytes:
 
 
 def decode(data: bytes) -> dict[str, tuple[Stamp, Record]]:
-    """Return the lines that hold an intact record; a damaged file is one with fewer lines."""
+    """Return the lines that hold an intact record; other lines are left out."""
     found = {}
     for number, line in enumerate(data.splitlines()):
         try:
             head, _, record = line.decode().partition(_BEFORE_RECORD)
             entry = json.loads(f"{head}{_BEFORE_RECORD}null}}")
-            require_known(COMPACTED, entry, COMPACTED)
+            check_format(COMPACTED, entry, COMPACTED)
             stamp = Stamp(int(entry["size_bytes"]), int(entry["mtime_ns"]))
             found[str(entry["run"])] = stamp, parse_record(record.removesuffix("}"), f"line {number} of {COMPACTED}")
         except (ValueError, KeyError, TypeError, RecursionError, StoreError):

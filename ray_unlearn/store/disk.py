@@ -1,11 +1,12 @@
-"""Files and folders on a local disk or NFS: written beside, flushed, and renamed into place.
+"""Files and folders on a local disk or NFS: written under a temporary name, flushed, and renamed.
 
     replace_file(Path("studies/faces/study.json"), b"...")
     publish_folder(Path("studies/faces/finetune/00007"), {"model.safetensors": b"..."}, last=("record.json", b"..."))
 
-A temporary name holds its host and process, so that what a kill leaves can be told from what is being written.
+A temporary name holds its host and process, so that files of a killed process can be distinguished from those
+being written.
 
-Does not cover: object stores, and errors as people read them (`filesystem`).
+Does not cover: object stores, nor messages of errors (`filesystem`).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from contextlib import suppress
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
-_DIGITS = 20  # more than any process id has
+_DIGITS = 20  # of a process id, at most
 HELD = ".held"
-"""Ends a temporary name that is old only because its process works for long."""
+"""Suffix of temporary files that live as long as their process; never swept by age."""
 
 
 def temporary_name() -> str:
@@ -31,14 +32,14 @@ def temporary_name() -> str:
     return f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
 
-def require_regular(path: Path) -> None:
-    """Refuse what is there and is no file: a pipe would be waited for, a device read without end.
+def check_regular_file(path: Path) -> None:
+    """Check that a path, if it exists, is a regular file: reading a pipe could block, and a device may never end.
 
     Raises:
-        OSError: with what it is.
+        OSError: it is not; the message names its kind.
 
     """
-    with suppress(FileNotFoundError):  # whoever opens it says so
+    with suppress(FileNotFoundError):  # opening it raises the error
         mode = path.stat().st_mode
         kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
         if not stat.S_ISREG(mode):
@@ -50,14 +51,12 @@ def remove(root: Path, name: str) -> None:
 
     Raises:
         FileNotFoundError: there is none.
-        OSError: it lies behind a symbolic link that leads out of `root`.
+        OSError: its folder is behind a symbolic link that leads out of `root`.
 
     """
     path, inside = root / name, root.resolve()
     if inside not in (path.parent.resolve(), *path.parent.resolve().parents):
-        raise OSError(
-            errno.EXDEV, f"it lies behind a symbolic link, in {path.parent.resolve()}; remove it there by hand"
-        )
+        raise OSError(errno.EXDEV, f"it is behind a symbolic link, in {path.parent.resolve()}; remove it there by hand")
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -67,40 +66,40 @@ def remove(root: Path, name: str) -> None:
 def replace_file(final: Path, data: bytes) -> None:
     """Write a file so that readers see the old one or the new one."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    beside = final.parent / temporary_name()
+    temporary = final.parent / temporary_name()
     try:
-        _write_synced(beside, data)
-        beside.replace(final)
+        _write_synced(temporary, data)
+        temporary.replace(final)
         _sync_folder(final.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def create_file(final: Path, data: bytes) -> None:
-    """Write a file unless there is one; of several processes that try at once, one wins."""
+    """Write a file unless it exists; of several processes at once, one succeeds."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    beside = final.parent / temporary_name()
+    temporary = final.parent / temporary_name()
     try:
-        _write_synced(beside, data)
+        _write_synced(temporary, data)
         try:
-            final.hardlink_to(beside)
+            final.hardlink_to(temporary)
         except FileExistsError:
             return
         except OSError:  # a file system without hard links
-            beside.replace(final)
+            temporary.replace(final)
         _sync_folder(final.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def append_file(final: Path, data: bytes) -> int:
-    """Add to a file that nobody else writes, not flushed to the disk: of a log that may lose its end.
+    """Append to a file with one writer, without flushing it to the disk: a crash may lose its end.
 
     Returns:
-        How many bytes have reached it: fewer than were given where the disk is full.
+        Number of bytes appended: fewer than given where the disk is full.
 
     Raises:
-        OSError: it cannot be written, and none has.
+        OSError: nothing could be appended.
 
     """
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +110,7 @@ def append_file(final: Path, data: bytes) -> int:
             os.write(descriptor, data)
         finally:
             os.close(descriptor)
-    except OSError:  # a network file system may say so when the file is closed, with a part of it there
+    except OSError:  # a network file system may report it at close, after a part was written
         reached = final.stat().st_size - before
         if not reached:
             raise
@@ -120,18 +119,18 @@ def append_file(final: Path, data: bytes) -> int:
 
 
 def publish_folder(final: Path, payloads: Mapping[str, bytes], last: tuple[str, bytes]) -> None:
-    """Write files as one folder; a folder that holds `last` already is complete and stays as it is."""
+    """Write files as one folder; a folder that already holds `last` is complete and stays as it is."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    beside = final.parent / temporary_name()
+    temporary = final.parent / temporary_name()
     try:
-        beside.mkdir()
+        temporary.mkdir()
         for file, data in (*payloads.items(), last):
-            _write_synced(beside / file, data)
-        _sync_folder(beside)
-        _rename_folder(beside, final, complete=last[0])
+            _write_synced(temporary / file, data)
+        _sync_folder(temporary)
+        _rename_folder(temporary, final, complete=last[0])
         _sync_folder(final.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -142,7 +141,7 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make a rename durable; some network file systems cannot, and need not."""
+    """Make a rename durable; some network file systems cannot do that, and need not."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -152,32 +151,32 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _rename_folder(beside: Path, final: Path, complete: str) -> None:
-    """Rename; where the final folder exists, keep it if it is complete, else move it out of the way first."""
-    for _ in range(3):  # another driver may put something there, or move it away, in between
+def _rename_folder(temporary: Path, final: Path, complete: str) -> None:
+    """Rename; an existing final folder is kept if it is complete, else moved away and removed first."""
+    for _ in range(3):  # another driver may create or move the folder in between
         try:
-            beside.rename(final)
+            temporary.rename(final)
             return
         except OSError:
             if (final / complete).exists():
                 return
-            if not final.is_dir() or not beside.exists():
+            if not final.is_dir() or not temporary.exists():
                 raise
         aside = final.parent / temporary_name()
         with suppress(FileNotFoundError):
             final.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
-    beside.rename(final)
+    temporary.rename(final)
 
 
 def is_dead(name: str) -> bool:
-    """Return whether a temporary name is one of a process of this machine that has ended."""
+    """Return whether a temporary name belongs to a process of this machine that has ended."""
     host, _, pid = name.removeprefix(TEMPORARY).rpartition("-")[0].rpartition("-")
     return name.startswith(TEMPORARY) and has_ended(host, pid)
 
 
 def has_ended(host: str, pid: str) -> bool:
-    """Return whether a process of this machine has ended; False for those of other machines, which cannot be seen."""
+    """Return whether a process of this machine has ended; False for other machines, whose processes are not visible."""
     return host == socket.gethostname() and pid.isdecimal() and not (len(pid) < _DIGITS and _alive(int(pid)))
 
 

@@ -1,17 +1,17 @@
-"""What happens while runs are made, one JSON object per line: for people who watch, and to see where time went.
+"""Events of `generate`, one JSON object per line, for `--watch` and to show how workers spent their time.
 
     with event_log(store) as log:                # <study>/events/20261124T150312.123456Z-host-4711-000.jsonl
         log.write("ready", worker=1, host="node-3")
     for events in EventReader(store).logs().values():
         events[0]["event"], events[0]["at"], events[0]["s"]
 
-`at` is UTC, `s` seconds since the log was opened, by a clock that never jumps. A log's first event says the format. A
-thread writes what there is once a second: on a disk it appends whole lines, unflushed; an object store knows no
-appending, so there the newest part is published again, and another part begun once it is large. Nothing depends on
-events: a store that does not take them fails no run, and a reader skips what it cannot read, such as the last line of a
-driver that was killed.
+`at` is UTC, `s` seconds since the log was opened, by a clock that never jumps. A log's first event holds the format. A
+thread writes waiting events once a second: on a disk it appends whole lines, unflushed; object stores cannot append, so
+there it publishes the newest part again every ten seconds, and begins another part once it is large. Nothing depends on
+events: a store that refuses them fails no run, and a reader skips lines that it cannot read, such as the last line of a
+killed driver.
 
-Does not cover: which events there are (`monitor.event_log`), nor what they add up to (`monitor`).
+Does not cover: the kinds of events (`monitor.event_log`), nor their analysis (`monitor`).
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ from ray_unlearn import __version__
 from ray_unlearn.errors import StoreError
 from ray_unlearn.store.disk import append_file
 from ray_unlearn.store.filesystem import Stamp
-from ray_unlearn.store.formats import FORMATS, require_known
+from ray_unlearn.store.formats import FORMATS, check_format
 from ray_unlearn.store.layout import event_log_of
 from ray_unlearn.store.study_store import StudyStore
 
 Event = dict[str, Any]
-"""event, at, s, and what else there is to say."""
+"""Event as read: the keys event, at, s, and those of its kind."""
 
 ALIVE_EVERY_S = 30.0
-"""A driver that has nothing to say says that it is there."""
+"""Seconds without an event after which a driver writes the event `alive`."""
 _EVERY_S = 1.0
-_EVERY_REMOTE_S = 10.0  # of an object store, where a line costs a request and what was written before it
+_EVERY_REMOTE_S = 10.0  # on an object store, where each write uploads the whole part again
 _PART_BYTES = 2**20
-_WAITING = 50_000  # events that a store may refuse before the oldest are dropped
-_LONGEST_S = 1e10  # three centuries: NaN, infinity and what no float holds are nobody's seconds
-_CLOSING_S = 3.0  # a hung storage does not keep the command
+_WAITING = 50_000  # events kept while the store refuses writes; the oldest are dropped
+_LONGEST_S = 1e10  # three centuries; more, NaN and infinity are no valid times
+_CLOSING_S = 3.0  # a storage that hangs does not hold up the command
 
 
 @contextmanager
 def event_log(store: StudyStore, *, announce: bool = False) -> Iterator[EventLog]:
-    """Yield a log; what breaks the block off is its last event, where it has any.
+    """Yield a log; an exception that ends the block becomes its last event, unless the log is empty.
 
     Args:
-        store: whose.
-        announce: say at once that a driver prepares, where there are logs of earlier ones: whoever watches the study
-            sees those end. The first one's study may still be refused, and is to leave nothing behind.
+        store: the study's store.
+        announce: write the event `preparing` at once where logs of earlier drivers exist, because `--watch` sees those
+            end. The first driver writes nothing yet: its study may still be refused, and must leave no file behind.
 
     """
     log = EventLog(store)
@@ -75,7 +75,7 @@ def event_log(store: StudyStore, *, announce: bool = False) -> Iterator[EventLog
 
 
 def _has_logs(store: StudyStore) -> bool:
-    with suppress(OSError, StoreError):  # it will be said where it matters
+    with suppress(OSError, StoreError):  # the next access reports the error
         return bool(store.storage.stamps(store.layout.events_folder))
     return False
 
@@ -89,39 +89,39 @@ class EventLog:
         host = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
         self._stem, self._part, self._bytes = f"{started}Z-{host}-{os.getpid()}", 0, 0
         self._published = b""
-        """The newest part so far, of an object store."""
+        """Bytes of the newest part, on an object store."""
         self._waiting: deque[Event] = deque(maxlen=_WAITING)
         self.begun = False
-        """Whether it has an event."""
-        self._said_at, self._torn = self._start, False
+        """Whether an event was written."""
+        self._last_at, self._torn = self._start, False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="events", daemon=True)
         self._thread.start()
 
     def write(self, event: str, **more: Any) -> None:
-        """Note an event; costs microseconds, and never fails."""
+        """Queue an event; takes microseconds, and never fails."""
         first = {} if self.begun else {"format": FORMATS["events"], "made_by": __version__}
-        self.begun, self._said_at = True, time.monotonic()
+        self.begun, self._last_at = True, time.monotonic()
         at = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
-        self._waiting.append({"event": event, "at": at, "s": round(self._said_at - self._start, 3), **first, **more})
+        self._waiting.append({"event": event, "at": at, "s": round(self._last_at - self._start, 3), **first, **more})
 
     def close(self) -> None:
-        """Write what is left, as far as the store takes it, and end."""
+        """Write the waiting events, as far as the store accepts them, and end the thread."""
         self._over.set()
         self._thread.join(_CLOSING_S)
 
     def _work(self) -> None:
-        every_s = wait_s = _EVERY_S  # the first event at once: whoever watches waits for it
+        every_s = wait_s = _EVERY_S  # the first event soon, because `--watch` waits for it
         if self._store.storage.local is None:
             every_s = _EVERY_REMOTE_S
         while not self._over.wait(wait_s):
-            if self.begun and time.monotonic() - self._said_at > ALIVE_EVERY_S:
+            if self.begun and time.monotonic() - self._last_at > ALIVE_EVERY_S:
                 self.write("alive")
             wait_s = every_s if self._flush() else wait_s
         self._flush()
 
     def _flush(self) -> bool:
-        """Write what waits; where the store refuses, it waits on. Return whether there was something."""
+        """Write the waiting events; those that the store refuses keep waiting. Return whether there were any."""
         taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if not taken:
             return False
@@ -129,12 +129,12 @@ class EventLog:
         with suppress(OSError, StoreError):
             written = self._append([_line(event) for event in taken])
         left = taken[written:]
-        room = _WAITING - len(self._waiting)
-        self._waiting.extendleft(reversed(left[max(0, len(left) - room) :]))
+        free = _WAITING - len(self._waiting)
+        self._waiting.extendleft(reversed(left[max(0, len(left) - free) :]))
         return True
 
     def _append(self, lines: list[bytes]) -> int:
-        """Return how many of the lines, from the first, the store has now."""
+        """Write lines; return how many of them, from the first, the store holds."""
         if self._bytes > _PART_BYTES:
             self._part, self._bytes, self._published, self._torn = self._part + 1, 0, b"", False
         name, data = self._store.layout.events(self._stem, self._part), b"".join(lines)
@@ -147,21 +147,23 @@ class EventLog:
         return len(lines)
 
     def _append_to(self, path: Path, lines: list[bytes]) -> int:
-        """Append; what a full disk tears in the middle is ended before the next line."""
+        """Append lines; a line that a full disk cut off is ended before the next one."""
         head = b"\n" * self._torn
         data = head + b"".join(lines)
         reached = append_file(path, data)
         self._torn = not data[:reached].endswith(b"\n")
         self._bytes += reached
         ends = itertools.accumulate(map(len, lines), initial=len(head))
-        return sum(end - 1 <= reached for end in itertools.islice(ends, 1, None))  # a line is read without its end, too
+        return sum(
+            end - 1 <= reached for end in itertools.islice(ends, 1, None)
+        )  # a line can be read without its line end, too
 
 
 def _line(event: Event) -> bytes:
-    """Return an event as JSON; what JSON cannot hold costs the event its fields, and no other event anything."""
+    """Return an event as JSON; an event with a value that JSON cannot hold keeps event, at and s only."""
     try:
         return _encoded(event)
-    except (TypeError, ValueError, RuntimeError) as error:  # a path, a NaN, a ring; a value that a thread changes
+    except (TypeError, ValueError, RuntimeError) as error:  # a path, a NaN, a cycle, or another thread changes a value
         return _encoded({name: event[name] for name in ("event", "at", "s")} | {"unwritten": type(error).__name__})
 
 
@@ -203,8 +205,8 @@ class EventReader:
                 return events
         return []
 
-    def heard(self, kind: str = "") -> tuple[list[Event], str]:
-        """Return what `newest` does, and why it cannot be read: for those who want to know, and do without."""
+    def newest_or_error(self, kind: str = "") -> tuple[list[Event], str]:
+        """Return the events of `newest` and an empty text, or no events and the error's text."""
         try:
             return self.newest(kind), ""
         except StoreError as error:
@@ -218,13 +220,13 @@ class EventReader:
                 data = self._store.storage.read(f"{folder}/{name}")
             events = decode_events(data)
             if events:
-                require_known("events", events[0], f"{self._store.storage.uri}/{folder}/{name}")
+                check_format("events", events[0], f"{self._store.storage.uri}/{folder}/{name}")
             held = self._parts[name] = (stamp, events)
         return held[1]
 
 
 def decode_events(data: bytes) -> list[Event]:
-    """Return the lines that are events: objects with `event`, `at` and a number `s` that a clock can show."""
+    """Return the lines that are events: objects with `event`, `at` and a valid number of seconds `s`."""
     found = []
     for line in data.splitlines():
         try:

@@ -1,13 +1,13 @@
-"""Bytes in and out of any pyarrow file system, published so that present means complete.
+"""Reads and writes on any pyarrow file system; a file under its final name is always complete.
 
     storage = open_storage("./studies")                       # or s3://bucket/prefix, gs://bucket/prefix
-    storage.publish_file("faces/study.json", b"...")          # never half a file under the final name
+    storage.publish_file("faces/study.json", b"...")          # never a partial file under the final name
     storage.publish_folder("faces/finetune/00007", {"model.safetensors": b"..."}, last=("record.json", b"..."))
 
-Local disks and NFS: a folder is written beside, fsynced and renamed as one. Object stores have no rename: payload
-objects first, the record's object last; an object appears whole or not at all.
+Local disks and NFS: a folder is written under a temporary name, fsynced and renamed. Object stores have no rename:
+payload objects come first, the record's object last; an object appears whole or not at all.
 
-Does not cover: which names there are (`layout`), nor which failures are tried again (`retries`). An upload that a kill
+Does not cover: the names of files (`layout`), nor which failures are tried again (`retries`). An upload that a kill
 cut off stays in the bucket as an incomplete multipart upload, which no listing shows: a lifecycle rule removes those.
 """
 
@@ -29,10 +29,10 @@ from pyarrow import NativeFile, fs
 from ray_unlearn.errors import StoreError, StoreReadOnly, StoreUnwritable
 from ray_unlearn.store import disk
 from ray_unlearn.store.retries import advice, attempt, is_full, is_read_only
-from ray_unlearn.study.uris import label, told
+from ray_unlearn.study.uris import error_line, label
 
 OLD_NS = 24 * 3600 * 10**9
-"""No write takes a day: what is older by the storage's own clock was left by a process on whatever host."""
+"""Age in ns, by the storage's clock, from which a temporary file of any host is a leftover: no write takes a day."""
 
 _PIECE_BYTES = 4 * 2**20
 
@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What a listing says about a file without reading it."""
+    """Size and time of change of a file, from a listing."""
 
     size_bytes: int
     mtime_ns: int
@@ -52,7 +52,7 @@ class Storage:
     """A root folder on a file system; every path below it is relative, with forward slashes."""
 
     uri: str
-    """For messages and records: what the user wrote, without credentials and query."""
+    """URI for messages and records: as the user wrote it, without credentials and query."""
     filesystem: fs.FileSystem
     root: str
 
@@ -76,14 +76,14 @@ class Storage:
 
         def read() -> bytes:
             if self.local is not None:
-                disk.require_regular(self.local / name)
+                disk.check_regular_file(self.local / name)
             with self.filesystem.open_input_stream(self.path(name)) as stream:
                 return bytes(stream.read())
 
         return self._try("read", name, read)
 
     def read_within(self, name: str, read: Callable[[NativeFile], _T]) -> _T:
-        """Return what `read` makes of an open file, in which it may read at any place.
+        """Return the result of `read` on the open file, which it may read at any place.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -102,7 +102,7 @@ class Storage:
 
         Raises:
             FileNotFoundError: there is no such file.
-            StoreError: it cannot be read, or not be written there.
+            StoreError: the file cannot be read, or the path cannot be written.
 
         """
         return self._try("copy", name, lambda: self._copy(name, path))
@@ -118,11 +118,11 @@ class Storage:
         return sha256.hexdigest()
 
     def sizes(self, folder: str, *, recursive: bool = False) -> dict[str, int]:
-        """Return {name relative to folder: size in bytes} of its files; empty where there is no folder."""
+        """Return {name relative to folder: size in bytes} of its files; empty where the folder does not exist."""
         return {name: stamp.size_bytes for name, stamp in self.stamps(folder, recursive=recursive).items()}
 
     def stamps(self, folder: str, *, recursive: bool = False) -> dict[str, Stamp]:
-        """Return {name relative to folder: stamp} of its files; empty where there is no folder."""
+        """Return {name relative to folder: stamp} of its files; empty where the folder does not exist."""
         files = (info for info in self._list(folder, recursive) if info.is_file)
         return {self._relative(info.path, folder): Stamp(info.size, info.mtime_ns or 0) for info in files}
 
@@ -142,14 +142,14 @@ class Storage:
         self._try("write", name, lambda: disk.replace_file(local / name, data) if local else self._put(name, data))
 
     def create_file(self, name: str, data: bytes) -> None:
-        """Write a file on a disk unless there is one; of several that try at once, one wins, and the file stays its.
+        """Write a file on a disk unless it exists; of several processes, one succeeds; its content stays.
 
-        Object stores cannot say through pyarrow that an object must be new; `claims` has what is done there.
+        pyarrow has no conditional put for object stores; `claims` creates files there.
         """
         self._try("write", name, lambda: disk.create_file(Path(self.path(name)), data))
 
     def publish_folder(self, name: str, payloads: Mapping[str, bytes], last: tuple[str, bytes]) -> None:
-        """Publish payloads and then `last` as one folder. Whoever is first stays; a complete folder is never replaced.
+        """Publish payloads and then `last` as one folder. The first to finish stays; no complete folder is replaced.
 
         Raises:
             StoreError: it cannot be written (full disk, no permission, ...); nothing is left under the final name.
@@ -161,12 +161,12 @@ class Storage:
             return
         for file, data in payloads.items():
             self._try("write", name, partial(self._put, f"{name}/{file}", data))
-        if not self.exists(f"{name}/{last[0]}"):  # else somebody was quicker
+        if not self.exists(f"{name}/{last[0]}"):  # else another driver was quicker
             self._try("write", name, partial(self._put, f"{name}/{last[0]}", last[1]))
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder; no error where there is none."""
-        with suppress(FileNotFoundError):  # somebody else was quicker
+        """Remove a file or a folder; no error where it does not exist."""
+        with suppress(FileNotFoundError):  # another driver was quicker
             self._try("remove", name, lambda: self._remove(name))
 
     def _remove(self, name: str) -> None:
@@ -185,7 +185,7 @@ class Storage:
         except OSError as error:
             if "Content-MD5" not in str(error):
                 raise
-            # Older services want a header with a request for many removals that the AWS SDK no longer sends.
+            # Older services require a header for bulk removals, Content-MD5, that the AWS SDK no longer sends.
             for info in self.filesystem.get_file_info(fs.FileSelector(path, recursive=True)):
                 if info.is_file:
                     self.filesystem.delete_file(info.path)
@@ -195,12 +195,12 @@ class Storage:
         return f"{folder}/{disk.temporary_name()}{disk.HELD}"
 
     def sweep(self, folder: str, now_ns: int | None = None) -> None:
-        """Remove temporary files that dead processes left in `folder`, as far as that can be done.
+        """Remove temporary files that dead processes left in `folder`; failures are ignored.
 
         Args:
-            folder: where.
-            now_ns: the storage's time, as the stamp of a file just written says it. With it, what any host left more
-                than a day ago goes; without it, only what dead processes of this machine left.
+            folder: the folder to sweep.
+            now_ns: the storage's time, from the stamp of a file just written. With it, files of any host that are older
+                than a day are removed; without it, only those of dead processes of this machine.
 
         """
         for info in self._list(folder, False):
@@ -220,8 +220,8 @@ class Storage:
     def _put(self, name: str, data: bytes) -> None:
         """Write an object, in a thread of its own.
 
-        A stream that is left by an exception is closed, and closing publishes what was written until then. A signal's
-        exception is raised in the main thread, so it cannot get into this one.
+        An exception closes a stream, and closing it publishes the part written until then. The exception of a signal is
+        raised in the main thread, so it cannot interrupt this one.
         """
         parent = str(PurePosixPath(self.path(name)).parent)
         if not isinstance(self.filesystem, fs.S3FileSystem | fs.GcsFileSystem):
@@ -240,7 +240,7 @@ class Storage:
         return path.removeprefix(self.path(folder)).lstrip("/")
 
     def _try(self, verb: str, name: str, act: Callable[[], _T]) -> _T:
-        """Do something that may be done twice; failures become one line."""
+        """Do something that may be done twice; a failure becomes an error of one line."""
         swept = (FileNotFoundError,) if verb == "write" and self.local is not None else ()
         try:
             return attempt(act, again=swept)
@@ -253,7 +253,7 @@ class Storage:
 
 
 def _kind(verb: str, error: BaseException) -> type[StoreError]:
-    """Return the class of a failure: whether trying the same again is in vain until a person acts."""
+    """Return the error class of a failure: `StoreUnwritable` where only a person can end it."""
     if verb not in ("write", "remove"):
         return StoreError
     if is_read_only(error):
@@ -262,7 +262,7 @@ def _kind(verb: str, error: BaseException) -> type[StoreError]:
 
 
 def open_storage(uri: str) -> Storage:
-    """Open a folder, s3://bucket/prefix or gs://bucket/prefix; nothing is created.
+    """Open a folder, s3://bucket/prefix or gs://bucket/prefix; no file is created.
 
     Raises:
         StoreError: the URI is not one that pyarrow can open.
@@ -274,5 +274,5 @@ def open_storage(uri: str) -> Storage:
         filesystem, root = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:
         scheme = uri.partition("://")[0]  # not the whole URI: it may hold credentials
-        raise StoreError(f"storage {scheme}://...: cannot be opened: {told(error, uri)}") from error
+        raise StoreError(f"storage {scheme}://...: cannot be opened: {error_line(error, uri)}") from error
     return Storage(label(uri), filesystem, root.rstrip("/"))

@@ -1,12 +1,12 @@
 """The formats of a store's files, and the refusal of a file that a later version wrote.
 
     content = stamped("population", {"digest": ..., "identity": ...})     # with `format` and `made_by`
-    require_known("population", content, where="./studies/faces/finetune/population.json")
+    check_format("population", content, where="./studies/faces/finetune/population.json")
 
 A format rises where an older reader would misunderstand the file; a new optional key raises nothing: a reader ignores
 the keys that it does not know and takes a key's default where it is absent. A file without `format` is of format 1.
 
-Does not cover: what the keys mean; each file's own module says so.
+Does not cover: the meaning of keys, which each file's own module documents.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from ray_unlearn.errors import DamagedFile, NewerFormat
 
 FORMATS: Mapping[str, int] = {
     "record": 2,  # 2: its checksum covers its text as stored; later fields may be absent
-    "failed record": 2,  # 2: says its format
-    "population": 2,  # 2: says its format and `made_by`
-    "study": 2,  # 2: says its format and `made_by`
-    "splits": 2,  # 2: says its format, in the schema's metadata
-    "outputs": 1,  # says no format, so that the same run has the same bytes in every version
-    "manifest": 2,  # 2: says its format; the shards that it lists are of its format
-    "events": 2,  # 2: the first event of a log says the format
-    "records.jsonl": 2,  # 2: every line holds the record's text as stored, and says its format
+    "failed record": 2,  # 2: states its format
+    "population": 2,  # 2: states its format and `made_by`
+    "study": 2,  # 2: states its format and `made_by`
+    "splits": 2,  # 2: states its format, in the schema's metadata
+    "outputs": 1,  # states no format, so that the same run has the same bytes in every version
+    "manifest": 2,  # 2: states its format; the shards that it lists are of its format
+    "events": 2,  # 2: the first event of a log states the format
+    "records.jsonl": 2,  # 2: every line holds the record's text as stored, and states its format
 }
-"""By kind of file: the newest format that this version reads, and the one that it writes. 1 is that of version 0.1.0.
+"""Formats by kind of file: the newest that this version reads, and the one that it writes. 1 is that of version 0.1.0.
 
 The format of scores.json, which rises with every change of a number, is `evaluation.scores.FORMAT`.
 """
@@ -46,9 +46,9 @@ def stamped(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_object(kind: str, data: bytes | str, where: str, newest: int | None = None) -> dict[str, Any]:
-    """Return the keys and values of a JSON file; those that this version does not know are among them.
+    """Return the keys and values of a JSON file; unknown keys are included.
 
-    The arguments are those of `require_known`.
+    The arguments are those of `check_format`.
 
     Raises:
         NewerFormat: the file is of a newer format than this version reads.
@@ -61,14 +61,14 @@ def parse_object(kind: str, data: bytes | str, where: str, newest: int | None = 
         raise DamagedFile(f"{where}: not JSON ({error})") from error
     if not isinstance(value, dict):
         raise DamagedFile(f"{where}: expected a JSON object; found {type(value).__name__}")
-    require_known(kind, value, where, newest)
+    check_format(kind, value, where, newest)
     return value
 
 
 def minified(text: str) -> str:
     """Return JSON without the spaces between its tokens; numbers and strings stay as they are written.
 
-    Only for text that was parsed: an endless string would cost the square of its length.
+    Only for text that was parsed: a string without an end would cost the square of its length.
     """
     parts = _STRING.split(text)
     parts[::2] = ["".join(between.split()) for between in parts[::2]]  # every other part is a string
@@ -76,12 +76,12 @@ def minified(text: str) -> str:
 
 
 def first_complaint(error: ValidationError) -> str:
-    """Return what is wrong with a file's keys, in one line."""
+    """Return the first validation error of a file's keys, in one line."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
-def require_known(kind: str, content: Mapping[Any, Any], where: str, newest: int | None = None) -> int:
+def check_format(kind: str, content: Mapping[Any, Any], where: str, newest: int | None = None) -> int:
     """Return the format of a file.
 
     Args:
@@ -112,7 +112,7 @@ def require_known(kind: str, content: Mapping[Any, Any], where: str, newest: int
 
 
 def _writer(content: Mapping[Any, Any]) -> str:
-    """Return the version that a file names as its writer; a record's and the scores' are among their versions."""
+    """Return the version that a file names as its writer; records and scores list it among their versions."""
     named = content.get("made_by", content.get(b"made_by"))
     versions = content.get("versions")
     if named is None and isinstance(versions, Mapping):

@@ -6,9 +6,9 @@
     <storage>/<study>/metrics.parquet            one row per run, rebuilt from records
     <storage>/<study>/scores.json, .parquet      the last evaluation; report.html shows it
     <storage>/<study>/scores/<mode>/*.json       its parts, one per population, computed again only when runs change
-    <storage>/<study>/events/<log>-000.jsonl      what happened while runs were made; a log per `generate`, in parts
+    <storage>/<study>/events/<log>-000.jsonl      events of making runs; a log per `generate`, in parts
     <storage>/<study>/<population>/population.json           digest and readable identity
-    <storage>/<study>/<population>/records.jsonl             its records once more, to be read at once; large ones only
+    <storage>/<study>/<population>/records.jsonl             a copy of its records, read at once; large ones only
     <storage>/<study>/<population>/00007/record.json         with model.safetensors, outputs.arrow, log.txt, stages
     <storage>/<study>/<population>/failed/00007.json         the last failure of a run not yet made, with 00007.log.txt
 
@@ -16,7 +16,7 @@ On an object store, a payload's object has its sha256 in its name (model-0123456
 whose bytes differ never write over each other's, and a record names exactly what its own driver wrote. Stores of
 versions before this one have plain names there; both are read.
 
-Does not cover: how anything is written (`filesystem`).
+Does not cover: how files are written (`filesystem`).
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ class Layout:
 
     @property
     def events_folder(self) -> str:
-        """Folder of what happened while runs were made."""
+        """Folder of the event logs."""
         return f"{self.study}/events"
 
     def events(self, log: str, part: int) -> str:
-        """One part of what happened during one `generate`."""
+        """One part of the event log of one `generate`."""
         return f"{self.events_folder}/{log}-{part:03d}.jsonl"
 
     def splits(self, digest: str) -> str:
@@ -89,7 +89,7 @@ class Layout:
         return f"{self.study}/{name}/population.json"
 
     def compacted(self, name: str) -> str:
-        """All records of a population in one file; a copy that proves nothing."""
+        """Copy of all records of a population in one file; it does not prove that they exist."""
         return f"{self.study}/{name}/{COMPACTED}"
 
     def run(self, run: Run) -> str:
@@ -131,5 +131,5 @@ def event_log_of(file: str) -> str | None:
 
 
 def run_index(folder: str) -> int | None:
-    """Return the run index that a folder's name says, or None for any other folder."""
+    """Return the run index in a folder's name, or None for any other folder."""
     return int(folder) if len(folder) == 5 and folder.isdigit() else None

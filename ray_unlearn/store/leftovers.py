@@ -1,10 +1,10 @@
-"""Payloads on an object store that no record names: of drivers that were killed, or that worked at the same run.
+"""Payloads on an object store that no record names: left by killed drivers, or by two drivers at the same run.
 
     found = leftovers(store, {run: record})      # {"faces/finetune/00007/model-0123456789abcdef.safetensors": Stamp}
     remove_old(store, found)                     # returns how many were older than a day
 
-Such objects are in nobody's way, and cost storage alone. One that is younger than a day may belong to a driver that is
-about to write its record. Only names that `layout.addressed` gives count: what people put into a run's folder stays.
+Such objects do no harm, and cost storage only. One that is younger than a day may belong to a driver that is
+about to write its record. Only names that `layout.addressed` returns count: other files in a run's folder stay.
 
 Does not cover: temporary files (`Storage.sweep`), nor uploads that were cut off, which no listing shows.
 """
@@ -41,7 +41,7 @@ def leftovers(store: StudyStore, records: Mapping[Run, Record | None]) -> dict[s
 
 
 def remove_old(store: StudyStore, found: Mapping[str, Stamp]) -> int:
-    """Remove those that are older than a day by the storage's own clock; return how many.
+    """Remove the leftovers that are older than a day by the storage's clock; return their number.
 
     Raises:
         StoreError: the storage cannot be written.

@@ -24,20 +24,20 @@ from ray_unlearn.study.schema import Study
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PopulationStatus:
-    """How far a population is."""
+    """Progress of one population, in numbers of runs."""
 
     population: str
     method: str
     planned: int
     done: int
     failed: dict[int, FailedRecord]
-    """Runs not made whose last attempt failed, by index."""
+    """Failures of runs that are not made, by index."""
     more: int
-    """Finished runs beyond the planned count, from an earlier larger one."""
+    """Number of finished runs beyond the planned count, made when it was larger."""
 
 
 def study_status(study: Study, store: StudyStore) -> list[PopulationStatus]:
-    """Return how far every population of the study is, without opening its data."""
+    """Return the progress of every population of the study, without opening its data."""
     found = []
     for name, spec in study.populations.items():
         indexes = list(store.made(name))
@@ -57,7 +57,7 @@ def study_status(study: Study, store: StudyStore) -> list[PopulationStatus]:
 
 
 Known = Mapping[str, Mapping[int, Record]]
-"""Population -> run -> record that was read before."""
+"""Records that were read before, by population and run."""
 
 
 def metrics_table(store: StudyStore, known: Known | None = None) -> pd.DataFrame:

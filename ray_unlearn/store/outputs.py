@@ -6,7 +6,7 @@
 One row per image: `split` (dictionary), `position` int32 (of the image in its split, as the splits file lists it),
 `label` int32, `logits` fixed_size_list<float32, C>. Every metric can be computed from it later, without a model.
 
-Does not cover: what is computed from logits (`ray_unlearn.evaluation`), and whether a file is the one that its record
+Does not cover: measures of logits (`ray_unlearn.evaluation`), and whether a file is the one that its record
 names (`study_store`).
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_unlearn.store.arrow import read_table
-from ray_unlearn.store.formats import require_known
+from ray_unlearn.store.formats import check_format
 from ray_unlearn.store.records import OUTPUTS
 
 
@@ -28,11 +28,11 @@ class SplitLogits:
     """One split of one run, as it is saved."""
 
     positions_N: np.ndarray
-    """int64: of the image in its split, as the splits file lists it."""
+    """int64 [N]: position of each image in its split, as the splits file lists it."""
     labels_N: np.ndarray
-    """int64."""
+    """int64 [N]: class of each image."""
     logits_NC: np.ndarray
-    """float32."""
+    """float32 [N, C]."""
 
 
 def encode_outputs(splits: Mapping[str, SplitLogits]) -> bytes:
@@ -54,14 +54,14 @@ def encode_outputs(splits: Mapping[str, SplitLogits]) -> bytes:
 
 
 def decode_outputs(data: bytes, where: str = OUTPUTS) -> dict[str, SplitLogits]:
-    """Return the splits of one run's outputs.arrow; Arrow and NumPy raise their own errors on a file that is none.
+    """Return the splits of one run's outputs.arrow; Arrow and NumPy raise their own errors on other files.
 
     Raises:
         NewerFormat: it is of a format that a later version wrote.
 
     """
     table = read_table(data)
-    require_known("outputs", table.schema.metadata or {}, where)
+    check_format("outputs", table.schema.metadata or {}, where)
     table = table.combine_chunks()
     logits_NC = table.column("logits").chunk(0).flatten().to_numpy().reshape(len(table), -1)
     labels_N = table.column("label").to_numpy().astype(np.int64)

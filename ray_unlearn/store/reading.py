@@ -1,10 +1,10 @@
-"""All records of a population with few reads: one listing, the compacted copy, and one by one what that lacks.
+"""All records of a population with few reads: one listing, the compacted copy, and the records that the copy lacks.
 
     found = find_records(storage, layout, "finetune", digest, store.record)
     found.records                                # {index: Record}
     found.lacking                                # how many of them the copy lacks
 
-Does not cover: what the compacted copy looks like (`compaction`), nor when it is written (`StudyStore.compact`).
+Does not cover: the format of the compacted copy (`compaction`), nor when it is written (`StudyStore.compact`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ray_unlearn.store.layout import Layout, run_index
 from ray_unlearn.store.records import RECORD, Record
 from ray_unlearn.study.plan import Run
 
-_READERS = 16  # object stores answer in parallel; a local disk does not mind
+_READERS = 16  # object stores answer in parallel; on a local disk it does no harm
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class Found:
 
     entries: dict[str, tuple[Stamp, Record]]
     lacking: int
-    """How many of them the compacted copy does not hold."""
+    """Number of runs that the compacted copy lacks."""
     newest_ns: int
-    """When the newest file of the population's folder was changed, by the storage's clock: before it was listed."""
+    """Time of the newest change in the population's folder before the listing, in ns of the storage's clock."""
 
     @property
     def records(self) -> dict[int, Record]:
@@ -38,21 +38,21 @@ class Found:
         return {record.index: record for _, record in self.entries.values()}
 
     def settled(self, age_ns: int) -> dict[str, tuple[Stamp, Record]]:
-        """Return the entries whose record was so old when it was listed: if it changes later, so does its stamp."""
+        """Return the entries whose record was at least `age_ns` old when listed: a later change gives another stamp."""
         return {name: entry for name, entry in self.entries.items() if self.newest_ns - entry[0].mtime_ns >= age_ns}
 
 
 def find_records(
     storage: Storage, layout: Layout, population: str, digest: str, read: Callable[[Run], Record | None]
 ) -> Found:
-    """Return the records of a population that are its own.
+    """Return the records in a population's folder that belong to it.
 
     Args:
-        storage: where.
+        storage: the storage.
         layout: the study's names.
-        population: whose.
+        population: its name.
         digest: the population's; records of another do not count.
-        read: returns a run's record, or None; called where the copy does not hold it.
+        read: returns a run's record, or None; called where the copy lacks it.
 
     """
     # The listing comes first: a record that changes while it is read has another stamp in the next listing.

@@ -1,12 +1,12 @@
-"""The record of a finished run and of a failed one: their schema, beside the code that reads and writes them.
+"""The records of finished and of failed runs: their schema, and the code that reads and writes them.
 
     record = Record(population="finetune", index=7, payloads={"model.safetensors": payload_of(data)}, ...)
     store.publish(run, payloads, record)
     record = parse_record(data, where="faces/finetune/00007/record.json")
 
 A record's checksum is the sha256 of its JSON as it is stored, without the spaces between the tokens and without the
-checksum, which is its last member. So it covers keys that this version does not know, and nothing is written anew to
-compare it. Format 1 (version 0.1.0) is read in the same way.
+checksum, which is its last member. So it covers keys that this version does not know, and comparing it needs no
+new serialisation. Format 1 (version 0.1.0) is read in the same way.
 
 Does not cover: when a record is written (`StudyStore.publish`: after its payloads).
 """
@@ -28,7 +28,7 @@ RECORD = "record.json"
 CHECKPOINT = "model.safetensors"
 OUTPUTS = "outputs.arrow"
 LOG = "log.txt"
-"""What the run's code printed; absent where it printed nothing."""
+"""Output of the run's code; absent where it printed nothing."""
 
 _CHECKSUM_CHARS = len(',"checksum":""}') + 64
 _CHECKSUM = re.compile(r',"checksum":"([0-9a-f]{64})"\}')
@@ -46,48 +46,48 @@ class Payload(_Value):
 
 
 def payload_of(data: bytes) -> Payload:
-    """Return what a record says about these bytes."""
+    """Return the size and hash of these bytes, as a record holds them."""
     return Payload(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 class Record(_Value):
-    """What is known about a finished run. Identical runs give identical payloads, but not identical times.
+    """The record of a finished run. Identical runs give identical payloads, but not identical times.
 
-    A field that a later version adds has a default, and stands before `checksum`.
+    A field that a later version adds has a default, and is placed before `checksum`.
     """
 
     format: int = 1
-    """Absent in format 1; `sealed` sets it."""
+    """Format of the record; absent in format 1. `sealed` sets it."""
     population: str
     index: int
     original: int
     digest: str
-    """The population's digest when the run was made."""
+    """Digest of the population when the run was made."""
     method: str
     options: dict[str, Any]
     seeds: dict[str, int]
     """Study seed, original and run: with the population's name, the key of every random stream of the run."""
     original_sha256: str
-    """The checkpoint that the run started from; empty for runs from scratch."""
+    """sha256 of the checkpoint that the run started from; empty for runs from scratch."""
     shards: dict[str, str] = Field(default_factory=dict)
-    """The decoded images that it read: {folder in the storage: one sha256 over its shards'}; empty before 0.2."""
+    """Decoded images that the run read: {folder in the storage: one sha256 over its shards'}; empty before 0.2."""
     payloads: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Payload]
-    """By file name in the run's folder: a name that leads elsewhere makes no record."""
+    """Payloads by file name in the run's folder; names with a path are not valid."""
     metrics: dict[str, float]
     """`<split>_accuracy` (0..1) and `<split>_loss` (nats) for each split with outputs."""
     epoch_loss: list[float]
     """Mean training loss of every epoch; empty for methods that bring their own loop."""
     stages: list[dict[str, float]]
-    """Per-epoch metrics, where the study asks for them."""
+    """Metrics of every epoch, where the study asks for them."""
     seconds: dict[str, float]
-    """Wall time by part: train, predict."""
+    """Wall time in seconds by part: train, predict."""
     started_at: str
-    """UTC, ISO 8601; evidence only, nothing depends on it."""
+    """Start time in UTC, ISO 8601; for information only."""
     device: str
-    """`cpu`, or the GPU's name."""
+    """Device: `cpu`, or the GPU's name."""
     threads: int
     arithmetic: dict[str, str] = Field(default_factory=dict)
-    """What else the last bits depend on and no digest covers, such as `cpu_capability`; empty before 0.2."""
+    """Other conditions of the last bits that no digest covers, such as `cpu_capability`; empty before 0.2."""
     host: str
     versions: dict[str, str]
     attempt: int
@@ -110,7 +110,7 @@ class Record(_Value):
         return record
 
     def is_of(self, run: Run, digest: str) -> bool:
-        """Return whether it is this run's: a record copied here from elsewhere makes no run."""
+        """Return whether the record belongs to this run; one copied from elsewhere does not."""
         return (self.population, self.index, self.digest) == (run.population, run.index, digest)
 
 
@@ -123,7 +123,7 @@ def parse_record(data: bytes | str, where: str) -> Record:
 
     Raises:
         NewerFormat: it is of a format that a later version wrote.
-        DamagedFile: it is no record, or not as it was sealed.
+        DamagedFile: it is no record, or was changed since it was sealed.
 
     """
     try:
@@ -134,7 +134,7 @@ def parse_record(data: bytes | str, where: str) -> Record:
     text = minified(text)
     sealed = _CHECKSUM.fullmatch(text, max(0, len(text) - _CHECKSUM_CHARS))
     if sealed is None or hashlib.sha256(f"{text[: sealed.start()]}}}".encode()).hexdigest() != sealed[1]:
-        raise DamagedFile(f"{where}: changed since it was written (its checksum is of another text)")
+        raise DamagedFile(f"{where}: changed since it was written (its checksum does not match)")
     try:
         record = Record.model_validate_json(text)
     except ValidationError as error:
@@ -144,13 +144,13 @@ def parse_record(data: bytes | str, where: str) -> Record:
 
 
 class FailedRecord(_Value):
-    """Why a run failed; kept beside the runs until the run succeeds. Its file says its format, too."""
+    """Why a run failed; kept in the folder `failed` until the run succeeds. Its file states its format, too."""
 
     population: str
     index: int
     digest: str
     error: str
-    """One line."""
+    """Error, as one line."""
     traceback: str
     attempts: int
     host: str

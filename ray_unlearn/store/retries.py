@@ -1,11 +1,11 @@
-"""Failed reads and writes: which are tried again, and what to tell people.
+"""Failed reads and writes: which are tried again, and advice for the user.
 
     attempt(lambda: path.write_bytes(data))      # tried again after what may pass
     advice(OSError(errno.ENOSPC, "..."))         # "free some space there, then run the same command again"
 
-Network file systems and object stores have bad moments: a reset connection, a server that restarts, a 503. Those are
+Network file systems and object stores fail for moments: a reset connection, a server that restarts, a 503. Those are
 tried again after pauses, beyond what pyarrow's own S3 client does. A full disk, a missing permission and a wrong key
-stay what they are, so they fail at once.
+do not pass, so they fail at once.
 
 Does not cover: a run that fails because its publication does (`schedule.scheduler` tries the whole run again).
 """
@@ -20,7 +20,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 _PAUSES_S = (0.5, 2.0, 5.0)
-"""Before the second, third and fourth try: a server that restarts is back within seconds, or not soon."""
+"""Pauses in seconds before the second, third and fourth try: a restarted server is back within seconds, or not soon."""
 
 _PASSING = {
     errno.EAGAIN,
@@ -48,7 +48,7 @@ _REFUSALS = (
     "Content-MD5",
     _CHUNKED,
 )
-"""What an object store says that it will say again; anything else may pass."""
+"""Parts of an object store's messages about permanent failures; any other failure may pass."""
 
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -70,7 +70,7 @@ def attempt(act: Callable[[], _T], *, again: tuple[type[OSError], ...] = ()) -> 
 
     Args:
         act: what to do; doing it twice must do no harm.
-        again: errors that count as passing whatever their number.
+        again: errors that count as passing for every errno.
 
     Raises:
         OSError: the last one.
@@ -94,17 +94,17 @@ def may_pass(error: OSError) -> bool:
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Return whether a failed write says that this user may only read there."""
+    """Return whether a write failed because this user may only read."""
     return getattr(error, "errno", None) in _READ_ONLY or "ACCESS_DENIED" in str(error)
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether a failed write says that there is no space left, or no quota."""
+    """Return whether a write failed because no space or quota is left."""
     return getattr(error, "errno", None) in _FULL
 
 
 def advice(error: BaseException) -> str:
-    """Return what to do about it, or nothing where the reason says all that we know."""
+    """Return advice for a failure; empty where there is none."""
     if _CHUNKED in str(error):
         return "for an S3 service that does not know it: export AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
     return _ADVICE.get(getattr(error, "errno", None) or 0, "")

@@ -1,12 +1,12 @@
-"""Do the workers see the driver's storage? Asked before they work, as Ray Train does.
+"""Check, before workers start a run, that they see the driver's storage, as Ray Train does.
 
     with marked(store) as marker:                # the driver
         ...
     check_shared(store, marker)               # each worker, before anything else
 
-A folder that only the head node has would otherwise be made anew on every node, or fail with a missing shard.
+Without the check, a folder of the head node alone would be created anew on every node, or a shard be missing.
 
-Does not cover: workers in the driver's own process, which see what it sees.
+Does not cover: workers in the driver's own process, which share its storage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LOOK_AGAIN_S = (1.0, 3.0)  # a network file system may take a moment to show a 
 
 @contextmanager
 def marked(store: StudyStore) -> Iterator[str]:
-    """Yield the name of a file that lies in the study's folder as long as the block lasts."""
+    """Yield the name of a file that exists in the study's folder during the block."""
     name = store.storage.temporary(store.name)
     store.storage.publish_file(name, b"A driver is at work; `sweep` removes this once it is dead.\n")
     try:
@@ -35,7 +35,7 @@ def marked(store: StudyStore) -> Iterator[str]:
 
 
 def check_shared(store: StudyStore, marker: str) -> None:
-    """Refuse to work where the driver's marker cannot be seen; an empty name asks for nothing.
+    """Check that this machine sees the driver's marker; an empty name skips the check.
 
     Raises:
         StorageNotShared: this machine's storage is another one.

@@ -1,13 +1,13 @@
-"""Whether runs started from the original that the store holds now.
+"""Check that runs started from the originals that the store holds now.
 
     astray = other_starts(records, store.made("original"))       # [3, 4]
-    refuse_other_starts(store, "finetune", records, store.made("original"))
+    check_starts(store, "finetune", records, store.made("original"))
 
 Two drivers at one original whose bytes differ (a GPU that does not repeat itself) may, on an object store, each start
 runs from its own before one of them is written over; and an original that was damaged and is made anew elsewhere may
 get other bytes than those that older runs started from. Such a population would mix two experiments.
 
-Does not cover: an original without a checkpoint, of which nothing can be said.
+Does not cover: an original without a checkpoint, with which no run can be compared.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ def other_starts(records: Mapping[int, Record], originals: Mapping[int, Record])
 
 
 def is_of_original(record: Record, originals: Mapping[int, Record]) -> bool:
-    """Return whether a run started from the original that is there now, as far as records tell."""
+    """Return whether a run started from the original in the store, as far as records show."""
     start = originals.get(record.original)
     checkpoint = start.payloads.get(CHECKPOINT) if start else None
     return not record.original_sha256 or checkpoint is None or checkpoint.sha256 == record.original_sha256
 
 
-def refuse_other_starts(
+def check_starts(
     store: StudyStore, population: str, records: Mapping[int, Record], originals: Mapping[int, Record]
 ) -> None:
-    """Refuse to take such a population for one.
+    """Check that all runs of a population started from the store's originals.
 
     Raises:
         StoreError: some of its runs started from another original.

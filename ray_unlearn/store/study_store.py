@@ -42,7 +42,7 @@ from ray_unlearn.study.plan import Plan, Population, Run
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import labelled
 
-_WORTH_COMPACTING = 256  # records, read one by one, take less time than people notice
+_WORTH_COMPACTING = 256  # fewer records are read one by one in too little time to notice
 _SETTLES_NS = 2 * 10**9
 
 
@@ -60,15 +60,15 @@ class StudyStore:
 
     @property
     def uri(self) -> str:
-        """Where the study lies, for people."""
+        """Address of the study's folder, for messages."""
         return f"{self.storage.uri.rstrip('/')}/{self.name}"
 
     def admit(self, plan: Plan, differences: Sequence[str] = ()) -> None:
-        """Take a plan's populations in, all or none.
+        """Admit a plan's populations, all or none.
 
         Args:
-            plan: whose populations they are.
-            differences: between the study and the one that was here before, for the refusal: a line each.
+            plan: the plan.
+            differences: lines for the refusal, one per difference between the study and the one generated before.
 
         Raises:
             PopulationChanged: the folder holds one of them, made from something else.
@@ -89,7 +89,7 @@ class StudyStore:
         self.sweep(plan)
 
     def sweep(self, plan: Plan) -> None:
-        """Remove what dead processes left; the storage's clock is that of study.json, written a moment ago."""
+        """Remove temporary files of dead processes; the stamp of study.json, just written, gives the storage's time."""
         stamp = self.storage.stamps(self.name).get(PurePosixPath(self.layout.study_json).name)
         folders = [self.name]
         if self.storage.local is not None:  # nothing is renamed on an object store, so nothing is left there
@@ -110,14 +110,14 @@ class StudyStore:
         if held.get("digest") == population.digest:
             return False
         *lines, made_by, advice = refusal(held, population.identity, population.method.corrections)
-        said = [*lines, *(f"  in the study: {line}" for line in differences), made_by, advice]
+        details = [*lines, *(f"  in the study: {line}" for line in differences), made_by, advice]
         raise PopulationChanged(
             f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n"
-            + "\n".join(said)
+            + "\n".join(details)
         )
 
     def held(self, population: str) -> dict[str, Any] | None:
-        """Return what the folder says about a population: {digest, identity}; None where it has none."""
+        """Return the content of a population's population.json, {digest, identity}; None where it does not exist."""
         where = f"{self.storage.uri}/{self.layout.population_json(population)}"
         try:
             content = parse_object("population", self.storage.read(self.layout.population_json(population)), where)
@@ -127,13 +127,12 @@ class StudyStore:
             raise DamagedFile(f"{error}; restore it, or remove the population") from error
         if not isinstance(content.get("digest"), str) or not isinstance(content.get("identity"), dict):
             raise DamagedFile(
-                f"{where}: does not say what the runs were made from (digest, identity); "
-                "restore it, or remove the population"
+                f"{where}: lacks the digest or the identity of its runs; restore it, or remove the population"
             )
         return content
 
     def study(self) -> Study | None:
-        """Return the study as it was last generated; None where nothing was.
+        """Return the study as it was last generated; None where none was.
 
         Raises:
             DamagedFile: study.json cannot be read.
@@ -154,16 +153,16 @@ class StudyStore:
     def publish(self, run: Run, payloads: Mapping[str, bytes], record: Record) -> None:
         """Publish a finished run: payloads, then its record; then forget its earlier failure.
 
-        A run that somebody published meanwhile stays as it is. Payloads without a record are no run: on a disk they
-        make way. On an object store each lies under a name with its sha256, so of two drivers at the same run whose
-        bytes differ (a GPU that does not repeat itself) neither writes over the other's, and whichever record is
-        there names exactly what its own driver wrote. Both may find no record at the same moment; then the last one
-        stays, and what the other wrote is left over, for `verify --repair`.
+        A run that another driver published meanwhile stays as it is. Payloads without a record are no run: on a disk
+        they are replaced. On an object store each payload's name holds its sha256, so two drivers at the same run whose
+        bytes differ (a GPU that does not repeat itself) do not overwrite each other's payloads, and a record names
+        exactly the payloads of its own driver. Where both find no record at the same moment, the last record stays, and
+        the payloads of the other are left for `verify --repair`.
         """
         there = self.storage.exists(self.layout.record(run))
         held = self.record(run) if there else None
         if held is None or not held.is_of(run, record.digest):
-            if there:  # the record of another run or population, copied here; what else is there makes way
+            if there:  # the record of another run or population, copied here; its payloads are replaced
                 self.storage.remove(self.layout.record(run))
             last = (RECORD, record.sealed().model_dump_json(indent=1).encode())
             files = {self.stored_as(file, payload_of(data)): data for file, data in payloads.items()}
@@ -173,12 +172,12 @@ class StudyStore:
             self.storage.remove(self.layout.failure(run))
 
     def discard(self, run: Run) -> None:
-        """Make a run pending again: its record goes first, so that no half-removed run ever counts as finished."""
+        """Make a run pending again: its record is removed first, so that no half-removed run counts as finished."""
         self.storage.remove(self.layout.record(run))
         self.storage.remove(self.layout.run(run))
 
     def publish_failure(self, run: Run, failure: FailedRecord, log: bytes = b"") -> None:
-        """Record why a run failed, and first what it printed; the run stays to be made."""
+        """Publish a failed run's log, then the record of its failure; the run stays pending."""
         if log:
             self.storage.publish_file(self.layout.failed_log(run), log)
         else:
@@ -188,12 +187,12 @@ class StudyStore:
     def records(self, population: str, digest: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
         """Return the records of a population's finished runs by index; those of other populations are left out.
 
-        Records that the compacted copy holds are taken from there, where the listing says that they are the same.
+        Records are taken from the compacted copy where the listing shows that they are the same.
 
         Args:
-            population: whose.
-            digest: the population's.
-            known: records read before, which are not read again: a record that is there never changes.
+            population: its name.
+            digest: its digest.
+            known: records read before, which are not read again, because records never change.
 
         Raises:
             DamagedFile: a record cannot be read, or was changed; only `verify --repair` makes its run pending.
@@ -203,11 +202,11 @@ class StudyStore:
         return self._find(population, digest, known).records
 
     def compact(self, population: str, digest: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
-        """Return what `records` does; write the compacted copy anew where it lacks more than 256 of them.
+        """Return the same as `records`; write the compacted copy again where it lacks more than 256 of them.
 
-        The copy saves time only, so a store that does not take it is no error. An object store tells the time of a
-        change in seconds, and two drivers may both have written a record within one: there, the copy leaves out what
-        is newer than two seconds, and is made of what was read after the listing.
+        The copy saves time only, so a store that refuses it is no error. An object store reports times of change in
+        seconds, and two drivers may both have written a record within one: there, the copy leaves out records newer
+        than two seconds, and is made of records read after the listing.
         """
         remote = self.storage.local is None
         found = self._find(population, digest, None if remote else known)
@@ -276,16 +275,16 @@ class StudyStore:
             raise DamagedFile(f"{error}; `ray-unlearn verify STUDY --repair` removes it") from error
 
     def failed_indexes(self, population: str) -> list[int]:
-        """Return the run indexes that have a failure, sorted; it is not read, nor whether the run was made since."""
+        """Return the run indexes that have a failure, sorted; failures are not read, and the run may be made since."""
         names = self.storage.sizes(self.layout.failures(population))
         found = (run_index(name.removesuffix(".json")) for name in names)
         return sorted(index for index in found if index is not None)
 
     def log(self, run: Run) -> bytes:
-        """Return what a run printed, finished or failed; empty where it printed nothing.
+        """Return the output of a finished or failed run; empty where it printed nothing.
 
         Raises:
-            StoreError: the run is neither, or its log is not what its record says.
+            StoreError: the run is neither finished nor failed, or its log differs from its record.
 
         """
         if record := self.record(run):
@@ -301,12 +300,12 @@ class StudyStore:
         """Return a payload of a finished run, after comparing it with its record.
 
         Args:
-            run: whose.
-            file: its name.
-            record: the run's, where it is at hand; else it is read.
+            run: the run.
+            file: the payload's name.
+            record: the run's record, if already read.
 
         Raises:
-            StoreError: the run is not finished, has no such payload, or has one that is not what its record says.
+            StoreError: the run is not finished, has no such payload, or has one that differs from its record.
 
         """
         record = record or self.record(run)
@@ -320,12 +319,12 @@ class StudyStore:
             data = b""
         if payload_of(data) != expected:
             raise StoreError(
-                f"{self.uri}: run {run}: {file} is not what its record says; run `ray-unlearn verify STUDY --repair`"
+                f"{self.uri}: run {run}: {file} differs from its record; run `ray-unlearn verify STUDY --repair`"
             )
         return data
 
     def stored(self, run: Run, file: str, payload: Payload) -> bytes:
-        """Return a payload's bytes as they are, compared with nothing.
+        """Return a payload's bytes without comparing them with the record.
 
         Raises:
             FileNotFoundError: there is no such file.

@@ -1,7 +1,7 @@
-"""Read everything that is recorded back, and say what is not what its record says.
+"""Read every recorded payload back, and report those that differ from their records.
 
     problems = verify(store, ["original", "finetune"])
-    repair(store, problems)                      # the bad runs are pending again; `generate` makes them anew
+    repair(store, problems)                      # the affected runs are pending; `generate` makes them again
 
 Does not cover: whether the plan is complete (`ray-unlearn status`).
 """
@@ -25,7 +25,7 @@ _READERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One file of one run that is not what its record says, or the damaged record of its failure."""
+    """One file of one run that differs from its record, or the damaged record of its failure."""
 
     run: Run
     file: str
@@ -38,16 +38,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What `verify` read, and what it found wrong."""
+    """Counts of what `verify` read, and the problems that it found."""
 
     runs: int
     files: int
     size_bytes: int
     problems: tuple[Problem, ...]
     silent: tuple[Run, ...]
-    """Runs whose records do not say which decoded images they were made from: those of version 0.1."""
+    """Runs whose records do not name the decoded images that they read: those of version 0.1."""
     leftovers: Mapping[str, Stamp] = field(default_factory=dict)
-    """Payloads that no record names, by name; they are no problem (`leftovers`)."""
+    """Stamps of payloads that no record names, by name; they are no problem (`leftovers`)."""
 
 
 def verify(store: StudyStore, populations: Iterable[str], shards: Mapping[str, str] | None = None) -> Verification:
@@ -55,11 +55,11 @@ def verify(store: StudyStore, populations: Iterable[str], shards: Mapping[str, s
 
     Args:
         store: the study's folder.
-        populations: which to check.
-        shards: the decoded images of the storage as their manifests say: {folder: one sha256 over its shards'}.
+        populations: names of the populations to check.
+        shards: hashes from the manifests of decoded images: {folder: one sha256 over its shards'}.
 
     Raises:
-        NewerFormat: a later version wrote a file that this one cannot read; nothing is said of the others.
+        NewerFormat: a later version wrote a file that this one cannot read; other files are not reported.
         DamagedFile: a population.json cannot be read.
 
     """
@@ -103,7 +103,7 @@ def _readable(store: StudyStore, readers: ThreadPoolExecutor) -> dict[int, Recor
 
 
 def _read(store: StudyStore, run: Run) -> tuple[Record | None, str]:
-    """Return a run's record, and what is wrong with it where it is damaged; neither where there is none."""
+    """Return a run's record, or None and the damage; None and an empty text where it does not exist."""
     try:
         return store.record(run), ""
     except DamagedFile as error:
@@ -122,10 +122,10 @@ def _bad_failures(store: StudyStore, populations: Iterable[str]) -> Iterator[Pro
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What runs are compared with, payloads apart."""
+    """Digests, originals and shards that runs are compared with."""
 
     digests: Mapping[str, str]
-    """By population."""
+    """Digests by population."""
     originals: Mapping[int, Record]
     shards: Mapping[str, str]
 
@@ -149,7 +149,7 @@ def _wrong_start(run: Run, record: Record, known: _Known) -> Iterator[Problem]:
         yield Problem(run, RECORD, f"started from {ORIGINAL}/{record.original:05d} when it was sha256 {was}...")
     for folder, sha256 in record.shards.items():
         if known.shards.get(folder, sha256) != sha256:
-            yield Problem(run, RECORD, f"was made when the shards of {folder} were others than its manifest says now")
+            yield Problem(run, RECORD, f"was made from other shards of {folder} than its manifest lists now")
 
 
 def _wrong_payloads(store: StudyStore, run: Run, record: Record) -> Iterator[Problem]:

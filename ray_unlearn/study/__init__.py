@@ -1,14 +1,14 @@
-"""The study file as frozen, validated values, and what it plans.
+"""The study file as frozen, validated values, and the plan made from it.
 
     study = load_study("faces.yaml", overrides=["training.lr=1e-4"])
     study.data.image_size                        # 32
     plan = make_plan(study, Ingredients(data={...}, model={...}, methods={...}))
     plan.runs                                    # every run of every population, as frozen values
 
-`schema` names the keys, `loading` reads the file and words its errors, `template` writes one to start from, and
+`schema` holds the keys, `loading` reads the file and describes its errors, `template` writes one to start from, and
 `plan` turns a study into runs and digests.
 
-Does not cover: what a method's options may be (`ray_unlearn.methods`), nor whether the data exist (`ray_unlearn.data`).
+Does not cover: the options of methods (`ray_unlearn.methods`), nor whether the data exist (`ray_unlearn.data`).
 """
 
 from ray_unlearn.study.loading import load_study as load_study

@@ -3,7 +3,7 @@
     refusal(held, population.identity, population.method.corrections)     # lines; `held` is a population.json
     METHOD = Method(..., corrections=(Correction("0.2", "the ascent step weighted batches, not images"),))
 
-Does not cover: whether a population may be continued; equal digests say that it may (`ray_unlearn.store`).
+Does not cover: whether a population may be continued, which its digest decides (`ray_unlearn.store`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ NEWER_BYTES: Mapping[int, str] = {
     2: "optimisers became one fused kernel, and convolutions skip the taps that meet only padding",
     3: "taps that only ever meet padding are put aside during training",
 }
-"""By `IDENTITY_FORMAT` (in `plan`): why the same study gave other bytes from then on."""
+"""Reasons why the same study gives other bytes since a format, by `plan.IDENTITY_FORMAT`."""
 
 _UNRECORDED = {
     ("method", "modules"): "the modules that a script imports from its folder",
     ("method", "distribution"): "the installed distribution that a script is of",
     ("model", "distribution"): "the installed distribution that a factory is of",
 }
-"""By place in an identity: what version 0.1.0 did not write down."""
+"""Values that version 0.1.0 did not record, by their place in an identity."""
 
 _UNSTATED = "0.1.0 or earlier"
 
@@ -34,23 +34,23 @@ class Correction(NamedTuple):
     """A change of a method that gives other results on purpose; its revision rises by one with each."""
 
     version: str
-    """The version of ray_unlearn that brought it."""
+    """Version of ray_unlearn that first has the correction."""
     reason: str
-    """What was wrong, as a clause: `the ascent step weighted batches, not images`."""
+    """Clause that names the fault: `the ascent step weighted batches, not images`."""
     defaults: tuple[str, ...] = ()
-    """The options whose defaults it changed, where it changed nothing else: older values give the older results still,
-    so the revision stays, and the reason is given only for runs of version 0.1.0 that differ in one of them."""
+    """Options whose defaults changed, where nothing else did. Their older values still give the older results, so the
+    revision stays, and the reason is shown only for runs of version 0.1.0 that differ in one of these options."""
 
 
 def refusal(
     held: Mapping[str, Any], identity: Mapping[str, Any], corrections: Mapping[str, Sequence[Correction]]
 ) -> list[str]:
-    """Return why runs were made differently, a line each: differences, then reasons, then what can be done.
+    """Return lines that explain how runs were made differently: differences, then reasons, then advice.
 
     Args:
         held: the content of the population's population.json.
         identity: what the population would be made from now.
-        corrections: of the method, and of the methods that it is a mix of, by name.
+        corrections: those of the method, or of each method of a mix, by name.
 
     """
     before, now = dict(held.get("identity") or {}), json.loads(json.dumps(identity))
@@ -64,7 +64,7 @@ def refusal(
         *_other_bytes(before, now),
     ]
     made_by = f"It was made by ray-unlearn {held.get('made_by', _UNSTATED)}."
-    ours = ("format:", "revisions", *unrecorded)  # how a difference of versions begins, which nobody can change back
+    ours = ("format:", "revisions", *unrecorded)  # how a difference of versions begins, which no user can change back
     can_go_back = not changed or any(not line.startswith(ours) for line in changed)
     advice = "Give the changed population another name, the study another name, or change it back."
     if not can_go_back:
@@ -93,7 +93,7 @@ def _sentence(method: str, one: Correction) -> str:
 
 
 def _revision(identity: Mapping[str, Any], method: str) -> int:
-    """Return the revision of a method that an identity is of; 1 is not written down."""
+    """Return a method's revision in an identity; 1 is not recorded."""
     revisions = identity.get("revisions")
     found = revisions.get(method, 1) if isinstance(revisions, Mapping) else 1
     return found if isinstance(found, int) and found >= 1 else 1

@@ -32,9 +32,9 @@ class Since:
     """
 
     version: str
-    """The version of ray_unlearn that brought the option."""
+    """Version of ray_unlearn that first has the option."""
     neutral: Any
-    """The value with which a run is the same as before the option existed. It never changes, as defaults may."""
+    """Value with which a run is the same as before the option existed. It never changes; defaults may."""
 
 
 def since_of(block: type[BaseModel], option: str) -> Since | None:

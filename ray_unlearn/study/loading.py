@@ -4,9 +4,9 @@
     study = parse_study({"name": "faces", ...}, where="a test")
 
 Relative paths in the file are relative to the file; those in overrides, to the current folder. An architecture's
-`package.module:factory` that is not installed is looked for beside the file.
+`package.module:factory` that is not installed is looked for in the file's folder.
 
-Does not cover: whether a path exists; the room that opens it says so.
+Does not cover: whether a path exists; the room that opens it reports that.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ray_unlearn.study.uris import label, labelled, without_keys
 from ray_unlearn.study.yaml12 import parse_yaml
 
 _EMBEDDED = ("digits", "cifar10", "given")
-# What pydantic adds to a key's path to say which member of a union complained, and that the key itself is wrong.
+# What pydantic adds to a key's path: the member of a union that failed, and `[key]` where the key itself is wrong.
 _NOT_KEYS = re.compile(r"(constrained-)?(int|float|str)|Source|Normalize|\[key\]|(function-|literal|tuple)\S*\[.*")
 
 
@@ -40,13 +40,13 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         overrides: `a.b=value` strings; the value is YAML.
 
     Raises:
-        StudyError: the file cannot be read, is not YAML, or says something impossible.
+        StudyError: the file cannot be read, is not YAML, or holds an invalid value.
 
     """
     study = parse_study(read_tree(path, overrides), where=str(path))
     if ":" not in study.model.arch:
         return study
-    return study.model_copy(update={"model": study.model.beside(str(Path(path).parent.absolute()))})
+    return study.model_copy(update={"model": study.model.with_folder(str(Path(path).parent.absolute()))})
 
 
 def read_tree(path: str | Path, overrides: Sequence[str] = (), *, absolute: bool = True) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def read_tree(path: str | Path, overrides: Sequence[str] = (), *, absolute: bool
     Args:
         path: the YAML file.
         overrides: `a.b=value` strings; the value is YAML.
-        absolute: resolve relative paths; without, every path is as it was written, at the same place of the tree.
+        absolute: whether relative paths are resolved; else every path stays as it is written.
 
     Raises:
         StudyError: the file cannot be read, is not YAML, or is no mapping.
@@ -71,7 +71,9 @@ def read_tree(path: str | Path, overrides: Sequence[str] = (), *, absolute: bool
         raise StudyError(f"{file}: not YAML: {_place(error)}") from error
     if not isinstance(tree, dict):
         raise StudyError(f"{file}: expected a mapping with name, data and populations; found {type(tree).__name__}")
-    tree = {"storage": Study.model_fields["storage"].default} | tree  # left out means what it means when written out
+    tree = {
+        "storage": Study.model_fields["storage"].default
+    } | tree  # relative to the file's folder, as if it were written out
     trees = [(tree, file.parent.absolute()), *((_override(override), Path.cwd()) for override in overrides)]
     merged: dict[str, Any] = {}
     for part, folder in trees:
@@ -84,10 +86,10 @@ def parse_study(tree: dict[str, Any], where: str) -> Study:
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
-        # A union reports every member's complaint: an unknown key, then the deepest key, says most about the cause.
+        # A union reports an error per member: an unknown key, then the deepest key, is closest to the cause.
         ranked = sorted(error.errors(), key=lambda one: (one["type"] != "extra_forbidden", -len(_keys(one))))
-        said = ".".join(_keys(ranked[0]))
-        others = {".".join(_keys(one)) for one in ranked if not said.startswith(".".join(_keys(one)))}
+        worst = ".".join(_keys(ranked[0]))
+        others = {".".join(_keys(one)) for one in ranked if not worst.startswith(".".join(_keys(one)))}
         more = f" (and {len(others)} more)" if others else ""
         raise StudyError(without_keys(f"{where}: {describe(ranked[0], Study)}{more}")) from None
 
@@ -96,7 +98,7 @@ def parse_stored(tree: dict[str, Any]) -> Study:
     """Validate a study as a store holds it; keys that only a later version knows are left out.
 
     Raises:
-        StudyError: it is no study that this version can read.
+        StudyError: this version cannot read it as a study.
 
     """
     tree = copy.deepcopy(tree)
@@ -110,7 +112,7 @@ def parse_stored(tree: dict[str, Any]) -> Study:
 
 
 def _drop(tree: Any, path: tuple[int | str, ...]) -> bool:
-    """Remove a key; parts of its path that name a member of a union are no keys. Return whether it was there."""
+    """Remove a key; parts of its path that name a member of a union are skipped. Return whether the key existed."""
     for part in path[:-1]:
         inner = tree.get(part) if isinstance(tree, dict) else None
         tree = inner if isinstance(inner, dict) else tree
@@ -118,13 +120,13 @@ def _drop(tree: Any, path: tuple[int | str, ...]) -> bool:
 
 
 def describe_first(error: ValidationError, model: type[BaseModel]) -> str:
-    """Word the complaint that says most about the cause: an unknown key, where there is one."""
+    """Describe the error that is closest to the cause: an unknown key, where there is one."""
     first, *_ = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     return describe(first, model)
 
 
 def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
-    """Word one pydantic error: the key's path, what was expected, what was found, the nearest valid name."""
+    """Describe one pydantic error: the key's path, what was expected, what was found, the nearest valid name."""
     path = _keys(error)
     key, found = ".".join(path), error.get("input")
     if error["type"] == "extra_forbidden":
@@ -141,7 +143,7 @@ def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _keys(error: ErrorDetails) -> list[str]:
-    parts = [" ".join(str(part).split()) for part in error["loc"]]  # one line, whatever the file calls its keys
+    parts = [" ".join(str(part).split()) for part in error["loc"]]  # one line, also where a key has line ends
     named = 2 if parts[:1] == ["populations"] else 0  # a population may have any name, `int` too
     return parts[:named] + [part for part in parts[named:] if not _NOT_KEYS.fullmatch(part)]
 
@@ -178,19 +180,19 @@ def _override(text: str) -> dict[str, Any]:
 
 
 def _typed(override: str) -> str:
-    """Return an override for a message, without keys of a URI."""
+    """Return an override for a message, without the credentials of a URI."""
     key, equals, value = override.partition("=")
     return key + equals + label(value) if "://" in value else override
 
 
 def _place(error: yaml.YAMLError) -> str:
-    """Return what is wrong and where, without the line itself: it may hold the keys of a URI."""
+    """Return the error and its place, without the line itself, which may hold the credentials of a URI."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return " ".join(without_keys(str(error)).split())
     mark = error.problem_mark or error.context_mark
     where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    said = ", ".join(filter(None, (error.context, error.problem, error.note)))
-    return " ".join(without_keys(said).split()) + where
+    text = ", ".join(filter(None, (error.context, error.problem, error.note)))
+    return " ".join(without_keys(text).split()) + where
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A study, and what the other rooms found out about it -> populations with digests, and their runs.
+"""A study and the ingredients that other rooms found for it -> populations with digests, and their runs.
 
     plan = make_plan(study, Ingredients(data={...}, model={...}, methods={...}))
     plan.populations["finetune"].digest
@@ -25,7 +25,7 @@ from ray_unlearn.study.schema import PopulationSpec, Study
 
 ORIGINAL = "original"
 IDENTITY_FORMAT = 3
-"""Rises where the same study begins to give other bytes; `changes.NEWER_BYTES` says why."""
+"""Number that rises where the same study begins to give other bytes; `changes.NEWER_BYTES` has the reasons."""
 
 StartsFrom = Literal["scratch", "original"]
 
@@ -46,31 +46,31 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MethodUse:
-    """One population's method, resolved: what the methods' room tells the plan."""
+    """One population's method, as `ray_unlearn.methods` resolved it."""
 
     name: str
-    """As the study says it."""
+    """Name as it is in the study file."""
     starts_from: StartsFrom
     options: BaseModel
-    """Frozen, validated, with all defaults filled in."""
+    """Options: frozen, validated, with all defaults filled in."""
     identity: Mapping[str, Any]
-    """What identifies method and options: plain JSON values, no paths of a machine."""
+    """Identity of method and options: plain JSON values, no paths of a machine."""
     deterministic: bool = False
     """Whether all runs from one original are equal."""
     corrections: Mapping[str, Sequence[Correction]] = field(default_factory=dict)
-    """Of the method, and of the methods that it is a mix of, by name: reasons for the refusal of older runs."""
+    """Corrections of the method, or of each method of a mix, by name: reasons for refusing older runs."""
     source: str = ""
     """Source text of a script method; the worker runs exactly what was hashed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ingredients:
-    """What data, models and methods found out about a study; all of it ends in the digests."""
+    """Identities of a study's data and model, and its resolved methods; all of them enter the digests."""
 
     data: Mapping[str, Any]
     model: Mapping[str, Any]
     methods: Mapping[str, MethodUse]
-    """By population name."""
+    """Methods by population name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +109,7 @@ class Plan:
 
     @property
     def warnings(self) -> list[str]:
-        """Return what a reader of the scores must know about the plan."""
+        """Return sentences about the plan that a reader of the scores must know."""
         unscored = [
             f"outputs.splits: without {split} the evaluation has no score, and adding it later means other populations"
             for split in ("forget", "test", "retain")

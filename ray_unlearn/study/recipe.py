@@ -68,6 +68,6 @@ class Recipe(Batches):
     warmup_epochs: Float = Field(0.0, ge=0, description="Linear warm-up from zero, always per batch.")
 
 
-# What a method takes over from the study's `training` block where its population does not say otherwise: how batches
+# Options that a method inherits from the study's `training` block unless its population overrides them: how batches
 # are made and computed. Rates, epochs and optimisers are the method's own.
 INHERITED = tuple(Batches.model_fields)

@@ -1,10 +1,10 @@
-"""The keys of a study file: one frozen pydantic value per block. Field descriptions are the JSON schema's, too.
+"""The keys of a study file: one frozen pydantic value per block. Field descriptions are also those of the JSON schema.
 
     Study.model_validate({"name": "faces", "data": {...}, "populations": {...}})
     Study.model_json_schema()                    # for editors: `ray-unlearn init --schema`
 
-Unknown keys and wrong types are refused here; values that need another room to judge (method options, whether a
-column exists) are judged there, still before any work.
+Unknown keys and wrong types are refused here; values that only another room can check (method options, whether a
+column exists) are checked there, still before any work.
 
 Does not cover: the file's syntax, overrides and paths (`loading`).
 """
@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from ray_unlearn.errors import did_you_mean
-from ray_unlearn.study.execution import Execution
 from ray_unlearn.study.recipe import Block, Float, Int, Recipe
 from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
 
@@ -30,7 +29,7 @@ Dtype = Literal["fp32", "bf16", "fp16"]
 
 
 class Source(Block):
-    """Where images come from: a path (or several, or a glob), or the name of an embedded set."""
+    """Source of images: a path (or several, or a glob), or the name of an embedded set."""
 
     path: str | tuple[str, ...] | None = Field(
         None, description="File, folder, glob or URI; relative to the study file."
@@ -74,21 +73,23 @@ def _as_text(value: Any) -> Any:
 
 
 class Forget(Block):
-    """Which training images are to be forgotten: exactly one of the ways."""
+    """The training images to forget, chosen in exactly one of these ways."""
 
-    fraction: Fraction | None = Field(
-        None, description="This share of the training images, drawn with the study's seed."
-    )
+    fraction: Fraction | None = Field(None, description="Fraction of the training images, drawn with the study's seed.")
     label: Int | str | None = Field(None, description="Every training image of this class (index or name).")
     group: str | None = Field(None, description="Whole groups (persons), by the name of the group column.")
-    count: Int | None = Field(None, ge=1, description="How many groups, drawn with the study's seed.")
+    count: Int | None = Field(None, ge=1, description="Number of groups, drawn with the study's seed.")
     ids: Annotated[
         str | tuple[str, ...] | None,
         BeforeValidator(_as_text, json_schema_input_type=str | tuple[str | int, ...] | None),
     ] = Field(None, description="Ids or positions, or a file of them: CSV with a column `image_id`, .txt, .json, .npy.")
-    given: bool | None = Field(None, description="As the source says (the competition's forget.csv).")
+    given: bool | None = Field(
+        None, description="true: the forget set that the source gives (the competition's forget.csv)."
+    )
     hardest: Int | None = Field(
-        None, ge=1, description="This many images of another study's forget set: those that its originals memorised."
+        None,
+        ge=1,
+        description="Number of images of another study's forget set: those that its originals memorised most.",
     )
     by: Literal["confidence_gap"] | None = Field(
         None, description="confidence_gap: mean probability of the label under originals minus under retrained models."
@@ -108,12 +109,12 @@ class Forget(Block):
         if self.hardest is not None and not (self.by and self.of):
             raise ValueError(
                 "hardest needs by and of: {hardest: 500, by: confidence_gap, of: STUDY}, a study in the same "
-                "storage whose original and retrained populations are made; its forget set is what to choose from"
+                "storage whose original and retrained populations are made; images are chosen from its forget set"
             )
         if (self.group is None) != (self.count is None):
             raise ValueError("group and count belong together: {group: person_id, count: 15}")
         if self.given is False:
-            raise ValueError("given: false says nothing; name another way")
+            raise ValueError("given: may only be true; use fraction, label, group, ids or hardest instead")
         return self
 
 
@@ -142,16 +143,18 @@ class Data(Block):
     forget: Forget
     image_size: Int = Field(32, ge=4, le=1024, description="Images are resized to this many pixels, square.")
     classes: Int | tuple[str, ...] | None = Field(
-        None, description="Class count or names; default: what the source says."
+        None, description="Class count or names; default: those of the source."
     )
     normalize: Literal["raw", "unit", "standard"] | Normalize = Field(
         "standard",
         description="raw: 0..255 (the competition); unit: 0..1; standard: mean 0.5, std 0.25; or {mean, std}.",
     )
     columns: Columns = Columns()
-    on_bad_image: Literal["refuse", "skip"] = Field("refuse", description="skip records each image that it skips.")
+    on_bad_image: Literal["refuse", "skip"] = Field(
+        "refuse", description="A bad image is an error (refuse), or left out and recorded (skip)."
+    )
     limit: Int | None = Field(
-        None, ge=2, description="Use only this many training images, drawn with the study's seed."
+        None, ge=2, description="Number of training images to use, drawn with the study's seed. Default: all."
     )
     shuffle: AnyShuffle = Shuffle()
 
@@ -161,7 +164,7 @@ class Model(Block):
 
     arch: str = Field(
         "resnet18",
-        description="A torchvision name, `small_cnn`, or package.module:factory; a module may lie beside the study.",
+        description="A torchvision name, `small_cnn`, or package.module:factory, also in the study's folder.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the architecture.")
     trim_dead_taps: bool = Field(
@@ -172,11 +175,11 @@ class Model(Block):
 
     @property
     def folder(self) -> str:
-        """Where a factory is looked for after all that is installed: the study file's folder, no part of the study."""
+        """Folder of the study file, searched for factories after the installed packages; no part of the study."""
         return self._folder
 
-    def beside(self, folder: str) -> Model:
-        """Return the same with the folder of the file that it was read from."""
+    def with_folder(self, folder: str) -> Model:
+        """Return a copy with the folder of its study file."""
         found = self.model_copy()
         found._folder = folder
         return found
@@ -198,25 +201,27 @@ class PopulationSpec(BaseModel):
         None,
         description="Instead of a method: one .safetensors or .pth (weights only) per checkpoint to import.",
     )
-    preset: str | None = Field(None, description="Options that the method has under this name; single ones override.")
-    count: Int | None = Field(None, ge=1, le=99_999, description="How many checkpoints (seeds).")
+    preset: str | None = Field(
+        None, description="Name of a set of options of the method; options given here override it."
+    )
+    count: Int | None = Field(None, ge=1, le=99_999, description="Number of checkpoints (seeds).")
     originals: Int = Field(1, ge=1, description="Run i starts from original i modulo this many.")
-    keep_checkpoints: bool | None = Field(None, description="Default: the study's.")
+    keep_checkpoints: bool | None = Field(None, description="Whether to keep checkpoints. Default: as the study.")
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys that belong to the method."""
+        """The method's options."""
         weights = {"weights": self.weights} if self.weights else {}
         return {**weights, **(self.__pydantic_extra__ or {})}
 
     @property
     def method_name(self) -> str:
-        """The method; `weights: file` alone names the importing one."""
+        """Name of the method; `weights` where only files are given."""
         return self.method or "weights"
 
     @property
     def planned(self) -> int:
-        """How many checkpoints are wanted: `count`, else one per weights file, else 1."""
+        """Number of planned checkpoints: `count`, else one per weights file, else 1."""
         return self.count or len(self.weights or (1,))
 
     @model_validator(mode="after")
@@ -230,7 +235,7 @@ class PopulationSpec(BaseModel):
 
 
 class Stages(Block):
-    """What is published while a run trains; off by default, because it costs time."""
+    """Files that a run saves while it trains; off by default, because they cost time."""
 
     metrics: bool = Field(False, description="Loss and accuracy on every split after every epoch.")
     outputs: tuple[Annotated[Int, Field(ge=1)], ...] = Field((), description="Epochs after which outputs are saved.")
@@ -242,9 +247,11 @@ class Stages(Block):
 class Outputs(Block):
     """Which logits a run saves."""
 
-    splits: tuple[Split, ...] = Field(("forget", "test"), min_length=1, description="Of those that the study has.")
+    splits: tuple[Split, ...] = Field(
+        ("forget", "test"), min_length=1, description="Splits whose logits are saved, where the study has them."
+    )
     retain_sample: Int | None = Field(
-        None, ge=1, description="Only this many retain images, drawn with the study's seed."
+        None, ge=1, description="Number of retain images, drawn with the study's seed. Default: all."
     )
 
 
@@ -257,6 +264,45 @@ class Evaluation(Block):
     )
     resamples: Int = Field(
         100, ge=10, description="Random halves of the populations from which intervals and nulls are computed."
+    )
+
+
+class Execution(Block):
+    """Where and how fast runs are made; on the same kind of device, only the thread count changes results.
+
+    `cuda_graph` and `deterministic` change the last bits on a GPU: leave them as they are inside a study.
+    """
+
+    workers: Annotated[Int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Number of workers. auto: as many as the cluster has resources for."
+    )
+    cpus_per_worker: Int = Field(1, ge=1, description="CPU cores per worker; also the thread count of every run.")
+    gpus_per_worker: Annotated[Float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="GPUs per worker. auto: 1 where the device is cuda, else 0."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Device of the runs. auto: cuda where the cluster has GPUs."
+    )
+    interleave: bool = Field(
+        True, description="Run 0 of every population, then run 1 of every, ..., so that all can be compared early."
+    )
+    max_attempts: Int = Field(2, ge=1, description="Tries per run before it is recorded as failed.")
+    deterministic: bool = Field(True, description="Use deterministic algorithms on the GPU; CPUs always do.")
+    device_budget_gib: Float = Field(
+        8.0,
+        ge=0,
+        description="Largest set of decoded images, in GiB, that every worker keeps on its GPU.",
+    )
+    cuda_graph: bool = Field(
+        True,
+        description="On GPUs, replay the training step as one captured graph, where no Python code decides within it. "
+        "Results with and without agree to rounding, and each repeats bit for bit where deterministic.",
+    )
+    run_timeout_s: Float | None = Field(
+        None, gt=0, description="Seconds after which a run is ended with its worker; Ray only. Default: no limit."
+    )
+    recycle_growth_gib: Float = Field(
+        4.0, gt=0, description="GiB of memory growth since its first run after which a worker is replaced."
     )
 
 
@@ -275,7 +321,7 @@ class Study(Block):
     stages: Stages = Stages()
     outputs: Outputs = Outputs()
     keep_checkpoints: bool = Field(True, description="false keeps outputs only, so that N can be large.")
-    checkpoint_dtype: Dtype = Field("fp32", description="Normalisation buffers stay fp32.")
+    checkpoint_dtype: Dtype = Field("fp32", description="Type of the saved weights; normalisation buffers stay fp32.")
     execution: Execution = Execution()
     evaluation: Evaluation | None = None
 

@@ -1,4 +1,4 @@
-"""`data.shuffle`: in what order an epoch's images come.
+"""`data.shuffle`: the order of an epoch's images.
 
     shuffle: full                                # every order of the set is as likely as every other: the default
     shuffle: blocks                              # for sets larger than memory: whole blocks are read, and mixed
@@ -31,7 +31,7 @@ class Shuffle(Block):
         "full", description="blocks: consecutive images are read together and mixed; for sets larger than memory."
     )
     block_images: Int = Field(128, ge=1, description="Images that follow one another in a set, read together.")
-    buffer_blocks: Int = Field(64, ge=1, description="Blocks whose images are mixed; twice as many lie in memory.")
+    buffer_blocks: Int = Field(64, ge=1, description="Blocks whose images are mixed; twice as many are in memory.")
 
     @model_validator(mode="after")
     def _numbers_of_blocks(self) -> Shuffle:
@@ -48,7 +48,7 @@ class Shuffle(Block):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a study's identity says of it; nothing for `full`, which had no name once."""
+        """Entry in the study's identity; empty for `full`, which version 0.1.0 did not record."""
         return {"shuffle": identity_of(self)} if self.order == "blocks" else {}
 
 

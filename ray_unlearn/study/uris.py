@@ -1,14 +1,14 @@
-"""URIs as people may see them: without credentials, and without options, which may hold some.
+"""URIs for messages: without credentials, and without options, which may hold some.
 
     label("s3://key:secret@bucket/x?region=eu")  # s3://bucket/x
-    told(error, uri)                             # the first line of what pyarrow says, which likes to repeat the URI
+    error_line(error, uri)                       # the first line of an error, in which pyarrow may repeat the URI
     labelled(study.model_dump())                 # every URI in a tree
     without_keys("cannot open s3://key:se/cr#et@bucket/x?token=y: no such")      # a text with URIs somewhere in it
 
 Half of AWS's secret keys have a `/` in them, and people paste them as they are: no parser of URIs finds the end of such
 a key. So everything up to the last `@` after `://` is cut; of a path with an `@` in it, only what follows is shown.
 
-Does not cover: secrets in environment variables; nothing reads those but the libraries that they are for.
+Does not cover: secrets in environment variables, which only the libraries that they are for read.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from urllib.parse import unquote, urlsplit
 _NAMED = r"://(?!\[)[^\s/@:]*:(?!\d+(?:\W|$))[^\s@]"
 """name:key, not host:port."""
 _KEYS = re.compile(rf"{_NAMED}[^\n]*@|://\S*@")
-"""Up to the last @ of the line where a name and a key begin, which may hold spaces; else of the word."""
+"""Credentials: up to the last @ of the line where a name and a key begin, which may hold spaces; else of the word."""
 _HALF = re.compile(rf"(?<!http)(?<!https){_NAMED}\S*")
-"""Of a text that was cut off before the @; a web address may have a wrong port."""
+"""Credentials in a text that was cut off before the @; a web address may have a wrong port."""
 _OPTIONS = re.compile(r"(://[^\s?'\"<>]*)\?[^\s'\"<>),;]+")
 
 
@@ -39,16 +39,16 @@ def label(uri: str) -> str:
 
 
 def without_keys(text: str) -> str:
-    """Return a text without what may be credentials or options of a URI in it, word by word."""
+    """Return a text without the parts that may be credentials or options of a URI, word by word."""
     if "://" not in text:
         return text
     return _OPTIONS.sub(r"\1?...", _HALF.sub("://...", _KEYS.sub("://", text)))
 
 
-def told(error: BaseException, uri: str) -> str:
+def error_line(error: BaseException, uri: str) -> str:
     """Return the first line of an error about a URI, the URI as `label` writes it."""
-    said = str(error) or type(error).__name__
-    return without_keys((said.replace(uri, label(uri)) if "://" in uri else said).splitlines()[0])
+    text = str(error) or type(error).__name__
+    return without_keys((text.replace(uri, label(uri)) if "://" in uri else text).splitlines()[0])
 
 
 def labelled(tree: Any) -> Any:

@@ -27,7 +27,7 @@ class _Loader(yaml.SafeLoader):
     _merged = 0
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Copy what `<<` names into a mapping, counted before: a few merges of merges would copy billions of keys."""
+        """Copy the keys that `<<` refers to into a mapping, counted first: a few nested merges would copy billions."""
         for key, value in node.value:
             if key.tag == _MERGE:
                 for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"too many keys copied by `<<`; expected at most {_MOST_VALUES:,}")
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping; here each key is still as written, before `<<` copies others in."""
+        """Compose a mapping and check its keys as written, before `<<` copies others in."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -73,14 +73,14 @@ _Loader.add_implicit_resolver(
 
 
 _DEEPEST = 100
-_MOST_BITS = 4096  # Python writes no integer of 4,300 digits down, not even into the message that refuses it
+_MOST_BITS = 4096  # Python prints no integer of more than 4,300 digits, not even in an error message
 
 
 def parse_yaml(text: str) -> Any:
     """Parse one YAML document into plain values.
 
     Raises:
-        yaml.YAMLError: not YAML, a key is given twice, or it unfolds to more than anybody writes.
+        yaml.YAMLError: not YAML, a key is given twice, or a limit above is exceeded.
 
     """
     try:
@@ -90,13 +90,13 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise yaml.YAMLError(f"nested too deeply; expected at most {_DEEPEST} levels") from None
     except Exception as error:  # `!!int abc`, `!!bool maybe`, an integer of 5,000 digits: each another kind
-        raise yaml.YAMLError(f"a value is not what its tag says ({type(error).__name__}: {error})") from error
-    _refuse_endless(tree)
+        raise yaml.YAMLError(f"a value does not fit its tag ({type(error).__name__}: {error})") from error
+    _check_size(tree)
     return tree
 
 
-def _refuse_endless(tree: Any) -> None:
-    """Count values as often as aliases repeat them: whoever walks the tree would."""
+def _check_size(tree: Any) -> None:
+    """Check depth and number of values; each counts as often as aliases repeat it, as in a walk of the tree."""
     pending, seen = [(tree, 0)], 0
     while pending:
         value, depth = pending.pop()

@@ -1,9 +1,9 @@
-"""A study's job for a cluster: what travels, and under which name it is submitted, attached to, and tried again.
+"""A study's job for a cluster: its files, and the name under which it is submitted, attached to, and tried again.
 
     bundle = pack(path, study, overrides)
     submission = submission_of(bundle, ...)
 
-`bundle` packs what the study needs, `folder_cache` keeps what was packed, `jobs` is a job in Ray's words.
+`bundle` packs the files that the study needs, `folder_cache` keeps packed folders, `jobs` describes a job as Ray does.
 
-Does not cover: talking to a cluster (`cluster.job_server`), what the job does: it is `generate` over there.
+Does not cover: communication with a cluster (`cluster.job_server`), the job's work, which is the commands of `cli`.
 """

@@ -1,12 +1,12 @@
-"""Cache of submitted working directories: the ten newest stay, and all that were used within a day.
+"""Cache of submitted working directories: it keeps the ten newest, and all that were used within a day.
 
     with locked(parent):                         # one process at a time
         os.utime(folder)                         # it was used now
         sweep(parent)
 
-Whoever reads a folder has used it a moment ago, so none is taken away from under a reader.
+A folder that is being read was used a moment ago, so it is never removed during the reading.
 
-Does not cover: what is in them (`bundle`); the cache of decoded images (`data.node_cache`).
+Does not cover: the folders' contents (`bundle`); the cache of decoded images (`data.node_cache`).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 KEPT = 10
-"""Folders that stay, however old."""
+"""Number of newest folders that are kept at any age."""
 USED_S = 86_400.0
-"""What was used within this time stays, too: a job's folder is sent within minutes."""
+"""Seconds since its last use in which a folder is kept, too: a job's folder is sent within minutes."""
 
 
 @contextmanager
 def locked(parent: Path) -> Iterator[None]:
-    """Keep other processes out; where the file system has no locks, nobody is kept out."""
+    """Hold a lock on the cache during the block; do nothing on a file system without locks."""
     descriptor = os.open(parent, os.O_RDONLY)
     try:
         with suppress(OSError, ImportError):
@@ -39,7 +39,7 @@ def locked(parent: Path) -> Iterator[None]:
 
 
 def sweep(parent: Path) -> None:
-    """Remove what is too old, and what a killed process left half made."""
+    """Remove folders that are too old, and unfinished ones that killed processes left."""
     used = {path: used_at for path in parent.iterdir() if (used_at := _used_at(path)) is not None}
     whole = sorted((path for path in used if not path.name.startswith(".")), key=lambda path: used[path])
     left = [path for path in used if path.name.startswith(".")]
@@ -49,13 +49,13 @@ def sweep(parent: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Take a folder away at once: whoever is stopped in the middle leaves no half of one under its name."""
+    """Rename a folder, then remove it, so that an interruption leaves no half-empty folder under its name."""
     with suppress(OSError):
         shutil.rmtree(path.rename(path.with_name(f".old-{path.name.lstrip('.')}")), ignore_errors=True)
 
 
 def _used_at(path: Path) -> float | None:
-    """Return when a folder was used last, in seconds since the epoch; None for anything else."""
+    """Return the time of a folder's last use in seconds since the Unix epoch; None if the path is no folder."""
     try:
         return path.stat().st_mtime if path.is_dir() and not path.is_symlink() else None
     except OSError:

@@ -1,10 +1,10 @@
-"""One job of Ray's job server, as values: which attempt comes next, the command line it equals, the exit code it means.
+"""One job of Ray's job server, as values: the next attempt, the equivalent command line, the exit code.
 
     attempts = [Attempt(id="faces-1a2b3c4d-a1", status="STOPPED"), ...]
-    next_attempt("faces-1a2b3c4d-a", attempts)   # (2, None): a new one; (1, attempt): that one is running
+    next_attempt("faces-1a2b3c4d-a", attempts)   # (2, None): make attempt 2; (1, attempt): attempt 1 is running
     command_line(submission)                     # RAY_AUTH_MODE=token ray job submit --address ... -- python -m ...
 
-Does not cover: talking to the server (`cluster.job_server`), what travels (`bundle`).
+Does not cover: communication with the server (`cluster.job_server`), the sent files (`bundle`).
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from ray_unlearn.study.uris import label
 from ray_unlearn.submit.bundle import STUDY, Parcel
 
 GRACE_S = 30
-"""Seconds between `ray job stop`'s SIGTERM and SIGKILL; Ray's default of 3 does not see a publication through."""
+"""Seconds between `ray job stop`'s SIGTERM and SIGKILL; Ray's default of 3 is too short for a publication."""
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _MAKING = ("all", "prepare", "generate")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """What the server says about a job."""
+    """The server's description of a job."""
 
     id: str
     status: str
-    """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
+    """Status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
     exit_code: int | None = None
-    """Of the driver; None where it has none to give, as after a stop."""
+    """Exit code of the driver; None if it left none, as after a stop."""
     message: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:
-        """Whether it will not change any more."""
+        """Whether the job has ended, so that its status is final."""
         return self.status in _ENDED
 
     @property
     def code(self) -> int:
-        """The exit code of whoever waited for it: the driver's; 143, interrupted and resumable, after a stop."""
+        """Exit code for a command that waits for the job: the driver's; 143 (interrupted, resumable) after a stop."""
         if self.status == "SUCCEEDED":
             return 0
         if self.status == "STOPPED":
@@ -54,7 +54,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """What is submitted: `ray job submit` has an option for each."""
+    """A job to submit: `ray job submit` has an option for each field."""
 
     address: str
     id: str
@@ -64,12 +64,12 @@ class Submission:
 
     @property
     def runtime_env(self) -> dict[str, object]:
-        """Without the working_dir, which `ray job submit` takes apart."""
+        """Runtime environment without the working_dir, which is an option of its own in `ray job submit`."""
         return {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_S)}}
 
 
 def submission_of(parcel: Parcel, address: str, attempt: int, working_dir: Path) -> Submission:
-    """Return the job for one attempt; no entrypoint resources, so that Ray keeps the driver on the head node."""
+    """Return the job of one attempt; without entrypoint resources, so that Ray runs the driver on the head node."""
     return Submission(
         address=address,
         id=parcel.submission_id(attempt),
@@ -84,10 +84,10 @@ def submission_of(parcel: Parcel, address: str, attempt: int, working_dir: Path)
 
 
 def next_attempt(prefix: str, attempts: Sequence[Attempt]) -> tuple[int, Attempt | None]:
-    """Return the number of the attempt to make, or of the one that is running, and that one.
+    """Return the number of the attempt to make and None; or the number of the running attempt, and that attempt.
 
     Args:
-        prefix: what the submission's ids begin with.
+        prefix: beginning of the submission's ids.
         attempts: every job of the cluster.
 
     """
@@ -103,7 +103,7 @@ def _is_attempt(prefix: str, name: str) -> bool:
 
 
 def rival(submission: Submission, attempts: Sequence[Attempt]) -> Attempt | None:
-    """Return a running job that makes runs of the same study in the same storage, or nothing."""
+    """Return another running job that makes runs of the same study in the same storage, or None."""
     mine, keys = submission.metadata, ("ray_unlearn_study", "ray_unlearn_storage")
     if mine["ray_unlearn_stage"] not in _MAKING:
         return None
@@ -115,12 +115,12 @@ def rival(submission: Submission, attempts: Sequence[Attempt]) -> Attempt | None
 
 
 def command_line(submission: Submission, environment: Mapping[str, str], *, wait: bool = False) -> str:
-    """Return the `ray job submit` line that does the same, quoted for a shell.
+    """Return the `ray job submit` command of a submission, quoted for a shell.
 
     Args:
         submission: the job.
-        environment: variables that `ray job` has to find, as `cluster.job_server.environment_of` returns them.
-        wait: follow the job, as `ray job submit` does unless told otherwise.
+        environment: variables that `ray job` needs, as `cluster.job_server.environment_of` returns them.
+        wait: whether the command follows the job until it ends, which is the default of `ray job submit`.
 
     """
     options = {

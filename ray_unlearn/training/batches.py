@@ -4,9 +4,9 @@
     for batch in batches(images, epoch, batch_size, recipe):
         ...
 
-What chance decides crosses to a GPU in one copy per kind at the start of an epoch; a batch is then a slice of tensors
-that are there. A last batch of a single image joins no epoch (unless it is the only one): batch normalisation over
-1x1 maps has no variance there, and PyTorch refuses it.
+Random draws are copied to a GPU once per kind at the start of an epoch; a batch is then a slice of tensors on the
+device. A last batch of a single image is left out of an epoch, unless it is the only one: batch normalisation over 1x1
+maps has no variance for it, and PyTorch refuses it.
 
 Does not cover: the optimiser (`loop`).
 """
@@ -29,7 +29,7 @@ class Batch:
     """Images and labels on the device."""
 
     images: torch.Tensor
-    """float32 [B, 3, H, W], scaled as the study says."""
+    """float32 [B, 3, H, W], scaled as the study sets it."""
     labels: torch.Tensor
     """int64 [B]."""
 
@@ -39,29 +39,29 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draws:
-    """Which images come in which order, and what happens to each."""
+    """Order of an epoch's images, and the augmentation of each."""
 
     rows_N: torch.Tensor
-    """int64, into the study's pixels."""
+    """int64 rows of the study's pixels, in order."""
     labels_N: torch.Tensor
     """int64."""
     offsets_2N: torch.Tensor | None = None
     """int64 row and column of each crop in its padded image; None without crops."""
     mirrored_N: torch.Tensor | None = None
-    """bool; None without flips."""
+    """bool, whether an image is mirrored; None without flips."""
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
     def on_device_of(self, images: ImageSet) -> Draws:
-        """Return the draws where the images' batches are made; a GPU is not waited for."""
+        """Return the draws on the device of the images' batches, without waiting for a GPU."""
         device = images.pixels.device
         rows = self.rows_N if images.pixels.resident is None else upload(self.rows_N, device)
         offsets, mirrored = (None if t is None else upload(t, device) for t in (self.offsets_2N, self.mirrored_N))
         return Draws(rows_N=rows, labels_N=upload(self.labels_N, device), offsets_2N=offsets, mirrored_N=mirrored)
 
     def part(self, start: int, stop: int) -> Draws:
-        """Return those of positions `start` to `stop`."""
+        """Return the draws of positions `start` to `stop`."""
         return replace(
             self,
             rows_N=self.rows_N[start:stop],
@@ -101,7 +101,7 @@ def draw(
 
 
 def batches(images: ImageSet, epoch: Draws, batch_size: int, recipe: Recipe) -> Iterator[Batch]:
-    """Yield an epoch's batches; where images are read from disk, say in time which come next."""
+    """Yield an epoch's batches; images on disk are requested ahead of time."""
     announce = _announcer(images, epoch, batch_size)
     for start in range(0, len(epoch), batch_size):
         announce(start)
@@ -109,17 +109,17 @@ def batches(images: ImageSet, epoch: Draws, batch_size: int, recipe: Recipe) -> 
 
 
 def _announcer(images: ImageSet, epoch: Draws, batch_size: int) -> Callable[[int], None]:
-    """Return what to call before the batch at a position: it asks for what comes one batch, or one window, later."""
+    """Return a function of a batch's position, which requests the images of one batch, or one window, later."""
     pixels = images.pixels
     if not pixels.read_ahead:
         return lambda start: None
     ahead_N, lead = reading_order(epoch.rows_N.numpy(), pixels.shuffle), pixels.shuffle.window or batch_size
-    pixels.will_need(ahead_N[:lead])
-    return lambda start: pixels.will_need(ahead_N[start + lead : start + lead + batch_size])
+    pixels.prefetch(ahead_N[:lead])
+    return lambda start: pixels.prefetch(ahead_N[start + lead : start + lead + batch_size])
 
 
 def endless(images: ImageSet, batch_size: int, recipe: Recipe, generator: torch.Generator) -> Iterator[Batch]:
-    """Yield batch after batch, reshuffled whenever the set is through."""
+    """Yield batches without end, reshuffled at the end of each pass through the set."""
     while True:
         epoch = draw(images, batch_size, recipe.augment, generator).on_device_of(images)
         yield from batches(images, epoch, batch_size, recipe)

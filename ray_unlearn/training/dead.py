@@ -1,13 +1,13 @@
-"""Weights that can never get a gradient: kernel taps that meet nothing but zero padding, whatever the image.
+"""Weights that can never get a gradient: kernel taps that meet only zero padding, for every image.
 
     dead = dead_weights(model, data.retain)          # {weight: bool like the weight, true where dead}
     sum(int(mask.sum()) for mask in dead.values())   # 6,946,816 of a stock ResNet-18's at 32x32 pixels
 
 At 32x32 pixels the last stage of a stock ResNet-18 convolves 1x1 maps with 3x3 kernels, of which one tap in nine meets
-a pixel. A ranking by |gradient| over all weights is decided by such taps, because theirs is exactly zero. Only
-convolutions with dead taps are in the result.
+a pixel. Dead taps would dominate a ranking by |gradient| over all weights, because their gradient is exactly zero. The
+result has only convolutions with dead taps.
 
-Does not cover: units that happen to be silent (a ReLU that never fires); another image can wake those.
+Does not cover: units that are inactive for some images (a ReLU that never fires); another image can activate them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ray_unlearn.seeds import nothing_drawn
 
 @torch.no_grad()
 def dead_weights(model: nn.Module, images: ImageSet) -> dict[nn.Parameter, torch.Tensor]:
-    """Return a mask for each convolution weight that has dead taps; one image is passed to see the sizes of maps.
+    """Return a mask for each convolution weight that has dead taps; one image is passed to find the sizes of maps.
 
     The model is in evaluation mode afterwards; neither its buffers nor a random stream change.
     """
@@ -50,7 +50,7 @@ def dead_weights(model: nn.Module, images: ImageSet) -> dict[nn.Parameter, torch
 
 
 def _live_taps(layer: nn.Conv2d, size: tuple[int, int]) -> torch.Tensor:
-    """Return bool [kH, kW]: whether a tap meets a pixel of such maps at any position; all where padding is no zeros."""
+    """Return bool [kH, kW]: whether a tap meets a pixel of such maps; all true if the padding is not zeros."""
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return torch.ones(layer.kernel_size, dtype=torch.bool)
     rows, columns = (

@@ -1,4 +1,4 @@
-"""Gradients of a whole set, without a step: what methods choose their masks by.
+"""Gradients of a whole set, without a step; methods choose their masks by them.
 
     mean = mean_gradient(model, data.forget, cross_entropy())            # {parameter: gradient of the mean loss}
     importance = mean_squared_gradient(model, data.forget, cross_entropy(), batch_size=1)
@@ -34,20 +34,21 @@ def mean_gradient(model: nn.Module, images: ImageSet, loss: Loss, batch_size: in
 def mean_squared_gradient(model: nn.Module, images: ImageSet, loss: Loss, batch_size: int = 1) -> Gradients:
     """Return the mean over batches of the squared batch gradient; batch size 1 is the empirical Fisher diagonal.
 
-    Every batch counts the same, the smaller last one, too.
+    Every batch has the same weight, also a smaller last one.
     """
     return _accumulate(model, images, loss, batch_size, torch.square)
 
 
 def mean_absolute_gradient(model: nn.Module, images: ImageSet, loss: Loss, batch_size: int) -> Gradients:
-    """Return the mean over batches of the size of the batch gradient, every batch counting the same."""
+    """Return the mean over batches of the absolute batch gradient; every batch has the same weight."""
     return _accumulate(model, images, loss, batch_size, torch.abs)
 
 
 def fisher_diagonal(model: nn.Module, images: ImageSet, batch_size: int = 1) -> Gradients:
     """Return the Fisher diagonal, mean over images of sum_y p_y (d CE(y))^2 with the model's own probabilities p.
 
-    With more than one image per batch, p_y and the gradient are the batch's means, and every batch counts the same.
+    With more than one image per batch, p_y and the gradient are means of the batch, and every batch has the same
+    weight.
     """
     model.eval()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -76,7 +77,7 @@ def _accumulate(
     *,
     by_image: bool = False,
 ) -> Gradients:
-    """Return the mean of a function of batch gradients, weighted by images or each batch the same."""
+    """Return the mean of a function of batch gradients, weighted by images, or with the same weight for every batch."""
     model.eval()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = {parameter: torch.zeros_like(parameter) for parameter in parameters}

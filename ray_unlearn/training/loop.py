@@ -2,15 +2,16 @@
 
     fit(model, data, recipe, rng)                                  # cross-entropy on retain
     fit(model, data, recipe, rng, sets=("retain", "forget"), loss=lambda model, retain, forget: ...)
-    training = Training(model, data, recipe, rng)                  # to alternate, or to change the model in between
+    training = Training(model, data, recipe, rng)                  # to alternate objectives, or edit the model between
     training.epoch()
 
-The first set paces the epochs; batches of further sets come from endless reshuffled streams of their own. An epoch's
-draws cross to the device at its start, and the loss is summed there and looked at once, at its end, so that a GPU never
-waits inside one. A training whose every step is the same work on other images (the default objective on one set,
-without hooks or an optimiser of its own) may be taken in a quicker way that gives the same run (`fast.make_stepper`).
+The first set determines the number of steps of an epoch; batches of further sets come from endless reshuffled streams
+of their own. An epoch's draws are copied to the device at its start, and the loss is summed there and read once, at its
+end, so that a GPU never waits inside an epoch. A training whose steps differ only in their images (the default
+objective on one set, without hooks or an optimiser of its own) may be executed in a quicker way that gives the same run
+(`fast.make_stepper`).
 
-Does not cover: perturbations before training, and anything that happens once; methods do that around `fit`.
+Does not cover: perturbations before training, and other actions that happen once; methods do them around `fit`.
 """
 
 from __future__ import annotations
@@ -32,24 +33,24 @@ from ray_unlearn.training.batches import Draws, batches, draw, endless, sizes_of
 from ray_unlearn.training.fast import make_stepper
 from ray_unlearn.training.objective import Loss, class_weights, cross_entropy
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
-from ray_unlearn.training.precision import arithmetic, autocast, refuse_unsupported
+from ray_unlearn.training.precision import arithmetic, autocast, check_supported
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hooks:
-    """What a method may do inside a step; the defaults do nothing."""
+    """Functions that a method may run inside a step; the defaults do nothing."""
 
     after_backward: Callable[[], None] = lambda: None
-    """Scale or mask gradients, before the optimiser sees them."""
+    """Called before the optimiser's step: may scale or mask gradients."""
     after_step: Callable[[], None] = lambda: None
-    """Put masked weights back, after weight decay and momentum moved them."""
+    """Called after the optimiser's step: may restore masked weights, which weight decay and momentum moved."""
 
 
 class Training:
     """One objective with its optimiser, schedule and order of batches, one epoch at a time.
 
     `fit` runs one to its end. A method that alternates objectives, or changes the model between epochs, keeps several
-    and calls `epoch` on each in turn; momentum and streams go on where they were.
+    trainings and calls `epoch` on each in turn; momentum and streams continue from one call to the next.
     """
 
     def __init__(
@@ -72,23 +73,24 @@ class Training:
 
         Args:
             model: on the data's device; trained in place.
-            data: what the run may see.
+            data: the run's image sets.
             recipe: optimiser, rates, epochs, batches, precision.
             rng: the run's streams; draws come from `<purpose>-<set>`.
-            sets: names of `data`'s sets, or image sets; each step gets one batch of each. The first paces the epochs.
+            sets: names of `data`'s sets, or image sets; each step gets one batch of each. The first one's batches make
+                an epoch.
             loss: objective; default cross-entropy on the first set, with the recipe's class weights.
             purpose: names the streams; a method that trains twice names its second training differently.
             batch_sizes: one per set; default the recipe's for all.
-            parameters: which to train; default all that need gradients.
-            optimizer: one to share with another training; default the recipe's own.
-            rate: factor of the recipe's rate after so many epochs; default the recipe's schedule.
-            hooks: what to do inside a step.
+            parameters: parameters to train; default all that need gradients.
+            optimizer: optimiser shared with another training; default a new one of the recipe's kind.
+            rate: epochs done -> factor of the recipe's rate; default the recipe's schedule.
+            hooks: functions to call inside a step.
 
         Raises:
             MethodError: a set is empty or missing, the class weights do not fit, or the device lacks the precision.
 
         """
-        refuse_unsupported(recipe.precision, data.device)
+        check_supported(recipe.precision, data.device)
         self.model, self.data, self.recipe = model, data, recipe
         self.epochs_done = 0
         self._images = [_set(data, each) for each in sets]
@@ -111,7 +113,7 @@ class Training:
 
     @property
     def done(self) -> bool:
-        """Whether the recipe's epochs are through."""
+        """Whether all of the recipe's epochs are trained."""
         return self._remaining == 0
 
     @property
@@ -120,7 +122,7 @@ class Training:
         return 0 < self._remaining <= self.steps_per_epoch
 
     def epoch(self) -> None:
-        """Train one epoch, or what is left of a fractional last one.
+        """Train one epoch, or the rest of a fractional last one.
 
         Raises:
             TrainingDiverged: the epoch's mean loss is NaN or infinite.
@@ -155,7 +157,7 @@ class Training:
         return total
 
     def _report(self, mean_loss: float, num_images: int) -> None:
-        """Hand an epoch's loss on, or refuse it."""
+        """Report an epoch's loss to the run, or raise if it is not finite."""
         if not math.isfinite(mean_loss):
             hint = f"a lower lr may help (lr {self.recipe.lr})"
             raise TrainingDiverged(f"the training loss of epoch {self.epochs_done} is {mean_loss}; {hint}")
@@ -164,7 +166,7 @@ class Training:
 
 
 def fit(model: nn.Module, data: RunData, recipe: Recipe, rng: Seeds, **how: Any) -> None:
-    """Train `model` in place until the recipe's epochs are through; `how` is as for `Training`.
+    """Train `model` in place for all of the recipe's epochs; `how` are the options of `Training`.
 
     Raises:
         TrainingDiverged: an epoch's mean loss is NaN or infinite.

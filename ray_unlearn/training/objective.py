@@ -33,7 +33,7 @@ def cross_entropy(weights_C: torch.Tensor | None = None) -> Loss:
 
 
 def class_weights(images: ImageSet, recipe: Recipe, num_classes: int) -> torch.Tensor | None:
-    """Return the recipe's class weights, float32 [C] on the device; None where all classes count the same.
+    """Return the recipe's class weights, float32 [C] on the device; None if all classes have the same weight.
 
     `inverse` is 1 / images of the class, not normalised (the competition's recipe); classes without images get 0.
 

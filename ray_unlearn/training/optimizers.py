@@ -1,4 +1,4 @@
-"""Optimisers by name, and learning rates as closed forms of the progress.
+"""Optimisers by name, and learning rates as closed forms of the epochs done.
 
     optimizer = make_optimizer(model, recipe)
     set_rate(optimizer, recipe.lr * rate_factor(recipe, epochs_done=2.5))
@@ -7,8 +7,8 @@ Schedules (T = recipe.epochs, t = epochs done): constant 1; cosine (1 + cos(pi t
 torch's CosineAnnealingLR(T_max=T) with eta_min 0; linear 1 - t / T; step gamma ** floor(t / step_epochs). With
 `schedule_per: epoch`, t is rounded down to whole epochs (the competition's recipe); warm-up always goes per batch.
 
-The optimisers are torch's own with one fused kernel for all parameters, handed flat views of their memory: every update
-is elementwise, and torch's fused kernels copy what is not contiguous, as channels_last weights are not.
+The optimisers are torch's own with one fused kernel for all parameters, on flat views of their memory: every update is
+elementwise, and torch's fused kernels copy tensors that are not contiguous, such as channels_last weights.
 
 Does not cover: methods with several optimisers; they call `make_optimizer` more than once.
 """
@@ -27,7 +27,7 @@ from ray_unlearn.study.recipe import Recipe
 
 
 class _Flat(torch.optim.Optimizer):
-    """Mixed in before a torch optimiser: it steps flat views of the parameters, which share their memory."""
+    """Mixed in before a torch optimiser, to step flat views of the parameters, which share their memory."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], **options: Any) -> None:
         self._parameters = list(parameters)
@@ -36,13 +36,13 @@ class _Flat(torch.optim.Optimizer):
         for parameter, view in zip(self._parameters, self._views, strict=True):
             if view.data_ptr() != parameter.data_ptr() or not view.is_contiguous():
                 raise ModelError(
-                    f"a parameter of shape {list(parameter.shape)} lies in memory with gaps (strides "
+                    f"a parameter of shape {list(parameter.shape)} has gaps in its memory (strides "
                     f"{parameter.stride()}) and cannot be trained; make it .contiguous() in the model's factory"
                 )
         super().__init__(self._views, fused=True, **options)  # type: ignore[call-arg]  # of the optimiser mixed with
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients of the model's parameters."""
+        """Delete the gradients of the model's parameters."""
         for parameter in self._parameters:
             parameter.grad = None
 
@@ -88,7 +88,7 @@ def make_optimizer(
 
 
 def steps_without_gradient(recipe: Recipe, rates: Iterable[float]) -> tuple[float, float, float, float] | None:
-    """Return what steps at such rates do to a weight w and its momentum m whose gradient is zero at each of them.
+    """Return the combined effect of steps at these rates on a weight w and its momentum m with zero gradients.
 
     Factors (a, b, c, d) with w' = a w + b m and m' = c w + d m, the product of the steps. SGD's are
     m' = momentum m + decay w and w' = w - rate m' (Sutskever et al. 2013, as in torch); AdamW's is
@@ -107,7 +107,7 @@ def steps_without_gradient(recipe: Recipe, rates: Iterable[float]) -> tuple[floa
 
 
 def rate_factor(recipe: Recipe, epochs_done: float) -> float:
-    """Return what the base rate is multiplied by after `epochs_done` epochs (a fraction inside an epoch)."""
+    """Return the factor of the base rate after `epochs_done` epochs (a fraction inside an epoch)."""
     warm = min(1.0, epochs_done / recipe.warmup_epochs) if recipe.warmup_epochs else 1.0
     t = epochs_done if recipe.schedule_per == "batch" else math.floor(epochs_done)
     if recipe.schedule == "cosine":
@@ -120,19 +120,19 @@ def rate_factor(recipe: Recipe, epochs_done: float) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set every parameter group's rate for the step that follows."""
+    """Set the rate of every parameter group for the next step."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a view of a tensor's memory as one dimension, in memory order; a copy where it has gaps."""
+    """Return a view of a tensor's memory as one dimension, in memory order; a copy if the memory has gaps."""
     order = sorted(range(tensor.dim()), key=lambda axis: (-tensor.stride()[axis], axis))
     return tensor.permute(order).reshape(-1)
 
 
 def _laid_out_as(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Return the gradient in its parameter's memory layout; autograd gives it so, hooks need not."""
+    """Return the gradient in its parameter's memory layout; autograd uses that layout, hooks need not."""
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)

@@ -1,7 +1,7 @@
-"""What `precision` means on a device: autocast, TensorFloat-32, what a device cannot do, and that it is there.
+"""`precision` on a device: autocast, TensorFloat-32, and checks that the device is present and supports it.
 
-    refuse_absent(torch.device("cuda"))             # ModelError where torch can use no GPU
-    refuse_unsupported("tf32", device)              # MethodError on a CPU, and on a GPU before Ampere
+    check_present(torch.device("cuda"))             # ModelError if torch can use no GPU
+    check_supported("tf32", device)                 # MethodError on a CPU, and on a GPU before Ampere
     with arithmetic("tf32", device):
         ...                                         # matrix products and convolutions may round to ten bits
 
@@ -24,22 +24,26 @@ from ray_unlearn.study.recipe import Precision
 _AMPERE = (8, 0)  # the first compute capability with TensorFloat-32
 
 
-def refuse_absent(device: torch.device, instead: str = "set execution.device: cpu") -> None:
-    """Do nothing where the device can be used; `instead` says what to do where it cannot.
+def check_present(device: torch.device, instead: str = "set execution.device: cpu") -> None:
+    """Check that torch can use the device.
+
+    Args:
+        device: the device.
+        instead: end of the error message: the user's way out.
 
     Raises:
-        ModelError: it is a GPU, and torch can use none here.
+        ModelError: the device is a GPU, and torch can use none on this machine.
 
     """
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device cuda: this machine has no GPU that torch can use; {instead}")
 
 
-def refuse_unsupported(precision: Precision, device: torch.device) -> None:
-    """Do nothing where the device has the precision.
+def check_supported(precision: Precision, device: torch.device) -> None:
+    """Check that the device supports the precision.
 
     Raises:
-        MethodError: it has not.
+        MethodError: it does not.
 
     """
     if precision == "tf32" and device.type != "cuda":
@@ -57,7 +61,7 @@ def refuse_unsupported(precision: Precision, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def arithmetic(precision: Precision) -> Iterator[None]:
-    """Allow TensorFloat-32 in the block where the precision says so, and nowhere else."""
+    """Allow TensorFloat-32 in the block if the precision is tf32, and forbid it after the block."""
     allow_tensor_float_32(precision == "tf32")
     try:
         yield

@@ -1,4 +1,4 @@
-"""predict(): logits of a set of images, and what follows from them.
+"""predict(): logits of a set of images, and their accuracy and loss.
 
     logits_NC = predict(model, data.forget)                      # float32, on the CPU
     accuracy, loss = accuracy_and_loss(logits_NC, data.forget.labels_N)
@@ -22,7 +22,7 @@ BATCH_SIZE = 256
 
 @torch.no_grad()
 def predict(model: nn.Module, images: ImageSet) -> np.ndarray:
-    """Return float32 logits [N, C]; leaves the model in evaluation mode."""
+    """Return float32 logits [N, C]; the model is in evaluation mode afterwards."""
     model.eval()
     starts = range(0, len(images), BATCH_SIZE)
     positions = (np.arange(start, min(start + BATCH_SIZE, len(images))) for start in starts)

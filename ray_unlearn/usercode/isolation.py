@@ -1,17 +1,17 @@
-"""The process around a run: put back as it was after the run's code.
+"""Isolation of a run's code: the process's state is restored after each run.
 
     with isolated_process_state():
         method.run(model, data, options, rng)    # may change folder, environment, default dtype, ...
-    resident_bytes()                             # of memory that only this process holds
+    resident_bytes()                             # bytes of memory that only this process holds
     keep_freed_memory()                          # once per process
 
-Put back: working folder, environment, umask, `sys.path`, recursion limit, garbage collection, warning filters, NumPy's
+Restored: working folder, environment, umask, `sys.path`, recursion limit, garbage collection, warning filters, NumPy's
 error handling, and torch's default dtype and device, matmul precision, anomaly mode, mkldnn and denormals. The
 worker sets thread count, gradients and determinism itself, before every run. `os._exit` fails the run, as `sys.exit`
-does, instead of ending the process. A child that the code forked and that comes back out of it ends here: it can
-neither publish the run nor answer in the worker's place.
+does, instead of ending the process. A forked child that returns from the code is ended: it can neither publish the run
+nor answer in the worker's place.
 
-Does not cover: functions of a library that were replaced, threads and children that go on by themselves, a crash.
+Does not cover: replaced functions of a library, threads and child processes that keep running, crashes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 @contextlib.contextmanager
 def isolated_process_state() -> Iterator[None]:
-    """Put the process's state back afterwards; end a forked child that comes out."""
+    """Restore the process's state after the block; end a forked child that leaves the block."""
     process, folder, environment = os.getpid(), os.path.realpath("."), dict(os.environ)
     path, depth, collects = list(sys.path), sys.getrecursionlimit(), gc.isenabled()
     mask = _umask()
@@ -48,7 +48,7 @@ def isolated_process_state() -> Iterator[None]:
     finally:
         if os.getpid() != process:
             os._exit(1)
-        for name in os.environ.keys() | environment.keys():  # one by one: another thread publishes, and reads some
+        for name in os.environ.keys() | environment.keys():  # one by one: the publisher's thread reads some
             if os.environ.get(name) != environment.get(name):
                 _set_variable(name, environment.get(name))
         os.umask(mask)
@@ -65,7 +65,8 @@ def isolated_process_state() -> Iterator[None]:
 def _no_exit() -> Iterator[None]:
     """Make `os._exit` a `SystemExit` in this thread, so that it fails the run instead of ending the command.
 
-    A forked child ends as it asks; another thread of this process, too, but never with code 0: runs are missing.
+    In a forked child and in another thread, `os._exit` still ends the process; in a thread never with code 0, because
+    runs are missing.
     """
     process, thread, leave = os.getpid(), threading.get_ident(), os._exit
 
@@ -84,7 +85,7 @@ def _no_exit() -> Iterator[None]:
 
 
 def _umask() -> int:
-    """Return the umask, where the system says it; else by changing it for a moment, which other threads may see."""
+    """Return the umask; without /proc, by changing it for a moment, which other threads may see."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1], 8) for line in lines if line.startswith("Umask:"))
@@ -122,9 +123,9 @@ def _restore_torch(dtype: torch.dtype, device: torch.device, precision: str, ano
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed, up to 32 MiB apiece, for the next step: fresh pages cost a fault per 4 KiB.
+    """Let glibc keep freed blocks of up to 32 MiB each for the next step: fresh pages cost a fault per 4 KiB.
 
-    Worth 5 to 8 % of a bf16 step of ResNet-18 at 32x32, 1 % in fp32; elsewhere than on glibc, nothing happens.
+    Saves 5 to 8 % of a bf16 step of ResNet-18 at 32x32, 1 % in fp32; does nothing without glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
@@ -133,9 +134,9 @@ def keep_freed_memory() -> None:
 
 
 def resident_bytes() -> int:
-    """Return the anonymous memory that this process holds now; mapped files, which all workers share, do not count.
+    """Return the bytes of anonymous memory that this process holds; mapped files, which workers share, do not count.
 
-    Where the system does not say (it is Linux's /proc), the peak of all resident memory.
+    Without Linux's /proc, the peak of all resident memory.
     """
     try:
         _, resident, shared, *_ = Path("/proc/self/statm").read_text(encoding="ascii").split()  # pages

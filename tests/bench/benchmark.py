@@ -122,9 +122,9 @@ def _refuse_absent(device: str) -> None:
     if device == "cuda":
         import torch
 
-        from ray_unlearn.training.precision import refuse_absent
+        from ray_unlearn.training.precision import check_present
 
-        refuse_absent(torch.device(device), "use --device cpu")
+        check_present(torch.device(device), "use --device cpu")
 
 
 def _prepare(asked: argparse.Namespace, folder: Path) -> Setting:

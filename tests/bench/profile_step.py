@@ -37,7 +37,7 @@ from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Training
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
-from ray_unlearn.training.precision import allow_tensor_float_32, arithmetic, autocast, refuse_absent
+from ray_unlearn.training.precision import allow_tensor_float_32, arithmetic, autocast, check_present
 
 CLASSES = 10
 SEEDS = Seeds(study=0, population="profile")
@@ -226,7 +226,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure, print, and write JSON where asked."""
     asked = parse()
-    refuse_absent(torch.device(asked.device), "--device cpu measures the processor")
+    check_present(torch.device(asked.device), "--device cpu measures the processor")
     found = measure(asked)
     print(text(found))
     if asked.json:

@@ -41,7 +41,7 @@ from sweep_table import table_lines
 
 from ray_unlearn.errors import Interrupted, RayUnlearnError, StudyError
 from ray_unlearn.interrupts import interrupts
-from ray_unlearn.training.precision import refuse_absent
+from ray_unlearn.training.precision import check_present
 
 WAYS = ("streams", "processes", "mps", "packed")
 Cell = tuple[str, int]
@@ -52,7 +52,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     """Measure every cell, print, write JSON, and return the figures."""
     asked = _parse(words)
     setting = _setting(asked)
-    refuse_absent(torch.device(asked.device), "use --device cpu")
+    check_present(torch.device(asked.device), "use --device cpu")
     found: dict[str, Any] = {"asked": {**vars(asked), "json": str(asked.json or "")}, "cells": [], "left_out": []}
     with interrupts(), tempfile.TemporaryDirectory(prefix="sweep-") as folder:
         reference = Path(folder, "reference")

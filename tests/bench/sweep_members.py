@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from sweep_runs import WAYS, Setting
 
 from ray_unlearn.errors import RayUnlearnError
-from ray_unlearn.training.precision import refuse_unsupported
+from ray_unlearn.training.precision import check_supported
 
 _PATIENCE_S = 300.0
 """For the slowest process to come to the barrier."""
@@ -65,7 +65,7 @@ def measure(setting: Setting, way: str, runs: Sequence[int], together: Callable[
     device = torch.device(setting.device)
     settle(device, deterministic=setting.deterministic)
     torch.set_num_threads(1)
-    refuse_unsupported(setting.recipe.precision, device)
+    check_supported(setting.recipe.precision, device)
     group = WAYS[way](setting, runs)
     group.epoch()
     finish(device)

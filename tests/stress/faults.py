@@ -40,9 +40,9 @@ def order(folder: Path, point: str, victim: str, pid: int = 0) -> Path:
     orders = folder / _ORDERS
     orders.mkdir(exist_ok=True)
     path = orders / f"{time.monotonic_ns()}.json"
-    beside = path.with_suffix(".new")
-    beside.write_text(json.dumps({"point": point, "victim": victim, "pid": pid}))
-    beside.rename(path)
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps({"point": point, "victim": victim, "pid": pid}))
+    temporary.rename(path)
     return path.with_suffix(".done")
 
 
@@ -89,8 +89,8 @@ def _arm_publication(point: str, kill: Callable[[], Any]) -> None:
             kill()
         write(path, data)
 
-    def bad_rename(beside: Path, final: Path, complete: str) -> None:
-        rename(beside, final, complete)
+    def bad_rename(temporary: Path, final: Path, complete: str) -> None:
+        rename(temporary, final, complete)
         if point == "after record":
             kill()
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 _SECONDS = 300.0
 _SPACE = 4 * 2**30
+_LARGEST_KEPT = 100 * 2**20  # bytes of a file
 
 
 def _work(pipe: Connection, root: str, template: str, seed: int) -> None:
@@ -109,10 +110,15 @@ def _heard(worker: _Worker) -> tuple[str, str]:
     return ("violation", f"hangs: no answer in {_SECONDS:.0f} s") if hangs else ("", "")
 
 
+def _large(folder: str, names: list[str]) -> list[str]:
+    """Return what is not kept: a copy of a sparse terabyte is a full disk."""
+    return [name for name in names if (Path(folder) / name).lstat().st_size > _LARGEST_KEPT]
+
+
 def _keep(case: Path, kept: Path, why: str) -> None:
     shutil.rmtree(kept, ignore_errors=True)
     with contextlib.suppress(shutil.Error):  # pipes cannot be copied
-        shutil.copytree(case, kept, symlinks=True)
+        shutil.copytree(case, kept, symlinks=True, ignore=_large)
     (kept / "why.txt").write_text(why + "\n", encoding="utf-8", errors="backslashreplace")
     print(f"violation: {why.splitlines()[0][:300]} ... {why.splitlines()[-1][:300]}\n  kept in {kept}", flush=True)
 

@@ -1,13 +1,13 @@
-"""The quick ways to take a training's steps, behind one function.
+"""Quicker ways to take a training's steps, behind one function.
 
     take = make_stepper(model, data, images, recipe, batch_size, optimizer, weights_C, plain=True)
     total = take(eagerly, draws, rates, optimizer)        # one epoch
 
 `eagerly` is the training loop itself. Two ways are quicker and give the same run: on a GPU, a captured step is replayed
-(`cuda_graph`); on a CPU, large kernels of which few taps meet a pixel are stepped on those taps alone (`live_taps`).
-Models skip the other taps in their convolutions anyway (`small_maps`).
+(`cuda_graph`); on a CPU, if few taps of large kernels meet a pixel, only those taps are stepped (`live_taps`). On a
+CPU, convolutions skip the other taps in every training (`small_maps`).
 
-Does not cover: trainings with an objective, hooks, sets, parameters or an optimiser of a method's own; these are taken
+Does not cover: trainings with a method's own objective, hooks, sets, parameters or optimiser; their steps are taken
 eagerly.
 """
 
@@ -27,10 +27,10 @@ from ray_unlearn.training.fast.live_taps import LiveTaps
 from ray_unlearn.training.optimizers import set_rate
 
 Steps = Callable[[Draws, Sequence[float], torch.optim.Optimizer], torch.Tensor]
-"""Takes an epoch's draws, the rate of each step and the optimiser; returns the sum of its images' losses."""
+"""Function of an epoch's draws, the rate of each step and the optimiser; returns the sum of its images' losses."""
 Stepper = Callable[[Steps, Draws, Sequence[float], torch.optim.Optimizer], torch.Tensor]
-"""The same, given the loop that takes the steps one operation at a time. A stepper does not keep the loop: a training
-that refers to itself would hold its optimiser's state until the garbage collector comes by."""
+"""The same, with the loop that takes the steps eagerly as first argument. A stepper does not keep the loop: a training
+that refers to itself would hold its optimiser's state until the garbage collector runs."""
 _KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -45,15 +45,15 @@ def make_stepper(
     *,
     plain: bool,
 ) -> Stepper:
-    """Return what takes a training's epochs in the quickest way there is.
+    """Return a stepper that takes a training's epochs in the quickest way.
 
     Args:
         model: trained in place.
-        data: the run's; its engines, if it has any, hold captured steps.
+        data: the run's data; its engines, if it has any, hold captured steps.
         images: the set to train on.
         recipe: optimiser, precision, augmentation.
         batch_size: images per step.
-        optimizer: made for this training; an epoch that is given another one is not taken on live taps.
+        optimizer: made for this training; an epoch with another optimiser is not taken on live taps.
         weights_C: class weights of the objective, float32 [C], or None.
         plain: whether the training is the default objective on one set, with nothing of a method's own.
 
@@ -69,7 +69,7 @@ def _take_eagerly(
 
 @dataclass
 class _Quickest:
-    """Chooses for every epoch; what a method does to the model in between may change the choice."""
+    """Stepper that chooses anew for every epoch: a method may have changed the model in between."""
 
     model: nn.Module
     data: RunData
@@ -109,10 +109,10 @@ class _Quickest:
 
 
 def can_stand_in(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> bool:
-    """Return whether a copy of the model with the recipe's optimiser would do what model and optimiser do.
+    """Return whether a copy of the model with the recipe's optimiser would take the same steps.
 
     Hooks on modules are Python, which a graph would not call. The optimiser must be of the recipe's kind, over all
-    parameters: methods that freeze some freeze others in the next run, and an engine would serve one epoch.
+    parameters: methods that freeze some parameters freeze others in the next run, and an engine would be used once.
     """
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     if any(getattr(module, name) for module in model.modules() for name in hooks):

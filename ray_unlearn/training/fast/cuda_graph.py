@@ -1,17 +1,17 @@
-"""One training step on tensors that stay where they are, captured once as a CUDA graph and replayed.
+"""One training step on tensors at fixed addresses, captured once as a CUDA graph and replayed.
 
     engines = Engines(cuda_graph)                    # one per worker; a stepper asks it through RunData.engines
     engine = engines.of(model, optimizer, images, recipe, batch_size, full_steps, weights_C)
     total = engine.epoch(model, optimizer, draws, rates, weights_C)     # or begin(...), step() until False, finish(...)
 
 A GPU gets one launch per training step instead of some hundreds. A CUDA graph replays the same kernels on the same
-addresses; what a step reads from Python is frozen in it, and is therefore part of an engine's key. The next run reuses
-buffers and graph.
+addresses; values that a step reads from Python are frozen in it, and are therefore part of an engine's key. The next
+run reuses buffers and graph.
 
-An engine owns all that its step touches: a copy of the model, its gradients, an optimiser whose rate is a tensor, and
-tables of an epoch's draws and rates that the step reads at a counter which it moves itself. A run's weights, running
-statistics and optimiser state are copied in before an epoch and out after it, so that they are ordinary tensors
-between epochs. Warm-up and capture work on the copies, before a run's state enters: what a run becomes does not
+An engine owns all tensors of its step: a copy of the model, its gradients, an optimiser whose rate is a tensor, and
+tables of an epoch's draws and rates, which the step reads at a counter that it increments itself. A run's weights,
+running statistics and optimiser state are copied in before an epoch and out after it, so that they are ordinary tensors
+between epochs. Warm-up and capture work on the copies, before a run's state is copied in: a run's result does not
 depend on whether it was the first. A smaller last batch is computed eagerly, on the engine's tensors.
 
 Captured and eager epochs are the same arithmetic in the same order; on a GPU the captured rate is float32, so that the
@@ -45,21 +45,21 @@ from ray_unlearn.training.precision import autocast
 
 Step = Callable[[], None]
 Capture = Callable[[Step, torch.device], Step]
-"""Takes a step that reads and writes the same tensors at every call; returns what repeats it."""
+"""Function of a step that reads and writes the same tensors at every call; returns a function that repeats the step."""
 
 _KEPT = 4  # engines per worker: each holds a model, its gradients, its optimiser's state and one step's activations
 _WARM_UP = 3  # steps before a capture, as torch's documentation advises: cuDNN and cuBLAS allocate in the first ones
-_OWN = ("params", "lr", "foreach", "fused", "capturable")  # settings of a group that say how, not what
+_OWN = ("params", "lr", "foreach", "fused", "capturable")  # settings of a group that do not change the arithmetic
 
 
 def cuda_graph(step: Step, device: torch.device) -> Step:
-    """Warm a step up on a stream of its own, capture it there as a CUDA graph, and return the graph's replay.
+    """Warm up a step on a new stream, capture it there as a CUDA graph, and return the graph's replay.
 
     Raises:
         MethodError: the step cannot be captured.
 
     """
-    with nothing_drawn(device):  # what warm-up draws, for a dropout say, no run should miss
+    with nothing_drawn(device):  # warm-up must not use up random numbers, for dropout for example
         return _captured(step, device)
 
 
@@ -67,7 +67,7 @@ def _captured(step: Step, device: torch.device) -> Step:
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*capturable=True")  # so it is, and so it will be captured
+        warnings.filterwarnings("ignore", message=".*capturable=True")  # the optimiser is capturable
         for _ in range(_WARM_UP):
             step()
     torch.cuda.current_stream(device).wait_stream(stream)
@@ -83,7 +83,7 @@ def _captured(step: Step, device: torch.device) -> Step:
 
 
 class Engines:
-    """The captured steps of one worker, the most recently used ones."""
+    """The most recently used captured steps of one worker."""
 
     def __init__(self, capture: Capture, kept: int = _KEPT) -> None:
         self._capture, self._kept = capture, kept
@@ -102,10 +102,10 @@ class Engines:
         full_steps: int,
         weights_C: torch.Tensor | None,
     ) -> Engine:
-        """Return the engine for such trainings, a new one where there is none yet.
+        """Return the engine for such trainings, a new one if there is none yet.
 
-        Two trainings share an engine where a graph would hold the same kernels and addresses for both: the same
-        modules and shapes, the same pixels, the same arithmetic; `full_steps` counts by powers of two.
+        Two trainings share an engine if a graph would have the same kernels and addresses for both: the same modules
+        and shapes, the same pixels, the same arithmetic; `full_steps` is rounded up to a power of two.
         """
         capacity = 1 << (full_steps - 1).bit_length()
         how = (recipe.optimizer, repr(settings_of(optimizer)), recipe.precision, recipe.channels_last)
@@ -121,7 +121,7 @@ class Engines:
 
 
 def _layout(model: nn.Module) -> Hashable:
-    """Return what tells one computation from another: modules with their settings, and each tensor's shape."""
+    """Return the key of a computation: modules with their settings, and each tensor's name, shape and dtype."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return str(model), tuple((name, tuple(t.shape), t.dtype) for name, t in tensors)
 
@@ -152,7 +152,7 @@ class Engine:
         exact = torch.float32 if device.type == "cuda" else torch.float64
         self._rate = torch.zeros((), dtype=exact, device=device)
         self._optimizer = with_rate(make_optimizer(self._model, recipe), self._rate)
-        self._optimizer.param_groups[0].update(settings_of(optimizer))  # which a method may have changed
+        self._optimizer.param_groups[0].update(settings_of(optimizer))  # a method may have changed them
         self._total = torch.zeros((), device=device)
         self._at = torch.zeros(1, dtype=torch.int64, device=device)
         self._rates_S = torch.zeros(capacity, dtype=exact, device=device)
@@ -180,7 +180,7 @@ class Engine:
         rates: Sequence[float],
         weights_C: torch.Tensor | None,
     ) -> None:
-        """Take a run's state and an epoch's draws in; `step` then goes through them, and `finish` gives the state back.
+        """Copy in a run's state and an epoch's draws; `step` takes the steps, and `finish` copies the state back.
 
         The steps of several engines may be taken in turn.
         """
@@ -202,7 +202,7 @@ class Engine:
         return take is not None
 
     def finish(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
-        """Give model and optimiser what their steps made of them; return the sum of the images' losses."""
+        """Copy the state back into model and optimiser; return the sum of the images' losses."""
         self._give_back(model, optimizer)
         return self._total.clone()
 
@@ -211,13 +211,13 @@ class Engine:
         self._train_on(draws)
 
     def _ready(self) -> Step:
-        """Return the replay, captured at the first call; leaves garbage in the copies, which are overwritten next."""
+        """Return the replay, captured at the first call; capturing leaves garbage in the copies, overwritten next."""
         if self._replay is None:
             self._replay = self._capture(self._step, self._device)
         return self._replay
 
     def _step(self) -> None:
-        """Take the step that the counter points at, and move the counter; no argument, no decision, no wait."""
+        """Take the step at the counter, and increment the counter; without argument, decision or wait."""
         table = self._table
         draws = Draws(
             rows_N=self._now(table.rows_N),
@@ -254,7 +254,7 @@ class Engine:
 
     @torch.no_grad()
     def _take_over(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Copy a run's state in; what its optimiser does not have yet is zero, which is how torch's begin."""
+        """Copy in a run's state; state that its optimiser does not have yet is zero, as torch's initial state."""
         for mine, theirs in zip(_state(self._model), _state(model), strict=True):
             mine.copy_(theirs)
         for my_parameter, parameter in zip(parameters_of(self._optimizer), parameters_of(optimizer), strict=True):
@@ -279,7 +279,7 @@ class Engine:
 
 
 def with_rate(optimizer: torch.optim.Optimizer, rate: torch.Tensor) -> torch.optim.Optimizer:
-    """Let an optimiser read its rate from a tensor, in one fused kernel that can be captured."""
+    """Make an optimiser read its rate from a tensor, in one fused kernel that can be captured."""
     for group in optimizer.param_groups:
         group.update({"lr": rate, "fused": True, "foreach": False})
         if "capturable" in group:
@@ -288,7 +288,7 @@ def with_rate(optimizer: torch.optim.Optimizer, rate: torch.Tensor) -> torch.opt
 
 
 def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what an optimiser computes with, other than parameters, rate and the kernel that does it."""
+    """Return the settings of an optimiser's arithmetic, without parameters, rate and kernel."""
     return {name: value for name, value in optimizer.param_groups[0].items() if name not in _OWN}
 
 
@@ -299,12 +299,12 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 
 def _state(model: nn.Module) -> list[torch.Tensor]:
-    """Return all tensors of a model, those that no checkpoint holds included."""
+    """Return all tensors of a model, including buffers that no checkpoint holds."""
     return [*model.parameters(), *model.buffers()]
 
 
 def _empty_table(steps: int, batch_size: int, recipe: Recipe, device: torch.device) -> Draws:
-    """Return room for an epoch's draws by step: rows, labels and mirrored [S, B], offsets [S, 2, B]."""
+    """Return empty tables of an epoch's draws by step: rows, labels and mirrored [S, B], offsets [S, 2, B]."""
 
     def integers(*shape: int) -> torch.Tensor:
         return torch.zeros(shape, dtype=torch.int64, device=device)

@@ -1,15 +1,15 @@
-"""Steps on the kernel taps that meet a pixel; the others take theirs all at once, at the end of the epoch.
+"""Steps on the kernel taps that meet a pixel; the other taps take an epoch's steps at once, at its end.
 
-    live = LiveTaps.of(model, recipe, image_size=32)       # None where there is nothing to gain
+    live = LiveTaps.of(model, recipe, image_size=32)       # None if there is nothing to gain
     total = live.epoch(eagerly, draws, rates)              # the loop's own steps, with live.optimizer
 
-A tap that only ever meets padding (`small_maps`) has no gradient, yet at every step an optimiser reads and writes
-it and its state: of the 11.2 million weights of a stock ResNet-18 at 32x32 pixels, 7.0 million are such. Inside an
-epoch they are put aside. What an epoch's steps do to a weight without a gradient is linear in the weight and its
-momentum: one multiplication at the end, equal to the steps to rounding.
+A tap that only ever meets padding (`small_maps`) is dead: it has no gradient, yet at every step an optimiser reads and
+writes it and its state. Of the 11.2 million weights of a stock ResNet-18 at 32x32 pixels, 7.0 million are dead. Inside
+an epoch, steps leave them out. The effect of an epoch's steps on a weight without a gradient is linear in the weight
+and its momentum: one multiplication at the end, equal to the steps to rounding.
 
-Does not cover: Adam with weight decay, which is not linear; objectives and hooks that look at a model's parameters;
-`loop` lets those see all of them.
+Does not cover: Adam with weight decay, which is not linear; objectives and hooks that read a model's parameters; `loop`
+gives those the whole parameters.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ray_unlearn.training.batches import Draws
 from ray_unlearn.training.fast.small_maps import LiveConv2d, TrimmedConv2d, live_window
 from ray_unlearn.training.optimizers import make_optimizer, steps_without_gradient
 
-_PAYS = 250_000  # dead weights; with fewer, putting them aside costs what it saves
+_PAYS = 250_000  # dead weights; with fewer, leaving them out costs as much as it saves
 
 Tap = tuple[int, int]
 Size = tuple[int, int]
@@ -38,7 +38,7 @@ Factors = tuple[float, float, float, float]
 
 
 class _Layer:
-    """One convolution, its weight in two parts."""
+    """One convolution, whose weight is split into live and dead taps."""
 
     def __init__(self, conv: TrimmedConv2d, sees: Size, window: Window) -> None:
         self._conv, self._sees, self._window = conv, sees, window
@@ -51,7 +51,7 @@ class _Layer:
 
     @property
     def num_dead(self) -> int:
-        """Weights that no gradient reaches."""
+        """Number of weights that no gradient reaches."""
         return len(self._dead) * self._conv.out_channels * self._conv.in_channels
 
     @property
@@ -59,7 +59,7 @@ class _Layer:
         return self.whole.detach().permute(0, 2, 3, 1)[:, *self._window]
 
     def part(self) -> None:
-        """Let the convolution hold its live taps only."""
+        """Replace the convolution's weight by its live taps."""
         self.whole = self._conv.weight
         self.live.requires_grad_(self.whole.requires_grad)  # a method may have frozen it since
         self.live.detach().copy_(self._window_OHWI.flatten(1))
@@ -67,7 +67,7 @@ class _Layer:
         self._conv.__dict__["sees"] = self._sees
 
     def join(self) -> None:
-        """Copy the live taps back, and let the convolution hold the whole."""
+        """Copy the live taps back into the whole weight, and restore it in the convolution."""
         self._conv.weight, self._conv.__class__ = self.whole, TrimmedConv2d
         del self._conv.__dict__["sees"]
         self.live.grad = None
@@ -75,7 +75,7 @@ class _Layer:
         window_OHWI.copy_(self.live.detach().view(window_OHWI.shape))
 
     def move_dead(self, factors: Factors) -> None:
-        """Do to dead taps what steps do without a gradient."""
+        """Apply to dead taps the effect of an epoch's steps without a gradient."""
         a, b, c, d = factors
         for tap in self._dead if self.whole.requires_grad and factors != (1, 0, 0, 1) else ():
             weight_OI = self.whole.detach()[:, :, tap[0], tap[1]]
@@ -86,17 +86,17 @@ class _Layer:
 
 
 class LiveTaps:
-    """A model whose convolutions hold live taps only, inside a `with`; momentum lasts from one to the next."""
+    """A model whose convolutions hold only live taps inside a `with`; momentum is kept from one block to the next."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, layers: list[_Layer]) -> None:
         self._recipe, self._layers = recipe, layers
         instead = {id(layer.whole): layer.live for layer in layers}
         self.optimizer = make_optimizer(model, recipe, [instead.get(id(p), p) for p in model.parameters()])
-        """Of all parameters but the dead taps."""
+        """Optimiser of all parameters except the dead taps."""
 
     @classmethod
     def of(cls, model: nn.Module, recipe: Recipe, image_size: int) -> LiveTaps | None:
-        """Return the model's parts; None where a step would not be the same, or dead taps are too few to matter."""
+        """Return the model with its taps split; None if steps would differ, or if dead taps are too few."""
         convs = {name: each for name, each in model.named_modules() if type(each) is TrimmedConv2d}
         if steps_without_gradient(recipe, ()) is None or sum(each.weight.numel() for each in convs.values()) < _PAYS:
             return None
@@ -121,22 +121,22 @@ class LiveTaps:
         return total
 
     def __enter__(self) -> LiveTaps:
-        """Put dead taps aside."""
+        """Replace weights by their live taps."""
         for layer in self._layers:
             layer.part()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Put weights together again, dead taps as they were."""
+        """Restore whole weights, with unchanged dead taps."""
         for layer in self._layers:
             layer.join()
 
 
 def _tried(model: nn.Module, image_size: int) -> dict[str, tuple[Size, Window]]:
-    """Return the convolutions that give one pixel, what they see, and which taps meet it: found out on a copy.
+    """Return the convolutions with one output pixel, their input size, and their live taps; tried on a copy.
 
-    None of them where the copy's logits change when it goes without its other taps: a model may read a weight in other
-    ways than by calling its layer, and then it is trained as it is.
+    Empty if the copy's logits change without the dead taps: a model may read a weight in other ways than by calling its
+    layer, and is then trained with whole weights.
     """
     images = torch.linspace(-1, 1, 4 * 3 * image_size**2).view(4, 3, image_size, image_size).sin_()
     try:
@@ -154,12 +154,12 @@ def _tried(model: nn.Module, image_size: int) -> dict[str, tuple[Size, Window]]:
                 if name in found:
                     _Layer(conv, *found[name]).part()
             return found if torch.allclose(_answer(twin, images), whole, rtol=1e-4, atol=1e-5) else {}
-    except Exception:  # what cannot be copied, or does without its weight, is trained as it is
+    except Exception:  # a model that cannot be copied, or fails with live taps, is trained with whole weights
         return {}
 
 
 def _maps_met(model: nn.Module, convs: list[TrimmedConv2d], images: torch.Tensor) -> dict[TrimmedConv2d, set[Size]]:
-    """Return which sizes of maps (height, width) reach each convolution when the model sees such images."""
+    """Return the sizes of maps (height, width) that reach each convolution when the model gets such images."""
     met: dict[TrimmedConv2d, set[Size]] = {}
 
     def note(conv: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:

@@ -1,20 +1,20 @@
 """Convolutions over maps of a pixel or a few, without the kernel taps that only ever see padding.
 
-    trim(model)                                  # every plain nn.Conv2d; weights, names and state dict stay as they are
+    trim(model)                                  # every plain nn.Conv2d; weights, names and state dict do not change
 
 At 32x32, the last stage of a stock ResNet-18 convolves 1x1 maps with 3x3 kernels, of which one tap in nine meets a
 pixel; the stage before it works on 2x2 maps, where four in nine do. Where a convolution gives at most four pixels and
-loses taps to the padding, each pixel is a matrix product of the pixels and the taps that meet. Left out are products
-with zeros: the same sums in another order, equal to rounding. A strided 1x1 convolution to small maps is one product of
-the pixels that it sees.
+loses taps to the padding, each pixel is a matrix product of the pixels and the taps that meet. Only products with zeros
+are left out: the sums are the same in another order, equal to rounding. A strided 1x1 convolution to small maps is one
+matrix product of the pixels that it reads.
 
-On the CPU only: there the arithmetic is the cost. Elsewhere, for larger maps, and for grouped, dilated or other kinds
-of convolutions, the module is an ordinary nn.Conv2d.
+This is done on the CPU only, where arithmetic is the cost. On other devices, for larger maps, and for grouped, dilated
+or other kinds of convolutions, the module is an ordinary nn.Conv2d.
 
-A weight whose convolution gives a single pixel can be held without its dead taps for a while (`LiveConv2d`);
-`live_taps` moves them meanwhile.
+A weight whose convolution gives a single pixel can be held without its dead taps for an epoch (`LiveConv2d`);
+`live_taps` then updates the dead taps.
 
-Does not cover: leaving dead taps out of gradients and optimiser steps; weight decay still moves them, as it should.
+Does not cover: leaving dead taps out of gradients and optimiser steps; weight decay still changes them, as it should.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _MAX_PIXELS = 4  # above, fewer taps are dead, and one product per pixel no long
 _MAX_SKIPPING_PIXELS = 16  # of a strided 1x1 convolution; above, PyTorch's own is no slower
 
 Window = tuple[slice, slice]
-"""Of one output row (or column): the input rows that it sees, and the kernel rows that see them."""
+"""Of one output row (or column): the input rows that it reads, and the kernel rows that meet them."""
 
 
 def trim(model: nn.Module) -> nn.Module:
-    """Let every plain convolution of a model skip dead taps, in place; return the model."""
+    """Make every plain convolution of a model skip dead taps, in place; return the model."""
     for module in model.modules():
         if type(module) is nn.Conv2d and _is_plain(module):
             module.__class__ = TrimmedConv2d
@@ -49,7 +49,7 @@ class TrimmedConv2d(nn.Conv2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the convolution of [B, C, H, W]."""
         if type(input) is not torch.Tensor or input.dim() != 4 or input.device.type != "cpu":
-            return super().forward(input)  # tracers' stand-ins, too
+            return super().forward(input)  # also for stand-ins of tracers
         rows, columns = (self._windows(input, axis) for axis in (0, 1))
         if self._skips_pixels(len(rows) * len(columns)):
             seen_BHWC = input.permute(0, 2, 3, 1)[:, :: self.stride[0], :: self.stride[1]]
@@ -60,7 +60,7 @@ class TrimmedConv2d(nn.Conv2d):
         return product.view(len(input), len(rows), len(columns), self.out_channels).permute(0, 3, 1, 2)
 
     def _product(self, input_BHWC: torch.Tensor, spans: list[tuple[Window, Window]]) -> torch.Tensor:
-        """Return the output pixels [B, pixels x O]: in one product where all of them see the same input pixels."""
+        """Return the output pixels [B, pixels x O]; in one product if all of them read the same input pixels."""
         one = all((row[0], column[0]) == (spans[0][0][0], spans[0][1][0]) for row, column in spans)
         taps = [(row[1], column[1]) for row, column in spans]
         weights = _Taps.apply(self.weight, taps, _product_dtype(self.weight), one)
@@ -91,10 +91,10 @@ class TrimmedConv2d(nn.Conv2d):
 
 
 class LiveConv2d(TrimmedConv2d):
-    """A convolution that gives one pixel, and whose weight holds the taps that meet one: [O, taps x I]."""
+    """A convolution with one output pixel, whose weight holds only its live taps: [O, taps x I]."""
 
     sees: tuple[int, int]
-    """Height and width of the maps for which that is so."""
+    """Height and width, in pixels, of the maps for which the weight was cut."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the convolution of [B, C, H, W].
@@ -114,7 +114,7 @@ class LiveConv2d(TrimmedConv2d):
 
 
 def live_window(layer: TrimmedConv2d, height: int, width: int) -> tuple[slice, slice] | None:
-    """Return the rows and columns of the kernel that meet pixels of such maps, where it gives one pixel and has others.
+    """Return the rows and columns of live taps for such maps, if the layer gives one pixel and has dead taps.
 
     None for all other layers and maps.
     """
@@ -126,7 +126,7 @@ def live_window(layer: TrimmedConv2d, height: int, width: int) -> tuple[slice, s
 
 
 def windows(size: int, kernel: int, stride: int, padding: int) -> list[Window]:
-    """Return, for each output position along one axis, which pixels and which taps meet.
+    """Return, for each output position along one axis, the pixels and the taps that meet.
 
     Args:
         size: pixels along the axis.
@@ -149,15 +149,15 @@ def _is_plain(layer: nn.Conv2d) -> bool:
 
 
 def _product_dtype(weight: torch.Tensor) -> torch.dtype:
-    """Return what F.linear will compute in: taps are cast as they are gathered, not a second time there."""
+    """Return the dtype in which F.linear will compute: taps are cast once, when they are gathered."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
 
 
 class _Taps(torch.autograd.Function):
     """Weight [O, I, kH, kW] and windows -> one matrix [O, taps x I] each, or all of them below each other.
 
-    Plain slicing would do; its gradient writes a zero-filled copy of the whole weight for every slice, and in another
-    memory layout than a channels_last weight has, which autograd then copies once more.
+    Plain slicing gives the same result, but its gradient writes a zero-filled copy of the whole weight for every slice,
+    in another memory layout than a channels_last weight has, which autograd then copies once more.
     """
 
     generate_vmap_rule = True
@@ -166,7 +166,7 @@ class _Taps(torch.autograd.Function):
     def forward(
         weight_OIHW: torch.Tensor, taps: Sequence[tuple[slice, slice]], dtype: torch.dtype, one: bool
     ) -> tuple[torch.Tensor, ...]:
-        # Casts of one piece are several times as fast as casts of slices: cast first where that is no more.
+        # Casts of a contiguous tensor are several times as fast as casts of slices: cast first if that is no more work.
         weight_OHWI = weight_OIHW.permute(0, 2, 3, 1)
         met = sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in taps)
         often = met >= weight_OHWI[0, :, :, 0].numel()
@@ -190,5 +190,5 @@ class _Taps(torch.autograd.Function):
         for (rows, columns), part in zip(ctx.taps, parts, strict=True):
             window = gradient_OHWI[:, rows, columns]
             window += part.reshape(window.shape)
-        gradient_OIHW = gradient_OHWI.permute(0, 3, 1, 2)  # as a channels_last weight lies in memory
+        gradient_OIHW = gradient_OHWI.permute(0, 3, 1, 2)  # the memory layout of a channels_last weight
         return gradient_OIHW if ctx.in_place else gradient_OIHW.contiguous(), None, None, None

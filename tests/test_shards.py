@@ -10,10 +10,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import fs
 
-from ray_unlearn.data.columns import read_columns
 from ray_unlearn.data.decode import ShardInfo
 from ray_unlearn.data.prepare import Manifest, Prepared
-from ray_unlearn.data.shards import Example, encode_shard, map_shard
+from ray_unlearn.data.shards import Example, encode_shard, map_shard, read_columns
 from ray_unlearn.errors import DataError
 from ray_unlearn.store import Storage
 
