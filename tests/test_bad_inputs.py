@@ -212,7 +212,7 @@ CASES: dict[str, tuple[Case, int, str]] = {
     "outputs of a missing set": (
         lambda f: generate(f, data={"test": None}, outputs={"splits": ["test"]}),
         2,
-        r"outputs\.splits: test has no images in this study; leave it out",
+        r"outputs\.splits: test has no images in this study; leave it out of the list",
     ),
     "train file missing": (lambda f: generate(f, data={"train": "none.parquet"}), 1, r".*none\.parquet.*"),
     "train folder missing": (lambda f: generate(f, data={"train": "none"}), 1, r".*/none: no such folder; expected .*"),
