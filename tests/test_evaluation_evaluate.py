@@ -18,7 +18,7 @@ from ray_unlearn.evaluation.cache import Task, in_this_process
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.outputs import read_outputs
-from ray_unlearn.evaluation.scores import Estimate, Scores
+from ray_unlearn.evaluation.scores import OLDER, Estimate, Scores
 
 COUNTS = {"retrained": 16, "again": 12, "shifted": 12}
 TOO_FEW = {f"{attack}_tpr_{rate}" for attack in ("rmia", "logistic_attack", "svc_efficacy") for rate in ("0.1", "1")}
@@ -239,14 +239,14 @@ def test_two_runs_have_no_score_but_what_two_can_have(tmp_path: Path):
 
 
 @pytest.mark.parametrize("older", [1, 2])
-def test_an_older_file_is_refused_and_an_evaluation_makes_a_new_one(tmp_path: Path, older: int):
-    """Law: numbers of an older evaluation are never shown beside words of this one; its parts are computed again."""
+def test_an_older_file_is_read_with_a_warning_and_made_anew(tmp_path: Path, older: int):
+    """Law: numbers of an older evaluation say that they are; `evaluate` mixes none of its parts with new ones."""
     study, store = evaluated_store(tmp_path, {"retrained": 3, "again": 3})
     scores = evaluate(study, store)
     old = json.loads(scores.model_dump_json()) | {"format": older}
     store.storage.publish_file(store.layout.scores_json, json.dumps(old).encode())
-    with pytest.raises(StoreError, match=f"of format {older}, by another version; `ray-unlearn evaluate` makes a new"):
-        read_scores(store)
+    assert read_scores(store).warnings == (*scores.warnings, OLDER)
+    assert "computes them anew" in OLDER
     part = store.layout.scores_part("parity", "again")
     content = json.loads(store.storage.read(part)) | {"key": "the digest of an older version"}
     del content["format"]
@@ -255,6 +255,16 @@ def test_an_older_file_is_refused_and_an_evaluation_makes_a_new_one(tmp_path: Pa
     assert evaluate(study, store, tell=lines.append) == scores
     assert lines[1] == "1 of 4 parts were scored by another version of the evaluation; they are computed again"
     assert read_scores(store) == scores
+
+
+def test_an_older_file_that_calls_0_what_has_no_score_is_refused(tmp_path: Path):
+    """Law: in format 1, populations of two had an F of 0; such a file is not read."""
+    study, store = evaluated_store(tmp_path, {"retrained": 3, "again": 3})
+    scores = json.loads(evaluate(study, store).model_dump_json()) | {"format": 1}
+    scores["populations"]["again"]["measures"]["forgetting_quality"] = {"value": 0.0, "n": 2}
+    store.storage.publish_file(store.layout.scores_json, json.dumps(scores).encode())
+    with pytest.raises(StoreError, match="of another version or damaged; `ray-unlearn evaluate` makes a new one"):
+        read_scores(store)
 
 
 def test_a_null_that_cannot_be_is_not_announced(tmp_path: Path):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.measures.rmia import rmia
+from ray_unlearn.evaluation.measures.measure import Pair
+from ray_unlearn.evaluation.measures.rmia import attack, rmia
+from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 from ray_unlearn.evaluation.roc import roc
 
 
@@ -179,3 +181,25 @@ def test_what_does_not_fit_together_is_refused(change, message) -> None:
     with pytest.raises(EvaluationError) as caught:
         rmia(**{**good, **change})
     assert str(caught.value).startswith(message)
+
+
+def test_a_studys_test_images_are_divided_at_random_and_always_alike() -> None:
+    """Law: neither even against odd positions nor by order; the same seed gives the same division for every pair."""
+    phi = outputs(runs=4, forget=6, test=40)
+    sides = []
+    for side in ("target", "reference"):
+        splits = {}
+        for split in ("forget", "test"):
+            phi_RN = phi[f"{side}_{split}"]
+            images = phi_RN.shape[1]
+            splits[split] = SplitOutputs(np.arange(images), np.zeros(images, np.int64), phi_RN, phi_RN > 0)
+        sides.append(Outputs(side, (), splits))
+    first, again, other = (
+        attack(Pair(*sides, "exact", lambda seed=seed: np.random.default_rng(seed))).non_member_scores
+        for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    for positions in (odd(40), ~odd(40), np.arange(40) < 20):
+        assert not np.array_equal(first, rmia(**{**phi, "population": positions}).non_member_scores)
+    assert first.shape == (4, 20)

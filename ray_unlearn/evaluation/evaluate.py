@@ -107,19 +107,17 @@ def save(store: StudyStore, scores: Scores) -> None:
 
 
 def read_scores(store: StudyStore) -> Scores:
-    """Return the last evaluation.
+    """Return the last evaluation; one of an earlier version has a warning that says so.
 
     Raises:
-        StoreError: there is none, or it is not one of this version.
+        StoreError: there is none, or it is damaged, or of a later version.
 
     """
     where = f"{store.storage.uri}/{store.layout.scores_json}"
     try:
         content = parse_object("scores", store.storage.read(store.layout.scores_json), where, newest=FORMAT)
-        if content.get("format") in OLDER:
-            older = f"{where}: of format {content['format']}, by another version"
-            raise StoreError(f"{older}; `ray-unlearn evaluate` makes a new one from the same outputs")
-        return Scores.model_validate(content)
+        scores = Scores.model_validate(content)
+        return scores.model_copy(update={"warnings": (*scores.warnings, OLDER)}) if scores.format < FORMAT else scores
     except FileNotFoundError:
         raise StoreError(f"{where}: no evaluation yet; `ray-unlearn evaluate` makes one") from None
     except (DamagedFile, ValidationError):

@@ -17,6 +17,8 @@ split: `apart`, the sum over images of each image's own variance, and the rest, 
 
     se^2 = SHARED x shared x m / (N - m) + APART x apart
 
+Percentiles over images (KLOM) and true positive rates have a factor of their own, `Measure.error`.
+
 Both factors were estimated with simulated populations of known truth, in both modes, N from 16 to 128, 40 and 200
 images; README.md of this room has the coverage, and tests/bench/calibration.py measures it.
 
@@ -98,7 +100,7 @@ def _orders(population: str, runs: int, settings: Settings) -> list[Rows]:
 def standard_error(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error:
     """Return the standard error of a measure at N."""
     values_K = draws.values[name]
-    total = float(np.var(values_K, ddof=1)) * drawn.factor
+    total = float(np.var(values_K, ddof=1)) * drawn.factor * MEASURES[name].error ** 2
     if name not in _MADE_OF_POINTS or drawn.over_originals:
         return Error(se=total**0.5, df=drawn.units - 1)
     points_KE = draws.points_KE

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 
 if TYPE_CHECKING:
@@ -25,11 +26,14 @@ FORMAT: Literal[3] = 3
 """Rises with every change of the schema, and of any number: kept parts of another format are computed again.
 
 3: calibrated intervals, permutation tests, ranks that admit ties; attacks divide test images at random. Files of 1 and
-2 are refused, because their intervals would stand beside words that are true of 3 alone.
+2 are read with a warning. 2: populations of fewer runs than can be scored have no F and no score; in 1 these were 0.
 """
 
-OLDER = (1, 2)
-"""Formats of earlier versions."""
+OLDER = (
+    "these scores are of an earlier version, whose intervals were too narrow or too wide, and which tested nothing: "
+    "`ray-unlearn evaluate` computes them anew from the same outputs"
+)
+"""The warning of a file of an earlier format."""
 Role = Literal["reference", "original", "unlearned"]
 
 
@@ -268,7 +272,7 @@ NOT_SAVED = "not saved"
 class Scores(_Value):
     """One evaluation of a study."""
 
-    format: Literal[3] = FORMAT
+    format: Literal[1, 2, 3] = FORMAT
     study: str
     mode: Mode
     reference: str
@@ -287,10 +291,13 @@ class Scores(_Value):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        """Refuse names that disagree."""
+        """Refuse names that disagree, and a file of format 1 that calls 0 what has no score."""
         for name, one in self.populations.items():
             if one.population != name:
                 raise ValueError(f"{name}: the scores of {one.population}")
+            quality = one.measures.get("forgetting_quality")
+            if quality and quality.value is not None and quality.n < LEAST_TO_SCORE:
+                raise ValueError(f"{one.population}: F of {quality.n} runs a side")
         return self
 
     @property

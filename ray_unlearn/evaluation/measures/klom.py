@@ -133,6 +133,7 @@ def _measures(split: str) -> dict[str, Measure]:
             meaning=f"95th percentile over {split} images of the KL divergence of binned margins, nats",
             source=source,
             needs=(split,),
+            error=0.6,
             compute=compute,
         )
         for (name, sides, source), compute in zip(directions, _computation(split), strict=True)

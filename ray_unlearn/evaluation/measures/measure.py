@@ -100,6 +100,9 @@ class Measure:
     """Why it takes so many, where that is no matter of course."""
     least_images: int = 1
     """Images that it takes of each split."""
+    error: float = 1.0
+    """Share of the jackknife's standard error that is this number's: percentiles and rates are no averages over runs,
+    and vary between large subsets more than between studies. Estimated as the factors of `intervals`."""
     undefined: str = "not defined here: runs that do not differ, too few images, or a reference that is never right"
     """Why there may be no value though all that it needs is there."""
     compute: Callable[[Pair], float | None] | None = None
@@ -122,7 +125,9 @@ def enough_negatives(negatives: int, fpr: float) -> bool:
     return negatives * fpr > 1 - 1e-9
 
 
-def rates(attack: str, label: str, recognised: str, accused: str, one: Measure, at: At) -> dict[str, Measure]:
+def rates(
+    attack: str, label: str, recognised: str, accused: str, one: Measure, at: At, *, error: float = 1.0
+) -> dict[str, Measure]:
     """Return an attack's true positive rates at false positive rates of 0.1 % and 1 %, as measures by name.
 
     With M negatives the rates that an attack can reach are multiples of 1 / M: at 0.1 % with fewer than 1,000 negatives
@@ -135,6 +140,7 @@ def rates(attack: str, label: str, recognised: str, accused: str, one: Measure, 
         recognised: what a true positive is a share of.
         accused: what a false positive is a share of.
         one: the attack's own measure; what it takes, the rates take.
+        error: as in `Measure`.
         at: returns the rate at a false positive rate, of a `Pair`, or of each run of a `Single`, as `one` is computed.
 
     """
@@ -146,6 +152,7 @@ def rates(attack: str, label: str, recognised: str, accused: str, one: Measure, 
             meaning=f"share of {recognised} recognised while {percent} % of {accused} are accused",
             undefined=f"needs {round(1 / fpr):,} or more {accused} that the attack did not use otherwise",
             upper=1.0,
+            error=error,
             compute=partial(at, fpr=fpr) if one.compute else None,
             per_run=partial(at, fpr=fpr) if one.per_run else None,
         )
