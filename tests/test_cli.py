@@ -380,7 +380,7 @@ def test_export_overwrites_only_when_told_to(made: Path, tmp_path, capsys):
     (tmp_path / "a.zip").write_bytes(b"mine")
     assert export(made, tmp_path / "a.zip") == 1
     assert capsys.readouterr().err == (
-        f"error: {tmp_path}/a.zip: exists already and is not overwritten; choose another name, or give --overwrite\n"
+        f"error: {tmp_path}/a.zip: exists already and is not overwritten; choose another name, or use --overwrite\n"
     )
     assert (tmp_path / "a.zip").read_bytes() == b"mine"
     assert export(made, tmp_path / "a.zip", "--overwrite", "--format", "competition") == 0

@@ -259,6 +259,7 @@ PINNED: dict[str, dict[str, Any]] = {
         **{"batch_size": 128, "augment": {"crop": 4, "flip": True}, "class_weights": "none", "optimizer": "sgd"},
         **{"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "iterations": 1500, "forget_every": 5, "ascent": 25.0},
         **{"adaptive": 0.5, "max_norm": 7.0, "threshold": 1.0, "importance_batch_size": 128},
+        **{"schedule": "cosine", "schedule_per": "batch"},
     },
     # machine-unlearning-pytorch negmerge.py, but copies of all rates merged, as in the paper
     "task_vector/published_negmerge": {

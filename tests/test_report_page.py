@@ -366,12 +366,12 @@ def test_the_verdict_says_what_the_tests_found() -> None:
     null = "(0.180 to 0.200 over halvings) at N = 32, where this method gets 0.110."
     assert verdict(scores) == start + null
     apart = verdict(judged(scores, "a", 0.002))
-    assert apart.startswith("Closest to retraining, though told apart from it: a, F 0.110 ")
-    assert apart.endswith("Its models are no retrained ones: the energy distance tells them apart (p = 0.002).")
+    assert apart.startswith("Closest to retraining, though distinguishable from it: a, F 0.110 ")
+    assert apart.endswith("Its models differ from retrained ones: the energy distance distinguishes them (p = 0.002).")
     alike = verdict(judged(scores, "a", 0.4))
     assert alike.endswith(
-        "These runs do not tell its models from retrained ones (p = 0.40), nor show that F lies within 0.038 of the "
-        "null, or above."
+        "These runs do not distinguish its models from retrained ones (p = 0.40), nor show that F is within 0.038 of "
+        "the null, or above."
     )
     surely = verdict(judged(scores, "a", 0.4, equivalent=True))
     assert surely.endswith(", and F is surely within 0.038 of the null, or above.")
@@ -481,9 +481,7 @@ def test_where_nothing_has_a_score_the_reason_is_said() -> None:
     scores = too_few(make_scores({"two": ("m", 0.5)}), "two")
     assert verdict(scores) == "No population could be compared with retraining: F needs 3 runs a side."
     none = "no null, which is how close retraining comes to itself: "
-    assert f"{none}no population has the 3 runs that it takes to stand beside halves of retrained" in score_lines(
-        scores
-    )
+    assert f"{none}no population has the 3 runs that a comparison with halves of retrained takes" in score_lines(scores)
     both = too_few(too_few(make_scores({"a": ("m", 0.1), "b": ("m", 0.2)}), "a"), "b")
     assert [line for line in score_lines(both) if "no score" in line] == ["a and b: no score: needs 3 runs a side"]
     few = changed(scores, "retrained", runs=4)
@@ -498,8 +496,8 @@ def test_unequal_n_without_a_null_have_no_order() -> None:
     scores = with_measures(scores, "a", forgetting_quality=Estimate(value=0.3, n=4), score=Estimate(value=0.3, n=4))
     scores = with_measures(scores, "b", forgetting_quality=Estimate(value=0.2, n=3), score=Estimate(value=0.2, n=3))
     assert verdict(scores) == (
-        "No population is called the closest to retraining: runs differ in number, and no null says at which N to "
-        "compare them (it takes 6 runs of retrained, two halves of 3, and there are 4)."
+        "No population is called the closest to retraining: runs differ in number, and there is no null at whose "
+        "N they can be compared (it takes 6 runs of retrained, two halves of 3, and there are 4)."
     )
     assert [plain(row[0].text) for row in ranking_table(scores).rows] == ["--", "--"]
 

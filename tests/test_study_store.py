@@ -122,7 +122,7 @@ def test_a_damaged_population_json_is_an_error(store: StudyStore):
             store.admit(plan_of(3))
     for content in (b"{}", b'{"digest": "a", "identity": []}', b'{"digest": 1, "identity": {}}'):
         store.storage.publish_file("tiny/finetune/population.json", content)
-        with pytest.raises(StoreError, match=r"tiny/finetune/population\.json: does not say"):
+        with pytest.raises(StoreError, match=r"tiny/finetune/population\.json: lacks the digest"):
             store.admit(plan_of(3))
     store.storage.publish_file("tiny/finetune/population.json", b"[" * 100_000)
     with pytest.raises(StoreError, match=r"tiny/finetune/population\.json: not JSON"):

@@ -221,7 +221,9 @@ def test_runs_made_from_other_shards_are_pending_again(tmp_path: Path, capsys, m
     said = capsys.readouterr().out
     folder = f"data-cache/{file.parent.name}"
     for index in (1, 2):
-        assert f"bad: finetune/{index:05d}/record.json: was made when the shards of {folder} were others" in said
+        assert (
+            f"bad: finetune/{index:05d}/record.json: was made from other shards of {folder} than its manifest" in said
+        )
     assert "finetune/00000/" not in said
     assert "repaired: 2 runs pending again" in said
     assert main(["generate", "tiny.yaml", "--backend", "inline"]) == 0

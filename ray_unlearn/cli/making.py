@@ -118,9 +118,9 @@ def status(
             )
         raise typer.Exit(watch_status(Watch(loaded, store), every_s))
     if plot is not None:
-        from ray_unlearn.report.curves import require_picture, save_curves
+        from ray_unlearn.report.curves import check_picture, save_curves
 
-        require_picture(plot)
+        check_picture(plot)
     found = study_status(loaded, store)
     if as_json:
         rows = [asdict(one) | {"failed": {i: f.model_dump() for i, f in one.failed.items()}} for one in found]

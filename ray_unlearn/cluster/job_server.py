@@ -139,19 +139,19 @@ class JobServer:
             ClusterError: the server cannot be reached any more.
 
         """
-        shown, heard = 0, time.monotonic()
+        shown, grown_at = 0, time.monotonic()
         while True:
             for chunk in _tail(self._client, submission_id, skip=shown):
-                shown, heard = shown + len(chunk), time.monotonic()
+                shown, grown_at = shown + len(chunk), time.monotonic()
                 show(chunk)
             try:
                 attempt = self.attempt(submission_id)
             except ClusterError as error:
-                if time.monotonic() - heard > _PATIENCE_S:
+                if time.monotonic() - grown_at > _PATIENCE_S:
                     raise ClusterError(f"{error}; the job may go on: the same command attaches to it") from error
                 time.sleep(_AGAIN_S)
                 continue
-            heard = time.monotonic()
+            grown_at = time.monotonic()
             if attempt.ended:
                 with contextlib.suppress(ClusterError):  # the server may end with its job, whose end is known already
                     show(self._log(submission_id)[shown:])

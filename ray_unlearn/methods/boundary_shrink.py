@@ -99,7 +99,7 @@ METHOD = Method(
     corrections=(
         Correction(
             "0.2",
-            "the rate was a thousand times the authors, labels left the own class out, pixels were not clamped",
+            "the rate was a thousand times the published one, labels left the own class out, pixels were not clamped",
             (
                 "lr",
                 "epochs",

@@ -88,7 +88,7 @@ METHOD = Method(
         Correction("0.2", "nothing was added to the Fisher information before its inverse; 1e-8 is published"),
         Correction(
             "0.2",
-            "the Fisher information was taken at the true labels; published is the expectation over the model own",
+            "the Fisher information was taken at the true labels; published is the expectation over the model's labels",
             ("labels",),
         ),
     ),

@@ -6,7 +6,7 @@
 1. Of every weight take the squared gradient of a batch's mean cross-entropy, averaged over the batches of the forget
    and of the retain set, in evaluation mode. The mask holds the weights whose ratio, forget to retain, is `threshold`
    or more.
-2. `iterations` steps on retain batches, cross-entropy, the rate along a cosine. Before the first of every
+2. `iterations` steps on retain batches, cross-entropy, the rate along `schedule`. Before the first of every
    `forget_every`, one on a forget batch: maximise ascent * sum of c_i CE_i where c_i = CE_i^-lambda / sum of
    CE_j^-lambda is held fixed, `ascent` along a cosine of its own; its gradient is masked, and cut to a norm of
    `max_norm`. One optimiser serves both, momentum included.
@@ -26,6 +26,7 @@ Does not cover: the settings for Tiny ImageNet, which are another optimiser's.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -40,7 +41,6 @@ from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe
 from ray_unlearn.training import Batch, Training, class_weights, cross_entropy
 from ray_unlearn.training.batches import sizes_of
 from ray_unlearn.training.gradients import Gradients, mean_squared_gradient
-from ray_unlearn.training.optimizers import set_rate
 
 _EPSILON = 1e-15  # in ratios and coefficients, as published
 
@@ -51,6 +51,7 @@ class SfronOptions(Recipe):
     optimizer: Optimizer = "sgd"
     lr: Float = Field(0.01, gt=0)
     weight_decay: Float = Field(5e-4, ge=0)
+    schedule_per: Literal["epoch", "batch"] = Field("batch", description="How often the rate changes.")
     iterations: Int = Field(1500, ge=1, description="Retain batches.")
     forget_every: Int = Field(5, ge=1, description="Retain batches to each forget batch.")
     ascent: Float = Field(25.0, ge=0, description="Factor of the forget set's loss, at first (paper: alpha).")
@@ -81,14 +82,13 @@ def sfron(model: nn.Module, data: RunData, options: SfronOptions, rng: Seeds) ->
 
     def loss(model: nn.Module, retain: Batch, forget: Batch) -> torch.Tensor:
         nonlocal step
-        set_rate(training.optimizer, options.lr * cosine())
         if step % options.forget_every == 0:
             ascend(model, forget)
         step += 1
         return on_retain(model, retain)
 
     steps = len(sizes_of(len(data.retain), options.batch_size))
-    recipe = options.model_copy(update={"epochs": options.iterations / steps, "schedule": "constant"})
+    recipe = options.model_copy(update={"epochs": options.iterations / steps})
     training = Training(model, data, recipe, rng, sets=("retain", "forget"), loss=loss)
     while not training.done:
         training.epoch()
@@ -121,5 +121,5 @@ METHOD = Method(
     source="Huang et al., Unified Gradient-Based Machine Unlearning with Remain Geometry Enhancement, NeurIPS 2024",
     opened="K1nght/Unified-Unlearning-w-Remain-Geometry Classification/unlearn/sfron.py, scripts/unlearn.sh (authors')",
     cost="1 gradient pass on train, then `iterations` retain batches and a fifth as many forget batches",
-    published={"published": pinned(SfronOptions, SPARSE, batch_size=128)},
+    published={"published": pinned(SfronOptions, SPARSE, batch_size=128, schedule="cosine")},
 )

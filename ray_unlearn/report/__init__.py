@@ -1,4 +1,4 @@
-"""What evaluation found, to be looked at: one page, Markdown, or lines on a terminal, all from the same tables.
+"""The results of an evaluation for people: a page, Markdown, or lines on a terminal, all from the same tables.
 
     text = html_page(scores, study)              # one self-contained file; markdown_page, score_lines for text
     address = publish(store, "html")             # the last evaluation's, into the store

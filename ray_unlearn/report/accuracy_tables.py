@@ -18,11 +18,11 @@ from ray_unlearn.report.table import DASH, POPULATION, Cell, Column, Table, name
 from ray_unlearn.wording import MISSING, percent, percent_interval, points
 
 _FULL_TINT = 0.10
-"""A difference of ten points from the reference has the darkest shade."""
+"""Difference from the reference, as a fraction of 1, that has the darkest shade: ten points."""
 
 
 def change_table(scores: Scores) -> Table | None:
-    """Return accuracy per split and how it differs from the original and from the reference; None without any."""
+    """Return accuracy per split with its differences from the original and the reference; None without accuracies."""
     splits = [split for split in SPLITS if any(slice_of(one, split) for one in scores.populations.values())]
     if not splits:
         return None
@@ -78,7 +78,7 @@ def part_tables(scores: Scores, by: Literal["class", "group"]) -> list[Table]:
 
 
 def _parts(scores: Scores, split: str, by: str) -> dict[str, int]:
-    """Return images by part, classes in their own order."""
+    """Return part -> number of images; classes in the study's order."""
     slices = [part for one in scores.populations.values() for part in one.slices]
     found = {part.key: part.images for part in slices if (part.split, part.by) == (split, by)}
     place = {key: number for number, key in enumerate(scores.class_names)}

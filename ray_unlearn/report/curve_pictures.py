@@ -6,7 +6,7 @@
 
 Growth and ROC have the same axes for every population; epochs fit their own range, because unlearning moves little.
 
-Each returns SVG, or "" where the population has nothing of the kind.
+Each returns SVG, or "" if the population lacks the numbers for it.
 
 Does not cover: single forget images (`image_pictures`); curves of single runs (`curves`).
 """
@@ -59,8 +59,8 @@ def growth(scores: Scores, found: PopulationScores) -> str:
 
 
 def _growth_words(found: PopulationScores) -> str:
-    said = ", ".join(f"{decimals(s.value)} at N = {s.n} (null {decimals(s.null)})" for s in found.growth)
-    return f"F of {found.population} by number of runs: {said}."
+    values = ", ".join(f"{decimals(s.value)} at N = {s.n} (null {decimals(s.null)})" for s in found.growth)
+    return f"F of {found.population} by number of runs: {values}."
 
 
 def roc(scores: Scores, found: PopulationScores, attack: str) -> str:
@@ -84,7 +84,7 @@ def roc(scores: Scores, found: PopulationScores, attack: str) -> str:
 
 
 def _rates(false: tuple[float, ...], true: tuple[float, ...]) -> np.ndarray:
-    """Return the true positive rate at each of `_RATES`: at no more false positives than that; NaN for no curve."""
+    """Return the true positive rate at each false positive rate of `_RATES`, or below; NaN without a curve."""
     if not false:
         return np.full(_RATES.size, np.nan)
     place = np.searchsorted(np.asarray(false), _RATES, side="right") - 1
@@ -108,7 +108,7 @@ def _roc_words(found: PopulationScores, attack: str, curve: Curve) -> str:
 
 
 def stages(scores: Scores, found: PopulationScores) -> str:
-    """Return mean accuracy by split after every epoch, or the training loss where there is no accuracy."""
+    """Return mean accuracy by split after every epoch, or the training loss if there is no accuracy."""
     splits = [split for split in SPLITS if any(f"{split}_accuracy" in stage.metrics for stage in found.stages)]
     keys = {split: f"{split}_accuracy" for split in splits} or {"training loss": "train_loss"}
     lines = {

@@ -1,10 +1,10 @@
 """Training curves of a study's runs as one picture.
 
-    require_picture(Path("curves.png"))          # .png, .svg or .pdf
+    check_picture(Path("curves.png"))            # .png, .svg or .pdf
     left_out = save_curves(store, ["original", "finetune", "mine"], Path("curves.png"))      # {"mine": "its runs ..."}
 
-One line per run: training loss by epoch, and, where the study published stages, accuracy on each split. Lines of a
-later split are thinner and dashed otherwise, so that those below show where they coincide.
+One line per run: training loss by epoch, and, if the study published stages, accuracy on each split. Lines of later
+splits are thinner and have other dashes, so that the lines below them remain visible.
 
 Does not cover: scores (evaluation).
 """
@@ -26,11 +26,11 @@ _LINES = {"retain": (4.2, "-"), "forget": (2.8, (0, (5, 1))), "validation": (1.8
 """Split -> width in points and dashes, from the lowest to the uppermost line."""
 
 
-def require_picture(file: Path) -> None:
-    """Refuse a file that would be no picture.
+def check_picture(file: Path) -> None:
+    """Check that a file's name has a picture's ending.
 
     Raises:
-        StoreError: it ends otherwise than `ENDINGS`.
+        StoreError: the ending is none of `ENDINGS`.
 
     """
     if file.suffix.lower() not in ENDINGS:
@@ -38,13 +38,13 @@ def require_picture(file: Path) -> None:
 
 
 def save_curves(store: StudyStore, populations: list[str], file: Path) -> dict[str, str]:
-    """Save a picture in the format of the file's ending; return the populations that are not in it, and why.
+    """Save a picture in the format of the file's ending; return the populations that it lacks -> the reason.
 
     Raises:
         StoreError: another ending than `ENDINGS`, no run recorded a training loss, or the file cannot be written.
 
     """
-    require_picture(file)
+    check_picture(file)
     made = {name: list(store.made(name).values()) for name in populations}
     drawn = {name: [record for record in records if record.epoch_loss] for name, records in made.items()}
     runs = {name: records for name, records in drawn.items() if records}

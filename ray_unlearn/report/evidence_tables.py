@@ -1,6 +1,6 @@
-"""Scores -> the tables of what is sure: tests, the worst images, bounds of epsilon, F by class and group.
+"""Scores -> the tables of the evidence: tests, the worst images, bounds of epsilon, F by class and group.
 
-    evidence_table(scores), images_table(scores)    # None where no population has them
+    evidence_table(scores), images_table(scores)    # None if no population has them
     part_quality_table(scores, "class")          # classes x populations
 
 Does not cover: the ranking, attacks and distances (`score_tables`).
@@ -23,7 +23,7 @@ _SHOWN = (0, 1, 3)
 
 
 def evidence_table(scores: Scores) -> Table | None:
-    """Return p of both tests, the difference from the null, and what varies: originals or runs."""
+    """Return p of both tests, the difference from the null, and the shares of originals and runs in the variance."""
     found = [one for one in ranked(scores) if one.tests]
     if not found:
         return None
@@ -130,7 +130,7 @@ def _bounds_cell(found: PopulationScores) -> Cell:
 
 
 def part_quality_table(scores: Scores, by: Literal["class", "group"]) -> Table | None:
-    """Return F over the forget images of each class or group; None where there is one part at most."""
+    """Return F over the forget images of each class or group; None with fewer than two of them."""
     found = [one for one in ranked(scores) if any(part.quality is not None for part in one.slices)]
     parts = {part.key: part.images for one in found for part in one.slices if (part.split, part.by) == ("forget", by)}
     if len(parts) < 2:

@@ -3,7 +3,7 @@
     histogram(scores, found)                     # epsilon of every forget image
     distributions(scores, found)                 # phi of a few forget images, retrained against unlearned
 
-Each returns SVG, or "" where the population has nothing of the kind.
+Each returns SVG, or "" if the population lacks the numbers for it.
 
 Does not cover: curves (`curve_pictures`), pictures of all populations at once (`overview_pictures`).
 """
@@ -46,15 +46,15 @@ def _histogram_words(found: PopulationScores, counts: np.ndarray) -> str:
     middle = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
     where = f"between {middle / 2} and {(middle + 1) / 2}" if middle < counts.size - 1 else f"above {middle / 2}"
     return (
-        f"Epsilon of {counts.sum()} forget images under {found.population}, N = {found.runs}: the median lies {where}; "
-        f"{counts[-1]} lie in the last bin, {found.guarded} are guarded."
+        f"Epsilon of {counts.sum()} forget images under {found.population}, N = {found.runs}: the median is {where}; "
+        f"{counts[-1]} are in the last bin, {found.guarded} are guarded."
     )
 
 
 def distributions(scores: Scores, found: PopulationScores) -> str:
     """Return phi of a few forget images over runs: retrained filled, unlearned as a line, each to its own height.
 
-    What lies beyond the axis is counted at its end.
+    Values beyond the axis are counted at its end.
     """
     examples = found.examples[:_MOST_EXAMPLES]
     if not examples:
@@ -72,7 +72,7 @@ def distributions(scores: Scores, found: PopulationScores) -> str:
 
 
 def _phi_edges(scores: Scores) -> np.ndarray:
-    """Return bins of phi around what retrained models reach: one method gone astray may not flatten the others."""
+    """Return bins of phi around the values of retrained models, so that no extreme method flattens the others."""
     shown = [one for other in ranked(scores) for one in other.examples[:_MOST_EXAMPLES]]
     low = min(min(one.retrained) for one in shown)
     high = max(max(one.retrained) for one in shown)
@@ -101,9 +101,9 @@ def _mean(values: tuple[float, ...]) -> str:
 
 
 def _phi_words(found: PopulationScores, examples: tuple[ExampleScores, ...]) -> str:
-    said = [
+    sentences = [
         f"{one.label}, {one.image_id}: mean {_mean(one.retrained)} retrained, {_mean(one.unlearned)} unlearned, "
         f"epsilon {one.epsilon:.1f}."
         for one in examples
     ]
-    return " ".join([f"Distributions over runs of phi under {found.population}.", *said])
+    return " ".join([f"Distributions over runs of phi under {found.population}.", *sentences])

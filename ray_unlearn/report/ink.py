@@ -1,4 +1,4 @@
-"""Matplotlib figures -> small inline SVG whose colours come from the page, light or dark.
+"""Matplotlib figures -> small inline SVG with the page's colours, light or dark.
 
     with ink():
         figure = canvas(360, 220)
@@ -9,7 +9,7 @@
 Figures are drawn with stand-in colours, which become CSS variables (`--method`, `--reference`, ...); text stays text in
 the page's font. The same figure gives the same bytes.
 
-Does not cover: what is drawn (`overview_pictures`, `image_pictures`, `curve_pictures`), the colours (`page.css`).
+Does not cover: the pictures (`overview_pictures`, `image_pictures`, `curve_pictures`), the colours (`page.css`).
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def ink() -> Iterator[None]:
-    """Draw with stand-in colours inside this block; matplotlib's settings are as before after it."""
+    """Draw with stand-in colours inside this block; matplotlib's settings are restored after it."""
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        # Its own fonts only measure; the browser's have the glyphs.
+        # Matplotlib's own fonts only measure; the browser's have the glyphs.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
 def canvas(width: int, height: int) -> Figure:
-    """Return an empty figure of that many CSS pixels."""
+    """Return an empty figure of this width and height in CSS pixels."""
     return Figure(figsize=(width / 72, height / 72), dpi=72, facecolor="none")
 
 
@@ -97,8 +97,8 @@ def picture(figure: Figure, *, name: str, alt: str) -> str:
 
     Args:
         figure: drawn within `ink()`.
-        name: unique on the page: ids inside start with it.
-        alt: what it shows, in words and numbers.
+        name: name that is unique on the page; ids inside the picture start with it.
+        alt: description in words and numbers.
 
     """
     buffer = io.StringIO()
@@ -117,7 +117,7 @@ def _inlined(svg: str, name: str, alt: str) -> str:
 
 
 def _for_the_page(tag: str) -> str:
-    """Return a tag with the page's colours and font, and lengths in tenths of a pixel; text between tags stays."""
+    """Return a tag with the page's colours and font, and lengths rounded to tenths of a pixel."""
     for colour, variable in _VARIABLES.items():
         tag = tag.replace(colour, f"var(--{variable})")
     tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
@@ -126,7 +126,7 @@ def _for_the_page(tag: str) -> str:
 
 
 def _own_ids(body: str, name: str) -> str:
-    """Drop ids that nothing refers to, and prefix the others: two pictures of a page may not share one."""
+    """Remove ids without references, and prefix the others: no two pictures of a page may share an id."""
     used = set(re.findall(r'(?:xlink:href="|url\()#([^")]+)', body))
     new = {old: f"{name}-{place}" for place, old in enumerate(sorted(used))}
     body = re.sub(r' id="([^"]+)"', lambda found: f' id="{new[found[1]]}"' if found[1] in new else "", body)

@@ -23,7 +23,7 @@ _SPECIAL = re.compile(r"([\\`*<>|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\](?=[(\[
 
 
 def markdown_page(scores: Scores, study: Mapping[str, object]) -> str:
-    """Return the ranking and the main tables as GitHub's Markdown; user's text cannot become markup."""
+    """Return the ranking and the main tables as GitHub's Markdown; a user's text is escaped."""
     change = change_table(scores)
     sure = [one for one in (evidence_table(scores), images_table(scores)) if one]
     measured = [ranking_table(scores), *sure, *measure_tables(scores)]
@@ -65,5 +65,5 @@ def _entry(cell: Cell) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text on one line whose characters mean themselves."""
+    """Return text on one line, with Markdown's special characters escaped."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

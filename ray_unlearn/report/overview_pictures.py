@@ -1,6 +1,6 @@
-"""The two pictures of the first screen: every population's F before the null, and accuracy against forgetting.
+"""The two pictures of the first screen: F of every population with the null, and accuracy against forgetting.
 
-    forest(scores), plane(scores)                # SVG, or "" where nothing has an F
+    forest(scores), plane(scores)                # SVG, or "" if no population has an F
 
 Does not cover: one population's own pictures (`image_pictures`, `curve_pictures`).
 """
@@ -29,7 +29,7 @@ def with_quality(scores: Scores) -> list[PopulationScores]:
 
 
 def forest(scores: Scores) -> str:
-    """Return F with its interval, and at the null's N, one line per population, before the null's range."""
+    """Return F with its interval and F at the null's N, one line per population, in front of the null's range."""
     found = with_quality(scores)
     if not found:
         return ""
@@ -68,11 +68,11 @@ def _right(scores: Scores, found: list[PopulationScores]) -> float:
 def _null_label(axes: Axes, scores: Scores) -> None:
     null = null_of(scores, "forgetting_quality")
     if null is not None and null.null is not None:
-        said = f"{scores.reference} against itself, N {null.null_n}"
+        label = f"{scores.reference} against itself, N {null.null_n}"
         left, right = axes.get_xlim()
         to_the_right = null.null < (left + right) / 2
         axes.annotate(
-            said,
+            label,
             (null.null, 1),
             xycoords=("data", "axes fraction"),
             xytext=(0, 6),
@@ -85,21 +85,21 @@ def _null_label(axes: Axes, scores: Scores) -> None:
 
 
 def _forest_words(scores: Scores, found: list[PopulationScores]) -> str:
-    said = [f"F by population, {scores.mode} mode."]
+    sentences = [f"F by population, {scores.mode} mode."]
     for one in found:
         quality = estimate(one, "forgetting_quality")
         number = joined(decimals(quality.value), interval(quality.low, quality.high))
         at_null = f" ({decimals(quality.at_null_n)} at N = {quality.null_n})" if quality.at_null_n is not None else ""
-        said.append(f"{one.population}: {number} at N = {quality.n}{at_null}.")
+        sentences.append(f"{one.population}: {number} at N = {quality.n}{at_null}.")
     null = null_of(scores, "forgetting_quality")
     if null is not None:
         words = joined(decimals(null.null), interval(null.null_low, null.null_high))
-        said.append(f"{scores.reference} against itself: {words} at N = {null.null_n}.")
-    return " ".join(said)
+        sentences.append(f"{scores.reference} against itself: {words} at N = {null.null_n}.")
+    return " ".join(sentences)
 
 
 def plane(scores: Scores) -> str:
-    """Return the ratio of test accuracy over F: up and right is good."""
+    """Return the plot of the ratio of test accuracy against F: up and to the right is good."""
     found = [one for one in with_quality(scores) if estimate(one, "test_ratio").value is not None]
     if not found:
         return ""
@@ -120,7 +120,7 @@ def plane(scores: Scores) -> str:
 
 def _scatter_point(axes: Axes, one: PopulationScores) -> tuple[float, float, str]:
     x, y = estimate(one, "forgetting_quality"), estimate(one, "test_ratio")
-    at_another_n = x.at_null_n is not None and x.null_n != x.n  # the reference's point is of the null's N
+    at_another_n = x.at_null_n is not None and x.null_n != x.n  # the reference's point is at the null's N
     across, up = (x.at_null_n if at_another_n else x.value) or 0.0, y.value or 0.0
     if x.low is not None and x.high is not None and not at_another_n:
         axes.plot([x.low, x.high], [up, up], color=METHOD, linewidth=1.2)
@@ -156,7 +156,7 @@ def _original_line(axes: Axes, scores: Scores) -> None:
 
 
 def _gathered(axes: Axes, labels: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
-    """Give points that lie on one another one label: names above one another could not be told apart."""
+    """Return one label for each group of points at the same place: overlapping names could not be read."""
     places: dict[tuple[float, float], tuple[float, float, list[str]]] = {}
     for across, up, name in labels:
         x, y = axes.transData.transform((across, up))
@@ -172,7 +172,7 @@ def _names(names: list[str]) -> str:
 
 
 def _place_labels(axes: Axes, labels: list[tuple[float, float, str]]) -> None:
-    """Write each name next to its point, at the first place where it covers no other name and no point."""
+    """Write each name next to its point, at the first place where it overlaps no other name and no point."""
     figure_box = axes.get_window_extent()
     points = [tuple(axes.transData.transform((across, up))) for across, up, _ in labels]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
@@ -198,9 +198,10 @@ def _overlaps(one: tuple[float, float, float, float], other: tuple[float, float,
 
 
 def _plane_words(scores: Scores, found: list[PopulationScores]) -> str:
-    said = [f"Test accuracy over that of {scores.reference}, against F."]
+    sentences = [f"Test accuracy over that of {scores.reference}, against F."]
     for one in found:
         quality, ratio = estimate(one, "forgetting_quality"), estimate(one, "test_ratio")
-        said.append(f"{one.population}: F {decimals(quality.value)}, ratio {decimals(ratio.value)}, N = {ratio.n}.")
+        numbers = f"F {decimals(quality.value)}, ratio {decimals(ratio.value)}, N = {ratio.n}"
+        sentences.append(f"{one.population}: {numbers}.")
     original = _original_ratio(scores)
-    return " ".join([*said, f"original: ratio {decimals(original)}."] if original is not None else said)
+    return " ".join([*sentences, f"original: ratio {decimals(original)}."] if original is not None else sentences)

@@ -1,11 +1,11 @@
-"""Scores -> one HTML page that needs nothing else: no network, no other file.
+"""Scores -> one self-contained HTML page: it needs no network and no other file.
 
     Path("report.html").write_text(html_page(scores, study), encoding="utf-8")     # study: the values of study.json
 
-The page is the template `page.html`; this module hands it tables, pictures and sentences. The same scores give the same
+The page is the template `page.html`; this module fills in tables, pictures and sentences. The same scores give the same
 bytes. The page's own policy forbids it to load anything and to run any script but `page.js`, which sorts tables.
 
-Does not cover: computing scores (evaluation), where the file goes (`publish`).
+Does not cover: computing scores (evaluation), writing the file (`publish`).
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def html_page(scores: Scores, study: Mapping[str, object]) -> str:
     """Return the report.
 
     Args:
-        scores: one evaluation.
-        study: plain JSON values, shown as they are.
+        scores: the results of one evaluation.
+        study: the study as plain JSON values, which the page shows unchanged.
 
     """
     parts = [*part_tables(scores, "class"), *part_tables(scores, "group")]
@@ -120,7 +120,7 @@ def _policy() -> str:
 
 
 def _on_scale(bar: Bar, value: float) -> float:
-    """Return where a value lies on a bar, in CSS pixels from its left end: 4 for 0, 108 for `bar.top`."""
+    """Return a value's position on a bar, in CSS pixels from its left end: 4 for 0, 108 for `bar.top`."""
     return round(4 + 104 * min(max(value / bar.top, 0), 1), 1)
 
 
@@ -133,10 +133,10 @@ def _facts(scores: Scores) -> list[str]:
 
 def _verdict(scores: Scores) -> tuple[str, str]:
     """Return the first sentence, which names the closest population, and its reservations; numbers do not break."""
-    said = re.sub(r"(?<=\d), (?=\d)", ",\N{NO-BREAK SPACE}", verdict(scores))
+    text = re.sub(r"(?<=\d), (?=\d)", ",\N{NO-BREAK SPACE}", verdict(scores))
     for letter in ("N", "p"):
-        said = said.replace(f"{letter} = ", f"{letter}\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
-    first, dot, rest = said.partition(". ")
+        text = text.replace(f"{letter} = ", f"{letter}\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+    first, dot, rest = text.partition(". ")
     return first + dot, rest
 
 
@@ -163,8 +163,8 @@ def _each(
 
 def _note(found: PopulationScores) -> str:
     quality = found.measures.get("forgetting_quality")
-    said = "" if quality is None or quality.value is None else f"F {decimals(quality.value)}"
-    return joined(f"N {found.runs}", said, f"{found.guarded} guarded" * bool(found.guarded), by=" · ")
+    quality_text = "" if quality is None or quality.value is None else f"F {decimals(quality.value)}"
+    return joined(f"N {found.runs}", quality_text, f"{found.guarded} guarded" * bool(found.guarded), by=" · ")
 
 
 def _plain_options(found: PopulationScores) -> dict[str, Any]:

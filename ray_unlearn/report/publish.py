@@ -24,7 +24,7 @@ def render(store: StudyStore, form: Form) -> str:
     """Return the report as text.
 
     Raises:
-        StoreError: the store has no evaluation of this version.
+        StoreError: the store has no evaluation by this version.
 
     """
     scores, study = _with_mixtures(read_scores(store), store), _study(store)
@@ -38,7 +38,7 @@ def render(store: StudyStore, form: Form) -> str:
 
 
 def _with_mixtures(scores: Scores, store: StudyStore) -> Scores:
-    """Add what an evaluation by an earlier version did not say of runs that were made in different ways."""
+    """Add the warnings about runs made in different ways, which evaluations by earlier versions lack."""
     lines = mixtures({name: store.made(name) for name in scores.populations}, scores.reference)
     new = [line for line in lines if line not in scores.warnings]
     return scores.model_copy(update={"warnings": (*scores.warnings, *new)})
@@ -57,7 +57,7 @@ def publish(store: StudyStore, form: Form) -> str:
     """Write the report into the study's folder; return its address.
 
     Raises:
-        StoreError: the store has no evaluation of this version, or cannot be written.
+        StoreError: the store has no evaluation by this version, or cannot be written.
 
     """
     name = store.layout.report("html" if form == "html" else "md")

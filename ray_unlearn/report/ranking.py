@@ -5,7 +5,7 @@
 
 Populations are ranked by score; where their N differ, by the score at the null's N, because F depends on N.
 
-Does not cover: what the numbers allow to say (`verdict`), and how it is set on a page.
+Does not cover: conclusions from the numbers (`verdict`), and the page.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SPLITS = ("retain", "forget", "validation", "test")
 
 
 def estimate(found: PopulationScores, measure: str) -> Estimate:
-    """Return a measure of a population; one without a value where evaluation said nothing about it."""
+    """Return a population's estimate of a measure; one without a value if it was not evaluated."""
     return found.measures.get(measure) or Estimate(value=None, n=found.runs, missing="not evaluated")
 
 
@@ -54,7 +54,7 @@ def in_order(scores: Scores) -> list[PopulationScores]:
 
 
 def picture_id(scores: Scores, found: PopulationScores) -> str:
-    """Return what tells a population's pictures apart within a page: its place, because names may hold anything."""
+    """Return the id of a population's pictures within a page: its number, because names may hold any character."""
     return str(list(scores.populations).index(found.population))
 
 
@@ -72,7 +72,7 @@ def why_no_null(scores: Scores) -> str:
         there = f"there {'is' if runs == 1 else 'are'} {runs}"
         return f"it takes {least} runs of {scores.reference}, two halves of {LEAST_TO_SCORE}, and {there}"
     if all(one.runs < LEAST_TO_SCORE for one in ranked(scores)):
-        return f"no population has the {LEAST_TO_SCORE} runs that it takes to stand beside halves of {scores.reference}"
+        return f"no population has the {LEAST_TO_SCORE} runs that a comparison with halves of {scores.reference} takes"
     return "the evaluation has none"
 
 
@@ -109,6 +109,6 @@ def warnings_of(scores: Scores) -> list[str]:
     """Return every warning once, after the names of the populations that it is about."""
     about: dict[str, list[str]] = {}
     for name, found in scores.populations.items():
-        for said in found.warnings:
-            about.setdefault(said, []).append(name)
-    return [*scores.warnings, *(f"{listed(names)}: {said}" for said, names in about.items())]
+        for warning in found.warnings:
+            about.setdefault(warning, []).append(name)
+    return [*scores.warnings, *(f"{listed(names)}: {warning}" for warning, names in about.items())]

@@ -6,7 +6,7 @@
     cost_table(scores)
     glossary()                                   # what every measure means
 
-Every number stands with its N: the row's, or its own where that differs. A measure that no population
+Every number is shown with its N: the row's, or its own if that differs. A measure that no population
 has is a sentence, not a column of dashes. No other module of the report reads the texts of evaluation's measures.
 
 Does not cover: accuracies (`accuracy_tables`), the order of populations and the verdict (`ranking`).
@@ -32,7 +32,7 @@ TABLES = {
     "distances": ("Distances from retraining", ("klom", "mean_shift", "spread_ratio", "tug_of_war")),
     "distances-elsewhere": ("Distances from retraining on other images", _OTHER_IMAGES),
 }
-"""Name -> caption, and how its measures' names begin; a measure stands in the last table that it fits."""
+"""Name of a table -> its caption, and the beginnings of its measures' names; the last table that fits has a measure."""
 _DIRECTIONS = {"high": "high is good", "low": "low is good", "null": "near the null is good"}
 
 
@@ -42,9 +42,9 @@ def glossary() -> dict[str, str]:
 
 
 def estimate_cell(found: Estimate, runs: int, *, null: bool = False, reason: bool = True) -> Cell:
-    """Return value, interval, N where it is not the row's `runs`, and, where asked, the null with its N.
+    """Return value, interval, N if it is not the row's `runs`, and, with `null`, the null with its N.
 
-    Without a value, a dash and, unless it is said elsewhere, the reason.
+    Without a value, return a dash and, with `reason`, the reason.
     """
     if found.value is None:
         return Cell(text=MISSING, notes=(short(found.missing, 90),) if found.missing and reason else ())
@@ -60,7 +60,7 @@ def _null_lines(found: Estimate) -> tuple[str, ...]:
 
 
 def _at_null_cell(found: Estimate, shared_n: int) -> Cell:
-    """Return the value that may be compared with the null, and the null; N where the heading does not say it."""
+    """Return the value at the null's N, and the null; with N if the heading does not have it."""
     if found.at_null_n is None:
         return DASH
     n = own_n(found.null_n, shared_n)
@@ -168,12 +168,12 @@ def _named(found: PopulationScores) -> Cell:
 def _bar(found: Estimate, top: float, what: str) -> Bar | None:
     if found.value is None:
         return None
-    said = joined(what, decimals(found.value), interval(found.low, found.high), f"at N = {found.n}")
+    words = joined(what, decimals(found.value), interval(found.low, found.high), f"at N = {found.n}")
     if found.null is None or found.null_n != found.n:  # a null of another N is no yardstick for this bar
-        return Bar(found.value, found.low, found.high, None, None, top, said)
+        return Bar(found.value, found.low, found.high, None, None, top, words)
     null = f"; null {span(found.null_low, found.null_high)} at N = {found.null_n}"
     low, high = (found.null, found.null) if found.null_low is None else (found.null_low, found.null_high)
-    return Bar(found.value, found.low, found.high, low, high, top, said + null)
+    return Bar(found.value, found.low, found.high, low, high, top, words + null)
 
 
 def _reference_row(scores: Scores, top: float) -> tuple[Cell, ...] | None:
@@ -205,7 +205,7 @@ def _reference_row(scores: Scores, top: float) -> tuple[Cell, ...] | None:
 
 
 def ranking_lines_table(scores: Scores) -> Table:
-    """Return the ranking in nine columns; the null stands in one of its own instead of a row."""
+    """Return the ranking in nine columns; the null has a column instead of a row."""
     shared_n = _shared_null_n(scores, ["forgetting_quality"])
     at_null = f"F at {shared_n}" if shared_n else "F at null's N"
     labels = ("N", "score", "F", at_null, "null F", "RA", "TA", "cost")

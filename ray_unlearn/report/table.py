@@ -1,4 +1,4 @@
-"""A table as a value: the page, Markdown and the terminal all set the same ones.
+"""A table as a value, which the page, Markdown and the terminal all show.
 
     Table(
         name="cost",
@@ -7,7 +7,7 @@
         rows=((name("kookmin"), number(61.0, "61.0", interval="[60.1, 61.9]")),),
     )
 
-Does not cover: what stands in a table (`score_tables`), how it looks (`page.html`, `markdown`, `text`).
+Does not cover: the contents of tables (`score_tables`), their look (`page.html`, `markdown`, `text`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ray_unlearn.wording import MISSING
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A value with its interval before the band of the null, drawn on a scale from 0 to `top`."""
+    """A value with its interval in front of the band of the null, drawn on a scale from 0 to `top`."""
 
     value: float
     low: float | None
@@ -29,32 +29,32 @@ class Bar:
     null_high: float | None
     top: float
     words: str
-    """What the picture shows, for those who do not see it."""
+    """Description of the picture, for readers who do not see it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One entry: a value as text, and what belongs to it in smaller letters."""
+    """One entry: a value as text, with its details in smaller letters."""
 
     text: str
     value: float | str | None = None
-    """What the column is sorted by; None sorts last."""
+    """Value by which the column is sorted; None sorts last."""
     interval: str = ""
     n: int | None = None
-    """Number of runs, where it is not the one that the row or the column states."""
+    """Number of runs, if it differs from the row's or the column's."""
     notes: tuple[str, ...] = ()
-    """Differences, spread, the method's name, why a value is missing."""
+    """Notes: differences, spread, the method's name, the reason for a missing value."""
     null: tuple[str, ...] = ()
-    """The same number for retraining against itself, and what of this cell compares with it."""
+    """The same number for retraining against itself, and the value of this cell to compare with it."""
     tint: float = 0.0
-    """-1..1: how far below or above the reference, as a shade of the cell."""
+    """Shade of the cell, -1..1: the distance below or above the reference."""
     bar: Bar | None = None
     good: bool | None = None
-    """A limit kept or broken; None where there is none."""
+    """Whether a limit is kept; None without a limit."""
 
     @property
     def small(self) -> tuple[str, ...]:
-        """Return interval, notes, N and null as they stand below or after the text."""
+        """Return interval, notes, N and null, in the order in which they follow the text."""
         own_n = f"N {self.n}" if self.n is not None else ""
         return tuple(part for part in (self.interval, *self.notes, own_n, *self.null) if part)
 
@@ -65,11 +65,11 @@ class Column:
 
     label: str
     unit: str = ""
-    """Unit, direction, N, or what the column is measured against; set smaller."""
+    """Unit, direction, N, or the reference of the numbers; shown smaller."""
     meaning: str = ""
     """A sentence, shown on hovering."""
     align: Literal["left", "right"] = "right"
-    """Names stand to the left, numbers to the right."""
+    """Alignment: names to the left, numbers to the right."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,18 +77,18 @@ class Table:
     """Columns and rows."""
 
     name: str
-    """Lower case, unique on a page."""
+    """Name in lower case, unique on a page."""
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     reference: str = ""
-    """The row or column of this name is the reference's, set apart."""
+    """Name of the reference's row or column, which is marked."""
     explained: str = ""
-    """How to read it, below the table."""
+    """Sentence below the table that explains how to read it."""
 
     @property
     def head(self) -> int:
-        """Return the place of the column whose cells name their rows: the first that stands to the left."""
+        """Return the index of the column whose cells name their rows: the first that is aligned to the left."""
         return next(place for place, column in enumerate(self.columns) if column.align == "left")
 
 
@@ -103,7 +103,7 @@ def name(text: str, *notes: str) -> Cell:
 
 
 def own_n(n: int, stated: int) -> int | None:
-    """Return a cell's N where it is not the one that its row or heading states."""
+    """Return a cell's N if it differs from that of its row or heading, else None."""
     return n if n != stated else None
 
 

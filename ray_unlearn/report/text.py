@@ -78,20 +78,20 @@ def score_lines(scores: Scores) -> list[str]:
         *_null_lines(scores),
         *([tested] if (tested := test_line(scores)) else []),
         *_missing_lines(ranked(scores)),
-        *(f"warning: {said}" for said in warnings_of(scores)),
+        *(f"warning: {warning}" for warning in warnings_of(scores)),
     ]
 
 
 def table_lines(table: Table) -> list[str]:
-    """Return headings and rows; the names of rows lose their middle where the table were wider than `WIDTH`."""
+    """Return headings and rows; rows' names lose their middle if the table would be wider than `WIDTH` columns."""
     rows = [[column.label for column in table.columns], *([_entry(cell) for cell in row] for row in table.rows)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    room = max(WIDTH - sum(widths[1:]) - _GAP * (len(widths) - 1), 12)
-    return aligned([[short(first, room), *rest] for first, *rest in rows])
+    first_width = max(WIDTH - sum(widths[1:]) - _GAP * (len(widths) - 1), 12)
+    return aligned([[short(first, first_width), *rest] for first, *rest in rows])
 
 
 def _entry(cell: Cell) -> str:
-    """Return a cell on a terminal: value, interval, and N where it is its own."""
+    """Return a cell on a terminal: value, interval, and N if it differs from the row's."""
     return joined(cell.text, cell.interval, f"N={cell.n}" * (cell.n is not None))
 
 
@@ -114,12 +114,12 @@ def _null_lines(scores: Scores) -> list[str]:
     if null is None:
         return [f"no null, which is how close retraining comes to itself: {why_no_null(scores)}"]
     ends = span(null.null_low, null.null_high)
-    said = decimals(null.null) + f" ({ends} over halvings)" * bool(ends)
-    return [f"null F: {scores.reference} against itself, {said}; compare F at {null.null_n} with it"]
+    value = decimals(null.null) + f" ({ends} over halvings)" * bool(ends)
+    return [f"null F: {scores.reference} against itself, {value}; compare F at {null.null_n} with it"]
 
 
 def _missing_lines(found: list[PopulationScores]) -> list[str]:
-    """Return each reason once, after the names of the populations that it keeps from a score."""
+    """Return each reason for a missing score once, after the names of the populations that lack the score."""
     about: dict[str, list[str]] = {}
     for one in found:
         if (score := estimate(one, "score")).value is None:
@@ -128,7 +128,7 @@ def _missing_lines(found: list[PopulationScores]) -> list[str]:
 
 
 def data_lines(data: StudyData) -> list[str]:
-    """Return what `prepare` made."""
+    """Return the prepared data: classes, sizes of splits, sources, skipped images and warnings."""
     sizes = data.splits.sizes()
     names = f" ({', '.join(data.class_names)})" if data.class_names else ""
     lines = [
@@ -143,7 +143,7 @@ def data_lines(data: StudyData) -> list[str]:
 
 
 def method_values(method: Method) -> dict[str, Any]:
-    """Return what is known about a method, as plain JSON values."""
+    """Return the description of a method, as plain JSON values."""
     options = []
     for name, field in method.options.model_fields.items():
         default: Any = None if field.default is PydanticUndefined else field.get_default(call_default_factory=True)
@@ -174,13 +174,13 @@ def method_values(method: Method) -> dict[str, Any]:
 
 
 def _cost(method: Method) -> str:
-    """Return the cost in passes over the data, with the numbers that its words stand for by default."""
+    """Return the cost in passes over the data, with the defaults of the options that it names."""
     words = set(re.findall(r"\w+", method.cost))
     fields = {name: field for name, field in method.options.model_fields.items() if name in words}
     numbers = [f"{name} {field.default:g}" for name, field in fields.items() if isinstance(field.default, int | float)]
     inherited = [f"{name} as in the study's training" for name in fields if name in method.inherits]
-    said = inherited or numbers
-    return method.cost + (f" (by default {', '.join(said)})" if said else "")
+    defaults = inherited or numbers
+    return method.cost + (f" (by default {', '.join(defaults)})" if defaults else "")
 
 
 def method_list(methods: Sequence[Method]) -> list[str]:
@@ -207,8 +207,8 @@ def method_lines(method: Method) -> list[str]:
     lines += [f"  open: {each}" for each in method.open]
     lines.append(f"  cost: {_cost(method)}" + ("; deterministic: its runs have no spread" * method.deterministic))
     for name, options in values["presets"].items():
-        said = ", ".join(f"{key} {value}" for key, value in options.items()) or "the defaults"
-        lines.append(f"  preset {name}: {said}  # {values['preset_sources'][name]}")
+        settings = ", ".join(f"{key} {value}" for key, value in options.items()) or "the defaults"
+        lines.append(f"  preset {name}: {settings}  # {values['preset_sources'][name]}")
     for option in values["options"]:
         default = "(required)" if option["required"] else f"= {option['default']}"
         default = "= the study's training." + option["name"] if option["from_training"] else default

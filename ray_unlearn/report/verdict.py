@@ -1,11 +1,12 @@
-"""What the numbers of an evaluation allow to say in a few sentences.
+"""Conclusions from the numbers of an evaluation, in a few sentences.
 
     verdict(scores)                              # which population is closest to retraining, or which may be
-    test_line(scores)                            # which populations are told apart from retraining
-    caveat(scores)                               # what the verdict does not say
+    test_line(scores)                            # which populations the tests distinguish from retraining
+    caveat(scores)                               # limits of the verdict
 
 Populations tie unless their difference is sure (`evaluation.ranks`). The best of several is quoted with the interval
-that holds for all of them. Whether a population is retrained models is a test's answer, not that of F and its null.
+that holds for all of them. Whether a population is distinguishable from retraining is the answer of a test, not of F
+and its null.
 
 Does not cover: tables (`score_tables`, `evidence_tables`).
 """
@@ -17,13 +18,13 @@ from ray_unlearn.report.ranking import comparable, estimate, firsts, ranked, why
 from ray_unlearn.wording import decimals, interval, joined, listed, plural, span
 
 ERROR = 0.05
-"""Largest p that is called a difference, after Holm's correction."""
+"""Largest p, after Holm's correction, that counts as a difference."""
 _STATISTICS = {"energy": "the energy distance", "log_variance": "the spread"}
 _MANY = 4
 
 
 def verdict(scores: Scores) -> str:
-    """Return which population is closest to retraining by F, whether it is told from it, and which leads by score."""
+    """Return which population is closest to retraining by F, whether tests find a difference, and the best by score."""
     unlearned, by_f = ranked(scores), comparable(scores, "forgetting_quality")
     if not by_f:
         return _no_closest(scores)
@@ -36,9 +37,9 @@ def verdict(scores: Scores) -> str:
 
 
 def _headline(scores: Scores, closest: PopulationScores, quality: Estimate) -> str:
-    """Return the first sentence: one name, or all that may be the closest."""
+    """Return the first sentence: the name of the closest population, or all names that may be the closest."""
     may = firsts(scores, "forgetting_quality")
-    apart = ", though told apart from it" if _p(closest)[1] <= ERROR else ""
+    apart = ", though distinguishable from it" if _p(closest)[1] <= ERROR else ""
     number = f"F {_number(scores, 'forgetting_quality', closest.population, quality)} at N = {quality.n}"
     if len(may) < 2:
         return f"Closest to retraining{apart}: {closest.population}, {number}."
@@ -47,7 +48,7 @@ def _headline(scores: Scores, closest: PopulationScores, quality: Estimate) -> s
 
 
 def _number(scores: Scores, measure: str, population: str, found: Estimate) -> str:
-    """Return the value, with the interval that holds for all populations where there are several."""
+    """Return the value with its interval; if there are several populations, with the interval that holds for all."""
     places = scores.ranks.get(measure, {})
     if len(places) < 2:
         return joined(decimals(found.value), interval(found.low, found.high))
@@ -61,10 +62,10 @@ def _against_the_null(quality: Estimate, scores: Scores) -> list[str]:
         return [f"{unknown}: {why_no_null(scores)}."]
     ends = span(quality.null_low, quality.null_high)
     null = decimals(quality.null) + f" ({ends} over halvings)" * bool(ends)
-    said = f"Retraining against itself reaches {null} at N = {quality.null_n}"
+    reached = f"Retraining against itself reaches {null} at N = {quality.null_n}"
     if quality.at_null_n is None:
-        return [f"{said}; this method was not scored at that N."]
-    return [f"{said}, where this method gets {decimals(quality.at_null_n)}."]
+        return [f"{reached}; this method was not scored at that N."]
+    return [f"{reached}, where this method gets {decimals(quality.at_null_n)}."]
 
 
 def _p(found: PopulationScores) -> tuple[str, float]:
@@ -75,18 +76,18 @@ def _p(found: PopulationScores) -> tuple[str, float]:
 
 
 def _tested(found: PopulationScores) -> list[str]:
-    """Return the answer of the permutation tests, and of the equivalence test where they find no difference."""
+    """Return the answer of the permutation tests, and of the equivalence test if they find no difference."""
     test, p = _p(found)
     if not test:
         return []
     if p <= ERROR:
-        return [f"Its models are no retrained ones: {_STATISTICS[test]} tells them apart (p = {_p_words(p)})."]
-    said = f"These runs do not tell its models from retrained ones (p = {_p_words(p)})"
+        return [f"Its models differ from retrained ones: {_STATISTICS[test]} distinguishes them (p = {_p_words(p)})."]
+    answer = f"These runs do not distinguish its models from retrained ones (p = {_p_words(p)})"
     one = found.equivalence
     if one is None:
-        return [f"{said}."]
+        return [f"{answer}."]
     within = f"within {decimals(one.margin)} of the null, or above"
-    return [f"{said}, and F is surely {within}." if one.equivalent else f"{said}, nor show that F lies {within}."]
+    return [f"{answer}, and F is surely {within}." if one.equivalent else f"{answer}, nor show that F is {within}."]
 
 
 def _p_words(p: float) -> str:
@@ -94,7 +95,7 @@ def _p_words(p: float) -> str:
 
 
 def _by_score(scores: Scores, closest: PopulationScores) -> list[str]:
-    """Return which population leads by score, where it is another one, or which may."""
+    """Return which population leads, or may lead, by score; empty if it is the closest one."""
     first = ranked(scores)[0]
     if first is closest or first.population not in comparable(scores):
         return []
@@ -110,32 +111,32 @@ def _no_closest(scores: Scores) -> str:
     """Return why no population is called the closest."""
     found = [estimate(one, "forgetting_quality") for one in ranked(scores)]
     if any(one.value is not None for one in found):
-        said = "No population is called the closest to retraining: runs differ in number, and no null says at which N"
-        return f"{said} to compare them ({why_no_null(scores)})."
+        refusal = "No population is called the closest to retraining: runs differ in number, and there is no null"
+        return f"{refusal} at whose N they can be compared ({why_no_null(scores)})."
     reasons = {one.missing for one in found}
-    why = f": F {reasons.pop()}" if len(reasons) == 1 else "; the table says why" * bool(reasons)
+    why = f": F {reasons.pop()}" if len(reasons) == 1 else "; the table has the reasons" * bool(reasons)
     return f"No population could be compared with retraining{why}."
 
 
 def caveat(scores: Scores) -> str:
-    """Return what the verdict does not say."""
+    """Return the limits of the verdict."""
     starts = max((one.originals for one in ranked(scores)), default=0)
     from_where = f" from {plural(starts, 'original')}" if starts else ""
     images = scores.images.get("forget")
     forget = f"these {images:,} forget images" if images else "these forget images"
     return (
-        f"F says how hard unlearned and retrained models are to tell apart by their outputs on {forget}, for this "
-        f"data, model and recipe{from_where}. It is not a guarantee for a single image, and another original or "
+        f"F measures how hard it is to distinguish unlearned from retrained models by their outputs on {forget}, for "
+        f"this data, model and recipe{from_where}. It is not a guarantee for a single image, and another original or "
         f"forget set may order the methods differently."
     )
 
 
 def test_line(scores: Scores) -> str:
-    """Return which populations the permutation tests tell from retraining, in one line; nothing without tests."""
+    """Return one line with the populations that the permutation tests distinguish from retraining; "" without tests."""
     tested = [one for one in ranked(scores) if one.tests]
     apart = [one.population for one in tested if _p(one)[1] <= ERROR]
     alike = [one.population for one in tested if _p(one)[1] > ERROR]
-    said = [f"told from retraining: {', '.join(apart)}"] if apart else []
-    said += [f"not told from it: {', '.join(alike)}"] if alike else []
+    parts = [f"told from retraining: {', '.join(apart)}"] if apart else []
+    parts += [f"not told from it: {', '.join(alike)}"] if alike else []
     many = plural(sum(len(one.tests) for one in tested), "test")
-    return f"{'; '.join(said)} (permutation tests, p <= {ERROR} corrected for {many})" if tested else ""
+    return f"{'; '.join(parts)} (permutation tests, p <= {ERROR} corrected for {many})" if tested else ""

@@ -36,7 +36,7 @@ class _Flat(torch.optim.Optimizer):
         for parameter, view in zip(self._parameters, self._views, strict=True):
             if view.data_ptr() != parameter.data_ptr() or not view.is_contiguous():
                 raise ModelError(
-                    f"a parameter of shape {list(parameter.shape)} has gaps in its memory (strides "
+                    f"a parameter of shape {list(parameter.shape)} has memory with gaps (strides "
                     f"{parameter.stride()}) and cannot be trained; make it .contiguous() in the model's factory"
                 )
         super().__init__(self._views, fused=True, **options)  # type: ignore[call-arg]  # of the optimiser mixed with
