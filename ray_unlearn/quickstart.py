@@ -18,7 +18,7 @@ from ray_unlearn.study import load_study
 
 STUDY = """\
 # The quickstart's study: 400 of scikit-learn's handwritten digits, one tenth of them to be forgotten.
-# Change it and run `ray-unlearn generate` on it: raise a count, add a population; only what is missing is made.
+# Change it and run `ray-unlearn all` on it: raise a count, add a population; only what is missing is made.
 name: digits
 storage: .
 seed: 0

@@ -106,7 +106,7 @@ def test_init_writes_a_study_once(tmp_path, capsys):
     """Law: init writes the template, says what is next, and never overwrites a file."""
     file = tmp_path / "study.yaml"
     assert main(["init", str(file)]) == 0
-    assert capsys.readouterr().out == f"wrote {file}; next: ray-unlearn generate {file}\n"
+    assert capsys.readouterr().out == f"wrote {file}; next: ray-unlearn all {file}\n"
     assert file.read_text() == TEMPLATE
     file.write_text("mine")
     assert main(["init", str(file)]) == 2

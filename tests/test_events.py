@@ -11,6 +11,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -294,6 +295,7 @@ def test_the_share_of_busy_time_by_hand():
     assert (use.busy_s, use.there_s, use.window_s, use.workers, use.runs) == (13.5, 18.0, 10.0, 2, 3)
     assert utilisation(found).share == 0.75
     assert utilisation_line(use) == "2 workers busy 75.0 % of 10.0 s between the first and the last of 3 runs"
+    assert utilisation_line(replace(use, runs=1)) == "2 workers busy 75.0 % of 10.0 s with 1 run"
     lost = [event("lost", 16, 2) if one["event"] == "stopped" else one for one in found]
     assert utilisation(lost).there_s == 14.0  # 10, and 4 of worker 2
 

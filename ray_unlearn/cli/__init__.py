@@ -3,7 +3,7 @@
     ray-unlearn generate faces.yaml --workers 2
     sys.exit(main(["status", "faces.yaml"]))
 
-Exit codes: 0 all done, 1 error, 2 usage, 3 finished with failed runs, 130/143 interrupted and resumable. An error is
+Exit codes: 0 all done, 1 error, 2 wrong usage or study, 3 missing runs, 130/143 interrupted and resumable. An error is
 one line on standard error: what, where, expected, found, what to do. A signal ends every subcommand within
 `interrupts.GRACE_S` seconds.
 

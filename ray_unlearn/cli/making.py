@@ -170,7 +170,7 @@ def verify(
     found, decoded = len(result.problems) + len(shards), integrity.is_any(store.storage)
     if not (found or result.runs):
         images = "; the decoded images are whole" if decoded else ""
-        print_line(f"no run is made in {store.uri} yet{images}; `{typed('generate', study, overrides)}` makes them")
+        print_line(f"no run is made in {store.uri} yet{images}; `{typed('generate', study, overrides)}` makes the runs")
         return
     counts = f"{plural(result.runs, 'run')}, {plural(result.files, 'file')}, {result.size_bytes:,} bytes"
     images = ", and the decoded images" if decoded else ""

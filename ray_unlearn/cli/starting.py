@@ -50,7 +50,7 @@ def quickstart(
     print_line(
         f"checkpoints  {store.uri}/<population>/<run>/model.safetensors\nmetrics      {store.uri}/metrics.parquet"
     )
-    print_line(f"next         edit the study, then: ray-unlearn generate {file}; ray-unlearn evaluate {file}")
+    print_line(f"next         edit the study, then: ray-unlearn all {file}")
 
 
 def init(
@@ -69,7 +69,7 @@ def init(
     if file.exists():
         raise StudyError(f"{file}: exists already and is not overwritten; choose another name")
     file.write_text(TEMPLATE, encoding="utf-8")
-    print_line(f"wrote {file}; next: ray-unlearn generate {file}")
+    print_line(f"wrote {file}; next: ray-unlearn all {file}")
 
 
 def methods(

@@ -89,6 +89,8 @@ def utilisation_line(use: Utilisation) -> str:
         return "no run was made"
     workers = f"{use.workers} worker" + "s" * (use.workers != 1)
     time = f"{100 * use.share:.1f} % of {use.window_s:.1f} s"
+    if use.runs == 1:
+        return f"{workers} busy {time} with 1 run"
     return f"{workers} busy {time} between the first and the last of {use.runs} runs"
 
 

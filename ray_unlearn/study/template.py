@@ -8,7 +8,7 @@ Does not cover: the full list of keys, which is the JSON schema (`ray-unlearn in
 """
 
 TEMPLATE = """\
-# One study: data, forget split, model, training, populations. `ray-unlearn generate THIS_FILE` makes what is missing.
+# One study: data, forget split, model, training, populations. `ray-unlearn all THIS_FILE` does what is not done yet.
 # Relative paths are relative to this file. Every key: `ray-unlearn init --schema`.
 name: my-study
 storage: ./studies            # or an NFS mount, s3://bucket/prefix, gs://bucket/prefix

@@ -24,12 +24,15 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from PIL import Image  # noqa: E402
 
+import ray_unlearn  # noqa: E402
 from ray_unlearn.evaluation.evaluate import evaluate  # noqa: E402
 from ray_unlearn.generation import generate  # noqa: E402
 from ray_unlearn.store import StudyStore, open_storage, study_store  # noqa: E402
 from ray_unlearn.study import load_study  # noqa: E402
 
 study_store._WORTH_COMPACTING = 0
+_CHECKOUT = str(Path(ray_unlearn.__file__).parents[1]).encode()
+"""Where this is run, which tracebacks name: it stays out of the zip."""
 
 _HEAD = """\
 name: kept
@@ -110,7 +113,8 @@ def main(target: Path) -> None:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
             for path in sorted(Path(folder).rglob("*")):
                 if path.is_file() and path.name not in LEFT_OUT and path.suffix != ".pyc":
-                    archive.write(path, path.relative_to(folder).as_posix())
+                    data = path.read_bytes().replace(_CHECKOUT, b"/checkout")
+                    archive.writestr(path.relative_to(folder).as_posix(), data)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     distance = shift_and_spread(unlearned_UE, retrained_RE)    # phi, margins or losses
     distance.mean_absolute_shift, distance.median_spread_ratio
 
-Does not cover: tests of significance (`evaluation.indistinguishable`).
+Does not cover: tests of significance (`evaluation.permutation`).
 """
 
 from __future__ import annotations
