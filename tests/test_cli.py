@@ -185,6 +185,7 @@ def test_a_study_with_failed_runs_ends_with_3(tmp_path, capsys):
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert lines[0].startswith("not made: hot/00000: ")
+    assert lines[1] == "`ray-unlearn logs STUDY hot/00000` shows its traceback; `generate` tries it again"
     assert lines[-1].startswith("made 4 runs in ")
     assert "4 of 5 done, 1 failed" in lines[-1]
     assert "Traceback" not in captured.out + captured.err
@@ -317,7 +318,7 @@ def test_verify_of_nothing_says_so(tmp_path: Path, copy: Path, capsys):
     (tmp_path / "alone").mkdir()
     alone = write_study(tmp_path / "alone")
     assert main(["verify", alone]) == 0
-    said = f"no run is made in {tmp_path / 'alone/store/tiny'} yet; `ray-unlearn generate {alone}` makes them\n"
+    said = f"no run is made in {tmp_path / 'alone/store/tiny'} yet; `ray-unlearn generate {alone}` makes the runs\n"
     assert capsys.readouterr().out == said
     assert main(["verify", study_of(copy), "--set", "name=another"]) == 0
     assert "store/another yet; the decoded images are whole; `ray-unlearn" in capsys.readouterr().out

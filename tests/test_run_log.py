@@ -326,6 +326,18 @@ def test_logs_prints_a_runs_log(scripted: Scripted, tmp_path: Path, capsys):
         assert error.startswith("error: logs: ")
 
 
+def test_logs_ends_with_the_traceback_of_a_failed_run(scripted: Scripted, tmp_path: Path, capsys):
+    """Law: what the run printed comes first, then where it failed, so that no file has to be opened."""
+    study = scripted("print('working')\nraise ValueError('no')")
+    assert generate(study, backend="inline").exit_code == 3
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(study.model_dump(mode="json", exclude_unset=True)))
+    capsys.readouterr()
+    assert main(["logs", str(file), "mine/0"]) == 0
+    first, second, *_, last = capsys.readouterr().out.splitlines()
+    assert (first, second, last) == ("working", "Traceback (most recent call last):", "ValueError: no")
+
+
 def test_a_progress_bar_goes_to_the_terminal_and_prints_into_the_log(capsys):
     """Law: a bar that another thread draws meanwhile is not in the log, and the run's lines are not on the terminal."""
     console = Console(stderr=True, force_terminal=True, width=80)

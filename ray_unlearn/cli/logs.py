@@ -1,4 +1,4 @@
-"""The subcommand that shows what one run printed: logs.
+"""The subcommand that shows what one run printed, and why it failed: logs.
 
     ray-unlearn logs faces.yaml finetune/7
 
@@ -26,18 +26,22 @@ def logs(
 ) -> None:
     """Show what a run printed, warned and logged.
 
-    For a failed run, this is the output of its last attempt.
+    For a failed run, this is the output of its last attempt, then the
+    traceback.
     """
     from ray_unlearn.study import load_study
     from ray_unlearn.wording import lines_in
 
     loaded = load_study(study, overrides)
     chosen = _run(run, loaded)
-    lines = lines_in(store_of(loaded).log(chosen))
+    store = store_of(loaded)
+    lines = lines_in(store.log(chosen))
     if lines:
         print_line("\n".join(lines))
     else:
         print_error(f"run {chosen} printed nothing")
+    if failure := store.failed(chosen):
+        print_line(failure.traceback.rstrip() or failure.error)
 
 
 def _run(text: str, study: Study) -> Run:

@@ -48,6 +48,8 @@ class Summary:
         lines = [f"not made: {run}: {error}" for run, error in self.failed.items()]
         if self.blocked:
             lines.append(f"not made: {plural(len(self.blocked), 'run')} whose original failed")
+        if self.failed:
+            lines.append(f"`ray-unlearn logs STUDY {min(self.failed)}` shows its traceback; `generate` tries it again")
         if self.unwritten:
             lines.append(f"metrics.parquet is not up to date: {self.unwritten}")
         if self.skipped_images:
