@@ -176,7 +176,7 @@ def test_damaged_shards_make_no_run(tmp_path: Path, capsys, monkeypatch):
     assert f"{file.name}: expected " in capsys.readouterr().out
     assert main(["verify", "tiny.yaml", "--repair"]) == 0
     said = capsys.readouterr().out
-    assert "repaired: 0 runs pending again" in said
+    assert "repaired: 0 runs pending again and 1 source to decode again" in said
     assert "unknown: whether" not in said
     assert main(["generate", "tiny.yaml", "--backend", "inline"]) == 0
     assert payload_bytes(tmp_path / "store/tiny") == whole

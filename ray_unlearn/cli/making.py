@@ -190,9 +190,9 @@ def verify(
     if found:
         runs = check.repair(store, result.problems)
         integrity.prepare_again(store.storage, shards)
-        print_line(
-            f"repaired: {plural(len(runs), 'run')} pending again; `{typed('generate', study, overrides)}` makes them"
-        )
+        again = f" and {plural(len({shard.folder for shard in shards}), 'source')} to decode again" if shards else ""
+        next_step = f"`{typed('generate', study, overrides)}` does it"
+        print_line(f"repaired: {plural(len(runs), 'run')} pending again{again}; {next_step}")
         if doubtful := [run for run in result.silent if shards and run not in runs]:
             print_line(
                 f"unknown: whether {plural(len(doubtful), 'run')} of version 0.1, such as {doubtful[0]}, read the "
