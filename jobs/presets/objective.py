@@ -17,8 +17,8 @@ so a model that has forgotten is as sure of the ones as of the others; one that 
 too far less sure. Ratios are cut off at 1: training further is no merit of an unlearning method.
 
 It can be misled: by a model that is wrong about forget images with just the confidence it has elsewhere, because only
-labels would tell; and by a method that trains on the validation images themselves (`amnesiacs` does). What the original
-predicts for forget images is not used, because it knows them by heart and would give their labels away.
+labels would show it; and by a method that trains on the validation images themselves (`amnesiacs` does). What the
+original predicts for forget images is not used, because it knows them by heart and would give their labels away.
 
 Does not cover: a method's spread over seeds, nor its cost.
 """
@@ -85,7 +85,7 @@ def seen_in(outputs: bytes) -> Seen:
 
 
 def judge(seen: Seen, original: Seen) -> Judgement:
-    """Judge a model beside the original that it started from; one whose logits are not finite has failed."""
+    """Judge a model against the original that it started from; one whose logits are not finite has failed."""
     if not all(np.isfinite(logits).all() for logits in (seen.retain_NC, seen.validation_NC, seen.forget_NC)):
         return FAILED
     retain = _accuracy(seen.retain_NC, seen.retain_labels_N) / _accuracy(original.retain_NC, original.retain_labels_N)

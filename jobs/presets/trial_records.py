@@ -116,7 +116,7 @@ def make_record(
         StudyError: the earlier record is of another setup.
 
     """
-    refuse_other_setup(setup, earlier)
+    check_same_setup(setup, earlier)
     by_method: dict[str, list[Result]] = {}
     for result in results:
         by_method.setdefault(result.trial.method, []).append(result)
@@ -131,7 +131,7 @@ def make_record(
     )
 
 
-def refuse_other_setup(setup: Setup, earlier: TuningRecord | None) -> None:
+def check_same_setup(setup: Setup, earlier: TuningRecord | None) -> None:
     """Refuse to add trials to a record of other ones.
 
     Raises:

@@ -103,5 +103,5 @@ class PooledCounts:
 
 
 def largest(table: NDArray[np.float32], blocks: Indexes) -> float:
-    """Return the largest entry; a negative index is an interval whose ends are crossed: nobody inside, entry 0."""
+    """Return the largest entry; a negative index is an interval whose ends are crossed: no run inside, entry 0."""
     return float(table.take(blocks, mode="clip").max())

@@ -38,7 +38,7 @@ class Population:
     """As people call it: a script's file and function without its folder."""
     records: Mapping[int, Record]
     images: Mapping[str, Any]
-    """What its identity says about images and outputs; only equal ones compare."""
+    """Part of its identity about images and outputs; only equal ones compare."""
     splits: str
     """Digest of its splits: which images its outputs are of."""
 
@@ -67,7 +67,7 @@ class Task:
     null: bool
     """Whether it is the reference against itself."""
     null_runs: int
-    """Runs a side of the null, and of what stands beside it; the same for all populations of an evaluation."""
+    """Runs a side of the null, and of the numbers compared with it; the same for all populations of an evaluation."""
     names_sha256: str
     """Of the splits file: image ids, groups and class names."""
 
@@ -102,7 +102,7 @@ class Task:
             return 1.0
         record = next(iter(self.reference.records.values()))
         outputs, runs = record.payloads.get(OUTPUTS), len(self.population.records)
-        images = outputs.size_bytes / _BYTES_PER_IMAGE if outputs else 0  # reading them says what is wrong
+        images = outputs.size_bytes / _BYTES_PER_IMAGE if outputs else 0  # reading them reports what is wrong
         comparisons = 2 * self.settings.resamples + 7 * self.settings.growth_draws
         return 0.08 * runs + images * comparisons * (3e-5 + 7e-7 * runs)  # fitted at N = 32, 64 and 512
 

@@ -4,7 +4,7 @@
     values = compare(Pair(unlearned, reference, "parity", make_rng, alone))        # {"forgetting_quality": 0.11, ...}
 
 `compare` is called again and again on subsets of the populations; a number of single models is computed once.
-A measure whose split the study does not save, or that needs more runs, is left out; `why_missing` says why.
+A measure whose split the study does not save, or that needs more runs, is left out; `why_missing` gives the reason.
 
 Does not cover: intervals and nulls (`resampling`), what a number is (`measures`).
 """

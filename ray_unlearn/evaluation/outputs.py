@@ -144,7 +144,7 @@ def _scored(split: SplitLogits) -> SplitOutputs:
 
 @dataclass(frozen=True)
 class ImageNames:
-    """What the splits file says about the images, in the order of their positions in each split."""
+    """Ids, groups and labels of the images in the splits file, in the order of their positions in each split."""
 
     ids: Mapping[str, Sequence[str]]
     groups: Mapping[str, Sequence[str]]

@@ -32,7 +32,7 @@ Rows = np.ndarray
 """int64, sorted positions on the run axis."""
 
 LEFT_OUT = 3 / 16
-"""Share of the runs that a subset leaves out for intervals; `intervals` says why so few."""
+"""Share of the runs that a subset leaves out for intervals; `intervals` explains why so few."""
 LEAST_ORIGINALS = 4
 """Originals from which on an interval is over originals too; below, it is given these originals."""
 _GROWTH_FROM = 8
@@ -63,7 +63,7 @@ class Settings:
 
         They depend on the population's name and the sizes alone: every method meets the same halves of the reference.
         """
-        if size < LEAST_TO_SCORE:  # an interval or a null of F would say nothing
+        if size < LEAST_TO_SCORE:  # an interval or a null of F would have no meaning
             return []
         rng = self.rng(f"halves-{runs}-{size}", population)
         orders = [rng.permutation(runs) for _ in range(self.resamples)]

@@ -4,8 +4,8 @@
     scores.populations["kookmin"].measures["forgetting_quality"].value
     table = scores_table(scores)                 # pandas, one row per population and measure: scores.parquet
 
-Every measure is an `Estimate`: never a number without its N, its interval and its null. A value that cannot be had is
-None, and `missing` says why.
+Every measure is an `Estimate`: never a number without its N, its interval and its null. A value that cannot be computed
+is None, and `missing` gives the reason.
 
 Does not cover: how a number is computed (the other modules of the room), nor how it is shown (`ray_unlearn.report`).
 """
@@ -118,7 +118,7 @@ class ExampleScores(_Value):
 
 
 class Curve(_Value):
-    """An attack's ROC: positives are the population's runs (or members), negatives what it is told from."""
+    """An attack's ROC: positives are the population's runs (or members), negatives what it is separated from."""
 
     false_positive_rate: tuple[float, ...] = ()
     true_positive_rate: tuple[float, ...] = ()
@@ -250,7 +250,7 @@ class PopulationScores(_Value):
     undecided: int = 0
     """Forget images for which the official rules leave no attack: epsilon 50, too; parity only."""
     missed: int = 0
-    """Forget images that an interval tells apart without any error, and the official grid does not; parity only."""
+    """Number of forget images that an interval separates without error, and the official grid does not; parity only."""
     tests: dict[str, PermutationTest] = {}
     equivalence: Equivalence | None = None
     variance: Originals | None = None

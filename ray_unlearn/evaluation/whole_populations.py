@@ -1,4 +1,4 @@
-"""What is said of a population as a whole, for its scores: indistinguishable, equivalent, of how many originals.
+"""Scores of a population as a whole: indistinguishable, equivalent, of how many originals.
 
     tests_of(unlearned, reference, settings)     # {"energy": PermutationTest(p=...), ...}
     adjusted(populations)                        # the same, corrected for being several

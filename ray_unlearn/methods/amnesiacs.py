@@ -15,7 +15,7 @@ stathiskaripidis/unlearning-by-resetting-layers-7th-on-private-lb; "KDE" in the 
 munl/unlearning/kgltop6.py (a port) and the organisers' deck, pages 7 to 10 (slides).
 
 Caveats: no KL term is multiplied by T^2 = 25 (`temperature_scaling` does, as Hinton et al.), so both soft terms of
-step 3 are weak beside the labels. The slides have the three losses of `port`; `paper` is the competition paper's
+step 3 are weak against the labels. The slides have the three losses of `port`; `paper` is the competition paper's
 sentence. T and the constant rate of step 2 are the port's. A ResNet's first convolution is reset by PyTorch's default,
 not by torchvision's He-normal, as in the port.
 

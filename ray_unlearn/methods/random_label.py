@@ -16,9 +16,9 @@ xcadet/deepunlearn munl/datasets/common.py (a port); if-loops/selective-synaptic
 src/forget_random_strategies.py (the authors' of SSD).
 
 Caveats: all three sources of RL draw from all classes, so the optimum is a uniform prediction; without the own class
-it is one that never says it, which forgets more than retraining does. SalUn's code takes the sequential order for
+it is one that never predicts it, which forgets more than retraining does. SalUn's code takes the sequential order for
 CIFAR-10 and SVHN and the joint one for CIFAR-100. Published rates span 0.01 to 0.1 and rarely transfer: tune. Class
-weights, where asked, count the images' own classes, whatever is drawn.
+weights, where asked, count the images' own classes, not the drawn ones.
 
 Does not cover: a part of the weights only (`salun`).
 """

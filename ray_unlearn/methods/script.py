@@ -37,7 +37,7 @@ class ScriptOptions(Block):
     """What the loaders give; the rest is the script's own business."""
 
     batch_size: Int = Field(64, ge=1, description="Of the loaders that the function gets (official: 64).")
-    pixels: Literal["study", "raw"] = Field("study", description="raw: 0..255 un-normalised, whatever the study says.")
+    pixels: Literal["study", "raw"] = Field("study", description="raw: 0..255 un-normalised, for every study.")
 
 
 class CompetitionDataset(Dataset[dict[str, Any]]):

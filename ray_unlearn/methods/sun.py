@@ -12,7 +12,7 @@
 Source: NeurIPS 2023 Machine Unlearning Challenge, 7th place, sunkroos/noise-injection-unlearning-8th-place-solution.
 Read: xcadet/deepunlearn munl/unlearning/kgltop7.py (a port) and the organisers' deck, page 6 (slides).
 
-Caveats: these are the port's steps; write-up and slides say that all layers are fine-tuned (`tensors` beyond the
+Caveats: these are the port's steps; write-up and slides state that all layers are fine-tuned (`tensors` beyond the
 model's number does so). By its rule of names a ResNet's six shortcut normalisations ("downsample.1") are in the pool
 of 28 tensors and may get noise; `pool: weights` goes by kinds of layers: 22. The port lists six rates for its last
 stage, of which four are used. A model with fewer than `tensors` tensors trains all it has. The number of tensors drawn
@@ -113,7 +113,7 @@ METHOD = Method(
     corrections=(
         Correction(
             "0.2",
-            "tensors were told by kind and could get noise again; the port goes by names, and noises a tensor once",
+            "tensors were distinguished by kind and could get noise again; the port goes by names, each tensor once",
             (
                 "pool",
                 "noise_again",

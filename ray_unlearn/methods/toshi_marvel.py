@@ -11,8 +11,8 @@
 `pseudo_label` (Marvel):
 1. Fine-tune one copy of the original on the retain set, and train another there from scratch.
 2. Pseudo-labels from two functions, each over the forget set: (a) where the original is right and the fine-tuned copy
-   says something else, the label is what the fine-tuned copy says; (b) where the copy from scratch is wrong and sure
-   (the entropy of its prediction is below `entropy_threshold`), the label is what the copy from scratch says.
+   predicts another class, the label is the fine-tuned copy's; (b) where the copy from scratch is wrong and sure
+   (the entropy of its prediction is below `entropy_threshold`), the label is the copy from scratch's.
 3. Minimise cross-entropy on the retain set and the chosen images together; an image that both functions choose comes
    twice. Where none is chosen, on retain alone.
 
@@ -23,8 +23,8 @@ Source: NeurIPS 2023 Machine Unlearning Challenge, 5th place, marvelworld/toshi-
 `transpose`) and the organisers' deck, pages 11 to 13 (slides), whose Algorithm 1 is `pseudo_label`.
 
 Caveats: the threshold T, rates and epochs of `pseudo_label` are not published: T is 0.5 nats here (of at most 2.3 for
-ten classes), the rest is the other half's, also for its copies. Nor is said what the last step trains on; here it is
-retain and pseudo-labels together. `transpose` draws nothing but the order of batches. Shares of 266 and 246 scored
+ten classes), the rest is the other half's, also for its copies. Nor is it published what the last step trains on; here
+it is retain and pseudo-labels together. `transpose` draws nothing but the order of batches. Shares of 266 and 246 scored
 lower (0.0756). With several originals the index also chooses the original, and nearly equal shares alternate: give an
 odd number of originals, or each variant a population of its own.
 
@@ -101,7 +101,7 @@ def _with_pseudo_labels(model: nn.Module, data: RunData, options: ToshiMarvelOpt
 
 
 def shifted(labels_N: np.ndarray, before_N: np.ndarray, after_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions where `before` is right and `after` says something else, and what `after` says there."""
+    """Return the positions where `before` is right and `after` predicts another class, and `after` there."""
     chosen = np.flatnonzero((before_N == labels_N) & (after_N != before_N))
     return chosen, after_N[chosen]
 

@@ -131,7 +131,7 @@ def rates(
     """Return an attack's true positive rates at false positive rates of 0.1 % and 1 %, as measures by name.
 
     With M negatives the rates that an attack can reach are multiples of 1 / M: at 0.1 % with fewer than 1,000 negatives
-    it would be the rate at no false positive at all, which is 1 / (M + 1) where nothing can be told. Such a rate has no
+    it would be the rate at no false positive at all, which is 1 / (M + 1) for an attack by chance. Such a rate has no
     value.
 
     Args:
@@ -175,7 +175,7 @@ class SingleAttack:
 
     @classmethod
     def of(cls, values: Sequence[float], positives_RE: FloatArray, negatives_RT: FloatArray) -> SingleAttack:
-        """Return the curves of scores beside the attack's own numbers."""
+        """Return the curves of scores, in addition to the attack's own numbers."""
         curves = (roc(mine, others) for mine, others in zip(positives_RE, negatives_RT, strict=True))
         return cls(np.array(values), tuple(curves), roc(positives_RE, negatives_RT), negatives_RT.shape[1])
 

@@ -36,7 +36,7 @@ def tug_of_war(accuracies: Mapping[str, npt.ArrayLike], retrained_means: Mapping
     """Return for each run the product over splits of 1 - |accuracy - mean accuracy of retrained models|.
 
     ToW of "What makes unlearning hard and why" (RUM, NeurIPS 2024), there over retain, forget and test; a split that
-    both arguments leave out is left out, and `splits` says which remain.
+    both arguments leave out is left out, and `splits` names the ones that remain.
 
     Args:
         accuracies: split -> accuracies [U] of the unlearned runs, shares in [0, 1]; splits among retain, forget, test.
