@@ -30,7 +30,7 @@ from ray_unlearn.evaluation.parity import parity_epsilon
 MODES = ("parity", "exact")
 CAP = 50.0
 RANGE_RATIO = 0.01
-"""Below this ratio of the two ranges an example counts as distinguished: models that hardly differ are not unlearned."""
+"""Below this ratio of both ranges an example counts as distinguished: models that hardly differ are not unlearned."""
 MAX_RUNS = 10_000
 """The tables take 12 (N + 1)^2 bytes: 3 MB at 512, 1.2 GB here."""
 MAX_PARITY = 10_000.0

@@ -144,7 +144,7 @@ def _scored(split: SplitLogits) -> SplitOutputs:
 
 @dataclass(frozen=True)
 class ImageNames:
-    """Ids, groups and labels of the images in the splits file, in the order of their positions in each split."""
+    """Content of the splits file: ids and groups of the images, in the order of their positions; class names."""
 
     ids: Mapping[str, Sequence[str]]
     groups: Mapping[str, Sequence[str]]

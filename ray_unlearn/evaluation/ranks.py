@@ -60,7 +60,7 @@ def ranks(measure: str, estimates: Mapping[str, Estimate], draws: Mapping[str, S
 
 
 def _difference(one: Error, other: Error, draws: Sequence[float], others: Sequence[float]) -> Error:
-    """Return the standard error of a difference; independent where the draws do not cover both."""
+    """Return the standard error of a difference; taken as independent where the draws are not paired or do not vary."""
     together = 0.0
     if len(draws) == len(others) > 2 and np.ptp(draws) > 0 and np.ptp(others) > 0:
         together = max(0.0, float(np.corrcoef(draws, others)[0, 1]))

@@ -17,8 +17,8 @@ it prints globally (`scope: layer`). On the challenge's own net, a stock ResNet-
 of 11,166,912 convolution weights never get a gradient (`training.dead`); the globally smallest 30 % are all among
 them, so that ranking would change nothing, and is refused. Layer by layer about 870,000 of the 3,350,000 weights drawn
 anew have a gradient, which must be what ran. `among: live` ranks those alone. Our choices where nothing is published:
-the scores are taken in evaluation mode (the official loop reuses a net that the entry left so) and without class weights;
-weight decay, which is no part of the gradient, is not scaled.
+the scores are taken in evaluation mode (the official loop reuses a net that the entry left so) and without class
+weights; weight decay, which is no part of the gradient, is not scaled.
 
 Does not cover: biases of convolutions, which are never drawn anew.
 """

@@ -24,9 +24,9 @@ Source: NeurIPS 2023 Machine Unlearning Challenge, 5th place, marvelworld/toshi-
 
 Caveats: the threshold T, rates and epochs of `pseudo_label` are not published: T is 0.5 nats here (of at most 2.3 for
 ten classes), the rest is the other half's, also for its copies. Nor is it published what the last step trains on; here
-it is retain and pseudo-labels together. `transpose` draws nothing but the order of batches. Shares of 266 and 246 scored
-lower (0.0756). With several originals the index also chooses the original, and nearly equal shares alternate: give an
-odd number of originals, or each variant a population of its own.
+it is retain and pseudo-labels together. `transpose` draws nothing but the order of batches. Shares of 266 and 246
+scored lower (0.0756). With several originals the index also chooses the original, and nearly equal shares alternate:
+give an odd number of originals, or each variant a population of its own.
 
 Does not cover: class weights, layer-wise rates, RelaxLoss, which the team tried and left out.
 """
