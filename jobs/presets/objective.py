@@ -35,7 +35,7 @@ from ray_unlearn.store.outputs import decode_outputs
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """What the objective may see of a model: of forget images, no label; of test images, nothing."""
+    """Outputs that the objective may see of a model: of forget images, no label; of test images, nothing."""
 
     retain_NC: np.ndarray
     """float32 logits, as are the next two."""
@@ -55,12 +55,12 @@ class Judgement:
 
     @property
     def objective(self) -> float:
-        """What tuning maximises."""
+        """Objective that tuning maximises."""
         return self.keeping * self.forgetting
 
 
 FAILED = Judgement(keeping=0.0, forgetting=0.0)
-"""Of a run whose loss or weights became NaN or infinite."""
+"""Judgement of a run whose loss or weights became NaN or infinite."""
 
 
 def seen_in(outputs: bytes) -> Seen:

@@ -80,13 +80,13 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What became of a trial."""
+    """Result of a trial."""
 
     trial: Trial
     judgements: Sequence[Judgement]
-    """One per seed; runs that diverged have zeros."""
+    """Judgement of each seed; runs that diverged have zeros."""
     failed: int
-    """Runs that diverged."""
+    """Number of runs that diverged."""
 
     @property
     def mean(self) -> float:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DELTA = 1e-5
-"""Of the (epsilon, delta) definition; the challenge's."""
+"""Delta of the (epsilon, delta) definition; the challenge's value."""
 
 Floats = NDArray[np.float64]
 Indexes = NDArray[np.intp]
@@ -35,11 +35,11 @@ class AttackTables(NamedTuple):
     """Epsilon by the counts inside: flat index retrained x (N_unlearned + 1) + unlearned; float32."""
 
     retrained: Table
-    """Of "inside means retrained"."""
+    """Table of the attacks "inside means retrained"."""
     unlearned: Table
-    """Of "inside means unlearned"."""
+    """Table of the attacks "inside means unlearned"."""
     either: Table
-    """The larger of the two."""
+    """Larger entry of both tables."""
 
 
 @lru_cache(maxsize=2)

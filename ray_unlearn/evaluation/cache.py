@@ -35,7 +35,7 @@ class Population:
 
     name: str
     method: str
-    """As people call it: a script's file and function without its folder."""
+    """Name of the method for people: of a script, file and function without the folder."""
     records: Mapping[int, Record]
     images: Mapping[str, Any]
     """Part of its identity about images and outputs; only equal ones compare."""
@@ -69,7 +69,7 @@ class Task:
     null_runs: int
     """Runs a side of the null, and of the numbers compared with it; the same for all populations of an evaluation."""
     names_sha256: str
-    """Of the splits file: image ids, groups and class names."""
+    """SHA-256 of the splits file: image ids, groups and class names."""
 
     def __str__(self) -> str:
         if self.null and self.null_runs < LEAST_TO_SCORE:
@@ -127,11 +127,11 @@ class Part(BaseModel):
 
     format: int = FORMAT
     key: str
-    """The task's, when it was computed."""
+    """Key of the task when the part was computed."""
     population: PopulationScores | None = None
     null: NullPart | None = None
     draws: dict[str, tuple[float, ...]] = {}
-    """Of a population: values on subsets, by the measures that populations are ranked by."""
+    """Values on subsets of a population's runs, by the measures that populations are ranked by."""
 
 
 Execute = Callable[[Sequence[Task]], Iterable[tuple[Task, str]]]

@@ -89,11 +89,11 @@ def attack_curves(pair: Pair) -> dict[str, Roc]:
 
 @dataclass(frozen=True)
 class Alone:
-    """What attacks that look at one model at a time get from a population."""
+    """Results of the attacks on one model at a time, for a population."""
 
     values: PerRun
     curves: dict[str, Roc]
-    """Over all runs and images together; forget images are the positives."""
+    """ROC of each attack, over all runs and images together; forget images are the positives."""
 
 
 def attack_alone(outputs: Outputs, make_rng: MakeRng) -> Alone:

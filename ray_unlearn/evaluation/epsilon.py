@@ -43,7 +43,7 @@ class ExampleEpsilons(NamedTuple):
     """Epsilon of each example, and where the official rules do not give it."""
 
     epsilon_E: Floats
-    """In [0, 50]."""
+    """Epsilon of each example, in [0, 50]."""
     guarded_E: NDArray[np.bool_]
     """50 without any attack: the ranges (max - min) have a ratio below 0.01, or are both zero (0/0 officially)."""
     undecided_E: NDArray[np.bool_]

@@ -55,7 +55,7 @@ class Subsets:
     factor: float
     """m / (N - m)."""
     units: int
-    """What was drawn: runs, or originals where there are enough."""
+    """Number of units that subsets are drawn from: runs, or originals where there are enough."""
     over_originals: bool
 
 

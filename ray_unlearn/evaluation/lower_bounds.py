@@ -38,9 +38,9 @@ class LowerBounds:
     """Lower bounds of epsilon, image by image."""
 
     each_E: FloatArray
-    """Each holds with 95 % confidence, [E]; 0 where the attack shows nothing."""
+    """Lower bound of each image, [E]: each holds with 95 % confidence; 0 where the attack shows nothing."""
     all_E: FloatArray
-    """All hold together with 95 % confidence, [E]."""
+    """Lower bounds that hold together with 95 % confidence, [E]."""
     ceiling: float
     """Largest possible value of `all_E` with so many runs: that of an attack without any error."""
 

@@ -44,7 +44,7 @@ class NullPart(_Value):
     """Runs a side."""
     measures: dict[str, Null]
     curves: dict[str, Curve]
-    """Of the first halving, or of all single models; the method's side is empty."""
+    """Curves of the first halving, or of all single models; the method's side is empty."""
     growth: dict[int, float]
     """Forgetting quality by runs a side."""
 

@@ -21,7 +21,7 @@ from ray_unlearn.evaluation.attack_tables import AttackTables, Floats, Indexes, 
 
 THRESHOLDS_PER_UNIT = 100
 BUFFER = 2.0
-"""How far interval ends reach around the narrower sample's upper and lower end, in phi."""
+"""Distance that interval ends reach around the narrower sample's upper and lower end, in phi."""
 NUM_LEFT = 400
 
 

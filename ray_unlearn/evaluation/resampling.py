@@ -40,7 +40,7 @@ _GROWTH_FROM = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What changes an evaluation's numbers, besides the outputs."""
+    """Settings that change an evaluation's numbers, in addition to the outputs."""
 
     mode: Mode
     resamples: int
@@ -91,7 +91,7 @@ class Draws:
     values: dict[str, FloatArray]
     """[K] by the name of the measure."""
     points_KE: FloatArray
-    """What each forget image adds to F, before the mean over images; [0, 0] where F is not computed."""
+    """Points of each forget image, whose mean is F; [0, 0] where F is not computed."""
 
 
 def values_on(

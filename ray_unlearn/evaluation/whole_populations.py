@@ -21,7 +21,7 @@ from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import Equivalence, Estimate, Originals, PermutationTest, PopulationScores
 
 MARGIN = 0.2
-"""Of equivalence, as a share of the null: a method whose F is surely no more than a fifth below retraining's own."""
+"""Margin of equivalence, as a share of the null: F is surely no more than a fifth below retraining's own."""
 
 
 def tests_of(unlearned: Outputs, reference: Outputs, settings: Settings) -> dict[str, PermutationTest]:

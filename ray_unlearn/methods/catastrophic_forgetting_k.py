@@ -57,7 +57,7 @@ class CatastrophicForgettingKOptions(Recipe):
     lr: Float = Field(0.01, gt=0, description="Rate (SCRUB, Deep Unlearn).")
     momentum: Float = Field(0.0, ge=0, lt=1, description="SCRUB, Deep Unlearn: none; Goel et al. 0.9.")
     weight_decay: Float = Field(0.0, ge=0, description="SCRUB, Deep Unlearn: none, see anchor; Goel et al. 5e-5.")
-    schedule: Schedule = Field("constant", description="Besides drops and restarts.")
+    schedule: Schedule = Field("constant", description="Course of the rate, apart from drops and restarts.")
     decay_epochs: Annotated[tuple[Int, ...], Since("0.2", neutral=())] = Field(
         (), description="Epochs after which the rate drops by `gamma`."
     )

@@ -53,8 +53,8 @@ class ForgetOptions(Recipe):
 
     epochs: Float = Field(5.0, gt=0, description="Passes over retain, all cycles together (published).")
     optimizer: Optimizer = Field("sgd", description="Made anew every cycle; momentum 0.9 (published).")
-    lr: Float = Field(1e-3, gt=0, description="Published for variant 1.")
-    weight_decay: Float = Field(5e-4, ge=0, description="Not published; the challenge's usual.")
+    lr: Float = Field(1e-3, gt=0, description="Rate (published for variant 1).")
+    weight_decay: Float = Field(5e-4, ge=0, description="L2 penalty (not published; the challenge's usual).")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="Starts anew every cycle (published).")
     cycles: tuple[Annotated[Int, Field(ge=1)], ...] = Field(
         (1, 2, 2), min_length=1, description="Epochs of each cycle (published); the last goes on until `epochs`."
@@ -68,7 +68,9 @@ class ForgetOptions(Recipe):
         "tensors",
         description="What is drawn. tensors: parameters but the classifier's and shortcuts'; convolutions: whole ones.",
     )
-    image_noise_std: Float = Field(0.1, ge=0, description="In units of the scaled images (slides; write-up 0.01).")
+    image_noise_std: Float = Field(
+        0.1, ge=0, description="Noise on images, in units of the scaled images (slides; write-up 0.01)."
+    )
 
 
 def forget(model: nn.Module, data: RunData, options: ForgetOptions, rng: Seeds) -> None:

@@ -49,9 +49,9 @@ class SunOptions(Recipe):
 
     epochs: Float = Field(9.0, gt=0, description="Passes over retain, both stages together (published).")
     optimizer: Optimizer = Field("sgd", description="Made anew every epoch (published); momentum 0.9.")
-    lr: Float = Field(2e-4, gt=0, description="Of the first stage (published).")
-    weight_decay: Float = Field(5e-4, ge=0, description="Published for the last stage; taken for both.")
-    schedule: Schedule = Field("constant", description="Published: the rates as listed.")
+    lr: Float = Field(2e-4, gt=0, description="Rate of the first stage (published).")
+    weight_decay: Float = Field(5e-4, ge=0, description="L2 penalty (published for the last stage; taken for both).")
+    schedule: Schedule = Field("constant", description="Course of the rate (published: the rates as listed).")
     final_lrs: tuple[Annotated[Float, Field(gt=0)], ...] = Field(
         (2e-4, 2e-4, 2e-4, 1e-3), description="One per epoch of the last stage (published)."
     )
@@ -63,7 +63,7 @@ class SunOptions(Recipe):
     noise_again: Annotated[bool, Since("0.2", neutral=True)] = Field(
         False, description="Whether a tensor chosen in an earlier epoch may get noise (port: no)."
     )
-    noise_std: Float = Field(0.04, ge=0, description="Of the noise, in units of the weights (published).")
+    noise_std: Float = Field(0.04, ge=0, description="Deviation of the noise, in units of the weights (published).")
 
 
 def sun(model: nn.Module, data: RunData, options: SunOptions, rng: Seeds) -> None:

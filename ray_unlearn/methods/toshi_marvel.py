@@ -58,11 +58,13 @@ class ToshiMarvelOptions(Recipe):
     """Defaults: as published for `transpose`; `pseudo_label` has the same for want of its own."""
 
     epochs: Float = Field(3.0, gt=0, description="Passes over what the variant trains on (published for transpose).")
-    optimizer: Optimizer = Field("sgd", description="Published; momentum 0.9.")
-    lr: Float = Field(1e-3, gt=0, description="Published for transpose.")
-    weight_decay: Float = Field(5e-4, ge=0, description="Published for transpose.")
-    schedule: Schedule = Field("cosine", description="Published for transpose.")
-    variant: Literal["transpose", "pseudo_label", "mix"] = Field("mix", description="Published: mix.")
+    optimizer: Optimizer = Field("sgd", description="Optimiser (published); momentum 0.9.")
+    lr: Float = Field(1e-3, gt=0, description="Rate (published for transpose).")
+    weight_decay: Float = Field(5e-4, ge=0, description="L2 penalty (published for transpose).")
+    schedule: Schedule = Field("cosine", description="Course of the rate (published for transpose).")
+    variant: Literal["transpose", "pseudo_label", "mix"] = Field(
+        "mix", description="Variant of each run (published: mix)."
+    )
     transpose_share: Int = Field(246, ge=1, description="Runs of `transpose` in a mix (published: of 512).")
     pseudo_label_share: Int = Field(266, ge=1, description="Runs of `pseudo_label` in a mix (published: of 512).")
     scratch_epochs: Float = Field(3.0, gt=0, description="pseudo_label: passes of the copy from scratch over retain.")

@@ -39,11 +39,11 @@ from ray_unlearn.usercode.offline import offline
 from ray_unlearn.usercode.sources import module_identity, sha256_of
 
 SCRIPT_PREFIX = "ray_unlearn_script_"
-"""How the names of modules begin that are made of scripts; the rest is a hash of the text."""
+"""Prefix of the names of modules that are made of scripts; the rest is a hash of the text."""
 _LIBRARIES = {*sys.stdlib_module_names, "torch"}
 """Packages that are no packages of architectures, torch.nn apart; torch.hub downloads code and runs it."""
 _read: dict[str, tuple[ModuleType, str]] = {}
-"""By name, the modules of factories that this process imported, and the sha256 of each one's file then."""
+"""Modules of factories that this process imported, by name, with the sha256 of each file at that time."""
 
 
 # One folder on sys.path

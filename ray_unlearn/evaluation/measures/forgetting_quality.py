@@ -40,7 +40,7 @@ class ForgettingQuality:
     score: float
     """F, in [0, 1]: higher is nearer to retraining. Comparable at equal mode and N only."""
     points_E: NDArray[np.float64]
-    """What each example adds: F is their mean."""
+    """Points of each example: F is their mean."""
     epsilon_E: NDArray[np.float64]
     """Epsilon of each example, in [0, 50]."""
     bins: NDArray[np.int64]

@@ -57,7 +57,7 @@ class Divergence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Klom:
-    """Both directions, because published numbers use either."""
+    """KLOM in both directions, because published numbers use either."""
 
     retrained_to_unlearned: Divergence
     """KL(retrained || unlearned): large where retrained models are and unlearned ones are not."""

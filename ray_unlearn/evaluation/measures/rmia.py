@@ -50,11 +50,11 @@ class RmiaResult:
     non_member_scores: FloatArray
     """[U, X], float64: test images outside the population (the negatives)."""
     curves: tuple[Roc, ...]
-    """Each model's own curve, U of them."""
+    """ROC of each of the U models."""
 
     @property
     def auc_per_target(self) -> FloatArray:
-        """Each model's own area under its curve, [U]."""
+        """Area under each model's curve, [U]."""
         return np.array([curve.auc for curve in self.curves])
 
     def tpr_per_target(self, fpr: float) -> FloatArray:

@@ -46,7 +46,7 @@ class LiraResult:
     retrained_scores: FloatArray
     """[R, E]: models that never saw it (the negatives)."""
     curve: Roc
-    """Over all models and examples together."""
+    """ROC over all models and examples together."""
 
     @property
     def auc(self) -> float:

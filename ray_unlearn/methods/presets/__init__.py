@@ -22,7 +22,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What presets of one name were tuned on, and the presets."""
+    """Data that presets of one name were tuned on, and the presets."""
 
     sentence: str
     """The setting, in words."""
