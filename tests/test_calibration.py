@@ -16,7 +16,7 @@ calibration = recipe("calibration")
     [
         ("exact", "perfect", 0.4, 16, 40),
         ("exact", "shift", 0.2, 16, 40),
-        ("parity", "shift", 0.2, 16, 20),
+        pytest.param("parity", "shift", 0.2, 16, 20, marks=pytest.mark.long),
         pytest.param("parity", "perfect", 0.4, 16, 30, marks=pytest.mark.long),
         pytest.param("parity", "t3", 0.2, 16, 30, marks=pytest.mark.long),
     ],

@@ -227,7 +227,7 @@ def python() -> str:
     )
 
 
-@pytest.mark.parametrize("what", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("what", ["raylet", pytest.param("gcs_server", marks=pytest.mark.long)])
 @pytest.mark.timeout(300)
 def test_ray_dies(generating: Generating, tmp_path: Path, what: str) -> None:
     """Law: where Ray's own processes die, the driver says so in one line within seconds and ends its event log; 3."""

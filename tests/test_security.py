@@ -114,8 +114,8 @@ def test_every_dashboard_is_on_loopback():
 
 
 def test_token_authentication_is_documented_and_tested():
-    """Law: the README says how ports are guarded, cluster.yaml and the job test turn the token on."""
-    assert "RAY_AUTH_MODE=token" in (ROOT / "README.md").read_text()
+    """Law: the page about clusters says how ports are guarded, cluster.yaml and the job test turn the token on."""
+    assert "RAY_AUTH_MODE=token" in (ROOT / "jobs" / "README.md").read_text()
     starts = re.findall(r"ray start", (ROOT / "cluster.yaml").read_text())
     assert (ROOT / "cluster.yaml").read_text().count("RAY_AUTH_MODE=token") >= len(starts) > 0
     assert '"RAY_AUTH_MODE": "token"' in (ROOT / "tests/test_job.py").read_text()

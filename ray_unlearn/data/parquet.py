@@ -220,8 +220,8 @@ def _check_unpacked_size(file: SourceFile, metadata: pq.FileMetaData) -> None:
             chunk = metadata.row_group(group).column(column)
             packed, unpacked = chunk.total_compressed_size, chunk.total_uncompressed_size
             most = chunk.num_values * unpacked if _has_dictionary(chunk) else unpacked
-            limit = _HELD_BYTES if _has_dictionary(chunk) else _SWOLLEN_BYTES
-            if most > limit and unpacked > _SWOLLEN * min(max(packed, 1), size):
+            large = unpacked > _SWOLLEN_BYTES or most > _HELD_BYTES
+            if large and unpacked > _SWOLLEN * min(max(packed, 1), size):
                 raise DataError(
                     f"{file.label}: column {chunk.path_in_schema!r} of row group {group} would unpack to {most:,} "
                     f"bytes from {packed:,}; encoded images do not; write smaller row groups, or without compression"
