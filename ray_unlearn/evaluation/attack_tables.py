@@ -1,4 +1,4 @@
-"""What the attacks on one example are made of: a table of all epsilons, and cumulative counts that index it.
+"""Tables for the attacks on one example: a table of all epsilons, and cumulative counts that index it.
 
     tables = attack_tables(num_retrained, num_unlearned)            # made once, kept
     pooled = PooledCounts.of(unlearned_N, retrained_N)              # both sorted

@@ -1,4 +1,4 @@
-"""The parts of an evaluation as values: what is compared, the digest of all that it depends on, and how it is computed.
+"""The parts of an evaluation as values: inputs, the digest of all that a part depends on, and its computation.
 
     task = Task(store=store, part="kookmin", role="unlearned", population=ours, reference=theirs, ...)
     task.key                                     # changes when a run does, or a setting that changes numbers

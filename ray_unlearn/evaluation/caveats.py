@@ -1,4 +1,4 @@
-"""What a reader of a population's scores must know before believing them.
+"""Caveats of a population's scores, for readers.
 
     warnings = caveats(scored, outputs)         # ("only 8 runs: ...", ...)
 

@@ -31,7 +31,7 @@ def check_forget(*sides: Outputs) -> None:
     """Refuse populations whose runs saved no outputs of the forget set.
 
     Raises:
-        EvaluationError: one of them.
+        EvaluationError: a population's runs saved no outputs of the forget set.
 
     """
     for side in sides:

@@ -61,7 +61,7 @@ class Subsets:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Error:
-    """The standard error of a number, and how well it is known."""
+    """Standard error of a number, and its degrees of freedom."""
 
     se: float
     df: float

@@ -1,4 +1,4 @@
-"""The reference against itself: what retraining gets when it is scored like a method.
+"""The reference against itself: scores of retraining when it is scored like a method.
 
     null = score_null(reference, 32, settings)   # NullPart: every measure between disjoint halves, 32 runs a side
     scores = with_null(scored, null)             # a method's numbers with the null at that N

@@ -1,4 +1,4 @@
-"""One population's scores: what it is by itself, and what it is against the reference.
+"""One population's scores: its own figures, and those against the reference.
 
     described = describe(outputs, names, "unlearned", "kookmin", reference.records)
     scored = score(described, unlearned, reference, names, 32, settings)

@@ -34,7 +34,7 @@ Rows = np.ndarray
 LEFT_OUT = 3 / 16
 """Share of the runs that a subset leaves out for intervals; `intervals` explains why so few."""
 LEAST_ORIGINALS = 4
-"""Originals from which on an interval is over originals too; below, it is given these originals."""
+"""Least number of originals for an interval over originals too; with fewer, it is conditional on these originals."""
 _GROWTH_FROM = 8
 
 

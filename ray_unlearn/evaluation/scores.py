@@ -1,4 +1,4 @@
-"""What evaluation found out about a study, as plain values: the schema of scores.json, and the table made of it.
+"""Scores of a study as plain values: the schema of scores.json, and the table made of it.
 
     scores = Scores.model_validate_json(storage.read("faces/scores.json"))
     scores.populations["kookmin"].measures["forgetting_quality"].value
@@ -42,7 +42,7 @@ class _Value(BaseModel):
 
 
 class Estimate(_Value):
-    """One number that compares a population with the reference, and what it is worth."""
+    """One number that compares a population with the reference, with interval, null and N."""
 
     value: float | None
     """Value at `n` runs a side."""
@@ -163,7 +163,7 @@ class Originals(_Value):
     runs_each: float
     original_share: float
     run_share: float
-    """Share of the runs; both shares add up to 1."""
+    """Share of the variance between runs of one original; both shares add up to 1."""
     buys_more: Literal["originals", "runs"]
     """Better use of the next hour of training."""
 
@@ -226,7 +226,7 @@ class Cost(_Value):
     relative: float | None
     """Median over the reference's median."""
     efficient: bool | None
-    """Whether that is at most 0.2, the challenge's limit."""
+    """Whether the relative cost is at most 0.2, the challenge's limit."""
 
 
 class PopulationScores(_Value):

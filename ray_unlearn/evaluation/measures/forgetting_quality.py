@@ -35,7 +35,7 @@ WHY_RUNS = f"with fewer than {LEAST_TO_SCORE}, the formula of F counts no image"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForgettingQuality:
-    """F, and what it is made of."""
+    """F and its parts."""
 
     score: float
     """F, in [0, 1]: higher is nearer to retraining. Comparable at equal mode and N only."""
@@ -84,7 +84,7 @@ def num_buckets(num_runs: int) -> int:
 
 
 def quality_of(pair: Pair) -> ForgettingQuality:
-    """Return F of the forget images, and what it is made of."""
+    """Return F of the forget images, with its parts."""
     return forgetting_quality(*pair.phi("forget"), pair.mode)
 
 

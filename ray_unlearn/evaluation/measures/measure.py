@@ -1,4 +1,4 @@
-"""What a measure is: a number that compares a population with the reference, with all that is known about it.
+"""Definition of a measure: a number that compares a population with the reference, with its metadata.
 
     MEASURES = {"tug_of_war": Measure(label="ToW", better="high", ..., needs=("forget",), compute=compute)}
 
@@ -83,7 +83,7 @@ class Single:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """One number: what it is called, what it means, what it takes, and how it is computed."""
+    """One number: its name, meaning, required inputs and computation."""
 
     label: str
     better: Literal["high", "low", "null"]
