@@ -95,7 +95,7 @@ def _keys(found: Sequence[dict[str, float]]) -> list[str]:
 def cost(records: Sequence[Record], reference: Sequence[Record]) -> Cost:
     """Return a run's training time, against the reference's: medians, because any run may meet a busy machine.
 
-    Wall times compare only on the same kind of device shared with as many other runs; the records name both.
+    Wall times compare only on equal devices with equal load; the records name device, threads and host.
     """
     ours, theirs = (np.array([record.seconds["train"] for record in side]) for side in (records, reference))
     relative = float(np.median(ours) / np.median(theirs)) if np.median(theirs) else None
