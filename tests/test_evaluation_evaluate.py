@@ -252,7 +252,7 @@ def test_an_older_file_is_read_with_a_warning_and_made_anew(tmp_path: Path, olde
     del content["format"]
     store.storage.publish_file(part, json.dumps(content).encode())
     lines: list[str] = []
-    assert evaluate(study, store, tell=lines.append) == scores
+    assert evaluate(study, store, log=lines.append) == scores
     assert lines[1] == "1 of 4 parts were scored by another version of the evaluation; they are computed again"
     assert read_scores(store) == scores
 
@@ -271,7 +271,7 @@ def test_a_null_that_cannot_be_is_not_announced(tmp_path: Path):
     """Law: what is scored of four retrained runs is not called a comparison with themselves; of six, it is."""
     for runs, said in ((4, "scored retrained one model at a time; too few runs for halves"), (6, "itself (N=3)")):
         lines: list[str] = []
-        evaluate(*evaluated_store(tmp_path / str(runs), {"retrained": runs, "again": 3}), tell=lines.append)
+        evaluate(*evaluated_store(tmp_path / str(runs), {"retrained": runs, "again": 3}), log=lines.append)
         assert lines[-1].endswith(said)
 
 

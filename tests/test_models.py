@@ -144,7 +144,7 @@ def downloads(num_classes):
     ("arch", "options", "expected"),
     [
         ("torch.hub:load", {"repo_or_dir": "a/b", "model": "c"}, "is of torch.hub, whose functions may fetch or run"),
-        ("torch:load", {"f": "x.pth"}, "is of torch, whose functions may fetch or run what model.options say"),
+        ("torch:load", {"f": "x.pth"}, "is of torch, whose functions may fetch or run what model.options name"),
         ("subprocess:run", {"args": ["touch", "pwned"]}, "is of subprocess, whose functions may fetch or run"),
         ("os:system", {"command": "touch pwned"}, "is of os, whose functions"),
         ("builtins:eval", {}, "is of builtins, whose functions"),

@@ -448,7 +448,7 @@ def test_tests_and_worst_images_have_their_tables() -> None:
     for text in ("Are they retrained models?", "The images forgotten worst", "F by class"):
         assert text in page
         assert text in markdown_page(scores, STUDY) or text == "F by class"
-    line = "told from retraining: a (permutation tests, p <= 0.05 corrected for 2 tests)"
+    line = "distinguished from retraining: a (permutation tests, p <= 0.05 corrected for 2 tests)"
     assert told_apart(scores) == line
     assert line in score_lines(scores)
     assert not any("permutation" in one for one in score_lines(make_scores()))

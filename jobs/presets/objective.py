@@ -17,8 +17,8 @@ so a model that has forgotten is as sure of the ones as of the others; one that 
 too far less sure. Ratios are cut off at 1: training further is no merit of an unlearning method.
 
 It can be misled: by a model that is wrong about forget images with just the confidence it has elsewhere, because only
-labels would tell; and by a method that trains on the validation images themselves (`amnesiacs` does). What the original
-predicts for forget images is not used, because it knows them by heart and would give their labels away.
+labels would show it; and by a method that trains on the validation images themselves (`amnesiacs` does). What the
+original predicts for forget images is not used, because it knows them by heart and would give their labels away.
 
 Does not cover: a method's spread over seeds, nor its cost.
 """
@@ -35,7 +35,7 @@ from ray_unlearn.store.outputs import decode_outputs
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """What the objective may see of a model: of forget images, no label; of test images, nothing."""
+    """Outputs that the objective may see of a model: of forget images, no label; of test images, nothing."""
 
     retain_NC: np.ndarray
     """float32 logits, as are the next two."""
@@ -55,12 +55,12 @@ class Judgement:
 
     @property
     def objective(self) -> float:
-        """What tuning maximises."""
+        """Objective that tuning maximises."""
         return self.keeping * self.forgetting
 
 
 FAILED = Judgement(keeping=0.0, forgetting=0.0)
-"""Of a run whose loss or weights became NaN or infinite."""
+"""Judgement of a run whose loss or weights became NaN or infinite."""
 
 
 def seen_in(outputs: bytes) -> Seen:
@@ -85,7 +85,7 @@ def seen_in(outputs: bytes) -> Seen:
 
 
 def judge(seen: Seen, original: Seen) -> Judgement:
-    """Judge a model beside the original that it started from; one whose logits are not finite has failed."""
+    """Judge a model against the original that it started from; one whose logits are not finite has failed."""
     if not all(np.isfinite(logits).all() for logits in (seen.retain_NC, seen.validation_NC, seen.forget_NC)):
         return FAILED
     retain = _accuracy(seen.retain_NC, seen.retain_labels_N) / _accuracy(original.retain_NC, original.retain_labels_N)

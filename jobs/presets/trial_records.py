@@ -49,7 +49,7 @@ class Score(_Value):
 
     objective_mean: float
     objective_sd: float | None
-    """None for a single seed, as deterministic methods have."""
+    """Standard deviation of the objective; None for a single seed, as deterministic methods have."""
     keeping_mean: float
     forgetting_mean: float
     seeds: int
@@ -73,7 +73,7 @@ class MethodRecord(_Value):
     """The options that were not searched and are the method's own: what they were in every trial."""
     trials: tuple[TrialRecord, ...]
     note: str = ""
-    """What is to be known about the trials, such as that the method was corrected since."""
+    """Remark about the trials, such as that the method was corrected since."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -82,13 +82,13 @@ class MethodRecord(_Value):
 
 
 class Setup(_Value):
-    """What trials of one record have in common; trials of another setup cannot be added to it."""
+    """Setup that all trials of one record share; trials of another setup cannot be added to it."""
 
     setting: str
     sentence: str
     """The setting, for people."""
     study: dict[str, Any]
-    """As validated, paths cut to their last part."""
+    """Study as validated, paths cut to their last part."""
     trials: int
     seeds: int
     seed: int
@@ -116,7 +116,7 @@ def make_record(
         StudyError: the earlier record is of another setup.
 
     """
-    refuse_other_setup(setup, earlier)
+    check_same_setup(setup, earlier)
     by_method: dict[str, list[Result]] = {}
     for result in results:
         by_method.setdefault(result.trial.method, []).append(result)
@@ -131,7 +131,7 @@ def make_record(
     )
 
 
-def refuse_other_setup(setup: Setup, earlier: TuningRecord | None) -> None:
+def check_same_setup(setup: Setup, earlier: TuningRecord | None) -> None:
     """Refuse to add trials to a record of other ones.
 
     Raises:

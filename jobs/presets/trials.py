@@ -6,7 +6,7 @@
 
 Trial 0 of a method has the published value of every option. The others are a Latin hypercube: each option's range is
 cut into as many strata as there are further trials, and each stratum is drawn from once (McKay, Beckman and Conover
-1979). All draws come from (seed, method), so the same call gives the same trials, whichever methods are tuned beside.
+1979). All draws come from (seed, method), so the same call gives the same trials, with any other methods.
 A trial's runs draw from the streams of its own population, so trials differ by their options and by chance.
 
 Does not cover: what is kept of trials (`trial_records`).
@@ -43,7 +43,7 @@ class LogUniform:
     high: float
 
     def at(self, share: float) -> float:
-        """Return the value below which a share in 0..1 of the range lies, to two significant digits."""
+        """Return the value below which a share in 0..1 of the range is, to two significant digits."""
         return float(f"{self.low * (self.high / self.low) ** share:.{_DIGITS}g}")
 
 
@@ -80,13 +80,13 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What became of a trial."""
+    """Result of a trial."""
 
     trial: Trial
     judgements: Sequence[Judgement]
-    """One per seed; runs that diverged have zeros."""
+    """Judgement of each seed; runs that diverged have zeros."""
     failed: int
-    """Runs that diverged."""
+    """Number of runs that diverged."""
 
     @property
     def mean(self) -> float:
@@ -145,7 +145,7 @@ def check_study(study: Study) -> None:
 
 
 def with_trials(study: Study, trials: Sequence[Trial], seeds: int) -> Study:
-    """Return the study with a population per trial beside its own ones; a deterministic method's has one run.
+    """Return the study with a population per trial in addition to its own; a deterministic method's has one run.
 
     Raises:
         StudyError: the study cannot be tuned on.
@@ -183,13 +183,13 @@ def _result(store: StudyStore, study: Study, trial: Trial, original: Seen) -> Re
         elif index in failures and _diverged(failures[index]):
             judgements.append(FAILED)
         else:
-            said = failures[index].traceback.strip().rpartition("\n")[2] if index in failures else "it was not made"
-            raise StoreError(f"trial {name}/{index:05d}: {said}; run the job again")
+            reason = failures[index].traceback.strip().rpartition("\n")[2] if index in failures else "it was not made"
+            raise StoreError(f"trial {name}/{index:05d}: {reason}; run the job again")
     return Result(trial=trial, judgements=judgements, failed=sum(each == FAILED for each in judgements))
 
 
 def judge_population(study: Study, population: str) -> list[Judgement]:
-    """Judge every run of one of the study's own populations; the controls show what the objective says of them."""
+    """Judge every run of one of the study's own populations; the controls show how the objective judges them."""
     store = _store(study)
     original = _original(store)
     return [judge(_seen(store, Run(population=population, index=i)), original) for i in store.made(population)]

@@ -14,7 +14,7 @@ Hardware and time: two x86-64 CPU cores that other work shared: about 20 minutes
 the 132 of cifar10 (of which 6 for the original and the controls). Free cores need about half.
 Expected: objective of retrained models 0.941 on digits and 0.872 on cifar10, of the untouched original 0.887 and 0.555;
 of published values 0.884 and 0.554 (medians over methods), of the chosen ones 0.926 and 0.655. The chosen trial is the
-best of several noisy means, so its objective flatters it; digits leave little room, cifar10 tells more. What 0.2
+best of several noisy means, so its objective flatters it; digits leave little to improve, cifar10 more. What 0.2
 corrected in a method so that its tuned runs would be others (influence, sebastian, toshi_marvel) was tuned anew.
 
 The same command gives the same trials and, on the same kind of machine, the same objectives. To tune for data of your
@@ -32,10 +32,10 @@ from pathlib import Path
 from trial_records import (
     Setup,
     TuningRecord,
+    check_same_setup,
     make_record,
     portable,
     presets_text,
-    refuse_other_setup,
     table_lines,
 )
 from trials import Choice, LogUniform, Space, judge_population, judge_trials, make_trials, with_trials
@@ -129,7 +129,7 @@ def main() -> None:
     )
     partial = len(spaces) < len(SPACES) and record_file.exists()
     earlier = TuningRecord.model_validate_json(record_file.read_text()) if partial else None
-    refuse_other_setup(setup, earlier)
+    check_same_setup(setup, earlier)
     trials = make_trials(spaces, count=arguments.trials, seed=study.seed)
     whole = with_trials(study, trials, arguments.seeds)
     generate(whole, backend=arguments.backend, workers=arguments.workers)

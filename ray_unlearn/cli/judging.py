@@ -103,7 +103,7 @@ def evaluate(
         chosen = [name for name in names_in(only) or loaded.populations if name != ORIGINAL]
         compared = Compared(reference_of(loaded), chosen)
         raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
-    scores = score(tell=print_error)
+    scores = score(log=print_error)
     if as_json:
         print_line(scores.model_dump_json(indent=1))
         return

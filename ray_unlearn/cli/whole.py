@@ -79,6 +79,6 @@ def _judge(study: Study, backend: Backend, address: str | None) -> None:
         return
     print_line("stage: evaluate")
     store, jobs = store_of(study), 1 if backend is Backend.inline else None
-    scores = evaluate(study, store, execute=execution(jobs, address), tell=print_line)
+    scores = evaluate(study, store, execute=execution(jobs, address), log=print_line)
     print_line("\n".join(score_lines(scores)))
     print_line(f"stage: report\nwrote {publish(store, 'html')}")

@@ -1,4 +1,4 @@
-"""What the attacks on one example are made of: a table of all epsilons, and cumulative counts that index it.
+"""Tables for the attacks on one example: a table of all epsilons, and cumulative counts that index it.
 
     tables = attack_tables(num_retrained, num_unlearned)            # made once, kept
     pooled = PooledCounts.of(unlearned_N, retrained_N)              # both sorted
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DELTA = 1e-5
-"""Of the (epsilon, delta) definition; the challenge's."""
+"""Delta of the (epsilon, delta) definition; the challenge's value."""
 
 Floats = NDArray[np.float64]
 Indexes = NDArray[np.intp]
@@ -35,11 +35,11 @@ class AttackTables(NamedTuple):
     """Epsilon by the counts inside: flat index retrained x (N_unlearned + 1) + unlearned; float32."""
 
     retrained: Table
-    """Of "inside means retrained"."""
+    """Table of the attacks "inside means retrained"."""
     unlearned: Table
-    """Of "inside means unlearned"."""
+    """Table of the attacks "inside means unlearned"."""
     either: Table
-    """The larger of the two."""
+    """Larger entry of both tables."""
 
 
 @lru_cache(maxsize=2)
@@ -103,5 +103,5 @@ class PooledCounts:
 
 
 def largest(table: NDArray[np.float32], blocks: Indexes) -> float:
-    """Return the largest entry; a negative index is an interval whose ends are crossed: nobody inside, entry 0."""
+    """Return the largest entry; a negative index is an interval whose ends are crossed: no run inside, entry 0."""
     return float(table.take(blocks, mode="clip").max())

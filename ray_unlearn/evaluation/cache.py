@@ -1,4 +1,4 @@
-"""The parts of an evaluation as values: what is compared, the digest of all that it depends on, and how it is computed.
+"""The parts of an evaluation as values: inputs, the digest of all that a part depends on, and its computation.
 
     task = Task(store=store, part="kookmin", role="unlearned", population=ours, reference=theirs, ...)
     task.key                                     # changes when a run does, or a setting that changes numbers
@@ -35,10 +35,10 @@ class Population:
 
     name: str
     method: str
-    """As people call it: a script's file and function without its folder."""
+    """Name of the method for people: of a script, file and function without the folder."""
     records: Mapping[int, Record]
     images: Mapping[str, Any]
-    """What its identity says about images and outputs; only equal ones compare."""
+    """Part of its identity about images and outputs; only equal ones compare."""
     splits: str
     """Digest of its splits: which images its outputs are of."""
 
@@ -67,9 +67,9 @@ class Task:
     null: bool
     """Whether it is the reference against itself."""
     null_runs: int
-    """Runs a side of the null, and of what stands beside it; the same for all populations of an evaluation."""
+    """Runs a side of the null, and of the numbers compared with it; the same for all populations of an evaluation."""
     names_sha256: str
-    """Of the splits file: image ids, groups and class names."""
+    """SHA-256 of the splits file: image ids, groups and class names."""
 
     def __str__(self) -> str:
         if self.null and self.null_runs < LEAST_TO_SCORE:
@@ -102,7 +102,7 @@ class Task:
             return 1.0
         record = next(iter(self.reference.records.values()))
         outputs, runs = record.payloads.get(OUTPUTS), len(self.population.records)
-        images = outputs.size_bytes / _BYTES_PER_IMAGE if outputs else 0  # reading them says what is wrong
+        images = outputs.size_bytes / _BYTES_PER_IMAGE if outputs else 0  # reading them reports what is wrong
         comparisons = 2 * self.settings.resamples + 7 * self.settings.growth_draws
         return 0.08 * runs + images * comparisons * (3e-5 + 7e-7 * runs)  # fitted at N = 32, 64 and 512
 
@@ -127,11 +127,11 @@ class Part(BaseModel):
 
     format: int = FORMAT
     key: str
-    """The task's, when it was computed."""
+    """Key of the task when the part was computed."""
     population: PopulationScores | None = None
     null: NullPart | None = None
     draws: dict[str, tuple[float, ...]] = {}
-    """Of a population: values on subsets, by the measures that populations are ranked by."""
+    """Values on subsets of a population's runs, by the measures that populations are ranked by."""
 
 
 Execute = Callable[[Sequence[Task]], Iterable[tuple[Task, str]]]

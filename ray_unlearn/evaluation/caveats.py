@@ -1,4 +1,4 @@
-"""What a reader of a population's scores must know before believing them.
+"""Caveats of a population's scores, for readers.
 
     warnings = caveats(scored, outputs)         # ("only 8 runs: ...", ...)
 
@@ -14,7 +14,7 @@ from ray_unlearn.evaluation.scores import PopulationScores
 from ray_unlearn.store.records import OUTPUTS
 
 FEW_RUNS = 32
-"""Below, epsilon has few values and the smallest shift goes unseen; the official evaluator used 512."""
+"""Number of runs below which epsilon has few values and a small shift is missed; the official evaluator used 512."""
 
 _NEARLY_ALL_GUARDED = 0.5
 

@@ -4,7 +4,7 @@
     values = compare(Pair(unlearned, reference, "parity", make_rng, alone))        # {"forgetting_quality": 0.11, ...}
 
 `compare` is called again and again on subsets of the populations; a number of single models is computed once.
-A measure whose split the study does not save, or that needs more runs, is left out; `why_missing` says why.
+A measure whose split the study does not save, or that needs more runs, is left out; `why_missing` gives the reason.
 
 Does not cover: intervals and nulls (`resampling`), what a number is (`measures`).
 """
@@ -31,7 +31,7 @@ def check_forget(*sides: Outputs) -> None:
     """Refuse populations whose runs saved no outputs of the forget set.
 
     Raises:
-        EvaluationError: one of them.
+        EvaluationError: a population's runs saved no outputs of the forget set.
 
     """
     for side in sides:
@@ -89,11 +89,11 @@ def attack_curves(pair: Pair) -> dict[str, Roc]:
 
 @dataclass(frozen=True)
 class Alone:
-    """What attacks that look at one model at a time get from a population."""
+    """Results of the attacks on one model at a time, for a population."""
 
     values: PerRun
     curves: dict[str, Roc]
-    """Over all runs and images together; forget images are the positives."""
+    """ROC of each attack, over all runs and images together; forget images are the positives."""
 
 
 def attack_alone(outputs: Outputs, make_rng: MakeRng) -> Alone:

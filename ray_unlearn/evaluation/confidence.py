@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from ray_unlearn.errors import EvaluationError
 
 TINY = 1e-45
-"""Added to both probabilities before their logarithms, so phi lies within +-103.616 = -+log(1e-45)."""
+"""Added to both probabilities before their logarithms, so phi is within +-103.616 = -+log(1e-45)."""
 
 
 def logit_scaled_confidence(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:

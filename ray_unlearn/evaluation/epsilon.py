@@ -1,11 +1,11 @@
-"""How far an attacker can tell unlearned from retrained models by one example: its empirical epsilon.
+"""Empirical epsilon of one example: how well an attacker distinguishes unlearned from retrained models by it.
 
     found = example_epsilons(unlearned_NE, retrained_NE, mode="parity")
     found.epsilon_E, found.guarded_E, found.undecided_E
 
 An example's epsilon is the largest over all attacks of the mode, after the official rules: an attack without any error
 gives the cap; one with exactly one of FPR and FNR zero is dropped; logarithms of negative numbers are ignored; the
-result lies in [0, 50], and is that of float32 rates and logarithms.
+result is in [0, 50], and is that of float32 rates and logarithms.
 
 - `parity`: the attacks of the challenge's evaluator, on its grid (`parity.py`).
 - `exact`: every interval and every threshold, in both directions. Never below `parity`'s where that decides;
@@ -30,11 +30,11 @@ from ray_unlearn.evaluation.parity import parity_epsilon
 MODES = ("parity", "exact")
 CAP = 50.0
 RANGE_RATIO = 0.01
-"""Below this ratio of the two ranges an example counts as told apart: models that hardly differ are not unlearned."""
+"""Below this ratio of both ranges an example counts as distinguished: models that hardly differ are not unlearned."""
 MAX_RUNS = 10_000
 """The tables take 12 (N + 1)^2 bytes: 3 MB at 512, 1.2 GB here."""
 MAX_PARITY = 10_000.0
-"""The single thresholds of `parity` take 100 places per unit of phi; phi itself lies within +-104."""
+"""The single thresholds of `parity` take 100 places per unit of phi; phi itself is within +-104."""
 TILE = 64
 """Left ends of `exact` at a time: 64 x 1024 indexes at N = 512 stay in the cache; 256 was 3 times slower."""
 
@@ -43,7 +43,7 @@ class ExampleEpsilons(NamedTuple):
     """Epsilon of each example, and where the official rules do not give it."""
 
     epsilon_E: Floats
-    """In [0, 50]."""
+    """Epsilon of each example, in [0, 50]."""
     guarded_E: NDArray[np.bool_]
     """50 without any attack: the ranges (max - min) have a ratio below 0.01, or are both zero (0/0 officially)."""
     undecided_E: NDArray[np.bool_]

@@ -1,7 +1,7 @@
 """evaluate(): a store's outputs -> the scores of a study, in parts that are computed once and kept.
 
     scores = evaluate(study, store)                              # in this process
-    scores = evaluate(study, store, execute=on_ray, tell=print)  # parts anywhere, in any order
+    scores = evaluate(study, store, execute=on_ray, log=print)   # parts anywhere, in any order
 
 A part is a population against the reference, or the reference against itself. It is kept under
 `<study>/scores/<mode>/` with the digest of all that it was computed from, published as soon as it is there: a killed
@@ -53,19 +53,19 @@ def evaluate(
     mode: Mode | None = None,
     first: int | None = None,
     execute: Execute = in_this_process,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Scores:
     """Compute what is not computed yet; publish and return the scores; from a read-only store, only return them.
 
     Args:
-        study: names the reference, the mode and the number of halvings; its `count` says which runs are looked at.
+        study: names the reference, the mode and the number of halvings; its `count` limits which runs are read.
         store: the study's folder.
         populations: only these (reference and original are always there); default all.
         mode: overrides `evaluation.mode`.
         first: only so many runs of every population, those with the smallest indexes; such scores are not published,
             only returned. Default all.
         execute: where parts are computed.
-        tell: called with one line as things happen.
+        log: called with one line per step of progress.
 
     Raises:
         StudyError: a name is no population of the study, or it has no reference.
@@ -82,13 +82,13 @@ def evaluate(
     held, warnings = _held(study, store, populations, first)
     reference = held[reference_of(study)]
     tasks = _tasks(study, store, settings, held, reference)
-    parts = _computed(store, tasks, execute, tell)
+    parts = _computed(store, tasks, execute, log)
     scores = _assembled(study, store, settings, tasks, parts, warnings)
     if first is not None:
         return scores  # of a look in between: what was published of more runs stays
     try:
         save(store, scores)
-    except StoreReadOnly as error:  # somebody else's study: the numbers are worth having all the same
+    except StoreReadOnly as error:  # a read-only study of another user: the numbers are still useful
         return scores.model_copy(update={"warnings": (*scores.warnings, f"{NOT_SAVED}: {error}")})
     return scores
 
@@ -107,7 +107,7 @@ def save(store: StudyStore, scores: Scores) -> None:
 
 
 def read_scores(store: StudyStore) -> Scores:
-    """Return the last evaluation; one of an earlier version has a warning that says so.
+    """Return the last evaluation; one of an earlier version has a warning that names it.
 
     Raises:
         StoreError: there is none, or it is damaged, or of a later version.
@@ -186,14 +186,14 @@ def _population(name: str, spec: PopulationSpec, records: Mapping[int, Record], 
     images = {key: identity.get(key) for key in ("data", "outputs")}
     splits = (images["data"] or {}).get("splits")
     if splits is None:
-        raise StoreError(f"{store.uri}/{name}/population.json: does not say of which images its runs are; restore it")
+        raise StoreError(f"{store.uri}/{name}/population.json: does not name the images of its runs; restore it")
     return Population(name=name, method=PurePath(spec.method_name).name, records=records, images=images, splits=splits)
 
 
 def _tasks(
     study: Study, store: StudyStore, settings: Settings, held: Mapping[str, Population], reference: Population
 ) -> list[Task]:
-    """Return every part: one per population, and the null that they all stand beside."""
+    """Return every part: one per population, and the null that all are compared with."""
     null_runs, names = _null_runs(held, reference), image_names_sha256(store, reference.splits)
     tasks = []
     for name, population in held.items():
@@ -226,19 +226,19 @@ def _null_runs(held: Mapping[str, Population], reference: Population) -> int:
 
 
 def _computed(
-    store: StudyStore, tasks: Sequence[Task], execute: Execute, tell: Callable[[str], None]
+    store: StudyStore, tasks: Sequence[Task], execute: Execute, log: Callable[[str], None]
 ) -> dict[str, Part]:
     parts = {task.part: part for task in tasks if (part := _kept(store, task))}
     missing = [task for task in tasks if task.part not in parts]
     if parts:
-        tell(f"{len(parts)} of {len(tasks)} parts are unchanged")
+        log(f"{len(parts)} of {len(tasks)} parts are unchanged")
     if older := _older(store, missing):
-        tell(f"{older} of {len(tasks)} parts were scored by another version of the evaluation; they are computed again")
+        log(f"{older} of {len(tasks)} parts were scored by another version of the evaluation; they are computed again")
     for task, text in execute(missing) if missing else ():
         with suppress(StoreReadOnly):
             store.storage.publish_file(store.layout.scores_part(task.settings.mode, task.part), text.encode())
         parts[task.part] = Part.model_validate_json(text)
-        tell(f"scored {task}")
+        log(f"scored {task}")
     return parts
 
 

@@ -55,13 +55,13 @@ class Subsets:
     factor: float
     """m / (N - m)."""
     units: int
-    """What was drawn: runs, or originals where there are enough."""
+    """Number of units that subsets are drawn from: runs, or originals where there are enough."""
     over_originals: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Error:
-    """The standard error of a number, and how well it is known."""
+    """Standard error of a number, and its degrees of freedom."""
 
     se: float
     df: float

@@ -14,7 +14,7 @@ and false negative rates,
 (NeurIPS 2023 Machine Unlearning Challenge, metric PDF, Eq. 2; Jagielski, Ullman and Oprea, NeurIPS 2020). Both bounds
 hold together with the stated confidence, by half of the error probability each; over all images by Bonferroni.
 
-Does not cover: the point estimate that F is made of (`epsilon`), which for retrained models against themselves lies
+Does not cover: the point estimate that F is made of (`epsilon`), which for retrained models against themselves is
 around 1.5.
 """
 
@@ -38,9 +38,9 @@ class LowerBounds:
     """Lower bounds of epsilon, image by image."""
 
     each_E: FloatArray
-    """Each holds with 95 % confidence, [E]; 0 where the attack shows nothing."""
+    """Lower bound of each image, [E]: each holds with 95 % confidence; 0 where the attack shows nothing."""
     all_E: FloatArray
-    """All hold together with 95 % confidence, [E]."""
+    """Lower bounds that hold together with 95 % confidence, [E]."""
     ceiling: float
     """Largest possible value of `all_E` with so many runs: that of an attack without any error."""
 
@@ -111,7 +111,7 @@ def _upper(errors: npt.NDArray[np.int64], tries: int, error: float) -> FloatArra
 def _attack(unlearned_N: FloatArray, retrained_M: FloatArray, table: FloatArray) -> tuple[float, float, int]:
     """Return the open interval with the best bound on these runs, and what it takes models inside for (0, 1).
 
-    Its ends lie half way to the next run outside, or at infinity.
+    Its ends are half way to the next run outside, or at infinity.
     """
     values_V = np.unique(np.concatenate([unlearned_N, retrained_M]))
     below_r = np.searchsorted(np.sort(retrained_M), values_V, "left")

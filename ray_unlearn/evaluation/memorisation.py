@@ -71,7 +71,7 @@ def _study(store: StudyStore, where: str) -> Study:
 
 
 def _outputs(store: StudyStore, study: Study, population: str, where: str) -> Outputs:
-    """Return the outputs of exactly the planned runs: what is hardest must not depend on how far a study is."""
+    """Return the outputs of exactly the planned runs: the hardest images must not depend on the progress of a study."""
     spec = study.populations.get(population)
     records = {index: r for index, r in store.made(population).items() if spec and index < spec.planned}
     if spec is None or len(records) < spec.planned:

@@ -1,7 +1,7 @@
-"""The reference against itself: what retraining gets when it is scored like a method.
+"""The reference against itself: scores of retraining when it is scored like a method.
 
     null = score_null(reference, 32, settings)   # NullPart: every measure between disjoint halves, 32 runs a side
-    scores = with_null(scored, null)             # the same beside a method's numbers at that N
+    scores = with_null(scored, null)             # a method's numbers with the null at that N
 
 A perfect method does not score 1: at 512 against 512 the official metric gives retrained models about 0.19 against
 themselves. Numbers at unequal N are never put side by side.
@@ -44,7 +44,7 @@ class NullPart(_Value):
     """Runs a side."""
     measures: dict[str, Null]
     curves: dict[str, Curve]
-    """Of the first halving, or of all single models; the method's side is empty."""
+    """Curves of the first halving, or of all single models; the method's side is empty."""
     growth: dict[int, float]
     """Forgetting quality by runs a side."""
 
@@ -89,19 +89,19 @@ def _growth(reference: Outputs, settings: Settings) -> dict[int, float]:
 
 
 def with_null(scored: PopulationScores, null: NullPart) -> PopulationScores:
-    """Put the null beside a method's numbers."""
-    measures = {name: _beside(estimate, null, name) for name, estimate in scored.measures.items()}
+    """Return a method's numbers with the null of each."""
+    measures = {name: _estimate_with_null(estimate, null, name) for name, estimate in scored.measures.items()}
     return scored.model_copy(
         update={
             "measures": measures,
-            "growth": tuple(_growth_beside(point, null) for point in scored.growth),
-            "curves": {name: _curve_beside(curve, null.curves.get(name)) for name, curve in scored.curves.items()},
+            "growth": tuple(_growth_with_null(point, null) for point in scored.growth),
+            "curves": {name: _curve_with_null(curve, null.curves.get(name)) for name, curve in scored.curves.items()},
             "equivalence": equivalence(measures["forgetting_quality"]),
         }
     )
 
 
-def _beside(estimate: Estimate, null: NullPart, name: str) -> Estimate:
+def _estimate_with_null(estimate: Estimate, null: NullPart, name: str) -> Estimate:
     found = null.measures.get(name)
     if found is None or estimate.at_null_n is None:  # too few runs: nothing of it compares with the null
         return estimate
@@ -110,11 +110,11 @@ def _beside(estimate: Estimate, null: NullPart, name: str) -> Estimate:
     )
 
 
-def _growth_beside(point: Growth, null: NullPart) -> Growth:
+def _growth_with_null(point: Growth, null: NullPart) -> Growth:
     return point.model_copy(update={"null": null.growth.get(point.n)})
 
 
-def _curve_beside(curve: Curve, null: Curve | None) -> Curve:
+def _curve_with_null(curve: Curve, null: Curve | None) -> Curve:
     if null is None:
         return curve
     both = ("null_false_positive_rate", "null_true_positive_rate")

@@ -36,7 +36,7 @@ class VarianceShares:
 
 
 def variance_shares(phi_RE: FloatArray, originals_R: np.ndarray, sd_E: FloatArray) -> VarianceShares | None:
-    """Return both shares, or None where they cannot be told apart or nothing varies.
+    """Return both shares, or None where they cannot be separated or nothing varies.
 
     Args:
         phi_RE: phi of the method's runs on the forget images.

@@ -31,7 +31,7 @@ from ray_unlearn.study.plan import Run
 
 _READERS = 8
 _UNREADABLE = (pa.ArrowException, OSError, KeyError, IndexError, AttributeError, TypeError, ValueError, OverflowError)
-"""What Arrow and NumPy raise on a file that is none of ours, though its record agrees with it."""
+"""Errors of Arrow and NumPy for a file that is not ours, although its record agrees with it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Outputs:
 
     population: str
     records: tuple[Record, ...]
-    """In the order of the run axis."""
+    """Records of the runs, in the order of the run axis."""
     splits: Mapping[str, SplitOutputs]
 
     def __len__(self) -> int:
@@ -144,7 +144,7 @@ def _scored(split: SplitLogits) -> SplitOutputs:
 
 @dataclass(frozen=True)
 class ImageNames:
-    """What the splits file says about the images, in the order of their positions in each split."""
+    """Content of the splits file: ids and groups of the images, in the order of their positions; class names."""
 
     ids: Mapping[str, Sequence[str]]
     groups: Mapping[str, Sequence[str]]

@@ -3,7 +3,7 @@
     parity_epsilon(pooled, attack_tables(n, n))       # -inf: every attack dropped
 
 The ends are the evaluator's to the last bit, and so are the counts, but most of the 160,000 left ends are not looked
-up one by one: they lie on 799 diagonals.
+up one by one: they are on 799 diagonals.
 
 Legend: N runs, V distinct pooled values, I x J the grid of right x left ends, D = i + j its diagonals.
 
@@ -21,7 +21,7 @@ from ray_unlearn.evaluation.attack_tables import AttackTables, Floats, Indexes, 
 
 THRESHOLDS_PER_UNIT = 100
 BUFFER = 2.0
-"""How far interval ends reach around the narrower sample's upper and lower end, in phi."""
+"""Distance that interval ends reach around the narrower sample's upper and lower end, in phi."""
 NUM_LEFT = 400
 
 
@@ -58,7 +58,7 @@ def _intervals(pooled: PooledCounts, table: Table, peaky_N: Floats) -> float:
     """Return the largest epsilon over the official intervals, which follow the narrower sample's ends.
 
     There are 400 x 400, or 401 x 400 where rounding makes the 4 units between the outer right ends longer; those take
-    ten times as long (3 ms at N = 512; 6 to 22 % of examples), because their left ends lie on no diagonals.
+    ten times as long (3 ms at N = 512; 6 to 22 % of examples), because their left ends are on no diagonals.
     """
     width = peaky_N[-1] - peaky_N[0]
     low, high = (peaky_N[0] + width) - BUFFER, peaky_N[-1] + BUFFER
@@ -74,7 +74,7 @@ def _intervals(pooled: PooledCounts, table: Table, peaky_N: Floats) -> float:
 def _diagonals(pooled: PooledCounts, table: Table, start_I: Floats, stop_I: Floats, inside_I: Indexes) -> float:
     """Return the same as all 400 x 400 left ends would, from 799 of them.
 
-    Right ends step by 4/399, and so do left ends: end (i, j) lies at diagonal i + j, up to rounding. Where a value is
+    Right ends step by 4/399, and so do left ends: end (i, j) is at diagonal i + j, up to rounding. Where a value is
     so near that rounding may decide (the narrower sample's minimum always is, at i + j = 399), the ends themselves are
     asked.
     """

@@ -1,4 +1,4 @@
-"""One population's scores: what it is by itself, and what it is against the reference.
+"""One population's scores: its own figures, and those against the reference.
 
     described = describe(outputs, names, "unlearned", "kookmin", reference.records)
     scored = score(described, unlearned, reference, names, 32, settings)
@@ -86,9 +86,9 @@ def score(
 ) -> Scored:
     """Add everything that compares the population with the reference.
 
-    Values are of N = as many runs of the reference, its first; intervals of subsets of these. What stands beside the
-    null is of `null_runs`, as many as the null has, against the same halves of the whole reference. Tests and bounds of
-    epsilon are of all runs of both sides.
+    Values are of N = as many runs of the reference, its first; intervals of subsets of these. What is compared with
+    the null is of `null_runs`, as many as the null has, against the same halves of the whole reference. Tests and
+    bounds of epsilon are of all runs of both sides.
 
     Raises:
         EvaluationError: a side has no outputs of the forget set.

@@ -4,7 +4,7 @@
     unlearned_UE, retrained_RE = compared(unlearned, retrained, at_least=3)
     losses_E = by_examples(losses, "forget losses")
 
-Everything comes back as float64, whatever the type it was stored in.
+All arrays are returned as float64, for every stored type.
 
 Does not cover: which outputs are compared, and that they are of the same images in the same order; the caller knows.
 """

@@ -5,7 +5,7 @@
 Two populations differ if the 95 % interval of their difference, widened for all pairs at once (Bonferroni), leaves out
 0. They are scored on the same subsets of the same retrained runs, so that what these have in common cancels:
 se^2 of the difference = se_a^2 + se_b^2 - 2 r se_a se_b, with r the correlation of both over the subsets. The places of
-a population run from 1 + how many are surely better to how many are not surely worse: all true places lie in these sets
+a population run from 1 + how many are surely better to how many are not surely worse: all true places are in these sets
 with 95 % confidence (in the way of Mogstad, Romano, Shaikh and Wilhelm, Review of Economic Studies 2024).
 
 The best of several is the luckiest of several, and its own 95 % interval misses too often (in 33 % of studies of twelve
@@ -60,7 +60,7 @@ def ranks(measure: str, estimates: Mapping[str, Estimate], draws: Mapping[str, S
 
 
 def _difference(one: Error, other: Error, draws: Sequence[float], others: Sequence[float]) -> Error:
-    """Return the standard error of a difference; independent where the draws say nothing about both."""
+    """Return the standard error of a difference; taken as independent where the draws are not paired or do not vary."""
     together = 0.0
     if len(draws) == len(others) > 2 and np.ptp(draws) > 0 and np.ptp(others) > 0:
         together = max(0.0, float(np.corrcoef(draws, others)[0, 1]))

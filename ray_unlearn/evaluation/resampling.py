@@ -32,15 +32,15 @@ Rows = np.ndarray
 """int64, sorted positions on the run axis."""
 
 LEFT_OUT = 3 / 16
-"""Share of the runs that a subset leaves out for intervals; `intervals` says why so few."""
+"""Share of the runs that a subset leaves out for intervals; `intervals` explains why so few."""
 LEAST_ORIGINALS = 4
-"""Originals from which on an interval is over originals too; below, it is given these originals."""
+"""Least number of originals for an interval over originals too; with fewer, it is conditional on these originals."""
 _GROWTH_FROM = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What changes an evaluation's numbers, besides the outputs."""
+    """Settings that change an evaluation's numbers, in addition to the outputs."""
 
     mode: Mode
     resamples: int
@@ -63,7 +63,7 @@ class Settings:
 
         They depend on the population's name and the sizes alone: every method meets the same halves of the reference.
         """
-        if size < LEAST_TO_SCORE:  # an interval or a null of F would say nothing
+        if size < LEAST_TO_SCORE:  # an interval or a null of F would have no meaning
             return []
         rng = self.rng(f"halves-{runs}-{size}", population)
         orders = [rng.permutation(runs) for _ in range(self.resamples)]
@@ -91,7 +91,7 @@ class Draws:
     values: dict[str, FloatArray]
     """[K] by the name of the measure."""
     points_KE: FloatArray
-    """What each forget image adds to F, before the mean over images; [0, 0] where F is not computed."""
+    """Points of each forget image, whose mean is F; [0, 0] where F is not computed."""
 
 
 def values_on(

@@ -1,11 +1,11 @@
-"""How well a score tells two samples apart: every threshold at once.
+"""How well a score separates two samples: every threshold at once.
 
-    curve = roc(positives, negatives)      # a threshold t says "positive" where score >= t
+    curve = roc(positives, negatives)      # a threshold t predicts "positive" where score >= t
     curve.auc                              # Mann-Whitney: P(positive > negative) + P(equal) / 2
     curve.tpr_at(0.001)                    # the largest true positive rate whose false positive rate is <= 0.1 %
     false_N, true_N = curve.thinned(200)   # for a plot
 
-Does not cover: intervals, and which sample is the positive one; each attack says so.
+Does not cover: intervals, and which sample is the positive one; each attack documents that.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What evaluation found out about a study, as plain values: the schema of scores.json, and the table made of it.
+"""Scores of a study as plain values: the schema of scores.json, and the table made of it.
 
     scores = Scores.model_validate_json(storage.read("faces/scores.json"))
     scores.populations["kookmin"].measures["forgetting_quality"].value
     table = scores_table(scores)                 # pandas, one row per population and measure: scores.parquet
 
-Every measure is an `Estimate`: never a number without its N, its interval and its null. A value that cannot be had is
-None, and `missing` says why.
+Every measure is an `Estimate`: never a number without its N, its interval and its null. A value that cannot be computed
+is None, and `missing` gives the reason.
 
 Does not cover: how a number is computed (the other modules of the room), nor how it is shown (`ray_unlearn.report`).
 """
@@ -42,10 +42,10 @@ class _Value(BaseModel):
 
 
 class Estimate(_Value):
-    """One number that compares a population with the reference, and what it is worth."""
+    """One number that compares a population with the reference, with interval, null and N."""
 
     value: float | None
-    """At `n` runs a side."""
+    """Value at `n` runs a side."""
     low: float | None = None
     """Ends of the 95 % interval over runs; over originals and runs where there are 4 originals or more."""
     high: float | None = None
@@ -64,7 +64,7 @@ class Estimate(_Value):
     null_high: float | None = None
     null_n: int = 0
     missing: str = ""
-    """Why there is no value."""
+    """Reason why there is no value."""
 
 
 class Summary(_Value):
@@ -72,7 +72,7 @@ class Summary(_Value):
 
     mean: float
     sd: float | None
-    """Over runs, ddof 1; None for one run."""
+    """Standard deviation over runs, ddof 1; None for one run."""
     low: float | None
     """Ends of the 95 % t-interval of the mean."""
     high: float | None
@@ -88,7 +88,7 @@ class Slice(_Value):
     """Class or group name; empty for everything."""
     images: int
     accuracy: Summary
-    """0..1."""
+    """Accuracy, 0..1."""
     loss: Summary
     """Mean cross-entropy, nats."""
     quality: float | None = None
@@ -104,7 +104,7 @@ class Growth(_Value):
     """Ends of the 95 % range of one study with so many runs; at N itself, of the interval of F."""
     high: float
     null: float | None = None
-    """Between disjoint subsets of the reference of that size; None where it is too small for two."""
+    """F between disjoint subsets of the reference of that size; None where it is too small for two."""
 
 
 class ExampleScores(_Value):
@@ -118,7 +118,7 @@ class ExampleScores(_Value):
 
 
 class Curve(_Value):
-    """An attack's ROC: positives are the population's runs (or members), negatives what it is told from."""
+    """An attack's ROC: positives are the population's runs (or members), negatives what it is separated from."""
 
     false_positive_rate: tuple[float, ...] = ()
     true_positive_rate: tuple[float, ...] = ()
@@ -157,15 +157,15 @@ class Equivalence(_Value):
 
 
 class Originals(_Value):
-    """Where the variance of phi over a population's runs comes from."""
+    """Sources of the variance of phi over a population's runs."""
 
     originals: int
     runs_each: float
     original_share: float
     run_share: float
-    """Both shares add up to 1."""
+    """Share of the variance between runs of one original; both shares add up to 1."""
     buys_more: Literal["originals", "runs"]
-    """What the next hour of training is better spent on."""
+    """Better use of the next hour of training."""
 
 
 class ImageQuantiles(_Value):
@@ -175,7 +175,7 @@ class ImageQuantiles(_Value):
     n: int
     """Runs a side."""
     quantiles: tuple[float, ...]
-    """At `worst_images.QUANTILES`: median, 90 %, 99 %, the worst image."""
+    """Quantiles at `worst_images.QUANTILES`: median, 90 %, 99 %, the worst image."""
     null: tuple[float, ...] = ()
     """The same between two halves of the reference; empty without a null."""
     beyond_null: float | None = None
@@ -194,7 +194,7 @@ class EpsilonBounds(_Value):
     median: float
     """Median over images of the bounds that hold for each image alone."""
     ceiling: float
-    """What `largest` can be at most with so many runs."""
+    """Largest possible value of `largest` with so many runs."""
     worst: str
     """Id of the image with the largest bound; empty where none is shown."""
 
@@ -226,7 +226,7 @@ class Cost(_Value):
     relative: float | None
     """Median over the reference's median."""
     efficient: bool | None
-    """Whether that is at most 0.2, the challenge's limit."""
+    """Whether the relative cost is at most 0.2, the challenge's limit."""
 
 
 class PopulationScores(_Value):
@@ -241,7 +241,7 @@ class PopulationScores(_Value):
     originals: int
     """Different originals that they start from; 0 from scratch."""
     measures: dict[str, Estimate] = {}
-    """By the names of `measures.MEASURES`; empty for the reference and the original."""
+    """Estimates by the names of `measures.MEASURES`; empty for the reference and the original."""
     slices: tuple[Slice, ...]
     epsilon_counts: tuple[int, ...] = ()
     """Forget images per bin of 0.5 of epsilon: [0, 0.5), [0.5, 1), ...; the last counts all above."""
@@ -250,7 +250,7 @@ class PopulationScores(_Value):
     undecided: int = 0
     """Forget images for which the official rules leave no attack: epsilon 50, too; parity only."""
     missed: int = 0
-    """Forget images that an interval tells apart without any error, and the official grid does not; parity only."""
+    """Number of forget images that an interval separates without error, and the official grid does not; parity only."""
     tests: dict[str, PermutationTest] = {}
     equivalence: Equivalence | None = None
     variance: Originals | None = None
@@ -266,7 +266,7 @@ class PopulationScores(_Value):
 
 
 NOT_SAVED = "not saved"
-"""How the warning of a read-only store begins."""
+"""Beginning of the warning of a read-only store."""
 
 
 class Scores(_Value):
@@ -280,18 +280,18 @@ class Scores(_Value):
     images: dict[str, int]
     """Images per split."""
     class_names: tuple[str, ...]
-    """As far as known, else the numbers as text."""
+    """Names of the classes as far as known, else the numbers as text."""
     populations: dict[str, PopulationScores]
-    """In the study's order."""
+    """Scores by population, in the study's order."""
     ranks: dict[str, dict[str, Rank]] = {}
-    """By measure (score, forgetting_quality) and population; empty where populations differ in number of runs."""
+    """Ranks by measure (score, forgetting_quality) and population; empty where populations differ in runs."""
     warnings: tuple[str, ...] = ()
     versions: dict[str, str]
-    """Of the packages that made the runs, and of ray_unlearn that evaluated them."""
+    """Versions of the packages that made the runs, and of ray_unlearn that evaluated them."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        """Refuse names that disagree, and a file of format 1 that calls 0 what has no score."""
+        """Refuse names that disagree, and a file of format 1 with 0 for an F that has no value."""
         for name, one in self.populations.items():
             if one.population != name:
                 raise ValueError(f"{name}: the scores of {one.population}")
@@ -302,7 +302,7 @@ class Scores(_Value):
 
     @property
     def saved(self) -> bool:
-        """Whether the store took them; a read-only one does not."""
+        """Whether the scores were saved; a read-only store saves none."""
         return not any(line.startswith(NOT_SAVED) for line in self.warnings)
 
 

@@ -1,4 +1,4 @@
-"""What single forget images say, for a population's scores: the worst, the surely known, F by class and group.
+"""Scores of single forget images of a population: the worst, the surely known, F by class and group.
 
     quantiles_of(unlearned, reference, pairs, names, settings)   # (ImageQuantiles(number="epsilon", ...), ...)
     epsilon_bounds(unlearned, reference, names, settings)
@@ -35,7 +35,7 @@ def quantiles_of(
     names: ImageNames,
     settings: Settings,
 ) -> tuple[ImageQuantiles, ...]:
-    """Return quantiles over images beside the null's, where there is one: on the first halving of the reference.
+    """Return quantiles over images with the null's, if there is a null: on the first halving of the reference.
 
     Without a null they are of all runs and as many of the reference.
     """
@@ -101,9 +101,9 @@ def with_quality(
 
 
 def missed(pair: Pair, quality: ForgettingQuality | None) -> int:
-    """Return on how many images one side lies between runs of the other without any overlap, and epsilon is no 50.
+    """Return the number of images where no run of one side is within the other's range, and epsilon is below 50.
 
-    An interval tells such populations apart without any error. The official grid, 0.01 apart, may have no end there.
+    An interval separates such populations without any error. The official grid, 0.01 apart, may have no end there.
     """
     if quality is None:
         return 0
@@ -113,6 +113,6 @@ def missed(pair: Pair, quality: ForgettingQuality | None) -> int:
 
 
 def _outside(one_RE: np.ndarray, other_RE: np.ndarray) -> np.ndarray:
-    """Return for each image whether no run of the one lies within the other's range, bool [E]."""
+    """Return for each image whether no run of the one is within the other's range, bool [E]."""
     within_RE = (one_RE >= other_RE.min(axis=0)) & (one_RE <= other_RE.max(axis=0))
     return np.asarray(~within_RE.any(axis=0))

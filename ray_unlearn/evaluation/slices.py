@@ -1,4 +1,4 @@
-"""Accuracy and loss by split, class and group, over a population's runs; and what its records say run by run.
+"""Accuracy and loss by split, class and group, over a population's runs; and the figures of its records, run by run.
 
     rows = slices(outputs, names)                # (Slice(split="forget", by="class", key="3-9", ...), ...)
     curves = stages(outputs.records)             # means by epoch, where the study published stages
@@ -95,7 +95,7 @@ def _keys(found: Sequence[dict[str, float]]) -> list[str]:
 def cost(records: Sequence[Record], reference: Sequence[Record]) -> Cost:
     """Return a run's training time, against the reference's: medians, because any run may meet a busy machine.
 
-    Wall times compare only on the same kind of device with the same company; the records say which it was.
+    Wall times compare only on the same kind of device shared with as many other runs; the records name both.
     """
     ours, theirs = (np.array([record.seconds["train"] for record in side]) for side in (records, reference))
     relative = float(np.median(ours) / np.median(theirs)) if np.median(theirs) else None

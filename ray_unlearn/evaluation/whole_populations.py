@@ -1,4 +1,4 @@
-"""What is said of a population as a whole, for its scores: indistinguishable, equivalent, of how many originals.
+"""Scores of a population as a whole: indistinguishable, equivalent, of how many originals.
 
     tests_of(unlearned, reference, settings)     # {"energy": PermutationTest(p=...), ...}
     adjusted(populations)                        # the same, corrected for being several
@@ -21,7 +21,7 @@ from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import Equivalence, Estimate, Originals, PermutationTest, PopulationScores
 
 MARGIN = 0.2
-"""Of equivalence, as a share of the null: a method whose F is surely no more than a fifth below retraining's own."""
+"""Margin of equivalence, as a share of the null: F is surely no more than a fifth below retraining's own."""
 
 
 def tests_of(unlearned: Outputs, reference: Outputs, settings: Settings) -> dict[str, PermutationTest]:

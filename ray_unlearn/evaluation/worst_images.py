@@ -1,7 +1,7 @@
 """The images that are forgotten worst: what a mean over images hides.
 
     found = image_scores(unlearned_NE, retrained_NE, "parity")   # {"epsilon": [E], "u_lira_auc": [E], "klom": [E]}
-    quantile_table(found, null)                                  # quantiles of each, beside those of the null
+    quantile_table(found, null)                                  # quantiles of each, with those of the null
 
 Does not cover: bounds that hold with confidence (`lower_bounds`), and F by class and group (`slices`).
 """

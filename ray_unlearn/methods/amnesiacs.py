@@ -15,7 +15,7 @@ stathiskaripidis/unlearning-by-resetting-layers-7th-on-private-lb; "KDE" in the 
 munl/unlearning/kgltop6.py (a port) and the organisers' deck, pages 7 to 10 (slides).
 
 Caveats: no KL term is multiplied by T^2 = 25 (`temperature_scaling` does, as Hinton et al.), so both soft terms of
-step 3 are weak beside the labels. The slides have the three losses of `port`; `paper` is the competition paper's
+step 3 are weak against the labels. The slides have the three losses of `port`; `paper` is the competition paper's
 sentence. T and the constant rate of step 2 are the port's. A ResNet's first convolution is reset by PyTorch's default,
 not by torchvision's He-normal, as in the port.
 
@@ -49,16 +49,16 @@ class AmnesiacsOptions(Recipe):
     """Defaults: as published; `epochs`, `lr`, `weight_decay` and `schedule` are the retain phase's."""
 
     epochs: Float = Field(3.0, gt=0, description="Passes over retain (published).")
-    optimizer: Optimizer = Field("sgd", description="Of both phases (published); momentum 0.9.")
-    lr: Float = Field(1e-3, gt=0, description="On retain (published).")
-    weight_decay: Float = Field(5e-4, ge=0, description="Of both phases (published).")
-    schedule: Schedule = Field("cosine", description="On retain (published).")
+    optimizer: Optimizer = Field("sgd", description="Optimiser of both phases (published); momentum 0.9.")
+    lr: Float = Field(1e-3, gt=0, description="Rate on retain (published).")
+    weight_decay: Float = Field(5e-4, ge=0, description="L2 penalty of both phases (published).")
+    schedule: Schedule = Field("cosine", description="Course of the rate on retain (published).")
     validation_epochs: Float = Field(3.0, gt=0, description="Passes over validation (published).")
-    validation_lr: Float = Field(9e-4, gt=0, description="On validation, constant (published).")
+    validation_lr: Float = Field(9e-4, gt=0, description="Rate on validation, constant (published).")
     validation_classes: tuple[Annotated[Int, Field(ge=0)], ...] | None = Field(
         None, description="Only the validation images of these classes; [0, 1] is the published variant."
     )
-    temperature: Float = Field(5.0, gt=0, description="Of the softened predictions, no unit (published).")
+    temperature: Float = Field(5.0, gt=0, description="Temperature of the softened predictions, no unit (published).")
     temperature_scaling: Annotated[bool, Since("0.2", neutral=True)] = Field(
         False, description="Multiply every KL term by T^2; published: no."
     )

@@ -56,7 +56,7 @@ class AmunOptions(Recipe):
 
 
 def amun(model: nn.Module, data: RunData, options: AmunOptions, rng: Seeds) -> None:
-    """Find the adversarial images, then train on them beside the others."""
+    """Find the adversarial images, then train on them together with the others."""
     images_NCHW, labels_N, found = adversarial(model, data.forget, options.epsilon, options.steps)
     near = data.forget.subset(found)
     plain = data.retain.joined(data.forget) if options.with_forget else data.retain
@@ -87,14 +87,14 @@ def adversarial(
         torch.tensor(each, device=images.pixels.device).view(3, 1, 1)
         for each in (images.scaling.scale, images.scaling.shift)
     )
-    moved, said = [], []
+    moved, predicted = [], []
     for start in range(0, len(images), _BATCH_SIZE):
         scaled, labels_B = images.batch(np.arange(start, min(start + _BATCH_SIZE, len(images))))
         pixels = _nearest_other(model, (scaled * scale + shift) / 255, labels_B, (scale, shift), epsilon, steps)
         moved.append((255 * pixels - shift) / scale)
         with torch.no_grad():
-            said.append(model(moved[-1]).argmax(1).cpu().numpy())
-    labels_N = np.concatenate(said)
+            predicted.append(model(moved[-1]).argmax(1).cpu().numpy())
+    labels_N = np.concatenate(predicted)
     return torch.cat(moved), labels_N, np.flatnonzero(labels_N != images.labels_N)
 
 

@@ -57,7 +57,7 @@ def bad_teacher(model: nn.Module, data: RunData, options: BadTeacherOptions, rng
     retain, forget = data.retain.subset(chosen), data.forget
     marked = retain.with_labels(np.zeros(len(retain))).joined(forget.with_labels(np.ones(len(forget))))
 
-    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:  # labels say who is to be forgotten
+    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:  # labels mark the images to forget
         with torch.no_grad():
             random_BC, original_BC = ignorant(batch.images), original(batch.images)
         target_BC = torch.where(batch.labels[:, None] == 1, random_BC, original_BC)

@@ -7,7 +7,7 @@ Idea: a model that never saw the forget images would put them with their neighbo
 
 1. Move each forget image one step up its loss under the original: epsilon of the pixel range, by the gradient's sign;
    the moved pixels are clamped to the range and rounded to whole levels of 0..255.
-2. Its new label is what the original says of the moved image, its own class included.
+2. Its new label is the original's prediction for the moved image, its own class included.
 3. Minimise cross-entropy on the unmoved forget images under their new labels.
 
 Source: Chen et al., Boundary Unlearning (CVPR 2023), boundary shrink. Read: TY-LEE-KR/Boundary-Unlearning-Code
@@ -62,7 +62,7 @@ class BoundaryShrinkOptions(Recipe):
 
 
 def boundary_shrink(model: nn.Module, data: RunData, options: BoundaryShrinkOptions, rng: Seeds) -> None:
-    """Relabel the forget images by what the original says of them after a step, and minimise cross-entropy."""
+    """Relabel the forget images with the original's predictions after a step, and minimise cross-entropy."""
     relabelled = data.forget.with_labels(nearest_class(model, data.forget, options))
     fit(model, data, options, rng, sets=(relabelled,))
 
@@ -110,7 +110,7 @@ METHOD = Method(
             ),
         ),
     ),
-    summary="Fine-tune on the forget set under what the original says of each image after a step up its loss.",
+    summary="Fine-tune on the forget set under the original's prediction for each image after a step up its loss.",
     source="Chen et al., Boundary Unlearning, CVPR 2023",
     opened="TY-LEE-KR/Boundary-Unlearning-Code boundary_unlearning.py, adv_generator.py, main.py (authors')",
     published={"published": pinned(BoundaryShrinkOptions, PLAIN, batch_size=64)},

@@ -57,12 +57,12 @@ class CatastrophicForgettingKOptions(Recipe):
     lr: Float = Field(0.01, gt=0, description="Rate (SCRUB, Deep Unlearn).")
     momentum: Float = Field(0.0, ge=0, lt=1, description="SCRUB, Deep Unlearn: none; Goel et al. 0.9.")
     weight_decay: Float = Field(0.0, ge=0, description="SCRUB, Deep Unlearn: none, see anchor; Goel et al. 5e-5.")
-    schedule: Schedule = Field("constant", description="Besides drops and restarts.")
+    schedule: Schedule = Field("constant", description="Course of the rate, apart from drops and restarts.")
     decay_epochs: Annotated[tuple[Int, ...], Since("0.2", neutral=())] = Field(
         (), description="Epochs after which the rate drops by `gamma`."
     )
     decay_lr: Annotated[Float | None, Since("0.2", neutral=None)] = Field(
-        None, gt=0, description="Rate that drops start from; default lr. SCRUB's helper takes 5e-4 whatever lr is."
+        None, gt=0, description="Rate that drops start from; default lr. SCRUB's helper takes 5e-4 for every lr."
     )
     restart_lr: Annotated[Float | None, Since("0.2", neutral=None)] = Field(
         None, gt=0, description="Cosine from lr to this rate, restarted after 1, 3, 7, ... epochs (Goel et al.: 0.005)."
@@ -72,7 +72,7 @@ class CatastrophicForgettingKOptions(Recipe):
         "stage", description="What k counts: stage (SCRUB, Deep Unlearn), residual block, or layer (Goel et al.)."
     )
     moves_classifier: Annotated[bool, Since("0.2", neutral=True)] = Field(
-        True, description="Whether the classifier moves beside stages or blocks (Deep Unlearn: yes; SCRUB: no)."
+        True, description="Whether the classifier moves along with stages or blocks (Deep Unlearn: yes; SCRUB: no)."
     )
     statistics: Annotated[Literal["frozen", "moving", "batch"], Since("0.2", neutral="moving")] = Field(
         "frozen", description="Batch normalisation in evaluation mode: all (frozen), of the frozen part (moving), none."

@@ -45,14 +45,14 @@ class FanchuanOptions(Recipe):
 
     epochs: Float = Field(8.0, gt=0, description="Rounds of a pass over forget and one over retain.")
     optimizer: Optimizer = "sgd"
-    lr: Float = Field(4e-3, gt=0, description="Retain passes: 1e-3 at a batch of 64, scaled to 256.")
-    weight_decay: Float = Field(1e-2, ge=0, description="Retain passes.")
-    schedule: Schedule = Field("constant", description="Retain passes.")
+    lr: Float = Field(4e-3, gt=0, description="Rate of the retain passes: 1e-3 at a batch of 64, scaled to 256.")
+    weight_decay: Float = Field(1e-2, ge=0, description="L2 penalty of the retain passes.")
+    schedule: Schedule = Field("constant", description="Course of the rate in the retain passes.")
     retain_batch_size: Int = Field(256, ge=1, description="Retain images per step, in both kinds of pass.")
     flatten_epochs: Float = Field(1.0, gt=0, description="Passes over forget towards uniform predictions.")
     flatten_lr: Float = Field(5e-3, gt=0)
-    forget_lr: Float = Field(3e-4, gt=0, description="Contrastive passes: the rate of the first step.")
-    forget_lr_min: Float = Field(1e-6, ge=0, description="Contrastive passes: where the cosine ends.")
+    forget_lr: Float = Field(3e-4, gt=0, description="Rate of the contrastive passes in the first step.")
+    forget_lr_min: Float = Field(1e-6, ge=0, description="Rate of the contrastive passes where the cosine ends.")
     forget_weight_decay: Float = Field(0.0, ge=0, description="Flattening and contrastive passes.")
     temperature: Float = Field(1.15, gt=0, description="Divides the products of logits.")
 

@@ -16,10 +16,10 @@ https://junhyunb.github.io. Read: the organisers' deck, pages 3 to 5 (slides); n
 Caveats: what a "layer" is, is inferred. The slides give selection ratios of 10, about 20 and about 30 % for one, two
 and three cycles; six draws from a ResNet-18's 51 parameter tensors outside classifier and shortcuts give 11, 21 and 30
 %, while six of its 17 convolutions (`pool: convolutions`) give 30 % in one cycle. Image noise of 0.1 is best in the
-slides' tables ("from these observations we build the final submission"); the write-up says 0.01
-(`competition_write_up`). In which units, nobody says; here it is those of the scaled images. Whether the optimiser
-starts anew is not said; it does here. A shortcut is known by "downsample" or "shortcut" in its name. The paper's
-sentence that regression is on the forget set is an error; formula and authors say retain.
+slides' tables ("from these observations we build the final submission"); the write-up has 0.01
+(`competition_write_up`). Its units are not published; here they are those of the scaled images. Whether the optimiser
+starts anew is not published; it does here. A shortcut is known by "downsample" or "shortcut" in its name. The paper's
+sentence that regression is on the forget set is an error; formula and authors have retain.
 
 Does not cover: choice of layers by Fisher information or of single elements; the authors found both worse.
 """
@@ -53,8 +53,8 @@ class ForgetOptions(Recipe):
 
     epochs: Float = Field(5.0, gt=0, description="Passes over retain, all cycles together (published).")
     optimizer: Optimizer = Field("sgd", description="Made anew every cycle; momentum 0.9 (published).")
-    lr: Float = Field(1e-3, gt=0, description="Published for variant 1.")
-    weight_decay: Float = Field(5e-4, ge=0, description="Not published; the challenge's usual.")
+    lr: Float = Field(1e-3, gt=0, description="Rate (published for variant 1).")
+    weight_decay: Float = Field(5e-4, ge=0, description="L2 penalty (not published; the challenge's usual).")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="Starts anew every cycle (published).")
     cycles: tuple[Annotated[Int, Field(ge=1)], ...] = Field(
         (1, 2, 2), min_length=1, description="Epochs of each cycle (published); the last goes on until `epochs`."
@@ -68,7 +68,9 @@ class ForgetOptions(Recipe):
         "tensors",
         description="What is drawn. tensors: parameters but the classifier's and shortcuts'; convolutions: whole ones.",
     )
-    image_noise_std: Float = Field(0.1, ge=0, description="In units of the scaled images (slides; write-up 0.01).")
+    image_noise_std: Float = Field(
+        0.1, ge=0, description="Noise on images, in units of the scaled images (slides; write-up 0.01)."
+    )
 
 
 def forget(model: nn.Module, data: RunData, options: ForgetOptions, rng: Seeds) -> None:

@@ -36,9 +36,9 @@ class GradientAscentOptions(Recipe):
     """Defaults: Unlearn-Sparse README; optimiser as for its originals."""
 
     epochs: Float = Field(5.0, gt=0, description="Passes over the forget set (Unlearn-Sparse README).")
-    optimizer: Optimizer = Field("sgd", description="As for the benchmark's originals.")
+    optimizer: Optimizer = Field("sgd", description="Optimiser, as for the benchmark's originals.")
     lr: Float = Field(1e-4, gt=0, description="Rate (Unlearn-Sparse README); its authors also advise 5e-4 to 1e-3.")
-    weight_decay: Float = Field(5e-4, ge=0, description="As for the benchmark's originals.")
+    weight_decay: Float = Field(5e-4, ge=0, description="L2 penalty, as for the benchmark's originals.")
     schedule: Schedule = Field("constant", description="The originals' drops, at epochs 91 and 136, are never reached.")
 
 

@@ -96,7 +96,7 @@ class _Inverse(Protocol):
 
 
 class Running:
-    """The published recursion: one running vector stands for all gradients so far."""
+    """The published recursion: one running vector replaces all gradients so far."""
 
     def __init__(self, vector_P: torch.Tensor, count: int) -> None:
         self.product_P = vector_P.clone()

@@ -41,7 +41,7 @@ class JitOptions(Recipe):
     momentum: Float = Field(0.0, ge=0, lt=1)
     weight_decay: Float = Field(0.0, ge=0)
     schedule: Schedule = "constant"
-    noise_std: Float = Field(0.01, gt=0, description="Of the noise on images, in units of the scaled images.")
+    noise_std: Float = Field(0.01, gt=0, description="Deviation of the noise on images, in units of the scaled images.")
     samples: Int = Field(25, ge=1, description="Noisy copies of each image.")
 
 

@@ -1,4 +1,4 @@
-"""Kookmin (2nd place): re-initialise the convolution weights that tell retain and forget apart least, repair gently.
+"""Kookmin (2nd place): re-initialise the convolution weights that separate retain and forget least, repair gently.
 
     populations:
       kookmin: {method: kookmin, preset: competition, count: 64}
@@ -13,12 +13,12 @@ Source: team Kookmin, NeurIPS 2023 Machine Unlearning Challenge ("MSG" in the De
 xcadet/deepunlearn munl/unlearning/kgltop2.py (a port) and the organisers' deck, pages 20 to 22 (slides).
 
 Caveats: the write-up ranks all convolutions together (`scope: global`), the only code at hand each one alone although
-its printout says globally (`scope: layer`). On the challenge's own net, a stock ResNet-18 at 32x32 pixels, 6,946,816
+it prints globally (`scope: layer`). On the challenge's own net, a stock ResNet-18 at 32x32 pixels, 6,946,816
 of 11,166,912 convolution weights never get a gradient (`training.dead`); the globally smallest 30 % are all among
 them, so that ranking would change nothing, and is refused. Layer by layer about 870,000 of the 3,350,000 weights drawn
-anew have a gradient, which must be what ran. `among: live` ranks those alone. Our choices where nothing is said: the
-scores are taken in evaluation mode (the official loop reuses a net that the entry left so) and without class weights;
-weight decay, which is no part of the gradient, is not scaled.
+anew have a gradient, which must be what ran. `among: live` ranks those alone. Our choices where nothing is published:
+the scores are taken in evaluation mode (the official loop reuses a net that the entry left so) and without class
+weights; weight decay, which is no part of the gradient, is not scaled.
 
 Does not cover: biases of convolutions, which are never drawn anew.
 """

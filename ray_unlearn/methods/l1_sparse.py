@@ -36,9 +36,9 @@ class L1SparseOptions(Recipe):
     """Defaults: Unlearn-Sparse README; optimiser as for its originals."""
 
     epochs: Float = Field(10.0, gt=0, description="Passes over the retain set (Unlearn-Sparse).")
-    optimizer: Optimizer = Field("sgd", description="As for the benchmark's originals.")
+    optimizer: Optimizer = Field("sgd", description="Optimiser, as for the benchmark's originals.")
     lr: Float = Field(0.01, gt=0, description="Rate (Unlearn-Sparse).")
-    weight_decay: Float = Field(5e-4, ge=0, description="As for the benchmark's originals.")
+    weight_decay: Float = Field(5e-4, ge=0, description="L2 penalty, as for the benchmark's originals.")
     schedule: Schedule = Field("constant", description="The originals' drops, at epochs 91 and 136, are never reached.")
     alpha: Float = Field(5e-4, ge=0, description="Nats per unit of the l1 norm in the first epoch (AMUN, ReGUn).")
 

@@ -37,11 +37,11 @@ class Method:
     summary: str
     """One sentence."""
     source: str
-    """Where it is described."""
+    """Publication that describes the method."""
     opened: str = ""
-    """What was read to write it: repository and file, and whether it is the authors', a port, slides or prose."""
+    """Source read to write it: repository and file, and whether it is the authors', a port, slides or prose."""
     open: tuple[str, ...] = ()
-    """What no source settles, each with the choice made here."""
+    """Open questions that no source settles, each with the choice made here."""
     cost: str
     """Passes over the data, in words: `epochs on retain`, `8 x (1 on retain + 1 on forget)`."""
     deterministic: bool = False

@@ -4,7 +4,7 @@
       half_half:
         method: mix
         count: 64
-        batch_size: 128                              # for every part that does not say otherwise
+        batch_size: 128                              # for every part that does not set its own
         parts:
           - {method: kookmin, share: 1, lr: 5.0e-4}
           - {method: sun, share: 1, preset: competition}
@@ -48,7 +48,7 @@ class Part(Block):
 
 
 class MixOptions(Batches):
-    """The parts; how batches are made and computed holds for each that does not say otherwise."""
+    """The parts; the batch options hold for each part that does not set its own."""
 
     parts: tuple[Part, ...] = Field(min_length=1, description="{method, share, preset, options of the method ...}.")
 
@@ -66,7 +66,7 @@ def _part(part: Any, shared: Mapping[str, Any], where: str) -> Any:
     """Return a part with its options validated; what is no mapping with a method is left to the schema.
 
     Raises:
-        ValueError: the method cannot be a part, or an option is unknown or impossible; says where.
+        ValueError: the method cannot be a part, or an option is unknown or impossible; names the place.
 
     """
     if not isinstance(part, dict) or not isinstance(part.get("method"), str):

@@ -57,7 +57,7 @@ class NegativeGradientPlusOptions(Recipe):
         0.1, ge=0, description="Pull towards the start, per unit of weight (SCRUB, small scale)."
     )
     statistics: Annotated[Literal["batch", "frozen"], Since("0.2", neutral="batch")] = Field(
-        "frozen", description="Of batch normalisation. frozen: evaluation mode throughout (SCRUB, small scale)."
+        "frozen", description="Mode of batch normalisation. frozen: evaluation mode throughout (SCRUB, small scale)."
     )
 
 

@@ -1,14 +1,14 @@
-"""Null: the original itself, unchanged; what every score must be read beside.
+"""Null: the original itself, unchanged; every score must be compared with it.
 
     populations:
       untouched: {method: "null", count: 64, originals: 8}     # quoted: a bare null is YAML's nothing
 
 Steps: none.
 
-Source: the control of any experiment; nobody's method.
+Source: the control of any experiment; no publication.
 
 Caveats: all runs from one original are equal, so the official metric gives such a population 0 by its guard. With as
-many originals as runs (`originals: 8, count: 8`) the runs differ as originals do, and a score says how far apart
+many originals as runs (`originals: 8, count: 8`) the runs differ as originals do, and a score measures how far apart
 models that saw the forget set are from models that never did.
 
 Does not cover: anything; that is the point.

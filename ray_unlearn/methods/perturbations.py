@@ -38,7 +38,7 @@ def add_noise(tensors: Iterable[torch.Tensor], std: float, generator: torch.Gene
 
 
 def moves(tensor: torch.Tensor) -> bool:
-    """Return whether a method may change a tensor: whatever is no frozen parameter."""
+    """Return whether a method may change a tensor: any but a frozen parameter."""
     return not isinstance(tensor, nn.Parameter) or tensor.requires_grad
 
 
@@ -63,7 +63,7 @@ def _reset(layer: nn.Module) -> None:
     if own and len(frozen) == len(own):
         return
     device = next(itertools.chain(own, layer.buffers())).device
-    layer.cpu()  # the draws come from the CPU's generator whatever the device
+    layer.cpu()  # the draws come from the CPU's generator on every device
     reset = getattr(layer, "reset_parameters", None)
     if reset is None:
         raise MethodError(f"layer {type(layer).__name__} has no reset_parameters and cannot be re-initialised")
@@ -206,7 +206,7 @@ def classifier(model: nn.Module) -> nn.Linear:
 def last_units(model: nn.Module, k: int, unit: str) -> list[nn.Module]:
     """Return the last k units of a model and its classifier, in the model's order.
 
-    A `block` is a child with parameters; a plain `nn.Sequential`, and whatever holds the classifier, counts by its own
+    A `block` is a child with parameters; a plain `nn.Sequential`, and any that holds the classifier, counts by its own
     children: torchvision's ResNets have residual blocks, a flat Sequential has layers. A `stage` is the same, but a
     Sequential that does not hold the classifier counts as one: torchvision's layer4. A `layer` is a convolution or a
     linear layer; the classifier is the first of the k. A child or layer whose parameters are all one-dimensional (a

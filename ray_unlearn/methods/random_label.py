@@ -16,9 +16,9 @@ xcadet/deepunlearn munl/datasets/common.py (a port); if-loops/selective-synaptic
 src/forget_random_strategies.py (the authors' of SSD).
 
 Caveats: all three sources of RL draw from all classes, so the optimum is a uniform prediction; without the own class
-it is one that never says it, which forgets more than retraining does. SalUn's code takes the sequential order for
+it is one that never predicts it, which forgets more than retraining does. SalUn's code takes the sequential order for
 CIFAR-10 and SVHN and the joint one for CIFAR-100. Published rates span 0.01 to 0.1 and rarely transfer: tune. Class
-weights, where asked, count the images' own classes, whatever is drawn.
+weights, where asked, count the images' own classes, not the drawn ones.
 
 Does not cover: a part of the weights only (`salun`).
 """
@@ -48,9 +48,9 @@ class RandomLabelOptions(Recipe):
     """Defaults: SalUn's baseline RL; optimiser as for its originals."""
 
     epochs: Float = Field(10.0, gt=0, description="Passes over retain and forget images together (SalUn).")
-    optimizer: Optimizer = Field("sgd", description="As for the benchmark's originals.")
+    optimizer: Optimizer = Field("sgd", description="Optimiser, as for the benchmark's originals.")
     lr: Float = Field(0.01, gt=0, description="Rate (SalUn: 0.01 to 0.1).")
-    weight_decay: Float = Field(5e-4, ge=0, description="As for the benchmark's originals.")
+    weight_decay: Float = Field(5e-4, ge=0, description="L2 penalty, as for the benchmark's originals.")
     schedule: Schedule = Field("constant", description="The originals' drops, at epochs 91 and 136, are never reached.")
     exclude_own: Annotated[bool, Since("0.2", neutral=True)] = Field(
         False, description="Whether a forget image never gets its own class (amnesiac)."

@@ -84,8 +84,8 @@ def _loaded(entry: importlib.metadata.EntryPoint) -> Method:
     try:
         method = entry.load()
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise MethodError(f"method {entry.name!r} of {_of(entry)} cannot be imported: {said}") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise MethodError(f"method {entry.name!r} of {_of(entry)} cannot be imported: {reason}") from error
     if not isinstance(method, Method) or method.name != entry.name:
         found = f"a Method named {method.name!r}" if isinstance(method, Method) else type(method).__name__
         raise MethodError(

@@ -46,8 +46,8 @@ def resolve(study: Study, population: str) -> MethodUse:
         preset = _preset(method, population, spec.preset)
         options = method.options.model_validate({**method.defaults(study), **preset, **implied, **spec.options})
     except ValidationError as error:
-        said = describe_first(error, method.options)
-        raise StudyError(f"populations.{population}.{said} (method {name})") from None
+        problem = describe_first(error, method.options)
+        raise StudyError(f"populations.{population}.{problem} (method {name})") from None
     if name == "weights":
         hashes = tuple(hashlib.sha256(read_file(path)).hexdigest() for path in options.weights)  # type: ignore[attr-defined]
         options = options.model_copy(update={"sha256": hashes})

@@ -34,10 +34,12 @@ from ray_unlearn.usercode.sources import check_script
 
 
 class ScriptOptions(Block):
-    """What the loaders give; the rest is the script's own business."""
+    """Options of the loaders; the script decides all else."""
 
-    batch_size: Int = Field(64, ge=1, description="Of the loaders that the function gets (official: 64).")
-    pixels: Literal["study", "raw"] = Field("study", description="raw: 0..255 un-normalised, whatever the study says.")
+    batch_size: Int = Field(
+        64, ge=1, description="Images per batch of the loaders that the function gets (official: 64)."
+    )
+    pixels: Literal["study", "raw"] = Field("study", description="raw: 0..255 un-normalised, for every study.")
 
 
 class CompetitionDataset(Dataset[dict[str, Any]]):

@@ -49,7 +49,7 @@ class ScrubOptions(Recipe):
     optimizer: Optimizer = Field("adam", description="Small scale.")
     lr: Float = Field(5e-4, gt=0, description="Rate (small scale).")
     weight_decay: Float = Field(0.1, ge=0, description="L2 penalty (small scale; large scale 5e-4).")
-    schedule: Schedule = Field("constant", description="Besides the drops at `decay_epochs`.")
+    schedule: Schedule = Field("constant", description="Course of the rate, apart from the drops at `decay_epochs`.")
     decay_epochs: tuple[Int, ...] = Field(
         (5, 8, 9), description="Epochs after which the rate is multiplied by `gamma` (small scale)."
     )

@@ -1,4 +1,4 @@
-"""Seif (3rd place): strong noise on the convolutions, then training on retain that hears mostly one class.
+"""Seif (3rd place): strong noise on the convolutions, then training on retain with a loss of mostly one class.
 
     populations:
       seif: {method: seif, preset: competition, count: 64}
@@ -12,7 +12,7 @@ Source: team Seif, NeurIPS 2023 Machine Unlearning Challenge ("CFW" in the Deep 
 xcadet/deepunlearn munl/unlearning/kgltop3.py (a port) and the organisers' deck, page 17 (slides).
 
 Caveats: the port's noise reaches a model's direct children alone, hence a ResNet's first convolution (`layers:
-first`); the slides' "details forgotten but the general idea was retained" fits it, while prose says "convolutional
+first`); the slides' "details forgotten but the general idea was retained" fits it, while prose has "convolutional
 weights" (`layers: all`), which is noise of 10 to 29 times the initial deviation in all 20. The port replaces the class
 weights by n / (C * n_c) (`batch_weights: balanced`) and notes the original ones. Class 0 was the competition's largest
 class, and most of its forget set.

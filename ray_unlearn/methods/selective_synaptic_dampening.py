@@ -3,7 +3,7 @@
     populations:
       ssd: {method: selective_synaptic_dampening, count: 8, originals: 8, alpha: 10, dampening: 1}
 
-Idea: a weight whose squared gradient on the forget set stands out holds what is particular to it; no training.
+Idea: a weight whose squared gradient on the forget set is unusually large holds what is particular to it; no training.
 
 1. I_D and I_f: the squared gradient of the mean cross-entropy of a batch, per weight, averaged over the batches of all
    training images and of the forget images, in evaluation mode.

@@ -12,7 +12,7 @@
 Source: NeurIPS 2023 Machine Unlearning Challenge, 7th place, sunkroos/noise-injection-unlearning-8th-place-solution.
 Read: xcadet/deepunlearn munl/unlearning/kgltop7.py (a port) and the organisers' deck, page 6 (slides).
 
-Caveats: these are the port's steps; write-up and slides say that all layers are fine-tuned (`tensors` beyond the
+Caveats: these are the port's steps; write-up and slides state that all layers are fine-tuned (`tensors` beyond the
 model's number does so). By its rule of names a ResNet's six shortcut normalisations ("downsample.1") are in the pool
 of 28 tensors and may get noise; `pool: weights` goes by kinds of layers: 22. The port lists six rates for its last
 stage, of which four are used. A model with fewer than `tensors` tensors trains all it has. The number of tensors drawn
@@ -49,9 +49,9 @@ class SunOptions(Recipe):
 
     epochs: Float = Field(9.0, gt=0, description="Passes over retain, both stages together (published).")
     optimizer: Optimizer = Field("sgd", description="Made anew every epoch (published); momentum 0.9.")
-    lr: Float = Field(2e-4, gt=0, description="Of the first stage (published).")
-    weight_decay: Float = Field(5e-4, ge=0, description="Published for the last stage; taken for both.")
-    schedule: Schedule = Field("constant", description="Published: the rates as listed.")
+    lr: Float = Field(2e-4, gt=0, description="Rate of the first stage (published).")
+    weight_decay: Float = Field(5e-4, ge=0, description="L2 penalty (published for the last stage; taken for both).")
+    schedule: Schedule = Field("constant", description="Course of the rate (published: the rates as listed).")
     final_lrs: tuple[Annotated[Float, Field(gt=0)], ...] = Field(
         (2e-4, 2e-4, 2e-4, 1e-3), description="One per epoch of the last stage (published)."
     )
@@ -63,7 +63,7 @@ class SunOptions(Recipe):
     noise_again: Annotated[bool, Since("0.2", neutral=True)] = Field(
         False, description="Whether a tensor chosen in an earlier epoch may get noise (port: no)."
     )
-    noise_std: Float = Field(0.04, ge=0, description="Of the noise, in units of the weights (published).")
+    noise_std: Float = Field(0.04, ge=0, description="Deviation of the noise, in units of the weights (published).")
 
 
 def sun(model: nn.Module, data: RunData, options: SunOptions, rng: Seeds) -> None:
@@ -113,7 +113,7 @@ METHOD = Method(
     corrections=(
         Correction(
             "0.2",
-            "tensors were told by kind and could get noise again; the port goes by names, and noises a tensor once",
+            "tensors were distinguished by kind and could get noise again; the port goes by names, each tensor once",
             (
                 "pool",
                 "noise_again",

@@ -11,8 +11,8 @@
 `pseudo_label` (Marvel):
 1. Fine-tune one copy of the original on the retain set, and train another there from scratch.
 2. Pseudo-labels from two functions, each over the forget set: (a) where the original is right and the fine-tuned copy
-   says something else, the label is what the fine-tuned copy says; (b) where the copy from scratch is wrong and sure
-   (the entropy of its prediction is below `entropy_threshold`), the label is what the copy from scratch says.
+   predicts another class, the label is the fine-tuned copy's; (b) where the copy from scratch is wrong and sure
+   (the entropy of its prediction is below `entropy_threshold`), the label is the copy from scratch's.
 3. Minimise cross-entropy on the retain set and the chosen images together; an image that both functions choose comes
    twice. Where none is chosen, on retain alone.
 
@@ -23,10 +23,10 @@ Source: NeurIPS 2023 Machine Unlearning Challenge, 5th place, marvelworld/toshi-
 `transpose`) and the organisers' deck, pages 11 to 13 (slides), whose Algorithm 1 is `pseudo_label`.
 
 Caveats: the threshold T, rates and epochs of `pseudo_label` are not published: T is 0.5 nats here (of at most 2.3 for
-ten classes), the rest is the other half's, also for its copies. Nor is said what the last step trains on; here it is
-retain and pseudo-labels together. `transpose` draws nothing but the order of batches. Shares of 266 and 246 scored
-lower (0.0756). With several originals the index also chooses the original, and nearly equal shares alternate: give an
-odd number of originals, or each variant a population of its own.
+ten classes), the rest is the other half's, also for its copies. Nor is it published what the last step trains on; here
+it is retain and pseudo-labels together. `transpose` draws nothing but the order of batches. Shares of 266 and 246
+scored lower (0.0756). With several originals the index also chooses the original, and nearly equal shares alternate:
+give an odd number of originals, or each variant a population of its own.
 
 Does not cover: class weights, layer-wise rates, RelaxLoss, which the team tried and left out.
 """
@@ -58,11 +58,13 @@ class ToshiMarvelOptions(Recipe):
     """Defaults: as published for `transpose`; `pseudo_label` has the same for want of its own."""
 
     epochs: Float = Field(3.0, gt=0, description="Passes over what the variant trains on (published for transpose).")
-    optimizer: Optimizer = Field("sgd", description="Published; momentum 0.9.")
-    lr: Float = Field(1e-3, gt=0, description="Published for transpose.")
-    weight_decay: Float = Field(5e-4, ge=0, description="Published for transpose.")
-    schedule: Schedule = Field("cosine", description="Published for transpose.")
-    variant: Literal["transpose", "pseudo_label", "mix"] = Field("mix", description="Published: mix.")
+    optimizer: Optimizer = Field("sgd", description="Optimiser (published); momentum 0.9.")
+    lr: Float = Field(1e-3, gt=0, description="Rate (published for transpose).")
+    weight_decay: Float = Field(5e-4, ge=0, description="L2 penalty (published for transpose).")
+    schedule: Schedule = Field("cosine", description="Course of the rate (published for transpose).")
+    variant: Literal["transpose", "pseudo_label", "mix"] = Field(
+        "mix", description="Variant of each run (published: mix)."
+    )
     transpose_share: Int = Field(246, ge=1, description="Runs of `transpose` in a mix (published: of 512).")
     pseudo_label_share: Int = Field(266, ge=1, description="Runs of `pseudo_label` in a mix (published: of 512).")
     scratch_epochs: Float = Field(3.0, gt=0, description="pseudo_label: passes of the copy from scratch over retain.")
@@ -101,7 +103,7 @@ def _with_pseudo_labels(model: nn.Module, data: RunData, options: ToshiMarvelOpt
 
 
 def shifted(labels_N: np.ndarray, before_N: np.ndarray, after_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions where `before` is right and `after` says something else, and what `after` says there."""
+    """Return the positions where `before` is right and `after` predicts another class, and `after` there."""
     chosen = np.flatnonzero((before_N == labels_N) & (after_N != before_N))
     return chosen, after_N[chosen]
 

@@ -42,15 +42,15 @@ class UnsirOptions(Recipe):
     """Defaults: the authors' notebook; `epochs`, `lr` and `batch_size` are the repair's."""
 
     epochs: Float = Field(1.0, gt=0, description="Passes of the repair.")
-    optimizer: Optimizer = Field("adam", description="Of both passes.")
-    lr: Float = Field(0.01, gt=0, description="Of the repair.")
+    optimizer: Optimizer = Field("adam", description="Optimiser of both passes.")
+    lr: Float = Field(0.01, gt=0, description="Rate of the repair.")
     weight_decay: Float = Field(0.0, ge=0)
     schedule: Schedule = "constant"
     impair_epochs: Float = Field(1.0, gt=0, description="Passes over noise and retain images.")
-    impair_lr: Float = Field(0.02, gt=0, description="Of the impair pass.")
+    impair_lr: Float = Field(0.02, gt=0, description="Rate of the impair pass.")
     impair_batch_size: Int = Field(256, ge=1, description="Images per step of the impair pass.")
     noise_steps: Int = Field(40, ge=1, description="Adam steps on the noise.")
-    noise_lr: Float = Field(0.1, gt=0, description="Of those, in units of the scaled images.")
+    noise_lr: Float = Field(0.1, gt=0, description="Rate of the Adam steps, in units of the scaled images.")
     noise_penalty: Float = Field(0.1, ge=0, description="Weight of the noise's mean squared norm.")
     noise_batch_size: Int = Field(256, ge=1, description="Noise images per class.")
     noise_batches: Int = Field(20, ge=1, description="Copies of them in the impair pass.")

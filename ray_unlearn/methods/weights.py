@@ -26,7 +26,7 @@ from ray_unlearn.study.uris import label
 
 
 class WeightsOptions(Block):
-    """The files, and what was in them when the study was planned."""
+    """The files, and the hashes of their contents when the study was planned."""
 
     weights: tuple[str, ...] = Field(min_length=1, description="One file per checkpoint.")
     sha256: tuple[str, ...] = Field((), description="Filled in by the plan.")

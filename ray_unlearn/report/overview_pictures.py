@@ -38,7 +38,7 @@ def forest(scores: Scores) -> str:
         axes = plot_area(figure, left=138, right=14, top=24)
         for row, one in enumerate(found):
             _forest_row(axes, row, estimate(one, "forgetting_quality"))
-        axes.set(ylim=(len(found) - 0.4, -0.6), xlabel="F: higher is harder to tell from retraining")
+        axes.set(ylim=(len(found) - 0.4, -0.6), xlabel="F: higher is harder to distinguish from retraining")
         axes.set_yticks(range(len(found)), [short(one.population, 20) for one in found])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_xlim(left=0, right=_right(scores, found))

@@ -40,7 +40,7 @@ _WORDS = {
     "From 4 originals on, over originals too.",
     "p": "The share of random divisions of all runs into two groups that differ as much as method and reference do.",
     "φ": "A model's confidence in an image's true class: log of p / (1 - p).",
-    "ε": "Per image: how far apart the best threshold or interval tells unlearned from retrained φ.",
+    "ε": "Per image: how well the best threshold or interval separates unlearned from retrained φ.",
 }
 
 

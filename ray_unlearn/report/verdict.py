@@ -136,7 +136,7 @@ def test_line(scores: Scores) -> str:
     tested = [one for one in ranked(scores) if one.tests]
     apart = [one.population for one in tested if _p(one)[1] <= ERROR]
     alike = [one.population for one in tested if _p(one)[1] > ERROR]
-    parts = [f"told from retraining: {', '.join(apart)}"] if apart else []
-    parts += [f"not told from it: {', '.join(alike)}"] if alike else []
+    parts = [f"distinguished from retraining: {', '.join(apart)}"] if apart else []
+    parts += [f"not distinguished from it: {', '.join(alike)}"] if alike else []
     many = plural(sum(len(one.tests) for one in tested), "test")
     return f"{'; '.join(parts)} (permutation tests, p <= {ERROR} corrected for {many})" if tested else ""

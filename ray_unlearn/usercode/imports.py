@@ -39,11 +39,11 @@ from ray_unlearn.usercode.offline import offline
 from ray_unlearn.usercode.sources import module_identity, sha256_of
 
 SCRIPT_PREFIX = "ray_unlearn_script_"
-"""How the names of modules begin that are made of scripts; the rest is a hash of the text."""
+"""Prefix of the names of modules that are made of scripts; the rest is a hash of the text."""
 _LIBRARIES = {*sys.stdlib_module_names, "torch"}
 """Packages that are no packages of architectures, torch.nn apart; torch.hub downloads code and runs it."""
 _read: dict[str, tuple[ModuleType, str]] = {}
-"""By name, the modules of factories that this process imported, and the sha256 of each one's file then."""
+"""Modules of factories that this process imported, by name, with the sha256 of each file at that time."""
 
 
 # One folder on sys.path
@@ -80,7 +80,7 @@ def remove_folder(folder: Folder) -> None:
 
 
 def is_own(module: str, folder: str) -> bool:
-    """Return whether an imported module is a user's own: this package, Python and environments may lie in the folder.
+    """Return whether an imported module is a user's own: this package, Python and environments may be in the folder.
 
     Modules that are made of scripts are not: what they define stays importable, and a name belongs to one text.
     """
@@ -138,7 +138,7 @@ def _home(function: Callable[..., Any]) -> str:
 
 
 def _check_no_library(arch: str, module: str) -> None:
-    """Refuse functions of Python's library and of torch: they fetch or run what their arguments say.
+    """Refuse functions of Python's library and of torch: they fetch or run what their arguments name.
 
     Raises:
         ModelError: the module is one of theirs.
@@ -146,8 +146,8 @@ def _check_no_library(arch: str, module: str) -> None:
     """
     if module.partition(".")[0] in _LIBRARIES and not f"{module}.".startswith("torch.nn."):
         raise ModelError(
-            f"model.arch: {arch!r} is of {module}, whose functions may fetch or run what model.options say; expected a "
-            "function of an installed package of architectures, or of a module beside the study"
+            f"model.arch: {arch!r} is of {module}, whose functions may fetch or run what model.options name; expected "
+            "a function of an installed package of architectures, or of a module in the study's folder"
         )
 
 

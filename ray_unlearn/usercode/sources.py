@@ -7,7 +7,8 @@
     distribution_of(Path(".../site-packages/nets/tiny.py"))      # {"name": "nets", "version": "1.2.0"}
 
 No path is in an identity but those inside the folder. Of an installed module, its own file is hashed alone; its
-distribution's name and version say the rest. This package itself is no user's code: a study may lie beside its source.
+distribution's name and version identify the rest. This package itself is no user's code: a study may be next to its
+source.
 
 Does not cover: imports by a computed name (`importlib.import_module(name)`); of a factory, folders without
 `__init__.py`, which no digest of a factory ever held; editable installations, whose files are hashed as a user's own.

@@ -9,7 +9,7 @@ F = mean over examples of H = 2 / 2^n with n = floor(epsilon / 0.5) + 1, and 0 b
 and an evaluation gives fewer no score at all (`LEAST_TO_SCORE`).
 
 A bootstrap calls it with rows: `forgetting_quality(unlearned_NE[rows], retrained_NE[rows_too])`; the tables are kept.
-Its scores lie lower than the sample's (ties make attacks look better: by 0.03 in exact and 0.045 in parity at N = 32),
+Its scores are lower than the sample's (ties make attacks look better: by 0.03 in exact and 0.045 in parity at N = 32),
 so percentile intervals miss; recentre them.
 
 Does not cover: intervals and nulls of F, which a score means nothing without, and the product with accuracies.
@@ -29,18 +29,18 @@ from ray_unlearn.evaluation.measures.measure import Measure, Pair
 BUCKET = 0.5
 """Width of a bucket of epsilon, closed on the left: [0, 0.5), [0.5, 1), ..."""
 LEAST_TO_SCORE = 3
-"""The least N with a bucket that scores: 2 ceil(log(N - 1)) > 0 takes N - 1 > 1. F of 2 is 0 whatever they are."""
+"""The least N with a bucket that scores: 2 ceil(log(N - 1)) > 0 takes N - 1 > 1. F of 2 runs is always 0."""
 WHY_RUNS = f"with fewer than {LEAST_TO_SCORE}, the formula of F counts no image"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForgettingQuality:
-    """F, and what it is made of."""
+    """F and its parts."""
 
     score: float
     """F, in [0, 1]: higher is nearer to retraining. Comparable at equal mode and N only."""
     points_E: NDArray[np.float64]
-    """What each example adds: F is their mean."""
+    """Points of each example: F is their mean."""
     epsilon_E: NDArray[np.float64]
     """Epsilon of each example, in [0, 50]."""
     bins: NDArray[np.int64]
@@ -48,7 +48,7 @@ class ForgettingQuality:
     guarded_E: NDArray[np.bool_]
     """Examples whose ranges differ a hundredfold or are both zero, so that epsilon is 50 without any attack."""
     undecided_E: NDArray[np.bool_]
-    """Examples that `parity` cannot decide, and counts as told apart (`ray_unlearn.evaluation.epsilon`)."""
+    """Examples that `parity` cannot decide, and counts as distinguished (`ray_unlearn.evaluation.epsilon`)."""
     mode: str
     """`parity` or `exact`."""
     num_unlearned: int
@@ -84,7 +84,7 @@ def num_buckets(num_runs: int) -> int:
 
 
 def quality_of(pair: Pair) -> ForgettingQuality:
-    """Return F of the forget images, and what it is made of."""
+    """Return F of the forget images, with its parts."""
     return forgetting_quality(*pair.phi("forget"), pair.mode)
 
 
@@ -97,7 +97,7 @@ MEASURES = {
     "forgetting_quality": Measure(
         label="F",
         better="high",
-        meaning="how hard unlearned and retrained models are to tell apart on forget images, 0..1",
+        meaning="how hard unlearned and retrained models are to distinguish on forget images, 0..1",
         source="NeurIPS 2023 Machine Unlearning Challenge, metric PDF",
         upper=1.0,
         least_runs=LEAST_TO_SCORE,

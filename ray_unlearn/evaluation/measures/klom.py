@@ -7,7 +7,7 @@
 
 "Attribute-to-Delete" (arXiv 2410.23232) and "Easy Data Unlearning Bench" (arXiv 2602.16400). Margins are clipped to
 +-100 and counted in 20 equal bins from the smallest to the largest of both populations; the divergence is in nats. The
-second histogram's share is raised to 1e-5 wherever the first has any, and not renormalised, so that a result lies
+second histogram's share is raised to 1e-5 wherever the first has any, and not renormalised, so that a result is
 between 0 and log(1e5) = 11.5. The largest margin belongs to the last bin; both published programs lose it.
 
 The audit program of the authors of "Attribute-to-Delete" computes KL(unlearned || retrained), and so does EasyDUB;
@@ -57,7 +57,7 @@ class Divergence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Klom:
-    """Both directions, because published numbers use either."""
+    """KLOM in both directions, because published numbers use either."""
 
     retrained_to_unlearned: Divergence
     """KL(retrained || unlearned): large where retrained models are and unlearned ones are not."""

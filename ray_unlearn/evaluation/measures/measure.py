@@ -1,4 +1,4 @@
-"""What a measure is: a number that compares a population with the reference, with all that is known about it.
+"""Definition of a measure: a number that compares a population with the reference, with its metadata.
 
     MEASURES = {"tug_of_war": Measure(label="ToW", better="high", ..., needs=("forget",), compute=compute)}
 
@@ -47,7 +47,7 @@ class Pair:
     unlearned: Outputs
     reference: Outputs
     mode: Mode
-    """Of the forgetting quality."""
+    """Mode of the forgetting quality."""
     make_rng: MakeRng
     """Divides the test images where an attack takes a part of them, in the same way for every pair of a study."""
     alone: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Single:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """One number: what it is called, what it means, what it takes, and how it is computed."""
+    """One number: its name, meaning, required inputs and computation."""
 
     label: str
     better: Literal["high", "low", "null"]
@@ -97,18 +97,18 @@ class Measure:
     least_runs: int = LEAST_RUNS
     """Runs that it takes on each side."""
     why_runs: str = ""
-    """Why it takes so many, where that is no matter of course."""
+    """Reason for the least number of runs, where it is not obvious."""
     least_images: int = 1
     """Images that it takes of each split."""
     error: float = 1.0
     """Share of the jackknife's standard error that is this number's: percentiles and rates are no averages over runs,
     and vary between large subsets more than between studies. Estimated as the factors of `intervals`."""
     undefined: str = "not defined here: runs that do not differ, too few images, or a reference that is never right"
-    """Why there may be no value though all that it needs is there."""
+    """Reason why there may be no value although all splits and runs are there."""
     compute: Callable[[Pair], float | None] | None = None
-    """Of two populations; None where `per_run` is there."""
+    """Function of two populations; None where `per_run` is set."""
     per_run: Callable[[Single], np.ndarray | None] | None = None
-    """Of one population: float64 [R]; its mean over runs is the number."""
+    """Function of one population: float64 [R]; the mean over runs is the measure's value."""
 
     def lacks_images(self, outputs: Outputs) -> bool:
         """Return whether a split that it needs has too few images."""
@@ -131,7 +131,7 @@ def rates(
     """Return an attack's true positive rates at false positive rates of 0.1 % and 1 %, as measures by name.
 
     With M negatives the rates that an attack can reach are multiples of 1 / M: at 0.1 % with fewer than 1,000 negatives
-    it would be the rate at no false positive at all, which is 1 / (M + 1) where nothing can be told. Such a rate has no
+    it would be the rate at no false positive at all, which is 1 / (M + 1) for an attack by chance. Such a rate has no
     value.
 
     Args:
@@ -162,20 +162,20 @@ def rates(
 
 @dataclass(frozen=True)
 class SingleAttack:
-    """What an attack on one model at a time gets from a population."""
+    """Result of an attack on one model at a time, for a population."""
 
     values_R: FloatArray
     """The attack's own number for each run."""
     curves: tuple[Roc, ...]
-    """Each run's own; forget images are the positives."""
+    """ROC of each run; forget images are the positives."""
     curve: Roc
-    """Over all runs and images together."""
+    """ROC over all runs and images together."""
     negatives: int
     """Negatives of each run."""
 
     @classmethod
     def of(cls, values: Sequence[float], positives_RE: FloatArray, negatives_RT: FloatArray) -> SingleAttack:
-        """Return the curves of scores beside the attack's own numbers."""
+        """Return the curves of scores, in addition to the attack's own numbers."""
         curves = (roc(mine, others) for mine, others in zip(positives_RE, negatives_RT, strict=True))
         return cls(np.array(values), tuple(curves), roc(positives_RE, negatives_RT), negatives_RT.shape[1])
 

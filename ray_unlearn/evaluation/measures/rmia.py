@@ -18,11 +18,11 @@ so that no image is compared with itself. Every population of a study meets the 
 p is the probability of the label. Above phi = 36.7 it is 1 exactly in float64, and images that are that certain tie;
 ties in z do not count for x, and tied scores count 1/2 in the area. A score is a multiple of 2 / T, and a non-member
 above its whole population ties with the surest members: rates at 0.1 % want test images by the thousand. Forget images
-may differ from test images (one class, one person), which pbar takes out in part only: read the result beside its null,
-not beside 1/2.
+may differ from test images (one class, one person), which pbar takes out in part only: compare the result with its
+null, not with 1/2.
 
 Does not cover: tuning a. The authors tune it on reference models and their own members; here no reference model
-was trained on a forget image, so nothing that we have tells one a from another, and tuning on the targets would cheat.
+was trained on a forget image, so no data here can rank values of a, and tuning on the targets would cheat.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class RmiaResult:
     non_member_scores: FloatArray
     """[U, X], float64: test images outside the population (the negatives)."""
     curves: tuple[Roc, ...]
-    """Each model's own curve, U of them."""
+    """ROC of each of the U models."""
 
     @property
     def auc_per_target(self) -> FloatArray:
-        """Each model's own area under its curve, [U]."""
+        """Area under each model's curve, [U]."""
         return np.array([curve.auc for curve in self.curves])
 
     def tpr_per_target(self, fpr: float) -> FloatArray:

@@ -19,7 +19,7 @@ from ray_unlearn.evaluation.populations import FloatArray, compared
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ShiftAndSpread:
-    """How far the unlearned models' mean and spread are from the retrained ones', per example."""
+    """Distance of the unlearned models' mean and spread from the retrained ones', per example."""
 
     shift: FloatArray
     """[E], float64: (mean of unlearned - mean of retrained) / sd of retrained; NaN where that sd is 0."""

@@ -92,7 +92,7 @@ def _svc(members: npt.ArrayLike, others_T: FloatArray, rng: np.random.Generator)
 
 
 def _merged(values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return at most `MAX_POINTS` values and how many each stands for: neighbours in order become their mean.
+    """Return at most `MAX_POINTS` values and how many each replaces: neighbours in order become their mean.
 
     Images of one kind with one probability are one term of the classifier's loss with their number as its weight. Up to
     `MAX_POINTS` images nothing is merged.

@@ -35,8 +35,8 @@ class TugOfWar:
 def tug_of_war(accuracies: Mapping[str, npt.ArrayLike], retrained_means: Mapping[str, float]) -> TugOfWar:
     """Return for each run the product over splits of 1 - |accuracy - mean accuracy of retrained models|.
 
-    ToW of the paper above, there over retain, forget and test; a split that both arguments leave out is left out, and
-    `splits` says which remain.
+    ToW of "What makes unlearning hard and why" (RUM, NeurIPS 2024), there over retain, forget and test; a split that
+    both arguments leave out is left out, and `splits` names the ones that remain.
 
     Args:
         accuracies: split -> accuracies [U] of the unlearned runs, shares in [0, 1]; splits among retain, forget, test.

@@ -1,4 +1,4 @@
-"""U-LiRA: per-example Gaussians of phi say whether a model saw an example and forgot it, or never saw it.
+"""U-LiRA: per-example Gaussians of phi predict whether a model saw an example and forgot it, or never saw it.
 
     result = u_lira(unlearned_UE, retrained_RE)          # phi = logit-scaled confidences of the forget images
     result.auc, result.accuracy, result.tpr_at_1_percent
@@ -7,7 +7,7 @@
 Hayes et al., "Inexact Unlearning Needs More Careful Evaluations to Avoid a False Sense of Privacy" (arXiv 2403.01218):
 for each example, score = log p(phi | trained on it, then unlearned) - log p(phi | retrained without it).
 
-Read the result beside its null, at equal numbers of runs: fewer runs fit worse Gaussians and make the attack weaker,
+Compare the result with its null, at equal numbers of runs: fewer runs fit worse Gaussians and make the attack weaker,
 not the unlearning better. A model's own Gaussian is fitted without it, and the other population's without one run too:
 with one run less on its own side alone, two samples of one distribution gave an AUC of 0.37 at 3 runs each and 0.49 at
 8, where they give 0.50 now. Models that start from one original are left out together: else a method that is perfect
@@ -46,11 +46,11 @@ class LiraResult:
     retrained_scores: FloatArray
     """[R, E]: models that never saw it (the negatives)."""
     curve: Roc
-    """Over all models and examples together."""
+    """ROC over all models and examples together."""
 
     @property
     def auc(self) -> float:
-        """Area under the pooled curve: 1/2 if the populations cannot be told apart."""
+        """Area under the pooled curve: 1/2 if the populations cannot be distinguished."""
         return self.curve.auc
 
     @property

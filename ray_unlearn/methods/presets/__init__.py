@@ -3,9 +3,9 @@
     tuned_presets("finetune")                    # {"digits": {"batch_size": 64, "lr": 0.063, ...}, "cifar10": {...}}
     settings()["digits"].sentence                # what it was tuned on, in words
 
-Chosen by retain and validation images with their labels and by forget images without: the objective stands in
+Chosen by retain and validation images with their labels and by forget images without: the objective is in
 jobs/presets/objective.py. The choice saw neither a test image nor a forget label (a method that is tried may train on
-the labels of the images that it forgets). Studies and records of all trials lie in jobs/presets.
+the labels of the images that it forgets). Studies and records of all trials are in jobs/presets.
 
 Does not cover: your data. The same job tunes on a study of your own.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What presets of one name were tuned on, and the presets."""
+    """Data that presets of one name were tuned on, and the presets."""
 
     sentence: str
     """The setting, in words."""
