@@ -140,6 +140,17 @@ def test_what_is_unchanged_is_not_computed_again(tmp_path: Path):
     assert sorted(fourth.parts) == sorted(first.parts)
 
 
+def test_a_new_measure_is_computed_for_what_was_scored_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Law: parts that lack a measure are not taken from the cache."""
+    study, store = evaluated_store(tmp_path, {"retrained": 3, "again": 3})
+    first, second = Counting(), Counting()
+    with monkeypatch.context() as patch:
+        patch.delitem(MEASURES, "mean_shift")
+        assert "mean_shift" not in evaluate(study, store, execute=first).populations["again"].measures
+    assert "mean_shift" in evaluate(study, store, execute=second).populations["again"].measures
+    assert second.parts == first.parts
+
+
 def _more(study, name: str, count: int) -> dict:
     populations = dict(study.populations)
     populations[name] = populations[name].model_copy(update={"count": count})

@@ -21,6 +21,7 @@ from ray_unlearn.evaluation.nulls import NullPart, score_null
 from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
 from ray_unlearn.evaluation.population_scores import describe, score
 from ray_unlearn.evaluation.resampling import Settings
+from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import FORMAT, PopulationScores, Role
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.records import OUTPUTS
@@ -89,6 +90,7 @@ class Task:
                 "settings": settings,
                 "null": [self.null, self.null_runs] if self.null or self.role == "unlearned" else None,
                 "version": importlib.metadata.version("ray-unlearn"),
+                "measures": sorted(MEASURES),
                 "population": None if self.null else [self.population.name, self.role, self.population.identity],
                 "reference": [self.reference.name, self.reference.identity],
                 "names": self.names_sha256,
