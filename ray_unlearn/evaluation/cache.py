@@ -16,12 +16,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.nulls import NullPart, score_null
 from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
 from ray_unlearn.evaluation.population_scores import describe, score
 from ray_unlearn.evaluation.resampling import Settings
-from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import FORMAT, PopulationScores, Role
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.records import OUTPUTS
