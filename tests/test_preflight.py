@@ -125,7 +125,7 @@ def processes_below(folder: Path) -> list[str]:
 
 @pytest.mark.ray
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("what", ["a table", "a script"])
+@pytest.mark.parametrize("what", ["a table", pytest.param("a script", marks=pytest.mark.long)])
 def test_a_refusal_leaves_no_cluster_behind(tmp_path, what: str):
     """Law: a wrong path is one line and code 1; of the local cluster that was starting, no process is left. A table is
     looked for before Ray does anything, a script while it starts."""
