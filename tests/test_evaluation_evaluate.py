@@ -140,6 +140,18 @@ def test_what_is_unchanged_is_not_computed_again(tmp_path: Path):
     assert sorted(fourth.parts) == sorted(first.parts)
 
 
+@pytest.mark.parametrize("damage", ['"text"', "[" * 100_000, "{", "", '{"format": "x"}', '{"format": 99}'])
+def test_a_damaged_part_is_computed_anew(tmp_path: Path, damage: str):
+    """Law: a part that is no part, or a later version's, costs its computation and nothing else."""
+    study, store = evaluated_store(tmp_path, {"retrained": 3, "again": 3})
+    before = evaluate(study, store)
+    (path,) = (tmp_path).rglob("again.json")
+    path.write_text(damage)
+    counted = Counting()
+    assert evaluate(study, store, execute=counted) == before
+    assert counted.parts == ["again"]
+
+
 def test_a_new_measure_is_computed_for_what_was_scored_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Law: parts that lack a measure are not taken from the cache."""
     study, store = evaluated_store(tmp_path, {"retrained": 3, "again": 3})

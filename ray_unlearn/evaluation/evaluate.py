@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,7 +21,15 @@ from pathlib import PurePath
 
 from pydantic import ValidationError
 
-from ray_unlearn.errors import DamagedFile, ReferenceNotMade, StoreError, StoreReadOnly, StudyError, did_you_mean
+from ray_unlearn.errors import (
+    DamagedFile,
+    NewerFormat,
+    ReferenceNotMade,
+    StoreError,
+    StoreReadOnly,
+    StudyError,
+    did_you_mean,
+)
 from ray_unlearn.evaluation.cache import Execute, Part, Population, Task, in_this_process
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
@@ -258,8 +265,13 @@ def _older(store: StudyStore, tasks: Sequence[Task]) -> int:
     """Return how many of the parts that must be computed are there in another format: an older or a newer version's."""
     found = 0
     for task in tasks:
-        with suppress(FileNotFoundError, ValueError):
-            found += json.loads(_part_text(store, task)).get("format", 2) != FORMAT
+        try:
+            part = parse_object("scores", _part_text(store, task), task.part, newest=FORMAT)
+            found += part.get("format", 2) != FORMAT
+        except NewerFormat:
+            found += 1
+        except (FileNotFoundError, DamagedFile):
+            continue  # it is computed anew in any case
     return found
 
 
