@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -377,3 +378,38 @@ def test_a_joined_cluster_that_dies_is_noticed(temporary: Path, monkeypatch: pyt
         raylet.close()
         with pytest.raises(ClusterLost, match="its raylet on this machine has died; nothing is lost"):
             watch.check()
+
+
+def test_workers_share_the_environment_of_uv_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: where `uv run` started the driver, workers get no environment of their own, unless the user asks for one."""
+    from ray._private import ray_constants, worker
+    from ray._private.runtime_env import uv_runtime_env_hook
+
+    monkeypatch.setattr(uv_runtime_env_hook, "_get_uv_run_cmdline", lambda: ["uv", "run", "--no-sync", "x"])
+    monkeypatch.setattr(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", True)
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "1")
+    monkeypatch.setattr(ray_backend.RayBackend, "_init", lambda *_: None)
+    backend = ray_backend.RayBackend(address=None, workers=None)
+    backend._join()
+    assert "py_executable" in worker._maybe_modify_runtime_env({}, False)
+    monkeypatch.delenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV")
+    backend._join()
+    assert worker._maybe_modify_runtime_env({}, False) == {}
+
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_a_study_is_made_under_uv_run(tmp_path: Path) -> None:
+    """Law: `uv run` starts the driver, and its workers start within its environment."""
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not installed")
+    study = tmp_path / "study.yaml"
+    study.write_text(yaml.safe_dump(TINY | {"storage": str(tmp_path / "store")}))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ENABLE_UV_RUN_RUNTIME_ENV"}
+    command = [uv, "run", "--no-sync", "ray-unlearn", "generate", str(study), "--workers", "1"]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+    assert "made 4 runs" in done.stdout

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import ray
+from ray._private import ray_constants
 
 from ray_unlearn.cluster.liveness import RayWatch
 from ray_unlearn.cluster.local import LocalCluster
@@ -139,9 +140,7 @@ class RayBackend:
     def _join(self) -> None:
         """Connect to the cluster, or start one on this machine; runs in a thread of its own."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault(
-            "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
-        )  # workers share this environment; no `uv run` in each
+        _share_environment()
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
         try:
             self._init(address)
@@ -167,3 +166,14 @@ class RayBackend:
             )
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _share_environment() -> None:
+    """Let workers run in this process's environment, also where `uv run` started it, unless the user asks otherwise.
+
+    Ray would start every worker by `uv run` in a copy of the working folder, which builds an environment of its own
+    there. Ray reads its variable when it is imported, which is before; so its constant is set, too.
+    """
+    if "RAY_ENABLE_UV_RUN_RUNTIME_ENV" not in os.environ:
+        os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
