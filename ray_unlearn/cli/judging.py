@@ -18,6 +18,7 @@ import typer
 from ray_unlearn.cli.options import Address, AsJson, Every, Overrides, StudyFile, names_in, store_of, typed
 from ray_unlearn.errors import StoreError, StoreReadOnly, StudyError
 from ray_unlearn.terminal import print_error, print_line
+from ray_unlearn.wording import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -110,7 +111,8 @@ def evaluate(
     print_line("\n".join(score_lines(scores)))
     if scores.saved:  # else a warning has been printed
         page = typed("report", study, overrides)
-        print_line(f"\nwrote {store.uri}/scores.json and scores.parquet; `{page}` makes a page of them")
+        alone = f", which now hold {listed(names_in(only))} alone" if only else ""
+        print_line(f"\nwrote {store.uri}/scores.json and scores.parquet{alone}; `{page}` makes a page of them")
 
 
 def execution(jobs: int | None, address: str | None) -> Execute:

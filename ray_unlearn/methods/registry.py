@@ -22,6 +22,7 @@ from typing import Any
 
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.method import Method
+from ray_unlearn.usercode.sources import name_and_version
 
 GROUP = "ray_unlearn.methods"
 
@@ -91,16 +92,13 @@ def _loaded(entry: importlib.metadata.EntryPoint) -> Method:
         raise MethodError(
             f"method {entry.name!r} of {_of(entry)}: {entry.value}: expected a Method of that name; found {found}"
         )
-    return replace(method, distribution=distribution_of(entry))
-
-
-def distribution_of(entry: importlib.metadata.EntryPoint) -> dict[str, str]:
-    """Return name and version of an entry point's distribution, without what follows a `+`, which names a build."""
-    if entry.dist is None:
-        return {"name": entry.value, "version": "unknown"}
-    return {"name": entry.dist.name, "version": entry.dist.version.partition("+")[0]}
+    return replace(method, distribution=_distribution(entry))
 
 
 def _of(entry: importlib.metadata.EntryPoint) -> str:
-    distribution = distribution_of(entry)
+    distribution = _distribution(entry)
     return f"the distribution {distribution['name']} {distribution['version']}"
+
+
+def _distribution(entry: importlib.metadata.EntryPoint) -> dict[str, str]:
+    return name_and_version(entry.dist) if entry.dist else {"name": entry.value, "version": "unknown"}

@@ -177,25 +177,31 @@ def _parsed(path: Path, source: str | None = None) -> list[ast.AST]:
 
 
 def distribution_of(file: Path) -> dict[str, str]:
-    """Return name and version of the distribution that a file is of; empty where it is of none.
-
-    The part of a version after `+` is left out: it names a build (`+cpu`, `+cu126`), not other code.
-    """
+    """Return name and version of the distribution that a file is of; empty where it is of none."""
     folder = next((parent for parent in file.absolute().parents if parent.name in _FOLDERS), None)
     if folder is None:
         return {}
-    return dict(_owner(str(folder), file.absolute().relative_to(folder).as_posix()))
+    owner = _owner(str(folder), file.absolute().relative_to(folder).as_posix())
+    return name_and_version(owner) if owner else {}
+
+
+def name_and_version(distribution: importlib.metadata.Distribution) -> dict[str, str]:
+    """Return what identifies a distribution.
+
+    The part of a version after `+` is left out: it names a build (`+cpu`, `+cu126`), not other code.
+    """
+    return {"name": distribution.name, "version": distribution.version.partition("+")[0]}
 
 
 @functools.cache
-def _owner(folder: str, name: str) -> tuple[tuple[str, str], ...]:
+def _owner(folder: str, name: str) -> importlib.metadata.Distribution | None:
     top = name.partition("/")[0].removesuffix(".py")
     found = list(importlib.metadata.distributions(path=[folder]))
     found.sort(key=lambda one: (_plain(one.name) != _plain(top), one.name))  # most are called as their package
     for one in found:
         if any(path.as_posix() == name for path in one.files or ()):
-            return ("name", one.name), ("version", one.version.partition("+")[0])
-    return ()
+            return one
+    return None
 
 
 def _plain(name: str | None) -> str:
