@@ -35,7 +35,8 @@ PARTS = "import torch\nBIAS = {}\n\ndef flat():\n    return torch.nn.Flatten()\n
 
 @pytest.fixture(autouse=True)
 def _no_folder() -> Iterator[None]:
-    """Leave the path as it was."""
+    """Leave the path as it was, without the folder of a study that another test looked at."""
+    imports.forget()
     before = list(sys.path)
     yield
     imports.forget()
