@@ -31,8 +31,10 @@ _UNSTATED = "0.1.0 or earlier"
 
 
 class Correction(NamedTuple):
-    """A change of a method that gives other results on purpose. The method's revision rises by one with each, unless only
-    defaults changed."""
+    """A change of a method that gives other results on purpose.
+
+    The method's revision rises by one with each, unless only defaults changed.
+    """
 
     version: str
     """Version of ray_unlearn that first has the correction."""
