@@ -364,6 +364,17 @@ def test_what_runs_is_what_was_hashed(tmp_path):
         ("1 / 0", "the script fails on import: ZeroDivisionError: division by zero"),
         ("import sys\nsys.exit(0)", "the script fails on import: SystemExit: 0"),
         (None, "{path} cannot be read (No such file or directory)"),
+        ("def unlearning(net, *loaders):\n    yield", "expected a plain function; found a generator or async function"),
+        ("async def unlearning(net, *loaders): pass", "expected a plain function; found a generator or async function"),
+        (
+            "def unlearning(net, retain, forget, val, device): pass",
+            "found (net, retain, forget, val, device) (missing a required argument: 'device')",
+        ),
+        ("def unlearning(net, retain, forget): pass", "(too many positional arguments)"),
+        (
+            "def unlearning(net, forget_loader, retain_loader, val_loader): pass",
+            "whose forget_loader would get the retain_loader",
+        ),
     ],
 )
 def test_scripts_that_cannot_run_are_refused_by_the_plan(tmp_path, source, expected):
@@ -391,6 +402,44 @@ def test_a_script_that_fails_restores_the_global_state(tmp_path, body, kind, tex
     with pytest.raises(kind, match=text):
         run_script(method, run_data(tmp_path))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("body", "refused"),
+    [
+        ("other = copy.deepcopy(net); change(other); return other", "it returned another net"),
+        ("other = copy.deepcopy(net); change(other); return other.state_dict()", "it returned another state dict"),
+        ("return (loss for loss in [1.0])", "it returned a generator"),
+        ("change(net); return net", ""),
+        ("change(net); return copy.deepcopy(net)", ""),
+        ("change(net); return net.state_dict()", ""),
+        ("change(net); return {'loss': 0.5}", ""),
+        ("change(net); return [0.5, 0.25]", ""),
+    ],
+)
+def test_what_a_script_returns_is_no_silent_loss(tmp_path, body, refused):
+    """Law: a result that the net does not hold is refused; a result that it holds, and anything else, is fine."""
+    changes = "import copy\nimport torch\ndef change(net):\n    with torch.no_grad():\n        net.layer.bias += 1\n"
+    method = script(tmp_path, f"{changes}def unlearning(net, *loaders):\n    {body}\n")
+    if refused:
+        with pytest.raises(MethodError, match=refused):
+            run_script(method, run_data(tmp_path))
+    else:
+        assert not torch.equal(run_script(method, run_data(tmp_path)).layer.bias, Linear().layer.bias)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "net, retain_loader, forget_loader, val_loader",
+        "net, *loaders",
+        "m, r, f, v, lr=0.1",
+        "m, retain_not_forget, f, v",
+    ],
+)
+def test_forms_of_the_competition_are_taken(tmp_path, form):
+    """Law: names are the author's own, further parameters may have defaults."""
+    assert resolve(study(method=script(tmp_path, f"def unlearning({form}): pass\n")), "mine").starts_from == "original"
 
 
 def test_a_failing_script_is_a_failed_run_not_the_end(tiny, tmp_path):

@@ -16,7 +16,8 @@ operating system's entropy; training losses per epoch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -26,11 +27,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.data.order import draw_order
+from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.method import Method
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Block, Int
 from ray_unlearn.usercode.imports import script_function
 from ray_unlearn.usercode.sources import check_script
+
+_FORM = ("net", "retain_loader", "forget_loader", "val_loader")
 
 
 class ScriptOptions(Block):
@@ -99,7 +103,7 @@ def script_method(method: str, source: str, planned: Mapping[str, Any]) -> Metho
     def run(model: nn.Module, data: RunData, options: ScriptOptions, rng: Seeds) -> None:
         check_script(method, source, planned)
         with rng.global_state("script"), script_function(method, source) as function:
-            function(model, *_loaders(data, options, rng))
+            _check_returned(method, function(model, *_loaders(data, options, rng)), model)
 
     return Method(
         name=method,
@@ -111,6 +115,63 @@ def script_method(method: str, source: str, planned: Mapping[str, Any]) -> Metho
         cost="the script's own",
         inherits=(),
     )
+
+
+def check_form(method: str, function: Callable[..., Any]) -> None:
+    """Check that a function can be called as the competition calls it, and takes the loaders in its order.
+
+    Raises:
+        MethodError: it takes another number of arguments, names them in another order, or is a generator or async.
+
+    """
+    if (
+        inspect.isgeneratorfunction(function)
+        or inspect.iscoroutinefunction(function)
+        or inspect.isasyncgenfunction(function)
+    ):
+        raise MethodError(f"method {method}: expected a plain function; found a generator or async function")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some callables of C have none
+        return
+    try:
+        bound = signature.bind(*_FORM).arguments
+    except TypeError as error:
+        raise MethodError(
+            f"method {method}: expected a function that takes ({', '.join(_FORM)}); found {signature} ({error})"
+        ) from error
+    for name, value in bound.items():
+        own, other = {"retain_loader": ("retain", "forget"), "forget_loader": ("forget", "retain")}.get(value, ("", ""))
+        if other in name.lower() and own not in name.lower():
+            raise MethodError(
+                f"method {method}: the loaders come in the order ({', '.join(_FORM)}); found {signature}, whose {name} "
+                f"would get the {value}; change the order of its parameters"
+            )
+
+
+def _check_returned(method: str, returned: Any, model: nn.Module) -> None:
+    """Check that a function did not return its result instead of changing the net.
+
+    Raises:
+        MethodError: it returned a net or a state dict with other values than the net has, or something to be awaited.
+
+    """
+    if inspect.isgenerator(returned) or inspect.isawaitable(returned):
+        raise MethodError(f"method {method}: it returned a {type(returned).__name__}, of which no line was run")
+    state = returned.state_dict() if isinstance(returned, nn.Module) else returned
+    if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
+        return
+    own = model.state_dict()
+    same = state.keys() == own.keys() and all(
+        isinstance(value, torch.Tensor) and torch.equal(value.to(own[name].device), own[name])
+        for name, value in state.items()
+    )
+    if not same:
+        raise MethodError(
+            f"method {method}: it returned another {'net' if returned is not state else 'state dict'} and left the net "
+            "that it got as it was, or otherwise; expected a function that changes its first argument in place: for "
+            "example net.load_state_dict(result) before it returns"
+        )
 
 
 def _loaders(data: RunData, options: ScriptOptions, rng: Seeds) -> list[DataLoader[dict[str, Any]]]:
