@@ -89,7 +89,16 @@ class Prepared:
     manifest: Manifest
 
     def map(self, cache: Path | None = None) -> list[Shard]:
-        """Memory-map every shard; from a storage that is not local, copy it into the node's `cache` first.
+        """Memory-map every shard.
+
+        Raises:
+            DataError: a shard is missing or damaged, or the cache is full.
+
+        """
+        return [map_shard(str(path)) for path in self.paths(cache)]
+
+    def paths(self, cache: Path | None = None) -> list[Path]:
+        """Return every shard's local path; from a storage that is not local, copy it into the node's `cache` first.
 
         Raises:
             DataError: a shard is missing or damaged, or the cache is full.
@@ -97,8 +106,7 @@ class Prepared:
         """
         shards = self.manifest.shards
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as threads:
-            paths = list(threads.map(lambda shard: self._whole(shard, cache), shards))
-        return [map_shard(str(path)) for path in paths]
+            return list(threads.map(lambda shard: self._whole(shard, cache), shards))
 
     def _whole(self, shard: ShardInfo, cache: Path | None) -> Path:
         """Return the local path of a shard whose bytes have the manifest's sha256."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ray_unlearn.generation.backends import Backend, BackendName, open_backend
 from ray_unlearn.generation.job import open_job
-from ray_unlearn.generation.preflight import check_device, check_precision, probably_pending
+from ray_unlearn.generation.preflight import check_device, check_precision, probably_pending, start_early
 from ray_unlearn.generation.records import ArithmeticWarnings, FailureRecords, Work, admit, finish, published_run
 from ray_unlearn.generation.summary import Summary
 from ray_unlearn.interrupts import interrupts
@@ -29,7 +29,7 @@ from ray_unlearn.store.sharing import marked
 from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
 
 def generate(
@@ -62,6 +62,7 @@ def generate(
     phases = Phases()
     with ExitStack() as stack:
         stack.enter_context(interrupts())
+        start_early(study)
         place = stack.enter_context(
             open_backend(backend, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
         )

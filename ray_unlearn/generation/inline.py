@@ -20,8 +20,9 @@ from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.prepare import in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.errors import RayUnlearnError, StorageNotShared, StudyError
+from ray_unlearn.run.job import Job
 from ray_unlearn.run.outcome import Attempt
-from ray_unlearn.run.worker import Job, Worker
+from ray_unlearn.run.worker import Worker
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.schedule.pool import Finished, Lost, Ready, Report
 from ray_unlearn.study.schema import Execution, Study

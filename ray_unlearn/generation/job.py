@@ -26,7 +26,7 @@ from ray_unlearn.study.plan import Ingredients, make_plan
 from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
 _JOB_FOLDER = "working_dir_files"
 
@@ -43,7 +43,7 @@ def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
     import_what_runs_need()
     from ray_unlearn import models
     from ray_unlearn.methods.resolve import resolve
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
     methods = {name: resolve(study, name) for name in study.populations}
     model_identity = models.identity(study.model)

@@ -1,5 +1,6 @@
-"""Checks before any run: whether runs are probably pending, imports, precision, device.
+"""Checks before any run: what can start early, imports, precision, device.
 
+    start_early(study)
     if probably_pending(study, only):            # a guess, so that Ray can start early
         import_what_runs_need()
     check_device(plan, pool.device, held)
@@ -18,6 +19,8 @@ from ray_unlearn.store.records import Record
 from ray_unlearn.study.plan import Plan
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import without_keys
+from ray_unlearn.usercode.fork_server import start
+from ray_unlearn.usercode.imports import is_script
 
 
 def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
@@ -31,6 +34,12 @@ def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
         return store if any(len(store.indexes(name)) < planned for name, planned in wanted.items()) else None
     except RayUnlearnError:
         return None
+
+
+def start_early(study: Study) -> None:
+    """Start the process that forks those of scripts, where the study has scripts: its imports take seconds, too."""
+    if any(is_script(spec.method_name) for spec in study.populations.values()):
+        start()
 
 
 def import_what_runs_need() -> None:

@@ -25,7 +25,7 @@ from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.study.plan import Run
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
 Held = Mapping[str, Mapping[int, Record]]
 """Population -> run -> its record."""

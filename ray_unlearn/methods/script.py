@@ -29,6 +29,7 @@ from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.data.order import draw_order
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.returned import use_returned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Block, Int
 from ray_unlearn.usercode.imports import script_function
@@ -102,8 +103,10 @@ def script_method(method: str, source: str, planned: Mapping[str, Any]) -> Metho
 
     def run(model: nn.Module, data: RunData, options: ScriptOptions, rng: Seeds) -> None:
         check_script(method, source, planned)
-        with rng.global_state("script"), script_function(method, source) as function:
-            _check_returned(method, function(model, *_loaders(data, options, rng)), model)
+        before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+        # A seed that the script sets on import does not decide: the generators are seeded after it, too.
+        with rng.global_state("script-import"), script_function(method, source) as function, rng.global_state("script"):
+            use_returned(method, function(model, *_loaders(data, options, rng)), model, before)
 
     return Method(
         name=method,
@@ -147,31 +150,6 @@ def check_form(method: str, function: Callable[..., Any]) -> None:
                 f"method {method}: the loaders come in the order ({', '.join(_FORM)}); found {signature}, whose {name} "
                 f"would get the {value}; change the order of its parameters"
             )
-
-
-def _check_returned(method: str, returned: Any, model: nn.Module) -> None:
-    """Check that a function did not return its result instead of changing the net.
-
-    Raises:
-        MethodError: it returned a net or a state dict with other values than the net has, or something to be awaited.
-
-    """
-    if inspect.isgenerator(returned) or inspect.isawaitable(returned):
-        raise MethodError(f"method {method}: it returned a {type(returned).__name__}, of which no line was run")
-    state = returned.state_dict() if isinstance(returned, nn.Module) else returned
-    if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
-        return
-    own = model.state_dict()
-    same = state.keys() == own.keys() and all(
-        isinstance(value, torch.Tensor) and torch.equal(value.to(own[name].device), own[name])
-        for name, value in state.items()
-    )
-    if not same:
-        raise MethodError(
-            f"method {method}: it returned another {'net' if returned is not state else 'state dict'} and left the net "
-            "that it got as it was, or otherwise; expected a function that changes its first argument in place: for "
-            "example net.load_state_dict(result) before it returns"
-        )
 
 
 def _loaders(data: RunData, options: ScriptOptions, rng: Seeds) -> list[DataLoader[dict[str, Any]]]:

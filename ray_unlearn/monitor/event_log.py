@@ -30,7 +30,7 @@ from ray_unlearn.store.events import EventLog
 from ray_unlearn.study.plan import Run
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
 _MOST_CHARACTERS = 300
 _WORD = re.compile(r"[^\s'\",;()\[\]]*[/\\][^\s'\",;()\[\]]*")

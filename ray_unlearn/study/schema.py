@@ -299,7 +299,16 @@ class Execution(Block):
         "Results with and without agree to rounding, and each repeats bit for bit where deterministic.",
     )
     run_timeout_s: Float | None = Field(
-        None, gt=0, description="Seconds after which a run is ended with its worker; Ray only. Default: no limit."
+        None,
+        gt=0,
+        description="Seconds after which a run is ended: a script's with its process; on Ray, any other with its "
+        "worker. Default: no limit.",
+    )
+    script_memory_gib: Float | None = Field(
+        None,
+        gt=0,
+        description="GiB of memory that the processes of a script's run may hold together (Linux). Default: nine "
+        "tenths of the machine's, or of its control group's.",
     )
     recycle_growth_gib: Float = Field(
         4.0, gt=0, description="GiB of memory growth since its first run after which a worker is replaced."

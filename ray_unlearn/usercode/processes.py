@@ -1,0 +1,108 @@
+"""Processes of a stranger's code: what they started is found, measured and ended. In the process that forks them.
+
+    adopt_orphans()                              # once: what a child leaves behind becomes this process's child
+    end_children()                               # kill and reap every child, and theirs, until none is left
+    memory_of([pid, *descendants(pid)])          # bytes
+
+Linux does all of it. Elsewhere there is no adoption: a child's process group is ended with it, and a process that left
+the group stays.
+
+Does not cover: forking and its protocol (`serving`), the memory of the package's own process (`memory`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+_PROC = Path("/proc")
+_AGAIN_S = 0.002
+
+
+def _prctl(option: int, value: int) -> None:
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # not Linux
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes whose own parent, a descendant of this process, has ended."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent ends, also where that has happened already."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def first_to_go() -> None:
+    """Let the kernel choose this process, and those that it starts, before all others where memory runs out."""
+    with contextlib.suppress(OSError):
+        (_PROC / "self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the ids of a process's children, of their children, and so on; empty without Linux's /proc."""
+    found, pending = [], [pid]
+    while pending:
+        children = _children(pending.pop())
+        found += children
+        pending += children
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        for task in (_PROC / str(pid) / "task").iterdir():
+            with contextlib.suppress(OSError):
+                found += [int(one) for one in (task / "children").read_text(encoding="ascii").split()]
+    return found
+
+
+def end_children(within_s: float = 5.0) -> None:
+    """Kill this process's children and theirs, and reap them; give up after a time, because one may be in the kernel.
+
+    Of a process that is killed, this process inherits the children; so the last one is found after a few rounds.
+    """
+    ends_at = time.monotonic() + within_s
+    while time.monotonic() < ends_at:
+        for pid in descendants(os.getpid()):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(_AGAIN_S)
+
+
+def memory_of(pids: Iterable[int]) -> int:
+    """Return the bytes of memory that processes hold, without files that they map; 0 without Linux's /proc."""
+    pages = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError):
+            _, resident, shared, *_ = (_PROC / str(pid) / "statm").read_text(encoding="ascii").split()
+            pages += int(resident) - int(shared)
+    return pages * resource.getpagesize()
+
+
+def how_it_ended(status: int) -> str:
+    """Return how a process ended, in words, from its wait status."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name, text = signal.Signals(-code).name, signal.strsignal(-code)
+    except ValueError:  # a real-time signal
+        name, text = f"number {-code}", None
+    return f"was ended by signal {name}{f' ({text})' if text else ''}"
