@@ -91,6 +91,7 @@ def generate(
         made=len(tally.made),
         failed=tally.failed,
         blocked=tuple(tally.blocked),
+        ended=tuple(tally.ended),
         skipped_images=len(job.data.skipped),
         seconds=sum(seconds.values()),
         phases=seconds,
@@ -123,6 +124,7 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
             made=work.made,
             max_attempts=study.execution.max_attempts,
             published=partial(published_run, job),
+            held=work.sha256,
         )
         for event in events:
             for sink in sinks:

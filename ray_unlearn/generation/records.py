@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ray_unlearn.errors import DamagedFile, RayUnlearnError, StoreError
-from ray_unlearn.run.outcome import Outcome
+from ray_unlearn.run.outcome import Outcome, outputs_sha256
 from ray_unlearn.schedule.events import Event, Failed, Tally
 from ray_unlearn.schedule.pool import Ready
 from ray_unlearn.store.agreement import disagreements
@@ -43,6 +43,11 @@ class Work:
     """Runs of the whole plan that are made."""
     held: Held
     """Records of `made`: population -> run -> record."""
+
+    @property
+    def sha256(self) -> Mapping[Run, str]:
+        """sha256 of the outputs of every run of `made`."""
+        return {run: outputs_sha256(self.held[run.population][run.index]) for run in self.made}
 
 
 def admit(job: Job, only: Sequence[str]) -> Work:
@@ -111,7 +116,8 @@ def published_run(job: Job, run: Run) -> Outcome | None:
         return None
     if record is None or not record.is_of(run, job.plan.populations[run.population].digest):
         return None
-    return Outcome(run=run, seconds=sum(record.seconds.values()), metrics=record.metrics)
+    seconds = sum(record.seconds.values())
+    return Outcome(run=run, seconds=seconds, metrics=record.metrics, sha256=outputs_sha256(record))
 
 
 class FailureRecords:

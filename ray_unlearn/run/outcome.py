@@ -23,7 +23,7 @@ from ray_unlearn.errors import (
     StoreUnwritable,
     TrainingDiverged,
 )
-from ray_unlearn.store.records import Record
+from ray_unlearn.store.records import OUTPUTS, Record
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.uris import without_keys
 from ray_unlearn.usercode.imports import line_in_script
@@ -86,6 +86,8 @@ class Outcome:
     """Time, bytes and images; None if the worker died."""
     log: bytes = b""
     """Output that the run printed; for a published run, only if the job is verbose."""
+    sha256: str = ""
+    """sha256 of the outputs of a published run; empty in all other cases."""
 
 
 Attempt = tuple[Run, int]
@@ -110,7 +112,13 @@ def success_of(run: Run, record: Record, work: Span, publication: Span, *, image
         size_bytes=sum(payload.size_bytes for payload in record.payloads.values()),
         images=images,
     )
-    return Outcome(run=run, seconds=work[1] - work[0], metrics=record.metrics, spent=took, log=log)
+    seconds = work[1] - work[0]
+    return Outcome(run=run, seconds=seconds, metrics=record.metrics, spent=took, log=log, sha256=outputs_sha256(record))
+
+
+def outputs_sha256(record: Record) -> str:
+    """Return the sha256 of a run's outputs; empty where its record names none."""
+    return record.payloads[OUTPUTS].sha256 if OUTPUTS in record.payloads else ""
 
 
 class FailedApart(Exception):
