@@ -1,4 +1,4 @@
-"""Runs that are equal, bit for bit: said at the second one with the likely cause; a script's population ends at three."""
+"""Runs that are equal, bit for bit: said at the second one, with the likely cause; a script ends at the third."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ Does not cover: the other side (`apart`), which trusts nothing of what is sent.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,11 +111,14 @@ def make(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
         files: the file for the result.
 
     """
+    process = os.getpid()
     try:
         net = _made(arguments)
         report, tensors = _report(net, _opened[0])
     except BaseException as error:  # KeyboardInterrupt and GeneratorExit of the script's are failures of the run, too
         report, tensors = {"failure": failed_as(error)}, b""
+    if os.getpid() != process:  # a fork of the script's that came back: there is one result
+        os._exit(1)
     write_result(files[0], report, tensors)
 
 

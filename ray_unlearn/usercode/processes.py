@@ -86,14 +86,20 @@ def end_children(within_s: float = 5.0) -> None:
         time.sleep(_AGAIN_S)
 
 
-def memory_of(pids: Iterable[int]) -> int:
-    """Return the bytes of memory that processes hold, without files that they map; 0 without Linux's /proc."""
-    pages = 0
+def memory_of(pids: Iterable[int], beyond: int = 0) -> int:
+    """Return the bytes of memory that processes hold, without files that they map; 0 without Linux's /proc.
+
+    Args:
+        pids: the processes.
+        beyond: bytes that each was forked with, and shares with the process that forked it: not counted.
+
+    """
+    found = 0
     for pid in pids:
         with contextlib.suppress(OSError, ValueError):
             _, resident, shared, *_ = (_PROC / str(pid) / "statm").read_text(encoding="ascii").split()
-            pages += int(resident) - int(shared)
-    return pages * resource.getpagesize()
+            found += max(0, (int(resident) - int(shared)) * resource.getpagesize() - beyond)
+    return found
 
 
 def how_it_ended(status: int) -> str:

@@ -132,7 +132,7 @@ def _watch(connection: socket.socket, child: int, limit_s: float | None, limit_b
         EOFError: the process that wants the result is gone.
 
     """
-    ends_at = None if limit_s is None else time.monotonic() + limit_s
+    ends_at, base = None if limit_s is None else time.monotonic() + limit_s, memory_of([os.getpid()])
     with _ending(child) as ended:
         while True:
             left = None if ends_at is None else ends_at - time.monotonic()
@@ -145,7 +145,7 @@ def _watch(connection: socket.socket, child: int, limit_s: float | None, limit_b
                 return ""
             if connection.fileno() in found:
                 raise EOFError("nobody waits for the result")
-            if limit_bytes is not None and memory_of([child, *descendants(child)]) > limit_bytes:
+            if limit_bytes is not None and memory_of([child, *descendants(child)], beyond=base) > limit_bytes:
                 return "memory"
 
 
