@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ray_unlearn.errors import DamagedFile, RayUnlearnError, StoreError
+from ray_unlearn.errors import DamagedFile, StoreError
 from ray_unlearn.run.outcome import Outcome, outputs_sha256
 from ray_unlearn.schedule.events import Event, Failed, Tally
 from ray_unlearn.schedule.pool import Ready
@@ -161,21 +161,8 @@ def finish(job: Job, tally: Tally, held: Held) -> str:
 
     Raises:
         StoreError: the files cannot be written, and no run failed.
-        RayUnlearnError: with the inline backend, a run's code used up this process's threads.
 
     """
-    try:
-        return _finish(job, tally, held)
-    except RuntimeError as error:
-        if "can't start new thread" not in str(error):
-            raise
-        raise RayUnlearnError(
-            "metrics.parquet is not up to date: this process can start no more threads, perhaps because a method's "
-            "code left too many running; the runs that were made are kept, and the same command brings it up to date"
-        ) from error
-
-
-def _finish(job: Job, tally: Tally, held: Held) -> str:
     job.store.sweep(job.plan)  # files that dead workers left
     known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
     try:
