@@ -100,7 +100,7 @@ def status(
 
     from ray_unlearn.monitor.utilisation import utilisation, utilisation_line
     from ray_unlearn.report.text import status_lines
-    from ray_unlearn.store.agreement import disagreements
+    from ray_unlearn.store.agreement import changed_scripts, disagreements
     from ray_unlearn.store.arithmetic import mixtures
     from ray_unlearn.store.events import EventReader
     from ray_unlearn.store.metrics import study_status
@@ -137,6 +137,8 @@ def status(
             print_line(f"warning: {line}")
         for line in disagreements(loaded, store):
             print_line(f"warning: made from another value than the study has: {line}; `generate` will refuse it")
+        for line in changed_scripts(loaded, store):
+            print_line(f"warning: made with another script than the study names: {line}; `generate` will refuse it")
     if plot is not None:
         left_out = save_curves(store, list(loaded.populations), plot)
         write = print_error if as_json else print_line
