@@ -24,6 +24,7 @@ from ray_unlearn.cli.options import (
     StudyFile,
     Where,
     Workers,
+    named,
     names_in,
     store_of,
     typed,
@@ -79,7 +80,7 @@ def generate(
         verbose=verbose,
     )
     for line in summary.lines():
-        print_line(line)
+        print_line(named(line, study, overrides))
     raise typer.Exit(summary.exit_code)
 
 
@@ -213,13 +214,14 @@ def export(
 ) -> None:
     """Export a population in the competition's format.
 
-    The zip holds one file unlearned_checkpoint_{i}.pth per planned run; a missing checkpoint is an error.
+    The zip holds one file unlearned_checkpoint_{i}.pth per planned run; a missing checkpoint is an error. The exit code
+    is 2 if FILE.zip exists and --overwrite is not given.
     """
     from ray_unlearn.export import export_competition
     from ray_unlearn.study import load_study
 
     if file.exists() and not overwrite:
-        raise StoreError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
+        raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
     loaded = load_study(study, overrides)
     if population not in loaded.populations:
         hint = did_you_mean(population, loaded.populations)
