@@ -275,11 +275,11 @@ def test_flipped_bytes_never_escape_as_another_error():
     assert refused > 20
 
 
-@pytest.mark.parametrize("value", [[torch.ones(1)], {"weight": 3}, torch.ones(2)])
+@pytest.mark.parametrize("value", [[torch.ones(1)], {"weight": 3}, {}, torch.ones(2)])
 def test_a_pth_without_a_state_dict(value):
     """Law: tensors outside a dictionary, or a dictionary of other things, are no weights."""
     with pytest.raises(ModelError, match=r"a\.pth: expected a dictionary of tensors; found"):
-        models.parse_weights(pth(value), "a.pth")
+        models.load_weights(small(), models.parse_weights(pth(value), "a.pth"), "a.pth")
 
 
 def test_unreadable_files(tmp_path):

@@ -15,10 +15,14 @@ from torch import nn
 
 from ray_unlearn import models
 from ray_unlearn.data.images import ImageSet, Pixels, Scaling
+from ray_unlearn.errors import ModelError
 from ray_unlearn.methods.script import ScriptOptions
+from ray_unlearn.methods.weights import WeightsOptions
 from ray_unlearn.run.worker import Job
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.plan import Population
+from ray_unlearn.study.schema import Normalize
+from ray_unlearn.study.uris import label
 
 _TRIED_IMAGES = 4
 _CANNOT = "and the net cannot take a training step on one (batch normalisation needs two values per channel)"
@@ -45,8 +49,44 @@ def check_model(job: Job) -> Iterator[str]:
     )
     yield from _lone_images(job, model, images_BCHW)
     for population in populations:
-        for path in getattr(population.method.options, "weights", ()):
-            models.load_weights(model, models.parse_weights(models.read_file(path), path), path)
+        if isinstance(population.method.options, WeightsOptions):
+            yield from _check_weights(job, model, population.method.options)
+
+
+def _check_weights(job: Job, model: nn.Module, options: WeightsOptions) -> Iterator[str]:
+    """Load every file into the model; yield what was done with each, the same once."""
+    said: set[str] = set()
+    for path in options.weights:
+        found = models.load_weights(
+            model, models.open_weights(path).tree(), path, options.key, num_classes=job.data.num_classes
+        )
+        notes = [*found.notes, *_check_normalisation(job, found.normalisation, label(path))]
+        for note in notes:
+            text = note.removeprefix(f"{label(path)}: ")
+            if text not in said:
+                yield note
+            said.add(text)
+
+
+def _check_normalisation(
+    job: Job, found: tuple[tuple[float, ...], tuple[float, ...]] | None, where: str
+) -> Iterator[str]:
+    """Check that a study scales its images as the file's net did inside itself.
+
+    Raises:
+        ModelError: it scales them otherwise.
+
+    """
+    if found is None:
+        return
+    mean, std = (list(values) for values in found)
+    own, theirs = (Scaling.of(each) for each in (job.plan.study.data.normalize, Normalize(mean=mean, std=std)))
+    if not np.allclose(own.shift + own.scale, theirs.shift + theirs.scale, rtol=1e-3, atol=0.1):
+        raise ModelError(
+            f"{where}: its net scales images itself, by mean {mean} and std {std} of pixels in 0..1, and the study's "
+            f"does not; set data.normalize: {{mean: {mean}, std: {std}}}"
+        )
+    yield f"{where}: its net scaled images itself; data.normalize does the same, so mean and std are left out"
 
 
 def _batch(job: Job) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,18 +1,21 @@
 """Weights: reading files that people bring, and the bytes of a checkpoint.
 
-    load_weights(model, parse_weights(read_file("a.pth"), "a.pth"), where="a.pth")
+    file = open_weights("a.pth")                 # also a list of shards, model.safetensors.index.json
+    file.sha256                                  # of its content, not of its name
+    loaded = load_weights(model, file.tree(), where="a.pth")
     data = checkpoint_bytes(model, "fp32")       # safetensors; no pickle is ever written
 
-Does not cover: architectures (`architectures`), the places of checkpoints (`ray_unlearn.store`).
+Does not cover: formats (`weight_files`), names of tensors (`state_dicts`), architectures (`architectures`).
 """
 
 from __future__ import annotations
 
-import io
-import warnings
-import zipfile
+import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -21,13 +24,65 @@ from torch import nn
 
 from ray_unlearn.data.files import open_filesystem
 from ray_unlearn.data.reading import memory_limit
-from ray_unlearn.errors import ModelError, did_you_mean
+from ray_unlearn.errors import ModelError
+from ray_unlearn.models.state_dicts import Fitted, fitted
+from ray_unlearn.models.weight_files import parse_weights
 from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.schema import Dtype
-from ray_unlearn.study.uris import error_line, label, without_keys
+from ray_unlearn.study.uris import error_line, label
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which files hold a state dict
+_INDEX = ".index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """A weights file's bytes, or those of its shards."""
+
+    path: str
+    parts: Mapping[str, bytes]
+    """Path of each file -> its bytes; the list of shards is not among them."""
+
+    @property
+    def sha256(self) -> str:
+        """sha256 of the file; of shards, sha256 over those of all, sorted."""
+        each = sorted(hashlib.sha256(data).hexdigest() for data in self.parts.values())
+        return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
+
+    def tree(self) -> dict[str, Any]:
+        """Return the dictionary that the file holds.
+
+        Raises:
+            ModelError: it is of another format, or holds more than plain values.
+
+        """
+        return {key: value for path, data in self.parts.items() for key, value in parse_weights(data, path).items()}
+
+
+def open_weights(path: str) -> WeightsFile:
+    """Read a weights file, or all shards that a list of shards names.
+
+    Raises:
+        ModelError: a file cannot be read, or the list of shards is none.
+
+    """
+    data = read_file(path)
+    if not path.endswith(_INDEX):
+        return WeightsFile(path, {path: data})
+    folder = path[: len(path) - len(path.replace("\\", "/").rpartition("/")[2])]
+    return WeightsFile(path, {folder + name: read_file(folder + name) for name in _shards(data, label(path))})
+
+
+def _shards(data: bytes, where: str) -> list[str]:
+    """Return the names of the files in a list of shards; they are beside it."""
+    try:
+        names = sorted({*json.loads(data)["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"{where}: expected a list of shards, JSON with weight_map") from None
+    for name in names:
+        if not isinstance(name, str) or not name or "/" in name or "\\" in name:
+            raise ModelError(f"{where}: expected shards beside the list; found {name!r}")
+    return names
 
 
 def read_file(path: str) -> bytes:
@@ -54,38 +109,71 @@ def read_file(path: str) -> bytes:
         ) from error
 
 
-def parse_weights(data: bytes, where: str) -> dict[str, torch.Tensor]:
-    """Return a state dict from safetensors, or from a .pth read with `weights_only=True` alone.
+def load_weights(
+    model: nn.Module, tree: Mapping[str, Any], where: str, key: str | None = None, num_classes: int | None = None
+) -> Fitted:
+    """Copy weights into a model: every tensor by name and shape (`state_dicts` says which names are the same).
+
+    Args:
+        model: changed in place; its dtypes stay.
+        tree: what the file holds.
+        where: the file, for messages.
+        key: key of the state dict in the file; None for the usual one.
+        num_classes: the model's, for the message about a head of another size.
+
+    Returns:
+        The tensors, and lines about what was done.
 
     Raises:
-        ModelError: the bytes are neither format, or hold more than tensors.
+        ModelError: a tensor is missing, surplus, of another shape, or not of plain numbers; the message names it.
 
     """
-    where = label(where)
-    try:
-        if where.endswith(".safetensors"):
-            return safetensors.torch.load(data)
-        _check_size(data)
-        with warnings.catch_warnings(action="ignore"):  # about the pickle protocol; every real problem is an error
-            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader raises a dozen kinds on damaged bytes
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{where}: not weights that can be read safely ({without_keys(reason)[:160]})") from error
-    for wrapper in _WRAPPERS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise ModelError(f"{where}: expected a dictionary of tensors; found {type(loaded).__name__}")
-    wrapped = all(str(key).startswith("module.") for key in loaded)  # saved from DataParallel
-    return {str(key).removeprefix("module.") if wrapped else str(key): value for key, value in loaded.items()}
+    own, where = model.state_dict(), label(where)
+    found = fitted(tree, model, where, key)
+    _check_shapes(own, found.state, where, num_classes)
+    for name, tensor in found.state.items():
+        _check_plain(name, tensor, where)
+    model.load_state_dict(dict(found.state))
+    return Fitted(
+        state=found.state,
+        notes=tuple(f"{where}: {note}" for note in (*found.notes, *_casts(own, found.state))),
+        normalisation=found.normalisation,
+    )
 
 
-def _check_size(data: bytes) -> None:
-    """Refuse an archive that unpacks to more bytes than it has: torch stores tensors without compression."""
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        unpacked = sum(member.file_size for member in zipfile.ZipFile(io.BytesIO(data)).infolist())
-        if unpacked > len(data):
-            raise ModelError(f"a compressed archive: {len(data):,} bytes would unpack to {unpacked:,}")
+def _check_shapes(
+    own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], where: str, num_classes: int | None
+) -> None:
+    """Check that all tensors have the model's shapes; a head of another number of classes is named as such."""
+    others = [name for name in own if state[name].shape != own[name].shape]
+    if not others:
+        return
+    name = others[0]
+    expected, found = list(own[name].shape), list(state[name].shape)
+    more = f" ({len(others)} tensors differ)" if len(others) > 1 else ""
+    message = f"{where}: tensor {name!r}: the model expects {expected}; the file has {found}{more}"
+    if _is_head(own, state, others, num_classes):
+        message += (
+            f": the file's net has {found[0]} classes, and the study {expected[0]}; import weights of a net with "
+            f"{expected[0]} classes, or set data.classes: {found[0]} if the study's classes are among them"
+        )
+    raise ModelError(message)
+
+
+def _is_head(
+    own: Mapping[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor],
+    others: list[str],
+    num_classes: int | None,
+) -> bool:
+    """Return whether tensors that differ do so by the number of classes alone."""
+    return len(others) <= 4 and all(
+        own[name].dim() == state[name].dim() >= 1
+        and own[name].shape[1:] == state[name].shape[1:]
+        and own[name].shape[0] == (num_classes or own[others[0]].shape[0])
+        and state[name].shape[0] == state[others[0]].shape[0]
+        for name in others
+    )
 
 
 def _check_plain(name: str, tensor: torch.Tensor, where: str) -> None:
@@ -96,28 +184,13 @@ def _check_plain(name: str, tensor: torch.Tensor, where: str) -> None:
         raise ModelError(f"{where}: tensor {name!r}: expected plain numbers; found {kind}")
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
-    """Copy weights into a model, strictly: same names, same shapes. Buffers of counts keep their integer type.
-
-    Raises:
-        ModelError: a tensor is missing, surplus, of another shape, or not of plain numbers; the message names it.
-
-    """
-    own, where = model.state_dict(), label(where)
-    for name, tensor in own.items():
-        if name not in weights:
-            hint = did_you_mean(name, weights)
-            raise ModelError(f"{where}: no tensor {name!r}, which the model has{hint}; is model.arch the right one?")
-        if weights[name].shape != tensor.shape:
-            expected, found = list(tensor.shape), list(weights[name].shape)
-            raise ModelError(f"{where}: tensor {name!r}: the model expects {expected}; the file has {found}")
-        _check_plain(name, weights[name], where)
-    surplus = sorted(set(weights) - set(own))
-    if surplus:
-        raise ModelError(
-            f"{where}: tensor {surplus[0]!r} is not in the model ({len(surplus)} such); is model.arch the right one?"
-        )
-    model.load_state_dict(dict(weights))
+def _casts(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return a line for each type of numbers that is not the model's."""
+    pairs = [(state[name].dtype, own[name].dtype) for name in own if state[name].dtype != own[name].dtype]
+    return [
+        f"{pairs.count((found, ours))} tensors are {str(found)[6:]}, cast to {str(ours)[6:]}"
+        for found, ours in dict.fromkeys(pairs)
+    ]
 
 
 @torch.no_grad()
