@@ -35,6 +35,7 @@ _ADDED = re.compile(
 """Components that wrappers of torch add to names."""
 _AVERAGES = re.compile(r"ema|teacher|target|momentum|swa|averag|shadow")
 _LEFTOVERS = ("total_ops", "total_params", "n_averaged")  # of thop and of torch's AveragedModel
+_USUAL = WRAPPERS[:4]
 _COUNT = "num_batches_tracked"
 _DEEPEST = 4  # dictionaries inside each other
 _SHOWN = 8  # names in a message
@@ -287,7 +288,9 @@ def _filled(own: Own, fit: Fit, others: list[Fit]) -> Fitted:
             state[name] = torch.zeros_like(tensor)
             counts.append(name)
     scales, rest = _normalisation(fit)
+    path = fit.candidate.path
     notes = [
+        f"read from its key {path!r}" if path and path not in _USUAL else "",
         f"read {fit.how}" if fit.how else "",
         f"{len(rest)} of its tensors are left out: {_listed(rest)}" if rest else "",
         f"{_COUNT} of {len(counts)} layers is not in it (PyTorch before 0.4.1); counted from 0" if counts else "",

@@ -29,6 +29,11 @@ from ray_unlearn.study.uris import label, without_keys
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "weights", "params", "network", "rmodel")
 """Keys under which files usually hold a state dict, the usual one first."""
 _UNSUPPORTED = re.compile(r"(?:GLOBAL|Unsupported (?:class|global|operand)[^.\n]*?)\s+([A-Za-z_][\w.]*\.\w+)")
+_DANGEROUS = re.compile(
+    r"(os|posix|nt|subprocess|sys|runpy|socket|shutil|importlib|pty|ctypes|webbrowser|code|commands|pickle|http|urllib)\."
+    r"|(builtins|__builtin__)\.(eval|exec|execfile|compile|open|getattr|setattr|__import__|input|breakpoint|apply)$"
+)
+"""Functions that no weights need."""
 _LONGEST = 300  # characters of a library's own words
 
 
@@ -151,25 +156,24 @@ def _reason(error: Exception, data: bytes, where: str) -> str:
     """Return why torch refused a file: the objects in it by key and class and how to save it anew, or its own words."""
     found = list(_globals_of(data))
     refused = _UNSUPPORTED.findall(str(error)) + _unsafe(data)
-    culprits = {name: key for name, key in found if name in refused}
+    culprits = {key: name for name, key in reversed(found) if name in refused}
     if not culprits:
         return without_keys(_own_words(error))
+    shown = ", ".join(f"{name} under {key!r}" for key, name in list(culprits.items())[::-1][:3])
+    if dangerous := [name for name in culprits.values() if _DANGEROUS.match(name)]:
+        return f"reading it would run {dangerous[0]}: it may be an attack, and nothing in it was run"
     name = PurePosixPath(where).name
-    stem = name.partition(".")[0]
-    if found and found[0][0] in culprits and found[0][1] == "":
-        what = f"a whole module of class {found[0][0]}, not its state dict; only code could read it"
-        take = ".state_dict()"
+    new = f"{name.partition('.')[0]}-weights.pth"
+    if found[0][0] in refused and not found[0][1]:
+        what, take = f"a whole module of class {found[0][0]}, not its state dict", ".state_dict()"
     else:
-        shown = ", ".join(f"{culprit} under {key!r}" for culprit, key in list(culprits.items())[:3])
-        what = f"it holds objects beside the weights, which only code could read: {shown}"
-        module = any(culprit.startswith("torch.nn.modules.") for culprit in culprits)
+        what = f"it holds objects beside the weights: {shown}"
+        module = any(each.startswith("torch.nn.modules.") for each in culprits.values())
         take = f"[{_wrapper_of(data)!r}]" + (".state_dict()" if module else "")
     return (
-        f"{what}; where you trust the file, save the weights alone:\n"
-        f"    import torch\n"
-        f"    found = torch.load({name!r}, weights_only=False)\n"
-        f"    torch.save(found{take}, '{stem}-weights.pth')\n"
-        f"and name {stem}-weights.pth"
+        f"{what}; only code could read it: where you trust the file, save the weights alone by python -c "
+        f'"import torch; found = torch.load({name!r}, weights_only=False); torch.save(found{take}, {new!r})" '
+        f"and name {new}"
     )
 
 
