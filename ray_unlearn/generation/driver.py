@@ -111,7 +111,7 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
         console = stack.enter_context(show_progress(planned, planned - len(pending), study.execution, job.verbose))
         console.log(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
-        for warning in (*job.data.warnings, *job.plan.warnings):
+        for warning in (*job.data.warnings, *job.plan.warnings, *job.remarks):
             console.log(f"warning: {warning}")
         tally = Tally(pending)
         stored: list[Sink] = [FailureRecords(job, console.log), ArithmeticWarnings(job, work, console.log)]
