@@ -145,7 +145,7 @@ class Data(Block):
     image_size: Int = Field(32, ge=4, le=1024, description="Images are resized to this many pixels, square.")
     resize: Resize = Field(
         "stretch",
-        description="What is done to an image that is not square: stretch it, crop it to its middle, pad it with black.",
+        description="What is done to images that are not square: stretch, crop to the middle, or pad with black.",
     )
     grey_bits: Int | None = Field(
         None,
