@@ -75,13 +75,21 @@ def evaluate(
         ),
     ] = False,
     every_s: Every = 5.0,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Also print what more runs would buy: the widths of intervals, and the number of runs that would "
+            "separate neighbours in the ranking.",
+        ),
+    ] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Score the study's populations against the retrained one."""
     from functools import partial
 
     from ray_unlearn.evaluation.evaluate import evaluate, reference_of
-    from ray_unlearn.report.text import score_lines
+    from ray_unlearn.report.text import plan_lines, score_lines
     from ray_unlearn.study import load_study
     from ray_unlearn.study.plan import ORIGINAL
 
@@ -108,7 +116,7 @@ def evaluate(
     if as_json:
         print_line(scores.model_dump_json(indent=1))
         return
-    print_line("\n".join(score_lines(scores)))
+    print_line("\n".join([*score_lines(scores), *(plan_lines(scores) if plan else ())]))
     if scores.saved:  # else a warning has been printed
         page = typed("report", study, overrides)
         alone = f", which now hold {listed(names_in(only))} alone" if only else ""
