@@ -33,8 +33,9 @@ GOEL = {
     **{"k": 1, "unit": "layer", "lr": 0.1, "restart_lr": 0.005, "momentum": 0.9, "weight_decay": 5e-5},
     **{"batch_size": 64, "epochs": 62.0, "augment": {"crop": 4, "flip": True}, "class_weights": "none"},
     "statistics": "batch",
+    "max_norm": 10.0,
 }
-"""src/learn.py, unlearn.py: SGDR 0.1 to 0.005, T_0 1, T_mult 2; load_datasets.py: padded crops and flips."""
+"""src/learn.py, unlearn.py: SGDR 0.1 to 0.005, T_0 1, T_mult 2, clip 10; load_datasets.py: padded crops and flips."""
 
 NOISY = {
     **PLAIN,

@@ -77,6 +77,7 @@ METHOD = Method(
                 "epochs",
             ),
         ),
+        Correction("0.2", "`published_goel` did not clip gradients; Goel et al. clip them at 10", ("max_norm",)),
     ),
     summary="Re-initialise the last k stages, blocks or layers and train them on the retain set; the rest is frozen.",
     source="Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearning, arXiv 2201.06640 (EU-k)",
@@ -86,7 +87,8 @@ METHOD = Method(
     ),
     open=(
         "what k counts: as for CF-k",
-        "fresh weights: every run draws its own; SCRUB takes the original's initial ones, the same in all runs",
+        "fresh weights: drawn anew in every run, as in Deep Unlearn and, without pretraining, Goel et al.; SCRUB "
+        "and, with pretraining, Goel et al. take those that the original started from, the same in all runs",
     ),
     cost="epochs on retain, without the backward pass of the frozen layers",
     published={
