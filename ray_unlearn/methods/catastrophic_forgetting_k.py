@@ -16,12 +16,14 @@ in Kurmanji et al. (SCRUB). Read: shash42/Evaluating-Inexact-Unlearning src/meth
 authors'); meghdadk/SCRUB small_scale_unlearning.ipynb cells 71 and 87, MIA_experiments.ipynb cells 16 and 20 (the
 authors' of SCRUB); xcadet/deepunlearn munl/unlearning/catastrophic_forgetting_k.py and scrub_utils.py (a port).
 
-Caveats: three meanings of k are published, and k = 1 is the classifier alone for Goel et al., layer4 without the
-classifier in SCRUB, layer4 and the classifier in Deep Unlearn. Batch normalisation is in evaluation mode throughout in
-SCRUB's small scale and in Deep Unlearn (`statistics: frozen`), in training mode everywhere, frozen layers included, in
-SCRUB's other experiments (`statistics: batch`); `moving` keeps that of the frozen part alone. Whatever the mode,
-neither weight decay nor momentum reaches frozen layers. Runs differ by the order of batches alone; in the challenge,
-teams report the method at or below plain fine-tuning.
+Caveats:
+- k = 1 has three published meanings: the classifier alone (Goel et al.), layer4 without the classifier (SCRUB), layer4
+  and the classifier (Deep Unlearn).
+- Batch normalisation is in evaluation mode throughout in SCRUB's small scale and in Deep Unlearn (`statistics:
+  frozen`). In SCRUB's other experiments and for Goel et al. it is in training mode everywhere, in frozen layers too
+  (`statistics: batch`). With `moving`, the frozen part alone is in evaluation mode.
+- Neither weight decay nor momentum reaches frozen layers, in any mode.
+- Runs differ by the order of batches alone. In the challenge, teams report the method at or below plain fine-tuning.
 
 Does not cover: starting the top afresh (`exact_unlearning_k`); Goel et al. keep the epoch that is best on validation
 images, here the last one counts.

@@ -23,13 +23,16 @@ delta). The statement is over the noise of learning, too; so every run learns fo
 Source: Chien et al., Langevin Unlearning (NeurIPS 2024). Read: Graph-COM/Langevin_unlearning langevin.py,
 main_lmc_multiclass.py, main_lmc.py, utils.py (the authors').
 
-Caveats: features must not have been learned from the forget set. Those of a net as it is built are random unless its
-factory loads weights (the authors use a ResNet-18 of ImageNet). Random features give a poor classifier: with small_cnn
-on digits 8 % of the test images are right, and 92 % with `whiten: true` and `std: 0.003`. Less noise needs few further
-steps. The statement takes learning as converged: (1 - rate decay)^learn_steps should be small. The authors divide each
-image's features by their own norm and have no bias; here all are divided by one number, which a linear layer can hold.
-Their decay is 1e-6 times the number of images, 0.05 for CIFAR-10. They replace images where this package removes them;
-the bound covers both.
+Caveats:
+- Features must not have been learned from the forget set. Those of a net as it is built are random, unless its factory
+  loads weights; the authors use a ResNet-18 of ImageNet.
+- Random features give a poor classifier: with small_cnn on digits 8 % of the test images are right, and 92 % with
+  `whiten: true` and `std: 0.003`. Less noise needs few further steps.
+- The statement takes learning as converged: (1 - rate decay)^learn_steps should be small.
+- The authors divide each image's features by their own norm and have no bias. Here all are divided by one number, which
+  a linear layer can hold.
+- The authors' decay is 1e-6 times the number of images, 0.05 for CIFAR-10.
+- The authors replace images where this package removes them; the bound covers both.
 
 Does not cover: the paper's bounds for losses that are not convex, which are far too weak for a deep net.
 """

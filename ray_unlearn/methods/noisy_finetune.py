@@ -25,11 +25,13 @@ stair-lab/certified-unlearning-neural-networks-icml-2025 src/training/trainer.py
 src/models/tiny_net.py, convergence_curve_runs/pabi, budget_curve_runs/cc-cifar (the authors'); of the paper, the
 abstract.
 
-Caveats: the noise grows with the square root of the number of weights, and usually leaves nothing of what the net knew.
-The last step is then a training from scratch, and few epochs give a poor net. The authors' nets have fewer than 20,000
-weights and no normalisation. Their function that turns Rényi divergence into epsilon leaves out the order by which the
-divergence has to be multiplied: what their configuration calls 1 is epsilon 7.1 at delta 1e-5, and that is what
-`preset: published` states. Frozen parameters are taken as public.
+Caveats:
+- The noise of each weight grows with the clipping norms, and its norm with the number of weights, so it usually leaves
+  nothing of what the net knew. Step 3 is then a training from scratch, and few epochs give a poor net. The authors'
+  nets have fewer than 20,000 weights and no normalisation.
+- The authors' code turns Rényi divergence into epsilon without multiplying it by the order. What their configuration
+  calls 1 is epsilon 7.1 at delta 1e-5, which is what `preset: published` states.
+- Frozen parameters are taken as public.
 
 Does not cover: DP-SGD training of the original, which is the authors' baseline.
 """
