@@ -1,5 +1,6 @@
-"""Checks before any run: what can start early, imports, precision, device.
+"""Checks before any run: files that the study names, what can start early, imports, precision, device.
 
+    check_files(study)                           # a mistyped path is refused before torch is imported
     start_early(study)
     if probably_pending(study, only):            # a guess, so that Ray can start early
         import_what_runs_need()
@@ -12,15 +13,16 @@ Does not cover: the contents of the study's files (`job`), checks on other machi
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
-from ray_unlearn.errors import ClusterError, MethodError, RayUnlearnError
+from ray_unlearn.errors import ClusterError, MethodError, ModelError, RayUnlearnError
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.records import Record
 from ray_unlearn.study.plan import Plan
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import without_keys
 from ray_unlearn.usercode.fork_server import start
-from ray_unlearn.usercode.imports import is_script
+from ray_unlearn.usercode.imports import is_script, read_script
 
 
 def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
@@ -40,6 +42,22 @@ def start_early(study: Study) -> None:
     """Start the process that forks those of scripts, where the study has scripts: its imports take seconds, too."""
     if any(is_script(spec.method_name) for spec in study.populations.values()):
         start()
+
+
+def check_files(study: Study) -> None:
+    """Check that the scripts and the local weights files that a study names exist.
+
+    Raises:
+        MethodError: a script cannot be read.
+        ModelError: a weights file does not exist.
+
+    """
+    for spec in study.populations.values():
+        if is_script(spec.method_name):
+            read_script(spec.method_name)
+        for path in spec.weights or ():
+            if "://" not in path and not Path(path).exists():
+                raise ModelError(f"{path}: no such file; expected weights, .safetensors or .pth")
 
 
 def import_what_runs_need() -> None:

@@ -90,7 +90,7 @@ def open_job(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
             num_classes=arguments["num_classes"],
             sets=sets,
             probe_BCHW=probe_images(sets),
-            template=Template(models.build(spec, arguments["num_classes"], Seeds(study=0))),
+            template=Template(models.build(spec, arguments["num_classes"], Seeds(study=0), pixels.image_size)),
         )
     ]
 

@@ -109,7 +109,7 @@ class Worker:
         self._engines = Engines(cuda_graph) if captures else None
         planned = next(iter(job.plan.populations.values())).identity["model"]  # all populations' is the same
         models.check_source(job.plan.study.model, planned)
-        self._template = Template(models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0)))
+        self._template = Template(self._fresh(Seeds(study=0)))
         warm_up()
         return WorkerInfo(
             host=socket.gethostname(),
@@ -266,10 +266,14 @@ class Worker:
             engines=self._engines,
         )
 
+    def _fresh(self, rng: Seeds) -> nn.Module:
+        study = self._job.plan.study
+        return models.build(study.model, self._job.data.num_classes, rng, study.data.image_size)
+
     def _starting_model(self, run: Run, rng: Seeds) -> nn.Module:
         start = self._job.plan.start_of(run)
         if start is None:
-            return models.build(self._job.plan.study.model, self._job.data.num_classes, rng)
+            return self._fresh(rng)
         return self._original(start)[1].copy()
 
     def _original(self, start: Run) -> tuple[str, Template]:
