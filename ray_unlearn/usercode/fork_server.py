@@ -14,6 +14,7 @@ Does not cover: what the server does (`serving`), the meaning of a call, reading
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import json
@@ -136,6 +137,12 @@ class ForkServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._starting.wait(_ENDS_S)
 
+    def leave(self) -> None:
+        """Close the connection, and wait for nothing: the server ends by itself. For the end of this process."""
+        self._socket.close()
+        if self._starting is not None:
+            self._starting.wait(_ENDS_S)
+
     @property
     def has_ended(self) -> bool:
         """Whether the server is gone, for example because it had nothing to do for a time."""
@@ -220,8 +227,16 @@ def start() -> ForkServer:
     global _server  # noqa: PLW0603 - one per process
     with _lock:
         if _server is None or _server.process != os.getpid() or _server.has_ended:
+            if _server is not None:
+                _leave(_server)
             _server = ForkServer()
+            atexit.register(_leave, _server)
         return _server
+
+
+def _leave(server: ForkServer) -> None:
+    if server.process == os.getpid():
+        server.leave()
 
 
 @contextlib.contextmanager

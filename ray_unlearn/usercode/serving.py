@@ -73,8 +73,9 @@ def serve(descriptor: int, modules: Sequence[str]) -> NoReturn:
             _answer(connection, *receive(connection))
     except (EOFError, OSError, SystemExit):
         pass  # nobody waits for an answer any more
-    except BaseException:
-        traceback.print_exc()
+    except Exception as error:  # a damaged library may raise anything when it is imported
+        with contextlib.suppress(OSError):
+            send(connection, {"refused": f"the process that forks runs cannot start: {type(error).__name__}: {error}"})
     finally:
         os._exit(0)
 
