@@ -1,5 +1,6 @@
 """What a process of its own does for one run of a script: the study's data and nets, the call, and what is sent back.
 
+    prepare({}, [])                              # in the fork server, once: imports
     open_job(arguments, [indices])               # in the fork server: maps the images, builds the net
     add_original(arguments, [weights])           # in the fork server, once for each original
     make(arguments, [result])                    # in a forked child: one run
@@ -62,16 +63,20 @@ _opened: list[_Opened] = []
 """The study that the server has open: one, or none yet."""
 
 
+def prepare(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
+    """Import what a run needs, with one thread: a child must find no pool of threads."""
+    torch.set_num_threads(1)
+    warm_up()
+
+
 def open_job(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
-    """Map a study's images and build its net, with one thread: a child must find no pool of threads.
+    """Map a study's images and build its net.
 
     Args:
         arguments: `shards` (paths), `shuffle`, `scaling`, `model`, `folder`, `num_classes`, `execution`, `device`.
         files: the index sets, int64, as safetensors.
 
     """
-    torch.set_num_threads(1)
-    warm_up()
     pixels = Pixels(
         [map_shard(path) for path in arguments["shards"]],
         torch.device("cpu"),

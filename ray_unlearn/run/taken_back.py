@@ -67,7 +67,8 @@ def _others(what: str, pairs: Mapping[str, tuple[object, object]]) -> list[str]:
         return []
     name, before, now = differ[0]
     more = f" ({len(differ)} such)" if len(differ) > 1 else ""
-    return [f"tensor {name!r} has the {what} {now} instead of {before}{more}"]
+    hint = "; net.float() at the end gives it back" if before == "float32" else ""
+    return [f"tensor {name!r} has the {what} {now} instead of {before}{more}{hint}"]
 
 
 def _type(tensor: torch.Tensor) -> str:
@@ -99,9 +100,9 @@ def compare(
     fresh_BC = probe_logits(net, images_BCHW, device)
     difference = largest_difference(logits_BC.float().numpy(), fresh_BC.numpy())
     if difference > _TOLERANCE:
-        found = f": {'; '.join(clues)}" if clues else ""
+        found = f". Found: {'; '.join(clues)}" if clues else ""
         raise MethodError(
             f"{where}: the net as it was left gives other outputs than its weights in a fresh net (logits differ by "
-            f"{difference:.2g} of the largest), and a checkpoint holds weights alone{found}; expected no hooks, "
-            "replaced functions or changed settings on the net at the end"
+            f"{difference:.2g} of the largest), and a checkpoint holds weights alone; leave no hooks, replaced functions "
+            f"or changed settings on the net{found}"
         )

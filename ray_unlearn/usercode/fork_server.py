@@ -32,11 +32,11 @@ from typing import Any
 
 from ray_unlearn.usercode.wire import ready, receive, send
 
-PRELOADED = "ray_unlearn.run.child"
-"""Module that the server imports before the first call: with it comes all that a run needs."""
+_PREPARATION = "ray_unlearn.run.child:prepare"
+"""Function that the server executes before the first call: it imports all that a run needs."""
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ray_unlearn.usercode.serving import serve; "
-    "serve(int(sys.argv[2]), sys.argv[3:])"
+    "serve(int(sys.argv[2]), sys.argv[3])"
 )
 _PIPE_BYTES = 2**20
 _ENDS_S = 8.0
@@ -68,7 +68,7 @@ class ForkServer:
         self.process = os.getpid()
         self._pid, self._folder = 0, ""
         path = [str(Path(entry or ".").absolute()) for entry in sys.path]
-        command = [sys.executable, "-c", _PROGRAM, json.dumps(path), str(theirs.fileno()), PRELOADED]
+        command = [sys.executable, "-c", _PROGRAM, json.dumps(path), str(theirs.fileno()), _PREPARATION]
         self._starting: subprocess.Popen[bytes] | None = subprocess.Popen(  # noqa: S603 - this interpreter
             command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )

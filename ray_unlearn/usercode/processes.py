@@ -22,6 +22,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+_MADV_COLLAPSE = 25  # linux/mman.h
+_LARGE_PAGE = 2 * 2**20
 _PROC = Path("/proc")
 _AGAIN_S = 0.002
 
@@ -100,6 +102,26 @@ def memory_of(pids: Iterable[int], beyond: int = 0) -> int:
             _, resident, shared, *_ = (_PROC / str(pid) / "statm").read_text(encoding="ascii").split()
             found += max(0, (int(resident) - int(shared)) * resource.getpagesize() - beyond)
     return found
+
+
+def gather_pages() -> None:
+    """Put this process's own memory into pages of 2 MiB, so that to fork it, and to end the fork, is quick.
+
+    Of 420 MiB, a fork copies one entry per page: it took 25 ms from its start to its end with pages of 4 KiB, 6 ms with
+    large ones (one core of a virtual machine, Linux 6.18). Does nothing before Linux 6.1, and elsewhere.
+    """
+    try:
+        madvise = ctypes.CDLL(None).madvise
+        lines = (_PROC / "self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except (OSError, AttributeError, TypeError):
+        return
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for line in lines:
+        addresses, rights, _, _, inode, *name = line.split()
+        if rights == "rw-p" and inode == "0" and name in ([], ["[heap]"]):
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            for place in range(-(-start // _LARGE_PAGE) * _LARGE_PAGE, end - _LARGE_PAGE + 1, _LARGE_PAGE):
+                madvise(place, _LARGE_PAGE, _MADV_COLLAPSE)  # a part that is empty, or in use, stays as it is
 
 
 def how_it_ended(status: int) -> str:

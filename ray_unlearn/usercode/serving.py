@@ -1,6 +1,6 @@
 """The fork server itself: a process with one thread that imports what runs need once, and forks a child for each call.
 
-    python -c "...; serve(descriptor, ['ray_unlearn.run.child'])"    # `fork_server` starts it so
+    python -c "...; serve(descriptor, 'ray_unlearn.run.child:prepare')"      # `fork_server` starts it so
 
 It has touched neither CUDA nor Ray, and it computes with one thread, so that a forked child finds every library as if
 it had just been imported. A child leads a session of its own, in an empty working folder, with the default handling of
@@ -36,6 +36,7 @@ from ray_unlearn.usercode.processes import (
     end_children,
     end_with_parent,
     first_to_go,
+    gather_pages,
     memory_of,
 )
 from ray_unlearn.usercode.wire import ready, receive, send
@@ -49,12 +50,12 @@ _LOOK_S = 0.1
 """Seconds between two looks at the memory of a child."""
 
 
-def serve(descriptor: int, modules: Sequence[str]) -> NoReturn:
-    """Import modules, then answer calls until the socket closes; the process ends here.
+def serve(descriptor: int, preparation: str) -> NoReturn:
+    """Prepare for calls, then answer them until the socket closes; the process ends here.
 
     Args:
         descriptor: the server's end of a Unix socket.
-        modules: names of the modules to import.
+        preparation: package.module:function, which imports what calls need.
 
     """
     if os.fork():  # Ray kills the children of its workers before they could clean up: the server must be none
@@ -65,10 +66,10 @@ def serve(descriptor: int, modules: Sequence[str]) -> NoReturn:
     connection = socket.socket(fileno=descriptor)
     try:
         send(connection, {"pid": os.getpid()})
-        for name in modules:
-            importlib.import_module(name)
+        function(preparation)({}, ())
         gc.collect()
         gc.freeze()  # a child's collector need not touch, and so copy, what the server imported
+        gather_pages()
         while ready([descriptor], IDLE_S):
             _answer(connection, *receive(connection))
     except (EOFError, OSError, SystemExit):
