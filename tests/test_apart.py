@@ -18,9 +18,10 @@ from conftest import TINY, merged, payload_bytes
 from torch import nn
 
 from ray_unlearn.errors import MethodError
-from ray_unlearn.generation import generate
+from ray_unlearn.generation import generate, open_job
 from ray_unlearn.run.probe import largest_difference
 from ray_unlearn.run.taken_back import load
+from ray_unlearn.store import FailedRecord
 from ray_unlearn.study import Study
 from ray_unlearn.usercode import fork_server
 
@@ -68,16 +69,13 @@ def test_what_a_checkpoint_does_not_give_is_refused_by_name(tiny: Callable[..., 
     assert {failure.attempts for name in errors for failure in _failures(tiny, populations, name)} == {1}
 
 
-def _failures(tiny, populations, name: str) -> list:
-    from ray_unlearn.generation import open_job
-
-    return list(
-        open_job(tiny(populations={key: populations[key] for key in ("finetune", name)})).store.failures(name).values()
-    )
+def _failures(tiny: Callable[..., Study], populations: dict[str, object], name: str) -> list[FailedRecord]:
+    job = open_job(tiny(populations={key: populations[key] for key in ("finetune", name)}))
+    return list(job.store.failures(name).values())
 
 
 def test_outputs_are_those_of_the_checkpoint(tiny, tmp_path):
-    """Law: a script that leaves nothing but weights publishes what a fresh net with these weights gives, bit for bit."""
+    """Law: a script that leaves nothing but weights publishes what a fresh net with them gives, bit for bit."""
     bodies = {
         "plain": "net[-1].bias.data += 1",
         "formed": "net[-1].bias.data += 1; net.to(memory_format=torch.channels_last)",
@@ -99,7 +97,7 @@ def test_a_loaded_net_has_exactly_the_tensors_that_were_sent():
 def test_differences_of_logits_are_relative_and_know_nan():
     """Law: worked by hand: 0.5 of 10 is 0.05; NaN equals NaN, and nothing else; shapes differ without end."""
     a = np.array([[10.0, 1.0]])
-    assert largest_difference(a, a + [[0.0, 0.5]]) == pytest.approx(0.05)
+    assert largest_difference(a, np.array([[10.0, 1.5]])) == pytest.approx(0.05)
     assert largest_difference(np.array([[np.nan, 1.0]]), np.array([[np.nan, 1.0]])) == 0.0
     assert largest_difference(np.array([[np.nan, 1.0]]), np.array([[1.0, 1.0]])) == np.inf
     assert largest_difference(a, a[:, :1]) == np.inf

@@ -103,6 +103,6 @@ def compare(
         found = f". Found: {'; '.join(clues)}" if clues else ""
         raise MethodError(
             f"{where}: the net as it was left gives other outputs than its weights in a fresh net (logits differ by "
-            f"{difference:.2g} of the largest), and a checkpoint holds weights alone; leave no hooks, replaced functions "
-            f"or changed settings on the net{found}"
+            f"{difference:.2g} of the largest), and a checkpoint holds weights alone; leave no hooks, replaced "
+            f"functions or changed settings on the net{found}"
         )
