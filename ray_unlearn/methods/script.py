@@ -7,13 +7,22 @@ The function gets real `DataLoader`s whose batches are the competition's dicts: 
 as the study normalises; `pixels: raw` gives 0..255), `image_id` (a list of strings), and int64 [B] `age_group` (the
 label), `age` and `person_id` (`Pixels.ages` and `Pixels.persons_N` say what they hold for other sources).
 `batches: tuple` gives [image, label] instead, as torchvision's data sets do, and `shuffle: false` the images in the
-study's order, the same in every pass, for scripts that pair two passes. The
-global generators of Python, NumPy and torch are seeded from the run before the call and restored after it. What
-identifies the population is the script's text and that of every module of its folder that it imports, not their path;
-for a script of an installed distribution, the distribution's name and version, too.
+study's order, the same in every pass, for scripts that pair two passes.
 
-Does not cover: how the script is found, imported and hashed (`usercode`); generators that a script makes from the
-operating system's entropy; training losses per epoch.
+What a script may rely on. Every run calls the function in a process of its own, which imports the script anew and then
+seeds the global generators of Python, NumPy and torch from the run: a seed on import does not decide, a seed in the
+function makes all runs equal, which is said at the second one. The working folder is empty and goes afterwards, with
+all temporary files; files beside the script are found by `Path(__file__).parent`. Images are read-only; labels and
+indices are copies. Loader workers, threads and programs are allowed, and end with the run. All output is the run's log.
+`execution.run_timeout_s` and `execution.script_memory_gib` are its limits. The result is the net that the function got,
+or the net or state dict that it returns instead; it must have the same tensors, in float32. What a run publishes is
+what its checkpoint gives in a fresh net: a hook, another eps or a replaced module that changes outputs fails the run.
+
+What identifies the population is the script's text and that of every module of its folder that it imports, not their
+path; for a script of an installed distribution, the distribution's name and version, too.
+
+Does not cover: how the script is found, imported and hashed (`usercode`), its process (`run.apart`); generators that a
+script makes from the operating system's entropy; training losses per epoch.
 """
 
 from __future__ import annotations

@@ -70,7 +70,11 @@ class ForkServer:
         path = [str(Path(entry or ".").absolute()) for entry in sys.path]
         command = [sys.executable, "-c", _PROGRAM, json.dumps(path), str(theirs.fileno()), _PREPARATION]
         self._starting: subprocess.Popen[bytes] | None = subprocess.Popen(  # noqa: S603 - this interpreter
-            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C is for this process alone
         )
         theirs.close()
 
