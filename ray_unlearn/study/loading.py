@@ -222,7 +222,8 @@ def _absolute_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _absolute_source(value: Any, folder: Path) -> Any:
     if isinstance(value, dict) and "path" in value:
-        return {**value, "path": _absolute_paths_of(value["path"], folder)}
+        images = {"images": _absolute(value["images"], folder)} if "images" in value else {}
+        return {**value, "path": _absolute_paths_of(value["path"], folder), **images}
     return value if value in _EMBEDDED else _absolute_paths_of(value, folder)
 
 
