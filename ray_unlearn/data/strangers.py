@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 _KINDS = {
-    (".npz",): ("a NumPy file", "write its images and labels as Parquet"),
     (".npy",): ("a NumPy file", "name its folder, with data.npy and label.npy in it"),
     (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"): ("an archive", "unpack it and name the folder"),
     (".zip",): ("a zip archive", "unzip it and name the folder"),
