@@ -197,7 +197,7 @@ CASES: dict[str, tuple[Case, int, str]] = {
     "export before generate": (
         lambda f: exporting(f, "finetune"),
         1,
-        r".* has no population finetune; run `ray-unlearn generate` first",
+        r".* has no population finetune; run `ray-unlearn generate \S+/study\.yaml` first",
     ),
     "two ways to forget": (
         lambda f: generate(f, data={"forget": {"label": 3}}),
