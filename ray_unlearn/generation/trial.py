@@ -25,7 +25,7 @@ from ray_unlearn.study.plan import Population
 from ray_unlearn.study.schema import Normalize
 from ray_unlearn.study.uris import label
 
-_TRIED_IMAGES = 4
+_TRIED_IMAGES = 2  # a training step of a large net on large images takes seconds per image
 _CANNOT = "and the net cannot take a training step on one (batch normalisation needs two values per channel)"
 
 
