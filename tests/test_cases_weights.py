@@ -518,3 +518,23 @@ def test_c_weights_by_command(tiny: Callable[..., Study], tmp_path: Path):
         checkpoint = next(data for path, data in bytes_of.items() if path.endswith(".safetensors"))
         assert is_net(safetensors.torch.load(checkpoint))
     assert digests[0] == digests[1]
+
+
+def test_b_weights_on_a_file_system_that_fails(monkeypatch: pytest.MonkeyPatch):
+    """Law: any error of a file system in Python (hf:// without a network) is one line, and no URL is downloaded."""
+    from ray_unlearn.models import weights
+
+    class Failing:
+        """A file system whose client raises an error of its own."""
+
+        def get_file_info(self, path: str) -> Any:
+            raise RuntimeError("[Errno -2] Name or service not known\nand more")
+
+    monkeypatch.setattr(weights, "open_filesystem", lambda uri: (Failing(), "x"))
+    with pytest.raises(
+        ModelError, match=r"hf://org/x/m\.pth: cannot be read \(.* Name or service not known\)"
+    ) as caught:
+        models.open_weights("hf://org/x/m.pth")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ModelError, match=r"https://x\.org/m\.pth: weights are not downloaded; download the file"):
+        models.open_weights("https://x.org/m.pth")
