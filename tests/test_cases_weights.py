@@ -274,8 +274,12 @@ def test_c_weights_shards(index: str, kind: Callable[[Any], bytes], suffix: str,
     one = tmp_path / f"model-00001-of-00002.{suffix}"
     with pytest.raises(ModelError, match=r"shard 1 of 2: name the list of shards, the file that ends in \.index\.json"):
         models.load_weights(small(), models.open_weights(str(one)).tree(), str(one))
-    one.write_bytes(kind({name: tensor + 1 for name, tensor in list(STATE.items())[:7]}))
-    assert models.open_weights(str(tmp_path / index)).sha256 != file.sha256
+    digests = [file.sha256]
+    for number, names in ((1, list(STATE)[:7]), (2, list(STATE)[7:])):
+        changed = kind({name: STATE[name] + 1 for name in names})
+        (tmp_path / f"model-{number:05d}-of-00002.{suffix}").write_bytes(changed)
+        digests.append(models.open_weights(str(tmp_path / index)).sha256)
+    assert len({*digests}) == 3
     (tmp_path / index).write_text('{"weight_map": {"a": "../secret.bin"}}')
     with pytest.raises(ModelError, match=r"expected shards beside the list; found '\.\./secret\.bin'"):
         models.open_weights(str(tmp_path / index))
