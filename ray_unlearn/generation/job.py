@@ -22,6 +22,7 @@ from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.preflight import import_what_runs_need
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.study.loading import located
 from ray_unlearn.study.plan import Ingredients, make_plan
 from ray_unlearn.study.schema import Study
 
@@ -38,6 +39,11 @@ def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
         RayUnlearnError: the study, its data, its model, a method or a weights file is refused.
 
     """
+    with located(study):
+        return _open_job(study, decode_all)
+
+
+def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     _check_storage(study.storage)
     sources = open_sources(study.data)
     import_what_runs_need()

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from ray_unlearn.errors import did_you_mean
+from ray_unlearn.study.places import Places
 from ray_unlearn.study.recipe import Block, Float, Int, Recipe
 from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
 
@@ -324,6 +325,19 @@ class Study(Block):
     checkpoint_dtype: Dtype = Field("fp32", description="Type of the saved weights; normalisation buffers stay fp32.")
     execution: Execution = Execution()
     evaluation: Evaluation | None = None
+    _places: Places = PrivateAttr(Places())
+
+    @property
+    def places(self) -> Places:
+        """Lines of its file, for messages; no part of the study."""
+        return self._places
+
+    def with_file(self, places: Places, folder: str) -> Study:
+        """Return a copy that knows its file's lines, and its folder where the architecture may be in it."""
+        model = self.model.with_folder(folder) if ":" in self.model.arch else self.model
+        found = self.model_copy(update={"model": model})
+        found._places = places
+        return found
 
     @model_validator(mode="after")
     def _references(self) -> Study:
