@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING
 
 from ray_unlearn.data.node_cache import cache_folder
 from ray_unlearn.data.prepare import DecodeAll, in_place
-from ray_unlearn.data.study_data import open_sources, prepare_study
+from ray_unlearn.data.study_data import StudyData, open_sources, prepare_study
 from ray_unlearn.errors import StudyError
 from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.preflight import import_what_runs_need
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.loading import located
-from ray_unlearn.study.plan import Ingredients, make_plan
+from ray_unlearn.study.plan import Ingredients, Plan, Population, make_plan
 from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ray_unlearn.run.worker import Job
 
 _JOB_FOLDER = "working_dir_files"
@@ -44,7 +46,7 @@ def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
 
 
 def _open_job(study: Study, decode_all: DecodeAll) -> Job:
-    _check_storage(study.storage)
+    check_storage(study.storage)
     sources = open_sources(study.data)
     import_what_runs_need()
     from ray_unlearn import models
@@ -58,11 +60,11 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
     _check_model(job)
-    _check_sets(job)
+    check_sets(plan, data)
     return job
 
 
-def _check_storage(storage: str) -> None:
+def check_storage(storage: str) -> None:
     """Refuse a storage inside the copy of a working_dir that Ray unpacks for a job and deletes after it."""
     if _JOB_FOLDER in Path(storage).parts:
         raise StudyError(
@@ -78,19 +80,31 @@ def _check_model(job: Job) -> None:
     model = models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0))
     models.try_on(model, job.plan.study.data.image_size, job.data.num_classes)
     for population in job.plan.populations.values():
-        for path in getattr(population.method.options, "weights", ()):
-            models.load_weights(model, models.parse_weights(models.read_file(path), path), path)
+        check_weights(model, population)
 
 
-def _check_sets(job: Job) -> None:
+def check_weights(model: nn.Module, population: Population) -> None:
+    """Load every weights file that a population names into the architecture.
+
+    Raises:
+        ModelError: one of them cannot be read, or does not fit.
+
+    """
+    from ray_unlearn import models
+
+    for path in getattr(population.method.options, "weights", ()):
+        models.load_weights(model, models.parse_weights(models.read_file(path), path), path)
+
+
+def check_sets(plan: Plan, data: StudyData) -> None:
     """Refuse outputs of splits without images, and class weights that are not one per class."""
-    study, sizes = job.plan.study, job.data.splits.sizes()
+    study, sizes = plan.study, data.splits.sizes()
     if "splits" in study.outputs.model_fields_set:
         for split in study.outputs.splits:
             if not sizes[split]:
                 raise StudyError(f"outputs.splits: {split} has no images in this study; leave it out of the list")
-    for population in job.plan.populations.values():
+    for population in plan.populations.values():
         weights = getattr(population.method.options, "class_weights", ())
-        if isinstance(weights, tuple) and weights and len(weights) != job.data.num_classes:
-            expected = f"expected {job.data.num_classes} numbers, one per class; found {len(weights)}"
+        if isinstance(weights, tuple) and weights and len(weights) != data.num_classes:
+            expected = f"expected {data.num_classes} numbers, one per class; found {len(weights)}"
             raise StudyError(f"populations.{population.name}: class_weights: {expected}")

@@ -22,7 +22,8 @@ from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arithmetic import mixing
 from ray_unlearn.store.metrics import publish_metrics
 from ray_unlearn.store.records import CHECKPOINT, Record
-from ray_unlearn.study.plan import Run
+from ray_unlearn.store.study_store import StudyStore
+from ray_unlearn.study.plan import Plan, Run
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.run.worker import Job
@@ -90,14 +91,19 @@ def _held(job: Job) -> Held:
 
     """
     held = {name: job.store.compact(name, p.digest) for name, p in job.plan.populations.items()}
-    for name, population in job.plan.populations.items():
+    check_kept(job.plan, job.store, held)
+    return held
+
+
+def check_kept(plan: Plan, store: StudyStore, held: Held) -> None:
+    """Refuse runs that were made without the checkpoints that the study now asks for."""
+    for name, population in plan.populations.items():
         without = sum(CHECKPOINT not in record.payloads for record in held[name].values())
         if population.keep_checkpoints and without:
             raise StoreError(
                 f"population {name}: {without} of its runs were made with keep_checkpoints: false, and the study now "
-                f"asks for checkpoints; set it back to false, or remove {job.store.uri}/{name} to make them again"
+                f"asks for checkpoints; set it back to false, or remove {store.uri}/{name} to make them again"
             )
-    return held
 
 
 def published_run(job: Job, run: Run) -> Outcome | None:
