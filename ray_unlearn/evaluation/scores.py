@@ -220,11 +220,12 @@ class Stage(_Value):
 
 
 class Cost(_Value):
-    """Wall time of a run's training, against retraining."""
+    """Time of a run's training, against retraining."""
 
     seconds: Summary
+    """Wall time."""
     relative: float | None
-    """Median over the reference's median."""
+    """Median over the reference's median; of CPU times for runs on CPUs whose records have them, else of wall times."""
     efficient: bool | None
     """Whether the relative cost is at most 0.2, the challenge's limit."""
 

@@ -10,6 +10,7 @@ Does not cover: reading what was made (`ray_unlearn.report`, evaluation).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -22,7 +23,7 @@ from ray_unlearn.generation.preflight import check_device, check_precision, prob
 from ray_unlearn.generation.records import ArithmeticWarnings, FailureRecords, Work, admit, finish, published_run
 from ray_unlearn.generation.summary import Summary
 from ray_unlearn.interrupts import interrupts
-from ray_unlearn.monitor import Phases, Recorder, show_progress
+from ray_unlearn.monitor import Phases, Recorder, TimeLeft, announce, show_progress
 from ray_unlearn.schedule import Sink, Tally, in_order, schedule
 from ray_unlearn.store.events import event_log
 from ray_unlearn.store.sharing import marked
@@ -60,6 +61,7 @@ def generate(
 
     """
     phases = Phases()
+    announce(study.name)
     with ExitStack() as stack:
         stack.enter_context(interrupts())
         place = stack.enter_context(
@@ -107,7 +109,9 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
         phases.enter("workers")
         check_precision(job.plan, pool.device, {run.population for run in pending})
         check_device(job.plan, pool.device, work.held)
-        console = stack.enter_context(show_progress(planned, planned - len(pending), study.execution, job.verbose))
+        left = TimeLeft(Counter(run.population for run in pending), work.seconds())
+        progress = show_progress(planned, planned - len(pending), study.execution, left, job.verbose)
+        console = stack.enter_context(progress)
         console.log(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
         for warning in (*job.data.warnings, *job.plan.warnings):

@@ -45,6 +45,11 @@ class Work:
     held: Held
     """Records of `made`: population -> run -> record."""
 
+    def seconds(self) -> dict[str, float]:
+        """Return the mean seconds of a made run by population."""
+        times = {name: [sum(one.seconds.values()) for one in records.values()] for name, records in self.held.items()}
+        return {name: sum(each) / len(each) for name, each in times.items() if each}
+
 
 def admit(job: Job, only: Sequence[str]) -> Work:
     """Write the plan into the study's folder; return the runs to make.
