@@ -23,7 +23,7 @@ from ray_unlearn.data.id_lists import read_ids
 from ray_unlearn.data.rows import OpenSource, Part, Slice
 from ray_unlearn.data.sources import open_source
 from ray_unlearn.data.study_data import StudyData, columns_of, prepare_study
-from ray_unlearn.errors import DamagedFile, PopulationChanged, RayUnlearnError, StoreReadOnly
+from ray_unlearn.errors import DamagedFile, PopulationChanged, RayUnlearnError, StoreError, StoreReadOnly
 from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.job import check_sets, check_storage, check_weights
 from ray_unlearn.generation.preflight import check_device, check_precision, import_what_runs_need
@@ -112,6 +112,8 @@ class Checks:
         for population in self.plan.populations.values() if self.plan else ():
             if self.model is not None:
                 self._checked(partial(check_weights, self.model, population), f"populations.{population.name}.weights")
+        if self.plan:
+            self._checked(partial(_check_precision, self.plan))
         if self.plan and self.data:
             self._checked(partial(check_sets, self.plan, self.data))
             if self.store:
@@ -182,9 +184,13 @@ def _check_held(plan: Plan, store: StudyStore) -> None:
     store.check(plan, _differences(plan.study, store))
     held = {name: store.records(name, p.digest) for name, p in plan.populations.items()}
     check_kept(plan, store, held)
-    device = inline_device(plan.study.execution)
-    check_precision(plan, device, set(plan.populations))
-    check_device(plan, device, held)
+    check_device(plan, inline_device(plan.study.execution), held)
+
+
+def _check_precision(plan: Plan) -> None:
+    from ray_unlearn.generation.inline import inline_device
+
+    check_precision(plan, inline_device(plan.study.execution), set(plan.populations))
 
 
 def _check_writable(store: StudyStore) -> None:
@@ -194,5 +200,7 @@ def _check_writable(store: StudyStore) -> None:
     folder = Path(store.storage.local)
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
+    if not folder.is_dir():
+        raise StoreError(f"storage: {folder}: is not a folder; name another with --set storage=...")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StoreReadOnly(f"storage: {folder}: this user may not write there; name another with --set storage=...")

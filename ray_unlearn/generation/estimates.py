@@ -51,7 +51,8 @@ class Estimate:
     basis: str
     """What the seconds come from, in words."""
     relative: float | None
-    """Seconds over those of the reference population; None for it and for originals."""
+    """Seconds over those of the reference population, CPU times where all records have them; None for it and for
+    originals."""
 
     @property
     def pending(self) -> int:
@@ -81,6 +82,7 @@ def estimate(
         found[name] = _cost(study, name, spec, records, sizes, step)
     reference = (study.evaluation or Evaluation()).reference
     theirs = found[reference][0] if reference in found else None
+    cpu_s = {name: _cpu_s(records.get(name, {}).values()) for name in found}
     estimates = {}
     for name, (seconds, size_bytes, basis) in found.items():
         spec, compared = study.populations[name], name not in (reference, ORIGINAL)
@@ -91,7 +93,7 @@ def estimate(
             seconds=seconds,
             size_bytes=size_bytes,
             basis=basis,
-            relative=seconds / theirs if compared and seconds is not None and theirs else None,
+            relative=_ratio(cpu_s[name], cpu_s[reference]) or _ratio(seconds, theirs) if compared and theirs else None,
         )
     return estimates
 
@@ -137,6 +139,16 @@ def _cost(
 def _mean_s(records: Iterable[Record]) -> float:
     seconds = [sum(record.seconds.values()) for record in records]
     return sum(seconds) / len(seconds)
+
+
+def _cpu_s(records: Iterable[Record]) -> float | None:
+    """Return the mean CPU seconds of runs on a CPU; None where a record lacks them, or is of a GPU."""
+    found = [sum(one.cpu_seconds.values()) if one.device == "cpu" else 0.0 for one in records]
+    return sum(found) / len(found) if found and all(found) else None
+
+
+def _ratio(ours: float | None, theirs: float | None) -> float | None:
+    return ours / theirs if ours is not None and theirs else None
 
 
 def _mean_bytes(records: Iterable[Record]) -> int:
