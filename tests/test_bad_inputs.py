@@ -136,6 +136,8 @@ CASES: dict[str, tuple[Case, int, str]] = {
         r".*training\.optimizer: .*found 'adm' \(did you mean 'adam'\?\)",
     ),
     "--set without value": (lambda f: generate(f, "--set", "seed"), 2, r"--set 'seed': expected KEY\.KEY=VALUE.*"),
+    "--shard beyond its count": (lambda f: generate(f, "--shard", "4/3"), 2, r"--shard '4/3': expected I/K.*"),
+    "--shard of nothing": (lambda f: generate(f, "--shard", "0/0"), 2, r"--shard '0/0': expected I/K.*"),
     "--set with a typo": (
         lambda f: generate(f, "--set", "training.epoch=3"),
         2,

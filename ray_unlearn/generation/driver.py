@@ -27,7 +27,7 @@ from ray_unlearn.monitor import Phases, Recorder, TimeLeft, announce, show_progr
 from ray_unlearn.schedule import Sink, Tally, in_order, schedule
 from ray_unlearn.store.events import event_log
 from ray_unlearn.store.sharing import marked
-from ray_unlearn.study.schema import Study
+from ray_unlearn.study import Shard, Study
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.run.worker import Job
@@ -41,6 +41,7 @@ def generate(
     workers: int | None = None,
     gpus_per_worker: float | None = None,
     only: Sequence[str] = (),
+    shard: Shard | None = None,
     verbose: bool = False,
 ) -> Summary:
     """Make the missing runs of a study.
@@ -52,6 +53,7 @@ def generate(
         workers: overrides `execution.workers`.
         gpus_per_worker: overrides `execution.gpus_per_worker`.
         only: populations to make; their originals are made too.
+        shard: the part of the runs to make, where several drivers share the work; default all.
         verbose: print each run's output on standard error when the run ends, each line with the run's name.
 
     Raises:
@@ -71,7 +73,7 @@ def generate(
         log = stack.enter_context(event_log(store, announce=True)) if store else None
         with place.starting() if store else nullcontext():
             job = replace(open_job(study, place.decode_all), verbose=verbose)
-        work, tally = admit(job, only), Tally(())
+        work, tally = admit(job, only, shard), Tally(())
         recorder = None
         if work.pending:
             if backend == "ray":

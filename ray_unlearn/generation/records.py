@@ -23,7 +23,7 @@ from ray_unlearn.store.arithmetic import mixing
 from ray_unlearn.store.metrics import publish_metrics
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.study_store import StudyStore
-from ray_unlearn.study.plan import Plan, Run
+from ray_unlearn.study.plan import Plan, Run, Shard
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.run.worker import Job
@@ -51,12 +51,13 @@ class Work:
         return {name: sum(each) / len(each) for name, each in times.items() if each}
 
 
-def admit(job: Job, only: Sequence[str]) -> Work:
+def admit(job: Job, only: Sequence[str], shard: Shard | None = None) -> Work:
     """Write the plan into the study's folder; return the runs to make.
 
     Args:
         job: the job with the plan.
         only: populations to make; their originals are made too.
+        shard: the part of their runs to make; default all.
 
     Raises:
         PopulationChanged: the folder holds runs of one of the populations that were made from another definition of it.
@@ -65,7 +66,8 @@ def admit(job: Job, only: Sequence[str]) -> Work:
     """
     job.store.admit(job.plan, _disagreements(job))
     job.store.storage.publish_file(job.store.layout.splits(job.data.splits.digest), job.data.splits_arrow)
-    planned, held = job.plan.only(only).runs, _held(job)
+    chosen, held = job.plan.only(only), _held(job)
+    planned = shard.of(chosen) if shard else chosen.runs
     return Work(
         planned=planned,
         pending=[run for run in planned if run.index not in held[run.population]],
