@@ -23,7 +23,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ray_unlearn import __version__
-from ray_unlearn.cli import judging, logs, making, planning, starting, submitting, whole
+from ray_unlearn.cli import examples, judging, logs, making, planning, starting, submitting, whole
+from ray_unlearn.cli.epilogs import epilog
 from ray_unlearn.errors import Interrupted, RayUnlearnError
 from ray_unlearn.terminal import Escaping, print_error, print_line
 
@@ -32,7 +33,7 @@ app = typer.Typer(
     help="Make populations of unlearned and retrained checkpoints from one study file, and score unlearning methods.",
     epilog="Exit codes: 0 all done, 1 error, 2 wrong usage or study, 3 missing runs, 130 or 143 a signal (resumable).",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -40,6 +41,7 @@ app = typer.Typer(
 for command in (
     starting.quickstart,
     starting.init,
+    examples.examples,
     starting.methods,
     planning.plan,
     making.prepare,
@@ -52,8 +54,8 @@ for command in (
     making.export,
     submitting.submit,
 ):
-    app.command()(command)
-app.command("all")(whole.everything)
+    app.command(epilog=epilog(command.__name__))(command)
+app.command("all", epilog=epilog("all"))(whole.everything)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
