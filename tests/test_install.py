@@ -41,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_brings_every_example(wheel: Path, tmp_path: Path):
     """Law: `examples` of an installation lists and writes the files of the checkout, byte for byte."""
-    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ray_unlearn.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ray_unlearn.cli import run; run()"
     base = [sys.executable, "-I", "-c", code, str(wheel), "examples"]
     listed = subprocess.run(base, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=60)
     names = listed.stdout.split()

@@ -28,6 +28,7 @@ from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.job import check_sets, check_storage, check_weights
 from ray_unlearn.generation.preflight import check_device, check_precision, import_what_runs_need
 from ray_unlearn.generation.records import check_kept
+from ray_unlearn.monitor.tracking import check_trackers
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.study.plan import ORIGINAL, Ingredients, Plan, make_plan
@@ -73,6 +74,7 @@ class Checks:
                 part: Part = "train" if role == "train" else "test"
                 source = self._checked(partial(_opened, spec, part, data), f"data.{role}")
                 self.sources |= {role: source} if source else {}
+        self._checked(partial(check_trackers, self.study))
         if isinstance(data.forget.ids, str):
             self._checked(partial(read_ids, data.forget.ids), "data.forget.ids")
         if self.store and len(self.sources) == sum(isinstance(getattr(data, role), Source) for role in _ROLES):

@@ -23,7 +23,7 @@ from ray_unlearn.generation.preflight import check_device, check_precision, prob
 from ray_unlearn.generation.records import ArithmeticWarnings, FailureRecords, Work, admit, finish, published_run
 from ray_unlearn.generation.summary import Summary
 from ray_unlearn.interrupts import interrupts
-from ray_unlearn.monitor import Phases, Recorder, TimeLeft, announce, show_progress
+from ray_unlearn.monitor import Phases, Recorder, TimeLeft, announce, show_progress, tracked
 from ray_unlearn.schedule import Sink, Tally, in_order, schedule
 from ray_unlearn.store.events import event_log
 from ray_unlearn.store.sharing import marked
@@ -120,7 +120,8 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
             console.log(f"warning: {warning}")
         tally = Tally(pending)
         stored: list[Sink] = [FailureRecords(job, console.log), ArithmeticWarnings(job, work, console.log)]
-        sinks: list[Sink] = [phases, recorder, console, *place.sinks(study), *stored, tally]
+        trackers = stack.enter_context(tracked(study, job.store, console.log))
+        sinks: list[Sink] = [phases, recorder, console, *place.sinks(study), *trackers, *stored, tally]
         events = schedule(
             job.plan,
             pool,

@@ -280,9 +280,18 @@ def _absolute_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
                 data[role] = _absolute_source(data[role], folder)
         if isinstance(data.get("forget"), dict) and isinstance(data["forget"].get("ids"), str):
             data["forget"] = {**data["forget"], "ids": _absolute(data["forget"]["ids"], folder)}
+    if isinstance(tree.get("execution"), dict) and isinstance(tree["execution"].get("track"), list):
+        places = [_absolute_place(entry, folder) for entry in tree["execution"]["track"]]
+        tree["execution"] = {**tree["execution"], "track": places}
     if isinstance(tree.get("populations"), dict):
         tree["populations"] = {name: _absolute_population(spec, folder) for name, spec in tree["populations"].items()}
     return tree
+
+
+def _absolute_place(entry: Any, folder: Path) -> Any:
+    """Resolve the folder of a tracker, `name=FOLDER`."""
+    name, equals, where = entry.partition("=") if isinstance(entry, str) else (entry, "", "")
+    return f"{name}={_absolute(where, folder)}" if equals else entry
 
 
 def _absolute_source(value: Any, folder: Path) -> Any:

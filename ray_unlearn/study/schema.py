@@ -302,6 +302,11 @@ class Execution(Block):
     run_timeout_s: Float | None = Field(
         None, gt=0, description="Seconds after which a run is ended with its worker; Ray only. Default: no limit."
     )
+    track: tuple[Annotated[str, Field(pattern=r"^(tensorboard|mlflow|wandb|trackio)(=.+)?$")], ...] = Field(
+        (),
+        description="Trackers that get every made run's metrics: tensorboard, mlflow, wandb (offline) or trackio, "
+        "each with =FOLDER or =URI; default: trackers/NAME in the storage.",
+    )
     recycle_growth_gib: Float = Field(
         4.0, gt=0, description="GiB of memory growth since its first run after which a worker is replaced."
     )
