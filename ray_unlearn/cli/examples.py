@@ -18,7 +18,7 @@ from ray_unlearn.errors import StoreError, StudyError, did_you_mean
 from ray_unlearn.terminal import print_line
 
 _PACKAGE = Path(__file__).parents[1]
-_SUFFIXES = (".yaml", ".sbatch")
+_SUFFIXES = (".yaml", ".sbatch", ".json")
 
 
 def examples(
