@@ -25,6 +25,7 @@ import typer
 from ray_unlearn import __version__
 from ray_unlearn.cli import examples, judging, logs, making, planning, starting, submitting, whole
 from ray_unlearn.cli.epilogs import epilog
+from ray_unlearn.cli.options import naming_study
 from ray_unlearn.errors import Interrupted, RayUnlearnError
 from ray_unlearn.terminal import Escaping, print_error, print_line
 
@@ -54,8 +55,8 @@ for command in (
     making.export,
     submitting.submit,
 ):
-    app.command(epilog=epilog(command.__name__))(command)
-app.command("all", epilog=epilog("all"))(whole.everything)
+    app.command(epilog=epilog(command.__name__))(naming_study(command))
+app.command("all", epilog=epilog("all"))(naming_study(whole.everything))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,13 +25,13 @@ from ray_unlearn.data.sources import open_source
 from ray_unlearn.data.study_data import StudyData, columns_of, prepare_study
 from ray_unlearn.errors import DamagedFile, PopulationChanged, RayUnlearnError, StoreError, StoreReadOnly
 from ray_unlearn.evaluation.memorisation import hardest_of
-from ray_unlearn.generation.job import check_sets, check_storage, check_weights
+from ray_unlearn.generation.job import check_sets, check_storage
 from ray_unlearn.generation.preflight import check_device, check_precision, import_what_runs_need
 from ray_unlearn.generation.records import check_kept
 from ray_unlearn.monitor.tracking import check_trackers
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.agreement import disagreements
-from ray_unlearn.study.plan import ORIGINAL, Ingredients, Plan, make_plan
+from ray_unlearn.study.plan import ORIGINAL, Ingredients, Plan, Population, make_plan
 from ray_unlearn.study.schema import Data, Source, Study
 
 if TYPE_CHECKING:  # it brings torch
@@ -113,7 +113,7 @@ class Checks:
             self.model = self._checked(self._build, "model.arch")
         for population in self.plan.populations.values() if self.plan else ():
             if self.model is not None:
-                self._checked(partial(check_weights, self.model, population), f"populations.{population.name}.weights")
+                self._checked(partial(self._try_weights, population), f"populations.{population.name}.weights")
         if self.plan:
             self._checked(partial(_check_precision, self.plan))
         if self.plan and self.data:
@@ -144,11 +144,23 @@ class Checks:
 
     def _build(self) -> nn.Module:
         from ray_unlearn import models
+        from ray_unlearn.generation.trial import noise, trains
         from ray_unlearn.seeds import Seeds
 
-        model = models.build(self.study.model, self.num_classes, Seeds(study=0))
-        models.try_on(model, self.study.data.image_size, self.num_classes)
+        spec, count = self.study.model, self.num_classes
+        model = models.build(spec, count, Seeds(study=0), self.study.data.image_size)
+        trained = any(map(trains, self.plan.populations.values() if self.plan else ()))
+        models.try_net(
+            model, *noise(self.study, count), num_classes=count, arch=spec.arch, trains=trained, folder=spec.folder
+        )
         return model
+
+    def _try_weights(self, population: Population) -> None:
+        from ray_unlearn.generation.trial import check_weights
+        from ray_unlearn.methods.weights import WeightsOptions
+
+        if self.model is not None and isinstance(population.method.options, WeightsOptions):
+            list(check_weights(self.study, self.num_classes, self.model, population.method.options))
 
     def _checked(self, check: Callable[[], T], key: str = "") -> T | None:
         """Return the value of a check; None where it fails, which is noted: with `key`, where it names no key."""

@@ -11,6 +11,7 @@ Does not cover: the runs that the store holds already (`records`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,15 +21,12 @@ from ray_unlearn.data.study_data import StudyData, open_sources, prepare_study
 from ray_unlearn.errors import StudyError
 from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.preflight import import_what_runs_need
-from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.loading import located
-from ray_unlearn.study.plan import Ingredients, Plan, Population, make_plan
+from ray_unlearn.study.plan import Ingredients, Plan, make_plan
 from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ray_unlearn.run.worker import Job
 
 _JOB_FOLDER = "working_dir_files"
@@ -50,6 +48,7 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     sources = open_sources(study.data)
     import_what_runs_need()
     from ray_unlearn import models
+    from ray_unlearn.generation.trial import check_model
     from ray_unlearn.methods.resolve import resolve
     from ray_unlearn.run.worker import Job
 
@@ -59,9 +58,8 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     data = prepare_study(study, storage, decode_all, opened=sources, hardest=hardest_of(study, storage))
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
-    _check_model(job)
     check_sets(plan, data)
-    return job
+    return replace(job, remarks=tuple(check_model(job)))
 
 
 def check_storage(storage: str) -> None:
@@ -71,29 +69,6 @@ def check_storage(storage: str) -> None:
             f"storage: {storage} is inside the job's temporary copy of its working_dir, which Ray deletes after the "
             "job; give a permanent one: --set storage=/absolute/folder or s3://bucket/prefix"
         )
-
-
-def _check_model(job: Job) -> None:
-    """Build the architecture, try it on two blank images, and load every weights file that the study names."""
-    from ray_unlearn import models
-
-    model = models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0))
-    models.try_on(model, job.plan.study.data.image_size, job.data.num_classes)
-    for population in job.plan.populations.values():
-        check_weights(model, population)
-
-
-def check_weights(model: nn.Module, population: Population) -> None:
-    """Load every weights file that a population names into the architecture.
-
-    Raises:
-        ModelError: one of them cannot be read, or does not fit.
-
-    """
-    from ray_unlearn import models
-
-    for path in getattr(population.method.options, "weights", ()):
-        models.load_weights(model, models.parse_weights(models.read_file(path), path), path)
 
 
 def check_sets(plan: Plan, data: StudyData) -> None:
