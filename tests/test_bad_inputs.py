@@ -257,7 +257,7 @@ CASES: dict[str, tuple[Case, int, str]] = {
     "weights of another shape": (
         lambda f: weights(f, lambda file: save_file(small_cnn(7, width=4).state_dict(), file)),
         1,
-        r".*w\.safetensors: tensor '14\.weight': the model expects \[10, 16\]; the file has \[7, 16\] .*7 classes, and .*",
+        r".*w\.safetensors: tensor '14\.weight': the model expects \[10, 16\]; the file has \[7, 16\] .*7 classes, .*",
     ),
     "weights of another net": (
         lambda f: weights(f, lambda file: save_file({"fc.weight": torch.zeros(1)}, file)),
@@ -341,7 +341,7 @@ def test_bad_input_is_one_line(name: str, tmp_path: Path, capsys, monkeypatch):
 
 
 def test_the_refused_change_is_shown(tmp_path: Path, capsys):
-    """Law: the lines below the refusal say which key changed from what to what, and what to do."""
+    """Law: the lines below the refusal state which key changed from what to what, and what to do."""
     assert main(changed_lr(tmp_path)) == 1
     lines = capsys.readouterr().err.splitlines()
     assert "  options.lr: 0.001 -> 0.01" in lines
@@ -356,7 +356,7 @@ def test_the_refused_change_is_shown(tmp_path: Path, capsys):
     ],
 )
 def test_a_change_is_refused_in_the_words_of_the_study_file(provoke, theirs: str, ours: str, tmp_path: Path, capsys):
-    """Law: beside what the store holds stands what one would change back in the file."""
+    """Law: next to what the store holds is what one would change back in the file."""
     assert main(provoke(tmp_path)) == 1
     said = capsys.readouterr().err
     assert re.search(

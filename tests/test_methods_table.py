@@ -45,7 +45,7 @@ def table(*arguments: str) -> int:
 
 
 def rewritten(store: StudyStore, run: Run, **changes: Any) -> None:
-    """Replace a run's record by one that says something else."""
+    """Replace a run's record by one that states something else."""
     record = store.record(run)
     assert record is not None
     text = Record.model_validate(record.model_dump() | changes).sealed().model_dump_json()
@@ -77,7 +77,7 @@ def test_the_table_by_hand(made, capsys, tmp_path):
     assert (tmp_path / "table.md").read_text().splitlines() == lines
 
 
-def test_what_does_not_hold_is_said(made, capsys):
+def test_what_does_not_hold_is_reported(made, capsys):
     """Law: equal checkpoints and a missing run each end with 1 and a line that names the population."""
     file, store = made
     first = store.record(Run(population="finetune", index=0))
@@ -90,7 +90,7 @@ def test_what_does_not_hold_is_said(made, capsys):
     assert "problem: retrained: 1 of 2 runs are made" in said
 
 
-def test_a_loss_that_is_not_finite_is_said(made, capsys, monkeypatch):
+def test_a_loss_that_is_not_finite_is_reported(made, capsys, monkeypatch):
     """Law: NaN in a training or an output loss is named with its run."""
     read = StudyStore.made
 
@@ -125,7 +125,7 @@ def test_runs_made_again_are_compared(made, capsys, tmp_path):
     assert f"problem: null: {other.uri} has none of its runs to compare" in said
 
 
-def test_a_study_without_checkpoints_is_told_by_its_outputs(made, capsys):
+def test_a_study_without_checkpoints_is_reported_by_its_outputs(made, capsys):
     """Law: with `keep_checkpoints: false` equal outputs are equal runs; `null` has one for both of its runs."""
     file, store = made
     for name in ("retrained", "null", "finetune"):
@@ -159,7 +159,7 @@ def test_what_has_no_figure_is_a_dash(made, capsys):
 
 
 def test_nothing_to_print_is_one_error(made, tmp_path):
-    """Law: a study that is not made, or a file that is not there, is an error that says what to do."""
+    """Law: a study that is not made, or a file that is not there, is an error that states what to do."""
     with pytest.raises(StoreError, match=r"elsewhere/tiny: no run of the study is made there; `ray-unlearn generate`"):
         table(made[0], "--set", f"storage={tmp_path / 'elsewhere'}")
     with pytest.raises(StudyError, match=r"absent\.yaml: cannot be read"):
@@ -168,7 +168,7 @@ def test_nothing_to_print_is_one_error(made, tmp_path):
 
 @pytest.mark.parametrize(("name", "preset"), [("digits", "digits"), ("faces", "cifar10")])
 def test_the_studies_have_every_method(name, preset):
-    """Law: each that starts from an original, 8 or more runs, under one preset; `null` and `retrained` beside them."""
+    """Law: each that starts from an original, 8 or more runs, under one preset; `null` and `retrained` next to them."""
     study = load_study(ROOT / "jobs" / "studies" / f"methods-{name}.yaml")
     own = {n: m for n, m in METHODS.items() if m.starts_from == "original"}
     methods = {n: m for n, m in own.items() if n in ("null", "mix") or preset in m.presets}

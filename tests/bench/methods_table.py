@@ -7,7 +7,7 @@ its median training seconds divided by the median of `evaluation.reference`, bec
 Before it prints, it checks what the
 table rests on, and ends with 1 where something does not hold: every loss is finite; the checkpoints of a population
 differ from one another, unless its method is declared deterministic; and, with --again, every run that STORAGE holds of
-the same study, too, has the same bytes there. A run without a checkpoint (`keep_checkpoints: false`) is told by its
+the same study, too, has the same bytes there. A run without a checkpoint (`keep_checkpoints: false`) is known by its
 outputs; what has no figure, such as a split without outputs or a population without runs, is a dash.
 
 Needs a study that is made, at least in part, and one CPU for a second. Expected: the tables in the README.
@@ -70,7 +70,7 @@ def _problems(study: Study, name: str, store: StudyStore, again: StudyStore | No
 
 
 def _content(record: Record) -> tuple[tuple[str, str], ...]:
-    """Return what tells a run from others: its checkpoint's sha256, or where none was kept its outputs'."""
+    """Return what distinguishes a run from others: its checkpoint's sha256, or where none was kept its outputs'."""
     kept = [CHECKPOINT] if CHECKPOINT in record.payloads else sorted(record.payloads)
     return tuple((name, record.payloads[name].sha256) for name in kept)
 
