@@ -343,7 +343,7 @@ def test_bad_input_is_one_line(name: str, tmp_path: Path, capsys, monkeypatch):
 
 
 def test_the_refused_change_is_shown(tmp_path: Path, capsys):
-    """Law: the lines below the refusal say which key changed from what to what, and what to do."""
+    """Law: the lines below the refusal state which key changed from what to what, and what to do."""
     assert main(changed_lr(tmp_path)) == 1
     lines = capsys.readouterr().err.splitlines()
     assert "  options.lr: 0.001 -> 0.01" in lines
@@ -358,7 +358,7 @@ def test_the_refused_change_is_shown(tmp_path: Path, capsys):
     ],
 )
 def test_a_change_is_refused_in_the_words_of_the_study_file(provoke, theirs: str, ours: str, tmp_path: Path, capsys):
-    """Law: beside what the store holds stands what one would change back in the file."""
+    """Law: next to what the store holds is what one would change back in the file."""
     assert main(provoke(tmp_path)) == 1
     said = capsys.readouterr().err
     assert re.search(

@@ -1,4 +1,4 @@
-"""What progress says of the time left."""
+"""What progress states of the time left."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_runs_made_earlier_are_a_first_estimate():
 
 
 def test_each_event_that_concerns_people_is_a_line():
-    """Law: retries say which attempt comes, failures how many there were; a cause that keeps workers from starting is
-    said once, and not where a node went away or a ready worker is lost."""
+    """Law: retries state which attempt comes, failures how many there were; a cause that keeps workers from starting is
+    reported once, and not where a node went away or a ready worker is lost."""
     told = Outcome(run=finetune(7), seconds=1.0, error="NaN", log=b"epoch 1\x1b[2J\n")
     events: list[Event] = [
         Lost(1, "no such device"),

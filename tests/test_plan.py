@@ -61,7 +61,7 @@ def test_what_changes_results_changes_the_digest(tiny: Make, changes: dict[str, 
     "what", [{"data": {"splits": "2b"}}, {"data": {"images": {"train": "20"}}}, {"model": {"arch": "x"}}]
 )
 def test_data_and_model_change_every_digest(tiny: Make, what: dict[str, Any]) -> None:
-    """Whatever the data's and the model's rooms say identifies them is covered, known key or not."""
+    """No matter what the data's and the model's rooms state identifies them is covered, known key or not."""
     study = tiny(populations=THREE)
     before, after = digests(planned(study)), digests(planned(study, **what))
     assert {name for name in before if before[name] != after[name]} == ALL
@@ -273,7 +273,7 @@ def _with(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_an_evaluation_without_its_outputs_is_warned_of(tiny: Make):
-    """Law: a study that asks for scores and saves no retain outputs is told so before hours of work, not after."""
+    """Law: a study that asks for scores and saves no retain outputs is reported before hours of work, not after."""
     evaluated = {"populations": THREE, "evaluation": {"reference": "retrained"}}
     (warning,) = planned(tiny(**evaluated, outputs={"splits": ["forget", "test"]})).warnings
     assert warning.startswith("outputs.splits: without retain the evaluation has no score")

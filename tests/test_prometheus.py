@@ -23,7 +23,7 @@ from ray_unlearn.study import Run, parse_study
 def test_counts_are_on_the_nodes_prometheus_endpoint(ray_cluster: None):
     """Law: 3 runs of 10 bytes and 1 failure are these numbers; every series has a study, and no run or worker as tag.
 
-    Ray's agent on the node hears of them every ten seconds.
+    Ray's agent on the node learns of them every ten seconds.
     """
     import ray
 
@@ -36,7 +36,7 @@ def test_counts_are_on_the_nodes_prometheus_endpoint(ray_cluster: None):
     for index in range(3):
         meters(Made(Outcome(run=Run(population="finetune", index=index), seconds=1.5, spent=spent), 1, 1))
     meters(Failed(Outcome(run=Run(population="finetune", index=3), seconds=1.0, error="no"), 2, 1))
-    meters(Stopped(1))  # the last counts are told
+    meters(Stopped(1))  # the last counts are reported
     node = ray.nodes()[0]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     found: dict[str, float] = {}

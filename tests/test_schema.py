@@ -195,7 +195,7 @@ def test_names_that_the_store_uses_are_refused_by_their_key(name: str) -> None:
 
 
 def test_the_reserved_names_are_those_of_the_layout() -> None:
-    """What the layout puts beside populations cannot be a population's name; names with dots are none anyway."""
+    """What the layout puts next to populations cannot be a population's name; names with dots are none anyway."""
     from ray_unlearn.store.layout import DATA_CACHE, Layout
 
     layout = Layout("s")
@@ -261,7 +261,7 @@ def test_a_study_survives_its_own_json(tiny: Callable[..., Study]) -> None:
     assert Study.model_validate(json.loads(study.model_dump_json())) == study
 
 
-def test_the_template_loads_and_says_what_it_says() -> None:
+def test_the_template_loads_and_is_what_it_states() -> None:
     """`ray-unlearn init` writes a study that is complete as it is."""
     study = parse_study(parse_yaml(TEMPLATE), where="template")
     assert {name: spec.planned for name, spec in study.populations.items()} == {

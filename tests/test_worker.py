@@ -100,7 +100,7 @@ def test_run_i_starts_from_original_i_modulo_originals(scripted):
         assert record.original == run.index % 2
 
 
-def test_a_run_without_its_original_fails_and_says_so(tiny):
+def test_a_run_without_its_original_fails_and_reports_it(tiny):
     """Law: a worker never makes up a start; the outcome names the original's missing checkpoint."""
     job, worker = open_worker(tiny())
     outcome = execute(worker, Run(population="finetune", index=0))
@@ -213,7 +213,7 @@ def test_a_bf16_study_rounds_parameters_and_keeps_buffers(scripted):
     assert same(original, run)
 
 
-def test_the_record_says_how_the_run_was_made(tiny):
+def test_the_record_states_how_the_run_was_made(tiny):
     """Law: record.json holds seeds, options, times, device, threads and versions, as plain JSON."""
     study = tiny()
     generate(study, backend="inline")
