@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from ray_unlearn.errors import did_you_mean
+from ray_unlearn.study.adaptive import UpTo, check_equal
 from ray_unlearn.study.places import Places
 from ray_unlearn.study.recipe import Block, Float, Int, Recipe
 from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
@@ -216,7 +217,9 @@ class PopulationSpec(BaseModel):
     preset: str | None = Field(
         None, description="Name of a set of options of the method; options given here override it."
     )
-    count: Int | None = Field(None, ge=1, le=99_999, description="Number of checkpoints (seeds).")
+    count: Annotated[Int, Field(ge=1, le=99_999)] | UpTo | None = Field(
+        None, description="Number of checkpoints (seeds), or {up_to: 512, until: decided}."
+    )
     originals: Int = Field(1, ge=1, description="Run i starts from original i modulo this many.")
     keep_checkpoints: bool | None = Field(None, description="Whether to keep checkpoints. Default: as the study.")
 
@@ -234,6 +237,8 @@ class PopulationSpec(BaseModel):
     @property
     def planned(self) -> int:
         """Number of planned checkpoints: `count`, else one per weights file, else 1."""
+        if isinstance(self.count, UpTo):
+            return self.count.up_to
         return self.count or len(self.weights or (1,))
 
     @model_validator(mode="after")
@@ -361,8 +366,16 @@ class Study(Block):
         for path, name in paths.items():
             if name in RESERVED_NAMES:
                 raise ValueError(f"{path}: {name!r} is a name that the store uses; choose another")
+        reference = (self.evaluation or Evaluation()).reference
+        check_equal({name: spec.count for name, spec in self.populations.items() if name != "original"}, reference)
         if self.evaluation and self.evaluation.reference not in self.populations:
             reference = self.evaluation.reference
             hint = did_you_mean(reference, self.populations)
             raise ValueError(f"evaluation.reference: {reference!r} is not a population of the study{hint}")
         return self
+
+    @property
+    def adaptive(self) -> UpTo | None:
+        """How many runs its populations may take until a decision; None where their numbers are fixed."""
+        counts = [spec.count for name, spec in self.populations.items() if name != "original"]
+        return next((count for count in counts if isinstance(count, UpTo)), None)
