@@ -136,6 +136,8 @@ CASES: dict[str, tuple[Case, int, str]] = {
         r".*training\.optimizer: .*found 'adm' \(did you mean 'adam'\?\)",
     ),
     "--set without value": (lambda f: generate(f, "--set", "seed"), 2, r"--set 'seed': expected KEY\.KEY=VALUE.*"),
+    "--shard beyond its count": (lambda f: generate(f, "--shard", "4/3"), 2, r"--shard '4/3': expected I/K.*"),
+    "--shard of nothing": (lambda f: generate(f, "--shard", "0/0"), 2, r"--shard '0/0': expected I/K.*"),
     "--set with a typo": (
         lambda f: generate(f, "--set", "training.epoch=3"),
         2,
@@ -331,8 +333,8 @@ def test_bad_input_is_one_line(name: str, tmp_path: Path, capsys, monkeypatch):
     capsys.readouterr()
     assert main(arguments) == code
     captured = capsys.readouterr()
-    first, *others = captured.err.splitlines()
-    assert re.fullmatch(f"error: {expected}", first)
+    first, *others = [line for line in captured.err.splitlines() if line != "opening study tiny"]
+    assert re.fullmatch(rf"error: (\S+study\.yaml(:\d+)?: )?{expected}", first)
     assert others == [] or name == "changed lr on an existing population"
     assert captured.out == "" or name == "plot of nothing"  # the status itself is printed first
     assert set(tmp_path.rglob("record.json")) == records

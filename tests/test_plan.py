@@ -9,7 +9,7 @@ import pytest
 
 from ray_unlearn.errors import StudyError
 from ray_unlearn.methods.resolve import resolve
-from ray_unlearn.study import Ingredients, Plan, Run, Study, make_plan
+from ray_unlearn.study import Ingredients, Plan, Run, Shard, Study, make_plan
 
 Make = Callable[..., Study]
 
@@ -279,3 +279,24 @@ def test_an_evaluation_without_its_outputs_is_warned_of(tiny: Make):
     assert warning.startswith("outputs.splits: without retain the evaluation has no score")
     assert planned(tiny(**evaluated, outputs={"splits": ["forget", "test", "retain"]})).warnings == []
     assert planned(tiny(populations=THREE)).warnings == []
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 100])
+def test_shards_divide_the_runs_and_share_originals(tiny: Make, parts: int) -> None:
+    """Every run is in one part, equally many in each; an original is in each part that needs it."""
+    populations = {"original": {"count": 2}, "finetune": {"count": 7, "originals": 2}, **THREE}
+    plan = planned(tiny(populations=populations))
+    shards = [Shard(number + 1, parts).of(plan) for number in range(parts)]
+    own = [[run for run in shard if run.population != "original"] for shard in shards]
+    assert sorted(run for part in own for run in part) == sorted(
+        run for run in plan.runs if run.population != "original"
+    )
+    assert max(map(len, own)) - min(map(len, own)) <= 1
+    for shard in shards:
+        assert {plan.start_of(run) for run in shard} - {None} == {run for run in shard if run.population == "original"}
+
+
+def test_shards_of_originals_alone_divide_them(tiny: Make) -> None:
+    """`--only original --shard 1/2`: nothing starts from them yet."""
+    plan = planned(tiny(populations={"original": {"count": 3}})).only(["original"])
+    assert [len(Shard(number, 2).of(plan)) for number in (1, 2)] == [2, 1]

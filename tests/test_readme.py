@@ -23,7 +23,7 @@ from ray_unlearn.methods import METHODS
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for pattern in ("*.md", "jobs/*.md", "tests/*/README.md", "ray_unlearn/*/README.md")
+    for pattern in ("*.md", "jobs/*.md", "jobs/*/README.md", "tests/*/README.md", "ray_unlearn/*/README.md")
     for path in sorted(ROOT.glob(pattern))
     if path.name != "CHANGELOG.md"  # it names what was once
 }

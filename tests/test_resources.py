@@ -82,3 +82,15 @@ def test_waiting_for_a_place_states_whether_a_place_can_come():
         "CPU 15 free of 16, GPU 0 free of 1"
     )
     assert waiting_line(needs, 1, nodes, nodes) == ""
+
+
+def test_own_workers_that_are_starting_do_not_wait_for_room():
+    """Law: where own workers explain all that is used, only those without a place wait; else others are in the way."""
+    needs, nodes = Needs(cpus=1, gpus=0), [{"CPU": 2}]
+    assert waiting_line(needs, 2, nodes, [{}], own=2) == ""
+    assert waiting_line(needs, 1, nodes, [{}], own=2) == ""
+    each = "(each CPU 1): of 1 nodes 1 could hold one, and all are busy; in all CPU 0 free of 2"
+    assert waiting_line(needs, 4, nodes, [{}], own=5) == f"waiting for room for 3 workers {each}"
+    assert waiting_line(needs, 1, nodes, [{}], own=1) == f"waiting for room for 1 worker {each}"
+    shared = Needs(cpus=1, gpus=0.5)
+    assert "2 workers" in waiting_line(shared, 2, [{"CPU": 2, "GPU": 1}], [{"GPU": 0.5}], own=2)

@@ -225,7 +225,7 @@ def test_a_fault_of_ours_shows_its_traceback_as_text(capfd, monkeypatch: pytest.
 
 ON_A_TERMINAL = """
 import sys, time
-from ray_unlearn.monitor import show_progress
+from ray_unlearn.monitor import TimeLeft, show_progress
 from ray_unlearn.run.outcome import Outcome, WorkerInfo
 from ray_unlearn.schedule.events import Failed, Made
 from ray_unlearn.schedule.pool import Ready
@@ -235,7 +235,7 @@ from ray_unlearn.terminal import open_console, print_line
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-with show_progress(2, 0, Execution()) as console:
+with show_progress(2, 0, Execution(), TimeLeft({"a": 2})) as console:
     console.log("line " + sys.argv[1])
     console(Ready(1, WorkerInfo(host="here", pid=1, device="cpu")))
     console(Made(Outcome(run=Run(population="a", index=0), seconds=1.0), 1, 1))
