@@ -129,3 +129,24 @@ def test_the_roc_of_the_classifier_is_of_images_that_it_never_saw() -> None:
     assert np.allclose(forget, expected.decision_function(forget_E[:, None]))
     assert np.allclose(unseen, expected.decision_function(test_T[~fitted, None]))
     assert not np.array_equal(fitted, np.arange(40) % 2 == 0)
+
+
+def test_the_first_runs_alone_are_attacked_one_at_a_time(monkeypatch) -> None:
+    """Law: runs beyond the number have no value; the mean, of all runs and of a subset, is that of attacked runs."""
+    monkeypatch.setattr("ray_unlearn.evaluation.comparison.ATTACKED", 3)
+    rng = np.random.default_rng(8)
+    splits = {}
+    for split in ("forget", "test", "retain"):
+        phi_RN = rng.normal(size=(5, 12))
+        splits[split] = SplitOutputs(np.arange(12), np.zeros(12, np.int64), phi_RN, phi_RN > 0)
+    outputs = Outputs("kookmin", (None,) * 5, splits)
+    found = attack_alone(outputs, lambda: np.random.default_rng(0)).values["logistic_attack"]
+    whole = attack_alone(outputs.take([0, 1, 2]), lambda: np.random.default_rng(0)).values["logistic_attack"]
+    assert np.array_equal(found[:3], whole)
+    assert np.isnan(found[3:]).all()
+    pair = Pair(outputs, outputs, "exact", lambda: np.random.default_rng(0), {"logistic_attack": found})
+    assert compare(pair)["logistic_attack"] == pytest.approx(whole.mean())
+    part = Pair(outputs, outputs, "exact", lambda: np.random.default_rng(0), {"logistic_attack": found[[2, 3, 4]]})
+    assert compare(part)["logistic_attack"] == whole[2]
+    none = Pair(outputs, outputs, "exact", lambda: np.random.default_rng(0), {"logistic_attack": found[3:]})
+    assert "logistic_attack" not in compare(none)
