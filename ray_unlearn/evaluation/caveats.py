@@ -26,8 +26,8 @@ def caveats(scored: PopulationScores, outputs: Outputs) -> tuple[str, ...]:
     images = outputs.splits["forget"].phi_RN.shape[1]
     if different < len(outputs):
         found.append(
-            f"only {different} of {len(outputs)} runs have different outputs: the results of the method hardly depend on "
-            "the seed"
+            f"only {different} of {len(outputs)} runs have different outputs: the results of the method hardly depend "
+            "on the seed"
         )
     if scored.guarded:
         share = "most" if scored.guarded > _NEARLY_ALL_GUARDED * images else "some"
