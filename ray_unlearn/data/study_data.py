@@ -89,7 +89,7 @@ def open_sources(data: Data) -> dict[str, OpenSource]:
     """
     specs = {role: spec for role in _ROLES if isinstance(spec := getattr(data, role), Source) and spec.path}
     return {
-        role: open_source(spec, "train" if role == "train" else "test", _columns(data), role)
+        role: open_source(spec, "train" if role == "train" else "test", columns_of(data), role)
         for role, spec in specs.items()
     }
 
@@ -124,7 +124,7 @@ def prepare_study(
         if not isinstance(spec, Source):
             continue
         part: Part = "train" if role == "train" else "test"
-        source = (opened or {}).get(role) or open_source(spec, part, _columns(study.data), role)
+        source = (opened or {}).get(role) or open_source(spec, part, columns_of(study.data), role)
         remarks += [f"data.{role}: {remark}" for remark in source.remarks]
         prepared[role] = prepare_source(
             source,
@@ -154,7 +154,7 @@ def _more(others: Sequence[str]) -> str:
     return f" (and {len(others)} more such, which data.strict: false prints)" if others else ""
 
 
-def _columns(data: Data) -> Columns:
+def columns_of(data: Data) -> Columns:
     """Return the columns to read; forgetting by group names the group's column."""
     columns, group = data.columns, data.forget.group
     if group is None or columns.group == group:
