@@ -31,7 +31,7 @@ def export(study: Path, file: Path, *more: str) -> int:
 
 
 def test_a_run_s_model_as_a_state_dict_and_as_published(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    """Law: both files hold run 1's weights; the .safetensors file is the run's own; the hash that is printed is right."""
+    """Law: both files hold run 1's weights; the .safetensors file is the run's own; the printed hash is the file's."""
     ours = study.parent / "store/tiny/finetune/00001/model.safetensors"
     for name in ("model.pth", "model.safetensors"):
         assert export(study, tmp_path / name, "--run", "1") == 0
