@@ -42,7 +42,7 @@ FLOORS = [
     ["submit"],
     ["cluster"],
     ["generation"],
-    ["export", "quickstart"],
+    ["export", "quickstart", "notebook"],
     ["cli"],
     ["__main__"],
 ]

@@ -11,6 +11,6 @@ These are sinks of the schedule's events. `watch` and `utilisation` read the log
 Does not cover: the events (`schedule`), the log's files (`store.events`), Prometheus (`cluster`).
 """
 
-from ray_unlearn.monitor.console import show_progress as show_progress
 from ray_unlearn.monitor.event_log import Recorder as Recorder
 from ray_unlearn.monitor.phases import Phases as Phases
+from ray_unlearn.monitor.progress import show_progress as show_progress

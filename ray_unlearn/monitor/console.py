@@ -1,9 +1,8 @@
-"""Progress for people: a live bar on a terminal, plain lines elsewhere (job logs are files).
+"""Progress for people: a live bar on a terminal, one in a notebook, plain lines elsewhere (job logs are files).
 
-    with show_progress(512, 100, study.execution) as console:
-        console.log("412 of 512 runs to make")
-        for event in schedule(...):
-            console(event)
+    sink = ConsoleSink(open_console(error=True), total=512, already=100)
+    sink.log("412 of 512 runs to make")
+    sink(event)
 
 Does not cover: what `ray-unlearn status` prints about a store.
 """
@@ -11,8 +10,6 @@ Does not cover: what `ray-unlearn status` prints about a store.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -20,8 +17,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ray_unlearn.schedule.events import Event, Failed, Made, Retried
 from ray_unlearn.schedule.pool import Lost, Ready
-from ray_unlearn.study.schema import Execution
-from ray_unlearn.terminal import open_console
 from ray_unlearn.wording import duration, lines_in
 
 _LINE_EVERY_S = 5.0
@@ -90,7 +85,7 @@ class ConsoleSink:
             self.log(f"{self.done}/{self.total} runs, {self.describe()}")
 
 
-class _Bar(ConsoleSink):
+class Bar(ConsoleSink):
     """Sink with a live bar, for a terminal."""
 
     def __init__(self, console: Console, total: int, already: int, **how: Any) -> None:
@@ -107,23 +102,3 @@ class _Bar(ConsoleSink):
 
     def _show(self, *, force: bool) -> None:
         self.bar.update(self._task, completed=self.done, description=self.describe(), refresh=force)
-
-
-@contextmanager
-def show_progress(total: int, already: int, execution: Execution, verbose: bool = False) -> Iterator[ConsoleSink]:
-    """Yield a sink that suits standard error.
-
-    Args:
-        total: number of runs that were requested.
-        already: number of those that were made before.
-        execution: the study's section; `max_attempts` is shown with retries.
-        verbose: print each run's output, too, when the run ends.
-
-    """
-    console, max_attempts = open_console(error=True), execution.max_attempts
-    if not console.is_terminal:
-        yield ConsoleSink(console, total, already, max_attempts=max_attempts, verbose=verbose)
-        return
-    bar = _Bar(console, total, already, max_attempts=max_attempts, verbose=verbose)
-    with bar.bar:
-        yield bar

@@ -75,7 +75,7 @@ def score_lines(scores: Scores) -> list[str]:
         f"{scores.study}: {scores.mode} mode, {mode_words(scores)}",
         *table_lines(table),
         table.explained,
-        *_null_lines(scores),
+        *null_lines(scores),
         *([tested] if (tested := test_line(scores)) else []),
         *_missing_lines(ranked(scores)),
         *(f"warning: {warning}" for warning in warnings_of(scores)),
@@ -109,7 +109,8 @@ def _growth_words(found: PopulationScores) -> str:
     return joined(f"score {score}", f"F {f}", null, by=", ")
 
 
-def _null_lines(scores: Scores) -> list[str]:
+def null_lines(scores: Scores) -> list[str]:
+    """Return where the null is, or why there is none."""
     null = null_of(scores, "forgetting_quality")
     if null is None:
         return [f"no null, which is how close retraining comes to itself: {why_no_null(scores)}"]
