@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ray_unlearn.deletion import forget as forget
     from ray_unlearn.generation import generate as generate
     from ray_unlearn.notebook import evaluate as evaluate
     from ray_unlearn.notebook import parse_study as parse_study
@@ -31,6 +32,7 @@ __version__ = "0.2.0"
 _ROOMS = {
     "Study": "study",
     "evaluate": "notebook",
+    "forget": "deletion",
     "generate": "generation",
     "load_study": "study",
     "parse_study": "notebook",

@@ -43,6 +43,7 @@ FLOORS = [
     ["cluster"],
     ["generation"],
     ["export", "quickstart", "notebook"],
+    ["deletion"],
     ["cli"],
     ["__main__"],
 ]

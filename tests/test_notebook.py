@@ -30,7 +30,7 @@ from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.schedule.events import Made
 from ray_unlearn.study.schema import Execution
 
-NAMES = ["Study", "evaluate", "generate", "load_study", "parse_study", "report", "results"]
+NAMES = ["Study", "evaluate", "forget", "generate", "load_study", "parse_study", "report", "results"]
 
 
 def test_names_are_imported_when_they_are_used(tmp_path: Path):

@@ -23,7 +23,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ray_unlearn import __version__
-from ray_unlearn.cli import judging, logs, making, starting, submitting, whole
+from ray_unlearn.cli import deleting, judging, logs, making, starting, submitting, whole
 from ray_unlearn.errors import Interrupted, RayUnlearnError
 from ray_unlearn.terminal import Escaping, print_error, print_line
 
@@ -49,6 +49,7 @@ for command in (
     judging.evaluate,
     judging.report,
     making.export,
+    deleting.forget,
     submitting.submit,
 ):
     app.command()(command)

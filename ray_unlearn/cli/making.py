@@ -221,7 +221,7 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE where it exists.")] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Export a population in the competition's format, or one of its models.
+    """Export a population as the competition's zip, or one model.
 
     The competition's zip holds one file unlearned_checkpoint_{i}.pth per planned run; a missing checkpoint is an error.
     With --run, FILE.pth is a state dict in fp32, and FILE.safetensors has the bytes of the run's checkpoint.

@@ -8,6 +8,7 @@ Does not cover: the work itself, which is done in the rooms that they call.
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,13 @@ import typer
 from ray_unlearn.cli.options import AsJson, Backend, Where, store_of
 from ray_unlearn.errors import StudyError, did_you_mean
 from ray_unlearn.terminal import print_line
+
+
+class StudyTemplate(StrEnum):
+    """Studies that `init` writes."""
+
+    study = "study"
+    deletion = "deletion"
 
 
 def quickstart(
@@ -56,10 +64,13 @@ def quickstart(
 def init(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Output file.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of study files instead.")] = False,
+    template: Annotated[
+        StudyTemplate, typer.Option(help="study: methods compared on digits; deletion: the form of one request.")
+    ] = StudyTemplate.study,
 ) -> None:
     """Write a commented study to start from."""
     from ray_unlearn.study import Study
-    from ray_unlearn.study.template import TEMPLATE
+    from ray_unlearn.study.template import DELETION, PLACEHOLDERS, TEMPLATE
 
     if schema:
         print_line(json.dumps(Study.model_json_schema(), indent=1))
@@ -68,6 +79,10 @@ def init(
         raise StudyError("init: expected the FILE to write, or --schema")
     if file.exists():
         raise StudyError(f"{file}: exists already and is not overwritten; choose another name")
+    if template is StudyTemplate.deletion:
+        file.write_text(DELETION.substitute(PLACEHOLDERS), encoding="utf-8")
+        print_line(f"wrote {file}; fill it in, then: ray-unlearn forget {file}")
+        return
     file.write_text(TEMPLATE, encoding="utf-8")
     print_line(f"wrote {file}; next: ray-unlearn all {file}")
 
