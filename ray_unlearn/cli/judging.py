@@ -172,7 +172,7 @@ def report(
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Write the last evaluation as one page, or as a table for a paper.
+    """Write the last evaluation as a page, or as a table for a paper.
 
     The page opens without a network.
     """

@@ -61,6 +61,9 @@ class Summary:
         lines.append(phases_line(self.phases))
         return [*lines, f"made {plural(self.made, 'run')} in {self.seconds:.0f} s; {done}; store {self.uri}"]
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Print the closing lines where a notebook or IPython shows the value."""
-        printer.text("\n".join(self.lines()))
+        printer.text(str(self))
