@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -50,9 +51,13 @@ def test_evaluate_prints_a_table_and_report_makes_the_page(study: str, tmp_path:
 
 
 def test_evaluate_as_json_in_another_mode(study: str, capsys: pytest.CaptureFixture):
-    """Law: --json prints the scores and nothing else; --mode and --populations do as they say."""
+    """Law: --json prints the scores and nothing else, and on standard error what the files hold now; --mode and
+    --populations are obeyed.
+    """
     assert main(["evaluate", study, "--json", "--mode", "exact", "--populations", "again"]) == 0
-    scores = Scores.model_validate_json(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert printed.err.endswith("scores.json and scores.parquet, which now hold again alone\n")
+    scores = Scores.model_validate_json(printed.out)
     assert scores.mode == "exact"
     assert list(scores.populations) == ["original", "retrained", "again"]
 
@@ -68,7 +73,10 @@ def test_scores_of_some_populations_are_said_to_be_all_that_is_kept(study: str, 
 def test_a_report_without_an_evaluation_says_what_to_do(study: str, capsys: pytest.CaptureFixture):
     """Law: one line, no traceback."""
     assert main(["report", study]) == 1
-    assert capsys.readouterr().err.endswith("scores.json: no evaluation yet; `ray-unlearn evaluate` makes one\n")
+    assert capsys.readouterr().err.endswith(f"no evaluation yet; `ray-unlearn evaluate {study}` makes one\n")
+    assert main(["evaluate", study, "--set", "name=other"]) == 1
+    expected = f"`ray-unlearn generate {study} --set name=other` first\n"
+    assert capsys.readouterr().err.endswith(expected)
 
 
 @pytest.mark.ray
@@ -104,19 +112,21 @@ def test_neither_torch_nor_ray_is_needed(study: str, tmp_path: Path):
     assert (tmp_path / "store" / "tiny" / "report.html").exists()
 
 
-def test_the_job_is_the_command(study: str, tmp_path: Path):
+def test_the_job_is_the_command(study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     """Law: jobs/study.py --stage evaluate takes the command's arguments, and ends as the command does."""
     job = Path(__file__).resolve().parents[1] / "jobs" / "study.py"
 
-    def run(population: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(job), "--stage", "evaluate", study, "--populations", population]
-        return subprocess.run(command, capture_output=True, text=True)
+    def run(population: str) -> tuple[int | str | None, str]:
+        monkeypatch.setattr(sys, "argv", [str(job), "--stage", "evaluate", study, "--populations", population])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(job), run_name="__main__")
+        return ended.value.code, capsys.readouterr().out
 
-    done, refused = run("again"), run("agian")
-    assert done.returncode == 0, done.stderr
-    assert "again" in done.stdout
+    code, printed = run("again")
+    assert code == 0
+    assert "again" in printed
     assert (tmp_path / "store" / "tiny" / "scores.parquet").exists()
-    assert (refused.returncode, refused.stdout) == (2, "")
+    assert run("agian") == (2, "")
 
 
 def test_quickstart_ends_with_scores_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -75,6 +75,6 @@ def test_a_run_that_is_not_made_is_refused(study: Path, tmp_path: Path, capsys: 
     assert "run finetune/00009 has no model.safetensors (not made" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "a.pth").write_bytes(b"mine")
-    assert export(study, tmp_path / "a.pth", "--run", "0") == 1
+    assert export(study, tmp_path / "a.pth", "--run", "0") == 2
     assert (tmp_path / "a.pth").read_bytes() == b"mine"
     assert export(study, tmp_path / "a.pth", "--run", "0", "--overwrite") == 0

@@ -63,7 +63,8 @@ def evaluate(
             "--only",
             "--populations",
             metavar="A,B",
-            help="Score only these populations, with the reference and the original.",
+            help="Score only these populations, with the reference and the original. The files of scores then hold "
+            "these alone.",
         ),
     ] = [],  # noqa: B006
     mode: Annotated[
@@ -87,13 +88,21 @@ def evaluate(
         ),
     ] = False,
     every_s: Every = 5.0,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Also print what more runs would buy: the widths of intervals, and the number of runs that would "
+            "separate neighbours in the ranking.",
+        ),
+    ] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Score the study's populations against the retrained one."""
     from functools import partial
 
     from ray_unlearn.evaluation.evaluate import evaluate, reference_of
-    from ray_unlearn.report.text import score_lines
+    from ray_unlearn.report.text import plan_lines, score_lines
     from ray_unlearn.study import load_study
     from ray_unlearn.study.plan import ORIGINAL
 
@@ -117,14 +126,16 @@ def evaluate(
         compared = Compared(reference_of(loaded), chosen)
         raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
     scores = score(log=print_error)
+    alone = f", which now hold {listed(names_in(only))} alone" if only else ""
+    wrote = f"wrote {store.uri}/scores.json and scores.parquet{alone}"
     if as_json:
         print_line(scores.model_dump_json(indent=1))
+        if scores.saved:
+            print_error(wrote)
         return
-    print_line("\n".join(score_lines(scores)))
+    print_line("\n".join([*score_lines(scores), *(plan_lines(scores) if plan else ())]))
     if scores.saved:  # else a warning has been printed
-        page = typed("report", study, overrides)
-        alone = f", which now hold {listed(names_in(only))} alone" if only else ""
-        print_line(f"\nwrote {store.uri}/scores.json and scores.parquet{alone}; `{page}` makes a page of them")
+        print_line(f"\n{wrote}; `{typed('report', study, overrides)}` makes a page of them")
 
 
 def execution(jobs: int | None, address: str | None) -> Execute:

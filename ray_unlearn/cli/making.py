@@ -25,6 +25,7 @@ from ray_unlearn.cli.options import (
     Where,
     Workers,
     check_ending,
+    named,
     names_in,
     store_of,
     typed,
@@ -84,7 +85,7 @@ def generate(
         verbose=verbose,
     )
     for line in summary.lines():
-        print_line(line)
+        print_line(named(line, study, overrides))
     raise typer.Exit(summary.exit_code)
 
 
@@ -105,7 +106,7 @@ def status(
 
     from ray_unlearn.monitor.utilisation import utilisation, utilisation_line
     from ray_unlearn.report.text import status_lines
-    from ray_unlearn.store.agreement import disagreements
+    from ray_unlearn.store.agreement import changed_scripts, disagreements
     from ray_unlearn.store.arithmetic import mixtures
     from ray_unlearn.store.events import EventReader
     from ray_unlearn.store.metrics import study_status
@@ -142,6 +143,8 @@ def status(
             print_line(f"warning: {line}")
         for line in disagreements(loaded, store):
             print_line(f"warning: made from another value than the study has: {line}; `generate` will refuse it")
+        for line in changed_scripts(loaded, store):
+            print_line(f"warning: made with another script than the study names: {line}; `generate` will refuse it")
     if plot is not None:
         left_out = save_curves(store, list(loaded.populations), plot)
         write = print_error if as_json else print_line
@@ -224,13 +227,14 @@ def export(
     """Export a population as the competition's zip, or one model.
 
     The competition's zip holds one file unlearned_checkpoint_{i}.pth per planned run; a missing checkpoint is an error.
-    With --run, FILE.pth is a state dict in fp32, and FILE.safetensors has the bytes of the run's checkpoint.
+    With --run, FILE.pth is a state dict in fp32, and FILE.safetensors has the bytes of the run's checkpoint. The exit
+    code is 2 if FILE exists and --overwrite is not given.
     """
     from ray_unlearn.study import load_study
 
     one_model = _is_one_model(file, run, form)
     if file.exists() and not overwrite:
-        raise StoreError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
+        raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
     loaded = load_study(study, overrides)
     if population not in loaded.populations:
         hint = did_you_mean(population, loaded.populations)

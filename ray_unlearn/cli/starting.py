@@ -68,7 +68,10 @@ def init(
         StudyTemplate, typer.Option(help="study: methods compared on digits; deletion: the form of one request.")
     ] = StudyTemplate.study,
 ) -> None:
-    """Write a commented study to start from."""
+    """Write a commented study to start from.
+
+    FILE is never overwritten: the exit code is 2 if it exists.
+    """
     from ray_unlearn.study import Study
     from ray_unlearn.study.template import DELETION, PLACEHOLDERS, TEMPLATE
 

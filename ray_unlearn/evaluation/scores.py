@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from ray_unlearn.evaluation.looks import Look
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 
@@ -51,6 +52,8 @@ class Estimate(_Value):
     high: float | None = None
     se: float | None = None
     """Standard error over runs."""
+    se_apart: float = 0.0
+    """Part of `se` that images have alone, which more runs hardly reduce; of F and the score only."""
     df: float | None = None
     """Degrees of freedom of the t distribution that the interval is of."""
     n: int
@@ -210,6 +213,30 @@ class Rank(_Value):
     high: float
 
 
+class Separation(_Value):
+    """How many runs would show the difference of two neighbours in the ranking."""
+
+    first: str
+    second: str
+    difference: float
+    """Difference of the measure now, not below 0."""
+    runs: int | None
+    """Runs a side that show it in 80 % of studies; None: more runs do not."""
+
+
+class Plan(_Value):
+    """What more runs would buy, extrapolated from this evaluation (`planning`)."""
+
+    measure: str
+    n: int
+    """Runs a side now."""
+    sizes: tuple[int, ...]
+    """Runs a side that `widths` are for."""
+    widths: dict[str, tuple[float, ...]]
+    """Widths of 95 % intervals by population."""
+    separations: tuple[Separation, ...] = ()
+
+
 class Stage(_Value):
     """Means over runs after one epoch."""
 
@@ -251,6 +278,8 @@ class PopulationScores(_Value):
     """Forget images for which the official rules leave no attack: epsilon 50, too; parity only."""
     missed: int = 0
     """Number of forget images that an interval separates without error, and the official grid does not; parity only."""
+    look: Look | None = None
+    """Which look at the growing populations this is; None in scores of earlier versions, and for the reference."""
     tests: dict[str, PermutationTest] = {}
     equivalence: Equivalence | None = None
     variance: Originals | None = None
@@ -285,6 +314,7 @@ class Scores(_Value):
     """Scores by population, in the study's order."""
     ranks: dict[str, dict[str, Rank]] = {}
     """Ranks by measure (score, forgetting_quality) and population; empty where populations differ in runs."""
+    plan: Plan | None = None
     warnings: tuple[str, ...] = ()
     versions: dict[str, str]
     """Versions of the packages that made the runs, and of ray_unlearn that evaluated them."""
