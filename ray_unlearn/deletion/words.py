@@ -124,13 +124,13 @@ def limits(found: Findings) -> list[str]:
     retrained = found.sides.get(RETRAINED)
     if retrained is not None:
         lines.append(
-            "Retrained models follow `training` in the study file. Where the original was trained otherwise (recipe, "
+            "Retrained models follow the recipe in the study file (training). Where the original was trained otherwise (recipe, "
             "augmentation, more data), they are no fair picture of a model that never saw the images."
         )
     if found.lost_retrained is not None and abs(found.lost_retrained) > OTHER_RECIPE:
         lines.append(
             f"Here they do not fit: on held-out images the original differs from retrained models by "
-            f"{points(found.lost_retrained)} points of accuracy, so `training` is probably not how it was trained."
+            f"{points(found.lost_retrained)} points of accuracy, so that recipe is probably not how it was trained."
         )
     return lines
 
