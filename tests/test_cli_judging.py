@@ -143,6 +143,10 @@ def test_quickstart_ends_with_scores_and_the_page(tmp_path: Path, monkeypatch: p
     assert "retrained against itself" in said
     report = next(line.split()[-1] for line in said.splitlines() if line.startswith("report "))
     assert Path(report).read_text().startswith("<!doctype html>")
+    assert quickstart.WHY in said
+    (tmp_path / "q/study.yaml").write_text(yaml.safe_dump(small) + "# mine\n")
+    assert main(["quickstart", str(tmp_path / "q"), "--backend", "inline"]) == 0
+    assert quickstart.WHY not in capsys.readouterr().out
 
 
 def test_a_report_s_ending_shows_its_format_and_is_refused_where_it_does_not_fit(

@@ -32,10 +32,11 @@ def quickstart(
 ) -> None:
     """Run a complete study on scikit-learn's digits, in DIR.
 
-    It trains an original, makes 16 unlearned and 16 retrained checkpoints, scores them, and writes the report.
+    It trains an original, makes 16 retrained checkpoints and 16 of each of two unlearning methods, scores them, and
+    writes the report.
     """
     from ray_unlearn.evaluation.evaluate import evaluate
-    from ray_unlearn.quickstart import quickstart
+    from ray_unlearn.quickstart import quickstart, why
     from ray_unlearn.report.publish import publish
     from ray_unlearn.report.text import accuracy_lines, score_lines
     from ray_unlearn.store.metrics import accuracy_table
@@ -52,7 +53,7 @@ def quickstart(
         print_line(line)
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)
-    for line in ["", *score_lines(evaluate(loaded, store))]:
+    for line in ["", *score_lines(evaluate(loaded, store)), *why(file)]:
         print_line(line)
     print_line(f"\nreport       {publish(store, 'html')}\nstudy        {file}")
     print_line(

@@ -124,8 +124,8 @@ def limits(found: Findings) -> list[str]:
     retrained = found.sides.get(RETRAINED)
     if retrained is not None:
         lines.append(
-            "Retrained models follow the recipe in the study file (training). Where the original was trained otherwise (recipe, "
-            "augmentation, more data), they are no fair picture of a model that never saw the images."
+            "Retrained models follow the recipe in the study file (training). Where the original was trained otherwise "
+            "(recipe, augmentation, more data), they are no fair picture of a model that never saw the images."
         )
     if found.lost_retrained is not None and abs(found.lost_retrained) > OTHER_RECIPE:
         lines.append(
