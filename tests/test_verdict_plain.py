@@ -57,7 +57,7 @@ def test_a_method_that_lost_accuracy_is_not_the_closest():
     )
     (row,) = [row for row in ranking_table(scores).rows if row[1].text == LONG]
     assert [cell.good for cell in row[7:9]] == [None, False]
-    kept = changed(make_scores(), LONG, {"test_ratio": ratio(0.991)})
+    kept = changed(make_scores(), LONG, {"test_ratio": ratio(0.975)})  # within 0.02 of the least, 0.99
     assert plain(kept).startswith(LONG)
 
 

@@ -20,6 +20,7 @@ from dataclasses import replace
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.ranking import (
+    TOLERATED,
     comparable,
     estimate,
     in_order,
@@ -110,7 +111,11 @@ def ranking_table(scores: Scores) -> Table:
         for nth, one in zip(places, found, strict=True)
     ]
     reference = _reference_row(scores, top)
-    lost = ["A ratio with a cross is below all that the halves have."] if any(map(lost_accuracy, found)) else []
+    lost = (
+        [f"A ratio with a cross is more than {TOLERATED} below all that the halves have."]
+        if any(map(lost_accuracy, found))
+        else []
+    )
     none = [f"No null: {why_no_null(scores)}."] if found and reference is None else []
     return Table(
         name="ranking",
