@@ -17,6 +17,7 @@ from ray_unlearn.errors import StudyError
 from ray_unlearn.methods.keywords import checked, keywords_in
 from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.study import load_study
+from ray_unlearn.study.changes import edits
 
 SCRIPT = """
 import torch
@@ -104,3 +105,22 @@ def test_a_function_that_is_no_def_takes_no_options():
     assert checked("p", "m.py:other", SCRIPT, {}) == {}
     with pytest.raises(StudyError, match="its function has no keyword arguments"):
         checked("p", "m.py:f", "def f(a, b, c, d): ...", {"step": 1.0})
+
+
+def test_the_refusal_after_an_edit_shows_the_lines(study: Path, capsys: pytest.CaptureFixture):
+    """Law: the store keeps the script's text; the message has the lines that changed, and no other."""
+    assert main(["generate", str(study), "--backend", "inline"]) == 0
+    script = study.parent / "mine.py"
+    kept = json.loads((study.parent / "store/tiny/plain/population.json").read_text())["script"]
+    assert kept == script.read_text()
+    script.write_text(SCRIPT.replace("one += step", "one += 2 * step"))
+    capsys.readouterr()
+    assert main(["generate", str(study), "--backend", "inline"]) == 1
+    said = capsys.readouterr().err
+    assert "mine.py was edited:" in said
+    assert "    -            one += step\n    +            one += 2 * step\n" in said
+    assert "import torch" not in said
+    long = "".join(f"x{number} = 1\n" for number in range(60))
+    shown = edits(long, long.replace("= 1", "= 2"), "mine.py")
+    assert shown[-1] == "    ... and 97 more lines"
+    assert edits("", long, "mine.py") == edits(long, long, "mine.py") == []
