@@ -25,7 +25,7 @@ import ray_unlearn as ru
 from ray_unlearn.errors import RayUnlearnError, StudyError
 from ray_unlearn.evaluation.epsilon import example_epsilons
 from ray_unlearn.evaluation.outputs import read_outputs
-from ray_unlearn.monitor import show_progress
+from ray_unlearn.monitor import TimeLeft, show_progress
 from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.schedule.events import Made
 from ray_unlearn.study.schema import Execution
@@ -129,7 +129,7 @@ def test_a_notebook_s_cell_shows_a_bar_that_moves(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setitem(sys.modules, name, module)
     shell = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
-    with show_progress(2, 0, Execution()) as bar:
+    with show_progress(2, 0, Execution(), TimeLeft({"finetune": 2})) as bar:
         bar.log("<b>2 runs</b>")
         bar(made(0))
         bar(made(1))

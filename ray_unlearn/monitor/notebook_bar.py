@@ -1,6 +1,6 @@
 """Progress in a notebook: one output of the cell, which is replaced as runs are made.
 
-    sink = NotebookBar(console, total, already, show=show)
+    sink = NotebookBar(console, total, already, left)
     sink(event)
 
 It needs IPython, which a notebook has, and no widgets: the bar is HTML. The last lines of the log stand below it.
