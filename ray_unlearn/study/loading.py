@@ -126,6 +126,11 @@ def read_tree(path: str | Path, overrides: Sequence[str] = (), *, absolute: bool
     return merged
 
 
+def resolved(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a study's plain values with relative paths resolved against a folder, as those of a file are."""
+    return _absolute_paths({"storage": Study.model_fields["storage"].default} | tree, folder)
+
+
 def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")

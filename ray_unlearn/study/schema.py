@@ -289,6 +289,9 @@ class Evaluation(Block):
     mode: Literal["parity", "exact"] = Field(
         "parity", description="parity: the official evaluator's grid of intervals; exact: every interval."
     )
+    expect_accuracy: Annotated[Float, Field(ge=0, le=1)] | None = Field(
+        None, description="Accuracy of the original on test images, if known; `forget` refuses a model far from it."
+    )
     resamples: Int = Field(
         100, ge=10, description="Random halves of the populations from which intervals and nulls are computed."
     )
