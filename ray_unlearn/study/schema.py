@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from ray_unlearn.errors import did_you_mean
+from ray_unlearn.study.adaptive import UpTo, check_equal
+from ray_unlearn.study.places import Places
 from ray_unlearn.study.recipe import Block, Float, Int, Recipe
 from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
 
@@ -215,7 +217,9 @@ class PopulationSpec(BaseModel):
     preset: str | None = Field(
         None, description="Name of a set of options of the method; options given here override it."
     )
-    count: Int | None = Field(None, ge=1, le=99_999, description="Number of checkpoints (seeds).")
+    count: Annotated[Int, Field(ge=1, le=99_999)] | UpTo | None = Field(
+        None, description="Number of checkpoints (seeds), or {up_to: 512, until: decided}."
+    )
     originals: Int = Field(1, ge=1, description="Run i starts from original i modulo this many.")
     keep_checkpoints: bool | None = Field(None, description="Whether to keep checkpoints. Default: as the study.")
 
@@ -233,6 +237,8 @@ class PopulationSpec(BaseModel):
     @property
     def planned(self) -> int:
         """Number of planned checkpoints: `count`, else one per weights file, else 1."""
+        if isinstance(self.count, UpTo):
+            return self.count.up_to
         return self.count or len(self.weights or (1,))
 
     @model_validator(mode="after")
@@ -312,6 +318,11 @@ class Execution(Block):
     run_timeout_s: Float | None = Field(
         None, gt=0, description="Seconds after which a run is ended with its worker; Ray only. Default: no limit."
     )
+    track: tuple[Annotated[str, Field(pattern=r"^(tensorboard|mlflow|wandb|trackio)(=.+)?$")], ...] = Field(
+        (),
+        description="Trackers that get every made run's metrics: tensorboard, mlflow, wandb (offline) or trackio, "
+        "each with =FOLDER or =URI; default: trackers/NAME in the storage.",
+    )
     recycle_growth_gib: Float = Field(
         4.0, gt=0, description="GiB of memory growth since its first run after which a worker is replaced."
     )
@@ -335,6 +346,19 @@ class Study(Block):
     checkpoint_dtype: Dtype = Field("fp32", description="Type of the saved weights; normalisation buffers stay fp32.")
     execution: Execution = Execution()
     evaluation: Evaluation | None = None
+    _places: Places = PrivateAttr(Places())
+
+    @property
+    def places(self) -> Places:
+        """Lines of its file, for messages; no part of the study."""
+        return self._places
+
+    def with_file(self, places: Places, folder: str) -> Study:
+        """Return a copy that knows its file's lines, and its folder where the architecture may be in it."""
+        model = self.model.with_folder(folder) if ":" in self.model.arch else self.model
+        found = self.model_copy(update={"model": model})
+        found._places = places
+        return found
 
     @model_validator(mode="after")
     def _references(self) -> Study:
@@ -342,8 +366,16 @@ class Study(Block):
         for path, name in paths.items():
             if name in RESERVED_NAMES:
                 raise ValueError(f"{path}: {name!r} is a name that the store uses; choose another")
+        reference = (self.evaluation or Evaluation()).reference
+        check_equal({name: spec.count for name, spec in self.populations.items() if name != "original"}, reference)
         if self.evaluation and self.evaluation.reference not in self.populations:
             reference = self.evaluation.reference
             hint = did_you_mean(reference, self.populations)
             raise ValueError(f"evaluation.reference: {reference!r} is not a population of the study{hint}")
         return self
+
+    @property
+    def adaptive(self) -> UpTo | None:
+        """How many runs its populations may take until a decision; None where their numbers are fixed."""
+        counts = [spec.count for name, spec in self.populations.items() if name != "original"]
+        return next((count for count in counts if isinstance(count, UpTo)), None)
