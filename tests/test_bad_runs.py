@@ -106,7 +106,9 @@ NEIGHBOURS = {
 
 @pytest.mark.parametrize("name", NEIGHBOURS)
 def test_a_bad_neighbour_leaves_no_trace(tiny, tmp_path, alone, name: str):
-    """Law: run i + 1 has the same bytes whatever run i did to the process; the process is afterwards as it was."""
+    """Law: run i + 1 has the same bytes no matter what run i did to the process; the process is afterwards as
+    it was.
+    """
     before = surroundings()
     summary = generate(scripted(tiny, tmp_path, NEIGHBOURS[name]), backend="inline")
     assert surroundings() == before
@@ -146,7 +148,7 @@ def surroundings() -> list[object]:
 
 
 def test_an_error_of_a_script_names_its_line(tiny, tmp_path):
-    """Law: what people read on the terminal says where to look; what is raised below the script counts, too."""
+    """Law: what people read on the terminal states where to look; what is raised below the script counts, too."""
     bodies = {"raises": "raise ValueError('no')", "calls": "torch.empty(-1)"}
     for name, body in bodies.items():
         (tmp_path / f"{name}.py").write_text(f"import torch\n\n\ndef unlearning(*_):\n    pass\n    {body}\n")
@@ -171,8 +173,8 @@ def test_an_error_of_a_script_names_its_line(tiny, tmp_path):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "allocate memory; out of memory: a smaller"),
     ],
 )
-def test_out_of_memory_says_what_helps(error: Exception, hint: str):
-    """Law: host and device say which memory ran out, in one line."""
+def test_out_of_memory_states_what_helps(error: Exception, hint: str):
+    """Law: host and device state which memory ran out, in one line."""
     assert hint in failure_of(BAD, 0.0, error).error
 
 
@@ -204,7 +206,7 @@ def test_resident_memory_is_what_the_process_holds():
 
 
 def test_a_run_beyond_its_time_is_refused_inline(tiny):
-    """Law: no process can end a run of its own safely, so the inline backend says so before any work."""
+    """Law: no process can end a run of its own safely, so the inline backend reports it before any work."""
     from ray_unlearn.errors import StudyError
 
     start = time.monotonic()

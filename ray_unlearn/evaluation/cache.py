@@ -25,6 +25,7 @@ from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outpu
 from ray_unlearn.evaluation.population_scores import describe, score
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import FORMAT, PopulationScores, Role
+from ray_unlearn.evaluation.single_images import one_run_audit
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.records import OUTPUTS
 from ray_unlearn.study.identity import digest
@@ -73,6 +74,8 @@ class Task:
     """Runs a side of the null, and of the numbers compared with it; the same for all populations of an evaluation."""
     names_sha256: str
     """SHA-256 of the splits file: image ids, groups and class names."""
+    control: tuple[tuple[str, ...], str] = ((), "")
+    """Splits that the audit of one run may tell forget images from, and why there are none (`one_run`)."""
 
     def __str__(self) -> str:
         if self.null and self.null_runs < LEAST_TO_SCORE:
@@ -97,6 +100,7 @@ class Task:
                 "population": None if self.null else [self.population.name, self.role, self.population.identity],
                 "reference": [self.reference.name, self.reference.identity],
                 "names": self.names_sha256,
+                "control": None if self.null or self.role != "unlearned" else self.control,
             }
         )
 
@@ -120,8 +124,11 @@ class Task:
         described = describe(outputs, names, self.role, self.population.method, list(self.reference.records.values()))
         if self.role != "unlearned":
             return Part(key=self.key, population=described).model_dump_json()
-        scored = score(described, outputs, self._read(self.reference), names, self.null_runs, self.settings)
-        return Part(key=self.key, population=scored.population, draws=scored.draws).model_dump_json()
+        reference = self._read(self.reference)
+        scored = score(described, outputs, reference, names, self.null_runs, self.settings)
+        audit = one_run_audit(outputs, reference, *self.control, self.settings)
+        population = scored.population.model_copy(update={"one_run": audit})
+        return Part(key=self.key, population=population, draws=scored.draws).model_dump_json()
 
     def _read(self, population: Population) -> Outputs:
         return read_outputs(self.store, population.name, population.records)

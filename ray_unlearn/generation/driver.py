@@ -10,6 +10,7 @@ Does not cover: reading what was made (`ray_unlearn.report`, evaluation).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -28,11 +29,11 @@ from ray_unlearn.generation.preflight import (
 from ray_unlearn.generation.records import ArithmeticWarnings, FailureRecords, Work, admit, finish, published_run
 from ray_unlearn.generation.summary import Summary
 from ray_unlearn.interrupts import interrupts
-from ray_unlearn.monitor import Phases, Recorder, show_progress
+from ray_unlearn.monitor import Phases, Recorder, TimeLeft, announce, show_progress, tracked
 from ray_unlearn.schedule import Sink, Tally, in_order, schedule
 from ray_unlearn.store.events import event_log
 from ray_unlearn.store.sharing import marked
-from ray_unlearn.study.schema import Study
+from ray_unlearn.study import Shard, Study
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.run.job import Job
@@ -46,6 +47,8 @@ def generate(
     workers: int | None = None,
     gpus_per_worker: float | None = None,
     only: Sequence[str] = (),
+    shard: Shard | None = None,
+    first: int | None = None,
     verbose: bool = False,
 ) -> Summary:
     """Make the missing runs of a study.
@@ -57,6 +60,8 @@ def generate(
         workers: overrides `execution.workers`.
         gpus_per_worker: overrides `execution.gpus_per_worker`.
         only: populations to make; their originals are made too.
+        shard: the part of the runs to make, where several drivers share the work; default all.
+        first: number of runs of each population to make, the first ones; default all.
         verbose: print each run's output on standard error when the run ends, each line with the run's name.
 
     Raises:
@@ -66,6 +71,7 @@ def generate(
 
     """
     phases = Phases()
+    announce(study.name)
     with ExitStack() as stack:
         stack.enter_context(interrupts())
         check_files(study)
@@ -77,7 +83,7 @@ def generate(
         log = stack.enter_context(event_log(store, announce=True)) if store else None
         with place.starting() if store else nullcontext():
             job = replace(open_job(study, place.decode_all), verbose=verbose)
-        work, tally = admit(job, only), Tally(())
+        work, tally = admit(job, only, shard, first), Tally(())
         recorder = None
         if work.pending:
             if backend == "ray":
@@ -116,14 +122,17 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
         phases.enter("workers")
         check_precision(job.plan, pool.device, {run.population for run in pending})
         check_device(job.plan, pool.device, work.held)
-        console = stack.enter_context(show_progress(planned, planned - len(pending), study.execution, job.verbose))
+        left = TimeLeft(Counter(run.population for run in pending), work.seconds())
+        progress = show_progress(planned, planned - len(pending), study.execution, left, job.verbose)
+        console = stack.enter_context(progress)
         console.log(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
         for warning in (*job.data.warnings, *job.plan.warnings, *job.remarks):
             console.log(f"warning: {warning}")
         tally = Tally(pending)
         stored: list[Sink] = [FailureRecords(job, console.log), ArithmeticWarnings(job, work, console.log)]
-        sinks: list[Sink] = [phases, recorder, console, *place.sinks(study), *stored, tally]
+        trackers = stack.enter_context(tracked(study, job.store, console.log))
+        sinks: list[Sink] = [phases, recorder, console, *place.sinks(study), *trackers, *stored, tally]
         events = schedule(
             job.plan,
             pool,

@@ -21,6 +21,8 @@ what its checkpoint gives in a fresh net: a hook, another eps or a replaced modu
 What identifies the population is the script's text and that of every module of its folder that it imports, not their
 path; for a script of an installed distribution, the distribution's name and version, too.
 
+Further arguments of the function that have defaults are options of the population (`keywords`).
+
 Does not cover: how the script is found, imported and hashed (`usercode`), its process (`run.apart`); generators that a
 script makes from the operating system's entropy; training losses per epoch.
 """
@@ -67,6 +69,10 @@ class ScriptOptions(Block):
     )
     shuffle: Annotated[bool, Since("0.2", neutral=True)] = Field(
         True, description="false: the loaders give the images in the same order in every pass."
+    )
+    arguments: Annotated[dict[str, Any], Since("0.2", neutral={})] = Field(
+        default_factory=dict,
+        description="Keyword arguments of the function; in a study file they stand beside the other options.",
     )
 
 
@@ -132,7 +138,7 @@ def script_method(method: str, source: str, planned: Mapping[str, Any]) -> Metho
         # A seed that the script sets on import does not decide: the generators are seeded after it, too.
         with rng.global_state("script-import"), script_function(method, source) as function, rng.global_state("script"):
             with _batches_explained(method, options):
-                returned = function(model, *_loaders(data, options, rng))
+                returned = function(model, *_loaders(data, options, rng), **options.arguments)
             use_returned(method, returned, model, before)
 
     return Method(

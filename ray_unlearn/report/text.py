@@ -76,8 +76,9 @@ def score_lines(scores: Scores) -> list[str]:
         f"{scores.study}: {scores.mode} mode, {mode_words(scores)}",
         *table_lines(table),
         table.explained,
-        *_null_lines(scores),
+        *null_lines(scores),
         *([tested] if (tested := test_line(scores)) else []),
+        *_audit_lines(ranked(scores)),
         *_missing_lines(ranked(scores)),
         *(f"warning: {warning}" for warning in warnings_of(scores)),
     ]
@@ -125,7 +126,18 @@ def _growth_words(found: PopulationScores) -> str:
     return joined(f"score {score}", f"F {f}", null, by=", ")
 
 
-def _null_lines(scores: Scores) -> list[str]:
+def _audit_lines(found: Sequence[PopulationScores]) -> list[str]:
+    """Return what single runs show of their forget set, where the audit of one run applies."""
+    audits = {one.population: one.one_run for one in found if one.one_run and not one.one_run.missing}
+    if not audits:
+        return []
+    each = ", ".join(f"{name} {decimals(one.median)} ({one.shown} of {one.runs} > 0)" for name, one in audits.items())
+    first = next(iter(audits.values()))
+    return [f"epsilon of single runs, at least (median; forget against {first.control} images): {each}"]
+
+
+def null_lines(scores: Scores) -> list[str]:
+    """Return where the null is, or why there is none."""
     null = null_of(scores, "forgetting_quality")
     if null is None:
         return [f"no null, which is how close retraining comes to itself: {why_no_null(scores)}"]

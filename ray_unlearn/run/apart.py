@@ -33,7 +33,7 @@ from ray_unlearn.run.taken_back import compare, load
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.plan import MethodUse, Run
 from ray_unlearn.usercode.apart import EndedApart, result_of
-from ray_unlearn.usercode.fork_server import ForkServer, ServerLost, fork_server
+from ray_unlearn.usercode.fork_server import Ended, ForkServer, ServerLost, fork_server
 from ray_unlearn.usercode.wire import open_file_of
 
 _CHILD = "ray_unlearn.run.child"
@@ -51,6 +51,8 @@ class RunsApart:
         self._probe_BCHW = probe_images(sets)
         self._sent: set[int] = set()
         """Originals whose weights the server has."""
+        self.cpu_s = 0.0
+        """CPU seconds of all processes of scripts so far."""
 
     def made(self, run: Run, rng: Seeds, original: Template, log: RunLog) -> nn.Module:
         """Execute a script for a run; return a fresh net, on the device, with the weights that came of it.
@@ -82,12 +84,16 @@ class RunsApart:
                     most_bytes=most_bytes,
                     limit_s=self._job.plan.study.execution.run_timeout_s,
                     limit_bytes=self._limit_bytes(),
+                    ended=self._count,
                 )
         except (EndedApart, ServerLost) as error:
             raise FailedApart(error=str(error)) from error
         if failure := report.get("failure"):
             raise FailedApart.told(failure)
         return self._taken_back(net, use, report, data)
+
+    def _count(self, ended: Ended) -> None:
+        self.cpu_s += ended.cpu_s
 
     def _taken_back(self, net: nn.Module, use: MethodUse, report: Mapping[str, Any], data: bytes) -> nn.Module:
         where = f"method {use.name}"

@@ -66,6 +66,7 @@ class _Unpublished:
     rng: Seeds
     started_at: str
     seconds: dict[str, float]
+    cpu_seconds: dict[str, float]
     original_sha256: str
     threads: int
     log: bytes = b""
@@ -169,6 +170,7 @@ class Worker:
 
     def _make(self, run: Run, attempt: int, start: float, log: RunLog) -> _Unpublished:
         configure(self._device, self._job.plan.study.execution)  # before every run: a method may have changed it
+        began_cpu = self._cpu_s()
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
         rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
@@ -176,7 +178,7 @@ class Worker:
         model = self._trained_apart(run, rng, log) if population.method.source else self._trained(run, rng, writer)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
         _check_weights(model)
-        trained = time.monotonic()
+        trained, trained_cpu = time.monotonic(), self._cpu_s()
         writer.predict(model)
         _check_metrics(writer)
         return _Unpublished(
@@ -187,6 +189,7 @@ class Worker:
             rng=rng,
             started_at=started_at,
             seconds={"train": trained - start, "predict": time.monotonic() - trained},
+            cpu_seconds={"train": trained_cpu - began_cpu, "predict": self._cpu_s() - trained_cpu},
             original_sha256=self._sha256_of_start(run),
             threads=torch.get_num_threads(),
         )
@@ -225,6 +228,11 @@ class Worker:
         logits_BC = probe_logits(model, images_BCHW, self._device)
         compare(fresh.to(self._device), logits_BC, images_BCHW, self._device, where=where, clues=found)
 
+    def _cpu_s(self) -> float:
+        """Return the CPU seconds of this process, without those of publishing the previous run; and of its scripts'."""
+        apart = self._apart.cpu_s if self._apart is not None else 0.0
+        return time.process_time() - self._publisher.cpu_s() + apart
+
     def _publish(self, made: _Unpublished, start: float, end: float) -> Outcome:
         """Serialise, hash and write; in the publisher's thread, except for quick runs."""
         began = time.monotonic()
@@ -237,6 +245,7 @@ class Worker:
                 started_at=made.started_at,
                 original_sha256=made.original_sha256,
                 seconds=made.seconds,
+                cpu_seconds=made.cpu_seconds,
                 device=device_name(self._device),
                 threads=made.threads,
                 arithmetic=arithmetic(self._device, self._job.plan.study.execution),

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from ray_unlearn.errors import did_you_mean
+from ray_unlearn.study.adaptive import UpTo, check_equal
+from ray_unlearn.study.places import Places
 from ray_unlearn.study.recipe import Block, Float, Int, Recipe
 from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
 
@@ -35,9 +37,13 @@ class Source(Block):
     path: str | tuple[str, ...] | None = Field(
         None, description="File, folder, glob or URI; relative to the study file."
     )
-    format: Literal["auto", "parquet", "folder", "competition", "cifar10", "digits"] = Field(
+    format: Literal["auto", "parquet", "folder", "competition", "csv", "numpy", "cifar10", "digits"] = Field(
         "auto",
-        description="`auto` decides by the path: *.parquet, a folder with retain.csv, or a folder per class.",
+        description="`auto` decides by the path: *.parquet, a folder with retain.csv, a .csv of images, .npz, a folder "
+        "with data.npy and label.npy, or a folder per class.",
+    )
+    images: str | None = Field(
+        None, description="Folder that the paths in a .csv are relative to. Default: the folder of the .csv."
     )
 
 
@@ -57,8 +63,11 @@ def _fraction_or_source(value: Any) -> Any:
 
 
 class Columns(Block):
-    """Column names of a Parquet source."""
+    """Column names of a Parquet source, or of a CSV file of images."""
 
+    path: str | None = Field(
+        None, description="CSV: path of the image's file. Default: path, image_path, file_name, ..."
+    )
     image: str = Field("image", description="struct<bytes, path> (Hugging Face layout) or binary, an encoded image.")
     label: str = Field("label", description="Integer class, or class name.")
     id: str | None = Field(None, description="Unique image id; without it ids are <file name>:<row>.")
@@ -130,6 +139,9 @@ class Data(Block):
     """Images, their splits, and how pixels reach the model."""
 
     train: AnySource
+    strict: bool = Field(
+        False, description="true: images in two sets, groups that straddle sets and empty classes are errors."
+    )
     test: Annotated[
         Fraction | Source | None,
         BeforeValidator(_fraction_or_source, json_schema_input_type=Fraction | str | tuple[str, ...] | Source | None),
@@ -215,7 +227,9 @@ class PopulationSpec(BaseModel):
     preset: str | None = Field(
         None, description="Name of a set of options of the method; options given here override it."
     )
-    count: Int | None = Field(None, ge=1, le=99_999, description="Number of checkpoints (seeds).")
+    count: Annotated[Int, Field(ge=1, le=99_999)] | UpTo | None = Field(
+        None, description="Number of checkpoints (seeds), or {up_to: 512, until: decided}."
+    )
     originals: Int = Field(1, ge=1, description="Run i starts from original i modulo this many.")
     keep_checkpoints: bool | None = Field(None, description="Whether to keep checkpoints. Default: as the study.")
 
@@ -233,6 +247,8 @@ class PopulationSpec(BaseModel):
     @property
     def planned(self) -> int:
         """Number of planned checkpoints: `count`, else one per weights file, else 1."""
+        if isinstance(self.count, UpTo):
+            return self.count.up_to
         return self.count or len(self.weights or (1,))
 
     @model_validator(mode="after")
@@ -272,6 +288,9 @@ class Evaluation(Block):
     reference: str = Field("retrained", description="The population retrained without the forget set.")
     mode: Literal["parity", "exact"] = Field(
         "parity", description="parity: the official evaluator's grid of intervals; exact: every interval."
+    )
+    expect_accuracy: Annotated[Float, Field(ge=0, le=1)] | None = Field(
+        None, description="Accuracy of the original on test images, if known; `forget` refuses a model far from it."
     )
     resamples: Int = Field(
         100, ge=10, description="Random halves of the populations from which intervals and nulls are computed."
@@ -321,6 +340,11 @@ class Execution(Block):
         description="GiB of memory that the processes of a script's run may hold together (Linux). Default: nine "
         "tenths of the machine's, or of its control group's.",
     )
+    track: tuple[Annotated[str, Field(pattern=r"^(tensorboard|mlflow|wandb|trackio)(=.+)?$")], ...] = Field(
+        (),
+        description="Trackers that get every made run's metrics: tensorboard, mlflow, wandb (offline) or trackio, "
+        "each with =FOLDER or =URI; default: trackers/NAME in the storage.",
+    )
     recycle_growth_gib: Float = Field(
         4.0, gt=0, description="GiB of memory growth since its first run after which a worker is replaced."
     )
@@ -344,6 +368,19 @@ class Study(Block):
     checkpoint_dtype: Dtype = Field("fp32", description="Type of the saved weights; normalisation buffers stay fp32.")
     execution: Execution = Execution()
     evaluation: Evaluation | None = None
+    _places: Places = PrivateAttr(Places())
+
+    @property
+    def places(self) -> Places:
+        """Lines of its file, for messages; no part of the study."""
+        return self._places
+
+    def with_file(self, places: Places, folder: str) -> Study:
+        """Return a copy that knows its file's lines, and its folder where the architecture may be in it."""
+        model = self.model.with_folder(folder) if ":" in self.model.arch else self.model
+        found = self.model_copy(update={"model": model})
+        found._places = places
+        return found
 
     @model_validator(mode="after")
     def _references(self) -> Study:
@@ -351,8 +388,16 @@ class Study(Block):
         for path, name in paths.items():
             if name in RESERVED_NAMES:
                 raise ValueError(f"{path}: {name!r} is a name that the store uses; choose another")
+        reference = (self.evaluation or Evaluation()).reference
+        check_equal({name: spec.count for name, spec in self.populations.items() if name != "original"}, reference)
         if self.evaluation and self.evaluation.reference not in self.populations:
             reference = self.evaluation.reference
             hint = did_you_mean(reference, self.populations)
             raise ValueError(f"evaluation.reference: {reference!r} is not a population of the study{hint}")
         return self
+
+    @property
+    def adaptive(self) -> UpTo | None:
+        """How many runs its populations may take until a decision; None where their numbers are fixed."""
+        counts = [spec.count for name, spec in self.populations.items() if name != "original"]
+        return next((count for count in counts if isinstance(count, UpTo)), None)

@@ -37,6 +37,7 @@ def result_of(
     most_bytes: int = 0,
     limit_s: float | None = None,
     limit_bytes: float | None = None,
+    ended: Callable[[Ended], object] = lambda ended: None,
 ) -> tuple[dict[str, Any], bytes]:
     """Return the report of a call, and its tensors.
 
@@ -48,6 +49,7 @@ def result_of(
         most_bytes: size of the tensors above which they are refused unread.
         limit_s: seconds after which the process is ended.
         limit_bytes: memory above which it is ended.
+        ended: called with how it ended.
 
     Raises:
         EndedApart: it ended without a result.
@@ -55,8 +57,9 @@ def result_of(
     """
     result = open_nameless()
     try:
-        ended = server.fork(call, arguments, [result], log=log, limit_s=limit_s, limit_bytes=limit_bytes)
-        if reason := _without_result(ended, os.fstat(result).st_size, limit_s, limit_bytes):
+        end = server.fork(call, arguments, [result], log=log, limit_s=limit_s, limit_bytes=limit_bytes)
+        ended(end)
+        if reason := _without_result(end, os.fstat(result).st_size, limit_s, limit_bytes):
             raise EndedApart(reason)
         return read_result(result, most_bytes)
     except ServerLost as error:

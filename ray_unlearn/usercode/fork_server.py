@@ -55,6 +55,8 @@ class Ended:
     """Wait status (`os.waitstatus_to_exitcode`)."""
     why: str = ""
     """`time` or `memory` where it was ended for a limit."""
+    cpu_s: float = 0.0
+    """CPU seconds of it, and of what it started."""
 
 
 class ForkServer:
@@ -120,7 +122,7 @@ class ForkServer:
             self._folder = self._answer()["folder"]
             answer = self._drained(read_end, log)
             self._folder = ""
-            return Ended(int(answer["status"]), str(answer["why"]))
+            return Ended(int(answer["status"]), str(answer["why"]), float(answer["cpu_s"]))
 
     def close(self) -> None:
         """End the server, and what it forked; kill it where that takes too long."""

@@ -113,7 +113,7 @@ def _fork(connection: socket.socket, request: Mapping[str, Any], files: list[int
     """Fork a child for a call, wait until it has ended, clean up, and report."""
     folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
     try:
-        server = os.getpid()
+        server, cpu_s = os.getpid(), _cpu_of_children()
         child = os.fork()
         if not child:
             _be_the_child(server, connection, request, files, folder)
@@ -124,7 +124,13 @@ def _fork(connection: socket.socket, request: Mapping[str, Any], files: list[int
             status = _end(child)
     finally:
         _remove(folder)
-    send(connection, {"status": status, "why": why})
+    send(connection, {"status": status, "why": why, "cpu_s": _cpu_of_children() - cpu_s})
+
+
+def _cpu_of_children() -> float:
+    """Return the CPU seconds of all children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _watch(connection: socket.socket, child: int, limit_s: float | None, limit_bytes: float | None) -> str:
