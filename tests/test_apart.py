@@ -159,3 +159,15 @@ def test_a_script_reads_beside_itself_and_is_told_nothing_of_the_store(tiny, tmp
     )
     populations = {"finetune": None} | scripts(tmp_path, {"reads": body})
     assert generate(tiny(populations=populations), backend="inline").failed == {}
+
+
+def test_the_cpu_seconds_of_a_script_are_those_of_its_processes(tiny, tmp_path):
+    """Law: half a second of work in a child of the script's counts as the run's training; waiting does not."""
+    work = "ends = time.process_time() + 0.5\n    while time.process_time() < ends: pass\n    os._exit(0)"
+    bodies = {"works": f"if os.fork():\n        return os.wait() and None\n    {work}", "waits": "time.sleep(0.5)"}
+    study = tiny(populations={"finetune": None} | scripts(tmp_path, bodies))
+    assert generate(study, backend="inline").failed == {}
+    store = open_job(study).store
+    used = {name: store.made(name)[0].cpu_seconds["train"] for name in bodies}
+    assert used["works"] > used["waits"] + 0.4
+    assert all(store.made(name)[0].seconds["train"] > 0.5 for name in bodies)

@@ -329,21 +329,10 @@ class Execution(Block):
         "Results with and without agree to rounding, and each repeats bit for bit where deterministic.",
     )
     run_timeout_s: Float | None = Field(
-        None,
-        gt=0,
-        description="Seconds after which a run is ended: a script's with its process; on Ray, any other with its "
-        "worker. Default: no limit.",
+        None, gt=0, description="Seconds after which a script's process, on Ray any run, is ended. Default: no limit."
     )
     script_memory_gib: Float | None = Field(
-        None,
-        gt=0,
-        description="GiB of memory that the processes of a script's run may hold together (Linux). Default: nine "
-        "tenths of the machine's, or of its control group's.",
-    )
-    track: tuple[Annotated[str, Field(pattern=r"^(tensorboard|mlflow|wandb|trackio)(=.+)?$")], ...] = Field(
-        (),
-        description="Trackers that get every made run's metrics: tensorboard, mlflow, wandb (offline) or trackio, "
-        "each with =FOLDER or =URI; default: trackers/NAME in the storage.",
+        None, gt=0, description="GiB that the processes of a script's run may hold (Linux). Default: 0.9 of the memory."
     )
     recycle_growth_gib: Float = Field(
         4.0, gt=0, description="GiB of memory growth since its first run after which a worker is replaced."
