@@ -334,6 +334,11 @@ class Execution(Block):
     script_memory_gib: Float | None = Field(
         None, gt=0, description="GiB that the processes of a script's run may hold (Linux). Default: 0.9 of the memory."
     )
+    track: tuple[Annotated[str, Field(pattern=r"^(tensorboard|mlflow|wandb|trackio)(=.+)?$")], ...] = Field(
+        (),
+        description="Trackers that get every made run's metrics: tensorboard, mlflow, wandb (offline) or trackio, "
+        "each with =FOLDER or =URI; default: trackers/NAME in the storage.",
+    )
     recycle_growth_gib: Float = Field(
         4.0, gt=0, description="GiB of memory growth since its first run after which a worker is replaced."
     )
