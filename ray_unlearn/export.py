@@ -23,7 +23,7 @@ from ray_unlearn.models import parse_weights
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.records import CHECKPOINT
 from ray_unlearn.store.starts import check_starts
-from ray_unlearn.study.plan import ORIGINAL, Run
+from ray_unlearn.study.plan import Run
 
 _SAME_TIME = (1980, 1, 1, 0, 0, 0)  # the zip's own zero: the same checkpoints give the same file
 
@@ -39,7 +39,7 @@ def export_competition(store: StudyStore, population: str, count: int, file: Pat
     if store.held(population) is None:
         raise StoreError(f"{store.uri} has no population {population}; run `ray-unlearn generate` first")
     records = store.made(population)
-    check_starts(store, population, records, store.made(ORIGINAL))
+    check_starts(store, population, records)
     missing = [index for index in range(count) if index not in records]
     if missing:
         shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")

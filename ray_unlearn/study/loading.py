@@ -29,7 +29,9 @@ from ray_unlearn.study.yaml12 import parse_yaml
 
 _EMBEDDED = ("digits", "cifar10", "given")
 # What pydantic adds to a key's path: the member of a union that failed, and `[key]` where the key itself is wrong.
-_NOT_KEYS = re.compile(r"(constrained-)?(int|float|str)|Source|Normalize|\[key\]|(function-|literal|tuple)\S*\[.*")
+_NOT_KEYS = re.compile(
+    r"(constrained-)?(int|float|str)|Source|Normalize|HalfOf|\[key\]|(function-|literal|tuple)\S*\[.*"
+)
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
@@ -86,8 +88,7 @@ def parse_study(tree: dict[str, Any], where: str) -> Study:
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
-        # A union reports an error per member: an unknown key, then the deepest key, is closest to the cause.
-        ranked = sorted(error.errors(), key=lambda one: (one["type"] != "extra_forbidden", -len(_keys(one))))
+        ranked = sorted(error.errors(), key=_distance)
         worst = ".".join(_keys(ranked[0]))
         others = {".".join(_keys(one)) for one in ranked if not worst.startswith(".".join(_keys(one)))}
         more = f" (and {len(others)} more)" if others else ""
@@ -120,9 +121,13 @@ def _drop(tree: Any, path: tuple[int | str, ...]) -> bool:
 
 
 def describe_first(error: ValidationError, model: type[BaseModel]) -> str:
-    """Describe the error that is closest to the cause: an unknown key, where there is one."""
-    first, *_ = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    return describe(first, model)
+    """Describe the error that is closest to the cause: an unknown key, where there is one, else the deepest key."""
+    return describe(min(error.errors(), key=_distance), model)
+
+
+def _distance(error: ErrorDetails) -> tuple[bool, int]:
+    """Return how far an error is from the cause: a union reports one per member, the member that was meant deepest."""
+    return error["type"] != "extra_forbidden", -len(_keys(error))
 
 
 def describe(error: ErrorDetails, model: type[BaseModel]) -> str:

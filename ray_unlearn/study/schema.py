@@ -206,6 +206,12 @@ class PopulationSpec(BaseModel):
     )
     count: Int | None = Field(None, ge=1, le=99_999, description="Number of checkpoints (seeds).")
     originals: Int = Field(1, ge=1, description="Run i starts from original i modulo this many.")
+    starts_from: str | None = Field(
+        None,
+        pattern=POPULATION_PATTERN,
+        description="Instead of originals: a population of shadows. Run i starts from its run i, and sees only the "
+        "retain and forget images that this one was trained on.",
+    )
     keep_checkpoints: bool | None = Field(None, description="Whether to keep checkpoints. Default: as the study.")
 
     @property
@@ -229,6 +235,8 @@ class PopulationSpec(BaseModel):
         if (self.method is None) == (self.weights is None):
             hint = "" if self.method else '; the method null is written "null", in quotes'
             raise ValueError(f"expected either a method or weights: FILE{hint}")
+        if self.starts_from is not None and self.originals != 1:
+            raise ValueError("originals: run i starts from run i of starts_from, so leave originals out")
         if self.weights is not None and self.planned > len(self.weights):
             raise ValueError(f"count: expected at most {len(self.weights)}, one per weights file; found {self.count}")
         return self
