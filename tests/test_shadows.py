@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import yaml
 from conftest import TINY, merged, payload_bytes
@@ -21,6 +22,7 @@ from ray_unlearn.generation import generate
 from ray_unlearn.generation.job import open_job
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.arrow import read_table
 from ray_unlearn.store.membership import fingerprint, half_of_train, members_of, split_sizes
 from ray_unlearn.store.records import Record
 from ray_unlearn.store.verify import verify
@@ -274,10 +276,19 @@ def test_shadows_that_others_start_from_are_kept(tiny: MakeStudy):
     plan = open_job(from_shadows(tiny, keep_checkpoints=False)).plan
     assert plan.populations["shadows"].keep_checkpoints
     assert not plan.populations["forgetful"].keep_checkpoints
-    with pytest.raises(StudyError, match="shadows.keep_checkpoints: forgetful starts from these runs"):
-        dropped = HALF | {"count": 4, "keep_checkpoints": False}
-        forgetful = {"method": "finetune", "starts_from": "shadows", "count": 4}
-        open_job(tiny(populations={"finetune": None, "shadows": dropped, "forgetful": forgetful}))
+    dropped = HALF | {"count": 4, "keep_checkpoints": False}
+    forgetful = {"method": "finetune", "starts_from": "shadows", "count": 4}
+    study = tiny(populations={"finetune": None, "shadows": dropped, "forgetful": forgetful})
+    with pytest.raises(StudyError, match=r"shadows.keep_checkpoints: forgetful starts from these runs"):
+        open_job(study)
+
+
+def test_one_forget_image_cannot_be_halved(tiny: MakeStudy):
+    """Law: a study in which every other run would have nothing to forget is refused."""
+    one = open_job(tiny()).data.splits_arrow
+    ids = read_table(one).filter(pc.field("split") == "forget").column("image_id").to_pylist()
+    with pytest.raises(StudyError, match=r"forgetful.starts_from: .* expected 2 or more; found 1"):
+        open_job(from_shadows(tiny, data={"forget": {"fraction": None, "ids": ids[:1]}}))
 
 
 # What is refused

@@ -22,7 +22,7 @@ from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.preflight import import_what_runs_need
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore, open_storage
-from ray_unlearn.study.plan import Ingredients, make_plan
+from ray_unlearn.study.plan import ORIGINAL, Ingredients, make_plan
 from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:
@@ -77,13 +77,18 @@ def _check_model(job: Job) -> None:
 
 
 def _check_sets(job: Job) -> None:
-    """Refuse outputs of splits without images, and class weights that are not one per class."""
+    """Refuse outputs of splits without images, one forget image to halve, and class weights not one per class."""
     study, sizes = job.plan.study, job.data.splits.sizes()
     if "splits" in study.outputs.model_fields_set:
         for split in study.outputs.splits:
             if not sizes[split]:
                 raise StudyError(f"outputs.splits: {split} has no images in this study; leave it out of the list")
     for population in job.plan.populations.values():
+        if population.originals and population.starts_from != ORIGINAL and sizes["forget"] < 2:
+            raise StudyError(
+                f"populations.{population.name}.starts_from: runs forget the forget images in their half of the train "
+                f"split; expected 2 or more; found {sizes['forget']}"
+            )
         weights = getattr(population.method.options, "class_weights", ())
         if isinstance(weights, tuple) and weights and len(weights) != job.data.num_classes:
             expected = f"expected {job.data.num_classes} numbers, one per class; found {len(weights)}"
