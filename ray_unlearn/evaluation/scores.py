@@ -34,7 +34,8 @@ OLDER = (
     "`ray-unlearn evaluate` computes them anew from the same outputs"
 )
 """The warning of a file of an earlier format."""
-Role = Literal["reference", "original", "unlearned"]
+Role = Literal["reference", "original", "unlearned", "shadow", "unlearned shadow"]
+"""What a population is to the evaluation; an unlearned shadow started from shadows, and is compared with them."""
 
 
 class _Value(BaseModel):
@@ -199,6 +200,55 @@ class EpsilonBounds(_Value):
     """Id of the image with the largest bound; empty where none is shown."""
 
 
+class ShadowAttack(_Value):
+    """A membership attack by shadow models, on models whose training images are known."""
+
+    auc: float | None = None
+    """Area under the ROC, a mean over the attacked models; of U-LiRA, over all models and images together."""
+    tpr_01_percent: float | None = None
+    """True positive rate at a false positive rate of 0.1 %, and of 1 %; None with too few negatives for it."""
+    tpr_1_percent: float | None = None
+    accuracy: float | None = None
+    """Of U-LiRA: share of models and images on their own side of the likelihood ratio 1."""
+    targets: int
+    """Models that were attacked."""
+    members: int = 0
+    """Images that a model was trained on, of the first model; of U-LiRA, models and images together."""
+    non_members: int = 0
+    """Images that it was not trained on."""
+    shadows: int
+    """Shadow models that the attack was fitted to."""
+    missing: str = ""
+    """Reason why there is no value."""
+
+
+class MemorisedImage(_Value):
+    """One of the images memorised most."""
+
+    image_id: str
+    split: str
+    label: str
+    inside: float
+    """Share of the models trained on it that are right about it, and of those not trained on it."""
+    outside: float
+
+
+class Memorisation(_Value):
+    """How much better models know images that they were trained on (Feldman and Zhang 2020)."""
+
+    images: int
+    """Train images with outputs."""
+    models: int
+    """Shadows, half of which were trained on each image."""
+    mean: float
+    quantiles: tuple[float, ...]
+    """Scores at the quantiles 0.5, 0.9, 0.99 and 1, over images."""
+    memorised: int
+    """Images with a score of 0.25 or more."""
+    hardest: tuple[MemorisedImage, ...]
+    """Up to ten images with the largest scores."""
+
+
 class Rank(_Value):
     """Which places a population may have, given the runs; and its interval when all populations are looked at."""
 
@@ -259,7 +309,11 @@ class PopulationScores(_Value):
     growth: tuple[Growth, ...] = ()
     examples: tuple[ExampleScores, ...] = ()
     curves: dict[str, Curve] = {}
-    """ROC by attack: u_lira, rmia, logistic_attack, svc_efficacy."""
+    """ROC by attack, named as its measure or as in `attacks`."""
+    attacks: dict[str, ShadowAttack] = {}
+    """Attacks by shadows on originals, on shadows, and on models that started from shadows, by name."""
+    memorisation: Memorisation | None = None
+    """Of shadows alone."""
     stages: tuple[Stage, ...] = ()
     cost: Cost
     warnings: tuple[str, ...] = ()

@@ -44,15 +44,18 @@ def half_of_train(study_seed: int, population: str, index: int, sizes: Mapping[s
         sizes: number of images by split; those of retain and forget are read.
 
     """
-    seeds = Seeds(study=study_seed, population=population, run=index // 2)
-    return {split: _half(seeds.numpy(f"half-of-{split}"), sizes[split]) ^ (index % 2 == 1) for split in HALVED}
+    return {split: half_of(study_seed, population, index, split, sizes[split]) for split in HALVED}
 
 
-def _half(rng: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
-    """Return a mask of size // 2 images: those with the smallest 64-bit numbers, which no version of NumPy changes."""
+def half_of(study_seed: int, population: str, index: int, split: str, size: int) -> npt.NDArray[np.bool_]:
+    """Return a random half of a split for an even run, the rest for the odd run after it, bool [size].
+
+    The even run has size // 2 images: those with the smallest 64-bit numbers, which no version of NumPy changes.
+    """
+    rng = Seeds(study=study_seed, population=population, run=index // 2).numpy(f"half-of-{split}")
     mask = np.zeros(size, dtype=np.bool_)
     mask[np.argsort(rng.bit_generator.random_raw(size), kind="stable")[: size // 2]] = True
-    return mask
+    return mask if index % 2 == 0 else ~mask
 
 
 def fingerprint(members: Members) -> str:
