@@ -164,7 +164,8 @@ def _held(
     held: dict[str, Population] = {}
     originals = store.made(ORIGINAL)
     for name, spec in study.populations.items():
-        if names and name not in (*names, reference, ORIGINAL) and not _on_halves(spec):
+        shadows = spec.on_halves and spec.starts_from is None
+        if names and name not in (*names, reference, ORIGINAL) and not shadows:
             continue
         records = {index: record for index, record in store.made(name).items() if index < spec.planned}
         if len(records) < spec.planned:
@@ -235,10 +236,6 @@ def _shadows(
     if role == "unlearned shadow":
         return held[start_population(store, name)]
     return first if role in ("unlearned", "original") else None
-
-
-def _on_halves(spec: PopulationSpec) -> bool:
-    return isinstance(spec.options.get("on"), Mapping)
 
 
 def _role(store: StudyStore, name: str, population: Population, reference: str) -> Role:

@@ -251,6 +251,11 @@ def _originals(name: str, spec: PopulationSpec, use: MethodUse, original: Popula
             f"populations.{name}: {use.name} starts from a population called `{ORIGINAL}`, which is not defined; "
             f"add `{ORIGINAL}: {{method: train, on: train, count: 1}}` or `{ORIGINAL}: {{weights: FILE}}`"
         )
+    if original.on_halves:
+        raise StudyError(
+            f"populations.{name}: `{ORIGINAL}` is trained on a half of the images, so on half of the forget images "
+            "alone; train it on all of them (on: train), or start from shadows (starts_from: NAME)"
+        )
     if spec.originals > original.count:
         raise StudyError(
             f"populations.{name}.originals: expected at most {original.count}, as the study has; found {spec.originals}"

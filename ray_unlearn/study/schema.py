@@ -89,13 +89,22 @@ class Forget(Block):
     hardest: Int | None = Field(
         None,
         ge=1,
-        description="Number of images of another study's forget set: those that its originals memorised most.",
+        description="Number of images: those of another study's forget set, or of its train images, that its models "
+        "memorised most.",
     )
-    by: Literal["confidence_gap"] | None = Field(
-        None, description="confidence_gap: mean probability of the label under originals minus under retrained models."
+    by: Literal["confidence_gap", "memorisation"] | None = Field(
+        None,
+        description="confidence_gap: mean probability of the label under originals minus under retrained models, of "
+        "forget images. memorisation: share of shadows that are right about an image if they were trained on it, minus "
+        "if not, of all train images.",
     )
     of: str | None = Field(
         None, pattern=NAME_PATTERN, description="The other study, in the same storage, already generated."
+    )
+    shadows: str | None = Field(
+        None,
+        pattern=POPULATION_PATTERN,
+        description="The other study's population of shadows, for memorisation. Default: the one that it has.",
     )
 
     @model_validator(mode="after")
@@ -104,12 +113,15 @@ class Forget(Block):
         ways = [name for name in names if getattr(self, name) is not None]
         if len(ways) != 1:
             raise ValueError(f"expected exactly one of {', '.join(names)}; found {ways or 'none'}")
+        if self.shadows and self.by != "memorisation":
+            raise ValueError("shadows belongs to by: memorisation")
         if self.hardest is None and (self.by or self.of):
             raise ValueError("by and of belong to hardest: {hardest: 500, by: confidence_gap, of: STUDY}")
         if self.hardest is not None and not (self.by and self.of):
             raise ValueError(
                 "hardest needs by and of: {hardest: 500, by: confidence_gap, of: STUDY}, a study in the same "
-                "storage whose original and retrained populations are made; images are chosen from its forget set"
+                "storage whose original and retrained populations are made; images are chosen from its forget set. Or "
+                "by: memorisation, of a study whose shadows are made; images are chosen from its train images"
             )
         if (self.group is None) != (self.count is None):
             raise ValueError("group and count belong together: {group: person_id, count: 15}")
@@ -219,6 +231,11 @@ class PopulationSpec(BaseModel):
         """The method's options."""
         weights = {"weights": self.weights} if self.weights else {}
         return {**weights, **(self.__pydantic_extra__ or {})}
+
+    @property
+    def on_halves(self) -> bool:
+        """Whether each run is trained on its own half of the images, or starts from one that is."""
+        return isinstance(self.options.get("on"), dict) or self.starts_from is not None
 
     @property
     def method_name(self) -> str:
@@ -339,6 +356,11 @@ class Study(Block):
         for path, name in paths.items():
             if name in RESERVED_NAMES:
                 raise ValueError(f"{path}: {name!r} is a name that the store uses; choose another")
+        if self.data.forget.of == self.name:
+            raise ValueError(
+                f"data.forget.of: {self.name!r} is this study; its forget set cannot depend on its own runs: name an "
+                "earlier study of the same images"
+            )
         if self.evaluation and self.evaluation.reference not in self.populations:
             reference = self.evaluation.reference
             hint = did_you_mean(reference, self.populations)

@@ -40,18 +40,29 @@ class Memorised:
 
     positions_N: npt.NDArray[np.int64]
     labels_N: npt.NDArray[np.int64]
-    inside_N: FloatArray
-    """Share of the models trained on the image that are right about it."""
-    outside_N: FloatArray
-    """Share of those not trained on it."""
+    right_inside_N: FloatArray
+    """Models trained on the image that are right about it: a whole number up to `pairs`."""
+    right_outside_N: FloatArray
+    """Models not trained on it that are right about it."""
     gap_N: FloatArray
     """Mean probability of the label inside minus outside."""
     pairs: int
+    """Models on each side."""
+
+    @property
+    def inside_N(self) -> FloatArray:
+        """Share of the models trained on the image that are right about it."""
+        return self.right_inside_N / self.pairs
+
+    @property
+    def outside_N(self) -> FloatArray:
+        """Share of those not trained on it."""
+        return self.right_outside_N / self.pairs
 
     @property
     def score_N(self) -> FloatArray:
-        """Memorisation, -1..1."""
-        return self.inside_N - self.outside_N
+        """Memorisation, -1..1; a difference of whole numbers is divided, so that equal scores are equal."""
+        return (self.right_inside_N - self.right_outside_N) / self.pairs
 
 
 def memorisation(pairs: Iterable[Mapping[str, PairSplit]]) -> dict[str, Memorised]:
@@ -74,8 +85,8 @@ def memorisation(pairs: Iterable[Mapping[str, PairSplit]]) -> dict[str, Memorise
         name: Memorised(
             positions_N=seen[name].positions_N,
             labels_N=seen[name].labels_N,
-            inside_N=total[0] / count,
-            outside_N=total[1] / count,
+            right_inside_N=total[0],
+            right_outside_N=total[1],
             gap_N=total[2] / count,
             pairs=count,
         )
