@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from ray_unlearn.evaluation.memorisation import most_memorised
 from ray_unlearn.evaluation.outputs import read_image_names, read_outputs
 from ray_unlearn.evaluation.shadow_attacks import NO_NEGATIVES
 from ray_unlearn.evaluation.shadow_fits import MANY_PAIRS, ShadowFit, Side
-from ray_unlearn.evaluation.shadows import ShadowPhi, complete_pairs, pairs_of
+from ray_unlearn.evaluation.shadows import PairSplit, ShadowPhi, complete_pairs, pairs_of
 from ray_unlearn.generation import generate
 from ray_unlearn.report.markdown import markdown_page
 from ray_unlearn.report.page import html_page
@@ -321,6 +322,39 @@ def test_fits_in_blocks_are_those_of_all_images_at_once(tmp_path: Path, monkeypa
         ]
         assert fits["test"].inside_spread == pytest.approx(train[0].std())
         assert fits["test"].outside_spread == pytest.approx(train[1].std())
+
+
+def test_memory_does_not_grow_with_shadows(monkeypatch: pytest.MonkeyPatch):
+    """Law: eight times as many shadows need no more memory than a few; Python and NumPy report every array."""
+    images = 20_000
+    labels_N = np.zeros(images, np.int64)
+
+    def made_up(store: Any, population: str, records: Mapping[int, Any], sizes: Any) -> Any:
+        for pair in complete_pairs(records):
+            phi = np.random.default_rng(pair).normal(size=(2, images))
+            one = PairSplit(
+                positions_N=np.arange(images),
+                labels_N=labels_N,
+                inside_N=phi[0],
+                outside_N=phi[1],
+                inside_correct_N=phi[0] > 0,
+                outside_correct_N=phi[1] > 0,
+            )
+            yield {"retain": one}
+
+    monkeypatch.setattr(shadows_module, "pairs_of", made_up)
+    monkeypatch.setattr(shadows_module, "BLOCK_BYTES", 2**20)
+    peaks = []
+    for shadows in (16, 128):
+        tracemalloc.start()
+        with ShadowPhi(None, "", dict.fromkeys(range(shadows)), {}) as phi:  # type: ignore[arg-type]
+            fit = phi.fits()["retain"]
+        memorisation(made_up(None, "", dict.fromkeys(range(shadows)), {}))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert fit.pairs == shadows // 2
+    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < 128 * images * 8 / 2  # half of what all phi would take
 
 
 def test_memorisation_is_the_authors_program(tmp_path: Path):
