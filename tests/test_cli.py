@@ -185,7 +185,7 @@ def test_a_study_with_failed_runs_ends_with_3(tmp_path, capsys):
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert lines[0].startswith("not made: hot/00000: ")
-    assert lines[1] == "`ray-unlearn logs STUDY hot/00000` shows its traceback; `generate` tries it again"
+    assert lines[1] == f"`ray-unlearn logs {file} hot/00000` shows its traceback; `generate` tries it again"
     assert lines[-1].startswith("made 4 runs in ")
     assert "4 of 5 done, 1 failed" in lines[-1]
     assert "Traceback" not in captured.out + captured.err
@@ -377,9 +377,9 @@ def test_export_writes_exactly_n_checkpoints(made: Path, tmp_path, capsys):
 
 
 def test_export_overwrites_only_when_told_to(made: Path, tmp_path, capsys):
-    """Law: a file that is there is somebody's work."""
+    """Law: a file that exists stays, with the exit code that `init` has, too."""
     (tmp_path / "a.zip").write_bytes(b"mine")
-    assert export(made, tmp_path / "a.zip") == 1
+    assert export(made, tmp_path / "a.zip") == 2
     assert capsys.readouterr().err == (
         f"error: {tmp_path}/a.zip: exists already and is not overwritten; choose another name, or use --overwrite\n"
     )

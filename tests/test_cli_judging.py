@@ -50,9 +50,13 @@ def test_evaluate_prints_a_table_and_report_makes_the_page(study: str, tmp_path:
 
 
 def test_evaluate_as_json_in_another_mode(study: str, capsys: pytest.CaptureFixture):
-    """Law: --json prints the scores and nothing else; --mode and --populations do as they say."""
+    """Law: --json prints the scores and nothing else, and on standard error what the files hold now; --mode and
+    --populations are obeyed.
+    """
     assert main(["evaluate", study, "--json", "--mode", "exact", "--populations", "again"]) == 0
-    scores = Scores.model_validate_json(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert printed.err.endswith("scores.json and scores.parquet, which now hold again alone\n")
+    scores = Scores.model_validate_json(printed.out)
     assert scores.mode == "exact"
     assert list(scores.populations) == ["original", "retrained", "again"]
 
@@ -68,7 +72,10 @@ def test_scores_of_some_populations_are_said_to_be_all_that_is_kept(study: str, 
 def test_a_report_without_an_evaluation_says_what_to_do(study: str, capsys: pytest.CaptureFixture):
     """Law: one line, no traceback."""
     assert main(["report", study]) == 1
-    assert capsys.readouterr().err.endswith("scores.json: no evaluation yet; `ray-unlearn evaluate` makes one\n")
+    assert capsys.readouterr().err.endswith(f"no evaluation yet; `ray-unlearn evaluate {study}` makes one\n")
+    assert main(["evaluate", study, "--set", "name=other"]) == 1
+    expected = f"`ray-unlearn generate {study} --set name=other` first\n"
+    assert capsys.readouterr().err.endswith(expected)
 
 
 @pytest.mark.ray

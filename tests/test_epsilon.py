@@ -14,9 +14,10 @@ import torch
 from confidences import BENCHMARK, GOLDEN, gaussian, hundredths
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.attack_tables import PooledCounts, attack_tables
+from ray_unlearn.evaluation.attack_tables import attack_tables
+from ray_unlearn.evaluation.blocks import Pooled
 from ray_unlearn.evaluation.epsilon import example_epsilons
-from ray_unlearn.evaluation.parity import _left_ends, _thresholds
+from ray_unlearn.evaluation.parity import Grid, Thresholds
 
 
 def epsilon(unlearned: Any, retrained: Any, mode: str = "parity") -> float:
@@ -57,7 +58,9 @@ def test_an_attack_s_epsilon_by_hand() -> None:
 def test_the_three_tables_are_two_directions_and_the_larger() -> None:
     """With different N, too: all of two retrained and none of three unlearned inside is perfect one way only."""
     tables = attack_tables(2, 3)
-    retrained, unlearned, either = (table.reshape(3, 4) for table in tables)
+    retrained, unlearned, either = (
+        table.reshape(3, 4) for table in (tables.retrained, tables.unlearned, tables.either)
+    )
     assert retrained[2, 0] == np.inf
     assert unlearned[0, 3] == np.inf
     assert unlearned[2, 0] == -np.inf
@@ -68,12 +71,63 @@ def test_the_three_tables_are_two_directions_and_the_larger() -> None:
         tables.either[0] = 0
 
 
-def test_counts_at_and_below_an_end() -> None:
-    """Two retrained (worth 4 each, for three unlearned) and three unlearned, with a tie at 1."""
-    pooled = PooledCounts.of(np.array([1.0, 1.0, 3.0]), np.array([0.0, 1.0]))
-    assert pooled.values_V.tolist() == [0, 1, 3]
-    assert pooled.below(np.array([0.0, 1.0, 1.5, 4.0])).tolist() == [0, 4, 2 * 4 + 2, 2 * 4 + 3]
-    assert pooled.up_to(np.array([-1.0, 0.0, 1.0, 3.0])).tolist() == [0, 4, 2 * 4 + 2, 2 * 4 + 3]
+def test_two_samples_are_pooled_and_counted() -> None:
+    """Two retrained and three unlearned, with a tie at 1: places are before, between and after different values."""
+    pooled = Pooled.of(np.array([[1.0, 1.0, 3.0], [5.0, 6.0, 7.0]]), np.array([[0.0, 1.0], [8.0, 9.0]]))
+    assert pooled.values_EV.tolist() == [[0, 1, 1, 1, 3], [5, 6, 7, 8, 9]]
+    row, place = pooled.distinct()
+    assert row.tolist() == [0] * 4 + [1] * 6
+    assert place.tolist() == [0, 1, 4, 5, 0, 1, 2, 3, 4, 5]
+    assert pooled.retrained_EC[row, place].tolist() == [0, 1, 2, 2, 0, 0, 0, 0, 1, 2]
+    assert pooled.unlearned_EC[row, place].tolist() == [0, 0, 2, 3, 0, 1, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("num_retrained", "num_unlearned"), [(3, 3), (16, 16), (52, 52), (512, 512), (5, 9)])
+def test_epsilon_rises_with_positives_and_falls_with_negatives(num_retrained: int, num_unlearned: int) -> None:
+    """Law that passing ends over rests on, in float32: of attacks with neither no error of one kind, nor empty."""
+    tables = attack_tables(num_retrained, num_unlearned)
+    for table, positive_first in ((tables.retrained, True), (tables.unlearned, False)):
+        epsilon_PN = table.reshape(num_retrained + 1, num_unlearned + 1)
+        kept_PN = (epsilon_PN if positive_first else epsilon_PN.T)[:-1, 1:]
+        assert (np.diff(kept_PN, axis=0) >= 0)[:, :-1].all()
+        assert (np.diff(kept_PN, axis=1) <= 0)[1:].all()
+        assert table[0] == -np.inf  # an interval without models, or with crossed ends
+
+
+def test_passing_ends_over_changes_nothing() -> None:
+    """Law: parity's epsilon, to its last bit, is the largest of all 160,000 or 160,400 intervals and all thresholds."""
+    rng = np.random.default_rng(11)
+    for kind in ("plain", "rounded", "planted", "tiny", "clipped", "touching", "wide") * 4:
+        unlearned_N, retrained_N = awkward(kind, rng)
+        found = example_epsilons(unlearned_N[:, None], retrained_N[:, None])
+        if not found.guarded_E[0]:
+            expected = every_interval(np.sort(unlearned_N), np.sort(retrained_N))
+            assert found.undecided_E[0] == np.isneginf(expected), kind
+            assert found.epsilon_E[0] == (50 if np.isneginf(expected) else np.clip(expected, 0, 50)), kind
+
+
+def every_interval(unlearned_N: np.ndarray, retrained_N: np.ndarray) -> float:
+    """Return parity's epsilon of sorted samples before cap and guard, from every end on its grid."""
+    runs = len(unlearned_N)
+    tables, values = attack_tables(runs, runs), np.sort(np.concatenate([unlearned_N, retrained_N]))
+
+    def below(ends: np.ndarray, side: str = "left") -> np.ndarray:
+        return np.searchsorted(retrained_N, ends, side) * (runs + 1) + np.searchsorted(unlearned_N, ends, side)  # type: ignore[call-overload,no-any-return]
+
+    above = np.median(retrained_N) > np.median(unlearned_N)
+    grid = Thresholds.of(values[:1], values[-1:])
+    num = int(grid.num_E[0])
+    thresholds = grid.at(np.zeros(num, np.intp), np.arange(num))
+    table, other = (tables.retrained, tables.unlearned) if above else (tables.unlearned, tables.retrained)
+    single = table[runs * (runs + 2) - below(thresholds)].max()
+    positive, negative = (retrained_N, unlearned_N) if above else (unlearned_N, retrained_N)
+    narrow, table = (positive, table) if np.ptp(positive) < np.ptp(negative) else (negative, other)
+    width = np.ptp(narrow)
+    low, high = (narrow[0] + width) - 2, narrow[-1] + 2
+    right_I = np.linspace(low, high, math.ceil((high - low) * 100))
+    left_IJ = np.linspace((right_I - width) - 2, (right_I - width) + 2, 400, axis=-1)
+    inside_IJ = below(right_I, "right")[:, None] - below(left_IJ)
+    return float(max(single, table[np.maximum(inside_IJ, 0)].max()))
 
 
 def test_thresholds_are_those_of_torch_linspace() -> None:
@@ -85,7 +139,8 @@ def test_thresholds_are_those_of_torch_linspace() -> None:
         high = low + rng.choice([1e-7, 0.005, 0.0101, 0.02, rng.exponential(10), 207.0])
         number = math.ceil((high - low) * 100)
         expected = torch.linspace(low, high, number).numpy()
-        found = _thresholds(np.array([low, high]))
+        grid = Thresholds.of(np.array([low]), np.array([high]))
+        found = grid.at(np.zeros(grid.num_E[0], np.intp), np.arange(grid.num_E[0]))
         assert found.shape == (number,), seed
         assert np.array_equal(found, found.astype(np.float32)), seed
         assert found[0] == np.float32(low), seed
@@ -172,12 +227,16 @@ def test_corners_of_the_definition(unlearned: list[float], retrained: list[float
     assert epsilon(unlearned, retrained) == pytest.approx(expected, abs=5e-5)
 
 
-def test_left_ends_are_those_of_linspace() -> None:
+def test_ends_are_those_of_linspace() -> None:
     """To the bit, the last one included, which 399 steps miss by a bit one time in seven."""
-    middle = np.random.default_rng(3).normal(0, 3, 200)
-    start, stop = middle - 2, middle + 2
-    expected = np.linspace(start, stop, 400, axis=-1)
-    assert np.array_equal(_left_ends(start[:, None], stop[:, None], np.arange(400)[None, :]), expected)
+    low_E = np.random.default_rng(3).normal(0, 3, 200)
+    grid, row, places = Grid.of(low_E, low_E + 2.7), np.arange(200)[:, None], np.arange(400)
+    for one in range(200):
+        right_I = np.linspace(grid.low_E[one], grid.high_E[one], grid.steps_E[one])
+        assert np.array_equal(grid.right(np.array([one]), np.arange(grid.steps_E[one])), right_I)
+    start_E = grid.right(row, np.array([7]))[:, 0] - grid.width_E
+    expected = np.linspace(start_E - 2, start_E + 2, 400, axis=-1)
+    assert np.array_equal(grid.left(row, np.array([7]), places), expected)
 
 
 def every_block(unlearned_N: np.ndarray, retrained_N: np.ndarray) -> float:

@@ -5,7 +5,6 @@ The long form, with random kills beside, is tests/stress/chaos.py.
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, merged, payload_bytes
+from forks import forked
 from safetensors.torch import save_file
 
 from ray_unlearn.generation import generate
@@ -154,29 +154,18 @@ def _in_a_process(point: str, arguments: list[str]) -> None:
     sys.exit(faults.main([point, "--", *arguments]))
 
 
-@pytest.fixture(scope="module")
-def forks() -> Any:
-    """Return a server that has imported everything once, and forks processes that die young."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["ray_unlearn.run.worker", "ray_unlearn.generation.inline", "ray_unlearn.generation.driver"]
-    )
-    return context
-
-
-def die(forks: Any, point: str, *arguments: str) -> None:
+def die(point: str, *arguments: str) -> None:
     """Run a command in a process that is killed at `point`."""
-    process = forks.Process(target=_in_a_process, args=(point, list(arguments)))
-    process.start()
+    process = forked(_in_a_process, point, list(arguments))
     process.join(120)
     assert process.exitcode == -signal.SIGKILL, f"never came to {point!r}: exit code {process.exitcode}"
 
 
 @pytest.mark.parametrize("point", faults.PUBLICATION)
-def test_the_driver_dies_while_a_run_is_published(point, tmp_path, forks, undisturbed):
+def test_the_driver_dies_while_a_run_is_published(point, tmp_path, undisturbed):
     """Law: whatever the point, the same command makes what is missing, and the bytes are an undisturbed study's."""
     study = write_study(tmp_path / "study")
-    die(forks, point, "generate", str(study), "--backend", "inline")
+    die(point, "generate", str(study), "--backend", "inline")
     before = made(study.parent)
     assert len(before) == (1 if point == "after record" else 0)
     summary = generate(load_study(study), backend="inline")
@@ -186,22 +175,22 @@ def test_the_driver_dies_while_a_run_is_published(point, tmp_path, forks, undist
 
 
 @pytest.mark.parametrize("point", faults.DRIVER_ALONE)
-def test_the_driver_dies_at_its_own_work(point, tmp_path, forks, undisturbed):
+def test_the_driver_dies_at_its_own_work(point, tmp_path, undisturbed):
     """Law: a resume, a compaction or a repair that is cut short costs time and nothing else."""
     study = write_study(tmp_path / "study")
     if point == "during compaction":
-        die(forks, point, "generate", str(study), "--backend", "inline")
+        die(point, "generate", str(study), "--backend", "inline")
         assert len(made(study.parent)) == COUNT + 1
     else:
         assert generate(load_study(study), backend="inline").made == COUNT + 1
     before = made(study.parent)
     if point == "during resume":
-        die(forks, point, "generate", str(study), "--backend", "inline")
+        die(point, "generate", str(study), "--backend", "inline")
     elif point == "during verify --repair":
         damaged = study.parent / "store/tiny/mine/00003/model.safetensors"
         damaged.write_bytes(damaged.read_bytes()[:-1])
         before.discard(str(damaged.parent))
-        die(forks, point, "verify", str(study), "--repair")
+        die(point, "verify", str(study), "--repair")
         assert str(damaged.parent) not in made(study.parent)
     assert generate(load_study(study), backend="inline").made == COUNT + 1 - len(before)
     assert_whole(study.parent, before, undisturbed)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import payload_bytes
+from forks import start
 from slow import records_in, slow_study
 
 from ray_unlearn.cli import main
@@ -33,25 +32,24 @@ class Driver:
         self.study = folder / "study.yaml"
         self.study.parent.mkdir()
         self.study.write_text(yaml.safe_dump(slow_study(folder, COUNT)))
-        command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(self.study), "--backend", "inline"]
         self.stderr = folder / "stderr"
-        with self.stderr.open("wb") as file:
-            self.process = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL)
+        command = ["generate", str(self.study), "--backend", "inline"]
+        self.process = start(command, Path(os.devnull), self.stderr)
 
     def end(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
-        self.process.wait(60)
+        self.process.join(60)
 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[signal.Signals, Driver]:
-    """Two drivers, side by side because importing takes long; each ended by its signal after three records."""
+    """Two drivers at once; each ended by its signal after three records."""
     drivers = {number: Driver(tmp_path_factory.mktemp("fault") / number.name) for number in SIGNALS}
     waiting, deadline = set(SIGNALS), time.monotonic() + 200
     while waiting:
         assert time.monotonic() < deadline, "the drivers made nothing"
         for number in sorted(waiting):
-            assert drivers[number].process.poll() is None, drivers[number].stderr.read_text()
+            assert drivers[number].process.is_alive(), drivers[number].stderr.read_text()
             if records_in(drivers[number].folder) >= 3:
                 drivers[number].end(number)
                 waiting.discard(number)
@@ -92,7 +90,7 @@ ONE_LINE = "interrupted by {}; nothing is lost: the same command makes what is m
 def test_sigterm_ends_with_143_and_one_line(ended):
     """Law: 128 + 15; one line says that nothing is lost; no traceback."""
     driver = ended[signal.SIGTERM]
-    assert driver.process.returncode == 143
+    assert driver.process.exitcode == 143
     text = driver.stderr.read_text()
     assert text.splitlines()[-1] == ONE_LINE.format("SIGTERM")
     assert "Traceback" not in text
@@ -122,5 +120,5 @@ def test_sigint_ends_with_130_and_one_line(tmp_path, capfd):
 
 def test_a_kill_is_a_kill(ended):
     """Law: SIGKILL gave the driver no chance to tidy up, so the resumption above has shown something."""
-    assert ended[signal.SIGKILL].process.returncode == -signal.SIGKILL
+    assert ended[signal.SIGKILL].process.exitcode == -signal.SIGKILL
     assert "interrupted" not in ended[signal.SIGKILL].stderr.read_text()

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 from conftest import TINY, merged, payload_bytes
 from slow import records_in, slow_study
@@ -90,8 +91,7 @@ def user(cluster: tuple[str, dict[str, str]]) -> dict[str, str]:
 
 def submit(cluster: tuple[str, dict[str, str]], user: dict[str, str], study: Path, *how: str):
     """Run `ray-unlearn submit`."""
-    command = [sys.executable, "-m", "ray_unlearn", "submit", str(study), "--address", cluster[0], *how]
-    return subprocess.run(command, env=user, capture_output=True, text=True, timeout=300)
+    return forks.run(["submit", str(study), "--address", cluster[0], *how], timeout_s=300, environment=user)
 
 
 def pasted(user: dict[str, str], line: str):

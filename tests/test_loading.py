@@ -136,6 +136,16 @@ def test_a_malformed_override_shows_how_one_looks(file: Path, override: str) -> 
     assert refusal(file, override) == f"--set {override!r}: {says}"
 
 
+def test_an_override_of_a_mistyped_population_is_refused(file: Path) -> None:
+    """Law: the key that was meant is shown; an override that makes a population of its own is none."""
+    override = "populations.finetun.count=9"
+    assert refusal(file, override) == (
+        f"--set {override!r}: the study has no population 'finetun' (did you mean 'populations.finetune.count'?)"
+    )
+    study = load_study(file, ["populations.late.count=2", "populations.late.method=finetune"])
+    assert study.populations["late"].planned == 2
+
+
 def test_an_override_whose_value_is_not_yaml_is_refused(file: Path) -> None:
     """One line, opened by the override itself."""
     assert refusal(file, "outputs.splits=[test").startswith("--set 'outputs.splits=[test': the value is not YAML: ")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import TINY, merged
+from forks import run
 
 from ray_unlearn.methods import ALIASES, METHODS
 from ray_unlearn.methods.resolve import resolve
@@ -55,12 +54,6 @@ def installed(folder: Path, *, version: str = "1.2", name: str = "shrink", modul
     return {**os.environ, "PYTHONPATH": str(folder)}
 
 
-def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ray_unlearn", *arguments], env=environment, capture_output=True, text=True, timeout=120
-    )
-
-
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     """A study of one run by the installed method."""
@@ -72,12 +65,12 @@ def study(tmp_path: Path) -> Path:
 
 def test_an_installed_method_is_like_ours(tmp_path, study):
     """Law: listed with its distribution, made with its options and presets, identified by name and version."""
-    environment = installed(tmp_path / "site")
-    listed = run(environment, "methods", "shrink")
+    site = installed(tmp_path / "site")
+    listed = run(["methods", "shrink"], site)
     assert listed.returncode == 0, listed.stderr
     assert "installed with: shrinkers 1.2" in listed.stdout
     assert "factor = 0.9  # What every weight is multiplied by." in listed.stdout
-    made = run(environment, "generate", str(study), "--backend", "inline")
+    made = run(["generate", str(study), "--backend", "inline"], site)
     assert made.returncode == 0, made.stderr
     held = json.loads((tmp_path / "store" / "tiny" / "mine" / "population.json").read_text())
     found = {"name": "shrink", "distribution": {"name": "shrinkers", "version": "1.2"}}
@@ -87,11 +80,12 @@ def test_an_installed_method_is_like_ours(tmp_path, study):
 
 def test_another_version_is_another_population(tmp_path, study):
     """Law: runs of one version are not continued by another; without the distribution the name is unknown."""
-    assert run(installed(tmp_path / "site"), "generate", str(study), "--backend", "inline").returncode == 0
-    other = run(installed(tmp_path / "later", version="1.3"), "generate", str(study), "--backend", "inline")
+    command = ["generate", str(study), "--backend", "inline"]
+    assert run(command, installed(tmp_path / "site")).returncode == 0
+    other = run(command, installed(tmp_path / "later", version="1.3"))
     assert other.returncode == 1
     assert 'method.distribution.version: "1.2" -> "1.3"' in other.stderr
-    missing = run({**os.environ, "PYTHONPATH": ""}, "generate", str(study), "--backend", "inline")
+    missing = run(command, {**os.environ, "PYTHONPATH": ""})
     assert "no method 'shrink'" in missing.stderr
 
 
@@ -114,7 +108,7 @@ def test_another_version_is_another_population(tmp_path, study):
 def test_a_broken_one_is_one_line(tmp_path, how, expected):
     """Law: what cannot be had ends with a line that names the distribution; a traceback is no answer."""
     asked = how.get("name", "shrink") if how.get("name") not in ("finetune", "MSG") else "theirs"
-    found = run(installed(tmp_path / "site", **how), "methods", asked)
+    found = run(["methods", asked], installed(tmp_path / "site", **how))
     assert found.returncode == 1
     assert expected in found.stderr
     assert "Traceback" not in found.stderr

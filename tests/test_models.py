@@ -105,13 +105,13 @@ def test_a_factory_of_ones_own(tmp_path, monkeypatch):
         ("small_cn", {}, "(did you mean 'small_cnn'?)"),
         ("fasterrcnn_resnet50_fpn", {}, "is neither built in nor torchvision's"),
         ("small_cnn", {"widht": 4}, "model small_cnn: does not take options {'widht': 4}: "),
-        ("small_cnn", {"width": -4}, "model small_cnn: does not take options {'width': -4}: "),
+        ("small_cnn", {"width": -4}, "model small_cnn: the factory fails with options {'width': -4}: RuntimeError: "),
         ("resnet18", {"weights": "DEFAULT"}, "model resnet18: does not take options {'weights': 'DEFAULT'}: "),
         ("no_such_package:f", {}, "model.arch: 'no_such_package:f' cannot be imported (No module named"),
         ("torch.nn:NoSuchNet", {}, "cannot be imported (module 'torch.nn' has no attribute 'NoSuchNet')"),
         (":f", {}, "model.arch: ':f' cannot be imported"),
         ("own_nets:text", {}, "model own_nets:text: expected a torch module; found str"),
-        ("own_nets:broken", {}, "model own_nets:broken: does not take options {}: 'no such backbone'"),
+        ("own_nets:broken", {}, "model own_nets:broken: the factory fails: KeyError: 'no such backbone'"),
         ("own_nets:number", {}, "model.arch: 'own_nets:number' is not callable"),
         ("own_typo:f", {}, "model.arch: 'own_typo:f' cannot be imported (invalid syntax"),
         ("own_crash:f", {}, "model.arch: 'own_crash:f' cannot be imported (division by zero)"),
@@ -275,11 +275,11 @@ def test_flipped_bytes_never_escape_as_another_error():
     assert refused > 20
 
 
-@pytest.mark.parametrize("value", [[torch.ones(1)], {"weight": 3}, torch.ones(2)])
+@pytest.mark.parametrize("value", [[torch.ones(1)], {"weight": 3}, {}, torch.ones(2)])
 def test_a_pth_without_a_state_dict(value):
     """Law: tensors outside a dictionary, or a dictionary of other things, are no weights."""
     with pytest.raises(ModelError, match=r"a\.pth: expected a dictionary of tensors; found"):
-        models.parse_weights(pth(value), "a.pth")
+        models.load_weights(small(), models.parse_weights(pth(value), "a.pth"), "a.pth")
 
 
 def test_unreadable_files(tmp_path):

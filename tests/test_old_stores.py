@@ -163,8 +163,8 @@ def age(text: str) -> str:
 
 
 BAD = {
-    "truncated": (truncate, r"finetune/00001/record\.json: not JSON .*`ray-unlearn verify STUDY --repair`"),
-    "edited": (edit, r"finetune/00001/record\.json: changed since .*`ray-unlearn verify STUDY --repair`"),
+    "truncated": (truncate, r"finetune/00001/record\.json: not JSON .*`ray-unlearn verify \S+/study\.yaml --repair`"),
+    "edited": (edit, r"finetune/00001/record\.json: changed since .*`ray-unlearn verify \S+/study\.yaml --repair`"),
     "newer": (age, r"finetune/00001/record\.json: format 99 of a record file, written by ray-unlearn 9.*upgrade"),
 }
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -306,7 +306,7 @@ def test_a_damaged_study_json_is_mended_by_generate(newest: Path):
     for text in ("{half", "[]", '{"name": 7}'):
         path.write_text(text)
         for command in ("status", "evaluate"):
-            expected = r"study\.json: .*`ray-unlearn generate` writes it again$"
+            expected = r"study\.json: .*`ray-unlearn generate \S+/study\.yaml` writes it again$"
             assert re.search(expected, said(newest, command, code=1).strip().splitlines()[-1]), command
     assert "nothing to do" in said(newest, "generate")
     assert json.loads(path.read_text()).keys() == json.loads(whole).keys()

@@ -24,6 +24,7 @@ import typer
 
 from ray_unlearn import __version__
 from ray_unlearn.cli import judging, logs, making, starting, submitting, whole
+from ray_unlearn.cli.options import naming_study
 from ray_unlearn.errors import Interrupted, RayUnlearnError
 from ray_unlearn.terminal import Escaping, print_error, print_line
 
@@ -51,8 +52,8 @@ for command in (
     making.export,
     submitting.submit,
 ):
-    app.command()(command)
-app.command("all")(whole.everything)
+    app.command()(naming_study(command))
+app.command("all")(naming_study(whole.everything))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

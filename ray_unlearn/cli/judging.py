@@ -51,7 +51,8 @@ def evaluate(
             "--only",
             "--populations",
             metavar="A,B",
-            help="Score only these populations, with the reference and the original.",
+            help="Score only these populations, with the reference and the original. The files of scores then hold "
+            "these alone.",
         ),
     ] = [],  # noqa: B006
     mode: Annotated[
@@ -106,14 +107,16 @@ def evaluate(
         compared = Compared(reference_of(loaded), chosen)
         raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
     scores = score(log=print_error)
+    alone = f", which now hold {listed(names_in(only))} alone" if only else ""
+    wrote = f"wrote {store.uri}/scores.json and scores.parquet{alone}"
     if as_json:
         print_line(scores.model_dump_json(indent=1))
+        if scores.saved:
+            print_error(wrote)
         return
     print_line("\n".join(score_lines(scores)))
     if scores.saved:  # else a warning has been printed
-        page = typed("report", study, overrides)
-        alone = f", which now hold {listed(names_in(only))} alone" if only else ""
-        print_line(f"\nwrote {store.uri}/scores.json and scores.parquet{alone}; `{page}` makes a page of them")
+        print_line(f"\n{wrote}; `{typed('report', study, overrides)}` makes a page of them")
 
 
 def execution(jobs: int | None, address: str | None) -> Execute:

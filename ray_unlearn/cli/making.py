@@ -24,6 +24,7 @@ from ray_unlearn.cli.options import (
     StudyFile,
     Where,
     Workers,
+    named,
     names_in,
     store_of,
     typed,
@@ -79,7 +80,7 @@ def generate(
         verbose=verbose,
     )
     for line in summary.lines():
-        print_line(line)
+        print_line(named(line, study, overrides))
     raise typer.Exit(summary.exit_code)
 
 
@@ -100,7 +101,7 @@ def status(
 
     from ray_unlearn.monitor.utilisation import utilisation, utilisation_line
     from ray_unlearn.report.text import status_lines
-    from ray_unlearn.store.agreement import disagreements
+    from ray_unlearn.store.agreement import changed_scripts, disagreements
     from ray_unlearn.store.arithmetic import mixtures
     from ray_unlearn.store.events import EventReader
     from ray_unlearn.store.metrics import study_status
@@ -137,6 +138,8 @@ def status(
             print_line(f"warning: {line}")
         for line in disagreements(loaded, store):
             print_line(f"warning: made from another value than the study has: {line}; `generate` will refuse it")
+        for line in changed_scripts(loaded, store):
+            print_line(f"warning: made with another script than the study names: {line}; `generate` will refuse it")
     if plot is not None:
         left_out = save_curves(store, list(loaded.populations), plot)
         write = print_error if as_json else print_line
@@ -211,13 +214,14 @@ def export(
 ) -> None:
     """Export a population in the competition's format.
 
-    The zip holds one file unlearned_checkpoint_{i}.pth per planned run; a missing checkpoint is an error.
+    The zip holds one file unlearned_checkpoint_{i}.pth per planned run; a missing checkpoint is an error. The exit code
+    is 2 if FILE.zip exists and --overwrite is not given.
     """
     from ray_unlearn.export import export_competition
     from ray_unlearn.study import load_study
 
     if file.exists() and not overwrite:
-        raise StoreError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
+        raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
     loaded = load_study(study, overrides)
     if population not in loaded.populations:
         hint = did_you_mean(population, loaded.populations)

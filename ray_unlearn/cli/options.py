@@ -7,13 +7,17 @@ Does not cover: the subcommands themselves.
 
 from __future__ import annotations
 
+import functools
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from ray_unlearn.errors import RayUnlearnError
 
 if TYPE_CHECKING:
     from ray_unlearn.store import StudyStore
@@ -49,6 +53,36 @@ def typed(command: str, study: Path, overrides: Sequence[str] = (), *more: str) 
     """Return the command line of a subcommand for the same study and overrides, without the credentials of URIs."""
     sets = [word for override in overrides for word in ("--set", _without_keys(override))]
     return shlex.join(["ray-unlearn", command, str(study), *more, *sets])
+
+
+_COMMAND = re.compile(
+    r"`ray-unlearn (prepare|generate|status|logs|verify|evaluate|report)(?: STUDY)?((?: --[a-z]+)*(?: [\w-]+/\d+)?)`"
+)
+"""A command that names no study file yet, with its options, or the run whose log it shows."""
+
+
+def named(text: str, study: Path, overrides: Sequence[str] = ()) -> str:
+    """Return a text whose commands in backquotes name the study file and the overrides, as `typed` writes them.
+
+    >>> named("`ray-unlearn generate` makes them", Path("faces.yaml"))
+    '`ray-unlearn generate faces.yaml` makes them'
+    """
+    return _COMMAND.sub(lambda found: f"`{typed(found[1], study, overrides, *found[2].split())}`", text)
+
+
+def naming_study(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a subcommand whose errors name its study file in the next step that they advise."""
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        try:
+            command(**arguments)
+        except RayUnlearnError as error:
+            if "study" in arguments:
+                error.args = (named(str(error), arguments["study"], arguments.get("overrides", ())),)
+            raise
+
+    return run
 
 
 def _without_keys(override: str) -> str:

@@ -57,7 +57,10 @@ def init(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Output file.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of study files instead.")] = False,
 ) -> None:
-    """Write a commented study to start from."""
+    """Write a commented study to start from.
+
+    FILE is never overwritten: the exit code is 2 if it exists.
+    """
     from ray_unlearn.study import Study
     from ray_unlearn.study.template import TEMPLATE
 

@@ -21,6 +21,7 @@ from ray_unlearn.cli.options import (
     StudyFile,
     Where,
     Workers,
+    named,
     store_of,
 )
 from ray_unlearn.errors import RayUnlearnError, ReferenceNotMade
@@ -50,17 +51,17 @@ def everything(
     print_line("stage: generate")
     summary = generate(loaded, backend=backend.value, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
     for line in summary.lines():
-        print_line(line)
+        print_line(named(line, study, overrides))
     try:
         _judge(loaded, backend, address)
     except ReferenceNotMade as error:
         if not summary.exit_code:
             raise
-        print_line(f"not scored, because runs failed: {error}")
+        print_line(f"not scored, because runs failed: {named(str(error), study, overrides)}")
     except RayUnlearnError as error:  # of the store or the cluster: making the failed runs again does not help
         if not summary.exit_code:
             raise
-        print_line(f"not scored: {error}")
+        print_line(f"not scored: {named(str(error), study, overrides)}")
         raise typer.Exit(1) from error
     raise typer.Exit(summary.exit_code)
 

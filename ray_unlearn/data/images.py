@@ -65,6 +65,27 @@ class Pixels:
         return _text(self._shards, "group")
 
     @cached_property
+    def ages(self) -> np.ndarray:
+        """Age in years of each image: int64, -1 where unknown; float64 and NaN only if the source has fractions."""
+        known = np.isfinite(self.ages_N)
+        if not np.array_equal(self.ages_N[known], np.floor(self.ages_N[known])):
+            return self.ages_N
+        return np.where(known, self.ages_N, -1).astype(np.int64)
+
+    @cached_property
+    def persons_N(self) -> np.ndarray:
+        """int64 number of each image's group, -1 where it has none.
+
+        The group itself where all are different whole numbers, else its place in the sorted order of all groups.
+        """
+        names = sorted({*self.groups} - {""})
+        numbers = [int(name) for name in names if name.isdecimal() and len(name) <= 18]
+        if len({*numbers}) < len(names):
+            numbers = list(range(len(names)))
+        number_of = {"": -1, **dict(zip(names, numbers, strict=True))}
+        return np.array([number_of[group] for group in self.groups], np.int64)
+
+    @cached_property
     def given(self) -> list[str]:
         """Set in which the source puts each image; empty where it names none."""
         return _text(self._shards, "given")

@@ -88,14 +88,14 @@ class Prepared:
     folder: str
     manifest: Manifest
 
-    def map(self, cache: Path | None = None) -> list[Shard]:
-        """Memory-map every shard; from a storage that is not local, copy it into the node's `cache` first.
+    def map(self, cache: Path | None = None, first: int | None = None) -> list[Shard]:
+        """Memory-map every shard, or the `first` ones; where the storage is not local, copy them into `cache` before.
 
         Raises:
             DataError: a shard is missing or damaged, or the cache is full.
 
         """
-        shards = self.manifest.shards
+        shards = self.manifest.shards[:first]
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as threads:
             paths = list(threads.map(lambda shard: self._whole(shard, cache), shards))
         return [map_shard(str(path)) for path in paths]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ray_unlearn.generation.backends import Backend, BackendName, open_backend
 from ray_unlearn.generation.job import open_job
-from ray_unlearn.generation.preflight import check_device, check_precision, probably_pending
+from ray_unlearn.generation.preflight import check_device, check_files, check_precision, probably_pending
 from ray_unlearn.generation.records import ArithmeticWarnings, FailureRecords, Work, admit, finish, published_run
 from ray_unlearn.generation.summary import Summary
 from ray_unlearn.interrupts import interrupts
@@ -62,6 +62,7 @@ def generate(
     phases = Phases()
     with ExitStack() as stack:
         stack.enter_context(interrupts())
+        check_files(study)
         place = stack.enter_context(
             open_backend(backend, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
         )
@@ -110,7 +111,7 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
         console = stack.enter_context(show_progress(planned, planned - len(pending), study.execution, job.verbose))
         console.log(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
-        for warning in (*job.data.warnings, *job.plan.warnings):
+        for warning in (*job.data.warnings, *job.plan.warnings, *job.remarks):
             console.log(f"warning: {warning}")
         tally = Tally(pending)
         stored: list[Sink] = [FailureRecords(job, console.log), ArithmeticWarnings(job, work, console.log)]

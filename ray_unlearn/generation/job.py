@@ -11,6 +11,7 @@ Does not cover: the runs that the store holds already (`records`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,6 @@ from ray_unlearn.data.study_data import open_sources, prepare_study
 from ray_unlearn.errors import StudyError
 from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.preflight import import_what_runs_need
-from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.plan import ORIGINAL, Ingredients, make_plan
 from ray_unlearn.study.schema import Study
@@ -42,6 +42,7 @@ def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
     sources = open_sources(study.data)
     import_what_runs_need()
     from ray_unlearn import models
+    from ray_unlearn.generation.trial import check_model
     from ray_unlearn.methods.resolve import resolve
     from ray_unlearn.run.worker import Job
 
@@ -51,9 +52,8 @@ def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
     data = prepare_study(study, storage, decode_all, opened=sources, hardest=hardest_of(study, storage))
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
-    _check_model(job)
     _check_sets(job)
-    return job
+    return replace(job, remarks=tuple(check_model(job)))
 
 
 def _check_storage(storage: str) -> None:
@@ -63,17 +63,6 @@ def _check_storage(storage: str) -> None:
             f"storage: {storage} is inside the job's temporary copy of its working_dir, which Ray deletes after the "
             "job; give a permanent one: --set storage=/absolute/folder or s3://bucket/prefix"
         )
-
-
-def _check_model(job: Job) -> None:
-    """Build the architecture, try it on two blank images, and load every weights file that the study names."""
-    from ray_unlearn import models
-
-    model = models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0))
-    models.try_on(model, job.plan.study.data.image_size, job.data.num_classes)
-    for population in job.plan.populations.values():
-        for path in getattr(population.method.options, "weights", ()):
-            models.load_weights(model, models.parse_weights(models.read_file(path), path), path)
 
 
 def _check_sets(job: Job) -> None:

@@ -1,5 +1,6 @@
-"""Checks before any run: whether runs are probably pending, imports, precision, device.
+"""Checks before any run: files that the study names, whether runs are probably pending, imports, precision, device.
 
+    check_files(study)                           # a mistyped path is refused before torch is imported
     if probably_pending(study, only):            # a guess, so that Ray can start early
         import_what_runs_need()
     check_device(plan, pool.device, held)
@@ -11,13 +12,15 @@ Does not cover: the contents of the study's files (`job`), checks on other machi
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
-from ray_unlearn.errors import ClusterError, MethodError, RayUnlearnError
+from ray_unlearn.errors import ClusterError, MethodError, ModelError, RayUnlearnError
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.records import Record
 from ray_unlearn.study.plan import Plan
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import without_keys
+from ray_unlearn.usercode.imports import is_script, read_script
 
 
 def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
@@ -31,6 +34,22 @@ def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
         return store if any(len(store.indexes(name)) < planned for name, planned in wanted.items()) else None
     except RayUnlearnError:
         return None
+
+
+def check_files(study: Study) -> None:
+    """Check that the scripts and the local weights files that a study names exist.
+
+    Raises:
+        MethodError: a script cannot be read.
+        ModelError: a weights file does not exist.
+
+    """
+    for spec in study.populations.values():
+        if is_script(spec.method_name):
+            read_script(spec.method_name)
+        for path in spec.weights or ():
+            if "://" not in path and not Path(path).exists():
+                raise ModelError(f"{path}: no such file; expected weights, .safetensors or .pth")
 
 
 def import_what_runs_need() -> None:

@@ -52,6 +52,9 @@ _FILES = (
     "amun",
     "task_vector",
     "sfron",
+    "noisy_finetune",
+    "noisy_finetune_reference",
+    "langevin",
 )
 
 for _file in _FILES:

@@ -55,6 +55,8 @@ class Method:
     other defaults: older runs of the method are refused with its reason."""
     aliases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Other names of it in the literature, each with the options that the name implies."""
+    guarantee: str = ""
+    """What its options `epsilon` and `delta` state, and against which population; empty for a method that states nothing."""
     distribution: Mapping[str, str] = field(default_factory=dict)
     """Name and version of the installed distribution that it is of, set by the registry; empty for the package's."""
     inherits: tuple[str, ...] = INHERITED

@@ -8,7 +8,6 @@ Does not cover: digests (`ray_unlearn.study.plan` builds them from what is retur
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from ray_unlearn.errors import MethodError, StudyError, did_you_mean
 from ray_unlearn.methods import ALIASES, METHODS, Method
 from ray_unlearn.methods.script import check_form, script_method
-from ray_unlearn.models import read_file
+from ray_unlearn.models import open_weights
 from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.loading import describe_first
 from ray_unlearn.study.plan import MethodUse
@@ -49,7 +48,7 @@ def resolve(study: Study, population: str) -> MethodUse:
         problem = describe_first(error, method.options)
         raise StudyError(f"populations.{population}.{problem} (method {name})") from None
     if name == "weights":
-        hashes = tuple(hashlib.sha256(read_file(path)).hexdigest() for path in options.weights)  # type: ignore[attr-defined]
+        hashes = tuple(open_weights(path).sha256 for path in options.weights)  # type: ignore[attr-defined]
         options = options.model_copy(update={"sha256": hashes})
     methods = [method, *_parts(options)]
     return MethodUse(

@@ -4,7 +4,10 @@
       mine: {method: my_method.py:unlearning, count: 8}
 
 The function gets real `DataLoader`s whose batches are the competition's dicts: `image` (float32 [B, 3, H, W], scaled
-as the study normalises; `pixels: raw` gives 0..255), `image_id`, `age_group` (the label), `age`, `person_id`. The
+as the study normalises; `pixels: raw` gives 0..255), `image_id` (a list of strings), and int64 [B] `age_group` (the
+label), `age` and `person_id` (`Pixels.ages` and `Pixels.persons_N` say what they hold for other sources).
+`batches: tuple` gives [image, label] instead, as torchvision's data sets do, and `shuffle: false` the images in the
+study's order, the same in every pass, for scripts that pair two passes. The
 global generators of Python, NumPy and torch are seeded from the run before the call and restored after it. What
 identifies the population is the script's text and that of every module of its folder that it imports, not their path;
 for a script of an installed distribution, the distribution's name and version, too.
@@ -15,10 +18,12 @@ operating system's entropy; training losses per epoch.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -30,8 +35,9 @@ from ray_unlearn.data.order import draw_order
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.method import Method
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Block, Int
-from ray_unlearn.usercode.imports import script_function
+from ray_unlearn.usercode.imports import line_in_script, script_function
 from ray_unlearn.usercode.sources import check_script
 
 _FORM = ("net", "retain_loader", "forget_loader", "val_loader")
@@ -44,32 +50,42 @@ class ScriptOptions(Block):
         64, ge=1, description="Images per batch of the loaders that the function gets (official: 64)."
     )
     pixels: Literal["study", "raw"] = Field("study", description="raw: 0..255 un-normalised, for every study.")
+    batches: Annotated[Literal["challenge", "tuple"], Since("0.2", neutral="challenge")] = Field(
+        "challenge",
+        description="challenge: dicts with image, image_id, age_group, age, person_id; tuple: (image, label), as "
+        "torchvision's data sets and the starting kit for CIFAR-10.",
+    )
+    shuffle: Annotated[bool, Since("0.2", neutral=True)] = Field(
+        True, description="false: the loaders give the images in the same order in every pass."
+    )
 
 
-class CompetitionDataset(Dataset[dict[str, Any]]):
-    """A study's images as the competition's map-style data set."""
+class CompetitionDataset(Dataset[Any]):
+    """A study's images as a map-style data set: the competition's dicts, or pairs of image and label."""
 
-    def __init__(self, images: ImageSet, scaling: Scaling) -> None:
-        self._images, self._scaling = images, scaling
+    def __init__(self, images: ImageSet, scaling: Scaling, *, pairs: bool = False) -> None:
+        self._images, self._scaling, self._pairs = images, scaling, pairs
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        """Return one example; `age` is NaN and `person_id` empty where the source does not know them."""
+    def __getitem__(self, position: int) -> Any:
+        """Return one example."""
         return self.__getitems__([position])[0]
 
-    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+    def __getitems__(self, positions: Sequence[int]) -> list[Any]:
         """Return a batch's examples at once: one gather and one scaling (torch's loaders ask for this first)."""
         pixels, indices = self._images.pixels, self._images.indices[list(positions)]
         images = self._scaling.apply(torch.from_numpy(pixels.gather(indices))).contiguous()
+        if self._pairs:
+            return [(image, int(label)) for image, label in zip(images, pixels.labels_N[indices], strict=True)]
         return [
             {
                 "image": image,
                 "image_id": pixels.ids[index],
                 "age_group": int(pixels.labels_N[index]),
-                "age": float(pixels.ages_N[index]),
-                "person_id": pixels.groups[index],
+                "age": pixels.ages[index].item(),
+                "person_id": int(pixels.persons_N[index]),
             }
             for image, index in zip(images, indices, strict=True)
         ]
@@ -103,7 +119,9 @@ def script_method(method: str, source: str, planned: Mapping[str, Any]) -> Metho
     def run(model: nn.Module, data: RunData, options: ScriptOptions, rng: Seeds) -> None:
         check_script(method, source, planned)
         with rng.global_state("script"), script_function(method, source) as function:
-            _check_returned(method, function(model, *_loaders(data, options, rng)), model)
+            with _batches_explained(method, options):
+                returned = function(model, *_loaders(data, options, rng))
+            _check_returned(method, returned, model)
 
     return Method(
         name=method,
@@ -174,15 +192,47 @@ def _check_returned(method: str, returned: Any, model: nn.Module) -> None:
         )
 
 
-def _loaders(data: RunData, options: ScriptOptions, rng: Seeds) -> list[DataLoader[dict[str, Any]]]:
+_OTHER_BATCHES = {
+    "challenge": (
+        r"(too many values|not enough values) to unpack|^0$|'dict' object has no attribute|not dict\b|found dict\b|"
+        r"'str' object has no attribute|\(dict\b|, dict\b",
+        "its batches are dicts with the keys image, image_id, age_group, age, person_id; if it expects (image, label), "
+        "give the population `batches: tuple`",
+    ),
+    "tuple": (
+        r"(list|tuple) indices must be integers",
+        "`batches: tuple` gives [image, label]; if it expects dicts, leave the option away",
+    ),
+}
+"""Form of the batches -> errors of functions that expect the other form, and what to do."""
+
+
+@contextlib.contextmanager
+def _batches_explained(method: str, options: ScriptOptions) -> Iterator[None]:
+    """Say which batches a function got, where its error is one of a function that expects the other form.
+
+    Raises:
+        MethodError: the function raised such an error.
+
+    """
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        pattern, hint = _OTHER_BATCHES[options.batches]
+        if not (line := line_in_script(error)) or not re.search(pattern, str(error)):
+            raise
+        raise MethodError(f"method {method}: {type(error).__name__}: {error}{line}; {hint}") from error
+
+
+def _loaders(data: RunData, options: ScriptOptions, rng: Seeds) -> list[DataLoader[Any]]:
     """Return the retain, forget and validation loaders; an absent validation set is an empty loader."""
     loaders = []
     for name, images in (("retain", data.retain), ("forget", data.forget), ("validation", data.validation)):
         images = images or ImageSet(data.retain.pixels, data.retain.indices[:0], data.retain.scaling)  # noqa: PLW2901
         scaling = Scaling.of("raw") if options.pixels == "raw" else images.scaling
-        dataset = CompetitionDataset(images, scaling)
+        dataset = CompetitionDataset(images, scaling, pairs=options.batches == "tuple")
         generator = rng.torch(f"{name}-loader")
-        order = _InBlocks(images, generator) if images.pixels.shuffle.window else None
-        shuffle = len(dataset) > 0 and order is None
+        order = _InBlocks(images, generator) if options.shuffle and images.pixels.shuffle.window else None
+        shuffle = options.shuffle and len(dataset) > 0 and order is None
         loaders.append(DataLoader(dataset, options.batch_size, shuffle=shuffle, sampler=order, generator=generator))
     return loaders

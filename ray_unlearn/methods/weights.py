@@ -3,6 +3,7 @@
     populations:
       original: {weights: original.safetensors}            # or .pth, read with weights_only=True alone
       retrained: {weights: [r0.pth, r1.pth]}               # one file per checkpoint
+    averaged: {weights: timm.pth.tar, key: state_dict_ema}
 
 The files' contents identify the population, not their names; another list of files is another population.
 
@@ -11,7 +12,7 @@ Does not cover: how they were trained; the study cannot know.
 
 from __future__ import annotations
 
-import hashlib
+from typing import Annotated
 
 from pydantic import Field
 from torch import nn
@@ -19,8 +20,9 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import ModelError
 from ray_unlearn.methods.method import Method
-from ray_unlearn.models import load_weights, parse_weights, read_file
+from ray_unlearn.models import load_weights, open_weights
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Block
 from ray_unlearn.study.uris import label
 
@@ -29,16 +31,21 @@ class WeightsOptions(Block):
     """The files, and the hashes of their contents when the study was planned."""
 
     weights: tuple[str, ...] = Field(min_length=1, description="One file per checkpoint.")
+    key: Annotated[str | None, Since("0.2", neutral=None)] = Field(
+        None,
+        description="Key of the state dict in the files, or first part of its tensors' names: state_dict_ema, teacher. "
+        "Default: the usual one.",
+    )
     sha256: tuple[str, ...] = Field((), description="Filled in by the plan.")
 
 
 def import_weights(model: nn.Module, data: RunData, options: WeightsOptions, rng: Seeds) -> None:
     """Load the run's file; refuse one that changed since the plan was made."""
     path = options.weights[rng.run]
-    content = read_file(path)
-    if hashlib.sha256(content).hexdigest() != options.sha256[rng.run]:
+    file = open_weights(path)
+    if file.sha256 != options.sha256[rng.run]:
         raise ModelError(f"{label(path)}: changed since the study was planned; run generate again")
-    load_weights(model, parse_weights(content, path), path)
+    load_weights(model, file.tree(), path, options.key)
 
 
 METHOD = Method(

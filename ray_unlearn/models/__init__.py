@@ -7,15 +7,17 @@ Does not cover: training (`ray_unlearn.training`), the places of checkpoints (`r
 """
 
 from ray_unlearn.models.architectures import BUILT_IN as BUILT_IN
-from ray_unlearn.models.architectures import DTYPES as DTYPES
 from ray_unlearn.models.architectures import build as build
 from ray_unlearn.models.architectures import check_source as check_source
-from ray_unlearn.models.architectures import checkpoint_bytes as checkpoint_bytes
 from ray_unlearn.models.architectures import identity as identity
-from ray_unlearn.models.architectures import load_weights as load_weights
-from ray_unlearn.models.architectures import parse_weights as parse_weights
-from ray_unlearn.models.architectures import read_file as read_file
-from ray_unlearn.models.architectures import round_parameters as round_parameters
 from ray_unlearn.models.architectures import small_cnn as small_cnn
-from ray_unlearn.models.architectures import try_on as try_on
 from ray_unlearn.models.template import Template as Template
+from ray_unlearn.models.trial import fails_on_one as fails_on_one
+from ray_unlearn.models.trial import try_net as try_net
+from ray_unlearn.models.weight_files import parse_weights as parse_weights
+from ray_unlearn.models.weights import DTYPES as DTYPES
+from ray_unlearn.models.weights import checkpoint_bytes as checkpoint_bytes
+from ray_unlearn.models.weights import load_weights as load_weights
+from ray_unlearn.models.weights import open_weights as open_weights
+from ray_unlearn.models.weights import read_file as read_file
+from ray_unlearn.models.weights import round_parameters as round_parameters

@@ -8,6 +8,7 @@ Does not cover: the ranking, attacks and distances (`score_tables`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from ray_unlearn.evaluation.scores import ImageQuantiles, Originals, PermutationTest, PopulationScores, Scores
@@ -106,7 +107,8 @@ def images_table(scores: Scores) -> Table | None:
         explained=(
             "Each image has its own number over runs; below it the share of images beyond the null's 95 % quantile "
             "(5 % where nothing differs). ε at least: what an attacker surely gets from the worst image, with 95 % "
-            "confidence for all images together, and how many images are shown to leak at all."
+            "confidence for all images together, and how many images are shown to leak at all. Stated: the method's own "
+            "upper bound, which holds against the reference that `ray-unlearn methods` names."
         ),
     )
 
@@ -126,7 +128,16 @@ def _bounds_cell(found: PopulationScores) -> Cell:
     if one is None:
         return DASH
     shown = f"{one.shown} images" + f", worst {one.worst}" * bool(one.worst)
-    return number(one.largest, decimals(one.largest), shown, f"at most {decimals(one.ceiling)} with so many runs")
+    ceiling = f"at most {decimals(one.ceiling)} with so many runs"
+    return number(one.largest, decimals(one.largest), shown, ceiling, *_stated(found.options))
+
+
+def _stated(options: Mapping[str, object]) -> tuple[str, ...]:
+    """Return what a method with the options `epsilon` and `delta` states; empty for any other method."""
+    epsilon, delta = options.get("epsilon"), options.get("delta")
+    if not isinstance(epsilon, float) or not isinstance(delta, float):
+        return ()
+    return (f"stated: at most {decimals(epsilon)} at δ {delta:g}",)
 
 
 def part_quality_table(scores: Scores, by: Literal["class", "group"]) -> Table | None:

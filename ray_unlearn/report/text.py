@@ -166,6 +166,7 @@ def method_values(method: Method) -> dict[str, Any]:
         "aliases": {alias: dict(implied) for alias, implied in method.aliases.items()},
         "distribution": dict(method.distribution),
         "open": list(method.open),
+        "guarantee": method.guarantee,
         "starts_from": method.starts_from,
         "cost": method.cost,
         "deterministic": method.deterministic,
@@ -207,6 +208,7 @@ def method_lines(method: Method) -> list[str]:
     lines += [f"  installed with: {' '.join(method.distribution.values())}"] * bool(method.distribution)
     lines += [f"  read: {method.opened}"] * bool(method.opened)
     lines += [f"  open: {each}" for each in method.open]
+    lines += [f"  states: {method.guarantee}"] * bool(method.guarantee)
     lines.append(f"  cost: {_cost(method)}" + ("; deterministic: its runs have no spread" * method.deterministic))
     for name, options in values["presets"].items():
         settings = ", ".join(f"{key} {value}" for key, value in options.items()) or "the defaults"

@@ -65,6 +65,8 @@ class Job:
     """Folder on each node for shards of a remote storage; a node's RAY_UNLEARN_CACHE takes precedence."""
     marker: str = ""
     """Name of a file that the driver keeps in the storage while it works; a worker without it has another storage."""
+    remarks: tuple[str, ...] = ()
+    """Lines about the net and imported weights, found before any run."""
     verbose: bool = False
     """Whether outcomes of published runs include the run's log; those of failed runs always do."""
 
@@ -120,7 +122,7 @@ class Worker:
         self._engines = Engines(cuda_graph) if captures else None
         planned = next(iter(job.plan.populations.values())).identity["model"]  # all populations' is the same
         models.check_source(job.plan.study.model, planned)
-        self._template = Template(models.build(job.plan.study.model, job.data.num_classes, Seeds(study=0)))
+        self._template = Template(self._fresh(Seeds(study=0)))
         _import_optimizers()
         return WorkerInfo(
             host=socket.gethostname(),
@@ -279,10 +281,14 @@ class Worker:
             engines=self._engines,
         )
 
+    def _fresh(self, rng: Seeds) -> nn.Module:
+        study = self._job.plan.study
+        return models.build(study.model, self._job.data.num_classes, rng, study.data.image_size)
+
     def _starting_model(self, run: Run, rng: Seeds) -> nn.Module:
         start = self._job.plan.start_of(run)
         if start is None:
-            return models.build(self._job.plan.study.model, self._job.data.num_classes, rng)
+            return self._fresh(rng)
         if start not in self._originals:
             data = self._job.store.payload(start, CHECKPOINT)
             model = self._template.copy()

@@ -109,7 +109,9 @@ class StudyStore:
             return True
         if held.get("digest") == population.digest:
             return False
-        *lines, made_by, advice = refusal(held, population.identity, population.method.corrections)
+        use = population.method
+        script = PurePosixPath(use.name.rpartition(":")[0]).name
+        *lines, made_by, advice = refusal(held, population.identity, use.corrections, script)
         details = [*lines, *(f"  in the study: {line}" for line in differences), made_by, advice]
         raise PopulationChanged(
             f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n"

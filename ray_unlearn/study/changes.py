@@ -46,7 +46,10 @@ class Correction(NamedTuple):
 
 
 def refusal(
-    held: Mapping[str, Any], identity: Mapping[str, Any], corrections: Mapping[str, Sequence[Correction]]
+    held: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    corrections: Mapping[str, Sequence[Correction]],
+    script: str = "",
 ) -> list[str]:
     """Return lines that explain how runs were made differently: differences, then reasons, then advice.
 
@@ -54,6 +57,7 @@ def refusal(
         held: the content of the population's population.json.
         identity: what the population would be made from now.
         corrections: those of the method, or of each method of a mix, by name.
+        script: file of the population's script, named where its text differs.
 
     """
     before, now = dict(held.get("identity") or {}), json.loads(json.dumps(identity))
@@ -72,7 +76,8 @@ def refusal(
     advice = "Give the changed population another name, the study another name, or change it back."
     if not can_go_back:
         advice = "Give the population or the study another name to make it anew; the runs that are there stay."
-    return [*(f"  {line}" for line in changed or ["(its population.json was edited)"]), *reasons, made_by, advice]
+    named = [line.replace("method.script_sha256:", f"method.script_sha256 of {script}:") for line in changed]
+    return [*(f"  {line}" for line in named or ["(its population.json was edited)"]), *reasons, made_by, advice]
 
 
 def _corrected(before: Mapping[str, Any], corrections: Mapping[str, Sequence[Correction]]) -> list[str]:

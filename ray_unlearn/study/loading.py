@@ -80,6 +80,8 @@ def read_tree(path: str | Path, overrides: Sequence[str] = (), *, absolute: bool
     merged: dict[str, Any] = {}
     for part, folder in trees:
         merged = _merge(merged, _absolute_paths(part, folder) if absolute else part)
+    for override in overrides:
+        _check_population(override, tree.get("populations"), merged.get("populations"))
     return merged
 
 
@@ -182,6 +184,23 @@ def _override(text: str) -> dict[str, Any]:
     for part in reversed(parts):
         tree = {part: tree}
     return dict(tree)
+
+
+def _check_population(override: str, known: Any, populations: Any) -> None:
+    """Check that an override of a population's key names a population of the file, or one that overrides make whole.
+
+    Raises:
+        StudyError: it names another, which has neither a method nor weights.
+
+    """
+    block, _, rest = override.partition("=")[0].strip().partition(".")
+    name, _, key = rest.partition(".")
+    made = populations.get(name) if isinstance(populations, dict) else None
+    if block != "populations" or not key or not isinstance(known, dict) or name in known or not isinstance(made, dict):
+        return
+    if not {"method", "weights"} & set(made):
+        hint = did_you_mean(f"populations.{name}.{key}", [f"populations.{one}.{key}" for one in known])
+        raise StudyError(f"--set {_typed(override)!r}: the study has no population {name!r}{hint}")
 
 
 def _typed(override: str) -> str:

@@ -120,6 +120,7 @@ def find_factory(arch: str, folder: str = "") -> Callable[..., Any]:
         where = f", installed on every node or in {folder}" if folder else ""
         raise ModelError(
             f"model.arch: {arch!r} cannot be imported ({error}); expected package.module:factory{where}"
+            f"{magic_of(error)}"
         ) from error
     if not callable(found):
         raise ModelError(f"model.arch: {arch!r} is not callable")
@@ -215,13 +216,23 @@ def _load(method: str, source: str) -> Callable[..., Any]:
     try:
         exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - running the user's own method is the point
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}{line_in_script(error)}"
+        reason = f"{type(error).__name__}: {error}{line_in_script(error)}{magic_of(error)}"
         raise MethodError(f"method {method}: the script fails on import: {reason}") from error
     function = getattr(module, name, None)
     if not callable(function):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise MethodError(f"method {method}: no function {name!r} in {path}{did_you_mean(name, names)}")
     return function  # type: ignore[no-any-return]
+
+
+def magic_of(error: BaseException) -> str:
+    """Return what to do about a line of a notebook's own language (%magic, !command, help?); else nothing."""
+    if isinstance(error, NameError) and error.name == "get_ipython":
+        return "; get_ipython exists in notebooks only: remove the line"
+    line = (error.text or "").strip() if isinstance(error, SyntaxError) else ""
+    if not (line.startswith(("%", "!", "?")) or line.endswith("?")):
+        return ""
+    return f"; {line!r} is a notebook's magic, which Python does not know: remove the line, or put # before it"
 
 
 def line_in_script(error: BaseException) -> str:

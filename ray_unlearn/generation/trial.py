@@ -1,0 +1,137 @@
+"""The net and the imported weights of a job, tried before any run.
+
+    lines = list(check_model(job))               # or a ModelError
+
+Does not cover: how a net is tried (`models.trial`), how weights are read (`models.weights`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from ray_unlearn import models
+from ray_unlearn.data.images import ImageSet, Pixels, Scaling
+from ray_unlearn.errors import ModelError
+from ray_unlearn.methods.script import ScriptOptions
+from ray_unlearn.methods.weights import WeightsOptions
+from ray_unlearn.run.worker import Job
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.plan import Population
+from ray_unlearn.study.schema import Normalize
+from ray_unlearn.study.uris import label
+
+_TRIED_IMAGES = 4
+_CANNOT = "and the net cannot take a training step on one (batch normalisation needs two values per channel)"
+
+
+def check_model(job: Job) -> Iterator[str]:
+    """Try the net on images of the study, and load every weights file that the study names; yield what to know.
+
+    Raises:
+        ModelError: the net or a weights file is refused.
+
+    """
+    study, populations = job.plan.study, job.plan.populations.values()
+    model = models.build(study.model, job.data.num_classes, Seeds(study=0), study.data.image_size)
+    images_BCHW, labels_B = _batch(job)
+    yield from models.try_net(
+        model,
+        images_BCHW,
+        labels_B,
+        num_classes=job.data.num_classes,
+        arch=study.model.arch,
+        trains=any(_trains(population) for population in populations),
+        folder=study.model.folder,
+    )
+    yield from _lone_images(job, model, images_BCHW)
+    for population in populations:
+        if isinstance(population.method.options, WeightsOptions):
+            yield from _check_weights(job, model, population.method.options)
+
+
+def _check_weights(job: Job, model: nn.Module, options: WeightsOptions) -> Iterator[str]:
+    """Load every file into the model; yield what was done with each, the same once."""
+    said: set[str] = set()
+    for path in options.weights:
+        found = models.load_weights(
+            model, models.open_weights(path).tree(), path, options.key, num_classes=job.data.num_classes
+        )
+        notes = [*found.notes, *_check_normalisation(job, found.normalisation, label(path))]
+        for note in notes:
+            text = note.removeprefix(f"{label(path)}: ")
+            if text not in said:
+                yield note
+            said.add(text)
+
+
+def _check_normalisation(
+    job: Job, found: tuple[tuple[float, ...], tuple[float, ...]] | None, where: str
+) -> Iterator[str]:
+    """Check that a study scales its images as the file's net did inside itself.
+
+    Raises:
+        ModelError: it scales them otherwise.
+
+    """
+    if found is None:
+        return
+    mean, std = (list(values) for values in found)
+    own, theirs = (Scaling.of(each) for each in (job.plan.study.data.normalize, Normalize(mean=mean, std=std)))
+    if not np.allclose(own.shift + own.scale, theirs.shift + theirs.scale, rtol=1e-3, atol=0.1):
+        raise ModelError(
+            f"{where}: its net scales images itself, by mean {mean} and std {std} of pixels in 0..1, and the study's "
+            f"does not; set data.normalize: {{mean: {mean}, std: {std}}}"
+        )
+    yield f"{where}: its net scaled images itself; data.normalize does the same, so mean and std are left out"
+
+
+def _batch(job: Job) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a few images as methods get them, and their labels; noise where the images are on an object store."""
+    study, first = job.plan.study, job.data.train
+    count = min(_TRIED_IMAGES, first.manifest.num_images)
+    if first.storage.local is None:
+        noise = np.random.default_rng(0).integers(0, 256, (count, study.data.image_size, study.data.image_size, 3))
+        scaling = Scaling.of(study.data.normalize)
+        images_BCHW = scaling.apply(torch.from_numpy(noise.astype(np.uint8)))
+        return images_BCHW.contiguous(), torch.arange(count) % job.data.num_classes
+    pixels = Pixels(first.map(first=1), torch.device("cpu"))
+    images = ImageSet(pixels, np.arange(min(count, len(pixels))), Scaling.of(study.data.normalize))
+    images_BCHW, labels_B = images.batch(np.arange(len(images)))
+    return images_BCHW.contiguous(), labels_B
+
+
+def _trains(population: Population) -> bool:
+    """Return whether a method of this package trains the net."""
+    return not population.method.source and population.method.name not in ("weights", "null")
+
+
+def _lone_images(job: Job, model: nn.Module, images_BCHW: torch.Tensor) -> Iterator[str]:
+    """Yield where a batch of one image would meet a net that cannot be trained on one."""
+    lines = [*_lone_of_scripts(job), *_lone_of_methods(job)]
+    if lines and models.fails_on_one(model, images_BCHW):
+        yield from lines
+
+
+def _lone_of_scripts(job: Job) -> Iterator[str]:
+    for population in job.plan.populations.values():
+        options = population.method.options
+        if not isinstance(options, ScriptOptions):
+            continue
+        for name in ("retain", "forget", "validation"):
+            count = job.data.splits.sizes()[name]
+            if count % options.batch_size == 1:
+                yield (
+                    f"populations.{population.name}: the last batch of the {name} loader has one image ({count:,} "
+                    f"images, batch_size {options.batch_size}), {_CANNOT}; another batch_size avoids it"
+                )
+
+
+def _lone_of_methods(job: Job) -> Iterator[str]:
+    if any(_trains(population) for population in job.plan.populations.values()):
+        for name in ("retain", "forget"):
+            if job.data.splits.sizes()[name] == 1:
+                yield f"data: the {name} set has one image, {_CANNOT}; methods that train on it alone fail"

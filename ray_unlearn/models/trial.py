@@ -1,0 +1,203 @@
+"""A net tried before any work: one evaluation and one training step on a few of the study's images, on the CPU.
+
+    for line in try_net(model, images_BCHW, labels_B, num_classes=9, arch="nets:tiny", trains=True):
+        print(line)                              # what a reader should know: parameters that get no gradient
+
+Refused are nets whose runs would fail, or whose checkpoints would not give their outputs. The net itself is not
+changed: a copy of it is tried.
+
+Does not cover: what a user's script does with the net (`methods.script`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from ray_unlearn.errors import ModelError
+from ray_unlearn.models.calling import line_in
+from ray_unlearn.models.logits import described, plain_logits
+from ray_unlearn.models.template import Template
+from ray_unlearn.seeds import nothing_drawn
+
+
+def check_kind(model: object, arch: str) -> None:
+    """Check that a factory made a net that can be trained, copied and saved.
+
+    Raises:
+        ModelError: it is no torch module, or of a kind that this package cannot train or save.
+
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model {arch}: expected a torch module; found {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            f"model {arch}: a TorchScript module, which methods cannot train; return the module before torch.jit"
+        )
+    for name, tensor in model.named_parameters():
+        _check_dtype(name, tensor, arch)
+    for name, value in model.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            raise ModelError(
+                f"model {arch}: {name!r} is a {type(value).__name__} by get_extra_state, and a checkpoint holds "
+                "tensors only; register it as a buffer, or leave get_extra_state away"
+            )
+
+
+def _check_dtype(name: str, tensor: torch.Tensor, arch: str) -> None:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_complex():
+        raise ModelError(
+            f"model {arch}: parameter {name!r} is {kind}, and only real ones can be trained and saved; keep real and "
+            "imaginary part as two (torch.view_as_real)"
+        )
+    if tensor.dtype is not torch.float32:
+        raise ModelError(
+            f"model {arch}: parameter {name!r} is {kind}; expected float32: return net.float(); "
+            "`precision: bf16` trains in half precision, and `checkpoint_dtype` saves in it"
+        )
+
+
+def try_net(
+    model: nn.Module,
+    images_BCHW: torch.Tensor,
+    labels_B: torch.Tensor,
+    *,
+    num_classes: int,
+    arch: str,
+    trains: bool,
+    folder: str = "",
+) -> list[str]:
+    """Try a net on a few images; return lines about what it does that its user may not expect.
+
+    Args:
+        model: the net on the CPU; not changed.
+        images_BCHW: two or more images as methods get them.
+        labels_B: their classes.
+        num_classes: the study's.
+        arch: its name, for messages.
+        trains: whether a method of this package trains it: then it has to take a step.
+        folder: the study file's; lines of files in it are named.
+
+    Raises:
+        ModelError: the net fails, gives other than one logit per class, or cannot be copied.
+
+    """
+    check_kind(model, arch)
+    net, size = copied(model, arch), f"{images_BCHW.shape[-2]}x{images_BCHW.shape[-1]} pixels"
+    with nothing_drawn(torch.device("cpu")):
+        logits = _evaluated(net, images_BCHW, arch, size, folder)
+        if list(logits.shape) != [len(images_BCHW), num_classes]:
+            expected = [len(images_BCHW), num_classes]
+            raise ModelError(
+                f"model {arch}: expected {num_classes} logits per image, one per class: {expected} for "
+                f"{len(images_BCHW)} images; found {list(logits.shape)}{_other_head(logits, num_classes)}"
+            )
+        lines = list(_remarks(net, images_BCHW, logits))
+        try:
+            lines += _step(net, images_BCHW, labels_B)
+        except Exception as error:  # a module may raise anything
+            reason = _first_line(error)
+            said = f"one training step on {len(images_BCHW)} images of {size} fails: {reason}{line_in(error, folder)}"
+            if trains:
+                raise ModelError(f"model {arch}: {said}") from error
+            lines.append(said)
+    return [f"model {arch}: {line}" for line in lines]
+
+
+def copied(model: nn.Module, arch: str) -> nn.Module:
+    """Return a copy, as every run gets one.
+
+    Raises:
+        ModelError: the net cannot be copied.
+
+    """
+    try:
+        return Template(model).copy()
+    except Exception as error:  # deepcopy calls the module's own code
+        old = [
+            name for name, each in model.named_modules() for hook in each._forward_pre_hooks.values() if _is_old(hook)
+        ]
+        why = (
+            f"{old[0] or 'the net'!r} uses torch.nn.utils.weight_norm, whose modules cannot be copied; use "
+            "torch.nn.utils.parametrizations.weight_norm (its tensors have other names)"
+            if old
+            else f"copy.deepcopy fails: {_first_line(error)}"
+        )
+        raise ModelError(f"model {arch}: cannot be copied, and every run needs a copy: {why}") from error
+
+
+def _is_old(hook: object) -> bool:
+    return type(hook).__module__ in ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
+
+
+@torch.no_grad()
+def _evaluated(net: nn.Module, images_BCHW: torch.Tensor, arch: str, size: str, folder: str) -> torch.Tensor:
+    try:
+        logits = net.eval()(images_BCHW.clone())
+    except Exception as error:  # a module may raise anything
+        reason = f"{_first_line(error)}{line_in(error, folder)}"
+        if "to have 1 channels" in reason:
+            reason += "; the study's images have three: average them in its forward, x.mean(1, keepdim=True)"
+        raise ModelError(f"model {arch}: fails on images of {size}: {reason}") from error
+    if not isinstance(logits, torch.Tensor):
+        raise ModelError(f"model {arch}: its forward returns a {type(logits).__name__}; expected a tensor of logits")
+    return logits
+
+
+def _other_head(logits: torch.Tensor, num_classes: int) -> str:
+    """Return what to do about a head of another size."""
+    if logits.dim() != 2 or logits.shape[1] == num_classes:
+        return ""
+    if logits.shape[1] == 1:
+        return "; a single logit (sigmoid) is no class score: return one per class"
+    return (
+        "; its head has to take its size from num_classes: def factory(num_classes): ..., or a value of model.options"
+    )
+
+
+@torch.no_grad()
+def _remarks(net: nn.Module, images_BCHW: torch.Tensor, logits: torch.Tensor) -> Iterator[str]:
+    if plain_logits in net._forward_hooks.values():
+        for mode in ("evaluation", "training"):
+            output = net.train(mode == "training").forward(images_BCHW.clone())
+            if not isinstance(output, torch.Tensor):
+                rest = ", and what else it holds is not trained" if mode == "training" else ""
+                yield f"returns {described(output)} in {mode} mode; its logits are taken{rest}"
+    again = net.eval()(images_BCHW.clone())
+    if not torch.equal(again, logits) and not torch.isnan(logits).any():
+        yield "two evaluations of the same images differ: it draws at random in evaluation mode, so outputs have noise"
+
+
+def _step(net: nn.Module, images_BCHW: torch.Tensor, labels_B: torch.Tensor) -> Iterator[str]:
+    """Take a forward and a backward pass in training mode; yield lines about the gradients."""
+    trained = {name: each for name, each in net.named_parameters() if each.requires_grad}
+    if not trained:
+        raise ModelError("it has no parameter that can be trained")
+    logits = net.train()(images_BCHW.clone())
+    F.cross_entropy(logits.float(), labels_B).backward()  # type: ignore[no-untyped-call]
+    without = [name for name, each in trained.items() if each.grad is None]
+    if len(without) == len(trained):
+        raise ModelError("no parameter gets a gradient")
+    if without:
+        count = f"{len(without)} of {len(trained)} parameters"
+        yield f"{count} get no gradient, such as {without[0]!r}: no step changes them"
+
+
+def fails_on_one(model: nn.Module, images_BCHW: torch.Tensor) -> bool:
+    """Return whether a net that trains on several images fails on one: batch normalisation of 1x1 maps does."""
+    net = Template(model).copy().train()
+    try:
+        with nothing_drawn(torch.device("cpu")), torch.no_grad():
+            net(images_BCHW[:1].clone())
+    except Exception:  # a module may raise anything
+        return True
+    return False
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

@@ -1,0 +1,481 @@
+"""Nets as people bring them (case A12, and the rows of B and C about nets): what works, and what is said before work.
+
+An id names the row of the table of cases that a test holds.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import payload_bytes
+from torch import nn
+
+from ray_unlearn import models
+from ray_unlearn.errors import ModelError
+from ray_unlearn.generation import generate, open_job
+from ray_unlearn.methods.resolve import resolve
+from ray_unlearn.models.logits import logits_of
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study import Study, load_study
+from ray_unlearn.study.schema import Model
+from ray_unlearn.usercode.imports import script_function
+
+NETS = """
+import collections
+import dataclasses
+import torch
+import torchvision
+from torch import nn
+
+made = []
+
+def plain(num_classes, width=4):
+    return nn.Sequential(nn.Conv2d(3, width, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(width, num_classes))
+
+Pair = collections.namedtuple("Pair", "logits features")
+
+@dataclasses.dataclass
+class Answer:
+    loss: object
+    logits: torch.Tensor
+
+class Wrapped(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.net, self.aux = plain(num_classes), plain(num_classes)
+
+class TupleInTraining(Wrapped):
+    def forward(self, x):
+        return (self.net(x), self.aux(x)) if self.training else self.net(x)
+
+class NamedInTraining(Wrapped):
+    def forward(self, x):
+        return Pair(self.net(x), self.aux(x)) if self.training else self.net(x)
+
+class AlwaysTuple(Wrapped):
+    def forward(self, x):
+        return self.net(x), x.mean((2, 3))
+
+class AlwaysList(Wrapped):
+    def forward(self, x):
+        return [self.net(x)]
+
+class Object(Wrapped):
+    def forward(self, x):
+        return Answer(None, self.net(x))
+
+class Dict(Wrapped):
+    def forward(self, x):
+        return {"loss": None, "logits": self.net(x)}
+
+class OrderedOutput(Wrapped):
+    def forward(self, x):
+        return collections.OrderedDict(features=x, logits=self.net(x))
+
+class OtherDict(Wrapped):
+    def forward(self, x):
+        return {"out": self.net(x), "aux": self.aux(x)}
+
+class FeaturesFirst(Wrapped):
+    def forward(self, x):
+        return x.mean((2, 3)), self.net(x)
+
+class Text(Wrapped):
+    def forward(self, x):
+        return "logits"
+
+class Lazy(nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(nn.LazyConv2d(4, 3, 2), nn.LazyBatchNorm2d(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.LazyLinear(num_classes))
+
+class Unreached(Wrapped):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.extra = nn.LazyLinear(3)
+    def forward(self, x):
+        return self.net(x)
+
+class ExtraState(Wrapped):
+    def get_extra_state(self):
+        return {"version": 1}
+    def set_extra_state(self, state):
+        pass
+    def forward(self, x):
+        return self.net(x)
+
+class Uncopied(Wrapped):
+    def __deepcopy__(self, memo):
+        raise RuntimeError("no copies")
+    def __reduce_ex__(self, protocol):
+        raise TypeError("no pickles")
+    def forward(self, x):
+        return self.net(x)
+
+class FailsInTraining(Wrapped):
+    def forward(self, x):
+        if self.training:
+            raise ValueError("needs labels")
+        return self.net(x)
+
+class RandomAtEvaluation(Wrapped):
+    def forward(self, x):
+        return nn.functional.dropout(self.net(x), 0.5, True)
+
+class Detached(Wrapped):
+    def forward(self, x):
+        return self.net(x).detach()
+
+def scripted(num_classes):
+    return torch.jit.script(plain(num_classes))
+
+def traced(num_classes):
+    return torch.jit.trace(plain(num_classes), torch.zeros(1, 3, 8, 8))
+
+def half(num_classes):
+    return plain(num_classes).half()
+
+def bfloat(num_classes):
+    return plain(num_classes).to(torch.bfloat16)
+
+def double(num_classes):
+    return plain(num_classes).double()
+
+def complex_one(num_classes):
+    net = plain(num_classes)
+    net.register_parameter("phase", nn.Parameter(torch.zeros(2, dtype=torch.complex64)))
+    return net
+
+def old_weight_norm(num_classes):
+    net = plain(num_classes)
+    nn.utils.weight_norm(net[0])
+    return net
+
+def grey(num_classes):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.LazyLinear(num_classes))
+
+def ResNet10():
+    return plain(10)
+
+def ResNet7():
+    return plain(7)
+
+def n_classes(n_classes=5):
+    return plain(n_classes)
+
+def keywords(**options):
+    return plain(options["num_classes"], options.get("width", 4))
+
+def one_logit(num_classes):
+    return plain(1)
+
+def pretrained(num_classes):
+    return torchvision.models.resnet18(weights="IMAGENET1K_V1")
+
+def pretrained_guarded(num_classes):
+    try:
+        return torchvision.models.resnet18(weights="IMAGENET1K_V1")
+    except Exception as error:
+        raise RuntimeError("could not load") from error
+
+def no_package(num_classes):
+    import timm_of_a_test
+    return timm_of_a_test.create_model("resnet18")
+
+def frozen(num_classes):
+    net = plain(num_classes)
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    return net
+
+def no_parameters(num_classes):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ZeroPad1d((0, num_classes - 3)))
+
+def pixelwise(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, num_classes))
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, tiny: Callable[..., Study]) -> Callable[..., Study]:
+    """Return a function: factory of NETS, changes -> a study in whose folder they are."""
+    (tmp_path / "nets_of_cases.py").write_text(NETS)
+
+    def make(factory: str, **changes: Any) -> Study:
+        made = tiny(model={"arch": f"nets_of_cases:{factory}", "options": None}, **changes)
+        return made.model_copy(update={"model": made.model.with_folder(str(tmp_path))})
+
+    return make
+
+
+def tried(study: Study) -> tuple[str, ...]:
+    """Return what is said of a study's net before any run."""
+    return open_job(study).remarks
+
+
+# Nets that return more than logits
+
+
+@pytest.mark.parametrize(
+    "factory",
+    ["TupleInTraining", "NamedInTraining", "AlwaysTuple", "AlwaysList", "Object", "Dict", "OrderedOutput"],
+)
+def test_c_nets_that_return_more_than_logits(factory: str, study, tmp_path: Path):
+    """Law: such a net is trained and published; its tensors keep their names, and what is taken is said."""
+    made = study(factory)
+    assert any("its logits are taken" in line for line in tried(made))
+    assert generate(made, backend="inline").exit_code == 0
+    first = next(path for path in payload_bytes(tmp_path / "store") if path.endswith(".safetensors"))
+    names = models.parse_weights((tmp_path / "store" / first).read_bytes(), first)
+    assert {name.partition(".")[0] for name in names} == {"net", "aux"}
+
+
+def test_c_nets_auxiliary_heads_are_said_to_be_untrained(study):
+    """Law: parameters that no gradient reaches are counted and one is named."""
+    lines = tried(study("NamedInTraining"))
+    assert any("4 of 8 parameters get no gradient, such as 'aux.0.weight'" in line for line in lines)
+
+
+@pytest.mark.parametrize(("arch", "size"), [("googlenet", 32), ("inception_v3", 299)])
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_c_nets_torchvisions_auxiliary_heads(arch: str, size: int):
+    """Law: in training mode, torchvision's named tuples become their logits."""
+    net = models.build(Model(arch=arch, options={"init_weights": False}), 3, Seeds(study=0))
+    found = net.train()(torch.zeros(2, 3, size, size))
+    assert tuple(found.shape) == (2, 3)
+    plain = models.build(Model(arch="resnet18"), 3, Seeds(study=0))
+    assert not plain._forward_hooks
+
+
+def test_c_nets_that_return_logits_are_left_alone(study):
+    """Law: a net that returns tensors gets no hook, so that quick ways of training stay open to it."""
+    made = study("plain")
+    net = models.build(made.model, 3, Seeds(study=0), 8)
+    assert not net._forward_hooks
+    assert tried(made) == ()
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ({"out": torch.ones(1), "aux": 1}, "a dict with the keys out, aux"),
+        (("text", torch.ones(1)), "a tuple of str, Tensor"),
+        ((), "a tuple of nothing"),
+        (collections.OrderedDict(), "a OrderedDict with the keys (none)"),
+        (None, "a NoneType"),
+    ],
+)
+def test_c_nets_outputs_without_logits(output: Any, said: str):
+    """Law: what a net returns instead is described by its keys or types."""
+    with pytest.raises(ModelError, match="its forward returns") as caught:
+        logits_of(output)
+    assert said in str(caught.value)
+
+
+# Lazy modules
+
+
+def test_c_nets_lazy_modules_are_drawn_from_the_runs_seed(study):
+    """Law: lazy modules get their shapes and values where the net is built: the same run repeats, another differs."""
+    spec = study("Lazy").model
+    first, again = (models.build(spec, 10, Seeds(study=0), 8).state_dict() for _ in range(2))
+    other = models.build(spec, 10, Seeds(study=0, run=1), 8).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["0.weight"], other["0.weight"])
+    assert models.build(spec, 10, Seeds(study=0), 8).training
+    with pytest.raises(ModelError, match="lazy modules need the size of the images"):
+        models.build(spec, 10, Seeds(study=0))
+
+
+def test_c_nets_lazy_modules_make_originals(study):
+    """Law: a study of a lazy net is made to its end."""
+    assert generate(study("Lazy"), backend="inline").exit_code == 0
+
+
+# What is refused, by its true cause, before any run
+
+REFUSED = {
+    "a12 scripted": ("scripted", "a TorchScript module, which methods cannot train"),
+    "a12 traced": ("traced", "a TorchScript module, which methods cannot train"),
+    "a12 complex": ("complex_one", "parameter 'phase' is complex64, and only real ones"),
+    "half": ("half", "parameter '0.weight' is float16; expected float32: return net.float()"),
+    "bfloat16": ("bfloat", "parameter '0.weight' is bfloat16"),
+    "double": ("double", "parameter '0.weight' is float64"),
+    "old weight_norm": (
+        "old_weight_norm",
+        "cannot be copied, and every run needs a copy: '0' uses torch.nn.utils.weight",
+    ),
+    "no copies": ("Uncopied", "copy.deepcopy fails: no copies"),
+    "get_extra_state": ("ExtraState", "'_extra_state' is a dict by get_extra_state"),
+    "other keys": ("OtherDict", "its forward returns a dict with the keys out, aux; expected a tensor of logits"),
+    "features first": (
+        "FeaturesFirst",
+        "expected 10 logits per image, one per class: [4, 10] for 4 images; found [4, 3]",
+    ),
+    "text": ("Text", "its forward returns a str"),
+    "lazy and unreached": ("Unreached", "the lazy parameter 'extra.weight' is not reached by a forward pass"),
+    "grey": ("grey", "no shape from images of 8x8 pixels: Given groups=1"),
+    "one logit": ("one_logit", "found [4, 1]; a single logit (sigmoid) is no class score"),
+    "another head": (
+        "ResNet7",
+        "found [4, 7]; its head has to take its size from num_classes: def factory(num_classes)",
+    ),
+    "training fails": (
+        "FailsInTraining",
+        "training step on 4 images of 8x8 pixels fails: needs labels (nets_of_cases.py:",
+    ),
+    "detached": (
+        "Detached",
+        "training step on 4 images of 8x8 pixels fails: element 0 of tensors does not require grad",
+    ),
+    "all frozen": ("frozen", "fails: it has no parameter that can be trained"),
+    "no parameters": ("no_parameters", "fails: it has no parameter that can be trained"),
+    "pretrained": ("pretrained", "opens a connection (socket.getaddrinfo); expected a factory that needs no network"),
+    "pretrained, guarded": (
+        "pretrained_guarded",
+        "opens a connection (socket.getaddrinfo); expected a factory that needs",
+    ),
+    "no package": ("no_package", "ModuleNotFoundError: No module named 'timm_of_a_test' (nets_of_cases.py:"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("case", REFUSED)
+def test_c_nets_refused_before_any_run(case: str, study, monkeypatch, tmp_path: Path):
+    """Law: a net whose runs would fail, or lie, is refused in one line that names the cause; nothing is made."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    factory, said = REFUSED[case]
+    with pytest.raises(ModelError) as caught:
+        generate(study(factory), backend="inline")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"model nets_of_cases:{factory}: ")
+    assert payload_bytes(tmp_path / "store").keys() <= {
+        path for path in payload_bytes(tmp_path / "store") if "data-cache" in path
+    }
+
+
+def test_c_nets_that_only_scripts_train(study, tmp_path: Path):
+    """Law: where no method of the package trains the net, a training step that fails is said, not refused."""
+    made = study("FailsInTraining")
+    weights = models.checkpoint_bytes(models.build(made.model, 10, Seeds(study=0), 8), "fp32")
+    (tmp_path / "w.safetensors").write_bytes(weights)
+    (tmp_path / "mine.py").write_text("def unlearning(net, retain, forget, validation):\n    pass\n")
+    populations = {
+        "original": {"weights": str(tmp_path / "w.safetensors"), "method": None, "on": None},
+        "finetune": {"method": f"{tmp_path}/mine.py:unlearning", "noise_std": None},
+    }
+    assert any("training step on 4 images" in line for line in tried(study("FailsInTraining", populations=populations)))
+
+
+def test_c_nets_that_draw_at_evaluation(study):
+    """Law: outputs with noise of their own are said to have it."""
+    assert any("draws at random in evaluation mode" in line for line in tried(study("RandomAtEvaluation")))
+
+
+# How factories are called
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "classes"),
+    [("ResNet10", {}, 10), ("n_classes", {}, 4), ("keywords", {"width": 3}, 4), ("n_classes", {"n_classes": 6}, 6)],
+)
+def test_c_nets_factories_without_num_classes(factory: str, options: dict[str, Any], classes: int, study):
+    """Law: a factory gets the number of classes under the name that it has, or is called without."""
+    spec = study(factory).model.model_copy(update={"options": options})
+    net = models.build(spec, 10 if factory == "ResNet10" else 4, Seeds(study=0), 8)
+    assert net(torch.zeros(2, 3, 8, 8)).shape == (2, classes)
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "said"),
+    [
+        (
+            "ResNet10",
+            {"depth": 3},
+            "does not take options {'depth': 3}: got an unexpected keyword argument 'depth'; a ",
+        ),
+        (
+            "plain",
+            {"widht": 3},
+            "factory is called as plain(num_classes=..., widht=...), with model.options as keywords",
+        ),
+        ("plain", {"widht": 3}, "and takes (num_classes, width=4)"),
+    ],
+)
+def test_c_nets_how_factories_are_called(factory: str, options: dict[str, Any], said: str, study):
+    """Law: a factory that cannot be called like this is refused with the call and its signature."""
+    spec = study(factory).model.model_copy(update={"options": options})
+    with pytest.raises(ModelError) as caught:
+        models.build(spec, 10, Seeds(study=0), 8)
+    assert said in str(caught.value)
+
+
+# A batch of one image under batch normalisation
+
+
+def test_c_nets_a_last_batch_of_one(study, tmp_path: Path):
+    """Law: a script's loader that ends in one image is warned of if the net cannot be trained on one, and only then."""
+    (tmp_path / "mine.py").write_text("def unlearning(net, retain, forget, validation):\n    pass\n")
+    script = {"method": f"{tmp_path}/mine.py:unlearning", "noise_std": None, "batch_size": 80}
+    lines = tried(study("pixelwise", populations={"finetune": script}))
+    assert [line for line in lines if "one image" in line] == [
+        "populations.finetune: the last batch of the retain loader has one image (81 images, batch_size 80), and the "
+        "net cannot take a training step on one (batch normalisation needs two values per channel); another batch_size "
+        "avoids it"
+    ]
+    assert tried(study("plain", populations={"finetune": script})) == ()
+    assert tried(study("pixelwise", populations={"finetune": script | {"batch_size": 60}})) == ()
+
+
+def test_c_nets_a_forget_set_of_one(study):
+    """Law: a set of one image is warned of for methods, whose only batch it would be."""
+    lines = tried(study("pixelwise", data={"forget": {"fraction": None, "ids": ["digits-0001"]}}))
+    assert any("the forget set has one image" in line for line in lines)
+
+
+# Notebooks
+
+
+@pytest.mark.parametrize("line", ["%matplotlib inline", "!pip install timm", "net?", "?net"])
+def test_c_scripts_and_nets_of_notebooks(line: str, tmp_path: Path, tiny: Callable[..., Study]):
+    """Law: a line of a notebook's own language is explained, in scripts and in modules of nets."""
+    (tmp_path / "nb.py").write_text(f"import torch\n{line}\n\ndef unlearning(net, *loaders):\n    pass\n")
+    with (
+        pytest.raises(Exception, match="is a notebook's magic, which Python does not know: remove the line"),
+        script_function(f"{tmp_path}/nb.py:unlearning", (tmp_path / "nb.py").read_text()),
+    ):
+        pass
+    (tmp_path / "study.yaml").write_text(
+        "name: a\ndata: {train: digits, forget: {fraction: 0.1}}\nmodel: {arch: 'nb:unlearning'}\n"
+        "populations: {original: {method: train, on: train}}\n"
+    )
+    with pytest.raises(ModelError, match="is a notebook's magic"):
+        models.identity(load_study(tmp_path / "study.yaml").model)
+
+
+def test_c_scripts_get_ipython(tmp_path: Path, tiny: Callable[..., Study]):
+    """Law: so is the object that notebooks have."""
+    (tmp_path / "nb.py").write_text("get_ipython().run_line_magic('matplotlib', 'inline')\n")
+    made = tiny(populations={"finetune": {"method": f"{tmp_path}/nb.py:unlearning", "noise_std": None}})
+    with pytest.raises(Exception, match="get_ipython exists in notebooks only"):
+        resolve(made, "finetune")
+
+
+def test_lone_nets_are_not_changed_by_a_trial():
+    """Law: a trial leaves weights, statistics, mode and torch's generator as they were."""
+    net = models.small_cnn(3, width=4).train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    images, state = torch.rand(4, 3, 8, 8), torch.get_rng_state()
+    assert models.try_net(net, images, torch.arange(4) % 3, num_classes=3, arch="x", trains=True) == []
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert net.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert isinstance(net[0], nn.Conv2d)
+    assert net[0].weight.grad is None

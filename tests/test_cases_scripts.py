@@ -1,0 +1,176 @@
+"""Scripts as people bring them (cases A1, A9 to A11, and the rows of C about scripts): what they get, and what is said.
+
+An id names the row of the table of cases that a test holds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, merged
+from samples import picture, run_data
+from torch import nn
+
+from ray_unlearn.data.images import Pixels, RunData
+from ray_unlearn.data.shards import Example, encode_shard, map_shard
+from ray_unlearn.errors import MethodError, StudyError
+from ray_unlearn.methods.resolve import method_of, resolve
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study import parse_study
+
+HEAD = "import torch\nimport torch.nn.functional as F\ndef unlearning(net, retain, forget, validation):\n    "
+BY_NAME = "for s in retain:\n        net.zero_grad(); F.cross_entropy(net(s['image']), s['age_group']).backward()\n"
+BY_PLACE = "for inputs, targets in retain:\n        net.zero_grad(); F.cross_entropy(net(inputs), targets).backward()\n"
+
+
+class Net(nn.Module):
+    """Averages the pixels, and keeps what a script leaves on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.kept: list[Any] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def run(folder: Path, body: str, data: RunData, **options: Any) -> Net:
+    """Run a script with this body on a fresh net."""
+    (folder / "mine.py").write_text(HEAD + body + "\n")
+    tree = merged(TINY, {"populations": {"mine": {"method": f"{folder}/mine.py:unlearning", **options}}})
+    use = resolve(parse_study(tree, where="a test"), "mine")
+    net = Net()
+    method_of(use).run(net, data, use.options, Seeds(study=0, population="mine"))
+    return net
+
+
+def pixels_of(folder: Path, ages: list[float], groups: list[str]) -> Pixels:
+    """Map images of such ages and groups."""
+    rows = enumerate(zip(ages, groups, strict=True))
+    examples = [Example(picture(i), 0, str(i), group, age, "") for i, (age, group) in rows]
+    (folder / "a.arrow").write_bytes(encode_shard(examples))
+    return Pixels([map_shard(str(folder / "a.arrow"))], torch.device("cpu"))
+
+
+# A9: the challenge's types
+
+
+def test_a9_batches_have_the_challenges_types(tmp_path: Path):
+    """Law: age and person_id are int64 tensors: the challenge's one_hot and == on them work."""
+    body = "s = next(iter(retain)); net.kept = [F.one_hot(s['age'], 100).shape, s['person_id'] == 3, s['image_id']]"
+    shape, equal, ids = run(tmp_path, body, run_data(tmp_path), batch_size=7).kept
+    assert (tuple(shape), equal.dtype, len(ids)) == ((7, 100), torch.bool, 7)
+
+
+@pytest.mark.parametrize(
+    ("ages", "expected"),
+    [
+        ([31.0, 4.0], np.array([31, 4])),
+        ([31.0, float("nan")], np.array([31, -1])),
+        ([31.5, float("nan")], np.array([31.5, np.nan])),
+    ],
+)
+def test_a9_ages(ages: list[float], expected: np.ndarray, tmp_path: Path):
+    """Law: whole years are int64, an unknown age -1; only fractions, which int64 would cut off, stay floats."""
+    found = pixels_of(tmp_path, ages, ["", ""]).ages
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        (["7", "31", "7"], [7, 31, 7]),
+        (["b", "a", ""], [1, 0, -1]),
+        (["07", "7", ""], [0, 1, -1]),
+        (["9" * 30, "1", "1"], [1, 0, 0]),
+        (["", "", ""], [-1, -1, -1]),
+    ],
+)
+def test_a9_persons(groups: list[str], expected: list[int], tmp_path: Path):
+    """Law: person_id is the group's number where all have one; else two groups are never one number."""
+    found = pixels_of(tmp_path, [1.0] * 3, groups).persons_N
+    assert (found.dtype, found.tolist()) == (np.int64, expected)
+
+
+# A11: the order of a loader
+
+
+def test_a11_loaders_in_order(tmp_path: Path):
+    """Law: with `shuffle: false` two passes pair, also where the study reads in blocks; by default they differ."""
+    body = "net.kept = [[i for s in loader for i in s['image_id']] for loader in (retain, retain, forget)]"
+    first, second, forget = run(tmp_path, body, run_data(tmp_path), shuffle=False, batch_size=7).kept
+    assert first == second == [f"image-{i:03d}" for i in range(20)]
+    assert forget == [f"image-{i:03d}" for i in range(20, 26)]
+    first, second, _ = run(tmp_path, body, run_data(tmp_path), batch_size=7).kept
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
+# C: (image, label) batches
+
+
+def test_c_scripts_batches_of_pairs(tmp_path: Path):
+    """Law: `batches: tuple` gives the same images as [float32 images, int64 labels], as torchvision's sets do."""
+    body = "net.kept = [b for b in retain]"
+    data = run_data(tmp_path)
+    pairs = run(tmp_path, body, data, batches="tuple", batch_size=7).kept
+    dicts = run(tmp_path, body, data, batch_size=7).kept
+    for (images, labels), batch in zip(pairs, dicts, strict=True):
+        assert torch.equal(images, batch["image"])
+        assert torch.equal(labels, batch["age_group"])
+        assert labels.dtype == torch.int64
+    assert run(tmp_path, BY_PLACE, data, batches="tuple").layer.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        BY_PLACE,
+        "images, labels = next(iter(retain))",
+        "for i, (x, y) in enumerate(forget): pass",
+        "b = next(iter(retain)); net(b[0])",
+        "x, y, *_ = next(iter(retain)); net(x.cpu())",
+        "net(next(iter(retain)))",
+        "for batch in retain: batch.to('cpu')",
+        "x, y = retain.dataset[0]",
+        "F.linear(next(iter(retain)), net.layer.weight)",
+    ],
+)
+def test_c_scripts_that_expect_pairs_are_told_so(body: str, tmp_path: Path):
+    """Law: each usual error of a script that expects pairs names the option, the line and the keys of the dicts."""
+    with pytest.raises(MethodError) as caught:
+        run(tmp_path, body, run_data(tmp_path))
+    assert "(mine.py:" in str(caught.value)
+    assert "dicts with the keys image, image_id, age_group, age, person_id" in str(caught.value)
+    assert "`batches: tuple`" in str(caught.value)
+
+
+@pytest.mark.parametrize("body", [BY_NAME, "s = next(iter(forget)); s['image']", "retain.dataset[0]['image']"])
+def test_c_scripts_that_expect_dicts_are_told_so(body: str, tmp_path: Path):
+    """Law: so are the errors of a script in the challenge's form under `batches: tuple`."""
+    with pytest.raises(MethodError, match=r"\[image, label\]; if it expects dicts, leave the option away"):
+        run(tmp_path, body, run_data(tmp_path), batches="tuple")
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [("[][3]", IndexError), ("{'a': 1}['b']", KeyError), ("int('x')", ValueError), ("None.to('cpu')", AttributeError)],
+)
+def test_c_scripts_own_errors_stay_their_own(body: str, error: type[Exception], tmp_path: Path):
+    """Law: an error that has nothing to do with the batches' form is not explained away."""
+    with pytest.raises(error):
+        run(tmp_path, body, run_data(tmp_path))
+
+
+def test_c_scripts_unknown_option(tmp_path: Path):
+    """Law: an option is declared: a wrong key or value is refused with a suggestion, before any work."""
+    with pytest.raises(StudyError, match=r"populations\.mine\.batch: .*did you mean 'batches'\?"):
+        run(tmp_path, "pass", run_data(tmp_path), batch="tuple")
+    with pytest.raises(StudyError, match=r"populations\.mine\.batches: "):
+        run(tmp_path, "pass", run_data(tmp_path), batches="pairs")
