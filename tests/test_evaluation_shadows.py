@@ -433,11 +433,9 @@ def test_a_study_with_shadows(tmp_path: Path):
     best = memorised.hardest[0]
     assert best.inside - best.outside == max(memorised.quantiles)
     rows = list(csv.DictReader(io.StringIO(store.storage.read(store.layout.memorisation("shadows")).decode())))
-    assert len(rows) == 42
-    assert [rows[0]["image_id"], float(rows[0]["memorisation"])] == [
-        rows[0]["image_id"],
-        pytest.approx(best.inside - best.outside, abs=1e-5),
-    ]
+    assert [row["image_id"] for row in rows] == [*most_memorised(store, 41), rows[-1]["image_id"]]
+    assert (rows[0]["image_id"], rows[0]["label"]) == (best.image_id, best.label)
+    assert float(rows[0]["memorisation"]) == pytest.approx(best.inside - best.outside, abs=1e-5)
     assert {row["split"] for row in rows} == {"retain", "forget"}
     measures = scores.populations["finetune"].measures
     assert measures.keys() == MEASURES.keys()

@@ -182,20 +182,17 @@ def _image(one: Memorised, split: str, place: int, names: ImageNames) -> Memoris
 
 def _as_csv(scores: Mapping[str, Memorised], names: ImageNames) -> bytes:
     """Return one row per image, the most memorised first."""
-    images = [_image(one, split, place, names) for split, one in scores.items() for place in range(len(one.score_N))]
-    images.sort(key=lambda one: (one.outside - one.inside, one.image_id))
+    rows = [
+        (names.ids[split][position], split, class_name(names, label), f"{inside:.6g}", f"{outside:.6g}", f"{score:.6g}")
+        for split, one in scores.items()
+        for position, label, inside, outside, score in zip(
+            *(part.tolist() for part in (one.positions_N, one.labels_N, one.inside_N, one.outside_N, one.score_N)),
+            strict=True,
+        )
+    ]
+    score_N, gap_N = (np.concatenate([getattr(one, key) for one in scores.values()]) for key in ("score_N", "gap_N"))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["image_id", "split", "label", "inside", "outside", "memorisation"])
-    table.writerows(
-        [
-            one.image_id,
-            one.split,
-            one.label,
-            f"{one.inside:.6g}",
-            f"{one.outside:.6g}",
-            f"{one.inside - one.outside:.6g}",
-        ]
-        for one in images
-    )
+    table.writerows(rows[place] for place in np.lexsort((-gap_N, -score_N)))
     return text.getvalue().encode()

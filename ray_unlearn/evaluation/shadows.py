@@ -34,7 +34,7 @@ from ray_unlearn.evaluation.shadow_fits import ShadowFit, Side
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.membership import HALVED, half_of, members_of
 
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 8 * 2**20
 """Bytes of phi that are in memory at once."""
 LEAST_PAIRS = 4
 """Pairs below which nothing is fitted."""
