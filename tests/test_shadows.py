@@ -235,6 +235,21 @@ def test_run_i_starts_from_shadow_i_and_sees_its_half(tiny: MakeStudy, monkeypat
     assert said[0].startswith("forgetful/00001/record.json: started from shadows/00001 when it was sha256")
 
 
+def test_a_worker_holds_one_shadow_at_a_time(tiny: MakeStudy):
+    """Law: a worker's memory does not grow with the shadows that its runs start from."""
+    from ray_unlearn.run.worker import Worker
+
+    study = from_shadows(tiny)
+    generate(study, backend="inline", only=["shadows"])
+    worker = Worker(open_job(study), device="cpu")
+    worker.open()
+    for index in range(4):
+        run = Run(population="forgetful", index=index, original=index)
+        assert [one.error for one in worker.work([(run, 1)], flush=True)] == [""]
+        assert list(worker._originals) == [Run(population="shadows", index=index)]
+    worker.close()
+
+
 def test_both_grow_together(tiny: MakeStudy):
     """Law: more shadows, and more runs that start from them, leave earlier ones as they are."""
     generate(from_shadows(tiny, 2, 2), backend="inline")

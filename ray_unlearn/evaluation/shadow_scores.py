@@ -84,8 +84,9 @@ def score_shadows(
     found = [_attacked(store, one, members_of(one, name, sizes), fits, make_rng) for one in last]
     attacks, curves = together(found, 2 * len(pairs) - 2)
     scores = memorisation(pairs_of(store, name, records, sizes))
-    with suppress(StoreReadOnly):
-        store.storage.publish_file(store.layout.memorisation(name), _as_csv(scores, names))
+    if scores:
+        with suppress(StoreReadOnly):
+            store.storage.publish_file(store.layout.memorisation(name), _as_csv(scores, names))
     update = {"attacks": attacks, "curves": curves, "memorisation": _memorised(scores, names)}
     return described.model_copy(update=update)
 
@@ -124,9 +125,11 @@ def score_unlearned_shadows(
     """
     name, theirs = shadows
     sizes, pairs = split_sizes(store, digest), complete_pairs(records)
-    if len(pairs) < LEAST_UNLEARNED:
-        few = f"{len(pairs)} complete pairs: U-LiRA needs {LEAST_UNLEARNED}"
-        return described.model_copy(update={"warnings": (*described.warnings, few)})
+    saved = any(one.split == "forget" for one in described.slices)
+    if len(pairs) < LEAST_UNLEARNED or not saved:
+        why = f"{len(pairs)} complete pairs: U-LiRA needs {LEAST_UNLEARNED}"
+        why = why if saved else "its runs saved no outputs of the forget set, which U-LiRA needs"
+        return described.model_copy(update={"warnings": (*described.warnings, why)})
     same = {index: theirs[index] for pair in pairs for index in (2 * pair, 2 * pair + 1)}
     sides = []
     for population, runs in ((described.population, records), (name, same)):

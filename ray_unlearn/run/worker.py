@@ -44,7 +44,7 @@ from ray_unlearn.store.arithmetic import arithmetic_of
 from ray_unlearn.store.membership import Members, fingerprint, half_of_train
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import check_shared
-from ray_unlearn.study.plan import Plan, Run
+from ray_unlearn.study.plan import ORIGINAL, Plan, Run
 from ray_unlearn.study.schema import Execution
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32, check_present
@@ -94,7 +94,7 @@ class Worker:
         self._job = job
         self._device = torch.device(device)
         self._originals: dict[Run, tuple[str, Template]] = {}
-        """Originals read so far: sha256 and model."""
+        """Originals read so far, and the last shadow: sha256 and model."""
         threads = job.plan.study.execution.cpus_per_worker
         self._publisher: Publisher[Outcome] = Publisher(functools.partial(torch.set_num_threads, threads))
         self._poisoned = False
@@ -290,6 +290,8 @@ class Worker:
         if start is None:
             return self._fresh(rng)
         if start not in self._originals:
+            if start.population != ORIGINAL:  # a shadow starts one run of a population: hundreds would fill memory
+                self._originals = {one: kept for one, kept in self._originals.items() if one.population == ORIGINAL}
             data = self._job.store.payload(start, CHECKPOINT)
             model = self._template.copy()
             weights = models.parse_weights(data, CHECKPOINT)
