@@ -66,7 +66,12 @@ def _attack_cells(found: ShadowAttack) -> tuple[Cell, ...]:
     rates = (found.tpr_01_percent, found.tpr_1_percent)
     right = f"{percent(found.accuracy)} % right" if found.accuracy is not None else ""
     return (
-        number(found.auc, decimals(found.auc), right, f"mean of {found.targets} models" * (found.accuracy is None)),
+        number(
+            found.auc,
+            decimals(found.auc),
+            right,
+            f"mean of {plural(found.targets, 'model')}" * (found.accuracy is None and found.targets > 1),
+        ),
         *(DASH if rate is None else number(rate, percent(rate)) for rate in rates),
         number(found.members, f"{found.members:,}"),
         number(found.non_members, f"{found.non_members:,}"),
