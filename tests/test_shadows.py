@@ -286,6 +286,21 @@ def test_a_start_that_is_no_shadow_is_refused(tiny: MakeStudy, changes: dict[str
         open_job(tiny(populations=others | {"forgetful": forgetful}))
 
 
+def test_a_script_does_not_start_from_shadows(tiny: MakeStudy, tmp_path: Path):
+    """Law: until its process is limited to a half, a script is refused rather than shown the other half."""
+    script = tmp_path / "mine.py"
+    script.write_text("def unlearning(net, retain_loader, forget_loader, val_loader):\n    pass\n")
+    forgetful = {"method": f"{script}:unlearning", "starts_from": "shadows", "count": 4}
+    with pytest.raises(StudyError, match=r"forgetful.starts_from: a script starts from an original"):
+        open_job(tiny(populations={"finetune": None, "shadows": HALF | {"count": 4}, "forgetful": forgetful}))
+
+
+def test_an_original_on_a_half_starts_no_unlearning(tiny: MakeStudy):
+    """Law: an original that saw half of the forget images is attacked, not unlearned."""
+    with pytest.raises(StudyError, match=r"populations.finetune: `original` is trained on a half of the images"):
+        open_job(tiny(populations={"original": HALF}))
+
+
 def test_shadows_that_others_start_from_are_kept(tiny: MakeStudy):
     """Law: their checkpoints are kept although the study keeps none; a wish to drop them is refused."""
     plan = open_job(from_shadows(tiny, keep_checkpoints=False)).plan

@@ -39,7 +39,7 @@ ATTACKS = {
     "rmia_offline": "RMIA offline",
 }
 """Attacks on a model whose training images are known, and their labels."""
-NO_NEGATIVES = "needs train images that the model was not trained on: on: {half_of: train, balanced: true}"
+NO_NEGATIVES = "needs train images that it was not trained on: {half_of: train}"
 CURVE_POINTS = 60
 
 
