@@ -447,6 +447,25 @@ def test_a_study_with_shadows(tmp_path: Path):
     assert {"lira_online", "lira_offline_auc"} <= scores.populations["finetune"].curves.keys()
 
 
+def test_the_last_pair_is_attacked_by_all_others(tmp_path: Path):
+    """Law: its two models are targets and never part of a fit; members are those of each one's own half."""
+    study, store = shadow_store(tmp_path, {"original": 1, "retrained": 4, "shadows": 12}, known=2.0)
+    found = evaluate(study, store).populations["shadows"].attacks
+    outputs, areas = read_outputs(store, "shadows", store.made("shadows")), []
+    halves = [half_of_train(0, "shadows", index, SIZES) for index in range(12)]
+    mask_RN = np.concatenate([np.stack([half[split] for half in halves]) for split in HALVED], axis=1)
+    phi_RN = np.concatenate([outputs.splits[split].phi_RN for split in HALVED], axis=1)
+    inside_RN, outside_RN = (np.where(mask, phi_RN, np.nan)[:10] for mask in (mask_RN, ~mask_RN))
+    sd = np.nanstd(inside_RN)  # five pairs share a variance
+    for target in (10, 11):
+        scores = norm.logpdf(phi_RN[target], np.nanmedian(inside_RN, 0), sd)
+        scores = scores - norm.logpdf(phi_RN[target], np.nanmedian(outside_RN, 0), sd)
+        members = mask_RN[target]
+        areas.append((scores[members][:, None] > scores[~members]).mean())
+    assert found["lira_online_one_variance"].auc == pytest.approx(np.mean(areas))
+    assert found["lira_online_one_variance"].shadows == 10
+
+
 def test_without_shadows_there_is_no_word_of_them(tmp_path: Path):
     """Law: a study that has none has none of their measures, as before there were shadows."""
     study, store = evaluated_store(tmp_path, {"retrained": 8, "again": 4})

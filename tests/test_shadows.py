@@ -219,13 +219,15 @@ def test_run_i_starts_from_shadow_i_and_sees_its_half(tiny: MakeStudy, monkeypat
     monkeypatch.setattr(Worker, "_run_data", watched)
     study = from_shadows(tiny)
     assert generate(study, backend="inline").exit_code == 0
-    store = store_of(study)
+    store, job = store_of(study), open_job(study)
     shadows, made = store.made("shadows"), store.made("forgetful")
     for index in range(4):
         assert made[index].original == index
         assert made[index].original_sha256 == shadows[index].payloads["model.safetensors"].sha256
         assert made[index].membership == shadows[index].membership
-        assert seen[f"forgetful/{index:05d}"] == seen[f"shadows/{index:05d}"]
+        half = half_of_train(0, "shadows", index, job.data.splits.sizes())
+        expected = {name: set(job.data.splits.sets[name][mine_N].tolist()) for name, mine_N in half.items()}
+        assert seen[f"forgetful/{index:05d}"] == seen[f"shadows/{index:05d}"] == expected
     assert verify(store, ["shadows", "forgetful"]).problems == ()
     forged = shadows[1].model_copy(update={"payloads": shadows[0].payloads}).sealed()
     run = Run(population="shadows", index=1)
