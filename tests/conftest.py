@@ -20,6 +20,23 @@ os.environ.pop("RAY_ADDRESS", None)
 # Processes that tests start may keep their bytecode: to compile torch anew costs each of them 5 s.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Let the whole everyday run use two processes, where pytest-xdist is installed and nothing else was asked for."""
+    option, everyday = config.option, config.getini("addopts")[-1]
+    whole = config.args == config.getini("testpaths") and option.markexpr == everyday
+    if whole and config.pluginmanager.hasplugin("xdist") and option.numprocesses is None and not option.usepdb:
+        option.numprocesses, option.dist = 2, "loadgroup"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, which share its fixtures; and all that use Ray, which share its cluster."""
+    for item in items:
+        uses_ray = item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else item.path.name))
+
+
 TINY: dict[str, Any] = {
     "name": "tiny",
     "data": {

@@ -138,6 +138,26 @@ def scripted(num_classes):
 def traced(num_classes):
     return torch.jit.trace(plain(num_classes), torch.zeros(1, 3, 8, 8))
 
+def quantised(num_classes):
+    return torch.ao.nn.quantized.dynamic.Linear(3, num_classes)
+
+def without_values(num_classes):
+    with torch.device("meta"):
+        return plain(num_classes)
+
+def not_a_number(num_classes):
+    net = plain(num_classes)
+    nn.init.constant_(net[0].weight, float("nan"))
+    return net
+
+class NestedTuple(Wrapped):
+    def forward(self, x):
+        return (self.net(x), x), x
+
+class Softmax(Wrapped):
+    def forward(self, x):
+        return self.net(x).softmax(1)
+
 def half(num_classes):
     return plain(num_classes).half()
 
@@ -224,13 +244,30 @@ def tried(study: Study) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     "factory",
-    ["TupleInTraining", "NamedInTraining", "AlwaysTuple", "AlwaysList", "Object", "Dict", "OrderedOutput"],
+    [
+        "TupleInTraining",
+        "NamedInTraining",
+        "AlwaysTuple",
+        "AlwaysList",
+        "NestedTuple",
+        "Object",
+        "Dict",
+        "OrderedOutput",
+    ],
 )
-def test_c_nets_that_return_more_than_logits(factory: str, study, tmp_path: Path):
-    """Law: such a net is trained and published; its tensors keep their names, and what is taken is said."""
+def test_c_nets_that_return_more_than_logits(factory: str, study):
+    """Law: every caller of such a net gets plain logits in both modes, and what is taken is said."""
     made = study(factory)
     assert any("its logits are taken" in line for line in tried(made))
-    assert generate(made, backend="inline").exit_code == 0
+    net = models.build(made.model, 10, Seeds(study=0), 8)
+    for mode in (True, False):
+        assert net.train(mode)(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("factory", ["TupleInTraining", "Dict"])
+def test_c_nets_that_return_more_than_logits_are_made(factory: str, study, tmp_path: Path):
+    """Law: such a net is trained, unlearned and published, and its tensors keep their names."""
+    assert generate(study(factory), backend="inline").exit_code == 0
     first = next(path for path in payload_bytes(tmp_path / "store") if path.endswith(".safetensors"))
     names = models.parse_weights((tmp_path / "store" / first).read_bytes(), first)
     assert {name.partition(".")[0] for name in names} == {"net", "aux"}
@@ -332,8 +369,11 @@ REFUSED = {
     ),
     "detached": (
         "Detached",
-        "training step on 4 images of 8x8 pixels fails: element 0 of tensors does not require grad",
+        "training step on 4 images of 8x8 pixels fails: no gradient reaches its logits: it detaches",
     ),
+    "quantised": ("quantised", "is quantised, which methods cannot train; return the net before it"),
+    "without values": ("without_values", "parameter '0.weight' is on the device meta; return the net on the CPU"),
+    "NaN": ("not_a_number", "fails: its logits are NaN or infinite before any training"),
     "all frozen": ("frozen", "fails: it has no parameter that can be trained"),
     "no parameters": ("no_parameters", "fails: it has no parameter that can be trained"),
     "pretrained": ("pretrained", "opens a connection (socket.getaddrinfo); expected a factory that needs no network"),
@@ -345,20 +385,17 @@ REFUSED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning", "ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("case", REFUSED)
 def test_c_nets_refused_before_any_run(case: str, study, monkeypatch, tmp_path: Path):
     """Law: a net whose runs would fail, or lie, is refused in one line that names the cause; nothing is made."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     factory, said = REFUSED[case]
     with pytest.raises(ModelError) as caught:
-        generate(study(factory), backend="inline")
+        tried(study(factory))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"model nets_of_cases:{factory}: ")
-    assert payload_bytes(tmp_path / "store").keys() <= {
-        path for path in payload_bytes(tmp_path / "store") if "data-cache" in path
-    }
 
 
 def test_c_nets_that_only_scripts_train(study, tmp_path: Path):
@@ -377,6 +414,12 @@ def test_c_nets_that_only_scripts_train(study, tmp_path: Path):
 def test_c_nets_that_draw_at_evaluation(study):
     """Law: outputs with noise of their own are said to have it."""
     assert any("draws at random in evaluation mode" in line for line in tried(study("RandomAtEvaluation")))
+
+
+def test_c_nets_that_return_probabilities(study):
+    """Law: a softmax at the end is said: the loss would take another."""
+    assert any("its outputs are probabilities" in line for line in tried(study("Softmax")))
+    assert not any("differ" in line for line in tried(study("AlwaysTuple")))
 
 
 # How factories are called

@@ -118,6 +118,7 @@ READ: dict[str, tuple[Any, str]] = {
         {name: tensor for name, tensor in STATE.items() if "num_batches" not in name},
         "num_batches_tracked of 3 layers is not in it (PyTorch before 0.4.1); counted from 0",
     ),
+    "a tuple": ((STATE, {"lr": 0.1}), "read from its key '0'"),
     "an ordered dictionary": (collections.OrderedDict(STATE), ""),
     "parameters": ({name: nn.Parameter(t) if t.is_floating_point() else t for name, t in STATE.items()}, ""),
 }
@@ -145,7 +146,12 @@ def test_c_weights_read(case: str):
 
 
 @pytest.mark.parametrize(
-    "case", [case for case, (value, _) in READ.items() if isinstance(next(iter(value.values())), torch.Tensor)]
+    "case",
+    [
+        case
+        for case, (value, _) in READ.items()
+        if isinstance(value, dict) and isinstance(next(iter(value.values())), torch.Tensor)
+    ],
 )
 def test_c_weights_read_from_safetensors_alike(case: str):
     """Law: prefixes are the same in safetensors as in a .pth."""
@@ -365,7 +371,15 @@ KINDS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
         ("under 'model'", "found['model'].state_dict()"),
     ),
     "an attack": (lambda: saved({"model": STATE, "x": Attack()}), ("reading it would run posix.mkdir", "attack")),
-    "plain pickle": (lambda: pickle.dumps({"a": Args()}), ("w.pth: not weights that can be read safely (",)),
+    "plain pickle": (
+        lambda: pickle.dumps(STATE),
+        ("a plain pickle, which torch.save did not write", "pickle.loads(pathlib.Path("),
+    ),
+    "plain pickle, an attack": (lambda: pickle.dumps(Attack()), ("reading it would run posix.mkdir",)),
+    "NumPy arrays": (
+        lambda: saved({name: tensor.numpy() for name, tensor in STATE.items()}),
+        ("multiarray._reconstruct under '0.weight'", "{name: torch.as_tensor(value) for name, value in found.items()}"),
+    ),
     "Git LFS": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", ("Git LFS", "git lfs pull")),
     "HTML": (lambda: b"\n<!DOCTYPE html><html></html>", ("a web page or an error in HTML or XML", "download it again")),
     "XML": (lambda: b"<?xml version='1.0'?><Error>", ("a web page or an error in HTML or XML",)),
@@ -415,8 +429,10 @@ def test_c_weights_the_lines_that_save_anew_work(tmp_path: Path, monkeypatch: py
         "w.pth": {"model": STATE, "args": argparse.Namespace(lr=0.1)},
         "v.pth.tar": {"state_dict": STATE, "best": np.float64(1)},
         "u.pth": NET,
+        "t.pth": {name: tensor.numpy() for name, tensor in STATE.items()},
+        "s.pkl": STATE,
     }.items():
-        Path(name).write_bytes(saved(value))
+        Path(name).write_bytes(pickle.dumps(value) if name == "s.pkl" else saved(value))
         with pytest.raises(ModelError) as caught:
             models.open_weights(name).tree()
         code = str(caught.value).partition('python -c "')[2].partition('" and name')[0]

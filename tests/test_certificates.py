@@ -50,14 +50,14 @@ def test_epsilon_of_a_divergence():
 
 
 def test_it_is_no_smaller_than_the_exact_one():
-    """Law: normals at a distance d have the divergence a d^2 / 2: epsilon from it bounds the exact epsilon from above."""
+    """Law: normals at a distance d have the divergence a d^2 / 2: epsilon from it bounds the exact one from above."""
     for distance in (0.2, 1.0, 3.0):
         epsilon = epsilon_of_slope(distance**2 / 2, 1e-5)
         assert gaussian_delta(epsilon, distance) <= 1e-5
 
 
 def test_noise_of_clipped_gradients_by_hand():
-    """Law: two steps, r = 1 - 0.1 * 2 = 0.8: distance 2 * 5 * 0.64 + 2 * 0.1 * 3 * (1 + 0.8), variance s^2 (1 + 0.64)."""
+    """Law: two steps, r = 0.8: distance 2 * 5 * 0.64 + 2 * 0.1 * 3 * (1 + 0.8), variance s^2 (1 + 0.64)."""
     sizes = {"rate": 0.1, "decay": 2.0, "start": 5.0, "gradient": 3.0}
     std = std_by_clipped_gradients(1.0, 1e-5, steps=2, **sizes)
     slope = (6.4 + 0.6 * 1.8) ** 2 / (2 * std**2 * 1.64)
@@ -85,7 +85,7 @@ def test_a_step_that_overshoots_is_refused():
 
 
 def test_noise_of_clipped_weights_by_hand():
-    """Law: dp_accountant: delta times theta of log(1 + (e^eps - 1) / delta) at 2 C / sigma, from delta = 1, step by step."""
+    """Law: dp_accountant: from delta = 1, times theta of log(1 + (e^eps - 1) / delta) at 2 C / sigma, step by step."""
     std, delta = std_by_clipped_weights(1.0, 1e-5, steps=3, weights=0.5), 1.0
     for _ in range(3):
         delta *= integrated_delta(math.log(1 + (math.e - 1) / delta), 1.0 / std)

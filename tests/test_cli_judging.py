@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -111,19 +112,21 @@ def test_neither_torch_nor_ray_is_needed(study: str, tmp_path: Path):
     assert (tmp_path / "store" / "tiny" / "report.html").exists()
 
 
-def test_the_job_is_the_command(study: str, tmp_path: Path):
+def test_the_job_is_the_command(study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     """Law: jobs/study.py --stage evaluate takes the command's arguments, and ends as the command does."""
     job = Path(__file__).resolve().parents[1] / "jobs" / "study.py"
 
-    def run(population: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(job), "--stage", "evaluate", study, "--populations", population]
-        return subprocess.run(command, capture_output=True, text=True)
+    def run(population: str) -> tuple[int | str | None, str]:
+        monkeypatch.setattr(sys, "argv", [str(job), "--stage", "evaluate", study, "--populations", population])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(job), run_name="__main__")
+        return ended.value.code, capsys.readouterr().out
 
-    done, refused = run("again"), run("agian")
-    assert done.returncode == 0, done.stderr
-    assert "again" in done.stdout
+    code, printed = run("again")
+    assert code == 0
+    assert "again" in printed
     assert (tmp_path / "store" / "tiny" / "scores.parquet").exists()
-    assert (refused.returncode, refused.stdout) == (2, "")
+    assert run("agian") == (2, "")
 
 
 def test_quickstart_ends_with_scores_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -199,10 +199,13 @@ def test_the_driver_dies_at_its_own_work(point, tmp_path, undisturbed):
 # Workers and nodes: through Ray
 
 
-@pytest.mark.parametrize("points", [faults.PUBLICATION[1:3], pytest.param(faults.PUBLICATION, marks=pytest.mark.long)])
-def test_workers_die_while_runs_are_published(points, tmp_path, ray_cluster, undisturbed):
-    """Law: a worker that dies at any point is replaced, and what it had in hand is made again, to the same bytes."""
-    study = write_study(tmp_path / "study")
+@pytest.mark.long
+def test_workers_die_while_runs_are_published(tmp_path, ray_cluster, undisturbed):
+    """Law: a worker that dies at any point is replaced, and what it had in hand is made again, to the same bytes.
+
+    test_ray.py has it for a worker that is killed between two points, every day.
+    """
+    study, points = write_study(tmp_path / "study"), faults.PUBLICATION
     done = [faults.order(study.parent, point, "worker") for point in points]
     summary = generate(load_study(study), backend="ray", workers=2)
     assert summary.exit_code == 0

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 from conftest import TINY
+from forks import forked
 
 import ray_unlearn
 
@@ -454,23 +455,24 @@ def test_light_rooms_import_lightly(tmp_path: Path) -> None:
 
 def test_the_inline_backend_needs_no_ray(tmp_path: Path) -> None:
     """With Ray not importable, a study is made end to end; the ray backend says what to install."""
-    code = """if True:
-        import sys
-        sys.modules["ray"] = None
-        from ray_unlearn.generation import generate
-        from ray_unlearn.errors import ClusterError
-        from ray_unlearn.study import load_study
-        study = load_study(sys.argv[1], ["storage=out"])
-        summary = generate(study, backend="inline")
-        print(summary.planned, summary.made, summary.exit_code)
-        try:
-            generate(study, backend="ray")
-        except ClusterError as error:
-            print(error)
-    """
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    assert python(code, "tiny.yaml", cwd=tmp_path).splitlines() == [
-        "4 4 0",
-        "the ray backend needs Ray: pip install 'ray[default]', or use --backend inline",
-    ]
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"storage": "out"}))
+    process = forked(_without_ray, str(tmp_path / "tiny.yaml"))
+    process.join(100)
+    assert process.exitcode == 0
     assert len(list(tmp_path.glob("out/tiny/*/*/record.json"))) == 4
+
+
+def _without_ray(file: str) -> None:
+    """Make a study in a process that has imported the package, and cannot import Ray."""
+    from ray_unlearn.errors import ClusterError
+    from ray_unlearn.generation import generate
+    from ray_unlearn.study import load_study
+
+    assert "ray" not in sys.modules
+    sys.modules["ray"] = None  # type: ignore[assignment]
+    summary = generate(load_study(file), backend="inline")
+    assert (summary.planned, summary.made, summary.exit_code) == (4, 4, 0)
+    with pytest.raises(
+        ClusterError, match=r"^the ray backend needs Ray: pip install 'ray\[default\]', or use --backend"
+    ):
+        generate(load_study(file), backend="ray")

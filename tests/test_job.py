@@ -112,17 +112,48 @@ def test_a_storage_that_ray_would_delete_is_refused(tiny):
         generate(tiny(storage="/tmp/ray/s/runtime_resources/working_dir_files/_ray_pkg_1/studies"), backend="inline")
 
 
+def with_a_factory(folder: Path, count: int) -> Path:
+    """Write a study of slow runs whose net is in its folder, where it is installed nowhere."""
+    (folder / "mynet.py").write_text("from ray_unlearn.models import small_cnn\n")
+    return write(folder, merged(slow_study(folder, count), {"model": {"arch": "mynet:small_cnn"}}))
+
+
+def made_inline(study: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Return the payloads of the same study as this process makes them."""
+    monkeypatch.syspath_prepend(study.parent)
+    generate(load_study(study, [f"storage={study.parent / 'inline'}"]), backend="inline")
+    return payload_bytes(study.parent / "inline" / "tiny")
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(360)
+def test_a_study_is_submitted_and_followed_to_its_end(cluster, user, tmp_path: Path, monkeypatch):
+    """Law: submitted while it runs, a study is attached to; the job makes it to the bytes of the inline backend. A
+    factory in the study's folder travels with it.
+    """
+    study = with_a_factory(tmp_path, 4)
+    started = submit(cluster, user, study)
+    assert started.returncode == 0, started.stdout + started.stderr
+    found = re.match(r"submitted (tiny-[0-9a-f]{8}-a1) to \S+ \(3 files, ", started.stdout)
+    assert found, started.stdout
+    done = submit(cluster, user, study, "--wait")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{found[1]} runs already on {cluster[0]}; attached to it, nothing submitted\n" in done.stdout
+    assert "made 5 runs" in done.stdout
+    assert done.stderr.endswith(f"{found[1]} succeeded\n")
+    assert " INFO " not in done.stderr  # Ray's client stays silent
+    assert payload_bytes(tmp_path / "store" / "tiny") == made_inline(study, monkeypatch)
+
+
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(360)
 def test_a_study_is_submitted_stopped_and_submitted_again(cluster, user, tmp_path: Path, monkeypatch):
     """Law: the printed `ray job submit` line starts it; submitted while it runs, it is attached to; stopped within its
-    grace, what is recorded is whole; then the rest is made, to the bytes of the inline backend. A factory beside the
-    study travels with it.
+    grace, what is recorded is whole; then the rest is made, to the bytes of the inline backend.
     """
     count = 12
-    (tmp_path / "mynet.py").write_text("from ray_unlearn.models import small_cnn\n")  # nobody has it installed
-    tree = merged(slow_study(tmp_path, count), {"model": {"arch": "mynet:small_cnn"}})
-    study = write(tmp_path, tree)
+    study = with_a_factory(tmp_path, count)
     line = submit(cluster, user, study, "--dry-run")
     assert line.returncode == 0, line.stdout + line.stderr
     while "No available agent" in (started := pasted(user, line.stdout)).stdout + started.stderr:
@@ -146,10 +177,7 @@ def test_a_study_is_submitted_stopped_and_submitted_again(cluster, user, tmp_pat
     assert rest.stdout.startswith(f"submitted {said[1]}2 to {cluster[0]} (3 files, ")
     assert f"made {count + 1 - made} runs" in rest.stdout
     assert rest.stderr.endswith(f"{said[1]}2 succeeded\n")
-    assert " INFO " not in rest.stderr  # Ray's client stays silent
-    monkeypatch.syspath_prepend(tmp_path)
-    generate(load_study(study, [f"storage={tmp_path / 'inline'}"]), backend="inline")
-    assert payload_bytes(tmp_path / "store" / "tiny") == payload_bytes(tmp_path / "inline" / "tiny")
+    assert payload_bytes(tmp_path / "store" / "tiny") == made_inline(study, monkeypatch)
 
 
 def _wait_for_records(folder: Path, count: int) -> None:

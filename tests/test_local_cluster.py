@@ -5,6 +5,7 @@ The commands below run as `nobody` where this test runs as root, and as this use
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -13,9 +14,11 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -101,12 +104,9 @@ class Generating:
         self._output.close()
 
 
-@pytest.fixture
-def temporary(tmp_path: Path) -> Iterator[Path]:
-    """A folder with a name that is short enough for sockets, and that everybody may enter, as /tmp."""
-    import shutil
-    import tempfile
-
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """Yield a folder with a name that is short enough for sockets, and that everybody may enter, as /tmp."""
     folder = Path(tempfile.mkdtemp(prefix="h3", dir="/tmp"))
     folder.chmod(0o1777)
     yield folder
@@ -114,10 +114,24 @@ def temporary(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def generating(tmp_path: Path, temporary: Path) -> Iterator[Generating]:
-    driver = Generating(tmp_path, temporary)
-    yield driver
-    driver.close()
+def temporary() -> Iterator[Path]:
+    """A folder for the test alone."""
+    with open_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Generating]]:
+    """Return a function: the process of Ray that a test will kill -> a driver at work, started when first asked for."""
+    with ExitStack() as stack:
+
+        @functools.cache
+        def driver(victim: str) -> Generating:
+            started = Generating(tmp_path_factory.mktemp(victim), stack.enter_context(open_folder()))
+            stack.callback(started.close)
+            return started
+
+        yield driver
 
 
 def listening(pids: set[int]) -> dict[str, int]:
@@ -145,12 +159,12 @@ LOOPBACK = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFF
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="looks at Linux's /proc")
 @pytest.mark.timeout(300)
-def test_another_user_gets_nothing(generating: Generating, temporary: Path) -> None:
-    """Law: no token file; nobody enters the session folder, reads a process's environment, or submits a job.
-
-    Every port is on loopback. Those that answer without a token give metrics, and nothing else. At the end no folder is
-    left.
+def test_another_user_gets_nothing(drivers: Callable[[str], Generating]) -> None:
+    """Law: there is no token file; no other user enters the session folder, reads a process's environment, or submits a
+    job. Every port is on loopback. Those that answer without a token give metrics, and nothing else.
     """
+    generating = drivers("raylet")
+    temporary = generating.temporary
     generating.wait_for("worker ready")
     assert list(generating.home.rglob("auth_token")) == []
     parent = generating.session.parents[1]
@@ -216,10 +230,6 @@ def test_another_user_gets_nothing(generating: Generating, temporary: Path) -> N
     assert len(open_to_all) <= 3
     assert all("text/plain" in line for line in open_to_all), answers
 
-    generating.close()
-    assert generating.process.returncode == 143, generating.said
-    assert list(parent.iterdir()) == []
-
 
 def python() -> str:
     """Return a Python that everybody may execute: this one may lie in a private folder."""
@@ -230,9 +240,13 @@ def python() -> str:
 
 @pytest.mark.parametrize("what", ["raylet", pytest.param("gcs_server", marks=pytest.mark.long)])
 @pytest.mark.timeout(300)
-def test_ray_dies(generating: Generating, tmp_path: Path, what: str) -> None:
-    """Law: where Ray's own processes die, the driver says so in one line within seconds and ends its event log; 3."""
+def test_ray_dies(drivers: Callable[[str], Generating], what: str) -> None:
+    """Law: where Ray's own processes die, the driver reports it in one line within seconds, ends its event log, leaves
+    no folder, and has exit code 3.
+    """
+    generating = drivers(what)
     generating.wait_for("worker ready")
+    parent = generating.session.parents[1]
     time.sleep(1.0)
     killed = time.monotonic()
     os.kill(generating.pid_of(what), signal.SIGKILL)
@@ -244,7 +258,8 @@ def test_ray_dies(generating: Generating, tmp_path: Path, what: str) -> None:
     assert lines[0].endswith("nothing is lost: the same command makes what is missing")
     assert "Traceback" not in generating.said
     assert took_s < 25.0
-    events = "".join(path.read_text() for path in (tmp_path / "store/tiny/events").iterdir())
+    assert list(parent.iterdir()) == []
+    events = "".join(path.read_text() for path in (generating.home.parent / "store/tiny/events").iterdir())
     last = json.loads(events.splitlines()[-1])
     assert (last["event"], last["why"]) == ("broken off", "ClusterLost")
 

@@ -226,6 +226,22 @@ def test_one_step_by_hand(tmp_path):
             assert not torch.allclose(found, start, atol=1e-5)
 
 
+def test_a_clipped_step_by_hand(tmp_path):
+    """Law: Goel et al. (learn.py, train): the moving gradients together have a norm of at most 10; here 0.01."""
+    data = run_data(tmp_path, retain=8, normalize="unit")
+    model = small_cnn()
+    by_hand = copy.deepcopy(model).train()
+    images, labels = data.retain.batch(torch.arange(8).numpy())
+    gradients = torch.autograd.grad(F.cross_entropy(by_hand(images), labels), list(by_hand[14].parameters()))
+    norm = sum(float((gradient**2).sum()) for gradient in gradients) ** 0.5
+    assert norm > 0.1
+    options = {"unit": "layer", "statistics": "batch", "epochs": 1.0, "lr": 10.0, "batch_size": 8}
+    catastrophic_forgetting_k(model, data, CatastrophicForgettingKOptions(**options, max_norm=0.01), RNG)
+    for found, start, gradient in zip(model[14].parameters(), by_hand[14].parameters(), gradients, strict=True):
+        assert torch.allclose(found, start - 10.0 * 0.01 / norm * gradient, atol=1e-5)
+        assert not torch.allclose(found, start, atol=1e-4)
+
+
 def test_runs_differ_and_repeat(tmp_path):
     """Law: finite on digits; the same run twice is bit-equal, another index is another order."""
     first, again, other = digit_runs(tmp_path, "catastrophic_forgetting_k", epochs=2.0, batch_size=8)

@@ -31,7 +31,7 @@ class Head(nn.Module):
 
 @pytest.mark.parametrize("learn_on", ["train", "retain"])
 def test_every_step_by_hand(tmp_path, learn_on):
-    """Law: W - (probabilities - targets)^T x / n - decay W + noise, first on `learn_on`, then on retain; x has norm <= 1."""
+    """Law: W - rate ((probabilities - targets)^T x / n + decay W) + noise, on `learn_on`, then on retain; |x| <= 1."""
     data, model, before = run_data(tmp_path), Head(), Head()
     options = LangevinOptions(learn_on=learn_on, learn_steps=3, epsilon=6.0, std=0.5, decay=0.5, delta=0.01)
     more = unlearn_steps(options, data)
@@ -79,6 +79,39 @@ def test_a_larger_epsilon_needs_fewer_steps(tmp_path):
     assert steps[0] > steps[1] > steps[2] > 0
 
 
+def test_whitened_features_are_what_the_layer_sees(tmp_path):
+    """Law: with `whiten`, the net's logits are W times features of mean 0 and covariance 1 over the retain set."""
+    data, model, before = run_data(tmp_path), Head(), Head()
+    options = LangevinOptions(learn_on="retain", learn_steps=2, epsilon=200.0, delta=0.01, std=0.5, whiten=True)
+    assert unlearn_steps(options, data) == 0
+    langevin(model, data, options, RNG)
+    images, labels = batch_of(data, range(20))
+    with torch.no_grad():
+        hidden = torch.relu(before.features(images.flatten(1) / 255))
+        centred = hidden - hidden.mean(0)
+        values, vectors = torch.linalg.eigh((centred.T @ centred / 20).double())  # in float32: signs of v are arbitrary
+        spread = values.clamp(min=0).sqrt()
+        white = centred.double() @ (vectors / (spread + spread.max() / 1000))
+        assert torch.allclose((white.T @ white / 20).diagonal()[spread > 0.01], torch.ones(()).double(), atol=0.2)
+        x = torch.cat([white, torch.ones(20, 1)], 1)
+        x = x / x.norm(dim=1).max()
+        generator, rate = RNG.torch("langevin"), 1 / 1.05
+        w = torch.randn((3, 6), generator=generator).double() * (2 * 0.25 / 0.05) ** 0.5
+        for _ in range(2):
+            errors = (x @ w.T).softmax(1)
+            errors[torch.arange(20), labels] -= 1
+            drawn = torch.randn((3, 6), generator=generator).double()
+            w = w - rate * (errors.T @ x / 20 + 0.05 * w) + (2 * rate) ** 0.5 * 0.5 * drawn
+        assert torch.allclose(model(images).double(), x @ w.T, rtol=1e-3, atol=1e-3)
+
+
+def test_whitening_needs_a_bias(tmp_path):
+    """Law: without a bias the layer cannot hold the features' mean."""
+    options = LangevinOptions(learn_steps=1, whiten=True)
+    with pytest.raises(MethodError, match="whiten: the net's classifier has no bias"):
+        langevin(Head(bias=False), run_data(tmp_path), options, RNG)
+
+
 class Odd(Head):
     """A net that does something after its classifier."""
 
@@ -90,6 +123,14 @@ def test_a_net_that_ends_in_another_layer_is_refused(tmp_path):
     """Law: only a linear classifier has the bound."""
     with pytest.raises(MethodError, match="learns a linear classifier, and the net ends in another layer"):
         langevin(Odd(), run_data(tmp_path), LangevinOptions(learn_steps=1), RNG)
+
+
+def test_a_frozen_classifier_is_refused(tmp_path):
+    """Law: frozen parameters stay as they are, and nothing else is learned."""
+    model = Head()
+    model.head.weight.requires_grad_(False)
+    with pytest.raises(MethodError, match="learns the net's classifier, which is frozen"):
+        langevin(model, run_data(tmp_path), LangevinOptions(learn_steps=1), RNG)
 
 
 def test_without_a_bias(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from nets import SmallConv, batch_of, close, copy_of
 from samples import digit_runs, run_data, same_weights
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods import METHODS
@@ -76,7 +76,7 @@ def test_only_retain_images_are_seen(tmp_path):
 
 
 def test_two_starts_end_alike_where_noise_is_large(tmp_path):
-    """Law: with the noise of a small epsilon, what is left of the start is hidden: nets of two starts are equally far."""
+    """Law: with the noise of a small epsilon, two starts end nearer to each other than the noise is large."""
     data, options = run_data(tmp_path), NoisyFinetuneOptions(**SHORT, epsilon=0.5, start_clip=1.0, clip=1.0)
     ends = []
     for seed in (0, 1):

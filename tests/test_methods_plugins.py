@@ -66,11 +66,11 @@ def study(tmp_path: Path) -> Path:
 def test_an_installed_method_is_like_ours(tmp_path, study):
     """Law: listed with its distribution, made with its options and presets, identified by name and version."""
     site = installed(tmp_path / "site")
-    listed = run(["methods", "shrink"], site)
+    listed = run(["methods", "shrink"], environment=site)
     assert listed.returncode == 0, listed.stderr
     assert "installed with: shrinkers 1.2" in listed.stdout
     assert "factor = 0.9  # What every weight is multiplied by." in listed.stdout
-    made = run(["generate", str(study), "--backend", "inline"], site)
+    made = run(["generate", str(study), "--backend", "inline"], environment=site)
     assert made.returncode == 0, made.stderr
     held = json.loads((tmp_path / "store" / "tiny" / "mine" / "population.json").read_text())
     found = {"name": "shrink", "distribution": {"name": "shrinkers", "version": "1.2"}}
@@ -81,11 +81,11 @@ def test_an_installed_method_is_like_ours(tmp_path, study):
 def test_another_version_is_another_population(tmp_path, study):
     """Law: runs of one version are not continued by another; without the distribution the name is unknown."""
     command = ["generate", str(study), "--backend", "inline"]
-    assert run(command, installed(tmp_path / "site")).returncode == 0
-    other = run(command, installed(tmp_path / "later", version="1.3"))
+    assert run(command, environment=installed(tmp_path / "site")).returncode == 0
+    other = run(command, environment=installed(tmp_path / "later", version="1.3"))
     assert other.returncode == 1
     assert 'method.distribution.version: "1.2" -> "1.3"' in other.stderr
-    missing = run(command, {**os.environ, "PYTHONPATH": ""})
+    missing = run(command, environment={**os.environ, "PYTHONPATH": ""})
     assert "no method 'shrink'" in missing.stderr
 
 
@@ -108,7 +108,7 @@ def test_another_version_is_another_population(tmp_path, study):
 def test_a_broken_one_is_one_line(tmp_path, how, expected):
     """Law: what cannot be had ends with a line that names the distribution; a traceback is no answer."""
     asked = how.get("name", "shrink") if how.get("name") not in ("finetune", "MSG") else "theirs"
-    found = run(["methods", asked], installed(tmp_path / "site", **how))
+    found = run(["methods", asked], environment=installed(tmp_path / "site", **how))
     assert found.returncode == 1
     assert expected in found.stderr
     assert "Traceback" not in found.stderr

@@ -33,8 +33,21 @@ GOEL = {
     **{"k": 1, "unit": "layer", "lr": 0.1, "restart_lr": 0.005, "momentum": 0.9, "weight_decay": 5e-5},
     **{"batch_size": 64, "epochs": 62.0, "augment": {"crop": 4, "flip": True}, "class_weights": "none"},
     "statistics": "batch",
+    "max_norm": 10.0,
 }
-"""src/learn.py, unlearn.py: SGDR 0.1 to 0.005, T_0 1, T_mult 2; load_datasets.py: padded crops and flips."""
+"""src/learn.py, unlearn.py: SGDR 0.1 to 0.005, T_0 1, T_mult 2, clip 10; load_datasets.py: padded crops and flips."""
+
+NOISY = {
+    **PLAIN,
+    **{"epochs": 30.0, "optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 5e-4, "batch_size": 128},
+    **{"schedule": "constant", "clipped": "gradients", "epsilon": 7.08, "delta": 1e-5, "steps": 11, "noisy_lr": 0.01},
+    **{"shrink": 50.0, "start_clip": 20.0, "clip": 10.0},
+}
+"""The configuration of the authors' figure 2."""
+CLIPPED_WEIGHTS = {
+    **{"clipped": "weights", "epsilon": 1.0, "start_clip": 30.0, "clip": 0.5, "noisy_lr": 1e-3, "shrink": 0.0},
+    **{"steps": 6, "epochs": 50.0},
+}
 
 PINNED: dict[str, dict[str, Any]] = {
     # kgltop1.py; slides page 23
@@ -260,6 +273,20 @@ PINNED: dict[str, dict[str, Any]] = {
         **{"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "iterations": 1500, "forget_every": 5, "ascent": 25.0},
         **{"adaptive": 0.5, "max_norm": 7.0, "threshold": 1.0, "importance_batch_size": 128},
         **{"schedule": "cosine", "schedule_per": "batch"},
+    },
+    # certified-unlearning-neural-networks-icml-2025 convergence_curve_runs/pabi; R = 1 at delta 1e-5 is epsilon 7.08
+    "noisy_finetune/published": NOISY,
+    "noisy_finetune_reference/published": NOISY,
+    # budget_curve_runs/cc-cifar: 30, 0.5; as many steps as noise of 0.5 needs
+    "noisy_finetune/published_model_clipping": NOISY | CLIPPED_WEIGHTS,
+    "noisy_finetune_reference/published_model_clipping": NOISY | CLIPPED_WEIGHTS,
+    # trainer.py, dp-baseline
+    "noisy_finetune/published_output_perturbation": NOISY | {"clipped": "start", "epsilon": 1.0},
+    "noisy_finetune_reference/published_output_perturbation": NOISY | {"clipped": "start", "epsilon": 1.0},
+    # Langevin_unlearning main_lmc_multiclass.py, main.sh: lam 1e-6 of 50,000 images, sigma 0.03, 10,000 steps, 1 / n
+    "langevin/published": {
+        **{"learn_on": "train", "epsilon": 1.0, "delta": 2e-5, "std": 0.03, "decay": 0.05, "learn_steps": 10_000},
+        "whiten": False,
     },
     # machine-unlearning-pytorch negmerge.py, but copies of all rates merged, as in the paper
     "task_vector/published_negmerge": {

@@ -266,10 +266,13 @@ def later_version(folder: Path) -> Path:
     return package.parent
 
 
-def by_later(later: Path, folder: Path, *arguments: str) -> str:
-    """Run a command of the later version; return what it prints."""
+def by_later(later: Path, folder: Path, *commands: tuple[str, ...]) -> str:
+    """Run commands of the later version, one after another in one process; return what they print."""
+    code = (
+        "import json, sys\nfrom ray_unlearn.cli import main\nfor one in json.loads(sys.argv[1]): assert main(one) == 0"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "ray_unlearn", *arguments],
+        [sys.executable, "-c", code, json.dumps(commands)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(later)},
         capture_output=True,
@@ -288,12 +291,10 @@ def test_a_later_version_has_nothing_to_do(folder: Path, tmp_path_factory: pytes
     """
     later = later_version(tmp_path_factory.mktemp("later"))
     before = run_files(folder)
-    told = by_later(later, folder, "generate", "study.yaml", "--backend", "inline")
-    assert "nothing to do: all 7 runs" in told
-    assert "verified 8 runs" in by_later(later, folder, "verify", "study.yaml")
-    assert run_files(folder) == before
-    more = ("--set", "populations.finetune.count=3")
-    assert "made 1 run" in by_later(later, folder, "generate", "study.yaml", "--backend", "inline", *more)
+    generate, more = ("generate", "study.yaml", "--backend", "inline"), ("--set", "populations.finetune.count=3")
+    printed = by_later(later, folder, generate, ("verify", "study.yaml"), (*generate, *more))
+    assert re.search(r"nothing to do: all 7 runs.*verified 8 runs.*made 1 run ", printed, re.DOTALL)
+    assert before.items() < run_files(folder).items()
     assert '"later"' in (folder / "store" / "kept" / "finetune" / "00002" / "record.json").read_text()
     assert "nothing to do: all 8 runs" in said(folder, "generate", *more)
     assert "verified 9 runs" in said(folder, "verify")

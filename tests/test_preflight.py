@@ -29,7 +29,13 @@ MISSING = {
     "a name too long": ({"data": {"test": "x" * 5000}}, "File name too long"),
     "a script": ({"populations": {"mine": {"method": "none.py:unlearning"}}}, "none.py cannot be read"),
     "weights": ({"populations": {"original": {"method": None, "on": None, "weights": "none.pth"}}}, "none.pth"),
+    "a function": (
+        {"populations": {"mine": {"method": f"{Path(__file__).with_name('mounts.py')}:none"}}},
+        "no function 'none' in ",
+    ),
 }
+AT_ONCE = ("a script", "weights")
+"""What is refused before Ray and torch, which take seconds."""
 
 
 @pytest.fixture
@@ -56,13 +62,15 @@ def slow_ray(monkeypatch) -> list[str]:
 
 @pytest.mark.parametrize("what", MISSING)
 def test_a_file_that_is_not_there_is_refused_while_ray_starts(tiny, tmp_path, slow_ray, what: str):
-    """Law: the start is cancelled, not waited for; no folder, no thread; the words are those of the inline backend."""
+    """Law: the start is cancelled, not waited for; no folder, no thread; the words are those of the inline backend.
+    For a path that can be checked at once there is no start.
+    """
     changes, said = MISSING[what]
     before, threads = time.monotonic(), threading.active_count()
     for backend in ("ray", "inline"):
         with pytest.raises(RayUnlearnError, match=said):
             generate(tiny(**changes), backend=backend)
-    assert slow_ray == ["began", "cancelled"]
+    assert slow_ray == ([] if what in AT_ONCE else ["began", "cancelled"])
     assert time.monotonic() - before < 20
     assert threading.active_count() == threads
     assert not list(tmp_path.glob("store/tiny"))
@@ -125,10 +133,10 @@ def processes_below(folder: Path) -> list[str]:
 
 @pytest.mark.ray
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("what", ["a table", pytest.param("a script", marks=pytest.mark.long)])
+@pytest.mark.parametrize("what", ["a table", pytest.param("a function", marks=pytest.mark.long)])
 def test_a_refusal_leaves_no_cluster_behind(tmp_path, what: str):
     """Law: a wrong path is one line and code 1; of the local cluster that was starting, no process is left. A table is
-    looked for before Ray does anything, a script while it starts."""
+    looked for before Ray does anything, a script is executed while it starts."""
     folder = Path(tempfile.mkdtemp(prefix="ray"))  # a socket's path must be short
     changes, said = MISSING[what]
     study = merged(TINY, {**changes, "storage": str(tmp_path / "store")})
@@ -166,3 +174,19 @@ def test_tf32_on_a_cpu_is_refused_once_before_any_run(tiny, tmp_path):
         generate(study, backend="inline")
     assert not list(tmp_path.glob("store/tiny/*/0*"))
     assert generate(study, backend="inline", only=["original"]).made == TINY["populations"]["original"].get("count", 1)
+
+
+def test_a_mistyped_path_is_answered_before_torch_is_imported(tmp_path):
+    """Law: a script or a weights file that does not exist costs no import of torch or Ray."""
+    code = """if True:
+        import sys
+        from ray_unlearn.cli import main
+        for population in sys.argv[2:]:
+            assert main(["generate", sys.argv[1], "--set", f"populations.mine={population}"]) == 1
+        assert not {"torch", "ray"} & set(sys.modules)
+    """
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(TINY | {"storage": "store"}))
+    command = [sys.executable, "-c", code, str(tmp_path / "study.yaml"), "{method: none.py:f}", "{weights: none.pth}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"error: .*none\.py cannot be read .*\nerror: .*none\.pth: no such file; .*\n", done.stderr)

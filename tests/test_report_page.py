@@ -443,6 +443,10 @@ def test_tests_and_worst_images_have_their_tables() -> None:
         "2 images, worst x-7",
         "at most 2.100 with so many runs",
     )
+    stated = images_table(changed(scores, "a", options={"epsilon": 4.0, "delta": 1e-5, "lr": 0.1}))
+    assert cells(stated)["a", "ε at least all images at once"][-1] == "stated: at most 4.000 at δ 1e-05"
+    perturbed = images_table(changed(scores, "a", options={"epsilon": 4.0}))  # a perturbation, as of boundary_shrink
+    assert cells(perturbed) == found
     assert cells(part_quality_table(scores, "class"))[part.key, "a N 64"] == ("0.250",)
     page = html_page(scores, STUDY)
     for text in ("Are they retrained models?", "The images forgotten worst", "F by class"):

@@ -291,15 +291,15 @@ def test_verbose_shows_each_runs_output_with_its_name(scripted: Scripted, capsys
 
 def test_what_runs_print_on_ray_is_kept_and_forwarded(scripted: Scripted, ray_cluster, capsys):
     """Law: the same logs as inline, of a run that fails, too."""
+    failing = scripted("print('working')\nraise ValueError('no')", folder="failing").populations["mine"]
     study = scripted(EVERYTHING, count=2)
-    assert generate(study, backend="ray", workers=1, verbose=True).exit_code == 0
+    study = study.model_copy(update={"populations": {**study.populations, "failing": failing}})
+    assert generate(study, backend="ray", workers=1, verbose=True).exit_code == 3
     assert [store_of(study).log(Run(population="mine", index=index)).decode() for index in range(2)] == [SAID, SAID]
     shown = capsys.readouterr().err
     for index in range(2):
         assert "".join(f"mine/0000{index}: {line}\n" for line in SAID.splitlines()) in shown
-    study = scripted("print('working')\nraise ValueError('no')", folder="failing")
-    assert generate(study, backend="ray", workers=1).exit_code == 3
-    assert store_of(study).log(MINE) == b"working\n"
+    assert store_of(study).log(Run(population="failing", index=0)) == b"working\n"
 
 
 def test_logs_prints_a_runs_log(scripted: Scripted, tmp_path: Path, capsys):

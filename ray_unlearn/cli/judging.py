@@ -76,13 +76,21 @@ def evaluate(
         ),
     ] = False,
     every_s: Every = 5.0,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Also print what more runs would buy: the widths of intervals, and the number of runs that would "
+            "separate neighbours in the ranking.",
+        ),
+    ] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Score the study's populations against the retrained one."""
     from functools import partial
 
     from ray_unlearn.evaluation.evaluate import evaluate, reference_of
-    from ray_unlearn.report.text import score_lines
+    from ray_unlearn.report.text import plan_lines, score_lines
     from ray_unlearn.study import load_study
     from ray_unlearn.study.plan import ORIGINAL
 
@@ -114,7 +122,7 @@ def evaluate(
         if scores.saved:
             print_error(wrote)
         return
-    print_line("\n".join(score_lines(scores)))
+    print_line("\n".join([*score_lines(scores), *(plan_lines(scores) if plan else ())]))
     if scores.saved:  # else a warning has been printed
         print_line(f"\n{wrote}; `{typed('report', study, overrides)}` makes a page of them")
 

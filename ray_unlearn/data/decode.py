@@ -27,11 +27,13 @@ from ray_unlearn.data.rows import Row, Slice
 from ray_unlearn.data.shards import Example, encode_shard
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.store.filesystem import Storage
+from ray_unlearn.study.schema import Resize
 
 _SHARD_BYTES = 64 * 2**20  # pixels per shard: small enough to hold while writing, large enough to map
 _SHARD_ROWS = 2048
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read. Pillow knows forty more; some start programs (EPS) or are hardly maintained."""
+_FEW_LEVELS = 4096  # of 65,536: the upper eight bits of sixteen would keep 16 of 256 levels
 _LARGEST_LABEL = 2**31 - 1
 _LONGEST_SIDE = 65_535  # pixels: the limit of a JPEG
 
@@ -47,6 +49,9 @@ class DecodeJob:
     num_classes: int | None
     """Number of classes: labels must be below it; None accepts any non-negative label."""
     skip_bad: bool
+    resize: Resize = "stretch"
+    grey_bits: int | None = None
+    """Bits of 16-bit grey images that are used; None refuses images that seem to use twelve or fewer."""
     resumable: bool = False
     """Whether a finished slice leaves a note in the shards' folder, and is not decoded again where one exists."""
 
@@ -87,8 +92,16 @@ NOTE = re.compile(r"[0-9]+\.json")
 """Names of the notes of finished slices."""
 
 
-def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
+def decode(
+    image: bytes | np.ndarray, image_size: int, resize: Resize = "stretch", grey_bits: int | None = None
+) -> np.ndarray:
     """Return uint8 [image_size, image_size, 3] RGB pixels, turned by EXIF orientation, resized to a square (bilinear).
+
+    Args:
+        image: an encoded image, or uint8 pixels.
+        image_size: pixels per side.
+        resize: what happens to an image that is not square: stretched, cropped to its middle, or padded with black.
+        grey_bits: bits of 16-bit grey levels that are used; None refuses an image whose levels are all below 4096.
 
     Raises:
         DataError: Pillow cannot open the bytes as an image, or the image would not fit in memory.
@@ -105,8 +118,9 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
             )
             with opened as picture:
                 _check_sides(picture)
+                deep = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))  # gone once it is loaded
                 ImageOps.exif_transpose(picture, in_place=True)  # a copy of 89 million pixels takes 0.36 GB
-                plain = _eight_bits(picture)
+                plain = _eight_bits(picture, grey_bits, deep=deep)
                 rgb = plain if plain.mode == "RGB" else plain.convert("RGB")
                 rgb.load()
     except Exception as error:  # a codec may raise anything on damaged bytes
@@ -114,6 +128,7 @@ def decode(image: bytes | np.ndarray, image_size: int) -> np.ndarray:
         if isinstance(error, UnidentifiedImageError):  # its message holds an address in memory
             reason = f"of no format that is read: {', '.join(_FORMATS)}"
         raise DataError(f"not an image that can be decoded ({reason})") from error
+    rgb = _square(rgb, resize)
     if rgb.size != (image_size, image_size):
         rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(rgb, dtype=np.uint8)
@@ -125,13 +140,48 @@ def _check_sides(picture: Image.Image) -> None:
         raise ValueError(f"{picture.width}x{picture.height} pixels; expected sides of at most {_LONGEST_SIDE}")
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Keep the upper half of 16-bit grey levels; Pillow's own conversion would clip them at 255."""
+def _square(rgb: Image.Image, resize: Resize) -> Image.Image:
+    """Return the image's middle, or the image with black borders; itself where it will be stretched."""
+    if resize == "stretch" or rgb.width == rgb.height:
+        return rgb
+    if resize == "pad":
+        side = max(rgb.size)
+        padded = Image.new("RGB", (side, side))
+        padded.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
+        return padded
+    side = min(rgb.size)
+    left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
+    return rgb.crop((left, top, left + side, top + side))
+
+
+def _eight_bits(picture: Image.Image, grey_bits: int | None, *, deep: bool) -> Image.Image:
+    """Keep the upper eight of the bits that 16-bit grey levels use; Pillow's own conversion would clip them at 255."""
     if picture.mode in ("F", "I"):
         raise ValueError(f"mode {picture.mode}, whose numbers have no stated white; save it with 8 bits")
     if not picture.mode.startswith("I;16"):
-        return picture
-    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        return _checked_colours(picture) if deep and grey_bits != 16 else picture
+    levels = np.asarray(picture)
+    highest, bits = int(levels.max(initial=0)), grey_bits or 16
+    if highest >> bits:
+        raise ValueError(f"grey levels up to {highest:,}, which take more than the {bits} bits of data.grey_bits")
+    if grey_bits is None and 0 < highest < _FEW_LEVELS:
+        raise ValueError(
+            f"grey levels up to {highest:,} of 65,535: of data of twelve bits or fewer, 16 levels would be left; set "
+            "data.grey_bits: 12, or 16 for an image that is that dark"
+        )
+    return Image.fromarray((levels >> (bits - 8)).astype(np.uint8))
+
+
+def _checked_colours(picture: Image.Image) -> Image.Image:
+    """Refuse a 16-bit colour image that seems to hold twelve bits; Pillow reads the upper eight of its sixteen."""
+    rgb = picture.convert("RGB")
+    highest = int(np.asarray(rgb).max(initial=0))
+    if 0 < highest < _FEW_LEVELS >> 8:
+        raise ValueError(
+            f"16-bit colours, of which {highest + 1} levels would be left: it seems to hold twelve bits or fewer; "
+            "save it with 8 bits, or set data.grey_bits: 16 for an image that is that dark"
+        )
+    return rgb
 
 
 def decode_slice(part: Slice, number: int, job: DecodeJob) -> DecodedSlice:
@@ -194,7 +244,7 @@ def _example(row: Row, job: DecodeJob, done: DecodedSlice) -> Example | None:
     try:
         if row.image is None:
             raise DataError(row.problem)
-        pixels = decode(row.image, job.image_size)
+        pixels = decode(row.image, job.image_size, job.resize, job.grey_bits)
     except DataError as error:
         if not job.skip_bad:
             hint = "; `data.on_bad_image: skip` skips such images and records them"

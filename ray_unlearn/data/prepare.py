@@ -41,6 +41,7 @@ from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.formats import FORMATS, parse_object
 from ray_unlearn.store.layout import DATA_CACHE
 from ray_unlearn.study.identity import canonical, digest
+from ray_unlearn.study.schema import Resize
 
 _FORMAT = 2
 _AT_ONCE = 4  # shards that are fetched at the same time
@@ -171,6 +172,8 @@ def prepare_source(
     class_names: tuple[str, ...] | None = None,
     num_classes: int | None = None,
     skip_bad: bool = False,
+    resize: Resize = "stretch",
+    grey_bits: int | None = None,
     decode_all: DecodeAll = in_place,
 ) -> Prepared:
     """Decode a source into `storage`, unless it is decoded already.
@@ -182,6 +185,8 @@ def prepare_source(
         class_names: the classes of string labels; default the source's own.
         num_classes: number of classes; None accepts any label.
         skip_bad: skip and record images that cannot be decoded instead of refusing.
+        resize: what happens to images that are not square.
+        grey_bits: bits of 16-bit grey images that are used.
         decode_all: runs the decoding.
 
     Raises:
@@ -196,7 +201,9 @@ def prepare_source(
             f"{source.name}: a class name of {len(longest):,} characters, {longest[:40]!r}...; expected at most "
             f"{_LONGEST_NAME:,}: is the label column the right one?"
         )
-    key = digest([_FORMAT, source.fingerprint, image_size, names, limit, skip_bad])
+    later: dict[str, Any] = {"resize": resize} if resize != "stretch" else {}
+    later |= {"grey_bits": grey_bits} if grey_bits is not None else {}
+    key = digest([_FORMAT, source.fingerprint, image_size, names, limit, skip_bad, *([later] if later else [])])
     folder = f"{DATA_CACHE}/{key[:16]}-{image_size}px"
     manifest = _whole_manifest(storage, folder)
     if manifest is None:
@@ -207,6 +214,8 @@ def prepare_source(
             class_names=names,
             num_classes=limit,
             skip_bad=skip_bad,
+            resize=resize,
+            grey_bits=grey_bits,
             resumable=len(source.slices) > 1,
         )
         storage.sweep(folder)

@@ -131,6 +131,8 @@ def prepare_study(
             class_names=names,
             num_classes=limit,
             skip_bad=study.data.on_bad_image == "skip",
+            resize=study.data.resize,
+            grey_bits=study.data.grey_bits,
             decode_all=decode_all,
         )
         if role == "train":

@@ -16,6 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ray_unlearn.evaluation.comparison import ATTACKED
+from ray_unlearn.evaluation.intervals import APART, SHARED
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.nulls import NullPart, score_null
@@ -103,6 +105,7 @@ class Task:
                 "null": [self.null, self.null_runs] if self.null or self.role == "unlearned" else None,
                 "version": importlib.metadata.version("ray-unlearn"),
                 "measures": sorted(MEASURES),
+                "rules": [ATTACKED, *(sorted(factors.items()) for factors in (SHARED, APART))],
                 "population": None if self.null else [self.population.name, self.role, self.population.identity],
                 "reference": [self.reference.name, self.reference.identity],
                 "names": self.names_sha256,

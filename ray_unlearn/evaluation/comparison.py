@@ -24,7 +24,9 @@ from ray_unlearn.evaluation.roc import Roc
 
 Values = dict[str, float]
 PerRun = dict[str, np.ndarray]
-"""A measure of single models -> float64 [R]."""
+"""A measure of single models -> float64 [R]; NaN for runs that were not attacked."""
+ATTACKED = 64
+"""Runs that are attacked one model at a time, the first of a population: what is reported is their mean."""
 
 
 def check_forget(*sides: Outputs) -> None:
@@ -73,7 +75,8 @@ def compare(pair: Pair) -> Values:
 
 
 def _mean(values_R: np.ndarray | None) -> float | None:
-    return None if values_R is None else float(values_R.mean())
+    attacked = np.empty(0) if values_R is None else values_R[~np.isnan(values_R)]
+    return float(attacked.mean()) if len(attacked) else None
 
 
 def attack_curves(pair: Pair) -> dict[str, Roc]:
@@ -97,7 +100,7 @@ class Alone:
 
 
 def attack_alone(outputs: Outputs, make_rng: MakeRng) -> Alone:
-    """Return what attacks get from one model at a time.
+    """Return what attacks get from one model at a time, of the first `ATTACKED` runs.
 
     Args:
         outputs: a population's; attacks whose splits are missing, or too small, are left out.
@@ -105,9 +108,9 @@ def attack_alone(outputs: Outputs, make_rng: MakeRng) -> Alone:
             same for every run.
 
     """
-    single = Single(outputs, make_rng)
+    single = Single(outputs.take(range(min(ATTACKED, len(outputs)))), make_rng)
     values = {
-        name: values_R
+        name: np.append(values_R, np.full(len(outputs) - len(values_R), np.nan))
         for name, one in MEASURES.items()
         if one.per_run and one.possible(outputs, LEAST_RUNS) and (values_R := one.per_run(single)) is not None
     }

@@ -31,14 +31,27 @@ from ray_unlearn.errors import (
     did_you_mean,
 )
 from ray_unlearn.evaluation.cache import Execute, Part, Population, Task, in_this_process
+from ray_unlearn.evaluation.looks import ALPHA, Look, Looks, warning_of
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.nulls import with_null
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
+from ray_unlearn.evaluation.permutation import LEAST_RUNS
+from ray_unlearn.evaluation.planning import plan
 from ray_unlearn.evaluation.population_scores import RANKED
 from ray_unlearn.evaluation.ranks import ranks
 from ray_unlearn.evaluation.resampling import Settings
-from ray_unlearn.evaluation.scores import FORMAT, NOT_SAVED, OLDER, PopulationScores, Rank, Role, Scores, scores_table
+from ray_unlearn.evaluation.scores import (
+    FORMAT,
+    NOT_SAVED,
+    OLDER,
+    Plan,
+    PopulationScores,
+    Rank,
+    Role,
+    Scores,
+    scores_table,
+)
 from ray_unlearn.evaluation.whole_populations import adjusted
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.agreement import disagreements
@@ -46,7 +59,7 @@ from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
 from ray_unlearn.store.membership import is_shadow
 from ray_unlearn.store.starts import check_starts, start_population
-from ray_unlearn.study.identity import diff
+from ray_unlearn.study.identity import diff, digest
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, PopulationSpec, Study
 
@@ -91,7 +104,8 @@ def evaluate(
     reference = held[reference_of(study)]
     tasks = _tasks(study, store, settings, held, reference)
     parts = _computed(store, tasks, execute, log)
-    scores = _assembled(study, store, settings, tasks, parts, warnings)
+    looks = _looks(study, store, settings, tasks)
+    scores = _assembled(study, store, settings, tasks, parts, looks, warnings)
     if first is not None:
         return scores  # of a look in between: what was published of more runs stays
     try:
@@ -300,18 +314,40 @@ def _older(store: StudyStore, tasks: Sequence[Task]) -> int:
     return found
 
 
-def _ranks(populations: Mapping[str, PopulationScores], parts: Mapping[str, Part]) -> dict[str, dict[str, Rank]]:
-    """Return the places of all unlearned populations by each measure that they are ranked by."""
-    unlearned = {name: one for name, one in populations.items() if one.measures}
-    found = {
-        measure: ranks(
-            measure,
-            {name: one.measures[measure] for name, one in unlearned.items()},
-            {name: parts[name].draws[measure] for name in unlearned if measure in parts[name].draws},
+def _looks(study: Study, store: StudyStore, settings: Settings, tasks: Sequence[Task]) -> dict[str, Look]:
+    """Return the look that this is at each unlearned population with enough runs to test; keep all looks."""
+    found, looks = dict[str, Look](), Looks.read(store, settings.mode)
+    before = looks
+    for task in tasks:
+        runs, theirs = len(task.population.records), len(task.reference.records)
+        if task.role != "unlearned" or task.null or runs < LEAST_RUNS:
+            continue
+        planned = study.populations[task.reference.name].planned
+        share = min(1.0, theirs / planned, runs / min(planned, study.populations[task.part].planned))
+        identity = digest([one.identity[0] for one in (task.population, task.reference)])
+        looks, found[task.part] = looks.take(
+            task.part, runs=runs, reference_runs=theirs, share=share, identity=identity
         )
-        for measure in RANKED
-    }
-    return {measure: places for measure, places in found.items() if places}
+    if looks != before:
+        looks.save(store, settings.mode)
+    return found
+
+
+def _ranked(
+    populations: Mapping[str, PopulationScores], parts: Mapping[str, Part]
+) -> tuple[dict[str, dict[str, Rank]], Plan | None]:
+    """Return the places of all unlearned populations by each measure that they are ranked by, and what N would buy."""
+    unlearned = {name: one for name, one in populations.items() if one.measures}
+    error = min([one.look.level for one in unlearned.values() if one.look], default=ALPHA)
+    found, plans = dict[str, dict[str, Rank]](), list[Plan]()
+    for measure in RANKED:
+        estimates = {name: one.measures[measure] for name, one in unlearned.items()}
+        draws = {name: parts[name].draws[measure] for name in unlearned if measure in parts[name].draws}
+        if places := ranks(measure, estimates, draws, error):
+            found[measure] = places
+        if planned := plan(measure, estimates, draws):
+            plans.append(planned)
+    return found, plans[0] if plans else None
 
 
 def _assembled(
@@ -320,6 +356,7 @@ def _assembled(
     settings: Settings,
     tasks: Sequence[Task],
     parts: Mapping[str, Part],
+    looks: Mapping[str, Look],
     warnings: list[str],
 ) -> Scores:
     reference = reference_of(study)
@@ -327,11 +364,13 @@ def _assembled(
     for task in tasks:
         scored = parts[task.part].population
         if scored is not None:
+            scored = _with_look(scored, looks.get(task.part))
             null = parts[_NULL].null if scored.measures else None
             populations[task.part] = with_null(scored, null) if null else scored
     populations = adjusted(populations)
     names = read_image_names(store, tasks[0].population.splits)
     newest = next(task for task in tasks if task.part == reference).population.records
+    places, planned = _ranked(populations, parts)
     return Scores(
         study=study.name,
         mode=settings.mode,
@@ -340,10 +379,19 @@ def _assembled(
         images={split: len(ids) for split, ids in names.ids.items()},
         class_names=names.class_names,
         populations=populations,
-        ranks=_ranks(populations, parts),
+        ranks=places,
+        plan=planned,
         warnings=tuple(warnings),
         versions={
             **newest[max(newest)].versions,
             "ray-unlearn (evaluation)": importlib.metadata.version("ray-unlearn"),
         },
     )
+
+
+def _with_look(scored: PopulationScores, look: Look | None) -> PopulationScores:
+    """Return a population's scores with the look that they are of, and what a reader must know about it."""
+    if look is None:
+        return scored
+    warnings = (*scored.warnings, line) if (line := warning_of(look)) else scored.warnings
+    return scored.model_copy(update={"look": look, "warnings": warnings})

@@ -66,6 +66,8 @@ class Error:
     se: float
     df: float
     """Degrees of freedom of the t distribution that its interval is of."""
+    apart: float = 0.0
+    """Part of it that images have alone, which more runs hardly reduce."""
 
 
 def subsets(unlearned: Outputs, reference: Outputs, settings: Settings) -> Subsets:
@@ -113,7 +115,7 @@ def standard_error(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error
     apart *= APART[mode]
     df = min(SHARED_DF, drawn.units - 1)
     both = (shared + apart) ** 2 / (shared**2 / df + apart**2 / (drawn.units - 1)) if shared + apart else 1.0
-    return Error(se=(shared + apart) ** 0.5, df=both)
+    return Error(se=(shared + apart) ** 0.5, df=both, apart=apart**0.5)
 
 
 def interval(name: str, value: float, error: Error, level: float = 0.95) -> tuple[float, float]:

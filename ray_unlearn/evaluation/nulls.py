@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ray_unlearn.evaluation.comparison import attack_alone, attack_curves, check_forget
+from ray_unlearn.evaluation.looks import ALPHA
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
 from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.outputs import Outputs
@@ -96,7 +97,7 @@ def with_null(scored: PopulationScores, null: NullPart) -> PopulationScores:
             "measures": measures,
             "growth": tuple(_growth_with_null(point, null) for point in scored.growth),
             "curves": {name: _curve_with_null(curve, null.curves.get(name)) for name, curve in scored.curves.items()},
-            "equivalence": equivalence(measures["forgetting_quality"]),
+            "equivalence": equivalence(measures["forgetting_quality"], scored.look.level if scored.look else ALPHA),
         }
     )
 

@@ -138,7 +138,7 @@ class Grid(NamedTuple):
 
 def _scale(values_EV: Floats) -> Floats:
     """Return the size of the numbers whose rounding errors matter, 1 or more, [E, 1]."""
-    return np.maximum(1.0, np.abs(values_EV[:, [0, -1]]).max(axis=1, keepdims=True) + BUFFER)
+    return np.asarray(np.maximum(1.0, np.abs(values_EV[:, [0, -1]]).max(axis=1, keepdims=True) + BUFFER))
 
 
 def _close(place_EV: Floats, share: Floats | float) -> tuple[Indexes, Indexes, Indexes]:

@@ -147,7 +147,8 @@ def _estimate(
     pair: Pair,
     names: ImageNames,
 ) -> Estimate:
-    runs = len(pair.unlearned)
+    attacked = pair.alone.get(name)
+    runs = len(pair.unlearned) if attacked is None else int((~np.isnan(attacked)).sum())
     if name not in values:
         return Estimate(value=None, n=runs, missing=why_missing(name, pair.unlearned, names.ids))
     at_null_n = float(beside_null[name].mean()) if name in beside_null else None
@@ -155,7 +156,16 @@ def _estimate(
         return Estimate(value=values[name], n=runs, at_null_n=at_null_n)
     error = standard_error(name, draws, drawn, pair.mode)
     low, high = interval(name, values[name], error)
-    return Estimate(value=values[name], low=low, high=high, se=error.se, df=error.df, n=runs, at_null_n=at_null_n)
+    return Estimate(
+        value=values[name],
+        low=low,
+        high=high,
+        se=error.se,
+        se_apart=error.apart,
+        df=error.df,
+        n=runs,
+        at_null_n=at_null_n,
+    )
 
 
 def _epsilon_counts(quality: ForgettingQuality | None) -> tuple[int, ...]:

@@ -27,13 +27,16 @@ from ray_unlearn.evaluation.scores import Estimate, Rank
 _ERROR = 0.05
 
 
-def ranks(measure: str, estimates: Mapping[str, Estimate], draws: Mapping[str, Sequence[float]]) -> dict[str, Rank]:
+def ranks(
+    measure: str, estimates: Mapping[str, Estimate], draws: Mapping[str, Sequence[float]], error: float = _ERROR
+) -> dict[str, Rank]:
     """Return the places of all populations; none where a number of runs differs, or an interval is missing.
 
     Args:
         measure: its name; high is better.
         estimates: of the measure, by population.
         draws: values of the measure on subsets, by population; the k-th are of the same subset of the reference.
+        error: chance that any claim is false.
 
     """
     found = {name: one for name, one in estimates.items() if one.value is not None}
@@ -46,12 +49,12 @@ def ranks(measure: str, estimates: Mapping[str, Estimate], draws: Mapping[str, S
     worse = dict.fromkeys(found, 0)
     for one, other in pairs:
         difference = values[one] - values[other]
-        error = _difference(errors[one], errors[other], draws.get(one, ()), draws.get(other, ()))
-        if abs(difference) > t_quantile(1 - _ERROR / (2 * len(pairs)), error.df) * error.se:
+        apart = difference_error(errors[one], errors[other], draws.get(one, ()), draws.get(other, ()))
+        if abs(difference) > t_quantile(1 - error / (2 * len(pairs)), apart.df) * apart.se:
             first, last = (one, other) if difference > 0 else (other, one)
             worse[first] += 1
             better[last] += 1
-    level = 1 - _ERROR / len(found)
+    level = 1 - error / len(found)
     places = {}
     for name in found:
         low, high = interval(measure, values[name], errors[name], level)
@@ -59,10 +62,11 @@ def ranks(measure: str, estimates: Mapping[str, Estimate], draws: Mapping[str, S
     return places
 
 
-def _difference(one: Error, other: Error, draws: Sequence[float], others: Sequence[float]) -> Error:
+def difference_error(one: Error, other: Error, draws: Sequence[float], others: Sequence[float]) -> Error:
     """Return the standard error of a difference; taken as independent where the draws are not paired or do not vary."""
     together = 0.0
     if len(draws) == len(others) > 2 and np.ptp(draws) > 0 and np.ptp(others) > 0:
         together = max(0.0, float(np.corrcoef(draws, others)[0, 1]))
     variance = one.se**2 + other.se**2 - 2 * together * one.se * other.se
-    return Error(se=max(variance, 0.0) ** 0.5, df=min(one.df, other.df))
+    apart = (one.apart**2 + other.apart**2) ** 0.5 * (1 - together) ** 0.5
+    return Error(se=max(variance, 0.0) ** 0.5, df=min(one.df, other.df), apart=apart)

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from ray_unlearn.evaluation.looks import Look
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
+from ray_unlearn.evaluation.shadow_values import Memorisation, ShadowAttack
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +54,8 @@ class Estimate(_Value):
     high: float | None = None
     se: float | None = None
     """Standard error over runs."""
+    se_apart: float = 0.0
+    """Part of `se` that images have alone, which more runs hardly reduce; of F and the score only."""
     df: float | None = None
     """Degrees of freedom of the t distribution that the interval is of."""
     n: int
@@ -200,55 +204,6 @@ class EpsilonBounds(_Value):
     """Id of the image with the largest bound; empty where none is shown."""
 
 
-class ShadowAttack(_Value):
-    """A membership attack by shadow models, on models whose training images are known."""
-
-    auc: float | None = None
-    """Area under the ROC, a mean over the attacked models; of U-LiRA, over all models and images together."""
-    tpr_01_percent: float | None = None
-    """True positive rate at a false positive rate of 0.1 %, and of 1 %; None with too few negatives for it."""
-    tpr_1_percent: float | None = None
-    accuracy: float | None = None
-    """Of U-LiRA: share of models and images on their own side of the likelihood ratio 1."""
-    targets: int
-    """Models that were attacked."""
-    members: int = 0
-    """Images that a model was trained on, of the first model; of U-LiRA, models and images together."""
-    non_members: int = 0
-    """Images that it was not trained on."""
-    shadows: int
-    """Shadow models that the attack was fitted to."""
-    missing: str = ""
-    """Reason why there is no value."""
-
-
-class MemorisedImage(_Value):
-    """One of the images memorised most."""
-
-    image_id: str
-    split: str
-    label: str
-    inside: float
-    """Share of the models trained on it that are right about it, and of those not trained on it."""
-    outside: float
-
-
-class Memorisation(_Value):
-    """How much better models know images that they were trained on (Feldman and Zhang 2020)."""
-
-    images: int
-    """Train images with outputs."""
-    models: int
-    """Shadows, half of which were trained on each image."""
-    mean: float
-    quantiles: tuple[float, ...]
-    """Scores at the quantiles 0.5, 0.9, 0.99 and 1, over images."""
-    memorised: int
-    """Images with a score of 0.25 or more."""
-    hardest: tuple[MemorisedImage, ...]
-    """Up to ten images with the largest scores."""
-
-
 class Rank(_Value):
     """Which places a population may have, given the runs; and its interval when all populations are looked at."""
 
@@ -258,6 +213,30 @@ class Rank(_Value):
     low: float
     """Ends of an interval that holds for all populations together with 95 % confidence: that of the best, too."""
     high: float
+
+
+class Separation(_Value):
+    """How many runs would show the difference of two neighbours in the ranking."""
+
+    first: str
+    second: str
+    difference: float
+    """Difference of the measure now, not below 0."""
+    runs: int | None
+    """Runs a side that show it in 80 % of studies; None: more runs do not."""
+
+
+class Plan(_Value):
+    """What more runs would buy, extrapolated from this evaluation (`planning`)."""
+
+    measure: str
+    n: int
+    """Runs a side now."""
+    sizes: tuple[int, ...]
+    """Runs a side that `widths` are for."""
+    widths: dict[str, tuple[float, ...]]
+    """Widths of 95 % intervals by population."""
+    separations: tuple[Separation, ...] = ()
 
 
 class Stage(_Value):
@@ -301,6 +280,8 @@ class PopulationScores(_Value):
     """Forget images for which the official rules leave no attack: epsilon 50, too; parity only."""
     missed: int = 0
     """Number of forget images that an interval separates without error, and the official grid does not; parity only."""
+    look: Look | None = None
+    """Which look at the growing populations this is; None in scores of earlier versions, and for the reference."""
     tests: dict[str, PermutationTest] = {}
     equivalence: Equivalence | None = None
     variance: Originals | None = None
@@ -339,6 +320,7 @@ class Scores(_Value):
     """Scores by population, in the study's order."""
     ranks: dict[str, dict[str, Rank]] = {}
     """Ranks by measure (score, forgetting_quality) and population; empty where populations differ in runs."""
+    plan: Plan | None = None
     warnings: tuple[str, ...] = ()
     versions: dict[str, str]
     """Versions of the packages that made the runs, and of ray_unlearn that evaluated them."""

@@ -25,8 +25,9 @@ from ray_unlearn.evaluation.measures.u_lira import LiraResult
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.populations import FloatArray, random_half
 from ray_unlearn.evaluation.roc import Roc, roc
-from ray_unlearn.evaluation.scores import Curve, ShadowAttack
+from ray_unlearn.evaluation.scores import Curve
 from ray_unlearn.evaluation.shadow_fits import ShadowFit
+from ray_unlearn.evaluation.shadow_values import ShadowAttack
 from ray_unlearn.store.membership import HALVED, Members
 
 ATTACKS = {

@@ -20,10 +20,11 @@ from ray_unlearn.errors import StoreReadOnly
 from ray_unlearn.evaluation.measures.measure import MakeRng
 from ray_unlearn.evaluation.measures.memorisation import MEMORISED, Memorised, memorisation
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_outputs
-from ray_unlearn.evaluation.scores import Memorisation, MemorisedImage, PopulationScores
+from ray_unlearn.evaluation.scores import PopulationScores
 from ray_unlearn.evaluation.shadow_attacks import LEAST_PAIRS as LEAST_UNLEARNED
 from ray_unlearn.evaluation.shadow_attacks import Attacked, attacks_on, together, u_lira_of_pairs
 from ray_unlearn.evaluation.shadow_fits import ShadowFit
+from ray_unlearn.evaluation.shadow_values import Memorisation, MemorisedImage
 from ray_unlearn.evaluation.shadows import LEAST_PAIRS, ShadowPhi, complete_pairs, pairs_of
 from ray_unlearn.evaluation.slices import class_name
 from ray_unlearn.store import Record, StudyStore

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ray_unlearn.evaluation.intervals import t_quantile
+from ray_unlearn.evaluation.looks import ALPHA
 from ray_unlearn.evaluation.originals import buys_more, variance_shares
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.permutation import LEAST_RUNS, holm, permutation_tests
@@ -34,8 +35,12 @@ def tests_of(unlearned: Outputs, reference: Outputs, settings: Settings) -> dict
 
 
 def adjusted(populations: Mapping[str, PopulationScores]) -> dict[str, PopulationScores]:
-    """Return the populations with Holm's correction over all their tests."""
-    every = {(name, test): one.p for name, found in populations.items() for test, one in found.tests.items()}
+    """Return the populations with Holm's correction over all their tests, at the level of their look."""
+    every = {
+        (name, test): min(1.0, one.p * ALPHA / (found.look.level if found.look else ALPHA))
+        for name, found in populations.items()
+        for test, one in found.tests.items()
+    }
     corrected = holm(every)
     return {
         name: found.model_copy(
@@ -50,7 +55,7 @@ def adjusted(populations: Mapping[str, PopulationScores]) -> dict[str, Populatio
     }
 
 
-def equivalence(quality: Estimate) -> Equivalence | None:
+def equivalence(quality: Estimate, error: float = ALPHA) -> Equivalence | None:
     """Return whether F is surely at most a fifth of the null below it; None without a null or an interval.
 
     The standard error is that of F at N. The difference from the null is a mean over halvings of both, which varied
@@ -59,7 +64,7 @@ def equivalence(quality: Estimate) -> Equivalence | None:
     if quality.null is None or quality.at_null_n is None or quality.se is None or quality.df is None:
         return None
     difference, margin = quality.at_null_n - quality.null, MARGIN * quality.null
-    low = difference - t_quantile(0.95, quality.df) * quality.se
+    low = difference - t_quantile(1 - error, quality.df) * quality.se
     return Equivalence(difference=difference, low=low, margin=margin, equivalent=low > -margin)
 
 

@@ -14,10 +14,12 @@ Source: NeurIPS 2023 Machine Unlearning Challenge, 6th place,
 stathiskaripidis/unlearning-by-resetting-layers-7th-on-private-lb; "KDE" in the literature. Read: xcadet/deepunlearn
 munl/unlearning/kgltop6.py (a port) and the organisers' deck, pages 7 to 10 (slides).
 
-Caveats: no KL term is multiplied by T^2 = 25 (`temperature_scaling` does, as Hinton et al.), so both soft terms of
-step 3 are weak against the labels. The slides have the three losses of `port`; `paper` is the competition paper's
-sentence. T and the constant rate of step 2 are the port's. A ResNet's first convolution is reset by PyTorch's default,
-not by torchvision's He-normal, as in the port.
+Caveats:
+- The KL terms are not multiplied by T^2 (25); `temperature_scaling: true` multiplies them, as Hinton et al. do.
+- The slides have the three losses of `port`; the competition paper describes those of `paper` in one sentence.
+- T and the constant rate of step 2 are the port's values.
+- The first convolution is re-initialised by PyTorch's default, as in the port; torchvision builds its ResNets with
+  He-normal weights.
 
 Does not cover: the forget set; neither step looks at it.
 """

@@ -13,10 +13,13 @@ Source: Ebrahimpour-Boroojeny et al., Not All Wrong is Bad: Using Adversarial Ex
 Read: Ali-E/AMUN adversarial_unlearn.py, pgdl2_modified.py, build_advdataset.py, hyperparam_tune.py, README.md (the
 authors').
 
-Caveats: epsilon is in units of the pixel range, a distance over all pixels. The rate falls to a tenth after every
-epoch (StepLR of 1), so nearly all of the change is in the first two. Adversarial images are not augmented, the others
-are. An image for which no ball of the whole range's size does is left out of them. The search is the same for all runs
-of an original; runs differ by the order of batches alone.
+Caveats:
+- Epsilon is a distance over all pixels, in units of the pixel range.
+- The rate falls to a tenth after every epoch (the authors' StepLR of 1), so the first two epochs make nearly all of the
+  change.
+- Retain and forget images are augmented; adversarial images are not.
+- A forget image for which no adversarial example is found within the whole pixel range has none in step 2.
+- The search is the same in all runs of an original, so runs differ by the order of batches alone.
 
 Does not cover: SalUn's mask on top (the authors' amun-sa); requests that come one after another.
 """

@@ -3,19 +3,20 @@
     populations:
       bad: {method: bad_teacher, count: 64, epochs: 1, lr: 1.0e-4, retain_fraction: 0.3}
 
-Steps: 1. Two frozen teachers: the original, and a copy of it with every layer re-initialised. 2. Draw the share
-`retain_fraction` of the retain images once, and join the whole forget set. 3. Train on the joint set in one shuffled
-order, minimising KL(target ‖ student) at `temperature`, scaled by its square; an image's target is the random
-teacher's prediction if it is to be forgotten (l = 1), else the original's: l * random + (1 - l) * original. Labels
-play no part, and neither do class weights.
+1. Take two frozen teachers: the original, and a copy of it with every layer re-initialised.
+2. Draw the share `retain_fraction` of the retain images once, and join the whole forget set to it.
+3. Train on the joint set in one shuffled order, minimising KL(target ‖ student) at `temperature`, times its square. The
+   target of a forget image is the random teacher's prediction, that of a retain image the original's. Labels and class
+   weights are not used.
 
 Source: Chundawat et al., Can Bad Teaching Induce Forgetting?, AAAI 2023; values as published with SSD (Foster et al.,
 AAAI 2024). Read: vikram2000b/bad-teaching-unlearning unlearn.py (the authors'), if-loops/selective-synaptic-dampening
 src/forget_random_strategies.py (the authors' of SSD).
 
-Caveats: the published divergence is also divided by the number of classes, which Adam without weight decay does not
-feel. The random teacher gets each layer's default initialisation, which may differ from the model's own. Batches of
-256 are in the preset (128 for the sources' ViT).
+Caveats:
+- The published divergence is also divided by the number of classes; with Adam and no weight decay that changes nothing.
+- The random teacher has each layer's default initialisation, which may differ from the one that the architecture uses.
+- The preset has batches of 256; the sources use 128 for their vision transformer.
 
 Does not cover: other sources of ignorance than a random teacher.
 """

@@ -11,9 +11,13 @@ Source: Chen et al., Boundary Unlearning (CVPR 2023), boundary expanding. Read: 
 boundary_unlearning.py, models.py, main.py (the authors'), OPTML-Group/Unlearn-Saliency
 Classification/unlearn/boundary_ex.py.
 
-Caveats: described for forgetting a whole class; with single images it pushes those away from their classes alike. No
-step uses the retain set. The fresh row is drawn as in a layer of C + 1 outputs. Runs differ by it and by the order of
-batches, so hardly where the forget set fits one batch: choose a smaller `batch_size` there.
+Caveats:
+- The method is described for forgetting a whole class. Single forget images are pushed away from their classes in the
+  same way.
+- No step uses the retain set, so nothing protects its accuracy.
+- The new row is drawn as in a layer of C + 1 outputs.
+- Runs differ by that row and by the order of batches. Where the forget set fits one batch they hardly differ: choose a
+  smaller `batch_size`.
 
 Does not cover: a classifier that is read elsewhere than in its own call.
 """

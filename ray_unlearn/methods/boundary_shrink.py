@@ -14,10 +14,13 @@ Source: Chen et al., Boundary Unlearning (CVPR 2023), boundary shrink. Read: TY-
 boundary_unlearning.py, adv_generator.py, main.py (the authors'), OPTML-Group/Unlearn-Saliency
 Classification/unlearn/boundary_sh.py.
 
-Caveats: the authors' rate is 1e-5; with no retain term a rate of 0.01 collapses the model rather than shift its
-boundary. Described for forgetting a whole class. No step uses the retain set, so its accuracy goes where it goes.
-Labels are fixed per original; runs differ by the order of batches alone, so hardly at all where the forget set fits
-one batch: choose a smaller `batch_size` there.
+Caveats:
+- The authors' rate is 1e-5. There is no retain term, so a rate of 0.01 destroys the model instead of shifting its
+  boundary.
+- The method is described for forgetting a whole class.
+- No step uses the retain set, so nothing protects its accuracy.
+- New labels are the same in all runs of an original; runs differ by the order of batches alone. Where the forget set
+  fits one batch they hardly differ: choose a smaller `batch_size`.
 
 Does not cover: an extra class for the forget images, cut off afterwards (`boundary_expanding`).
 """

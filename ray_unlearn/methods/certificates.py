@@ -5,8 +5,8 @@
     std = std_of_one_noise(1.0, 1e-5, distance=40.0)
     count = langevin_steps(1.0, 1e-5, forgotten=0.1, decay=0.05, rate=0.95, std=0.03)
 
-All four are of the norm of a vector with all trainable weights. Statements are upper bounds for the worst case: two runs
-whose starts, and whose gradients at every step, differ as far as clipping permits.
+Norms are those of the vector of all trainable weights, or of their gradients. Statements are upper bounds for the worst
+case: two runs whose starts, and whose gradients at every step, differ as far as clipping permits.
 
 Sources: Balle and Wang, ICML 2018 (`gaussian_delta`); Balle et al., AISTATS 2020 (from Rényi divergence to epsilon);
 Feldman et al., FOCS 2018, and Koloskova et al., ICML 2025 (noisy steps); Chien et al., NeurIPS 2024 (Langevin).
@@ -32,7 +32,7 @@ _PRECISION = 1e-9  # of noise, relative
 def std_by_clipped_gradients(
     epsilon: float, delta: float, *, steps: int, rate: float, decay: float, start: float, gradient: float
 ) -> float:
-    """Return the noise of each step w <- w - rate (g + decay w) + noise, |g| <= gradient, after a start with |w| <= start.
+    """Return the noise of each step w <- w - rate (g + decay w) + noise; |g| <= gradient, |w| <= start at first.
 
     The last weights' Rényi divergence of order a is at most a D^2 / (2 V): r = 1 - rate decay, D = 2 start r^steps +
     2 rate gradient sum_t r^t, V = std^2 sum_t r^(2 t), t < steps.
@@ -75,7 +75,8 @@ def langevin_steps(
 ) -> int:
     """Return the number of noisy steps on the retain set after learning on all images that reach (epsilon, delta).
 
-    epsilon = min over a of exp(-steps decay rate / a) 4 a (forgotten lipschitz)^2 / (decay std^2) + log(1/delta) / (a - 1).
+    epsilon is the minimum over orders a of exp(-steps decay rate / a) E a + log(1 / delta) / (a - 1), where
+    E = 4 (forgotten lipschitz)^2 / (decay std^2).
 
     Args:
         epsilon: of the statement.
@@ -91,7 +92,7 @@ def langevin_steps(
     left = epsilon - math.log(1 / delta) / (_ORDERS - 1)
     possible = left > 0
     needed = np.log(np.maximum(at_start[possible] / left[possible], 1.0)) * _ORDERS[possible] / (decay * rate)
-    return int(math.ceil(needed.min()))
+    return math.ceil(float(needed.min()))
 
 
 def gaussian_delta(epsilon: float, distance: float) -> float:

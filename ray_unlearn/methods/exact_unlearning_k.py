@@ -12,11 +12,16 @@ Source: Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearn
 that CF-k names, meghdadk/SCRUB small_scale_unlearning.ipynb cell 90 and MIA_experiments.ipynb cell 21 among them;
 xcadet/deepunlearn munl/unlearning/exact_unlearning_k.py (a port).
 
-Caveats: those of CF-k. SCRUB trains as long as the original (30 epochs; 25 in its other experiments), drops the rate
-after 11, 16 and 21 epochs and, by its helper's way, to a tenth of 5e-4 at the first drop; Deep Unlearn searches the
-epochs. SCRUB puts the units back to the original's own initial weights, so all its runs start alike; here each run
-draws its own, as each retrained model does. Goel et al. draw He-normal kernels and keep normalisation layers; here
-layers start as PyTorch's `reset_parameters` leaves them. The frozen part still remembers.
+Caveats:
+- The caveats of CF-k hold here, too.
+- SCRUB trains as long as the original (30 epochs; 25 in its other experiments). Its rate drops after 11, 16 and 21
+  epochs; its helper sets it to a tenth of 5e-4 at the first drop, whatever it was before. Deep Unlearn searches the
+  number of epochs.
+- The units get fresh weights in every run, as in Deep Unlearn and, for nets without pretraining, in Goel et al. SCRUB,
+  and Goel et al. with pretraining, give them the weights that the original started from, so that all runs start alike.
+- Fresh weights are those of PyTorch's `reset_parameters`. Goel et al. draw He-normal weights and leave normalisation
+  layers as they are.
+- The frozen part still holds what it learned from the forget set.
 
 Does not cover: fine-tuning the top from where it is (`catastrophic_forgetting_k`).
 """
@@ -77,6 +82,7 @@ METHOD = Method(
                 "epochs",
             ),
         ),
+        Correction("0.2", "`published_goel` did not clip gradients; Goel et al. clip them at 10", ("max_norm",)),
     ),
     summary="Re-initialise the last k stages, blocks or layers and train them on the retain set; the rest is frozen.",
     source="Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearning, arXiv 2201.06640 (EU-k)",
@@ -86,7 +92,8 @@ METHOD = Method(
     ),
     open=(
         "what k counts: as for CF-k",
-        "fresh weights: every run draws its own; SCRUB takes the original's initial ones, the same in all runs",
+        "fresh weights: drawn anew in every run, as in Deep Unlearn and, without pretraining, Goel et al.; SCRUB "
+        "and, with pretraining, Goel et al. take those that the original started from, the same in all runs",
     ),
     cost="epochs on retain, without the backward pass of the frozen layers",
     published={

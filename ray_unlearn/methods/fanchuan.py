@@ -16,9 +16,11 @@ xcadet/deepunlearn munl/unlearning/kgltop1.py (a port), hishamcse/NeurIPS_Machin
 Codes/neurips-machine-unlearning-1st-place.ipynb (a copy of the entry) and the organisers' deck there, page 23
 (slides).
 
-Caveats: runs differ by the order and pairing of batches alone. In 2a retain batches come from one stream that goes on
-from round to round (published: reshuffled before every round), so that a small retain set cuts no round short. The
-options that `Recipe` names (`epochs`, `lr`, `schedule`, ...) are those of 2b; `batch_size` is that of the forget set.
+Caveats:
+- Runs differ by the order and the pairing of batches alone.
+- In 2a, retain batches come from one stream that continues from round to round, so that a small retain set does not
+  shorten a round. In the published code they are reshuffled before every round.
+- The options of `Recipe` (`epochs`, `lr`, `schedule`, ...) are those of 2b; `batch_size` is that of the forget set.
 
 Does not cover: features other than logits in the contrastive loss.
 """

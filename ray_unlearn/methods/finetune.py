@@ -10,9 +10,10 @@ Read: google-deepmind/unlearning_evaluation main.py (the organisers'), luispinto
 notebooks/run-unlearn-finetune.ipynb" (a copy of the official notebook); OPTML-Group/Unlearn-Sparse unlearn/FT.py and
 README.MD (the authors') for `published_sparse`.
 
-Caveats: the starter has batches of 64, no class weights (the organisers' code deletes them) and no augmentation;
-preset `competition` pins that, the defaults inherit the study's. A small rate forgets almost nothing; the challenge's
-starter scored about 0.06.
+Caveats:
+- The starter has batches of 64, no class weights (the organisers' code deletes them) and no augmentation. `preset:
+  competition` pins these; without a preset they come from the study's `training`.
+- A small rate forgets almost nothing; the starter scored about 0.06 in the challenge.
 
 Does not cover: any use of the forget set.
 """

@@ -16,10 +16,12 @@ Source: Golatkar et al., Eternal Sunshine of the Spotless Net (CVPR 2020). Read:
 Forgetting.ipynb cells 73 to 78 (the authors'), meghdadk/SCRUB small_scale_unlearning.ipynb cells 75 to 80,
 if-loops/selective-synaptic-dampening src/forget_random_strategies.py, OPTML-Group/Unlearn-Sparse unlearn/fisher.py.
 
-Caveats: all of them take the expectation over the model's labels; at the true ones (`labels: true`) F is up to a
-hundred times smaller on images that the model knows by heart. It costs a backward pass per class. Alpha is 1e-6 in the
-sources above (1e-7 in SCRUB's large scale, to be set in Unlearn-Sparse, whose batches are of 32 images). SSD's copy
-does not boost the classifier's weight.
+Caveats:
+- All sources take the expectation over the model's own labels, which costs a backward pass per class. At the true
+  labels (`labels: true`), F is up to a hundred times smaller on images that the model has memorised.
+- Alpha is 1e-6 in these sources, 1e-7 in SCRUB's large scale, and open in Unlearn-Sparse, whose batches are of 32
+  images.
+- SSD's copy does not boost the classifier's weight.
 
 Does not cover: repair after the noise; forgetting whole classes by shifting the mean (the paper's other part).
 """

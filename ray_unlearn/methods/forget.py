@@ -13,13 +13,16 @@ Per cycle:
 Source: NeurIPS 2023 Machine Unlearning Challenge, 8th place, jaesinahn/forget-set-free-approach-9th-on-private-lb;
 https://junhyunb.github.io. Read: the organisers' deck, pages 3 to 5 (slides); no code of it could be had.
 
-Caveats: what a "layer" is, is inferred. The slides give selection ratios of 10, about 20 and about 30 % for one, two
-and three cycles; six draws from a ResNet-18's 51 parameter tensors outside classifier and shortcuts give 11, 21 and 30
-%, while six of its 17 convolutions (`pool: convolutions`) give 30 % in one cycle. Image noise of 0.1 is best in the
-slides' tables ("from these observations we build the final submission"); the write-up has 0.01
-(`competition_write_up`). Its units are not published; here they are those of the scaled images. Whether the optimiser
-starts anew is not published; it does here. A shortcut is known by "downsample" or "shortcut" in its name. The paper's
-sentence that regression is on the forget set is an error; formula and authors have retain.
+Caveats:
+- What a "layer" is, is inferred. The slides give selection ratios of 10, about 20 and about 30 % for one, two and three
+  cycles. Six draws from a ResNet-18's 51 parameter tensors outside classifier and shortcuts give 11, 21 and 30 %; six
+  of its 17 convolutions (`pool: convolutions`) give 30 % in one cycle.
+- Image noise of 0.1 is best in the slides' tables, on which the authors built their final submission; the write-up has
+  0.01 (`preset: competition_write_up`). Its unit is not published; here it is that of the scaled images.
+- Whether the optimiser starts anew in every cycle is not published; here it does.
+- A tensor is taken for a shortcut's if its name has "downsample" or "shortcut" in it.
+- The competition's paper has the regression on the forget set. That is an error: its formula and the authors have the
+  retain set.
 
 Does not cover: choice of layers by Fisher information or of single elements; the authors found both worse.
 """

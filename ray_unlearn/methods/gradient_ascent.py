@@ -3,17 +3,19 @@
     populations:
       ascent: {method: gradient_ascent, count: 64, epochs: 5, lr: 1.0e-4}
 
-Steps: 1. Maximise cross-entropy on the forget set, batch by batch: the loss is -CE. Nothing else; the retain set is
-not looked at, so the rate alone limits the damage.
+1. Maximise cross-entropy on the forget set, batch by batch: the loss is -CE. The retain set is not used, so the rate
+   alone limits the damage.
 
 Source: Thudi et al., EuroS&P 2022, in the form and with the values of Unlearn-Sparse (Jia et al., NeurIPS 2023). Read:
 OPTML-Group/Unlearn-Sparse unlearn/GA.py, unlearn/impl.py, README.MD (the authors').
 
-Caveats: published with batches of 256, which the preset pins; at 64 an epoch climbs four times as often. the objective
-has no bound; too large a rate or too many epochs destroy the model or diverge. The published rate and its authors'
-later advice disagree: they call the method fit for forgetting whole classes only, and name 1e-5 to 1e-1 to search,
-5e-4 to 1e-3 to begin with. Runs differ by the order of the forget images alone; a forget set that fits one batch
-leaves next to no spread. Weight decay goes on pulling towards zero.
+Caveats:
+- The published batches are of 256 images, as in the preset; at 64 an epoch has four times as many steps.
+- The objective has no bound: too large a rate or too many epochs destroy the model, or the run diverges.
+- The published rate is 1e-4. The authors later advise to search 1e-5 to 1e-1, from 5e-4 to 1e-3 on, and call the method
+  suitable for forgetting whole classes only.
+- Runs differ by the order of forget images alone, so hardly where the forget set fits one batch.
+- Weight decay pulls weights towards zero throughout.
 
 Does not cover: holding the retain set at the same time (`negative_gradient_plus`).
 """

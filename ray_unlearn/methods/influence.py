@@ -17,10 +17,13 @@ Source: Jia et al., Model Sparsity Can Simplify Machine Unlearning (NeurIPS 2023
 Singh and Alistarh, WoodFisher (NeurIPS 2020). Read: OPTML-Group/Unlearn-Sparse and Unlearn-Saliency
 Classification/unlearn/Wfisher.py (the authors'), xcadet/deepunlearn munl/unlearning/iu.py (a port).
 
-Caveats: the published recursion keeps one running vector, so it is nearly the identity; its damping is 1. It runs over
-the first N + 2 retain images in their order (here: of the set), hence is deterministic: the official metric gives 0.
-Spread by `images: random`, drawn with replacement, is ours. `exact` keeps a vector per image: 4 bytes * gradients *
-weights (ResNet-18 with 1000: 45 GB); lower `gradients` for large nets.
+Caveats:
+- The published recursion keeps one running vector, so it is nearly the identity. Its damping is 1.
+- The published recursion takes the first N + 2 retain images in order (here: in the set's order), so it is
+  deterministic, and the official metric gives 0. `images: random` draws them with replacement; that spread is this
+  package's addition.
+- `recursion: exact` keeps a vector per image, 4 bytes * gradients * weights: 45 GB for ResNet-18 with 1000. Lower
+  `gradients` for large nets.
 
 Does not cover: l1-regularised or group influence; repair afterwards.
 """

@@ -10,10 +10,13 @@ is held fixed. That is a local Lipschitz constant.
 Source: Foster et al., Zero-Shot Machine Unlearning at Scale via Lipschitz Regularization (arXiv 2402.01401). Read:
 jwf40/Zeroshot-Unlearning-At-Scale src/lipschitz.py, forget_random_main.py, forget_random_strategies.py (the authors').
 
-Caveats: rate and noise are given for VGG16 (the defaults) and a vision transformer (0.1 and 0.5) only: tune. The sum
-over a batch is not divided by its size, so rate and `batch_size` belong together. Noise is in units of the scaled
-images. The authors take batches in order and leave the model's mode as it is; here the order is shuffled and the model
-is in training mode.
+Caveats:
+- Rate and noise are published for VGG16 (the defaults) and a vision transformer (0.1 and 0.5) only; tune them for other
+  nets.
+- The sum over a batch is not divided by its size, so a rate belongs to one `batch_size`.
+- Noise is in units of the scaled images.
+- The authors take batches in order and do not set the model's mode. Here the order is shuffled and the model is in
+  training mode.
 
 Does not cover: anything that looks at the retain set.
 """

@@ -12,13 +12,15 @@
 Source: team Kookmin, NeurIPS 2023 Machine Unlearning Challenge ("MSG" in the Deep Unlearn study). Read:
 xcadet/deepunlearn munl/unlearning/kgltop2.py (a port) and the organisers' deck, pages 20 to 22 (slides).
 
-Caveats: the write-up ranks all convolutions together (`scope: global`), the only code at hand each one alone although
-it prints globally (`scope: layer`). On the challenge's own net, a stock ResNet-18 at 32x32 pixels, 6,946,816
-of 11,166,912 convolution weights never get a gradient (`training.dead`); the globally smallest 30 % are all among
-them, so that ranking would change nothing, and is refused. Layer by layer about 870,000 of the 3,350,000 weights drawn
-anew have a gradient, which must be what ran. `among: live` ranks those alone. Our choices where nothing is published:
-the scores are taken in evaluation mode (the official loop reuses a net that the entry left so) and without class
-weights; weight decay, which is no part of the gradient, is not scaled.
+Caveats:
+- The write-up ranks all convolutions together (`scope: global`); the only available code ranks each one alone (`scope:
+  layer`), although the line that it prints says globally.
+- On the challenge's own net, a stock ResNet-18 at 32x32 pixels, 6,946,816 of 11,166,912 convolution weights never get a
+  gradient (`training.dead`). The smallest 30 % of all are among them, so `scope: global` would change nothing there,
+  and is refused. By layer, about 870,000 of the 3,350,000 weights drawn anew have a gradient. `among: live` ranks
+  weights with a gradient alone.
+- Not published, and chosen here: scores are taken in evaluation mode (the official loop reuses a net that the entry
+  left in it) and without class weights; weight decay, which is no part of the gradient, is not scaled.
 
 Does not cover: biases of convolutions, which are never drawn anew.
 """

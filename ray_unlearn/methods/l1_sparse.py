@@ -3,17 +3,20 @@
     populations:
       sparse: {method: l1_sparse, count: 64, alpha: 5.0e-4, epochs: 10, lr: 0.01}
 
-Steps: 1. In epoch t = 0, 1, ... of T, minimise CE(retain) + gamma_t * ||theta||_1, with gamma_t = alpha * (1 - t / T)
-constant within an epoch. The norm sums |.| over every trained parameter: weights, biases, and what scales and shifts
-inside normalisation.
+1. In epoch t = 0, 1, ... of T, minimise CE(retain) + gamma_t * ||theta||_1, with gamma_t = alpha * (1 - t / T) constant
+   within an epoch. The norm is the sum of |.| over every trained parameter: weights, biases, and the scales and shifts
+   of normalisation.
 
 Citation: Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023 (l1-sparse MU).
 
 Read: OPTML-Group/Unlearn-Sparse unlearn/FT.py, arg_parser.py, README.MD (the authors').
 
-Caveats: the authors' README leaves alpha open, and the 0.2 of their arg_parser.py belongs to other methods; 5e-4 is
-what two later code bases use for it (Ali-E/AMUN, jmirlach/ReGUn). Batches of 256 are in the preset. Weights shrink
-towards zero and are not cut off there: nothing is pruned. Runs differ by their order alone.
+Caveats:
+- The authors' README leaves alpha open, and the 0.2 of their arg_parser.py belongs to other methods. 5e-4 is the value
+  of two later code bases (Ali-E/AMUN, jmirlach/ReGUn).
+- The preset has the authors' batches of 256.
+- Weights shrink towards zero and are not set to zero: nothing is pruned.
+- Runs differ by the order of batches alone.
 
 Does not cover: pruning before unlearning, the paper's other half.
 """

@@ -56,7 +56,7 @@ class Method:
     aliases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Other names of it in the literature, each with the options that the name implies."""
     guarantee: str = ""
-    """What its options `epsilon` and `delta` state, and against which population; empty for a method that states nothing."""
+    """Statement that its options `epsilon` and `delta` make, and about which population; empty where there is none."""
     distribution: Mapping[str, str] = field(default_factory=dict)
     """Name and version of the installed distribution that it is of, set by the registry; empty for the package's."""
     inherits: tuple[str, ...] = INHERITED

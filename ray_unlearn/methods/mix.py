@@ -14,9 +14,10 @@ method takes in a population of its own: the study's `training` block, then the 
 
 Citation: NeurIPS 2023 Machine Unlearning Challenge, 5th place (Toshi-K and Marvel), who mixed 246 and 266 of 512.
 
-Caveats: such a population is scored as if one method had made it; its spread is partly the distance between methods.
-With several originals the index also chooses the original: two equal shares and two originals would give each original
-one method alone, so choose numbers without a common divisor.
+Caveats:
+- Such a population is scored as if one method had made it; part of its spread is the distance between methods.
+- With several originals the index also chooses the original: two equal shares and two originals give each original one
+  method alone. Choose numbers without a common divisor.
 
 Does not cover: scripts, methods that train from scratch, and mixes as parts.
 """

@@ -13,10 +13,12 @@ meghdadk/SCRUB small_scale_unlearning.ipynb cells 70, 71 and 85, MIA_experiments
 loops.py (the authors'); kairanzhao/RUM unlearn/neggrad.py (the authors' of RUM); xcadet/deepunlearn munl/unlearning/
 neggradplus.py (a port).
 
-Caveats: published settings differ. SCRUB's small scale has no momentum, an anchor of 0.1, alpha 0.95, 10 epochs and
-batch normalisation frozen throughout; its other experiments alpha 0.9999, 5 epochs, batch statistics and no anchor;
-RUM momentum, weight decay and augmentation, and leaves alpha to be searched. The rate is constant in all of them. With
-a small alpha or many epochs the ascent is unbounded, and the run diverges.
+Caveats:
+- Published settings differ. SCRUB's small scale has no momentum, an anchor of 0.1, alpha 0.95, 10 epochs, and batch
+  normalisation in evaluation mode throughout. Its other experiments have alpha 0.9999, 5 epochs, batch statistics and
+  no anchor. RUM has momentum, weight decay and augmentation, and leaves alpha to be searched.
+- The rate is constant in all of them.
+- With a small alpha or many epochs the ascent has no bound, and the run diverges.
 
 Does not cover: ascent alone (`gradient_ascent`).
 """

@@ -1,4 +1,4 @@
-"""Certified noisy fine-tuning: clip the weights, add noise, fine-tune on the retain set; with a stated (epsilon, delta).
+"""Certified noisy fine-tuning: clip the weights, add noise, fine-tune on retain; (epsilon, delta) is stated.
 
     populations:
       certified: {method: noisy_finetune, preset: published, count: 64}
@@ -21,14 +21,17 @@ fine-tuning after another start, by more than (epsilon, delta). So the statement
 against that population. It says nothing of how close the runs are to models that were retrained without noise.
 
 Source: Koloskova et al., Certified Unlearning for Neural Networks (ICML 2025). Read:
-stair-lab/certified-unlearning-neural-networks-icml-2025 src/training/trainer.py, src/utils/dp.py, src/models/tiny_net.py,
-convergence_curve_runs/pabi, budget_curve_runs/cc-cifar (the authors'); of the paper, the abstract.
+stair-lab/certified-unlearning-neural-networks-icml-2025 src/training/trainer.py, src/utils/dp.py,
+src/models/tiny_net.py, convergence_curve_runs/pabi, budget_curve_runs/cc-cifar (the authors'); of the paper, the
+abstract.
 
-Caveats: the noise grows with the square root of the number of weights, and usually leaves nothing of what the net knew.
-The last step is then a training from scratch, and few epochs give a poor net. The authors' nets have fewer than 20,000
-weights and no normalisation. Their function that turns Rényi divergence into epsilon leaves out the order by which the
-divergence has to be multiplied: what their configuration calls 1 is epsilon 7.1 at delta 1e-5, and that is what
-`preset: published` states. Frozen parameters are taken as public.
+Caveats:
+- The noise of each weight grows with the clipping norms, and its norm with the number of weights, so it usually leaves
+  nothing of what the net knew. Step 3 is then a training from scratch, and few epochs give a poor net. The authors'
+  nets have fewer than 20,000 weights and no normalisation.
+- The authors' code turns Rényi divergence into epsilon without multiplying it by the order. What their configuration
+  calls 1 is epsilon 7.1 at delta 1e-5, which is what `preset: published` states.
+- Frozen parameters are taken as public.
 
 Does not cover: DP-SGD training of the original, which is the authors' baseline.
 """
@@ -101,8 +104,9 @@ def noisy_finetune(model: nn.Module, data: RunData, options: NoisyFinetuneOption
     else:
         _noisy_steps(model, weights, data, options, rng, std)
     for module in model.modules():
-        if hasattr(module, "reset_running_stats"):
-            module.reset_running_stats()
+        reset = getattr(module, "reset_running_stats", None)
+        if reset is not None:
+            reset()
     fit(model, data, options, rng, rate=lambda done: one_cycle(done / options.epochs))
 
 

@@ -7,9 +7,10 @@ Steps: none.
 
 Source: the control of any experiment; no publication.
 
-Caveats: all runs from one original are equal, so the official metric gives such a population 0 by its guard. With as
-many originals as runs (`originals: 8, count: 8`) the runs differ as originals do, and a score measures how far apart
-models that saw the forget set are from models that never did.
+Caveats:
+- All runs from one original are equal, so the official metric gives such a population 0 by its guard.
+- With as many originals as runs (`originals: 8, count: 8`), runs differ as originals do. A score is then the distance
+  of models that saw the forget set from models that did not.
 
 Does not cover: anything; that is the point.
 """

@@ -4,10 +4,10 @@
       random:   {method: random_label, count: 64, epochs: 10, lr: 0.01}
       amnesiac: {method: random_label, count: 64, preset: published_amnesiac}
 
-Steps: 1. Before every epoch (`redraw: once`: at the start alone), give each forget image a class drawn uniformly from
-all classes, its own included (`exclude_own`: never its own). 2. Minimise cross-entropy on retain and forget images,
-the retain images under their own labels: in one shuffled order (`order: joint`), or a pass over forget and then one
-over retain (`order: sequential`).
+1. Before every epoch (`redraw: once`: at the start alone), give each forget image a class drawn uniformly from all
+   classes, its own included (`exclude_own`: all but its own).
+2. Minimise cross-entropy on retain and forget images, the retain images under their own labels: in one shuffled order
+   (`order: joint`), or a pass over forget and then one over retain (`order: sequential`).
 
 Source: Golatkar et al. 2020; the baseline RL of SalUn (Fan et al., ICLR 2024); `published_amnesiac` is the baseline
 "amnesiac" of SSD and others after Graves et al., AAAI 2021. Read: OPTML-Group/Unlearn-Saliency
@@ -15,10 +15,12 @@ Classification/unlearn/RL.py and impl.py (the authors'); kairanzhao/RUM unlearn/
 xcadet/deepunlearn munl/datasets/common.py (a port); if-loops/selective-synaptic-dampening
 src/forget_random_strategies.py (the authors' of SSD).
 
-Caveats: all three sources of RL draw from all classes, so the optimum is a uniform prediction; without the own class
-it is one that never predicts it, which forgets more than retraining does. SalUn's code takes the sequential order for
-CIFAR-10 and SVHN and the joint one for CIFAR-100. Published rates span 0.01 to 0.1 and rarely transfer: tune. Class
-weights, where asked, count the images' own classes, not the drawn ones.
+Caveats:
+- All three sources of RL draw from all classes, so the optimum is a uniform prediction. With `exclude_own` the optimum
+  never predicts an image's own class, which forgets more than retraining does.
+- SalUn's code has the sequential order for CIFAR-10 and SVHN, and the joint order for CIFAR-100.
+- Published rates span 0.01 to 0.1 and rarely transfer; tune them.
+- Class weights, if the study has them, count the images' own classes, not the drawn ones.
 
 Does not cover: a part of the weights only (`salun`).
 """

@@ -11,8 +11,9 @@ Steps: the study's `training` block on the retain images, from a fresh initialis
 
 Source: the definition of unlearning; the challenge's reference models.
 
-Caveats: "retrain" elsewhere may mean another recipe than the original's, or may reset only the last layer; here it is
-the original's recipe from a fresh start.
+Caveats:
+- "Retrain" elsewhere may mean another recipe than the original's, or a fresh last layer alone. Here it is the
+  original's recipe from a fresh start.
 
 Does not cover: choosing the best epoch by validation accuracy, as the competition's script did; the last one counts.
 """

@@ -3,21 +3,25 @@
     populations:
       salun: {method: salun, preset: published, count: 64}
 
-Steps: 1. In evaluation mode, take the gradient of cross-entropy over the whole forget set. 2. The share `saliency` of
-all parameters that can get a gradient, those with the largest |gradient| of the model as a whole, may move. 3. Train
-as `random_label` does, in the order of CIFAR-10: a pass over forget, then one over retain; after every step the other
-parameters are put back bit for bit.
+1. In evaluation mode, take the gradient of cross-entropy over the whole forget set.
+2. Of all parameters that can get a gradient, the share `saliency` with the largest |gradient|, in the model as a whole,
+   may move.
+3. Train as `random_label` does, in the order of CIFAR-10: a pass over forget, then one over retain. After every step
+   the other parameters are restored bit for bit.
 
 Source: Fan et al., SalUn: Empowering Machine Unlearning via Gradient-Based Weight Saliency, ICLR 2024. Read:
 OPTML-Group/Unlearn-Saliency Classification/generate_mask.py, unlearn/RL.py, unlearn/impl.py, README.md (the authors').
 
-Caveats: parameters that never get a gradient are not ranked (`training.dead`): of a stock ResNet-18 at 32x32 pixels 62
-% are such, so the largest half of all would hold every live one, and the mask nothing back; the authors' nets for
-small images have none. Masking gradients alone is not enough, and until February 2026 the authors' code did just that:
-weight decay and momentum went on moving masked weights. Here they are restored after each step. The authors take the
-mask's gradient on augmented images. Running statistics of batch normalisation are no parameters and follow the data.
-The mask is the same for all runs of an original; labels and order make the spread. The published rate rarely
-transfers: tune.
+Caveats:
+- Parameters that never get a gradient are not ranked (`training.dead`). They are 62 % of a stock ResNet-18 at 32x32
+  pixels, where the largest half of all parameters would hold every live one, and nothing would be masked. The authors'
+  nets for small images have none.
+- Weight decay and momentum move weights whose gradient is masked, as in the authors' code until February 2026. Here
+  masked weights are restored after each step.
+- The authors take the mask's gradient on augmented images; here it is of the images as they are.
+- Running statistics of batch normalisation are no parameters, and change.
+- The mask is the same in all runs of an original; runs differ by labels and order.
+- The published rate rarely transfers; tune it.
 
 Does not cover: masks by layer, or recomputed during training.
 """

@@ -3,25 +3,30 @@
     populations:
       scrub: {method: scrub, count: 64, msteps: 3, epochs: 10, lr: 5.0e-4}
 
-Steps, T being the original, frozen, and S the model, which starts as the same: 1. In each of the first `msteps`
-epochs, a max-step: one pass over the forget set that maximises KL(T ‖ S). 2. In every epoch, after the max-step if
-there is one, a min-step: one pass over the retain set that minimises ce_weight * CE + kl_weight * KL(T ‖ S). Both
-divergences are taken at `temperature` and scaled by its square, as in distillation. 3. The rate is multiplied by
-`gamma` after each of `decay_epochs`. One optimiser serves both steps, moments included.
+T is the original, frozen; S is the model, which starts as a copy of it.
+
+1. In each of the first `msteps` epochs, a max-step: one pass over the forget set that maximises KL(T ‖ S).
+2. In every epoch, after the max-step if there is one, a min-step: one pass over the retain set that minimises ce_weight
+   * CE + kl_weight * KL(T ‖ S). Both divergences are taken at `temperature` and multiplied by its square, as in
+   distillation.
+3. The rate is multiplied by `gamma` after each of `decay_epochs`. One optimiser serves both steps, moments included.
 
 Source: Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023. Read: meghdadk/SCRUB
 small_scale_unlearning.ipynb cells 26 to 34, large_scale_unlearning.ipynb cells 32 to 36, MIA_experiments.ipynb cell
 18, thirdparty/repdistiller helper/loops.py, helper/util.py, distiller_zoo/KD.py (the authors'); kairanzhao/RUM
 unlearn/scrub.py and README.md.
 
-Caveats: the paper's gamma is `ce_weight` here and its alpha (beta in some ports) is `kl_weight`; `gamma` is the rate's
-factor, as in every recipe. A third loss term (beta) has weight 0 in the small-scale setting and is left out. Defaults
-are the small-scale values, with Adam; `published_large_scale` and `published_mia` are SGD with momentum and other
-weights. RUM has SGD at 5e-3, 5 epochs, msteps 4, temperature 4 and searches the weights, so it is no preset. A
-third-party port optimises the teacher's parameters by mistake, so that its student never moves. At the start S equals
-T, where the divergence has no gradient: without noise from augmentation or batch statistics, the first max-step does
-nothing but what the optimiser does by itself. Runs differ by their order alone. The run's record counts max- and
-min-steps as epochs of their own.
+Caveats:
+- `ce_weight` is the paper's gamma, and `kl_weight` its alpha (beta in some ports). `gamma` is the factor of the rate.
+- The paper's third loss term (beta) has weight 0 in the small-scale setting, and is left out.
+- The defaults are the small-scale values, with Adam. `published_large_scale` and `published_mia` are SGD with momentum
+  and other weights. RUM has SGD at 5e-3, 5 epochs, msteps 4, temperature 4, and searches the weights, so it is no
+  preset.
+- At the start S equals T, where the divergence has no gradient: without augmentation or batch statistics, the first
+  max-step moves weights by weight decay and momentum alone.
+- Runs differ by the order of batches alone.
+- The run's record counts max-steps and min-steps as epochs of their own.
+- A third-party port optimises the teacher's parameters by mistake, so that its student never moves.
 
 Does not cover: rewinding to the checkpoint whose forget error fits (SCRUB+R).
 """

@@ -12,10 +12,14 @@
 Source: team Sebastian, NeurIPS 2023 Machine Unlearning Challenge ("PRMQ" in the Deep Unlearn study). Read:
 xcadet/deepunlearn munl/unlearning/kgltop4.py (a port) and the organisers' deck, pages 14 to 16 (slides).
 
-Caveats: which weights are pruned is the same in every run; what replaces them is not. Step 3 is known from the port
-alone: `round_to_half: false` leaves it out. The port rounds buffers, too; here they stay fp32, because variances of
-un-normalised images can exceed half's range. The port takes one step more than 3.2 epochs. Weights that were zero
-before count as pruned.
+Caveats:
+- Pruned weights are the same in all runs of an original; what replaces them differs.
+- Step 3 is in the port alone; `round_to_half: false` leaves it out. The port rounds buffers, too. Here they stay fp32,
+  because variances of images that are not normalised can exceed half precision's range.
+- The port takes floor(3.2 * steps of an epoch) + 1 steps, here it is 3.2 times as many, rounded. A second
+  re-implementation has whole epochs. The entry itself could not be read, and one step in several hundred does not
+  matter.
+- Weights that were zero before count as pruned.
 
 Does not cover: `class_weights`; `class_weight_power` takes their place.
 """

@@ -11,11 +11,12 @@
 Source: team Seif, NeurIPS 2023 Machine Unlearning Challenge ("CFW" in the Deep Unlearn study). Read:
 xcadet/deepunlearn munl/unlearning/kgltop3.py (a port) and the organisers' deck, page 17 (slides).
 
-Caveats: the port's noise reaches a model's direct children alone, hence a ResNet's first convolution (`layers:
-first`); the slides' "details forgotten but the general idea was retained" fits it, while prose has "convolutional
-weights" (`layers: all`), which is noise of 10 to 29 times the initial deviation in all 20. The port replaces the class
-weights by n / (C * n_c) (`batch_weights: balanced`) and notes the original ones. Class 0 was the competition's largest
-class, and most of its forget set.
+Caveats:
+- The port's noise reaches a model's direct children alone, hence a ResNet's first convolution (`layers: first`). The
+  slides' "details forgotten but the general idea was retained" agrees with that. The write-up has "convolutional
+  weights" (`layers: all`): all 20, with noise of 10 to 29 times their initial standard deviation.
+- The port replaces the class weights by n / (C * n_c) (`batch_weights: balanced`) and notes the original ones.
+- Class 0 was the competition's largest class, and most of its forget set.
 
 Does not cover: `class_weights`, which would weight images inside a batch; `batch_weights` takes their place.
 """

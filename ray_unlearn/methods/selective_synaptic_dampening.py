@@ -13,12 +13,15 @@ Source: Foster et al., Fast Machine Unlearning Without Retraining Through Select
 Read: if-loops/selective-synaptic-dampening src/ssd.py, src/forget_random_main.py, src/forget_random_strategies.py (the
 authors').
 
-Caveats: deterministic: all runs from one original are equal, so the official metric gives 0; take as many originals as
-runs. The authors' code squares the gradient of a batch of 128, the paper's formula that of a single image
-(`images_per_gradient: 1`), and alpha 10 belongs to the code: there a forget set of about 100 images is one batch,
-whose square exceeds ten times the mean for about one weight in a hundred by chance alone, while per image next to none
-does. `lower_bound` is the published name of what is an upper bound on the factor. Buffers stay. Images come in the
-order of the set, retain and forget mixed; the authors' come retain first.
+Caveats:
+- The method is deterministic: all runs from one original are equal, so the official metric gives 0. Make as many
+  originals as runs.
+- The authors' code squares the gradient of a batch of 128, and alpha 10 belongs to it; the paper's formula squares that
+  of a single image (`images_per_gradient: 1`). A forget set of about 100 images is one batch, whose square exceeds ten
+  times the mean for about one weight in a hundred by chance; image by image, next to no weight exceeds it.
+- `lower_bound` is the published name of an upper bound of the factor.
+- Buffers are not changed.
+- Images come in the order of the training set, retain and forget mixed; in the authors' code retain images come first.
 
 Two relatives are options. LFSSD (Loss-Free Machine Unlearning, arXiv 2402.19308; `importance: output`) needs no
 labels; read: the README of SSD's repository, which is its code. ASSD (Schoepf et al., arXiv 2402.10098; `alpha:

@@ -15,10 +15,12 @@ Source: Huang et al., Unified Gradient-Based Machine Unlearning with Remain Geom
 K1nght/Unified-Unlearning-w-Remain-Geometry Classification/unlearn/sfron.py, scripts/unlearn.sh, dataset/cifar10.py
 (the authors').
 
-Caveats: the number of steps is the authors' for 45,000 retain images, for every study. The authors' averaging of
-weights has a factor of 1, which does nothing, and is left out. Forget batches are drawn with every retain batch and
-used with every fifth, which gives them another order than the authors'. Weight decay and momentum move masked weights,
-too.
+Caveats:
+- The number of steps is the authors' for 45,000 retain images; lower `iterations` for smaller sets.
+- The authors' averaging of weights has a factor of 1, which changes nothing; it is left out.
+- A forget batch is drawn with every retain batch and used with every fifth, so forget images come in another order than
+  the authors'.
+- Weight decay and momentum move weights outside the mask, too.
 
 Does not cover: the settings for Tiny ImageNet, which are another optimiser's.
 """

@@ -12,11 +12,15 @@
 Source: NeurIPS 2023 Machine Unlearning Challenge, 7th place, sunkroos/noise-injection-unlearning-8th-place-solution.
 Read: xcadet/deepunlearn munl/unlearning/kgltop7.py (a port) and the organisers' deck, page 6 (slides).
 
-Caveats: these are the port's steps; write-up and slides state that all layers are fine-tuned (`tensors` beyond the
-model's number does so). By its rule of names a ResNet's six shortcut normalisations ("downsample.1") are in the pool
-of 28 tensors and may get noise; `pool: weights` goes by kinds of layers: 22. The port lists six rates for its last
-stage, of which four are used. A model with fewer than `tensors` tensors trains all it has. The number of tensors drawn
-for noise is rounded down: 6 of 9. A `schedule`, if one is chosen, multiplies these rates.
+Caveats:
+- The steps are the port's. Write-up and slides state that all layers are fine-tuned; a `tensors` beyond the model's
+  number does so.
+- By the port's rule of names, a ResNet's six shortcut normalisations ("downsample.1") are in the pool of 28 tensors and
+  may get noise. `pool: weights` goes by kinds of layers, which leaves 22.
+- The port lists six rates for its last stage and uses four.
+- A model with fewer than `tensors` tensors trains all it has. The number of tensors drawn for noise is rounded down: 6
+  of 9.
+- A `schedule` other than constant multiplies these rates.
 
 Does not cover: the forget set; no step looks at it.
 """

@@ -14,9 +14,11 @@ Source: Ilharco et al., Editing Models with Task Arithmetic (ICLR 2023); Kim et 
 Merging for Machine Unlearning (ICML 2025). Read: naver-ai/negmerge README.md (the authors' prose; their code is not
 there), Harry24k/machine-unlearning-pytorch torchunlearn/unlearn/nontrainers/negmerge.py (a port).
 
-Caveats: rates, epochs and scale are to be searched; the defaults are the port's, which merges repeats of one rate,
-picks the rate by retain minus forget accuracy, and takes no weight decay. The paper merges models of different
-settings, as `published_negmerge` does. No step uses the retain set, so its accuracy goes where it goes.
+Caveats:
+- Rates, epochs and scale have to be searched. The defaults are the port's, which merges repeats of one rate, picks that
+  rate by retain minus forget accuracy, and has no weight decay.
+- The paper merges models of different settings, as `published_negmerge` does.
+- No step uses the retain set, so nothing protects its accuracy.
 
 Does not cover: choosing `scale` by accuracy.
 """

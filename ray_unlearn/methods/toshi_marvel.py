@@ -22,11 +22,15 @@ Source: NeurIPS 2023 Machine Unlearning Challenge, 5th place, marvelworld/toshi-
 "CT" in the literature is the transposing half. Read: xcadet/deepunlearn munl/unlearning/kgltop5.py (a port of
 `transpose`) and the organisers' deck, pages 11 to 13 (slides), whose Algorithm 1 is `pseudo_label`.
 
-Caveats: the threshold T, rates and epochs of `pseudo_label` are not published: T is 0.5 nats here (of at most 2.3 for
-ten classes), the rest is the other half's, also for its copies. Nor is it published what the last step trains on; here
-it is retain and pseudo-labels together. `transpose` draws nothing but the order of batches. Shares of 266 and 246
-scored lower (0.0756). With several originals the index also chooses the original, and nearly equal shares alternate:
-give an odd number of originals, or each variant a population of its own.
+Caveats:
+- The threshold, rates and epochs of `pseudo_label` are not published. The threshold is 0.5 nats here (of at most 2.3
+  for ten classes); rates and epochs, also of the two copies, are those of `transpose`.
+- What the last step of `pseudo_label` trains on is not published either; here it is retain images and pseudo-labelled
+  images together.
+- `transpose` draws nothing but the order of batches.
+- Shares of 266 and 246 scored lower in the challenge (0.0756).
+- With several originals the index also chooses the original, and nearly equal shares alternate. Take an odd number of
+  originals, or a population for each variant.
 
 Does not cover: class weights, layer-wise rates, RelaxLoss, which the team tried and left out.
 """

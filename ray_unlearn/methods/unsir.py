@@ -13,11 +13,12 @@ Source: Tarun et al., Fast Yet Effective Machine Unlearning (IEEE TNNLS 2023; er
 vikram2000b/Fast-Machine-Unlearning "Machine Unlearning.ipynb" cells 17 to 30 (the authors'),
 if-loops/selective-synaptic-dampening src/unlearn.py and src/forget_full_class_strategies.py (the authors' of SSD).
 
-Caveats: a method for whole classes. With a forget set of single images it impairs every class that has one, and retain
-images of these classes stay in both passes; others have used it so (MUFAC), its authors have not. The model is in
-evaluation mode while noise is optimised (the sources leave the mode as it is). The noise is the only randomness
-besides the order of batches. SSD's copy has 25 steps of noise in batches of 32, 80 copies, 500 images a class and
-rates of 1e-4.
+Caveats:
+- The method is made for whole classes. With a forget set of single images it impairs every class that has one, and
+  retain images of these classes are in both passes. MUFAC uses it so; its authors do not.
+- The model is in evaluation mode while noise is optimised. The sources do not set the mode.
+- Runs differ by the noise and by the order of batches.
+- SSD's copy has 25 steps of noise in batches of 32, 80 copies, 500 images a class and rates of 1e-4.
 
 Does not cover: several batches of noise per class that differ.
 """

@@ -32,6 +32,9 @@ def logits_of(output: Any) -> torch.Tensor:
     """
     if isinstance(output, torch.Tensor):
         return output
+    whole = output
+    while isinstance(output, tuple | list) and output and isinstance(output[0], tuple | list):
+        output = output[0]
     places = [getattr(output, "logits", None)]
     if isinstance(output, Mapping):
         places.append(output.get("logits"))
@@ -40,7 +43,7 @@ def logits_of(output: Any) -> torch.Tensor:
     found = next((one for one in places if isinstance(one, torch.Tensor)), None)
     if found is None:
         raise ModelError(
-            f"its forward returns {described(output)}; expected a tensor of logits, an object or a dict with `logits`, "
+            f"its forward returns {described(whole)}; expected a tensor of logits, an object or a dict with `logits`, "
             "or a tuple that begins with them"
         )
     return found

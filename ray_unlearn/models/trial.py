@@ -37,6 +37,10 @@ def check_kind(model: object, arch: str) -> None:
         raise ModelError(
             f"model {arch}: a TorchScript module, which methods cannot train; return the module before torch.jit"
         )
+    if quantised := [name for name, each in model.named_modules() if ".quantized" in type(each).__module__]:
+        raise ModelError(
+            f"model {arch}: module {quantised[0]!r} is quantised, which methods cannot train; return the net before it"
+        )
     for name, tensor in model.named_parameters():
         _check_dtype(name, tensor, arch)
     for name, value in model.state_dict().items():
@@ -53,6 +57,11 @@ def _check_dtype(name: str, tensor: torch.Tensor, arch: str) -> None:
         raise ModelError(
             f"model {arch}: parameter {name!r} is {kind}, and only real ones can be trained and saved; keep real and "
             "imaginary part as two (torch.view_as_real)"
+        )
+    if tensor.device.type != "cpu":
+        raise ModelError(
+            f"model {arch}: parameter {name!r} is on the device {tensor.device}; return the net on the CPU, with "
+            "values: every worker moves it to its own device"
         )
     if tensor.dtype is not torch.float32:
         raise ModelError(
@@ -90,13 +99,13 @@ def try_net(
     net, size = copied(model, arch), f"{images_BCHW.shape[-2]}x{images_BCHW.shape[-1]} pixels"
     with nothing_drawn(torch.device("cpu")):
         logits = _evaluated(net, images_BCHW, arch, size, folder)
+        lines = list(_remarks(net, images_BCHW, logits))
         if list(logits.shape) != [len(images_BCHW), num_classes]:
             expected = [len(images_BCHW), num_classes]
             raise ModelError(
                 f"model {arch}: expected {num_classes} logits per image, one per class: {expected} for "
                 f"{len(images_BCHW)} images; found {list(logits.shape)}{_other_head(logits, num_classes)}"
             )
-        lines = list(_remarks(net, images_BCHW, logits))
         try:
             lines += _step(net, images_BCHW, labels_B)
         except Exception as error:  # a module may raise anything
@@ -140,6 +149,8 @@ def _evaluated(net: nn.Module, images_BCHW: torch.Tensor, arch: str, size: str, 
         logits = net.eval()(images_BCHW.clone())
     except Exception as error:  # a module may raise anything
         reason = f"{_first_line(error)}{line_in(error, folder)}"
+        if isinstance(error, ModelError):
+            raise ModelError(f"model {arch}: {reason}") from error
         if "to have 1 channels" in reason:
             reason += "; the study's images have three: average them in its forward, x.mean(1, keepdim=True)"
         raise ModelError(f"model {arch}: fails on images of {size}: {reason}") from error
@@ -162,14 +173,13 @@ def _other_head(logits: torch.Tensor, num_classes: int) -> str:
 @torch.no_grad()
 def _remarks(net: nn.Module, images_BCHW: torch.Tensor, logits: torch.Tensor) -> Iterator[str]:
     if plain_logits in net._forward_hooks.values():
-        for mode in ("evaluation", "training"):
-            output = net.train(mode == "training").forward(images_BCHW.clone())
-            if not isinstance(output, torch.Tensor):
-                rest = ", and what else it holds is not trained" if mode == "training" else ""
-                yield f"returns {described(output)} in {mode} mode; its logits are taken{rest}"
-    again = net.eval()(images_BCHW.clone())
-    if not torch.equal(again, logits) and not torch.isnan(logits).any():
+        output = net.forward(images_BCHW.clone())
+        if not isinstance(output, torch.Tensor):
+            yield f"returns {described(output)}; its logits are taken"
+    if not torch.equal(net(images_BCHW.clone()), logits) and torch.isfinite(logits).all():
         yield "two evaluations of the same images differ: it draws at random in evaluation mode, so outputs have noise"
+    if logits.dim() == 2 and (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(len(logits)), atol=1e-4):
+        yield "its outputs are probabilities; methods and scores expect logits: return them before the softmax"
 
 
 def _step(net: nn.Module, images_BCHW: torch.Tensor, labels_B: torch.Tensor) -> Iterator[str]:
@@ -177,7 +187,15 @@ def _step(net: nn.Module, images_BCHW: torch.Tensor, labels_B: torch.Tensor) -> 
     trained = {name: each for name, each in net.named_parameters() if each.requires_grad}
     if not trained:
         raise ModelError("it has no parameter that can be trained")
+    if plain_logits in net._forward_hooks.values():
+        output = net.train().forward(images_BCHW.clone())
+        if not isinstance(output, torch.Tensor):
+            yield f"returns {described(output)} in training mode; its logits are taken, the rest is not trained"
     logits = net.train()(images_BCHW.clone())
+    if not torch.isfinite(logits).all():
+        raise ModelError("its logits are NaN or infinite before any training")
+    if not logits.requires_grad:
+        raise ModelError("no gradient reaches its logits: it detaches them, or computes them under torch.no_grad")
     F.cross_entropy(logits.float(), labels_B).backward()  # type: ignore[no-untyped-call]
     without = [name for name, each in trained.items() if each.grad is None]
     if len(without) == len(trained):

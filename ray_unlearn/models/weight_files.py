@@ -34,6 +34,8 @@ _DANGEROUS = re.compile(
     r"|(builtins|__builtin__)\.(eval|exec|execfile|compile|open|getattr|setattr|__import__|input|breakpoint|apply)$"
 )
 """Functions that no weights need."""
+_OLDEST = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""Beginning of the files that torch.save wrote before version 1.6."""
 _LONGEST = 300  # characters of a library's own words
 
 
@@ -57,6 +59,8 @@ def parse_weights(data: bytes, where: str) -> dict[str, Any]:
         raise ModelError(f"{where}: not weights that can be read safely ({error})") from None
     except Exception as error:  # torch's reader raises a dozen kinds on damaged bytes
         raise ModelError(f"{where}: not weights that can be read safely ({_reason(error, data, where)})") from error
+    if isinstance(loaded, list | tuple) and any(isinstance(value, dict) for value in loaded):
+        loaded = dict(enumerate(loaded))
     if not isinstance(loaded, dict):
         raise ModelError(f"{where}: expected a dictionary of tensors; found {_words_of(loaded)}")
     return {str(key): value for key, value in loaded.items()}
@@ -156,24 +160,32 @@ def _reason(error: Exception, data: bytes, where: str) -> str:
     """Return why torch refused a file: the objects in it by key and class and how to save it anew, or its own words."""
     found = list(_globals_of(data))
     refused = _UNSUPPORTED.findall(str(error)) + _unsafe(data)
-    culprits = {key: name for name, key in reversed(found) if name in refused}
-    if not culprits:
+    plain = data[:1] == b"\x80" and not data.startswith(_OLDEST)
+    refused += [name for name, _ in found] if plain else []
+    culprits = {key: name for name, key in reversed(found) if name in refused and name != "numpy.dtype"}
+    if not culprits and not plain:
         return without_keys(_own_words(error))
     shown = ", ".join(f"{name} under {key!r}" for key, name in list(culprits.items())[::-1][:3])
     if dangerous := [name for name in culprits.values() if _DANGEROUS.match(name)]:
         return f"reading it would run {dangerous[0]}: it may be an attack, and nothing in it was run"
     name = PurePosixPath(where).name
     new = f"{name.partition('.')[0]}-weights.pth"
-    if found[0][0] in refused and not found[0][1]:
+    wrapper = _wrapper_of(data)
+    if plain:
+        what, take = "a plain pickle, which torch.save did not write", ""
+    elif found[0][0] in refused and not found[0][1]:
         what, take = f"a whole module of class {found[0][0]}, not its state dict", ".state_dict()"
     else:
         what = f"it holds objects beside the weights: {shown}"
         module = any(each.startswith("torch.nn.modules.") for each in culprits.values())
-        take = f"[{_wrapper_of(data)!r}]" + (".state_dict()" if module else "")
+        take = (f"[{wrapper!r}]" if wrapper else "") + (".state_dict()" if module else "")
+    load = (
+        f"pickle.loads(pathlib.Path({name!r}).read_bytes())" if plain else f"torch.load({name!r}, weights_only=False)"
+    )
+    taken = f"found{take}" if take else "{name: torch.as_tensor(value) for name, value in found.items()}"
     return (
         f"{what}; only code could read it: where you trust the file, save the weights alone by python -c "
-        f'"import torch; found = torch.load({name!r}, weights_only=False); torch.save(found{take}, {new!r})" '
-        f"and name {new}"
+        f'"import pathlib, pickle, torch; found = {load}; torch.save({taken}, {new!r})" and name {new}'
     )
 
 
@@ -242,6 +254,6 @@ def _globals_of(data: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _wrapper_of(data: bytes) -> str:
-    """Return the usual key of a state dict that a file's pickle names; `model` if there is none."""
+    """Return the usual key of a state dict that a file's pickle names; empty if there is none."""
     named = [str(argument) for name, argument in _opcodes(data) if "UNICODE" in name]
-    return next((key for key in named if key in WRAPPERS), "model")
+    return next((key for key in named if key in WRAPPERS), "")

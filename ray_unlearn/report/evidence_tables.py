@@ -107,8 +107,8 @@ def images_table(scores: Scores) -> Table | None:
         explained=(
             "Each image has its own number over runs; below it the share of images beyond the null's 95 % quantile "
             "(5 % where nothing differs). ε at least: what an attacker surely gets from the worst image, with 95 % "
-            "confidence for all images together, and how many images are shown to leak at all. Stated: the method's own "
-            "upper bound, which holds against the reference that `ray-unlearn methods` names."
+            "confidence for all images together, and how many images are shown to leak at all. Stated: the upper bound "
+            "of the method, which holds against the reference that `ray-unlearn methods` names."
         ),
     )
 

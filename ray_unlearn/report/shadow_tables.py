@@ -9,8 +9,9 @@ Does not cover: attacks by shadows on unlearned models, which are measures (`sco
 from __future__ import annotations
 
 from ray_unlearn.evaluation.measures.memorisation import MEMORISED
-from ray_unlearn.evaluation.scores import Memorisation, PopulationScores, Scores, ShadowAttack
+from ray_unlearn.evaluation.scores import PopulationScores, Scores
 from ray_unlearn.evaluation.shadow_attacks import ATTACKS, U_LIRA
+from ray_unlearn.evaluation.shadow_values import Memorisation, ShadowAttack
 from ray_unlearn.report.ranking import in_order
 from ray_unlearn.report.table import DASH, POPULATION, Cell, Column, Table, name, number
 from ray_unlearn.wording import decimals, percent, plural

@@ -19,6 +19,7 @@ import pandas as pd
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import PopulationScores, Scores
 from ray_unlearn.report.ranking import SPLITS, estimate, mode_words, null_of, ranked, warnings_of, why_no_null
 from ray_unlearn.report.score_tables import HEADLINE, estimate_cell, ranking_lines_table
@@ -95,6 +96,21 @@ def table_lines(table: Table) -> list[str]:
 def _entry(cell: Cell) -> str:
     """Return a cell on a terminal: value, interval, and N if it differs from the row's."""
     return joined(cell.text, cell.interval, f"N={cell.n}" * (cell.n is not None))
+
+
+def plan_lines(scores: Scores) -> list[str]:
+    """Return what more runs would buy: widths of intervals by N, and the N that separates neighbours."""
+    found = scores.plan
+    if found is None:
+        return ["no plan: it takes intervals, which 6 runs have, and populations of one N"]
+    label = MEASURES[found.measure].label
+    rows = [["width of the interval, by N", *map(str, found.sizes)]]
+    rows += [[name, *map(decimals, widths)] for name, widths in found.widths.items()]
+    lines = ["", f"{label} with more runs a side, extrapolated from N={found.n}", *aligned(rows)]
+    for one in found.separations:
+        many = "more runs do not show it" if one.runs is None else f"{plural(one.runs, 'run')} a side show it"
+        lines.append(f"{one.first} - {one.second} = {decimals(one.difference)}: {many}")
+    return [*lines, "in 80 % of studies, for all pairs at once, if the difference stays what it is"]
 
 
 def growth_lines(scores: Scores) -> list[str]:

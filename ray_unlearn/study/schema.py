@@ -25,6 +25,7 @@ RESERVED_NAMES = ("data-cache", "splits", "scores", "failed", "events")
 
 Split = Literal["retain", "forget", "validation", "test"]
 Fraction = Annotated[Float, Field(gt=0, lt=1)]
+Resize = Literal["stretch", "crop", "pad"]
 Dtype = Literal["fp32", "bf16", "fp16"]
 
 
@@ -154,6 +155,16 @@ class Data(Block):
     )
     forget: Forget
     image_size: Int = Field(32, ge=4, le=1024, description="Images are resized to this many pixels, square.")
+    resize: Resize = Field(
+        "stretch",
+        description="What is done to images that are not square: stretch, crop to the middle, or pad with black.",
+    )
+    grey_bits: Int | None = Field(
+        None,
+        ge=8,
+        le=16,
+        description="Bits that 16-bit grey images use. Default: 16, but images with all levels below 4096 are refused.",
+    )
     classes: Int | tuple[str, ...] | None = Field(
         None, description="Class count or names; default: those of the source."
     )

@@ -1,16 +1,28 @@
-"""Print a study's populations as a Markdown table: accuracies, and training time relative to the reference's.
+"""Print a study's populations as a Markdown table: accuracies, forgetting quality, cost, and the method's revision.
 
-    python tests/bench/methods_table.py jobs/studies/methods-digits.yaml [--set storage=FOLDER] [--as FILE]
+    python tests/bench/methods_table.py jobs/studies/methods-digits.yaml [--set storage=FOLDER]
+    python tests/bench/methods_table.py jobs/studies/methods-digits.yaml --readme ray_unlearn/methods/README.md
+    python tests/bench/methods_table.py jobs/studies/methods-digits.yaml --before FOLDER     # what changed since
 
-For each population: N, mean ± standard deviation of retain, forget and test accuracy over its N checkpoints in %, and
-its median training seconds divided by the median of `evaluation.reference`, because any run may meet a busy machine.
-Before it prints, it checks what the
-table rests on, and ends with 1 where something does not hold: every loss is finite; the checkpoints of a population
-differ from one another, unless its method is declared deterministic; and, with --again, every run that STORAGE holds of
-the same study, too, has the same bytes there. A run without a checkpoint (`keep_checkpoints: false`) is told by its
-outputs; what has no figure, such as a split without outputs or a population without runs, is a dash.
+For each population: N; mean ± standard deviation of retain, forget and test accuracy over its N checkpoints in %; F of
+its N runs against as many of `evaluation.reference` (parity mode), and for the reference the null at the largest N
+that has one: F between disjoint parts of the reference, mean and range over ten divisions; its median training seconds
+divided by the reference's median, because any run may meet a busy machine; the revision of its method.
 
-Needs a study that is made, at least in part, and one CPU for a second. Expected: the tables in the README.
+--readme replaces the table between the file's markers `<!-- NAME: begin -->` and `<!-- NAME: end -->`, NAME being the
+study's, and adds what each row was made with: a digest of the method, its revision and its options.
+`tests/test_methods_table.py` fails where that is no longer what the study would make.
+
+--before names the storage of an earlier version's runs of the study. Populations whose runs have the same outputs are
+counted, the others are printed side by side.
+
+Before it prints, it checks what the table rests on, and ends with 1 where something does not hold: every loss is
+finite; the checkpoints of a population differ from one another, unless its method is declared deterministic; and, with
+--again, every run that STORAGE holds of the same study, too, has the same bytes there. A run without a checkpoint
+(`keep_checkpoints: false`) is identified by its outputs. A dash stands for a figure that does not exist, such as the
+accuracy of a split without outputs.
+
+Needs a study that is made, at least in part, and one CPU for a minute. Expected: the tables in methods/README.md.
 """
 
 from __future__ import annotations
@@ -18,14 +30,26 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ray_unlearn.errors import RayUnlearnError, StoreError
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, forgetting_quality
+from ray_unlearn.evaluation.outputs import read_outputs
+from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.methods import METHODS
+from ray_unlearn.methods.resolve import resolve
+from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.store.metrics import accuracy_table, metrics_table
-from ray_unlearn.store.records import CHECKPOINT
+from ray_unlearn.store.records import CHECKPOINT, OUTPUTS
 from ray_unlearn.study import Study, load_study
+from ray_unlearn.study.identity import digest
+from ray_unlearn.study.plan import ORIGINAL
+
+_DIVISIONS = 10  # of the reference into two halves
 
 
 def main() -> int:
@@ -33,8 +57,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="Override the study.")
-    parser.add_argument("--again", metavar="STORAGE", help="Where some of the runs were made a second time.")
-    parser.add_argument("--as", dest="file", type=Path, help="Write the table here, too.")
+    parser.add_argument("--again", metavar="STORAGE", help="Storage of some of the runs, made a second time.")
+    parser.add_argument("--before", metavar="STORAGE", help="Storage of an earlier version's runs.")
+    parser.add_argument("--readme", type=Path, help="Write the table between this file's markers.")
     arguments = parser.parse_args()
     study = load_study(arguments.study, arguments.set)
     store = StudyStore(open_storage(study.storage), study.name)
@@ -42,11 +67,31 @@ def main() -> int:
     if not any(store.made(name) for name in study.populations):
         raise StoreError(f"{store.uri}: no run of the study is made there; `ray-unlearn generate` makes them")
     problems = [line for name in study.populations for line in _problems(study, name, store, again)]
-    table = "\n".join(_table(study, store)) + "\n"
+    if arguments.before:
+        before = StudyStore(open_storage(arguments.before), study.name)
+        table = "\n".join(_side_by_side(study, store, before)) + "\n"
+    else:
+        table = "\n".join(_table(study, store)) + "\n"
     sys.stdout.write(table + "".join(f"\nproblem: {line}" for line in problems) + "\n" * bool(problems))
-    if arguments.file:
-        arguments.file.write_text(table)
+    if arguments.readme:
+        _write_into(arguments.readme, study.name, table + made_with(study))
     return 1 if problems else 0
+
+
+def made_with(study: Study) -> str:
+    """Return a comment with a digest of what each row is made with: method, revision, options."""
+    digests = {name: digest(resolve(study, name).identity)[:8] for name in study.populations}
+    lines = textwrap.wrap(", ".join(f"{name} {found}" for name, found in digests.items()), 110)
+    return "\n".join(["<!-- made with", *lines, "-->"]) + "\n"
+
+
+def _write_into(file: Path, name: str, text: str) -> None:
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    before, found, rest = file.read_text().partition(begin)
+    _, found_too, after = rest.partition(end)
+    if not found or not found_too:
+        raise StoreError(f"{file}: expected the lines {begin.strip()} and {end}, between which the table goes")
+    file.write_text(before + begin + text + end + after)
 
 
 def _problems(study: Study, name: str, store: StudyStore, again: StudyStore | None) -> list[str]:
@@ -70,23 +115,86 @@ def _problems(study: Study, name: str, store: StudyStore, again: StudyStore | No
 
 
 def _content(record: Record) -> tuple[tuple[str, str], ...]:
-    """Return what tells a run from others: its checkpoint's sha256, or where none was kept its outputs'."""
+    """Return what identifies a run: its checkpoint's sha256, or where none was kept its outputs'."""
     kept = [CHECKPOINT] if CHECKPOINT in record.payloads else sorted(record.payloads)
     return tuple((name, record.payloads[name].sha256) for name in kept)
 
 
 def _table(study: Study, store: StudyStore) -> list[str]:
-    names = list(study.populations)
-    splits = ("retain", "forget", "test")
+    lines = ["| population | N | retain | forget | test | F | cost | revision |", "|---|---|---|---|---|---|---|---|"]
+    quality, costs = _qualities(study, store), _costs(study, store)
+    for row in accuracy_table(store, list(study.populations)).to_dict("records"):
+        name = row["population"]
+        method = study.populations[name].method_name
+        revision = str(METHODS[method].revision) if method in METHODS else "-"
+        cells = [*_accuracies(row), quality.get(name, "-"), costs.get(name, "-"), revision]
+        lines.append(f"| `{name}` | {row['N']} | {' | '.join(cells)} |")
+    return lines
+
+
+def _side_by_side(study: Study, store: StudyStore, before: StudyStore) -> list[str]:
+    """Return a row for each population whose runs have other outputs than before, over the runs that both have."""
+    same: list[str] = []
+    changed: list[str] = []
+    for name in study.populations:
+        ours, theirs = store.made(name), before.made(name)
+        both = sorted(ours.keys() & theirs.keys())
+        if both:
+            equal = all(ours[i].payloads[OUTPUTS].sha256 == theirs[i].payloads[OUTPUTS].sha256 for i in both)
+            (same if equal else changed).append(name)
+    lines = ["| population | N | when | retain | forget | test | F |", "|---|---|---|---|---|---|---|"]
+    for name in changed:
+        for when, one in (("before", before), ("after", store)):
+            row = accuracy_table(one, [name]).to_dict("records")[0]
+            cells = [*_accuracies(row), _qualities(study, one, (name,)).get(name, "-")]
+            lines.append(f"| `{name}` | {row['N']} | {when} | {' | '.join(cells)} |")
+    return [*lines, "", f"The same outputs, byte for byte: {', '.join(same) or 'none'}."]
+
+
+def _accuracies(row: Mapping[Any, Any]) -> list[str]:
+    return [
+        _cell(row.get(f"{split} mean", math.nan), row.get(f"{split} sd", math.nan))
+        for split in ("retain", "forget", "test")
+    ]
+
+
+def _costs(study: Study, store: StudyStore) -> dict[str, str]:
     seconds = metrics_table(store).groupby("population")["seconds_train"].median()
     reference = seconds.get(study.evaluation.reference if study.evaluation else "", math.nan)
-    lines = [f"| population | N | {' | '.join(splits)} | cost |", "|---|---|---|---|---|---|"]
-    for row in accuracy_table(store, names).to_dict("records"):
-        cells = [_cell(row.get(f"{split} mean", math.nan), row.get(f"{split} sd", math.nan)) for split in splits]
-        cost = seconds.get(row["population"], math.nan) / reference
-        cells.append("-" if math.isnan(cost) else f"{cost:.2f}")
-        lines.append(f"| `{row['population']}` | {row['N']} | {' | '.join(cells)} |")
-    return lines
+    return {} if math.isnan(reference) else {str(name): f"{each / reference:.2f}" for name, each in seconds.items()}
+
+
+def _qualities(study: Study, store: StudyStore, names: Sequence[str] = ()) -> dict[str, str]:
+    """Return F by population, and for the reference its null; none where there are too few runs or no outputs."""
+    name_of_reference = study.evaluation.reference if study.evaluation else ""
+    reference, found = _phi(store, name_of_reference), {}
+    if reference is None:
+        return {}
+    for name in names or study.populations:
+        if name == name_of_reference:
+            found[name] = _null(study, reference)
+        elif name != ORIGINAL and (phi := _phi(store, name)) is not None:
+            runs = min(len(phi), len(reference))
+            found[name] = f"{forgetting_quality(phi[:runs], reference[:runs]).score:.3f}"
+    return found
+
+
+def _null(study: Study, reference: FloatArray) -> str:
+    half = len(reference) // 2
+    if half < LEAST_TO_SCORE:
+        return "-"
+    rng, scores = Seeds(study=study.seed).numpy("null-of-the-table"), []
+    for _ in range(_DIVISIONS):
+        order = rng.permutation(len(reference))
+        scores.append(forgetting_quality(reference[order[:half]], reference[order[half : 2 * half]]).score)
+    return f"null {sum(scores) / len(scores):.3f} ({min(scores):.3f} to {max(scores):.3f}), N {half}"
+
+
+def _phi(store: StudyStore, name: str) -> FloatArray | None:
+    """Return phi of the forget images, [runs, images]; None where no F can be computed of it."""
+    records = store.made(name) if name else {}
+    splits = read_outputs(store, name, records).splits if len(records) >= LEAST_TO_SCORE else {}
+    return splits["forget"].phi_RN if "forget" in splits else None
 
 
 def _cell(mean: float, spread: float) -> str:

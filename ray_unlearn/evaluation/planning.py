@@ -1,0 +1,90 @@
+"""What more runs would buy: how wide intervals would be, and at which N two populations would separate.
+
+    found = plan("score", estimates, draws)
+    found.widths["kookmin"]                      # of 95 % intervals, at found.sizes runs a side
+    found.separations[0].runs                    # runs a side that show this difference in 80 % of studies
+
+The variance of a measure at N has two parts: what images share falls as 1 / N, what an image has alone (of F, whose
+images jump between buckets of epsilon) does not (`intervals`). So the standard error at n runs is taken for
+sqrt(shared x N / n + apart). The measures themselves are taken for what they are now, although F falls a little with N:
+the plan is of this study's order, not of the third digit. Two populations separate where their difference is at least
+t + 0.84 of its standard errors, t being the quantile that `ranks` compares with: then 80 % of studies show it.
+
+Does not cover: originals. With several, N means as many more originals as runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations, pairwise
+
+from ray_unlearn.evaluation.intervals import Error, t_quantile
+from ray_unlearn.evaluation.ranks import difference_error
+from ray_unlearn.evaluation.scores import Estimate, Plan, Separation
+
+_LARGEST = 8192
+"""Runs beyond which a plan says that more runs do not separate two populations."""
+_POWER = 0.8
+
+
+def plan(measure: str, estimates: Mapping[str, Estimate], draws: Mapping[str, Sequence[float]]) -> Plan | None:
+    """Return what more runs would buy; None with populations of different N, or without intervals.
+
+    Args:
+        measure: its name.
+        estimates: of the measure, by population.
+        draws: values on subsets by population, as for `ranks`.
+
+    """
+    found = {name: one for name, one in estimates.items() if one.value is not None and one.se is not None}
+    if not found or len({one.n for one in found.values()}) != 1:
+        return None
+    runs = next(iter(found.values())).n
+    sizes = tuple(runs * 2**k for k in range(5))
+    widths = {name: tuple(_width(error_of(one), runs, size) for size in sizes) for name, one in found.items()}
+    order = sorted(found, key=lambda name: -float(found[name].value or 0.0))
+    pairs = max(1, len(list(combinations(order, 2))))
+    separations = []
+    for first, second in pairwise(order):
+        gap = float(found[first].value or 0.0) - float(found[second].value or 0.0)
+        error = difference_error(
+            error_of(found[first]), error_of(found[second]), draws.get(first, ()), draws.get(second, ())
+        )
+        separations.append(
+            Separation(first=first, second=second, difference=gap, runs=runs_needed(gap, error, runs, pairs))
+        )
+    return Plan(measure=measure, n=runs, sizes=sizes, widths=widths, separations=tuple(separations))
+
+
+def error_of(estimate: Estimate) -> Error:
+    """Return an estimate's standard error with its parts."""
+    return Error(se=estimate.se or 0.0, df=estimate.df or 1.0, apart=estimate.se_apart)
+
+
+def se_at(error: Error, runs: int, size: int) -> float:
+    """Return the standard error at `size` runs a side of one that was estimated at `runs`."""
+    apart = min(error.apart, error.se) ** 2
+    return float(((error.se**2 - apart) * runs / size + apart) ** 0.5)
+
+
+def _width(error: Error, runs: int, size: int) -> float:
+    return 2 * t_quantile(0.975, error.df * size / runs) * se_at(error, runs, size)
+
+
+def runs_needed(gap: float, error: Error, runs: int, pairs: int) -> int | None:
+    """Return the least number of runs a side, 6 or more, that shows a difference in 80 % of studies; None: no number.
+
+    Args:
+        gap: difference of two populations, not below 0.
+        error: of the difference, at `runs`.
+        runs: runs a side now.
+        pairs: pairs of populations that are compared at once.
+
+    """
+    from scipy.special import ndtri
+
+    for size in range(6, _LARGEST + 1):
+        quantile = t_quantile(1 - 0.05 / (2 * pairs), max(1.0, error.df * size / runs))
+        if gap >= (quantile + float(ndtri(_POWER))) * se_at(error, runs, size) and gap > 0:
+            return size
+    return None

@@ -1,0 +1,90 @@
+"""Looking again and again at a growing study: what each look may spend, and that all looks together err rarely."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluated import evaluated_store
+
+from ray_unlearn.evaluation.evaluate import evaluate
+from ray_unlearn.evaluation.looks import LEAST_LEVEL, Look, Looks, spent, warning_of
+from ray_unlearn.evaluation.permutation import permutation_tests
+
+
+def looks_at(*sizes: int, planned: int = 32) -> list[float]:
+    """Return the level of each look at so many runs a side."""
+    looks, levels = Looks(), []
+    for size in sizes:
+        share = min(1.0, size / planned)
+        looks, look = looks.take("kookmin", runs=size, reference_runs=size, share=share, identity="a")
+        levels.append(look.level)
+    return levels
+
+
+def test_the_spending_function_by_hand() -> None:
+    """gsDesign's sfLDOF(0.05, t): 2 - 2 Phi(1.959964 / sqrt(t))."""
+    assert spent(1.0) == pytest.approx(0.05)
+    assert spent(0.5) == pytest.approx(math.erfc(1.959964 / math.sqrt(0.5) / math.sqrt(2)), rel=1e-6)
+    assert [round(spent(share), 4) for share in (0.25, 0.5, 0.75)] == [0.0001, 0.0056, 0.0236]
+
+
+def test_looks_spend_five_per_cent_together_and_the_same_runs_nothing() -> None:
+    """Law: levels add up to 0.05; a second look at the same runs is the same look; one look at all runs has it all."""
+    assert looks_at(32) == [pytest.approx(0.05)]
+    assert sum(looks_at(8, 16, 24, 32)) == pytest.approx(0.05)
+    first, again, last = looks_at(16, 16, 32)
+    assert first == again == pytest.approx(0.00557, abs=1e-5)
+    assert first + last == pytest.approx(0.05)
+
+
+def test_nothing_is_left_after_all_planned_runs_nor_for_fewer_runs_than_before() -> None:
+    """Law: more runs than planned, and a look back, claim nothing; the reader is told."""
+    assert looks_at(32, 64)[1] == LEAST_LEVEL
+    assert looks_at(24, 16)[1] == LEAST_LEVEL
+    assert "claim nothing" in warning_of(Look(number=2, share=1.0, level=LEAST_LEVEL))
+    assert "look 1, at 50% of the planned runs" in warning_of(Look(number=1, share=0.5, level=0.0056))
+    assert warning_of(Look(number=1, share=1.0, level=0.05)) == ""
+
+
+def test_runs_that_are_made_anew_begin_anew() -> None:
+    """Law: another identity forgets the looks at the former runs, and those of other populations stay."""
+    looks, _ = Looks().take("kookmin", runs=32, reference_runs=32, share=1.0, identity="a")
+    looks, _ = looks.take("finetune", runs=32, reference_runs=32, share=1.0, identity="a")
+    looks, look = looks.take("kookmin", runs=32, reference_runs=64, share=1.0, identity="b")
+    assert (look.number, look.level) == (1, pytest.approx(0.05))
+    assert len(looks.populations["finetune"].looks) == 1
+
+
+def test_all_looks_together_err_in_five_per_cent() -> None:
+    """Law: 240 studies without any difference, looked at 4 times: each time at 5 % errs in many, spending in few."""
+    rng = np.random.default_rng(4)
+    levels, sizes = looks_at(6, 12, 18, 24, planned=24), (6, 12, 18, 24)
+    found = []
+    for _ in range(240):
+        unlearned, retrained = rng.normal(size=(2, 24, 6)) + 0.4 * rng.normal(size=(2, 24, 1))
+        tests = (permutation_tests(unlearned[:n], retrained[:n], rng, 399)["energy"].p for n in sizes)
+        found.append(list(tests))
+    p = np.array(found)
+    assert (p <= 0.05).any(axis=1).mean() > 0.08
+    assert (p <= levels).any(axis=1).mean() <= 0.06
+
+
+def test_a_second_evaluation_of_more_runs_is_a_second_look(tmp_path: Path) -> None:
+    """Law: the looks lie with the scores; p is corrected for them; evaluating again changes nothing."""
+    study, store = evaluated_store(tmp_path, {"retrained": 8, "finetune": 8})
+    first = evaluate(study, store, first=4)
+    again, last = evaluate(study, store, first=4), evaluate(study, store)
+    looks = [scores.populations["finetune"].look for scores in (first, again, last)]
+    assert looks[0] == looks[1] == Look(number=1, share=0.5, level=spent(0.5))
+    assert looks[2] == Look(number=2, share=1.0, level=spent(1.0) - spent(0.5))
+    one, whole = (scores.populations["finetune"].tests["energy"] for scores in (first, last))
+    assert one.adjusted is not None
+    assert one.adjusted >= min(1.0, 0.05 / spent(0.5) * one.p)
+    assert whole.adjusted is not None
+    assert whole.adjusted >= min(1.0, whole.p * 0.05 / (0.05 - spent(0.5))) - 1e-12
+    assert any("look 2" in line for line in last.populations["finetune"].warnings)
+    assert last.populations["retrained"].look is None
+    assert evaluate(study, store).populations["finetune"].look == looks[2]

@@ -1,0 +1,59 @@
+"""What more runs would buy: widths of intervals and the N that separates two populations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ray_unlearn.evaluation.intervals import Error, t_quantile
+from ray_unlearn.evaluation.planning import plan, runs_needed, se_at
+from ray_unlearn.evaluation.scores import Estimate
+
+
+def estimate(value: float, se: float, apart: float = 0.0, n: int = 16, df: float = 15) -> Estimate:
+    """Return an estimate."""
+    return Estimate(value=value, low=0.0, high=1.0, se=se, se_apart=apart, df=df, n=n)
+
+
+def test_what_images_share_shrinks_and_what_they_have_alone_does_not() -> None:
+    """By hand: 0.05^2 = 0.04^2 + 0.03^2; four times as many runs halve the 0.04."""
+    assert se_at(Error(se=0.05, df=9, apart=0.03), 16, 64) == pytest.approx((0.02**2 + 0.03**2) ** 0.5)
+    assert se_at(Error(se=0.05, df=9), 16, 64) == pytest.approx(0.025)
+
+
+def test_widths_and_separations_of_a_study() -> None:
+    """Neighbours in order; a difference that exists is shown by some number of runs, none by any."""
+    found = plan("score", {"b": estimate(0.1, 0.02), "a": estimate(0.2, 0.04), "c": estimate(0.1, 0.02)}, {})
+    assert found is not None
+    assert found.sizes == (16, 32, 64, 128, 256)
+    assert found.widths["a"][0] == pytest.approx(2 * t_quantile(0.975, 15) * 0.04)
+    assert found.widths["a"][2] == pytest.approx(2 * t_quantile(0.975, 60) * 0.02)
+    assert [(one.first, one.second) for one in found.separations] == [("a", "b"), ("b", "c")]
+    assert 16 < (found.separations[0].runs or 0) < 64
+    assert found.separations[1].runs is None
+
+
+def test_there_is_no_plan_without_intervals_or_of_different_n() -> None:
+    """Law: numbers at unequal N do not compare."""
+    assert plan("score", {"a": Estimate(value=0.1, n=3)}, {}) is None
+    assert plan("score", {"a": estimate(0.1, 0.1), "b": estimate(0.1, 0.1, n=32)}, {}) is None
+    assert plan("score", {"a": estimate(0.1, 0.1)}, {}) is not None
+
+
+def test_more_runs_do_not_show_what_images_alone_hide() -> None:
+    """Law: a difference below what images have alone is shown by no number of runs."""
+    assert runs_needed(0.05, Error(se=0.05, df=15, apart=0.04), 16, 1) is None
+    assert runs_needed(0.05, Error(se=0.05, df=15, apart=0.0), 16, 1) is not None
+
+
+def test_the_planned_number_shows_a_difference_in_four_of_five_studies() -> None:
+    """Simulated: 400 studies of the planned N with the errors that 16 runs had."""
+    rng, error = np.random.default_rng(3), Error(se=0.05, df=15)
+    runs = runs_needed(0.06, error, 16, 1)
+    assert runs is not None
+    df = error.df * runs / 16
+    difference = 0.06 + se_at(error, 16, runs) * rng.normal(size=400)
+    se = se_at(error, 16, runs) * np.sqrt(rng.chisquare(df, size=400) / df)
+    assert 0.74 <= (difference > t_quantile(0.975, df) * se).mean() <= 0.86
+    fewer = se_at(error, 16, runs // 2)
+    assert (0.06 + fewer * rng.normal(size=400) > t_quantile(0.975, df / 2) * fewer).mean() < 0.7
