@@ -23,7 +23,7 @@ from ray_unlearn.generation.job import open_job
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.arrow import read_table
-from ray_unlearn.store.membership import fingerprint, half_of_train, members_of, split_sizes
+from ray_unlearn.store.membership import fingerprint, half_of_train, members_of, membership_matrix, split_sizes
 from ray_unlearn.store.records import Record
 from ray_unlearn.store.verify import verify
 from ray_unlearn.study import Run, Study, parse_study
@@ -120,6 +120,11 @@ def test_records_name_the_half_and_readers_find_it(tiny: MakeStudy):
     sizes = split_sizes(store, held["identity"]["data"]["splits"])
     found = [members_of(records[index], "shadows", sizes) for index in range(4)]
     assert [fingerprint(one) for one in found] == [records[index].membership for index in range(4)]
+    keep_RN = membership_matrix(store, "shadows")
+    assert np.array_equal(keep_RN, [np.concatenate([one["retain"], one["forget"]]) for one in found])
+    assert (keep_RN.sum(0) == 2).all()
+    with pytest.raises(StoreError, match="nobody: expected shadows that are made; found 0 runs"):
+        membership_matrix(store, "nobody")
     assert len({one.membership for one in records.values()}) == 4
     assert held["identity"]["options"]["on"] == {"half_of": "train", "balanced": True}
     other = records[0].model_copy(update={"index": 1})

@@ -3,6 +3,7 @@
     half = half_of_train(0, "shadows", 7, {"retain": 1617, "forget": 180})
     half["retain"]                               # bool [1617]: the images in the order of the splits file
     fingerprint(half)                            # as the run's record holds it
+    keep_RN = membership_matrix(store, "shadows")                   # of all runs, as other tools want it
 
 Runs 2k and 2k+1 are trained on a random half and on the rest: each image is in exactly half of the runs of every even
 number of them. Retain and forget images are halved apart, so that every run sees as many forget images as any other,
@@ -86,6 +87,24 @@ def split_sizes(store: StudyStore, digest: str) -> dict[str, int]:
             f"{store.uri}: {name} is missing or damaged; `ray-unlearn generate` writes it again"
         ) from error
     return {split: column.count(split) for split in HALVED}
+
+
+def membership_matrix(store: StudyStore, population: str) -> npt.NDArray[np.bool_]:
+    """Return which images every made run of a population of shadows was trained on, bool [runs, retain + forget].
+
+    Runs are in the order of their indexes, images in that of the splits file: retain images first.
+
+    Raises:
+        StoreError: the store has no such shadows, or a half differs from its record.
+
+    """
+    records = store.made(population)
+    if not records or not is_shadow(next(iter(records.values()))):
+        raise StoreError(f"{store.uri}: {population}: expected shadows that are made; found {len(records)} runs")
+    identity = (store.held(population) or {})["identity"]
+    sizes = split_sizes(store, str(identity["data"]["splits"]))
+    halves = [members_of(records[index], population, sizes) for index in sorted(records)]
+    return np.stack([np.concatenate([half[split] for split in HALVED]) for half in halves])
 
 
 def is_shadow(record: Record) -> bool:
