@@ -1,7 +1,7 @@
 """Scores -> the tables of shadow models: attacks on models whose training images are known, and memorisation.
 
     shadow_tables(scores)                        # none where the study has no shadows
-    shadow_lines(scores)                         # the same in a line or two for each population
+    shadow_lines(scores)                         # the same in a few lines
 
 Does not cover: attacks by shadows on unlearned models, which are measures (`score_tables`).
 """
@@ -14,12 +14,12 @@ from ray_unlearn.evaluation.shadow_attacks import ATTACKS, U_LIRA
 from ray_unlearn.evaluation.shadow_values import Memorisation, ShadowAttack
 from ray_unlearn.report.ranking import in_order
 from ray_unlearn.report.table import DASH, POPULATION, Cell, Column, Table, name, number
-from ray_unlearn.wording import decimals, percent, plural
+from ray_unlearn.wording import aligned, decimals, percent, plural
 
 _LABELS = ATTACKS | U_LIRA
 _SHOWN = {"original": "its training images", "shadow": "the last pair", "unlearned shadow": "forgotten images"}
 """Role -> what is attacked."""
-_ON_A_LINE = ("lira_online", "lira_offline", "rmia_online", "rmia_offline", "u_lira_unlearned", "u_lira_retrained")
+_ON_A_LINE = ("lira_online", "lira_offline", "rmia_online", "rmia_offline")
 
 
 def shadow_tables(scores: Scores) -> list[Table]:
@@ -121,20 +121,26 @@ def _memorisation_row(found: PopulationScores, one: Memorisation) -> tuple[Cell,
 
 
 def shadow_lines(scores: Scores) -> list[str]:
-    """Return for each population what attacks by shadows get, and how many images are memorised."""
-    lines = []
+    """Return a table of what attacks by shadows get, a line for each U-LiRA, and how many images are memorised."""
+    rows = [["AUC of attacks on", *(_LABELS[key] for key in _ON_A_LINE), "shadows"]]
+    rows += [_line(one) for one in in_order(scores) if any(key in one.attacks for key in _ON_A_LINE)]
+    lines = aligned(rows) if len(rows) > 1 else []
     for one in in_order(scores):
-        found = [
-            f"{_LABELS[key]} {decimals(one.attacks[key].auc)}"
-            for key in _ON_A_LINE
-            if key in one.attacks and one.attacks[key].auc is not None
-        ]
-        if found:
-            by = plural(max(attack.shadows for attack in one.attacks.values()), "shadow")
-            lines.append(f"{one.population}, {_SHOWN[one.role]}: AUC of {', '.join(found)} ({by})")
+        if "u_lira_unlearned" in one.attacks:
+            unlearned, retrained = (one.attacks[key] for key in U_LIRA)
+            lines.append(
+                f"{one.population}: U-LiRA AUC {decimals(unlearned.auc)} against unlearned models that never saw the "
+                f"image, {decimals(retrained.auc)} against shadows"
+            )
         if memorised := one.memorisation:
             lines.append(
                 f"{one.population}: {memorised.memorised:,} of {memorised.images:,} train images are memorised "
                 f"({MEMORISED} or more)"
             )
     return lines
+
+
+def _line(found: PopulationScores) -> list[str]:
+    shadows = max(one.shadows for one in found.attacks.values())
+    where = f"{found.population}, last pair" if found.role == "shadow" else found.population
+    return [where, *(decimals(found.attacks[key].auc) for key in _ON_A_LINE), str(shadows)]
