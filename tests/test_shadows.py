@@ -22,6 +22,7 @@ from ray_unlearn.generation import generate
 from ray_unlearn.generation.job import open_job
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arrow import read_table
 from ray_unlearn.store.membership import fingerprint, half_of_train, members_of, membership_matrix, split_sizes
 from ray_unlearn.store.records import Record
@@ -266,6 +267,18 @@ def test_both_grow_together(tiny: MakeStudy):
     assert (summary.already, summary.made) == (4, 6)
     after = payload_bytes(folder)
     assert {name: after[name] for name in before} == before
+
+
+def test_a_population_from_shadows_that_was_left_out_agrees(tiny: MakeStudy):
+    """Law: a study generated without it does not make it look changed; another start does."""
+    others = {"finetune": None, "shadows": HALF | {"count": 2}, "more": HALF | {"count": 2}}
+    forgetful = {"method": "finetune", "starts_from": "shadows", "count": 2}
+    study = tiny(populations=others | {"forgetful": forgetful})
+    generate(study, backend="inline")
+    generate(tiny(populations=others), backend="inline")
+    assert disagreements(study, store_of(study)) == []
+    moved = tiny(populations=others | {"forgetful": forgetful | {"starts_from": "more"}})
+    assert disagreements(moved, store_of(study)) == ['population forgetful: starts_from: "shadows" -> "more"']
 
 
 def test_only_makes_the_shadows_that_are_needed(tiny: MakeStudy):
