@@ -47,7 +47,7 @@ class Driver:
 
     @property
     def said(self) -> str:
-        """All that it has said so far."""
+        """All that it has printed so far."""
         return self._log.read_text()
 
     def wait_for(self, condition: Callable[[], bool], limit_s: float = 120.0) -> None:
@@ -80,7 +80,7 @@ def generating(study: Path, address: str, *options: str) -> Iterator[Driver]:
 
 
 def drain(address: str, node_id: str, seconds: float) -> None:
-    """Tell the cluster that a node goes away, as `ray drain-node` does for a spot market's notice."""
+    """Announce to the cluster that a node leaves, as `ray drain-node` does for a spot market's notice."""
     import ray
     from ray.core.generated import autoscaler_pb2
 

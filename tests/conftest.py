@@ -109,7 +109,7 @@ def ray_cluster(isolated_home: Path) -> Iterator[None]:
 
 @pytest.fixture
 def shared() -> Path:
-    """The development data beside the checkout; the test is skipped where it is absent."""
+    """The development data next to the checkout; the test is skipped where it is absent."""
     if not SHARED.is_dir():
         pytest.skip(f"development data not found at {SHARED}")
     return SHARED

@@ -2,8 +2,8 @@
 
     with machines(3, folder) as (head, *others):
         ray = head.start("ray", "start", "--head", ...)
-        head.run("ray-unlearn", ...)             # beside what was started there
-        others[0].unplug()                       # no process dies, and none is heard of again
+        head.run("ray-unlearn", ...)             # next to what was started there
+        others[0].unplug()                       # no process dies, and none is noticed again
 
 Needs root, `ip` and `nsenter` (Linux). What a machine started is killed at the end, and its network removed.
 
@@ -61,7 +61,7 @@ class Machine:
             self._first = subprocess.Popen([*enter, *command], env=env, cwd="/", stdout=log, stderr=log)
 
     def run(self, *command: str, **environment: str) -> subprocess.Popen[str]:
-        """Start another process beside the first."""
+        """Start another process next to the first."""
         assert self._first is not None
         enter = ["nsenter", "-t", str(self._first.pid), "-m", "-n"]
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}

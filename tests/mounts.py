@@ -1,4 +1,4 @@
-"""Small file systems of a test's own: mounted where this machine allows it, else the test is skipped, saying so."""
+"""Small file systems of a test's own: mounted where this machine allows it, else the test is skipped, with a notice."""
 
 from __future__ import annotations
 

@@ -179,6 +179,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             super().finish()
 
     def log_message(self, *arguments: Any) -> None:
-        """Say nothing."""
+        """Report nothing."""
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _handle

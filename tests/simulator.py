@@ -4,7 +4,7 @@
     figures = simulate(plan_of_methods(9, 1000), cluster, order=interleaved)
     print("\n".join(figures.lines()))
 
-Nothing is trained and nothing waits: `wait` moves the clock to whatever happens next. What is real is the scheduler,
+Nothing is trained and nothing waits: `wait` moves the clock to the next event. What is real is the scheduler,
 through the `Pool` protocol.
 
 Does not cover: Ray's own time for a call, and what the storage takes.
@@ -121,7 +121,7 @@ class Cluster:
             preempted_per_hour: share of nodes.
             notice_s: from the notice to the end, where there is one.
             noticed_share: of the preemptions.
-            heard_after_s: until the driver hears of a node that went without notice; Ray's default took 18 s here.
+            heard_after_s: until the driver learns of a node that went without notice; Ray's default took 18 s here.
             away_s: shortest and longest time until another node has taken its place.
 
         """
@@ -273,7 +273,7 @@ class Cluster:
         held = self._workers.pop(worker)
         if held.calls and held.calls[0][0]:
             self.spans.append((held.began_at, min(self.now, held.until), False))
-        if held.publishing:  # trained, and not told: made again, so that its span is lost, too
+        if held.publishing:  # trained, and not reported: made again, so that its span is lost, too
             self._lose_last(held)
         self.held_s += self.now - held.placed_at
         self.starting_s += min(self.now, held.ready_at) - held.placed_at

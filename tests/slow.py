@@ -29,7 +29,7 @@ def unlearning(net, retain_loader, forget_loader, val_loader):
 
 
 def slow_study(folder: Path, count: int) -> dict[str, Any]:
-    """Return a study of one imported original and `count` runs of 0.3 s; its files lie in `folder`."""
+    """Return a study of one imported original and `count` runs of 0.3 s; its files are in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "slow.py").write_text(SCRIPT)
     generator_state = torch.random.get_rng_state()
@@ -44,7 +44,7 @@ def slow_study(folder: Path, count: int) -> dict[str, Any]:
 
 
 class SlowStorage(Storage):
-    """Takes 1 s for every run, and says first which one it is at."""
+    """Takes 1 s for every run, and states first which one it is at."""
 
     def publish_folder(self, name: str, payloads: Mapping[str, bytes], last: tuple[str, bytes]) -> None:
         """Write a file `at` into the storage, wait, then publish."""

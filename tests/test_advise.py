@@ -65,7 +65,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def test_the_table_is_the_database_and_what_was_there_from_elsewhere(checkout: Path):
     """Law: of what is installed; withdrawn ones, foreign packages and the database's older rows are left out; what
-    another row covers, too; commit and date are told, and notes stay."""
+    another row covers, too; commit and date are reported, and notes stay."""
     text = advise.table(checkout, ["pillow", "torch", "requests", "numpy"], OLD)
     rows = audit.advisories(text)
     assert [(row["id"], row["package"], row["affected"], row["source"]) for row in rows] == [
@@ -120,7 +120,7 @@ def test_a_range_that_is_not_understood_is_no_everything():
 
 
 def test_the_table_is_as_small_as_it_can_be():
-    """Law: the one that is committed was written by the script: no row covers another, and it says of when it is."""
+    """Law: the one that is committed was written by the script: no row covers another, and it names its date."""
     text = audit.TABLE.read_text()
     rows = audit.advisories(text)
     assert advise.fewest(rows) == rows

@@ -91,8 +91,8 @@ def test_a_changed_value_of_a_population_that_was_left_out(
 
 
 def test_values_of_the_whole_study_are_compared_with_the_last_generate(made: Path) -> None:
-    """Law: where study.json differs already, its lines say so once; a study of left-out populations alone is compared
-    with their own files: the seed of all, and the training of a retrained one.
+    """Law: where study.json differs already, its lines report it once; a study of left-out populations alone is
+    compared with their own files: the seed of all, and the training of a retrained one.
     """
     store = StudyStore(open_storage(str(made / "store")), "tiny")
     assert disagreements(load_study(write(made, seed=1)), store) == ["seed: 0 -> 1"]

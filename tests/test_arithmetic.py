@@ -1,4 +1,4 @@
-"""What bytes depend on and no digest covers: said before it is mixed, and wherever populations are looked at."""
+"""What bytes depend on and no digest covers: reported before it is mixed, and wherever populations are looked at."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ AVX2, AVX512 = {"cpu_capability": "AVX2"}, {"cpu_capability": "AVX512"}
 
 
 def test_like_runs_are_no_mixture():
-    """Law: equal values, and values that older records do not hold, are nothing to say."""
+    """Law: equal values, and values that older records do not hold, are nothing to report."""
     assert mixtures({"a": records(AVX2, AVX2, {}), "b": records({}, AVX2), "c": {}}, "b") == []
 
 
-def test_a_population_of_two_kinds_is_said():
+def test_a_population_of_two_kinds_is_reported():
     """Law: the key, each value, and which runs have it."""
     (line,) = mixtures({"a": records(AVX2, AVX2, AVX512, AVX2)})
     assert line == f"population a: its runs differ in cpu_capability: AVX2 (runs 0-1, 3), AVX512 (runs 2); {ADVICE}"
 
 
-def test_a_population_unlike_its_reference_is_said():
+def test_a_population_unlike_its_reference_is_reported():
     """Law: one line for each population, with both values of every key; the reference itself has none."""
     held = {"retrained": records(AVX2), "a": records(AVX512, threads=4), "b": records(AVX2)}
     (line,) = mixtures(held, "retrained")
@@ -54,7 +54,7 @@ def test_a_population_unlike_its_reference_is_said():
     assert "torch (2.10.0, there 2.9.1)" in line
 
 
-def test_a_worker_that_would_mix_is_said():
+def test_a_worker_that_would_mix_is_reported():
     """Law: compared with the runs that a population has, and with the reference's, before one is made."""
     here = {"device": "cpu", "threads": "1", "torch": "2.9.1", **AVX512}
     held = {"retrained": records(AVX2), "a": records(AVX512), "b": {}}
@@ -74,7 +74,7 @@ def another_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "arithmetic", lambda device, execution: {"cpu_capability": "VSX"})
 
 
-def test_a_record_says_what_its_bits_depend_on(tiny: Callable[..., Study], another_cpu: None):
+def test_a_record_states_what_its_bits_depend_on(tiny: Callable[..., Study], another_cpu: None):
     """Law: the CPU's instructions are in the record of every run."""
     study = tiny(populations={"finetune": {"count": 1}})
     generate(study, backend="inline")
@@ -83,7 +83,7 @@ def test_a_record_says_what_its_bits_depend_on(tiny: Callable[..., Study], anoth
     assert set(made[0].versions) >= {"torch", "torchvision"}
 
 
-def test_every_command_says_it(tmp_path: Path, request: pytest.FixtureRequest):
+def test_every_command_states_it(tmp_path: Path, request: pytest.FixtureRequest):
     """Law: `generate` before it mixes; `status`, `evaluate` and `report` after."""
     file, run = tmp_path / "tiny.yaml", CliRunner()
     populations = {"finetune": {"count": 2}, "retrained": {"method": "train", "on": "retain", "count": 3}}

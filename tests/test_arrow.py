@@ -1,4 +1,4 @@
-"""No extension type of a file comes alive, whatever is registered and wherever in a file it hides."""
+"""No extension type of a file comes alive, no matter what is registered and wherever in a file it hides."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Bites(pa.ExtensionType):
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    """The type is known to pyarrow while a test runs, and nobody woke it when it ends."""
+    """The type is known to pyarrow while a test runs, and no one woke it when it ends."""
     pa.register_extension_type(Bites())
     awake.clear()
     yield
@@ -169,7 +169,7 @@ def test_outputs_and_splits_of_a_strangers_type_are_refused_asleep(tmp_path: Pat
 
 @pytest.mark.parametrize("where", [place for place in PLACES if "dictionary" not in place])
 def test_parquet_of_a_strangers_type_is_read_asleep(where: str, tmp_path: Path):
-    """Law: as the image it is refused by column; in a column that nobody asks for it sleeps, also when read."""
+    """Law: as the image it is refused by column; in a column that no one asks for it sleeps, also when read."""
     images = pa.array([encoded(picture(i)) for i in range(2)])
     file = tmp_path / "t.parquet"
     pq.write_table(pa.table({"image": images, "label": [0, 1], "poison": hidden(where)}), file)
@@ -205,7 +205,7 @@ def test_a_long_footer_is_read_whole():
 
 @pytest.mark.parametrize("data", [b"", b"ARROW1", b"ARROW1\0\0" + b"\xff" * 4 + b"ARROW1", b"\0" * 100])
 def test_what_is_no_arrow_file_is_a_value_error(data: bytes):
-    """Law: an end that lies is refused before anything is read where it points."""
+    """Law: a false end is refused before anything is read where it points."""
     with pytest.raises(ValueError, match="its end is missing or damaged"):
         read_table(data)
 

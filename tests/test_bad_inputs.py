@@ -136,6 +136,8 @@ CASES: dict[str, tuple[Case, int, str]] = {
         r".*training\.optimizer: .*found 'adm' \(did you mean 'adam'\?\)",
     ),
     "--set without value": (lambda f: generate(f, "--set", "seed"), 2, r"--set 'seed': expected KEY\.KEY=VALUE.*"),
+    "--shard beyond its count": (lambda f: generate(f, "--shard", "4/3"), 2, r"--shard '4/3': expected I/K.*"),
+    "--shard of nothing": (lambda f: generate(f, "--shard", "0/0"), 2, r"--shard '0/0': expected I/K.*"),
     "--set with a typo": (
         lambda f: generate(f, "--set", "training.epoch=3"),
         2,
@@ -331,8 +333,8 @@ def test_bad_input_is_one_line(name: str, tmp_path: Path, capsys, monkeypatch):
     capsys.readouterr()
     assert main(arguments) == code
     captured = capsys.readouterr()
-    first, *others = captured.err.splitlines()
-    assert re.fullmatch(f"error: {expected}", first)
+    first, *others = [line for line in captured.err.splitlines() if line != "opening study tiny"]
+    assert re.fullmatch(rf"error: (\S+study\.yaml(:\d+)?: )?{expected}", first)
     assert others == [] or name == "changed lr on an existing population"
     assert captured.out == "" or name == "plot of nothing"  # the status itself is printed first
     assert set(tmp_path.rglob("record.json")) == records
@@ -341,7 +343,7 @@ def test_bad_input_is_one_line(name: str, tmp_path: Path, capsys, monkeypatch):
 
 
 def test_the_refused_change_is_shown(tmp_path: Path, capsys):
-    """Law: the lines below the refusal say which key changed from what to what, and what to do."""
+    """Law: the lines below the refusal state which key changed from what to what, and what to do."""
     assert main(changed_lr(tmp_path)) == 1
     lines = capsys.readouterr().err.splitlines()
     assert "  options.lr: 0.001 -> 0.01" in lines
@@ -356,7 +358,7 @@ def test_the_refused_change_is_shown(tmp_path: Path, capsys):
     ],
 )
 def test_a_change_is_refused_in_the_words_of_the_study_file(provoke, theirs: str, ours: str, tmp_path: Path, capsys):
-    """Law: beside what the store holds stands what one would change back in the file."""
+    """Law: next to what the store holds is what one would change back in the file."""
     assert main(provoke(tmp_path)) == 1
     said = capsys.readouterr().err
     assert re.search(

@@ -107,7 +107,9 @@ NEIGHBOURS = {
 
 @pytest.mark.parametrize("name", NEIGHBOURS)
 def test_a_bad_neighbour_leaves_no_trace(tiny, tmp_path, alone, name: str):
-    """Law: run i + 1 has the same bytes whatever run i did to the process; the process is afterwards as it was."""
+    """Law: run i + 1 has the same bytes no matter what run i did to the process; the process is afterwards as
+    it was.
+    """
     before = surroundings()
     summary = generate(scripted(tiny, tmp_path, NEIGHBOURS[name]), backend="inline")
     assert surroundings() == before
@@ -139,7 +141,7 @@ def test_a_run_that_ends_oddly_is_recorded_as_failed(tiny, tmp_path, body: str, 
 
 
 def test_no_thread_leaves_the_process_as_if_all_were_made(tmp_path):
-    """Law: os._exit(0) in a thread of the run's code ends the process, which nobody can undo, but not with code 0."""
+    """Law: os._exit(0) in a thread of the run's code ends the process, which no one can undo, but not with code 0."""
     child = os.fork()
     if not child:
         with isolated_process_state():
@@ -150,7 +152,7 @@ def test_no_thread_leaves_the_process_as_if_all_were_made(tmp_path):
 
 
 def test_a_run_that_leaves_no_thread_to_start_costs_one_line(tiny, tmp_path, monkeypatch):
-    """Law: every run is published all the same; then one line says what is not up to date, and what to do."""
+    """Law: every run is published all the same; then one line states what is not up to date, and what to do."""
     monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)  # to be put back afterwards
     body = 'import threading\n    def start(self): raise RuntimeError("can\'t start new thread")\n'
     study = scripted(tiny, tmp_path, f"{body}    threading.Thread.start = start")
@@ -184,7 +186,7 @@ def test_a_run_can_disturb_its_process(tiny, tmp_path, monkeypatch):
 
 
 def test_an_error_of_a_script_names_its_line(tiny, tmp_path):
-    """Law: what people read on the terminal says where to look; what is raised below the script counts, too."""
+    """Law: what people read on the terminal states where to look; what is raised below the script counts, too."""
     bodies = {"raises": "raise ValueError('no')", "calls": "torch.empty(-1)"}
     for name, body in bodies.items():
         (tmp_path / f"{name}.py").write_text(f"import torch\n\n\ndef unlearning(*_):\n    pass\n    {body}\n")
@@ -202,7 +204,7 @@ def test_an_error_of_a_script_names_its_line(tiny, tmp_path):
 
 
 def test_a_forked_child_ends_where_the_runs_code_ends(tmp_path):
-    """Law: what stands behind the block is done once, by the parent; the child ends with code 1."""
+    """Law: what is behind the block is done once, by the parent; the child ends with code 1."""
     marks = tmp_path / "marks"
     child = 0
     with isolated_process_state():
@@ -221,8 +223,8 @@ def test_a_forked_child_ends_where_the_runs_code_ends(tmp_path):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "allocate memory; out of memory: a smaller"),
     ],
 )
-def test_out_of_memory_says_what_helps(error: Exception, hint: str):
-    """Law: host and device say which memory ran out, in one line."""
+def test_out_of_memory_states_what_helps(error: Exception, hint: str):
+    """Law: host and device state which memory ran out, in one line."""
     assert hint in failure_of(BAD, 0.0, error).error
 
 
@@ -245,7 +247,7 @@ def test_a_worker_that_grows_asks_to_be_replaced(tiny, tmp_path):
         vars(torch).pop("leaked", None)
         worker.close()
     assert [outcome.error for outcome in outcomes] == [""] * len(outcomes)
-    assert 2 <= len(outcomes) < len(attempts) - 1  # it told all that it made, and made no more
+    assert 2 <= len(outcomes) < len(attempts) - 1  # it reported all that it made, and made no more
     assert [outcome.recycle for outcome in outcomes] == [False] * (len(outcomes) - 1) + [True]
 
 
@@ -257,7 +259,7 @@ def test_resident_memory_is_what_the_process_holds():
 
 
 def test_a_run_beyond_its_time_is_refused_inline(tiny):
-    """Law: no process can end a run of its own safely, so the inline backend says so before any work."""
+    """Law: no process can end a run of its own safely, so the inline backend reports it before any work."""
     from ray_unlearn.errors import StudyError
 
     start = time.monotonic()

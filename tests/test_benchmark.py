@@ -1,4 +1,4 @@
-"""tests/bench/benchmark.py: both sides do the same work, and the figures are what they say."""
+"""tests/bench/benchmark.py: both sides do the same work, and the figures are what they state."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_memory_is_that_of_the_whole_tree(tmp_path):
     assert measured.wall_s > 0.6
 
 
-def test_a_side_that_fails_says_why(tmp_path):
+def test_a_side_that_fails_states_why(tmp_path):
     """Law: the error has the process's last lines."""
     command = [sys.executable, "-c", "import sys; print('no memory left'); sys.exit(3)"]
     with pytest.raises(RayUnlearnError, match=r"ended with 3: no memory left"):
@@ -260,7 +260,7 @@ def test_what_cannot_be_is_refused():
 
 
 def test_without_a_gpu_it_is_refused_before_a_side_begins(monkeypatch):
-    """Law: the parent says it in one line, and starts no process."""
+    """Law: the parent states it in one line, and starts no process."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(benchmark, "_prepare", None)
     with pytest.raises(ModelError, match=r"^device cuda: this machine has no GPU that torch can use; use"):
@@ -268,7 +268,7 @@ def test_without_a_gpu_it_is_refused_before_a_side_begins(monkeypatch):
 
 
 def test_inline_leaves_ray_tune_out(capsys):
-    """Law: what is left out is said."""
+    """Law: what is left out is reported."""
     asked = benchmark._parser().parse_args(["--backend", "inline"])
     assert benchmark._sides(asked) == "abd"
     assert "side c is left out" in capsys.readouterr().out

@@ -34,7 +34,7 @@ def figures(d_forget: list[float], **changes: Any) -> dict[str, Any]:
 
 
 def test_accuracies_by_hand():
-    """Law: 50 and 60 % are 55 ± 7.07; d's mean of 54 lies between 50 and 60, and its mean of 75 beyond 70."""
+    """Law: 50 and 60 % are 55 ± 7.07; d's mean of 54 is between 50 and 60, and its mean of 75 beyond 70."""
     forget, test = remarks.accuracy_lines(figures([0.53, 0.55]))
     assert forget == (
         "accuracy on forget images, %: a 55.00 ± 7.07 (50.00 to 60.00, N = 2), d 54.00 ± 1.41 (53.00 to 55.00, N = 2)"
@@ -66,14 +66,14 @@ def test_what_is_over_at_once_is_not_compared():
 
 
 def test_512_checkpoints_by_hand():
-    """Law: 256 times 8 s and 2 s beside are 34.2 min; where 512 were made, it is a measurement."""
+    """Law: 256 times 8 s, and 2 s next to it, are 34.2 min; where 512 were made, it is a measurement."""
     (line,) = remarks.many_lines(figures([0.5, 0.6]))
     assert line.endswith(": a 34.2, d 4.3")
     (line,) = remarks.many_lines(figures([0.5, 0.6], checkpoints=512))
     assert line.endswith(": a 0.2 (measured), d 0.1 (measured)")
 
 
-def test_memory_is_said_where_it_was_seen():
+def test_memory_is_reported_where_it_was_seen():
     """Law: MB of each side; nothing on a CPU."""
     assert remarks.memory_lines(figures([0.5, 0.6])) == ["memory of the GPU at most, MB: a 900, d 1,235"]
     assert remarks.memory_lines(figures([0.5, 0.6], peak_device_mb=None)) == []
@@ -81,7 +81,7 @@ def test_memory_is_said_where_it_was_seen():
 
 @pytest.fixture
 def smi(tmp_path, monkeypatch) -> Path:
-    """Put a stand-in for nvidia-smi into PATH; return the file that says how many MiB are in use."""
+    """Put a stand-in for nvidia-smi into PATH; return the file that states how many MiB are in use."""
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
     program.write_text(SMI)

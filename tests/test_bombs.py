@@ -59,7 +59,7 @@ def test_special_files_are_not_opened(make, tmp_path: Path):
 
 @SPECIAL
 def test_special_files_in_a_source_are_bad_images(make, tmp_path: Path):
-    """Law: in the competition's layout and beside a Parquet file they are images that cannot be read."""
+    """Law: in the competition's layout and next to a Parquet file they are images that cannot be read."""
     what = make(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "images/f").symlink_to(tmp_path)
@@ -87,7 +87,7 @@ def test_a_file_larger_than_any_image_is_refused(tmp_path: Path):
 
 
 def test_a_compressed_csv_is_named(tmp_path: Path):
-    """Law: 100 MB of commas in 100 kB are not unpacked; the message says what the file is."""
+    """Law: 100 MB of commas in 100 kB are not unpacked; the message states what the file is."""
     for name in ("forget.csv", "forget.csv.gz"):
         (tmp_path / name).write_bytes(gzip.compress(b"image_id\n" + b"," * 10**8))
         with pytest.raises(DataError, match=rf"{name}: compressed \(gzip\); expected plain CSV: unpack it first"):
@@ -120,7 +120,7 @@ def repeated(file: Path, value: bytes, count: int, compression: str) -> Path:
 
 
 def test_one_large_value_repeated_is_refused(tmp_path: Path):
-    """Law: 2 kB that would be 12.5 GB are refused by what the footer says."""
+    """Law: 2 kB that would be 12.5 GB are refused by what the footer states."""
     file = repeated(tmp_path / "t.parquet", b"\0" * 50_000_000, 250, "zstd")
     assert file.stat().st_size < 20_000
     with pytest.raises(DataError, match=r"would unpack to 12,\d{3},\d{3},\d{3} bytes from [\d,]+"):

@@ -23,7 +23,7 @@ from ray_unlearn.usercode.sources import script_modules
 
 
 def write(folder: Path, **changes: Any) -> Path:
-    """Write TINY with changes as `folder`/study.yaml; its storage is an absolute folder beside."""
+    """Write TINY with changes as `folder`/study.yaml; its storage is an absolute folder next to it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "study.yaml"
     file.write_text(json.dumps(merged(TINY | {"storage": "/mnt/studies"}, changes), ensure_ascii=False))
@@ -31,7 +31,7 @@ def write(folder: Path, **changes: Any) -> Path:
 
 
 def scripted(folder: Path, where: str = "mine.py") -> Path:
-    """A study with a script `where`, beside which lie three modules that it needs and one that it does not."""
+    """A study with a script `where`, next to which are three modules that it needs and one that it does not."""
     script = folder / where
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(
@@ -96,9 +96,9 @@ def test_scripts_of_two_folders_do_not_meet(tmp_path: Path) -> None:
     assert "'b'" in (folder / "files/1/mine.py").read_text()
 
 
-def test_a_factory_beside_the_study_travels_to_where_a_job_imports_from(tmp_path: Path) -> None:
-    """Law: of `arch: nets.blocks:make`, the package and what it imports from beside the study lie at the top of the
-    working_dir, where `python -m` finds them; another source is another job; what lies elsewhere stays there."""
+def test_a_factory_next_to_the_study_travels_to_where_a_job_imports_from(tmp_path: Path) -> None:
+    """Law: of `arch: nets.blocks:make`, the package and what it imports from the study's folder are at the top of the
+    working_dir, where `python -m` finds them; another source is another job; what is elsewhere stays there."""
     (tmp_path / "nets").mkdir()
     (tmp_path / "nets/__init__.py").write_text("import parts\n")
     (tmp_path / "nets/blocks.py").write_text("from parts import size\nimport ray_unlearn\nmake = size\n")
@@ -148,7 +148,7 @@ OUTSIDE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("way", OUTSIDE)
 def test_files_outside_the_studys_folder_stay_here(tmp_path: Path, way: str) -> None:
-    """Law: a study cannot send what lies elsewhere, by `..` or a link; the user can, by name or folder."""
+    """Law: a study cannot send what is elsewhere, by `..` or a link; the user can, by name or folder."""
     here = tmp_path / "here"
     file = write(here, **OUTSIDE[way])
     for name in ("secret.pth", "secret.py", "here/a.pth"):
@@ -178,7 +178,7 @@ def test_every_file_that_travels_is_listed(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_null_stay_null(tmp_path: Path) -> None:
-    """Law: `weights: null` beside a method travels as it is, not as an empty list."""
+    """Law: `weights: null` next to a method travels as it is, not as an empty list."""
     file, overrides = write(tmp_path), ["populations.finetune.weights=null"]
     folder = pack(file, overrides).write(tmp_path / "parcels")
     assert load_study(folder / "study.yaml") == load_study(file, overrides)
@@ -213,7 +213,7 @@ def test_what_cannot_work_is_refused_before_anything_is_sent(tmp_path: Path, cas
     assert refused.value.exit_code == 2
 
 
-def test_what_lies_on_the_cluster_is_named_and_not_looked_for(tmp_path: Path) -> None:
+def test_what_is_on_the_cluster_is_named_and_not_looked_for(tmp_path: Path) -> None:
     """Law: absolute paths that this machine does not have are the cluster's; nothing of them travels."""
     changes = {
         "data": {
@@ -267,8 +267,8 @@ def names_of(file: Path, *overrides: str, **how: Any) -> str:
     return pack(file, list(overrides), **how).submission_id(1)
 
 
-def test_the_name_is_the_study_and_what_it_says(tmp_path: Path) -> None:
-    """Law: equal content has one name, wherever it lies; what changes anything that travels, or the stage, another."""
+def test_the_name_is_the_study_and_what_it_states(tmp_path: Path) -> None:
+    """Law: equal content has one name, wherever it is; what changes anything that travels, or the stage, another."""
     names = [names_of(scripted(tmp_path / "a"))]
     assert names_of(scripted(tmp_path / "b")) == names[0]
     study = scripted(tmp_path / "a")
@@ -292,7 +292,7 @@ def test_the_name_is_the_study_and_what_it_says(tmp_path: Path) -> None:
     ],
 )
 def test_a_slash_at_the_end_makes_no_other_job(tmp_path: Path, storage: str, slashed: str) -> None:
-    """Law: one store has one name, in the digest and in what a rival is told by; a root stays one."""
+    """Law: one store has one name, in the digest and in what a rival is shown; a root stays one."""
     parcel, other = (pack(write(tmp_path), [f"storage={value}"]) for value in (storage, slashed))
     assert (other.submission_id(1), other.storage) == (parcel.submission_id(1), storage)
     assert pack(write(tmp_path), ["storage=/"]).storage == "/"
@@ -300,7 +300,7 @@ def test_a_slash_at_the_end_makes_no_other_job(tmp_path: Path, storage: str, sla
 
 
 def test_a_folder_that_is_there_is_used_again(tmp_path: Path) -> None:
-    """Law: writing twice changes nothing and leaves nothing beside."""
+    """Law: writing twice changes nothing and leaves nothing else."""
     parcel = pack(scripted(tmp_path / "here"), [])
     first = parcel.write(tmp_path / "parcels")
     assert parcel.write(tmp_path / "parcels") == first
@@ -308,8 +308,8 @@ def test_a_folder_that_is_there_is_used_again(tmp_path: Path) -> None:
 
 
 def test_old_parcels_go_but_for_the_newest_and_what_was_used_today(tmp_path: Path) -> None:
-    """Law: beside twelve folders of the last day, which all stay, none of two days ago does; later, the nine newest
-    stay beside the one just used. What a killed submission left goes after a day."""
+    """Law: next to twelve folders of the last day, which all stay, none of two days ago does; later, the nine newest
+    stay next to the one just used. What a killed submission left goes after a day."""
     parent, file = tmp_path / "parcels", scripted(tmp_path / "here")
     first = pack(file, []).write(parent)
     days = {f"old-{i:02d}": 2 + i / 100 for i in range(15)} | {f"today-{i:02d}": 0.5 for i in range(12)}
@@ -337,7 +337,7 @@ def test_a_parcel_does_not_change_the_study_it_packs(tmp_path: Path) -> None:
 
 
 def test_a_folder_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Law: whoever is stopped while old folders go leaves none under its name with some of its files."""
+    """Law: a process that is stopped while old folders go leaves none under its name with some of its files."""
     monkeypatch.setattr(folder_cache, "KEPT", 1)
     for name in ("old", "older"):
         (tmp_path / name).mkdir()

@@ -1,7 +1,7 @@
 """Captured steps: through an engine's buffers, a training is the eager one, bit for bit, and leaves nothing behind.
 
 On a CPU, capturing is calling the step again, warm-up included; that proves the buffers, tables, counters and copies.
-What only a GPU can show stands at the end, and is skipped, saying so, where there is none.
+What only a GPU can show is at the end, and is skipped, with a notice, where there is none.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ SETTINGS = [  # and how many steps are full batches
 
 @pytest.mark.parametrize(("changes", "full_batches"), SETTINGS, ids=str)
 def test_an_engine_trains_as_the_eager_loop_does(tmp_path, changes, full_batches):
-    """Law: same weights, statistics and losses, bit for bit, whatever the recipe; full batches are all replayed."""
+    """Law: same weights, statistics and losses, bit for bit, no matter what the recipe; full batches are all
+    replayed.
+    """
     data, engines, how = one_shard(tmp_path), Counting(), recipe(**changes)
     eager, expected = trained(data, how)
     model, losses = trained(dataclasses.replace(data, engines=engines), how)
@@ -216,7 +218,7 @@ def test_a_new_optimiser_begins_anew(tmp_path):
     assert (engines.captures, engines.replays) == (2, 4)  # a graph holds the settings
 
 
-def test_a_diverging_run_says_so_and_the_engine_forgets_it(tmp_path):
+def test_a_diverging_run_reports_it_and_the_engine_forgets_it(tmp_path):
     """Law: an infinite loss is found at the epoch's end; the next run through the same engine is clean."""
     data, engines = one_shard(tmp_path), Counting()
     with_engines = dataclasses.replace(data, engines=engines)

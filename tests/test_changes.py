@@ -1,4 +1,4 @@
-"""Later options and corrections: what continues an old store, what does not, and what the refusal says."""
+"""Later options and corrections: what continues an old store, what does not, and what the refusal states."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_later_version_with_a_neutral_option_has_nothing_to_do(
 def test_a_corrected_method_refuses_its_older_runs_with_the_reason(
     tiny: Callable[..., Study], tmp_path: Path, changed: Callable[..., None]
 ):
-    """Law: a correction makes another population; the refusal says what was wrong, who made the runs, what to do."""
+    """Law: a correction makes another population; the refusal states what was wrong, who made the runs, what to do."""
     generate(tiny(), backend="inline")
     before = payload_bytes(tmp_path / "store")
     changed(corrections=(Correction("0.2", "noise was added before the last step, not after it"),))
@@ -174,7 +174,7 @@ def refused(folder: Path, held: Plan, plan: Plan, **population: Any) -> list[str
     return str(caught.value).splitlines()
 
 
-def test_the_refusal_says_who_made_the_population(tmp_path: Path):
+def test_the_refusal_states_who_made_the_population(tmp_path: Path):
     """Law: the version that made it, or that it is of 0.1.0 or earlier, which wrote none down."""
     plan, other = plan_of(2), plan_of(2, lr=1e-2)
     for made_by, said in (("0.7.1", "0.7.1"), (None, "0.1.0 or earlier")):
@@ -186,7 +186,7 @@ def test_the_refusal_says_who_made_the_population(tmp_path: Path):
         ]
 
 
-def test_what_the_first_version_did_not_record_is_said(tmp_path: Path):
+def test_what_the_first_version_did_not_record_is_reported(tmp_path: Path):
     """Law: a script's modules that 0.1.0 did not write down are one reason; for later runs they are none."""
     plan = plan_of(2)
     script = {"script_sha256": "a" * 64, "function": "unlearning"}
@@ -207,7 +207,7 @@ def test_what_the_first_version_did_not_record_is_said(tmp_path: Path):
 
 
 def test_a_newer_identity_format_is_explained(tmp_path: Path):
-    """Law: where the same study gives other bytes than before, the refusal says since when, and why."""
+    """Law: where the same study gives other bytes than before, the refusal states since when, and why."""
     plan = plan_of(2)
     identity = dict(plan.populations["finetune"].identity)
     lines = refused(tmp_path, plan, plan, identity=identity | {"format": IDENTITY_FORMAT - 1}, digest="0")

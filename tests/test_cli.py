@@ -95,7 +95,7 @@ def test_a_summary_fits_a_line_of_80_columns(capsys, monkeypatch):
     [["generat"], ["generate"], ["generate", "s.yaml", "--backend", "spark"], ["status", "s.yaml", "--no-such"]],
 )
 def test_usage_errors_end_with_2(arguments: list[str], capsys):
-    """Law: what the command line itself cannot parse is usage, and says so on standard error."""
+    """Law: what the command line itself cannot parse is usage, and reports it on standard error."""
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert "Error" in captured.err
@@ -103,7 +103,7 @@ def test_usage_errors_end_with_2(arguments: list[str], capsys):
 
 
 def test_init_writes_a_study_once(tmp_path, capsys):
-    """Law: init writes the template, says what is next, and never overwrites a file."""
+    """Law: init writes the template, states what is next, and never overwrites a file."""
     file = tmp_path / "study.yaml"
     assert main(["init", str(file)]) == 0
     assert capsys.readouterr().out == f"wrote {file}; next: ray-unlearn all {file}\n"
@@ -233,7 +233,9 @@ def test_status_plot_saves_curves(made: Path, tmp_path, ending: str, begins: byt
 
 
 def test_status_plot_names_who_is_not_in_it(copy: Path, tmp_path, capsys):
-    """Law: runs without a loss by epoch, as a script's, and populations without runs are said; --json stays JSON."""
+    """Law: runs without a loss by epoch, as a script's, and populations without runs are reported; --json stays
+    JSON.
+    """
     for file in (copy / "store/tiny/finetune").glob("0*/record.json"):
         record = Record.model_validate_json(file.read_text())
         file.write_text(record.model_copy(update={"epoch_loss": []}).sealed().model_dump_json())
@@ -313,7 +315,7 @@ def test_a_class_without_an_image_is_warned_of(tmp_path: Path, capsys):
     assert (captured.out + captured.err).count(f"{warning}\n") == 1
 
 
-def test_verify_of_nothing_says_so(tmp_path: Path, copy: Path, capsys):
+def test_verify_of_nothing_reports_it(tmp_path: Path, copy: Path, capsys):
     """Law: where no run is made none is verified; images that another study decoded there are named, and only they."""
     (tmp_path / "alone").mkdir()
     alone = write_study(tmp_path / "alone")
@@ -376,7 +378,7 @@ def test_export_writes_exactly_n_checkpoints(made: Path, tmp_path, capsys):
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
-def test_export_overwrites_only_when_told_to(made: Path, tmp_path, capsys):
+def test_export_overwrites_only_when_asked_to(made: Path, tmp_path, capsys):
     """Law: a file that exists stays, with the exit code that `init` has, too."""
     (tmp_path / "a.zip").write_bytes(b"mine")
     assert export(made, tmp_path / "a.zip") == 2

@@ -62,7 +62,7 @@ def test_evaluate_as_json_in_another_mode(study: str, capsys: pytest.CaptureFixt
     assert list(scores.populations) == ["original", "retrained", "again"]
 
 
-def test_scores_of_some_populations_are_said_to_be_all_that_is_kept(study: str, capsys: pytest.CaptureFixture):
+def test_scores_of_some_populations_are_reported_to_be_all_that_is_kept(study: str, capsys: pytest.CaptureFixture):
     """Law: --only leaves the others out of scores.json, and of the page that follows, with a word."""
     assert main(["evaluate", study, "--only", "again", "--jobs", "1"]) == 0
     assert "scores.parquet, which now hold again alone; " in capsys.readouterr().out
@@ -70,7 +70,7 @@ def test_scores_of_some_populations_are_said_to_be_all_that_is_kept(study: str, 
     assert "alone" not in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_a_report_without_an_evaluation_says_what_to_do(study: str, capsys: pytest.CaptureFixture):
+def test_a_report_without_an_evaluation_states_what_to_do(study: str, capsys: pytest.CaptureFixture):
     """Law: one line, no traceback."""
     assert main(["report", study]) == 1
     assert capsys.readouterr().err.endswith(f"no evaluation yet; `ray-unlearn evaluate {study}` makes one\n")

@@ -27,7 +27,7 @@ def uncommented(name: str) -> dict[str, Any]:
 
 
 def variant(name: str) -> dict[str, Any]:
-    """Return the file as its comments say to change it; `aws` is the file as it stands."""
+    """Return the file, changed as its comments ask; `aws` is the file as it is."""
     base: dict[str, Any] = yaml.safe_load(FILE.read_text())
     if name == "aws":
         return base
@@ -68,7 +68,7 @@ def test_the_file_and_its_variants_fit_rays_schema(name: str) -> None:
     [("aws", {"head", "gpu-spot"}), ("gcp", {"head", "gpu_spot"}), ("local", {"local.cluster.node"})],
 )
 def test_ray_up_would_accept_the_file(name: str, types: set[str]) -> None:
-    """Ray's own preparation keeps our types and commands; where we say nothing, it would install a nightly build."""
+    """Ray's own preparation keeps our types and commands; where we set nothing, it would install a nightly build."""
     config = prepared(variant(name))
     assert set(config["available_node_types"]) == types
     assert config["head_start_ray_commands"] == variant(name)["head_start_ray_commands"]
@@ -118,14 +118,14 @@ def test_ray_would_refuse_a_spoilt_file(cluster: dict[str, Any], spoil: Any) -> 
 
 @pytest.mark.parametrize(("spoil", "names"), [(break_key, "max_worker"), (break_node_key, "spot")])
 def test_the_schema_names_an_unknown_key(cluster: dict[str, Any], spoil: Any, names: str) -> None:
-    """jsonschema alone refuses it, and says which."""
+    """jsonschema alone refuses it, and states which."""
     spoil(cluster)
     with pytest.raises(jsonschema.ValidationError, match=f"'{names}' was unexpected"):
         jsonschema.validate(cluster, json.loads(SCHEMA.read_text()))
 
 
 def test_the_dashboard_listens_on_loopback_alone(cluster: dict[str, Any]) -> None:
-    """Whoever reaches it can run code: a head says 127.0.0.1, nobody says anything else, comments included."""
+    """Anyone who reaches it can run code: a head states 127.0.0.1, no one states anything else, comments included."""
     heads = [command for command in start_commands(cluster) if "--head" in command]
     assert len(heads) == 1
     hosts = [re.findall(r"--dashboard-host[= ](\S+)", command) for command in start_commands(cluster)]
@@ -179,7 +179,7 @@ def test_the_head_has_no_gpu_and_idle_workers_go(name: str) -> None:
 
 
 def test_what_stopped_costs_nothing(cluster: dict[str, Any]) -> None:
-    """AWS would keep stopped machines, and their disks, unless told otherwise."""
+    """AWS would keep stopped machines, and their disks, unless configured otherwise."""
     assert cluster["provider"]["cache_stopped_nodes"] is False
 
 

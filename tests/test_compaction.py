@@ -1,4 +1,4 @@
-"""The compacted copy of records: it saves reads, and never says more than the records themselves."""
+"""The compacted copy of records: it saves reads, and never states more than the records themselves."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def records_one_by_one(store: StudyStore) -> dict[int, Record]:
-    """What `records` must say: every record.json read, none believed."""
+    """What `records` must state: every record.json read, none believed."""
     found = {index: store.record(finetune(index)) for index in store.indexes("finetune")}
     return {index: record for index, record in found.items() if record and record.is_of(finetune(index), DIGEST)}
 
@@ -118,7 +118,7 @@ def test_the_copy_keeps_keys_of_a_later_version(store: StudyStore, reads: list[s
 
 
 def test_a_copy_of_a_later_format_is_not_read(store: StudyStore):
-    """Law: the copy is a cache: what a later version put there is no error, and says nothing."""
+    """Law: the copy is a cache: what a later version put there is no error, and reports nothing."""
     path = path_of(store, COPY)
     expected = store.records("finetune", DIGEST)
     path.write_text(path.read_text().replace('"format": 2, "run"', '"format": 3, "run"').replace("0.5", "0.7"))
@@ -126,7 +126,7 @@ def test_a_copy_of_a_later_format_is_not_read(store: StudyStore):
 
 
 def test_a_removed_run_is_gone(store: StudyStore):
-    """Law: what the listing lacks is not made, whatever the copy says."""
+    """Law: what the listing lacks is not made, no matter what the copy states."""
     store.discard(finetune(3))
     assert sorted(store.records("finetune", DIGEST)) == [0, 1, 2, 4]
     path_of(store, "tiny/finetune/00001/record.json").unlink()
@@ -149,7 +149,7 @@ def test_lines_of_something_else_do_not_count(store: StudyStore, reads: list[str
 
 @pytest.mark.parametrize("damage", ["torn", "empty", "binary", "not objects", "gone"])
 def test_a_lost_or_damaged_copy_costs_time_only(store: StudyStore, damage: str):
-    """Law: whatever is in the file, the records are what they are."""
+    """Law: no matter what is in the file, the records are what they are."""
     copy, expected = path_of(store, COPY), records_one_by_one(store)
     whole = copy.read_bytes()
     found = {

@@ -1,4 +1,4 @@
-"""phi: the official evaluator's numbers, its order of casts, and refusals that say where."""
+"""phi: the official evaluator's numbers, its order of casts, and refusals that state where."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_small_probabilities_are_summed_and_not_subtracted_from_one() -> None:
 
 
 def test_many_models_at_once_give_the_same_bits() -> None:
-    """Leading axes are only leading, in whatever order the memory lies."""
+    """Leading axes are only leading, in any order in memory."""
     logits_RNC = np.random.default_rng(0).normal(0, 5, (4, 33, 10)).astype(np.float32)
     labels_N = np.arange(33) % 10
     phi_RN = logit_scaled_confidence(logits_RNC, labels_N)

@@ -1,41 +1,77 @@
-"""What progress says of the time left."""
+"""What progress states of the time left."""
 
 from __future__ import annotations
 
 import io
 
+import pytest
 from plans import finetune
 from rich.console import Console
 
+from ray_unlearn.generation import generate
+from ray_unlearn.monitor import TimeLeft
 from ray_unlearn.monitor.console import ConsoleSink
 from ray_unlearn.run.outcome import Outcome, WorkerInfo
-from ray_unlearn.schedule.events import Event, Failed, Made, Retried
+from ray_unlearn.schedule.events import Event, Failed, Made, Retried, Started
 from ray_unlearn.schedule.pool import Lost, Ready
+from ray_unlearn.study import Run
 
 HERE = WorkerInfo(host="node-3", pid=7, device="cpu")
 
 
-def test_time_left_counts_from_the_first_worker(monkeypatch):
-    """Law: started at 0, worker ready at 100, 3 runs by 106: 2 s each, 30 a minute; 6 left take 12 s. One was there."""
+def retrained(index: int) -> Run:
+    """Return a run of the population `retrained`."""
+    return Run(population="retrained", index=index)
+
+
+def test_time_left_is_that_of_each_population(monkeypatch):
+    """Law: 3 fine-tunes of 2 s and 2 retrainings of 20 s are left: 46 s for one worker, 23 for two; then it moves."""
     now = 0.0
     monkeypatch.setattr("ray_unlearn.monitor.console.time.monotonic", lambda: now)
-    tracker = ConsoleSink(Console(file=io.StringIO()), total=10, already=1)
-    now = 50.0
-    assert tracker.describe() == "starting"
+    file = io.StringIO()
+    tracker = ConsoleSink(Console(file=file), 8, 1, TimeLeft({"finetune": 4, "retrained": 3}))
     now = 100.0
-    tracker(Ready(1, HERE))
     assert tracker.describe() == "starting"
-    now = 101.0
-    tracker(Ready(2, HERE))
-    for index in range(3):
-        tracker(Made(Outcome(run=finetune(index), seconds=1.0), 1, 1))
-    now = 106.0
-    assert tracker.describe() == "30.0 runs/min, about 12 s left"
+    for worker, run, seconds in ((1, finetune(0), 2.0), (2, retrained(0), 20.0)):
+        tracker(Ready(worker, HERE))
+        tracker(Started(worker, [(run, 1)]))
+        assert tracker.describe() == "starting" if worker == 1 else True
+        tracker(Made(Outcome(run=run, seconds=seconds), 1, worker))
+    assert tracker.describe() == "about 23 s left"
+    now = 130.0
+    assert tracker.describe() == "4.0 runs/min, about 23 s left"
+    for worker, run in ((1, finetune(1)), (2, retrained(1))):
+        tracker(Started(worker, [(run, 1)]))
+    now = 140.0  # the fine-tuning is overdue at 2 of its 2 s; the retraining is at 10 of 20
+    assert tracker.describe().endswith(" about 17 s left")
+    tracker(Failed(Outcome(run=finetune(1), seconds=9.0, error="NaN"), 1, 1))
+    assert tracker.describe().endswith(" 1 failed, about 17 s left")
+    printed = file.getvalue().count("left")
+    tracker.tick()
+    assert file.getvalue().count("left") == printed
+    now = 300.0
+    tracker.tick()
+    assert file.getvalue().count("left") == printed + 1
+
+
+def test_runs_made_earlier_are_a_first_estimate():
+    """Law: until a run is made now; a population without any counts with the mean of the others; a lost worker counts
+    no more."""
+    left = TimeLeft({"finetune": 10, "other": 10}, {"finetune": 3.0})
+    assert left.seconds(0.0) == 60.0
+    left.note(Ready(1, HERE), 0.0)
+    left.note(Ready(2, HERE), 0.0)
+    assert left.seconds(0.0) == 30.0
+    left.note(Made(Outcome(run=finetune(0), seconds=1.0), 1, 1), 1.0)
+    assert left.seconds(1.0) == 9.5
+    left.note(Lost(1, "killed"), 1.0)
+    assert left.seconds(1.0) == 19.0
+    assert TimeLeft({"finetune": 1}).seconds(0.0) is None
 
 
 def test_each_event_that_concerns_people_is_a_line():
-    """Law: retries say which attempt comes, failures how many there were; a cause that keeps workers from starting is
-    said once, and not where a node went away or a ready worker is lost."""
+    """Law: retries state which attempt comes, failures how many there were; a cause that keeps workers from starting is
+    reported once, and not where a node went away or a ready worker is lost."""
     told = Outcome(run=finetune(7), seconds=1.0, error="NaN", log=b"epoch 1\x1b[2J\n")
     events: list[Event] = [
         Lost(1, "no such device"),
@@ -48,7 +84,7 @@ def test_each_event_that_concerns_people_is_a_line():
     ]
     for verbose in (False, True):
         file = io.StringIO()
-        sink = ConsoleSink(Console(file=file, width=200), total=10, already=1, max_attempts=2, verbose=verbose)
+        sink = ConsoleSink(Console(file=file, width=200), 10, 1, TimeLeft({}), max_attempts=2, verbose=verbose)
         for event in events:
             sink(event)
         printed = ["finetune/00007: epoch 1\x1b[2J"] * verbose  # a real console writes controls out (`terminal`)
@@ -60,3 +96,11 @@ def test_each_event_that_concerns_people_is_a_line():
             *printed,
             "failed: finetune/00007 after 2 attempts: NaN",
         ]
+
+
+def test_the_first_line_is_printed_before_anything_slow(tiny, capfd, monkeypatch):
+    """Law: it comes before the backend is imported, where torch and Ray cost seconds."""
+    monkeypatch.setattr("ray_unlearn.generation.driver.open_backend", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generate(tiny())
+    assert capfd.readouterr().err == "opening study tiny\n"

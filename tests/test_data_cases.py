@@ -1,4 +1,4 @@
-"""Data as people bring them: what is read, what is refused by its name, and what is said aloud."""
+"""Data as people bring them: what is read, what is refused by its name, and what is reported."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def data_of(folder: Path, train: Any, **data: Any) -> StudyData:
 
 
 def test_numbers_are_in_their_order(tmp_path: Path):
-    """Law: folders 0 to 11 are classes 0 to 11, which is said; in text's order 2 was folder 10."""
+    """Law: folders 0 to 11 are classes 0 to 11, which is reported; in text's order 2 was folder 10."""
     names = tuple(str(i) for i in range(12))
     root = folder_of(tmp_path / "num", dict.fromkeys(names, 2))
     source = open_class_folders(str(root))
@@ -71,7 +71,7 @@ def test_numbers_are_in_their_order(tmp_path: Path):
 
 @pytest.mark.parametrize("names", [["cat", "10", "2"], ["b", "a"], ["0", "1", "2"], ["00", "01", "10"]])
 def test_other_names_keep_the_order_of_text(names: list[str], tmp_path: Path):
-    """Law: what was sorted as text and is no row of numbers stays so, and nothing is said of it."""
+    """Law: what was sorted as text and is no row of numbers stays so, and nothing is reported of it."""
     assert in_order(names) == tuple(sorted(names))
     assert open_class_folders(str(folder_of(tmp_path, dict.fromkeys(names, 1)))).remarks == ()
 
@@ -98,7 +98,7 @@ def test_a_number_that_could_be_two_classes_is_refused(tmp_path: Path):
     assert len(data_of(tmp_path, str(root), forget={"label": "2"}).splits.sets["forget"]) == 3
 
 
-# What lies in folders.
+# What is in folders.
 
 
 def test_hidden_and_system_files_are_skipped(tmp_path: Path):
@@ -135,7 +135,7 @@ def test_ignored_files_are_counted_by_suffix(tmp_path: Path):
 
 
 def test_the_same_on_an_object_store(tmp_path: Path, monkeypatch):
-    """Law: order, skipping and counting do not depend on where a folder lies."""
+    """Law: order, skipping and counting do not depend on where a folder is."""
     from ray_unlearn.data import folders
 
     mock = fs._MockFileSystem(datetime.datetime.now(datetime.UTC))
@@ -159,7 +159,7 @@ def test_the_same_on_an_object_store(tmp_path: Path, monkeypatch):
     assert "label 2 is '2'" in source.remarks[0]
 
 
-# Splits that lie together.
+# Splits that are together.
 
 
 def test_files_of_several_splits_are_no_source(tmp_path: Path):
@@ -205,7 +205,7 @@ def test_folders_that_are_splits_are_no_classes(tmp_path: Path):
     ],
 )
 def test_empty_classes_are_counted(labels, said, tmp_path: Path):
-    """Law: numbers that are no row from 0 make classes without images, which is said with their number."""
+    """Law: numbers that are no row from 0 make classes without images, which is reported with their number."""
     file = write_parquet(tmp_path / "one.parquet", labels)
     assert data_of(tmp_path, str(file)).warnings == (f"data.train: {said}",)
 

@@ -35,7 +35,7 @@ class One(nn.Module):
         (4, {"kernel_size": 3, "padding": 0}, 0),
         (1, {"kernel_size": (1, 3), "padding": (0, 1)}, 2),
         (1, {"kernel_size": 3, "padding": 1, "padding_mode": "circular"}, 0),
-        (1, {"kernel_size": 3, "padding": "same"}, 0),  # not told; treated as live
+        (1, {"kernel_size": 3, "padding": "same"}, 0),  # not reported; treated as live
     ],
 )
 def test_what_never_gets_a_gradient(tmp_path, size, how, dead):

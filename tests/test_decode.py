@@ -1,4 +1,4 @@
-"""One encoded image -> exact pixels, or a refusal that says why."""
+"""One encoded image -> exact pixels, or a refusal that states why."""
 
 from __future__ import annotations
 
@@ -178,8 +178,8 @@ def test_labels_outside_the_classes_are_refused(tmp_path, label, expected):
         assert expected in done.error
 
 
-def test_a_named_label_must_lie_below_the_class_count_too(tmp_path):
-    """Law: `classes: 2` refuses the third class by whatever name."""
+def test_a_named_label_must_are_below_the_class_count_too(tmp_path):
+    """Law: `classes: 2` refuses the third class by any name."""
     done = decode_slice(Rows(row("eel")), 0, job(tmp_path, num_classes=2))
     assert "faces.parquet row 7: label eel: expected a class number from 0 to 1" in done.error
 

@@ -187,7 +187,7 @@ def awkward(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
 
 @pytest.mark.parametrize("kind", ["plain", "rounded", "planted", "tiny", "wide", "clipped", "touching"])
 def test_parity_is_its_definition(kind: str) -> None:
-    """Bit for bit the same as comparing every sample with every end of every attack, also where values lie on ends."""
+    """Bit for bit the same as comparing every sample with every end of every attack, also where values are on ends."""
     rng = np.random.default_rng(5)
     for _ in range(6):
         unlearned_N, retrained_N = awkward(kind, rng)
@@ -301,7 +301,7 @@ def test_exact_misses_no_block_at_the_edge_of_a_tile(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("mode", ["parity", "exact"])
 def test_exchanging_the_samples_changes_nothing(mode: str) -> None:
-    """An attacker who tells one from the other tells the other from the one."""
+    """An attacker who distinguishes one from the other distinguishes the other from the one."""
     for seed in range(4):
         unlearned_NE, retrained_NE = gaussian(seed)
         one, other = (
@@ -312,7 +312,7 @@ def test_exchanging_the_samples_changes_nothing(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["parity", "exact"])
-def test_the_same_models_cannot_be_told_apart(mode: str) -> None:
+def test_the_same_models_cannot_be_distinguished(mode: str) -> None:
     """Equal counts everywhere: epsilon is 0, not below."""
     sample_NE, _ = gaussian(1)
     assert (example_epsilons(sample_NE, sample_NE[::-1], mode=mode).epsilon_E == 0).all()

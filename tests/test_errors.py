@@ -38,7 +38,7 @@ def drawn() -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def test_the_tree_that_is_drawn_is_the_tree_that_is() -> None:
-    """Every class of the module stands below its parent, and nothing else is drawn."""
+    """Every class of the module is below its parent, and nothing else is drawn."""
     tree = {name: parent for name, (parent, _) in drawn().items() if name not in ("BaseException", "Exception")}
     assert tree == {name: value.__bases__[0].__name__ for name, value in CLASSES.items()}
     assert all(len(value.__bases__) == 1 for value in CLASSES.values())
@@ -61,7 +61,7 @@ def test_an_error_survives_pickling_with_its_message() -> None:
         assert (type(again), str(again)) == (type(error), "study.yaml: data: missing")
 
 
-def test_an_interruption_survives_pickling_and_says_its_signal() -> None:
+def test_an_interruption_survives_pickling_and_states_its_signal() -> None:
     """Its number is kept, not only its text."""
     again = pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM)))  # noqa: S301 - our own bytes
     assert again.exit_code == 143

@@ -46,7 +46,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Scores]:
 
 
 def test_a_measure_has_its_n_its_interval_and_its_null(scored: tuple[Path, Scores]):
-    """Law: no number alone; the null and the value beside it have the same N, half of the reference's 16 runs."""
+    """Law: no number alone; the null and the value next to it have the same N, half of the reference's 16 runs."""
     for name in ("again", "shifted"):
         measures = scored[1].populations[name].measures
         assert measures.keys() == {name for name, one in MEASURES.items() if not one.of_shadows}
@@ -89,7 +89,7 @@ def test_the_official_number_is_of_the_first_n_of_both(scored: tuple[Path, Score
 
 
 def test_who_never_saw_the_images_scores_as_the_null_does(scored: tuple[Path, Scores]):
-    """Law: runs drawn like the reference lie within its null; runs four standard deviations off do not."""
+    """Law: runs drawn like the reference are within its null; runs four standard deviations off are not."""
     again, shifted = (scored[1].populations[name].measures for name in ("again", "shifted"))
     for measure in ("forgetting_quality", "u_lira_auc", "mean_shift"):
         assert again[measure].null_low <= again[measure].at_null_n <= again[measure].null_high, measure
@@ -125,7 +125,9 @@ def test_groups_are_sliced_where_images_have_them(tmp_path: Path):
 
 
 def test_what_is_unchanged_is_not_computed_again(tmp_path: Path):
-    """Law: a second evaluation computes nothing and says the same; a new run of one population recomputes that one."""
+    """Law: a second evaluation computes nothing and states the same; a new run of one population recomputes
+    that one.
+    """
     study, store = evaluated_store(tmp_path, {"retrained": 8, "again": 8, "shifted": 3})
     first, second, third, fourth = Counting(), Counting(), Counting(), Counting()
     before = evaluate(study, store, execute=first)
@@ -201,7 +203,7 @@ def test_the_scores_are_published_twice(tmp_path: Path):
     assert {"mode", "low", "high", "n", "null", "at_null_n", "null_n"} <= set(table.columns)
 
 
-def test_doubts_are_said(tmp_path: Path):
+def test_doubts_are_reported(tmp_path: Path):
     """Law: identical runs, too few runs, one original only and missing runs are warnings, not silence."""
     study, store = evaluated_store(tmp_path, {"retrained": 8, "same": 8})
     study = study.model_copy(update=_more(study, "same", 9))
@@ -231,8 +233,8 @@ def test_few_runs_give_what_they_can(tmp_path: Path, count: int):
     assert quality.null is None
 
 
-def test_two_runs_beside_many_are_scored_without_a_null(tmp_path: Path):
-    """Law: a population too small for the null that others have is no error, and drags nobody down to its N."""
+def test_two_runs_next_to_many_are_scored_without_a_null(tmp_path: Path):
+    """Law: a population too small for the null that others have is no error, and drags no one down to its N."""
     study, store = evaluated_store(tmp_path, {"retrained": 12, "again": 12, "shifted": 2})
     found = evaluate(study, store).populations
     assert found["again"].measures["forgetting_quality"].null_n == 6
@@ -241,7 +243,9 @@ def test_two_runs_beside_many_are_scored_without_a_null(tmp_path: Path):
 
 
 def test_two_runs_have_no_score_but_what_two_can_have(tmp_path: Path):
-    """Law: F of two is 0 whatever they are, so there is none, nor images by epsilon; distances and ratios are there."""
+    """Law: F of two is 0 no matter what they are, so there is none, nor images by epsilon; distances and ratios are
+    there.
+    """
     study, store = evaluated_store(tmp_path, {"retrained": 4, "again": 2})
     found = evaluate(study, store).populations["again"]
     why = "needs 3 runs a side, and there are 2: with fewer than 3, the formula of F counts no image"
@@ -265,7 +269,7 @@ def test_two_runs_have_no_score_but_what_two_can_have(tmp_path: Path):
 
 @pytest.mark.parametrize("older", [1, 2])
 def test_an_older_file_is_read_with_a_warning_and_made_anew(tmp_path: Path, older: int):
-    """Law: numbers of an older evaluation say that they are; `evaluate` mixes none of its parts with new ones."""
+    """Law: numbers of an older evaluation state that they are; `evaluate` mixes none of its parts with new ones."""
     study, store = evaluated_store(tmp_path, {"retrained": 3, "again": 3})
     scores = evaluate(study, store)
     old = json.loads(scores.model_dump_json()) | {"format": older}
@@ -308,7 +312,9 @@ def test_without_retain_outputs_there_is_f_but_no_score(tmp_path: Path):
     assert measures["score"].missing == "needs outputs of retain: outputs: {splits: [forget, test, retain]}"
 
 
-def test_a_study_without_a_test_set_is_not_told_to_save_its_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_study_without_a_test_set_is_not_reported_to_save_its_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Law: advice that cannot work is not given."""
     monkeypatch.delitem(SIZES, "test")
     study, store = evaluated_store(tmp_path, {"retrained": 4, "again": 4}, saved=("retain", "forget"))
@@ -329,7 +335,7 @@ def test_a_study_that_is_not_the_stores_is_refused(tmp_path: Path):
 
 
 def test_refusals(tmp_path: Path):
-    """Law: no reference, no runs of it, an unknown name, other splits: one error that says so."""
+    """Law: no reference, no runs of it, an unknown name, other splits: one error that reports it."""
     study, store = evaluated_store(tmp_path, {"retrained": 2, "again": 2})
     with pytest.raises(StudyError, match=r"--only agian: not a population .* \(did you mean 'again'\?\)"):
         evaluate(study, store, populations=["agian"])
@@ -363,7 +369,7 @@ def test_every_attack_has_its_curve_and_its_reference(scored: tuple[Path, Scores
 
 
 def test_all_populations_meet_one_null(tmp_path: Path):
-    """Law: where counts differ, the smallest population decides at which N all stand beside the same null."""
+    """Law: where counts differ, the smallest population decides at which N all are next to the same null."""
     study, store = evaluated_store(tmp_path, {"retrained": 12, "again": 12, "shifted": 4})
     found = evaluate(study, store).populations
     sizes = {name: found[name].measures["forgetting_quality"].null_n for name in ("again", "shifted")}
@@ -417,7 +423,9 @@ def test_the_same_images_stand_for_all_methods(scored: tuple[Path, Scores]):
 
 
 def test_a_population_is_tested_as_a_whole(scored: tuple[Path, Scores]):
-    """Law: runs four standard deviations off are told apart, runs drawn alike are not; p is corrected for all four."""
+    """Law: runs four standard deviations off are distinguished, runs drawn alike are not; p is corrected for
+    all four.
+    """
     again, shifted = (scored[1].populations[name] for name in ("again", "shifted"))
     assert again.tests.keys() == shifted.tests.keys() == {"energy", "log_variance"}
     assert shifted.tests["energy"].p == 0.0005

@@ -32,7 +32,7 @@ def test_two_histograms_worked_by_hand() -> None:
     assert result.retrained_to_unlearned.per_example == pytest.approx([math.log(2) / 4, math.log(1e5)], abs=1e-12)
 
 
-def test_a_direction_is_what_its_name_says() -> None:
+def test_a_direction_is_what_its_name_states() -> None:
     """Law: unlearned all at 0, retrained half there and half far: 1 log(1 / 0.5), and 0.5 log(0.5) + 0.5 log(0.5e5)."""
     result = klom([[0.0], [0.0]], [[0.0], [1.0]])
     assert result.unlearned_to_retrained.mean == pytest.approx(math.log(2), abs=1e-12)
@@ -75,7 +75,7 @@ def test_equal_populations_are_at_0_and_so_are_constant_ones() -> None:
 
 
 def test_like_populations_are_near_the_floor_of_their_number_of_runs() -> None:
-    """Law: never 0; 0.64 nats at 64 runs and 0.05 at 512 between two samples of one Gaussian, as the module says."""
+    """Law: never 0; 0.64 nats at 64 runs and 0.05 at 512 between two samples of one Gaussian, as the module states."""
     rng = np.random.default_rng(0)
     means = {}
     for runs in (64, 512):

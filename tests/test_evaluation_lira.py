@@ -59,7 +59,7 @@ def test_models_of_one_original_are_left_out_together() -> None:
         mine = NormalDist.from_samples(np.delete(unlearned_UE[:, 1], block)).pdf(phi)
         theirs = NormalDist.from_samples(np.delete(retrained_RE[:, 1], block % 8)).pdf(phi)
         assert result.unlearned_scores[i, 1] == pytest.approx(math.log(mine / theirs), abs=1e-9)
-    alone = u_lira(unlearned_UE, retrained_RE, np.zeros(9))  # one original: nobody would remain
+    alone = u_lira(unlearned_UE, retrained_RE, np.zeros(9))  # one original: no one would remain
     assert np.array_equal(alone.unlearned_scores, u_lira(unlearned_UE, retrained_RE).unlearned_scores)
 
 
@@ -110,7 +110,7 @@ def test_swapping_the_populations_swaps_and_negates_the_scores() -> None:
     assert other.accuracy == pytest.approx(one.accuracy, abs=1e-12)
 
 
-def test_two_halves_of_one_population_cannot_be_told_apart_and_distant_ones_always() -> None:
+def test_two_halves_of_one_population_cannot_be_distinguished_and_distant_ones_always() -> None:
     """Law: 1/2 and 1; a shift of one sd is near its ideal attacker's Phi(1 / sqrt 2) = 0.76 and Phi(1/2) = 0.69."""
     _, retrained_RE = populations(runs=(3, 128), examples=200)
     null = u_lira(retrained_RE[::2], retrained_RE[1::2])
@@ -126,7 +126,7 @@ def test_two_halves_of_one_population_cannot_be_told_apart_and_distant_ones_alwa
     assert near.accuracy == pytest.approx(NormalDist().cdf(1 / 2), abs=0.01)
 
 
-def test_a_narrower_population_is_told_apart_at_the_same_mean() -> None:
+def test_a_narrower_population_is_distinguished_at_the_same_mean() -> None:
     """Law: spread alone gives a method away: a tenth of it, and nearly every model is known."""
     rng = np.random.default_rng(0)
     result = u_lira(0.1 * rng.normal(size=(64, 50)), rng.normal(size=(64, 50)))
@@ -134,7 +134,7 @@ def test_a_narrower_population_is_told_apart_at_the_same_mean() -> None:
     assert result.auc == result.curve.auc
 
 
-def test_models_without_spread_have_the_floors_variance_and_an_example_without_any_says_nothing() -> None:
+def test_models_without_spread_have_the_floors_variance_and_an_example_without_any_reports_nothing() -> None:
     """Law: unlearned 0, 0, 0 and retrained -1, 0, 1: a variance of 2 / 5 in all, so the floor is 4e-5.
 
     A retrained 1 against N(0, 4e-5) and N(-1/2, 1/2) of -1 and 0: -1 / 8e-5 - log(4e-5)/2 + 2.25 + log(1/2)/2.

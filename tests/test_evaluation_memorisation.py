@@ -55,7 +55,7 @@ def test_a_study_forgets_the_hardest_of_another(tmp_path: Path):
 
 
 def test_the_hardest_of_other_images_are_refused(tmp_path: Path):
-    """Law: the message names the study that was made from other images, not ids that nobody wrote."""
+    """Law: the message names the study that was made from other images, not ids that no one wrote."""
     easy = {"storage": str(tmp_path), "name": "easy", "populations": {"finetune": None, **RETRAINED}}
     generate(parse_study(merged(TINY, easy), "a test"), backend="inline")
     ids = hardest_images(StudyStore(open_storage(str(tmp_path)), "easy"), 4)
@@ -91,13 +91,13 @@ RETRAINED = {"retrained": {"method": "train", "on": "retain", "count": 2}}
     ],
 )
 def test_half_a_wish_is_refused(tmp_path: Path, forget: dict, said: str):
-    """Law: what is missing or impossible is said before any work."""
+    """Law: what is missing or impossible is reported before any work."""
     with pytest.raises(StudyError, match=said):
         parse_study(merged(TINY, {"data": {"forget": {"fraction": None, **forget}}}), "a test")
 
 
 def test_without_that_study_there_is_no_set(tmp_path: Path):
-    """Law: an unknown study, or one without retrained models, is one error that says what to do."""
+    """Law: an unknown study, or one without retrained models, is one error that states what to do."""
     with pytest.raises(DataError, match=r"study nobody in .*: no such study; generate it first"):
         hardest_images(StudyStore(open_storage(str(tmp_path)), "nobody"), 1)
     _, store = evaluated_store(tmp_path, {"retrained": 1})

@@ -32,7 +32,7 @@ def test_outputs_are_the_runs_in_order(tmp_path: Path):
 
 
 def test_damaged_outputs_are_refused(tmp_path: Path):
-    """Law: a byte that is not what the record says is an error with the run's name, never a number."""
+    """Law: a byte that is not what the record states is an error with the run's name, never a number."""
     _, store = evaluated_store(tmp_path, {"retrained": 2})
     file = next(tmp_path.glob("tiny/retrained/00001/outputs.arrow"))
     file.write_bytes(file.read_bytes()[:-1] + b"x")

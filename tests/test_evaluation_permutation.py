@@ -47,7 +47,7 @@ def test_p_counts_divisions_that_are_as_large_and_the_true_one():
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.4])
-def test_where_nothing_differs_five_percent_are_told_apart(rho: float):
+def test_where_nothing_differs_five_percent_are_distinguished(rho: float):
     """Law: over 1,000 studies of equal distributions, both p are at most 0.05 in 5 %, within 3 to 7 %."""
     rng = np.random.default_rng(2)
 
@@ -68,7 +68,7 @@ def test_a_shift_and_a_smaller_spread_are_seen():
     assert permutation_tests(narrow, reference, rng)["energy"].p > 0.01
 
 
-def test_runs_that_do_not_differ_are_told_apart():
+def test_runs_that_do_not_differ_are_distinguished():
     """Law: a deterministic method has a variance of 0 and is seen; where nothing differs at all there is no test."""
     rng = np.random.default_rng(4)
     found = permutation_tests(np.zeros((8, 5)), rng.normal(size=(8, 5)), rng)

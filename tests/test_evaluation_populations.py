@@ -10,7 +10,7 @@ from ray_unlearn.evaluation.populations import by_examples, by_runs, compared
 
 
 def test_every_kind_of_number_becomes_float64_and_the_callers_array_stays_as_it_was() -> None:
-    """Law: the same values, whatever they were stored in, in an array of their own."""
+    """Law: the same values, no matter what they were stored in, in an array of their own."""
     for kind in (np.float16, np.float32, np.int64, np.uint8, np.bool_):
         stored = np.array([[0, 1], [1, 1]], kind)
         phi_RE = by_runs(stored, "phi")
@@ -39,7 +39,7 @@ def test_every_kind_of_number_becomes_float64_and_the_callers_array_stays_as_it_
     ],
 )
 def test_a_population_that_is_none_is_refused(values, message) -> None:
-    """Law: one line says which, what was expected, what was found and where."""
+    """Law: one line states which, what was expected, what was found and where."""
     with pytest.raises(EvaluationError) as caught:
         by_runs(values, "phi", at_least=2)
     assert str(caught.value) == message

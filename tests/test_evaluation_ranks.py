@@ -39,7 +39,7 @@ def test_what_populations_have_in_common_cancels():
 
 
 def test_what_does_not_compare_has_no_place():
-    """Law: other numbers of runs, or no interval, and nobody is ranked; a population without a value is left out."""
+    """Law: other numbers of runs, or no interval, and no one is ranked; a population without a value is left out."""
     a, b, none = estimate(0.2), estimate(0.1), Estimate(value=None, n=32, missing="why")
     assert ranks("score", {"a": a, "b": estimate(0.1, n=16)}, {}) == {}
     assert ranks("score", {"a": a, "b": Estimate(value=0.1, n=32)}, {}) == {}

@@ -1,4 +1,4 @@
-"""Random subsets: intervals, nulls, and the same draws whoever asks."""
+"""Random subsets: intervals, nulls, and the same draws for every caller."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_the_error_of_f_has_two_parts(mode):
     assert standard_error("score", draws, drawn, mode).se == pytest.approx(found.se / 2)
 
 
-def test_over_originals_the_jackknife_stands_alone():
+def test_over_originals_the_jackknife_is_alone():
     """Law: with originals left out, the whole variance is multiplied; degrees of freedom are originals - 1."""
     drawn = Subsets(pairs=[], factor=3.0, units=4, over_originals=True)
     points_KE = np.random.default_rng(0).random((20, 10))

@@ -42,7 +42,7 @@ def test_retrained_models_against_themselves_show_nothing():
     assert found.ceiling == pytest.approx(bound_table(16, 16, 0.05 / 300).max())
 
 
-def test_images_that_are_told_apart_show_the_ceiling():
+def test_images_that_are_distinguished_show_the_ceiling():
     """Law: where nothing overlaps, the bound is the ceiling, whichever side is above, or in the middle of the other."""
     rng = np.random.default_rng(1)
     unlearned, retrained = rng.normal(size=(64, 3)), rng.normal(size=(64, 3))
@@ -92,7 +92,7 @@ def test_shares_of_the_variance_are_those_that_were_drawn():
 
 
 def test_without_several_originals_or_runs_of_them_there_are_no_shares():
-    """Law: one original, or one run of each, cannot tell the parts apart; nor can runs that do not differ."""
+    """Law: one original, or one run of each, cannot distinguish the parts; nor can runs that do not differ."""
     phi = np.random.default_rng(4).normal(size=(6, 5))
     assert variance_shares(phi, np.zeros(6), np.ones(5)) is None
     assert variance_shares(phi, np.arange(6), np.ones(5)) is None

@@ -67,7 +67,7 @@ def test_what_is_written_is_read_in_order(make: Callable[[Path], StudyStore], tm
 
 @pytest.mark.parametrize("make", [store_in, elsewhere])
 def test_a_large_log_goes_on_in_parts(make: Callable[[Path], StudyStore], tmp_path: Path, monkeypatch):
-    """Law: with parts of 100 bytes, events of some 60 lie in several files and are read as one log, in order."""
+    """Law: with parts of 100 bytes, events of some 60 are in several files and are read as one log, in order."""
     monkeypatch.setattr(events_module, "_PART_BYTES", 100)
     store = make(tmp_path / "a")
     with event_log(store) as log:
@@ -80,7 +80,7 @@ def test_a_large_log_goes_on_in_parts(make: Callable[[Path], StudyStore], tmp_pa
 
 
 def test_lines_are_there_while_the_work_goes_on(tmp_path: Path, monkeypatch):
-    """Law: who watches need not wait for the end; a driver with nothing to say says that it is alive."""
+    """Law: who watches need not wait for the end; a driver with nothing to report states that it is alive."""
     monkeypatch.setattr(events_module, "_EVERY_S", 0.02)
     monkeypatch.setattr(events_module, "ALIVE_EVERY_S", 0.05)
     store = store_in(tmp_path)
@@ -124,7 +124,7 @@ def surrounded(**changes: object) -> types.SimpleNamespace:
 
 
 def full_after(left: int, error: str) -> types.SimpleNamespace:
-    """Return an `os` whose first write takes so many bytes: it says so, or the closing of the file does."""
+    """Return an `os` whose first write takes so many bytes: it reports it, or the closing of the file does."""
     once, fails = [left], list[int]()
 
     def write(descriptor: int, data: bytes) -> int:
@@ -147,7 +147,7 @@ def full_after(left: int, error: str) -> types.SimpleNamespace:
 
 
 @pytest.mark.parametrize("error", ["write", "close"])
-def test_whatever_part_a_full_disk_takes_every_event_is_there_once(error: str, tmp_path: Path, monkeypatch):
+def test_no_matter_what_part_a_full_disk_takes_every_event_is_there_once(error: str, tmp_path: Path, monkeypatch):
     """Law: wherever in three lines the disk is full, no event is lost, doubled, or glued to the half of another."""
     for left in range(3 * len(json.dumps({"event": "a", "at": "2026-11-24T15:00:00.000Z", "s": 0.0})) + 4):
         store = store_in(tmp_path / str(left))
@@ -177,7 +177,7 @@ def test_a_disk_that_is_full_for_a_while(tmp_path: Path):
 
 
 def test_what_is_no_json_costs_its_own_event_alone(tmp_path: Path):
-    """Law: a path, a NaN, a key that is no text, a ring: that event says what could not be written; the others, and
+    """Law: a path, a NaN, a key that is no text, a ring: that event states what could not be written; the others, and
     the log, are whole."""
     ring: list[object] = []
     ring.append(ring)
@@ -197,7 +197,7 @@ def test_what_is_no_json_costs_its_own_event_alone(tmp_path: Path):
 
 
 def test_what_breaks_off_is_the_last_event(tmp_path: Path):
-    """Law: an error passes on, and its kind is told; no thread is left."""
+    """Law: an error passes on, and its kind is reported; no thread is left."""
     store, threads = store_in(tmp_path), threading.active_count()
     with pytest.raises(ValueError, match="secret"), event_log(store) as log:
         raise ValueError(log.write("begun") or "secret")
@@ -205,7 +205,7 @@ def test_what_breaks_off_is_the_last_event(tmp_path: Path):
     assert threading.active_count() == threads
 
 
-def test_a_driver_that_prepares_says_so_only_after_another(tmp_path: Path):
+def test_a_driver_that_prepares_reports_it_only_after_another(tmp_path: Path):
     """Law: the first of a study leaves nothing before it is admitted, and nothing where it is refused; the next one
     announces itself; `newest` of a kind passes over what was refused."""
     store = store_in(tmp_path)
@@ -232,7 +232,7 @@ def test_a_driver_that_prepares_says_so_only_after_another(tmp_path: Path):
         ("x" * 400, "x" * 300),
     ],
 )
-def test_no_place_is_told(text: str, told: str):
+def test_no_place_is_reported(text: str, told: str):
     """Law: of an error, no path and no URI: they may hold names and credentials."""
     assert without_places(text) == told
 
@@ -262,7 +262,7 @@ def test_every_run_and_worker_has_its_events(tmp_path: Path):
 
 
 def test_a_run_whose_worker_died_before_it_reported_is_made_once(tmp_path: Path):
-    """Law: what the store alone says is made has its event, without a worker; one event, and no more."""
+    """Law: what the store alone states is made has its event, without a worker; one event, and no more."""
     with event_log(store_in(tmp_path)) as log:
         schedule(plan_of(2), FakePool({finetune(0): ["untold"]}, lambda: 1), Recorder(log))
     found = EventReader(store_in(tmp_path)).newest()
@@ -302,8 +302,8 @@ def test_the_share_of_busy_time_by_hand():
 
 def test_a_worker_that_has_to_go_is_there_until_it_has_finished():
     """Law: from 10 to 30 s. Worker 1 is busy all along. Of the others, each ready at 10 and busy until 14, one is
-    recycled at 14, one poisoned; one is told at 12 that its node goes and let go at 15, and its node dies at 20; one is
-    told at 12 and lost at 20 with a run that it never told of: 4, 4, 5 and 10 s there, 4 busy."""
+    recycled at 14, one poisoned; one is warned at 12 that its node leaves and let go at 15, and its node dies at 20;
+    one is warned at 12 and lost at 20 with a run that it never reported of: 4, 4, 5 and 10 s there, 4 busy."""
     found = [
         event("made", 30, 1, (10, 30)),
         *(event("made", 14, worker, (10, 14)) for worker in (2, 3, 4, 5)),
@@ -321,7 +321,7 @@ def test_a_worker_that_has_to_go_is_there_until_it_has_finished():
     assert (use.busy_s, use.there_s, use.workers) == (20 + 4 * 4, 20 + 4 + 4 + 5 + 10, 5)
 
 
-def test_what_ends_a_workers_time_is_told(tmp_path: Path):
+def test_what_ends_a_workers_time_is_reported(tmp_path: Path):
     """Law: a notice to its node, and a fault that stays with its process, are events; a death has a cause."""
     with event_log(store_in(tmp_path)) as log:
         recorder = Recorder(log)
@@ -349,9 +349,9 @@ def test_damaged_events_count_for_nothing():
     )
 
 
-def test_a_generate_tells_what_it_did(tiny: Callable[..., Study], monkeypatch: pytest.MonkeyPatch):
+def test_a_generate_reports_what_it_did(tiny: Callable[..., Study], monkeypatch: pytest.MonkeyPatch):
     """Law: begun, a ready worker, four runs made with figures that add up, ended; no log where nothing is to do; a
-    later one says that it prepares, and that it has ended though nothing was to do."""
+    later one states that it prepares, and that it has ended though nothing was to do."""
     study = tiny()
     generate(study, backend="inline")
     store = StudyStore(open_storage(study.storage), "tiny")
@@ -384,7 +384,7 @@ def test_a_generate_tells_what_it_did(tiny: Callable[..., Study], monkeypatch: p
     assert kinds(reader.newest()) == ["preparing", "ended"]
 
 
-def test_every_combination_of_parts_and_names_is_told_apart():
+def test_every_combination_of_parts_and_names_is_distinguished():
     """Law: only names of the form <log>-<part>.jsonl are parts; a log's own name may hold dashes."""
     from ray_unlearn.store.layout import Layout, event_log_of
 

@@ -1,6 +1,6 @@
 """The fault matrix, short form: every named point x worker, driver, node; nothing is lost or false after it.
 
-The long form, with random kills beside, is tests/stress/chaos.py.
+The long form, with random kills in addition, is tests/stress/chaos.py.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def made(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Return the payloads of a study that nobody disturbed."""
+    """Return the payloads of a study that no one disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed") / "study"
     assert generate(load_study(write_study(folder)), backend="inline").made == COUNT + 1
     return payload_bytes(folder / "store/tiny")
 
 
 def assert_whole(folder: Path, before: set[str], undisturbed: dict[str, bytes]) -> None:
-    """Nothing that was recorded is lost, every payload is what its record says, and the bytes are the undisturbed."""
+    """Nothing that was recorded is lost, every payload is what its record states, and the bytes are the undisturbed."""
     assert before <= made(folder)
     assert len(made(folder)) == COUNT + 1
     store = StudyStore(open_storage(str(folder / "store")), "tiny")
@@ -76,7 +76,7 @@ def assert_whole(folder: Path, before: set[str], undisturbed: dict[str, bytes]) 
 
 
 def test_what_ray_lost_is_read_from_its_logs(tmp_path: Path):
-    """Law: requests and replies are told apart; a log without an injection counts nothing."""
+    """Law: requests and replies are distinguished; a log without an injection counts nothing."""
     import chaos
 
     said = "[2026-11-24 15:00:00,000 I 1 1] rpc_chaos.cc:1: Inject RPC {} failure for CoreWorkerService.PushTask\n"
@@ -88,9 +88,10 @@ def test_what_ray_lost_is_read_from_its_logs(tmp_path: Path):
 
 
 def test_the_minutes_alone_decide_how_long_chaos_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    """Law: 1 minute of steps of 4 s are 15, whatever is killed in them; `--kills 20` at one a step are 20 steps, 80 s.
+    """Law: 1 minute of steps of 4 s are 15, no matter what is killed in them; `--kills 20` at one a step are 20
+    steps, 80 s.
 
-    A line says how far it is, every 15 s: after 16, 32 and 48 of the first 60.
+    A line states how far it is, every 15 s: after 16, 32 and 48 of the first 60.
     """
     import chaos
 
@@ -118,7 +119,7 @@ def test_the_minutes_alone_decide_how_long_chaos_kills(tmp_path: Path, monkeypat
 
 
 def test_the_dead_are_counted_by_victim_and_point(tmp_path: Path):
-    """Law: who died at random and who died on order are added up; an order that nobody met is none."""
+    """Law: who died at random and who died on order are added up; an order that no one met is none."""
     import chaos
 
     disturbed = chaos.Chaos.__new__(chaos.Chaos)
@@ -163,7 +164,9 @@ def die(point: str, *arguments: str) -> None:
 
 @pytest.mark.parametrize("point", faults.PUBLICATION)
 def test_the_driver_dies_while_a_run_is_published(point, tmp_path, undisturbed):
-    """Law: whatever the point, the same command makes what is missing, and the bytes are an undisturbed study's."""
+    """Law: no matter what the point, the same command makes what is missing, and the bytes are an undisturbed
+    study's.
+    """
     study = write_study(tmp_path / "study")
     die(point, "generate", str(study), "--backend", "inline")
     before = made(study.parent)

@@ -88,7 +88,7 @@ ONE_LINE = "interrupted by {}; nothing is lost: the same command makes what is m
 
 
 def test_sigterm_ends_with_143_and_one_line(ended):
-    """Law: 128 + 15; one line says that nothing is lost; no traceback."""
+    """Law: 128 + 15; one line states that nothing is lost; no traceback."""
     driver = ended[signal.SIGTERM]
     assert driver.process.exitcode == 143
     text = driver.stderr.read_text()

@@ -35,7 +35,7 @@ def disk(tmp_path: Path) -> Storage:
 
 @pytest.fixture
 def bucket() -> Storage:
-    """An object store as far as `Storage` can tell: not the local file system, nothing is renamed."""
+    """An object store as far as `Storage` can see: not the local file system, nothing is renamed."""
     return Storage("s3://bucket/prefix", fs._MockFileSystem(datetime.datetime.now(datetime.UTC)), "bucket/prefix")
 
 
@@ -79,7 +79,7 @@ def break_at(monkeypatch: pytest.MonkeyPatch, cut: str, error: BaseException) ->
 
 
 def test_published_bytes_come_back(storage: Storage):
-    """Law: read(publish(x)) is x; sizes, folders and existence say so, too."""
+    """Law: read(publish(x)) is x; sizes, folders and existence agree."""
     assert not storage.exists("faces")
     assert (storage.sizes("faces"), storage.folders("faces")) == ({}, [])
     storage.publish_file("faces/study.json", b"12345")
@@ -104,7 +104,7 @@ def test_publish_file_replaces_the_old_one(storage: Storage):
 
 
 def test_remove_takes_files_and_folders_and_is_idempotent(storage: Storage):
-    """Law: after remove nothing is there, whatever was."""
+    """Law: after remove nothing is there, no matter what was."""
     storage.publish_folder("p/00000", PAYLOADS, RECORD)
     storage.remove("p/00000/record.json")
     assert storage.sizes("p/00000") == {"model.safetensors": 7, "outputs.arrow": 6}
@@ -114,7 +114,7 @@ def test_remove_takes_files_and_folders_and_is_idempotent(storage: Storage):
 
 
 def test_read_of_a_missing_file_is_file_not_found(storage: Storage):
-    """Law: absence is `FileNotFoundError`, so that callers can tell it from a broken store."""
+    """Law: absence is `FileNotFoundError`, so that callers can distinguish it from a broken store."""
     with pytest.raises(FileNotFoundError):
         storage.read("nowhere/record.json")
 
@@ -122,7 +122,7 @@ def test_read_of_a_missing_file_is_file_not_found(storage: Storage):
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("error", [Killed(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))], ids=["killed", "full"])
 def test_a_cut_off_folder_leaves_nothing_under_its_name(disk: Storage, tmp_path, monkeypatch, cut, error):
-    """Law: whatever happens before the rename, the final name does not exist, and no temporary file stays."""
+    """Law: no matter what happens before the rename, the final name does not exist, and no temporary file stays."""
     break_at(monkeypatch, cut, error)
     with pytest.raises((StoreError, Killed)):
         disk.publish_folder("p/00000", PAYLOADS, RECORD)
@@ -166,7 +166,7 @@ def test_a_kill_between_payload_and_record_leaves_no_record(bucket: Storage, mon
 
 
 def test_a_complete_folder_is_never_replaced(disk: Storage, tmp_path):
-    """Law: whoever is first stays; the second's bytes are dropped without a trace."""
+    """Law: the first stays; the second's bytes are dropped without a trace."""
     disk.publish_folder("p/00000", PAYLOADS, RECORD)
     before = (tmp_path / "disk/p/00000/model.safetensors").stat().st_mtime_ns
     disk.publish_folder("p/00000", {"model.safetensors": b"other"}, RECORD)
@@ -176,7 +176,7 @@ def test_a_complete_folder_is_never_replaced(disk: Storage, tmp_path):
 
 
 def test_an_incomplete_folder_is_replaced_whole(disk: Storage, tmp_path):
-    """Law: a folder without its record (somebody's interrupted copy) does not stand in the way, nor mix in."""
+    """Law: a folder without its record (someone's interrupted copy) is not in the way, nor mix in."""
     half = tmp_path / "disk/p/00000"
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"torn")
@@ -208,7 +208,7 @@ def test_sweep_removes_what_dead_processes_of_this_machine_left(disk: Storage, t
     assert set(names(folder)) == kept
 
 
-def test_temporary_names_say_whose_they_are(disk: Storage, tmp_path, monkeypatch):
+def test_temporary_names_state_whose_they_are(disk: Storage, tmp_path, monkeypatch):
     """Law: what a killed writer leaves is exactly what `sweep` recognises."""
     seen = []
     monkeypatch.setattr(module, "_write_synced", lambda path, data: seen.append(path.parent.name))

@@ -1,4 +1,4 @@
-"""The house: imports point down, heavy libraries stay in their rooms, every module says what it is for.
+"""The house: imports point down, heavy libraries stay in their rooms, every module states what it is for.
 
 Each law is a function from module sources to offences, so that a second test can show it an offender. A source is
 parsed once, whichever laws look at it.
@@ -26,7 +26,7 @@ import ray_unlearn
 PACKAGE = Path(ray_unlearn.__file__).parent
 NAME = PACKAGE.name
 
-# From the cellar up: a room imports itself and what stands above it in this list, never what comes after. Rooms on one
+# From the cellar up: a room imports itself and what is above it in this list, never what comes after. Rooms on one
 # line share a floor and do not know each other.
 FLOORS = [
     ["errors", "wording"],
@@ -126,10 +126,10 @@ def constants(source: str) -> frozenset[str]:
 
 @functools.cache
 def imports(source: str, *, typing: bool = True) -> frozenset[str]:
-    """Return every absolute name that a source imports, wherever the statement stands; relative ones as `.name`.
+    """Return every absolute name that a source imports, wherever the statement is; relative ones as `.name`.
 
     `from a import b` counts as `a.b`, because b may be a module, and so does `import_module("a.b")`. Without `typing`,
-    what stands below `if TYPE_CHECKING:` is left out.
+    what is below `if TYPE_CHECKING:` is left out.
     """
     found: set[str] = set()
     pending: list[ast.AST] = [parsed(source)]
@@ -218,7 +218,7 @@ def tangled(modules: Sources) -> list[str]:
 
 
 def undocumented(modules: Sources) -> list[str]:
-    """Return the modules without a docstring that says what they do not cover; an empty file needs none."""
+    """Return the modules without a docstring that states what they do not cover; an empty file needs none."""
     docstrings = {module: ast.get_docstring(parsed(source)) or "" for module, source in modules.items()}
     return [module for module, text in docstrings.items() if modules[module].strip() and "Does not cover: " not in text]
 
@@ -376,7 +376,7 @@ def test_the_room_of_ray_imports_it() -> None:
 
 
 def test_a_computed_import_is_an_import() -> None:
-    """By a constant name, what it says; by another, what the module's strings name below it."""
+    """By a constant name, what it states; by another, what the module's strings name below it."""
     assert imports("import_module('ray.data')") >= {"ray.data"}
     modules = {"methods": 'FILES = ("mix", "else")\nimport_module(f"{__name__}.{one}")', "methods.mix": "", "mix": ""}
     assert inner_imports(modules, "methods") == {"methods.mix"}
@@ -402,7 +402,7 @@ def test_seeds_import_torch_only_where_torch_is_asked_for() -> None:
     assert "torch" not in {name for node in top for name in imports(ast.unparse(node))}
 
 
-def test_no_module_has_a_name_that_says_nothing() -> None:
+def test_no_module_has_a_name_that_reports_nothing() -> None:
     """What is in `utils` belongs somewhere."""
     names = {part for module in MODULES for part in module.split(".")}
     assert not names & {"utils", "util", "common", "helpers", "core", "misc", "base", "tools"}
@@ -454,7 +454,7 @@ def test_light_rooms_import_lightly(tmp_path: Path) -> None:
 
 
 def test_the_inline_backend_needs_no_ray(tmp_path: Path) -> None:
-    """With Ray not importable, a study is made end to end; the ray backend says what to install."""
+    """With Ray not importable, a study is made end to end; the ray backend states what to install."""
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"storage": "out"}))
     process = forked(_without_ray, str(tmp_path / "tiny.yaml"))
     process.join(100)

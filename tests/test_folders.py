@@ -113,7 +113,7 @@ def test_an_object_store_that_fails_skips_no_image(tmp_path, monkeypatch):
     ],
 )
 def test_remote_folders_without_images_are_refused(tmp_path, content, expected):
-    """Law: the line says what is there and what was expected."""
+    """Law: the line states what is there and what was expected."""
     if content:
         (tmp_path / "faces").mkdir()
         (tmp_path / "faces" / content).write_text("")
@@ -122,7 +122,7 @@ def test_remote_folders_without_images_are_refused(tmp_path, content, expected):
 
 
 def test_the_competitions_layout_is_local(tmp_path):
-    """Law: what is not read from an object store says so."""
+    """Law: what is not read from an object store reports it."""
     with pytest.raises(DataError, match="s3://bucket/input: the competition's layout is read from a local disk"):
         open_competition("s3://key:secret@bucket/input?region=x")
 
@@ -135,8 +135,8 @@ def test_the_competitions_layout_is_no_folder_of_one_class(tmp_path):
         open_source(Source(path=f"file://{tmp_path}/input"), "train", Columns())
 
 
-def test_images_may_lie_deeper_and_end_in_capitals(tmp_path):
-    """Law: everything below a class's folder is of that class, whatever the ending's case."""
+def test_images_may_be_deeper_and_end_in_capitals(tmp_path):
+    """Law: everything below a class's folder is of that class, no matter what the ending's case."""
     root = class_folders(tmp_path / "faces", cat=[0])
     deep = root / "cat" / "2020" / "9.PNG"
     deep.parent.mkdir()
@@ -172,7 +172,7 @@ def test_the_fingerprint_notices_every_change(tmp_path):
 
 
 def test_folders_without_images_are_refused(tmp_path):
-    """Law: a missing folder, an empty one, and one of loose images say what was expected."""
+    """Law: a missing folder, an empty one, and one of loose images state what was expected."""
     with pytest.raises(
         DataError, match=r"gone: no such folder; expected one folder per class, retain\.csv and images/"
     ):
@@ -192,7 +192,7 @@ def test_damaged_files_are_named(tmp_path):
 
 
 def test_the_competitions_layout(tmp_path):
-    """Law: `a-b` lies at images/a/b.png; the CSV file is the given set; group and age come along."""
+    """Law: `a-b` is at images/a/b.png; the CSV file is the given set; group and age come along."""
     root = competition(tmp_path / "input", **GOOD)
     source = open_source(Source(path=str(root)), "train", Columns())
     prepared = prepare(source, tmp_path / "store")
@@ -291,7 +291,7 @@ def test_an_image_in_two_sets_is_refused(tmp_path):
 
 
 def test_formats_that_need_one_folder(tmp_path):
-    """Law: a format without a path, or a folder format with two, says so."""
+    """Law: a format without a path, or a folder format with two, reports it."""
     with pytest.raises(DataError, match=r"data\.train: format folder needs a path"):
         open_source(Source(format="folder"), "train", Columns())
     with pytest.raises(DataError, match=r"data\.test: format folder takes one folder; found 2 paths"):

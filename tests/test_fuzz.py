@@ -118,7 +118,7 @@ def test_image_bombs_are_refused_before_they_unpack(name: str):
 
 
 @pytest.mark.parametrize("name", sorted(fuzz_bytes.bombs_of_weights()))
-def test_weights_that_lie_are_refused(name: str):
+def test_weights_with_false_headers_are_refused(name: str):
     """Law: headers that claim terabytes, archives that swell, and pickles end in one ModelError."""
     with pytest.raises(ModelError):
         parse_weights(fuzz_bytes.bombs_of_weights()[name], name)
@@ -126,7 +126,7 @@ def test_weights_that_lie_are_refused(name: str):
 
 @pytest.mark.parametrize("kind", ["meta", "sparse", "complex"])
 def test_tensors_that_cannot_be_copied_are_refused(kind: str):
-    """Law: whatever torch would raise while copying is a ModelError that names the tensor."""
+    """Law: no matter what torch would raise while copying is a ModelError that names the tensor."""
     model = small_cnn(10, width=4)
     state = model.state_dict()
     bias = state["14.bias"]
@@ -142,7 +142,7 @@ def table(folder: Path, **columns: Any) -> Path:
 
 
 def test_parquet_that_swells_is_refused(tmp_path: Path):
-    """Law: 100 MB of zeros in a few kB are refused by what the footer says; the file is not unpacked."""
+    """Law: 100 MB of zeros in a few kB are refused by what the footer states; the file is not unpacked."""
     file = table(tmp_path, image=pa.array([b"\0" * 100_000_000], pa.large_binary()), label=[0])
     with pytest.raises(DataError, match=r"would unpack to 100,\d+,\d+ bytes from [\d,]+; encoded images do not"):
         open_parquet((str(file),), Columns())
@@ -168,7 +168,9 @@ def test_an_age_that_is_no_number_is_refused_by_row(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["../../x.arrow", "/etc/passwd", "00000-000.arrow/../../x", "a.arrow", ""])
 def test_a_manifest_cannot_name_files_elsewhere(name: str):
-    """Law: copies of a remote storage's shards are written where we say: a name that leads elsewhere is no shard's."""
+    """Law: copies of a remote storage's shards are written where we state: a name that leads elsewhere is no
+    shard's.
+    """
     from pydantic import TypeAdapter, ValidationError
 
     shard = {"rows": 1, "size_bytes": 1, "sha256": "0" * 64}
@@ -188,7 +190,7 @@ def test_a_record_cannot_name_files_elsewhere(name: str, template: Path):
         Record.model_validate_json(text.replace("outputs.arrow", name))
 
 
-def test_offsets_that_lie_are_refused(tmp_path: Path, template: Path):
+def test_false_offsets_are_refused(tmp_path: Path, template: Path):
     """Law: Arrow believes every offset of a file; a shard is checked before anybody follows them."""
     shard = next((template / "store/data-cache").glob("*/*.arrow"))
     data = shard.read_bytes()

@@ -1,4 +1,4 @@
-"""Runs that were published, but not told: the store knows."""
+"""Runs that were published, but not reported: the store knows."""
 
 from __future__ import annotations
 

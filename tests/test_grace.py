@@ -1,4 +1,4 @@
-"""A signal at any moment of `generate`: over within the grace, one line, nobody left, and a resume to the same bytes.
+"""A signal at any moment of `generate`: over within the grace, one line, no one left, and a resume to the same bytes.
 
 `test_faults.py` has the middle of a run; here are the moments before and after, seen from outside.
 """
@@ -45,7 +45,7 @@ class Command:
         return (self.folder / "said").read_text()
 
     def alive(self) -> dict[int, str]:
-        """Return the command lines of it and all its descendants, whoever their parent is by now."""
+        """Return the command lines of it and all its descendants, no matter which process is their parent now."""
         found = {}
         for path in Path("/proc").glob("[0-9]*"):
             try:
@@ -103,7 +103,7 @@ def strike(command: Command, moment: str, number: signal.Signals) -> float:
 
 
 def assert_ended_well(command: Command, seconds: float, number: signal.Signals) -> None:
-    """Within the grace, 128 + the signal, one line, and nobody is left.
+    """Within the grace, 128 + the signal, one line, and no one is left.
 
     Ray's agents, killed while they start themselves, look for their node for a minute more; they hold nothing.
     """
@@ -127,7 +127,7 @@ def gone(command: Command, which: Callable[[str], bool], within_s: float) -> boo
 
 
 def assert_resumes(command: Command, undisturbed: dict[str, bytes]) -> None:
-    """The same study makes exactly what is missing, to the bytes of one that nobody disturbed."""
+    """The same study makes exactly what is missing, to the bytes of one that no one disturbed."""
     made = records_in(command.folder)
     summary = generate(load_study(command.folder / "study.yaml"), backend="inline")
     assert (summary.already, summary.made) == (made, COUNT + 1 - made)
@@ -152,7 +152,9 @@ LONG = [
     ("moment", "how", "number"), [*EVERYDAY, *(pytest.param(*case, marks=pytest.mark.long) for case in LONG)]
 )
 def test_a_signal_at_any_moment_ends_it_within_the_grace(moment, how, number, tmp_path: Path, undisturbed):
-    """Law: whatever it is at, it ends in `GRACE_S`, as said; nothing of it goes on; the same command does the rest."""
+    """Law: no matter what it is at, it ends in `GRACE_S`, as reported; nothing of it goes on; the same command does the
+    rest.
+    """
     if how == RAY:
         pytest.importorskip("ray")
     command = Command(tmp_path, how)

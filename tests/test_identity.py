@@ -40,7 +40,7 @@ def test_different_values_have_different_digests(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_no_identity_holds_nan_or_infinity(number: float) -> None:
-    """NaN is not equal to itself, so nothing that holds it can be told to be the same."""
+    """NaN is not equal to itself, so nothing that holds it can be reported to be the same."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical({"deep": [{"lr": number}]})
 
@@ -70,7 +70,7 @@ def test_a_difference_shortens_long_values() -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [({"a": 1}, {"a": True}), ({"a": 1}, {"a": 1.0})])
-def test_what_digests_tell_apart_has_a_difference(old: Any, new: Any) -> None:
+def test_what_digests_distinguish_has_a_difference(old: Any, new: Any) -> None:
     """A refusal is never without a reason: Python's `1 == True == 1.0` does not hide one."""
     assert digest(old) != digest(new)
     assert diff(old, new)

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def test_gathering_across_shards_is_indexing_a_concatenation(tmp_path):
-    """Law: whatever the shard sizes, the order and the repetitions, gather(i) is the i-th image of all."""
+    """Law: no matter what the shard sizes, the order and the repetitions, gather(i) is the i-th image of all."""
     sizes, shards, start = [1, 4, 2, 5], [], 0
     for size in sizes:
         examples = [Example(picture(i), i % 3, f"i{i}", "", 0.0, "") for i in range(start, start + size)]

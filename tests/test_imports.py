@@ -71,7 +71,7 @@ def test_a_study_and_its_net_move_together(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_net_of_another_study_is_another_net(tmp_path: Path):
-    """Law: modules of one name beside two studies do not stand in for each other; an edited file is read again."""
+    """Law: modules of one name next to two studies do not stand in for each other; an edited file is read again."""
     one, other = load_study(written(tmp_path / "one")), load_study(written(tmp_path / "other", bias=False))
     assert [parameters(study) for study in (one, other, one)] == [2, 1, 2]
     before = models.identity(one.model)
@@ -80,7 +80,7 @@ def test_a_net_of_another_study_is_another_net(tmp_path: Path):
     assert parameters(one) == 1
 
 
-def test_what_lies_beside_the_net_is_part_of_its_identity(tmp_path: Path):
+def test_what_is_next_to_the_net_is_part_of_its_identity(tmp_path: Path):
     """Law: a module that it imports from the study's folder, edited, makes another identity."""
     study = load_study(written(tmp_path / "a"))
     before = models.identity(study.model)
@@ -122,7 +122,7 @@ def test_a_script_that_ends_on_import_is_refused(tmp_path: Path):
 
 
 def test_pythons_own_modules_are_not_forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Law: where Python lies below the study's folder, its modules stay; a package whose name begins as ours goes."""
+    """Law: where Python is below the study's folder, its modules stay; a package whose name begins as ours goes."""
     monkeypatch.setitem(sys.modules, "ray_unlearn_nets", ModuleType("ray_unlearn_nets"))
     sys.modules["ray_unlearn_nets"].__file__ = str(tmp_path / "ray_unlearn_nets.py")
     assert imports.is_own("ray_unlearn_nets", str(tmp_path))
@@ -181,7 +181,7 @@ def test_a_prefix_of_python_hides_no_users_module(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_installed_comes_first(tmp_path: Path):
-    """Law: a file beside the study that is called as an installed package does not take its place."""
+    """Law: a file in the study's folder that is called as an installed package does not take its place."""
     file = written(tmp_path / "a", arch="torchvision.models:resnet18")
     (tmp_path / "a" / "torchvision.py").write_text("raise SystemExit")
     assert parameters(load_study(file)) == 62
@@ -195,7 +195,7 @@ def test_a_worker_of_another_process_finds_it(tmp_path: Path):
 
 
 def test_a_factory_that_is_nowhere_is_refused(tmp_path: Path):
-    """Law: the line says where it was looked for."""
+    """Law: the line states where it was looked for."""
     study = load_study(written(tmp_path / "a", arch="studys_nit:tiny"))
     with pytest.raises(ModelError) as caught:
         parameters(study)

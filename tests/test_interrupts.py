@@ -38,7 +38,9 @@ def test_a_system_error_of_its_own_is_not_an_interrupt():
 
 
 def test_an_interrupt_that_a_finaliser_swallows_is_raised_again():
-    """Law: Python ignores what is raised in a finaliser; the interrupt comes again a moment later, and says nothing."""
+    """Law: Python ignores what is raised in a finaliser; the interrupt comes again a moment later, and reports
+    nothing.
+    """
 
     class Struck:
         def __del__(self) -> None:
@@ -56,7 +58,7 @@ def test_an_interrupt_that_a_finaliser_swallows_is_raised_again():
     assert sys.unraisablehook is hook
 
 
-def test_other_errors_in_a_finaliser_are_told_as_before():
+def test_other_errors_in_a_finaliser_are_reported_as_before():
     """Law: only interrupts are taken out."""
     told = []
     hook, sys.unraisablehook = sys.unraisablehook, told.append
@@ -148,7 +150,7 @@ LEFT = """if True:
 
 
 @pytest.mark.parametrize("how", [("C",), ("C", "signal"), ("signal",)])
-def test_a_block_that_was_left_ends_nothing_whoever_holds_its_pipe(how: tuple[str, ...]):
+def test_a_block_that_was_left_ends_nothing_no_matter_who_holds_its_pipe(how: tuple[str, ...]):
     """Law: a live child with copies of the pipe keeps no grace running: its parent goes on, without a thread."""
     done = subprocess.run([sys.executable, "-c", LEFT, *how], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "goes on True\n", "")
@@ -182,7 +184,7 @@ def test_a_forked_child_may_leave_the_block_too():
 
 
 def test_another_wake_up_descriptor_is_left_to_a_forked_child():
-    """Law: outside of a block a child keeps what its parent set; inside, its signals wake nobody."""
+    """Law: outside of a block a child keeps what its parent set; inside, its signals wake no one."""
     with ends_within(20):
         pass
     reading, writing = os.pipe()

@@ -44,8 +44,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
     tmp_path = tmp_path_factory.mktemp("cluster")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
-    # Ray's jobs join the cluster that a file in here names: the machine's own may name somebody else's by then.
-    environment["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ru", dir="/tmp")  # short: sockets lie below it
+    # Ray's jobs join the cluster that a file in here names: the machine's own may name someone else's by then.
+    environment["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ru", dir="/tmp")  # short: sockets are below it
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `python` is this one
     subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     dashboard = free_port()
@@ -85,7 +85,7 @@ def _wait_for(port: int) -> None:
 
 @pytest.fixture(scope="module")
 def user(cluster: tuple[str, dict[str, str]]) -> dict[str, str]:
-    """The environment of somebody with the cluster's token at home, who has set nothing about it."""
+    """The environment of someone with the cluster's token at home, who has set nothing about it."""
     return {key: value for key, value in cluster[1].items() if key != "RAY_AUTH_MODE"}
 
 
@@ -107,7 +107,7 @@ def write(folder: Path, tree: dict[str, Any]) -> Path:
 
 
 def test_a_storage_that_ray_would_delete_is_refused(tiny):
-    """Law: nothing is lost; a job's working_dir is a temporary copy, so results may not lie in it."""
+    """Law: nothing is lost; a job's working_dir is a temporary copy, so results may not be in it."""
     with pytest.raises(StudyError, match=r"storage: .*temporary copy.*--set storage="):
         generate(tiny(storage="/tmp/ray/s/runtime_resources/working_dir_files/_ray_pkg_1/studies"), backend="inline")
 
@@ -190,7 +190,7 @@ def _wait_for_records(folder: Path, count: int) -> None:
 @pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_whoever_waits_ends_with_the_drivers_code(cluster, user, tmp_path: Path):
+def test_anyone_who_waits_ends_with_the_drivers_code(cluster, user, tmp_path: Path):
     """Law: 3 where runs failed, what was made being scored; 1 where the driver refuses; 130 after Ctrl-C, which ends
     the waiting and not the job; 0 where all is made, and where nothing was left to do.
     """
@@ -236,7 +236,7 @@ def test_whoever_waits_ends_with_the_drivers_code(cluster, user, tmp_path: Path)
     ],
 )
 def test_the_entry_points_are_commands_of_ours(cluster, tmp_path_factory, stage: str, said: str):
-    """Law: jobs/study.py, submitted as its docstring says, does what the stage's subcommand does."""
+    """Law: jobs/study.py, submitted as its docstring states, does what the stage's subcommand does."""
     address, environment = cluster
     folder = tmp_path_factory.getbasetemp() / "entry"
     folder.mkdir(exist_ok=True)

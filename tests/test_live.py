@@ -66,7 +66,7 @@ def test_factors_by_hand():
     "how", [recipe(), recipe(optimizer="adamw"), recipe(optimizer="adam", weight_decay=0.0), recipe(weight_decay=0.0)]
 )
 def test_factors_are_what_the_optimiser_does(how):
-    """Law: several steps at several rates, gradients zero, move a weight as the product of the factors says."""
+    """Law: several steps at several rates, gradients zero, move a weight as the product of the factors states."""
     weight = nn.Parameter(torch.linspace(-1, 1, 7))
     a, b, _, _ = steps_without_gradient(how, RATES)
     expected = a * weight.detach() + b * torch.zeros(7)
@@ -100,7 +100,7 @@ def test_training_is_the_same_with_and_without(how, memory_format, data, monkeyp
 
 
 def test_between_epochs_the_model_is_whole(data, paying):
-    """Law: whoever is called after an epoch sees ordinary convolutions with all their weights."""
+    """Law: anyone who is called after an epoch sees ordinary convolutions with all their weights."""
     seen = []
     model = net()
     watched = dataclasses.replace(data, on_epoch=lambda m, *_: seen.append(copy.deepcopy(m)))
@@ -130,7 +130,7 @@ def test_another_optimiser_in_between_trains_all_taps(data, paying, monkeypatch)
 
 
 def test_an_error_inside_an_epoch_leaves_the_model_whole(paying):
-    """Law: whatever ends an epoch, the convolutions hold their weights again."""
+    """Law: no matter what ends an epoch, the convolutions hold their weights again."""
     model = net()
     with pytest.raises(RuntimeError, match="shapes"), LiveTaps.of(model, recipe(), 8):
         model[4](torch.zeros(1, 7, 1, 1) if type(model[4]) is LiveConv2d else None)
@@ -174,8 +174,8 @@ class Odd(nn.Module):
 
 @pytest.mark.parametrize(("what", "is_live"), [("reads", False), ("cuts", False), ("counts", True), ("draws", True)])
 def test_a_forward_of_the_models_own_is_respected(what: str, is_live: bool, data, monkeypatch, paying):
-    """Law: a model that reads a weight beside calling its layer trains on all taps; trying changes neither buffers nor
-    what is drawn; a layer may be called by keyword.
+    """Law: a model that reads a weight in addition to calling its layer trains on all taps; trying changes neither
+    buffers nor what is drawn; a layer may be called by keyword.
     """
     torch.manual_seed(0)
     ours, was_live = trained(Odd(what), data, recipe())
@@ -199,7 +199,7 @@ def test_a_frozen_weight_stays(data, paying):
 
 
 def test_other_maps_are_refused(paying):
-    """Law: a convolution cut for one size of maps says so when it meets another."""
+    """Law: a convolution cut for one size of maps reports it when it meets another."""
     model = net()
     with (
         LiveTaps.of(model, recipe(), 8),

@@ -75,14 +75,14 @@ def test_what_is_not_yaml_is_one_line_with_its_place(tmp_path: Path, text: str, 
 
 @pytest.mark.parametrize(("text", "found"), [("", "NoneType"), ("- a\n- b\n", "list"), ("faces\n", "str")])
 def test_what_is_not_a_mapping_is_refused(tmp_path: Path, text: str, found: str) -> None:
-    """YAML that is no mapping says what was expected and found."""
+    """YAML that is no mapping states what was expected and found."""
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     assert refusal(path) == f"{path}: expected a mapping with name, data and populations; found {found}"
 
 
 def test_the_file_opens_every_refusal(file: Path) -> None:
-    """The key's path comes after the file that it stands in, also where an override made it wrong."""
+    """The key's path comes after the file that it is in, also where an override made it wrong."""
     assert refusal(file, "training.epoch=1") == f"{file}: training.epoch: unknown key (did you mean 'epochs'?)"
 
 
@@ -102,7 +102,7 @@ def test_the_file_opens_every_refusal(file: Path) -> None:
     ],
 )
 def test_an_override_is_a_path_and_a_yaml_value(file: Path, override: str, key: str | None, value: Any) -> None:
-    """The value is YAML; mappings merge, and everything that the override does not say stays."""
+    """The value is YAML; mappings merge, and everything that the override does not state stays."""
     if key is None:
         assert value in refusal(file, override)
         return
@@ -186,7 +186,7 @@ def test_a_relative_study_file_still_gives_absolute_paths(file: Path, monkeypatc
 
 
 def test_storage_left_out_is_the_default_written_out(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same study finds the same store from any folder, whether or not it says `storage: ./studies`."""
+    """The same study finds the same store from any folder, whether or not it states `storage: ./studies`."""
     monkeypatch.chdir("/")
     left_out, written_out = load(file).storage, load(file, storage="./studies").storage
     assert left_out == written_out == f"{file.parent}/studies"
@@ -195,7 +195,7 @@ def test_storage_left_out_is_the_default_written_out(file: Path, monkeypatch: py
 def test_paths_of_overrides_are_relative_to_the_current_folder(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is typed at a prompt means what the shell's completion would say."""
+    """What is typed at a prompt means what the shell's completion would state."""
     monkeypatch.chdir(tmp_path)
     study = load_study(file, ["storage=out", "data.train=here.parquet", "populations.finetune.method=m.py:f"])
     assert study.storage == f"{tmp_path}/out"
@@ -222,7 +222,7 @@ def test_a_home_folder_is_expanded_and_an_unknown_one_is_left(file: Path, isolat
 
 @pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_example_studies_load(path: Path) -> None:
-    """Each study beside the jobs is valid as it is, and called like its file."""
+    """Each study next to the jobs is valid as it is, and called like its file."""
     assert load_study(path).name == path.stem
 
 

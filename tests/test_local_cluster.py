@@ -62,7 +62,7 @@ class Generating:
         (folder / "study.yaml").write_text(yaml.safe_dump(study))
         environment = os.environ | {"HOME": str(self.home), "RAY_TMPDIR": str(temporary)}
         environment = {k: v for k, v in environment.items() if k not in ("RAY_AUTH_TOKEN", "RAY_ADDRESS")}
-        environment["RAY_AUTH_MODE"] = "disabled"  # of somebody's other cluster: ours has a token all the same
+        environment["RAY_AUTH_MODE"] = "disabled"  # of someone's other cluster: ours has a token all the same
         command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(folder / "study.yaml"), "--workers", "1"]
         self._output = self.log.open("w")
         self.process = subprocess.Popen(command, env=environment, stdout=self._output, stderr=self._output)
@@ -72,7 +72,7 @@ class Generating:
         return self.log.read_text()
 
     def wait_for(self, text: str, limit_s: float = 120.0) -> None:
-        """Wait until it has said something."""
+        """Wait until it has reported something."""
         end = time.monotonic() + limit_s
         while text not in self.said:
             assert time.monotonic() < end, self.said
@@ -232,7 +232,7 @@ def test_another_user_gets_nothing(drivers: Callable[[str], Generating]) -> None
 
 
 def python() -> str:
-    """Return a Python that everybody may execute: this one may lie in a private folder."""
+    """Return a Python that everybody may execute: this one may be in a private folder."""
     return next(
         (found for found in ("/usr/bin/python3", "/usr/local/bin/python3") if Path(found).exists()), sys.executable
     )
@@ -285,7 +285,7 @@ def test_folders_of_dead_processes_go(temporary: Path, monkeypatch: pytest.Monke
     assert paths[0].exists()
 
 
-def test_a_folder_of_somebody_else_is_refused(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_someone_else_is_refused(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: a link, another user's folder, or a path that no socket's name fits into, is one line; our modes are set."""
     monkeypatch.setenv("RAY_TMPDIR", str(temporary))
     place = temporary / f"ru-{os.getuid()}"
@@ -327,7 +327,7 @@ class _Ray:
 def test_a_start_that_times_out_is_tried_once_more(
     temporary: Path, monkeypatch: pytest.MonkeyPatch, times: int, inits: int
 ) -> None:
-    """Law: one more start, said in a line; the second failure is the command's one line. Nothing is left behind."""
+    """Law: one more start, reported in a line; the second failure is the command's one line. Nothing is left behind."""
     monkeypatch.setenv("RAY_TMPDIR", str(temporary))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     fake, said = _Ray(times), list[str]()
@@ -373,7 +373,7 @@ class _Node:
 
 
 def test_a_joined_cluster_that_dies_is_noticed(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Law: a raylet is dead where nobody answers at its socket; a GCS where its port is refused for some time."""
+    """Law: a raylet is dead where no one answers at its socket; a GCS where its port is refused for some time."""
     import socket
 
     with socket.socket(socket.AF_UNIX) as raylet, socket.socket() as gcs:

@@ -12,7 +12,7 @@ FILES = {path.stem for path in Path(room.__file__).parent.glob("*.py")} - {"__in
 
 
 def test_every_file_is_listed():
-    """Law: a file that nobody lists is a measure that nobody computes."""
+    """Law: a file that no one lists is a measure that no one computes."""
     defined = {name for file in FILES for name in importlib.import_module(f"{room.__name__}.{file}").MEASURES}
     assert defined == MEASURES.keys()
 

@@ -114,7 +114,7 @@ def test_validation_images_of_some_classes(tmp_path):
 
 @pytest.mark.parametrize("classes", [None, (0, 1)])
 def test_a_study_without_validation_is_refused(tmp_path, classes):
-    """Law: one line says which set is missing."""
+    """Law: one line states which set is missing."""
     with pytest.raises(MethodError, match="trains on the validation set, which this study does not have"):
         amnesiacs(Net(), run_data(tmp_path, validation=0), AmnesiacsOptions(validation_classes=classes), RNG)
 

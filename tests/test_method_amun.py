@@ -20,7 +20,7 @@ RNG = Seeds(study=0, population="amun")
 
 
 class Mean(nn.Module):
-    """Two classes, told apart by the mean pixel: beyond 1 / 2 of the range it is class 1."""
+    """Two classes, distinguished by the mean pixel: beyond 1 / 2 of the range it is class 1."""
 
     def __init__(self, scale: float = 255.0) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ def grey(values, labels, scaling):
 @pytest.mark.parametrize(("scaling", "unit"), [("raw", 255.0), ("unit", 1.0), ("standard", 4.0)])
 @pytest.mark.parametrize(("epsilon", "expected"), [(0.0, [1, 0, 1]), (0.1, [1, 0, 1]), (0.3, [2, 0, 1])])
 def test_the_step_decides_by_hand(scaling, unit, epsilon, expected):
-    """Law: epsilon is a share of the pixel range whatever the scaling; the own class is never the label.
+    """Law: epsilon is a share of the pixel range no matter what the scaling; the own class is never the label.
 
     Over the range 0..1 the logits are 0, 5 t - 2 and 25 t - 10: at t = 0.2 class 0 leads 1 (-1) and 2 (-5). Up its
     loss is to brighter pixels: at 0.3 the others are at -0.5 and -2.5, at 0.5 they are at 0.5 and 2.5. At t = 0.8
@@ -72,7 +72,7 @@ def test_the_step_decides_by_hand(scaling, unit, epsilon, expected):
     [(0.05, False, [0, 1]), (0.05, True, [1, 0]), (0.2, False, [1, 1]), (0.2, True, [1, 0])],
 )
 def test_an_image_may_keep_its_class(epsilon, exclude_own, expected):
-    """Law: the label is what the original says of the moved image, its own class included, as in the authors' code.
+    """Law: the label is what the original states of the moved image, its own class included, as in the authors' code.
 
     Logits 0 and t - 0.5 over the range 0..1: the image at 0.4 of class 0 goes up to 0.45, or over the boundary to 0.6;
     the one at 0.8 of class 1 goes down to 0.75 or 0.6 and stays on its side.
@@ -113,7 +113,9 @@ def by_hand(model, images, epsilon, scale):
 
 
 def test_labels_of_a_net(tmp_path, monkeypatch):
-    """Law: one signed gradient step under the original in evaluation mode, whatever the batch; nothing else changes."""
+    """Law: one signed gradient step under the original in evaluation mode, no matter what the batch; nothing else
+    changes.
+    """
     data = run_data(tmp_path, retain=8, forget=30, normalize="standard")
     model = models.build(Model(arch="small_cnn", options={"width": 8}), 3, Seeds(study=0))
     before = copy.deepcopy(model.state_dict())

@@ -82,7 +82,7 @@ def test_how_many_parameters_k_1_moves(unit, share):
 
 
 def test_a_classifier_deep_inside_and_what_comes_after_it():
-    """Law: whatever holds the classifier counts by its children; nothing after the classifier is a block."""
+    """Law: no matter what holds the classifier counts by its children; nothing after the classifier is a block."""
 
     class Head(nn.Module):
         def __init__(self):
@@ -97,7 +97,7 @@ def test_a_classifier_deep_inside_and_what_comes_after_it():
 
 
 def test_more_blocks_than_there_are(tmp_path):
-    """Law: refused in one line that says how many there are."""
+    """Law: refused in one line that states how many there are."""
     with pytest.raises(MethodError, match=r"^k is 4, but the model has 3 blocks before its classifier$"):
         catastrophic_forgetting_k(
             small_cnn(), run_data(tmp_path), CatastrophicForgettingKOptions(k=4, unit="block"), RNG

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from nets import SmallConv, close, copy_of
 from samples import digit_runs, run_data, same_weights
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
 from torchvision.models import resnet18
 
 from ray_unlearn import models
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.catastrophic_forgetting_k import CatastrophicForgettingKOptions, catastrophic_forgetting_k
 from ray_unlearn.methods.exact_unlearning_k import ExactUnlearningKOptions, exact_unlearning_k
+from ray_unlearn.methods.perturbations import reset_layers
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.schema import Model
 
@@ -121,3 +125,22 @@ def test_runs_differ_and_repeat(tmp_path):
     first, again, other = digit_runs(tmp_path, "exact_unlearning_k", epochs=2.0, batch_size=8)
     assert same_weights(first, again)
     assert not same_weights(first, other)
+
+
+def test_two_steps_of_the_defaults_by_hand(tmp_path):
+    """Law: SCRUB's values: plain SGD at a constant 0.01, no momentum, no decay, on fresh units over a frozen rest."""
+    data, model = run_data(tmp_path, retain=8), SmallConv()
+    hand = copy_of(model)
+    exact_unlearning_k(model, data, ExactUnlearningKOptions(epochs=2.0, batch_size=8), RNG)
+    moving = [hand.layers[2], hand.layers[5]]
+    reset_layers(moving, RNG, "reset")
+    parameters = [parameter for layer in moving for parameter in layer.parameters()]
+    images, labels = data.retain.batch(np.arange(8))
+    starts = [parameter.detach().clone() for parameter in parameters]
+    for _ in range(2):
+        gradients = torch.autograd.grad(F.cross_entropy(hand(images), labels), parameters)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.sub_(0.01 * gradient)
+    assert close(model, hand)
+    assert not all(torch.allclose(p, start, atol=1e-4) for p, start in zip(parameters, starts, strict=True))

@@ -76,7 +76,7 @@ def test_every_step_by_hand(tmp_path):
 
 @pytest.mark.parametrize("epochs", [0.5, 1.5, 2.3])
 def test_fractional_rounds_end(tmp_path, epochs):
-    """Law: both kinds of pass make their own share of steps, whatever rounding does to each."""
+    """Law: both kinds of pass make their own share of steps, no matter what rounding does to each."""
     data, model = run_data(tmp_path, retain=10, forget=7), SmallConv()
     fanchuan(model, data, FanchuanOptions(epochs=epochs, batch_size=7, retain_batch_size=2), RNG)
     contrastive_steps, retain_steps = max(1, round(epochs)), round(5 * epochs)

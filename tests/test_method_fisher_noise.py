@@ -149,7 +149,7 @@ def test_draws_are_standard_normal_and_the_fisher_is_of_single_retain_images(tmp
         if start.ndim > 1:
             variance = variance.mean(1, keepdim=True).expand_as(start)
         boost = 10 if start in head or start.ndim == 1 else 1
-        usable = variance < 9e7  # elsewhere a huge draw says nothing about the rest
+        usable = variance < 9e7  # elsewhere a huge draw reports nothing about the rest
         draws.append(((found - start) / (1e-9 * boost * variance).sqrt())[usable])
     pooled = torch.cat([each.flatten() for each in draws]).detach()
     count = len(pooled)

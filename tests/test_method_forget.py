@@ -161,7 +161,7 @@ def test_the_target_stays_the_original(tmp_path, monkeypatch):
 
 
 def test_a_model_without_candidates_is_refused(tmp_path):
-    """Law: one line says what is missing."""
+    """Law: one line states what is missing."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(256, 3))
     with pytest.raises(MethodError, match="convolutions larger than 1x1, and the model has none"):
         forget(model, run_data(tmp_path), ForgetOptions(**CONVOLUTIONS), Seeds(study=0))

@@ -49,7 +49,7 @@ def test_one_gradient_by_hand():
 
 
 def test_more_memory_than_there_is():
-    """Law: refused in one line that says how much it would take, and what to lower."""
+    """Law: refused in one line that states how much it would take, and what to lower."""
     with pytest.raises(MethodError, match=r"^influence: 10000000000 gradients need 40000000 GB; lower `gradients`$"):
         WoodFisher(torch.zeros(1_000_000), 10_000_000_000, 1.0)
 

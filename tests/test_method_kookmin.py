@@ -138,7 +138,9 @@ def fresh_of(folder, **options) -> tuple[list[int], list[int]]:
 
 
 def test_a_ranking_that_dead_weights_decide_is_refused(tmp_path):
-    """Law: globally, 30 % of 108 + 1440 weights are 464 of the 1280 that meet padding alone: said with the numbers."""
+    """Law: globally, 30 % of 108 + 1440 weights are 464 of the 1280 that meet padding alone: reported with the
+    numbers.
+    """
     with pytest.raises(MethodError, match=r"1,280 of 1,548 convolution weights never get a gradient .* the 464 with"):
         fresh_of(tmp_path, scope="global")
 

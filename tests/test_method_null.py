@@ -1,4 +1,4 @@
-"""null: nothing changes, and it says that its populations have no spread."""
+"""null: nothing changes, and it states that its populations have no spread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_nothing_changes(tmp_path):
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
-def test_runs_are_equal_and_it_says_so(tmp_path):
+def test_runs_are_equal_and_it_reports_it(tmp_path):
     """Law: declared deterministic, and is; it trains nothing."""
     first, *others = digit_runs(tmp_path, "null")
     assert all(same_weights(first, other) for other in others)

@@ -128,7 +128,7 @@ def test_every_step_by_hand_with_two_classes(tmp_path, class_weights):
 
 
 def test_one_class_is_refused(tmp_path):
-    """Law: with one class no label is wrong; the message says so in a line."""
+    """Law: with one class no label is wrong; the message reports it in a line."""
     data = run_data(tmp_path, classes=1)
     with pytest.raises(MethodError, match="random labels need at least two classes; the data has one"):
         random_label(SmallConv(classes=1), data, RandomLabelOptions(), RNG)

@@ -149,7 +149,7 @@ def test_assd_by_hand(monkeypatch):
     assert theta == pytest.approx([2.0, 2.0, 0.5])
 
 
-def test_it_is_deterministic_and_says_so(tmp_path):
+def test_it_is_deterministic_and_reports_it(tmp_path):
     """Law: every run from one original is equal, bit for bit, and finite; the published values are the defaults."""
     first, *others = digit_runs(tmp_path, "selective_synaptic_dampening", alpha=2.0)
     assert all(same_weights(first, other) for other in others)

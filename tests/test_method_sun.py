@@ -25,7 +25,7 @@ HEAD = {"layers.9.weight", "layers.9.bias"}
 
 
 class Net(nn.Module):
-    """Five convolutions, two batch normalisations, a classifier: 12 tensors besides batch normalisation's 4."""
+    """Five convolutions, two batch normalisations, a classifier: 12 tensors, and batch normalisation's 4."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ def test_merging_by_hand(tmp_path, merge):
     assert differing > 10
 
 
-def test_statistics_stay_and_nobody_hears_of_the_copies(tmp_path):
+def test_statistics_stay_and_no_one_learns_of_the_copies(tmp_path):
     """Law: buffers are the original's bit for bit; the run's record has no epoch of a copy."""
     from dataclasses import replace
 

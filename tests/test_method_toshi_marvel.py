@@ -71,7 +71,8 @@ def test_transpose_swaps_every_kernel_and_repairs_on_retain(tmp_path):
 
 
 def test_pseudo_labels_from_two_functions(tmp_path):
-    """Law: retain; forget images right before and shifted, as the tuned copy says; surely wrong ones, as scratch says.
+    """Law: retain; forget images right before and shifted, as the tuned copy states; surely wrong ones, as scratch
+    states.
 
     One step by hand; an image that both functions choose comes twice.
     """
@@ -98,7 +99,7 @@ def test_pseudo_labels_from_two_functions(tmp_path):
     assert close(model, stepped(original, images, labels, lr=1.0))
     chosen = [*np.flatnonzero(moved.numpy()), *np.flatnonzero(sure.numpy())]
     assert sorted(model.seen) == [*range(20), *sorted(20 + index for index in chosen)]
-    assert heard == [(model, 1)]  # nobody hears of the copies
+    assert heard == [(model, 1)]  # no one learns of the copies
 
 
 def test_both_functions_by_hand():

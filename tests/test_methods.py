@@ -43,7 +43,7 @@ def study(**population):
 
 
 def test_every_method_is_complete():
-    """Law: each is registered by its name, says what it does and where it is from, and all options have defaults."""
+    """Law: each is registered by its name, states what it does and where it is from, and all options have defaults."""
     assert set(METHODS) >= {"train", "weights", "finetune", "negative_gradient_plus"}
     for name, method in METHODS.items():
         assert method.name == name
@@ -250,7 +250,9 @@ def test_runs_differ_and_one_run_repeats(tmp_path):
     ["torch.randn(1).item()", "random.random()", "np.random.rand()", "next(iter(retain_loader))['age'][0].item()"],
 )
 def test_every_global_source_of_chance_is_seeded(tmp_path, draw):
-    """Law: whatever generator a script uses alone, run 0 repeats and run 1 differs; loaders shuffle by run, too."""
+    """Law: no matter what generator a script uses alone, run 0 repeats and run 1 differs; loaders shuffle by
+    run, too.
+    """
     source = f"""
 import random
 import numpy as np

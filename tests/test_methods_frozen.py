@@ -1,4 +1,4 @@
-"""Parameters that a model froze (requires_grad false) are nobody's to change: every method leaves them bit-equal."""
+"""Parameters that a model froze (requires_grad false) are no one's to change: every method leaves them bit-equal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIVELY = {
 @pytest.mark.parametrize("frozen", FROZEN)
 @pytest.mark.parametrize("name", FROM_ORIGINAL)
 def test_frozen_parameters_stay(tmp_path, name, frozen):
-    """Law: with whatever is frozen, the method runs, changes something else, and none of the frozen bits or flags."""
+    """Law: no matter what is frozen, the method runs, changes something else, and none of the frozen bits or flags."""
     data = run_data(tmp_path, normalize="standard")
     model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
     for key, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Published presets: every value that they pin, beside its source; nothing comes from a study's `training`."""
+"""Published presets: every value that they pin, next to its source; nothing comes from a study's `training`."""
 
 from __future__ import annotations
 
@@ -325,7 +325,7 @@ def test_every_published_preset_is_listed():
 
 @pytest.mark.parametrize("name", sorted(PINNED))
 def test_what_a_preset_pins(name):
-    """Law: the source's values, whatever the study's training says."""
+    """Law: the source's values, no matter what the study's training states."""
     found = options_of(name)
     assert {key: found[key] for key in PINNED[name]} == PINNED[name]
 
@@ -350,8 +350,8 @@ def _default(method: Any, option: str) -> Any:
     return field.default if field else None
 
 
-def test_every_method_says_what_was_read():
-    """Law: a method of somebody's names the files that were opened, and whose they are; `methods NAME` shows them."""
+def test_every_method_states_what_was_read():
+    """Law: a method of someone's names the files that were opened, and whose they are; `methods NAME` shows them."""
     from ray_unlearn.report.text import method_lines
 
     own = {"train", "retrain", "weights", "null", "mix"}

@@ -51,7 +51,7 @@ def test_architectures_by_name(arch, options, head):
 
 
 def test_width_scales_the_small_net():
-    """Law: about 24 thousand parameters at width 16, as its docstring says; counted by hand at width 4."""
+    """Law: about 24 thousand parameters at width 16, as its docstring states; counted by hand at width 4."""
     assert 23_000 < sum(p.numel() for p in models.small_cnn(10).parameters()) < 25_000
     # convolutions 3*4*9 + 4*8*9 + 8*16*9, scale and shift of 4 + 8 + 16 channels, head 16*3 + 3
     assert sum(p.numel() for p in small().parameters()) == 108 + 288 + 1152 + 2 * 28 + 51
@@ -118,7 +118,7 @@ def test_a_factory_of_ones_own(tmp_path, monkeypatch):
     ],
 )
 def test_what_cannot_be_built_is_refused(tmp_path, monkeypatch, arch, options, expected):
-    """Law: whatever an architecture raises, the user reads one line that names it."""
+    """Law: no matter what an architecture raises, the user reads one line that names it."""
     own_module(tmp_path, monkeypatch, OWN)
     own_module(tmp_path, monkeypatch, "def f(:", "own_typo")
     own_module(tmp_path, monkeypatch, "1 / 0", "own_crash")
@@ -155,8 +155,8 @@ def downloads(num_classes):
         ("torchvision.models:vgg11", {"weights": "DEFAULT"}, "model torchvision.models:vgg11: opens a connection"),
     ],
 )
-def test_no_factory_fetches_or_runs_what_a_study_says(tmp_path, monkeypatch, arch, options, expected):
-    """Law: a factory is of a package of architectures, or a module beside the study, and needs no network."""
+def test_no_factory_fetches_or_runs_what_a_study_states(tmp_path, monkeypatch, arch, options, expected):
+    """Law: a factory is of a package of architectures, or a module in the study's folder, and needs no network."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     own_module(tmp_path, monkeypatch, GADGETS, "gadgets")
@@ -169,7 +169,7 @@ def test_no_factory_fetches_or_runs_what_a_study_says(tmp_path, monkeypatch, arc
 
 
 def test_only_the_factorys_thread_is_offline():
-    """Law: connections of other threads, and of this one afterwards, are nobody's business."""
+    """Law: connections of other threads, and of this one afterwards, are no one's business."""
     import socket
     import threading
 
@@ -236,7 +236,7 @@ class Malicious:
 
 @pytest.mark.parametrize("old", [False, True])
 def test_a_malicious_pth_is_refused_and_never_runs(tmp_path, old):
-    """Law: code in a .pth is not executed, whether it stands alone or beside real tensors."""
+    """Law: code in a .pth is not executed, whether it is alone or next to real tensors."""
     trap = tmp_path / "executed"
     for value in (Malicious(trap), {"weight": torch.ones(2), "extra": Malicious(trap)}):
         data = pth(value, _use_new_zipfile_serialization=not old)
@@ -260,7 +260,7 @@ def test_damaged_weights_are_one_line(name, cut):
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_flipped_bytes_never_escape_as_another_error():
-    """Law: whatever torch's reader stumbles over (IndexError, struct.error, ...), the user reads a ModelError."""
+    """Law: no matter what torch's reader stumbles over (IndexError, struct.error, ...), the user reads a ModelError."""
     generator = torch.Generator().manual_seed(0)
     original = pth({"weight": torch.ones(3)}, _use_new_zipfile_serialization=False)
     refused = 0
@@ -291,7 +291,7 @@ def test_unreadable_files(tmp_path):
 
 
 def test_a_mismatch_names_the_tensor():
-    """Law: another class count, a missing and a surplus tensor are told apart, by name and both shapes."""
+    """Law: another class count, a missing and a surplus tensor are distinguished, by name and both shapes."""
     model, state = small(3), dict(small(3).state_dict())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     cases = {

@@ -53,12 +53,12 @@ def cache(tmp_path) -> NodeCache:
 
 
 def forget_leases(cache: NodeCache) -> None:
-    """Make what this process uses look like a dead one's: nobody holds its lease."""
+    """Make what this process uses look like a dead one's: no one holds its lease."""
     shutil.rmtree(cache.folder / "leases")
     node_cache._leases.pop(cache.folder)
 
 
-def test_a_shard_is_fetched_once_whatever_the_study(cache):
+def test_a_shard_is_fetched_once_for_every_study(cache):
     """Law: the name is the content's, so a second asker gets the same file and fetches nothing."""
     counts: Counter[str] = Counter()
     first, second = get(cache, "a", counts), get(cache, "a", counts)
@@ -114,7 +114,7 @@ def test_what_was_asked_for_longest_ago_goes_first(cache):
 
 
 def test_what_is_in_use_stays_and_a_full_cache_is_refused(cache, monkeypatch):
-    """Law: a shard that a live process uses is never removed, however old; then there is no room, which is said."""
+    """Law: a shard that a live process uses is never removed, however old; then there is no room, which is reported."""
     for name in "abc":
         get(cache, name)
     with pytest.raises(DataError, match=r"full of shards in use: .* raise RAY_UNLEARN_CACHE_GIB"):
@@ -134,7 +134,7 @@ sys.stdin.read()
 
 
 def test_another_process_keeps_its_shards_until_it_dies(cache):
-    """Law: what a process uses stays while it lives, and may go once it was killed; no one else says so."""
+    """Law: what a process uses stays while it lives, and may go once it was killed; no one else reports it."""
     for name in "abc":
         get(cache, name)
     command = [sys.executable, "-c", _CHILD, str(cache.folder), SHA256["a"]]
@@ -167,7 +167,7 @@ def test_a_dead_process_leaves_no_lock_and_no_part(cache):
 
 
 def test_a_part_that_is_being_fetched_stays(cache):
-    """Law: who fetches another shard meanwhile sweeps no part that is locked, whatever process ids it sees."""
+    """Law: who fetches another shard meanwhile sweeps no part that is locked, no matter what process ids it sees."""
 
     def fetch(path: Path) -> str:
         path.write_bytes(SHARD["a"][:500])
@@ -202,8 +202,8 @@ def test_a_cache_that_is_deleted_under_a_process_is_made_anew(cache):
     assert cache._in_use() == {SHA256["a"]}
 
 
-def test_a_full_disk_is_said_before_anything_is_fetched(cache, monkeypatch):
-    """Law: where the disk has no room for a shard, the line says which disk, and how to name another."""
+def test_a_full_disk_is_reported_before_anything_is_fetched(cache, monkeypatch):
+    """Law: where the disk has no room for a shard, the line states which disk, and how to name another."""
     usage = shutil.disk_usage(cache.folder.parent)._replace(free=10)
     monkeypatch.setattr(node_cache.shutil, "disk_usage", lambda path: usage)
     counts: Counter[str] = Counter()
@@ -225,7 +225,7 @@ def test_a_disk_that_fills_while_fetching_leaves_nothing(cache):
 
 
 def test_the_environment_of_a_node_comes_before_the_drivers_word(tmp_path, monkeypatch):
-    """Law: folder and limit are each node's; `~` is the home of whoever opens the cache, not of the driver."""
+    """Law: folder and limit are each node's; `~` is the home of anyone who opens the cache, not of the driver."""
     monkeypatch.delenv("RAY_UNLEARN_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert NodeCache.of(cache_folder()) == NodeCache(tmp_path / ".cache/ray_unlearn", 64 * 2**30)
@@ -237,7 +237,7 @@ def test_the_environment_of_a_node_comes_before_the_drivers_word(tmp_path, monke
         NodeCache.of(cache_folder())
 
 
-def test_a_copy_comes_in_pieces_and_says_what_was_written(tmp_path, monkeypatch):
+def test_a_copy_comes_in_pieces_and_states_what_was_written(tmp_path, monkeypatch):
     """Law: a storage's file is copied piece by piece; the sha256 is that of all of them."""
     monkeypatch.setattr("ray_unlearn.store.filesystem._PIECE_BYTES", 300)
     storage = open_storage(str(tmp_path))

@@ -18,7 +18,7 @@ from ray_unlearn.study import load_study
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]  # which made a token
 
 COUNT = 90
-GPU_NODE = {"num_cpus": 2, "num_gpus": 1}  # nobody looks at it: the device is the CPU, a worker only takes its GPU
+GPU_NODE = {"num_cpus": 2, "num_gpus": 1}  # no one looks at it: the device is the CPU, a worker only takes its GPU
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_a_run_that_two_nodes_die_under_is_made(tmp_path: Path):
 
 
 def waits_for(study: Path, name: str) -> None:
-    """Let every run take 30 s, or none once there is a file of this name beside the study."""
+    """Let every run take 30 s, or none once there is a file of this name in the study's folder."""
     script = study.parent / "slow.py"
     wait = f"30 if not list(__import__('pathlib').Path(__file__).parent.glob('{name}')) else 0"
     script.write_text(script.read_text().replace("0.3", wait))

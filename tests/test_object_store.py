@@ -120,7 +120,7 @@ def test_a_signal_in_the_middle_of_an_upload_leaves_no_short_object(server: Serv
 
 
 def test_an_object_that_arrived_short_is_an_error(server: Server, prefix: str, monkeypatch):
-    """Law: what lies there after an upload has the size of what was sent; else the write failed, and is tried again."""
+    """Law: what is there after an upload has the size of what was sent; else the write failed, and is tried again."""
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     storage = open_storage(server.uri(prefix))
@@ -183,7 +183,7 @@ def test_image_folders_and_parquet_on_a_bucket(server: Server, prefix: str, tmp_
 
 
 def test_a_bucket_that_is_not_there_is_one_line(server: Server):
-    """Law: a wrong bucket is said at once, with the storage's name and no key in it."""
+    """Law: a wrong bucket is reported at once, with the storage's name and no key in it."""
     begun = time.monotonic()
     with pytest.raises(
         StoreError, match=r"^s3://nowhere/x: cannot write study\.json: .*(does not exist|NO_SUCH_BUCKET)"

@@ -108,7 +108,7 @@ def test_its_population_grows(folder: Path):
     assert "verified 10 runs, 20 files" in said(folder, "verify")
 
 
-def test_what_was_said_of_it_is_read(folder: Path):
+def test_what_was_reported_of_it_is_read(folder: Path):
     """Law: scores, splits, failures, events, decoded images and compacted records of each format are read."""
     store = store_of(folder)
     assert list(read_scores(store).populations) == list(RUNS)
@@ -287,7 +287,7 @@ def by_later(later: Path, folder: Path, *commands: tuple[str, ...]) -> str:
 def test_a_later_version_has_nothing_to_do(folder: Path, tmp_path_factory: pytest.TempPathFactory):
     """Law: reproductions (a) and (c): with one more record field and one more neutral option, all runs are made.
 
-    What it makes, this version reads: it knows neither, and says nothing of either.
+    What it makes, this version reads: it knows neither, and reports nothing of either.
     """
     later = later_version(tmp_path_factory.mktemp("later"))
     before = run_files(folder)
@@ -301,7 +301,7 @@ def test_a_later_version_has_nothing_to_do(folder: Path, tmp_path_factory: pytes
 
 
 def test_a_damaged_study_json_is_mended_by_generate(newest: Path):
-    """Law: what compares the study with it says that it is damaged; `generate` writes it again and makes nothing."""
+    """Law: what compares the study with it states that it is damaged; `generate` writes it again and makes nothing."""
     path = newest / "store" / "kept" / "study.json"
     whole = path.read_text()
     for text in ("{half", "[]", '{"name": 7}'):

@@ -45,7 +45,7 @@ def names(runs: list[Run]) -> list[str]:
 
 def test_interleaved_every_population_has_its_first_runs_first():
     """Law: the original that five wait for, then run 0 of all in the study's order, run 1 of all; one that is done with
-    its count drops out. original/1, for which nobody waits, is a run like others."""
+    its count drops out. original/1, for which no one waits, is a run like others."""
     plan = plan_of(retrained=3, a=3, b=2)
     assert names(in_order(plan, plan.runs, interleave=True)) == [
         "original/0", "retrained/0", "a/0", "b/0",
@@ -70,7 +70,7 @@ def test_of_originals_the_one_that_most_wait_for_comes_first():
 
 
 def test_the_order_loses_and_repeats_nothing():
-    """Law: a permutation of what was pending, whatever the switch."""
+    """Law: a permutation of what was pending, no matter what the switch."""
     plan = plan_of(originals=3, retrained=5, a=4, b=7)
     for interleave in (True, False):
         found = in_order(plan, plan.runs, interleave=interleave)
@@ -86,7 +86,7 @@ def test_runs_that_waited_take_their_place_and_not_the_queues_end():
 
 
 def test_with_two_workers_the_second_makes_retrained_runs_until_the_original_is_there():
-    """Law: nobody waits for the original who need not, and none that must starts before it is published."""
+    """Law: no one waits for the original who need not, and none that must starts before it is published."""
     plan = plan_of(retrained=6, a=6)
     pool = FakePool({}, lambda: 2, seed=1)
     schedule_in_order(plan, pool)

@@ -147,7 +147,7 @@ def test_a_null_id_is_refused(tmp_path):
         prepare(open_parquet((str(path),), Columns(id="key")), tmp_path / "store")
 
 
-def test_null_bytes_with_a_path_read_the_file_beside(tmp_path):
+def test_null_bytes_with_a_path_read_the_file(tmp_path):
     """Law: a relative path is relative to the Parquet file's folder, on a local path and on a URI."""
     (tmp_path / "img").mkdir()
     (tmp_path / "img" / "5.png").write_bytes(encoded(picture(5)))
@@ -316,7 +316,7 @@ def test_a_storage_that_fails_is_one_line(monkeypatch):
 def test_the_fingerprint_notices_every_change(tmp_path):
     """Law: an untouched file keeps its fingerprint; rewritten in place, or read by other columns, it has another."""
     path = write_parquet(tmp_path / "a.parquet", [0, 1], person=["p", "q"])
-    os.utime(path, ns=(1, 1))  # the clock of file times may be too coarse to tell two writes apart
+    os.utime(path, ns=(1, 1))  # the clock of file times may be too coarse to distinguish two writes
 
     def fingerprint(**columns: str) -> str:
         return open_parquet((str(path),), Columns(**columns)).fingerprint

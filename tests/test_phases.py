@@ -9,7 +9,9 @@ from ray_unlearn.monitor.phases import Phases, phases_line
 
 
 def test_every_second_counts_for_exactly_one_phase():
-    """Law: the clock's 0, 1, 3, 6, 10, 15 give 1 + 4 s prepare, 2 s connect, 3 + 5 s runs, whatever order they come."""
+    """Law: the clock's 0, 1, 3, 6, 10, 15 give 1 + 4 s prepare, 2 s connect, 3 + 5 s runs, in whichever order they
+    come.
+    """
     phases = Phases(iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0]).__next__)
     for phase in ("connect", "runs", "prepare", "runs"):
         phases.enter(phase)
@@ -17,8 +19,8 @@ def test_every_second_counts_for_exactly_one_phase():
     assert list(seconds.items()) == [("prepare", 5.0), ("connect", 2.0), ("runs", 8.0)]
 
 
-def test_the_line_says_what_starting_took_and_then_the_rest():
-    """Law: one line; what comes before the first run stands together."""
+def test_the_line_states_what_starting_took_and_then_the_rest():
+    """Law: one line; what comes before the first run is together."""
     everything = {"prepare": 1.23, "connect": 3.1, "workers": 6.0, "runs": 40.04, "finish": 0.5}
     line = "start: 1.2 s data, 3.1 s Ray, 6.0 s workers; runs: 40.0 s; finish: 0.5 s"
     assert phases_line(everything) == line

@@ -9,7 +9,7 @@ import pytest
 
 from ray_unlearn.errors import StudyError
 from ray_unlearn.methods.resolve import resolve
-from ray_unlearn.study import Ingredients, Plan, Run, Study, make_plan
+from ray_unlearn.study import Ingredients, Plan, Run, Shard, Study, make_plan
 
 Make = Callable[..., Study]
 
@@ -61,7 +61,7 @@ def test_what_changes_results_changes_the_digest(tiny: Make, changes: dict[str, 
     "what", [{"data": {"splits": "2b"}}, {"data": {"images": {"train": "20"}}}, {"model": {"arch": "x"}}]
 )
 def test_data_and_model_change_every_digest(tiny: Make, what: dict[str, Any]) -> None:
-    """Whatever the data's and the model's rooms say identifies them is covered, known key or not."""
+    """No matter what the data's and the model's rooms state identifies them is covered, known key or not."""
     study = tiny(populations=THREE)
     before, after = digests(planned(study)), digests(planned(study, **what))
     assert {name for name in before if before[name] != after[name]} == ALL
@@ -273,9 +273,30 @@ def _with(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_an_evaluation_without_its_outputs_is_warned_of(tiny: Make):
-    """Law: a study that asks for scores and saves no retain outputs is told so before hours of work, not after."""
+    """Law: a study that asks for scores and saves no retain outputs is reported before hours of work, not after."""
     evaluated = {"populations": THREE, "evaluation": {"reference": "retrained"}}
     (warning,) = planned(tiny(**evaluated, outputs={"splits": ["forget", "test"]})).warnings
     assert warning.startswith("outputs.splits: without retain the evaluation has no score")
     assert planned(tiny(**evaluated, outputs={"splits": ["forget", "test", "retain"]})).warnings == []
     assert planned(tiny(populations=THREE)).warnings == []
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 100])
+def test_shards_divide_the_runs_and_share_originals(tiny: Make, parts: int) -> None:
+    """Every run is in one part, equally many in each; an original is in each part that needs it."""
+    populations = {"original": {"count": 2}, "finetune": {"count": 7, "originals": 2}, **THREE}
+    plan = planned(tiny(populations=populations))
+    shards = [Shard(number + 1, parts).of(plan) for number in range(parts)]
+    own = [[run for run in shard if run.population != "original"] for shard in shards]
+    assert sorted(run for part in own for run in part) == sorted(
+        run for run in plan.runs if run.population != "original"
+    )
+    assert max(map(len, own)) - min(map(len, own)) <= 1
+    for shard in shards:
+        assert {plan.start_of(run) for run in shard} - {None} == {run for run in shard if run.population == "original"}
+
+
+def test_shards_of_originals_alone_divide_them(tiny: Make) -> None:
+    """`--only original --shard 1/2`: nothing starts from them yet."""
+    plan = planned(tiny(populations={"original": {"count": 3}})).only(["original"])
+    assert [len(Shard(number, 2).of(plan)) for number in (1, 2)] == [2, 1]

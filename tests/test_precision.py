@@ -70,7 +70,7 @@ def test_training_is_tf32_and_what_follows_is_not(tmp_path, monkeypatch):
 
 
 def test_a_cpu_refuses_tf32_before_any_step(tmp_path):
-    """Law: no silent fp32; the error says what to set."""
+    """Law: no silent fp32; the error states what to set."""
     model = Linear()
     before = model.layer.weight.clone()
     with pytest.raises(MethodError, match=r"precision tf32: a CPU has no TensorFloat-32; expected a GPU .*fp32"):

@@ -76,7 +76,7 @@ def test_a_file_that_is_not_there_is_refused_while_ray_starts(tiny, tmp_path, sl
     assert not list(tmp_path.glob("store/tiny"))
 
 
-def test_a_start_that_nobody_needs_is_cancelled(tiny, tmp_path, slow_ray, monkeypatch):
+def test_a_start_that_no_one_needs_is_cancelled(tiny, tmp_path, slow_ray, monkeypatch):
     """Law: where the guess that something is pending was wrong, generate ends without a cluster."""
     generate(tiny(), backend="inline")
     store = StudyStore(open_storage(str(tmp_path / "store")), "tiny")
@@ -86,7 +86,7 @@ def test_a_start_that_nobody_needs_is_cancelled(tiny, tmp_path, slow_ray, monkey
 
 
 def test_a_cluster_that_cannot_be_had_is_an_error_of_the_command(tiny, monkeypatch, slow_ray):
-    """Law: what the starting thread meets is raised where somebody waits for it, and the thread ends."""
+    """Law: what the starting thread meets is raised where someone waits for it, and the thread ends."""
 
     def refuse(*_: object) -> None:
         raise ClusterError("no such cluster")
@@ -157,7 +157,7 @@ def test_a_refusal_leaves_no_cluster_behind(tmp_path, what: str):
 
 @pytest.mark.parametrize("backend", ["ray", "inline"])
 def test_an_environment_that_is_not_whole_is_one_line(tiny, monkeypatch, backend, request):
-    """Law: a damaged torch beside the start of Ray is one error of the command, no thread's traceback."""
+    """Law: a damaged torch next to the start of Ray is one error of the command, no thread's traceback."""
     if backend == "ray":
         request.getfixturevalue("ray_cluster")
     monkeypatch.setitem(sys.modules, "ray_unlearn.run.worker", None)

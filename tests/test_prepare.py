@@ -67,7 +67,7 @@ def test_what_changes_the_shards_has_shards_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("damage", ["removed", "truncated", "no manifest", "half a manifest"])
 def test_incomplete_shards_are_decoded_again(tmp_path, damage):
-    """Law: present means complete; whatever is missing, the next preparation mends it to the same bytes."""
+    """Law: present means complete; no matter what is missing, the next preparation mends it to the same bytes."""
     source = faces(tmp_path)
     prepared = prepare(source, tmp_path / "store")
     folder = tmp_path / "store" / prepared.folder
@@ -251,7 +251,7 @@ def test_shards_of_a_remote_storage_are_copied_once(tmp_path):
 
 
 def test_a_study_never_tests_on_its_training_images(tiny, tmp_path):
-    """Law: an image that two sources share is refused, wherever its file lies."""
+    """Law: an image that two sources share is refused, wherever its file is."""
     write_parquet(tmp_path / "a" / "f.parquet", [0, 1, 2] * 5)
     write_parquet(tmp_path / "b" / "f.parquet", [0, 1, 2] * 5)
     study = tiny(data={"train": f"{tmp_path}/a/f.parquet", "test": f"{tmp_path}/b/f.parquet", "limit": None})
@@ -276,7 +276,7 @@ def test_classes_that_do_not_fit_the_data_are_refused(tiny, tmp_path, classes, e
 
 
 def test_a_tests_label_must_be_one_of_trainings(tiny, tmp_path):
-    """Law: without names, the training labels say how many classes there are."""
+    """Law: without names, the training labels state how many classes there are."""
     train = write_parquet(tmp_path / "train.parquet", [0, 1] * 8)
     test = write_parquet(tmp_path / "test.parquet", [0, 1, 2], start=50)
     study = tiny(data={"train": str(train), "test": str(test), "limit": None})

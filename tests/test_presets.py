@@ -324,7 +324,7 @@ def test_a_preset_pins_every_option_of_the_methods_own(study):
 
 
 def record_of(setting: str) -> TuningRecord:
-    """Return a setting's record beside the job."""
+    """Return a setting's record next to the job."""
     return TuningRecord.model_validate_json((job.FOLDER / f"{setting}.json").read_text())
 
 
@@ -352,7 +352,7 @@ def _asks_for_presets() -> None:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_every_method_that_can_learn_has_the_preset(setting):
-    """Law: a study names it, a population overrides single options, and the method says what it was tuned on."""
+    """Law: a study names it, a population overrides single options, and the method states what it was tuned on."""
     for name in TUNED[setting]:
         preset = METHODS[name].presets[setting]
         tree = merged(TINY, {"populations": {"mine": {"method": name, "preset": setting}}})
@@ -388,7 +388,7 @@ def test_the_records_are_whole(setting):
     assert not any(word in text for word in ("/work", "/tmp", "/home"))
 
 
-def test_published_presets_say_so():
+def test_published_presets_report_it():
     """Law: only what was tuned claims to have been; what was published is named for it."""
     for method in METHODS.values():
         assert all(name.startswith(("competition", "published")) for name in method.published)

@@ -55,13 +55,13 @@ def seen(*, retain: int = 4, validation: int = 4, forget: np.ndarray | None = No
 
 
 def test_the_margin_is_the_log_odds_of_the_likeliest_class():
-    """Law: log p / (1 - p) of the largest p; of ln 6, ln 2, ln 1 (p = 6/9) it is ln 2, wherever the largest stands."""
+    """Law: log p / (1 - p) of the largest p; of ln 6, ln 2, ln 1 (p = 6/9) it is ln 2, wherever the largest is."""
     logits_NC = np.log([[6.0, 2.0, 1.0], [1.0, 2.0, 6.0]])
     assert margins(logits_NC) == pytest.approx([math.log(2)] * 2)
 
 
 def test_margins_do_not_saturate():
-    """Law: two images of probability 1.0 in float32 are still told apart, and nothing overflows."""
+    """Law: two images of probability 1.0 in float32 are still distinguished, and nothing overflows."""
     assert margins(np.array([[200.0, 0.0, 0.0], [900.0, 0.0, 0.0]], np.float32)) == pytest.approx(
         [200 - math.log(2), 900 - math.log(2)]
     )
@@ -72,7 +72,7 @@ def test_margins_do_not_saturate():
     [
         ([1, 2, 3, 4], [1, 2, 3, 4], 0.0),
         ([1, 2], [3, 4, 5], 1.0),
-        ([1, 2, 3, 4], [3, 4], 0.5),  # below 3 lie half of the first and none of the second
+        ([1, 2, 3, 4], [3, 4], 0.5),  # below 3 are half of the first and none of the second
         ([1, 1, 1, 2], [1, 2, 2, 2], 0.5),  # ties: at 1, 3/4 against 1/4
         ([0, 10], [1, 2], 0.5),  # the same median; only the spread differs
     ],

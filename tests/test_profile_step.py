@@ -1,4 +1,6 @@
-"""The step profiler: its figures are those of the training that it ran, and a GPU's columns are said on a GPU only."""
+"""The step profiler: its figures are those of the training that it ran, and a GPU's columns are reported on a
+GPU only.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def test_the_floors_are_counted_by_hand(found):
     assert floor["flops_ms"] == pytest.approx(1e3 * floor["gflop"] / floor["gflop_per_s"])
 
 
-def test_the_text_says_what_was_measured(found):
+def test_the_text_states_what_was_measured(found):
     """Law: architecture, size, batch, precision, device, spread and both floors."""
     lines = PROFILE.text(found).splitlines()
     assert lines[0].startswith("small_cnn, 8x8, batch 16, fp32, sgd, on cpu")
@@ -53,7 +55,7 @@ def test_the_text_says_what_was_measured(found):
 
 
 def test_a_cpu_is_profiled_in_silence(capfd):
-    """Law: torch's profiler says nothing of the GPU that it does not find."""
+    """Law: torch's profiler reports nothing of the GPU that it does not find."""
     PROFILE.launches(PROFILE.training(PROFILE.parse([*TINY, "--epochs", "1"])))
     assert capfd.readouterr() == ("", "")
 

@@ -7,7 +7,7 @@ test below fails, either an identity changed by accident (mend that), or the tab
     uv run python tests/test_promised_identities.py
 
 adds it. The command neither changes nor removes a line. Where a digest has to change, its line is removed by hand, and
-the method gets a `Correction`, or the plan a new `IDENTITY_FORMAT`, so that the refusal of older runs says why.
+the method gets a `Correction`, or the plan a new `IDENTITY_FORMAT`, so that the refusal of older runs states why.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def of_studies(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def of_user_code(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the digests of a script that imports nothing of its folder, of a net beside the study, and of weights."""
+    """Yield the digests of a script that imports nothing of its folder, of a net in the study's folder, and of
+    weights.
+    """
     (folder / "nets_of_a_test.py").write_text("import parts_of_a_test\n\ndef tiny(num_classes):\n    pass\n")
     (folder / "parts_of_a_test.py").write_text("WIDTH = 3\n")
     weights = written_weights(folder)
@@ -161,7 +163,7 @@ def mark_of(field: Any) -> dict[str, Any] | None:
 
 
 def offences(found: dict[str, Any], table: dict[str, Any]) -> list[str]:
-    """Return a line for every option that is neither of its block's first version nor marked as the table says."""
+    """Return a line for every option that is neither of its block's first version nor marked as the table states."""
     lines = []
     for name, block in found.items():
         if name not in table["options"]:
@@ -204,7 +206,9 @@ def test_studies_have_the_digests_that_they_had(promised: dict[str, str], tmp_pa
 
 
 def test_user_code_has_the_digests_that_it_had(promised: dict[str, str], tmp_path: Path):
-    """Law: a script that imports nothing of its folder, a net beside the study and imported weights are as before."""
+    """Law: a script that imports nothing of its folder, a net in the study's folder and imported weights are as
+    before.
+    """
     found = dict(of_user_code(tmp_path))
     assert found == {key: promised.get(key) for key in found}
 

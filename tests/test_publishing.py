@@ -1,4 +1,4 @@
-"""Publishing beside training: as quick as the slower of the two, one at a time, and nothing half-published."""
+"""Publishing next to training: as quick as the slower of the two, one at a time, and nothing half-published."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_worker_publishes_one_at_a_time():
 
 
 def test_a_publication_that_fails_is_that_runs_failure(tmp_path: Path, disk: SlowDisk):
-    """Law: one full disk, once: the run that was published then is tried again, nobody else's attempt counts."""
+    """Law: one full disk, once: the run that was published then is tried again, no one else's attempt counts."""
     real, failed = disk.real, list[str]()
 
     def full_once(storage: Storage, name: str, *rest) -> None:

@@ -29,7 +29,9 @@ def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
 
 
 def test_nodes_that_drain_or_are_gone_have_no_room(monkeypatch: pytest.MonkeyPatch):
-    """Law: of three nodes one drains and one is gone; who is on either goes, and of an unknown node nobody says so."""
+    """Law: of three nodes one drains and one is gone; who is on either goes, and of an unknown node no one
+    reports it.
+    """
     table = [node("1", CPU=4), node("2", CPU=8), node("3", alive=False, CPU=16)]
     monkeypatch.setattr(ray, "nodes", lambda: table)
     monkeypatch.setattr(ray_nodes, "_draining", lambda: {"2": int((time.time() + 30) * 1000), "3": 0, "9": 0})
@@ -44,7 +46,7 @@ def test_nodes_that_drain_or_are_gone_have_no_room(monkeypatch: pytest.MonkeyPat
     assert (nodes.leaving, nodes.is_going("2")) == ({}, True)
 
 
-def test_a_ray_that_cannot_say_who_drains_is_no_error(monkeypatch: pytest.MonkeyPatch):
+def test_a_ray_that_cannot_state_who_drains_is_no_error(monkeypatch: pytest.MonkeyPatch):
     """Law: what we read there is private to Ray; without it, nodes go without notice."""
     from ray._private import state
 
@@ -97,7 +99,7 @@ def test_all_gpus_are_used_with_no_flag(tiny, monkeypatch: pytest.MonkeyPatch, g
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_no_node_has_is_said_soon_and_again(tiny, monkeypatch: pytest.MonkeyPatch):
+def test_what_no_node_has_is_reported_soon_and_again(tiny, monkeypatch: pytest.MonkeyPatch):
     """Law: a worker that needs a GPU on a cluster without one: the resource is named after 1, 2, 4, ... patiences."""
     monkeypatch.setattr(ray_pool, "_PATIENCE_S", 0.5)
     said: list[tuple[float, str]] = []
@@ -118,7 +120,7 @@ def test_what_no_node_has_is_said_soon_and_again(tiny, monkeypatch: pytest.Monke
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_on_a_node_that_drains_is_warned_once_and_taken_back_before_the_end(tiny, monkeypatch):
-    """Law: Leaving, once, and people are told; what is not done shortly before the end is lost to preemption."""
+    """Law: Leaving, once, and the user is informed; what is not done shortly before the end is lost to preemption."""
     ends: dict[str, int] = {}
     monkeypatch.setattr(ray_nodes, "_draining", lambda: ends)
     monkeypatch.setattr(ray_nodes, "_EVERY_S", 0.0)
@@ -144,7 +146,7 @@ def test_a_worker_on_a_node_that_drains_is_warned_once_and_taken_back_before_the
     assert [re.sub(r"[34] s:", "T:", line) for line in said] == [
         f"node {address} is drained and removed in T: its 1 worker moves elsewhere"
     ]
-    assert pool.wait() == []  # it is told once, though its node still drains
+    assert pool.wait() == []  # it is reported once, though its node still drains
 
 
 @pytest.mark.ray
@@ -205,7 +207,9 @@ def stub_ray(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_whatever_ray_says_a_node_that_is_gone_is_no_runs_fault(tiny, monkeypatch: pytest.MonkeyPatch, there: bool):
+def test_no_matter_what_ray_states_a_node_that_is_gone_is_no_runs_fault(
+    tiny, monkeypatch: pytest.MonkeyPatch, there: bool
+):
     """Law: memory that ran out, and a dead actor, are the run's fault unless the node is gone; a dead node never is."""
     job = open_job(tiny())
     found: list[tuple[str, bool]] = []

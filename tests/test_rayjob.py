@@ -104,8 +104,8 @@ def test_it_has_the_shape_of_the_cluster_file(job: dict[str, Any]) -> None:
     assert spec["enableInTreeAutoscaling"] is True
 
 
-def test_whoever_reaches_it_needs_the_token(job: dict[str, Any]) -> None:
-    """Tokens on; the submitter beside the head; the operator asks the dashboard, so it cannot be on loopback here."""
+def test_anyone_who_reaches_it_needs_the_token(job: dict[str, Any]) -> None:
+    """Tokens on; the submitter next to the head; the operator asks the dashboard, so it cannot be on loopback here."""
     assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     assert job["spec"]["submissionMode"] == "SidecarMode"
     assert "dashboard-host" not in head(job)["rayStartParams"]
@@ -135,7 +135,7 @@ def test_the_entrypoint_is_a_command_of_ours(job: dict[str, Any], capsys: pytest
 
 
 def test_every_pod_sees_the_study_and_its_scripts(job: dict[str, Any]) -> None:
-    """What a script imports from beside itself is imported on workers; the mounts are the head's."""
+    """What a script imports from its own folder is imported on workers; the mounts are the head's."""
     seen = []
     for group in (head(job), workers(job)):
         volumes = {volume["name"]: volume for volume in pod(group)["volumes"]}
@@ -146,7 +146,7 @@ def test_every_pod_sees_the_study_and_its_scripts(job: dict[str, Any]) -> None:
 
 
 def test_every_pod_has_shared_memory_and_the_buckets_account(job: dict[str, Any]) -> None:
-    """Ray's objects live in /dev/shm, 64 MB unless a volume says otherwise; storage is reached without keys."""
+    """Ray's objects live in /dev/shm, 64 MB unless a volume states otherwise; storage is reached without keys."""
     for group in (head(job), workers(job)):
         container = pod(group)["containers"][0]
         assert pod(group)["serviceAccountName"] == "ray-unlearn"

@@ -36,7 +36,7 @@ def blocks() -> list[np.ndarray]:
     ],
 )
 def test_stretches_worked_by_hand(blocks, rows, expected):
-    """Law: neighbours are one stretch, whatever their order; a stretch lies in one shard."""
+    """Law: neighbours are one stretch, no matter what their order; a stretch is in one shard."""
     found = Reading(blocks).ranges(np.array(rows, np.int64))
     assert found == [(blocks[shard].ctypes.data + first, size) for shard, first, size in expected]
 

@@ -1,4 +1,4 @@
-"""The documents: what they tell people to type exists, and versions agree."""
+"""The documents: what they ask people to type exists, and versions agree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ray_unlearn.methods import METHODS
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for pattern in ("*.md", "jobs/*.md", "tests/*/README.md", "ray_unlearn/*/README.md")
+    for pattern in ("*.md", "jobs/*.md", "jobs/*/README.md", "tests/*/README.md", "ray_unlearn/*/README.md")
     for path in sorted(ROOT.glob(pattern))
     if path.name != "CHANGELOG.md"  # it names what was once
 }
@@ -85,7 +85,7 @@ def test_the_two_set_up_commands_are_there(command: str):
 
 @pytest.mark.parametrize("file", [".ci/run", *(str(p.relative_to(ROOT)) for p in ROOT.glob(".github/workflows/*.yml"))])
 def test_ci_runs_the_readmes_test_command(file: str):
-    """Law: what CI runs is what the README tells people to run."""
+    """Law: what CI runs is what the README asks people to run."""
     assert TEST_COMMAND in (ROOT / file).read_text(encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ from ray_unlearn.store.records import failure_bytes, parse_failure, parse_record
 
 
 def test_payload_of_is_size_and_sha256():
-    """Law: what a record says about bytes is their length and their sha256 (here: that of `abc`, FIPS 180-2)."""
+    """Law: what a record states about bytes is their length and their sha256 (here: that of `abc`, FIPS 180-2)."""
     assert payload_of(b"abc") == Payload(
         size_bytes=3, sha256="ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
@@ -27,7 +27,7 @@ RECORD = record_of(plan_of(2), finetune(1)).sealed()
 
 
 def sealed(content: dict[str, object]) -> str:
-    """Return the text of a record with these keys, sealed as the format says: by hand, not by `Record`."""
+    """Return the text of a record with these keys, sealed as the format states: by hand, not by `Record`."""
     body = json.dumps({key: value for key, value in content.items() if key != "checksum"}, separators=(",", ":"))
     return f'{body[:-1]},"checksum":"{hashlib.sha256(body.encode()).hexdigest()}"}}'
 
@@ -129,7 +129,7 @@ def test_a_newer_format_is_refused_by_name():
 
 
 def test_the_record_of_a_failure_survives_its_file():
-    """Law: a failure is read back as it was, from a file that says its format; a later one's keys are ignored."""
+    """Law: a failure is read back as it was, from a file that states its format; a later one's keys are ignored."""
     failure = FailedRecord(
         population="a", index=1, digest="", error="no", traceback="", attempts=1, host="", failed_at=""
     )

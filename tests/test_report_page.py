@@ -119,7 +119,7 @@ def cells(grid: Table) -> dict[tuple[str, str], tuple[str, ...]]:
     }
 
 
-def test_every_picture_says_what_it_shows(page: str) -> None:
+def test_every_picture_states_what_it_shows(page: str) -> None:
     """Each svg is an image with a title, first inside, that holds numbers and their N."""
     pictures = re.findall(r"<svg ([^>]*)><title>([^<]*)</title>", page)
     assert len(pictures) == page.count("<svg") > 20
@@ -214,7 +214,7 @@ def test_the_page_is_small() -> None:
 
 
 def test_a_study_without_methods_has_a_page() -> None:
-    """With trained populations alone there is a table of them, and a sentence that says what is missing."""
+    """With trained populations alone there is a table of them, and a sentence that states what is missing."""
     page = html_page(make_scores({}, warnings=()), STUDY)
     assert "No population could be compared with retraining" in page
     assert "<aside" not in page
@@ -242,7 +242,7 @@ def test_the_ranking_is_by_score_and_at_equal_n() -> None:
     assert [one.population for one in ranked(with_measures(scores, "c", score=none))] == ["b", "a", "c"]
 
 
-def test_the_ranking_stands_beside_its_null() -> None:
+def test_the_ranking_is_next_to_its_null() -> None:
     """Value with interval; value at the null's N with the null; retraining against itself as a row of its own."""
     scores = with_measures(make_scores(), "kookmin", forgetting_quality=quality(0.1, at_null_n=0.11, n=48))
     found = cells(ranking_table(scores))
@@ -253,7 +253,7 @@ def test_the_ranking_stands_beside_its_null() -> None:
     assert found["retrained", "N"] == ("32",)
 
 
-def test_where_nulls_have_different_n_each_cell_says_it() -> None:
+def test_where_nulls_have_different_n_each_cell_states_it() -> None:
     """The heading no longer names one N, so cells do."""
     found = cells(ranking_table(with_measures(make_scores(), "kookmin", forgetting_quality=quality(0.1, null_n=16))))
     assert found["kookmin", "F at the null's N"] == ("0.100", "N 16", "null 0.190")
@@ -270,8 +270,8 @@ def test_every_measure_has_its_n() -> None:
     assert found["ssd", "N"] == ("64",)
 
 
-def test_what_nobody_has_is_said_once_below() -> None:
-    """No column of dashes, no reason in every row; what one population lacks says why in its own cell."""
+def test_what_no_one_has_is_reported_once_below() -> None:
+    """No column of dashes, no reason in every row; what one population lacks states why in its own cell."""
     scores, why = make_scores(), "needs validation images, and the study has no validation set"
     none = Estimate(value=None, n=64, missing=why)
     klom = {key: none for key in MEASURES if key.startswith("klom") and key.endswith("_validation")}
@@ -299,7 +299,7 @@ def test_every_attack_and_distance_is_in_one_table() -> None:
 
 
 def test_dots_on_one_another_have_one_label() -> None:
-    """Two names of one place stand beside each other, three are counted; a dot elsewhere keeps its own."""
+    """Two names of one place are next to each other, three are counted; a dot elsewhere keeps its own."""
     scores = make_scores({"ngp": ("m", 0.0), "control": ("m", 0.0), "far": ("m", 0.2)})
     assert ">ngp, control<" in plane(scores)
     assert ">ngp, control<" in plane(make_scores({"ngp": ("m", 0.001), "control": ("m", 0.0), "far": ("m", 0.2)}))
@@ -308,7 +308,7 @@ def test_dots_on_one_another_have_one_label() -> None:
     assert ">a and 2 more<" in plane(scores)
 
 
-def test_accuracies_stand_beside_what_they_are_compared_with() -> None:
+def test_accuracies_are_next_to_what_they_are_compared_with() -> None:
     """Retrained 90.0 %, original 99.0 %, unlearned 89.0 %: -10 points from the original, -1 from retrained."""
     grid = change_table(make_scores())
     assert grid is not None
@@ -359,8 +359,8 @@ def placed(scores: Scores, measure: str, places: dict[str, tuple[int, int]]) -> 
     return scores.model_copy(update={"ranks": {**scores.ranks, measure: found}})
 
 
-def test_the_verdict_says_what_the_tests_found() -> None:
-    """The closest population with its interval, its null, and whether it is told apart, equivalent, or neither."""
+def test_the_verdict_states_what_the_tests_found() -> None:
+    """The closest population with its interval, its null, and whether it is distinguished, equivalent, or neither."""
     scores = with_measures(make_scores({"a": ("m", 0.1)}), "a", forgetting_quality=quality(0.11))
     start = "Closest to retraining: a, F 0.110 [0.100, 0.120] at N = 64. Retraining against itself reaches 0.190 "
     null = "(0.180 to 0.200 over halvings) at N = 32, where this method gets 0.110."
@@ -401,8 +401,8 @@ def test_the_verdict_admits_ties() -> None:
     assert "a tie" not in ranking_table(led).explained
 
 
-def test_the_verdict_says_what_is_not_known() -> None:
-    """No null and no value are said."""
+def test_the_verdict_states_what_is_not_known() -> None:
+    """No null and no value are reported."""
     alone = with_measures(make_scores({"a": ("m", 0.1)}), "a", forgetting_quality=Estimate(value=0.1, n=64))
     assert "no yardstick" in verdict(alone)
     unknown = with_measures(alone, "a", forgetting_quality=Estimate(value=None, n=0, missing="no outputs"))
@@ -459,7 +459,7 @@ def test_tests_and_worst_images_have_their_tables() -> None:
 
 
 def too_few(scores: Scores, population: str, runs: int = 2) -> Scores:
-    """Return the scores with a population of too few runs for an F, which all the same lies nearest by accuracy."""
+    """Return the scores with a population of too few runs for an F, which all the same is nearest by accuracy."""
     none = Estimate(value=None, n=runs, missing="needs 3 runs a side")
     found = with_measures(scores, population, forgetting_quality=none, score=none)
     return changed(found, population, runs=runs, epsilon_counts=(), examples=(), growth=())
@@ -480,7 +480,7 @@ def test_a_population_without_a_score_has_no_place() -> None:
     assert "N=2 two: no score: needs 3 runs a side" in growth_lines(scores)
 
 
-def test_where_nothing_has_a_score_the_reason_is_said() -> None:
+def test_where_nothing_has_a_score_the_reason_is_reported() -> None:
     """In the headline; and why there is no null: how many runs it takes, and how many there are."""
     scores = too_few(make_scores({"two": ("m", 0.5)}), "two")
     assert verdict(scores) == "No population could be compared with retraining: F needs 3 runs a side."
@@ -515,7 +515,7 @@ def test_a_roc_is_read_at_no_more_false_positives() -> None:
 
 
 def test_terminal_lines_fit() -> None:
-    """At most 100 columns, the longest name shortened in the middle; null, missing values and warnings are said."""
+    """At most 100 columns, the longest name shortened in the middle; null, missing values and warnings are reported."""
     none = Estimate(value=None, n=64, missing="the test split has no outputs")
     lines = score_lines(with_measures(make_scores(), "ssd", score=none))
     assert max(map(len, lines)) <= 100
@@ -538,7 +538,7 @@ def pipe_tables(text: str) -> list[list[str]]:
 
 
 def test_markdown_tables_have_as_many_cells_as_headings() -> None:
-    """Also where names hold pipes; a second line of rules says which columns are numbers."""
+    """Also where names hold pipes; a second line of rules states which columns are numbers."""
     scores = make_scores({HOSTILE: (HOSTILE, 0.1), **METHODS})
     tables = pipe_tables(markdown_page(scores, STUDY))
     assert len(tables) == 14
@@ -621,7 +621,7 @@ def test_one_method_gone_astray_flattens_no_picture() -> None:
 
 
 def test_a_tall_table_scrolls_and_many_warnings_fold() -> None:
-    """17 rows scroll under their headings, 16 stand; 6 warnings are folded, 5 stand open."""
+    """17 rows scroll under their headings, 16 are shown; 6 warnings are folded, 5 are open."""
     for methods, frame in ((15, "frame"), (16, "frame tall")):  # and the row of the reference
         scores = make_scores({f"m{place}": ("m", 0.1) for place in range(methods)})
         bare = {"epsilon_counts": (), "examples": (), "growth": (), "curves": {}, "stages": (), "slices": ()}
@@ -642,7 +642,7 @@ def test_no_script_but_the_pages_own_may_run(page: str) -> None:
     assert not any(name.startswith("on") for _, attributes, _ in Tags(page).elements for name in attributes)
 
 
-def test_a_column_of_dashes_stands_where_its_numbers_would() -> None:
+def test_a_column_of_dashes_is_aligned_as_its_numbers_would_be() -> None:
     """Where no population has a score, the column's heading and dashes are aligned like numbers all the same."""
     none = Estimate(value=None, n=64, missing="no test images")
     scores = with_measures(make_scores({"a": ("m", 0.1)}), "a", score=none)
@@ -685,7 +685,7 @@ def test_a_wheel_brings_the_page(tmp_path: Path) -> None:
     assert done.stdout == html_page(make_scores({}), {"name": "from a wheel"})
 
 
-def test_a_warning_stands_once():
+def test_a_warning_is_shown_once():
     """Law: what several populations are warned of is one line that names them."""
     scores = make_scores()
     said = "all runs start from one original"

@@ -1,4 +1,4 @@
-"""Room for workers, node by node, and what is said where there is none."""
+"""Room for workers, node by node, and what is reported where there is none."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ray_unlearn.schedule.resources import Needs, check_share, waiting_line
     ],
 )
 def test_a_node_holds_whole_workers(cpus, gpus, node, expected):
-    """Law: CPUs and GPUs both suffice; a share lies on one GPU: of 0.6, two GPUs hold two, though 2 / 0.6 is 3.3."""
+    """Law: CPUs and GPUs both suffice; a share is on one GPU: of 0.6, two GPUs hold two, though 2 / 0.6 is 3.3."""
     assert Needs(cpus=cpus, gpus=gpus).fit(node) == expected
 
 
@@ -69,7 +69,7 @@ def test_what_no_node_has_is_named(needs, nodes, expected):
     assert needs.missing(nodes) == expected
 
 
-def test_waiting_for_a_place_says_whether_it_is_in_vain():
+def test_waiting_for_a_place_states_whether_a_place_can_come():
     """Law: no such node; all such nodes busy, with figures; or nothing, where there is room and workers only start."""
     needs = Needs(cpus=1, gpus=0.5)
     nodes = [{"CPU": 8}, {"CPU": 8, "GPU": 1}]
@@ -82,3 +82,15 @@ def test_waiting_for_a_place_says_whether_it_is_in_vain():
         "CPU 15 free of 16, GPU 0 free of 1"
     )
     assert waiting_line(needs, 1, nodes, nodes) == ""
+
+
+def test_own_workers_that_are_starting_do_not_wait_for_room():
+    """Law: where own workers explain all that is used, only those without a place wait; else others are in the way."""
+    needs, nodes = Needs(cpus=1, gpus=0), [{"CPU": 2}]
+    assert waiting_line(needs, 2, nodes, [{}], own=2) == ""
+    assert waiting_line(needs, 1, nodes, [{}], own=2) == ""
+    each = "(each CPU 1): of 1 nodes 1 could hold one, and all are busy; in all CPU 0 free of 2"
+    assert waiting_line(needs, 4, nodes, [{}], own=5) == f"waiting for room for 3 workers {each}"
+    assert waiting_line(needs, 1, nodes, [{}], own=1) == f"waiting for room for 1 worker {each}"
+    shared = Needs(cpus=1, gpus=0.5)
+    assert "2 workers" in waiting_line(shared, 2, [{"CPU": 2, "GPU": 1}], [{"GPU": 0.5}], own=2)

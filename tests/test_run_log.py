@@ -1,4 +1,4 @@
-"""What a run's code prints, warns and logs: kept with the run, bounded, and nobody else's."""
+"""What a run's code prints, warns and logs: kept with the run, bounded, and no one else's."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ SAID = "to stdout\nto stderr\nbytes\nscript.py:11: UserWarning: take care\nlogge
 
 
 def test_what_a_method_prints_warns_and_logs_is_a_payload_of_its_run(scripted: Scripted):
-    """Law: all of it in order, without folders; a payload as any other; runs that said nothing have none; again, the
+    """Law: all of it in order, without folders; a payload as any other; runs that printed nothing have none; again, the
     same bytes."""
     study = scripted(EVERYTHING, count=2)
     assert generate(study, backend="inline").exit_code == 0
@@ -99,7 +99,7 @@ def test_published_bytes_are_the_same_with_a_log(scripted: Scripted):
     assert loud == silent
 
 
-def test_a_failed_runs_log_lies_beside_its_failure_and_goes_when_it_succeeds(scripted: Scripted, tmp_path: Path):
+def test_a_failed_runs_log_is_next_to_its_failure_and_goes_when_it_succeeds(scripted: Scripted, tmp_path: Path):
     """Law: what was printed before the error is kept; once the run is made, it has its own log, and no other."""
     mended = tmp_path / "mended"
     study = scripted(f"import os\nprint('working')\nassert os.path.exists({str(mended)!r}), 'broken'\nprint('done')")
@@ -116,7 +116,7 @@ def test_a_failed_runs_log_lies_beside_its_failure_and_goes_when_it_succeeds(scr
 
 
 def test_a_failure_without_output_removes_the_log_of_an_earlier_one(tmp_path: Path):
-    """Law: the log that lies beside a failure is that failure's."""
+    """Law: the log that is next to a failure is that failure's."""
     plan, store = plan_of(1), StudyStore(open_storage(str(tmp_path)), "tiny")
     failure = FailedRecord(
         population="finetune", index=0, digest="", error="no", traceback="", attempts=1, host="", failed_at=""
@@ -169,7 +169,7 @@ def test_logging_is_as_in_a_new_process(monkeypatch):
     assert root.level == logging.WARNING
 
 
-def test_only_the_runs_own_threads_are_heard(capsys):
+def test_only_the_runs_own_threads_are_noticed(capsys):
     """Law: a thread that was there before writes to the old streams, one that the run starts into the log."""
     go, done = threading.Event(), threading.Event()
 
@@ -231,8 +231,8 @@ def test_a_child_gets_the_streams_that_were_there(capfd):
     assert capfd.readouterr().out == "from a child\nfrom a fork\n"
 
 
-def test_a_log_is_bounded_and_says_what_is_missing():
-    """Law: of 64 MiB, the first and last half MiB are kept, the line says the rest, and memory never held it."""
+def test_a_log_is_bounded_and_states_what_is_missing():
+    """Law: of 64 MiB, the first and last half MiB are kept, the line states the rest, and memory never held it."""
     log, line = RunLog(), ("x" * 62 + "é\n").encode()
     assert len(line) == 65
     tracemalloc.start()
@@ -303,7 +303,9 @@ def test_what_runs_print_on_ray_is_kept_and_forwarded(scripted: Scripted, ray_cl
 
 
 def test_logs_prints_a_runs_log(scripted: Scripted, tmp_path: Path, capsys):
-    """Law: as text that no terminal obeys; a run without output, one that is not made and no run at all are said."""
+    """Law: as text that no terminal obeys; a run without output, one that is not made and no run at all are
+    reported.
+    """
     study = scripted("print('\\x1b]0;title\\x07', '\\x9b2J', 'ü')")
     assert generate(study, backend="inline").exit_code == 0
     file = tmp_path / "study.yaml"

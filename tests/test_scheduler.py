@@ -21,11 +21,12 @@ INFO = WorkerInfo(host="here", pid=1, device="cpu")
 
 
 class FakePool:
-    """Workers that do what `script` says of a run's first, second, ... execution; a run is published beside the next.
+    """Workers that do what `script` holds for a run's first, second, ... execution; a run is published next to the
+    next.
 
     Steps: ok (the default), fail, final, die, gone (its node goes), slow (ended: too long), poison; unpublished fails
-    and killer dies while the next one is made; untold is published, and its worker dies before it tells.
-    `starts` says of the first, second, ... start whether it fails (x) or dies first (d).
+    and killer dies while the next one is made; untold is published, and its worker dies before it reports.
+    `starts` holds for the first, second, ... start whether it fails (x) or dies first (d).
     One event per `wait`, picked by `seed`: any order in which a cluster could report is some seed's order.
     """
 
@@ -182,7 +183,7 @@ def test_every_run_is_made_once_or_reported(name: str):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_no_run_starts_before_its_original_is_made(seed: int):
-    """Law: a run is handed out only after the very original that it starts from, whatever the others do."""
+    """Law: a run is handed out only after the very original that it starts from, no matter what the others do."""
     plan = plan_of(6, originals=3)
     lost = Run(population="original", index=1)
     pool = FakePool({lost: ["fail", "fail"]}, lambda: 3, seed)
@@ -216,7 +217,7 @@ def test_a_failing_run_is_tried_max_attempts_times(max_attempts: int):
 
 
 def test_a_final_failure_is_not_tried_again():
-    """Law: a run that would fail the same way again is executed once, whatever max_attempts says."""
+    """Law: a run that would fail the same way again is executed once, no matter what max_attempts states."""
     pool = FakePool({finetune(0): ["final", "ok"]}, lambda: 1)
     tally = schedule(plan_of(1), pool, max_attempts=5)
     assert [step for run, _, step in pool.log if run == finetune(0)] == ["final"]
@@ -367,7 +368,7 @@ def test_near_the_end_no_worker_hoards():
     assert sizes[-4:] == [1, 1, 1, 1]
 
 
-def test_an_original_is_told_as_soon_as_it_is_published():
+def test_an_original_is_reported_as_soon_as_it_is_published():
     """Law: who waits for a run does not wait for the worker's next one: its call asks for the publication."""
     flushed = {}
 
@@ -392,7 +393,7 @@ def test_a_death_takes_back_all_that_the_worker_held_and_tries_each_alone():
 
 
 def test_who_kills_while_it_is_published_is_found():
-    """Law: the run that is trained beside it is not given up in its place, nor tried for ever."""
+    """Law: the run that is trained next to it is not given up in its place, nor tried for ever."""
     pool = FakePool({finetune(1): ["killer"] * 99}, lambda: 1)
     tally = schedule(plan_of(6), pool, max_attempts=2)
     assert tally.failed == {finetune(1): "its worker died 3 times: killed"}
@@ -400,7 +401,7 @@ def test_who_kills_while_it_is_published_is_found():
 
 
 def test_a_poisoned_worker_goes_and_its_other_runs_come_back():
-    """Law: what was given to it and not told yet is made by its successor; that is no attempt and no death."""
+    """Law: what was given to it and not reported yet is made by its successor; that is no attempt and no death."""
     pool = FakePool({finetune(3): ["poison"]}, lambda: 1, seconds=0.02)
     tally = schedule(plan_of(30), pool, max_attempts=2)
     assert sorted(tally.made) == sorted(plan_of(30).runs)
@@ -434,7 +435,7 @@ def test_one_bad_machine_among_many_ends_nothing():
 
 
 def test_the_pool_grows_again_after_failed_starts():
-    """Law: whoever could not start is tried again, one at a time, until all the room is used."""
+    """Law: a worker that could not start is tried again, one at a time, until all the room is used."""
     ready: list[int] = []
 
     class Counting(FakePool):
@@ -467,7 +468,7 @@ def test_workers_that_die_as_they_start_are_tried_longer():
 
 
 class Draining(FakePool):
-    """Workers 1 and 2 are told to leave once `after` runs are made: their nodes drain, and others have room."""
+    """Workers 1 and 2 are asked to leave once `after` runs are made: their nodes drain, and others have room."""
 
     def __init__(self, room: int, seed: int = 0, seconds: float = 1.0, after: int = 4) -> None:
         super().__init__({}, lambda: room, seed, seconds=seconds)
@@ -503,7 +504,7 @@ def test_workers_that_leave_finish_what_they_have_and_are_replaced(seed: int, se
 
 
 def test_a_start_on_a_node_that_drains_is_given_up():
-    """Law: a worker that is told to leave before it is ready is stopped, and another one started."""
+    """Law: a worker that is asked to leave before it is ready is stopped, and another one started."""
     pool = Draining(1, after=0)
     assert len(schedule(plan_of(2), pool).made) == 3
     assert pool.stopped == [1, 2]
@@ -533,8 +534,10 @@ def test_starts_that_nothing_is_left_for_are_given_up():
     assert [n for made, n in starts if made == 9][-1] == 1
 
 
-def test_what_was_published_and_not_told_is_not_made_again():
-    """Law: its record counts; who waits for it goes on, and what was trained beside it is made again and not blamed."""
+def test_what_was_published_and_not_reported_is_not_made_again():
+    """Law: its record counts; who waits for it goes on, and what was trained next to it is made again and not
+    blamed.
+    """
     pool = FakePool({ORIGINAL: ["untold"], finetune(1): ["untold"]}, lambda: 1)
     tally = schedule(plan_of(4), pool, max_attempts=1)
     executed = [run for run, _, _ in pool.log]
@@ -566,7 +569,7 @@ def test_runs_that_waited_take_their_places_in_the_queue():
 
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("workers", [1, 3])
-def test_the_events_tell_the_whole_story(name: str, workers: int):
+def test_the_events_report_the_whole_story(name: str, workers: int):
     """Law: every attempt that was executed has a Started; every pending run ends in one Made or Failed, or waits for an
     original that failed; every worker that was ready has one Lost or Stopped, and no Started after it."""
     events: list[object] = []
@@ -611,7 +614,7 @@ def test_a_storage_that_takes_nothing_ends_the_schedule_at_once(workers: int):
     assert not [event for event in events if isinstance(event, Failed | Retried)]
 
 
-def test_what_happened_before_an_error_is_said_before_it():
+def test_what_happened_before_an_error_is_reported_before_it():
     """Law: each start that failed is an event, the last of them, too, which ends the schedule."""
     events: list[object] = []
     with pytest.raises(ClusterError):

@@ -1,4 +1,4 @@
-"""Keys in URIs reach no terminal, no store and no job server, whatever characters are in them."""
+"""Keys in URIs reach no terminal, no store and no job server, no matter what characters are in them."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_no_command_says_a_key(server: FakeServer, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, way: str):
-    """Law: wherever in a study a URI stands, no command repeats its key, nor does the job that it submits."""
+def test_no_command_states_a_key(server: FakeServer, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, way: str):
+    """Law: wherever in a study a URI is, no command repeats its key, nor does the job that it submits."""
     monkeypatch.chdir(tmp_path)
     for odd in ODD if way == "storage" else FEW:
         some = (
@@ -125,7 +125,7 @@ def test_no_override_is_repeated_with_its_key(
 
 
 def test_a_broken_file_is_not_quoted(tmp_path: Path, capsys):
-    """Law: PyYAML repeats the line that it cannot read, cut off anywhere; we say where it is."""
+    """Law: PyYAML repeats the line that it cannot read, cut off anywhere; we state where it is."""
     file = tmp_path / "study.yaml"
     for odd in ODD:
         for text in (
@@ -166,7 +166,7 @@ def test_a_key_reaches_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert [(str(path), found) for path in files if (found := leaks(path.read_text("latin-1")))] == []
 
 
-def test_an_error_in_a_run_says_no_key():
+def test_an_error_in_a_run_states_no_key():
     """Law: what a worker reports, line and traceback, is without keys, before it is cut to its length."""
     for odd in ("/", "#", "?", "+"):
         try:

@@ -102,7 +102,7 @@ def shipped() -> Iterator[Path]:
 
 
 def test_every_dashboard_is_on_loopback():
-    """Law: no shipped file listens everywhere; whoever starts a dashboard says 127.0.0.1 (CVE-2023-48022)."""
+    """Law: no shipped file listens everywhere; anyone who starts a dashboard states 127.0.0.1 (CVE-2023-48022)."""
     files = {path: path.read_text() for path in shipped() if path.name != ".git"}
     assert len(files) > 100
     everywhere = re.compile(r"0\.0\.0\.0|\[::\]|host[= ]'?\*")
@@ -114,7 +114,7 @@ def test_every_dashboard_is_on_loopback():
 
 
 def test_token_authentication_is_documented_and_tested():
-    """Law: the page about clusters says how ports are guarded, cluster.yaml and the job test turn the token on."""
+    """Law: the page about clusters states how ports are guarded, cluster.yaml and the job test turn the token on."""
     assert "RAY_AUTH_MODE=token" in (ROOT / "jobs" / "README.md").read_text()
     starts = re.findall(r"ray start", (ROOT / "cluster.yaml").read_text())
     assert (ROOT / "cluster.yaml").read_text().count("RAY_AUTH_MODE=token") >= len(starts) > 0
@@ -122,7 +122,7 @@ def test_token_authentication_is_documented_and_tested():
 
 
 class _Strange(pa.ExtensionType):
-    """An extension type of somebody's."""
+    """An extension type of someone's."""
 
     def __init__(self) -> None:
         super().__init__(pa.binary(), "a.stranger")
@@ -136,7 +136,7 @@ class _Strange(pa.ExtensionType):
 
 
 def as_unknown(image: pa.Array, name: str) -> pa.Table:
-    """Return a table whose image column says in its metadata that it is an extension type."""
+    """Return a table whose image column states in its metadata that it is an extension type."""
     metadata = {"ARROW:extension:name": name, "ARROW:extension:metadata": b"\x80\x04cos\nsystem\n(S'x'\ntR."}
     schema = pa.schema([pa.field("image", image.type, metadata=metadata), pa.field("label", pa.int64())])
     return pa.table([image, pa.array([0] * len(image))], schema=schema)
@@ -269,7 +269,7 @@ ADVISORIES = audit.advisories(audit.TABLE.read_text())
 
 
 def test_no_version_with_a_known_hole_is_allowed():
-    """Law: a direct dependency's lower bound stands beyond every range of the table; eight packages have one."""
+    """Law: a direct dependency's lower bound is beyond every range of the table; eight packages have one."""
     ours = [row for row in ADVISORIES if row["package"] in {name.lower() for name in REQUIRED}]
     assert len({row["package"] for row in ours}) >= 8
     for row in ours:
@@ -322,7 +322,7 @@ def test_the_audit_fails_on_what_it_cannot_read(monkeypatch, capsys, installed, 
 
 
 def test_actions_are_pinned_and_may_only_read():
-    """Law: each action is named by a commit, with its release beside it; jobs read the checkout, and audit."""
+    """Law: each action is named by a commit, with its release next to it; jobs read the checkout, and audit."""
     text = (ROOT / ".github/workflows/ci.yml").read_text()
     uses = re.findall(r"uses: (\S+)(.*)", text)
     assert len(uses) >= 2

@@ -89,7 +89,7 @@ def global_draws() -> list[Any]:
 
 
 def test_global_state_seeds_all_three_and_restores_them() -> None:
-    """Inside: the key's numbers, whatever happened before. After: as if the block had not been."""
+    """Inside: the key's numbers, no matter what happened before. After: as if the block had not been."""
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     undisturbed = [global_draws(), global_draws()]
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
@@ -150,7 +150,7 @@ DRAWING = {
 
 
 def randomness(source: str) -> list[str]:
-    """Return each call that seeds anything, and each draw that does not say from which generator."""
+    """Return each call that seeds anything, and each draw that does not state from which generator."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import) and any(
@@ -172,7 +172,7 @@ def randomness(source: str) -> list[str]:
 
 
 def test_only_one_room_seeds_anything() -> None:
-    """Every other module takes its generators from there, and every draw says which one it uses."""
+    """Every other module takes its generators from there, and every draw states which one it uses."""
     package = Path(ray_unlearn.__file__).parent
     found = {
         str(path.relative_to(package)): randomness(path.read_text())

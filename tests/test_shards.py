@@ -44,7 +44,7 @@ def columns(data: bytes, rows: int) -> tuple[pa.Table, list[tuple[int, int]]]:
     ("count", "size", "name", "requests"),
     [(500, 64, "{:06d}", 2), (3, 4, "{:06d}", 1), (200, 64, "x" * 4000 + "{:06d}", 10)],
 )
-def test_two_pieces_say_all_but_the_pixels(tmp_path: Path, count: int, size: int, name: str, requests: int):
+def test_two_pieces_state_all_but_the_pixels(tmp_path: Path, count: int, size: int, name: str, requests: int):
     """Law: of 6.1 MB of pixels, the columns are a mapped shard's, from two requests for less than 150 KB; a small shard
     is one request; names beyond the estimate cost a few more."""
     data = shard_of(count, size, name)
@@ -57,7 +57,7 @@ def test_two_pieces_say_all_but_the_pixels(tmp_path: Path, count: int, size: int
 
 
 def test_what_is_no_shard_is_refused():
-    """Law: cut short, of another number of images, or something else: one line that says what to do."""
+    """Law: cut short, of another number of images, or something else: one line that states what to do."""
     data = shard_of(20, 8)
     for bad, rows in ((data[:-100], 20), (data, 19), (b"no", 20), (bytes(len(data)), 20)):
         with pytest.raises(DataError, match=r"^a: .*prepare") as refused:
@@ -80,7 +80,9 @@ def manifest_of(shards: list[ShardInfo]) -> Manifest:
 
 @pytest.mark.parametrize("place", [-300, -60, -40, -20, -10])
 def test_damage_is_the_shards_and_a_storages_failure_is_its_own(place: int):
-    """Law: whatever Arrow raises for damaged bytes is one line about the shard; what the storage raises passes."""
+    """Law: no matter what Arrow raises for damaged bytes is one line about the shard; what the storage raises
+    passes.
+    """
     data = bytearray(shard_of(20, 8))
     data[place : place + 8] = b"\xff" * 8
     with pytest.raises(DataError, match=r"^a: .*prepare"):

@@ -219,7 +219,7 @@ def test_foreign_files_are_ignored_and_stay(tiny: Callable[..., Study]):
 
 
 def test_a_file_in_a_runs_place_is_no_run(tiny: Callable[..., Study]):
-    """Law: it is not counted; generate says what is in the way, and makes the rest."""
+    """Law: it is not counted; generate states what is in the way, and makes the rest."""
     study = tiny()
     (Path(study.storage) / "tiny/finetune").mkdir(parents=True)
     (Path(study.storage) / "tiny/finetune/00001").write_bytes(b"a file")

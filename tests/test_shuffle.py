@@ -125,7 +125,9 @@ def test_blocks_are_of_the_set_not_of_the_source(tmp_path):
 
 
 def test_full_is_no_part_of_an_identity_and_blocks_are(tiny, tmp_path):
-    """Law: a study that says nothing keeps its digests; block size and buffer change results, so they change them."""
+    """Law: a study that reports nothing keeps its digests; block size and buffer change results, so they change
+    them.
+    """
     storage = open_storage(str(tmp_path))
 
     def identity(**data) -> dict:

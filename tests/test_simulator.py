@@ -66,7 +66,7 @@ def test_interleaved_runs_give_the_first_score_early():
 @pytest.mark.parametrize(("count", "whole", "held"), [(1_000, 0.80, 0.92), (10_000, 0.95, 0.98)])
 def test_a_thousand_gpus(count: int, whole: float, held: float):
     """Law: 1,000 GPUs, 1 % of attempts fail, 5 % of nodes preempted per hour: above 95 % until the queue is empty, and
-    above 98 % of the time that GPUs are held and started; nobody waits for its release.
+    above 98 % of the time that GPUs are held and started; no one waits for its release.
 
     Start and tail are a seventh of the 17 minutes that 10,000 runs take, and 2 % of the 2.6 hours of 100,000.
     """

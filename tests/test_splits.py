@@ -132,7 +132,7 @@ def test_images_without_a_person_are_never_forgotten_by_group():
 
 
 def test_ids_from_a_list_and_from_a_csv_file_are_the_same(tmp_path):
-    """Law: the forget set is exactly the named images, in whatever order and file; other columns do not matter."""
+    """Law: the forget set is exactly the named images, in any order and file; other columns do not matter."""
     file = tmp_path / "forget.csv"
     file.write_text("age,image_id\n3,i50\n9,i5\n1,i17\n")
     by_file, by_list = splits_of(forget={"ids": str(file)}), splits_of(forget={"ids": ["i5", "i17", "i50"]})
@@ -174,7 +174,7 @@ def test_an_empty_given_validation_set_is_no_reason_to_refuse():
 
 @pytest.mark.parametrize("forget", ["fraction", "group"])
 def test_the_seed_decides(forget):
-    """Law: the same seed draws the same sets, another seed others; the digest tells them apart."""
+    """Law: the same seed draws the same sets, another seed others; the digest distinguishes them."""
     data = {"forget": FORGETS[forget], "validation": 0.2}
     first, again, other = splits_of(**data), splits_of(**data), splits_of(seed=1, **data)
     assert all(np.array_equal(first.sets[name], again.sets[name]) for name in SPLITS)
@@ -272,7 +272,7 @@ def csv(folder: Path, text: str) -> str:
     ],
 )
 def test_impossible_splits_are_refused(data, expected):
-    """Law: the message says which key asks for what, and what there is."""
+    """Law: the message states which key asks for what, and what there is."""
     with pytest.raises(DataError) as caught:
         splits_of(**data)
     assert expected in str(caught.value)

@@ -70,7 +70,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def is_whole_so_far(storage: Path, made: int) -> None:
-    """Fail unless so many runs exist, each of them whole, and nothing half made lies about."""
+    """Fail unless so many runs exist, each of them whole, and nothing half made is left."""
     store = store_in(storage)
     assert sum(len(store.made(name)) for name in store.populations()) == made
     assert verify(store, store.populations()).problems == ()
@@ -129,7 +129,7 @@ def test_a_full_disk_ends_generate_at_once(full: Full, expected: dict[str, bytes
     error, made, trained = generate_until_refused(study_in(full.storage), monkeypatch)
     assert re.fullmatch(rf"{full.storage}: cannot write tiny/finetune/\d+: {FULL}; what was made is kept", error)
     assert 0 < made < COUNT
-    assert trained <= made + 2  # the refused one, and the one that was trained beside its publication
+    assert trained <= made + 2  # the refused one, and the one that was trained next to its publication
     is_whole_so_far(full.storage, made)
     assert store_in(full.storage).failures("finetune") == {}
 
@@ -191,7 +191,7 @@ def test_a_storage_that_turns_read_only_half_way(tmp_path: Path, expected: dict[
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EDQUOT])
 def test_a_permission_or_a_quota_that_is_lost_half_way(tmp_path: Path, expected, monkeypatch, number: int):
-    """Law: a folder that takes no more files ends the command, says what to do, and leaves nothing behind."""
+    """Law: a folder that takes no more files ends the command, states what to do, and leaves nothing behind."""
     real = Path.mkdir
 
     def mkdir(self: Path, *arguments: object, **options: object) -> None:
@@ -290,7 +290,7 @@ def test_a_slow_disk_changes_nothing(tmp_path: Path, expected: dict[str, bytes],
 
 
 def test_a_read_only_study_can_be_looked_at(tmp_path: Path, capfd):
-    """Law: status and verify need no write; evaluate gives its scores, and says that they were not saved."""
+    """Law: status and verify need no write; evaluate gives its scores, and states that they were not saved."""
     with tmpfs(tmp_path / "disk", "64m") as folder:
         study, _ = evaluated_store(tmp_path / "source", {"retrained": 8, "good": 4})
         shutil.copytree(tmp_path / "source", folder, dirs_exist_ok=True)

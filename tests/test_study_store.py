@@ -100,7 +100,7 @@ def test_a_plan_that_comes_second_leaves_study_json_alone(tmp_path: Path, monkey
 
 
 def test_population_json_is_readable_and_explains_the_digest(store: StudyStore):
-    """Law: the folder says in plain JSON what its digest covers."""
+    """Law: the folder states in plain JSON what its digest covers."""
     plan = plan_of(3)
     store.admit(plan)
     held = store.held("finetune")
@@ -133,7 +133,7 @@ def test_a_damaged_population_json_is_an_error(store: StudyStore):
 
 
 def test_runs_without_a_population_json_are_not_taken_over(store: StudyStore):
-    """Law: nobody knows how they were made, so they are neither counted nor made over."""
+    """Law: no one knows how they were made, so they are neither counted nor made over."""
     plan = plan_of(3)
     store.admit(plan)
     publish(store, plan, finetune(0))
@@ -191,7 +191,7 @@ def test_a_record_that_cannot_be_read_is_an_error(store: StudyStore, content: by
 
 @pytest.mark.parametrize("how", ["of another digest", "of another run"])
 def test_publishing_over_a_record_that_does_not_count_makes_the_run(store: StudyStore, how: str):
-    """Law: after publish the run exists, whatever lay in its folder; else it would be made anew for ever."""
+    """Law: after publish the run exists, no matter what lay in its folder; else it would be made anew for ever."""
     plan, other = plan_of(2), plan_of(2, lr=1e-2)
     store.admit(plan)
     publish(store, plan, finetune(1), {"model.safetensors": b"old", "stage-0001.arrow": b"old"})
@@ -234,7 +234,7 @@ def test_failures_are_kept_until_the_run_is_made(store: StudyStore):
 
 
 def test_the_checkpoint_of_a_run_without_one_is_an_error(store: StudyStore):
-    """Law: the message says what may be the reason; a damaged checkpoint is never handed out."""
+    """Law: the message states what may be the reason; a damaged checkpoint is never handed out."""
     plan = plan_of(1)
     publish(store, plan, finetune(0), {"outputs.arrow": b"logits"})
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""A job as values: which attempt comes next, what its command line says, what its end means."""
+"""A job as values: which attempt comes next, what its command line states, what its end means."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def test_the_next_attempt_is_one_more_than_the_last_that_ended(
     ],
 )
 def test_who_waits_ends_with_the_drivers_code(status: str, exit_code: int | None, code: int) -> None:
-    """Law: the driver's code; killed by a signal 128 + it; none to be had 1; stopped 143, interrupted and resumable."""
+    """Law: the driver's code; killed by a signal 128 + it; none available 1; stopped 143, interrupted and resumable."""
     attempt = Attempt(id="x", status=status, exit_code=exit_code)
     assert (attempt.code, attempt.ended) == (code, True)
 
 
-def test_the_command_line_says_all_that_is_submitted(tmp_path: Path) -> None:
+def test_the_command_line_states_all_that_is_submitted(tmp_path: Path) -> None:
     """Law: split by a shell's rules, every option is there; no credentials, no entrypoint resources."""
     folder = tmp_path / "it's here"
     submission = submission_of(parcel("generate"), "http://127.0.0.1:8265", 2, folder)

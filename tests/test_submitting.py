@@ -1,4 +1,4 @@
-"""`ray-unlearn submit` and `all`, without a cluster: what is said, what is refused, which exit code."""
+"""`ray-unlearn submit` and `all`, without a cluster: what is reported, what is refused, which exit code."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class FakeServer:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeServer:
-    """A job server that knows no job yet, for a user without a token; parcels lie below the test's own folder."""
+    """A job server that knows no job yet, for a user without a token; parcels are below the test's own folder."""
     fake = FakeServer([])
     monkeypatch.setattr(ray_jobs, "JobServer", fake)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -67,7 +67,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeServer:
     return fake
 
 
-def test_submit_says_what_it_did_and_what_to_do(server: FakeServer, tmp_path: Path, capsys) -> None:
+def test_submit_states_what_it_did_and_what_to_do(server: FakeServer, tmp_path: Path, capsys) -> None:
     """Law: id, address and size; the equal `ray job submit` line; how to follow and to stop; exit code 0."""
     assert main(["submit", write(tmp_path)]) == 0
     said = capsys.readouterr().out.splitlines()
@@ -83,7 +83,7 @@ def test_submit_says_what_it_did_and_what_to_do(server: FakeServer, tmp_path: Pa
 
 
 def test_submit_lists_what_it_sends(server: FakeServer, tmp_path: Path, capsys) -> None:
-    """Law: a line per file where there is more than the study; what lies elsewhere is sent where --send names it."""
+    """Law: a line per file where there is more than the study; what is elsewhere is sent where --send names it."""
     (tmp_path / "study").mkdir()
     (tmp_path / "study/a.pth").write_bytes(b"weights")
     (tmp_path / "id_rsa").write_text("secret")
@@ -144,7 +144,7 @@ def test_wait_shows_the_log_and_ends_with_the_jobs_code(
 
 
 def test_ctrl_c_leaves_the_job_running(server: FakeServer, tmp_path: Path, capsys) -> None:
-    """Law: who stops waiting stops nothing else, ends with 130, and is told so."""
+    """Law: who stops waiting stops nothing else, ends with 130, and reads that the job goes on."""
 
     def interrupted() -> Iterator[str]:
         yield "line 1\n"
@@ -160,7 +160,7 @@ def test_ctrl_c_leaves_the_job_running(server: FakeServer, tmp_path: Path, capsy
     assert "stop:   ray job stop" in captured.out
 
 
-def test_another_version_of_the_study_is_not_made_beside(server: FakeServer, tmp_path: Path, capsys) -> None:
+def test_another_version_of_the_study_is_not_made_at_once(server: FakeServer, tmp_path: Path, capsys) -> None:
     """Law: a raised count while the old one runs is refused, with the line that stops it; nothing is sent."""
     assert main(["submit", write(tmp_path)]) == 0
     first = server.sent.pop()
@@ -234,7 +234,7 @@ def test_an_address_that_is_no_dashboards_is_refused(tmp_path: Path, capsys, add
     )
 
 
-def test_an_address_where_nobody_listens_is_one_line(tmp_path: Path, capsys) -> None:
+def test_an_address_where_no_one_listens_is_one_line(tmp_path: Path, capsys) -> None:
     """Law: exit code 1, at once, with what to look at."""
     address = f"http://127.0.0.1:{unused_port()}"
     assert main(["submit", write(tmp_path), "--address", address]) == 1
@@ -245,7 +245,7 @@ def test_an_address_where_nobody_listens_is_one_line(tmp_path: Path, capsys) -> 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:82a65", "http://bad host:8265"])
 def test_a_url_that_is_none_is_one_line(tmp_path: Path, capsys, address: str) -> None:
-    """Law: a port that is no number and a host with a space are told like a server that is not there."""
+    """Law: a port that is no number and a host with a space are reported like a server that is not there."""
     assert main(["submit", write(tmp_path), "--address", address]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {address}: no job server can be reached (")
@@ -253,7 +253,7 @@ def test_a_url_that_is_none_is_one_line(tmp_path: Path, capsys, address: str) ->
 
 
 def test_a_port_that_does_not_speak_http_is_one_line(tmp_path: Path, capsys) -> None:
-    """Law: a server of another protocol, which greets first, is told like one that is not there."""
+    """Law: a server of another protocol, which greets first, is reported like one that is not there."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def greet() -> None:
@@ -279,7 +279,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def log_message(self, *given: Any) -> None:
-        """Say nothing."""
+        """Report nothing."""
 
 
 @pytest.fixture
@@ -365,7 +365,9 @@ SUBMISSION = Submission(address="http://h:1", id="x-a1", working_dir=Path("/w"),
 
 
 def test_a_server_without_an_agent_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Law: `No available agent` passes, and is said; a name that is taken is no error; anything else is one line."""
+    """Law: `No available agent` passes, and is reported; a name that is taken is no error; anything else is one
+    line.
+    """
     pytest.importorskip("ray")
     monkeypatch.setattr(ray_jobs, "_AGAIN_S", 0)
     said: list[str] = []
@@ -414,7 +416,7 @@ def test_a_connection_that_falls_silent_is_made_again(monkeypatch: pytest.Monkey
     assert ("".join(shown), client.asked) == ("one\ntwo\n", 2)
 
 
-def test_a_server_that_goes_with_its_job_has_said_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_goes_with_its_job_has_reported_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: once the exit code is known, a log that cannot be had any more does not lose it."""
     pytest.importorskip("ray")
     monkeypatch.setattr(ray_jobs, "_AGAIN_S", 0)
@@ -458,8 +460,8 @@ def test_options_of_workers_reach_the_driver(tmp_path: Path, capsys, command: st
         assert "--gpus-per-worker are for --backend ray" in capsys.readouterr().err
 
 
-def test_all_judges_what_was_made_beside_failures(tmp_path: Path, capsys) -> None:
-    """Law: runs that fail end it with 3, and the others are scored; without a reference run, it says why not."""
+def test_all_judges_what_was_made_next_to_failures(tmp_path: Path, capsys) -> None:
+    """Law: runs that fail end it with 3, and the others are scored; without a reference run, it states why not."""
     hot = {"method": "finetune", "lr": 1e9, "epochs": 3, "weight_decay": 1.0}
     settings = {"evaluation": {"reference": "retrained", "resamples": 10}}
     populations = {"retrained": {"method": "train", "on": "retain", "count": 4}, "hot": hot}
@@ -472,10 +474,10 @@ def test_all_judges_what_was_made_beside_failures(tmp_path: Path, capsys) -> Non
     assert "not scored, because runs failed: " in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_all_that_cannot_judge_says_so_though_runs_failed(
+def test_all_that_cannot_judge_reports_it_though_runs_failed(
     tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Law: an error that failed runs do not explain is told as it is, and ends it with 1, not with 3."""
+    """Law: an error that failed runs do not explain is reported as it is, and ends it with 1, not with 3."""
 
     def refused(*given: Any) -> None:
         raise StoreError("s3://bucket: cannot write scores.json: access denied")

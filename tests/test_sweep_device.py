@@ -1,7 +1,7 @@
 """sweep_device.py: however runs share a device, each is the run that it is alone; the figures are counted right.
 
 On a CPU a capture is a stand-in that calls the step again, and a stream is nothing; that proves the turns, the stacked
-arithmetic, the processes and the counting. How fast anything is on a GPU no test can say.
+arithmetic, the processes and the counting. How fast anything is on a GPU no test can show.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def test_steps_are_taken_in_turn(tmp_path, monkeypatch):
     assert asked == [first, second] * 4  # 3 steps, and the news that there is no other
 
 
-def test_a_loss_that_is_not_finite_is_said(tmp_path):
+def test_a_loss_that_is_not_finite_is_reported(tmp_path):
     """Law: whichever way; the loop looks once an epoch, and so do the others."""
     for way in sweep_runs.WAYS:
         with pytest.raises(RayUnlearnError, match="loss"):
@@ -166,8 +166,8 @@ def test_processes_make_the_runs_and_begin_together(tmp_path):
     ("failure", "said"),
     [(MemoryError("no room\nat all"), "MemoryError: no room"), (threading.BrokenBarrierError(), "")],
 )
-def test_a_process_says_why_it_failed(monkeypatch, failure, said):
-    """Law: the first line of its error, and the others are let go; who was let go blames nobody."""
+def test_a_process_states_why_it_failed(monkeypatch, failure, said):
+    """Law: the first line of its error, and the others are let go; who was let go blames no one."""
 
     def failing(*args):
         raise failure
@@ -181,7 +181,7 @@ def test_a_process_says_why_it_failed(monkeypatch, failure, said):
 
 
 def test_the_first_reason_is_the_error(tmp_path):
-    """Law: not that others waited in vain; a process that says nothing was killed."""
+    """Law: not that others waited; a process that reports nothing was killed."""
     pipes = [multiprocessing.Pipe(duplex=False) for _ in range(3)]
     sources = [source for source, _ in pipes]
     for (_, sink), said in zip(pipes, ("", "OutOfMemoryError: 80 GiB", ""), strict=True):
@@ -239,7 +239,7 @@ def gone(pid: Path) -> bool:
 
 
 def test_the_daemon_has_folders_of_its_own_and_is_ended(fake_daemon, monkeypatch):
-    """Law: its folders are in the environment as long as it lasts, and are those of nobody else."""
+    """Law: its folders are in the environment as long as it lasts, and are those of no one else."""
     monkeypatch.setenv("CUDA_MPS_LOG_DIRECTORY", "/somewhere")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # the clients': the daemon shows all
     with mps_daemon.mps_daemon() as served:
@@ -259,7 +259,7 @@ def test_the_daemon_has_folders_of_its_own_and_is_ended(fake_daemon, monkeypatch
 
 
 def test_others_are_kept_out_of_a_daemon_that_is_there(monkeypatch, tmp_path):
-    """Law: where somebody's daemon serves, what is not `mps` finds none; the environment is put back."""
+    """Law: where someone's daemon serves, what is not `mps` finds none; the environment is put back."""
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/somebodys")
     seen = []
 
@@ -274,7 +274,7 @@ def test_others_are_kept_out_of_a_daemon_that_is_there(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("stubborn", ["", "yes"])
-def test_the_daemon_is_ended_whatever_happens(fake_daemon, monkeypatch, stubborn):
+def test_the_daemon_is_ended_no_matter_what_happens(fake_daemon, monkeypatch, stubborn):
     """Law: an error in the block passes through; a daemon that neither quits nor heeds a signal is killed."""
     monkeypatch.setenv("FAKE_STUBBORN", stubborn)
     monkeypatch.setattr(mps_daemon, "_END_S", 0.2)
@@ -284,7 +284,7 @@ def test_the_daemon_is_ended_whatever_happens(fake_daemon, monkeypatch, stubborn
     assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
 
 
-def test_a_daemon_that_does_not_start_is_said(fake_daemon, monkeypatch):
+def test_a_daemon_that_does_not_start_is_reported(fake_daemon, monkeypatch):
     """Law: with the code it ended with, and nothing is left in the environment."""
     monkeypatch.setenv("FAKE_BROKEN", "yes")
     with pytest.raises(RayUnlearnError, match="nvidia-cuda-mps-control ended at once, with 7"), mps_daemon.mps_daemon():
@@ -352,7 +352,7 @@ def test_the_counts_by_hand():
     ("found", "said"),
     [
         ({"a": torch.tensor([1.0, 4.0]), "n": torch.tensor(3)}, 0.0),
-        ({"a": torch.tensor([1.5, 4.0]), "n": torch.tensor(3)}, 0.125),  # half of one beside a largest of four
+        ({"a": torch.tensor([1.5, 4.0]), "n": torch.tensor(3)}, 0.125),  # half of one next to a largest of four
         ({"a": torch.tensor([1.0, 4.0]), "n": torch.tensor(2)}, float("inf")),
         ({"a": torch.tensor([1.0, float("nan")]), "n": torch.tensor(3)}, float("inf")),
     ],
@@ -421,7 +421,7 @@ def test_what_cannot_be_asked_is_refused(capsys):
 
 
 def test_without_a_gpu_it_is_refused_before_anything_is_measured(monkeypatch):
-    """Law: one line of its own; no process is started that would say it."""
+    """Law: one line of its own; no process is started that would state it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sweep_device, "_measure", None)
     with pytest.raises(RayUnlearnError, match=r"^device cuda: this machine has no GPU that torch can use; use"):

@@ -1,4 +1,4 @@
-"""Trimmed convolutions are convolutions: the same values, gradients and state dict, whatever is trimmed."""
+"""Trimmed convolutions are convolutions: the same values, gradients and state dict, no matter what is trimmed."""
 
 import copy
 import itertools
@@ -72,7 +72,7 @@ def spared(layer, images):
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-def test_gradients_lie_in_memory_as_the_weight_does(memory_format):
+def test_gradients_are_in_memory_as_the_weight_is(memory_format):
     """Law: the gradient of a weight has the weight's strides, so that autograd keeps it without a copy."""
     layer = trim(nn.Conv2d(4, 6, 3, padding=1)).to(memory_format=memory_format)
     layer(torch.randn(2, 4, 1, 1)).sum().backward()

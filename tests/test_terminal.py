@@ -1,6 +1,6 @@
 """What strangers write reaches the terminal as text: no control character of theirs does.
 
-Each way in which a text of somebody else's comes to standard output or standard error is tried with a hostile one; a
+Each way in which a text of someone else's comes to standard output or standard error is tried with a hostile one; a
 law finds doors to the terminal that lead past `ray_unlearn.terminal`.
 """
 
@@ -97,7 +97,7 @@ def damaged(folder: Path) -> list[list[str]]:
 
 
 def paths(folder: Path) -> list[list[str]]:
-    """A shell's glob types whatever a folder holds."""
+    """A shell's glob types all that a folder holds."""
     name = HOSTILE.replace("/", "")
     (folder / name).write_text("name: x\n")
     at = str(folder / name)
@@ -135,7 +135,7 @@ def tensors(folder: Path) -> list[list[str]]:
 
 
 def factories(folder: Path) -> list[list[str]]:
-    """What a factory raises, and what it says on import."""
+    """What a factory raises, and what it states on import."""
     (folder / "hostile_net.py").write_text(f"def f(**options):\n    raise ValueError({HOSTILE!r})\n")
     (folder / "hostile_import.py").write_text(f"raise ValueError({HOSTILE!r})\n")
     commands = []
@@ -176,7 +176,7 @@ WAYS: list[Callable[[Path], list[list[str]]]] = [
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_no_stranger_controls_the_terminal(way, tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Law: whatever a command prints, each control character in it is written out."""
+    """Law: no matter what a command prints, each control character in it is written out."""
     monkeypatch.chdir(tmp_path)
     commands = way(tmp_path)
     capfd.readouterr()
@@ -225,7 +225,7 @@ def test_a_fault_of_ours_shows_its_traceback_as_text(capfd, monkeypatch: pytest.
 
 ON_A_TERMINAL = """
 import sys, time
-from ray_unlearn.monitor import show_progress
+from ray_unlearn.monitor import TimeLeft, show_progress
 from ray_unlearn.run.outcome import Outcome, WorkerInfo
 from ray_unlearn.schedule.events import Failed, Made
 from ray_unlearn.schedule.pool import Ready
@@ -235,7 +235,7 @@ from ray_unlearn.terminal import open_console, print_line
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-with show_progress(2, 0, Execution()) as console:
+with show_progress(2, 0, Execution(), TimeLeft({"a": 2})) as console:
     console.log("line " + sys.argv[1])
     console(Ready(1, WorkerInfo(host="here", pid=1, device="cpu")))
     console(Made(Outcome(run=Run(population="a", index=0), seconds=1.0), 1, 1))

@@ -369,19 +369,19 @@ def test_weighted_training_is_torchs_weighted_loss(tmp_path, given):
 
 
 def test_class_weights_of_another_length_are_refused(tmp_path):
-    """Law: expected and found are both said."""
+    """Law: expected and found are both reported."""
     with pytest.raises(MethodError, match="class_weights: expected 3 numbers, one per class; found 2"):
         fit(Linear(), run_data(tmp_path), recipe(class_weights=(1.0, 2.0)), RNG)
 
 
-def test_a_diverging_run_says_so(tmp_path):
+def test_a_diverging_run_reports_it(tmp_path):
     """Law: an impossible rate ends in an error that names epoch and rate, not in weights of NaN."""
     with pytest.raises(TrainingDiverged, match=r"the training loss of epoch \d+ is (nan|inf); .*\(lr 1e\+30\)"):
         fit(net(), run_data(tmp_path), recipe(lr=1e30, epochs=20, batch_size=4), RNG)
 
 
 def test_the_epochs_loss_is_the_mean_over_its_images(tmp_path):
-    """Law: batches of 8, 8 and 4 weigh 8, 8 and 4, and the hook hears it once per epoch."""
+    """Law: batches of 8, 8 and 4 weigh 8, 8 and 4, and the hook gets it once per epoch."""
     losses, constants = [], iter([1.0, 2.0, 4.0])
     data = run_data(tmp_path)
     data = type(data)(
@@ -400,7 +400,7 @@ def test_the_epochs_loss_is_the_mean_over_its_images(tmp_path):
 
 @pytest.mark.parametrize("changes", [{}, {"augment": Augment(crop=1, flip=True)}, {"precision": "bf16"}])
 def test_the_same_run_gives_the_same_bytes(tmp_path, changes):
-    """Law: bitwise equal weights whatever the global generator does; another run index gives others."""
+    """Law: bitwise equal weights no matter what the global generator does; another run index gives others."""
     data, how = run_data(tmp_path, normalize="standard"), recipe(epochs=2, optimizer="adam", **changes)
     results = []
     for seed in (0, 1):
@@ -442,7 +442,7 @@ def test_a_set_trains_on_its_images_only(tmp_path, sets, expected):
 
 
 def test_two_sets_come_side_by_side_from_streams_of_their_own(tmp_path):
-    """Law: the first set paces; the second is reshuffled whenever it is through, and its stream stands alone."""
+    """Law: the first set paces; the second is reshuffled whenever it is through, and its stream is independent."""
     pairs = []
 
     def loss(model, retain, forget):

@@ -156,7 +156,9 @@ def test_scores_and_exports_are_one_drivers(tmp_path: Path, monkeypatch):
 
 
 def test_of_two_plans_at_the_same_moment_at_most_one_is_admitted(monkeypatch):
-    """Law: however the requests alternate, never both; who is refused says so; afterwards the store is one plan's."""
+    """Law: however the requests alternate, never both; who is refused reports it; afterwards the store is one
+    plan's.
+    """
     monkeypatch.setattr(claims, "_PAUSES_S", (0.0,))
     plans, admitted_any = (plan_of(1), plan_of(1, lr=1e-2)), 0
     for order in orders(9):
@@ -182,7 +184,7 @@ def test_of_two_plans_at_the_same_moment_at_most_one_is_admitted(monkeypatch):
 
 
 def test_two_drivers_of_the_same_plan_are_both_admitted(monkeypatch):
-    """Law: claims for the same content do not stand in each other's way."""
+    """Law: claims for the same content do not block each other."""
     plan = plan_of(1)
     for order in orders(9):
         store = StudyStore(bucket(), "tiny")
@@ -191,7 +193,7 @@ def test_two_drivers_of_the_same_plan_are_both_admitted(monkeypatch):
 
 
 def test_a_claim_that_was_left_behind(monkeypatch):
-    """Law: one of a dead process of this machine, or older than a day, is in nobody's way; another is named."""
+    """Law: one of a dead process of this machine, or older than a day, is in no one's way; another is named."""
     monkeypatch.setattr(claims, "_PAUSES_S", (0.0,))
     plan, store = plan_of(1), StudyStore(bucket(), "tiny")
     claim = "tiny/finetune/.tmp-another-host-12-0123456789ab.fedcba9876543210"
@@ -241,7 +243,7 @@ def test_two_drivers_on_s3(s3: str, tmp_path: Path, monkeypatch, capsys):
 
 
 def test_a_bucket_of_an_earlier_version_is_read_and_goes_on():
-    """Law: payloads under plain names are read, verified and exported; a new run beside them has the new names."""
+    """Law: payloads under plain names are read, verified and exported; a new run next to them has the new names."""
     plan, store = plan_of(2), StudyStore(bucket(), "tiny")
     store.admit(plan)
     for file, data in PAYLOADS.items():
@@ -273,7 +275,7 @@ def started(plan, index: int, original: bytes):
 
 def test_runs_that_started_from_another_original_are_not_mixed_in(tmp_path: Path):
     """Law: an original that was written over is whole, and so are the runs that started from the one before; together
-    they are no population: `evaluate` and `export` say which runs, `verify --repair` makes those pending alone."""
+    they are no population: `evaluate` and `export` state which runs, `verify --repair` makes those pending alone."""
     plan, store = plan_of(4), StudyStore(bucket(), "tiny")
     store.admit(plan)
     store.publish(ORIGINAL, PAYLOADS, record_of(plan, ORIGINAL))
@@ -309,7 +311,7 @@ def test_the_compacted_copy_never_holds_a_record_that_was_written_over(monkeypat
     """Law: two records of one run, of the same size and within the same second of the storage's clock: the copy that
     was made between them is not believed for the second, nor is what a driver read before."""
     monkeypatch.setattr(study_store, "_WORTH_COMPACTING", 0)
-    plan, store = plan_of(1), StudyStore(bucket(), "tiny")  # the clock of which stands still
+    plan, store = plan_of(1), StudyStore(bucket(), "tiny")  # the clock of which does not move
     store.admit(plan)
     digest = plan.populations["finetune"].digest
     store.publish(RUN, PAYLOADS, record_of(plan, RUN))

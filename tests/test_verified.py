@@ -1,4 +1,6 @@
-"""A damaged shard is refused whoever maps it, and a shard that was found whole is not read again without need."""
+"""A damaged shard is refused no matter which process maps it, and a shard that was found whole is not read again
+without need.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Path:
-    """A file whose last change is five seconds old, as the kernel tells."""
+    """A file whose last change is five seconds old, as the kernel reports."""
     path = tmp_path / "a.arrow"
     path.write_bytes(b"whole" * 1000)
     return path
@@ -50,12 +52,12 @@ def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a file's last change lie far enough in the past to be marked."""
+    """Let a file's last change be far enough in the past to be marked."""
     monkeypatch.setattr(verified, "_SETTLED_NS", -(10**9))
 
 
 def test_a_file_is_read_once_per_process(shard: Path, tmp_path: Path, reads):
-    """Law: the same file is read once; another content, were it of the same size, is read again and told."""
+    """Law: the same file is read once; another content, were it of the same size, is read again and reported."""
     expected = hashlib.sha256(shard.read_bytes()).hexdigest()
     assert [sha256_of(shard, expected, tmp_path / "cache") for _ in range(3)] == [expected] * 3
     assert len(reads) == 1
@@ -81,7 +83,7 @@ def test_a_mark_spares_the_next_process(shard: Path, tmp_path: Path, reads, monk
 
 def touch(path: Path) -> None:
     info = path.stat()
-    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))  # the old time of change; the inode's own tells
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))  # the old time of change; the inode's own shows it
 
 
 def overwrite(path: Path) -> None:
@@ -191,7 +193,7 @@ def test_a_worker_refuses_what_the_driver_saw_whole(tiny, monkeypatch):
     real, flipped = Worker.open, []
 
     def damaged_before(self):
-        flipped.append(flipped or flip(Path(study.storage)))  # once, whoever tries again
+        flipped.append(flipped or flip(Path(study.storage)))  # once, no matter which worker tries again
         return real(self)
 
     monkeypatch.setattr(Worker, "open", damaged_before)
@@ -230,8 +232,8 @@ def test_runs_made_from_other_shards_are_pending_again(tmp_path: Path, capsys, m
     assert payload_bytes(tmp_path / "store/tiny") == whole
 
 
-def test_records_say_what_was_read_and_old_ones_that_they_do_not(tmp_path: Path, capsys, monkeypatch):
-    """Law: a record names each source's folder; of records without, `--repair` says what it cannot know."""
+def test_records_state_what_was_read_and_old_ones_that_they_do_not(tmp_path: Path, capsys, monkeypatch):
+    """Law: a record names each source's folder; of records without, `--repair` states what it cannot know."""
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(json.dumps(merged(TINY, {"storage": "store"})))
     assert main(["generate", "tiny.yaml", "--backend", "inline"]) == 0

@@ -1,4 +1,4 @@
-"""verify() finds whatever is not what its record says; repair() makes exactly those runs pending again."""
+"""verify() finds all that is not what its record states; repair() makes exactly those runs pending again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def flip(data: bytes) -> bytes:
 
 
 def model_of(store: StudyStore, index: int) -> str:
-    """Return where a run's model lies."""
+    """Return where a run's model is."""
     file = "model.safetensors"
     return f"tiny/finetune/{index:05d}/{store.stored_as(file, payload_of(PAYLOADS[file]))}"
 

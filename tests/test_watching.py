@@ -1,4 +1,4 @@
-"""Watching a study: what a look says, when it ends, and what is printed, with a clock that the test moves."""
+"""Watching a study: what a look states, when it ends, and what is printed, with a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ORIGINAL = Run(population="original", index=0)
 
 
 class Clock:
-    """Stands still unless it is moved."""
+    """Does not move unless it is moved."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -145,7 +145,7 @@ def test_failures_of_earlier_commands_are_left_to_do(making: Making):
 @pytest.mark.parametrize(("run_s", "workers"), [(60, 1), (60, 2), (5, 40)])
 def test_a_rate_is_that_of_the_workers_at_every_look(run_s: int, workers: int):
     """Law: workers that work in step for an hour make `workers / run_s` runs a second; at no time from the fifth
-    round on does the log tell a rate that is 2 % off, while the next round is not done."""
+    round on does the log report a rate that is 2 % off, while the next round is not done."""
     events = [{"event": "ready", "at": "", "s": 7.0}]
     rounds = range(7 + run_s, 3600, run_s)
     checked = {*rounds[4:20], *rounds[20::17]}
@@ -222,8 +222,8 @@ def refused(making: Making, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("spoil", [in_the_way, refused])
 def test_events_that_cannot_be_read_do_not_end_watching(spoil, making: Making, capsys, monkeypatch):
-    """Law: runs are counted and their rate is told without events; what the driver does is unknown, and it is heard
-    again once they can be read."""
+    """Law: runs are counted and their rate is reported without events; what the driver does is unknown, and it is
+    noticed again once they can be read."""
     spoil(making, monkeypatch)
     assert making.look().driver is Driver.unknown
     making.made(ORIGINAL)
@@ -254,7 +254,7 @@ def test_events_that_cannot_be_read_do_not_end_watching(spoil, making: Making, c
     ],
 )
 def test_damaged_events_do_not_end_watching(data: bytes, making: Making):
-    """Law: whatever bytes lie where events should, a look is a look, and so is the next."""
+    """Law: no matter which bytes are where events should, a look is a look, and so is the next."""
     (making.store.storage.local / "tiny/events/older-000.jsonl").mkdir(parents=True)  # type: ignore[operator]
     making.store.storage.publish_file(making.store.layout.events("log", 0), data)
     making.made(ORIGINAL)
@@ -263,7 +263,7 @@ def test_damaged_events_do_not_end_watching(data: bytes, making: Making):
 
 
 def test_status_does_without_events_too(tmp_path: Path, capsys: pytest.CaptureFixture):
-    """Law: where they cannot be read, plain `status` says so in a line, and --watch goes on; both end with 0."""
+    """Law: where they cannot be read, plain `status` reports it in a line, and --watch goes on; both end with 0."""
     loaded, store = evaluated_store(tmp_path / "store", {"retrained": 2, "again": 2})
     store.storage.publish_file("tiny/events", b"a file where the folder should be")
     file = tmp_path / "study.yaml"
@@ -293,7 +293,7 @@ def test_the_next_driver_prepares_for_as_long_as_it_takes(making: Making):
 
 @pytest.mark.parametrize("kinds", [("preparing", "broken off"), ("preparing",), ("preparing", "ended")])
 def test_a_driver_that_never_began_ends_no_other(kinds: tuple[str, ...], making: Making):
-    """Law: a second command that was refused, killed, or had nothing to do, says nothing of the one that works; when
+    """Law: a second command that was refused, killed, or had nothing to do, reports nothing of the one that works; when
     that one ends, it has ended."""
     making.event("begun", 0, host="elsewhere", pid=1)
     making.made(ORIGINAL)
@@ -401,7 +401,7 @@ def test_evaluate_compares_the_first_runs_alone(tmp_path: Path):
 
 
 def test_scores_of_the_first_runs_are_not_published(tmp_path: Path):
-    """Law: a look in between leaves what was published of all runs as it is, and says at how many it scored."""
+    """Law: a look in between leaves what was published of all runs as it is, and reports at how many it scored."""
     from ray_unlearn.evaluation.evaluate import evaluate
 
     study, store = evaluated_store(tmp_path, {"retrained": 8, "again": 8})

@@ -100,7 +100,7 @@ def test_run_i_starts_from_original_i_modulo_originals(scripted):
         assert record.original == run.index % 2
 
 
-def test_a_run_without_its_original_fails_and_says_so(tiny):
+def test_a_run_without_its_original_fails_and_reports_it(tiny):
     """Law: a worker never makes up a start; the outcome names the original's missing checkpoint."""
     job, worker = open_worker(tiny())
     outcome = execute(worker, Run(population="finetune", index=0))
@@ -213,7 +213,7 @@ def test_a_bf16_study_rounds_parameters_and_keeps_buffers(scripted):
     assert same(original, run)
 
 
-def test_the_record_says_how_the_run_was_made(tiny):
+def test_the_record_states_how_the_run_was_made(tiny):
     """Law: record.json holds seeds, options, times, device, threads and versions, as plain JSON."""
     study = tiny()
     generate(study, backend="inline")
@@ -223,11 +223,21 @@ def test_the_record_says_how_the_run_was_made(tiny):
     assert (last["population"], last["index"], last["method"]) == ("finetune", 2, "finetune")
     assert (last["options"]["noise_std"], last["device"], last["threads"], last["attempt"]) == (0.01, "cpu", 1, 1)
     assert last["digest"] == job.plan.populations["finetune"].digest
-    assert last["seconds"].keys() == {"train", "predict"}
+    assert last["seconds"].keys() == last["cpu_seconds"].keys() == {"train", "predict"}
     assert {"python", "torch", "ray-unlearn"} <= last["versions"].keys()
     assert last["seeds"] == {"study": 0, "original": 0, "run": 2}
     start = contents[0]["payloads"]["model.safetensors"]["sha256"]
     assert [content["original_sha256"] for content in contents] == ["", start, start, start]
+
+
+def test_cpu_time_is_what_the_run_computed(scripted):
+    """Law: waiting costs wall time and no CPU time; computing costs both."""
+    study = scripted("import time; time.sleep(0.5)")
+    assert generate(study, backend="inline").exit_code == 0
+    store = open_job(study).store
+    waited, trained = store.record(MINE), store.record(ORIGINAL)
+    assert waited.seconds["train"] >= 0.5 > 2 * waited.cpu_seconds["train"]
+    assert 0 < trained.cpu_seconds["train"] < 1.5 * trained.seconds["train"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

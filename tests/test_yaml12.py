@@ -51,7 +51,7 @@ def test_a_scalar_has_the_value_and_the_type_that_it_looks_like(text: str, value
     [("a: 1\nb: 2\na: 3", 3), ("x: {a: 1, a: 1}", 1), ("x:\n  - a: 1\n    a: 2", 3), ("'a': 1\na: 2", 2)],
 )
 def test_a_key_given_twice_is_refused_at_its_line(text: str, line: int) -> None:
-    """PyYAML keeps the last of two equal keys; a study that says two things is wrong, at any depth."""
+    """PyYAML keeps the last of two equal keys; a study that states two things is wrong, at any depth."""
     with pytest.raises(yaml.YAMLError, match=r"the key 'a' is given twice") as caught:
         parse_yaml(text)
     assert f"line {line}," in str(caught.value)
@@ -70,7 +70,7 @@ def test_a_merge_key_is_not_a_key_given_twice() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "name: {{ name }}",  # a template that nobody filled in
+        "name: {{ name }}",  # a template that no one filled in
         "? [a, b]\n: c",
         "a: b: c",
         "a: *unknown",
@@ -113,7 +113,7 @@ def test_the_changes_do_not_leak_into_pyyaml() -> None:
     ],
 )
 def test_yaml_that_bites_is_a_yaml_error(text: str, said: str) -> None:
-    """Aliases that unfold without end, nesting without end, and tags that lie; found by tests/stress/fuzz.py."""
+    """Aliases that unfold without end, nesting without end, and false tags; found by tests/stress/fuzz.py."""
     with pytest.raises(yaml.YAMLError, match=said):
         parse_yaml(text)
 

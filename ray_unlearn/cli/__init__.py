@@ -23,7 +23,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ray_unlearn import __version__
-from ray_unlearn.cli import judging, logs, making, starting, submitting, whole
+from ray_unlearn.cli import examples, judging, logs, making, planning, starting, submitting, whole
+from ray_unlearn.cli.epilogs import epilog
 from ray_unlearn.cli.options import naming_study
 from ray_unlearn.errors import Interrupted, RayUnlearnError
 from ray_unlearn.terminal import Escaping, print_error, print_line
@@ -33,7 +34,7 @@ app = typer.Typer(
     help="Make populations of unlearned and retrained checkpoints from one study file, and score unlearning methods.",
     epilog="Exit codes: 0 all done, 1 error, 2 wrong usage or study, 3 missing runs, 130 or 143 a signal (resumable).",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -41,7 +42,9 @@ app = typer.Typer(
 for command in (
     starting.quickstart,
     starting.init,
+    examples.examples,
     starting.methods,
+    planning.plan,
     making.prepare,
     making.generate,
     making.status,
@@ -52,8 +55,8 @@ for command in (
     making.export,
     submitting.submit,
 ):
-    app.command()(naming_study(command))
-app.command("all")(naming_study(whole.everything))
+    app.command(epilog=epilog(command.__name__))(naming_study(command))
+app.command("all", epilog=epilog("all"))(naming_study(whole.everything))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,11 +21,13 @@ from ray_unlearn.cli.options import (
     Every,
     GpusPerWorker,
     Overrides,
+    ShardOf,
     StudyFile,
     Where,
     Workers,
     named,
     names_in,
+    shard_in,
     store_of,
     typed,
 )
@@ -60,6 +62,7 @@ def generate(
     address: Address = None,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,
+    shard: ShardOf = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Print each run's output when it ends; `logs` shows it later.")
     ] = False,
@@ -77,6 +80,7 @@ def generate(
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         only=names_in(only),
+        shard=shard_in(shard),
         verbose=verbose,
     )
     for line in summary.lines():

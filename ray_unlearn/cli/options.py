@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ray_unlearn.errors import RayUnlearnError
+from ray_unlearn.errors import RayUnlearnError, StudyError
 
 if TYPE_CHECKING:
     from ray_unlearn.store import StudyStore
     from ray_unlearn.study import Study
+    from ray_unlearn.study.plan import Shard
 
 
 class Backend(StrEnum):
@@ -42,6 +43,14 @@ Address = Annotated[
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of workers. Default: execution.workers.")]
 GpusPerWorker = Annotated[
     float | None, typer.Option(help="GPUs per worker; at 0.25, four share one. Default: execution.gpus_per_worker.")
+]
+ShardOf = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/K",
+        help="Make part I of K of the runs, I from 1; K such commands, for example a job array's tasks, share a store.",
+    ),
 ]
 Every = Annotated[
     float, typer.Option("--every", min=0.1, metavar="SECONDS", help="Seconds between two refreshes of --watch.")
@@ -91,6 +100,24 @@ def _without_keys(override: str) -> str:
     key, _, value = override.partition("=")
     plain = "://" not in value or (value == label(value) and "@" not in value)
     return override if plain else f"{key}=..."
+
+
+def shard_in(text: str | None) -> Shard | None:
+    """Return the part that `I/K` means.
+
+    Raises:
+        StudyError: it is not of that form, or I is not from 1 to K.
+
+    """
+    if text is None:
+        return None
+    from ray_unlearn.study.plan import Shard
+
+    number, _, count = text.partition("/")
+    digits = all(part.isascii() and part.isdecimal() and len(part) <= 6 for part in (number, count))
+    if not digits or not 1 <= int(number) <= int(count):
+        raise StudyError(f"--shard {text!r}: expected I/K with I from 1 to K, for example 2/3")
+    return Shard(int(number), int(count))
 
 
 def names_in(items: list[str]) -> list[str]:

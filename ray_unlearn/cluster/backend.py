@@ -163,9 +163,25 @@ class RayBackend:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=_OBJECT_STORE_BYTES,
+                _metrics_export_port=metrics_port(),
             )
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def metrics_port() -> int | None:
+    """Return the port of a local cluster's Prometheus endpoint: RAY_UNLEARN_METRICS_PORT, or None: Ray chooses one.
+
+    Raises:
+        ClusterError: it is no port that a user may open.
+
+    """
+    given = os.environ.get("RAY_UNLEARN_METRICS_PORT", "")
+    if not given:
+        return None
+    if not (given.isascii() and given.isdecimal() and 1024 <= int(given) <= 65535):
+        raise ClusterError(f"RAY_UNLEARN_METRICS_PORT: {given!r}; expected a port from 1024 to 65535")
+    return int(given)
 
 
 def _share_environment() -> None:

@@ -262,7 +262,8 @@ class RayPool:
         elif time.monotonic() - self._placed_at > self._patience_s:
             self._patience_s *= 2
             self._nodes.look()
-            line = waiting_line(self._needs, waiting, self._nodes.staying, self._nodes.free)
+            nodes, own = self._nodes, len(self._handles)
+            line = waiting_line(self._needs, waiting, nodes.staying, nodes.free, own=own)
             if not line and self._patience_s > 4 * _PATIENCE_S:
                 line = f"{waiting} of {len(self._handles)} workers have room, and have not started yet"
             if line:

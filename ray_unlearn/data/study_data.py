@@ -88,7 +88,8 @@ def open_sources(data: Data) -> dict[str, OpenSource]:
     """
     specs = {role: spec for role in _ROLES if isinstance(spec := getattr(data, role), Source) and spec.path}
     return {
-        role: open_source(spec, "train" if role == "train" else "test", _columns(data)) for role, spec in specs.items()
+        role: open_source(spec, "train" if role == "train" else "test", columns_of(data))
+        for role, spec in specs.items()
     }
 
 
@@ -122,7 +123,7 @@ def prepare_study(
         if not isinstance(spec, Source):
             continue
         part: Part = "train" if role == "train" else "test"
-        source = (opened or {}).get(role) or open_source(spec, part, _columns(study.data))
+        source = (opened or {}).get(role) or open_source(spec, part, columns_of(study.data))
         remarks += [f"data.{role}: {remark}" for remark in source.remarks]
         prepared[role] = prepare_source(
             source,
@@ -146,7 +147,7 @@ def prepare_study(
     return replace(data, warnings=(*remarks, *data.warnings))
 
 
-def _columns(data: Data) -> Columns:
+def columns_of(data: Data) -> Columns:
     """Return the columns to read; forgetting by group names the group's column."""
     columns, group = data.columns, data.forget.group
     if group is None or columns.group == group:

@@ -33,6 +33,7 @@ from ray_unlearn.evaluation.shadow_scores import (
     score_shadows,
     score_unlearned_shadows,
 )
+from ray_unlearn.evaluation.single_images import one_run_audit
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.records import OUTPUTS
 from ray_unlearn.study.identity import digest
@@ -83,6 +84,8 @@ class Task:
     """SHA-256 of the splits file: image ids, groups and class names."""
     shadows: Population | None = None
     """Shadows that attack the population, or that it started from; None where the study has none."""
+    control: tuple[tuple[str, ...], str] = ((), "")
+    """Splits that the audit of one run may tell forget images from, and why there are none (`one_run`)."""
 
     def __str__(self) -> str:
         if self.null and self.null_runs < LEAST_TO_SCORE:
@@ -109,6 +112,7 @@ class Task:
                 "population": None if self.null else [self.population.name, self.role, self.population.identity],
                 "reference": [self.reference.name, self.reference.identity],
                 "names": self.names_sha256,
+                "control": None if self.null or self.role != "unlearned" else self.control,
             }
         )
 
@@ -136,7 +140,9 @@ class Task:
         outputs, theirs = (self._read(one).with_shadows(fits) for one in (self.population, self.reference))
         described = describe([outputs], self._records, names, self.role, self.population.method, reference)
         scored = score(described, outputs, theirs, names, self.null_runs, self.settings)
-        return Part(key=self.key, population=scored.population, draws=scored.draws).model_dump_json()
+        audit = one_run_audit(outputs, theirs, *self.control, self.settings)
+        population = scored.population.model_copy(update={"one_run": audit})
+        return Part(key=self.key, population=population, draws=scored.draws).model_dump_json()
 
     def _read(self, population: Population) -> Outputs:
         return read_outputs(self.store, population.name, population.records)

@@ -35,6 +35,7 @@ from ray_unlearn.evaluation.looks import ALPHA, Look, Looks, warning_of
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.nulls import with_null
+from ray_unlearn.evaluation.one_run import control_splits
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
 from ray_unlearn.evaluation.permutation import LEAST_RUNS
 from ray_unlearn.evaluation.planning import plan
@@ -237,6 +238,7 @@ def _tasks(
             null_runs=null_runs,
             names_sha256=names,
             shadows=_shadows(store, name, role, held, first_shadows),
+            control=control_splits(study.data),
         )
         tasks.append(task)
     null = replace(tasks[0], part=_NULL, null=True, shadows=first_shadows)

@@ -104,7 +104,7 @@ def spent(share: float) -> float:
     """Return how much of the 5 % may be spent when a share of the planned runs, above 0 and at most 1, is there."""
     from scipy.special import ndtr, ndtri
 
-    return float(2 - 2 * ndtr(ndtri(1 - ALPHA / 2) / share**0.5))
+    return ALPHA if share == 1 else float(2 - 2 * ndtr(ndtri(1 - ALPHA / 2) / share**0.5))
 
 
 def warning_of(look: Look) -> str:

@@ -204,6 +204,25 @@ class EpsilonBounds(_Value):
     """Id of the image with the largest bound; empty where none is shown."""
 
 
+class OneRunAudit(_Value):
+    """What single unlearned models show of which images they were made to forget (`one_run`)."""
+
+    missing: str = ""
+    """Reason why the audit does not apply; all other fields are then empty."""
+    control: str = ""
+    """Split that the forget images are told from; drawn at random from the same images."""
+    runs: int = 0
+    """Runs that were audited, each alone."""
+    images: int = 0
+    """Images of both sets that took part in each audit."""
+    median: float = 0.0
+    """Median over runs of the lower bounds of epsilon, each with 95 % confidence."""
+    shown: int = 0
+    """Runs with a bound above 0; one in twenty where nothing is revealed."""
+    ceiling: float = 0.0
+    """Bound of a run whose images are all guessed right."""
+
+
 class Rank(_Value):
     """Which places a population may have, given the runs; and its interval when all populations are looked at."""
 
@@ -249,11 +268,12 @@ class Stage(_Value):
 
 
 class Cost(_Value):
-    """Wall time of a run's training, against retraining."""
+    """Time of a run's training, against retraining."""
 
     seconds: Summary
+    """Wall time."""
     relative: float | None
-    """Median over the reference's median."""
+    """Median over the reference's median; of CPU times for runs on CPUs whose records have them, else of wall times."""
     efficient: bool | None
     """Whether the relative cost is at most 0.2, the challenge's limit."""
 
@@ -287,6 +307,7 @@ class PopulationScores(_Value):
     variance: Originals | None = None
     worst_images: tuple[ImageQuantiles, ...] = ()
     epsilon_bounds: EpsilonBounds | None = None
+    one_run: OneRunAudit | None = None
     growth: tuple[Growth, ...] = ()
     examples: tuple[ExampleScores, ...] = ()
     curves: dict[str, Curve] = {}

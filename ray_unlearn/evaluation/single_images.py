@@ -14,14 +14,23 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from ray_unlearn.evaluation.attack_tables import DELTA
 from ray_unlearn.evaluation.epsilon import CAP
 from ray_unlearn.evaluation.lower_bounds import LEAST_RUNS, epsilon_lower_bounds
 from ray_unlearn.evaluation.measures.forgetting_quality import ForgettingQuality
 from ray_unlearn.evaluation.measures.measure import Pair
+from ray_unlearn.evaluation.one_run import (
+    LEAST_IMAGES,
+    SHARES,
+    audited,
+    audited_images,
+    largest_epsilon,
+    standardised,
+)
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs
 from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.evaluation.resampling import Rows, Settings
-from ray_unlearn.evaluation.scores import EpsilonBounds, ImageQuantiles, Slice
+from ray_unlearn.evaluation.scores import EpsilonBounds, ImageQuantiles, OneRunAudit, Slice
 from ray_unlearn.evaluation.slices import forget_keys
 from ray_unlearn.evaluation.worst_images import image_scores, quantiles, share_beyond
 
@@ -78,6 +87,43 @@ def epsilon_bounds(
         median=float(np.median(found.each_E)),
         ceiling=found.ceiling,
         worst=_image(unlearned, names, int(found.all_E.argmax())) if shown else "",
+    )
+
+
+def one_run_audit(
+    unlearned: Outputs, reference: Outputs, controls: Sequence[str], why: str, settings: Settings
+) -> OneRunAudit:
+    """Return the audits of all unlearned runs, each alone, or why there are none.
+
+    Args:
+        unlearned: the population.
+        reference: retrained models, which saw neither forget nor control images.
+        controls: splits that were drawn from the forget set's own pool; the first with outputs is taken.
+        why: reason why there are none.
+        settings: gives the draws.
+
+    """
+    if not controls:
+        return OneRunAudit(missing=why)
+    control = next((name for name in controls if name in unlearned.splits and name in reference.splits), None)
+    if control is None:
+        wanted = ", ".join([*unlearned.splits, controls[0]])
+        return OneRunAudit(missing=f"needs outputs of {' or '.join(controls)}: outputs: {{splits: [{wanted}]}}")
+    forget_RE, control_RC = (
+        standardised(unlearned.splits[split].phi_RN, reference.splits[split].phi_RN) for split in ("forget", control)
+    )
+    images = audited_images(forget_RE.shape[1], control_RC.shape[1])
+    if images < LEAST_IMAGES or len(reference) < 2:
+        return OneRunAudit(missing=f"needs {LEAST_IMAGES} images and 2 retrained models, and has {images} images")
+    rng = settings.rng("one-run", unlearned.population)
+    bounds = [audited(mine, others, rng) for mine, others in zip(forget_RE, control_RC, strict=True)]
+    return OneRunAudit(
+        control=control,
+        runs=len(bounds),
+        images=images,
+        median=float(np.median(bounds)),
+        shown=int(np.count_nonzero(bounds)),
+        ceiling=largest_epsilon(images, 2 * (images // 2), 2 * (images // 2), DELTA, 0.05 / len(SHARES)),
     )
 
 

@@ -123,11 +123,22 @@ def _keys(found: Sequence[dict[str, float]]) -> list[str]:
 def cost(records: Sequence[Record], reference: Sequence[Record]) -> Cost:
     """Return a run's training time, against the reference's: medians, because any run may meet a busy machine.
 
-    Wall times compare only on equal devices with equal load; the records name device, threads and host.
+    On CPUs, CPU times are compared, where every record has them. Wall times compare only on equal devices with equal
+    load; the records name device, threads and host.
     """
-    ours, theirs = (np.array([record.seconds["train"] for record in side]) for side in (records, reference))
+    everyone = [*records, *reference]
+    on_cpu = all(record.device == "cpu" and record.cpu_seconds.get("train") for record in everyone)
+    ours, theirs = (_train_s(side, cpu=on_cpu) for side in (records, reference))
     relative = float(np.median(ours) / np.median(theirs)) if np.median(theirs) else None
-    return Cost(seconds=summary(ours), relative=relative, efficient=None if relative is None else relative <= EFFICIENT)
+    return Cost(
+        seconds=summary(_train_s(records, cpu=False)),
+        relative=relative,
+        efficient=None if relative is None else relative <= EFFICIENT,
+    )
+
+
+def _train_s(records: Sequence[Record], *, cpu: bool) -> FloatArray:
+    return np.array([(record.cpu_seconds if cpu else record.seconds)["train"] for record in records])
 
 
 def summary(values_R: np.ndarray, upper: float = math.inf) -> Summary:

@@ -10,6 +10,7 @@ Does not cover: reading what was made (`ray_unlearn.report`, evaluation).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -22,11 +23,11 @@ from ray_unlearn.generation.preflight import check_device, check_files, check_pr
 from ray_unlearn.generation.records import ArithmeticWarnings, FailureRecords, Work, admit, finish, published_run
 from ray_unlearn.generation.summary import Summary
 from ray_unlearn.interrupts import interrupts
-from ray_unlearn.monitor import Phases, Recorder, show_progress
+from ray_unlearn.monitor import Phases, Recorder, TimeLeft, announce, show_progress, tracked
 from ray_unlearn.schedule import Sink, Tally, in_order, schedule
 from ray_unlearn.store.events import event_log
 from ray_unlearn.store.sharing import marked
-from ray_unlearn.study.schema import Study
+from ray_unlearn.study import Shard, Study
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.run.worker import Job
@@ -40,6 +41,7 @@ def generate(
     workers: int | None = None,
     gpus_per_worker: float | None = None,
     only: Sequence[str] = (),
+    shard: Shard | None = None,
     verbose: bool = False,
 ) -> Summary:
     """Make the missing runs of a study.
@@ -51,6 +53,7 @@ def generate(
         workers: overrides `execution.workers`.
         gpus_per_worker: overrides `execution.gpus_per_worker`.
         only: populations to make; their originals are made too.
+        shard: the part of the runs to make, where several drivers share the work; default all.
         verbose: print each run's output on standard error when the run ends, each line with the run's name.
 
     Raises:
@@ -60,6 +63,7 @@ def generate(
 
     """
     phases = Phases()
+    announce(study.name)
     with ExitStack() as stack:
         stack.enter_context(interrupts())
         check_files(study)
@@ -70,7 +74,7 @@ def generate(
         log = stack.enter_context(event_log(store, announce=True)) if store else None
         with place.starting() if store else nullcontext():
             job = replace(open_job(study, place.decode_all), verbose=verbose)
-        work, tally = admit(job, only), Tally(())
+        work, tally = admit(job, only, shard), Tally(())
         recorder = None
         if work.pending:
             if backend == "ray":
@@ -108,14 +112,17 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
         phases.enter("workers")
         check_precision(job.plan, pool.device, {run.population for run in pending})
         check_device(job.plan, pool.device, work.held)
-        console = stack.enter_context(show_progress(planned, planned - len(pending), study.execution, job.verbose))
+        left = TimeLeft(Counter(run.population for run in pending), work.seconds())
+        progress = show_progress(planned, planned - len(pending), study.execution, left, job.verbose)
+        console = stack.enter_context(progress)
         console.log(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
         for warning in (*job.data.warnings, *job.plan.warnings, *job.remarks):
             console.log(f"warning: {warning}")
         tally = Tally(pending)
         stored: list[Sink] = [FailureRecords(job, console.log), ArithmeticWarnings(job, work, console.log)]
-        sinks: list[Sink] = [phases, recorder, console, *place.sinks(study), *stored, tally]
+        trackers = stack.enter_context(tracked(study, job.store, console.log))
+        sinks: list[Sink] = [phases, recorder, console, *place.sinks(study), *trackers, *stored, tally]
         events = schedule(
             job.plan,
             pool,

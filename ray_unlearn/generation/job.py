@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from ray_unlearn.data.node_cache import cache_folder
 from ray_unlearn.data.prepare import DecodeAll, in_place
-from ray_unlearn.data.study_data import open_sources, prepare_study
+from ray_unlearn.data.study_data import StudyData, open_sources, prepare_study
 from ray_unlearn.errors import StudyError
 from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.preflight import import_what_runs_need
 from ray_unlearn.store import StudyStore, open_storage
-from ray_unlearn.study.plan import ORIGINAL, Ingredients, make_plan
+from ray_unlearn.study.loading import located
+from ray_unlearn.study.plan import ORIGINAL, Ingredients, Plan, make_plan
 from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:
@@ -38,7 +39,12 @@ def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
         RayUnlearnError: the study, its data, its model, a method or a weights file is refused.
 
     """
-    _check_storage(study.storage)
+    with located(study):
+        return _open_job(study, decode_all)
+
+
+def _open_job(study: Study, decode_all: DecodeAll) -> Job:
+    check_storage(study.storage)
     sources = open_sources(study.data)
     import_what_runs_need()
     from ray_unlearn import models
@@ -52,11 +58,11 @@ def open_job(study: Study, decode_all: DecodeAll = in_place) -> Job:
     data = prepare_study(study, storage, decode_all, opened=sources, hardest=hardest_of(study, storage))
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
-    _check_sets(job)
+    check_sets(plan, data)
     return replace(job, remarks=tuple(check_model(job)))
 
 
-def _check_storage(storage: str) -> None:
+def check_storage(storage: str) -> None:
     """Refuse a storage inside the copy of a working_dir that Ray unpacks for a job and deletes after it."""
     if _JOB_FOLDER in Path(storage).parts:
         raise StudyError(
@@ -65,20 +71,20 @@ def _check_storage(storage: str) -> None:
         )
 
 
-def _check_sets(job: Job) -> None:
+def check_sets(plan: Plan, data: StudyData) -> None:
     """Refuse outputs of splits without images, one forget image to halve, and class weights not one per class."""
-    study, sizes = job.plan.study, job.data.splits.sizes()
+    study, sizes = plan.study, data.splits.sizes()
     if "splits" in study.outputs.model_fields_set:
         for split in study.outputs.splits:
             if not sizes[split]:
                 raise StudyError(f"outputs.splits: {split} has no images in this study; leave it out of the list")
-    for population in job.plan.populations.values():
+    for population in plan.populations.values():
         if population.originals and population.starts_from != ORIGINAL and sizes["forget"] < 2:
             raise StudyError(
                 f"populations.{population.name}.starts_from: runs forget the forget images in their half of the train "
                 f"split; expected 2 or more; found {sizes['forget']}"
             )
         weights = getattr(population.method.options, "class_weights", ())
-        if isinstance(weights, tuple) and weights and len(weights) != job.data.num_classes:
-            expected = f"expected {job.data.num_classes} numbers, one per class; found {len(weights)}"
+        if isinstance(weights, tuple) and weights and len(weights) != data.num_classes:
+            expected = f"expected {data.num_classes} numbers, one per class; found {len(weights)}"
             raise StudyError(f"populations.{population.name}: class_weights: {expected}")

@@ -13,6 +13,7 @@ from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.backends import BackendName, open_backend
 from ray_unlearn.interrupts import interrupts
 from ray_unlearn.store import open_storage
+from ray_unlearn.study.loading import located
 from ray_unlearn.study.schema import Study
 
 
@@ -23,6 +24,6 @@ def prepare(study: Study, *, backend: BackendName = "ray", address: str | None =
         RayUnlearnError: the data are refused, or the cluster cannot be reached or started.
 
     """
-    with interrupts(), open_backend(backend, address=address) as place:
+    with interrupts(), open_backend(backend, address=address) as place, located(study):
         storage = open_storage(study.storage)
         return prepare_study(study, storage, place.decode_all, hardest=hardest_of(study, storage))

@@ -22,7 +22,8 @@ from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arithmetic import mixing
 from ray_unlearn.store.metrics import publish_metrics
 from ray_unlearn.store.records import CHECKPOINT, Record
-from ray_unlearn.study.plan import Run
+from ray_unlearn.store.study_store import StudyStore
+from ray_unlearn.study.plan import Plan, Run, Shard
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.run.worker import Job
@@ -44,13 +45,19 @@ class Work:
     held: Held
     """Records of `made`: population -> run -> record."""
 
+    def seconds(self) -> dict[str, float]:
+        """Return the mean seconds of a made run by population."""
+        times = {name: [sum(one.seconds.values()) for one in records.values()] for name, records in self.held.items()}
+        return {name: sum(each) / len(each) for name, each in times.items() if each}
 
-def admit(job: Job, only: Sequence[str]) -> Work:
+
+def admit(job: Job, only: Sequence[str], shard: Shard | None = None) -> Work:
     """Write the plan into the study's folder; return the runs to make.
 
     Args:
         job: the job with the plan.
         only: populations to make; their originals are made too.
+        shard: the part of their runs to make; default all.
 
     Raises:
         PopulationChanged: the folder holds runs of one of the populations that were made from another definition of it.
@@ -59,7 +66,8 @@ def admit(job: Job, only: Sequence[str]) -> Work:
     """
     job.store.admit(job.plan, _disagreements(job))
     job.store.storage.publish_file(job.store.layout.splits(job.data.splits.digest), job.data.splits_arrow)
-    planned, held = job.plan.only(only).runs, _held(job)
+    chosen, held = job.plan.only(only), _held(job)
+    planned = shard.of(chosen) if shard else chosen.runs
     return Work(
         planned=planned,
         pending=[run for run in planned if run.index not in held[run.population]],
@@ -90,14 +98,19 @@ def _held(job: Job) -> Held:
 
     """
     held = {name: job.store.compact(name, p.digest) for name, p in job.plan.populations.items()}
-    for name, population in job.plan.populations.items():
+    check_kept(job.plan, job.store, held)
+    return held
+
+
+def check_kept(plan: Plan, store: StudyStore, held: Held) -> None:
+    """Refuse runs that were made without the checkpoints that the study now asks for."""
+    for name, population in plan.populations.items():
         without = sum(CHECKPOINT not in record.payloads for record in held[name].values())
         if population.keep_checkpoints and without:
             raise StoreError(
                 f"population {name}: {without} of its runs were made with keep_checkpoints: false, and the study now "
-                f"asks for checkpoints; set it back to false, or remove {job.store.uri}/{name} to make them again"
+                f"asks for checkpoints; set it back to false, or remove {store.uri}/{name} to make them again"
             )
-    return held
 
 
 def published_run(job: Job, run: Run) -> Outcome | None:

@@ -21,7 +21,7 @@ from ray_unlearn.methods.weights import WeightsOptions
 from ray_unlearn.run.worker import Job
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.plan import Population
-from ray_unlearn.study.schema import Normalize
+from ray_unlearn.study.schema import Normalize, Study
 from ray_unlearn.study.uris import label
 
 _TRIED_IMAGES = 4
@@ -44,23 +44,26 @@ def check_model(job: Job) -> Iterator[str]:
         labels_B,
         num_classes=job.data.num_classes,
         arch=study.model.arch,
-        trains=any(_trains(population) for population in populations),
+        trains=any(trains(population) for population in populations),
         folder=study.model.folder,
     )
     yield from _lone_images(job, model, images_BCHW)
     for population in populations:
         if isinstance(population.method.options, WeightsOptions):
-            yield from _check_weights(job, model, population.method.options)
+            yield from check_weights(study, job.data.num_classes, model, population.method.options)
 
 
-def _check_weights(job: Job, model: nn.Module, options: WeightsOptions) -> Iterator[str]:
-    """Load every file into the model; yield what was done with each, the same once."""
+def check_weights(study: Study, num_classes: int, model: nn.Module, options: WeightsOptions) -> Iterator[str]:
+    """Load every file into the model; yield what was done with each, the same once.
+
+    Raises:
+        ModelError: a file cannot be read, does not fit, or its net scaled images otherwise than the study does.
+
+    """
     said: set[str] = set()
     for path in options.weights:
-        found = models.load_weights(
-            model, models.open_weights(path).tree(), path, options.key, num_classes=job.data.num_classes
-        )
-        notes = [*found.notes, *_check_normalisation(job, found.normalisation, label(path))]
+        found = models.load_weights(model, models.open_weights(path).tree(), path, options.key, num_classes=num_classes)
+        notes = [*found.notes, *_check_normalisation(study, found.normalisation, label(path))]
         for note in notes:
             text = note.removeprefix(f"{label(path)}: ")
             if text not in said:
@@ -69,7 +72,7 @@ def _check_weights(job: Job, model: nn.Module, options: WeightsOptions) -> Itera
 
 
 def _check_normalisation(
-    job: Job, found: tuple[tuple[float, ...], tuple[float, ...]] | None, where: str
+    study: Study, found: tuple[tuple[float, ...], tuple[float, ...]] | None, where: str
 ) -> Iterator[str]:
     """Check that a study scales its images as the file's net did inside itself.
 
@@ -80,7 +83,7 @@ def _check_normalisation(
     if found is None:
         return
     mean, std = (list(values) for values in found)
-    own, theirs = (Scaling.of(each) for each in (job.plan.study.data.normalize, Normalize(mean=mean, std=std)))
+    own, theirs = (Scaling.of(each) for each in (study.data.normalize, Normalize(mean=mean, std=std)))
     if not np.allclose(own.shift + own.scale, theirs.shift + theirs.scale, rtol=1e-3, atol=0.1):
         raise ModelError(
             f"{where}: its net scales images itself, by mean {mean} and std {std} of pixels in 0..1, and the study's "
@@ -94,17 +97,22 @@ def _batch(job: Job) -> tuple[torch.Tensor, torch.Tensor]:
     study, first = job.plan.study, job.data.train
     count = min(_TRIED_IMAGES, first.manifest.num_images)
     if first.storage.local is None:
-        noise = np.random.default_rng(0).integers(0, 256, (count, study.data.image_size, study.data.image_size, 3))
-        scaling = Scaling.of(study.data.normalize)
-        images_BCHW = scaling.apply(torch.from_numpy(noise.astype(np.uint8)))
-        return images_BCHW.contiguous(), torch.arange(count) % job.data.num_classes
+        return noise(study, job.data.num_classes, count)
     pixels = Pixels(first.map(first=1), torch.device("cpu"))
     images = ImageSet(pixels, np.arange(min(count, len(pixels))), Scaling.of(study.data.normalize))
     images_BCHW, labels_B = images.batch(np.arange(len(images)))
     return images_BCHW.contiguous(), labels_B
 
 
-def _trains(population: Population) -> bool:
+def noise(study: Study, num_classes: int, count: int = _TRIED_IMAGES) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images of noise as methods get images, float32 [count, 3, H, W], and labels, int64 [count]."""
+    side = study.data.image_size
+    pixels_BHWC = np.random.default_rng(0).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
+    images_BCHW = Scaling.of(study.data.normalize).apply(torch.from_numpy(pixels_BHWC))
+    return images_BCHW.contiguous(), torch.arange(count) % num_classes
+
+
+def trains(population: Population) -> bool:
     """Return whether a method of this package trains the net."""
     return not population.method.source and population.method.name not in ("weights", "null")
 
@@ -131,7 +139,7 @@ def _lone_of_scripts(job: Job) -> Iterator[str]:
 
 
 def _lone_of_methods(job: Job) -> Iterator[str]:
-    if any(_trains(population) for population in job.plan.populations.values()):
+    if any(trains(population) for population in job.plan.populations.values()):
         for name in ("retain", "forget"):
             if job.data.splits.sizes()[name] == 1:
                 yield f"data: the {name} set has one image, {_CANNOT}; methods that train on it alone fail"

@@ -1,6 +1,6 @@
 """Progress for people: a live bar on a terminal, plain lines elsewhere (job logs are files).
 
-    with show_progress(512, 100, study.execution) as console:
+    with show_progress(512, 100, study.execution, TimeLeft({"finetune": 412})) as console:
         console.log("412 of 512 runs to make")
         for event in schedule(...):
             console(event)
@@ -10,29 +10,42 @@ Does not cover: what `ray-unlearn status` prints about a store.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
+from ray_unlearn.monitor.time_left import TimeLeft
 from ray_unlearn.schedule.events import Event, Failed, Made, Retried
 from ray_unlearn.schedule.pool import Lost, Ready
 from ray_unlearn.study.schema import Execution
-from ray_unlearn.terminal import open_console
+from ray_unlearn.terminal import open_console, print_error
 from ray_unlearn.wording import duration, lines_in
 
 _LINE_EVERY_S = 5.0
+_QUIET_S = 60.0
+"""Seconds without a line of progress after which one is printed although no run has ended."""
 
 
 class ConsoleSink:
     """Sink that counts runs and prints events as plain lines."""
 
     def __init__(
-        self, console: Console, total: int, already: int, *, max_attempts: int = 1, verbose: bool = False
+        self,
+        console: Console,
+        total: int,
+        already: int,
+        left: TimeLeft,
+        *,
+        max_attempts: int = 1,
+        verbose: bool = False,
     ) -> None:
+        self.left = left
         self.console, self.total, self.done, self.failed = console, total, already, 0
         self._already, self._max_attempts, self._printed_at = already, max_attempts, float("-inf")
         self._verbose = verbose
@@ -43,6 +56,7 @@ class ConsoleSink:
 
     def __call__(self, event: Event) -> None:
         """Count an event, and print it if it is of interest to people."""
+        self.left.note(event, time.monotonic())
         if isinstance(event, Made | Retried | Failed) and event.worker is not None and self._verbose:
             for line in lines_in(event.outcome.log):
                 self.log(f"{event.outcome.run}: {line}")
@@ -68,14 +82,19 @@ class ConsoleSink:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def describe(self) -> str:
-        """Return rate and time left, measured since the first worker was ready."""
-        fresh = self.done - self._already
-        if not fresh or self._start is None:
+        """Return the rate since the first worker was ready, and the time left, by the seconds of each population."""
+        fresh, now = self.done - self._already, time.monotonic()
+        left_s = self.left.seconds(now)
+        if self._start is None or left_s is None:
             return "starting"
-        elapsed = time.monotonic() - self._start
-        left = (self.total - self.done - self.failed) * elapsed / fresh
-        failed = f", {self.failed} failed" if self.failed else ""
-        return f"{60 * fresh / elapsed:.1f} runs/min{failed}, about {duration(left)} left"
+        rate = f"{60 * fresh / (now - self._start):.1f} runs/min, " if fresh and now > self._start else ""
+        failed = f"{self.failed} failed, " if self.failed else ""
+        return f"{rate}{failed}about {duration(left_s)} left"
+
+    def tick(self) -> None:
+        """Print a line of progress if there was none for a while; called by another thread."""
+        if self._start is not None and time.monotonic() - self._printed_at > _QUIET_S:
+            self._show(force=True)
 
     def _began(self, event: Ready) -> None:
         """Measure time from the first ready worker on: the rate of runs does not include starting."""
@@ -90,40 +109,82 @@ class ConsoleSink:
             self.log(f"{self.done}/{self.total} runs, {self.describe()}")
 
 
+class _Description(ProgressColumn):
+    """Column whose text is made anew once a second: the time left moves while runs are at work."""
+
+    max_refresh = 1.0
+
+    def __init__(self, sink: ConsoleSink) -> None:
+        super().__init__()
+        self._sink = sink
+
+    def render(self, task: Task) -> Text:
+        """Return the sink's description."""
+        return Text(self._sink.describe())
+
+
 class _Bar(ConsoleSink):
     """Sink with a live bar, for a terminal."""
 
-    def __init__(self, console: Console, total: int, already: int, **how: Any) -> None:
-        super().__init__(console, total, already, **how)
+    def __init__(self, console: Console, total: int, already: int, left: TimeLeft, **how: Any) -> None:
+        super().__init__(console, total, already, left, **how)
         columns = (
             TextColumn("runs"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.description}"),
+            _Description(self),
             TimeElapsedColumn(),
         )
         self.bar = Progress(*columns, console=console)
-        self._task = self.bar.add_task("starting", total=total, completed=already)
+        self._task = self.bar.add_task("", total=total, completed=already)
 
     def _show(self, *, force: bool) -> None:
-        self.bar.update(self._task, completed=self.done, description=self.describe(), refresh=force)
+        self.bar.update(self._task, completed=self.done, refresh=force)
+
+
+def announce(study: str) -> None:
+    """Print the first line of a `generate`, before the imports and the start of Ray, which take seconds."""
+    print_error(f"opening study {study}")
 
 
 @contextmanager
-def show_progress(total: int, already: int, execution: Execution, verbose: bool = False) -> Iterator[ConsoleSink]:
+def show_progress(
+    total: int, already: int, execution: Execution, left: TimeLeft, verbose: bool = False
+) -> Iterator[ConsoleSink]:
     """Yield a sink that suits standard error.
 
     Args:
         total: number of runs that were requested.
         already: number of those that were made before.
         execution: the study's section; `max_attempts` is shown with retries.
+        left: knows the runs that are left, and their seconds.
         verbose: print each run's output, too, when the run ends.
 
     """
     console, max_attempts = open_console(error=True), execution.max_attempts
     if not console.is_terminal:
-        yield ConsoleSink(console, total, already, max_attempts=max_attempts, verbose=verbose)
+        sink = ConsoleSink(console, total, already, left, max_attempts=max_attempts, verbose=verbose)
+        with _ticking(sink):
+            yield sink
         return
-    bar = _Bar(console, total, already, max_attempts=max_attempts, verbose=verbose)
+    bar = _Bar(console, total, already, left, max_attempts=max_attempts, verbose=verbose)
     with bar.bar:
         yield bar
+
+
+@contextmanager
+def _ticking(sink: ConsoleSink) -> Iterator[None]:
+    """Call `tick` now and then from a thread, so that a log shows progress within long runs, too."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(_LINE_EVERY_S):
+            sink.tick()
+
+    thread = threading.Thread(target=work, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

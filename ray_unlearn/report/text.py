@@ -80,6 +80,7 @@ def score_lines(scores: Scores) -> list[str]:
         *_null_lines(scores),
         *([tested] if (tested := test_line(scores)) else []),
         *shadow_lines(scores),
+        *_audit_lines(ranked(scores)),
         *_missing_lines(ranked(scores)),
         *(f"warning: {warning}" for warning in warnings_of(scores)),
     ]
@@ -125,6 +126,16 @@ def _growth_words(found: PopulationScores) -> str:
     score, f = (_entry(estimate_cell(estimate(found, key), found.runs)) for key in HEADLINE)
     null = f"null F {decimals(quality.null)} at {quality.null_n}" if quality.null is not None else ""
     return joined(f"score {score}", f"F {f}", null, by=", ")
+
+
+def _audit_lines(found: Sequence[PopulationScores]) -> list[str]:
+    """Return what single runs show of their forget set, where the audit of one run applies."""
+    audits = {one.population: one.one_run for one in found if one.one_run and not one.one_run.missing}
+    if not audits:
+        return []
+    each = ", ".join(f"{name} {decimals(one.median)} ({one.shown} of {one.runs} > 0)" for name, one in audits.items())
+    first = next(iter(audits.values()))
+    return [f"epsilon of single runs, at least (median; forget against {first.control} images): {each}"]
 
 
 def _null_lines(scores: Scores) -> list[str]:

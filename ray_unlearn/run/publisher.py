@@ -13,6 +13,8 @@ Does not cover: the runs that are published (`worker`), writing them (`store`).
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
@@ -26,7 +28,7 @@ class Publisher(Generic[T]):
     def __init__(self, prepare: Callable[[], None] = lambda: None) -> None:
         """Start the thread with a call of `prepare`; now, because a run's code may use up all threads later."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publisher", initializer=prepare)
-        self._thread.submit(int)
+        self._clock = self._thread.submit(lambda: time.pthread_getcpuclockid(threading.get_ident())).result()
         self._flying: Future[T] | None = None
 
     def begin(self, call: Callable[[], T]) -> None:
@@ -34,6 +36,10 @@ class Publisher(Generic[T]):
         if self._flying is not None:
             raise RuntimeError("a publication is in flight: flush it first")
         self._flying = self._thread.submit(call)
+
+    def cpu_s(self) -> float:
+        """Return the CPU seconds that the thread has used; call it before `close`."""
+        return time.clock_gettime(self._clock)
 
     def known(self) -> list[T]:
         """Return the result of the call in flight if it has ended; never waits."""

@@ -82,6 +82,7 @@ class _Unpublished:
     rng: Seeds
     started_at: str
     seconds: dict[str, float]
+    cpu_seconds: dict[str, float]
     original_sha256: str
     threads: int
     log: bytes = b""
@@ -182,6 +183,7 @@ class Worker:
 
     def _make(self, run: Run, attempt: int, start: float) -> _Unpublished:
         self._configure()  # before every run: a script may have changed any setting
+        began_cpu = self._cpu_s()
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
         rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
@@ -200,7 +202,7 @@ class Worker:
             method_of(population.method).run(model, self._run_data(writer, half), population.method.options, rng)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
         _check_weights(model)
-        trained = time.monotonic()
+        trained, trained_cpu = time.monotonic(), self._cpu_s()
         writer.predict(model)
         _check_metrics(writer)
         return _Unpublished(
@@ -211,9 +213,14 @@ class Worker:
             rng=rng,
             started_at=started_at,
             seconds={"train": trained - start, "predict": time.monotonic() - trained},
+            cpu_seconds={"train": trained_cpu - began_cpu, "predict": self._cpu_s() - trained_cpu},
             original_sha256=self._sha256_of_start(run),
             threads=torch.get_num_threads(),
         )
+
+    def _cpu_s(self) -> float:
+        """Return the CPU seconds of this process, without those of publishing the previous run."""
+        return time.process_time() - self._publisher.cpu_s()
 
     def _publish(self, made: _Unpublished, start: float, end: float) -> Outcome:
         """Serialise, hash and write; in the publisher's thread, except for quick runs."""
@@ -227,6 +234,7 @@ class Worker:
                 started_at=made.started_at,
                 original_sha256=made.original_sha256,
                 seconds=made.seconds,
+                cpu_seconds=made.cpu_seconds,
                 device=_device_name(self._device),
                 threads=made.threads,
                 arithmetic=arithmetic(self._device, self._job.plan.study.execution),

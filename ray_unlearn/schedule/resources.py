@@ -79,7 +79,9 @@ class Needs:
         return [f"{name} {amount:g}" for name, amount in self.amounts.items()]
 
 
-def waiting_line(needs: Needs, waiting: int, nodes: Sequence[Resources], free: Sequence[Resources]) -> str:
+def waiting_line(
+    needs: Needs, waiting: int, nodes: Sequence[Resources], free: Sequence[Resources], *, own: int = 0
+) -> str:
     """Return why workers still wait for a place; empty if they fit, so that they are only starting.
 
     Args:
@@ -87,8 +89,12 @@ def waiting_line(needs: Needs, waiting: int, nodes: Sequence[Resources], free: S
         waiting: number of workers that wait.
         nodes: resources of each node, without nodes that are being removed.
         free: unused resources of each node.
+        own: number of own workers, waiting or not. One that imports its modules has a place already, and cannot say so.
 
     """
+    waiting = min(waiting, own - _placed(needs, nodes, free, own)) if own else waiting
+    if not waiting:
+        return ""
     each = f"waiting for room for {waiting} worker{'s' * (waiting != 1)} (each {', '.join(needs.words)}): "
     if missing := needs.missing(nodes):
         return f"{each}{missing}, so none can start until such a node joins"
@@ -97,6 +103,14 @@ def waiting_line(needs: Needs, waiting: int, nodes: Sequence[Resources], free: S
     able = [node for node in nodes if needs.fit(node)]
     have = ", ".join(f"{name} {_sum(free, name):g} free of {_sum(nodes, name):g}" for name in needs.amounts)
     return f"{each}of {len(nodes)} nodes {len(able)} could hold one, and all are busy; in all {have}"
+
+
+def _placed(needs: Needs, nodes: Sequence[Resources], free: Sequence[Resources], own: int) -> int:
+    """Return how many own workers have a place, where nothing but they can explain what is used; else 0."""
+    used = {name: _steps(_sum(nodes, name)) - _steps(_sum(free, name)) for name in needs.amounts}
+    counts = {round(used[name] / _steps(amount), 3) for name, amount in needs.amounts.items()}
+    count = counts.pop()
+    return int(count) if not counts and count == int(count) and 0 <= count <= own else 0
 
 
 def _sum(nodes: Sequence[Resources], name: str) -> float:

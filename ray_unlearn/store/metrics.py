@@ -77,6 +77,7 @@ def _row(record: Record) -> dict[str, object]:
         "digest": record.digest,
         **record.metrics,
         **{f"seconds_{name}": value for name, value in record.seconds.items()},
+        **{f"cpu_seconds_{name}": value for name, value in record.cpu_seconds.items()},
         "epochs": len(record.epoch_loss),
         "train_loss": record.epoch_loss[-1] if record.epoch_loss else float("nan"),
         "attempt": record.attempt,

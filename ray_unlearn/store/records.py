@@ -83,6 +83,9 @@ class Record(_Value):
     """Metrics of every epoch, where the study asks for them."""
     seconds: dict[str, float]
     """Wall time in seconds by part: train, predict."""
+    cpu_seconds: dict[str, float] = Field(default_factory=dict)
+    """CPU time in seconds by part, of all threads that trained; other load of the machine hardly changes it. Of a run
+    on a GPU, only what the CPU did for it. Empty in records of earlier versions."""
     started_at: str
     """Start time in UTC, ISO 8601; for information only."""
     device: str

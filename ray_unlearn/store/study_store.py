@@ -75,7 +75,7 @@ class StudyStore:
             StoreError: the folder cannot be written, or lacks the population.json of runs that it holds.
 
         """
-        new = [p for p in plan.populations.values() if self._is_new(p, differences)]
+        new = self.check(plan, differences)
         for population in new:
             identity = labelled(population.identity)
             content = stamped("population", {"digest": population.digest, "identity": identity})
@@ -87,6 +87,10 @@ class StudyStore:
         study = labelled(plan.study.model_dump(mode="json")) | {"storage": self.storage.uri}
         self.storage.publish_file(self.layout.study_json, json.dumps(stamped("study", study), indent=2).encode())
         self.sweep(plan)
+
+    def check(self, plan: Plan, differences: Sequence[str] = ()) -> list[Population]:
+        """Return the populations that are new to the folder; raise what `admit` raises, and write nothing."""
+        return [p for p in plan.populations.values() if self._is_new(p, differences)]
 
     def sweep(self, plan: Plan) -> None:
         """Remove temporary files of dead processes; the stamp of study.json, just written, gives the storage's time."""

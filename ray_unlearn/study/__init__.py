@@ -17,6 +17,7 @@ from ray_unlearn.study.plan import Ingredients as Ingredients
 from ray_unlearn.study.plan import Plan as Plan
 from ray_unlearn.study.plan import Population as Population
 from ray_unlearn.study.plan import Run as Run
+from ray_unlearn.study.plan import Shard as Shard
 from ray_unlearn.study.plan import make_plan as make_plan
 from ray_unlearn.study.recipe import Recipe as Recipe
 from ray_unlearn.study.schema import Study as Study

@@ -1,7 +1,10 @@
-"""A study file and its overrides -> a `Study`, or one `StudyError` that names the key.
+"""A study file and its overrides -> a `Study`, or one `StudyError` with a line for each wrong key.
 
     study = load_study("faces.yaml", overrides=["training.lr=1e-4", "storage=/scratch"])
     study = parse_study({"name": "faces", ...}, where="a test")
+    study, wrong = examine("faces.yaml")         # the rest of a study without its wrong keys, to find further errors
+    with located(study):                         # checks that know keys, but not the file
+        check_model(study)
 
 Relative paths in the file are relative to the file; those in overrides, to the current folder. An architecture's
 `package.module:factory` that is not installed is looked for in the file's folder.
@@ -14,7 +17,8 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +26,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ray_unlearn.errors import StudyError, did_you_mean
+from ray_unlearn.errors import DataError, MethodError, ModelError, StudyError, did_you_mean
+from ray_unlearn.study.places import Places
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import label, labelled, without_keys
 from ray_unlearn.study.yaml12 import parse_yaml
@@ -42,13 +47,54 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         overrides: `a.b=value` strings; the value is YAML.
 
     Raises:
-        StudyError: the file cannot be read, is not YAML, or holds an invalid value.
+        StudyError: the file cannot be read, is not YAML, or holds invalid values.
 
     """
-    study = parse_study(read_tree(path, overrides), where=str(path))
-    if ":" not in study.model.arch:
-        return study
-    return study.model_copy(update={"model": study.model.with_folder(str(Path(path).parent.absolute()))})
+    places = places_of(path, overrides)
+    study = parse_study(read_tree(path, overrides), where=places)
+    return study.with_file(places, str(Path(path).parent.absolute()))
+
+
+def examine(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Study | None, list[str]]:
+    """Return a study without its wrong keys, and one line for each of these; None where too little is left.
+
+    Raises:
+        StudyError: the file cannot be read, is not YAML, or is no mapping.
+
+    """
+    places, tree = places_of(path, overrides), read_tree(path, overrides)
+    try:
+        return Study.model_validate(tree).with_file(places, str(Path(path).parent.absolute())), []
+    except ValidationError as error:
+        wrong, tree = _lines(error, places), copy.deepcopy(tree)
+        for one in error.errors():
+            _drop(tree, one["loc"])
+    try:
+        return Study.model_validate(tree).with_file(places, str(Path(path).parent.absolute())), wrong
+    except ValidationError:
+        return None, wrong
+
+
+def places_of(path: str | Path, overrides: Sequence[str] = ()) -> Places:
+    """Return the lines of a study file.
+
+    Raises:
+        StudyError: the file cannot be read.
+
+    """
+    return Places(str(path), _read(Path(path)), tuple(one.partition("=")[0].strip() for one in overrides))
+
+
+@contextmanager
+def located(study: Study) -> Iterator[None]:
+    """Add the file and the line to errors of a block that begin with a key of the study."""
+    try:
+        yield
+    except (StudyError, DataError, MethodError, ModelError) as error:
+        text = study.places.before(str(error))
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
 
 
 def read_tree(path: str | Path, overrides: Sequence[str] = (), *, absolute: bool = True) -> dict[str, Any]:
@@ -65,10 +111,7 @@ def read_tree(path: str | Path, overrides: Sequence[str] = (), *, absolute: bool
     """
     file = Path(path)
     try:
-        tree = parse_yaml(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        hint = "; `ray-unlearn init FILE` writes one to start from" if isinstance(error, FileNotFoundError) else ""
-        raise StudyError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error}){hint}") from error
+        tree = parse_yaml(_read(file))
     except yaml.YAMLError as error:
         raise StudyError(f"{file}: not YAML: {_place(error)}") from error
     if not isinstance(tree, dict):
@@ -85,16 +128,39 @@ def read_tree(path: str | Path, overrides: Sequence[str] = (), *, absolute: bool
     return merged
 
 
-def parse_study(tree: dict[str, Any], where: str) -> Study:
-    """Validate a mapping; `where` opens the error message."""
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "; `ray-unlearn init FILE` writes one to start from" if isinstance(error, FileNotFoundError) else ""
+        raise StudyError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error}){hint}") from error
+
+
+def parse_study(tree: dict[str, Any], where: str | Places) -> Study:
+    """Validate a mapping; `where` opens every line of the error message.
+
+    Raises:
+        StudyError: it holds invalid values; the message has one line for each wrong key, in the file's order.
+
+    """
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
-        ranked = sorted(error.errors(), key=_distance)
-        worst = ".".join(_keys(ranked[0]))
-        others = {".".join(_keys(one)) for one in ranked if not worst.startswith(".".join(_keys(one)))}
-        more = f" (and {len(others)} more)" if others else ""
-        raise StudyError(without_keys(f"{where}: {describe(ranked[0], Study)}{more}")) from None
+        raise StudyError("\n".join(_lines(error, Places(where) if isinstance(where, str) else where))) from None
+
+
+def _lines(error: ValidationError, places: Places) -> list[str]:
+    """Return one line for each wrong key, in the file's order.
+
+    A union reports an error per member: of those about one key, an unknown key inside it, then the deepest, is closest
+    to the cause.
+    """
+    chosen: dict[tuple[str, ...], str] = {}
+    for one in sorted(error.errors(), key=_distance):
+        path = tuple(_keys(one))
+        if not any(other[: len(path)] == path for other in chosen):
+            chosen[path] = without_keys(f"{places.of(path)}: {describe(one, Study)}")
+    return [chosen[path] for path in sorted(chosen, key=places.line)]
 
 
 def parse_stored(tree: dict[str, Any]) -> Study:
@@ -239,9 +305,18 @@ def _absolute_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
                 data[role] = _absolute_source(data[role], folder)
         if isinstance(data.get("forget"), dict) and isinstance(data["forget"].get("ids"), str):
             data["forget"] = {**data["forget"], "ids": _absolute(data["forget"]["ids"], folder)}
+    if isinstance(tree.get("execution"), dict) and isinstance(tree["execution"].get("track"), list):
+        places = [_absolute_place(entry, folder) for entry in tree["execution"]["track"]]
+        tree["execution"] = {**tree["execution"], "track": places}
     if isinstance(tree.get("populations"), dict):
         tree["populations"] = {name: _absolute_population(spec, folder) for name, spec in tree["populations"].items()}
     return tree
+
+
+def _absolute_place(entry: Any, folder: Path) -> Any:
+    """Resolve the folder of a tracker, `name=FOLDER`."""
+    name, equals, where = entry.partition("=") if isinstance(entry, str) else (entry, "", "")
+    return f"{name}={_absolute(where, folder)}" if equals else entry
 
 
 def _absolute_source(value: Any, folder: Path) -> Any:

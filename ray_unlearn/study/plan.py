@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
@@ -43,6 +43,25 @@ class Run:
 
     def __str__(self) -> str:
         return f"{self.population}/{self.index:05d}"
+
+
+class Shard(NamedTuple):
+    """One of several parts of a plan's runs, each made by a driver of its own; the parts share one store."""
+
+    number: int
+    """From 1."""
+    parts: int
+
+    def of(self, plan: Plan) -> list[Run]:
+        """Return this part's runs, and the originals that they start from; the same part for the same plan.
+
+        Every `parts`-th run is in the part. An original is in each part with a run that starts from it, so that no part
+        waits for another; where it is made already, or another part publishes it first, that one stays.
+        """
+        runs = [run for run in plan.runs if run.population != ORIGINAL] or list(plan.runs)
+        own = runs[self.number - 1 :: self.parts]
+        starts = {start: None for run in own if (start := plan.start_of(run)) is not None}
+        return [*sorted(starts), *own]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

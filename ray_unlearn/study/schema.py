@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from ray_unlearn.errors import did_you_mean
+from ray_unlearn.study.places import Places
 from ray_unlearn.study.recipe import Block, Float, Int, Recipe
 from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
 
@@ -337,6 +338,11 @@ class Execution(Block):
     run_timeout_s: Float | None = Field(
         None, gt=0, description="Seconds after which a run is ended with its worker; Ray only. Default: no limit."
     )
+    track: tuple[Annotated[str, Field(pattern=r"^(tensorboard|mlflow|wandb|trackio)(=.+)?$")], ...] = Field(
+        (),
+        description="Trackers that get every made run's metrics: tensorboard, mlflow, wandb (offline) or trackio, "
+        "each with =FOLDER or =URI; default: trackers/NAME in the storage.",
+    )
     recycle_growth_gib: Float = Field(
         4.0, gt=0, description="GiB of memory growth since its first run after which a worker is replaced."
     )
@@ -360,6 +366,19 @@ class Study(Block):
     checkpoint_dtype: Dtype = Field("fp32", description="Type of the saved weights; normalisation buffers stay fp32.")
     execution: Execution = Execution()
     evaluation: Evaluation | None = None
+    _places: Places = PrivateAttr(Places())
+
+    @property
+    def places(self) -> Places:
+        """Lines of its file, for messages; no part of the study."""
+        return self._places
+
+    def with_file(self, places: Places, folder: str) -> Study:
+        """Return a copy that knows its file's lines, and its folder where the architecture may be in it."""
+        model = self.model.with_folder(folder) if ":" in self.model.arch else self.model
+        found = self.model_copy(update={"model": model})
+        found._places = places
+        return found
 
     @model_validator(mode="after")
     def _references(self) -> Study:

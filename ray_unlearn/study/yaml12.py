@@ -13,6 +13,7 @@ Does not cover: any tag beyond plain values; nothing else is ever constructed.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -93,6 +94,32 @@ def parse_yaml(text: str) -> Any:
         raise yaml.YAMLError(f"a value does not fit its tag ({type(error).__name__}: {error})") from error
     _check_size(tree)
     return tree
+
+
+def line_of(text: str, path: Sequence[str]) -> int:
+    """Return the line, from 1, of the key at `path`, else of the innermost mapping or item around it; 0 for neither.
+
+    Args:
+        text: a document that `parse_yaml` accepts.
+        path: keys, and positions in lists as digits.
+
+    """
+    node, line = yaml.compose(text, Loader=_Loader), 0
+    for part in path:
+        key, inner = _child(node, part)
+        if key is None:
+            break
+        node, line = inner, key.start_mark.line + 1
+    return line
+
+
+def _child(node: yaml.Node | None, part: str) -> tuple[yaml.Node | None, yaml.Node | None]:
+    """Return the key and the value below a mapping's node, an item twice below a list's; None where there is none."""
+    if isinstance(node, yaml.MappingNode):
+        return next(((k, v) for k, v in node.value if isinstance(k, yaml.ScalarNode) and k.value == part), (None, None))
+    if isinstance(node, yaml.SequenceNode) and part.isdecimal() and int(part) < len(node.value):
+        return node.value[int(part)], node.value[int(part)]
+    return None, None
 
 
 def _check_size(tree: Any) -> None:

@@ -33,7 +33,7 @@ import yaml
 
 from ray_unlearn.errors import StudyError
 from ray_unlearn.study.identity import digest
-from ray_unlearn.study.loading import parse_study, read_tree
+from ray_unlearn.study.loading import parse_study, places_of, read_tree
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.yaml12 import parse_yaml
 from ray_unlearn.submit import folder_cache
@@ -138,7 +138,7 @@ def pack(
 
     """
     written, tree = read_tree(file, overrides, absolute=False), read_tree(file, overrides)
-    study = parse_study(tree, where=str(file))
+    study = parse_study(tree, where=places_of(file, overrides))
     _check_paths(str(file), written)
     _check_methods(study)
     tree["storage"] = _without_slash(study.storage)

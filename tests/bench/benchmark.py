@@ -21,7 +21,7 @@ times. `steady` runs from the moment the first checkpoint begins to train until 
 the moment Tune schedules its first trial, because a trial's start is what each checkpoint costs there; with d, from the
 publication of the original, for which the first run waits). The rest is starting and ending: imports, Ray,
 decoding. Checkpoints per hour, images/s and the first ratio are steady; the second ratio is of the whole wall. Memory
-is that of the host (measured_process.py); a GPU's stands below the table, with each side's accuracies and the time
+is that of the host (measured_process.py); a GPU's is below the table, with each side's accuracies and the time
 that 512 checkpoints take at these rates. The floor (floor.py) is the least that the device needs for a step.
 
 Needs: for the default under 10 minutes of 2 cores, and 1 GB of temporary files; --folder keeps what is made.

@@ -2,7 +2,7 @@
 
     classes = write_images(folder, source, images=6400)     # train.parquet, test.parquet, forget.csv
 
-`train.parquet` holds `images` images to train on and, beside them, a fiftieth as many to forget; `test.parquet` a
+`train.parquet` holds `images` images to train on and, next to them, a fiftieth as many to forget; `test.parquet` a
 tenth as many. Which, of the source's, is drawn with ray_unlearn.seeds. Encoded images are kept as they are.
 
 Does not cover: decoding; each side does that itself, and it is part of its time.

@@ -1,4 +1,4 @@
-"""Figures of benchmark.py -> what stands below its table: what is too short, a GPU's memory, accuracies, 512 runs.
+"""Figures of benchmark.py -> what is below its table: what is too short, a GPU's memory, accuracies, 512 runs.
 
     for line in remark_lines(found): ...
 
@@ -17,7 +17,7 @@ from benchmark_table import Found, by_side
 
 _MANY = 512  # checkpoints, as the challenge's protocol asks
 _SHORT_S = 1.0  # steady seconds of a side, below which a ratio compares starts and chance
-_ENOUGH = 8  # checkpoints of a side, below which its spread says little
+_ENOUGH = 8  # checkpoints of a side, below which its spread shows little
 
 
 def remark_lines(found: Found) -> list[str]:
@@ -64,7 +64,7 @@ def _described(accuracies: Sequence[float]) -> str:
 
 
 def _likeness(first: Mapping[str, Mapping[str, Sequence[float]]], name: str) -> str:
-    """Return whether the mean of d lies between a's least and most; nothing without the two."""
+    """Return whether the mean of d is between a's least and most; nothing without the two."""
     if not {"a", "d"} <= first.keys():
         return ""
     a, d = first["a"][name], first["d"][name]

@@ -1,4 +1,4 @@
-"""Train from a set larger than memory, beside the same training from memory: images per second, and memory over time.
+"""Train from a set larger than memory, next to the same training from memory: images per second, and memory over time.
 
     OMP_NUM_THREADS=1 uv run python tests/bench/benchmark_streaming.py --json figures.json    # 200,000 images of 64x64
 
@@ -146,7 +146,7 @@ def _start(task: list[Any], group: Path | None) -> "subprocess.Popen[str]":
 
 
 def work(folder: str, name: str, size: int, order: str, net: str) -> None:
-    """Be a worker: train one run, say when."""
+    """Be a worker: train one run, and report when."""
     begin = time.monotonic()
     job = open_job(study_of(Path(folder), name, size, order, net))
     worker = Worker(job, device="cpu")

@@ -6,7 +6,7 @@
     uv run python tests/bench/calibration.py --tests                      # type I error and power of the tests
     uv run python tests/bench/calibration.py --table --json cells.json    # the whole grid: hours in parity mode
 
-A world says how phi of the unlearned models lies beside that of retrained ones: `perfect` alike, `shift` 0.35 sd above
+A world states how phi of the unlearned models is next to that of retrained ones: `perfect` alike, `shift` 0.35 sd above
 with 0.85 of the spread, `t3` and `bimodal` the same with other shapes, `far` 1 sd above. `rho` is the share of variance
 that all images of a model have in common (0.1 to 0.17 in the quickstart). The truth is the mean of a number over all
 simulated studies. A cell of 200 studies has a standard error of 1.5 points at 95 %.

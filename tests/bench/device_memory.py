@@ -7,7 +7,7 @@
 Asked once a second; what was in use before is subtracted, so others should leave the device alone. This process needs
 no context of its own for it.
 
-Does not cover: what of it the allocator keeps and nobody uses.
+Does not cover: what of it the allocator keeps and no one uses.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def watched(device: str) -> Iterator[Watched]:
 
 
 def used_mb() -> float | None:
-    """Return the memory in use on the first visible GPU, MB; None where nvidia-smi does not say."""
+    """Return the memory in use on the first visible GPU, MB; None where nvidia-smi does not report it."""
     which = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
     command = ["nvidia-smi", f"--id={which}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:

@@ -34,7 +34,7 @@ class Memory(Sampler[tuple[float, float]]):
 
 
 def anonymous_mb(pids: list[int]) -> float:
-    """Return what processes hold beside mapped files."""
+    """Return what processes hold next to mapped files."""
     return sum(_anonymous(Path("/proc") / str(pid) / "status") for pid in pids)
 
 

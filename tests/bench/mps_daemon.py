@@ -1,12 +1,12 @@
-"""NVIDIA's Multi-Process Service for a block: a daemon of our own, under its own folders, ended whatever happens.
+"""NVIDIA's Multi-Process Service for a block: a daemon of our own, under its own folders, ended in any case.
 
-    with mps_daemon() as served:                 # the environment of this process says where it is, for its children
+    with mps_daemon() as served:                 # the environment of this process states where it is, for its children
         ...                                      # processes started here share the GPU through it
         served()                                 # whether any of them did
 
-Where CUDA does not reach the daemon, it goes on without MPS and does not say so; hence `served`. The daemon runs in the
-foreground, as the leader of a process group, so that it and the server it starts can be ended together. Folders and
-commands: NVIDIA's MPS manual, "Tools and Interface Reference".
+Where CUDA does not reach the daemon, it goes on without MPS and does not report it; hence `served`. The daemon runs
+in the foreground, as the leader of a process group, so that it and the server it starts can be ended together.
+Folders and commands: NVIDIA's MPS manual, "Tools and Interface Reference".
 
 Does not cover: compute modes and limits per client, which are settings of the device.
 """
@@ -66,7 +66,7 @@ def mps_daemon() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def without_mps() -> Iterator[None]:
-    """Keep processes started in the block out of any daemon: CUDA joins one that is there, and does not say so."""
+    """Keep processes started in the block out of any daemon: CUDA joins one that is there, and does not report it."""
     with tempfile.TemporaryDirectory(prefix="mps-") as folder, _environment({"CUDA_MPS_PIPE_DIRECTORY": folder}):
         yield
 

@@ -7,7 +7,7 @@
 torch.func: `stack_module_state` stacks parameters and buffers, `vmap` over `grad_and_value` makes K gradients in one
 pass (a convolution becomes a grouped one), and the recipe's optimiser steps the stacked tensors, whose update is
 elementwise and so is each run's own. Running statistics are stacked too and move in place. The sums are those of a run
-alone in another order: equal to rounding, not in every bit. vmap's batch normalisation takes no bfloat16 images beside
+alone in another order: equal to rounding, not in every bit. vmap's batch normalisation takes no bfloat16 images next to
 float32 statistics, so in bf16 it is computed on float32 copies, which costs memory traffic that a run alone has not.
 
 Does not cover: augmentation, class weights, dropout, dead taps (`nets` without them), nets of several kinds.

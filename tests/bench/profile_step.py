@@ -1,11 +1,11 @@
-"""Time one training step of the real training loop, and set it beside what the hardware could do.
+"""Time one training step of the real training loop, and set it next to what the hardware could do.
 
     uv run python tests/bench/profile_step.py --device cuda                      # ResNet-18, 32x32, batches of 64, fp32
     uv run python tests/bench/profile_step.py --device cuda --precision bf16 --no-cuda-graph --json figures.json
     OMP_NUM_THREADS=1 uv run python tests/bench/profile_step.py --device cpu --images 320 --epochs 2  # half a minute
 
 Prints milliseconds per step (median over epochs after the first, which captures and warms up, with the spread), how
-many kernels and launches a step takes (torch.profiler; operators on a CPU), and two floors measured beside it: the
+many kernels and launches a step takes (torch.profiler; operators on a CPU), and two floors measured next to it: the
 bytes of weights, gradients and optimiser state over the copy bandwidth, and the floating-point operations over the rate
 of a large matrix product in the same precision. Images are random uint8; needs no data and no Ray. Nothing is expected
 on a GPU yet: none has run it.

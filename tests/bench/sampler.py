@@ -1,4 +1,4 @@
-"""Looks at something again and again beside what is measured, until it is told to stop.
+"""Looks at something again and again next to what is measured, until it is asked to stop.
 
     with Sampler(lambda: os.getloadavg()[0], every_s=0.5) as sampler:
         ...

@@ -16,7 +16,7 @@ one at a time: "equal" in every bit, or the largest difference of a tensor over 
 measurement is made by fresh processes; repeats are interleaved, there and back. What cannot run is named with its
 reason. Figures go to --json after every measurement. Images are random; each run has its own weights and order.
 
-Needs torch, and neither Ray nor data. On a GPU nobody has run it: expect 10 to 20 s a measurement, mostly imports.
+Needs torch, and neither Ray nor data. On a GPU no one has run it: expect 10 to 20 s a measurement, mostly imports.
 
 Does not cover: loading, outputs and saving (`benchmark.py`), several devices.
 """

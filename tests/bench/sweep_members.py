@@ -1,4 +1,4 @@
-"""Processes of sweep_device.py that share a device: started together, timed together, ended whatever happens.
+"""Processes of sweep_device.py that share a device: started together, timed together, ended in any case.
 
     reports = run_members(setting, "alone", [[0], [1], [2]], Path("weights"))     # three processes of one run each
 
@@ -33,7 +33,7 @@ _PATIENCE_S = 300.0
 """For the slowest process to come to the barrier."""
 _GOODBYE_S = 10.0
 _LONGEST_S = 3600.0
-"""From one report to the next: a device that hangs says nothing."""
+"""From one report to the next: a device that hangs reports nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,8 @@
     streams  an engine for each run, each captured once; one thread replays their steps in turn, on a stream for each
     packed   all runs as one (tests/bench/packed_runs.py)
 
-Each way trains the same runs: weights and order of batches are drawn with the run's seeds, whatever else the process
-trains. The first epoch captures and warms up. On a CPU the step is called again instead of a replay.
+Each way trains the same runs: weights and order of batches are drawn with the run's seeds, no matter what else the
+process trains. The first epoch captures and warms up. On a CPU the step is called again instead of a replay.
 
 Does not cover: time and memory, several processes (`sweep_members`).
 """

@@ -1,4 +1,4 @@
-"""Kill workers, drivers and nodes at random for some minutes; then compare with a study that nobody disturbed.
+"""Kill workers, drivers and nodes at random for some minutes; then compare with a study that no one disturbed.
 
     uv run python tests/stress/chaos.py --minutes 10 --seed 0                  # 171 to 200 kills on 2 cores
     uv run python tests/stress/chaos.py --minutes 2 --seed 7 --kills 100 --folder /tmp/chaos  # 100 at least
@@ -8,9 +8,9 @@ Starts a Ray cluster of three nodes on this machine (the head runs no workers; a
 of the three at a named point of a run's publication (`faults.py`). A driver that died is started again; a study that is
 finished grows. Ray itself loses some calls and replies. In the end the driver runs undisturbed, everything is verified,
 and the bytes are compared with the same study made inline. Prints kills by victim and point, runs, lost, corrupt, bytes
-equal, and how many calls Ray says that it lost; exit code 1 where anything was lost or differs, or Ray lost no call.
-It kills for `--minutes`, and on until there were `--kills`; start, end and comparison are a minute or two beside. How
-far it is goes to stderr, every 15 s while it kills.
+equal, and how many calls Ray states that it lost; exit code 1 where anything was lost or differs, or Ray lost no call.
+It kills for `--minutes`, and on until there were `--kills`; start, end and comparison are a minute or two in
+addition. How far it is goes to stderr, every 15 s while it kills.
 
 Needs no GPU and no data. Ends only processes that it started.
 """
@@ -98,7 +98,7 @@ class Chaos:
         return not alive and _GAVE_UP in Path(self.log.name).read_text().rstrip().rpartition("\n")[2]
 
     def order(self, victim: str) -> None:
-        """Have somebody die at a named point; one order at a time, so that a driver's pid is still its own."""
+        """Have someone die at a named point; one order at a time, so that a driver's pid is still its own."""
         if not self.ordered or self.ordered[-1].exists():
             point = self.random.choice(faults.PUBLICATION)
             self.ordered.append(faults.order(self.study.folder, point, victim, self.driver.pid))
@@ -141,9 +141,9 @@ class Chaos:
 
 
 def lost_calls(logs: Path) -> Counter[str]:
-    """Return what Ray says in its logs of the calls that it lost on purpose, by kind; an injection may not take."""
+    """Return what Ray states in its logs of the calls that it lost on purpose, by kind; an injection may not take."""
     found: Counter[str] = Counter()
-    for path in (*logs.glob("python-core-*.log"), *logs.glob("gcs_server*.out")):  # whoever calls actors
+    for path in (*logs.glob("python-core-*.log"), *logs.glob("gcs_server*.out")):  # anyone who calls actors
         with path.open(errors="replace") as lines:
             found.update(said[1] for line in lines if (said := re.search(r"Inject RPC (.+?) failure", line)))
     return found
@@ -214,7 +214,7 @@ def _kill(pid: int) -> bool:
 
 
 def compare(study: Study, folder: Path) -> dict[str, Any]:
-    """Make the same study undisturbed, and say what differs."""
+    """Make the same study undisturbed, and state what differs."""
     store = StudyStore(open_storage(str(study.folder / "store")), "chaos")
     checked = verify(store, store.populations())
     twin = Study(folder)

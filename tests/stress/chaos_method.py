@@ -8,7 +8,7 @@ import torch
 
 
 def unlearning(net: torch.nn.Module, *loaders: object) -> None:
-    """Move the weights a little, and die where an order says so."""
+    """Move the weights a little, and die where an order demands it."""
     faults.obey(Path(faults.__file__).parent)
     with torch.no_grad():
         for parameter in net.parameters():

@@ -4,7 +4,7 @@
     faults.order(folder, "before record", "node")        # the next run of a chaos_method.py in `folder` obeys
 
 Points: those of a run's publication (before payload, half a payload, before record, after record), and those of the
-driver alone (during resume, during compaction, during verify --repair). A kill is SIGKILL: nobody tidies up. The
+driver alone (during resume, during compaction, during verify --repair). A kill is SIGKILL: no one tidies up. The
 product knows nothing of this file; it takes the store's functions apart in a process that was chosen to die.
 
 Does not cover: random kills from outside (`chaos.py`).
@@ -110,7 +110,7 @@ def _after(owner: Any, name: str, kill: Callable[[], Any]) -> None:
 
 
 def _kill(done: Path, point: str, victim: str, pid: int) -> None:
-    """Kill, and leave word: a death that nobody saw proves nothing."""
+    """Kill, and leave word: a death that no one saw proves nothing."""
     done.write_text(f"{victim} {point}")
     if victim == "driver":
         os.kill(pid, signal.SIGKILL)

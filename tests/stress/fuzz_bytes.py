@@ -1,4 +1,4 @@
-"""Damage to files: bytes flipped, cut, repeated; headers that lie; bombs that unpack to far more than they are.
+"""Damage to files: bytes flipped, cut, repeated; false headers; bombs that unpack to far more than they are.
 
     data = damaged(rng, png_bytes)               # rng: anything with random.Random's methods
     files = bombs_of_images()                    # {"30000x30000.png": about 1 MB that would decode to 2.7 GB}
@@ -90,7 +90,9 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_of(width: int, height: int, scanlines: int | None = None, extra: bytes = b"") -> bytes:
-    """Return a black RGB picture as PNG, its pixels never in memory; with fewer `scanlines` than it claims, it lies."""
+    """Return a black RGB picture as PNG, its pixels never in memory; with fewer `scanlines` than it claims, it is
+    false.
+    """
     packer, parts = zlib.compressobj(9), []
     line = b"\0" * (3 * width + 1)
     for _ in range(height if scanlines is None else scanlines):
@@ -121,7 +123,7 @@ def bombs_of_images() -> dict[str, bytes]:
 
 
 def safetensors_of(header: object, body: bytes = b"", length: int | None = None) -> bytes:
-    """Return a safetensors file whose header is whatever is given, its length field too."""
+    """Return a safetensors file whose header is what is given, its length field too."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + body
 
@@ -140,7 +142,7 @@ def _archive(members: Mapping[str, bytes], swollen: str) -> bytes:
 
 @functools.cache
 def bombs_of_weights() -> dict[str, bytes]:
-    """Return weights files whose headers lie, and archives that unpack to far more than they are."""
+    """Return weights files with false headers, and archives that unpack to far more than they are."""
     huge = {"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
     overflow = {"w": {"dtype": "F32", "shape": [2**63, 2], "data_offsets": [0, 8]}}
     return {

@@ -1,4 +1,4 @@
-"""Kinds of fuzzing by somebody who means it: shards that were damaged or poisoned, special files, bombs.
+"""Kinds of fuzzing by someone who means it: shards that were damaged or poisoned, special files, bombs.
 
     attack = shard(Bench(root, template), rng)
 
@@ -27,7 +27,7 @@ from ray_unlearn.store.records import payload_of
 
 
 class _Poison(pa.ExtensionType):  # type: ignore[misc]
-    """Leaves a file `pwned` in the current folder when a file's schema says its name."""
+    """Leaves a file `pwned` in the current folder when a file's schema states its name."""
 
     def __init__(self, storage: pa.DataType | None = None) -> None:
         super().__init__(storage or pa.binary(), "fuzz.poison")
@@ -75,7 +75,7 @@ def _poisoned(rng: Random, file: Path) -> bytes:
 
 
 def _agree(file: Path) -> None:
-    """Let a shard's manifest say what the file is now."""
+    """Let a shard's manifest state what the file is now."""
     manifest = file.parent / "manifest.json"
     found = json.loads(manifest.read_text())
     told = payload_of(file.read_bytes())

@@ -183,7 +183,7 @@ def _odd_tensors(rng: Random) -> dict[str, Any]:
 
 
 def weights(bench: Bench, rng: Random) -> Attack:
-    """Weights to import: damaged safetensors and .pth, odd tensors, headers that lie, archives that swell, pickles."""
+    """Weights to import: damaged safetensors and .pth, odd tensors, false headers, archives that swell, pickles."""
     state = small_cnn(10, width=4).state_dict()
     what, name = rng.random(), "w.safetensors"
     data = safetensors_bytes(state)

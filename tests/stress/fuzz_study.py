@@ -1,4 +1,4 @@
-"""Study files that nobody should write: the schema's keys with values of the wrong kind, and YAML that bites.
+"""Study files that no one should write: the schema's keys with values of the wrong kind, and YAML that bites.
 
     text = odd_study(rng, TREE)                  # rng: anything with random.Random's methods
     YAML_BOMBS["billion laughs"]
@@ -152,7 +152,7 @@ def all_keys() -> list[Path]:
     schema = Study.model_json_schema()
     options = {name for method in METHODS.values() for name in method.options.model_fields}
     found = {*keys_of(schema, schema), *(("populations", "finetune", name) for name in options)}
-    return sorted(found - {("storage",)})  # where a study may write is for its author to say
+    return sorted(found - {("storage",)})  # where a study may write is for its author to state
 
 
 KEYS = all_keys()

@@ -1,0 +1,41 @@
+"""Examples that each subcommand's --help ends with; a test parses every one.
+
+    app.command(epilog=epilog("plan"))(plan)
+
+Does not cover: the help itself, which is in each subcommand's docstring and options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+EXAMPLES: dict[str, Sequence[str]] = {
+    "quickstart": ["ray-unlearn quickstart", "ray-unlearn quickstart /tmp/digits --backend inline"],
+    "init": ["ray-unlearn init study.yaml", "ray-unlearn init --schema"],
+    "examples": ["ray-unlearn examples", "ray-unlearn examples studies/faces.yaml faces.yaml"],
+    "methods": ["ray-unlearn methods", "ray-unlearn methods scrub"],
+    "plan": ["ray-unlearn plan study.yaml", "ray-unlearn plan study.yaml --workers 8 --set training.epochs=30"],
+    "prepare": ["ray-unlearn prepare study.yaml", "ray-unlearn prepare study.yaml --backend inline"],
+    "generate": [
+        "ray-unlearn generate study.yaml --workers 2",
+        "ray-unlearn generate study.yaml --only finetune --set populations.finetune.count=128",
+        "ray-unlearn generate study.yaml --backend inline --shard 2/8",
+    ],
+    "status": ["ray-unlearn status study.yaml --watch", "ray-unlearn status study.yaml --plot curves.png"],
+    "verify": ["ray-unlearn verify study.yaml", "ray-unlearn verify study.yaml --repair"],
+    "logs": ["ray-unlearn logs study.yaml finetune/7"],
+    "evaluate": ["ray-unlearn evaluate study.yaml", "ray-unlearn evaluate study.yaml --mode exact --jobs 8"],
+    "report": ["ray-unlearn report study.yaml", "ray-unlearn report study.yaml --format markdown --output scores.md"],
+    "export": ["ray-unlearn export study.yaml submission.zip --population finetune"],
+    "submit": [
+        "ray-unlearn submit study.yaml --wait --set storage=s3://bucket/studies",
+        "ray-unlearn submit study.yaml --address http://127.0.0.1:8265 --stage evaluate --dry-run",
+    ],
+    "all": ["ray-unlearn all study.yaml", "ray-unlearn all study.yaml --workers 8 --gpus-per-worker 0.25"],
+}
+
+
+def epilog(command: str) -> str:
+    """Return the end of a subcommand's --help text, whose lines stay as they are."""
+    lines = EXAMPLES[command]
+    return "\b\n" + "\n".join([f"Example{'s' * (len(lines) > 1)}:", *(f"  {line}" for line in lines)])

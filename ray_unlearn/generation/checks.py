@@ -1,0 +1,220 @@
+"""Everything that `generate` refuses, found without decoding an image and without starting a worker.
+
+    checks = Checks(study)
+    checks.before_torch()                        # storage, sources, the forget list, earlier runs: a second
+    checks.with_torch()                          # methods and their options, originals, the architecture, weights
+    checks.problems                              # {message: exit code}; every problem, not only the first
+
+Where the images are decoded already, digests are compared with the store's, as `generate` does it.
+
+Does not cover: what only decoding shows (broken images, labels beyond the classes), nor other machines.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ray_unlearn.data.decode import DecodedSlice, DecodeJob
+from ray_unlearn.data.id_lists import read_ids
+from ray_unlearn.data.rows import OpenSource, Part, Slice
+from ray_unlearn.data.sources import open_source
+from ray_unlearn.data.study_data import StudyData, columns_of, prepare_study
+from ray_unlearn.errors import DamagedFile, PopulationChanged, RayUnlearnError, StoreError, StoreReadOnly
+from ray_unlearn.evaluation.memorisation import hardest_of
+from ray_unlearn.generation.job import check_sets, check_storage
+from ray_unlearn.generation.preflight import check_device, check_precision, import_what_runs_need
+from ray_unlearn.generation.records import check_kept
+from ray_unlearn.monitor.tracking import check_trackers
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.agreement import disagreements
+from ray_unlearn.study.plan import ORIGINAL, Ingredients, Plan, Population, make_plan
+from ray_unlearn.study.schema import Data, Source, Study
+
+if TYPE_CHECKING:  # it brings torch
+    from torch import nn
+
+
+T = TypeVar("T")
+_ROLES = ("train", "test", "validation")
+
+
+class _NotDecoded(Exception):
+    """Raised in place of decoding."""
+
+
+def _refuse_to_decode(slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
+    raise _NotDecoded
+
+
+class Checks:
+    """The checks of one study."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.problems: dict[str, int] = {}
+        """Message, with the study's file and line where it is about a key -> exit code."""
+        self.store: StudyStore | None = None
+        self.sources: dict[str, OpenSource] = {}
+        self.data: StudyData | None = None
+        """The prepared data, where they are decoded already."""
+        self.plan: Plan | None = None
+        """The populations whose methods were accepted; its digests hold only where `data` is known."""
+        self.model: nn.Module | None = None
+
+    def before_torch(self) -> None:
+        """Check what needs no torch."""
+        data = self.study.data
+        self.store = self._checked(self._open_store)
+        for role in _ROLES:
+            if isinstance(spec := getattr(data, role), Source):
+                part: Part = "train" if role == "train" else "test"
+                source = self._checked(partial(_opened, spec, part, data), f"data.{role}")
+                self.sources |= {role: source} if source else {}
+        self._checked(partial(check_trackers, self.study))
+        if isinstance(data.forget.ids, str):
+            self._checked(partial(read_ids, data.forget.ids), "data.forget.ids")
+        if self.store and len(self.sources) == sum(isinstance(getattr(data, role), Source) for role in _ROLES):
+            self.data = self._checked(partial(self._decoded, self.store), "data")
+        if self.store and not self.data:  # else digests are compared, once there is a plan
+            self._checked(partial(_check_values, self.study, self.store))
+
+    def _open_store(self) -> StudyStore:
+        check_storage(self.study.storage)
+        store = StudyStore(open_storage(self.study.storage), self.study.name)
+        _check_writable(store)
+        return store
+
+    def _decoded(self, store: StudyStore) -> StudyData | None:
+        hardest = hardest_of(self.study, store.storage)
+        try:
+            return prepare_study(self.study, store.storage, _refuse_to_decode, opened=self.sources, hardest=hardest)
+        except _NotDecoded:
+            return None
+
+    def with_torch(self) -> None:
+        """Check methods, originals, the architecture and weights; imports torch, which takes seconds."""
+        self._checked(import_what_runs_need)
+        from ray_unlearn import models
+        from ray_unlearn.methods.resolve import resolve
+
+        found = {
+            name: self._checked(partial(resolve, self.study, name), f"populations.{name}")
+            for name in self.study.populations
+        }
+        identity = self._checked(partial(models.identity, self.study.model), "model.arch")
+        methods = {name: use for name, use in found.items() if use is not None}
+        if identity is not None and not (ORIGINAL in found and ORIGINAL not in methods):
+            data = self.data.identity if self.data else {}
+            self.plan = self._plan(Ingredients(data=data, model=identity, methods=methods))
+            self.model = self._checked(self._build, "model.arch")
+        for population in self.plan.populations.values() if self.plan else ():
+            if self.model is not None:
+                self._checked(partial(self._try_weights, population), f"populations.{population.name}.weights")
+        if self.plan:
+            self._checked(partial(_check_precision, self.plan))
+        if self.plan and self.data:
+            self._checked(partial(check_sets, self.plan, self.data))
+            if self.store:
+                self._checked(partial(_check_held, self.plan, self.store))
+
+    def _plan(self, ingredients: Ingredients) -> Plan | None:
+        """Return the plan of the populations that can start; each that cannot is a problem of its own."""
+        names = list(ingredients.methods)
+        alone = {name: self._checked(partial(make_plan, self._only([ORIGINAL, name]), ingredients)) for name in names}
+        startable = [name for name, plan in alone.items() if plan]
+        return make_plan(self._only(startable), ingredients) if startable else None
+
+    def _only(self, names: Sequence[str]) -> Study:
+        chosen = {name: spec for name, spec in self.study.populations.items() if name in names}
+        return self.study.model_copy(update={"populations": chosen})
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes: of the decoded images, else of the study or the source's names, else 10."""
+        if self.data is not None:
+            return self.data.num_classes
+        named, source = self.study.data.classes, self.sources.get("train")
+        if named is not None:
+            return named if isinstance(named, int) else len(named)
+        return len(source.class_names) if source and source.class_names else 10
+
+    def _build(self) -> nn.Module:
+        from ray_unlearn import models
+        from ray_unlearn.generation.trial import noise, trains
+        from ray_unlearn.seeds import Seeds
+
+        spec, count = self.study.model, self.num_classes
+        model = models.build(spec, count, Seeds(study=0), self.study.data.image_size)
+        trained = any(map(trains, self.plan.populations.values() if self.plan else ()))
+        models.try_net(
+            model, *noise(self.study, count), num_classes=count, arch=spec.arch, trains=trained, folder=spec.folder
+        )
+        return model
+
+    def _try_weights(self, population: Population) -> None:
+        from ray_unlearn.generation.trial import check_weights
+        from ray_unlearn.methods.weights import WeightsOptions
+
+        if self.model is not None and isinstance(population.method.options, WeightsOptions):
+            list(check_weights(self.study, self.num_classes, self.model, population.method.options))
+
+    def _checked(self, check: Callable[[], T], key: str = "") -> T | None:
+        """Return the value of a check; None where it fails, which is noted: with `key`, where it names no key."""
+        try:
+            return check()
+        except RayUnlearnError as error:
+            text = str(error)
+            named = not key or text.startswith((key, f"{key.partition('.')[0]}."))
+            self.problems[self.study.places.before(text if named else f"{key}: {text}")] = error.exit_code
+            return None
+
+
+def _opened(source: Source, part: Part, data: Data) -> OpenSource:
+    return open_source(source, part, columns_of(data))
+
+
+def _check_values(study: Study, store: StudyStore) -> None:
+    """Refuse a study whose runs were made from other values."""
+    if any(store.indexes(name) for name in study.populations) and (differences := _differences(study, store)):
+        made = "\n".join(f"  {line}" for line in differences)
+        raise PopulationChanged(f"{store.uri} has runs that were made from other values than the study has:\n{made}")
+
+
+def _differences(study: Study, store: StudyStore) -> list[str]:
+    try:
+        return disagreements(study, store)
+    except DamagedFile:  # `generate` writes it again
+        return []
+
+
+def _check_held(plan: Plan, store: StudyStore) -> None:
+    """Compare the plan with the runs that are there."""
+    from ray_unlearn.generation.inline import inline_device
+
+    store.check(plan, _differences(plan.study, store))
+    held = {name: store.records(name, p.digest) for name, p in plan.populations.items()}
+    check_kept(plan, store, held)
+    check_device(plan, inline_device(plan.study.execution), held)
+
+
+def _check_precision(plan: Plan) -> None:
+    from ray_unlearn.generation.inline import inline_device
+
+    check_precision(plan, inline_device(plan.study.execution), set(plan.populations))
+
+
+def _check_writable(store: StudyStore) -> None:
+    """Refuse a folder on this machine in which this user may not write; an object store shows it at the first write."""
+    if store.storage.local is None:
+        return
+    folder = Path(store.storage.local)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise StoreError(f"storage: {folder}: is not a folder; name another with --set storage=...")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreReadOnly(f"storage: {folder}: this user may not write there; name another with --set storage=...")

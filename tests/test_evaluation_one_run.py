@@ -1,0 +1,139 @@
+"""The audit of one run: the published bound, when it applies, and that it errs in one of twenty runs at most."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluated import evaluated_store
+from scipy.stats import binom
+
+from ray_unlearn.evaluation.evaluate import evaluate
+from ray_unlearn.evaluation.one_run import (
+    audited,
+    audited_images,
+    control_splits,
+    largest_epsilon,
+    p_value,
+    standardised,
+)
+from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
+from ray_unlearn.evaluation.resampling import Settings
+from ray_unlearn.evaluation.single_images import one_run_audit
+from ray_unlearn.study.schema import Data
+
+
+def test_the_paper_s_example() -> None:
+    """Appendix D: 75 of 100 right at epsilon = log 3 has p = 0.553; by hand, none of none has p = 1."""
+    assert p_value(100, 75, 100, math.log(3), 0.0) == pytest.approx(0.553, abs=0.001)
+    assert p_value(10, 0, 0, 0.0, 0.0) == 1
+    assert p_value(10, 10, 10, 0.0, 0.0) == pytest.approx(2.0**-10)
+
+
+def test_the_term_of_delta_by_hand() -> None:
+    """2 of 2 right by a fair coin: 1/4 + 2 m delta max(P[1] / 1, P[0 or 1] / 2) = 1/4 + 2 x 3 x 0.01 x 1/2."""
+    assert p_value(3, 2, 2, 0.0, 0.01) == pytest.approx(0.25 + 0.03)
+
+
+def test_the_bound_is_where_p_meets_the_error() -> None:
+    """Law: it is rejected and what is above it is not; right guesses by chance show nothing."""
+    found = largest_epsilon(1000, 75, 100, 1e-4, 0.05)
+    assert p_value(1000, 75, 100, found, 1e-4) == pytest.approx(0.05, abs=1e-4)
+    assert found < largest_epsilon(1000, 75, 100, 0.0, 0.05) < math.log(3)
+    assert largest_epsilon(100, 52, 100, 0.0, 0.05) == 0
+    assert binom.sf(74, 100, 1 / (1 + math.exp(-largest_epsilon(100, 75, 100, 0.0, 0.05)))) == pytest.approx(0.05, 1e-6)
+
+
+def test_a_model_that_forgot_is_shown_nothing_and_one_that_did_not_is() -> None:
+    """Law: of 300 models alike on both sets, one in twenty has a bound at most; scores far apart have one near log."""
+    rng = np.random.default_rng(1)
+    blind = [audited(rng.normal(size=60), rng.normal(size=80), rng) for _ in range(300)]
+    assert np.count_nonzero(blind) <= 0.05 * 300 + 2 * (300 * 0.05 * 0.95) ** 0.5
+    assert np.median(blind) == 0
+    shifted = [audited(rng.normal(size=60) + 1.5, rng.normal(size=80), rng) for _ in range(40)]
+    assert np.median(shifted) > 0.3
+    apart = audited(np.arange(60.0) + 100, np.arange(80.0), rng)
+    images = audited_images(60, 80)
+    assert images == math.floor(120 - 3.3 * 120**0.5)
+    assert apart == pytest.approx(largest_epsilon(images, 2 * (images // 2), 2 * (images // 2), 1e-5, 0.0125), rel=0.5)
+
+
+def test_equal_scores_are_guessed_by_chance() -> None:
+    """Law: images that all score alike reveal nothing, in whatever order they lie."""
+    found = [audited(np.zeros(60), np.zeros(60), np.random.default_rng(seed)) for seed in range(60)]
+    assert np.count_nonzero(found) <= 6
+
+
+def test_scores_are_in_the_reference_s_standard_deviations() -> None:
+    """By hand; an image on which all retrained models agree scores 0."""
+    reference_RE = np.array([[1.0, 5.0], [3.0, 5.0]])
+    assert standardised(np.array([[4.0, 7.0]]), reference_RE) == pytest.approx(np.array([[2**0.5, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("forget", "more", "control"),
+    [
+        ({"fraction": 0.1}, {"validation": 0.1}, "validation"),
+        ({"fraction": 0.1}, {"test": 0.2}, "test"),
+        ({"fraction": 0.1}, {"test": "other.parquet"}, ""),
+        ({"label": 3}, {"validation": 0.1}, ""),
+        ({"group": "person", "count": 2}, {"validation": 0.1}, ""),
+    ],
+)
+def test_it_applies_where_chance_decided_alone(
+    forget: dict[str, object], more: dict[str, object], control: str
+) -> None:
+    """Law: both sets are drawn from one pool, else a reason is given."""
+    found, why = control_splits(Data.model_validate({"train": "digits", "forget": forget, **more}))
+    assert found == ((control,) if control else ())
+    assert bool(why) is (control == "")
+
+
+def test_a_study_s_scores_say_why_there_is_no_audit(tmp_path: Path) -> None:
+    """Law: outputs that are not there, too few images and a forget set that is a class are reasons."""
+    study, store = evaluated_store(tmp_path, {"retrained": 6, "finetune": 6})
+    audit = evaluate(study, store).populations["finetune"].one_run
+    assert audit is not None
+    assert audit.missing == "needs outputs of validation: outputs: {splits: [retain, forget, test, validation]}"
+    data = {"validation": None, "test": 0.2}
+    study, store = evaluated_store(tmp_path / "test", {"retrained": 6, "finetune": 6}, data=data)
+    audit = evaluate(study, store).populations["finetune"].one_run
+    assert audit is not None
+    assert audit.missing == f"needs 20 images and 2 retrained models, and has {audited_images(12, 20)} images"
+    other, store = evaluated_store(
+        tmp_path / "label", {"retrained": 6, "finetune": 6}, data={"forget": {"fraction": None, "label": 0}}
+    )
+    audit = evaluate(other, store).populations["finetune"].one_run
+    assert audit is not None
+    assert "not drawn at random" in audit.missing
+
+
+def test_a_study_s_runs_are_audited_one_by_one() -> None:
+    """Law: of runs that forgot nothing, all are shown; of retrained ones hardly any; both are below the ceiling."""
+    rng = np.random.default_rng(2)
+    settings = Settings(mode="exact", resamples=10, seed=0)
+
+    def population(name: str, shift: float) -> Outputs:
+        splits = {}
+        for split, size, moved in (("forget", 80, shift), ("test", 90, 0.0)):
+            phi_RN = rng.normal(size=(12, size)) + moved
+            splits[split] = SplitOutputs(np.arange(size), np.zeros(size, np.int64), phi_RN, phi_RN > 0)
+        return Outputs(name, (), splits)
+
+    class Reference(Outputs):
+        def __len__(self) -> int:
+            return 12
+
+    retrained = population("retrained", 0.0)
+    reference = Reference("retrained", (), retrained.splits)
+    bad, good = (
+        one_run_audit(population(name, shift), reference, ("validation", "test"), "", settings)
+        for name, shift in (("kept", 2.0), ("again", 0.0))
+    )
+    assert (bad.control, bad.runs, bad.images, bad.missing) == ("test", 12, audited_images(80, 90), "")
+    assert bad.shown == 12
+    assert 0 < bad.median < bad.ceiling
+    assert good.shown <= 3
+    assert good.median == 0

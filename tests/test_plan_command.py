@@ -1,0 +1,188 @@
+"""`plan`: every refusal at once, with its line; what is to make, and what it costs; nothing is decoded or written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import TINY, merged
+
+from ray_unlearn.cli import main
+from ray_unlearn.generation import generate
+from ray_unlearn.generation.estimates import Estimate, Step, estimate, expected_sizes, total_s
+from ray_unlearn.quickstart import STUDY
+from ray_unlearn.study import Study, load_study
+
+FACES = Path(__file__).resolve().parents[1] / "jobs" / "studies" / "faces.yaml"
+
+
+def planned(file: Path, *options: str, code: int = 0, capsys: Any) -> dict[str, Any]:
+    """Return the JSON of `plan`."""
+    capsys.readouterr()
+    assert main(["plan", str(file), "--json", *options]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Path:
+    """The quickstart's study."""
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY)
+    return file
+
+
+def test_the_quickstart_before_and_after_it_ran(quick: Path, capsys):
+    """Law: before, a measured step is the basis, and no file appears; after, the runs are, and nothing is left."""
+    before = planned(quick, capsys=capsys)
+    assert [one["pending"] for one in before["populations"]] == [1, 16, 16]
+    assert {one["basis"] for one in before["populations"]} == {"a measured step"}
+    assert before["problems"] == []
+    assert before["workers"] == 2
+    assert list(quick.parent.iterdir()) == [quick]
+    overrides = ["populations.retrained.count=2", "populations.unlearned.count=2", "training.epochs=1"]
+    study = load_study(quick, overrides)
+    assert generate(study, backend="inline").made == 5
+    sets = [word for override in overrides for word in ("--set", override)]
+    after = planned(quick, *sets, "--set", "populations.retrained.count=12", capsys=capsys)
+    assert [(one["made"], one["pending"]) for one in after["populations"]] == [(1, 0), (2, 10), (2, 0)]
+    assert after["populations"][1]["basis"] == "2 made"
+    sizes = [path.stat().st_size for path in (quick.parent / "digits/retrained/00000").iterdir()]
+    record = (quick.parent / "digits/retrained/00000/record.json").stat().st_size
+    assert after["size_bytes"] == 10 * (sum(sizes) - record)
+    assert main(["plan", str(quick), *sets]) == 0
+    assert "nothing to do: all 5 runs are made" in capsys.readouterr().out
+    changed = planned(quick, *sets, "--set", "training.lr=0.5", code=1, capsys=capsys)
+    assert "training.lr: 0.003 -> 0.5" in changed["problems"][0]
+
+
+THREE = """\
+name: three
+data:
+  train: digits
+  test: digits
+  imag_size: 8
+  forget: {fraction: 0.1}
+training:
+  lr: -1
+populations:
+  original: {method: train, on: train}
+  fine:
+    method: finetune
+    epoch: 3
+"""
+
+
+def test_three_errors_are_three_lines(tmp_path: Path, capsys):
+    """Law: an unknown key, a value out of range and a method's unknown option are all named, each with its line."""
+    file = tmp_path / "study.yaml"
+    file.write_text(THREE)
+    assert main(["plan", str(file)]) == 2
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        f"error: {file}:5: data.imag_size: unknown key (did you mean 'image_size'?)",
+        f"error: {file}:8: training.lr: input should be greater than 0; found -1",
+        f"error: {file}:13: populations.fine.epoch: unknown key (did you mean 'epochs'?) (method finetune)",
+    ]
+    assert said.out == "3 problems found\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "says"),
+    [
+        ({"data": {"train": "none.parquet"}}, 1, r":3: data\.train: .*none\.parquet"),
+        ({"data": {"forget": {"fraction": None, "ids": "none.csv"}}}, 1, r"data\.forget\.ids: .*none\.csv"),
+        ({"model": {"arch": "resnet19"}}, 1, r"model\.arch: .*resnet19"),
+        ({"populations": {"mine": {"method": "mine.py:f"}}}, 1, r"populations\.mine: .*mine\.py"),
+        ({"populations": {"original": None}}, 2, r"populations\.finetune: .*original"),
+        ({"populations": {"finetune": {"originals": 3}}}, 2, r"populations\.finetune\.originals: expected at most 1"),
+        ({"populations": {"given": {"weights": "none.safetensors"}}}, 1, r"populations\.given.*none\.safetensors"),
+        ({"populations": {"finetune": {"precision": "tf32"}}}, 1, r"populations\.finetune: .*tf32"),
+        ({"storage": "study.yaml/store"}, 1, r"storage: .*study\.yaml: is not a folder"),
+    ],
+)
+def test_what_generate_refuses_is_a_problem(changes, code, says, tmp_path: Path, capsys):
+    """Law: without decoding an image, without a file, and with the line of the key."""
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(merged(TINY, changes), sort_keys=False))
+    problems = planned(file, code=code, capsys=capsys)["problems"]
+    (problem,) = problems
+    assert re.search(says, problem), problem
+    assert problem.startswith(f"{file}")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_quick_checks_import_no_torch(quick: Path):
+    """Law: --quick needs neither torch nor Ray."""
+    code = (
+        "import sys; from ray_unlearn.cli import main; main(sys.argv[1:]); print({'torch', 'ray'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, "plan", str(quick), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+    assert "an unknown time" in done.stdout
+
+
+def test_time_is_shared_by_workers_after_the_originals():
+    """Law: 8 runs of 10 s and 4 of 5 s take 2 workers 50 s; with more workers than runs, the original and then the
+    longest run."""
+
+    def one(name: str, count: int, seconds: float) -> Estimate:
+        return Estimate(population=name, planned=count, made=0, seconds=seconds, size_bytes=1, basis="", relative=None)
+
+    parts = [one("a", 8, 10.0), one("b", 4, 5.0)]
+    assert total_s(parts, 2) == 50.0
+    assert total_s([one("original", 1, 30.0), *parts], 2) == 65.0
+    assert total_s([one("original", 1, 30.0), *parts], 100) == 40.0
+    unknown = Estimate(population="c", planned=2, made=1, seconds=None, size_bytes=None, basis="", relative=None)
+    assert total_s([unknown], 1) is None
+
+
+def test_sizes_are_expected_as_they_are_drawn(tiny: Callable[..., Study]):
+    """Law: what is expected before decoding is what the drawn splits have."""
+    from ray_unlearn.generation.job import open_job
+
+    study = tiny()
+    job = open_job(study)
+    sizes = expected_sizes(study, {"train": 1437, "test": 360}, 10)
+    assert {name: sizes[name] for name in job.data.splits.sizes()} == job.data.splits.sizes()
+
+
+def test_a_step_is_scaled_by_epochs_and_images(tiny: Callable[..., Study]):
+    """Law: epochs of the population times the images it trains on; weights and logits by their size."""
+    study = tiny(populations={"finetune": {"epochs": 3}})
+    sizes = {"train": 90, "retain": 80, "forget": 10, "test": 360, "classes": 10}
+    found = estimate(study, {}, sizes, Step(train_s=1.0, predict_s=0.1, parameters=1000))
+    assert found["original"].seconds == pytest.approx(90 + 37)
+    assert found["finetune"].seconds == pytest.approx(240 + 37)
+    assert found["finetune"].size_bytes == 4000 + 370 * 56
+    assert estimate(study, {}, sizes, None)["finetune"].seconds is None
+
+
+@pytest.mark.shared
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_faces_take_the_time_that_is_planned(tmp_path: Path, shared: Path, capsys):
+    """Law: jobs/studies/faces.yaml on 600 images: after ten runs of each population, the rest takes what `plan` says,
+    within a factor of 1.5."""
+    file = tmp_path / "faces.yaml"
+    shutil.copy(FACES, file)
+    faces = shared / "data" / "fairface64"
+    scale = ["data.limit=600", "training.epochs=2", "execution.workers=1", "outputs.splits=[retain,forget]"]
+    scale += [f"data.train={faces}/train.parquet", f"data.test={faces}/test.parquet"]
+    few = [f"populations.{name}.count=10" for name in ("retrained", "finetune", "ngp")]
+    more = [f"populations.{name}.count=16" for name in ("retrained", "finetune", "ngp")]
+    generate(load_study(file, [*scale, *few]), backend="inline")
+    sets = [word for override in (*scale, *more) for word in ("--set", override)]
+    plan = planned(file, *sets, capsys=capsys)
+    assert sum(one["pending"] for one in plan["populations"]) == 18
+    took = generate(load_study(file, [*scale, *more]), backend="inline").phases["runs"]
+    print(f"planned {plan['seconds']:.1f} s, took {took:.1f} s")
+    assert 1 / 1.5 < took / plan["seconds"] < 1.5
