@@ -19,6 +19,8 @@ from conftest import TINY, merged, payload_bytes
 
 from ray_unlearn.errors import StoreError, StudyError
 from ray_unlearn.generation import generate
+from ray_unlearn.generation.checks import Checks
+from ray_unlearn.generation.estimates import Step, estimate
 from ray_unlearn.generation.job import open_job
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore, open_storage
@@ -28,6 +30,7 @@ from ray_unlearn.store.membership import fingerprint, half_of_train, members_of,
 from ray_unlearn.store.records import Record
 from ray_unlearn.store.verify import verify
 from ray_unlearn.study import Run, Study, parse_study
+from ray_unlearn.study.plan import Shard
 
 HALF = {"method": "train", "on": {"half_of": "train", "balanced": True}}
 SIZES = {"retain": 31, "forget": 8}
@@ -279,6 +282,33 @@ def test_a_population_from_shadows_that_was_left_out_agrees(tiny: MakeStudy):
     assert disagreements(study, store_of(study)) == []
     moved = tiny(populations=others | {"forgetful": forgetful | {"starts_from": "more"}})
     assert disagreements(moved, store_of(study)) == ['population forgetful: starts_from: "shadows" -> "more"']
+
+
+def test_parts_of_a_job_array_have_the_shadows_that_they_need(tiny: MakeStudy):
+    """Law: parts together are all runs; each has the shadow that a run of it starts from, before it and once."""
+    plan = open_job(from_shadows(tiny, 4, 6)).plan
+    parts = [Shard(number, 3).of(plan) for number in (1, 2, 3)]
+    assert {run for part in parts for run in part} == set(plan.runs)
+    for part in parts:
+        assert len(set(part)) == len(part)
+        for place, run in enumerate(part):
+            start = plan.start_of(run)
+            assert start is None or start in part[:place]
+
+
+def test_a_plan_of_shadows_has_no_problem_and_halves_their_images(tiny: MakeStudy):
+    """Law: what `plan` checks and expects: shadows count for half of train, their unlearning for half of retain."""
+    study = from_shadows(tiny)
+    checks = Checks(study)
+    checks.before_torch()
+    checks.with_torch()
+    assert checks.problems == {}
+    assert checks.plan
+    assert set(checks.plan.populations) == {"shadows", "forgetful"}
+    step = Step(train_s=1.0, predict_s=0.0, parameters=1)
+    found = estimate(study, {}, {"train": 90, "retain": 80, "forget": 10}, step)
+    assert (found["shadows"].seconds, found["forgetful"].seconds) == (45.0, 40.0)
+    assert found["forgetful"].relative is None
 
 
 def test_only_makes_the_shadows_that_are_needed(tiny: MakeStudy):

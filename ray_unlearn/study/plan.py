@@ -60,8 +60,8 @@ class Shard(NamedTuple):
         """
         runs = [run for run in plan.runs if run.population != ORIGINAL] or list(plan.runs)
         own = runs[self.number - 1 :: self.parts]
-        starts = {start: None for run in own if (start := plan.start_of(run)) is not None}
-        return [*sorted(starts), *own]
+        starts = {start for run in own if (start := plan.start_of(run)) is not None}
+        return [*sorted(starts), *(run for run in own if run not in starts)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
