@@ -261,7 +261,7 @@ def test_two_runs_have_no_score_but_what_two_can_have(tmp_path: Path):
         "klom_retrained_to_unlearned",
         "rmia_auc",
     }
-    assert found.warnings[0] == "only 2 runs: there is no score below 3 a side"
+    assert found.warnings[0] == "only 2 runs: a score takes 3 runs on each side"
     nulls = pd.read_parquet(tmp_path / "tiny" / "scores.parquet").set_index("measure")["value"]
     assert np.isnan(nulls["score"])
     assert not np.isnan(nulls["test_ratio"])

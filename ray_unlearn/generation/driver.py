@@ -42,6 +42,7 @@ def generate(
     gpus_per_worker: float | None = None,
     only: Sequence[str] = (),
     shard: Shard | None = None,
+    first: int | None = None,
     verbose: bool = False,
 ) -> Summary:
     """Make the missing runs of a study.
@@ -54,6 +55,7 @@ def generate(
         gpus_per_worker: overrides `execution.gpus_per_worker`.
         only: populations to make; their originals are made too.
         shard: the part of the runs to make, where several drivers share the work; default all.
+        first: number of runs of each population to make, the first ones; default all.
         verbose: print each run's output on standard error when the run ends, each line with the run's name.
 
     Raises:
@@ -74,7 +76,7 @@ def generate(
         log = stack.enter_context(event_log(store, announce=True)) if store else None
         with place.starting() if store else nullcontext():
             job = replace(open_job(study, place.decode_all), verbose=verbose)
-        work, tally = admit(job, only, shard), Tally(())
+        work, tally = admit(job, only, shard, first), Tally(())
         recorder = None
         if work.pending:
             if backend == "ray":

@@ -23,7 +23,7 @@ from ray_unlearn.store.arithmetic import mixing
 from ray_unlearn.store.metrics import publish_metrics
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.study_store import StudyStore
-from ray_unlearn.study.plan import Plan, Run, Shard
+from ray_unlearn.study.plan import ORIGINAL, Plan, Run, Shard
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.run.worker import Job
@@ -51,13 +51,14 @@ class Work:
         return {name: sum(each) / len(each) for name, each in times.items() if each}
 
 
-def admit(job: Job, only: Sequence[str], shard: Shard | None = None) -> Work:
+def admit(job: Job, only: Sequence[str], shard: Shard | None = None, first: int | None = None) -> Work:
     """Write the plan into the study's folder; return the runs to make.
 
     Args:
         job: the job with the plan.
         only: populations to make; their originals are made too.
         shard: the part of their runs to make; default all.
+        first: number of runs of each population, from 0 on; default all.
 
     Raises:
         PopulationChanged: the folder holds runs of one of the populations that were made from another definition of it.
@@ -68,6 +69,7 @@ def admit(job: Job, only: Sequence[str], shard: Shard | None = None) -> Work:
     job.store.storage.publish_file(job.store.layout.splits(job.data.splits.digest), job.data.splits_arrow)
     chosen, held = job.plan.only(only), _held(job)
     planned = shard.of(chosen) if shard else chosen.runs
+    planned = [run for run in planned if first is None or run.index < first or run.population == ORIGINAL]
     return Work(
         planned=planned,
         pending=[run for run in planned if run.index not in held[run.population]],

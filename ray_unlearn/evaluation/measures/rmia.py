@@ -12,6 +12,11 @@ Zarifzadeh, Liu, Shokri, "Low-Cost High-Power Membership Inference Attacks" (ICM
     score(x) = share of population images z with  p(x) / pbar(x) > p(z) / pbar(z),
     pbar(x) = ((1 + a) * mean of p(x) over reference models + (1 - a)) / 2,   p = 1 / (1 + exp(-phi))
 
+Read in privacytrustlab/ml_privacy_meter, `modules/mia/attacks/rmia.py` at 0b8cb7a, `run_rmia`: the same pbar, and the
+same strict comparison. On purpose different: pbar is of the mean over all reference models; that program sorts the
+probabilities of models without x and, unless it is given their number, averages the largest half of them. It also tunes
+a on a second model; see below.
+
 Members are the forget images. A random half of the test images is the population z, the others are the non-members x,
 so that no image is compared with itself. Every population of a study meets the same halves.
 
