@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from ray_unlearn.data.images import ImageSet
+from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.data.reading import memory_limit
 from ray_unlearn.errors import MethodError
 from ray_unlearn.models import Template
@@ -49,13 +49,20 @@ class RunsApart:
         self._job, self._device = job, device
         self._sets = {name: sets[name] for name in ("retain", "forget", "validation")} | {"train": train}
         self._probe_BCHW = probe_images(sets)
-        self._sent: set[int] = set()
+        self._sent: set[str] = set()
         """Originals whose weights the server has."""
         self.cpu_s = 0.0
         """CPU seconds of all processes of scripts so far."""
 
-    def made(self, run: Run, rng: Seeds, original: Template, log: RunLog) -> nn.Module:
+    def made(self, run: Run, rng: Seeds, original: Template, log: RunLog, data: RunData | None = None) -> nn.Module:
         """Execute a script for a run; return a fresh net, on the device, with the weights that came of it.
+
+        Args:
+            run: the run.
+            rng: its streams.
+            original: the net that it starts from.
+            log: takes what the script prints.
+            data: the run's images, where it is limited to a part of the study's; None for all.
 
         Raises:
             FailedApart: the script raised an error, or its process ended without a result.
@@ -63,7 +70,7 @@ class RunsApart:
 
         """
         use = self._job.plan.populations[run.population].method
-        net = original.copy()
+        net, start = original.copy(), str(self._job.plan.start_of(run))
         most_bytes = sum(tensor.nbytes for tensor in net.state_dict().values()) * 2 + _MORE_BYTES
         arguments = {
             "method": use.name,
@@ -71,12 +78,12 @@ class RunsApart:
             "planned": use.identity["method"],
             "options": use.options.model_dump(mode="json"),
             "seeds": {"study": rng.study, "population": rng.population, "original": rng.original, "run": rng.run},
-            "original": run.original,
+            "original": start,
         }
         try:
             with fork_server() as server:
-                self._open(server, run.original, original)
-                report, data = result_of(
+                self._open(server, start, original)
+                report, tensors = result_of(
                     server,
                     f"{_CHILD}:make",
                     arguments,
@@ -85,12 +92,13 @@ class RunsApart:
                     limit_s=self._job.plan.study.execution.run_timeout_s,
                     limit_bytes=self._limit_bytes(),
                     ended=self._count,
+                    given=None if data is None else safetensors.numpy.save(_indices(_sets_of(data))),
                 )
         except (EndedApart, ServerLost) as error:
             raise FailedApart(error=str(error)) from error
         if failure := report.get("failure"):
             raise FailedApart.told(failure)
-        return self._taken_back(net, use, report, data)
+        return self._taken_back(net, use, report, tensors)
 
     def _count(self, ended: Ended) -> None:
         self.cpu_s += ended.cpu_s
@@ -116,16 +124,15 @@ class RunsApart:
         given = self._job.plan.study.execution.script_memory_gib
         return given * 2**30 if given is not None else _SHARE * memory_limit()
 
-    def _open(self, server: ForkServer, index: int, original: Template) -> None:
+    def _open(self, server: ForkServer, name: str, original: Template) -> None:
         """Let the server open this job, and an original, unless it has."""
         if server.owner is not self:
-            indices = {name: np.ascontiguousarray(images.indices) for name, images in self._sets.items()}
-            self._do(server, "open_job", self._description(), safetensors.numpy.save(indices))
+            self._do(server, "open_job", self._description(), safetensors.numpy.save(_indices(self._sets)))
             server.owner = self
             self._sent.clear()
-        if index not in self._sent:
-            self._do(server, "add_original", {"index": index}, safetensors.torch.save(tensors_of(original.copy())))
-            self._sent.add(index)
+        if name not in self._sent:
+            self._do(server, "add_original", {"name": name}, safetensors.torch.save(tensors_of(original.copy())))
+            self._sent.add(name)
 
     def _do(self, server: ForkServer, name: str, arguments: Mapping[str, Any], data: bytes) -> None:
         with open_file_of(data) as file:
@@ -144,3 +151,12 @@ class RunsApart:
             "execution": study.execution.model_dump(mode="json"),
             "device": str(self._device),
         }
+
+
+def _sets_of(data: RunData) -> dict[str, ImageSet]:
+    sets = {"train": data.train, "retain": data.retain, "forget": data.forget}
+    return sets | ({"validation": data.validation} if data.validation is not None else {})
+
+
+def _indices(sets: Mapping[str, ImageSet]) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(images.indices) for name, images in sets.items()}

@@ -56,7 +56,7 @@ class _Opened:
     probe_BCHW: torch.Tensor
     """Images of the probe, scaled, on the CPU."""
     template: Template
-    originals: dict[int, Template] = field(default_factory=dict)
+    originals: dict[str, Template] = field(default_factory=dict)
 
 
 _opened: list[_Opened] = []
@@ -101,11 +101,11 @@ def open_job(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
 
 
 def add_original(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
-    """Keep the weights of an original, `index`, from safetensors."""
+    """Keep the weights of a run that others start from, `name`, from safetensors."""
     opened = _opened[0]
     net = opened.template.copy()
     net.load_state_dict(safetensors.torch.load(read_all(files[0], _MOST_BYTES)))
-    opened.originals[arguments["index"]] = Template(net)
+    opened.originals[arguments["name"]] = Template(net)
 
 
 def make(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
@@ -113,12 +113,12 @@ def make(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
 
     Args:
         arguments: `method`, `source`, `planned`, `options`, `seeds`, `original`.
-        files: the file for the result.
+        files: the file for the result, and one with the index sets, where the run has others than the study.
 
     """
     process = os.getpid()
     try:
-        net = _made(arguments)
+        net = _made(arguments, _sets_in(files[1], _opened[0]) if len(files) > 1 else _opened[0].sets)
         report, tensors = _report(net, _opened[0])
     except BaseException as error:  # KeyboardInterrupt and GeneratorExit of the script's are failures of the run, too
         report, tensors = {"failure": failed_as(error)}, b""
@@ -127,7 +127,16 @@ def make(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
     write_result(files[0], report, tensors)
 
 
-def _made(arguments: Mapping[str, Any]) -> nn.Module:
+def _sets_in(file: int, opened: _Opened) -> dict[str, ImageSet]:
+    """Return the sets of a run that is limited to a part of the images."""
+    train = opened.sets["train"]
+    found = {"validation": ImageSet(train.pixels, train.indices[:0], train.scaling)}
+    for name, positions in safetensors.numpy.load(read_all(file, _MOST_BYTES)).items():
+        found[name] = ImageSet(train.pixels, np.array(positions), train.scaling)
+    return found
+
+
+def _made(arguments: Mapping[str, Any], sets: Mapping[str, ImageSet]) -> nn.Module:
     opened, device = _opened[0], torch.device(_opened[0].device)
     show_warnings_briefly()
     configure(device, opened.execution)
@@ -135,12 +144,11 @@ def _made(arguments: Mapping[str, Any]) -> nn.Module:
     net = opened.originals[arguments["original"]].copy().to(device)
     rng = Seeds(**arguments["seeds"])
     with rng.global_state("method"):
-        method.run(net, _data(opened, device), method.options.model_validate(arguments["options"]), rng)
+        method.run(net, _data(opened, sets, device), method.options.model_validate(arguments["options"]), rng)
     return net
 
 
-def _data(opened: _Opened, device: torch.device) -> RunData:
-    sets = opened.sets
+def _data(opened: _Opened, sets: Mapping[str, ImageSet], device: torch.device) -> RunData:
     return RunData(
         train=sets["train"],
         retain=sets["retain"],

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -44,9 +45,10 @@ from ray_unlearn.run.taken_back import compare, load
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord
 from ray_unlearn.store.arithmetic import arithmetic_of
+from ray_unlearn.store.membership import Members, fingerprint, half_of_train
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import check_shared
-from ray_unlearn.study.plan import Run
+from ray_unlearn.study.plan import ORIGINAL, Run
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 from ray_unlearn.usercode.fork_server import start as start_fork_server
 from ray_unlearn.usercode.memory import keep_freed_memory, resident_bytes
@@ -79,7 +81,7 @@ class Worker:
         self._job = job
         self._device = torch.device(device)
         self._originals: dict[Run, tuple[str, Template]] = {}
-        """Originals read so far: sha256 and model."""
+        """Originals read so far, and the last shadow: sha256 and model."""
         threads = job.plan.study.execution.cpus_per_worker
         self._publisher: Publisher[Outcome] = Publisher(functools.partial(torch.set_num_threads, threads))
         self._poisoned = False
@@ -174,8 +176,20 @@ class Worker:
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
         rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
-        writer = RunWriter(run=run, population=population, study=study, sets=self._outputs, all_sets=self._sets)
-        model = self._trained_apart(run, rng, log) if population.method.source else self._trained(run, rng, writer)
+        half = self._half(run)
+        writer = RunWriter(
+            run=run,
+            population=population,
+            study=study,
+            sets=self._outputs,
+            all_sets=self._sets,
+            membership=fingerprint(half) if half else "",
+        )
+        data = self._run_data(writer, half)
+        if population.method.source:
+            model = self._trained_apart(run, rng, log, data if half else None)
+        else:
+            model = self._trained(run, rng, data)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
         _check_weights(model)
         trained, trained_cpu = time.monotonic(), self._cpu_s()
@@ -194,25 +208,25 @@ class Worker:
             threads=torch.get_num_threads(),
         )
 
-    def _trained(self, run: Run, rng: Seeds, writer: RunWriter) -> nn.Module:
+    def _trained(self, run: Run, rng: Seeds, data: RunData) -> nn.Module:
         """Return the model that one of the package's methods, or of an installed distribution's, trained here."""
         use = self._job.plan.populations[run.population].method
         model = self._starting_model(run, rng)
         model = model if self._device.type == "cpu" else model.to(self._device)
         with rng.global_state("method"):  # dropout draws from the global generators
-            method_of(use).run(model, self._run_data(writer), use.options, rng)
+            method_of(use).run(model, data, use.options, rng)
         if ":" in self._job.plan.study.model.arch:
             self._check_told(model)
         return model
 
-    def _trained_apart(self, run: Run, rng: Seeds, log: RunLog) -> nn.Module:
-        """Return the model that a script trained, in a process of its own."""
+    def _trained_apart(self, run: Run, rng: Seeds, log: RunLog, data: RunData | None) -> nn.Module:
+        """Return the model that a script trained, in a process of its own; on all images where `data` is None."""
         start = self._job.plan.start_of(run)
         if start is None:  # `methods.script` says that scripts start from an original
             raise MethodError(f"run {run}: a script needs an original to start from")
         if self._apart is None:
             self._apart = RunsApart(self._job, self._device, self._sets, self._train)
-        return self._apart.made(run, rng, self._original(start)[1], log)
+        return self._apart.made(run, rng, self._original(start)[1], log, data)
 
     def _check_told(self, model: nn.Module) -> None:
         """Check that a factory's net holds all that its outputs depend on in the state that is published.
@@ -261,10 +275,20 @@ class Worker:
         start = self._job.plan.start_of(run)
         return self._originals[start][0] if start else ""
 
-    def _run_data(self, writer: RunWriter) -> RunData:
-        sets = self._sets
+    def _half(self, run: Run) -> Members | None:
+        """Return the half of the train split that the run is limited to; None for all of it."""
+        plan, sizes = self._job.plan, self._job.data.splits.sizes()
+        owner = plan.half_of(run)
+        return half_of_train(plan.study.seed, owner.population, owner.index, sizes) if owner else None
+
+    def _run_data(self, writer: RunWriter, half: Members | None) -> RunData:
+        sets, train = self._sets, self._train
+        if half:
+            sets = sets | {name: sets[name].subset(np.flatnonzero(mine_N)) for name, mine_N in half.items()}
+            indices = np.concatenate([sets[name].indices for name in half])
+            train = ImageSet(train.pixels, np.sort(indices), train.scaling)
         return RunData(
-            train=self._train,
+            train=train,
             retain=sets["retain"],
             forget=sets["forget"],
             validation=sets["validation"] if len(sets["validation"]) else None,
@@ -288,6 +312,8 @@ class Worker:
     def _original(self, start: Run) -> tuple[str, Template]:
         """Return an original's sha256 and net, read once."""
         if start not in self._originals:
+            if start.population != ORIGINAL:  # a shadow starts one run of a population: hundreds would fill memory
+                self._originals = {one: kept for one, kept in self._originals.items() if one.population == ORIGINAL}
             data = self._job.store.payload(start, CHECKPOINT)
             model = self._template.copy()
             weights = models.parse_weights(data, CHECKPOINT)

@@ -11,6 +11,7 @@ Does not cover: what the report says; checks of the tensors (`run.taken_back`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from typing import Any
 from ray_unlearn.usercode.fork_server import Ended, ForkServer, ServerLost
 from ray_unlearn.usercode.processes import how_it_ended
 from ray_unlearn.usercode.serving import NO_RESULT
-from ray_unlearn.usercode.wire import open_nameless, read_result
+from ray_unlearn.usercode.wire import open_file_of, open_nameless, read_result
 
 _GIB = 2**30
 
@@ -38,6 +39,7 @@ def result_of(
     limit_s: float | None = None,
     limit_bytes: float | None = None,
     ended: Callable[[Ended], object] = lambda ended: None,
+    given: bytes | None = None,
 ) -> tuple[dict[str, Any], bytes]:
     """Return the report of a call, and its tensors.
 
@@ -50,6 +52,7 @@ def result_of(
         limit_s: seconds after which the process is ended.
         limit_bytes: memory above which it is ended.
         ended: called with how it ended.
+        given: bytes of a second file, for the call; None for no such file.
 
     Raises:
         EndedApart: it ended without a result.
@@ -57,7 +60,9 @@ def result_of(
     """
     result = open_nameless()
     try:
-        end = server.fork(call, arguments, [result], log=log, limit_s=limit_s, limit_bytes=limit_bytes)
+        with contextlib.nullcontext() if given is None else open_file_of(given) as more:
+            files = [result] if more is None else [result, more]
+            end = server.fork(call, arguments, files, log=log, limit_s=limit_s, limit_bytes=limit_bytes)
         ended(end)
         if reason := _without_result(end, os.fstat(result).st_size, limit_s, limit_bytes):
             raise EndedApart(reason)

@@ -91,7 +91,7 @@ class Both:
         net = worker._starting_model(run, rng)
         writer = RunWriter(run=run, population=population, study=worker._job.plan.study, sets={}, all_sets={})
         with rng.global_state("method"):
-            method_of(population.method).run(net, worker._run_data(writer), population.method.options, rng)
+            method_of(population.method).run(net, worker._run_data(writer, None), population.method.options, rng)
         return net
 
     def apart(self, index: int) -> nn.Module:
