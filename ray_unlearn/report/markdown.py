@@ -15,8 +15,9 @@ from ray_unlearn.report.accuracy_tables import change_table, part_tables
 from ray_unlearn.report.evidence_tables import evidence_table, images_table
 from ray_unlearn.report.ranking import mode_words, warnings_of
 from ray_unlearn.report.score_tables import cost_table, left_out, measure_tables, ranking_table
+from ray_unlearn.report.shadow_tables import shadow_tables
 from ray_unlearn.report.table import Cell, Column, Table
-from ray_unlearn.report.verdict import caveat, verdict
+from ray_unlearn.report.verdict import caveat, plain, verdict
 
 # An underscore inside a word and brackets that open no link mean themselves already: names and intervals stay readable.
 _SPECIAL = re.compile(r"([\\`*<>|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\](?=[(\[:]))")
@@ -26,13 +27,14 @@ def markdown_page(scores: Scores, study: Mapping[str, object]) -> str:
     """Return the ranking and the main tables as GitHub's Markdown; a user's text is escaped."""
     change = change_table(scores)
     sure = [one for one in (evidence_table(scores), images_table(scores)) if one]
-    measured = [ranking_table(scores), *sure, *measure_tables(scores)]
+    measured = [ranking_table(scores), *sure, *measure_tables(scores), *shadow_tables(scores)]
     accuracies = [*([change] if change else []), *part_tables(scores, "class"), *part_tables(scores, "group")]
     warnings = "\n".join(f"- Warning: {escaped(line)}" for line in warnings_of(scores))
     versions = ", ".join(f"{name} {version}" for name, version in scores.versions.items())
     parts = [
         f"# {escaped(str(study.get('name', scores.study)))}",
         f"Mode **{scores.mode}**: {mode_words(scores)}. Reference: {escaped(scores.reference)}.",
+        f"**{escaped(plain(scores))}**",
         escaped(verdict(scores)),
         escaped(caveat(scores)),
         *([warnings] if warnings else []),

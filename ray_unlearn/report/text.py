@@ -23,6 +23,7 @@ from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import PopulationScores, Scores
 from ray_unlearn.report.ranking import SPLITS, estimate, mode_words, null_of, ranked, warnings_of, why_no_null
 from ray_unlearn.report.score_tables import HEADLINE, estimate_cell, ranking_lines_table
+from ray_unlearn.report.shadow_tables import shadow_lines
 from ray_unlearn.report.table import Cell, Table
 from ray_unlearn.report.verdict import test_line
 from ray_unlearn.store.metrics import PopulationStatus
@@ -76,8 +77,9 @@ def score_lines(scores: Scores) -> list[str]:
         f"{scores.study}: {scores.mode} mode, {mode_words(scores)}",
         *table_lines(table),
         table.explained,
-        *_null_lines(scores),
+        *null_lines(scores),
         *([tested] if (tested := test_line(scores)) else []),
+        *shadow_lines(scores),
         *_audit_lines(ranked(scores)),
         *_missing_lines(ranked(scores)),
         *(f"warning: {warning}" for warning in warnings_of(scores)),
@@ -136,7 +138,8 @@ def _audit_lines(found: Sequence[PopulationScores]) -> list[str]:
     return [f"epsilon of single runs, at least (median; forget against {first.control} images): {each}"]
 
 
-def _null_lines(scores: Scores) -> list[str]:
+def null_lines(scores: Scores) -> list[str]:
+    """Return where the null is, or why there is none."""
     null = null_of(scores, "forgetting_quality")
     if null is None:
         return [f"no null, which is how close retraining comes to itself: {why_no_null(scores)}"]
