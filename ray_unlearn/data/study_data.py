@@ -80,6 +80,10 @@ class StudyData:
         shards = [shard for source in self.sources for shard in source.map(cache)]
         return Pixels(shards, device, budget_bytes, self.shuffle)
 
+    def paths(self, cache: Path | None = None) -> list[Path]:
+        """Return the local paths of all shards, in the order of the index."""
+        return [path for source in self.sources for path in source.paths(cache)]
+
 
 def open_sources(data: Data) -> dict[str, OpenSource]:
     """Open the sources that have a path, so that a wrong one is refused at once; others are opened when prepared.

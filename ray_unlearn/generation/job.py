@@ -27,7 +27,7 @@ from ray_unlearn.study.plan import ORIGINAL, Ingredients, Plan, make_plan
 from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
 _JOB_FOLDER = "working_dir_files"
 
@@ -50,7 +50,7 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     from ray_unlearn import models
     from ray_unlearn.generation.trial import check_model
     from ray_unlearn.methods.resolve import resolve
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
     methods = {name: resolve(study, name) for name in study.populations}
     model_identity = models.identity(study.model)

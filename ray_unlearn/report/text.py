@@ -218,6 +218,10 @@ def method_list(methods: Sequence[Method]) -> list[str]:
     """Return a line per method, and how to learn more."""
     width = max(len(method.name) for method in methods)
     lines = [f"{method.name:<{width}}  {method.summary}" for method in methods]
+    lines.append(
+        "path/to/script.py:function  a function of the competition's form; each run has a process of its own, with an "
+        "empty working folder"
+    )
     return [*lines, "", "`ray-unlearn methods NAME`: source, cost, presets and options; --json: all of every method"]
 
 

@@ -287,7 +287,10 @@ class Execution(Block):
         "Results with and without agree to rounding, and each repeats bit for bit where deterministic.",
     )
     run_timeout_s: Float | None = Field(
-        None, gt=0, description="Seconds after which a run is ended with its worker; Ray only. Default: no limit."
+        None, gt=0, description="Seconds after which a script's process, on Ray any run, is ended. Default: no limit."
+    )
+    script_memory_gib: Float | None = Field(
+        None, gt=0, description="GiB that the processes of a script's run may hold (Linux). Default: 0.9 of the memory."
     )
     track: tuple[Annotated[str, Field(pattern=r"^(tensorboard|mlflow|wandb|trackio)(=.+)?$")], ...] = Field(
         (),
