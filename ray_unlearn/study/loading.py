@@ -34,7 +34,7 @@ from ray_unlearn.study.yaml12 import parse_yaml
 
 _EMBEDDED = ("digits", "cifar10", "given")
 # What pydantic adds to a key's path: the member of a union that failed, and `[key]` where the key itself is wrong.
-_NOT_KEYS = re.compile(r"(constrained-)?(int|float|str)|Source|Normalize|\[key\]|(function-|literal|tuple)\S*\[.*")
+_NOT_KEYS = re.compile(r"(constrained-)?(int|float|str)|Source|Normalize|UpTo|\[key\]|(function-|literal|tuple)\S*\[.*")
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
