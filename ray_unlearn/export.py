@@ -1,9 +1,11 @@
-"""A population in the competition's format: exactly N `unlearned_checkpoint_{i}.pth` in one zip.
+"""Checkpoints for other programs: a population as the competition's zip, or one model as a file.
 
     export_competition(store, "finetune", count=512, file=Path("submission.zip"))
+    export_model(store, Run(population="finetune", index=0), Path("model.pth"))        # or model.safetensors
 
-The only module that writes a pickle, because the competition's evaluator reads nothing else: each file is
-`torch.save` of a state dict in fp32, and loads with `torch.load(..., weights_only=True)`.
+The zip holds exactly N `unlearned_checkpoint_{i}.pth`. The only module that writes a pickle, because the competition's
+evaluator and much serving code read nothing else: a `.pth` is `torch.save` of a state dict in fp32, and loads with
+`torch.load(..., weights_only=True)`. A `.safetensors` file has the bytes that the run published.
 
 Does not cover: scoring (`ray_unlearn.evaluation`).
 """
@@ -14,6 +16,8 @@ import io
 import os
 import uuid
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,10 +25,11 @@ import torch
 from ray_unlearn.errors import StoreError
 from ray_unlearn.models import parse_weights
 from ray_unlearn.store import StudyStore
-from ray_unlearn.store.records import CHECKPOINT
+from ray_unlearn.store.records import CHECKPOINT, Payload, payload_of
 from ray_unlearn.store.starts import check_starts
 from ray_unlearn.study.plan import ORIGINAL, Run
 
+_PTH = ".pth"
 _SAME_TIME = (1980, 1, 1, 0, 0, 0)  # the zip's own zero: the same checkpoints give the same file
 
 
@@ -47,19 +52,42 @@ def export_competition(store: StudyStore, population: str, count: int, file: Pat
             f"population {population}: {len(missing)} of {count} checkpoints are missing (runs {shown}); "
             "run `ray-unlearn generate` first: the competition expects exactly N"
         )
+    with _replacing(file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for index in range(count):
+            data = store.payload(Run(population=population, index=index), CHECKPOINT)
+            archive.writestr(zipfile.ZipInfo(f"unlearned_checkpoint_{index}.pth", _SAME_TIME), _as_pth(data))
+    return file.stat().st_size
+
+
+def export_model(store: StudyStore, run: Run, file: Path) -> Payload:
+    """Write one run's checkpoint, whole or not at all, in the format of the file's ending; return its size and hash.
+
+    Raises:
+        StoreError: the checkpoint is missing or damaged, the run started from another original than the store holds, or
+            the file cannot be written.
+
+    """
+    record = store.made(run.population).get(run.index)
+    if record is not None:
+        check_starts(store, run.population, {run.index: record}, store.made(ORIGINAL))
+    data = store.payload(run, CHECKPOINT, record)
+    content = _as_pth(data) if file.suffix.lower() == _PTH else data
+    with _replacing(file) as temporary:
+        temporary.write_bytes(content)
+    return payload_of(content)
+
+
+@contextmanager
+def _replacing(file: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `file`, which replaces it once the block is done."""
     temporary = file.with_name(f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{file.name}")
     try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            for index in range(count):
-                run = Run(population=population, index=index)
-                data = store.payload(run, CHECKPOINT)
-                archive.writestr(zipfile.ZipInfo(f"unlearned_checkpoint_{index}.pth", _SAME_TIME), _as_pth(data))
+        yield temporary
         temporary.replace(file)
     except OSError as error:
         raise StoreError(f"{file}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return file.stat().st_size
 
 
 def _as_pth(data: bytes) -> bytes:

@@ -143,3 +143,37 @@ def test_quickstart_ends_with_scores_and_the_page(tmp_path: Path, monkeypatch: p
     assert "retrained against itself" in said
     report = next(line.split()[-1] for line in said.splitlines() if line.startswith("report "))
     assert Path(report).read_text().startswith("<!doctype html>")
+    assert quickstart.WHY in said
+    (tmp_path / "q/study.yaml").write_text(yaml.safe_dump(small) + "# mine\n")
+    assert main(["quickstart", str(tmp_path / "q"), "--backend", "inline"]) == 0
+    assert quickstart.WHY not in capsys.readouterr().out
+
+
+def test_a_report_s_ending_shows_its_format_and_is_refused_where_it_does_not_fit(
+    study: str, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """Law: no HTML under a name that ends in .pdf; .tex, .csv and .md choose the format; a refusal writes nothing."""
+    assert main(["evaluate", study, "--jobs", "1"]) == 0
+    for name, more, complaint in [
+        ("a.pdf", [], "a.pdf: the report's format is html; expected a name that ends in .html or .htm; found .pdf"),
+        (
+            "a.html",
+            ["--format", "latex"],
+            "the report's format is latex; expected a name that ends in .tex; found .html",
+        ),
+        (
+            "a.html",
+            ["--columns", "N"],
+            "columns are of a table; expected the format latex, markdown or csv; found html",
+        ),
+    ]:
+        assert main(["report", study, "--output", str(tmp_path / name), *more]) == 2
+        assert complaint in capsys.readouterr().err
+        assert not (tmp_path / name).exists()
+    assert (
+        main(["report", study, "--output", str(tmp_path / "a.tex"), "--columns", "population,N", "--columns", "p"]) == 0
+    )
+    assert r"shifted & 4 & " in (tmp_path / "a.tex").read_text()
+    assert main(["report", study, "--format", "csv", "--figures", str(tmp_path / "figures")]) == 0
+    assert (tmp_path / "store/tiny/report.csv").read_text().startswith("population,N,score,score_low,")
+    assert (tmp_path / "figures/closeness.pdf").exists()

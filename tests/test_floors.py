@@ -43,7 +43,8 @@ FLOORS = [
     ["submit"],
     ["cluster"],
     ["generation"],
-    ["export", "quickstart"],
+    ["export", "quickstart", "notebook"],
+    ["deletion"],
     ["cli"],
     ["__main__"],
 ]

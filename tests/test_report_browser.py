@@ -32,6 +32,14 @@ LIGHT, DARK = 1, 0
 """Blink's numbers for `prefers-color-scheme`."""
 
 PROBE = """
+const folded = document.documentElement.scrollHeight;
+const closed = document.querySelectorAll("details.fold:not([open])").length;
+for (const one of document.querySelectorAll("details.fold")) one.open = true;
+const dots = [...document.querySelectorAll(".dot")].filter((row) => row.children.length === 3).map((row) => {
+  const [who, bar, value] = row.children;
+  const box = (one) => one.getBoundingClientRect();
+  return box(who).right <= box(bar).left + 1 && box(bar).right <= box(value).left + 1 && box(value).right <= innerWidth;
+});
 const shown = [...document.querySelectorAll("svg.picture")].filter((svg) => svg.getClientRects().length);
 const cut = shown.flatMap((svg) => {
   const edge = svg.closest("figure").getBoundingClientRect();
@@ -71,7 +79,8 @@ const found = {
   scroll: document.documentElement.scrollWidth,
   frames: frames.filter((one) => one.scrollWidth > one.clientWidth).length,
   shadows: [...new Set(frames.map((one) => getComputedStyle(one).backgroundAttachment))],
-  cut, broken, clipped,
+  cut, broken, clipped, folded, closed,
+  apart: dots.length > 0 && dots.every((one) => one),
   paper: style.backgroundColor,
   ink: style.color,
   label: getComputedStyle(label).fill,
@@ -143,6 +152,8 @@ def test_the_page_fits_and_sorts(probed: Callable[..., Any], page: str, width: i
     assert found["loaded"] == 0
     assert found["labelFont"]
     assert found["frames"] == 0 if width == 1280 else found["frames"] >= 7
+    assert found["apart"]
+    assert found["closed"] == (0 if width == 1280 else 5)
     dark = scheme == DARK
     assert (brightness(found["paper"]) < 60) == dark
     assert (brightness(found["ink"]) > 180) == dark
@@ -156,6 +167,13 @@ def test_the_page_fits_and_sorts(probed: Callable[..., Any], page: str, width: i
     assert sorts["missingAgain"][0] == ["0.588", "0.629", MISSING, MISSING]
 
 
+def test_a_phone_page_of_twelve_methods_is_under_six_screens(probed: Callable[..., Any]) -> None:
+    """Verdict, picture and ranking are there at once; the sections below are folded until they are asked for."""
+    twelve = make_scores({f"method-{number}": (f"method-{number}", 0.01 + 0.015 * number) for number in range(12)})
+    found, _ = probed(html_page(twelve, STUDY), 390, LIGHT)
+    assert found["folded"] < 6 * 844
+
+
 def brightness(colour: str) -> float:
     """Return 0..255 of an `rgb(...)`."""
     return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3
@@ -165,6 +183,7 @@ def test_the_probe_can_fail(probed: Callable[..., Any], page: str) -> None:
     """A page that is too wide, cuts a label, breaks a word, loads and complains is found out."""
     spoilt = page.replace("</main>", '<div style="width:3000px">wide</div><img src="https://example.org/x.png" alt="">')
     spoilt = spoilt.replace("overflow-wrap: normal", "overflow-wrap: anywhere").replace("calc(100vw - 2rem)", "auto")
+    spoilt = spoilt.replace("<caption>Accuracy before", "<caption>" + 6 * "Accuracy before ")
     spoilt = spoilt.replace("KLOM (retrained", "KLOM(retrained" * 3)
     spoilt = spoilt.replace('class="picture"', 'class="picture" style="margin-left:-60px"', 1)
     found, console = probed(spoilt, 400, LIGHT)

@@ -11,7 +11,11 @@ from collections.abc import Sequence
 
 EXAMPLES: dict[str, Sequence[str]] = {
     "quickstart": ["ray-unlearn quickstart", "ray-unlearn quickstart /tmp/digits --backend inline"],
-    "init": ["ray-unlearn init study.yaml", "ray-unlearn init --schema"],
+    "init": [
+        "ray-unlearn init study.yaml",
+        "ray-unlearn init request.yaml --template deletion",
+        "ray-unlearn init --schema",
+    ],
     "examples": ["ray-unlearn examples", "ray-unlearn examples studies/faces.yaml faces.yaml"],
     "methods": ["ray-unlearn methods", "ray-unlearn methods scrub"],
     "plan": ["ray-unlearn plan study.yaml", "ray-unlearn plan study.yaml --workers 8 --set training.epochs=30"],
@@ -25,8 +29,18 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "verify": ["ray-unlearn verify study.yaml", "ray-unlearn verify study.yaml --repair"],
     "logs": ["ray-unlearn logs study.yaml finetune/7"],
     "evaluate": ["ray-unlearn evaluate study.yaml", "ray-unlearn evaluate study.yaml --mode exact --jobs 8"],
-    "report": ["ray-unlearn report study.yaml", "ray-unlearn report study.yaml --format markdown --output scores.md"],
-    "export": ["ray-unlearn export study.yaml submission.zip --population finetune"],
+    "report": [
+        "ray-unlearn report study.yaml",
+        "ray-unlearn report study.yaml --output table.tex --columns population,N,score --figures figures",
+    ],
+    "export": [
+        "ray-unlearn export study.yaml submission.zip --population finetune",
+        "ray-unlearn export study.yaml model.pth --population finetune --run 0",
+    ],
+    "forget": [
+        "ray-unlearn forget --model model.pth --arch resnet18 --data photos --ids delete.csv --budget 30m -o out",
+        "ray-unlearn forget out/study.yaml --budget 2h",
+    ],
     "submit": [
         "ray-unlearn submit study.yaml --wait --set storage=s3://bucket/studies",
         "ray-unlearn submit study.yaml --address http://127.0.0.1:8265 --stage evaluate --dry-run",

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_unlearn.cli.options import Address, AsJson, Every, Overrides, StudyFile, names_in, store_of, typed
+from ray_unlearn.cli.options import (
+    Address,
+    AsJson,
+    Every,
+    Overrides,
+    StudyFile,
+    check_ending,
+    names_in,
+    store_of,
+    typed,
+)
 from ray_unlearn.errors import StoreError, StoreReadOnly, StudyError
 from ray_unlearn.terminal import print_error, print_line
 from ray_unlearn.wording import listed
@@ -41,6 +51,8 @@ class ReportFormat(StrEnum):
 
     html = "html"
     markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
 
 
 def evaluate(
@@ -146,29 +158,63 @@ def execution(jobs: int | None, address: str | None) -> Execute:
 def report(
     study: StudyFile,
     form: Annotated[
-        ReportFormat, typer.Option("--format", help="html: a page; markdown: tables for a README.")
-    ] = ReportFormat.html,
+        ReportFormat | None,
+        typer.Option(
+            "--format",
+            help="html: a page; markdown: tables for a README; latex, csv: one table. Default: by the ending of "
+            "--output, else html.",
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str],
+        typer.Option(
+            "--columns",
+            metavar="A,B",
+            help="Columns of one table with one value per cell (latex, markdown, csv): population, method, N, p, cost, "
+            "seconds, SPLIT_accuracy, a measure of scores.parquet, or MEASURE@null for its value at the null's N.",
+        ),
+    ] = [],  # noqa: B006
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Output file. Default: report.html or report.md in the store.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Output file. Default: report.html, .md, .tex or .csv in the store."),
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Save the page's pictures in DIR, too, as PDF and SVG.")
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Write the last evaluation as one page.
+    """Write the last evaluation as a page, or as a table for a paper.
 
     The page opens without a network.
     """
-    from ray_unlearn.report.publish import publish, render
+    from ray_unlearn.report.publish import draw, publish, render
     from ray_unlearn.study import load_study
 
+    chosen = _form_of(output, form)
     store = store_of(load_study(study, overrides))
     if output is None:
         try:
-            print_line(f"wrote {publish(store, form.value)}")
+            print_line(f"wrote {publish(store, chosen.value, names_in(columns))}")
         except StoreReadOnly as error:
             raise StoreReadOnly(f"{error}; --output FILE writes the report elsewhere") from error
-        return
-    try:
-        output.write_text(render(store, form.value), encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{output}: cannot be written: {error.strerror or error}") from error
-    print_line(f"wrote {output}")
+    else:
+        try:
+            output.write_text(render(store, chosen.value, names_in(columns)), encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"{output}: cannot be written: {error.strerror or error}") from error
+        print_line(f"wrote {output}")
+    if figures is not None:
+        print_line(f"wrote {len(draw(store, figures))} files in {figures}")
+
+
+def _form_of(output: Path | None, form: ReportFormat | None) -> ReportFormat:
+    """Return the format that is asked for, or that a file's ending shows; refuse an ending of another format."""
+    from ray_unlearn.report.publish import ENDINGS
+
+    ending = output.suffix.lower() if output is not None else ""
+    if form is None:
+        by_ending = (one for one in ReportFormat if ending in ENDINGS[one.value])
+        form = next(by_ending, ReportFormat.html)
+    if output is not None and ending:  # a name without an ending, such as /dev/stdout, holds any format
+        check_ending(output, ENDINGS[form.value], f"the report's format is {form.value}")
+    return form

@@ -25,6 +25,7 @@ from ray_unlearn.cli.options import (
     StudyFile,
     Where,
     Workers,
+    check_ending,
     named,
     names_in,
     shard_in,
@@ -39,6 +40,10 @@ class ExportFormat(StrEnum):
     """File format of an export."""
 
     competition = "competition"
+    model = "model"
+
+
+MODEL_ENDINGS = (".pth", ".safetensors")
 
 
 def prepare(study: StudyFile, backend: Where = Backend.ray, address: Address = None, overrides: Overrides = []) -> None:  # noqa: B006
@@ -210,26 +215,58 @@ def verify(
 
 def export(
     study: StudyFile,
-    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="Output file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Output file: .zip, or .pth or .safetensors for one model.")
+    ],
     population: Annotated[str, typer.Option(help="The population to export.")],
-    form: Annotated[ExportFormat, typer.Option("--format", help="Format of the export.")] = ExportFormat.competition,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.zip where it exists.")] = False,
+    run: Annotated[
+        int | None, typer.Option(min=0, help="The run whose model is written to a .pth or .safetensors file.")
+    ] = None,
+    form: Annotated[
+        ExportFormat | None, typer.Option("--format", help="Format of the export. Default: by the ending of FILE.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE where it exists.")] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Export a population in the competition's format.
+    """Export a population as the competition's zip, or one model.
 
-    The zip holds one file unlearned_checkpoint_{i}.pth per planned run; a missing checkpoint is an error. The exit code
-    is 2 if FILE.zip exists and --overwrite is not given.
+    The competition's zip holds one file unlearned_checkpoint_{i}.pth per planned run; a missing checkpoint is an error.
+    With --run, FILE.pth is a state dict in fp32, and FILE.safetensors has the bytes of the run's checkpoint. The exit
+    code is 2 if FILE exists and --overwrite is not given.
     """
-    from ray_unlearn.export import export_competition
     from ray_unlearn.study import load_study
 
+    one_model = _is_one_model(file, run, form)
     if file.exists() and not overwrite:
         raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
     loaded = load_study(study, overrides)
     if population not in loaded.populations:
         hint = did_you_mean(population, loaded.populations)
         raise StudyError(f"--population {population}: not a population of the study{hint}")
+    from ray_unlearn.export import export_competition, export_model
+
+    if one_model:
+        from ray_unlearn.study.plan import Run
+
+        made = Run(population=population, index=run or 0)
+        payload = export_model(store_of(loaded), made, file)
+        print_line(f"wrote the model of run {made} ({payload.size_bytes:,} bytes, sha256 {payload.sha256}) to {file}")
+        return
     count = loaded.populations[population].planned
     size = export_competition(store_of(loaded), population, count, file)
-    print_line(f"wrote {count} checkpoints ({size:,} bytes, {form.value} format) to {file}")
+    print_line(f"wrote {count} checkpoints ({size:,} bytes, {ExportFormat.competition.value} format) to {file}")
+
+
+def _is_one_model(file: Path, run: int | None, form: ExportFormat | None) -> bool:
+    """Return whether one model is asked for; refuse an ending that does not fit the format."""
+    ending = file.suffix.lower()
+    form = form or (ExportFormat.competition if run is None and ending not in MODEL_ENDINGS else ExportFormat.model)
+    if form is ExportFormat.competition:
+        check_ending(file, (".zip",), "the competition's format is a zip")
+        if run is not None:
+            raise StudyError("export: --run is for one model, in a .pth or .safetensors file; the zip holds all runs")
+        return False
+    check_ending(file, MODEL_ENDINGS, "one model")
+    if run is None:
+        raise StudyError(f"export: {file} holds one model; --run INDEX names the run, such as --run 0")
+    return True

@@ -130,3 +130,20 @@ def store_of(study: Study) -> StudyStore:
     from ray_unlearn.store import StudyStore, open_storage
 
     return StudyStore(open_storage(study.storage), study.name)
+
+
+def check_ending(file: Path, endings: Sequence[str], what: str) -> None:
+    """Check that a file's name ends as its content asks for.
+
+    Args:
+        file: the file to be written.
+        endings: the endings that fit, in lower case.
+        what: the content, for the message.
+
+    Raises:
+        StudyError: the name has another ending, or none.
+
+    """
+    if file.suffix.lower() not in endings:
+        found = f"found {file.suffix}" if file.suffix else "it has no ending"
+        raise StudyError(f"{file}: {what}; expected a name that ends in {' or '.join(endings)}; {found}")

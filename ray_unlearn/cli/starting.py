@@ -8,6 +8,7 @@ Does not cover: the work itself, which is done in the rooms that they call.
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,16 +19,24 @@ from ray_unlearn.errors import StudyError, did_you_mean
 from ray_unlearn.terminal import print_line
 
 
+class StudyTemplate(StrEnum):
+    """Studies that `init` writes."""
+
+    study = "study"
+    deletion = "deletion"
+
+
 def quickstart(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder.")] = Path("ray-unlearn-quickstart"),
     backend: Where = Backend.ray,
 ) -> None:
     """Run a complete study on scikit-learn's digits, in DIR.
 
-    It trains an original, makes 16 unlearned and 16 retrained checkpoints, scores them, and writes the report.
+    It trains an original, makes 16 retrained checkpoints and 16 of each of two unlearning methods, scores them, and
+    writes the report.
     """
     from ray_unlearn.evaluation.evaluate import evaluate
-    from ray_unlearn.quickstart import quickstart
+    from ray_unlearn.quickstart import quickstart, why
     from ray_unlearn.report.publish import publish
     from ray_unlearn.report.text import accuracy_lines, score_lines
     from ray_unlearn.store.metrics import accuracy_table
@@ -44,7 +53,7 @@ def quickstart(
         print_line(line)
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)
-    for line in ["", *score_lines(evaluate(loaded, store))]:
+    for line in ["", *score_lines(evaluate(loaded, store)), *why(file)]:
         print_line(line)
     print_line(f"\nreport       {publish(store, 'html')}\nstudy        {file}")
     print_line(
@@ -56,13 +65,16 @@ def quickstart(
 def init(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Output file.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of study files instead.")] = False,
+    template: Annotated[
+        StudyTemplate, typer.Option(help="study: methods compared on digits; deletion: the form of one request.")
+    ] = StudyTemplate.study,
 ) -> None:
     """Write a commented study to start from.
 
     FILE is never overwritten: the exit code is 2 if it exists.
     """
     from ray_unlearn.study import Study
-    from ray_unlearn.study.template import TEMPLATE
+    from ray_unlearn.study.template import DELETION, PLACEHOLDERS, TEMPLATE
 
     if schema:
         print_line(json.dumps(Study.model_json_schema(), indent=1))
@@ -71,6 +83,10 @@ def init(
         raise StudyError("init: expected the FILE to write, or --schema")
     if file.exists():
         raise StudyError(f"{file}: exists already and is not overwritten; choose another name")
+    if template is StudyTemplate.deletion:
+        file.write_text(DELETION.substitute(PLACEHOLDERS), encoding="utf-8")
+        print_line(f"wrote {file}; fill it in, then: ray-unlearn forget {file}")
+        return
     file.write_text(TEMPLATE, encoding="utf-8")
     print_line(f"wrote {file}; next: ray-unlearn all {file}")
 

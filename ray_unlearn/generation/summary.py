@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ray_unlearn.monitor.phases import phases_line
 from ray_unlearn.study.plan import Run
@@ -59,3 +60,10 @@ class Summary:
         done = f"{self.already + self.made} of {self.planned} done, {len(self.failed)} failed"
         lines.append(phases_line(self.phases))
         return [*lines, f"made {plural(self.made, 'run')} in {self.seconds:.0f} s; {done}; store {self.uri}"]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Print the closing lines where a notebook or IPython shows the value."""
+        printer.text(str(self))

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from ray_unlearn.errors import MethodError, StudyError, did_you_mean
 from ray_unlearn.methods import ALIASES, METHODS, Method
-from ray_unlearn.methods.script import check_form, script_method
+from ray_unlearn.methods.keywords import checked
+from ray_unlearn.methods.script import ScriptOptions, check_form, script_method
 from ray_unlearn.models import open_weights
 from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.loading import describe_first
@@ -43,7 +44,8 @@ def resolve(study: Study, population: str) -> MethodUse:
             check_form(name, function)
     try:
         preset = _preset(method, population, spec.preset)
-        options = method.options.model_validate({**method.defaults(study), **preset, **implied, **spec.options})
+        own = _with_arguments(population, name, source, spec.options) if source else spec.options
+        options = method.options.model_validate({**method.defaults(study), **preset, **implied, **own})
     except ValidationError as error:
         problem = describe_first(error, method.options)
         raise StudyError(f"populations.{population}.{problem} (method {name})") from None
@@ -64,6 +66,15 @@ def resolve(study: Study, population: str) -> MethodUse:
         deterministic=method.is_deterministic(options),
         corrections={one.name: one.corrections for one in methods if one.corrections},
     )
+
+
+def _with_arguments(population: str, method: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a script's options, those that its function names as its arguments."""
+    fields = ScriptOptions.model_fields
+    loaders = {key: value for key, value in options.items() if key in fields and key != "arguments"}
+    others = {key: value for key, value in options.items() if key not in fields}
+    written = options.get("arguments") or {}
+    return loaders | {"arguments": checked(f"populations.{population}", method, source, {**written, **others})}
 
 
 def method_of(use: MethodUse) -> Method:

@@ -12,6 +12,8 @@ global generators of Python, NumPy and torch are seeded from the run before the 
 identifies the population is the script's text and that of every module of its folder that it imports, not their path;
 for a script of an installed distribution, the distribution's name and version, too.
 
+Further arguments of the function that have defaults are options of the population (`keywords`).
+
 Does not cover: how the script is found, imported and hashed (`usercode`); generators that a script makes from the
 operating system's entropy; training losses per epoch.
 """
@@ -57,6 +59,10 @@ class ScriptOptions(Block):
     )
     shuffle: Annotated[bool, Since("0.2", neutral=True)] = Field(
         True, description="false: the loaders give the images in the same order in every pass."
+    )
+    arguments: Annotated[dict[str, Any], Since("0.2", neutral={})] = Field(
+        default_factory=dict,
+        description="Keyword arguments of the function; in a study file they stand beside the other options.",
     )
 
 
@@ -120,7 +126,7 @@ def script_method(method: str, source: str, planned: Mapping[str, Any]) -> Metho
         check_script(method, source, planned)
         with rng.global_state("script"), script_function(method, source) as function:
             with _batches_explained(method, options):
-                returned = function(model, *_loaders(data, options, rng))
+                returned = function(model, *_loaders(data, options, rng), **options.arguments)
             _check_returned(method, returned, model)
 
     return Method(

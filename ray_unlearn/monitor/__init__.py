@@ -12,8 +12,8 @@ Does not cover: the events (`schedule`), the log's files (`store.events`), Prome
 """
 
 from ray_unlearn.monitor.console import announce as announce
-from ray_unlearn.monitor.console import show_progress as show_progress
 from ray_unlearn.monitor.event_log import Recorder as Recorder
 from ray_unlearn.monitor.phases import Phases as Phases
+from ray_unlearn.monitor.progress import show_progress as show_progress
 from ray_unlearn.monitor.time_left import TimeLeft as TimeLeft
 from ray_unlearn.monitor.tracking import tracked as tracked

@@ -1,19 +1,15 @@
-"""Progress for people: a live bar on a terminal, plain lines elsewhere (job logs are files).
+"""Progress for people: a live bar on a terminal, one in a notebook, plain lines elsewhere (job logs are files).
 
-    with show_progress(512, 100, study.execution, TimeLeft({"finetune": 412})) as console:
-        console.log("412 of 512 runs to make")
-        for event in schedule(...):
-            console(event)
+    sink = ConsoleSink(open_console(error=True), 512, 100, TimeLeft({"finetune": 412}))
+    sink.log("412 of 512 runs to make")
+    sink(event)
 
 Does not cover: what `ray-unlearn status` prints about a store.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -23,11 +19,10 @@ from rich.text import Text
 from ray_unlearn.monitor.time_left import TimeLeft
 from ray_unlearn.schedule.events import Event, Failed, Made, Retried
 from ray_unlearn.schedule.pool import Lost, Ready
-from ray_unlearn.study.schema import Execution
-from ray_unlearn.terminal import open_console, print_error
+from ray_unlearn.terminal import print_error
 from ray_unlearn.wording import duration, lines_in
 
-_LINE_EVERY_S = 5.0
+LINE_EVERY_S = 5.0
 _QUIET_S = 60.0
 """Seconds without a line of progress after which one is printed although no run has ended."""
 
@@ -104,7 +99,7 @@ class ConsoleSink:
         self.log(f"worker ready: {event.info.host}, pid {event.info.pid}, {event.info.device}")
 
     def _show(self, *, force: bool) -> None:
-        if force or time.monotonic() - self._printed_at > _LINE_EVERY_S:
+        if force or time.monotonic() - self._printed_at > LINE_EVERY_S:
             self._printed_at = time.monotonic()
             self.log(f"{self.done}/{self.total} runs, {self.describe()}")
 
@@ -123,7 +118,7 @@ class _Description(ProgressColumn):
         return Text(self._sink.describe())
 
 
-class _Bar(ConsoleSink):
+class Bar(ConsoleSink):
     """Sink with a live bar, for a terminal."""
 
     def __init__(self, console: Console, total: int, already: int, left: TimeLeft, **how: Any) -> None:
@@ -145,46 +140,3 @@ class _Bar(ConsoleSink):
 def announce(study: str) -> None:
     """Print the first line of a `generate`, before the imports and the start of Ray, which take seconds."""
     print_error(f"opening study {study}")
-
-
-@contextmanager
-def show_progress(
-    total: int, already: int, execution: Execution, left: TimeLeft, verbose: bool = False
-) -> Iterator[ConsoleSink]:
-    """Yield a sink that suits standard error.
-
-    Args:
-        total: number of runs that were requested.
-        already: number of those that were made before.
-        execution: the study's section; `max_attempts` is shown with retries.
-        left: knows the runs that are left, and their seconds.
-        verbose: print each run's output, too, when the run ends.
-
-    """
-    console, max_attempts = open_console(error=True), execution.max_attempts
-    if not console.is_terminal:
-        sink = ConsoleSink(console, total, already, left, max_attempts=max_attempts, verbose=verbose)
-        with _ticking(sink):
-            yield sink
-        return
-    bar = _Bar(console, total, already, left, max_attempts=max_attempts, verbose=verbose)
-    with bar.bar:
-        yield bar
-
-
-@contextmanager
-def _ticking(sink: ConsoleSink) -> Iterator[None]:
-    """Call `tick` now and then from a thread, so that a log shows progress within long runs, too."""
-    over = threading.Event()
-
-    def work() -> None:
-        while not over.wait(_LINE_EVERY_S):
-            sink.tick()
-
-    thread = threading.Thread(target=work, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

@@ -2,6 +2,24 @@
 
     text = html_page(scores, study)              # one self-contained file; markdown_page, score_lines for text
     address = publish(store, "html")             # the last evaluation's, into the store
+    ray_unlearn.report(study)                    # the module is also a function: that of `notebook`
 
 Does not cover: computing scores (evaluation), the table of metrics (store).
 """
+
+import sys
+from types import ModuleType
+from typing import Any
+
+
+class _Callable(ModuleType):
+    """A module that can be called: the package has a room and a function of the name `report`."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Return `notebook.report` of the arguments."""
+        from ray_unlearn.report.notebook import report
+
+        return report(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -20,10 +20,12 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb, to_rgba_array
 from matplotlib.figure import Figure
 
 INK, MUTED, RULE, BAND = "#010101", "#020202", "#030303", "#040404"
@@ -40,6 +42,18 @@ _VARIABLES = {
     PAPER: "paper",
     LIMIT: "limit",
 } | {colour: f"series-{place}" for place, colour in enumerate(SERIES)}
+
+_LIGHT = {
+    INK: "#1b1e23",
+    MUTED: "#626873",
+    RULE: "#e4e6ea",
+    BAND: "#dfe3e8",
+    METHOD: "#0b6bb0",
+    REFERENCE: "#737b87",
+    PAPER: "#ffffff",
+    LIMIT: "#b3471d",
+} | dict(zip(SERIES, ("#8a909b", "#c2500a", "#00805d", "#0b6bb0"), strict=True))
+"""The light colours of `page.css`, for figures without a page."""
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -80,6 +94,49 @@ def ink() -> Iterator[None]:
         yield
 
 
+_KEPT: ContextVar[list[Figure] | None] = ContextVar("kept figures", default=None)
+
+
+@contextmanager
+def kept() -> Iterator[list[Figure]]:
+    """Yield a list, to which every picture drawn inside this block adds its figure."""
+    figures: list[Figure] = []
+    token = _KEPT.set(figures)
+    try:
+        yield figures
+    finally:
+        _KEPT.reset(token)
+
+
+def for_paper(figure: Figure, form: str) -> bytes:
+    """Return a figure as a file of its own, `pdf` or `svg`, in the page's light colours.
+
+    The same figure gives the same bytes: the file holds no date.
+    """
+    with ink(), mpl.rc_context({"pdf.fonttype": 42}):
+        for artist in figure.findobj():
+            for part in _COLOURED:
+                old = getattr(artist, f"get_{part}", None)
+                if old is not None:
+                    getattr(artist, f"set_{part}")(_light(old()))
+        buffer = io.BytesIO()
+        dates = {"pdf": ("CreationDate", "Creator", "Producer"), "svg": ("Date", "Creator")}[form]
+        figure.savefig(buffer, format=form, metadata=dict.fromkeys(dates))
+    return buffer.getvalue()
+
+
+_COLOURED = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
+
+
+def _light(colour: Any) -> Any:
+    """Return the page's light colour for a stand-in, with its transparency; anything else as it is."""
+    if isinstance(colour, str) and colour in ("none", "auto"):
+        return colour
+    shades = to_rgba_array(colour)
+    light = [(*to_rgb(_LIGHT[key]), one[3]) if (key := to_hex(one[:3])) in _LIGHT else tuple(one) for one in shades]
+    return light[0] if len(light) == 1 else light
+
+
 def canvas(width: int, height: int) -> Figure:
     """Return an empty figure of this width and height in CSS pixels."""
     return Figure(figsize=(width / 72, height / 72), dpi=72, facecolor="none")
@@ -101,6 +158,9 @@ def picture(figure: Figure, *, name: str, alt: str) -> str:
         alt: description in words and numbers.
 
     """
+    figures = _KEPT.get()
+    if figures is not None:
+        figures.append(figure)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return _inlined(buffer.getvalue(), name, alt)

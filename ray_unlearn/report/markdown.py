@@ -16,7 +16,7 @@ from ray_unlearn.report.evidence_tables import evidence_table, images_table
 from ray_unlearn.report.ranking import mode_words, warnings_of
 from ray_unlearn.report.score_tables import cost_table, left_out, measure_tables, ranking_table
 from ray_unlearn.report.table import Cell, Column, Table
-from ray_unlearn.report.verdict import caveat, verdict
+from ray_unlearn.report.verdict import caveat, plain, verdict
 
 # An underscore inside a word and brackets that open no link mean themselves already: names and intervals stay readable.
 _SPECIAL = re.compile(r"([\\`*<>|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\](?=[(\[:]))")
@@ -33,6 +33,7 @@ def markdown_page(scores: Scores, study: Mapping[str, object]) -> str:
     parts = [
         f"# {escaped(str(study.get('name', scores.study)))}",
         f"Mode **{scores.mode}**: {mode_words(scores)}. Reference: {escaped(scores.reference)}.",
+        f"**{escaped(plain(scores))}**",
         escaped(verdict(scores)),
         escaped(caveat(scores)),
         *([warnings] if warnings else []),

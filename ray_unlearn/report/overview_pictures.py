@@ -109,7 +109,7 @@ def plane(scores: Scores) -> str:
         labels = [_scatter_point(axes, one) for one in found]
         labels += _reference_point(axes, scores)
         _original_line(axes, scores)
-        axes.set(xlabel="F: forgetting", ylabel="test accuracy over retrained")
+        axes.set(xlabel="F: closeness to retraining", ylabel="accuracy on new images, of theirs")
         axes.set_xlim(left=-0.02 * _right(scores, found), right=_right(scores, found))
         axes.margins(y=0.15)
         axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -21,3 +21,13 @@ for (const button of document.querySelectorAll("th button")) {
     body.append(...[...body.rows].sort(compare));
   });
 }
+
+// On a phone, sections below the ranking are folded until they are asked for; paper shows all of them.
+const folds = [...document.querySelectorAll("details.fold")];
+if (matchMedia("(max-width: 640px)").matches) {
+  for (const fold of [...folds.filter((one) => one.parentElement.id !== "standing"), ...document.querySelectorAll("aside details")]) fold.open = false;
+}
+for (const link of document.querySelectorAll("nav a")) {
+  link.addEventListener("click", () => { document.querySelector(`${link.hash} > details`).open = true; });
+}
+addEventListener("beforeprint", () => { for (const fold of folds) fold.open = true; });

@@ -28,11 +28,20 @@ from ray_unlearn.report.evidence_tables import evidence_table, images_table, par
 from ray_unlearn.report.ranking import SPLITS, in_order, mode_words, ranked, reference_of, warnings_of
 from ray_unlearn.report.score_tables import cost_table, glossary, left_out, measure_tables, ranking_table
 from ray_unlearn.report.table import Bar
-from ray_unlearn.report.verdict import caveat, verdict
+from ray_unlearn.report.verdict import caveat, plain, verdict
 from ray_unlearn.wording import decimals, joined, plural
 
 _SELDOM = ("retain-", "validation-")
 """Splits whose classes and groups are folded away."""
+_TERMS = {
+    "F": "Forgetting quality, 0 to 1: how hard it is to tell unlearned models from retrained ones by their answers on "
+    "the forgotten images. Higher is better.",
+    "retraining itself": "Also called the null: F between two halves of the retrained models. A perfect method would "
+    "get it; 1 is out of reach.",
+    "N": "Models of one method; they differ by their random seed alone.",
+    "[ ]": "95 % interval: the range in which the number would be with other seeds, 19 times out of 20.",
+}
+"""The terms of the first screen."""
 _WORDS = {
     "N": "Runs: checkpoints that differ by seed alone. A number of two populations has N of each.",
     "null": "The same number between disjoint halves of the reference: what retraining gets against itself.",
@@ -70,7 +79,10 @@ def html_page(scores: Scores, study: Mapping[str, object]) -> str:
         mode=scores.mode,
         mode_words=mode_words(scores),
         facts=_facts(scores),
-        verdict=_verdict(scores),
+        plain=_unbroken(plain(scores)),
+        picture=_first_picture(scores),
+        terms=_TERMS if ranked(scores) else {},
+        verdict=_unbroken(verdict(scores)),
         caveat=caveat(scores),
         warnings=warnings_of(scores),
         ranking=ranking_table(scores),
@@ -120,8 +132,9 @@ def _policy() -> str:
 
 
 def _on_scale(bar: Bar, value: float) -> float:
-    """Return a value's position on a bar, in CSS pixels from its left end: 4 for 0, 108 for `bar.top`."""
-    return round(4 + 104 * min(max(value / bar.top, 0), 1), 1)
+    """Return a value's position on a bar, in CSS pixels from its left end: 4 for `bar.bottom`, 108 for `bar.top`."""
+    share = (value - bar.bottom) / ((bar.top - bar.bottom) or 1.0)
+    return round(4 + 104 * min(max(share, 0), 1), 1)
 
 
 def _facts(scores: Scores) -> list[str]:
@@ -131,13 +144,18 @@ def _facts(scores: Scores) -> list[str]:
     return [*facts, f"{len(scores.class_names)} classes", f"seed {scores.seed}"]
 
 
-def _verdict(scores: Scores) -> tuple[str, str]:
-    """Return the first sentence, which names the closest population, and its reservations; numbers do not break."""
-    text = re.sub(r"(?<=\d), (?=\d)", ",\N{NO-BREAK SPACE}", verdict(scores))
+def _unbroken(text: str) -> str:
+    """Return a sentence whose numbers do not break between lines."""
+    text = re.sub(r"(?<=\d), (?=\d)", ",\N{NO-BREAK SPACE}", text)
     for letter in ("N", "p"):
         text = text.replace(f"{letter} = ", f"{letter}\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
-    first, dot, rest = text.partition(". ")
-    return first + dot, rest
+    return text
+
+
+def _first_picture(scores: Scores) -> list[Picture]:
+    note = "right: harder to tell from retraining · up: more accurate on new images · square: retraining itself"
+    found = Picture("How close to retraining, at what cost in accuracy", note, overview_pictures.plane(scores))
+    return [found] if found.svg else []
 
 
 def _overview(scores: Scores) -> list[Picture]:
@@ -147,7 +165,6 @@ def _overview(scores: Scores) -> list[Picture]:
             "dot: F and 95 % interval · diamond: at the null's N · band: retraining against itself",
             overview_pictures.forest(scores),
         ),
-        Picture("Accuracy against forgetting", "up and to the right is better", overview_pictures.plane(scores)),
     ]
     return [one for one in pictures if one.svg]
 

@@ -2,39 +2,75 @@
 
     text = render(store, "html")                 # of <study>/scores.json
     name = publish(store, "html")                # <study>/report.html
+    text = render(store, "latex", ["population", "N", "score"])
+    files = draw(store, Path("figures"))         # every picture as PDF and SVG
 
 Does not cover: computing scores (`ray_unlearn.evaluation`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
-from ray_unlearn.errors import DamagedFile, StoreError
+from ray_unlearn.errors import DamagedFile, StoreError, StudyError
 from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
 
-Form = Literal["html", "markdown"]
+Form = Literal["html", "markdown", "latex", "csv"]
+ENDINGS: dict[Form, tuple[str, ...]] = {
+    "html": (".html", ".htm"),
+    "markdown": (".md", ".markdown"),
+    "latex": (".tex",),
+    "csv": (".csv",),
+}
+"""Endings of file names by form, the usual one first."""
 
 
-def render(store: StudyStore, form: Form) -> str:
+def render(store: StudyStore, form: Form, columns: Sequence[str] = ()) -> str:
     """Return the report as text.
+
+    Args:
+        store: the study's folder.
+        form: html and markdown are whole reports; latex, csv, and markdown with columns are one table.
+        columns: columns of the table, by the names that `paper` lists.
 
     Raises:
         StoreError: the store has no evaluation by this version.
+        EvaluationError: a name is no column.
+        StudyError: columns for a page.
 
     """
-    scores, study = _with_mixtures(read_scores(store), store), _study(store)
+    if columns and form == "html":
+        raise StudyError("report: columns are of a table; expected the format latex, markdown or csv; found html")
+    scores = _with_mixtures(read_scores(store), store)
     if form == "html":
         from ray_unlearn.report.page import html_page
 
-        return html_page(scores, study)
-    from ray_unlearn.report.markdown import markdown_page
+        return html_page(scores, _study(store))
+    if form == "markdown" and not columns:
+        from ray_unlearn.report.markdown import markdown_page
 
-    return markdown_page(scores, study)
+        return markdown_page(scores, _study(store))
+    from ray_unlearn.report.paper import paper_table
+
+    return paper_table(scores, form, columns)
+
+
+def draw(store: StudyStore, folder: Path) -> list[Path]:
+    """Write the page's pictures into a folder as PDF and SVG; return the files.
+
+    Raises:
+        StoreError: the store has no evaluation by this version, or the folder cannot be written.
+
+    """
+    from ray_unlearn.report.figures import save_figures
+
+    return save_figures(read_scores(store), folder)
 
 
 def _with_mixtures(scores: Scores, store: StudyStore) -> Scores:
@@ -53,13 +89,13 @@ def _study(store: StudyStore) -> dict[str, object]:
     return {key: value for key, value in study.items() if key not in ("format", "made_by")}
 
 
-def publish(store: StudyStore, form: Form) -> str:
+def publish(store: StudyStore, form: Form, columns: Sequence[str] = ()) -> str:
     """Write the report into the study's folder; return its address.
 
     Raises:
         StoreError: the store has no evaluation by this version, or cannot be written.
 
     """
-    name = store.layout.report("html" if form == "html" else "md")
-    store.storage.publish_file(name, render(store, form).encode())
+    name = store.layout.report(ENDINGS[form][0][1:])
+    store.storage.publish_file(name, render(store, form, columns).encode())
     return f"{store.storage.uri.rstrip('/')}/{name}"

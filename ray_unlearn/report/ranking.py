@@ -15,6 +15,9 @@ from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores, Sl
 from ray_unlearn.wording import listed
 
 SPLITS = ("retain", "forget", "validation", "test")
+TOLERATED = 0.02
+"""Difference of a ratio from the least that retraining has, below which no accuracy counts as lost: where retrained
+models make no mistake at all on the retained images, their range is a single number, which nothing else meets."""
 
 
 def estimate(found: PopulationScores, measure: str) -> Estimate:
@@ -81,6 +84,28 @@ def firsts(scores: Scores, measure: str) -> list[str]:
     places = scores.ranks.get(measure, {})
     values = comparable(scores, measure)
     return sorted((name for name, one in places.items() if one.best == 1), key=lambda name: -values.get(name, 0.0))
+
+
+def lost_accuracy(found: PopulationScores) -> list[str]:
+    """Return the ratios, of retain and test accuracy, that are clearly below all that halves of the reference have.
+
+    They are compared at the null's N, and may be `TOLERATED` below; a ratio without a null is not judged.
+    """
+    below = []
+    for key in ("retain_ratio", "test_ratio"):
+        one = estimate(found, key)
+        value = one.value if one.at_null_n is None else one.at_null_n
+        least = one.null if one.null_low is None else one.null_low
+        if value is not None and least is not None and value < least - TOLERATED:
+            below.append(key)
+    return below
+
+
+def closest(scores: Scores) -> PopulationScores | None:
+    """Return the population with the highest F of those that kept their accuracy; None where there is none."""
+    by_f = comparable(scores, "forgetting_quality")
+    kept = [one for one in ranked(scores) if one.population in by_f and not lost_accuracy(one)]
+    return max(kept, key=lambda one: by_f[one.population], default=None)
 
 
 def place(scores: Scores, population: str, measure: str = "score") -> str:

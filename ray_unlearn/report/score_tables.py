@@ -19,7 +19,18 @@ from dataclasses import replace
 
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
-from ray_unlearn.report.ranking import comparable, estimate, in_order, null_of, place, ranked, reference_of, why_no_null
+from ray_unlearn.report.ranking import (
+    TOLERATED,
+    comparable,
+    estimate,
+    in_order,
+    lost_accuracy,
+    null_of,
+    place,
+    ranked,
+    reference_of,
+    why_no_null,
+)
 from ray_unlearn.report.table import DASH, POPULATION, Bar, Cell, Column, Table, name, number, own_n
 from ray_unlearn.wording import MISSING, TIMES, decimals, interval, joined, listed, short, span
 
@@ -100,6 +111,11 @@ def ranking_table(scores: Scores) -> Table:
         for nth, one in zip(places, found, strict=True)
     ]
     reference = _reference_row(scores, top)
+    lost = (
+        [f"A ratio with a cross is more than {TOLERATED} below all that the halves have."]
+        if any(map(lost_accuracy, found))
+        else []
+    )
     none = [f"No null: {why_no_null(scores)}."] if found and reference is None else []
     return Table(
         name="ranking",
@@ -117,7 +133,7 @@ def ranking_table(scores: Scores) -> Table:
         explained=(
             f"score = F {TIMES} RA ratio {TIMES} TA ratio. The null is {scores.reference} against itself, in disjoint "
             f"halves: what retraining gets, with its range over the halvings. Compare with it at its own N only. "
-            + " ".join([*several, *none, *_reasons(absent)])
+            + " ".join([*several, *lost, *none, *_reasons(absent)])
         ).strip(),
     )
 
@@ -147,6 +163,7 @@ def _ranking_row(
 ) -> tuple[Cell, ...]:
     score, quality = estimate(found, "score"), estimate(found, "forgetting_quality")
     cells = {key: estimate_cell(estimate(found, key), found.runs, reason=key not in absent) for key in _RANKED}
+    cells |= {key: replace(cells[key], good=False) for key in lost_accuracy(found)}
     return (
         number(nth, places or str(nth)) if nth else DASH,
         _named(found),
@@ -257,6 +274,8 @@ def measure_tables(scores: Scores) -> list[Table]:
 
 def _measure_table(scores: Scores, keys: tuple[str, ...], table: str, caption: str) -> Table:
     described = [MEASURES[key] for key in keys]
+    found = ranked(scores)
+    scales = {key: _scale([estimate(one, key) for one in found]) for key in keys}
     return Table(
         name=table,
         caption=caption,
@@ -269,12 +288,52 @@ def _measure_table(scores: Scores, keys: tuple[str, ...], table: str, caption: s
             (
                 name(one.population),
                 number(one.runs, str(one.runs)),
-                *(estimate_cell(estimate(one, key), one.runs, null=True) for key in keys),
+                *(_measure_cell(estimate(one, key), one, scales[key], MEASURES[key].label) for key in keys),
             )
-            for one in ranked(scores)
+            for one in found
         ),
         explained="In brackets the 95 % interval; null: the same number between halves of the reference, at its own N.",
     )
+
+
+def _measure_cell(found: Estimate, of: PopulationScores, scale: tuple[float, float], label: str) -> Cell:
+    cell = estimate_cell(found, of.runs, null=True)
+    if found.value is None:
+        return cell
+    low, high = (found.null, found.null) if found.null_low is None else (found.null_low, found.null_high)
+    words = joined(
+        f"{of.population}: {label}", decimals(found.value), interval(found.low, found.high), f"at N = {found.n}"
+    )
+    other_n = found.at_null_n is not None and found.null_n != found.n
+    if found.null is not None:
+        at_null = f"; at N = {found.null_n} {decimals(found.at_null_n)}" if other_n else ""
+        band = span(found.null_low, found.null_high) or decimals(found.null)
+        words += f"{at_null}; retraining against itself {band} at N = {found.null_n}"
+    bar = Bar(
+        found.value,
+        found.low,
+        found.high,
+        low,
+        high,
+        scale[1],
+        words,
+        bottom=scale[0],
+        at_null=found.at_null_n if other_n else None,
+    )
+    return replace(cell, bar=bar)
+
+
+def _scale(found: Iterable[Estimate]) -> tuple[float, float]:
+    """Return the ends of one scale for a measure of all populations, with a margin."""
+    ends = [
+        end
+        for one in found
+        for end in (one.value, one.low, one.high, one.at_null_n, one.null_low, one.null_high, one.null)
+        if end is not None
+    ]
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    margin = 0.06 * ((high - low) or abs(high) or 1.0)
+    return low - margin, high + margin
 
 
 # Cost

@@ -20,7 +20,7 @@ from ray_unlearn.wording import MISSING
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A value with its interval in front of the band of the null, drawn on a scale from 0 to `top`."""
+    """A value with its interval in front of the band of the null, drawn on a scale from `bottom` to `top`."""
 
     value: float
     low: float | None
@@ -29,7 +29,10 @@ class Bar:
     null_high: float | None
     top: float
     words: str
-    """Description of the picture, for readers who do not see it."""
+    """Description of the picture, for readers who do not see it, and on hovering."""
+    bottom: float = 0.0
+    at_null: float | None = None
+    """The value at the null's N, where that is another N: what the band is to be compared with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

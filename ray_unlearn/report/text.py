@@ -76,7 +76,7 @@ def score_lines(scores: Scores) -> list[str]:
         f"{scores.study}: {scores.mode} mode, {mode_words(scores)}",
         *table_lines(table),
         table.explained,
-        *_null_lines(scores),
+        *null_lines(scores),
         *([tested] if (tested := test_line(scores)) else []),
         *_audit_lines(ranked(scores)),
         *_missing_lines(ranked(scores)),
@@ -136,7 +136,8 @@ def _audit_lines(found: Sequence[PopulationScores]) -> list[str]:
     return [f"epsilon of single runs, at least (median; forget against {first.control} images): {each}"]
 
 
-def _null_lines(scores: Scores) -> list[str]:
+def null_lines(scores: Scores) -> list[str]:
+    """Return where the null is, or why there is none."""
     null = null_of(scores, "forgetting_quality")
     if null is None:
         return [f"no null, which is how close retraining comes to itself: {why_no_null(scores)}"]

@@ -1,12 +1,13 @@
 """Conclusions from the numbers of an evaluation, in a few sentences.
 
+    plain(scores)                                # the conclusion without jargon
     verdict(scores)                              # which population is closest to retraining, or which may be
     test_line(scores)                            # which populations the tests distinguish from retraining
     caveat(scores)                               # limits of the verdict
 
 Populations tie unless their difference is sure (`evaluation.ranks`). The best of several is quoted with the interval
 that holds for all of them. Whether a population is distinguishable from retraining is the answer of a test, not of F
-and its null.
+and its null. A population that lost more accuracy than halves of the reference differ is never called the closest.
 
 Does not cover: tables (`score_tables`, `evidence_tables`).
 """
@@ -14,8 +15,8 @@ Does not cover: tables (`score_tables`, `evidence_tables`).
 from __future__ import annotations
 
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
-from ray_unlearn.report.ranking import comparable, estimate, firsts, ranked, why_no_null
-from ray_unlearn.wording import decimals, interval, joined, listed, plural, span
+from ray_unlearn.report.ranking import closest, comparable, estimate, firsts, lost_accuracy, ranked, why_no_null
+from ray_unlearn.wording import decimals, interval, joined, listed, percent, plural, points, span
 
 ERROR = 0.05
 """Largest p, after Holm's correction, that counts as a difference."""
@@ -23,28 +24,100 @@ _STATISTICS = {"energy": "the energy distance", "log_variance": "the spread"}
 _MANY = 4
 
 
+def plain(scores: Scores) -> str:
+    """Return the conclusion in a sentence or two that need no other word of the page."""
+    best, by_f = closest(scores), comparable(scores, "forgetting_quality")
+    if not by_f:
+        return "These runs cannot say which method comes closest to retraining."
+    if best is None:
+        which = "The method" if len(by_f) == 1 else "Every method that could be compared"
+        return f"{which} lost accuracy, so none is called close to models that never saw the forgotten images."
+    may = [name for name in firsts(scores, "forgetting_quality") if not _lost(scores, name)]
+    if len(may) > 1:
+        shown = listed(may if len(may) <= _MANY else [*may[: _MANY - 1], f"{len(may) - _MANY + 1} more"])
+        first = f"Which of {shown} comes closest to retraining is not settled"
+        return f"{first}; {best.population} is ahead{_scale(best)}. {_told(best)} {_kept(best)}".strip()
+    how = "comes closest to retraining" if len(by_f) > 1 else "was compared with retraining"
+    first = f"{best.population} {how}"
+    return f"{first}{_scale(best)}. {_told(best)} {_kept(best)}".strip()
+
+
+def _lost(scores: Scores, name: str) -> bool:
+    return bool(lost_accuracy(scores.populations[name]))
+
+
+def _scale(found: PopulationScores) -> str:
+    """Return how far the population comes on a scale that ends at what retraining gets against itself."""
+    quality = estimate(found, "forgetting_quality")
+    if not quality.null or quality.at_null_n is None:
+        return ""
+    return f": {round(100 * quality.at_null_n / quality.null)} on a scale where retraining itself gets 100"
+
+
+def _told(found: PopulationScores) -> str:
+    """Return the answer of the tests."""
+    test, p = _p(found)
+    if not test:
+        return ""
+    if p <= ERROR:
+        return "Its models can still be distinguished from models that never saw the forgotten images."
+    return "In these runs its models cannot be distinguished from models that never saw the forgotten images."
+
+
+def _kept(found: PopulationScores) -> str:
+    """Return the change of test accuracy."""
+    ratio = estimate(found, "test_ratio")
+    if ratio.value is None:
+        return ""
+    change = points(ratio.value - 1)
+    return (
+        f"Its accuracy on new images is {percent(ratio.value)} % of theirs."
+        if change != "±0.0"
+        else ("It is as accurate as they are on new images.")
+    )
+
+
 def verdict(scores: Scores) -> str:
     """Return which population is closest to retraining by F, whether tests find a difference, and the best by score."""
     unlearned, by_f = ranked(scores), comparable(scores, "forgetting_quality")
     if not by_f:
         return _no_closest(scores)
-    closest = max(unlearned, key=lambda one: by_f.get(one.population, float("-inf")))
-    quality = estimate(closest, "forgetting_quality")
-    sentences = [_headline(scores, closest, quality), *_against_the_null(quality, scores), *_tested(closest)]
+    best = closest(scores)
+    if best is None:
+        return f"No population is called the closest to retraining: {_losers(scores, list(by_f))}."
+    quality = estimate(best, "forgetting_quality")
+    sentences = [_headline(scores, best, quality), *_against_the_null(quality, scores), *_tested(best)]
+    ahead = [name for name in by_f if _lost(scores, name) and by_f[name] > by_f[best.population]]
+    if ahead:
+        sentences.append(f"A higher F does not count here: {_losers(scores, ahead)}.")
     if len({estimate(one, "forgetting_quality").n for one in unlearned if one.population in by_f}) > 1:
         sentences.append("Runs differ in number, so the intervals do not compare: the order is that at the null's N.")
-    return " ".join([*sentences, *_by_score(scores, closest)])
+    return " ".join([*sentences, *_by_score(scores, best)])
 
 
-def _headline(scores: Scores, closest: PopulationScores, quality: Estimate) -> str:
+def _losers(scores: Scores, names: list[str]) -> str:
+    """Return which populations lost which accuracy, with the range that retraining itself has."""
+    found = []
+    for name in names[:_MANY]:
+        one = scores.populations[name]
+        key = lost_accuracy(one)[0]
+        ratio = estimate(one, key)
+        value = ratio.value if ratio.at_null_n is None else ratio.at_null_n
+        split = key.removesuffix("_ratio")
+        least = ratio.null if ratio.null_low is None else ratio.null_low
+        found.append(f"{name} has {decimals(value)} of the {split} accuracy, retraining {decimals(least)} or more")
+    return "; ".join([*found, *([f"and {len(names) - _MANY} more"] if len(names) > _MANY else [])])
+
+
+def _headline(scores: Scores, best: PopulationScores, quality: Estimate) -> str:
     """Return the first sentence: the name of the closest population, or all names that may be the closest."""
-    may = firsts(scores, "forgetting_quality")
-    apart = ", though distinguishable from it" if _p(closest)[1] <= ERROR else ""
-    number = f"F {_number(scores, 'forgetting_quality', closest.population, quality)} at N = {quality.n}"
+    may = [name for name in firsts(scores, "forgetting_quality") if not _lost(scores, name)]
+    apart = ", though distinguishable from it" if _p(best)[1] <= ERROR else ""
+    number = f"F {_number(scores, 'forgetting_quality', best.population, quality)} at N = {quality.n}"
     if len(may) < 2:
-        return f"Closest to retraining{apart}: {closest.population}, {number}."
+        return f"Closest to retraining{apart}: {best.population}, {number}."
     shown = listed(may if len(may) <= _MANY else [*may[: _MANY - 1], f"{len(may) - _MANY + 1} more"])
-    return f"Which of {shown} is closest to retraining is not settled; the highest is {closest.population}, {number}."
+    return f"Which of {shown} is closest to retraining is not settled; the highest is {best.population}, {number}."
 
 
 def _number(scores: Scores, measure: str, population: str, found: Estimate) -> str:
@@ -94,13 +167,13 @@ def _p_words(p: float) -> str:
     return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
-def _by_score(scores: Scores, closest: PopulationScores) -> list[str]:
+def _by_score(scores: Scores, best: PopulationScores) -> list[str]:
     """Return which population leads, or may lead, by score; empty if it is the closest one."""
     first = ranked(scores)[0]
-    if first is closest or first.population not in comparable(scores):
+    if first is best or first.population not in comparable(scores) or lost_accuracy(first):
         return []
-    best, may = estimate(first, "score"), firsts(scores, "score")
-    number = f"{_number(scores, 'score', first.population, best)} at N = {best.n}"
+    score, may = estimate(first, "score"), firsts(scores, "score")
+    number = f"{_number(scores, 'score', first.population, score)} at N = {score.n}"
     which = "By score, which also counts retain and test accuracy,"
     if len(may) < 2:
         return [f"{which} {first.population} leads with {number}."]

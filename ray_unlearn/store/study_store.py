@@ -36,7 +36,7 @@ from ray_unlearn.store.records import (
     parse_record,
     payload_of,
 )
-from ray_unlearn.study.changes import refusal
+from ray_unlearn.study.changes import edits, refusal
 from ray_unlearn.study.loading import parse_stored
 from ray_unlearn.study.plan import Plan, Population, Run
 from ray_unlearn.study.schema import Study
@@ -78,7 +78,8 @@ class StudyStore:
         new = self.check(plan, differences)
         for population in new:
             identity = labelled(population.identity)
-            content = stamped("population", {"digest": population.digest, "identity": identity})
+            script = {"script": population.method.source} if population.method.source else {}
+            content = stamped("population", {"digest": population.digest, "identity": identity, **script})
             name = self.layout.population_json(population.name)
             data = json.dumps(content, indent=2, sort_keys=True).encode()
             create_once(self.storage, name, data, population.digest[:16])
@@ -116,14 +117,15 @@ class StudyStore:
         use = population.method
         script = PurePosixPath(use.name.rpartition(":")[0]).name
         *lines, made_by, advice = refusal(held, population.identity, use.corrections, script)
-        details = [*lines, *(f"  in the study: {line}" for line in differences), made_by, advice]
+        edited = edits(str(held.get("script", "")), use.source, script)
+        details = [*lines, *edited, *(f"  in the study: {line}" for line in differences), made_by, advice]
         raise PopulationChanged(
             f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n"
             + "\n".join(details)
         )
 
     def held(self, population: str) -> dict[str, Any] | None:
-        """Return the content of a population's population.json, {digest, identity}; None where it does not exist."""
+        """Return the content of population.json: digest, identity, a script's text; None where there is none."""
         where = f"{self.storage.uri}/{self.layout.population_json(population)}"
         try:
             content = parse_object("population", self.storage.read(self.layout.population_json(population)), where)

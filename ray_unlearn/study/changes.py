@@ -8,6 +8,7 @@ Does not cover: whether a population may be continued, which its digest decides 
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ _UNRECORDED = {
 """Values that version 0.1.0 did not record, by their place in an identity."""
 
 _UNSTATED = "0.1.0 or earlier"
+_MOST_LINES = 24
 
 
 class Correction(NamedTuple):
@@ -78,6 +80,25 @@ def refusal(
         advice = "Give the population or the study another name to make it anew; the runs that are there stay."
     named = [line.replace("method.script_sha256:", f"method.script_sha256 of {script}:") for line in changed]
     return [*(f"  {line}" for line in named or ["(its population.json was edited)"]), *reasons, made_by, advice]
+
+
+def edits(before: str, now: str, script: str) -> list[str]:
+    """Return how a script was edited since its runs were made, as the lines of a diff; empty where it was not.
+
+    Args:
+        before: the text that the runs were made with; empty where the store does not have it.
+        now: today's text.
+        script: name of the file.
+
+    """
+    if not before or before == now:
+        return []
+    found = list(
+        difflib.unified_diff(before.splitlines(), now.splitlines(), "as it was run", "today", n=1, lineterm="")
+    )
+    lines = [f"    {line}" for line in found[2:]]
+    more = [f"    ... and {len(lines) - _MOST_LINES} more lines"] if len(lines) > _MOST_LINES else []
+    return [f"  {script} was edited:", *lines[:_MOST_LINES], *more]
 
 
 def _corrected(before: Mapping[str, Any], corrections: Mapping[str, Sequence[Correction]]) -> list[str]:

@@ -126,6 +126,11 @@ def read_tree(path: str | Path, overrides: Sequence[str] = (), *, absolute: bool
     return merged
 
 
+def resolved(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a study's plain values with relative paths resolved against a folder, as those of a file are."""
+    return _absolute_paths({"storage": Study.model_fields["storage"].default} | tree, folder)
+
+
 def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
@@ -315,7 +320,8 @@ def _absolute_place(entry: Any, folder: Path) -> Any:
 
 def _absolute_source(value: Any, folder: Path) -> Any:
     if isinstance(value, dict) and "path" in value:
-        return {**value, "path": _absolute_paths_of(value["path"], folder)}
+        images = {"images": _absolute(value["images"], folder)} if "images" in value else {}
+        return {**value, "path": _absolute_paths_of(value["path"], folder), **images}
     return value if value in _EMBEDDED else _absolute_paths_of(value, folder)
 
 

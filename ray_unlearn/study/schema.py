@@ -37,9 +37,13 @@ class Source(Block):
     path: str | tuple[str, ...] | None = Field(
         None, description="File, folder, glob or URI; relative to the study file."
     )
-    format: Literal["auto", "parquet", "folder", "competition", "cifar10", "digits"] = Field(
+    format: Literal["auto", "parquet", "folder", "competition", "csv", "numpy", "cifar10", "digits"] = Field(
         "auto",
-        description="`auto` decides by the path: *.parquet, a folder with retain.csv, or a folder per class.",
+        description="`auto` decides by the path: *.parquet, a folder with retain.csv, a .csv of images, .npz, a folder "
+        "with data.npy and label.npy, or a folder per class.",
+    )
+    images: str | None = Field(
+        None, description="Folder that the paths in a .csv are relative to. Default: the folder of the .csv."
     )
 
 
@@ -59,8 +63,11 @@ def _fraction_or_source(value: Any) -> Any:
 
 
 class Columns(Block):
-    """Column names of a Parquet source."""
+    """Column names of a Parquet source, or of a CSV file of images."""
 
+    path: str | None = Field(
+        None, description="CSV: path of the image's file. Default: path, image_path, file_name, ..."
+    )
     image: str = Field("image", description="struct<bytes, path> (Hugging Face layout) or binary, an encoded image.")
     label: str = Field("label", description="Integer class, or class name.")
     id: str | None = Field(None, description="Unique image id; without it ids are <file name>:<row>.")
@@ -132,6 +139,9 @@ class Data(Block):
     """Images, their splits, and how pixels reach the model."""
 
     train: AnySource
+    strict: bool = Field(
+        False, description="true: images in two sets, groups that straddle sets and empty classes are errors."
+    )
     test: Annotated[
         Fraction | Source | None,
         BeforeValidator(_fraction_or_source, json_schema_input_type=Fraction | str | tuple[str, ...] | Source | None),
@@ -278,6 +288,9 @@ class Evaluation(Block):
     reference: str = Field("retrained", description="The population retrained without the forget set.")
     mode: Literal["parity", "exact"] = Field(
         "parity", description="parity: the official evaluator's grid of intervals; exact: every interval."
+    )
+    expect_accuracy: Annotated[Float, Field(ge=0, le=1)] | None = Field(
+        None, description="Accuracy of the original on test images, if known; `forget` refuses a model far from it."
     )
     resamples: Int = Field(
         100, ge=10, description="Random halves of the populations from which intervals and nulls are computed."

@@ -1,11 +1,15 @@
-"""The commented study that `ray-unlearn init FILE` writes.
+"""The commented studies that `ray-unlearn init FILE` writes.
 
     Path("study.yaml").write_text(TEMPLATE)
+    text = DELETION.substitute(PLACEHOLDERS | {"weights": "model.pth"})
 
-It is a complete study on the embedded digits; a test loads it.
+`TEMPLATE` is a complete study on the embedded digits; a test loads it. `DELETION` is the form of one deletion request,
+which `ray-unlearn forget` fills in; with `PLACEHOLDERS` it is what `init --template deletion` writes.
 
 Does not cover: the full list of keys, which is the JSON schema (`ray-unlearn init --schema`).
 """
+
+from string import Template
 
 TEMPLATE = """\
 # One study: data, forget split, model, training, populations. `ray-unlearn all THIS_FILE` does what is not done yet.
@@ -49,3 +53,45 @@ outputs: {splits: [retain, forget, test]}   # whose logits are saved with every 
 execution: {workers: auto, cpus_per_worker: 1}
 evaluation: {reference: retrained}
 """
+
+DELETION = Template("""\
+# One deletion request: a trained model, its training images, and those of them that it should forget.
+# `ray-unlearn forget THIS_FILE` makes the unlearned model and the evidence; relative paths are relative to this file.
+name: deletion
+storage: .
+seed: 0
+data:
+  # The images that the model was trained on: a folder per class, or Parquet.
+  train: $data
+  # Images that it was not trained on; a fraction such as 0.1 is held out of train instead.
+  test: $test
+  # As the model was trained: size and scale of the pixels decide its accuracy.
+  image_size: $image_size
+  normalize: $normalize
+  # CSV with a column image_id (folder/file of an image), or .txt, .json, .npy.
+  forget: {ids: $ids}
+model: {arch: $arch}
+# How the model was trained: the retrained models, which it is compared with, follow this.
+training: $training
+populations:
+  original: {weights: $weights}
+  unlearned: {method: $method, count: $count}
+  retrained: {method: train, on: retain, count: $count}
+outputs: {splits: [retain, forget, test]}
+# expect_accuracy: of the model on test images, 0 to 1, if known.
+evaluation: {reference: retrained, expect_accuracy: $expect_accuracy}
+""")
+
+PLACEHOLDERS = {
+    "data": "photos",
+    "test": "0.1",
+    "image_size": "32",
+    "normalize": "standard",
+    "ids": "delete.csv",
+    "arch": "resnet18",
+    "training": "{epochs: 30, optimizer: adam, lr: 1.0e-4, weight_decay: 5.0e-3, batch_size: 64}",
+    "weights": "model.pth",
+    "method": "kookmin",
+    "count": "1",
+    "expect_accuracy": "null",
+}

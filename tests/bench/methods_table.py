@@ -102,9 +102,9 @@ def _problems(study: Study, name: str, store: StudyStore, again: StudyStore | No
         if not all(map(math.isfinite, losses)):
             found.append(f"{name}/{index:05d}: a loss is not finite: {losses}")
     different = {_content(record) for record in records.values()}
-    method = study.populations[name].method_name
-    expected = min(len(records), 1) if method in METHODS and METHODS[method].deterministic else len(records)
+    expected = min(len(records), 1) if resolve(study, name).deterministic else len(records)
     if len(different) != expected:
+        method = study.populations[name].method_name
         found.append(f"{name}: {len(different)} different checkpoints; {method} should have {expected}")
     for index, other in (again.made(name) if again else {}).items():
         if index not in records or other.payloads != records[index].payloads:

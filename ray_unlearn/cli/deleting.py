@@ -1,0 +1,86 @@
+"""The subcommand that answers one deletion request: forget.
+
+    ray-unlearn forget --model model.pth --arch resnet18 --data photos --ids delete.csv -o out
+
+Does not cover: the work, which is done in the room `deletion`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ray_unlearn.cli.options import Backend, Overrides, Where
+from ray_unlearn.errors import StudyError
+from ray_unlearn.terminal import print_error, print_line
+
+_NEEDED = ("model", "arch", "data", "ids")
+
+
+def forget(
+    study: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="STUDY", help="A request as a study file (`init --template deletion`), instead of --model to --ids."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="FILE", help="The trained model: .pth or .safetensors.")] = None,
+    arch: Annotated[str | None, typer.Option(help="Its architecture: a torchvision name, or module:factory.")] = None,
+    data: Annotated[str | None, typer.Option(help="Its training images: a folder per class, or Parquet.")] = None,
+    ids: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The images to forget: CSV with a column image_id, or .txt.")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Images that it was not trained on. Default: a tenth of --data, with a warning.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="The unlearning method, of `ray-unlearn methods`.")] = "kookmin",
+    image_size: Annotated[int, typer.Option(help="Pixels a side, as the model was trained.")] = 32,
+    normalize: Annotated[str, typer.Option(help="raw, unit or standard, as the model was trained.")] = "standard",
+    expect_accuracy: Annotated[
+        float | None, typer.Option(help="Its accuracy on test images, 0 to 1, if known: another one is refused.")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Time for making models: 90s, 30m, 1h30m.")] = "30m",
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")] = Path("deletion"),
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Put pictures of the forgotten images on the page.")
+    ] = False,
+    backend: Where = Backend.ray,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Make a model forget some training images, with evidence.
+
+    The command checks the model's accuracy, makes the unlearned model, and as many retrained and unlearned ones as the
+    budget allows, because the evidence is a comparison of many models. It leaves model.pth and model.safetensors with
+    their sha256, a page, and a study file that repeats the request. `--set training.epochs=20` and the like state how
+    the model was trained, which is what the retrained ones follow.
+    """
+    from ray_unlearn.deletion import Request, forget_study
+    from ray_unlearn.deletion.request import budget_s, write
+
+    seconds = budget_s(budget)
+    values: dict[str, Any] = {"model": model, "arch": arch, "data": data, "ids": ids}
+    if study is None:
+        missing = [f"--{name}" for name in _NEEDED if values[name] is None]
+        if missing:
+            form = "a study file of `init --template deletion`"
+            raise StudyError(f"forget: {', '.join(missing)} missing; expected all of them, or {form}")
+        values |= {"test": test, "method": method, "image_size": image_size, "normalize": normalize}
+        recipe, overrides = _recipe_of(overrides)
+        study = write(Request(**values, expect_accuracy=expect_accuracy, training=recipe), out)
+    elif any(value is not None for value in values.values()):
+        raise StudyError("forget: expected a study file, or --model, --arch, --data and --ids; found both")
+    found = forget_study(
+        study, overrides, seconds=seconds, thumbnails=thumbnails, backend=backend.value, say=print_error
+    )
+    print_line("\n".join(found.lines))
+
+
+def _recipe_of(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the overrides of `training`, which the request's study file keeps, and the others."""
+    from ray_unlearn.study.yaml12 import parse_yaml
+
+    mine = [one for one in overrides if one.startswith("training.") and "=" in one]
+    recipe = {one.partition("=")[0].removeprefix("training."): parse_yaml(one.partition("=")[2]) for one in mine}
+    return recipe, [one for one in overrides if one not in mine]

@@ -1,0 +1,269 @@
+"""forget(): check the original, make the unlearned model and as many runs as a budget allows, write the page.
+
+    found = forget(model="model.pth", arch="resnet18", data="photos", ids="delete.csv", out="out", budget="30m")
+    print(found)                                 # the verdict, and where everything is
+
+The study file in `out` is the whole request: the same call goes on where it stopped, and makes more runs where the
+budget is larger.
+
+Does not cover: how runs are made (`generation`) and scored (`evaluation`).
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import shlex
+import time
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_unlearn.deletion import original, words
+from ray_unlearn.deletion.findings import Findings, read_findings
+from ray_unlearn.deletion.page import Context, deletion_page
+from ray_unlearn.deletion.request import (
+    RETRAINED,
+    STUDY_FILE,
+    UNLEARNED,
+    Request,
+    budget_s,
+    check_form,
+    with_count,
+    write,
+    write_count,
+)
+from ray_unlearn.errors import ReferenceNotMade, StoreError
+from ray_unlearn.evaluation.evaluate import evaluate
+from ray_unlearn.evaluation.scores import Scores
+from ray_unlearn.export import export_model
+from ray_unlearn.generation import generate
+from ray_unlearn.generation.backends import BackendName
+from ray_unlearn.report.publish import publish
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.study.loading import load_study
+from ray_unlearn.study.plan import ORIGINAL, Run
+from ray_unlearn.study.schema import Study
+from ray_unlearn.terminal import print_error
+from ray_unlearn.wording import duration, plural
+
+MOST = 64
+"""Runs a side that are enough: the smallest images' evidence grows little beyond."""
+_GROWTH = 4
+"""Factor by which the number of runs grows at most in one round, because a round's time is an estimate."""
+_TRAINING_OVER_PREDICTION = 3.0
+"""Time of a training step over that of a prediction of the same images: forward, and twice that backward."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """What a deletion request left."""
+
+    folder: Path
+    findings: Findings
+    lines: tuple[str, ...]
+    """Closing lines: the verdict, the numbers, the files."""
+
+    @property
+    def model(self) -> Path:
+        """File of the unlearned model, a state dict; model.safetensors is the same."""
+        return self.folder / "model.pth"
+
+    @property
+    def page(self) -> Path:
+        """File of the page."""
+        return self.folder / "deletion.html"
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines)
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame, as a notebook shows it."""
+        page = html.escape(self.page.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" width="100%" height="720" style="border: 1px solid #ccc"></iframe>'
+
+
+def forget(
+    *,
+    out: str | Path,
+    budget: str = "30m",
+    thumbnails: bool = False,
+    backend: BackendName = "ray",
+    most: int = MOST,
+    say: Say = print_error,
+    **request: Any,
+) -> Deletion:
+    """Answer one deletion request.
+
+    Args:
+        out: folder for the study file, the model and the page.
+        budget: time for making runs, such as 90s, 30m or 1h30m.
+        thumbnails: put pictures of the forgotten images on the page.
+        backend: `ray`, or `inline` for this process.
+        most: unlearned and retrained runs at most.
+        say: called with one line per step of progress.
+        request: fields of `Request`: model, arch, data, ids, test, method, image_size, normalize, training, ...
+
+    Raises:
+        RayUnlearnError: a value, the data or the model is refused; the original's accuracy shows that it is not what it
+            is taken for.
+
+    """
+    seconds = budget_s(budget)
+    file = write(Request(**request), Path(out))
+    return forget_study(file, seconds=seconds, thumbnails=thumbnails, backend=backend, most=most, say=say)
+
+
+def forget_study(
+    file: Path,
+    overrides: Sequence[str] = (),
+    *,
+    seconds: float,
+    thumbnails: bool = False,
+    backend: BackendName = "ray",
+    most: int = MOST,
+    say: Say = print_error,
+) -> Deletion:
+    """Answer the deletion request of a study file; model and page are written into its folder.
+
+    Raises:
+        RayUnlearnError: as `forget`.
+
+    """
+    study = load_study(file, overrides)
+    check_form(study, str(file))
+    store = StudyStore(open_storage(study.storage), study.name)
+    end = time.monotonic() + seconds
+    _made(generate(with_count(study, 1), backend="inline", only=[ORIGINAL]), "the original")
+    say(original.check(study, store))
+    warnings = original.warnings(study)
+    for line in warnings:
+        say(f"warning: {line}")
+    study, note = _make(study, store, end, backend, most, say)
+    warnings += [note] * bool(note)
+    write_count(file, max(1, len(store.made(UNLEARNED))))
+    scores = _scores(study, store, say)
+    return _written(file, study, store, scores, warnings, thumbnails)
+
+
+def _made(summary: Any, what: str) -> None:
+    if summary.exit_code:
+        raise StoreError(f"{what} could not be made: {'; '.join([*map(str, summary.failed.values())][:1])}")
+
+
+def _make(study: Study, store: StudyStore, end: float, backend: BackendName, most: int, say: Say) -> tuple[Study, str]:
+    """Make the unlearned model, then pairs of unlearned and retrained runs until the budget is used.
+
+    Returns:
+        The study with the counts that were made, and why no retrained model was made; empty where one was.
+
+    """
+    _made(generate(with_count(study, 1), backend="inline", only=[UNLEARNED]), "the unlearned model")
+    say(f"the unlearned model is made; {duration(max(0.0, end - time.monotonic()))} of the budget are left")
+    done = _pairs(store)
+    expected_s = 0.0 if done else _retraining_s(study, store)
+    if not done and expected_s > end - time.monotonic():
+        note = (
+            f"no model was retrained: one would take about {duration(expected_s)}, more than the budget leaves; "
+            "--budget gives more time"
+        )
+        say(note)
+        return with_count(study, 1), note
+    pair_s = expected_s
+    while done < most:
+        begun, left = time.monotonic(), end - time.monotonic()
+        fits = int(left / pair_s) if pair_s else 1
+        count = min(most, done + max(fits, 0 if done else 1), max(1, _GROWTH * done))
+        if count <= done:
+            break
+        say(f"making unlearned and retrained models: {done} of each so far, {count} then")
+        _made(generate(with_count(study, count), backend=backend, only=[UNLEARNED, RETRAINED]), "a retrained model")
+        pair_s = (time.monotonic() - begun) / (count - done)
+        done = count
+    return with_count(study, max(done, 1)), ""
+
+
+def _pairs(store: StudyStore) -> int:
+    return min(len(store.made(UNLEARNED)), len(store.made(RETRAINED)))
+
+
+def _retraining_s(study: Study, store: StudyStore) -> float:
+    """Return about how long one retraining takes, from the time of the original's predictions."""
+    record = next(iter(store.made(ORIGINAL).values()))
+    return record.seconds.get("predict", 0.0) * _TRAINING_OVER_PREDICTION * study.training.epochs
+
+
+def _scores(study: Study, store: StudyStore, say: Say) -> Scores | None:
+    """Score the runs, and publish the study's own report; None where no retrained model is there."""
+    try:
+        scores = evaluate(study, store, log=say)
+    except ReferenceNotMade:
+        return None
+    publish(store, "html")
+    return scores
+
+
+def _written(
+    file: Path,
+    study: Study,
+    store: StudyStore,
+    scores: Scores | None,
+    warnings: Sequence[str],
+    thumbnails: bool,
+) -> Deletion:
+    """Write the model, its hashes and the page."""
+    folder, run = file.parent, Run(population=UNLEARNED, index=0)
+    files = [(name, export_model(store, run, folder / name).sha256) for name in ("model.pth", "model.safetensors")]
+    found = read_findings(study, store, scores)
+    record = store.record(run)
+    context = Context(
+        files=files,
+        command=shlex.join(["ray-unlearn", "forget", str(file), "--budget", "2h"]),
+        study_yaml=file.read_text(encoding="utf-8"),
+        warnings=[*warnings, *(scores.warnings if scores else ())],
+        versions=record.versions if record else {},
+        detail=f"{study.name}/report.html" if scores else "",
+        thumbnails=_thumbnails(study, found) if thumbnails else None,
+    )
+    result = Deletion(folder, found, tuple(_lines(folder, found, files)))
+    try:
+        (folder / "SHA256SUMS").write_text("".join(f"{sha256}  {name}\n" for name, sha256 in files), encoding="utf-8")
+        result.page.write_text(deletion_page(study, found, context), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return result
+
+
+def _lines(folder: Path, found: Findings, files: Sequence[tuple[str, str]]) -> list[str]:
+    return [
+        words.verdict(found),
+        *words.reasons(found),
+        *words.tested(found),
+        *(f"{folder / name}  sha256 {sha256}" for name, sha256 in files),
+        f"{folder / 'deletion.html'}: {plural(len(found.images), 'image')} by name, and what this does not prove",
+        f"{folder / STUDY_FILE}: `ray-unlearn forget {shlex.quote(str(folder / STUDY_FILE))}` repeats it",
+    ]
+
+
+def _thumbnails(study: Study, found: Findings) -> Mapping[str, str]:
+    """Return the forgotten images as they are decoded for the model, as data URIs of PNG files by id."""
+    import torch
+    from PIL import Image
+
+    from ray_unlearn.generation.job import open_job
+
+    data = open_job(study).data
+    indexes = data.splits.sets["forget"]
+    pictures = data.open(torch.device("cpu")).gather(indexes[np.array([one.position for one in found.images])])
+    uris = {}
+    for one, pixels in zip(found.images, pictures, strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(np.asarray(pixels)).save(buffer, "PNG")
+        uris[one.image_id] = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+    return uris

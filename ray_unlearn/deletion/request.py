@@ -1,0 +1,166 @@
+"""A deletion request -> the study that is made for it, as a file that can be repeated.
+
+    file = write(Request(model="model.pth", arch="resnet18", data="photos", ids="delete.csv"), Path("out"))
+    seconds = budget_s("1h30m")
+
+The file is the form of `study/template.py`. A later request in the same folder may only ask for more runs.
+
+Does not cover: making the study (`making`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ray_unlearn.errors import StoreError, StudyError
+from ray_unlearn.study.identity import diff
+from ray_unlearn.study.loading import load_study
+from ray_unlearn.study.recipe import Recipe
+from ray_unlearn.study.schema import Study
+from ray_unlearn.study.template import DELETION, PLACEHOLDERS
+
+STUDY_FILE = "study.yaml"
+UNLEARNED, RETRAINED = "unlearned", "retrained"
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for."""
+
+    model: str
+    """File of the trained model: .pth (a state dict) or .safetensors."""
+    arch: str
+    data: str
+    """Training images: a folder per class, or Parquet."""
+    ids: str
+    """File that lists the images to forget."""
+    test: str | None = None
+    """Images that the model was not trained on; else a tenth of `data` is held out."""
+    method: str = PLACEHOLDERS["method"]
+    image_size: int = 32
+    normalize: str = "standard"
+    expect_accuracy: float | None = None
+    """Accuracy of the model on test images, 0..1, where it is known."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """How the model was trained: keys of the study's `training`."""
+
+    def text(self) -> str:
+        """Return the study file; paths are absolute."""
+        recipe = {key: value for key, value in Recipe().model_dump(mode="json").items() if key in _RECIPE}
+        values = {
+            "data": _path(self.data),
+            "test": "0.1" if self.test is None else _path(self.test),
+            "image_size": str(self.image_size),
+            "normalize": _yaml(self.normalize),
+            "ids": _path(self.ids),
+            "arch": _yaml(self.arch),
+            "training": _yaml(recipe | dict(self.training)),
+            "weights": _path(self.model),
+            "method": _path(self.method) if ".py:" in self.method else _yaml(self.method),
+            "count": "1",
+            "expect_accuracy": _yaml(self.expect_accuracy),
+        }
+        return DELETION.substitute(PLACEHOLDERS | values)
+
+
+_RECIPE = ("epochs", "optimizer", "lr", "weight_decay", "schedule", "batch_size")
+
+
+def _path(text: str) -> str:
+    """Return a path as YAML, absolute unless it is a URI or an embedded source."""
+    if "://" in text or text in ("digits", "cifar10"):
+        return _yaml(text)
+    return _yaml(str(Path(text).expanduser().absolute()))
+
+
+def _yaml(value: Any) -> str:
+    """Return a value as YAML on one line, which may stand between braces."""
+    text = yaml.safe_dump([value], default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=True)
+    return text.strip()[1:-1]
+
+
+def write(request: Request, out: Path) -> Path:
+    """Write the study file of a request into a folder, unless the same request is there already; return the file.
+
+    Raises:
+        StudyError: the folder holds another request, or a value is refused.
+        StoreError: the folder cannot be written.
+
+    """
+    file, text = out / STUDY_FILE, request.text()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.write_text(text, encoding="utf-8")
+            return file
+        beside = out / f".{STUDY_FILE}.new"
+        beside.write_text(text, encoding="utf-8")
+        lines = diff(_content(load_study(file)), _content(load_study(beside)))
+        beside.unlink()
+    except OSError as error:
+        raise StoreError(f"{out}: cannot be written: {error.strerror or error}") from error
+    if lines:
+        raise StudyError(f"{file}: another request is there ({'; '.join(lines[:3])}); choose another folder: -o FOLDER")
+    return file
+
+
+def _content(study: Study) -> dict[str, Any]:
+    """Return what a request may not change: everything but the counts."""
+    values = study.model_dump(mode="json")
+    for population in values["populations"].values():
+        population.pop("count", None)
+    return values
+
+
+def with_count(study: Study, count: int) -> Study:
+    """Return the study with this many unlearned and retrained runs."""
+    populations = {
+        name: spec.model_copy(update={"count": count}) if name in (UNLEARNED, RETRAINED) else spec
+        for name, spec in study.populations.items()
+    }
+    return study.model_copy(update={"populations": populations})
+
+
+def write_count(file: Path, count: int) -> None:
+    """Write the number of runs that were made into the study file, so that repeating it makes as many."""
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    counted = tuple(f"  {name}:" for name in (UNLEARNED, RETRAINED))
+    new = [re.sub(r"\bcount: \d+", f"count: {count}", line) if line.startswith(counted) else line for line in lines]
+    if new != lines:
+        file.write_text("".join(new), encoding="utf-8")
+
+
+def check_form(study: Study, where: str) -> None:
+    """Check that a study is a deletion request: one imported original, `unlearned`, and `retrained`.
+
+    Raises:
+        StudyError: it is another study.
+
+    """
+    original = study.populations.get("original")
+    wanted: Sequence[str] = ("original", UNLEARNED, RETRAINED)
+    if original is None or not original.weights or any(name not in study.populations for name in wanted):
+        raise StudyError(
+            f"{where}: expected the populations original (with weights: FILE), {UNLEARNED} and {RETRAINED}; "
+            f"found {', '.join(study.populations)}; `ray-unlearn init FILE --template deletion` writes the form"
+        )
+
+
+def budget_s(text: str) -> float:
+    """Return a time such as `90s`, `30m` or `1h30m` in seconds.
+
+    Raises:
+        StudyError: it is no time.
+
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise StudyError(f"--budget {text}: expected a time such as 90s, 30m or 1h30m")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)

@@ -1,0 +1,96 @@
+"""The report as a value that a notebook shows, and the ranking as a few lines of HTML.
+
+    found = report(study)                        # the page, in a frame, where it is the last line of a cell
+    print(report(study, "latex", columns=["population", "N", "score"]))
+    html = ranking_html(scores)
+
+Does not cover: the contents of page and tables (`page`, `paper`).
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_unlearn.evaluation.scores import Scores
+from ray_unlearn.report.publish import Form, draw, publish, render
+from ray_unlearn.report.ranking import warnings_of
+from ray_unlearn.report.score_tables import ranking_lines_table
+from ray_unlearn.report.table import Table
+from ray_unlearn.report.text import null_lines
+from ray_unlearn.report.verdict import verdict
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.study.schema import Study
+from ray_unlearn.wording import joined
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report, and where it was written."""
+
+    text: str
+    form: Form
+    address: str
+    figures: tuple[Path, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text if self.form != "html" else f"report at {self.address}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame, or the table as text."""
+        if self.form != "html":
+            return f"<pre>{html.escape(self.text)}</pre>"
+        frame = 'width="100%" height="720" style="border: 1px solid #ccc"'
+        return f'<iframe srcdoc="{html.escape(self.text)}" {frame}></iframe><p>{html.escape(self.address)}</p>'
+
+
+def report(
+    study: Study,
+    form: Form = "html",
+    *,
+    columns: Sequence[str] = (),
+    output: str | Path | None = None,
+    figures: str | Path | None = None,
+) -> Report:
+    """Write the last evaluation of a study as a page or as tables, and return it.
+
+    Args:
+        study: the study; it is evaluated.
+        form: html, markdown, latex or csv.
+        columns: columns of one table for a paper (`ray_unlearn.report.paper`).
+        output: file to write; default report.html, .md, .tex or .csv in the study's folder.
+        figures: folder for the page's pictures as PDF and SVG.
+
+    Raises:
+        StoreError: the store has no evaluation by this version, or a file cannot be written.
+        RayUnlearnError: columns that do not exist, or that are asked of a page.
+
+    """
+    store = StudyStore(open_storage(study.storage), study.name)
+    text = render(store, form, columns)
+    if output is None:
+        address = publish(store, form, columns)
+    else:
+        Path(output).write_text(text, encoding="utf-8")
+        address = str(output)
+    return Report(text, form, address, tuple(draw(store, Path(figures))) if figures is not None else ())
+
+
+def ranking_html(scores: Scores) -> str:
+    """Return verdict, ranking, null and warnings; every text is escaped."""
+    table = ranking_lines_table(scores)
+    lines = [table.explained, *null_lines(scores), *(f"warning: {line}" for line in warnings_of(scores))]
+    small = "".join(f"<div><small>{html.escape(line)}</small></div>" for line in lines)
+    return f"<p><strong>{html.escape(verdict(scores))}</strong></p>{table_html(table)}{small}"
+
+
+def table_html(table: Table) -> str:
+    """Return a plain table: a heading per column, value and interval in a cell."""
+    head = "".join(f"<th>{html.escape(column.label)}</th>" for column in table.columns)
+    rows = ["".join(f"<td>{html.escape(joined(cell.text, cell.interval))}</td>" for cell in row) for row in table.rows]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,227 @@
+"""One deletion request: what is made, what is refused, and what the page states."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+import ray_unlearn as ru
+from ray_unlearn.cli import main
+from ray_unlearn.deletion import Deletion, Request, words
+from ray_unlearn.deletion.findings import Findings, _larger
+from ray_unlearn.deletion.request import budget_s
+from ray_unlearn.errors import ModelError, StudyError
+from ray_unlearn.models import small_cnn
+from ray_unlearn.study import load_study
+
+TRAINING = {"epochs": 8, "lr": 1e-2, "batch_size": 16, "schedule": "constant", "weight_decay": 0.0}
+FORGOTTEN = ["dark/00.png", "dark/01.png", "light/02.png"]
+
+
+def pictures(folder: Path, count: int, seed: int) -> None:
+    """Write dark and light pictures of noise: two classes that a net learns in seconds."""
+    rng = np.random.default_rng(seed)
+    for name, middle in (("dark", 90), ("light", 160)):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = np.clip(rng.normal(middle, 60, (8, 8, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index:02d}.png")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos, test images, a list to delete, and a model that was trained on the photos."""
+    folder = tmp_path_factory.mktemp("request")
+    pictures(folder / "photos", 30, 0)
+    pictures(folder / "test", 20, 1)
+    (folder / "delete.csv").write_text("\n".join(["image_id", *FORGOTTEN]) + "\n")
+    study = {
+        "name": "made",
+        "storage": ".",
+        "data": {"train": "photos", "test": "test", "image_size": 8, "forget": {"ids": "delete.csv"}},
+        "model": {"arch": "small_cnn"},
+        "training": TRAINING,
+        "populations": {"original": {"method": "train", "on": "train"}},
+    }
+    (folder / "made.yaml").write_text(yaml.safe_dump(study))
+    assert ru.generate(load_study(folder / "made.yaml"), backend="inline").exit_code == 0
+    exported = [str(folder / "made.yaml"), str(folder / "model.pth"), "--population", "original", "--run", "0"]
+    assert main(["export", *exported]) == 0
+    return folder
+
+
+Ask = Callable[..., Deletion]
+
+
+@pytest.fixture
+def ask(place: Path, tmp_path: Path) -> Ask:
+    """Return a function that makes the request in a folder of the test's own, in this process."""
+
+    def make(**changes: Any) -> Deletion:
+        values: dict[str, Any] = {
+            "model": str(place / "model.pth"),
+            "arch": "small_cnn",
+            "data": str(place / "photos"),
+            "test": str(place / "test"),
+            "ids": str(place / "delete.csv"),
+            "image_size": 8,
+            "method": "finetune",
+            "training": TRAINING,
+            "out": tmp_path / "out",
+            "budget": "10m",
+            "backend": "inline",
+            "most": 1,
+            "say": lambda line: None,
+        }
+        return ru.forget(**(values | changes))
+
+    return make
+
+
+def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask, tmp_path: Path):
+    """Law: the model is unlearned run 0 in both files; the page names each image, what was tested, and its limits."""
+    said: list[str] = []
+    found = ask(most=5, say=said.append)
+    assert said[0].startswith("model.pth: accuracy ")
+    assert "% on 57 retained images, " in said[0]
+    assert "% on 40 held-out images" in said[0]
+    out = tmp_path / "out"
+    published = load_file(out / "deletion/unlearned/00000/model.safetensors")
+    state = torch.load(found.model, weights_only=True)
+    small_cnn(2).load_state_dict(state, strict=True)
+    assert all(torch.equal(state[name], published[name]) for name in published)
+    sums = dict(reversed(line.split("  ")) for line in (out / "SHA256SUMS").read_text().splitlines())  # type: ignore[misc]
+    for name in ("model.pth", "model.safetensors"):
+        assert sums[name] == hashlib.sha256((out / name).read_bytes()).hexdigest()
+    page = found.page.read_text()
+    for name in FORGOTTEN:
+        assert page.count(f">{name}<") == 1
+    assert "5 unlearned models against 5 retrained" in page
+    assert "no statement about legal duties" in page
+    assert sums["model.pth"] in page
+    assert "<img" not in page
+    assert [one.image_id for one in found.findings.images] == FORGOTTEN
+    assert all(one.epsilon is not None for one in found.findings.images)
+    assert found._repr_html_().startswith("<iframe srcdoc=")
+    again = ask(most=5)  # the same request in the same folder: nothing is made, the same is written
+    assert again.page.read_text() == page
+    study = load_study(out / "study.yaml")
+    assert {study.populations[name].count for name in ("unlearned", "retrained")} == {5}
+    assert main(["forget", str(out / "study.yaml"), "--budget", "1s", "--backend", "inline"]) == 0
+    with pytest.raises(StudyError, match=r"another request is there \(populations.unlearned.method: \"finetune\" ->"):
+        ask(method="scrub")
+
+
+def test_without_retrained_models_there_is_a_page_that_claims_nothing(ask: Ask):
+    """Law: where the budget allows no retraining, before and after are shown, and what more time would add."""
+    found = ask(budget="2s", training=TRAINING | {"epochs": 200_000})
+    page = found.page.read_text()
+    assert "so this is no evidence of forgetting yet" in words.verdict(found.findings)
+    assert "no model was retrained: one would take about" in page
+    assert "Nothing was tested: there are 1 unlearned model and 0 retrained" in page
+    assert found.findings.images[0].retrained is None
+    assert "not compared" in page
+
+
+def test_thumbnails_are_the_forgotten_images(ask: Ask, place: Path):
+    """Law: on request, each image is on the page as the model sees it, beside its own name."""
+    page = ask(budget="1s", thumbnails=True).page.read_text()
+    rows = page.split("<tr>")
+    for name in FORGOTTEN:
+        (row,) = [one for one in rows if f">{name}<" in one]
+        data = row.split("data:image/png;base64,")[1].split('"')[0]
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+        np.testing.assert_array_equal(shown, np.asarray(Image.open(place / "photos" / name)))
+
+
+def test_a_model_that_is_not_what_it_is_taken_for_is_refused(ask: Ask, tmp_path: Path):
+    """Law: accuracy near chance, or far from the expected one, ends the request before anything is unlearned."""
+    torch.manual_seed(0)
+    torch.save(small_cnn(2).state_dict(), tmp_path / "untrained.pth")
+    with pytest.raises(ModelError, match=r"untrained.pth: accuracy .* near chance .* check data.image_size"):
+        ask(model=str(tmp_path / "untrained.pth"), out=tmp_path / "a")
+    with pytest.raises(ModelError, match=r"expected 30.0 % on held-out images \(expect_accuracy\)"):
+        ask(expect_accuracy=0.3, out=tmp_path / "b")
+    assert not list(tmp_path.glob("*/deletion/unlearned/*/record.json"))
+
+
+def test_held_out_images_that_the_model_was_trained_on_are_warned_of(ask: Ask):
+    """Law: without test images a tenth is held out of the training images, and the page says what that means."""
+    said: list[str] = []
+    found = ask(test=None, budget="1s", say=said.append)
+    assert any("the original was trained on them" in line for line in said)
+    assert "accuracy on them measures memory" in found.page.read_text()
+
+
+def test_the_template_is_the_form_of_a_request(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Law: `init --template deletion` has the keys of the file that `forget` writes, and `forget` reads it."""
+    assert main(["init", str(tmp_path / "request.yaml"), "--template", "deletion"]) == 0
+    assert "ray-unlearn forget" in capsys.readouterr().out
+    template = yaml.safe_load((tmp_path / "request.yaml").read_text())
+    written = yaml.safe_load(Request(model="a", arch="b", data="c", ids="d").text())
+    assert {key: sorted(value) if isinstance(value, dict) else value for key, value in template.items()} == {
+        key: sorted(value) if isinstance(value, dict) else value for key, value in written.items()
+    } | {"training": sorted(template["training"])}
+    assert main(["forget", str(tmp_path / "request.yaml")]) == 1
+    assert f"{tmp_path}/model.pth: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--model", "m.pth"], "--arch, --data, --ids missing; expected all of them"),
+        (["x.yaml", "--model", "m.pth"], "found both"),
+        (["--budget", "soon"], "--budget soon: expected a time such as 90s, 30m or 1h30m"),
+    ],
+)
+def test_a_wrong_command_is_refused(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture):
+    """Law: one line names what is missing."""
+    assert main(["forget", *arguments]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_another_study_is_no_request(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Law: a study without an imported original is refused with the form that is expected."""
+    assert main(["init", str(tmp_path / "study.yaml")]) == 0
+    assert main(["forget", str(tmp_path / "study.yaml")]) == 2
+    assert "expected the populations original (with weights: FILE), unlearned and retrained" in capsys.readouterr().err
+
+
+def test_times_are_read():
+    """Law: units add up."""
+    assert [budget_s(text) for text in ("90s", "30m", "1h30m", "1.5h")] == [90, 1800, 5400, 5400]
+
+
+def test_pairs_are_counted_by_hand():
+    """Law: of the pairs (1, 0), (1, 1), (1, 2), (3, 0), (3, 1), (3, 2), four and a half have the larger first."""
+    assert _larger(np.array([1.0, 3.0]), np.array([0.0, 1.0, 2.0])) == pytest.approx(4.5 / 6)
+
+
+def test_the_verdict_follows_the_test_and_names_lost_accuracy(ask: Ask):
+    """Law: a small p is "not forgotten", a large one "no difference"; fewer than five runs are no evidence."""
+    found: Findings = ask(most=5).findings
+    assert found.scores is not None
+    tests = {name: one.model_copy(update={"p": 0.01, "adjusted": 0.02}) for name, one in found.scores.tests.items()}
+    apart = replace(found, scores=found.scores.model_copy(update={"tests": tests}))
+    assert words.verdict(apart).startswith("Not forgotten as if never seen")
+    alike = {name: one.model_copy(update={"p": 0.5, "adjusted": 0.9}) for name, one in tests.items()}
+    same = replace(found, scores=found.scores.model_copy(update={"tests": alike}))
+    assert words.verdict(same).startswith("No difference was found")
+    assert "would have shown a difference of" in " ".join(words.tested(same))
+    after = replace(found.sides["unlearned"], accuracy=found.sides["unlearned"].accuracy | {"test": 0.5})
+    costly = replace(same, sides=found.sides | {"unlearned": after})
+    assert "It paid with accuracy" in words.verdict(costly)
+    few = replace(apart, sides=found.sides | {"retrained": replace(found.sides["retrained"], runs=4)})
+    assert "no evidence of forgetting yet" in words.verdict(few)
