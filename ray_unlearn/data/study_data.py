@@ -28,8 +28,9 @@ from ray_unlearn.data.splits import ImageTable, Splits, make_splits
 from ray_unlearn.errors import DataError
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Storage
+from ray_unlearn.study.forget import Forget
 from ray_unlearn.study.identity import identity_of
-from ray_unlearn.study.schema import Columns, Data, Forget, Source, Study
+from ray_unlearn.study.schema import Columns, Data, Source, Study
 from ray_unlearn.study.shuffle import Shuffle
 
 if TYPE_CHECKING:

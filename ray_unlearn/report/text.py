@@ -23,6 +23,7 @@ from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import PopulationScores, Scores
 from ray_unlearn.report.ranking import SPLITS, estimate, mode_words, null_of, ranked, warnings_of, why_no_null
 from ray_unlearn.report.score_tables import HEADLINE, estimate_cell, ranking_lines_table
+from ray_unlearn.report.shadow_tables import shadow_lines
 from ray_unlearn.report.table import Cell, Table
 from ray_unlearn.report.verdict import test_line
 from ray_unlearn.store.metrics import PopulationStatus
@@ -78,6 +79,7 @@ def score_lines(scores: Scores) -> list[str]:
         table.explained,
         *null_lines(scores),
         *([tested] if (tested := test_line(scores)) else []),
+        *shadow_lines(scores),
         *_audit_lines(ranked(scores)),
         *_missing_lines(ranked(scores)),
         *(f"warning: {warning}" for warning in warnings_of(scores)),

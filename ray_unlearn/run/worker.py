@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -40,9 +41,10 @@ from ray_unlearn.run.run_log import RunLog, recorded
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.arithmetic import arithmetic_of
+from ray_unlearn.store.membership import Members, fingerprint, half_of_train
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import check_shared
-from ray_unlearn.study.plan import Plan, Run
+from ray_unlearn.study.plan import ORIGINAL, Plan, Run
 from ray_unlearn.study.schema import Execution
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32, check_present
@@ -93,7 +95,7 @@ class Worker:
         self._job = job
         self._device = torch.device(device)
         self._originals: dict[Run, tuple[str, Template]] = {}
-        """Originals read so far: sha256 and model."""
+        """Originals read so far, and the last shadow: sha256 and model."""
         threads = job.plan.study.execution.cpus_per_worker
         self._publisher: Publisher[Outcome] = Publisher(functools.partial(torch.set_num_threads, threads))
         self._poisoned = False
@@ -185,11 +187,19 @@ class Worker:
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
         rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
-        writer = RunWriter(run=run, population=population, study=study, sets=self._outputs, all_sets=self._sets)
+        half = self._half(run)
+        writer = RunWriter(
+            run=run,
+            population=population,
+            study=study,
+            sets=self._outputs,
+            all_sets=self._sets,
+            membership=fingerprint(half) if half else "",
+        )
         model = self._starting_model(run, rng)
         model = model if self._device.type == "cpu" else model.to(self._device)
         with isolated_process_state(), rng.global_state("method"):  # dropout draws from the global generators
-            method_of(population.method).run(model, self._run_data(writer), population.method.options, rng)
+            method_of(population.method).run(model, self._run_data(writer, half), population.method.options, rng)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
         _check_weights(model)
         trained, trained_cpu = time.monotonic(), self._cpu_s()
@@ -255,10 +265,20 @@ class Worker:
         start = self._job.plan.start_of(run)
         return self._originals[start][0] if start else ""
 
-    def _run_data(self, writer: RunWriter) -> RunData:
-        sets = self._sets
+    def _half(self, run: Run) -> Members | None:
+        """Return the half of the train split that the run is limited to; None for all of it."""
+        plan, sizes = self._job.plan, self._job.data.splits.sizes()
+        owner = plan.half_of(run)
+        return half_of_train(plan.study.seed, owner.population, owner.index, sizes) if owner else None
+
+    def _run_data(self, writer: RunWriter, half: Members | None) -> RunData:
+        sets, train = self._sets, self._train
+        if half:
+            sets = sets | {name: sets[name].subset(np.flatnonzero(mine_N)) for name, mine_N in half.items()}
+            indices = np.concatenate([sets[name].indices for name in half])
+            train = ImageSet(train.pixels, np.sort(indices), train.scaling)
         return RunData(
-            train=self._train,
+            train=train,
             retain=sets["retain"],
             forget=sets["forget"],
             validation=sets["validation"] if len(sets["validation"]) else None,
@@ -278,6 +298,8 @@ class Worker:
         if start is None:
             return self._fresh(rng)
         if start not in self._originals:
+            if start.population != ORIGINAL:  # a shadow starts one run of a population: hundreds would fill memory
+                self._originals = {one: kept for one, kept in self._originals.items() if one.population == ORIGINAL}
             data = self._job.store.payload(start, CHECKPOINT)
             model = self._template.copy()
             weights = models.parse_weights(data, CHECKPOINT)
