@@ -74,7 +74,8 @@ def _with_arguments(population: str, method: str, source: str, options: Mapping[
     loaders = {key: value for key, value in options.items() if key in fields and key != "arguments"}
     others = {key: value for key, value in options.items() if key not in fields}
     written = options.get("arguments") or {}
-    return loaders | {"arguments": checked(f"populations.{population}", method, source, {**written, **others})}
+    where, names = f"populations.{population}", [key for key in fields if key != "arguments"]
+    return loaders | {"arguments": checked(where, method, source, {**written, **others}, names)}
 
 
 def method_of(use: MethodUse) -> Method:

@@ -35,7 +35,7 @@ from ray_unlearn.study.yaml12 import parse_yaml
 _EMBEDDED = ("digits", "cifar10", "given")
 # What pydantic adds to a key's path: the member of a union that failed, and `[key]` where the key itself is wrong.
 _NOT_KEYS = re.compile(
-    r"(constrained-)?(int|float|str)|Source|Normalize|HalfOf|\[key\]|(function-|literal|tuple)\S*\[.*"
+    r"(constrained-)?(int|float|str)|Source|Normalize|HalfOf|UpTo|\[key\]|(function-|literal|tuple)\S*\[.*"
 )
 
 
