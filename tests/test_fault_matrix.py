@@ -37,8 +37,9 @@ COUNT = 10
 def write_study(folder: Path, **execution: Any) -> Path:
     """Write a study of one imported original and COUNT runs that obey orders; return its file."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("faults.py", "chaos_method.py", "chaos_net.py"):
+    for name in ("faults.py", "chaos_method.py"):
         shutil.copy(STRESS / name, folder)
+    shutil.copy(STRESS / "chaos_net.py", folder / "obeying.py")  # chaos_net is on this process's path already
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_file(small_cnn(10, width=4).state_dict(), folder / "original.safetensors")
@@ -46,7 +47,7 @@ def write_study(folder: Path, **execution: Any) -> Path:
         "original": {"weights": str(folder / "original.safetensors")},
         "mine": {"method": f"{folder / 'chaos_method.py'}:unlearning", "count": COUNT},
     }
-    model = {"arch": "chaos_net:make", "options": {"width": 4}}
+    model = {"arch": "obeying:make", "options": {"width": 4}}
     changes = {"storage": str(folder / "store"), "model": model, "execution": {"max_attempts": 9, **execution}}
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(merged(TINY, changes) | {"populations": populations}))
