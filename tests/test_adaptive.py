@@ -45,6 +45,10 @@ def test_populations_are_adaptive_together():
     assert study_of(retrained=4, a=4).adaptive is None
     with pytest.raises(StudyError, match=r"populations\.b\.count: expected {up_to: 100, until: decided}"):
         study_of(retrained=UNTIL, a=UNTIL, b=100)
+    with pytest.raises(StudyError, match=r"populations\.b\.count: .*found 0$"):
+        study_of(retrained=1, b=0)
+    with pytest.raises(StudyError, match=r"populations\.b\.count\.until: .*found 'bored' \(valid: decided\)"):
+        study_of(retrained=1, b={"up_to": 100, "until": "bored"})
     with pytest.raises(StudyError, match="needs the reference retrained"):
         study_of(a=UNTIL, b=UNTIL, c=UNTIL)
     with pytest.raises(StudyError, match="needs a `width`"):
@@ -117,7 +121,7 @@ def test_two_hundred_studies_name_a_wrong_order_in_five_percent_at_most(apart: f
 @pytest.mark.timeout(900)
 def test_six_populations_on_digits_stop_when_they_are_decided(tmp_path: Path, capsys):
     """Law: `all` looks at 16, 32, ... runs, and makes no more once it is decided; asked again, it makes nothing."""
-    count = UNTIL | {"width": 0.5}
+    count = UNTIL | {"width": 0.04}
     populations = {f"f{i}": {"method": "finetune", "lr": lr, "count": count} for i, lr in enumerate((1e-4, 3e-3, 3e-2))}
     ngp = {"method": "negative_gradient_plus", "epochs": 1, "lr": 1e-2, "count": count}
     populations |= {f"ngp{i}": ngp | {"alpha": alpha} for i, alpha in enumerate((0.9, 0.5, 0.99))}

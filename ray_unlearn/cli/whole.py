@@ -91,8 +91,9 @@ def _decided(study: Study, make: Callable[..., Summary], backend: Backend, addre
             break
         scores = evaluate(study, store_of(study), first=runs, execute=execution(jobs, address), log=print_line)
         why = decided(scores, wanted.width)
-        left = sum(spec.planned - runs for name, spec in study.populations.items() if name != "original")
-        end = f"{why}: {plural(left, 'run')} of {wanted.up_to} a population saved" if why else "not decided"
+        planned = [spec.planned for name, spec in study.populations.items() if name != "original"]
+        saved = f"{sum(planned) - runs * len(planned)} of {plural(sum(planned), 'run')} need not be made"
+        end = f"{why}; {saved}" if why else "not decided"
         print_line(f"look {number} of {len(looks)}, at {plural(runs, 'run')} of every population: {end}")
         if why:
             break

@@ -28,8 +28,9 @@ from ray_unlearn.data.splits import ImageTable, Splits, make_splits
 from ray_unlearn.errors import DataError
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Storage
+from ray_unlearn.study.forget import Forget
 from ray_unlearn.study.identity import identity_of
-from ray_unlearn.study.schema import Columns, Data, Forget, Source, Study
+from ray_unlearn.study.schema import Columns, Data, Source, Study
 from ray_unlearn.study.shuffle import Shuffle
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ class StudyData:
 
         shards = [shard for source in self.sources for shard in source.map(cache)]
         return Pixels(shards, device, budget_bytes, self.shuffle)
+
+    def paths(self, cache: Path | None = None) -> list[Path]:
+        """Return the local paths of all shards, in the order of the index."""
+        return [path for source in self.sources for path in source.paths(cache)]
 
 
 def open_sources(data: Data) -> dict[str, OpenSource]:

@@ -124,7 +124,9 @@ class Checks:
     def _plan(self, ingredients: Ingredients) -> Plan | None:
         """Return the plan of the populations that can start; each that cannot is a problem of its own."""
         names = list(ingredients.methods)
-        alone = {name: self._checked(partial(make_plan, self._only([ORIGINAL, name]), ingredients)) for name in names}
+        specs = self.study.populations
+        needed = {name: [specs[name].starts_from or ORIGINAL, name] for name in names}
+        alone = {name: self._checked(partial(make_plan, self._only(needed[name]), ingredients)) for name in names}
         startable = [name for name, plan in alone.items() if plan]
         return make_plan(self._only(startable), ingredients) if startable else None
 

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING
 
 from ray_unlearn.generation.backends import Backend, BackendName, open_backend
 from ray_unlearn.generation.job import open_job
-from ray_unlearn.generation.preflight import check_device, check_files, check_precision, probably_pending
+from ray_unlearn.generation.preflight import (
+    check_device,
+    check_files,
+    check_precision,
+    probably_pending,
+    start_early,
+)
 from ray_unlearn.generation.records import ArithmeticWarnings, FailureRecords, Work, admit, finish, published_run
 from ray_unlearn.generation.summary import Summary
 from ray_unlearn.interrupts import interrupts
@@ -30,7 +36,7 @@ from ray_unlearn.store.sharing import marked
 from ray_unlearn.study import Shard, Study
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
 
 def generate(
@@ -69,6 +75,7 @@ def generate(
     with ExitStack() as stack:
         stack.enter_context(interrupts())
         check_files(study)
+        start_early(study)
         place = stack.enter_context(
             open_backend(backend, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
         )
@@ -97,6 +104,7 @@ def generate(
         made=len(tally.made),
         failed=tally.failed,
         blocked=tuple(tally.blocked),
+        ended=tuple(tally.ended),
         skipped_images=len(job.data.skipped),
         seconds=sum(seconds.values()),
         phases=seconds,
@@ -132,6 +140,7 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
             made=work.made,
             max_attempts=study.execution.max_attempts,
             published=partial(published_run, job),
+            held=work.sha256,
         )
         for event in events:
             for sink in sinks:

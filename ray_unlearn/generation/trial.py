@@ -19,7 +19,7 @@ from ray_unlearn.data.images import ImageSet, Pixels, Scaling
 from ray_unlearn.errors import ModelError
 from ray_unlearn.methods.script import ScriptOptions
 from ray_unlearn.methods.weights import WeightsOptions
-from ray_unlearn.run.worker import Job
+from ray_unlearn.run.job import Job
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.plan import Population
 from ray_unlearn.study.schema import Normalize, Study
