@@ -60,6 +60,11 @@ class Sameness:
         for run in sorted(held):
             self._known.setdefault(run.population, {}).setdefault(held[run], []).append(run)
 
+    def is_open(self, run: Run) -> bool:
+        """Return whether a script's runs may all be the same still: then they are given out one by one."""
+        scripted = bool(self._plan.populations[run.population].method.source)
+        return scripted and len(self._known.get(run.population, ())) < 2
+
     def noted(self, outcome: Outcome) -> Same | None:
         """Note a run that was made; return what it is equal to, where that is worth a line."""
         run, sha256 = outcome.run, outcome.sha256

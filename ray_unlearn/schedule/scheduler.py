@@ -230,6 +230,7 @@ class _Scheduler:
         if self._queue[0] in self._alone and len(held):
             return  # the worker gets the next runs when these are done
         share = math.ceil(len(self._queue) / (2 * self._wanted))  # near the end, no worker holds many runs
+        share = 1 if self._sameness.is_open(self._queue[0]) else share
         runs = self._batching.take(self._queue, at_most=share, alone=self._alone)
         awaited = any(run in self._blocked or run in self._alone for run in runs)
         self._submit(worker, runs, flush=awaited or not self._queue)
