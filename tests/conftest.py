@@ -25,6 +25,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Let the whole everyday run use two processes, where pytest-xdist is installed and nothing else was asked for."""
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one of the two, or a pytest that a test starts: it would start two more
+        return
     option, everyday = config.option, config.getini("addopts")[-1]
     chosen = option.markexpr != everyday or option.keyword or option.collectonly
     whole = config.args == config.getini("testpaths") and not chosen
