@@ -48,7 +48,7 @@ ALL = {"original", "retrained", "finetune"}
         ({"populations": {"finetune": {"method": "negative_gradient_plus", "noise_std": None}}}, {"finetune"}),
         ({"populations": {"retrained": {"weight_decay": 0.5}}}, {"retrained"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_what_changes_results_changes_the_digest(tiny: Make, changes: dict[str, Any], changed: set[str]) -> None:
     """Of exactly those populations whose results it changes, through the original too."""
