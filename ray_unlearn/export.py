@@ -27,7 +27,7 @@ from ray_unlearn.models import parse_weights
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.records import CHECKPOINT, Payload, payload_of
 from ray_unlearn.store.starts import check_starts
-from ray_unlearn.study.plan import ORIGINAL, Run
+from ray_unlearn.study.plan import Run
 
 _PTH = ".pth"
 _SAME_TIME = (1980, 1, 1, 0, 0, 0)  # the zip's own zero: the same checkpoints give the same file
@@ -44,7 +44,7 @@ def export_competition(store: StudyStore, population: str, count: int, file: Pat
     if store.held(population) is None:
         raise StoreError(f"{store.uri} has no population {population}; run `ray-unlearn generate` first")
     records = store.made(population)
-    check_starts(store, population, records, store.made(ORIGINAL))
+    check_starts(store, population, records)
     missing = [index for index in range(count) if index not in records]
     if missing:
         shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
@@ -69,7 +69,7 @@ def export_model(store: StudyStore, run: Run, file: Path) -> Payload:
     """
     record = store.made(run.population).get(run.index)
     if record is not None:
-        check_starts(store, run.population, {run.index: record}, store.made(ORIGINAL))
+        check_starts(store, run.population, {run.index: record})
     data = store.payload(run, CHECKPOINT, record)
     content = _as_pth(data) if file.suffix.lower() == _PTH else data
     with _replacing(file) as temporary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,14 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Let the whole everyday run use two processes, where pytest-xdist is installed and nothing else was asked for."""
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one of the two, or a pytest that a test starts: it would start two more
+        return
     option, everyday = config.option, config.getini("addopts")[-1]
-    whole = config.args == config.getini("testpaths") and option.markexpr == everyday
+    chosen = option.markexpr != everyday or option.keyword or option.collectonly
+    whole = config.args == config.getini("testpaths") and not chosen
     if whole and config.pluginmanager.hasplugin("xdist") and option.numprocesses is None and not option.usepdb:
         option.numprocesses, option.dist = 2, "loadgroup"
+        os.environ.setdefault("PYTHONHASHSEED", str(secrets.randbelow(2**32)))  # both name a set in one order
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

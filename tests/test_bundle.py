@@ -135,6 +135,27 @@ def test_ids_travel_and_weights_by_relative_paths(tmp_path: Path) -> None:
     assert study.populations["original"].weights == (f"{folder}/files/0/a.pth", *weights[1:])
 
 
+def test_shards_travel_with_their_list(tmp_path: Path) -> None:
+    """Law: a list of shards is sent with the files beside it that it names, and with no other."""
+    shards = {"a": "m-1.safetensors", "b": "m-2.safetensors", "c": "../secret.safetensors"}
+    (tmp_path / "m.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    for name in ("m-1.safetensors", "m-2.safetensors"):
+        (tmp_path / name).write_bytes(b"weights")
+    file = write(
+        tmp_path, populations={"original": {"method": None, "on": None, "weights": "m.safetensors.index.json"}}
+    )
+    assert set(pack(file, []).files) == {
+        f"files/0/{n}" for n in ("m.safetensors.index.json", *list(shards.values())[:2])
+    }
+
+
+def test_the_folder_of_a_csvs_images_is_not_relative(tmp_path: Path) -> None:
+    """Law: images are not sent, so a CSV file and its folder of images have to be where every node sees them."""
+    file = write(tmp_path, data={"train": {"path": "/mnt/labels.csv", "images": "faces"}})
+    with pytest.raises(StudyError, match=r"data\.train: faces is relative, and images are not sent with a job"):
+        pack(file, [])
+
+
 OUTSIDE: dict[str, dict[str, Any]] = {
     "weights": {"populations": {"original": {"method": None, "on": None, "weights": "../secret.pth"}}},
     "a link": {"populations": {"original": {"method": None, "on": None, "weights": "link.pth"}}},

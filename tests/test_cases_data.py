@@ -6,6 +6,7 @@ An id names the row of the table of cases that a test holds; `test_data_cases` h
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -131,3 +132,236 @@ def test_issue_21_resize_in_a_study(tmp_path: Path):
     found = {name: data_of(tmp_path, train, resize=name).identity["images"]["train"] for name in ("crop", "pad")}
     found["stretch"] = data_of(tmp_path, train).identity["images"]["train"]
     assert len({*found.values()}) == 3
+
+
+# Forget lists in every usual form
+
+
+def in_folders(folder: Path) -> str:
+    """Write images a/0.png to a/5.png and b/0.png to b/5.png, and b/only.png."""
+    for number, name in enumerate([*(f"{c}/{i}" for c in "ab" for i in range(6)), "b/only"]):
+        file = folder / f"faces/{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded(np.full((8, 8, 3), 10 + number, np.uint8)))
+    return str(folder / "faces")
+
+
+def forgotten(data: StudyData) -> list[str]:
+    """Return the ids of the forget set."""
+    ids = [value for table in data.train.columns() for value in table["image_id"].to_pylist()]
+    return [ids[i] for i in data.splits.sets["forget"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("f.csv", "image_id\na/0.png\nb/only.png\n"),
+        ("f.csv", "\ufefffilename;age\r\na/0.png;3\r\nonly.png;4\r\n"),
+        ("f.csv", "path\n/home/me/faces/a/0.png\nC:\\faces\\b\\only.png\n"),
+        ("f.csv", "a/0\nonly\n"),
+        ("f.tsv", "index\tname\n0\tx\n12\ty\n"),
+        ("f.txt", "faces/a/0.png\n\nonly\n"),
+        ("f.json", '["a/0.png", "only.png"]'),
+        ("f.txt", "0\n12\n"),
+    ],
+)
+def test_issue_21_forget_lists(name: str, text: str, tmp_path: Path):
+    """Law: ids, positions and file names, with or without folders and suffix, under any usual heading, are taken."""
+    train = in_folders(tmp_path)
+    (tmp_path / name).write_bytes(text.encode())
+    assert forgotten(data_of(tmp_path, train, forget={"ids": str(tmp_path / name)})) == ["a/0.png", "b/only.png"]
+
+
+def test_issue_21_a_file_name_of_two_images_is_refused(tmp_path: Path):
+    """Law: a name without its folder has to mean one image."""
+    train = in_folders(tmp_path)
+    with pytest.raises(DataError, match=r"'3\.png' is the name of 2 images; name them with their folders"):
+        data_of(tmp_path, train, forget={"ids": ["3.png"]})
+
+
+# CSV files of images
+
+
+MUFAC = "image_path,age_class,family\n" + "".join(f"x{i:02d}.png,{i % 3},F0{i % 2}\n" for i in range(12))
+
+
+def table(folder: Path, text: str, images: str = "train_images") -> str:
+    """Write a CSV file, and 12 images in a folder beside it."""
+    for i in range(12):
+        file = folder / images / f"x{i:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded(np.full((8, 8, 3), 10 + i, np.uint8)))
+    (folder / "train.csv").write_bytes(text.encode())
+    return str(folder / "train.csv")
+
+
+def test_issue_21_mufacs_csv(tmp_path: Path):
+    """Law: a CSV of paths and classes is a source; groups are read, and ids are the paths as they are written."""
+    path = table(tmp_path, MUFAC)
+    columns = {"label": "age_class", "group": "family"}
+    source = {"path": path, "images": str(tmp_path / "train_images")}
+    data = data_of(tmp_path, source, columns=columns, forget={"ids": ["x03"]})
+    shard = data.train.columns()[0]
+    assert shard["image_id"].to_pylist() == [f"x{i:02d}.png" for i in range(12)]
+    assert shard["label"].to_pylist() == [i % 3 for i in range(12)]
+    assert shard["group"].to_pylist() == [f"F0{i % 2}" for i in range(12)]
+    assert data.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MUFAC.replace("\n", "\r\n"),
+        "\ufeff" + MUFAC.replace(",", ";"),
+        MUFAC.replace(",", "\t"),
+        "".join(f"{i - 1 if i else ''},{line}\n" for i, line in enumerate(MUFAC.splitlines())),
+        "".join(",".join(f'"{cell}"' for cell in line.split(",")) + "\n" for line in MUFAC.splitlines()),
+        MUFAC.replace(".png", "").replace("image_path", "file_name"),
+        "".join(re.sub(r",(\d),", r",\1.0,", line) + "\n" for line in MUFAC.splitlines()),
+    ],
+)
+def test_issue_21_csv_dialects(text: str, tmp_path: Path):
+    """Law: BOM, semicolons, tabs, CRLF, quotes, an index column, no suffix and float classes give the same images."""
+    columns = {"label": "age_class"}
+    data = data_of(tmp_path, table(tmp_path, text, "."), columns=columns)
+    assert data.train.columns()[0]["label"].to_pylist() == [i % 3 for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "said"),
+    [
+        (
+            MUFAC,
+            {},
+            r"no column 'label' for data\.columns\.label.*age_class.*name it by data\.columns: \{label: \.\.\.\}",
+        ),
+        (
+            MUFAC.replace("image_path", "who"),
+            {"label": "age_class"},
+            r"no column with the images' paths; .*who, age_class",
+        ),
+        (MUFAC, {"label": "age_class", "path": "pth"}, r"no column 'pth' for data\.columns\.path"),
+        (
+            MUFAC.replace(",1,", ",1 0 1,"),
+            {"label": "age_class"},
+            r"row 1: column 'age_class' holds several labels, '1 0 1'",
+        ),
+        (MUFAC.replace(",1,", ",,"), {"label": "age_class"}, r"row 1: column 'age_class' is empty; expected a class"),
+        ("image_path,label\n", {}, "no rows; expected one per image"),
+        (MUFAC.replace("x03", "gone"), {"label": "age_class"}, r"row 3: .*gone\.png cannot be read"),
+    ],
+)
+def test_issue_21_csv_refusals(text: str, columns: dict[str, str], said: str, tmp_path: Path):
+    """Law: what is missing is named with its row or column, and with what to write."""
+    with pytest.raises(DataError, match=said):
+        data_of(tmp_path, table(tmp_path, text, "."), columns=columns)
+
+
+# NumPy's arrays
+
+
+def arrays(count: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return grey images of 8x8 pixels, all different, and their classes."""
+    return np.arange(start, start + count, dtype=np.uint8)[:, None, None].repeat(8, 1).repeat(8, 2), np.arange(
+        count
+    ) % 3
+
+
+def test_issue_21_medmnists_npz(tmp_path: Path):
+    """Law: one file serves as train, validation and test, each with its own arrays."""
+    held = {}
+    for number, role in enumerate(("train", "val", "test")):
+        images, labels = arrays(12, 50 * number)
+        held |= {f"{role}_images": images, f"{role}_labels": labels[:, None]}
+    np.savez_compressed(tmp_path / "m.npz", **held)
+    file = str(tmp_path / "m.npz")
+    data = data_of(tmp_path, file, test=file, validation=file, forget={"ids": ["m-train-00003"]})
+    assert {name: len(members) for name, members in data.splits.sets.items()} == {
+        "retain": 11,
+        "forget": 1,
+        "validation": 12,
+        "test": 12,
+    }
+    assert data.num_classes == 3
+    assert data.test is not None
+    assert data.test.map()[0].pixels_NHWC[:, 0, 0, 0].tolist() == list(range(100, 112))
+
+
+IMAGES, LABELS = arrays(12)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (IMAGES[:, None], LABELS),
+        (IMAGES[:, None].repeat(3, 1), LABELS.astype(np.float32)),
+        (IMAGES[..., None].repeat(3, 3), LABELS.astype(np.uint8)),
+        (IMAGES.astype(np.float32), LABELS),
+        ((IMAGES / 255).astype(np.float32)[:, None].repeat(3, 1), LABELS),
+        (IMAGES, np.array(["cat", "dog", "owl"])[LABELS]),
+    ],
+)
+def test_issue_21_npy_folder(images: np.ndarray, labels: np.ndarray, tmp_path: Path):
+    """Law: SCRUB's data.npy and label.npy are read in every layout and type that loses nothing."""
+    np.save(tmp_path / "data.npy", images)
+    np.save(tmp_path / "label.npy", labels)
+    data = data_of(tmp_path, str(tmp_path), forget={"fraction": 0.3})
+    shard = data.train.map()[0]
+    assert shard.pixels_NHWC[:, 4, 4].tolist() == [[i] * 3 for i in range(12)]
+    assert shard.labels_N.tolist() == LABELS.tolist()
+    assert data.class_names == (("cat", "dog", "owl") if labels.dtype.kind == "U" else None)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        (IMAGES, LABELS[:, None].repeat(14, 1), r"several labels per image \(multi-label\), and one-hot rows"),
+        (IMAGES / 100 - 1, LABELS, r"numbers from -1 to .*; expected 0\.\.255, or fractions in 0\.\.1"),
+        (IMAGES, LABELS[:9], "has 12 images, and label 9 labels"),
+        (IMAGES[:, 0, :5], LABELS, r"expected images \[N, H, W\] or \[N, H, W, 3\]; found uint8 \[12, 5\]"),
+        (
+            np.array([{"a": 1}] * 12, dtype=object),
+            LABELS,
+            "holds Python objects, a pickle, which may run code when read",
+        ),
+        (IMAGES, LABELS + 0.5, "expected whole numbers; found float64"),
+    ],
+)
+def test_issue_21_arrays_refusals(images: np.ndarray, labels: np.ndarray, said: str, tmp_path: Path):
+    """Law: arrays that are no images of one class each are refused with what was found; no pickle is read."""
+    np.save(tmp_path / "data.npy", images, allow_pickle=True)
+    np.save(tmp_path / "label.npy", labels)
+    with pytest.raises(DataError, match=said):
+        data_of(tmp_path, str(tmp_path))
+    np.savez(tmp_path / "a.npz", other=IMAGES)
+    with pytest.raises(
+        DataError, match=r"a\.npz: no images and labels for data\.train; it holds other; expected train_im"
+    ):
+        data_of(tmp_path, str(tmp_path / "a.npz"))
+
+
+# Pre-flight
+
+
+def test_issue_21_groups_that_straddle_sets(tmp_path: Path):
+    """Law: persons whose images are partly forgotten are counted; those that are forgotten whole are not."""
+    columns = {"label": "age_class", "group": "family"}
+    data = data_of(tmp_path, table(tmp_path, MUFAC, "."), columns=columns, forget={"ids": ["x03"]})
+    assert data.warnings == (
+        "data: 1 of 1 groups in forget have images in retain too, such as 'F01': they are trained on all the same",
+    )
+    whole = data_of(tmp_path, table(tmp_path, MUFAC, "."), columns=columns, forget={"group": "family", "count": 1})
+    assert whole.warnings == ()
+
+
+def test_issue_21_strict(tmp_path: Path):
+    """Law: with data.strict, what would be warned of is refused; a clean set passes."""
+    columns = {"label": "age_class", "group": "family"}
+    path = table(tmp_path, MUFAC, ".")
+    with pytest.raises(DataError, match=r"data\.strict: data: 1 of 1 groups in forget have images in retain too"):
+        data_of(tmp_path, path, columns=columns, forget={"ids": ["x03"]}, strict=True)
+    (tmp_path / "x04.png").write_bytes((tmp_path / "x03.png").read_bytes())
+    with pytest.raises(DataError, match=r"retain too, .* \(and 1 more such, which data\.strict: false prints\)"):
+        data_of(tmp_path, path, columns=columns, forget={"ids": ["x03"]}, strict=True)
+    path = table(tmp_path, MUFAC, ".")  # without the copy
+    assert data_of(tmp_path, path, columns=columns, forget={"group": "family", "count": 1}, strict=True).warnings == ()

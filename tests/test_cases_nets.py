@@ -353,23 +353,23 @@ REFUSED = {
     "other keys": ("OtherDict", "its forward returns a dict with the keys out, aux; expected a tensor of logits"),
     "features first": (
         "FeaturesFirst",
-        "expected 10 logits per image, one per class: [4, 10] for 4 images; found [4, 3]",
+        "expected 10 logits per image, one per class: [2, 10] for 2 images; found [2, 3]",
     ),
     "text": ("Text", "its forward returns a str"),
     "lazy and unreached": ("Unreached", "the lazy parameter 'extra.weight' is not reached by a forward pass"),
     "grey": ("grey", "no shape from images of 8x8 pixels: Given groups=1"),
-    "one logit": ("one_logit", "found [4, 1]; a single logit (sigmoid) is no class score"),
+    "one logit": ("one_logit", "found [2, 1]; a single logit (sigmoid) is no class score"),
     "another head": (
         "ResNet7",
-        "found [4, 7]; its head has to take its size from num_classes: def factory(num_classes)",
+        "found [2, 7]; its head has to take its size from num_classes: def factory(num_classes)",
     ),
     "training fails": (
         "FailsInTraining",
-        "training step on 4 images of 8x8 pixels fails: needs labels (nets_of_cases.py:",
+        "training step on 2 images of 8x8 pixels fails: needs labels (nets_of_cases.py:",
     ),
     "detached": (
         "Detached",
-        "training step on 4 images of 8x8 pixels fails: no gradient reaches its logits: it detaches",
+        "training step on 2 images of 8x8 pixels fails: no gradient reaches its logits: it detaches",
     ),
     "quantised": ("quantised", "is quantised, which methods cannot train; return the net before it"),
     "without values": ("without_values", "parameter '0.weight' is on the device meta; return the net on the CPU"),
@@ -408,7 +408,7 @@ def test_c_nets_that_only_scripts_train(study, tmp_path: Path):
         "original": {"weights": str(tmp_path / "w.safetensors"), "method": None, "on": None},
         "finetune": {"method": f"{tmp_path}/mine.py:unlearning", "noise_std": None},
     }
-    assert any("training step on 4 images" in line for line in tried(study("FailsInTraining", populations=populations)))
+    assert any("training step on 2 images" in line for line in tried(study("FailsInTraining", populations=populations)))
 
 
 def test_c_nets_that_draw_at_evaluation(study):

@@ -5,6 +5,7 @@ An id names the row of the table of cases that a test holds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from torch import nn
 from ray_unlearn.data.images import Pixels, RunData
 from ray_unlearn.data.shards import Example, encode_shard, map_shard
 from ray_unlearn.errors import MethodError, StudyError
+from ray_unlearn.generation import generate, open_job
 from ray_unlearn.methods.resolve import method_of, resolve
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study import parse_study
+from ray_unlearn.study import Study, parse_study
 
 HEAD = "import torch\nimport torch.nn.functional as F\ndef unlearning(net, retain, forget, validation):\n    "
 BY_NAME = "for s in retain:\n        net.zero_grad(); F.cross_entropy(net(s['image']), s['age_group']).backward()\n"
@@ -72,6 +74,7 @@ def test_a9_batches_have_the_challenges_types(tmp_path: Path):
     [
         ([31.0, 4.0], np.array([31, 4])),
         ([31.0, float("nan")], np.array([31, -1])),
+        ([float("nan"), float("nan")], np.array([0, 0])),
         ([31.5, float("nan")], np.array([31.5, np.nan])),
     ],
 )
@@ -89,7 +92,7 @@ def test_a9_ages(ages: list[float], expected: np.ndarray, tmp_path: Path):
         (["b", "a", ""], [1, 0, -1]),
         (["07", "7", ""], [0, 1, -1]),
         (["9" * 30, "1", "1"], [1, 0, 0]),
-        (["", "", ""], [-1, -1, -1]),
+        (["", "", ""], [0, 0, 0]),
     ],
 )
 def test_a9_persons(groups: list[str], expected: list[int], tmp_path: Path):
@@ -174,3 +177,24 @@ def test_c_scripts_unknown_option(tmp_path: Path):
         run(tmp_path, "pass", run_data(tmp_path), batch="tuple")
     with pytest.raises(StudyError, match=r"populations\.mine\.batches: "):
         run(tmp_path, "pass", run_data(tmp_path), batches="pairs")
+
+
+# A9: what the data do not know
+
+
+@pytest.mark.parametrize(("key", "column"), [("age", "age"), ("person_id", "group")])
+def test_a9_unknown_values_are_said(key: str, column: str, tmp_path: Path, tiny: Callable[..., Study]):
+    """Law: a script that reads ages or persons runs on data without them, and is warned of; another is not."""
+    for body, warned in (
+        (f"F.one_hot(next(iter(retain))['{key}'], 100)", True),
+        ("net(next(iter(retain))['image'])", False),
+    ):
+        (tmp_path / "mine.py").write_text(HEAD + body + "\n")
+        made = tiny(
+            populations={"finetune": {"method": f"{tmp_path}/mine.py:unlearning", "noise_std": None, "count": 1}}
+        )
+        lines = [line for line in open_job(made).remarks if "the script reads" in line]
+        said = f"populations.finetune: the script reads {key!r}, which data.train has for no image, so it is 0; "
+        assert lines == ([f"{said}data.columns.{column} names its column"] if warned else [])
+        if warned:
+            assert generate(made, backend="inline").exit_code == 0

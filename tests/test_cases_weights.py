@@ -274,8 +274,12 @@ def test_c_weights_shards(index: str, kind: Callable[[Any], bytes], suffix: str,
     one = tmp_path / f"model-00001-of-00002.{suffix}"
     with pytest.raises(ModelError, match=r"shard 1 of 2: name the list of shards, the file that ends in \.index\.json"):
         models.load_weights(small(), models.open_weights(str(one)).tree(), str(one))
-    one.write_bytes(kind({name: tensor + 1 for name, tensor in list(STATE.items())[:7]}))
-    assert models.open_weights(str(tmp_path / index)).sha256 != file.sha256
+    digests = [file.sha256]
+    for number, names in ((1, list(STATE)[:7]), (2, list(STATE)[7:])):
+        changed = kind({name: STATE[name] + 1 for name in names})
+        (tmp_path / f"model-{number:05d}-of-00002.{suffix}").write_bytes(changed)
+        digests.append(models.open_weights(str(tmp_path / index)).sha256)
+    assert len({*digests}) == 3
     (tmp_path / index).write_text('{"weight_map": {"a": "../secret.bin"}}')
     with pytest.raises(ModelError, match=r"expected shards beside the list; found '\.\./secret\.bin'"):
         models.open_weights(str(tmp_path / index))
@@ -518,3 +522,23 @@ def test_c_weights_by_command(tiny: Callable[..., Study], tmp_path: Path):
         checkpoint = next(data for path, data in bytes_of.items() if path.endswith(".safetensors"))
         assert is_net(safetensors.torch.load(checkpoint))
     assert digests[0] == digests[1]
+
+
+def test_b_weights_on_a_file_system_that_fails(monkeypatch: pytest.MonkeyPatch):
+    """Law: any error of a file system in Python (hf:// without a network) is one line, and no URL is downloaded."""
+    from ray_unlearn.models import weights
+
+    class Failing:
+        """A file system whose client raises an error of its own."""
+
+        def get_file_info(self, path: str) -> Any:
+            raise RuntimeError("[Errno -2] Name or service not known\nand more")
+
+    monkeypatch.setattr(weights, "open_filesystem", lambda uri: (Failing(), "x"))
+    with pytest.raises(
+        ModelError, match=r"hf://org/x/m\.pth: cannot be read \(.* Name or service not known\)"
+    ) as caught:
+        models.open_weights("hf://org/x/m.pth")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ModelError, match=r"https://x\.org/m\.pth: weights are not downloaded; download the file"):
+        models.open_weights("https://x.org/m.pth")

@@ -316,16 +316,19 @@ def test_booleans_are_two_classes_and_halves_none(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("x.npz", "this is a NumPy file, not a folder; write its images and labels as Parquet"),
+        ("x.npz", r"x\.npz: not a readable \.npz file"),
+        ("x.npy", r"this is a NumPy file, not a folder; name its folder, with data\.npy and label\.npy in it"),
         ("x.tar", "this is an archive, not a folder; unpack it"),
         ("x.tar.gz", "this is an archive, not a folder; unpack it"),
         ("x.zip", "this is a zip archive, not a folder; unzip it"),
         ("x.arrow", r"this is an Arrow file, not a folder; write it as Parquet: datasets"),
-        ("x.csv", "this is a table of text, not a folder; images are read from Parquet"),
+        ("x.csv", r"x\.csv: no column with the images' paths; name it by data\.columns: \{path: \.\.\.\}"),
+        ("x.txt", "this is a table of text, not a folder; images are read from Parquet"),
         ("x.h5", "this is a data set of another library, not a folder"),
         ("x.pkl", "this is a pickle, which may run code when read"),
         ("x", "this is a file, not a folder; expected one folder per class"),
-        ("gone.npz/", "no such folder"),
+        ("gone.npz/", "no such file"),
+        ("gone/", "no such folder"),
     ],
 )
 def test_a_file_is_called_what_it_is(name: str, said: str, tmp_path: Path):

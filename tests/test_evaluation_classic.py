@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -9,8 +12,11 @@ from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 from sklearn.svm import SVC
 
 from ray_unlearn.errors import EvaluationError
+from ray_unlearn.evaluation.comparison import attack_alone, compare
 from ray_unlearn.evaluation.measures.logistic_attack import simple_attack
+from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.measures.svc_efficacy import svc_forget_efficacy, svc_scores
+from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 
 
 def rng() -> np.random.Generator:
@@ -129,3 +135,25 @@ def test_the_roc_of_the_classifier_is_of_images_that_it_never_saw() -> None:
     assert np.allclose(forget, expected.decision_function(forget_E[:, None]))
     assert np.allclose(unseen, expected.decision_function(test_T[~fitted, None]))
     assert not np.array_equal(fitted, np.arange(40) % 2 == 0)
+
+
+def test_the_first_runs_alone_are_attacked_one_at_a_time(monkeypatch) -> None:
+    """Law: runs beyond the number have no value; the mean, of all runs and of a subset, is that of attacked runs."""
+    monkeypatch.setattr("ray_unlearn.evaluation.comparison.ATTACKED", 3)
+    rng = np.random.default_rng(8)
+    splits = {}
+    for split in ("forget", "test", "retain"):
+        phi_RN = rng.normal(size=(5, 12))
+        splits[split] = SplitOutputs(np.arange(12), np.zeros(12, np.int64), phi_RN, phi_RN > 0)
+    records: Any = tuple(SimpleNamespace(original=0, original_sha256="ab") for _ in range(5))
+    outputs = Outputs("kookmin", records, splits)
+    found = attack_alone(outputs, lambda: np.random.default_rng(0)).values["logistic_attack"]
+    whole = attack_alone(outputs.take([0, 1, 2]), lambda: np.random.default_rng(0)).values["logistic_attack"]
+    assert np.array_equal(found[:3], whole)
+    assert np.isnan(found[3:]).all()
+    pair = Pair(outputs, outputs, "exact", lambda: np.random.default_rng(0), {"logistic_attack": found})
+    assert compare(pair)["logistic_attack"] == pytest.approx(whole.mean())
+    part = Pair(outputs, outputs, "exact", lambda: np.random.default_rng(0), {"logistic_attack": found[[2, 3, 4]]})
+    assert compare(part)["logistic_attack"] == whole[2]
+    none = Pair(outputs, outputs, "exact", lambda: np.random.default_rng(0), {"logistic_attack": found[3:]})
+    assert "logistic_attack" not in compare(none)

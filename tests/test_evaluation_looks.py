@@ -12,6 +12,7 @@ from evaluated import evaluated_store
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.evaluation.looks import LEAST_LEVEL, Look, Looks, spent, warning_of
 from ray_unlearn.evaluation.permutation import permutation_tests
+from ray_unlearn.report.text import plan_lines
 
 
 def looks_at(*sizes: int, planned: int = 32) -> list[float]:
@@ -88,3 +89,15 @@ def test_a_second_evaluation_of_more_runs_is_a_second_look(tmp_path: Path) -> No
     assert any("look 2" in line for line in last.populations["finetune"].warnings)
     assert last.populations["retrained"].look is None
     assert evaluate(study, store).populations["finetune"].look == looks[2]
+
+
+def test_the_plan_of_a_study_is_printed(tmp_path: Path) -> None:
+    """Law: widths by N and a line for each pair of neighbours; without intervals, the reason."""
+    study, store = evaluated_store(tmp_path, {"retrained": 8, "finetune": 8, "shifted": 8})
+    scores = evaluate(study, store)
+    lines = plan_lines(scores)
+    assert lines[2].split()[-5:] == ["8", "16", "32", "64", "128"]
+    assert any(line.startswith("finetune - shifted = ") for line in lines)
+    assert plan_lines(scores.model_copy(update={"plan": None})) == [
+        "no plan: it takes intervals, which 6 runs have, and populations of one N"
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_unlearn.evaluation.intervals import APART, SHARED, Error, Subsets, interval, standard_error, subsets
+from ray_unlearn.evaluation.intervals import APART, SHARED, SHARED_DF, Error, Subsets, interval, standard_error, subsets
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.resampling import Draws, Settings, growth_sizes
 
@@ -116,7 +116,7 @@ def test_the_error_of_f_has_two_parts(mode):
     total, tenth = shared[:, 0].var(ddof=1), shared[:, 0].var(ddof=1) / 10
     found = standard_error("forgetting_quality", draws, drawn, mode)
     assert found.se**2 == pytest.approx(4 * SHARED[mode] * (total - tenth) + APART[mode] * tenth)
-    assert 8 <= found.df < 12
+    assert SHARED_DF <= found.df < 12
     assert standard_error("score", draws, drawn, mode).se == pytest.approx(found.se / 2)
 
 

@@ -37,7 +37,7 @@ COUNT = 10
 def write_study(folder: Path, **execution: Any) -> Path:
     """Write a study of one imported original and COUNT runs that obey orders; return its file."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("faults.py", "chaos_method.py"):
+    for name in ("faults.py", "chaos_method.py", "chaos_net.py"):
         shutil.copy(STRESS / name, folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -46,7 +46,8 @@ def write_study(folder: Path, **execution: Any) -> Path:
         "original": {"weights": str(folder / "original.safetensors")},
         "mine": {"method": f"{folder / 'chaos_method.py'}:unlearning", "count": COUNT},
     }
-    changes = {"storage": str(folder / "store"), "execution": {"max_attempts": 9, **execution}}
+    model = {"arch": "chaos_net:make", "options": {"width": 4}}
+    changes = {"storage": str(folder / "store"), "model": model, "execution": {"max_attempts": 9, **execution}}
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(merged(TINY, changes) | {"populations": populations}))
     return path

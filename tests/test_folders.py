@@ -294,7 +294,7 @@ def test_formats_that_need_one_folder(tmp_path):
     """Law: a format without a path, or a folder format with two, reports it."""
     with pytest.raises(DataError, match=r"data\.train: format folder needs a path"):
         open_source(Source(format="folder"), "train", Columns())
-    with pytest.raises(DataError, match=r"data\.test: format folder takes one folder; found 2 paths"):
+    with pytest.raises(DataError, match=r"data\.test: format folder takes one path; found 2 paths"):
         open_source(Source(path=("a", "b"), format="folder"), "test", Columns())
     with pytest.raises(DataError, match="gone: no such folder"):
         open_source(Source(path=str(tmp_path / "gone")), "train", Columns())

@@ -113,4 +113,4 @@ def test_a_device_that_is_not_there_ends_it(tiny, capsys):
     """Law: an error of the command before anything begins, not a fallback; inline has no workers that fail in a row."""
     with pytest.raises(ModelError, match=r"^device cuda: this machine has no GPU .*; set execution\.device: cpu$"):
         generate(tiny(execution={"device": "cuda"}), backend="inline")
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "opening study tiny\n")

@@ -241,12 +241,11 @@ def python() -> str:
 @pytest.mark.parametrize("what", ["raylet", pytest.param("gcs_server", marks=pytest.mark.long)])
 @pytest.mark.timeout(300)
 def test_ray_dies(drivers: Callable[[str], Generating], what: str) -> None:
-    """Law: where Ray's own processes die, the driver reports it in one line within seconds, ends its event log, leaves
-    no folder, and has exit code 3.
+    """Law: where Ray's own processes die, the driver reports it in one line within seconds, ends its event log, and has
+    exit code 3.
     """
     generating = drivers(what)
     generating.wait_for("worker ready")
-    parent = generating.session.parents[1]
     time.sleep(1.0)
     killed = time.monotonic()
     os.kill(generating.pid_of(what), signal.SIGKILL)
@@ -258,10 +257,21 @@ def test_ray_dies(drivers: Callable[[str], Generating], what: str) -> None:
     assert lines[0].endswith("nothing is lost: the same command makes what is missing")
     assert "Traceback" not in generating.said
     assert took_s < 25.0
-    assert list(parent.iterdir()) == []
     events = "".join(path.read_text() for path in (generating.home.parent / "store/tiny/events").iterdir())
     last = json.loads(events.splitlines()[-1])
     assert (last["event"], last["why"]) == ("broken off", "ClusterLost")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_signal_leaves_no_folder(drivers: Callable[[str], Generating]) -> None:
+    """Law: SIGTERM ends the driver with 143, and with its cluster goes the cluster's folder."""
+    generating = drivers("nothing")
+    generating.wait_for("worker ready")
+    parent = generating.session.parents[1]
+    generating.close()
+    assert generating.process.returncode == 143, generating.said
+    assert list(parent.iterdir()) == []
 
 
 def test_folders_of_dead_processes_go(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,15 @@ def test_the_rate_of_one_cycle():
     ]
 
 
+def test_a_schedule_is_a_further_factor(tmp_path, monkeypatch):
+    """Law: at half of the epochs, a linear schedule halves the rate of the cycle."""
+    found = {}
+    monkeypatch.setattr("ray_unlearn.methods.noisy_finetune.fit", lambda *_, rate: found.update(half=rate(2.0)))
+    known = {"schedule": "linear", "schedule_per": "batch", "epochs": 4.0, "steps": 1}
+    noisy_finetune(SmallConv(), run_data(tmp_path), NoisyFinetuneOptions(**SHORT | known), RNG)
+    assert found["half"] == pytest.approx(one_cycle(0.5) / 2)
+
+
 def test_the_reference_is_the_same_from_scratch():
     """Law: one function, the same options and presets; a fresh start."""
     method, reference = METHODS["noisy_finetune"], METHODS["noisy_finetune_reference"]

@@ -409,9 +409,13 @@ def test_a_script_that_fails_restores_the_global_state(tmp_path, body, kind, tex
 @pytest.mark.parametrize(
     ("body", "refused"),
     [
-        ("other = copy.deepcopy(net); change(other); return other", "it returned another net"),
-        ("other = copy.deepcopy(net); change(other); return other.state_dict()", "it returned another state dict"),
+        ("other = copy.deepcopy(net); change(other); change(net); change(net); return other", "returned another net"),
+        ("change(net); return {name: value - 1 for name, value in net.state_dict().items()}", "returned a state dict"),
+        ("return copy.deepcopy(net).layer", "it returned another net that the study's net cannot hold: .*layer.weight"),
         ("return (loss for loss in [1.0])", "it returned a generator"),
+        ("other = copy.deepcopy(net); change(other); return other", ""),
+        ("other = copy.deepcopy(net); change(other); return other.state_dict()", ""),
+        ("other = copy.deepcopy(net); change(other); return nn.DataParallel(other)", ""),
         ("change(net); return net", ""),
         ("change(net); return copy.deepcopy(net)", ""),
         ("change(net); return net.state_dict()", ""),
@@ -420,8 +424,9 @@ def test_a_script_that_fails_restores_the_global_state(tmp_path, body, kind, tex
     ],
 )
 def test_what_a_script_returns_is_no_silent_loss(tmp_path, body, refused):
-    """Law: a result that the net does not hold is refused; a result that it holds, and anything else, is fine."""
-    changes = "import copy\nimport torch\ndef change(net):\n    with torch.no_grad():\n        net.layer.bias += 1\n"
+    """Law: a net or state dict that is returned is the result, unless the net was changed, too, to something else."""
+    changes = "import copy\nimport torch\nfrom torch import nn\n"
+    changes += "def change(net):\n    with torch.no_grad():\n        net.layer.bias += 1\n"
     method = script(tmp_path, f"{changes}def unlearning(net, *loaders):\n    {body}\n")
     if refused:
         with pytest.raises(MethodError, match=refused):

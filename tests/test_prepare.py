@@ -328,7 +328,7 @@ def test_prepare_study_opens_the_test_part_for_tests(tiny, tmp_path, monkeypatch
     """Law: embedded sets give their test part to test and validation, their train part to train alone."""
     parts = []
     opened = study_data.open_source
-    monkeypatch.setattr(study_data, "open_source", lambda s, part, c: (parts.append(part), opened(s, part, c))[1])
+    monkeypatch.setattr(study_data, "open_source", lambda s, part, *how: (parts.append(part), opened(s, part, *how))[1])
     study = tiny()
     data = prepare_study(study, open_storage(study.storage))
     assert parts == ["train", "test"]

@@ -59,6 +59,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "blocks": {"data": {"shuffle": {"order": "blocks", "buffer_blocks": 2}}},
     "originals": {"populations": {"original": {"count": 3}, "finetune": {"originals": 3}}},
     "whole taps": {"model": {"trim_dead_taps": False}},
+    "shadows": {
+        "populations": {
+            "shadows": {"method": "train", "on": {"half_of": "train", "balanced": True}, "count": 4},
+            "finetune": {"starts_from": "shadows"},
+        }
+    },
     "a label": {"data": {"forget": {"label": 3, "fraction": None}}, "seed": 7},
 }
 SCRIPT = "def unlearning(net, retain_loader, forget_loader, val_loader):\n    pass\n"

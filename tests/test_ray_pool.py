@@ -274,14 +274,19 @@ def test_a_machine_that_can_never_hold_a_worker_is_an_error(tiny, monkeypatch: p
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_that_grow_are_replaced_and_their_runs_are_made(tiny, tmp_path, capsys: pytest.CaptureFixture[str]):
-    """Law: every run keeps 100 MB and 0.25 GiB may stay: of ten runs no worker makes more than four, and none fails."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import torch\n\n\ndef unlearning(net, retain, forget, val):\n"
-        "    torch.leaked = [*getattr(torch, 'leaked', []), torch.ones(25_000_000)]\n"
+    """Law: every run keeps 100 MB and 0.25 GiB may stay: of ten runs no worker makes more than four, and none fails.
+
+    It is the net that keeps them, in each of the four batches that a run's worker predicts.
+    """
+    (tmp_path / "leaking.py").write_text(
+        "import torch\nfrom ray_unlearn.models import small_cnn\n\n\ndef leak(net, images):\n"
+        "    if not net.training:\n        torch.leaked = [*getattr(torch, 'leaked', []), torch.ones(6_000_000)]\n\n\n"
+        "def make(num_classes):\n    net = small_cnn(num_classes, 4)\n    net.register_forward_pre_hook(leak)\n"
+        "    return net\n"
     )
-    mine = {"method": f"{script}:unlearning", "count": 10}
     execution = {"recycle_growth_gib": 0.25, "workers": 1, "max_attempts": 1}
-    summary = generate(tiny(populations={"mine": mine, "finetune": None}, execution=execution))
+    model = {"arch": "leaking:make", "options": None}
+    study = tiny(model=model, populations={"finetune": {"count": 10}}, execution=execution)
+    summary = generate(study.model_copy(update={"model": study.model.with_folder(str(tmp_path))}))
     assert (summary.made, summary.failed) == (11, {})
     assert 3 <= len(set(re.findall(r"worker ready: .*pid (\d+)", capsys.readouterr().err))) <= 6

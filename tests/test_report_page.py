@@ -141,7 +141,7 @@ def test_the_first_picture_in_words() -> None:
 def test_every_table_is_named_and_sortable(page: str) -> None:
     """Caption; headings with scope, state and button; every row has as many cells as headings, one of them its own."""
     tables = re.findall(r"<table.*?</table>", page, flags=re.DOTALL)
-    assert len(tables) == 12
+    assert len(tables) == 14
     for one in tables:
         found = Tags(one)
         assert all(text for _, text in found.all("caption"))
@@ -278,7 +278,7 @@ def test_what_no_one_has_is_reported_once_below() -> None:
     for method in METHODS:
         scores = with_measures(scores, method, **klom, score=none)
     grids = measure_tables(scores)
-    assert [len(grid.columns) for grid in grids] == [2 + 6, 2 + 6, 2 + 5, 2 + 4]
+    assert [len(grid.columns) for grid in grids] == [2 + 6, 2 + 6, 2 + 6, 2 + 6, 2 + 5, 2 + 4]
     assert left_out(scores) == [
         "No value of KLOM (retrained || unlearned) on validation and KLOM (unlearned || retrained) on validation: "
         f"{why}."
@@ -541,7 +541,7 @@ def test_markdown_tables_have_as_many_cells_as_headings() -> None:
     """Also where names hold pipes; a second line of rules states which columns are numbers."""
     scores = make_scores({HOSTILE: (HOSTILE, 0.1), **METHODS})
     tables = pipe_tables(markdown_page(scores, STUDY))
-    assert len(tables) == 12
+    assert len(tables) == 14
     for head, rules, *rows in tables:
         counts = {len(re.findall(r"(?<!\\)\|", line)) for line in (head, rules, *rows)}
         assert len(counts) == 1

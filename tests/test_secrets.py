@@ -127,13 +127,14 @@ def test_no_override_is_repeated_with_its_key(
 def test_a_broken_file_is_not_quoted(tmp_path: Path, capsys):
     """Law: PyYAML repeats the line that it cannot read, cut off anywhere; we state where it is."""
     file = tmp_path / "study.yaml"
-    for odd in ODD:
-        for text in (
+    for number, odd in enumerate(ODD):
+        texts = (
             f"storage: {uri(odd)}: x\n",
             f"storage: '{uri(odd)}\n",
             f"a: {{b: {uri(odd)}\nc: 1\n",
             f"@{uri(odd)}",
-        ):
+        )
+        for text in texts if odd in FEW else texts[number % 4 :][:1]:
             file.write_text(text)
             main(["status", str(file)])
             said = "".join(capsys.readouterr())

@@ -294,7 +294,7 @@ def test_a_given_validation_image_cannot_be_forgotten():
 def test_id_files_are_checked(tmp_path):
     """Law: a missing file, no CSV, no column, an unknown and a repeated id are refused by file and row."""
     cases = {
-        "image\ni5\n": r"ids\.csv: no column 'image_id'; found \['image'\]",
+        "person,label\ni5,1\n": r"ids\.csv: no column 'image_id'; found \['person', 'label'\]",
         "": r"ids\.csv: not a readable CSV file",
         "image_id\ni5\nnobody\n": r"ids\.csv row 1: image id 'nobody' is not in data\.train",
         "image_id\ni5\ni6\ni5\n": r"ids\.csv row 2: image id 'i5' was already named at .*ids\.csv row 0",

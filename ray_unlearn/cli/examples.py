@@ -25,7 +25,10 @@ def examples(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The example to print or write.")] = None,
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Output file. Default: print it.")] = None,
 ) -> None:
-    """List example studies, job scripts and cluster manifests, or write one."""
+    """List or write example studies and job scripts.
+
+    There are manifests for clusters, too.
+    """
     files = example_files()
     if name is None:
         print_line("\n".join(files))

@@ -122,7 +122,8 @@ def evaluate(
 
         if as_json:
             raise StudyError("evaluate: --watch repeats until all runs are made, --json prints once; leave one out")
-        chosen = [name for name in names_in(only) or loaded.populations if name != ORIGINAL]
+        specs = loaded.populations
+        chosen = [name for name in names_in(only) or specs if name != ORIGINAL and not specs[name].on_halves]
         compared = Compared(reference_of(loaded), chosen)
         raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
     scores = score(log=print_error)

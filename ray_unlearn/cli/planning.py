@@ -33,7 +33,7 @@ def plan(
     as_json: AsJson = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Show what `generate` would refuse, make, and cost; decode and make nothing.
+    """Show problems, runs, time and disk; make nothing.
 
     All problems are named, each with its line of the file. Times come from runs that were made, else from a step that
     is measured on this machine. The exit code is that of the first problem; 0 without one.

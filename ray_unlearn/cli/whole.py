@@ -9,6 +9,7 @@ Does not cover: the stages themselves; each has a room and a subcommand of its o
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -26,8 +27,12 @@ from ray_unlearn.cli.options import (
 )
 from ray_unlearn.errors import RayUnlearnError, ReferenceNotMade
 from ray_unlearn.terminal import print_line
+from ray_unlearn.wording import plural
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ray_unlearn.generation import Summary
     from ray_unlearn.study import Study
 
 
@@ -43,13 +48,19 @@ def everything(
 
     The stages are prepare, generate, evaluate and report. The exit code is 3 where runs failed, after scoring the
     others, and 1 where those cannot be scored. A study without a reference population is only generated.
+
+    With `count: {up_to: N, until: decided}`, runs are made and scored at 16, 32, 64, ... of every population, until
+    the order is settled.
     """
     from ray_unlearn.generation import generate
     from ray_unlearn.study import load_study
 
     loaded = load_study(study, overrides)
+    make = partial(
+        generate, loaded, backend=backend.value, address=address, workers=workers, gpus_per_worker=gpus_per_worker
+    )
     print_line("stage: generate")
-    summary = generate(loaded, backend=backend.value, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
+    summary = _decided(loaded, make, backend, address) if loaded.adaptive else make()
     for line in summary.lines():
         print_line(named(line, study, overrides))
     try:
@@ -64,6 +75,29 @@ def everything(
         print_line(f"not scored: {named(str(error), study, overrides)}")
         raise typer.Exit(1) from error
     raise typer.Exit(summary.exit_code)
+
+
+def _decided(study: Study, make: Callable[..., Summary], backend: Backend, address: str | None) -> Summary:
+    """Make runs and look at their scores, until they decide or all are made; return the summary of the last runs."""
+    from ray_unlearn.cli.judging import execution
+    from ray_unlearn.evaluation.decided import decided
+    from ray_unlearn.evaluation.evaluate import evaluate
+
+    wanted, jobs = study.adaptive, 1 if backend is Backend.inline else None
+    looks = wanted.looks if wanted else ()
+    for number, runs in enumerate(looks, start=1):
+        summary = make(first=runs)
+        if summary.exit_code or wanted is None:
+            break
+        scores = evaluate(study, store_of(study), first=runs, execute=execution(jobs, address), log=print_line)
+        why = decided(scores, wanted.width)
+        planned = [spec.planned for name, spec in study.populations.items() if name != "original"]
+        saved = f"{sum(planned) - runs * len(planned)} of {plural(sum(planned), 'run')} need not be made"
+        end = f"{why}; {saved}" if why else "not decided"
+        print_line(f"look {number} of {len(looks)}, at {plural(runs, 'run')} of every population: {end}")
+        if why:
+            break
+    return summary
 
 
 def _judge(study: Study, backend: Backend, address: str | None) -> None:

@@ -30,7 +30,7 @@ from ray_unlearn.terminal import print_error
 if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
     from ray_unlearn.data.decode import DecodedSlice, DecodeJob
     from ray_unlearn.data.rows import Slice
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
 _LARGE_ROWS = 16_000  # below, starting Ray Data takes longer than decoding
 _OBJECT_STORE_BYTES = 512 * 2**20  # of a local cluster: images travel through shards, not through Ray

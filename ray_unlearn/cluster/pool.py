@@ -30,7 +30,7 @@ from ray_unlearn.study.schema import Execution
 from ray_unlearn.study.uris import without_keys
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
 _POLL_S = 1.0
 _PATIENCE_S = 15.0  # without a place for a worker until the first log line; the time doubles with each line
@@ -87,7 +87,8 @@ class RayPool:
         self._pending: dict[Any, int] = {}
         """Call in flight -> its worker."""
         self._timeout_s = execution.run_timeout_s
-        self._deadlines = Deadlines(self._timeout_s)
+        scripts = {name for name, population in job.plan.populations.items() if population.method.source}
+        self._deadlines = Deadlines(self._timeout_s, apart=scripts)
         self._placing: dict[Any, int] = {}
         """Call in flight that asks a worker for its node -> the worker."""
         self._opening: set[int] = set()

@@ -23,6 +23,24 @@ _WHY = {
 }
 
 
+def straddling(sets: Mapping[str, np.ndarray], groups: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each set that shares groups (persons) with the forget set.
+
+    Args:
+        sets: int64 indexes of each set.
+        groups: group of each image; empty where it has none.
+
+    """
+    members = {name: {groups[i] for i in indexes.tolist()} - {""} for name, indexes in sets.items()}
+    forgotten = members.get("forget", set())
+    for name, why in (("retain", "they are trained on all the same"), ("test", "the test shows what was forgotten")):
+        if shared := sorted(forgotten & members.get(name, set())):
+            yield (
+                f"data: {len(shared):,} of {len(forgotten):,} groups in forget have images in {name} too, such as "
+                f"{shared[0]!r}: {why}"
+            )
+
+
 def words_of(tables: Sequence[pa.Table]) -> np.ndarray | None:
     """Return uint64 [N], the first half of each image's pixel digest; None where a shard lacks them."""
     if any("pixel_digest" not in table.column_names for table in tables):

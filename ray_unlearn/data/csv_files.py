@@ -56,6 +56,14 @@ def read_csv(file: Path, text: Collection[str] | None = None, numbers: Collectio
     types: Any = str if text is None else dict.fromkeys(text, str)
     unknown = dict.fromkeys(numbers, _UNKNOWN)
     try:
-        return pd.read_csv(io.BytesIO(data), dtype=types, keep_default_na=False, na_values=unknown)
+        return pd.read_csv(
+            io.BytesIO(data), sep=_separator(data), dtype=types, keep_default_na=False, na_values=unknown
+        )
     except (OSError, ValueError, OverflowError) as error:
         raise DataError(f"{file}: not a readable CSV file: {(str(error) or 'damaged').splitlines()[0]}") from error
+
+
+def _separator(data: bytes) -> str:
+    """Return the separator of a CSV file: a comma, unless its first line has none and another one instead."""
+    first = data.partition(b"\n")[0].decode("utf-8", "replace")
+    return "," if "," in first else next((one for one in (";", "\t", "|") if one in first), ",")

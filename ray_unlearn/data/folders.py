@@ -32,7 +32,7 @@ from ray_unlearn.store.retries import attempt
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.uris import error_line, label
 
-_SUFFIXES = frozenset(
+SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
 _SLICE_ROWS = 2048
@@ -43,7 +43,7 @@ _IMAGE_ID = re.compile(r"[A-Za-z0-9_]+-[A-Za-z0-9_]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Entry:
+class Entry:
     """One image file and its metadata."""
 
     path: str
@@ -60,7 +60,7 @@ class _Entry:
 class FileSlice:
     """Some image files of a folder."""
 
-    entries: tuple[_Entry, ...]
+    entries: tuple[Entry, ...]
     root: str = ""
     """URI of the object store with the files; empty for a local disk or mount."""
 
@@ -93,7 +93,7 @@ class FileSlice:
                 yield from threads.map(partial(_read_object, filesystem), self.entries[start : start + _HELD])
 
 
-def _read_object(filesystem: fs.FileSystem, entry: _Entry) -> tuple[bytes | None, str]:
+def _read_object(filesystem: fs.FileSystem, entry: Entry) -> tuple[bytes | None, str]:
     """Read an object. A missing object is a bad image; a failing store is an error, and skips no image."""
 
     def read() -> bytes:
@@ -132,14 +132,14 @@ def open_class_folders(path: str) -> OpenSource:
     entries, others = [], [item for item in root.iterdir() if not is_system(PurePath(item.name)) and item.is_file()]
     for name in names:
         files = sorted(p for p in (root / name).rglob("*") if not is_system(p.relative_to(root)) and not p.is_dir())
-        images = [p for p in files if p.suffix.lower() in _SUFFIXES and p.is_file()]
+        images = [p for p in files if p.suffix.lower() in SUFFIXES and p.is_file()]
         others += sorted({*files} - {*images})
         for file in images:
             image_id = _text_of(file, root)
-            entries.append(_Entry(path=str(file), image_id=image_id, label=name, where=str(file)))
+            entries.append(Entry(path=str(file), image_id=image_id, label=name, where=str(file)))
     if not entries:
         raise DataError(f"{path}: {explain(root)}")
-    return replace(_source(path, entries, names), remarks=_remarks(names, others))
+    return replace(source_of(path, entries, names), remarks=_remarks(names, others))
 
 
 def _text_of(file: Path, root: Path) -> str:
@@ -183,20 +183,20 @@ def _open_remote(uri: str) -> OpenSource:
     names = in_order({_class_of(path, info.is_file) for path, info in inside.items()} - {""})
     _check_splits(uri, names)
     files = [path for path, info in inside.items() if info.is_file and not is_system(path)]
-    images = [path for path in files if path.suffix.lower() in _SUFFIXES]
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
     others = sorted({*files} - {path for path in images if len(path.parts) > 1})
     entries, known = [], []
     for path in sorted((path for path in images if len(path.parts) > 1), key=lambda path: (path.parts[0], path)):
         if path.parts[0] in names:
             where = f"{label(uri).rstrip('/')}/{path}"
-            entries.append(_Entry(path=inside[path].path, image_id=str(path), label=path.parts[0], where=where))
+            entries.append(Entry(path=inside[path].path, image_id=str(path), label=path.parts[0], where=where))
             known.append((int(inside[path].size), int(inside[path].mtime_ns or 0)))
     if not entries:
         raise DataError(
             f"{label(uri)}: no images in class folders; expected {label(uri)}/<class name>/<image>.png or .jpg, or "
             f"{label(uri)}/*.parquet for a folder of Parquet files"
         )
-    return replace(_source(uri, entries, names, known), remarks=_remarks(names, others))
+    return replace(source_of(uri, entries, names, known), remarks=_remarks(names, others))
 
 
 def _class_of(path: PurePosixPath, is_file: bool) -> str:
@@ -230,13 +230,13 @@ def open_competition(path: str) -> OpenSource:
             raise DataError(f"{file}: missing; the competition's layout has retain.csv, forget.csv and validation.csv")
         entries += list(_csv_entries(Path(path), file, given))
     if all(isinstance(entry.label, int) for entry in entries):
-        return _source(path, entries, None)
+        return source_of(path, entries, None)
     named = [replace(entry, label=str(entry.label)) for entry in entries]
     names = in_order({str(entry.label) for entry in named})
-    return replace(_source(path, named, names), remarks=_remarks(names, ()))
+    return replace(source_of(path, named, names), remarks=_remarks(names, ()))
 
 
-def _csv_entries(root: Path, file: Path, given: GivenSplit) -> Iterator[_Entry]:
+def _csv_entries(root: Path, file: Path, given: GivenSplit) -> Iterator[Entry]:
     table = read_csv(file, text=("image_id", "person_id"), numbers=("age",))
     missing = [name for name in _CSV_COLUMNS if name not in table.columns]
     if missing:
@@ -250,7 +250,7 @@ def _csv_entries(root: Path, file: Path, given: GivenSplit) -> Iterator[_Entry]:
             raise DataError(f"{where}: image_id: expected `a-b` of letters, digits and _; found {image_id!r}")
         folder, name = image_id.split("-")
         age, person = row.get("age"), row.get("person_id")
-        yield _Entry(
+        yield Entry(
             path=str(root / "images" / folder / f"{name}.png"),
             image_id=image_id,
             label=_label(row["age_group"], where),
@@ -277,9 +277,9 @@ def _label(value: object, where: str) -> int | str:
     raise DataError(f"{where}: age_group: expected an integer or a name; found {value!r}")
 
 
-def _source(
+def source_of(
     path: str,
-    entries: list[_Entry],
+    entries: list[Entry],
     names: tuple[str, ...] | None,
     sizes_and_times: list[tuple[int, int]] | None = None,
 ) -> OpenSource:

@@ -3,8 +3,9 @@
     read_ids("forget.csv")                       # [("forget.csv row 0", "a-1"), ...]; .txt, .json and .npy likewise
     find("12.0", {"12": 3})                      # 3: 12.0 and 12 are the same number
 
-A file may be CSV with a column `image_id`, text with an id per line, a JSON list, or a NumPy array (the starting kit's
-`forget_idx.npy`) of ids, of positions, or of one boolean per image.
+A file may be CSV with a column `image_id` (or `path`, `filename`, `index`, ...), text with an id per line, a JSON list,
+or a NumPy array (the starting kit's `forget_idx.npy`) of ids, of positions, or of one boolean per image. File names are
+taken with or without folders and suffix, where only one image has the name.
 
 Does not cover: drawing the sets (`splits`).
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,20 @@ from ray_unlearn.errors import DataError
 
 _LARGEST_BYTES = 256 * 2**20
 _EXPECTED = "expected a list of ids, or a .csv file with a column image_id, a .txt, .json or .npy file of them"
+_COLUMNS = (
+    "image_id",
+    "id",
+    "path",
+    "image_path",
+    "file_name",
+    "filename",
+    "file",
+    "image",
+    "index",
+    "idx",
+    "position",
+)
+"""Columns of a CSV file that hold ids, file names or positions; the first that it has."""
 Listed = list[tuple[str, str]]
 """Entries of a list: (where, image id or position)."""
 
@@ -44,9 +59,13 @@ def read_ids(ids: str | Sequence[str]) -> Listed:
     if file.suffix.lower() in (".txt", ".json", ".npy"):
         return [(f"{ids} entry {i}", text) for i, text in enumerate(_entries(file))]
     table = read_csv(file).rename(columns=str.strip)
-    if "image_id" not in table.columns:
+    name = next((one for one in _COLUMNS if one in table.columns), None)
+    if name is None and len(table.columns) > 1:
         raise DataError(f"{ids}: no column 'image_id'; found {list(table.columns)}")
-    return [(f"{ids} row {i}", str(image_id)) for i, image_id in enumerate(table["image_id"])]
+    if name is None:  # one column without a name: its first line is an entry, too
+        only = str(table.columns[0])
+        return [(f"{ids} line {i}", str(entry).strip()) for i, entry in enumerate([only, *table[table.columns[0]]])]
+    return [(f"{ids} row {i}", str(image_id).strip()) for i, image_id in enumerate(table[name])]
 
 
 def _entries(file: Path) -> list[str]:
@@ -77,6 +96,36 @@ def find(text: str, position: Mapping[str, int]) -> int | None:
         return position[text]
     number = whole(text) if "." in text else None
     return None if number is None else position.get(str(number))
+
+
+def names_of(position: Mapping[str, int]) -> dict[str, list[int]]:
+    """Return the positions of images by the shorter forms of their ids: without folders, without a suffix."""
+    found: dict[str, list[int]] = {}
+    for image_id, place in position.items():
+        path = PurePosixPath(image_id)
+        for short in {path.name, path.stem, image_id.removesuffix(path.suffix)} - {image_id, ""}:
+            found.setdefault(short, []).append(place)
+    return found
+
+
+def by_name(text: str, names: Mapping[str, list[int]], position: Mapping[str, int], where: str) -> int | None:
+    """Return the position of the only image with this file name, with or without folders and suffix; None for none.
+
+    Raises:
+        DataError: several images have it.
+
+    """
+    path = PurePosixPath(text.replace("\\", "/"))
+    parts = [text, *("/".join(path.parts[start:]) for start in range(1, len(path.parts)))]
+    known = next((position[part] for part in parts if part in position), None)
+    if known is not None:
+        return known
+    for short in dict.fromkeys([*parts, path.name, path.stem]):
+        if len(places := names.get(short, [])) > 1:
+            raise DataError(f"{where}: {text!r} is the name of {len(places)} images; name them with their folders")
+        if places:
+            return places[0]
+    return None
 
 
 def whole(text: str) -> int | None:

@@ -66,19 +66,27 @@ class Pixels:
 
     @cached_property
     def ages(self) -> np.ndarray:
-        """Age in years of each image: int64, -1 where unknown; float64 and NaN only if the source has fractions."""
+        """Age in years of each image: int64, and float64 with NaN only if the source has fractions.
+
+        An unknown age is -1, and 0 if the source has none for any image: code that indexes by age runs all the same.
+        """
         known = np.isfinite(self.ages_N)
+        if not known.any():
+            return np.zeros(len(self), np.int64)
         if not np.array_equal(self.ages_N[known], np.floor(self.ages_N[known])):
             return self.ages_N
         return np.where(known, self.ages_N, -1).astype(np.int64)
 
     @cached_property
     def persons_N(self) -> np.ndarray:
-        """int64 number of each image's group, -1 where it has none.
+        """int64 number of each image's group.
 
-        The group itself where all are different whole numbers, else its place in the sorted order of all groups.
+        The group itself where all are different whole numbers, else its place in the sorted order of all groups; -1
+        where an image has none, and 0 if none has one.
         """
         names = sorted({*self.groups} - {""})
+        if not names:
+            return np.zeros(len(self), np.int64)
         numbers = [int(name) for name in names if name.isdecimal() and len(name) <= 18]
         if len({*numbers}) < len(names):
             numbers = list(range(len(names)))

@@ -60,7 +60,7 @@ class ParquetSlice:
 
     def rows(self) -> Iterator[Row]:
         """Yield the groups' rows, a small batch in memory at a time."""
-        names = [name for name in self.columns.model_dump().values() if name is not None]
+        names = [name for name in self.columns.model_dump(exclude={"path"}).values() if name is not None]
         row = self.first_row
         with _reading(self.file) as parquet:
             rows = _batch_rows(parquet.metadata, self.row_groups, _BATCH_ROWS)
@@ -163,7 +163,7 @@ def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
     return OpenSource(
         name=label(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
         fingerprint=digest(
-            [[f.name, own] for f, own in zip(files, fingerprints, strict=True)] + [columns.model_dump()]
+            [[f.name, own] for f, own in zip(files, fingerprints, strict=True)] + [columns.model_dump(exclude={"path"})]
         ),
         class_names=names,
         remarks=tuple(filter(None, [reordered(names)] if names and not stated else [])),

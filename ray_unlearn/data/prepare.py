@@ -90,7 +90,16 @@ class Prepared:
     manifest: Manifest
 
     def map(self, cache: Path | None = None, first: int | None = None) -> list[Shard]:
-        """Memory-map every shard, or the `first` ones; where the storage is not local, copy them into `cache` before.
+        """Memory-map every shard, or the `first` ones.
+
+        Raises:
+            DataError: a shard is missing or damaged, or the cache is full.
+
+        """
+        return [map_shard(str(path)) for path in self.paths(cache, first)]
+
+    def paths(self, cache: Path | None = None, first: int | None = None) -> list[Path]:
+        """Return the local paths of shards; where the storage is not local, copy them into the node's `cache` before.
 
         Raises:
             DataError: a shard is missing or damaged, or the cache is full.
@@ -98,8 +107,7 @@ class Prepared:
         """
         shards = self.manifest.shards[:first]
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as threads:
-            paths = list(threads.map(lambda shard: self._whole(shard, cache), shards))
-        return [map_shard(str(path)) for path in paths]
+            return list(threads.map(lambda shard: self._whole(shard, cache), shards))
 
     def _whole(self, shard: ShardInfo, cache: Path | None) -> Path:
         """Return the local path of a shard whose bytes have the manifest's sha256."""

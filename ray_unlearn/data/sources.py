@@ -7,17 +7,25 @@ Does not cover: the formats themselves, each in its own module.
 
 from __future__ import annotations
 
+from ray_unlearn.data.arrays import Role, is_arrays, open_arrays
 from ray_unlearn.data.embedded import open_cifar10, open_digits
 from ray_unlearn.data.folders import is_competition, open_class_folders, open_competition
 from ray_unlearn.data.parquet import is_parquet, open_parquet
 from ray_unlearn.data.rows import OpenSource, Part
+from ray_unlearn.data.tables import is_table, open_table
 from ray_unlearn.errors import DataError
 from ray_unlearn.study.schema import Columns, Source
 from ray_unlearn.study.uris import label
 
 
-def open_source(source: Source, part: Part, columns: Columns) -> OpenSource:
+def open_source(source: Source, part: Part, columns: Columns, role: Role | None = None) -> OpenSource:
     """Open a source by its format; `auto` decides by the path.
+
+    Args:
+        source: the source.
+        part: the part of an embedded set.
+        columns: names of columns.
+        role: the part of a file that holds all parts; as `part` by default.
 
     Raises:
         DataError: it cannot be opened, or its format needs a path that is not given.
@@ -37,7 +45,11 @@ def open_source(source: Source, part: Part, columns: Columns) -> OpenSource:
     if form == "parquet":
         return open_parquet(paths, columns)
     if len(paths) > 1:
-        raise DataError(f"data.{part}: format {form} takes one folder; found {len(paths)} paths")
+        raise DataError(f"data.{part}: format {form} takes one path; found {len(paths)} paths")
+    if form == "csv":
+        return open_table(paths[0], columns, source.images)
+    if form == "numpy":
+        return open_arrays(paths[0], role or part)
     return open_competition(paths[0]) if form == "competition" else open_class_folders(paths[0])
 
 
@@ -46,4 +58,8 @@ def _format_of(paths: tuple[str, ...]) -> str:
         return "parquet"
     if is_parquet(paths[0]):
         return "parquet"
-    return "competition" if is_competition(paths[0]) else "folder"
+    if is_table(paths[0]):
+        return "csv"
+    if is_competition(paths[0]):
+        return "competition"
+    return "numpy" if is_arrays(paths[0]) else "folder"

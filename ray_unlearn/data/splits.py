@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_unlearn.data.class_names import same_number
-from ray_unlearn.data.id_lists import find, like, positions, read_ids
+from ray_unlearn.data.id_lists import by_name, find, like, names_of, positions, read_ids
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.formats import stamped
@@ -173,6 +173,12 @@ def _named(data: Data, images: ImageTable) -> np.ndarray:
     places = [find(text, position) for _, text in listed]
     if listed and all(place is None for place in places):
         places = [*(positions(listed, images.num_train) or places)]  # the starting kit's forget_idx
+    if any(place is None for place in places):
+        names = names_of(position)
+        places = [
+            by_name(text, names, position, where) if place is None else place
+            for (where, text), place in zip(listed, places, strict=True)
+        ]
     found: dict[int, str] = {}
     for (where, image_id), place in zip(listed, places, strict=True):
         if place is None:

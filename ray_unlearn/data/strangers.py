@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 _KINDS = {
-    (".npz", ".npy"): ("a NumPy file", "write its images and labels as Parquet"),
+    (".npy",): ("a NumPy file", "name its folder, with data.npy and label.npy in it"),
     (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"): ("an archive", "unpack it and name the folder"),
     (".zip",): ("a zip archive", "unzip it and name the folder"),
     (".arrow", ".feather"): ("an Arrow file", "write it as Parquet: datasets.Dataset.from_file(...).to_parquet(...)"),
-    (".csv", ".tsv", ".txt"): ("a table of text", "images are read from Parquet or from folders; name one of those"),
+    (".txt",): ("a table of text", "images are read from Parquet or from folders; name one of those"),
     (".json", ".jsonl"): ("a JSON file", "images are read from Parquet or from folders; name one of those"),
     (".h5", ".hdf5", ".mat", ".tfrecord", ".beton", ".mdb"): ("a data set of another library", "write it as Parquet"),
     (".pkl", ".pickle", ".pt", ".pth"): ("a pickle, which may run code when read", "write its images as Parquet"),
@@ -54,6 +54,9 @@ def _explain_folder(path: Path) -> str:
     if "data_batch_1" in names or "cifar-10-batches-py" in names:
         folder = path.parent if "data_batch_1" in names else path
         return f"these are CIFAR-10's pickles; write data.train: {{format: cifar10, path: {folder}}}"
+    if {"train", "test", "meta"} <= names or "cifar-100-python" in names:
+        step = "write them as Parquet, or as .npz with images and labels, where you trust the files"
+        return f"these are CIFAR-100's pickles, which may run code when read; {step}"
     return f"no images in class folders; expected {path}/<class name>/<image>.png or .jpg"
 
 

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_unlearn.data.copies import copies, words_of
+from ray_unlearn.data.arrays import Role
+from ray_unlearn.data.copies import copies, straddling, words_of
 from ray_unlearn.data.prepare import DecodeAll, Prepared, check_classes, in_place, prepare_source
 from ray_unlearn.data.rows import OpenSource, Part
 from ray_unlearn.data.sources import open_source
@@ -27,8 +28,9 @@ from ray_unlearn.data.splits import ImageTable, Splits, make_splits
 from ray_unlearn.errors import DataError
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Storage
+from ray_unlearn.study.forget import Forget
 from ray_unlearn.study.identity import identity_of
-from ray_unlearn.study.schema import Columns, Data, Forget, Source, Study
+from ray_unlearn.study.schema import Columns, Data, Source, Study
 from ray_unlearn.study.shuffle import Shuffle
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from ray_unlearn.data.images import Pixels
 
-_ROLES = ("train", "validation", "test")
+_ROLES: tuple[Role, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +80,10 @@ class StudyData:
         shards = [shard for source in self.sources for shard in source.map(cache)]
         return Pixels(shards, device, budget_bytes, self.shuffle)
 
+    def paths(self, cache: Path | None = None) -> list[Path]:
+        """Return the local paths of all shards, in the order of the index."""
+        return [path for source in self.sources for path in source.paths(cache)]
+
 
 def open_sources(data: Data) -> dict[str, OpenSource]:
     """Open the sources that have a path, so that a wrong one is refused at once; others are opened when prepared.
@@ -88,7 +94,7 @@ def open_sources(data: Data) -> dict[str, OpenSource]:
     """
     specs = {role: spec for role in _ROLES if isinstance(spec := getattr(data, role), Source) and spec.path}
     return {
-        role: open_source(spec, "train" if role == "train" else "test", columns_of(data))
+        role: open_source(spec, "train" if role == "train" else "test", columns_of(data), role)
         for role, spec in specs.items()
     }
 
@@ -123,7 +129,7 @@ def prepare_study(
         if not isinstance(spec, Source):
             continue
         part: Part = "train" if role == "train" else "test"
-        source = (opened or {}).get(role) or open_source(spec, part, columns_of(study.data))
+        source = (opened or {}).get(role) or open_source(spec, part, columns_of(study.data), role)
         remarks += [f"data.{role}: {remark}" for remark in source.remarks]
         prepared[role] = prepare_source(
             source,
@@ -144,7 +150,13 @@ def prepare_study(
         only = f" ({names[0]})" if names else ""
         raise DataError(f"data.train: {limit or 0} class{only}; a classifier needs two or more, so add their images")
     data = _assemble(study, hardest, prepared, names, int(limit or 0))
+    if study.data.strict and data.warnings:
+        raise DataError(f"data.strict: {data.warnings[0]}" + _more(data.warnings[1:]))
     return replace(data, warnings=(*remarks, *data.warnings))
+
+
+def _more(others: Sequence[str]) -> str:
+    return f" (and {len(others)} more such, which data.strict: false prints)" if others else ""
 
 
 def columns_of(data: Data) -> Columns:
@@ -230,6 +242,7 @@ def _assemble(
         shuffle=study.data.shuffle,
         warnings=(
             *_empty_classes(names, num_classes, table.labels_N[: table.num_train]),
+            *straddling(splits.sets, table.groups),
             *_shared_pixels(tables, prepared["train"].folder, splits, table.ids),
         ),
     )

@@ -21,10 +21,18 @@ from ray_unlearn.evaluation.intervals import APART, SHARED
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.nulls import NullPart, score_null
-from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_image_names, read_outputs
 from ray_unlearn.evaluation.population_scores import describe, score
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import FORMAT, PopulationScores, Role
+from ray_unlearn.evaluation.shadow_fits import ShadowFit
+from ray_unlearn.evaluation.shadow_scores import (
+    fits_of,
+    in_parts,
+    score_originals,
+    score_shadows,
+    score_unlearned_shadows,
+)
 from ray_unlearn.evaluation.single_images import one_run_audit
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.records import OUTPUTS
@@ -74,6 +82,8 @@ class Task:
     """Runs a side of the null, and of the numbers compared with it; the same for all populations of an evaluation."""
     names_sha256: str
     """SHA-256 of the splits file: image ids, groups and class names."""
+    shadows: Population | None = None
+    """Shadows that attack the population, or that it started from; None where the study has none."""
     control: tuple[tuple[str, ...], str] = ((), "")
     """Splits that the audit of one run may tell forget images from, and why there are none (`one_run`)."""
 
@@ -89,8 +99,10 @@ class Task:
     def key(self) -> str:
         """Digest of all that the part is computed from."""
         settings = {name: getattr(self.settings, name) for name in Settings.__slots__}
+        shadows = {"shadows": [self.shadows.name, self.shadows.identity]} if self.shadows else {}
         return digest(
-            {
+            shadows
+            | {
                 "format": FORMAT,
                 "settings": settings,
                 "null": [self.null, self.null_runs] if self.null or self.role == "unlearned" else None,
@@ -117,21 +129,50 @@ class Task:
 
     def run(self) -> str:
         """Compute the part; return it as JSON."""
+        fits = self._fits()
         if self.null:
-            null = score_null(self._read(self.reference), self.null_runs, self.settings)
+            null = score_null(self._read(self.reference).with_shadows(fits), self.null_runs, self.settings)
             return Part(key=self.key, null=null).model_dump_json()
-        outputs, names = self._read(self.population), read_image_names(self.store, self.population.splits)
-        described = describe(outputs, names, self.role, self.population.method, list(self.reference.records.values()))
+        names, reference = read_image_names(self.store, self.population.splits), list(self.reference.records.values())
         if self.role != "unlearned":
-            return Part(key=self.key, population=described).model_dump_json()
-        reference = self._read(self.reference)
-        scored = score(described, outputs, reference, names, self.null_runs, self.settings)
-        audit = one_run_audit(outputs, reference, *self.control, self.settings)
+            described = describe(self._parts(), self._records, names, self.role, self.population.method, reference)
+            return Part(key=self.key, population=self._attacked(described, names)).model_dump_json()
+        outputs, theirs = (self._read(one).with_shadows(fits) for one in (self.population, self.reference))
+        described = describe([outputs], self._records, names, self.role, self.population.method, reference)
+        scored = score(described, outputs, theirs, names, self.null_runs, self.settings)
+        audit = one_run_audit(outputs, theirs, *self.control, self.settings)
         population = scored.population.model_copy(update={"one_run": audit})
         return Part(key=self.key, population=population, draws=scored.draws).model_dump_json()
 
     def _read(self, population: Population) -> Outputs:
         return read_outputs(self.store, population.name, population.records)
+
+    @property
+    def _records(self) -> list[Record]:
+        return [record for _, record in sorted(self.population.records.items())]
+
+    def _parts(self) -> Iterable[Outputs]:
+        return in_parts(self.store, self.population.name, self.population.records)
+
+    def _fits(self) -> dict[str, ShadowFit]:
+        """Return what shadows make of the images, where the population is compared with the reference."""
+        if self.shadows is None or not (self.null or self.role == "unlearned"):
+            return {}
+        return fits_of(self.store, self.shadows.name, self.shadows.records, self.shadows.splits)
+
+    def _attacked(self, described: PopulationScores, names: ImageNames) -> PopulationScores:
+        """Add attacks by shadows on a population that is not compared with the reference."""
+        name, records, splits = self.population.name, self.population.records, self.population.splits
+        if self.role == "shadow":
+            return score_shadows(described, self.store, name, records, names, splits, self.settings.attack_rng)
+        if self.shadows is None:
+            return described
+        shadows = self.shadows.name, self.shadows.records
+        if self.role == "unlearned shadow":
+            return score_unlearned_shadows(described, self.store, records, shadows, splits)
+        if self.role == "original":
+            return score_originals(described, self.store, records, shadows, splits, self.settings.attack_rng)
+        return described
 
 
 class Part(BaseModel):

@@ -20,43 +20,45 @@ _NEARLY_ALL_GUARDED = 0.5
 
 
 def caveats(scored: PopulationScores, outputs: Outputs) -> tuple[str, ...]:
-    """Return one sentence per reason for doubt."""
+    """Return one warning per reason to doubt the scores."""
     found = []
     different = len({record.payloads[OUTPUTS].sha256 for record in outputs.records})
     images = outputs.splits["forget"].phi_RN.shape[1]
     if different < len(outputs):
         found.append(
-            f"only {different} of {len(outputs)} runs have different outputs: seeds make (nearly) no difference"
+            f"only {different} of {len(outputs)} runs have different outputs: the results of the method hardly depend "
+            "on the seed"
         )
     if scored.guarded:
         share = "most" if scored.guarded > _NEARLY_ALL_GUARDED * images else "some"
         found.append(
-            f"on {scored.guarded} of {images} forget images ({share}) its runs, or the reference's, hardly differ; the "
-            "official rule gives such images epsilon 50, no points"
+            f"on {scored.guarded} of {images} forget images ({share}) the runs of one side hardly differ from each "
+            "other; the official rule gives these images epsilon 50, and no points"
         )
     if scored.missed:
         found.append(
-            f"on {scored.missed} of {images} forget images its runs and the reference's do not overlap at all, and the "
-            "official grid, 0.01 apart, does not see it: F is too high; `--mode exact` sees it"
+            f"on {scored.missed} of {images} forget images an interval separates the unlearned from the retrained "
+            "models without error, but the official grid, 0.01 apart, has no such interval: F is too high; "
+            "`--mode exact` tries every interval"
         )
     if scored.undecided:
         found.append(
-            f"on {scored.undecided} of {images} forget images the official grid is too coarse to decide: epsilon 50; "
-            "`--mode exact` decides"
+            f"on {scored.undecided} of {images} forget images the official grid, 0.01 apart, has no interval that "
+            "counts; they get epsilon 50; `--mode exact` tries every interval"
         )
     runs = f"only {len(outputs)} run{'s' * (len(outputs) != 1)}"
     if len(outputs) < LEAST_TO_SCORE:
-        found.append(f"{runs}: there is no score below {LEAST_TO_SCORE} a side")
+        found.append(f"{runs}: a score takes {LEAST_TO_SCORE} runs on each side")
     elif len(outputs) < FEW_RUNS:
-        found.append(f"{runs}: intervals are wide, and small differences cannot show")
+        found.append(f"{runs}: intervals are wide, and small differences are not detected")
     if scored.originals == 1 and len(outputs) > 1:
         found.append(
-            "all runs start from one original: the question answered is whether the method makes retrained models of "
-            "this original, not of any (`originals: k` starts from several)"
+            "all runs start from one original: scores compare models unlearned from this original with retrained "
+            "models; other originals may score differently (`originals: k` starts from several)"
         )
     if 1 < scored.originals < min(LEAST_ORIGINALS, len(outputs)):
         found.append(
-            f"all runs start from {scored.originals} originals: intervals are given these; from {LEAST_ORIGINALS} on "
-            "they are over originals too"
+            f"all runs start from {scored.originals} originals: intervals hold for these originals alone; with "
+            f"{LEAST_ORIGINALS} or more they cover the choice of originals, too"
         )
     return tuple(found)

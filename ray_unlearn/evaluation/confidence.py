@@ -39,6 +39,13 @@ def logit_scaled_confidence(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.
     return phi_N
 
 
+def probability_of(phi: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the label's probability 1 / (1 + exp(-phi)) without overflow, exact to rounding at both ends."""
+    small = np.exp(-np.abs(phi))
+    probability: NDArray[np.float64] = np.where(phi >= 0, 1, small) / (1 + small)
+    return probability
+
+
 def _logits(logits: ArrayLike) -> NDArray[np.float32]:
     given = np.asarray(logits)
     if given.ndim < 2 or given.shape[-1] < 2 or given.dtype.kind not in "fiu":

@@ -58,7 +58,8 @@ from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
-from ray_unlearn.store.starts import check_starts
+from ray_unlearn.store.membership import is_shadow
+from ray_unlearn.store.starts import check_starts, start_population
 from ray_unlearn.study.identity import diff, digest
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, PopulationSpec, Study
@@ -178,7 +179,8 @@ def _held(
     held: dict[str, Population] = {}
     originals = store.made(ORIGINAL)
     for name, spec in study.populations.items():
-        if names and name not in names and name not in (reference, ORIGINAL):
+        shadows = spec.on_halves and spec.starts_from is None
+        if names and name not in (*names, reference, ORIGINAL) and not shadows:
             continue
         records = {index: record for index, record in store.made(name).items() if index < spec.planned}
         if len(records) < spec.planned:
@@ -197,7 +199,8 @@ def _held(
         if population.images != theirs.images:
             lines = diff(theirs.images, population.images)[:3]
             raise StoreError(f"{store.uri}: {name} and {reference} do not compare: {'; '.join(lines)}")
-        if name not in (reference, ORIGINAL) and len(population.records) > len(theirs.records):
+        compared = _role(store, name, population, reference) == "unlearned"
+        if compared and len(population.records) > len(theirs.records):
             runs = f"{len(theirs.records)} of {len(population.records)} runs"
             warnings.append(f"population {name}: {runs} are scored, as many as {reference} has")
     return held, warnings
@@ -216,10 +219,13 @@ def _tasks(
     study: Study, store: StudyStore, settings: Settings, held: Mapping[str, Population], reference: Population
 ) -> list[Task]:
     """Return every part: one per population, and the null that all are compared with."""
-    null_runs, names = _null_runs(held, reference), image_names_sha256(store, reference.splits)
+    roles = {name: _role(store, name, population, reference.name) for name, population in held.items()}
+    compared = [held[name].records for name, role in roles.items() if role == "unlearned"]
+    null_runs, names = _null_runs(compared, reference), image_names_sha256(store, reference.splits)
+    first_shadows = next((held[name] for name, role in roles.items() if role == "shadow"), None)
     tasks = []
     for name, population in held.items():
-        role: Role = "reference" if name == reference.name else "original" if name == ORIGINAL else "unlearned"
+        role = roles[name]
         runs = min(len(population.records), len(reference.records))  # numbers at unequal N are never compared
         task = Task(
             store=store,
@@ -231,20 +237,39 @@ def _tasks(
             null=False,
             null_runs=null_runs,
             names_sha256=names,
+            shadows=_shadows(store, name, role, held, first_shadows),
             control=control_splits(study.data),
         )
         tasks.append(task)
-    null = replace(tasks[0], part=_NULL, null=True)
+    null = replace(tasks[0], part=_NULL, null=True, shadows=first_shadows)
     return [*tasks, null] if any(task.role == "unlearned" for task in tasks) else tasks
 
 
-def _null_runs(held: Mapping[str, Population], reference: Population) -> int:
+def _shadows(
+    store: StudyStore, name: str, role: Role, held: Mapping[str, Population], first: Population | None
+) -> Population | None:
+    """Return the shadows that attack a population: those that it started from, else the study's first."""
+    if role == "unlearned shadow":
+        return held[start_population(store, name)]
+    return first if role in ("unlearned", "original") else None
+
+
+def _role(store: StudyStore, name: str, population: Population, reference: str) -> Role:
+    """Return what a population is to the evaluation."""
+    if name in (reference, ORIGINAL):
+        return "reference" if name == reference else "original"
+    if is_shadow(next(iter(population.records.values()))):
+        return "shadow"
+    return "unlearned" if start_population(store, name) == ORIGINAL else "unlearned shadow"
+
+
+def _null_runs(compared: Sequence[Mapping[int, Record]], reference: Population) -> int:
     """Return the one number of runs a side at which populations, and halves of the reference, are compared; 0 for none.
 
     Half of the reference's, and no more than the smallest population has: with twice as many retrained runs as every
     method has, that is the methods' own N.
     """
-    sizes = [len(p.records) for name, p in held.items() if name not in (reference.name, ORIGINAL)]
+    sizes = [len(records) for records in compared]
     return min([len(reference.records) // 2, *(size for size in sizes if size >= LEAST_TO_SCORE)])
 
 

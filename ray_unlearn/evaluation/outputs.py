@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence
+from ray_unlearn.evaluation.shadow_fits import ShadowFit
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.arrow import read_table
 from ray_unlearn.store.formats import check_format
@@ -46,6 +47,8 @@ class SplitOutputs:
     """float64, logit-scaled confidence of the label."""
     correct_RN: np.ndarray
     """bool: the label has the largest logit."""
+    shadows: ShadowFit | None = None
+    """What a population of shadows makes of the images; None where the study has none."""
 
     @cached_property
     def loss_RN(self) -> np.ndarray:
@@ -80,6 +83,10 @@ class Outputs:
         starts = [r.original if r.original_sha256 else -1 - row for row, r in enumerate(self.records)]
         return np.array(starts, dtype=np.int64)
 
+    def with_shadows(self, fits: Mapping[str, ShadowFit]) -> Outputs:
+        """Return the same with what shadows make of the images, by split."""
+        return replace(self, splits={n: replace(one, shadows=fits.get(n)) for n, one in self.splits.items()})
+
     def take(self, rows: np.ndarray | Sequence[int]) -> Outputs:
         """Return the same of some of the runs, in that order."""
         records = tuple(self.records[int(row)] for row in rows)
@@ -102,7 +109,7 @@ def read_outputs(store: StudyStore, population: str, records: Mapping[int, Recor
         raise StoreError(f"{store.uri}: population {population} has no finished run; `ray-unlearn generate` makes them")
     indexes = sorted(records)
     with ThreadPoolExecutor(_READERS) as readers:
-        runs = list(readers.map(lambda index: _read(store, population, index, records[index]), indexes))
+        runs = list(readers.map(lambda index: read_run(store, population, index, records[index]), indexes))
     first = runs[0]
     for index, run in zip(indexes, runs, strict=True):
         if not _same_images(first, run):
@@ -125,7 +132,13 @@ def _same_images(one: Mapping[str, SplitOutputs], other: Mapping[str, SplitOutpu
     )
 
 
-def _read(store: StudyStore, population: str, index: int, record: Record) -> dict[str, SplitOutputs]:
+def read_run(store: StudyStore, population: str, index: int, record: Record) -> dict[str, SplitOutputs]:
+    """Return one run's outputs by split; the run axis has length 1.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+
+    """
     run = Run(population=population, index=index)
     data = store.payload(run, OUTPUTS, record)
     try:

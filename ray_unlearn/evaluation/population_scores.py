@@ -1,6 +1,6 @@
 """One population's scores: its own figures, and those against the reference.
 
-    described = describe(outputs, names, "unlearned", "kookmin", reference.records)
+    described = describe([outputs], outputs.records, names, "unlearned", "kookmin", reference.records)
     scored = score(described, unlearned, reference, names, 32, settings)
     scored.population, scored.draws              # everything but the nulls (`nulls`), and what ranks need
 
@@ -9,7 +9,7 @@ Does not cover: reading outputs and keeping scores (`evaluate`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,7 @@ from ray_unlearn.evaluation.outputs import ImageNames, Outputs
 from ray_unlearn.evaluation.resampling import Draws, Rows, Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
 from ray_unlearn.evaluation.single_images import epsilon_bounds, missed, quantiles_of, with_quality
-from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
+from ray_unlearn.evaluation.slices import class_name, cost, slices_of, stages
 from ray_unlearn.evaluation.whole_populations import tests_of, variance_of
 from ray_unlearn.store import Record
 
@@ -58,21 +58,25 @@ class Scored:
 
 
 def describe(
-    outputs: Outputs, names: ImageNames, role: Role, method: str, reference: Sequence[Record]
+    parts: Iterable[Outputs],
+    records: Sequence[Record],
+    names: ImageNames,
+    role: Role,
+    method: str,
+    reference: Sequence[Record],
 ) -> PopulationScores:
-    """Return what needs no outputs of the reference: slices, stages, cost."""
-    first = outputs.records[0]
-    starts = {record.original for record in outputs.records if record.original_sha256}
+    """Return what needs no outputs of the reference: slices, stages, cost; one part is in memory at a time."""
+    starts = {record.original for record in records if record.original_sha256}
     return PopulationScores(
-        population=outputs.population,
+        population=records[0].population,
         role=role,
         method=method,
-        options=first.options,
-        runs=len(outputs),
+        options=records[0].options,
+        runs=len(records),
         originals=len(starts),
-        slices=slices(outputs, names),
-        stages=stages(outputs.records),
-        cost=cost(outputs.records, reference),
+        slices=slices_of(parts, names),
+        stages=stages(records),
+        cost=cost(records, reference),
     )
 
 
@@ -103,7 +107,8 @@ def score(
     at_null = _at_null(unlearned, reference, null_runs, settings)
     beside_null = values_on(unlearned, reference, at_null, settings, attacked.values).values
     quality = pair.once(quality_of) if "forgetting_quality" in values else None
-    measures = {name: _estimate(name, values, draws, drawn, beside_null, pair, names) for name in MEASURES}
+    names_of = [name for name, one in MEASURES.items() if one.applies(unlearned)]
+    measures = {name: _estimate(name, values, draws, drawn, beside_null, pair, names) for name in names_of}
     scored = described.model_copy(
         update={
             "measures": measures,

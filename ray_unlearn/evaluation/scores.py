@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from ray_unlearn.evaluation.looks import Look
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
+from ray_unlearn.evaluation.shadow_values import Memorisation, ShadowAttack
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,8 @@ OLDER = (
     "`ray-unlearn evaluate` computes them anew from the same outputs"
 )
 """The warning of a file of an earlier format."""
-Role = Literal["reference", "original", "unlearned"]
+Role = Literal["reference", "original", "unlearned", "shadow", "unlearned shadow"]
+"""What a population is to the evaluation; an unlearned shadow started from shadows, and is compared with them."""
 
 
 class _Value(BaseModel):
@@ -309,7 +311,11 @@ class PopulationScores(_Value):
     growth: tuple[Growth, ...] = ()
     examples: tuple[ExampleScores, ...] = ()
     curves: dict[str, Curve] = {}
-    """ROC by attack: u_lira, rmia, logistic_attack, svc_efficacy."""
+    """ROC by attack, named as its measure or as in `attacks`."""
+    attacks: dict[str, ShadowAttack] = {}
+    """Attacks by shadows on originals, on shadows, and on models that started from shadows, by name."""
+    memorisation: Memorisation | None = None
+    """Of shadows alone."""
     stages: tuple[Stage, ...] = ()
     cost: Cost
     warnings: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -30,45 +30,73 @@ EFFICIENT = 0.2
 """Share of retraining's time that the challenge allowed (CHALLENGE: hard cut-off at about 20 %)."""
 
 
+By = Literal["all", "class", "group"]
+_WAYS: tuple[By, ...] = ("all", "class", "group")
+
+
 def slices(outputs: Outputs, names: ImageNames) -> tuple[Slice, ...]:
     """Return every split as a whole, then by class and, where images have groups, by group."""
-    found: list[Slice] = []
-    for name, split in outputs.splits.items():
-        found += _parts(name, "all", np.full(len(split.labels_N), ""), split)
-        classes = np.array([class_name(names, int(label)) for label in split.labels_N])
-        found += _parts(name, "class", classes, split)
-        groups = np.array([names.groups[name][position] for position in split.positions_N])
-        found += [part for part in _parts(name, "group", groups, split) if part.key][:GROUPS_SHOWN]
-    return tuple(found)
+    return slices_of([outputs], names)
+
+
+def slices_of(parts: Iterable[Outputs], names: ImageNames) -> tuple[Slice, ...]:
+    """Return the same of runs that arrive in parts; one part at a time is in memory."""
+    found: dict[tuple[str, By], _Sliced] = {}
+    for outputs in parts:
+        for name, split in outputs.splits.items():
+            for by in _WAYS:
+                if (name, by) not in found:
+                    found[name, by] = _Sliced(name, by, _keys_of(name, by, split, names), split.labels_N)
+                found[name, by].add(split)
+    return tuple(part for one in found.values() for part in one.slices())
 
 
 def forget_keys(outputs: Outputs, names: ImageNames) -> dict[str, np.ndarray]:
     """Return for each way of slicing (all, class, group) the key of every forget image, text [N]."""
-    split = outputs.splits["forget"]
-    return {
-        "all": np.full(len(split.labels_N), ""),
-        "class": np.array([class_name(names, int(label)) for label in split.labels_N]),
-        "group": np.array([names.groups["forget"][position] for position in split.positions_N]),
-    }
+    return {by: _keys_of("forget", by, outputs.splits["forget"], names) for by in _WAYS}
 
 
-def _parts(name: str, by: Literal["all", "class", "group"], keys_N: np.ndarray, split: SplitOutputs) -> list[Slice]:
-    """Return one part per key: classes in the order of their labels, groups with the most images first."""
-    accuracies, losses = mean_by(split.correct_RN, keys_N), mean_by(split.loss_RN, keys_N)
-    sizes = Counter(keys_N.tolist())
-    first = {key: position for position, key in reversed(list(enumerate(keys_N[np.argsort(split.labels_N)].tolist())))}
-    order = sorted(sizes, key=lambda key: (-sizes[key], key) if by == "group" else (first[key], key))
-    return [
-        Slice(
-            split=name,
-            by=by,
-            key=key,
-            images=sizes[key],
-            accuracy=summary(accuracies[key], upper=1.0),
-            loss=summary(losses[key]),
-        )
-        for key in order
-    ]
+class _Sliced:
+    """Accuracies and losses of one split, sliced one way, of runs that arrive in parts."""
+
+    def __init__(self, name: str, by: By, keys_N: np.ndarray, labels_N: np.ndarray) -> None:
+        self._name, self._by, self._keys_N = name, by, keys_N
+        self._sizes = Counter(keys_N.tolist())
+        ordered = list(enumerate(keys_N[np.argsort(labels_N)].tolist()))
+        self._first = {key: position for position, key in reversed(ordered)}
+        self._accuracies: list[dict[Hashable, FloatArray]] = []
+        self._losses: list[dict[Hashable, FloatArray]] = []
+
+    def add(self, split: SplitOutputs) -> None:
+        """Add the split under some runs."""
+        self._accuracies.append(mean_by(split.correct_RN, self._keys_N))
+        self._losses.append(mean_by(split.loss_RN, self._keys_N))
+
+    def slices(self) -> list[Slice]:
+        """Return one part per key: classes in the order of their labels, groups with the most images first."""
+        by_size = self._by == "group"
+        order = sorted(self._sizes, key=lambda key: (-self._sizes[key], key) if by_size else (self._first[key], key))
+        shown = [key for key in order if key][:GROUPS_SHOWN] if by_size else order
+        return [
+            Slice(
+                split=self._name,
+                by=self._by,
+                key=key,
+                images=self._sizes[key],
+                accuracy=summary(np.concatenate([part[key] for part in self._accuracies]), upper=1.0),
+                loss=summary(np.concatenate([part[key] for part in self._losses])),
+            )
+            for key in shown
+        ]
+
+
+def _keys_of(name: str, by: By, split: SplitOutputs, names: ImageNames) -> np.ndarray:
+    """Return the key of every image of a split, text [N]."""
+    if by == "all":
+        return np.full(len(split.labels_N), "")
+    if by == "class":
+        return np.array([class_name(names, int(label)) for label in split.labels_N])
+    return np.array([names.groups[name][position] for position in split.positions_N])
 
 
 def class_name(names: ImageNames, label: int) -> str:

@@ -25,7 +25,7 @@ from ray_unlearn.study.schema import Study
 if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
     from ray_unlearn.data.decode import DecodedSlice, DecodeJob
     from ray_unlearn.data.rows import Slice
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
 BackendName = Literal["ray", "inline"]
 

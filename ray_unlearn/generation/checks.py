@@ -18,9 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from ray_unlearn.data.arrays import Role
 from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.id_lists import read_ids
-from ray_unlearn.data.rows import OpenSource, Part, Slice
+from ray_unlearn.data.rows import OpenSource, Slice
 from ray_unlearn.data.sources import open_source
 from ray_unlearn.data.study_data import StudyData, columns_of, prepare_study
 from ray_unlearn.errors import DamagedFile, PopulationChanged, RayUnlearnError, StoreError, StoreReadOnly
@@ -39,7 +40,7 @@ if TYPE_CHECKING:  # it brings torch
 
 
 T = TypeVar("T")
-_ROLES = ("train", "test", "validation")
+_ROLES: tuple[Role, ...] = ("train", "test", "validation")
 
 
 class _NotDecoded(Exception):
@@ -71,8 +72,7 @@ class Checks:
         self.store = self._checked(self._open_store)
         for role in _ROLES:
             if isinstance(spec := getattr(data, role), Source):
-                part: Part = "train" if role == "train" else "test"
-                source = self._checked(partial(_opened, spec, part, data), f"data.{role}")
+                source = self._checked(partial(_opened, spec, role, data), f"data.{role}")
                 self.sources |= {role: source} if source else {}
         self._checked(partial(check_trackers, self.study))
         if isinstance(data.forget.ids, str):
@@ -124,7 +124,9 @@ class Checks:
     def _plan(self, ingredients: Ingredients) -> Plan | None:
         """Return the plan of the populations that can start; each that cannot is a problem of its own."""
         names = list(ingredients.methods)
-        alone = {name: self._checked(partial(make_plan, self._only([ORIGINAL, name]), ingredients)) for name in names}
+        specs = self.study.populations
+        needed = {name: [specs[name].starts_from or ORIGINAL, name] for name in names}
+        alone = {name: self._checked(partial(make_plan, self._only(needed[name]), ingredients)) for name in names}
         startable = [name for name, plan in alone.items() if plan]
         return make_plan(self._only(startable), ingredients) if startable else None
 
@@ -173,8 +175,8 @@ class Checks:
             return None
 
 
-def _opened(source: Source, part: Part, data: Data) -> OpenSource:
-    return open_source(source, part, columns_of(data))
+def _opened(source: Source, role: Role, data: Data) -> OpenSource:
+    return open_source(source, "train" if role == "train" else "test", columns_of(data), role)
 
 
 def _check_values(study: Study, store: StudyStore) -> None:

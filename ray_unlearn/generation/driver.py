@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING
 
 from ray_unlearn.generation.backends import Backend, BackendName, open_backend
 from ray_unlearn.generation.job import open_job
-from ray_unlearn.generation.preflight import check_device, check_files, check_precision, probably_pending
+from ray_unlearn.generation.preflight import (
+    check_device,
+    check_files,
+    check_precision,
+    probably_pending,
+    start_early,
+)
 from ray_unlearn.generation.records import ArithmeticWarnings, FailureRecords, Work, admit, finish, published_run
 from ray_unlearn.generation.summary import Summary
 from ray_unlearn.interrupts import interrupts
@@ -30,7 +36,7 @@ from ray_unlearn.store.sharing import marked
 from ray_unlearn.study import Shard, Study
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
 
 def generate(
@@ -42,6 +48,7 @@ def generate(
     gpus_per_worker: float | None = None,
     only: Sequence[str] = (),
     shard: Shard | None = None,
+    first: int | None = None,
     verbose: bool = False,
 ) -> Summary:
     """Make the missing runs of a study.
@@ -54,6 +61,7 @@ def generate(
         gpus_per_worker: overrides `execution.gpus_per_worker`.
         only: populations to make; their originals are made too.
         shard: the part of the runs to make, where several drivers share the work; default all.
+        first: number of runs of each population to make, the first ones; default all.
         verbose: print each run's output on standard error when the run ends, each line with the run's name.
 
     Raises:
@@ -67,6 +75,7 @@ def generate(
     with ExitStack() as stack:
         stack.enter_context(interrupts())
         check_files(study)
+        start_early(study)
         place = stack.enter_context(
             open_backend(backend, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
         )
@@ -74,7 +83,7 @@ def generate(
         log = stack.enter_context(event_log(store, announce=True)) if store else None
         with place.starting() if store else nullcontext():
             job = replace(open_job(study, place.decode_all), verbose=verbose)
-        work, tally = admit(job, only, shard), Tally(())
+        work, tally = admit(job, only, shard, first), Tally(())
         recorder = None
         if work.pending:
             if backend == "ray":
@@ -95,6 +104,7 @@ def generate(
         made=len(tally.made),
         failed=tally.failed,
         blocked=tuple(tally.blocked),
+        ended=tuple(tally.ended),
         skipped_images=len(job.data.skipped),
         seconds=sum(seconds.values()),
         phases=seconds,
@@ -130,6 +140,7 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
             made=work.made,
             max_attempts=study.execution.max_attempts,
             published=partial(published_run, job),
+            held=work.sha256,
         )
         for event in events:
             for sink in sinks:

@@ -85,7 +85,8 @@ def estimate(
     cpu_s = {name: _cpu_s(records.get(name, {}).values()) for name in found}
     estimates = {}
     for name, (seconds, size_bytes, basis) in found.items():
-        spec, compared = study.populations[name], name not in (reference, ORIGINAL)
+        spec = study.populations[name]
+        compared = name not in (reference, ORIGINAL) and not spec.on_halves
         estimates[name] = Estimate(
             population=name,
             planned=spec.planned,
@@ -131,7 +132,7 @@ def _cost(
             return scale * _mean_s(alike), size_bytes or _mean_bytes(alike), f"{len(alike)} of {other}"
     if step is None:
         return None, size_bytes, "nothing yet"
-    images = _epochs(study, spec) * sizes.get(_trained_on(spec), 0)
+    images = _epochs(study, spec) * sizes.get(_trained_on(spec), 0) / (2 if spec.on_halves else 1)
     predicted = sum(_predicted(study, sizes).values())
     return images * step.train_s + predicted * step.predict_s, size_bytes, "a measured step"
 
@@ -169,7 +170,8 @@ def _epochs(study: Study, spec: PopulationSpec) -> float:
 
 
 def _trained_on(spec: PopulationSpec) -> str:
-    return "train" if spec.options.get("on") == "train" else "retain"
+    shadows = spec.on_halves and spec.starts_from is None
+    return "train" if shadows or spec.options.get("on") == "train" else "retain"
 
 
 def _predicted(study: Study, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -188,7 +190,8 @@ def _expected_bytes(
     if step is None:
         return None
     keeps = study.keep_checkpoints if spec.keep_checkpoints is None else spec.keep_checkpoints
-    weights = step.parameters * _BYTES[study.checkpoint_dtype] if keeps or name == ORIGINAL else 0
+    starts = name == ORIGINAL or any(other.starts_from == name for other in study.populations.values())
+    weights = step.parameters * _BYTES[study.checkpoint_dtype] if keeps or starts else 0
     images = sum(_predicted(study, sizes).values())
     return weights + images * (4 * sizes.get("classes", 10) + 16)
 

@@ -1,9 +1,10 @@
-"""The `inline` backend: executes the same plan in this process, one run after another, without Ray.
+"""The `inline` backend: executes the same plan from this process, one run after another, without Ray.
 
     backend = InlineBackend()
     pool = backend.pool(job)
 
-It is meant for debuggers, for tests, and for machines without Ray.
+It is meant for debuggers, for tests, and for machines without Ray. Runs of scripts have processes of their own
+here, too.
 
 Does not cover: more than one worker.
 """
@@ -20,8 +21,9 @@ from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.prepare import in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.errors import RayUnlearnError, StorageNotShared, StudyError
+from ray_unlearn.run.job import Job
 from ray_unlearn.run.outcome import Attempt
-from ray_unlearn.run.worker import Job, Worker
+from ray_unlearn.run.worker import Worker
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.schedule.pool import Finished, Lost, Ready, Report
 from ray_unlearn.study.schema import Execution, Study
@@ -52,19 +54,22 @@ class InlineBackend:
         """Return a pool of one worker.
 
         Raises:
-            StudyError: the study sets `execution.run_timeout_s`; this process cannot end a run without ending itself.
+            StudyError: the study sets `execution.run_timeout_s`, and has no scripts: this process cannot end a run of
+                another method without ending itself.
             ModelError: the study asks for a GPU, and this machine has none.
 
         """
         execution = job.plan.study.execution
-        if execution.run_timeout_s is not None:
+        scripts = any(population.method.source for population in job.plan.populations.values())
+        if execution.run_timeout_s is not None and not scripts:
             raise StudyError(
                 f"execution.run_timeout_s: {execution.run_timeout_s:g}, but the inline backend cannot end a run of its "
                 "own process; use --backend ray, or --set execution.run_timeout_s=null"
             )
         device = inline_device(execution)
         check_present(torch.device(device))
-        self._pool = InlinePool(job, device)
+        limited = f"; run_timeout_s: {execution.run_timeout_s:g} for scripts alone" if execution.run_timeout_s else ""
+        self._pool = InlinePool(job, device, limited)
         return self._pool
 
     def close(self) -> None:
@@ -84,15 +89,15 @@ def inline_device(execution: Execution) -> str:
 class InlinePool:
     """Pool of one worker; `wait` executes the runs that were submitted."""
 
-    def __init__(self, job: Job, device: str) -> None:
-        self._job, self.device = job, device
+    def __init__(self, job: Job, device: str, limited: str = "") -> None:
+        self._job, self.device, self._limited = job, device, limited
         self._worker: Worker | None = None
         self._started = 0
         self._calls: deque[tuple[Sequence[Attempt], bool]] = deque()
 
     def describe(self) -> str:
-        """Return the device."""
-        return f"in this process on {self.device}"
+        """Return the device, and what limits hold."""
+        return f"in this process on {self.device}{self._limited}"
 
     def capacity(self) -> int:
         """Return 1."""

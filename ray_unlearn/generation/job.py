@@ -23,11 +23,11 @@ from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.preflight import import_what_runs_need
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.loading import located
-from ray_unlearn.study.plan import Ingredients, Plan, make_plan
+from ray_unlearn.study.plan import ORIGINAL, Ingredients, Plan, make_plan
 from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
 _JOB_FOLDER = "working_dir_files"
 
@@ -50,7 +50,7 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     from ray_unlearn import models
     from ray_unlearn.generation.trial import check_model
     from ray_unlearn.methods.resolve import resolve
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
     methods = {name: resolve(study, name) for name in study.populations}
     model_identity = models.identity(study.model)
@@ -72,13 +72,18 @@ def check_storage(storage: str) -> None:
 
 
 def check_sets(plan: Plan, data: StudyData) -> None:
-    """Refuse outputs of splits without images, and class weights that are not one per class."""
+    """Refuse outputs of splits without images, one forget image to halve, and class weights not one per class."""
     study, sizes = plan.study, data.splits.sizes()
     if "splits" in study.outputs.model_fields_set:
         for split in study.outputs.splits:
             if not sizes[split]:
                 raise StudyError(f"outputs.splits: {split} has no images in this study; leave it out of the list")
     for population in plan.populations.values():
+        if population.originals and population.starts_from != ORIGINAL and sizes["forget"] < 2:
+            raise StudyError(
+                f"populations.{population.name}.starts_from: runs forget the forget images in their half of the train "
+                f"split; expected 2 or more; found {sizes['forget']}"
+            )
         weights = getattr(population.method.options, "class_weights", ())
         if isinstance(weights, tuple) and weights and len(weights) != data.num_classes:
             expected = f"expected {data.num_classes} numbers, one per class; found {len(weights)}"

@@ -1,6 +1,7 @@
-"""Checks before any run: files that the study names, whether runs are probably pending, imports, precision, device.
+"""Checks before any run: files that the study names, what can start early, imports, precision, device.
 
     check_files(study)                           # a mistyped path is refused before torch is imported
+    start_early(study)
     if probably_pending(study, only):            # a guess, so that Ray can start early
         import_what_runs_need()
     check_device(plan, pool.device, held)
@@ -20,6 +21,7 @@ from ray_unlearn.store.records import Record
 from ray_unlearn.study.plan import Plan
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import without_keys
+from ray_unlearn.usercode.fork_server import start
 from ray_unlearn.usercode.imports import is_script, read_script
 
 
@@ -34,6 +36,12 @@ def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
         return store if any(len(store.indexes(name)) < planned for name, planned in wanted.items()) else None
     except RayUnlearnError:
         return None
+
+
+def start_early(study: Study) -> None:
+    """Start the process that forks those of scripts, where the study has scripts: its imports take seconds, too."""
+    if any(is_script(spec.method_name) for spec in study.populations.values()):
+        start()
 
 
 def check_files(study: Study) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ray_unlearn.errors import DamagedFile, RayUnlearnError, StoreError
-from ray_unlearn.run.outcome import Outcome
+from ray_unlearn.errors import DamagedFile, StoreError
+from ray_unlearn.run.outcome import Outcome, outputs_sha256
 from ray_unlearn.schedule.events import Event, Failed, Tally
 from ray_unlearn.schedule.pool import Ready
 from ray_unlearn.store.agreement import disagreements
@@ -23,10 +23,10 @@ from ray_unlearn.store.arithmetic import mixing
 from ray_unlearn.store.metrics import publish_metrics
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.study_store import StudyStore
-from ray_unlearn.study.plan import Plan, Run, Shard
+from ray_unlearn.study.plan import ORIGINAL, Plan, Run, Shard
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
 Held = Mapping[str, Mapping[int, Record]]
 """Population -> run -> its record."""
@@ -45,19 +45,25 @@ class Work:
     held: Held
     """Records of `made`: population -> run -> record."""
 
+    @property
+    def sha256(self) -> Mapping[Run, str]:
+        """sha256 of the outputs of every run of `made`."""
+        return {run: outputs_sha256(self.held[run.population][run.index]) for run in self.made}
+
     def seconds(self) -> dict[str, float]:
         """Return the mean seconds of a made run by population."""
         times = {name: [sum(one.seconds.values()) for one in records.values()] for name, records in self.held.items()}
         return {name: sum(each) / len(each) for name, each in times.items() if each}
 
 
-def admit(job: Job, only: Sequence[str], shard: Shard | None = None) -> Work:
+def admit(job: Job, only: Sequence[str], shard: Shard | None = None, first: int | None = None) -> Work:
     """Write the plan into the study's folder; return the runs to make.
 
     Args:
         job: the job with the plan.
         only: populations to make; their originals are made too.
         shard: the part of their runs to make; default all.
+        first: number of runs of each population, from 0 on; default all.
 
     Raises:
         PopulationChanged: the folder holds runs of one of the populations that were made from another definition of it.
@@ -68,6 +74,7 @@ def admit(job: Job, only: Sequence[str], shard: Shard | None = None) -> Work:
     job.store.storage.publish_file(job.store.layout.splits(job.data.splits.digest), job.data.splits_arrow)
     chosen, held = job.plan.only(only), _held(job)
     planned = shard.of(chosen) if shard else chosen.runs
+    planned = [run for run in planned if first is None or run.index < first or run.population == ORIGINAL]
     return Work(
         planned=planned,
         pending=[run for run in planned if run.index not in held[run.population]],
@@ -124,7 +131,8 @@ def published_run(job: Job, run: Run) -> Outcome | None:
         return None
     if record is None or not record.is_of(run, job.plan.populations[run.population].digest):
         return None
-    return Outcome(run=run, seconds=sum(record.seconds.values()), metrics=record.metrics)
+    seconds = sum(record.seconds.values())
+    return Outcome(run=run, seconds=seconds, metrics=record.metrics, sha256=outputs_sha256(record))
 
 
 class FailureRecords:
@@ -168,21 +176,8 @@ def finish(job: Job, tally: Tally, held: Held) -> str:
 
     Raises:
         StoreError: the files cannot be written, and no run failed.
-        RayUnlearnError: with the inline backend, a run's code used up this process's threads.
 
     """
-    try:
-        return _finish(job, tally, held)
-    except RuntimeError as error:
-        if "can't start new thread" not in str(error):
-            raise
-        raise RayUnlearnError(
-            "metrics.parquet is not up to date: this process can start no more threads, perhaps because a method's "
-            "code left too many running; the runs that were made are kept, and the same command brings it up to date"
-        ) from error
-
-
-def _finish(job: Job, tally: Tally, held: Held) -> str:
     job.store.sweep(job.plan)  # files that dead workers left
     known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
     try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_unlearn.monitor.phases import phases_line
+from ray_unlearn.schedule.events import Ended
 from ray_unlearn.study.plan import Run
 
 
@@ -29,6 +30,8 @@ class Summary:
     failed: dict[Run, str] = field(default_factory=dict)
     blocked: tuple[Run, ...] = ()
     """Runs whose original failed."""
+    ended: tuple[Ended, ...] = ()
+    """Populations of scripts that ended early, because their runs are all the same."""
     skipped_images: int = 0
     seconds: float = 0.0
     phases: Mapping[str, float] = field(default_factory=dict)
@@ -40,13 +43,14 @@ class Summary:
     @property
     def exit_code(self) -> int:
         """Exit code of the command: 0 if every requested run is made, else 3."""
-        return 3 if self.failed or self.blocked else 0
+        return 3 if self.failed or self.blocked or self.ended else 0
 
     def lines(self) -> list[str]:
         """Return the closing lines of the command, most important last."""
         from ray_unlearn.wording import plural
 
         lines = [f"not made: {run}: {error}" for run, error in self.failed.items()]
+        lines += [f"not made: {plural(len(one.runs), 'run')} of {one.population}: {one.why}" for one in self.ended]
         if self.blocked:
             lines.append(f"not made: {plural(len(self.blocked), 'run')} whose original failed")
         if self.failed:

@@ -7,6 +7,7 @@ Does not cover: how a net is tried (`models.trial`), how weights are read (`mode
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,13 +19,13 @@ from ray_unlearn.data.images import ImageSet, Pixels, Scaling
 from ray_unlearn.errors import ModelError
 from ray_unlearn.methods.script import ScriptOptions
 from ray_unlearn.methods.weights import WeightsOptions
-from ray_unlearn.run.worker import Job
+from ray_unlearn.run.job import Job
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.plan import Population
 from ray_unlearn.study.schema import Normalize, Study
 from ray_unlearn.study.uris import label
 
-_TRIED_IMAGES = 4
+_TRIED_IMAGES = 2  # a training step of a large net on large images takes seconds per image
 _CANNOT = "and the net cannot take a training step on one (batch normalisation needs two values per channel)"
 
 
@@ -48,6 +49,7 @@ def check_model(job: Job) -> Iterator[str]:
         folder=study.model.folder,
     )
     yield from _lone_images(job, model, images_BCHW)
+    yield from _unknown_values(job)
     for population in populations:
         if isinstance(population.method.options, WeightsOptions):
             yield from check_weights(study, job.data.num_classes, model, population.method.options)
@@ -115,6 +117,24 @@ def noise(study: Study, num_classes: int, count: int = _TRIED_IMAGES) -> tuple[t
 def trains(population: Population) -> bool:
     """Return whether a method of this package trains the net."""
     return not population.method.source and population.method.name not in ("weights", "null")
+
+
+def _unknown_values(job: Job) -> Iterator[str]:
+    """Yield what a script reads from its batches that the source does not know."""
+    scripts = {name: each.method.source for name, each in job.plan.populations.items() if each.method.source}
+    for key, column in (("age", "age"), ("person_id", "group")) if scripts else ():
+        readers = [name for name, source in scripts.items() if re.search(rf"""\[\s*["']{key}["']\s*\]""", source)]
+        if readers and not _known(job, column):
+            yield (
+                f"populations.{readers[0]}: the script reads {key!r}, which data.train has for no image, so it is 0; "
+                f"data.columns.{column} names its column"
+            )
+
+
+def _known(job: Job, column: str) -> bool:
+    """Return whether an image of the training source has an age, or a group."""
+    values = (value for table in job.data.train.columns() for value in table[column].to_pylist())
+    return any(value and str(value) != "nan" for value in values)
 
 
 def _lone_images(job: Job, model: nn.Module, images_BCHW: torch.Tensor) -> Iterator[str]:

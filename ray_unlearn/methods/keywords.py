@@ -17,7 +17,7 @@ Does not cover: functions that are not a `def` at the top of the script: their a
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ray_unlearn.errors import StudyError, did_you_mean
@@ -56,7 +56,9 @@ def _types(annotation: ast.expr | None, default: ast.expr | None) -> frozenset[s
     return frozenset(names) if names <= {*_CHECKED, "None"} else frozenset()
 
 
-def checked(where: str, method: str, source: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def checked(
+    where: str, method: str, source: str, given: Mapping[str, Any], options: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the arguments that a population gives to its script's function.
 
     Args:
@@ -64,6 +66,7 @@ def checked(where: str, method: str, source: str, given: Mapping[str, Any]) -> d
         method: path/to/script.py:function.
         source: the script's text.
         given: the population's options that are not those of the loaders.
+        options: names of the loaders' options, for the message about a misspelt one.
 
     Raises:
         StudyError: the function has no such argument, or one of another type.
@@ -77,8 +80,10 @@ def checked(where: str, method: str, source: str, given: Mapping[str, Any]) -> d
         raise StudyError(f"{where}.{first}: unknown key: {method} is no plain `def` at the top of its script")
     for name, value in given.items():
         if name not in known:
-            none = "; its function has no keyword arguments" if not known else did_you_mean(name, known)
-            raise StudyError(f"{where}.{name}: unknown key{none} (method {method})")
+            hint = did_you_mean(name, [*known, *options])
+            if not known and "did you mean" not in hint:
+                hint = "; its function has no keyword arguments"
+            raise StudyError(f"{where}.{name}: unknown key{hint} (method {method})")
         _check_type(f"{where}.{name}", known[name], value)
     return dict(given)
 

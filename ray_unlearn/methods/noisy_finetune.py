@@ -54,6 +54,7 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Hooks, Training, fit
 from ray_unlearn.training.batches import sizes_of
+from ray_unlearn.training.optimizers import rate_factor
 
 _RISE, _FALL, _FIRST, _LAST = 0.3, 0.85, 1 / 25, 1e-4  # shares of the steps, and rates as shares of the highest
 
@@ -66,7 +67,7 @@ class NoisyFinetuneOptions(Recipe):
     lr: Float = Field(0.1, gt=0, description="Highest rate of fine-tuning without noise.")
     momentum: Float = Field(0.0, ge=0, lt=1)
     weight_decay: Float = Field(5e-4, ge=0)
-    schedule: Schedule = Field("constant", description="Multiplied with the rise and fall of step 3.")
+    schedule: Schedule = Field("constant", description="Factor of the rate, in addition to its rise and fall.")
     epsilon: Float = Field(1.0, gt=0, description="Stated epsilon.")
     delta: Float = Field(1e-5, gt=0, lt=1, description="Stated delta.")
     clipped: Literal["gradients", "weights", "start"] = Field("gradients", description="What steps with noise clip.")
@@ -107,7 +108,7 @@ def noisy_finetune(model: nn.Module, data: RunData, options: NoisyFinetuneOption
         reset = getattr(module, "reset_running_stats", None)
         if reset is not None:
             reset()
-    fit(model, data, options, rng, rate=lambda done: one_cycle(done / options.epochs))
+    fit(model, data, options, rng, rate=lambda done: one_cycle(done / options.epochs) * rate_factor(options, done))
 
 
 def _noisy_steps(

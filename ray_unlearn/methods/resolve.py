@@ -15,14 +15,15 @@ from pydantic import BaseModel, ValidationError
 
 from ray_unlearn.errors import MethodError, StudyError, did_you_mean
 from ray_unlearn.methods import ALIASES, METHODS, Method
+from ray_unlearn.methods.form import check_script_form
 from ray_unlearn.methods.keywords import checked
-from ray_unlearn.methods.script import ScriptOptions, check_form, script_method
+from ray_unlearn.methods.script import ScriptOptions, script_method
 from ray_unlearn.models import open_weights
 from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.loading import describe_first
 from ray_unlearn.study.plan import MethodUse
 from ray_unlearn.study.schema import Study
-from ray_unlearn.usercode.imports import is_script, read_script, script_function
+from ray_unlearn.usercode.imports import is_script, read_script
 from ray_unlearn.usercode.sources import script_identity
 
 
@@ -40,8 +41,7 @@ def resolve(study: Study, population: str) -> MethodUse:
     source = read_script(name) if is_script(name) else ""
     method = script_method(name, source, {}) if is_script(name) else _registered(name, population)
     if is_script(name):
-        with script_function(name, source) as function:  # refused before any work
-            check_form(name, function)
+        check_script_form(name, source)  # refused before any work
     try:
         preset = _preset(method, population, spec.preset)
         own = _with_arguments(population, name, source, spec.options) if source else spec.options
@@ -74,7 +74,8 @@ def _with_arguments(population: str, method: str, source: str, options: Mapping[
     loaders = {key: value for key, value in options.items() if key in fields and key != "arguments"}
     others = {key: value for key, value in options.items() if key not in fields}
     written = options.get("arguments") or {}
-    return loaders | {"arguments": checked(f"populations.{population}", method, source, {**written, **others})}
+    where, names = f"populations.{population}", [key for key in fields if key != "arguments"]
+    return loaders | {"arguments": checked(where, method, source, {**written, **others}, names)}
 
 
 def method_of(use: MethodUse) -> Method:

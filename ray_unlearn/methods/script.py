@@ -7,15 +7,24 @@ The function gets real `DataLoader`s whose batches are the competition's dicts: 
 as the study normalises; `pixels: raw` gives 0..255), `image_id` (a list of strings), and int64 [B] `age_group` (the
 label), `age` and `person_id` (`Pixels.ages` and `Pixels.persons_N` say what they hold for other sources).
 `batches: tuple` gives [image, label] instead, as torchvision's data sets do, and `shuffle: false` the images in the
-study's order, the same in every pass, for scripts that pair two passes. The
-global generators of Python, NumPy and torch are seeded from the run before the call and restored after it. What
-identifies the population is the script's text and that of every module of its folder that it imports, not their path;
-for a script of an installed distribution, the distribution's name and version, too.
+study's order, the same in every pass, for scripts that pair two passes.
+
+What a script may rely on. Every run calls the function in a process of its own, which imports the script anew and then
+seeds the global generators of Python, NumPy and torch from the run: a seed on import does not decide, a seed in the
+function makes all runs equal, which is said at the second one. The working folder is empty and goes afterwards, with
+all temporary files; files beside the script are found by `Path(__file__).parent`. Images are read-only; labels and
+indices are copies. Loader workers, threads and programs are allowed, and end with the run. All output is the run's log.
+`execution.run_timeout_s` and `execution.script_memory_gib` are its limits. The result is the net that the function got,
+or the net or state dict that it returns instead; it must have the same tensors, in float32. What a run publishes is
+what its checkpoint gives in a fresh net: a hook, another eps or a replaced module that changes outputs fails the run.
+
+What identifies the population is the script's text and that of every module of its folder that it imports, not their
+path; for a script of an installed distribution, the distribution's name and version, too.
 
 Further arguments of the function that have defaults are options of the population (`keywords`).
 
-Does not cover: how the script is found, imported and hashed (`usercode`); generators that a script makes from the
-operating system's entropy; training losses per epoch.
+Does not cover: how the script is found, imported and hashed (`usercode`), its process (`run.apart`); generators that a
+script makes from the operating system's entropy; training losses per epoch.
 """
 
 from __future__ import annotations
@@ -36,6 +45,7 @@ from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.data.order import draw_order
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.returned import use_returned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Block, Int
@@ -124,10 +134,12 @@ def script_method(method: str, source: str, planned: Mapping[str, Any]) -> Metho
 
     def run(model: nn.Module, data: RunData, options: ScriptOptions, rng: Seeds) -> None:
         check_script(method, source, planned)
-        with rng.global_state("script"), script_function(method, source) as function:
+        before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+        # A seed that the script sets on import does not decide: the generators are seeded after it, too.
+        with rng.global_state("script-import"), script_function(method, source) as function, rng.global_state("script"):
             with _batches_explained(method, options):
                 returned = function(model, *_loaders(data, options, rng), **options.arguments)
-            _check_returned(method, returned, model)
+            use_returned(method, returned, model, before)
 
     return Method(
         name=method,
@@ -171,31 +183,6 @@ def check_form(method: str, function: Callable[..., Any]) -> None:
                 f"method {method}: the loaders come in the order ({', '.join(_FORM)}); found {signature}, whose {name} "
                 f"would get the {value}; change the order of its parameters"
             )
-
-
-def _check_returned(method: str, returned: Any, model: nn.Module) -> None:
-    """Check that a function did not return its result instead of changing the net.
-
-    Raises:
-        MethodError: it returned a net or a state dict with other values than the net has, or something to be awaited.
-
-    """
-    if inspect.isgenerator(returned) or inspect.isawaitable(returned):
-        raise MethodError(f"method {method}: it returned a {type(returned).__name__}, of which no line was run")
-    state = returned.state_dict() if isinstance(returned, nn.Module) else returned
-    if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
-        return
-    own = model.state_dict()
-    same = state.keys() == own.keys() and all(
-        isinstance(value, torch.Tensor) and torch.equal(value.to(own[name].device), own[name])
-        for name, value in state.items()
-    )
-    if not same:
-        raise MethodError(
-            f"method {method}: it returned another {'net' if returned is not state else 'state dict'} and left the net "
-            "that it got as it was, or otherwise; expected a function that changes its first argument in place: for "
-            "example net.load_state_dict(result) before it returns"
-        )
 
 
 _OTHER_BATCHES = {

@@ -99,7 +99,7 @@ def try_net(
     net, size = copied(model, arch), f"{images_BCHW.shape[-2]}x{images_BCHW.shape[-1]} pixels"
     with nothing_drawn(torch.device("cpu")):
         logits = _evaluated(net, images_BCHW, arch, size, folder)
-        lines = list(_remarks(net, images_BCHW, logits))
+        lines = list(_remarks(net, images_BCHW, logits)) if ":" in arch else []
         if list(logits.shape) != [len(images_BCHW), num_classes]:
             expected = [len(images_BCHW), num_classes]
             raise ModelError(

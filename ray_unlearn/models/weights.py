@@ -24,7 +24,7 @@ from torch import nn
 
 from ray_unlearn.data.files import open_filesystem
 from ray_unlearn.data.reading import memory_limit
-from ray_unlearn.errors import ModelError
+from ray_unlearn.errors import DataError, ModelError
 from ray_unlearn.models.state_dicts import Fitted, fitted
 from ray_unlearn.models.weight_files import parse_weights
 from ray_unlearn.store.disk import check_regular_file
@@ -92,6 +92,8 @@ def read_file(path: str) -> bytes:
         ModelError: the file cannot be read.
 
     """
+    if path.startswith(("http://", "https://")):
+        raise ModelError(f"{label(path)}: weights are not downloaded; download the file, and name it here")
     try:
         filesystem, inside = open_filesystem(path)
         if isinstance(filesystem, fs.LocalFileSystem):
@@ -103,7 +105,9 @@ def read_file(path: str) -> bytes:
             return bytes(stream.read())
     except FileNotFoundError:
         raise ModelError(f"{label(path)}: no such file; expected weights, .safetensors or .pth") from None
-    except OSError as error:
+    except DataError:
+        raise
+    except Exception as error:  # hf:// and other file systems in Python raise any error of their clients
         raise ModelError(
             f"{label(path)}: cannot be read ({error_line(error, path)}); expected .safetensors or .pth"
         ) from error

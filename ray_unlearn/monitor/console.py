@@ -17,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from ray_unlearn.monitor.time_left import TimeLeft
-from ray_unlearn.schedule.events import Event, Failed, Made, Retried
+from ray_unlearn.schedule.events import Ended, Equal, Event, Failed, Made, Retried
 from ray_unlearn.schedule.pool import Lost, Ready
 from ray_unlearn.terminal import print_error
-from ray_unlearn.wording import duration, lines_in
+from ray_unlearn.wording import duration, lines_in, plural
 
 LINE_EVERY_S = 5.0
 _QUIET_S = 60.0
@@ -65,6 +65,11 @@ class ConsoleSink:
         elif isinstance(event, Retried):
             attempt = f"attempt {event.next_attempt} of {self._max_attempts}"
             self.log(f"retrying {event.outcome.run} ({attempt}): {event.outcome.error}")
+        elif isinstance(event, Equal):
+            self.log(f"warning: {event.same}")
+        elif isinstance(event, Ended):
+            self.total -= len(event.runs)
+            self.log(f"population {event.population}: {plural(len(event.runs), 'run')} will not be made: {event.why}")
         elif isinstance(event, Ready):
             self._began(event)
         elif isinstance(event, Lost) and event.worker not in self._ready and not event.preempted:

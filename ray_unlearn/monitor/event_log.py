@@ -6,9 +6,9 @@
         recorder(event)
     recorder.ended(tally, phases)
 
-Lines: begun; ready, given, made, failed, given up, recycled, poisoned, leaving, lost, stopped; preparing and alive
-(`store.events`); ended, or broken off. No line holds a path or a URI: they are cut out of errors here, and the run's
-file under failed/ has the whole text.
+Lines: begun; ready, given, made, equal, failed, given up, ended early, recycled, poisoned, leaving, lost, stopped;
+preparing and alive (`store.events`); ended, or broken off. No line holds a path or a URI: they are cut out of errors
+here, and the run's file under failed/ has the whole text.
 
 Does not cover: the log's files (`store.events`), statistics of a log (`monitor.utilisation`).
 """
@@ -24,13 +24,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ray_unlearn.run.outcome import Outcome, Spent
-from ray_unlearn.schedule.events import Event, Failed, Made, Retried, Started, Stopped, Tally
+from ray_unlearn.schedule.events import Ended, Equal, Event, Failed, Made, Retried, Started, Stopped, Tally
 from ray_unlearn.schedule.pool import Leaving, Lost, Ready
 from ray_unlearn.store.events import EventLog
 from ray_unlearn.study.plan import Run
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
-    from ray_unlearn.run.worker import Job
+    from ray_unlearn.run.job import Job
 
 _MOST_CHARACTERS = 300
 _WORD = re.compile(r"[^\s'\",;()\[\]]*[/\\][^\s'\",;()\[\]]*")
@@ -79,6 +79,12 @@ class Recorder:
             self._log.write("leaving", worker=event.worker)
         elif isinstance(event, Stopped):
             self._log.write("stopped", worker=event.worker)
+        elif isinstance(event, Equal):
+            others = [str(run) for run in event.same.others]
+            self._log.write("equal", run=str(event.same.run), others=others, sha256=event.same.sha256)
+        elif isinstance(event, Ended):
+            why = without_places(event.why)
+            self._log.write("ended early", population=event.population, runs=len(event.runs), why=why)
 
     def _started(self, event: Started) -> None:
         """Write the runs of a call; `again` lists those that were given out before."""

@@ -29,9 +29,22 @@ _DASHES = ("-", "-", ":", "--")
 ATTACKS = {
     "u_lira": "U-LiRA",
     "rmia": "RMIA",
+    "lira_offline_auc": "LiRA, offline",
+    "lira_online": "LiRA, online",
+    "shadow_rmia_offline_auc": "RMIA with shadows, offline",
+    "shadow_rmia_online": "RMIA with shadows, online",
     "logistic_attack": "the logistic attack",
     "svc_efficacy": "the SVC",
 }
+
+
+KNOWN = {
+    "lira_online": "LiRA online, training images known",
+    "lira_offline": "LiRA offline, training images known",
+    "rmia_online": "RMIA online, training images known",
+    "u_lira_unlearned": "U-LiRA of unlearned shadows",
+}
+"""Attacks on originals, shadows, and models that started from shadows."""
 
 
 def growth(scores: Scores, found: PopulationScores) -> str:
@@ -102,7 +115,7 @@ def _roc_words(found: PopulationScores, attack: str, curve: Curve) -> str:
     null = _null_rates(curve)[at_one_percent]
     against = f"; {percent(float(null))} % on half of the reference" if np.isfinite(null) else ""
     return (
-        f"ROC of {ATTACKS.get(attack, attack)} on {found.population}, N = {found.runs}: "
+        f"ROC of {(ATTACKS | KNOWN)[attack]} on {found.population}, N = {found.runs}: "
         f"{percent(float(rate))} % true positives at 1 % false ones{against}."
     )
 

@@ -15,6 +15,7 @@ from ray_unlearn.report.accuracy_tables import change_table, part_tables
 from ray_unlearn.report.evidence_tables import evidence_table, images_table
 from ray_unlearn.report.ranking import mode_words, warnings_of
 from ray_unlearn.report.score_tables import cost_table, left_out, measure_tables, ranking_table
+from ray_unlearn.report.shadow_tables import shadow_tables
 from ray_unlearn.report.table import Cell, Column, Table
 from ray_unlearn.report.verdict import caveat, plain, verdict
 
@@ -26,7 +27,7 @@ def markdown_page(scores: Scores, study: Mapping[str, object]) -> str:
     """Return the ranking and the main tables as GitHub's Markdown; a user's text is escaped."""
     change = change_table(scores)
     sure = [one for one in (evidence_table(scores), images_table(scores)) if one]
-    measured = [ranking_table(scores), *sure, *measure_tables(scores)]
+    measured = [ranking_table(scores), *sure, *measure_tables(scores), *shadow_tables(scores)]
     accuracies = [*([change] if change else []), *part_tables(scores, "class"), *part_tables(scores, "group")]
     warnings = "\n".join(f"- Warning: {escaped(line)}" for line in warnings_of(scores))
     versions = ", ".join(f"{name} {version}" for name, version in scores.versions.items())

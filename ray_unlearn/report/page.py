@@ -25,8 +25,18 @@ from ray_unlearn.evaluation.scores import PopulationScores, Scores
 from ray_unlearn.report import curve_pictures, image_pictures, overview_pictures
 from ray_unlearn.report.accuracy_tables import change_table, part_tables
 from ray_unlearn.report.evidence_tables import evidence_table, images_table, part_quality_table
-from ray_unlearn.report.ranking import SPLITS, in_order, mode_words, ranked, reference_of, warnings_of
+from ray_unlearn.report.ranking import (
+    SPLITS,
+    in_order,
+    mode_words,
+    originals_of,
+    ranked,
+    reference_of,
+    shadows_of,
+    warnings_of,
+)
 from ray_unlearn.report.score_tables import cost_table, glossary, left_out, measure_tables, ranking_table
+from ray_unlearn.report.shadow_tables import shadow_tables
 from ray_unlearn.report.table import Bar
 from ray_unlearn.report.verdict import caveat, plain, verdict
 from ray_unlearn.wording import decimals, joined, plural
@@ -98,7 +108,14 @@ def html_page(scores: Scores, study: Mapping[str, object]) -> str:
         rocs={
             label: _each(partial(curve_pictures.roc, attack=attack), scores)
             for attack, label in curve_pictures.ATTACKS.items()
+        }
+        | {
+            label: _each(
+                partial(curve_pictures.roc, attack=attack), scores, [*originals_of(scores), *shadows_of(scores)]
+            )
+            for attack, label in curve_pictures.KNOWN.items()
         },
+        shadow_tables=shadow_tables(scores),
         changes=change_table(scores),
         parts=[one for one in parts if not one.name.startswith(_SELDOM)],
         folded_parts=[one for one in parts if one.name.startswith(_SELDOM)],

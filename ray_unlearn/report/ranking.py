@@ -50,10 +50,15 @@ def originals_of(scores: Scores) -> list[PopulationScores]:
     return [one for one in scores.populations.values() if one.role == "original"]
 
 
+def shadows_of(scores: Scores) -> list[PopulationScores]:
+    """Return the populations of shadows, and those that started from shadows."""
+    return [one for one in scores.populations.values() if one.role in ("shadow", "unlearned shadow")]
+
+
 def in_order(scores: Scores) -> list[PopulationScores]:
-    """Return all populations: the reference, the originals, then the unlearned ones as ranked."""
+    """Return all populations: the reference, the originals, the unlearned ones as ranked, then those of shadows."""
     reference = reference_of(scores)
-    return [*([reference] if reference else []), *originals_of(scores), *ranked(scores)]
+    return [*([reference] if reference else []), *originals_of(scores), *ranked(scores), *shadows_of(scores)]
 
 
 def picture_id(scores: Scores, found: PopulationScores) -> str:

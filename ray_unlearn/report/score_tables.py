@@ -39,6 +39,8 @@ _RANKED = (*HEADLINE, "retain_ratio", "test_ratio")
 _OTHER_IMAGES = tuple(f"klom_{way}_to_{to}_" for way, to in (("retrained", "unlearned"), ("unlearned", "retrained")))
 TABLES = {
     "attacks": ("Membership attacks that know retrained models", ("u_lira", "rmia")),
+    "attacks-lira": ("LiRA: attacks that know shadow models", ("lira",)),
+    "attacks-shadow-rmia": ("RMIA with shadow models", ("shadow_rmia",)),
     "attacks-alone": ("Membership attacks on one model at a time", ("logistic_attack", "svc_efficacy")),
     "distances": ("Distances from retraining", ("klom", "mean_shift", "spread_ratio", "tug_of_war")),
     "distances-elsewhere": ("Distances from retraining on other images", _OTHER_IMAGES),
@@ -259,7 +261,9 @@ def _table_of(key: str) -> str:
 
 def left_out(scores: Scores) -> list[str]:
     """Return why attacks and distances are in no table."""
-    return _reasons(nowhere(scores, filter(_table_of, MEASURES)))
+    shadows = any(MEASURES[key].of_shadows for one in ranked(scores) for key in one.measures)
+    keys = [key for key, one in MEASURES.items() if _table_of(key) and (shadows or not one.of_shadows)]
+    return _reasons(nowhere(scores, keys))
 
 
 def measure_tables(scores: Scores) -> list[Table]:

@@ -23,6 +23,7 @@ from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import PopulationScores, Scores
 from ray_unlearn.report.ranking import SPLITS, estimate, mode_words, null_of, ranked, warnings_of, why_no_null
 from ray_unlearn.report.score_tables import HEADLINE, estimate_cell, ranking_lines_table
+from ray_unlearn.report.shadow_tables import shadow_lines
 from ray_unlearn.report.table import Cell, Table
 from ray_unlearn.report.verdict import test_line
 from ray_unlearn.store.metrics import PopulationStatus
@@ -78,6 +79,7 @@ def score_lines(scores: Scores) -> list[str]:
         table.explained,
         *null_lines(scores),
         *([tested] if (tested := test_line(scores)) else []),
+        *shadow_lines(scores),
         *_audit_lines(ranked(scores)),
         *_missing_lines(ranked(scores)),
         *(f"warning: {warning}" for warning in warnings_of(scores)),
@@ -216,6 +218,10 @@ def method_list(methods: Sequence[Method]) -> list[str]:
     """Return a line per method, and how to learn more."""
     width = max(len(method.name) for method in methods)
     lines = [f"{method.name:<{width}}  {method.summary}" for method in methods]
+    lines.append(
+        "path/to/script.py:function  a function of the competition's form; each run has a process of its own, with an "
+        "empty working folder"
+    )
     return [*lines, "", "`ray-unlearn methods NAME`: source, cost, presets and options; --json: all of every method"]
 
 

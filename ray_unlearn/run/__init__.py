@@ -1,6 +1,7 @@
 """One run, executed: trained, predicted, published, and reported as an outcome. Without Ray.
 
-    from ray_unlearn.run.worker import Job, Worker
+    from ray_unlearn.run.job import Job
+    from ray_unlearn.run.worker import Worker
 
     worker = Worker(job, device="cpu")
     worker.open()

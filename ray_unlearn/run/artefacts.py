@@ -70,6 +70,8 @@ class RunWriter:
     """Sets whose logits are saved."""
     all_sets: Mapping[str, ImageSet]
     """Every set of the study; stage metrics are computed on all of them."""
+    membership: str = ""
+    """Fingerprint of the half of the train split that the run is limited to; empty for all of it."""
     epoch_loss: list[float] = field(default_factory=list)
     stages: list[dict[str, float]] = field(default_factory=list)
     payloads: dict[str, bytes] = field(default_factory=dict)
@@ -135,6 +137,7 @@ class RunWriter:
             seeds={"study": rng.study, "original": rng.original, "run": rng.run},
             original_sha256=original_sha256,
             shards=dict(shards),
+            membership=self.membership,
             payloads={name: payload_of(data) for name, data in sorted(payloads.items())},
             metrics=self.metrics,
             epoch_loss=self.epoch_loss,

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ray_unlearn.errors import (
     DataError,
@@ -22,13 +23,15 @@ from ray_unlearn.errors import (
     StoreUnwritable,
     TrainingDiverged,
 )
-from ray_unlearn.store.records import Record
+from ray_unlearn.store.records import OUTPUTS, Record
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.uris import without_keys
 from ray_unlearn.usercode.imports import line_in_script
 
 Span = tuple[float, float]
 """Start and end, in seconds."""
+
+_MOST_CHARACTERS = 1000
 
 # The same run would fail the same way again, so these are not retried.
 _FINAL = (DataError, MethodError, ModelError, TrainingDiverged)
@@ -83,6 +86,8 @@ class Outcome:
     """Time, bytes and images; None if the worker died."""
     log: bytes = b""
     """Output that the run printed; for a published run, only if the job is verbose."""
+    sha256: str = ""
+    """sha256 of the outputs of a published run; empty in all other cases."""
 
 
 Attempt = tuple[Run, int]
@@ -107,18 +112,51 @@ def success_of(run: Run, record: Record, work: Span, publication: Span, *, image
         size_bytes=sum(payload.size_bytes for payload in record.payloads.values()),
         images=images,
     )
-    return Outcome(run=run, seconds=work[1] - work[0], metrics=record.metrics, spent=took, log=log)
+    seconds = work[1] - work[0]
+    return Outcome(run=run, seconds=seconds, metrics=record.metrics, spent=took, log=log, sha256=outputs_sha256(record))
+
+
+def outputs_sha256(record: Record) -> str:
+    """Return the sha256 of a run's outputs; empty where its record names none."""
+    return record.payloads[OUTPUTS].sha256 if OUTPUTS in record.payloads else ""
+
+
+class FailedApart(Exception):
+    """A run failed in a process of its own; plain values, because no exception of a stranger's is unpickled."""
+
+    def __init__(self, *, error: str, traceback: str = "", final: bool = False) -> None:
+        super().__init__(error)
+        self.error, self.traceback, self.final = error, traceback, final
+
+    @classmethod
+    def told(cls, failure: Any) -> FailedApart:
+        """Return the failure that a process wrote, which may be anything, as `failed_as` has it."""
+        told = failure if isinstance(failure, dict) else {}
+        return cls(
+            error=_printable(str(told.get("error") or "it failed and did not say why"))[:_MOST_CHARACTERS],
+            traceback=_printable(str(told.get("traceback") or "")),
+            final=told.get("final") is True,
+        )
+
+
+def failed_as(error: BaseException) -> dict[str, Any]:
+    """Return what an outcome says about an error: `error` (one line), `traceback`, `final`."""
+    if isinstance(error, FailedApart):
+        return {"error": error.error, "traceback": error.traceback, "final": error.final}
+    text = _text(error)
+    return {
+        "error": _one_line(error, text) + line_in_script(error),
+        "traceback": _printable(without_keys("".join(traceback.format_exception(error)))),
+        "final": isinstance(error, _FINAL),
+    }
 
 
 def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool = False, log: bytes = b"") -> Outcome:
     """Return the outcome of the attempt that an error ended; call it where the error is handled."""
-    text = _text(error)
     return Outcome(
         run=run,
         seconds=time.monotonic() - start,
-        error=_one_line(error, text) + line_in_script(error),
-        traceback=_printable(without_keys("".join(traceback.format_exception(error)))),
-        final=isinstance(error, _FINAL),
+        **failed_as(error),
         unwritable=isinstance(error, StoreUnwritable),
         poisoned=poisoned,
         spent=Spent(busy=_since_epoch((start, time.monotonic()))),

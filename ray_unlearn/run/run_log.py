@@ -11,8 +11,9 @@ writes. A warning is `file.py:12: UserWarning: text`, without its folder, so tha
 machine. Logging starts as in a new process (warnings and errors, unless the run's code configures it), and changes of
 its configuration are undone afterwards.
 
-Does not cover: bytes that programs and libraries write to the process's file descriptors, and output of processes that
-the run's code starts; both go to the process's own streams.
+Does not cover: bytes that libraries write to the process's file descriptors, and output of processes that the run's
+code starts: both go to the process's own streams. A script's run has a process of its own, and all its output is in its
+log (`apart`).
 """
 
 from __future__ import annotations
@@ -161,11 +162,20 @@ def _show_in(before: Callable[..., None]) -> None:
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any) -> None:
         if _is_recorded() and not any(more):
-            sys.stderr.write(f"{Path(filename).name}:{lineno}: {category.__name__}: {message}\n")
+            _write(message, category, filename, lineno)
         else:
             before(message, category, filename, lineno, *more)
 
     warnings.showwarning = show  # type: ignore[assignment]
+
+
+def show_warnings_briefly() -> None:
+    """Show all warnings without the folder and the source line; in the process of one run."""
+    warnings.showwarning = lambda *about: _write(*about[:4])
+
+
+def _write(message: Warning | str, category: type[Warning], filename: str, lineno: int) -> None:
+    sys.stderr.write(f"{Path(filename).name}:{lineno}: {category.__name__}: {message}\n")
 
 
 class _ToStderr(logging.Handler):

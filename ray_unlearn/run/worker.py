@@ -7,7 +7,7 @@
 
 A run is published while the next one trains: all training happens in the caller's thread, one publication at most is
 in flight in another. A run's bytes depend on the run and the thread count alone, not on the worker or its earlier runs.
-Changes by a run's code to its process (folder, environment, ...) are undone, and its output is kept as the run's log.
+A script runs in a process of its own (`apart`); what a run's code prints is kept as the run's log.
 
 Does not cover: the order of runs (`ray_unlearn.schedule`).
 """
@@ -24,49 +24,37 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from ray_unlearn import models
 from ray_unlearn.data.images import ImageSet, RunData, Scaling
-from ray_unlearn.data.study_data import StudyData
-from ray_unlearn.errors import RayUnlearnError, TrainingDiverged
+from ray_unlearn.errors import MethodError, RayUnlearnError, TrainingDiverged
 from ray_unlearn.methods.resolve import method_of
 from ray_unlearn.models import Template
+from ray_unlearn.run.apart import RunsApart
 from ray_unlearn.run.artefacts import RunWriter, output_sets, versions
-from ray_unlearn.run.outcome import Attempt, Outcome, WorkerInfo, failure_of, success_of
+from ray_unlearn.run.job import Job
+from ray_unlearn.run.outcome import Attempt, FailedApart, Outcome, WorkerInfo, failure_of, success_of
+from ray_unlearn.run.probe import clues, probe_images, probe_logits, tensors_of
 from ray_unlearn.run.publisher import Publisher
 from ray_unlearn.run.run_log import RunLog, recorded
+from ray_unlearn.run.settings import arithmetic, configure, device_name, warm_up
+from ray_unlearn.run.taken_back import compare, load
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store import FailedRecord, StudyStore
+from ray_unlearn.store import FailedRecord
 from ray_unlearn.store.arithmetic import arithmetic_of
+from ray_unlearn.store.membership import Members, fingerprint, half_of_train
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import check_shared
-from ray_unlearn.study.plan import Plan, Run
-from ray_unlearn.study.schema import Execution
+from ray_unlearn.study.plan import ORIGINAL, Run
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
-from ray_unlearn.training.precision import allow_tensor_float_32, check_present
-from ray_unlearn.usercode.isolation import isolated_process_state, keep_freed_memory, resident_bytes
+from ray_unlearn.usercode.fork_server import start as start_fork_server
+from ray_unlearn.usercode.memory import keep_freed_memory, resident_bytes
 
 # A run as short as this is published in the worker's own thread: two threads of one interpreter slow each other down.
 _QUICK_S = 0.02
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """Everything that a worker needs; picklable, without pixels."""
-
-    plan: Plan
-    data: StudyData
-    store: StudyStore
-    cache: str
-    """Folder on each node for shards of a remote storage; a node's RAY_UNLEARN_CACHE takes precedence."""
-    marker: str = ""
-    """Name of a file that the driver keeps in the storage while it works; a worker without it has another storage."""
-    remarks: tuple[str, ...] = ()
-    """Lines about the net and imported weights, found before any run."""
-    verbose: bool = False
-    """Whether outcomes of published runs include the run's log; those of failed runs always do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,11 +81,12 @@ class Worker:
         self._job = job
         self._device = torch.device(device)
         self._originals: dict[Run, tuple[str, Template]] = {}
-        """Originals read so far: sha256 and model."""
+        """Originals read so far, and the last shadow: sha256 and model."""
         threads = job.plan.study.execution.cpus_per_worker
         self._publisher: Publisher[Outcome] = Publisher(functools.partial(torch.set_num_threads, threads))
         self._poisoned = False
         self._grown = False
+        self._apart: RunsApart | None = None
         self._resident: int | None = None
         """Bytes held after the first run, from which growth is measured."""
 
@@ -109,9 +98,11 @@ class Worker:
 
         """
         job, execution = self._job, self._job.plan.study.execution
+        if any(population.method.source for population in job.plan.populations.values()):
+            start_fork_server()  # its imports take as long as all that follows
         check_shared(job.store, job.marker)
         keep_freed_memory()
-        self._configure()
+        configure(self._device, execution)
         pixels = job.data.open(self._device, execution.device_budget_gib * 2**30, Path(job.cache))
         scaling = Scaling.of(job.plan.study.data.normalize)
         self._sets = {name: ImageSet(pixels, indexes, scaling) for name, indexes in job.data.splits.sets.items()}
@@ -122,13 +113,13 @@ class Worker:
         planned = next(iter(job.plan.populations.values())).identity["model"]  # all populations' is the same
         models.check_source(job.plan.study.model, planned)
         self._template = Template(self._fresh(Seeds(study=0)))
-        _import_optimizers()
+        warm_up()
         return WorkerInfo(
             host=socket.gethostname(),
             pid=os.getpid(),
             device=str(self._device),
             arithmetic=arithmetic_of(
-                _device_name(self._device), torch.get_num_threads(), versions(), arithmetic(self._device, execution)
+                device_name(self._device), torch.get_num_threads(), versions(), arithmetic(self._device, execution)
             ),
         )
 
@@ -159,9 +150,9 @@ class Worker:
         start, log = time.monotonic(), RunLog()
         try:
             with recorded(log):
-                made = self._make(run, attempt, start)
-        except (Exception, SystemExit) as error:  # a script that calls sys.exit fails its run, not the worker
-            self._poisoned = self._device.type == "cuda" and not isinstance(error, RayUnlearnError)
+                made = self._make(run, attempt, start, log)
+        except (Exception, SystemExit) as error:  # a method that calls sys.exit fails its run, not the worker
+            self._poisoned = self._device.type == "cuda" and not isinstance(error, RayUnlearnError | FailedApart)
             known = self.flush() if self._poisoned else self._publisher.known()
             return [*known, failure_of(run, start, error, poisoned=self._poisoned, log=log.content())]
         made = replace(made, log=log.content())
@@ -179,17 +170,26 @@ class Worker:
         """Wait for the publication in flight, and end the publisher's thread."""
         self._publisher.close()
 
-    def _make(self, run: Run, attempt: int, start: float) -> _Unpublished:
-        self._configure()  # before every run: a script may have changed any setting
+    def _make(self, run: Run, attempt: int, start: float, log: RunLog) -> _Unpublished:
+        configure(self._device, self._job.plan.study.execution)  # before every run: a method may have changed it
         began_cpu = self._cpu_s()
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
         rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
-        writer = RunWriter(run=run, population=population, study=study, sets=self._outputs, all_sets=self._sets)
-        model = self._starting_model(run, rng)
-        model = model if self._device.type == "cpu" else model.to(self._device)
-        with isolated_process_state(), rng.global_state("method"):  # dropout draws from the global generators
-            method_of(population.method).run(model, self._run_data(writer), population.method.options, rng)
+        half = self._half(run)
+        writer = RunWriter(
+            run=run,
+            population=population,
+            study=study,
+            sets=self._outputs,
+            all_sets=self._sets,
+            membership=fingerprint(half) if half else "",
+        )
+        data = self._run_data(writer, half)
+        if population.method.source:
+            model = self._trained_apart(run, rng, log, data if half else None)
+        else:
+            model = self._trained(run, rng, data)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
         _check_weights(model)
         trained, trained_cpu = time.monotonic(), self._cpu_s()
@@ -208,9 +208,44 @@ class Worker:
             threads=torch.get_num_threads(),
         )
 
+    def _trained(self, run: Run, rng: Seeds, data: RunData) -> nn.Module:
+        """Return the model that one of the package's methods, or of an installed distribution's, trained here."""
+        use = self._job.plan.populations[run.population].method
+        model = self._starting_model(run, rng)
+        model = model if self._device.type == "cpu" else model.to(self._device)
+        with rng.global_state("method"):  # dropout draws from the global generators
+            method_of(use).run(model, data, use.options, rng)
+        if ":" in self._job.plan.study.model.arch:
+            self._check_told(model)
+        return model
+
+    def _trained_apart(self, run: Run, rng: Seeds, log: RunLog, data: RunData | None) -> nn.Module:
+        """Return the model that a script trained, in a process of its own; on all images where `data` is None."""
+        start = self._job.plan.start_of(run)
+        if start is None:  # `methods.script` says that scripts start from an original
+            raise MethodError(f"run {run}: a script needs an original to start from")
+        if self._apart is None:
+            self._apart = RunsApart(self._job, self._device, self._sets, self._train)
+        return self._apart.made(run, rng, self._original(start)[1], log, data)
+
+    def _check_told(self, model: nn.Module) -> None:
+        """Check that a factory's net holds all that its outputs depend on in the state that is published.
+
+        Raises:
+            MethodError: a fresh net with the same state gives other outputs.
+
+        """
+        where, images_BCHW = f"model.arch {self._job.plan.study.model.arch}", probe_images(self._sets)
+        fresh = self._template.copy()
+        load(fresh, tensors_of(model), where)
+        found = clues(model, fresh)
+        logits_BC = probe_logits(model, images_BCHW, self._device)
+        compare(fresh.to(self._device), logits_BC, images_BCHW, self._device, where=where, clues=found)
+
     def _cpu_s(self) -> float:
-        """Return the CPU seconds of this process, without those of publishing the previous run."""
-        return time.process_time() - self._publisher.cpu_s()
+        """Return the CPU seconds of this process, without those of publishing the previous run; and of its scripts'."""
+        apart = self._apart.cpu_s if self._apart is not None else 0.0
+        return time.process_time() - self._publisher.cpu_s() + apart
 
     def _publish(self, made: _Unpublished, start: float, end: float) -> Outcome:
         """Serialise, hash and write; in the publisher's thread, except for quick runs."""
@@ -225,7 +260,7 @@ class Worker:
                 original_sha256=made.original_sha256,
                 seconds=made.seconds,
                 cpu_seconds=made.cpu_seconds,
-                device=_device_name(self._device),
+                device=device_name(self._device),
                 threads=made.threads,
                 arithmetic=arithmetic(self._device, self._job.plan.study.execution),
                 shards=self._job.data.shards,
@@ -236,29 +271,24 @@ class Worker:
         log = made.log if self._job.verbose else b""
         return success_of(made.run, record, (start, end), (began, time.monotonic()), images=made.writer.images, log=log)
 
-    def _configure(self) -> None:
-        """Set threads, gradients, determinism and precision, on which a run's arithmetic depends."""
-        execution = self._job.plan.study.execution
-        check_present(self._device)
-        torch.set_default_dtype(torch.float32)
-        torch.set_grad_enabled(True)
-        torch.set_num_threads(execution.cpus_per_worker)
-        torch.use_deterministic_algorithms(self._device.type == "cuda" and execution.deterministic)
-        if self._device.type == "cuda":
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may not repeat itself
-            # Deterministic mode would fill every new tensor with NaN, a kernel each, to show bugs of operations.
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-            torch.backends.cudnn.benchmark = not execution.deterministic
-            allow_tensor_float_32(False)  # `precision: tf32` allows it inside its training alone
-
     def _sha256_of_start(self, run: Run) -> str:
         start = self._job.plan.start_of(run)
         return self._originals[start][0] if start else ""
 
-    def _run_data(self, writer: RunWriter) -> RunData:
-        sets = self._sets
+    def _half(self, run: Run) -> Members | None:
+        """Return the half of the train split that the run is limited to; None for all of it."""
+        plan, sizes = self._job.plan, self._job.data.splits.sizes()
+        owner = plan.half_of(run)
+        return half_of_train(plan.study.seed, owner.population, owner.index, sizes) if owner else None
+
+    def _run_data(self, writer: RunWriter, half: Members | None) -> RunData:
+        sets, train = self._sets, self._train
+        if half:
+            sets = sets | {name: sets[name].subset(np.flatnonzero(mine_N)) for name, mine_N in half.items()}
+            indices = np.concatenate([sets[name].indices for name in half])
+            train = ImageSet(train.pixels, np.sort(indices), train.scaling)
         return RunData(
-            train=self._train,
+            train=train,
             retain=sets["retain"],
             forget=sets["forget"],
             validation=sets["validation"] if len(sets["validation"]) else None,
@@ -277,13 +307,19 @@ class Worker:
         start = self._job.plan.start_of(run)
         if start is None:
             return self._fresh(rng)
+        return self._original(start)[1].copy()
+
+    def _original(self, start: Run) -> tuple[str, Template]:
+        """Return an original's sha256 and net, read once."""
         if start not in self._originals:
+            if start.population != ORIGINAL:  # a shadow starts one run of a population: hundreds would fill memory
+                self._originals = {one: kept for one, kept in self._originals.items() if one.population == ORIGINAL}
             data = self._job.store.payload(start, CHECKPOINT)
             model = self._template.copy()
             weights = models.parse_weights(data, CHECKPOINT)
             models.load_weights(model, weights, where=f"{self._job.store.uri}/{start}")
             self._originals[start] = payload_of(data).sha256, Template(model)
-        return self._originals[start][1].copy()
+        return self._originals[start]
 
 
 def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
@@ -299,16 +335,6 @@ def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
         failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     job.store.publish_failure(outcome.run, failure, outcome.log)
-
-
-def _import_optimizers() -> None:
-    """Take one optimiser step on a dummy tensor: a process's first step imports torch._dynamo, which takes seconds.
-
-    Otherwise the first run's record would include them, and its seconds are compared with those of retraining.
-    """
-    parameter = nn.Parameter(torch.zeros(1))
-    parameter.grad = torch.zeros(1)
-    torch.optim.SGD([parameter], lr=0.0).step()
 
 
 def _check_metrics(writer: RunWriter) -> None:
@@ -327,23 +353,3 @@ def _check_weights(model: nn.Module) -> None:
     for name, norm in zip(state, torch.stack([each.float() for each in largest]).tolist(), strict=True):
         if not math.isfinite(norm):
             raise TrainingDiverged(f"tensor {name!r} holds NaN or infinity after training")
-
-
-def arithmetic(device: torch.device, execution: Execution) -> dict[str, str]:
-    """Return the settings that a run's last bits depend on, without torch's version, device name and thread count.
-
-    On a CPU, the instructions that torch chose; on a GPU, the versions of its libraries and the execution settings.
-    """
-    found = {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
-    if device.type == "cuda":
-        found |= {
-            "cuda": str(torch.version.cuda),
-            "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
-            "cuda_graph": str(execution.cuda_graph).lower(),
-            "deterministic": str(execution.deterministic).lower(),
-        }
-    return found
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

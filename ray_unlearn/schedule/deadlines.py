@@ -1,12 +1,13 @@
 """Calls that take longer than `execution.run_timeout_s` allows. Without Ray; the caller passes the time.
 
-    deadlines = Deadlines(limit_s=600.0)
+    deadlines = Deadlines(limit_s=600.0, apart={"mine"})
     deadlines.given(worker, attempts, now)       # when a call is submitted; a worker answers its calls in order
     deadlines.answered(worker, now)
     deadlines.overdue(now)                       # [(worker, attempts of the call that takes too long)]
 
 A run's limit applies to its whole call, because runs that share a call are expected to take a fraction of a second
-together. When a call exceeds the limit, each of its runs is tried again alone, and only then blamed.
+together. When a call exceeds the limit, each of its runs is tried again alone, and only then blamed. Runs of scripts
+have processes of their own, which the worker ends in time; it is ended itself only where that did not help.
 
 Does not cover: ending the worker (the pool does), how often a run is tried again (`scheduler`).
 """
@@ -14,16 +15,20 @@ Does not cover: ending the worker (the pool does), how often a run is tried agai
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ray_unlearn.run.outcome import Attempt
+
+MORE_S = 15.0
+"""Seconds in which a worker ends a script's processes, and reports."""
 
 
 class Deadlines:
     """Calls in flight by worker, and the time at which each worker began its oldest call."""
 
-    def __init__(self, limit_s: float | None) -> None:
-        self._limit_s = limit_s
+    def __init__(self, limit_s: float | None, apart: Collection[str] = ()) -> None:
+        """Begin without calls; `apart` names the populations whose runs have processes of their own."""
+        self._limit_s, self._apart = limit_s, apart
         self._calls: dict[int, deque[Sequence[Attempt]]] = {}
         self._since: dict[int, float] = {}
 
@@ -50,4 +55,11 @@ class Deadlines:
         if self._limit_s is None:
             return []
         first = {worker: calls[0] for worker, calls in self._calls.items() if calls}
-        return [(worker, attempts) for worker, attempts in first.items() if now - self._since[worker] > self._limit_s]
+        return [
+            (worker, attempts)
+            for worker, attempts in first.items()
+            if now - self._since[worker] > self._limit_s + self._more_s(attempts)
+        ]
+
+    def _more_s(self, attempts: Sequence[Attempt]) -> float:
+        return MORE_S if any(run.population in self._apart for run, _ in attempts) else 0.0

@@ -4,7 +4,7 @@
     for event in schedule(plan, pool, pending=pending, made=made, max_attempts=2):
         for sink in (console, event_log, tally):
             sink(event)
-    tally.made, tally.failed, tally.blocked      # every pending run is in exactly one
+    tally.made, tally.failed, tally.ended, tally.blocked     # every pending run is in exactly one
 
 A new sink is a function of one event, added to the sinks of `generate`. `Ready`, `Leaving` and `Lost` are the pool's
 own reports, passed on.
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from ray_unlearn.run.outcome import Attempt, Outcome
 from ray_unlearn.schedule.pool import Leaving, Lost, Ready
+from ray_unlearn.schedule.sameness import Same
 from ray_unlearn.study.plan import Run
 
 
@@ -71,7 +72,23 @@ class Stopped:
     worker: int
 
 
-Event = Started | Ready | Made | Retried | Failed | Lost | Leaving | Stopped
+@dataclass(frozen=True, slots=True)
+class Equal:
+    """A run that was made is equal to others of its population, or to its original."""
+
+    same: Same
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A population ends early: these runs of it are not made."""
+
+    population: str
+    runs: Sequence[Run]
+    why: str
+
+
+Event = Started | Ready | Made | Retried | Failed | Lost | Leaving | Stopped | Equal | Ended
 Sink = Callable[[Event], None]
 
 
@@ -83,6 +100,8 @@ class Tally:
         self.made: list[Run] = []
         self.failed: dict[Run, str] = {}
         """Run -> the reason why it was given up."""
+        self.ended: list[Ended] = []
+        """Populations that ended early."""
 
     def __call__(self, event: Event) -> None:
         """Count a run that was made or given up."""
@@ -90,8 +109,10 @@ class Tally:
             self.made.append(event.outcome.run)
         elif isinstance(event, Failed):
             self.failed[event.outcome.run] = event.outcome.error
+        elif isinstance(event, Ended):
+            self.ended.append(event)
 
     @property
     def blocked(self) -> list[Run]:
         """Runs that are neither made nor given up: once the schedule is over, because their original failed."""
-        return sorted(self._pending - {*self.made} - {*self.failed})
+        return sorted(self._pending - {*self.made} - {*self.failed} - {run for one in self.ended for run in one.runs})

@@ -1,7 +1,7 @@
 """The scheduler: pending runs and a pool of workers -> an iterator of events. Without Ray, clock and storage.
 
     for event in schedule(plan, pool, pending=pending, made=made, max_attempts=2):
-        ...                                      # Started, Ready, Made, Retried, Failed, Lost, Leaving, Stopped
+        ...                                      # Started, Ready, Made, Retried, Failed, Lost, Leaving, Stopped, ...
 
 Runs are given out in the order of `pending`, each once the original that it starts from is made. A worker holds several
 runs: those of its calls, and one that it publishes while it works on the next. Workers that die are replaced, and all
@@ -9,6 +9,7 @@ their runs go back to the front of the queue. A run that fails by its own fault 
 whose worker dies `max_attempts + 1` times is given up, too, because it may be what kills them. Where several runs may
 have killed a worker, each is tried alone from then on, and only those deaths count. No run is blamed for a death where
 the node was removed (by a spot market, or a drain). A run that its dead worker had published but not reported is made.
+A script whose runs are all the same ends early (`sameness`).
 
 Does not cover: publishing (workers do), handling events (sinks), signals (`interrupts`).
 """
@@ -18,14 +19,15 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ray_unlearn.errors import ClusterError, StorageNotShared, StoreUnwritable
 from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.schedule.batching import AHEAD_S, Batching
-from ray_unlearn.schedule.events import Event, Failed, Made, Retried, Started, Stopped
+from ray_unlearn.schedule.events import Ended, Equal, Event, Failed, Made, Retried, Started, Stopped
 from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Pool, Ready, Report
+from ray_unlearn.schedule.sameness import Sameness
 from ray_unlearn.study.plan import Plan, Run
 
 _STARTS_GIVEN_UP = 3  # workers in a row that could not open: the next would not either
@@ -41,6 +43,7 @@ def schedule(
     made: Collection[Run],
     max_attempts: int,
     published: Callable[[Run], Outcome | None] = lambda run: None,
+    held: Mapping[Run, str] | None = None,
 ) -> Iterator[Event]:
     """Make every pending run that can be made; yield events as they happen.
 
@@ -52,6 +55,7 @@ def schedule(
         max_attempts: number of attempts at a run that fails.
         published: returns the outcome of a run whose worker died after it published the run and before it reported it;
             None if the run is not published.
+        held: sha256 of the outputs of each run that is already made, with which new runs are compared.
 
     Raises:
         ClusterError: several workers in a row could not open, and none is working.
@@ -59,7 +63,7 @@ def schedule(
         StoreUnwritable: the storage accepts no run: it is full, read-only, or another user's.
 
     """
-    return _Scheduler(plan, pool, pending, made, max_attempts, published).events()
+    return _Scheduler(plan, pool, pending, made, max_attempts, published, Sameness(plan, held or {})).events()
 
 
 @dataclass(slots=True)
@@ -107,8 +111,10 @@ class _Scheduler:
         made: Collection[Run],
         max_attempts: int,
         published: Callable[[Run], Outcome | None],
+        sameness: Sameness,
     ) -> None:
         self._pool, self._max_attempts, self._published = pool, max_attempts, published
+        self._sameness = sameness
         self._happened: list[Event] = []
         """Events that are not yielded yet."""
         self._queue: deque[Run] = deque()
@@ -136,9 +142,12 @@ class _Scheduler:
             start = plan.start_of(run)
             waits = start is not None and start not in made
             (self._blocked.setdefault(start, []) if waits and start else self._queue).append(run)
+        for population, why in sameness.ended.items():
+            self._end(population, why)
 
     def events(self) -> Iterator[Event]:
         """Yield events until no run is left that can be made."""
+        yield from self._take()
         while self._queue or self._held:
             self._resize()
             self._dispatch()
@@ -221,6 +230,7 @@ class _Scheduler:
         if self._queue[0] in self._alone and len(held):
             return  # the worker gets the next runs when these are done
         share = math.ceil(len(self._queue) / (2 * self._wanted))  # near the end, no worker holds many runs
+        share = 1 if self._sameness.is_open(self._queue[0]) else share
         runs = self._batching.take(self._queue, at_most=share, alone=self._alone)
         awaited = any(run in self._blocked or run in self._alone for run in runs)
         self._submit(worker, runs, flush=awaited or not self._queue)
@@ -279,11 +289,30 @@ class _Scheduler:
             self._nothing_made = False
             self._unblock(self._blocked.pop(run, []))
             self._happened.append(Made(outcome, attempt, worker))
+            self._compare(outcome)
         elif outcome.final or attempt >= self._max_attempts:
             self._happened.append(Failed(outcome, attempt, worker))
         else:
             self._queue.append(run)
             self._happened.append(Retried(outcome, attempt, worker, attempt + 1))
+
+    def _compare(self, outcome: Outcome) -> None:
+        """Say where a run is equal to others; end a population whose runs are all the same."""
+        same = self._sameness.noted(outcome)
+        if same is not None:
+            self._happened.append(Equal(same))
+            if same.ends:
+                self._end(outcome.run.population, str(same))
+
+    def _end(self, population: str, why: str) -> None:
+        """Give out no more runs of a population; those that workers have are made."""
+        waiting = [run for runs in (self._queue, *self._blocked.values()) for run in runs]
+        left = [run for run in waiting if run.population == population]
+        self._queue = deque(run for run in self._queue if run.population != population)
+        for start, runs in self._blocked.items():
+            self._blocked[start] = [run for run in runs if run.population != population]
+        if left:
+            self._happened.append(Ended(population, left, why))
 
     def _leaves(self, report: Leaving) -> None:
         """Give a worker no more runs, because its node is being removed; stop it if it is only starting."""

@@ -117,6 +117,8 @@ def _left_out(study: Study, store: StudyStore, name: str, shared: Mapping[str, A
     held = store.held(name)
     if held is None:
         return []
+    if study.populations[name].starts_from:  # it starts from shadows, not from the original
+        shared = {key: value for key, value in shared.items() if key != "original_digest"}
     now = labelled(json.loads(json.dumps({**_stated(study, name), **shared}, default=str)))
     before = {key: value for key, value in held["identity"].items() if key in now}
     return [line.removeprefix("options.") for line in _differing(before, now)]
@@ -136,6 +138,7 @@ def _stated(study: Study, name: str) -> dict[str, Any]:
         "checkpoint_dtype": study.checkpoint_dtype,
         "outputs": identity_of(study.outputs),
         "originals": spec.originals,
+        "starts_from": spec.starts_from,
         "options": {**training, **{key: value for key, value in spec.options.items() if key != "weights"}},
     }
 

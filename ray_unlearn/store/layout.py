@@ -6,6 +6,7 @@
     <storage>/<study>/metrics.parquet            one row per run, rebuilt from records
     <storage>/<study>/scores.json, .parquet      the last evaluation; report.html shows it
     <storage>/<study>/scores/<mode>/*.json       its parts, one per population, computed again only when runs change
+    <storage>/<study>/scores/memorisation/*.csv  memorisation of every train image, one file per population of shadows
     <storage>/<study>/events/<log>-000.jsonl      events of making runs; a log per `generate`, in parts
     <storage>/<study>/<population>/population.json           digest and readable identity
     <storage>/<study>/<population>/records.jsonl             a copy of its records, read at once; large ones only
@@ -62,6 +63,10 @@ class Layout:
     def scores_part(self, mode: str, part: str) -> str:
         """One part of an evaluation."""
         return f"{self.study}/scores/{mode}/{part}.json"
+
+    def memorisation(self, population: str) -> str:
+        """Memorisation of every train image by a population of shadows."""
+        return f"{self.study}/scores/memorisation/{population}.csv"
 
     def report(self, ending: str) -> str:
         """Page that shows the last evaluation."""

@@ -71,6 +71,8 @@ class Record(_Value):
     """sha256 of the checkpoint that the run started from; empty for runs from scratch."""
     shards: dict[str, str] = Field(default_factory=dict)
     """Decoded images that the run read: {folder in the storage: one sha256 over its shards'}; empty before 0.2."""
+    membership: str = ""
+    """Fingerprint of the half of the train split that the run was limited to (`membership`); empty for all of it."""
     payloads: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Payload]
     """Payloads by file name in the run's folder; names with a path are not valid."""
     metrics: dict[str, float]

@@ -1,4 +1,4 @@
-"""Check that runs started from the originals that the store holds now.
+"""Check that runs started from the originals, or the shadows, that the store holds now.
 
     astray = other_starts(records, store.made("original"))       # [3, 4]
     check_starts(store, "finetune", records, store.made("original"))
@@ -17,6 +17,13 @@ from collections.abc import Mapping
 from ray_unlearn.errors import StoreError
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.study_store import StudyStore
+from ray_unlearn.study.plan import ORIGINAL
+
+
+def start_population(store: StudyStore, population: str) -> str:
+    """Return the name of the population that a population's runs start from, if they start from one."""
+    identity = (store.held(population) or {}).get("identity") or {}
+    return str(identity.get("starts_from", ORIGINAL))
 
 
 def other_starts(records: Mapping[int, Record], originals: Mapping[int, Record]) -> list[int]:
@@ -32,15 +39,23 @@ def is_of_original(record: Record, originals: Mapping[int, Record]) -> bool:
 
 
 def check_starts(
-    store: StudyStore, population: str, records: Mapping[int, Record], originals: Mapping[int, Record]
+    store: StudyStore, population: str, records: Mapping[int, Record], originals: Mapping[int, Record] | None = None
 ) -> None:
-    """Check that all runs of a population started from the store's originals.
+    """Check that all runs of a population started from the store's originals, or shadows.
+
+    Args:
+        store: the study's folder.
+        population: whose runs they are.
+        records: the runs, by index.
+        originals: records of the original population, if already read; others are read.
 
     Raises:
         StoreError: some of its runs started from another original.
 
     """
-    if astray := other_starts(records, originals):
+    start = start_population(store, population)
+    starts = store.made(start) if originals is None or start != ORIGINAL else originals
+    if astray := other_starts(records, starts):
         shown = ", ".join(map(str, astray[:8])) + (", ..." if len(astray) > 8 else "")
         raise StoreError(
             f"{store.uri}: {len(astray)} of {len(records)} runs of {population} (runs {shown}) started from another "

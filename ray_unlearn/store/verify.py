@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
-from ray_unlearn.errors import DamagedFile
+from ray_unlearn.errors import DamagedFile, StoreError
 from ray_unlearn.store.filesystem import Stamp
 from ray_unlearn.store.leftovers import leftovers
+from ray_unlearn.store.membership import members_of, split_sizes
 from ray_unlearn.store.records import RECORD, Record, payload_of
-from ray_unlearn.store.starts import is_of_original
+from ray_unlearn.store.starts import is_of_original, start_population
 from ray_unlearn.store.study_store import StudyStore
-from ray_unlearn.study.plan import ORIGINAL, Run
+from ray_unlearn.study.plan import Run
 
 _READERS = 4
 
@@ -61,14 +63,18 @@ def verify(store: StudyStore, populations: Iterable[str], shards: Mapping[str, s
     Raises:
         NewerFormat: a later version wrote a file that this one cannot read; other files are not reported.
         DamagedFile: a population.json cannot be read.
+        StoreError: the splits file of a population of shadows cannot be read.
 
     """
     names = list(populations)
     runs = [Run(population=name, index=index) for name in names for index in store.indexes(name)]
     with ThreadPoolExecutor(_READERS) as readers:
-        originals = _readable(store, readers)
-        digests = {name: str((store.held(name) or {}).get("digest")) for name in names}
-        known = _Known(digests, originals, shards or {})
+        starts = {name: start_population(store, name) for name in names}
+        originals = {name: _readable(store, name, readers) for name in set(starts.values())}
+        held = {name: store.held(name) or {} for name in names}
+        digests = {name: str(content.get("digest")) for name, content in held.items()}
+        halved = {name: found for name, content in held.items() if (found := _halved(store, name, content))}
+        known = _Known(digests, {name: originals[starts[name]] for name in names}, shards or {}, starts, halved)
         checked = list(readers.map(lambda run: _verify_run(store, run, known), runs))
     payloads = [payload for record, _ in checked if record for payload in record.payloads.values()]
     return Verification(
@@ -94,12 +100,30 @@ def repair(store: StudyStore, problems: Iterable[Problem]) -> list[Run]:
     return sorted({*runs, *failures})
 
 
-def _readable(store: StudyStore, readers: ThreadPoolExecutor) -> dict[int, Record]:
-    """Return the records of the originals that are whole, by index."""
-    runs = [Run(population=ORIGINAL, index=index) for index in store.indexes(ORIGINAL)]
-    digest = str((store.held(ORIGINAL) or {}).get("digest"))
+def _readable(store: StudyStore, population: str, readers: ThreadPoolExecutor) -> dict[int, Record]:
+    """Return the records of a population's runs that are whole, by index."""
+    runs = [Run(population=population, index=index) for index in store.indexes(population)]
+    digest = str((store.held(population) or {}).get("digest"))
     records = dict(zip(runs, readers.map(lambda run: _read(store, run)[0], runs), strict=True))
     return {run.index: record for run, record in records.items() if record and record.is_of(run, digest)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Halved:
+    """A population whose runs are limited to halves of the train split."""
+
+    shadows: str
+    """Name of the population whose halves they are."""
+    sizes: Mapping[str, int]
+    """Images by split."""
+
+
+def _halved(store: StudyStore, name: str, content: Mapping[str, Any]) -> _Halved | None:
+    identity = content.get("identity") or {}
+    if not isinstance((identity.get("options") or {}).get("on"), Mapping) and "starts_from" not in identity:
+        return None
+    splits = str((identity.get("data") or {}).get("splits"))
+    return _Halved(str(identity.get("starts_from", name)), split_sizes(store, splits))
 
 
 def _read(store: StudyStore, run: Run) -> tuple[Record | None, str]:
@@ -126,8 +150,13 @@ class _Known:
 
     digests: Mapping[str, str]
     """Digests by population."""
-    originals: Mapping[int, Record]
+    originals: Mapping[str, Mapping[int, Record]]
+    """Records of the runs that a population starts from, by population and index."""
     shards: Mapping[str, str]
+    starts: Mapping[str, str]
+    """Name of the population that each one starts from, if it starts from one."""
+    halved: Mapping[str, _Halved]
+    """Populations of which each run is limited to a half of the train split."""
 
 
 def _verify_run(store: StudyStore, run: Run, known: _Known) -> tuple[Record | None, list[Problem]]:
@@ -144,12 +173,23 @@ def _wrong_start(run: Run, record: Record, known: _Known) -> Iterator[Problem]:
             RECORD,
             f"is of {record.population}/{record.index:05d}, digest {record.digest[:12]}, not of this run",
         )
-    if not is_of_original(record, known.originals):
-        was = record.original_sha256[:12]
-        yield Problem(run, RECORD, f"started from {ORIGINAL}/{record.original:05d} when it was sha256 {was}...")
+    if not is_of_original(record, known.originals[run.population]):
+        was, start = record.original_sha256[:12], known.starts[run.population]
+        yield Problem(run, RECORD, f"started from {start}/{record.original:05d} when it was sha256 {was}...")
+    yield from _wrong_half(run, record, known.halved.get(run.population))
     for folder, sha256 in record.shards.items():
         if known.shards.get(folder, sha256) != sha256:
             yield Problem(run, RECORD, f"was made from other shards of {folder} than its manifest lists now")
+
+
+def _wrong_half(run: Run, record: Record, halved: _Halved | None) -> Iterator[Problem]:
+    """Compare a record's fingerprint with the half of the train split that its run has."""
+    if halved is None:
+        return
+    try:
+        members_of(record, halved.shadows, halved.sizes)
+    except StoreError as error:
+        yield Problem(run, RECORD, str(error).partition(": ")[2].partition("; run ")[0])
 
 
 def _wrong_payloads(store: StudyStore, run: Run, record: Record) -> Iterator[Problem]:

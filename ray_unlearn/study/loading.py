@@ -34,7 +34,9 @@ from ray_unlearn.study.yaml12 import parse_yaml
 
 _EMBEDDED = ("digits", "cifar10", "given")
 # What pydantic adds to a key's path: the member of a union that failed, and `[key]` where the key itself is wrong.
-_NOT_KEYS = re.compile(r"(constrained-)?(int|float|str)|Source|Normalize|\[key\]|(function-|literal|tuple)\S*\[.*")
+_NOT_KEYS = re.compile(
+    r"(constrained-)?(int|float|str)|Source|Normalize|HalfOf|UpTo|\[key\]|(function-|literal|tuple)\S*\[.*"
+)
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
@@ -159,7 +161,7 @@ def _lines(error: ValidationError, places: Places) -> list[str]:
     to the cause.
     """
     chosen: dict[tuple[str, ...], str] = {}
-    for one in sorted(error.errors(), key=lambda one: (one["type"] != "extra_forbidden", -len(_keys(one)))):
+    for one in sorted(error.errors(), key=_distance):
         path = tuple(_keys(one))
         if not any(other[: len(path)] == path for other in chosen):
             chosen[path] = without_keys(f"{places.of(path)}: {describe(one, Study)}")
@@ -192,9 +194,13 @@ def _drop(tree: Any, path: tuple[int | str, ...]) -> bool:
 
 
 def describe_first(error: ValidationError, model: type[BaseModel]) -> str:
-    """Describe the error that is closest to the cause: an unknown key, where there is one."""
-    first, *_ = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    return describe(first, model)
+    """Describe the error that is closest to the cause: an unknown key, where there is one, else the deepest key."""
+    return describe(min(error.errors(), key=_distance), model)
+
+
+def _distance(error: ErrorDetails) -> tuple[bool, int]:
+    """Return how far an error is from the cause: a union reports one per member, the member that was meant deepest."""
+    return error["type"] != "extra_forbidden", -len(_keys(error))
 
 
 def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
@@ -320,7 +326,8 @@ def _absolute_place(entry: Any, folder: Path) -> Any:
 
 def _absolute_source(value: Any, folder: Path) -> Any:
     if isinstance(value, dict) and "path" in value:
-        return {**value, "path": _absolute_paths_of(value["path"], folder)}
+        images = {"images": _absolute(value["images"], folder)} if "images" in value else {}
+        return {**value, "path": _absolute_paths_of(value["path"], folder), **images}
     return value if value in _EMBEDDED else _absolute_paths_of(value, folder)
 
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from ray_unlearn.errors import StudyError, did_you_mean
 from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.identity import digest, identity_of
+from ray_unlearn.study.recipe import HalfOf
 from ray_unlearn.study.schema import PopulationSpec, Study
 
 ORIGINAL = "original"
@@ -38,7 +39,7 @@ class Run:
     index: int
     """Position in the population, from 0."""
     original: int = 0
-    """Index of the original that it starts from; 0 for runs from scratch."""
+    """Index of the original, or of the shadow, that it starts from; 0 for runs from scratch."""
 
     def __str__(self) -> str:
         return f"{self.population}/{self.index:05d}"
@@ -59,8 +60,8 @@ class Shard(NamedTuple):
         """
         runs = [run for run in plan.runs if run.population != ORIGINAL] or list(plan.runs)
         own = runs[self.number - 1 :: self.parts]
-        starts = {start: None for run in own if (start := plan.start_of(run)) is not None}
-        return [*sorted(starts), *own]
+        starts = {start for run in own if (start := plan.start_of(run)) is not None}
+        return [*sorted(starts), *(run for run in own if run not in starts)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,10 +101,17 @@ class Population:
     count: int
     originals: int
     """Number of originals that its runs start from; 0 from scratch."""
+    starts_from: str = ORIGINAL
+    """Population that its runs start from, if they start from one: the original, or shadows."""
     method: MethodUse
     keep_checkpoints: bool
     identity: Mapping[str, Any]
     digest: str
+
+    @property
+    def on_halves(self) -> bool:
+        """Whether every run is trained on its own half of the train split."""
+        return isinstance(getattr(self.method.options, "on", None), HalfOf)
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -134,17 +142,34 @@ class Plan:
             for split in ("forget", "test", "retain")
             if self.study.evaluation is not None and split not in self.study.outputs.splits
         ]
-        return unscored + [
-            f"population {p.name}: {p.method.name} is deterministic, so its {p.count} runs have no spread; "
-            "the official metric gives such a population 0"
-            for p in self.populations.values()
-            if p.method.deterministic and p.count > max(1, p.originals)
-        ]
+        return (
+            unscored
+            + [
+                f"population {p.name}: {p.method.name} is deterministic, so its {p.count} runs have no spread; "
+                "the official metric gives such a population 0"
+                for p in self.populations.values()
+                if p.method.deterministic and p.count > max(1, p.originals)
+            ]
+            + [
+                f"population {p.name}: {p.count} is odd, so its last run has no partner with the other half of the "
+                "images; attacks leave it out"
+                for p in self.populations.values()
+                if p.on_halves and p.count % 2 and p.name != ORIGINAL
+            ]
+        )
 
     def start_of(self, run: Run) -> Run | None:
-        """Return the original's run that `run` starts from, or None."""
-        needs = self.populations[run.population].originals
-        return Run(population=ORIGINAL, index=run.original) if needs else None
+        """Return the run that `run` starts from, of the original or of shadows, or None."""
+        population = self.populations[run.population]
+        return Run(population=population.starts_from, index=run.original) if population.originals else None
+
+    def half_of(self, run: Run) -> Run | None:
+        """Return the run whose half of the train split `run` is limited to: itself, or the shadow that it starts from.
+
+        None where it has all of retain and forget.
+        """
+        chosen = [one for one in (run, self.start_of(run)) if one and self.populations[one.population].on_halves]
+        return chosen[0] if chosen else None
 
     def only(self, names: Iterable[str]) -> Plan:
         """Return the plan of these populations and of exactly the originals that they start from.
@@ -160,10 +185,9 @@ class Plan:
             if name not in self.populations:
                 raise StudyError(f"--only {name}: not a population of the study{did_you_mean(name, self.populations)}")
         chosen = {name: p for name, p in self.populations.items() if name in names}
-        needed = max((min(p.originals, p.count) for p in chosen.values()), default=0)
-        if needed and ORIGINAL not in chosen:
-            original = self.populations[ORIGINAL]
-            chosen = {ORIGINAL: replace(original, count=needed), **chosen}
+        for start in {p.starts_from for p in chosen.values() if p.originals} - set(chosen):
+            needed = max(min(p.originals, p.count) for p in chosen.values() if p.starts_from == start)
+            chosen = {start: replace(self.populations[start], count=needed), **chosen}
         return Plan(study=self.study, populations=chosen)
 
 
@@ -174,16 +198,18 @@ def make_plan(study: Study, ingredients: Ingredients) -> Plan:
         StudyError: a population cannot start (no original, too few originals).
 
     """
-    names = sorted(study.populations, key=lambda name: name != ORIGINAL)  # stable: originals first, then file order
+    specs = study.populations
+    names = sorted(specs, key=lambda name: (name != ORIGINAL, specs[name].starts_from is not None))  # else file order
     populations: dict[str, Population] = {}
     for name in names:
-        populations[name] = _population(name, study, ingredients, populations.get(ORIGINAL))
+        start = populations.get(specs[name].starts_from or ORIGINAL)
+        populations[name] = _population(name, study, ingredients, start)
     return Plan(study=study, populations=populations)
 
 
 def _population(name: str, study: Study, ingredients: Ingredients, original: Population | None) -> Population:
     spec, use = study.populations[name], ingredients.methods[name]
-    originals = _originals(name, spec, use, original)
+    originals = _shadows(name, spec, use, original) if spec.starts_from else _originals(name, spec, use, original)
     identity: dict[str, Any] = {
         "format": IDENTITY_FORMAT,
         "name": name,
@@ -194,17 +220,40 @@ def _population(name: str, study: Study, ingredients: Ingredients, original: Pop
         "checkpoint_dtype": study.checkpoint_dtype,
         "outputs": identity_of(study.outputs),
     }
-    if originals and original is not None:
+    if spec.starts_from and original is not None:
+        identity |= {"starts_from": spec.starts_from, "original_digest": original.digest}  # no count: it may be raised
+    elif originals and original is not None:
         identity |= {"originals": originals, "original_digest": original.digest}
     return Population(
         name=name,
         count=spec.planned,
         originals=originals,
+        starts_from=spec.starts_from or ORIGINAL,
         method=use,
         keep_checkpoints=_keeps(name, spec, study),
         identity=identity,
         digest=digest(identity),
     )
+
+
+def _shadows(name: str, spec: PopulationSpec, use: MethodUse, shadows: Population | None) -> int:
+    """Return the number of shadows that a population starts from: one for each of its runs."""
+    where = f"populations.{name}.starts_from"
+    if use.starts_from == "scratch":
+        raise StudyError(f"{where}: {use.name} trains from scratch and starts from no model")
+    if use.source:  # its process would have to get each run's own half of the images
+        raise StudyError(f"{where}: a script starts from an original; only methods by name start from shadows")
+    if shadows is None or not shadows.on_halves or shadows.name == ORIGINAL:
+        raise StudyError(
+            f"{where}: expected a population of shadows, {{method: train, on: {{half_of: train, balanced: true}}}}; "
+            f"found {spec.starts_from!r}"
+        )
+    if spec.planned > shadows.count:
+        raise StudyError(
+            f"populations.{name}.count: expected at most {shadows.count}, as {shadows.name} has, because run i starts "
+            f"from its run i; found {spec.planned}"
+        )
+    return spec.planned
 
 
 def _originals(name: str, spec: PopulationSpec, use: MethodUse, original: Population | None) -> int:
@@ -223,6 +272,11 @@ def _originals(name: str, spec: PopulationSpec, use: MethodUse, original: Popula
             f"populations.{name}: {use.name} starts from a population called `{ORIGINAL}`, which is not defined; "
             f"add `{ORIGINAL}: {{method: train, on: train, count: 1}}` or `{ORIGINAL}: {{weights: FILE}}`"
         )
+    if original.on_halves:
+        raise StudyError(
+            f"populations.{name}: `{ORIGINAL}` is trained on a half of the images, so on half of the forget images "
+            "alone; train it on all of them (on: train), or start from shadows (starts_from: NAME)"
+        )
     if spec.originals > original.count:
         raise StudyError(
             f"populations.{name}.originals: expected at most {original.count}, as the study has; found {spec.originals}"
@@ -235,5 +289,8 @@ def _keeps(name: str, spec: PopulationSpec, study: Study) -> bool:
         raise StudyError(
             f"populations.{name}.keep_checkpoints: originals are always kept, because others start from them"
         )
-    default = True if name == ORIGINAL else study.keep_checkpoints
+    starts = [other for other, one in study.populations.items() if one.starts_from == name]
+    if starts and spec.keep_checkpoints is False:
+        raise StudyError(f"populations.{name}.keep_checkpoints: {starts[0]} starts from these runs, so they are kept")
+    default = True if name == ORIGINAL or starts else study.keep_checkpoints
     return default if spec.keep_checkpoints is None else spec.keep_checkpoints

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
+from ray_unlearn.study.identity import Since
+
 Int = Annotated[int, Strict()]
 """A whole number; neither `true` nor "64" passes for one."""
 Float = Annotated[float, Strict()]
@@ -26,6 +28,17 @@ class Block(BaseModel):
     """A frozen block of the study file that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class HalfOf(Block):
+    """A random half of a split for each run: runs 2k and 2k+1 are trained on one half and on the rest."""
+
+    half_of: Annotated[Literal["train"], Since("0.2", neutral=None)] = Field(
+        description="The split to halve: retain and forget images, each halved by itself."
+    )
+    balanced: Annotated[Literal[True], Since("0.2", neutral=None)] = Field(
+        True, description="true: each image is in one half of every pair of runs, so in exactly half of them."
+    )
 
 
 class Augment(Block):

@@ -16,16 +16,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from ray_unlearn.errors import did_you_mean
+from ray_unlearn.study.adaptive import UpTo, check_equal
+from ray_unlearn.study.forget import NAME_PATTERN, POPULATION_PATTERN, Forget, Fraction
 from ray_unlearn.study.places import Places
 from ray_unlearn.study.recipe import Block, Float, Int, Recipe
 from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-POPULATION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # no dots: `--set populations.NAME.lr=...` addresses it
 RESERVED_NAMES = ("data-cache", "splits", "scores", "failed", "events")
 
 Split = Literal["retain", "forget", "validation", "test"]
-Fraction = Annotated[Float, Field(gt=0, lt=1)]
 Resize = Literal["stretch", "crop", "pad"]
 Dtype = Literal["fp32", "bf16", "fp16"]
 
@@ -36,9 +35,13 @@ class Source(Block):
     path: str | tuple[str, ...] | None = Field(
         None, description="File, folder, glob or URI; relative to the study file."
     )
-    format: Literal["auto", "parquet", "folder", "competition", "cifar10", "digits"] = Field(
+    format: Literal["auto", "parquet", "folder", "competition", "csv", "numpy", "cifar10", "digits"] = Field(
         "auto",
-        description="`auto` decides by the path: *.parquet, a folder with retain.csv, or a folder per class.",
+        description="`auto` decides by the path: *.parquet, a folder with retain.csv, a .csv of images, .npz, a folder "
+        "with data.npy and label.npy, or a folder per class.",
+    )
+    images: str | None = Field(
+        None, description="Folder that the paths in a .csv are relative to. Default: the folder of the .csv."
     )
 
 
@@ -58,66 +61,16 @@ def _fraction_or_source(value: Any) -> Any:
 
 
 class Columns(Block):
-    """Column names of a Parquet source."""
+    """Column names of a Parquet source, or of a CSV file of images."""
 
+    path: str | None = Field(
+        None, description="CSV: path of the image's file. Default: path, image_path, file_name, ..."
+    )
     image: str = Field("image", description="struct<bytes, path> (Hugging Face layout) or binary, an encoded image.")
     label: str = Field("label", description="Integer class, or class name.")
     id: str | None = Field(None, description="Unique image id; without it ids are <file name>:<row>.")
     group: str | None = Field(None, description="Group (person) of the image, for forget sets by group.")
     age: str | None = Field(None, description="Age in years, handed to competition-style scripts.")
-
-
-def _as_text(value: Any) -> Any:
-    """Accept whole numbers in a list of ids."""
-    if not isinstance(value, list | tuple):
-        return value
-    return [str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in value]
-
-
-class Forget(Block):
-    """The training images to forget, chosen in exactly one of these ways."""
-
-    fraction: Fraction | None = Field(None, description="Fraction of the training images, drawn with the study's seed.")
-    label: Int | str | None = Field(None, description="Every training image of this class (index or name).")
-    group: str | None = Field(None, description="Whole groups (persons), by the name of the group column.")
-    count: Int | None = Field(None, ge=1, description="Number of groups, drawn with the study's seed.")
-    ids: Annotated[
-        str | tuple[str, ...] | None,
-        BeforeValidator(_as_text, json_schema_input_type=str | tuple[str | int, ...] | None),
-    ] = Field(None, description="Ids or positions, or a file of them: CSV with a column `image_id`, .txt, .json, .npy.")
-    given: bool | None = Field(
-        None, description="true: the forget set that the source gives (the competition's forget.csv)."
-    )
-    hardest: Int | None = Field(
-        None,
-        ge=1,
-        description="Number of images of another study's forget set: those that its originals memorised most.",
-    )
-    by: Literal["confidence_gap"] | None = Field(
-        None, description="confidence_gap: mean probability of the label under originals minus under retrained models."
-    )
-    of: str | None = Field(
-        None, pattern=NAME_PATTERN, description="The other study, in the same storage, already generated."
-    )
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Forget:
-        names = ("fraction", "label", "group", "ids", "given", "hardest")
-        ways = [name for name in names if getattr(self, name) is not None]
-        if len(ways) != 1:
-            raise ValueError(f"expected exactly one of {', '.join(names)}; found {ways or 'none'}")
-        if self.hardest is None and (self.by or self.of):
-            raise ValueError("by and of belong to hardest: {hardest: 500, by: confidence_gap, of: STUDY}")
-        if self.hardest is not None and not (self.by and self.of):
-            raise ValueError(
-                "hardest needs by and of: {hardest: 500, by: confidence_gap, of: STUDY}, a study in the same "
-                "storage whose original and retrained populations are made; images are chosen from its forget set"
-            )
-        if (self.group is None) != (self.count is None):
-            raise ValueError("group and count belong together: {group: person_id, count: 15}")
-        if self.given is False:
-            raise ValueError("given: may only be true; use fraction, label, group, ids or hardest instead")
-        return self
 
 
 class Normalize(Block):
@@ -131,6 +84,9 @@ class Data(Block):
     """Images, their splits, and how pixels reach the model."""
 
     train: AnySource
+    strict: bool = Field(
+        False, description="true: images in two sets, groups that straddle sets and empty classes are errors."
+    )
     test: Annotated[
         Fraction | Source | None,
         BeforeValidator(_fraction_or_source, json_schema_input_type=Fraction | str | tuple[str, ...] | Source | None),
@@ -216,8 +172,16 @@ class PopulationSpec(BaseModel):
     preset: str | None = Field(
         None, description="Name of a set of options of the method; options given here override it."
     )
-    count: Int | None = Field(None, ge=1, le=99_999, description="Number of checkpoints (seeds).")
+    count: Annotated[Int, Field(ge=1, le=99_999)] | UpTo | None = Field(
+        None, description="Number of checkpoints (seeds), or {up_to: 512, until: decided}."
+    )
     originals: Int = Field(1, ge=1, description="Run i starts from original i modulo this many.")
+    starts_from: str | None = Field(
+        None,
+        pattern=POPULATION_PATTERN,
+        description="Instead of originals: a population of shadows. Run i starts from its run i, and sees only the "
+        "retain and forget images that this one was trained on.",
+    )
     keep_checkpoints: bool | None = Field(None, description="Whether to keep checkpoints. Default: as the study.")
 
     @property
@@ -227,6 +191,11 @@ class PopulationSpec(BaseModel):
         return {**weights, **(self.__pydantic_extra__ or {})}
 
     @property
+    def on_halves(self) -> bool:
+        """Whether each run is trained on its own half of the images, or starts from one that is."""
+        return isinstance(self.options.get("on"), dict) or self.starts_from is not None
+
+    @property
     def method_name(self) -> str:
         """Name of the method; `weights` where only files are given."""
         return self.method or "weights"
@@ -234,6 +203,8 @@ class PopulationSpec(BaseModel):
     @property
     def planned(self) -> int:
         """Number of planned checkpoints: `count`, else one per weights file, else 1."""
+        if isinstance(self.count, UpTo):
+            return self.count.up_to
         return self.count or len(self.weights or (1,))
 
     @model_validator(mode="after")
@@ -241,6 +212,8 @@ class PopulationSpec(BaseModel):
         if (self.method is None) == (self.weights is None):
             hint = "" if self.method else '; the method null is written "null", in quotes'
             raise ValueError(f"expected either a method or weights: FILE{hint}")
+        if self.starts_from is not None and self.originals != 1:
+            raise ValueError("originals: run i starts from run i of starts_from, so leave originals out")
         if self.weights is not None and self.planned > len(self.weights):
             raise ValueError(f"count: expected at most {len(self.weights)}, one per weights file; found {self.count}")
         return self
@@ -314,7 +287,10 @@ class Execution(Block):
         "Results with and without agree to rounding, and each repeats bit for bit where deterministic.",
     )
     run_timeout_s: Float | None = Field(
-        None, gt=0, description="Seconds after which a run is ended with its worker; Ray only. Default: no limit."
+        None, gt=0, description="Seconds after which a script's process, on Ray any run, is ended. Default: no limit."
+    )
+    script_memory_gib: Float | None = Field(
+        None, gt=0, description="GiB that the processes of a script's run may hold (Linux). Default: 0.9 of the memory."
     )
     track: tuple[Annotated[str, Field(pattern=r"^(tensorboard|mlflow|wandb|trackio)(=.+)?$")], ...] = Field(
         (),
@@ -364,8 +340,21 @@ class Study(Block):
         for path, name in paths.items():
             if name in RESERVED_NAMES:
                 raise ValueError(f"{path}: {name!r} is a name that the store uses; choose another")
+        if self.data.forget.of == self.name:
+            raise ValueError(
+                f"data.forget.of: {self.name!r} is this study; its forget set cannot depend on its own runs: name an "
+                "earlier study of the same images"
+            )
+        reference = (self.evaluation or Evaluation()).reference
+        check_equal({name: spec.count for name, spec in self.populations.items() if name != "original"}, reference)
         if self.evaluation and self.evaluation.reference not in self.populations:
             reference = self.evaluation.reference
             hint = did_you_mean(reference, self.populations)
             raise ValueError(f"evaluation.reference: {reference!r} is not a population of the study{hint}")
         return self
+
+    @property
+    def adaptive(self) -> UpTo | None:
+        """How many runs its populations may take until a decision; None where their numbers are fixed."""
+        counts = [spec.count for name, spec in self.populations.items() if name != "original"]
+        return next((count for count in counts if isinstance(count, UpTo)), None)

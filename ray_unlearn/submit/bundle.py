@@ -198,8 +198,23 @@ def _take_population(spec: dict[str, Any], written: dict[str, Any], names: _Name
         for module in script_modules(Path(script)):
             names.take_module(Path(script), module)
     if spec.get("weights") is not None:
-        pairs = zip(_listed(spec["weights"]), _listed(written["weights"]), strict=True)
+        population_weights = spec["weights"]
+        pairs = zip(_listed(population_weights), _listed(written["weights"]), strict=True)
         spec["weights"] = [names.take(Path(path)) if _is_relative(original) else path for path, original in pairs]
+        for path, original in zip(_listed(population_weights), _listed(written["weights"]), strict=True):
+            for shard in _shards(Path(path)) if _is_relative(original) else ():
+                names.take(shard)
+
+
+def _shards(file: Path) -> list[Path]:
+    """Return the files beside a list of shards (`model.safetensors.index.json`) that it names; none for other files."""
+    if not file.name.endswith(".index.json"):
+        return []
+    try:
+        names = {*json.loads(file.read_bytes())["weight_map"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []  # the job's own reader says what is wrong with it
+    return [file.parent / name for name in sorted(map(str, names)) if Path(name).name == name]
 
 
 def _factory_files(arch: str, folder: Path) -> dict[str, Path]:
@@ -231,7 +246,10 @@ def _check_paths(where: str, written: dict[str, Any]) -> None:
         raise StudyError(f"{where}: storage: {storage} is inside a job's temporary folder, which Ray deletes")
     for part in ("train", "test", "validation"):
         value = written["data"].get(part)
-        for path in _listed(value.get("path") if isinstance(value, dict) else value):
+        paths = (
+            [*_listed(value.get("path")), *_listed(value.get("images"))] if isinstance(value, dict) else _listed(value)
+        )
+        for path in paths:
             if path not in _EMBEDDED and _is_relative(path):
                 raise StudyError(
                     f"{where}: data.{part}: {path} is relative, and images are not sent with a job; put them where "

@@ -29,11 +29,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ray_unlearn.errors import RayUnlearnError, StoreError
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, forgetting_quality
@@ -43,7 +43,7 @@ from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Record, StudyStore, open_storage
-from ray_unlearn.store.metrics import accuracy_table, metrics_table
+from ray_unlearn.store.metrics import metrics_table
 from ray_unlearn.store.records import CHECKPOINT, OUTPUTS
 from ray_unlearn.study import Study, load_study
 from ray_unlearn.study.identity import digest
@@ -102,9 +102,9 @@ def _problems(study: Study, name: str, store: StudyStore, again: StudyStore | No
         if not all(map(math.isfinite, losses)):
             found.append(f"{name}/{index:05d}: a loss is not finite: {losses}")
     different = {_content(record) for record in records.values()}
-    method = study.populations[name].method_name
-    expected = min(len(records), 1) if method in METHODS and METHODS[method].deterministic else len(records)
+    expected = min(len(records), 1) if resolve(study, name).deterministic else len(records)
     if len(different) != expected:
+        method = study.populations[name].method_name
         found.append(f"{name}: {len(different)} different checkpoints; {method} should have {expected}")
     for index, other in (again.made(name) if again else {}).items():
         if index not in records or other.payloads != records[index].payloads:
@@ -122,40 +122,44 @@ def _content(record: Record) -> tuple[tuple[str, str], ...]:
 
 def _table(study: Study, store: StudyStore) -> list[str]:
     lines = ["| population | N | retain | forget | test | F | cost | revision |", "|---|---|---|---|---|---|---|---|"]
-    quality, costs = _qualities(study, store), _costs(study, store)
-    for row in accuracy_table(store, list(study.populations)).to_dict("records"):
-        name = row["population"]
-        method = study.populations[name].method_name
-        revision = str(METHODS[method].revision) if method in METHODS else "-"
-        cells = [*_accuracies(row), quality.get(name, "-"), costs.get(name, "-"), revision]
-        lines.append(f"| `{name}` | {row['N']} | {' | '.join(cells)} |")
+    costs, reference = _costs(study, store), _reference(study, store)
+    for name, spec in study.populations.items():
+        made = store.made(name)
+        records = [made[run] for run in sorted(made) if run < spec.planned]
+        revision = str(METHODS[spec.method_name].revision) if spec.method_name in METHODS else "-"
+        quality = _quality(study, store, reference, name, len(records))
+        cells = [*_accuracies([record.metrics for record in records]), quality, costs.get(name, "-"), revision]
+        lines.append(f"| `{name}` | {len(records)} | {' | '.join(cells)} |")
     return lines
 
 
 def _side_by_side(study: Study, store: StudyStore, before: StudyStore) -> list[str]:
     """Return a row for each population whose runs have other outputs than before, over the runs that both have."""
     same: list[str] = []
-    changed: list[str] = []
+    reference = {"before": _reference(study, before), "after": _reference(study, store)}
+    lines = ["| population | N | when | retain | forget | test | F |", "|---|---|---|---|---|---|---|"]
     for name in study.populations:
         ours, theirs = store.made(name), before.made(name)
         both = sorted(ours.keys() & theirs.keys())
-        if both:
-            equal = all(ours[i].payloads[OUTPUTS].sha256 == theirs[i].payloads[OUTPUTS].sha256 for i in both)
-            (same if equal else changed).append(name)
-    lines = ["| population | N | when | retain | forget | test | F |", "|---|---|---|---|---|---|---|"]
-    for name in changed:
-        for when, one in (("before", before), ("after", store)):
-            row = accuracy_table(one, [name]).to_dict("records")[0]
-            cells = [*_accuracies(row), _qualities(study, one, (name,)).get(name, "-")]
-            lines.append(f"| `{name}` | {row['N']} | {when} | {' | '.join(cells)} |")
+        if not both:
+            continue
+        if all(ours[run].payloads[OUTPUTS].sha256 == theirs[run].payloads[OUTPUTS].sha256 for run in both):
+            same.append(name)
+            continue
+        for when, one, records in (("before", before, theirs), ("after", store, ours)):
+            quality = _quality(study, one, reference[when], name, len(both))
+            cells = [*_accuracies([records[run].metrics for run in both]), quality]
+            lines.append(f"| `{name}` | {len(both)} | {when} | {' | '.join(cells)} |")
     return [*lines, "", f"The same outputs, byte for byte: {', '.join(same) or 'none'}."]
 
 
-def _accuracies(row: Mapping[Any, Any]) -> list[str]:
-    return [
-        _cell(row.get(f"{split} mean", math.nan), row.get(f"{split} sd", math.nan))
-        for split in ("retain", "forget", "test")
-    ]
+def _accuracies(metrics: Sequence[Mapping[str, float]]) -> list[str]:
+    cells = []
+    for key in ("retain_accuracy", "forget_accuracy", "test_accuracy"):
+        values = [each[key] for each in metrics if key in each]
+        mean = statistics.fmean(values) if values else math.nan
+        cells.append(_cell(mean, statistics.stdev(values) if len(values) > 1 else math.nan))
+    return cells
 
 
 def _costs(study: Study, store: StudyStore) -> dict[str, str]:
@@ -164,19 +168,20 @@ def _costs(study: Study, store: StudyStore) -> dict[str, str]:
     return {} if math.isnan(reference) else {str(name): f"{each / reference:.2f}" for name, each in seconds.items()}
 
 
-def _qualities(study: Study, store: StudyStore, names: Sequence[str] = ()) -> dict[str, str]:
-    """Return F by population, and for the reference its null; none where there are too few runs or no outputs."""
-    name_of_reference = study.evaluation.reference if study.evaluation else ""
-    reference, found = _phi(store, name_of_reference), {}
-    if reference is None:
-        return {}
-    for name in names or study.populations:
-        if name == name_of_reference:
-            found[name] = _null(study, reference)
-        elif name != ORIGINAL and (phi := _phi(store, name)) is not None:
-            runs = min(len(phi), len(reference))
-            found[name] = f"{forgetting_quality(phi[:runs], reference[:runs]).score:.3f}"
-    return found
+def _reference(study: Study, store: StudyStore) -> FloatArray | None:
+    return _phi(store, study.evaluation.reference) if study.evaluation else None
+
+
+def _quality(study: Study, store: StudyStore, reference: FloatArray | None, name: str, runs: int) -> str:
+    """Return F of the first runs, or of the reference its null; a dash where there are too few or no outputs."""
+    if reference is None or name == ORIGINAL:
+        return "-"
+    if study.evaluation and name == study.evaluation.reference:
+        return _null(study, reference)
+    phi, runs = _phi(store, name), min(runs, len(reference))
+    if phi is None or runs < LEAST_TO_SCORE:
+        return "-"
+    return f"{forgetting_quality(phi[:runs], reference[:runs]).score:.3f}"
 
 
 def _null(study: Study, reference: FloatArray) -> str:

@@ -26,7 +26,7 @@ class Study:
     def __init__(self, folder: Path) -> None:
         self.folder, self.count, self.seen = folder, BATCH, set[Path]()
         folder.mkdir(parents=True)
-        for name in ("faults.py", "chaos_method.py"):
+        for name in ("faults.py", "chaos_method.py", "chaos_net.py"):
             shutil.copy(HERE / name, folder)
         torch.manual_seed(0)
         save_file(small_cnn(10, width=4).state_dict(), folder / "original.safetensors")
@@ -38,7 +38,7 @@ class Study:
             "name": "chaos",
             "storage": str(self.folder / "store"),
             "data": {"train": "digits", "test": "digits", "image_size": 8, "limit": 100, "forget": {"fraction": 0.1}},
-            "model": {"arch": "small_cnn", "options": {"width": 4}},
+            "model": {"arch": "chaos_net:make", "options": {"width": 4}},
             "populations": {
                 "original": {"weights": str(self.folder / "original.safetensors")},
                 "mine": {"method": f"{self.folder / 'chaos_method.py'}:unlearning", "count": self.count},

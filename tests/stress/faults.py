@@ -1,7 +1,7 @@
 """Kills at named points of the store's protocol: who dies (worker, driver, node), and just before, in or after what.
 
     python tests/stress/faults.py "half a payload" -- generate study.yaml --backend inline   # this driver dies there
-    faults.order(folder, "before record", "node")        # the next run of a chaos_method.py in `folder` obeys
+    faults.order(folder, "before record", "node")        # the next worker with a chaos_net.py in `folder` obeys
 
 Points: those of a run's publication (before payload, half a payload, before record, after record), and those of the
 driver alone (during resume, during compaction, during verify --repair). A kill is SIGKILL: no one tidies up. The

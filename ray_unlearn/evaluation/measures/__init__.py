@@ -17,9 +17,13 @@ from ray_unlearn.evaluation.measures import (
     accuracy_ratios,
     forgetting_quality,
     klom,
+    lira,
     logistic_attack,
+    memorisation,
     rmia,
     score,
+    shadow_rmia,
+    shadow_u_lira,
     shift_and_spread,
     svc_efficacy,
     tug_of_war,
@@ -34,6 +38,10 @@ _FILES = (
     accuracy_ratios,
     u_lira,
     rmia,
+    lira,
+    shadow_rmia,
+    shadow_u_lira,
+    memorisation,
     logistic_attack,
     svc_efficacy,
     klom,
@@ -41,9 +49,16 @@ _FILES = (
     tug_of_war,
 )
 MEASURES: dict[str, Measure] = {name: one for file in _FILES for name, one in file.MEASURES.items()}
-CURVES: dict[str, Callable[[Pair], Roc | None]] = {"u_lira": u_lira.curve, "rmia": rmia.curve}
+CURVES: dict[str, Callable[[Pair], Roc | None]] = {
+    "u_lira": u_lira.curve,
+    "rmia": rmia.curve,
+    "lira_online": lira.online_curve,
+    "shadow_rmia_online": shadow_rmia.online_curve,
+}
 """ROC of attacks that know the reference; each attack's own measure begins with its name."""
 SINGLE_CURVES: dict[str, Callable[[Single], Roc]] = {
+    "lira_offline_auc": lira.offline_curve,
+    "shadow_rmia_offline_auc": shadow_rmia.offline_curve,
     "logistic_attack": logistic_attack.curve,
     "svc_efficacy": svc_efficacy.curve,
 }

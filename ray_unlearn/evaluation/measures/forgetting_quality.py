@@ -5,8 +5,10 @@
     quality.guarded_E.sum()       # examples that the unlearned models hardly differ on
 
 F = mean over examples of H = 2 / 2^n with n = floor(epsilon / 0.5) + 1, and 0 beyond bucket B = 2 ceil(log(N - 1))
-(NeurIPS 2023 machine unlearning challenge). At N = 2, B is 0, so every score is 0: it takes 3 runs to score anything,
-and an evaluation gives fewer no score at all (`LEAST_TO_SCORE`).
+(NeurIPS 2023 machine unlearning challenge). Read in the organisers' program, google-deepmind/unlearning_evaluation,
+`metric.py` at ffae0ff: the same buckets and points. On purpose different: where all attacks of an example are dropped,
+that program stops; here the example gets epsilon 50, and is counted (`undecided_E`). At N = 2, B is 0, so every score
+is 0: it takes 3 runs to score anything, and an evaluation gives fewer no score at all (`LEAST_TO_SCORE`).
 
 A bootstrap calls it with rows: `forgetting_quality(unlearned_NE[rows], retrained_NE[rows_too])`; the tables are kept.
 Its scores are lower than the sample's (ties make attacks look better: by 0.03 in exact and 0.045 in parity at N = 32),

@@ -5,6 +5,10 @@
 Logistic regression from one model's loss to "forget or test", mean accuracy over ten random splits (NeurIPS 2023
 Machine Unlearning Challenge, starting kit).
 
+Read in unlearning-challenge/starting-kit, `unlearning-CIFAR10.py` at 0b903b9 and `simple_mia` in its public copies. On
+purpose different: whichever set is larger is thinned (there always the forget set), by a draw that is the same for
+every model.
+
 0.5 is not the goal: forget images differ from test images for a retrained model too. The value to reach is the same
 attack's on retrained models. Give every model a fresh generator of the same seed, so that all are attacked with the
 same images. The classifier is scikit-learn's with its defaults, whose optimiser stops early on losses of small range:

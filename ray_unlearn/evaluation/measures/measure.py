@@ -94,6 +94,8 @@ class Measure:
     """Largest possible value; the smallest is 0 for all."""
     needs: tuple[str, ...] = ("forget",)
     """Splits whose outputs it takes."""
+    of_shadows: bool = False
+    """Whether it takes a population of shadows; a study without one does not have this measure."""
     least_runs: int = LEAST_RUNS
     """Runs that it takes on each side."""
     why_runs: str = ""
@@ -118,6 +120,10 @@ class Measure:
         """Return whether these outputs, and so many runs a side, are enough."""
         saved = outputs.splits.keys() >= set(self.needs)
         return saved and not self.lacks_images(outputs) and runs >= self.least_runs
+
+    def applies(self, outputs: Outputs) -> bool:
+        """Return whether the study has what the measure is about: shadows, for an attack by shadows."""
+        return not self.of_shadows or any(split.shadows is not None for split in outputs.splits.values())
 
 
 def enough_negatives(negatives: int, fpr: float) -> bool:

@@ -12,6 +12,11 @@ Zarifzadeh, Liu, Shokri, "Low-Cost High-Power Membership Inference Attacks" (ICM
     score(x) = share of population images z with  p(x) / pbar(x) > p(z) / pbar(z),
     pbar(x) = ((1 + a) * mean of p(x) over reference models + (1 - a)) / 2,   p = 1 / (1 + exp(-phi))
 
+Read in privacytrustlab/ml_privacy_meter, `modules/mia/attacks/rmia.py` at 0b8cb7a, `run_rmia`: the same pbar, and the
+same strict comparison. On purpose different: pbar is of the mean over all reference models; that program sorts the
+probabilities of models without x and, unless it is given their number, averages the largest half of them. It also tunes
+a on a second model; see below.
+
 Members are the forget images. A random half of the test images is the population z, the others are the non-members x,
 so that no image is compared with itself. Every population of a study meets the same halves.
 
@@ -21,8 +26,9 @@ above its whole population ties with the surest members: rates at 0.1 % want tes
 may differ from test images (one class, one person), which pbar takes out in part only: compare the result with its
 null, not with 1/2.
 
-Does not cover: tuning a. The authors tune it on reference models and their own members; here no reference model
-was trained on a forget image, so no data here can rank values of a, and tuning on the targets would cheat.
+Does not cover: shadow models that were trained on some of the images (`shadow_rmia`), and tuning a. The authors tune it
+on reference models and their own members; no retrained model was trained on a forget image, so it cannot rank values of
+a, and tuning on the targets would cheat.
 """
 
 from __future__ import annotations
@@ -33,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.errors import EvaluationError
+from ray_unlearn.evaluation.confidence import probability_of
 from ray_unlearn.evaluation.measures.measure import Measure, Pair, enough_negatives, rates
 from ray_unlearn.evaluation.populations import FloatArray, by_runs, random_half, same_examples
 from ray_unlearn.evaluation.roc import Roc, roc
@@ -118,7 +125,7 @@ def rmia(
         )
     forget_UE, test_UT = _relative(*forget, a), _relative(*test, a)
     population_UZ = test_UT[:, population]
-    member_UE, other_UX = _scores(forget_UE, population_UZ), _scores(test_UT[:, ~population], population_UZ)
+    member_UE, other_UX = share_below(forget_UE, population_UZ), share_below(test_UT[:, ~population], population_UZ)
     curves = (roc(member_E, other_X) for member_E, other_X in zip(member_UE, other_UX, strict=True))
     return RmiaResult(member_scores=member_UE, non_member_scores=other_UX, curves=tuple(curves))
 
@@ -140,19 +147,12 @@ def _same_models(forget: tuple[FloatArray, FloatArray], test: tuple[FloatArray, 
 
 def _relative(target_UE: FloatArray, reference_RE: FloatArray, a: float) -> FloatArray:
     """Return p / pbar, [U, E]."""
-    mean_E = ((1 + a) * _probability(reference_RE).mean(axis=0) + (1 - a)) / 2
-    relative: FloatArray = _probability(target_UE) / np.maximum(mean_E, np.finfo(np.float64).tiny)  # 0 where a = 1
+    mean_E = ((1 + a) * probability_of(reference_RE).mean(axis=0) + (1 - a)) / 2
+    relative: FloatArray = probability_of(target_UE) / np.maximum(mean_E, np.finfo(np.float64).tiny)  # 0 where a = 1
     return relative
 
 
-def _probability(phi: FloatArray) -> FloatArray:
-    """Return 1 / (1 + exp(-phi)) without overflow, exact to rounding at both ends."""
-    small = np.exp(-np.abs(phi))
-    probability: FloatArray = np.where(phi >= 0, 1, small) / (1 + small)
-    return probability
-
-
-def _scores(relative_UX: FloatArray, population_UZ: FloatArray) -> FloatArray:
+def share_below(relative_UX: FloatArray, population_UZ: FloatArray) -> FloatArray:
     """Return for each target and image the share of its population that is strictly below, [U, X]."""
     below = [
         np.searchsorted(population_Z, relative_X, side="left")

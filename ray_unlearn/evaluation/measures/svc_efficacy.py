@@ -5,6 +5,10 @@
 As in "Model Sparsity Can Simplify Machine Unlearning" (NeurIPS 2023) and SalUn (ICLR 2024): a support vector classifier
 learns "retain or test" from the label's probability.
 
+Read in OPTML-Group/Unlearn-Saliency, `Classification/evaluation/SVC_MIA.py` at 9576623: the same classifier on the same
+feature (`confidence`). On purpose different: the larger of retain and test is thinned by a draw, not by position, and
+beyond 500 images neighbours share a point (`MAX_POINTS`).
+
 1 is not the goal: forget images differ from test images for a retrained model too. The value to reach is the same
 attack's on retrained models. Give every model a fresh generator of the same seed, so that all are attacked with the
 same images.

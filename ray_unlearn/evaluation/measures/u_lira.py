@@ -7,6 +7,11 @@
 Hayes et al., "Inexact Unlearning Needs More Careful Evaluations to Avoid a False Sense of Privacy" (arXiv 2403.01218):
 for each example, score = log p(phi | trained on it, then unlearned) - log p(phi | retrained without it).
 
+Read in RoyRin/data-unlearning-bench, `unlearning/auditors/ulira/compute_ulira_scores.py` at 09aa166: Gaussians of
+margins (standard deviations with ddof 0) of up to 300 shadow models on each side, judged on 50 other models at a
+likelihood share of 0.5. On purpose different: every model is judged, by Gaussians that exclude it, with variances of
+ddof 1 and all thresholds; and phi takes the place of the margin, which it equals up to its clipping.
+
 Compare the result with its null, at equal numbers of runs: fewer runs fit worse Gaussians and make the attack weaker,
 not the unlearning better. A model's own Gaussian is fitted without it, and the other population's without one run too:
 with one run less on its own side alone, two samples of one distribution gave an AUC of 0.37 at 3 runs each and 0.49 at

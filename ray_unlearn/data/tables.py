@@ -1,0 +1,138 @@
+"""A CSV file that lists images: one row per image, with the path of its file and its class.
+
+    open_table("labels.csv", Columns(path="image_path", label="age_class"), images="train_images")
+
+Paths are relative to the folder `images`, by default the CSV file's own; a missing suffix is found. The separator is
+found too (comma, semicolon, tab); every cell is read as it is written, so that ids keep leading zeros.
+
+Does not cover: several labels per image; CSV files on object stores.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray_unlearn.data.class_names import in_order, reordered
+from ray_unlearn.data.csv_files import read_csv
+from ray_unlearn.data.folders import SUFFIXES, Entry, source_of
+from ray_unlearn.data.id_lists import whole
+from ray_unlearn.data.rows import OpenSource
+from ray_unlearn.errors import DataError, did_you_mean
+from ray_unlearn.study.schema import Columns
+from ray_unlearn.study.uris import label
+
+PATHS = ("path", "image_path", "file_name", "filename", "file", "filepath", "img_path", "image", "img")
+"""Columns that hold an image's path where the study names none: the first that a file has."""
+_SEVERAL = re.compile(r"[\[(]?\s*\d+(?:\.0)?(?:\s*[\s,;|]\s*\d+(?:\.0)?)+\s*[\])]?")
+
+
+def is_table(path: str) -> bool:
+    """Return whether a path is a CSV file's."""
+    return path.lower().endswith((".csv", ".tsv"))
+
+
+def open_table(path: str, columns: Columns, images: str | None = None) -> OpenSource:
+    """Open the images that a CSV file lists.
+
+    Args:
+        path: the CSV file.
+        columns: names of its columns.
+        images: folder that the paths are relative to; the CSV file's by default.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column, or a row has no path or not one class.
+
+    """
+    if "://" in path:
+        raise DataError(f"{label(path)}: CSV files of images are read from a local disk or mount only; copy it there")
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(f"{path}: no such file; expected a CSV file with a row per image")
+    table = read_csv(file).rename(columns=lambda name: str(name).strip())
+    names = list(table.columns)
+    where_path = _path_column(path, names, columns)
+    for key in ("label", "id", "group", "age"):
+        if (column := getattr(columns, key)) and column not in names:
+            raise _no_column(path, key, column, names, where_path)
+    root = Path(images) if images else file.parent
+    if not root.is_dir():
+        raise DataError(f"{images}: no such folder; expected the folder of the images that {path} lists")
+    entries = list(_entries(path, table.to_dict("records"), where_path, columns, root))
+    if not entries:
+        raise DataError(f"{path}: no rows; expected one per image")
+    numbers = [whole(str(entry.label)) for entry in entries]
+    if all(number is not None for number in numbers):
+        return source_of(path, [replace(e, label=int(n or 0)) for e, n in zip(entries, numbers, strict=True)], None)
+    classes = in_order({str(entry.label) for entry in entries})
+    return replace(source_of(path, entries, classes), remarks=tuple(filter(None, [reordered(classes)])))
+
+
+def _path_column(path: str, names: list[str], columns: Columns) -> str:
+    if columns.path is not None:
+        if columns.path not in names:
+            raise _no_column(path, "path", columns.path, names, "")
+        return columns.path
+    found = [name for name in PATHS if name in names]
+    if not found:
+        raise DataError(
+            f"{path}: no column with the images' paths; name it by data.columns: {{path: ...}} (columns: "
+            f"{', '.join(names)})"
+        )
+    return found[0]
+
+
+def _no_column(path: str, key: str, column: str, names: list[str], taken: str) -> DataError:
+    rest = [name for name in names if name != taken]
+    return DataError(
+        f"{path}: no column {column!r} for data.columns.{key}{did_you_mean(column, rest)}; name it by "
+        f"data.columns: {{{key}: ...}}"
+    )
+
+
+def _entries(path: str, rows: list[dict[Any, Any]], where_path: str, columns: Columns, root: Path) -> Iterator[Entry]:
+    for number, row in enumerate(rows):
+        where, text = f"{path} row {number}", str(row[where_path]).strip()
+        if not text:
+            raise DataError(f"{where}: column {where_path!r} is empty; expected the image's path")
+        yield Entry(
+            path=str(_file(root, text)),
+            image_id=_cell(row, columns.id) or text,
+            label=_class(_cell(row, columns.label), where, columns.label),
+            where=where,
+            group=_cell(row, columns.group),
+            age=_age(_cell(row, columns.age)),
+        )
+
+
+def _cell(row: Mapping[Any, Any], column: str | None) -> str:
+    return "" if column is None else str(row[column]).strip()
+
+
+def _file(root: Path, text: str) -> Path:
+    """Return the image's file; one that does not exist is reported, or skipped, where images are decoded."""
+    file = root / text
+    if file.suffix.lower() in SUFFIXES or file.is_file():
+        return file
+    return next((other for end in (".png", ".jpg", ".jpeg") if (other := Path(f"{file}{end}")).is_file()), file)
+
+
+def _class(text: str, where: str, column: str) -> str:
+    if not text:
+        raise DataError(f"{where}: column {column!r} is empty; expected a class")
+    if _SEVERAL.fullmatch(text):
+        raise DataError(
+            f"{where}: column {column!r} holds several labels, {text[:40]!r}; a classifier of one class per image "
+            "needs one: write a column with one of them"
+        )
+    return text
+
+
+def _age(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

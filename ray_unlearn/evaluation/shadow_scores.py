@@ -1,0 +1,202 @@
+"""Scores of populations whose models were trained on halves of the images, and of originals that shadows attack.
+
+    fits = fits_of(store, shadows, digest)                        # by split; empty with too few shadows
+    scored = score_shadows(described, store, "shadows", records, names, digest, make_rng)
+    scored = score_originals(described, store, originals, shadows, digest, make_rng)
+
+Does not cover: unlearned populations, whose attacks by shadows are measures like others (`measures.lira`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+import numpy as np
+
+from ray_unlearn.errors import StoreReadOnly
+from ray_unlearn.evaluation.measures.measure import MakeRng
+from ray_unlearn.evaluation.measures.memorisation import MEMORISED, Memorised, memorisation
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_outputs
+from ray_unlearn.evaluation.scores import PopulationScores
+from ray_unlearn.evaluation.shadow_attacks import LEAST_PAIRS as LEAST_UNLEARNED
+from ray_unlearn.evaluation.shadow_attacks import Attacked, attacks_on, together, u_lira_of_pairs
+from ray_unlearn.evaluation.shadow_fits import ShadowFit
+from ray_unlearn.evaluation.shadow_values import Memorisation, MemorisedImage
+from ray_unlearn.evaluation.shadows import LEAST_PAIRS, ShadowPhi, complete_pairs, pairs_of
+from ray_unlearn.evaluation.slices import class_name
+from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.membership import Members, is_shadow, members_of, split_sizes
+
+Records = Mapping[int, Record]
+"""Records by run index."""
+
+MOST_TARGETS = 8
+"""Originals that are attacked, at most: those with the smallest indexes."""
+_RUNS_AT_ONCE = 8
+_QUANTILES = (0.5, 0.9, 0.99, 1.0)
+_SHOWN = 10
+
+
+def fits_of(store: StudyStore, name: str, records: Records, digest: str) -> dict[str, ShadowFit]:
+    """Return what all complete pairs of shadows make of every image, by split; nothing with fewer than 4 pairs.
+
+    Raises:
+        StoreError: a file is missing or damaged, or a half differs from its record.
+
+    """
+    if len(complete_pairs(records)) < LEAST_PAIRS:
+        return {}
+    with ShadowPhi(store, name, records, split_sizes(store, digest)) as phi:
+        return phi.fits()
+
+
+def in_parts(store: StudyStore, name: str, records: Records) -> Iterator[Outputs]:
+    """Yield a population's outputs, eight runs at a time."""
+    indexes = sorted(records)
+    for start in range(0, len(indexes), _RUNS_AT_ONCE):
+        yield read_outputs(store, name, {i: records[i] for i in indexes[start : start + _RUNS_AT_ONCE]})
+
+
+def score_shadows(
+    described: PopulationScores,
+    store: StudyStore,
+    name: str,
+    records: Records,
+    names: ImageNames,
+    digest: str,
+    make_rng: MakeRng,
+) -> PopulationScores:
+    """Add memorisation, and what attacks get from the last pair, fitted to all others; write the scores of all images.
+
+    Raises:
+        StoreError: as `fits_of`.
+
+    """
+    sizes, pairs = split_sizes(store, digest), complete_pairs(records)
+    if len(pairs) < LEAST_PAIRS:
+        few = f"{len(pairs)} complete pairs of shadows: nothing is attacked or memorised with fewer than {LEAST_PAIRS}"
+        return described.model_copy(update={"warnings": (*described.warnings, few)})
+    with ShadowPhi(store, name, records, sizes) as phi:
+        fits = phi.fits(without_last=True)
+    last = [records[index] for index in (2 * pairs[-1], 2 * pairs[-1] + 1)]
+    found = [_attacked(store, one, members_of(one, name, sizes), fits, make_rng) for one in last]
+    attacks, curves = together(found, 2 * len(pairs) - 2)
+    scores = memorisation(pairs_of(store, name, records, sizes))
+    if scores:
+        with suppress(StoreReadOnly):
+            store.storage.publish_file(store.layout.memorisation(name), _as_csv(scores, names))
+    update = {"attacks": attacks, "curves": curves, "memorisation": _memorised(scores, names)}
+    return described.model_copy(update=update)
+
+
+def score_originals(
+    described: PopulationScores,
+    store: StudyStore,
+    originals: Records,
+    shadows: tuple[str, Records],
+    digest: str,
+    make_rng: MakeRng,
+) -> PopulationScores:
+    """Add what attacks by all shadows get from the originals; nothing where their training images are not known.
+
+    Raises:
+        StoreError: as `fits_of`.
+
+    """
+    sizes, fits = split_sizes(store, digest), fits_of(store, *shadows, digest)
+    known = [(one, members) for one in originals.values() if (members := _members(one, sizes))][:MOST_TARGETS]
+    if not fits or not known:
+        return described
+    found = [_attacked(store, one, members, fits, make_rng) for one, members in known]
+    attacks, curves = together(found, 2 * len(complete_pairs(shadows[1])))
+    return described.model_copy(update={"attacks": attacks, "curves": curves})
+
+
+def score_unlearned_shadows(
+    described: PopulationScores, store: StudyStore, records: Records, shadows: tuple[str, Records], digest: str
+) -> PopulationScores:
+    """Add U-LiRA on models that started from shadows.
+
+    Raises:
+        StoreError: as `fits_of`.
+
+    """
+    name, theirs = shadows
+    sizes, pairs = split_sizes(store, digest), complete_pairs(records)
+    saved = any(one.split == "forget" for one in described.slices)
+    if len(pairs) < LEAST_UNLEARNED or not saved:
+        why = f"{len(pairs)} complete pairs: U-LiRA needs {LEAST_UNLEARNED}"
+        why = why if saved else "its runs saved no outputs of the forget set, which U-LiRA needs"
+        return described.model_copy(update={"warnings": (*described.warnings, why)})
+    same = {index: theirs[index] for pair in pairs for index in (2 * pair, 2 * pair + 1)}
+    sides = []
+    for population, runs in ((described.population, records), (name, same)):
+        found = [one["forget"] for one in pairs_of(store, population, runs, sizes, name)]
+        sides.append((np.stack([one.inside_N for one in found]), np.stack([one.outside_N for one in found])))
+    attacks, curves = u_lira_of_pairs(*sides)
+    return described.model_copy(update={"attacks": attacks, "curves": curves})
+
+
+def _members(record: Record, sizes: Mapping[str, int]) -> Members | None:
+    """Return the images that an original was trained on; None where its record does not say: imported weights."""
+    on = record.options.get("on")
+    if is_shadow(record):
+        return members_of(record, record.population, sizes)
+    if on not in ("train", "retain"):
+        return None
+    return {name: np.full(size, on == "train" or name == "retain") for name, size in sizes.items()}
+
+
+def _attacked(
+    store: StudyStore, record: Record, members: Members, fits: Mapping[str, ShadowFit], make_rng: MakeRng
+) -> dict[str, Attacked]:
+    target = read_outputs(store, record.population, {record.index: record})
+    return attacks_on(target, members, fits, make_rng)
+
+
+def _memorised(scores: Mapping[str, Memorised], names: ImageNames) -> Memorisation | None:
+    if not scores:
+        return None
+    score_N = np.concatenate([one.score_N for one in scores.values()])
+    rows = [(split, place) for split, one in scores.items() for place in range(len(one.score_N))]
+    gap_N = np.concatenate([one.gap_N for one in scores.values()])
+    hardest = [rows[place] for place in np.lexsort((-gap_N, -score_N))[:_SHOWN]]
+    return Memorisation(
+        images=len(score_N),
+        models=2 * next(iter(scores.values())).pairs,
+        mean=float(score_N.mean()),
+        quantiles=tuple(np.quantile(score_N, _QUANTILES).tolist()),
+        memorised=int((score_N >= MEMORISED).sum()),
+        hardest=tuple(_image(scores[split], split, place, names) for split, place in hardest),
+    )
+
+
+def _image(one: Memorised, split: str, place: int, names: ImageNames) -> MemorisedImage:
+    return MemorisedImage(
+        image_id=str(names.ids[split][one.positions_N[place]]),
+        split=split,
+        label=class_name(names, int(one.labels_N[place])),
+        inside=float(one.inside_N[place]),
+        outside=float(one.outside_N[place]),
+    )
+
+
+def _as_csv(scores: Mapping[str, Memorised], names: ImageNames) -> bytes:
+    """Return one row per image, the most memorised first."""
+    rows = [
+        (names.ids[split][position], split, class_name(names, label), f"{inside:.6g}", f"{outside:.6g}", f"{score:.6g}")
+        for split, one in scores.items()
+        for position, label, inside, outside, score in zip(
+            *(part.tolist() for part in (one.positions_N, one.labels_N, one.inside_N, one.outside_N, one.score_N)),
+            strict=True,
+        )
+    ]
+    score_N, gap_N = (np.concatenate([getattr(one, key) for one in scores.values()]) for key in ("score_N", "gap_N"))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image_id", "split", "label", "inside", "outside", "memorisation"])
+    table.writerows(rows[place] for place in np.lexsort((-gap_N, -score_N)))
+    return text.getvalue().encode()

@@ -1,0 +1,151 @@
+"""What a process of its own costs a script's run: the same calls in this process and apart, alternately.
+
+    uv run python tests/bench/isolation_cost.py                  # runs of about 10 ms, 1 s and 30 s
+    uv run python tests/bench/isolation_cost.py --seconds 0.01 1 --repeats 20
+
+A run is a script that trains small_cnn on digits for some batches, so many that it takes about that long here. Prints
+the median seconds of each kind, and how long a fork server takes to start. Needs neither a GPU nor Ray.
+
+Does not cover: GPUs, where each process makes a context of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ray_unlearn.generation import generate, open_job
+from ray_unlearn.methods.resolve import method_of
+from ray_unlearn.run.apart import RunsApart
+from ray_unlearn.run.artefacts import RunWriter
+from ray_unlearn.run.run_log import RunLog
+from ray_unlearn.run.settings import configure
+from ray_unlearn.run.worker import Worker
+from ray_unlearn.seeds import Seeds
+from ray_unlearn.study import Run, Study, parse_study
+from ray_unlearn.usercode import fork_server
+
+SCRIPT = """\
+import itertools, torch
+
+
+def unlearning(net, retain, forget, val):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.001)
+    net.train()
+    batches = itertools.islice(itertools.chain.from_iterable(itertools.repeat(retain)), {batches})
+    for batch in batches:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(batch["image"]), batch["age_group"]).backward()
+        optimizer.step()
+"""
+
+
+def study_of(folder: Path, batches: int) -> Study:
+    """Return a study with one original and runs of a script that trains on so many batches."""
+    (folder / f"train{batches}.py").write_text(SCRIPT.format(batches=batches), encoding="utf-8")
+    return parse_study(
+        {
+            "name": f"cost{batches}",
+            "storage": str(folder / "store"),
+            "data": {
+                "train": "digits",
+                "test": "digits",
+                "image_size": 8,
+                "validation": 0.1,
+                "forget": {"fraction": 0.1},
+            },
+            "model": {"arch": "small_cnn"},
+            "training": {"epochs": 1},
+            "populations": {
+                "original": {"method": "train", "on": "train"},
+                "mine": {"method": f"{folder}/train{batches}.py:unlearning", "count": 1},
+            },
+            "execution": {"device": "cpu"},
+        },
+        where="isolation_cost",
+    )
+
+
+class Both:
+    """One script's runs, made here and apart."""
+
+    def __init__(self, folder: Path, batches: int) -> None:
+        study = study_of(folder, batches)
+        generate(study, backend="inline", only=["original"])
+        self.worker = Worker(open_job(study), "cpu")
+        self.worker.open()
+        self.runs = RunsApart(self.worker._job, torch.device("cpu"), self.worker._sets, self.worker._train)
+
+    def here(self, index: int) -> nn.Module:
+        """Make a run in this process."""
+        worker, run, rng = self.worker, *_run(index)
+        population = worker._job.plan.populations["mine"]
+        configure(torch.device("cpu"), worker._job.plan.study.execution)
+        net = worker._starting_model(run, rng)
+        writer = RunWriter(run=run, population=population, study=worker._job.plan.study, sets={}, all_sets={})
+        with rng.global_state("method"):
+            method_of(population.method).run(net, worker._run_data(writer, None), population.method.options, rng)
+        return net
+
+    def apart(self, index: int) -> nn.Module:
+        """Make a run in a process of its own."""
+        run, rng = _run(index)
+        original = self.worker._original(Run(population="original", index=0))[1]
+        return self.runs.made(run, rng, original, RunLog())
+
+
+def _run(index: int) -> tuple[Run, Seeds]:
+    return Run(population="mine", index=index), Seeds(study=0, population="mine", run=index)
+
+
+def seconds_of(both: Both, repeats: int) -> tuple[list[float], list[float]]:
+    """Return the seconds of runs here and apart, made alternately, after one of each."""
+    found: tuple[list[float], list[float]] = ([], [])
+    for index in range(repeats + 1):
+        for place, make in enumerate((both.here, both.apart)):
+            start = time.perf_counter()
+            make(index)
+            if index:
+                found[place].append(time.perf_counter() - start)
+    return found
+
+
+def started() -> float:
+    """Return the seconds from the start of a fork server until it has imported everything, and answers."""
+    fork_server.stop()
+    start = time.perf_counter()
+    with fork_server.fork_server() as server, contextlib.suppress(fork_server.ServerLost):
+        server.do("ray_unlearn.run.child:nothing", {})  # an answer, after its imports: there is no such function
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Cost of a script's own process.")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[0.01, 1.0, 30.0])
+    parser.add_argument("--repeats", type=int, default=0, help="runs of each kind; default: by their length")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        first = Both(folder, 10)
+        per_batch = statistics.median(seconds_of(first, 5)[0]) / 10
+        print("| run | batches | here | apart | difference |\n|---|---|---|---|---|")
+        for seconds in options.seconds:
+            both = Both(folder, max(1, round(seconds / per_batch)))
+            repeats = options.repeats or (30 if seconds < 0.5 else 5 if seconds < 10 else 2)
+            here, apart = (statistics.median(times) for times in seconds_of(both, repeats))
+            batches = max(1, round(seconds / per_batch))
+            print(f"| {seconds:g} s | {batches} | {here:.3f} s | {apart:.3f} s | {apart - here:+.3f} s |", flush=True)
+    print(f"\nA fork server answers {statistics.median(started() for _ in range(3)):.1f} s after its start.")
+    fork_server.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""A script's run in a process of its own: what is taken back, and what is left when a command ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import TINY, merged, payload_bytes
+from torch import nn
+
+from ray_unlearn.errors import MethodError
+from ray_unlearn.generation import generate, open_job
+from ray_unlearn.run.probe import largest_difference
+from ray_unlearn.run.taken_back import load
+from ray_unlearn.store import FailedRecord
+from ray_unlearn.study import Study
+from ray_unlearn.usercode import fork_server
+
+LEFT = {
+    "another_head": (
+        "net[-1] = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(net[-1].in_features, 10))",
+        "it is without 2 tensors '14.bias', '14.weight'; it is with 2 tensors '14.1.bias', '14.1.weight'",
+    ),
+    "more_classes": (
+        "net[-1] = torch.nn.Linear(net[-1].in_features, 11)",
+        "tensor '14.bias' has the shape [11] instead of [10] (2 such)",
+    ),
+    "half": ("net.half()", "has the type float16 instead of float32 (17 such); net.float()"),
+    "double": ("net.double()", "has the type float64 instead of float32 (17 such); net.float()"),
+    "mask": (
+        "import torch.nn.utils.prune as prune; prune.l1_unstructured(net[0], 'weight', 0.5)",
+        "'0.weight_mask', '0.weight_orig'; expected the tensors of the net that it got, with other values; "
+        "torch.nn.utils.prune.remove(module, 'weight') makes pruning permanent",
+    ),
+    "eps": ("net[1].eps = 10.0", "module 1: BatchNorm2d(4, eps=10.0, momentum=0.1"),
+    "forward": ("net.forward = lambda x: torch.zeros(len(x), 10)", "module net: another forward function"),
+    "hook": ("net[0].register_forward_pre_hook(lambda m, i: (i[0] * 0,))", "module 0: a forward pre-hook"),
+    "cannot": ("net.forward = lambda x: 1 / 0", "cannot predict: ZeroDivisionError: division by zero"),
+    "no_effect": ("net[0].register_forward_hook(lambda m, i, o: None); net.train(); net.extra = 1", ""),
+    "frozen": ("net.requires_grad_(False).eval().to(memory_format=torch.channels_last)", ""),
+}
+
+
+def scripts(folder: Path, bodies: dict[str, str]) -> dict[str, object]:
+    """Write a script for each body; return their populations."""
+    for name, body in bodies.items():
+        (folder / f"{name}.py").write_text(
+            f"import os, time\nimport torch\n\n\ndef unlearning(net, *loaders):\n    {body}\n"
+        )
+    return {name: {"method": f"{folder}/{name}.py:unlearning", "count": 1} for name in bodies}
+
+
+def test_what_a_checkpoint_does_not_give_is_refused_by_name(tiny: Callable[..., Study], tmp_path):
+    """Law: other tensors, types and outputs fail the run and are named, once; what has no effect does not."""
+    populations = {"finetune": None} | scripts(tmp_path, {name: body for name, (body, _) in LEFT.items()})
+    summary = generate(tiny(populations=populations), backend="inline")
+    errors = {run.population: error for run, error in summary.failed.items()}
+    assert {name: said in errors.get(name, "") for name, (_, said) in LEFT.items()} == dict.fromkeys(LEFT, True), errors
+    assert {name for name, (_, said) in LEFT.items() if said} == set(errors)
+    assert {failure.attempts for name in errors for failure in _failures(tiny, populations, name)} == {1}
+
+
+def _failures(tiny: Callable[..., Study], populations: dict[str, object], name: str) -> list[FailedRecord]:
+    job = open_job(tiny(populations={key: populations[key] for key in ("finetune", name)}))
+    return list(job.store.failures(name).values())
+
+
+def test_outputs_are_those_of_the_checkpoint(tiny, tmp_path):
+    """Law: a script that leaves nothing but weights publishes what a fresh net with them gives, bit for bit."""
+    bodies = {
+        "plain": "net[-1].bias.data += 1",
+        "formed": "net[-1].bias.data += 1; net.to(memory_format=torch.channels_last)",
+    }
+    assert generate(tiny(populations={"finetune": None} | scripts(tmp_path, bodies)), backend="inline").failed == {}
+    found = payload_bytes(tmp_path / "store/tiny")
+    assert found["plain/00000/outputs.arrow"] == found["formed/00000/outputs.arrow"]
+
+
+def test_a_loaded_net_has_exactly_the_tensors_that_were_sent():
+    """Law: load copies values; a tensor too few is refused."""
+    net, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    load(net, other.state_dict(), "here")
+    assert torch.equal(net.weight, other.weight)
+    with pytest.raises(MethodError, match=r"here: .* it is without 1 tensor 'bias'"):
+        load(net, {"weight": other.weight.detach()}, "here")
+
+
+def test_differences_of_logits_are_relative_and_know_nan():
+    """Law: worked by hand: 0.5 of 10 is 0.05; NaN equals NaN, and nothing else; shapes differ without end."""
+    a = np.array([[10.0, 1.0]])
+    assert largest_difference(a, np.array([[10.0, 1.5]])) == pytest.approx(0.05)
+    assert largest_difference(np.array([[np.nan, 1.0]]), np.array([[np.nan, 1.0]])) == 0.0
+    assert largest_difference(np.array([[np.nan, 1.0]]), np.array([[1.0, 1.0]])) == np.inf
+    assert largest_difference(a, a[:, :1]) == np.inf
+
+
+WAITS = """\
+open({marks!r}, "w").write(f"{{os.getpid()}} {{os.getcwd()}} {{os.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '600')}}\\n")
+    time.sleep(600)"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_command_that_ends_takes_its_scripts_with_it(tmp_path, number: signal.Signals, code: int):
+    """Law: however the command ends, the script's process, what that started, and its folder are gone soon after."""
+    marks, file = tmp_path / "marks", tmp_path / "study.yaml"
+    populations = {"finetune": None} | scripts(tmp_path, {"waits": WAITS.format(marks=str(marks))})
+    study = merged(TINY | {"storage": str(tmp_path / "store")}, {"populations": populations})
+    file.write_text(yaml.safe_dump(study))
+    command = [sys.executable, "-m", "ray_unlearn", "generate", str(file), "--backend", "inline"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        _until(lambda: marks.exists() and marks.read_text().endswith("\n"), 120)
+        process.send_signal(number)
+        assert process.wait(30) == code
+        process.stderr.read()
+    child, folder, grandchild = marks.read_text().split()
+    _until(lambda: not (_lives(child) or _lives(grandchild) or Path(folder).parent.exists()), 20)
+
+
+def _lives(pid: str) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def _until(done: Callable[[], bool], seconds: float) -> None:
+    ends_at = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < ends_at
+        time.sleep(0.05)
+
+
+def test_a_server_that_is_gone_is_replaced(tiny, tmp_path):
+    """Law: whether it ended for want of work or was killed, the next run gets another one."""
+    populations = {"finetune": None} | scripts(tmp_path, {"plain": "net[-1].bias.data += 1"})
+    study = tiny(populations=populations)
+    with fork_server.fork_server() as server:
+        server.do("ray_unlearn.run.child:prepare", {})
+        os.kill(server._pid, signal.SIGKILL)
+    _until(lambda: server.has_ended, 10)
+    assert generate(study, backend="inline").made == 2
+
+
+def test_a_script_reads_beside_itself_and_is_told_nothing_of_the_store(tiny, tmp_path):
+    """Law: files beside the script are found by its __file__; its process holds no description of the store."""
+    (tmp_path / "beside.txt").write_text("0.5")
+    body = (
+        "import gc, pathlib; net[-1].bias.data += float((pathlib.Path(__file__).parent / 'beside.txt').read_text())\n"
+        "    assert not [one for one in gc.get_objects() if type(one).__name__ in ('StudyStore', 'Study', 'Job')]"
+    )
+    populations = {"finetune": None} | scripts(tmp_path, {"reads": body})
+    assert generate(tiny(populations=populations), backend="inline").failed == {}
+
+
+def test_the_cpu_seconds_of_a_script_are_those_of_its_processes(tiny, tmp_path):
+    """Law: half a second of work in a child of the script's counts as the run's training; waiting does not."""
+    work = "ends = time.process_time() + 0.5\n    while time.process_time() < ends: pass\n    os._exit(0)"
+    bodies = {"works": f"if os.fork():\n        return os.wait() and None\n    {work}", "waits": "time.sleep(0.5)"}
+    study = tiny(populations={"finetune": None} | scripts(tmp_path, bodies))
+    assert generate(study, backend="inline").failed == {}
+    store = open_job(study).store
+    used = {name: store.made(name)[0].cpu_seconds["train"] for name in bodies}
+    assert used["works"] > used["waits"] + 0.4
+    assert all(store.made(name)[0].seconds["train"] > 0.5 for name in bodies)
