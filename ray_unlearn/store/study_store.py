@@ -40,7 +40,7 @@ from ray_unlearn.study.changes import edits, refusal
 from ray_unlearn.study.loading import parse_stored
 from ray_unlearn.study.plan import Plan, Population, Run
 from ray_unlearn.study.schema import Study
-from ray_unlearn.study.uris import labelled
+from ray_unlearn.study.uris import labelled, without_keys
 
 _WORTH_COMPACTING = 256  # fewer records are read one by one in too little time to notice
 _SETTLES_NS = 2 * 10**9
@@ -78,7 +78,8 @@ class StudyStore:
         new = self.check(plan, differences)
         for population in new:
             identity = labelled(population.identity)
-            script = {"script": population.method.source} if population.method.source else {}
+            source = without_keys(population.method.source)
+            script = {"script": source} if source else {}
             content = stamped("population", {"digest": population.digest, "identity": identity, **script})
             name = self.layout.population_json(population.name)
             data = json.dumps(content, indent=2, sort_keys=True).encode()
@@ -117,7 +118,7 @@ class StudyStore:
         use = population.method
         script = PurePosixPath(use.name.rpartition(":")[0]).name
         *lines, made_by, advice = refusal(held, population.identity, use.corrections, script)
-        edited = edits(str(held.get("script", "")), use.source, script)
+        edited = edits(str(held.get("script", "")), without_keys(use.source), script)
         details = [*lines, *edited, *(f"  in the study: {line}" for line in differences), made_by, advice]
         raise PopulationChanged(
             f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n"
