@@ -16,8 +16,8 @@ calibration = recipe("calibration")
     [
         ("exact", "perfect", 0.4, 16, 40),
         ("exact", "shift", 0.2, 16, 40),
-        pytest.param("parity", "shift", 0.2, 16, 20, marks=pytest.mark.long),
-        pytest.param("parity", "perfect", 0.4, 16, 30, marks=pytest.mark.long),
+        ("parity", "shift", 0.2, 16, 20),
+        ("parity", "perfect", 0.4, 16, 30),
         pytest.param("parity", "t3", 0.2, 16, 30, marks=pytest.mark.long),
     ],
 )
