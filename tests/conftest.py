@@ -35,6 +35,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         os.environ.setdefault("PYTHONHASHSEED", str(secrets.randbelow(2**32)))  # both name a set in one order
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests in one process, which share its fixtures; and all that use Ray, which share its cluster."""
     for item in items:

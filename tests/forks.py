@@ -24,6 +24,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from ray_unlearn.usercode import imports
+
 _LOADED = [
     *("ray_unlearn.run.worker", "ray_unlearn.generation.inline", "ray_unlearn.generation.driver", "ray_unlearn.cli"),
     *("pandas", "sklearn.datasets", "torch._dynamo"),  # what a run imports when it needs it
@@ -32,6 +34,7 @@ _LOADED = [
 
 def forked(target: Callable[..., None], *arguments: Any) -> BaseProcess:
     """Start a function of a module in a forked process."""
+    imports.forget()  # the process gets this one's path, on which the folder of the last study may be
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_LOADED)
     process = context.Process(target=target, args=arguments)

@@ -401,10 +401,10 @@ def test_the_worker_hands_its_engines_to_every_run(tiny):
     job = open_job(tiny())
     worker, writer = Worker(job, "cpu"), SimpleNamespace(on_epoch=None, on_images=None)
     worker.open()
-    assert worker._run_data(writer).engines is None
+    assert worker._run_data(writer, None).engines is None
     worker._engines = engines = Counting()
-    assert worker._run_data(writer).engines is engines
-    assert worker._run_data(writer).unobserved().engines is engines
+    assert worker._run_data(writer, None).engines is engines
+    assert worker._run_data(writer, None).unobserved().engines is engines
 
 
 def test_cuda_graph_is_a_matter_of_execution(tiny):

@@ -130,8 +130,10 @@ def test_methods_lists_all_with_their_options(capsys):
     assert "\n  lr = 0.001" in page
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:-2]] == list(METHODS)
-    assert all(METHODS[line.split()[0]].summary in line for line in lines[:-2])
+    *rows, script, _, _ = lines
+    assert [line.split()[0] for line in rows] == list(METHODS)
+    assert all(METHODS[line.split()[0]].summary in line for line in rows)
+    assert script.startswith("path/to/script.py:function ")
     assert main(["methods", "--json"]) == 0
     found = {method["name"]: method for method in json.loads(capsys.readouterr().out)}
     assert found.keys() == METHODS.keys()

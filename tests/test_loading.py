@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,15 @@ def test_the_example_studies_load(path: Path) -> None:
 def test_there_are_example_studies() -> None:
     """Else the test above would pass by finding nothing."""
     assert list(JOBS.glob("*.yaml"))
+
+
+def test_a_file_of_wrong_keys_is_refused_at_once(file: Path) -> None:
+    """Law: of 20,000 wrong keys a hundred have a line each, within seconds; the last line counts the others."""
+    file.write_text("".join(f"key{number}: 1\n" for number in range(20_000)))
+    began = time.monotonic()
+    with pytest.raises(StudyError) as caught:
+        load_study(file)
+    *lines, last = str(caught.value).splitlines()
+    assert time.monotonic() - began < 20
+    assert len(lines) == 100
+    assert last == f"{file}: 19,903 more wrong keys"  # and three that are missing

@@ -82,13 +82,19 @@ def test_nothing_is_handed_to_a_shell():
 
 def test_nothing_listens_but_ray():
     """Law: the package opens no port of its own; what imports sockets asks for the host's name alone."""
+    asking = {
+        "cluster.liveness": {"socket.socket", "socket.create_connection"},
+        "usercode.fork_server": {"socket.socketpair"},  # between a process and its child, as the next
+        "usercode.serving": {"socket.socket"},
+        "usercode.wire": {"socket.send_fds", "socket.recv_fds"},
+    }
     servers = {"http", "socketserver", "asyncio", "xmlrpc", "flask", "fastapi", "uvicorn"}
     for name, source in {**MODULES, **SCRIPTS}.items():
         client = {"asyncio", "http"} if name == "cluster.job_server" else set()  # a client of the job server: see below
         assert not {imported.split(".")[0] for imported in imports(source)} & (servers - client), name
         assert not {"http.server", "http"} & imports(source), name
         calls = [ast.unparse(n.func) for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)]
-        asks = {"socket.socket", "socket.create_connection"} if name == "cluster.liveness" else set()
+        asks = asking.get(name, set())
         assert {call for call in calls if call.startswith("socket.")} <= {"socket.gethostname"} | asks, name
         assert {call for call in calls if call.startswith("asyncio.")} <= {"asyncio.run", "asyncio.wait_for"}, name
 

@@ -65,8 +65,8 @@ def test_a_worker_without_the_marker_is_refused(tiny: Callable[..., Study], tmp_
 class _Elsewhere(inline.InlinePool):
     """A pool whose worker sees another folder."""
 
-    def __init__(self, job: Job, device: str) -> None:
-        super().__init__(elsewhere(job, Path(job.store.storage.root).parent / "head-only"), device)
+    def __init__(self, job: Job, device: str, limited: str) -> None:
+        super().__init__(elsewhere(job, Path(job.store.storage.root).parent / "head-only"), device, limited)
 
 
 def test_generate_refuses_a_storage_that_its_workers_do_not_see(tiny: Callable[..., Study], monkeypatch):

@@ -171,7 +171,7 @@ def test_damaged_shards_make_no_run(tmp_path: Path, capsys, monkeypatch):
     assert main(["generate", "tiny.yaml", "--backend", "inline"]) == 1
     error = capsys.readouterr().err
     assert f"error: {file}: a shard of decoded images is damaged: expected sha256 " in error
-    assert "run `ray-unlearn verify --repair` for the study" in error
+    assert "; run `ray-unlearn verify tiny.yaml --repair` for the study" in error
     assert not (tmp_path / "store/tiny/finetune/00001").exists()
 
     assert main(["verify", "tiny.yaml"]) == 1

@@ -49,7 +49,7 @@ def forget(
     backend: Where = Backend.ray,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Make a model forget some training images, with evidence.
+    """Make a model forget training images, with evidence.
 
     The command checks the model's accuracy, makes the unlearned model, and as many retrained and unlearned ones as the
     budget allows, because the evidence is a comparison of many models. It leaves model.pth and model.safetensors with

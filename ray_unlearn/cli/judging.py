@@ -184,7 +184,7 @@ def report(
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Write the last evaluation as a page, or as a table for a paper.
+    """Write the last evaluation as a page, or as a paper's table.
 
     The page opens without a network.
     """

@@ -109,7 +109,7 @@ def _batch(job: Job) -> tuple[torch.Tensor, torch.Tensor]:
 def noise(study: Study, num_classes: int, count: int = _TRIED_IMAGES) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images of noise as methods get images, float32 [count, 3, H, W], and labels, int64 [count]."""
     side = study.data.image_size
-    pixels_BHWC = np.random.default_rng(0).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
+    pixels_BHWC = Seeds(study=0).numpy("trial").integers(0, 256, (count, side, side, 3)).astype(np.uint8)
     images_BCHW = Scaling.of(study.data.normalize).apply(torch.from_numpy(pixels_BHWC))
     return images_BCHW.contiguous(), torch.arange(count) % num_classes
 

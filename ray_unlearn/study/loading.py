@@ -33,6 +33,7 @@ from ray_unlearn.study.uris import label, labelled, without_keys
 from ray_unlearn.study.yaml12 import parse_yaml
 
 _EMBEDDED = ("digits", "cifar10", "given")
+_MOST_LINES = 100  # of an error message
 # What pydantic adds to a key's path: the member of a union that failed, and `[key]` where the key itself is wrong.
 _NOT_KEYS = re.compile(
     r"(constrained-)?(int|float|str)|Source|Normalize|HalfOf|UpTo|\[key\]|(function-|literal|tuple)\S*\[.*"
@@ -160,12 +161,18 @@ def _lines(error: ValidationError, places: Places) -> list[str]:
     A union reports an error per member: of those about one key, an unknown key inside it, then the deepest, is closest
     to the cause.
     """
-    chosen: dict[tuple[str, ...], str] = {}
+    chosen: dict[tuple[str, ...], ErrorDetails] = {}
+    blocks = set[tuple[str, ...]]()
+    """Paths of the chosen keys and of all blocks around them."""
     for one in sorted(error.errors(), key=_distance):
         path = tuple(_keys(one))
-        if not any(other[: len(path)] == path for other in chosen):
-            chosen[path] = without_keys(f"{places.of(path)}: {describe(one, Study)}")
-    return [chosen[path] for path in sorted(chosen, key=places.line)]
+        if path not in blocks:
+            chosen[path] = one
+            blocks |= {path[:length] for length in range(len(path) + 1)}
+    shown = sorted(list(chosen)[:_MOST_LINES], key=places.line)
+    lines = [without_keys(f"{places.of(path)}: {describe(chosen[path], Study)}") for path in shown]
+    left = len(chosen) - len(shown)
+    return [*lines, f"{places.file}: {left:,} more wrong keys"] if left else lines
 
 
 def parse_stored(tree: dict[str, Any]) -> Study:

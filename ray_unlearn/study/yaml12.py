@@ -12,6 +12,7 @@ Does not cover: any tag beyond plain values; nothing else is ever constructed.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -104,13 +105,19 @@ def line_of(text: str, path: Sequence[str]) -> int:
         path: keys, and positions in lists as digits.
 
     """
-    node, line = yaml.compose(text, Loader=_Loader), 0
+    node, line = _composed(text), 0
     for part in path:
         key, inner = _child(node, part)
         if key is None:
             break
         node, line = inner, key.start_mark.line + 1
     return line
+
+
+@functools.lru_cache(maxsize=1)
+def _composed(text: str) -> yaml.Node | None:
+    """Return a document's root; the last one is kept, because a message looks for many keys of the same document."""
+    return yaml.compose(text, Loader=_Loader)
 
 
 def _child(node: yaml.Node | None, part: str) -> tuple[yaml.Node | None, yaml.Node | None]:
