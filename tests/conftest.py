@@ -32,6 +32,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     whole = config.args == config.getini("testpaths") and not chosen
     if whole and config.pluginmanager.hasplugin("xdist") and option.numprocesses is None and not option.usepdb:
         option.numprocesses, option.dist = 2, "loadgroup"
+        os.environ["PYTEST_ADDOPTS"] = f"{os.environ.get('PYTEST_ADDOPTS', '')} --dist=loadgroup"  # the two read it
         os.environ.setdefault("PYTHONHASHSEED", str(secrets.randbelow(2**32)))  # both name a set in one order
 
 

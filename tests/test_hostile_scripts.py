@@ -100,9 +100,13 @@ def test_hostile_scripts_disturb_nothing(tiny: Callable[..., Study], tmp_path: P
     assert b" bytes are missing here ...]" in log
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_hostile_scripts_disturb_nothing_on_ray(tiny, tmp_path: Path, alone, ray_cluster):
-    """Law: the same on two workers; a worker that is killed takes the processes of its scripts with it."""
+    """Law: the same on two workers; a worker that is killed takes the processes of its scripts with it.
+
+    Every day, the test above has it for one process, and test_well_behaved_scripts.py has scripts on Ray.
+    """
     before, there = processes(), folders(tempfile.gettempdir())
     populations = ORDINARY | hostile.populations(tmp_path)
     summary = generate(tiny(populations=populations, execution=EXECUTION), backend="ray", workers=2)
