@@ -5,6 +5,7 @@ The commands below run as `nobody` where this test runs as root, and as this use
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -88,7 +89,11 @@ class Generating:
         """Return the command lines of Ray's processes of this cluster, and of its workers, by pid."""
         import psutil  # Ray brings its own
 
-        return {child.pid: child.cmdline() for child in psutil.Process(self.process.pid).children(recursive=True)}
+        found = {}
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended; a zombie is one of them
+                found[child.pid] = child.cmdline()
+        return found
 
     def pid_of(self, name: str) -> int:
         return next(pid for pid, words in self.processes().items() if name in words[0])
