@@ -16,11 +16,9 @@ from conftest import TINY, merged
 from evaluated import (
     CLASSES,
     SIZES,
-    SPLITS_DIGEST,
     draw_logits,
     evaluated_store,
     labels_of,
-    outputs_bytes,
     publish,
     publish_splits,
     study_of,
@@ -48,7 +46,7 @@ from ray_unlearn.report.score_tables import left_out, measure_tables
 from ray_unlearn.report.shadow_tables import shadow_lines, shadow_tables
 from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.store.membership import HALVED, fingerprint, half_of, half_of_train
-from ray_unlearn.store.records import payload_of
+from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.study import Run, Study, parse_study
 from ray_unlearn.wording import MISSING
 
@@ -199,43 +197,14 @@ def test_u_lira_leaves_the_pair_out():
 
 
 def publish_half(
-    store: StudyStore, name: str, index: int, logits: Mapping[str, np.ndarray], start: str = "", **fields: Any
+    store: StudyStore, name: str, index: int, logits: Mapping[str, np.ndarray] | bytes, start: str = "", **fields: Any
 ) -> Record:
     """Publish a shadow, or a model that started from shadow `index` of `start`."""
-    half = half_of_train(0, start or name, index, SIZES)
-    identity: dict[str, Any] = {"data": {"splits": SPLITS_DIGEST}, "outputs": {}}
-    identity |= {"starts_from": start} if start else {"options": {"on": HALF["on"]}}
-    content = {"digest": f"digest of {name}", "identity": identity}
-    store.storage.publish_file(store.layout.population_json(name), json.dumps(content).encode())
-    payloads = {"outputs.arrow": outputs_bytes(logits)}
-    record = Record.model_validate(
-        {
-            "population": name,
-            "index": index,
-            "original": index if start else 0,
-            "digest": f"digest of {name}",
-            "method": "finetune" if start else "train",
-            "options": {} if start else {"on": HALF["on"]},
-            "seeds": {"study": 0},
-            "original_sha256": "",
-            "membership": fingerprint(half),
-            "payloads": {file: payload_of(data).model_dump() for file, data in payloads.items()},
-            "metrics": {},
-            "epoch_loss": [1.0],
-            "stages": [],
-            "seconds": {"train": 1.0, "predict": 0.1},
-            "started_at": "2026-01-01T00:00:00+00:00",
-            "device": "cpu",
-            "threads": 1,
-            "host": "here",
-            "versions": {"python": "3"},
-            "attempt": 1,
-            "checksum": "",
-        }
-        | fields
-    )
-    store.publish(Run(population=name, index=index), payloads, record)
-    return record
+    membership = fingerprint(half_of_train(0, start or name, index, SIZES))
+    own = {"method": "finetune", "options": {}} if start else {"method": "train", "options": {"on": HALF["on"]}}
+    own |= {"original": index if start else 0, "original_sha256": "", "seeds": {"study": 0}, "membership": membership}
+    identity = {"starts_from": start} if start else {"options": {"on": HALF["on"]}}
+    return publish(store, name, index, logits, identity, **own | fields)
 
 
 def shadow_logits(seed: int, half: Mapping[str, np.ndarray], known: float) -> dict[str, np.ndarray]:
@@ -391,6 +360,18 @@ def test_another_half_is_refused(tmp_path: Path):
     publish_half(store, "shadows", 9, draw_logits(2))
     with pytest.raises(StoreError, match="shadows/00008: its record names another half"):
         list(pairs_of(store, "shadows", store.made("shadows"), SIZES))
+
+
+@pytest.mark.parametrize("others", [(8, 9), (9,)])
+def test_outputs_of_other_images_are_refused(tmp_path: Path, others: tuple[int, ...]):
+    """Law: runs, or pairs, with outputs of as many other images are an error, never numbers of mixed images."""
+    store = StudyStore(open_storage(str(tmp_path)), "mixed")
+    for index in range(10):
+        one_N = np.array([1 if index in others else 0])
+        split = SplitLogits(one_N, labels_of("forget")[one_N], draw_logits(index)["forget"][one_N])
+        publish_half(store, "shadows", index, encode_outputs({"forget": split}))
+    with pytest.raises(StoreError, match=r"pair 4 ha(s|ve) outputs of other images"):
+        memorisation(pairs_of(store, "shadows", store.made("shadows"), SIZES))
 
 
 # A study's scores
