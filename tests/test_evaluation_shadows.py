@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +361,17 @@ def test_another_half_is_refused(tmp_path: Path):
     publish_half(store, "shadows", 9, draw_logits(2))
     with pytest.raises(StoreError, match="shadows/00008: its record names another half"):
         list(pairs_of(store, "shadows", store.made("shadows"), SIZES))
+
+
+@pytest.mark.parametrize(("lost", "pairs"), [([4], 3), (range(8), 0)])
+def test_models_whose_shadows_are_lost(tmp_path: Path, lost: Sequence[int], pairs: int):
+    """Law: U-LiRA is of the pairs whose shadows are there, and too few of these are a reason, not a crash."""
+    study, store = shadow_store(tmp_path, {"original": 1, "retrained": 4, "shadows": 8, "forgetful": 8})
+    for index in lost:
+        shutil.rmtree(tmp_path / study.name / "shadows" / f"{index:05d}")
+    scored = evaluate(study, store).populations["forgetful"]
+    assert [one.targets for one in scored.attacks.values()] == [2 * pairs] * 2 * (pairs > 0)
+    assert any("complete pairs of models and their shadows" in line for line in scored.warnings) is (pairs == 0)
 
 
 @pytest.mark.parametrize("others", [(8, 9), (9,)])
