@@ -46,7 +46,7 @@ from ray_unlearn.report.ranking import in_order
 from ray_unlearn.report.score_tables import left_out, measure_tables
 from ray_unlearn.report.shadow_tables import shadow_lines, shadow_tables
 from ray_unlearn.store import Record, StudyStore, open_storage
-from ray_unlearn.store.membership import HALVED, fingerprint, half_of, half_of_train
+from ray_unlearn.store.membership import HALVED, fingerprint, half_of, half_of_train, membership_matrix
 from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.study import Run, Study, parse_study
 from ray_unlearn.wording import MISSING
@@ -361,6 +361,14 @@ def test_another_half_is_refused(tmp_path: Path):
     publish_half(store, "shadows", 9, draw_logits(2))
     with pytest.raises(StoreError, match="shadows/00008: its record names another half"):
         list(pairs_of(store, "shadows", store.made("shadows"), SIZES))
+
+
+def test_a_population_that_is_not_of_shadows_has_no_matrix(tmp_path: Path):
+    """Law: the error says what its models are trained on."""
+    _, store = shadow_store(tmp_path, {"original": 1, "retrained": 2, "shadows": 2})
+    assert membership_matrix(store, "shadows").shape == (2, SIZES["retain"] + SIZES["forget"])
+    with pytest.raises(StoreError, match=r"retrained: expected shadows, on: \{half_of: train\}; found retain"):
+        membership_matrix(store, "retrained")
 
 
 @pytest.mark.parametrize(("lost", "pairs"), [([4], 3), (range(8), 0)])
