@@ -30,6 +30,7 @@ from ray_unlearn.errors import DataError, EvaluationError, StoreError, StudyErro
 from ray_unlearn.evaluation import shadows as shadows_module
 from ray_unlearn.evaluation.confidence import probability_of
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores
+from ray_unlearn.evaluation.image_table import image_table
 from ray_unlearn.evaluation.measures import MEASURES, lira, shadow_rmia
 from ray_unlearn.evaluation.measures.memorisation import memorisation
 from ray_unlearn.evaluation.measures.rmia import share_below
@@ -369,6 +370,17 @@ def test_a_population_that_is_not_of_shadows_has_no_matrix(tmp_path: Path):
     assert membership_matrix(store, "shadows").shape == (2, SIZES["retain"] + SIZES["forget"])
     with pytest.raises(StoreError, match=r"retrained: expected shadows, on: \{half_of: train\}; found retain"):
         membership_matrix(store, "retrained")
+
+
+def test_the_table_of_images_compares_what_is_compared(tmp_path: Path):
+    """Law: models on halves of the images get no epsilon; a population of other images is an error."""
+    counts = {"original": 1, "retrained": 4, "finetune": 4, "shadows": 4, "forgetful": 4}
+    study, store = shadow_store(tmp_path, counts)
+    table = image_table(study, store)
+    assert set(table[table["epsilon_n"] > 0]["population"]) == {"finetune"}
+    publish(store, "finetune", 4, draw_logits(0), {"data": {"splits": "cd" * 32}})
+    with pytest.raises(StoreError, match="finetune and retrained do not compare: their images are of splits cdcd"):
+        image_table(study, store)
 
 
 @pytest.mark.parametrize(("lost", "pairs"), [([4], 3), (range(8), 0)])

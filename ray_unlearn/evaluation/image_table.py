@@ -4,7 +4,8 @@
 
 Columns: population, image_id, class, group, runs, confidence (mean probability of the image's class over runs),
 confidence_sd (over runs; NaN of one), right (share of the runs that answer with the image's class), epsilon (against
-the reference at `epsilon_n` runs a side; NaN where one side has fewer than 3), guarded (epsilon is 50 by rule, because
+the reference at `epsilon_n` runs a side; NaN where one side has fewer than 3, and of the original and of models on
+halves of the images, which are not compared with it), guarded (epsilon is 50 by rule, because
 the runs of one side hardly differ).
 
 Does not cover: scores of whole populations (`evaluate`).
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.epsilon import example_epsilons
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
@@ -39,7 +41,7 @@ def image_table(study: Study, store: StudyStore, *, mode: Mode | None = None) ->
         mode: attacks of epsilon; default `evaluation.mode`.
 
     Raises:
-        StoreError: outputs are damaged or missing.
+        StoreError: outputs are damaged or missing, or a population has other images than the reference.
 
     """
     import pandas as pd
@@ -48,10 +50,16 @@ def image_table(study: Study, store: StudyStore, *, mode: Mode | None = None) ->
     outputs = _outputs(study, store)
     reference = outputs.get(wanted.reference)
     rows: list[dict[str, Any]] = []
+    splits = {name: str((store.held(name) or {})["identity"]["data"]["splits"]) for name in outputs}
     for name, found in outputs.items():
-        splits = str((store.held(name) or {})["identity"]["data"]["splits"])
-        compared = reference if name not in (wanted.reference, ORIGINAL) else None
-        rows += _rows(found, compared, read_image_names(store, splits), mode or wanted.mode)
+        alone = name in (wanted.reference, ORIGINAL) or study.populations[name].on_halves
+        compared = None if alone else reference
+        if compared is not None and splits[name] != splits[wanted.reference]:
+            raise StoreError(
+                f"{store.uri}: {name} and {wanted.reference} do not compare: their images are of splits "
+                f"{splits[name][:12]} and {splits[wanted.reference][:12]}"
+            )
+        rows += _rows(found, compared, read_image_names(store, splits[name]), mode or wanted.mode)
     columns = ["population", "image_id", "class", "group", "runs", "confidence", "confidence_sd", "right"]
     return pd.DataFrame(rows, columns=[*columns, "epsilon", "epsilon_n", "guarded"])
 
