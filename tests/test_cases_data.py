@@ -260,6 +260,14 @@ def test_issue_21_csv_refusals(text: str, columns: dict[str, str], said: str, tm
 # NumPy's arrays
 
 
+@pytest.mark.parametrize("text", ["a/only.png", "x/a/only", "b/x/only.png", "C:\\a\\only.png"])
+def test_issue_21_a_file_of_another_folder_is_another_image(text: str, tmp_path: Path):
+    """Law: an id in a folder that has no such image is refused, though another folder has one of this name."""
+    train = in_folders(tmp_path)
+    with pytest.raises(DataError, match=r"is not in data\.train"):
+        data_of(tmp_path, train, forget={"ids": [text]})
+
+
 def arrays(count: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return grey images of 8x8 pixels, all different, and their classes."""
     return np.arange(start, start + count, dtype=np.uint8)[:, None, None].repeat(8, 1).repeat(8, 2), np.arange(
