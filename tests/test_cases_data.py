@@ -320,6 +320,15 @@ def test_issue_21_npy_folder(images: np.ndarray, labels: np.ndarray, tmp_path: P
     assert data.class_names == (("cat", "dog", "owl") if labels.dtype.kind == "U" else None)
 
 
+@pytest.mark.parametrize("dtype", [bool, np.float32])
+def test_issue_21_npy_black_and_white(dtype: type, tmp_path: Path):
+    """Law: booleans, and fractions that are all 0 or 1, are black and white, not two shades of black."""
+    np.save(tmp_path / "data.npy", (IMAGES % 2).astype(dtype))
+    np.save(tmp_path / "label.npy", LABELS)
+    shard = data_of(tmp_path, str(tmp_path), forget={"fraction": 0.3}).train.map()[0]
+    assert shard.pixels_NHWC[:, 4, 4, 0].tolist() == [0, 255] * 6
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "said"),
     [
@@ -333,6 +342,12 @@ def test_issue_21_npy_folder(images: np.ndarray, labels: np.ndarray, tmp_path: P
             "holds Python objects, a pickle, which may run code when read",
         ),
         (IMAGES, LABELS + 0.5, "expected whole numbers; found float64"),
+        (IMAGES, LABELS.astype("datetime64[D]"), r"expected whole numbers; found datetime64\[D\]"),
+        (IMAGES.astype(np.complex64), LABELS, r"expected images .*; found complex64 \[12, 8, 8\]"),
+        (IMAGES[:0], LABELS, "has 0 images, and label 12 labels"),
+        (IMAGES[..., None].repeat(2, 3), LABELS, r"or \[N, H, W, 3\]; found uint8 \[12, 8, 8, 2\]"),
+        (IMAGES[..., None].repeat(4, 3), LABELS, r"or \[N, H, W, 3\]; found uint8 \[12, 8, 8, 4\]"),
+        (IMAGES % 2, LABELS, "whole numbers 0 and 1, of which only black would be left"),
     ],
 )
 def test_issue_21_arrays_refusals(images: np.ndarray, labels: np.ndarray, said: str, tmp_path: Path):
