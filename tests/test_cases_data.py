@@ -257,6 +257,36 @@ def test_issue_21_csv_refusals(text: str, columns: dict[str, str], said: str, tm
         data_of(tmp_path, table(tmp_path, text, "."), columns=columns)
 
 
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["0", "1", "nan"], "data.train: 2 of 3 classes are whole numbers from 0, and others are not, such as 'nan': "),
+        (["-1", "1", "2"], "data.train: 2 of 3 classes are whole numbers from 0, and others are not, such as '-1': "),
+        (["a", "b", "c"], ""),
+        (["0", "1", "2"], ""),
+    ],
+)
+def test_issue_21_csv_classes_that_are_partly_numbers(cells: list[str], said: str, tmp_path: Path):
+    """Law: a cell that stands for `no label` among numbers would be a class of its own, which is reported."""
+    text = "".join(re.sub(r",(\d),", lambda found: f",{cells[int(found[1])]},", f"{line}\n") for line in MUFAC.split())
+    found = data_of(tmp_path, table(tmp_path, text, "."), columns={"label": "age_class"}).warnings
+    assert len(found) == bool(said)
+    assert all(line.startswith(said) for line in found)
+
+
+def test_issue_21_csv_of_several_splits(tmp_path: Path):
+    """Law: a column that puts rows into splits is reported as not read; the classes may be called so."""
+    lines = [f"{line},{'Training' if i % 2 else 'Test'}" for i, line in enumerate(MUFAC.split())]
+    text = "\n".join([lines[0].rpartition(",")[0] + ",usage", *lines[1:]])
+    path = table(tmp_path, text, ".")
+    found = data_of(tmp_path, path, columns={"label": "age_class"}).warnings
+    assert found == (
+        "data.train: column 'usage' names splits (Test, Training), and is not read: all 12 rows are taken; write a CSV "
+        "file for each split",
+    )
+    assert data_of(tmp_path, path, columns={"label": "usage"}).warnings == ()
+
+
 # NumPy's arrays
 
 
