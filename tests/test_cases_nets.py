@@ -217,6 +217,11 @@ def frozen(num_classes):
 def no_parameters(num_classes):
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ZeroPad1d((0, num_classes - 3)))
 
+ONE = {}
+
+def always_the_same(num_classes):
+    return ONE.setdefault(num_classes, plain(num_classes))
+
 def pixelwise(num_classes):
     return nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, num_classes))
 """
@@ -381,6 +386,7 @@ REFUSED = {
         "pretrained_guarded",
         "opens a connection (socket.getaddrinfo); expected a factory that needs",
     ),
+    "one net": ("always_the_same", "the factory returns the same net every time; expected a new one at each call"),
     "no package": ("no_package", "ModuleNotFoundError: No module named 'timm_of_a_test' (nets_of_cases.py:"),
 }
 
