@@ -7,7 +7,8 @@
 
 Where the images are decoded already, digests are compared with the store's, as `generate` does it.
 
-Does not cover: what only decoding shows (broken images, labels beyond the classes), nor other machines.
+Does not cover: what only decoding shows (broken images, labels beyond the classes; the number of classes where neither
+the study nor its source states it, and with it whether the net's head and imported weights fit), nor other machines.
 """
 
 from __future__ import annotations
@@ -136,13 +137,18 @@ class Checks:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes: of the decoded images, else of the study or the source's names, else 10."""
+        """Number of classes; 10 for estimates where it is not known yet."""
+        return self._known_classes or 10
+
+    @property
+    def _known_classes(self) -> int | None:
+        """Number of classes: of the decoded images, else of the study or the source's names; else None."""
         if self.data is not None:
             return self.data.num_classes
         named, source = self.study.data.classes, self.sources.get("train")
         if named is not None:
             return named if isinstance(named, int) else len(named)
-        return len(source.class_names) if source and source.class_names else 10
+        return len(source.class_names) if source and source.class_names else None
 
     def _build(self) -> nn.Module:
         from ray_unlearn import models
@@ -152,17 +158,25 @@ class Checks:
         spec, count = self.study.model, self.num_classes
         model = models.build(spec, count, Seeds(study=0), self.study.data.image_size)
         trained = any(map(trains, self.plan.populations.values() if self.plan else ()))
-        models.try_net(
-            model, *noise(self.study, count), num_classes=count, arch=spec.arch, trains=trained, folder=spec.folder
-        )
+        if self._known_classes:
+            models.try_net(
+                model, *noise(self.study, count), num_classes=count, arch=spec.arch, trains=trained, folder=spec.folder
+            )
         return model
 
     def _try_weights(self, population: Population) -> None:
+        from ray_unlearn import models
         from ray_unlearn.generation.trial import check_weights
         from ray_unlearn.methods.weights import WeightsOptions
 
-        if self.model is not None and isinstance(population.method.options, WeightsOptions):
-            list(check_weights(self.study, self.num_classes, self.model, population.method.options))
+        options = population.method.options
+        if self.model is None or not isinstance(options, WeightsOptions):
+            return
+        if self._known_classes:
+            list(check_weights(self.study, self._known_classes, self.model, options))
+        else:
+            for path in options.weights:
+                models.open_weights(path).tree()
 
     def _checked(self, check: Callable[[], T], key: str = "") -> T | None:
         """Return the value of a check; None where it fails, which is noted: with `key`, where it names no key."""
