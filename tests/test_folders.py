@@ -298,6 +298,8 @@ def test_formats_that_need_one_folder(tmp_path):
         open_source(Source(path=("a", "b"), format="folder"), "test", Columns())
     with pytest.raises(DataError, match="gone: no such folder"):
         open_source(Source(path=str(tmp_path / "gone")), "train", Columns())
+    with pytest.raises(DataError, match=r"data\.validation\.images: is the folder of a CSV file's images; .* folder"):
+        open_source(Source(path=str(tmp_path), images="b"), "validation", Columns())
 
 
 @pytest.mark.parametrize("path", ["a" * 5000, "b/" * 3000])

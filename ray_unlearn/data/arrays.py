@@ -16,17 +16,16 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ray_unlearn.data.reading import memory_limit
-from ray_unlearn.data.rows import OpenSource, Row
+from ray_unlearn.data.rows import OpenSource, Role, Row
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.identity import digest
 
-Role = Literal["train", "validation", "test"]
 _OF_ROLE = {
     "train": (("train_images", "x_train", "X_train", "train_x"), ("train_labels", "y_train", "Y_train", "train_y")),
     "validation": (("val_images", "x_val", "X_val", "val_x"), ("val_labels", "y_val", "Y_val", "val_y")),

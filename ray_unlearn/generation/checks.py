@@ -19,12 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ray_unlearn.data.arrays import Role
 from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.id_lists import read_ids
-from ray_unlearn.data.rows import OpenSource, Slice
-from ray_unlearn.data.sources import open_source
-from ray_unlearn.data.study_data import StudyData, columns_of, prepare_study
+from ray_unlearn.data.rows import OpenSource, Role, Slice
+from ray_unlearn.data.study_data import StudyData, open_role, prepare_study
 from ray_unlearn.errors import DamagedFile, PopulationChanged, RayUnlearnError, StoreError, StoreReadOnly
 from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.job import check_sets, check_storage
@@ -34,7 +32,7 @@ from ray_unlearn.monitor.tracking import check_trackers
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.study.plan import ORIGINAL, Ingredients, Plan, Population, make_plan
-from ray_unlearn.study.schema import Data, Source, Study
+from ray_unlearn.study.schema import Source, Study
 
 if TYPE_CHECKING:  # it brings torch
     from torch import nn
@@ -73,7 +71,7 @@ class Checks:
         self.store = self._checked(self._open_store)
         for role in _ROLES:
             if isinstance(spec := getattr(data, role), Source):
-                source = self._checked(partial(_opened, spec, role, data), f"data.{role}")
+                source = self._checked(partial(open_role, data, role, spec), f"data.{role}")
                 self.sources |= {role: source} if source else {}
         self._checked(partial(check_trackers, self.study))
         if isinstance(data.forget.ids, str):
@@ -187,10 +185,6 @@ class Checks:
             named = not key or text.startswith((key, f"{key.partition('.')[0]}."))
             self.problems[self.study.places.before(text if named else f"{key}: {text}")] = error.exit_code
             return None
-
-
-def _opened(source: Source, role: Role, data: Data) -> OpenSource:
-    return open_source(source, "train" if role == "train" else "test", columns_of(data), role)
 
 
 def _check_values(study: Study, store: StudyStore) -> None:
