@@ -169,6 +169,22 @@ def test_the_original_is_never_written_over(ask: Ask, place: Path, tmp_path: Pat
     assert not (tmp_path / "out/deletion").exists()
 
 
+def test_a_refused_value_leaves_the_folder_to_the_corrected_request(ask: Ask, place: Path, tmp_path: Path, capsys):
+    """Law: the refusal names the key and writes nothing; keys inside `training`'s blocks are taken, too."""
+    out = tmp_path / "out"
+    with pytest.raises(StudyError, match=r"^the request: data\.normalize: input should be 'raw', 'unit' or 'standard'"):
+        ask(normalize="foo")
+    assert list(out.iterdir()) == []
+    values = {"model": "model.pth", "data": "photos", "test": "test", "ids": "delete.csv"}
+    options = [word for name, file in values.items() for word in (f"--{name}", str(place / file))]
+    options += ["--arch", "small_cnn", "--image-size", "8", "--method", "finetune", "--backend", "inline"]
+    settings = ["--set", "training.epochs=200000", "--set", "training.augment.flip=true"]
+    assert main(["forget", *options, *settings, "-o", str(out), "--budget", "1s"]) == 0, capsys.readouterr().err
+    training = load_study(out / "study.yaml").training
+    assert (training.epochs, training.augment.flip) == (200_000, True)
+    assert "--set" not in capsys.readouterr().out
+
+
 def test_the_command_that_repeats_a_request_names_its_file_and_overrides(
     ask: Ask, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

@@ -102,8 +102,7 @@ def _option(name: str) -> str:
 
 def _recipe_of(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Return the overrides of `training`, which the request's study file keeps, and the others."""
-    from ray_unlearn.study.yaml12 import parse_yaml
+    from ray_unlearn.study.loading import tree_of
 
-    mine = [one for one in overrides if one.startswith("training.") and "=" in one]
-    recipe = {one.partition("=")[0].removeprefix("training."): parse_yaml(one.partition("=")[2]) for one in mine}
-    return recipe, [one for one in overrides if one not in mine]
+    mine = [one for one in overrides if one.startswith("training.")]
+    return tree_of(mine).get("training", {}), [one for one in overrides if one not in mine]
