@@ -25,9 +25,9 @@ def examples(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The example to print or write.")] = None,
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Output file. Default: print it.")] = None,
 ) -> None:
-    """List, print or write examples: studies, job scripts, cluster manifests.
+    """List or write example studies, job scripts, manifests.
 
-    An existing FILE is never overwritten: the exit code is 2.
+    Without NAME, the names are listed. FILE is never overwritten: the exit code is 2 if it exists.
     """
     files = example_files()
     if name is None:
