@@ -44,7 +44,7 @@ from ray_unlearn.run.settings import arithmetic, configure, device_name, warm_up
 from ray_unlearn.run.taken_back import compare, load
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord
-from ray_unlearn.store.arithmetic import arithmetic_of
+from ray_unlearn.store.arithmetic import SCRIPT, arithmetic_of
 from ray_unlearn.store.membership import Members, fingerprint, half_of_train
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import check_shared
@@ -262,7 +262,7 @@ class Worker:
                 cpu_seconds=made.cpu_seconds,
                 device=device_name(self._device),
                 threads=made.threads,
-                arithmetic=arithmetic(self._device, self._job.plan.study.execution),
+                arithmetic=self._arithmetic(made.run),
                 shards=self._job.data.shards,
             )
             self._job.store.publish(made.run, payloads, record)
@@ -270,6 +270,11 @@ class Worker:
             return failure_of(made.run, start, error, log=made.log)
         log = made.log if self._job.verbose else b""
         return success_of(made.run, record, (start, end), (began, time.monotonic()), images=made.writer.images, log=log)
+
+    def _arithmetic(self, run: Run) -> dict[str, str]:
+        """Return what a run's record says of the conditions that no digest covers."""
+        found = arithmetic(self._device, self._job.plan.study.execution)
+        return found | SCRIPT if self._job.plan.populations[run.population].method.source else found
 
     def _sha256_of_start(self, run: Run) -> str:
         start = self._job.plan.start_of(run)
