@@ -216,7 +216,7 @@ class Worker:
         with rng.global_state("method"):  # dropout draws from the global generators
             method_of(use).run(model, data, use.options, rng)
         if ":" in self._job.plan.study.model.arch:
-            self._check_told(model)
+            self._check_fresh(model)
         return model
 
     def _trained_apart(self, run: Run, rng: Seeds, log: RunLog, data: RunData | None) -> nn.Module:
@@ -228,7 +228,7 @@ class Worker:
             self._apart = RunsApart(self._job, self._device, self._sets, self._train)
         return self._apart.made(run, rng, self._original(start)[1], log, data)
 
-    def _check_told(self, model: nn.Module) -> None:
+    def _check_fresh(self, model: nn.Module) -> None:
         """Check that a factory's net holds all that its outputs depend on in the state that is published.
 
         Raises:
