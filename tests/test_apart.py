@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,6 +206,29 @@ def test_a_server_that_is_gone_is_replaced(tiny, tmp_path):
         os.kill(server._pid, signal.SIGKILL)
     _until(lambda: server.has_ended, 10)
     assert generate(study, backend="inline").made == 2
+
+
+LOCKED = """\
+from pathlib import Path
+from ray_unlearn.usercode.serving import _remove
+folder, outside = Path("locked"), Path("outside")
+(folder / "work/a/b").mkdir(parents=True)
+outside.mkdir(0o500)
+(folder / "work/a/b/link").symlink_to(outside.absolute())
+for place in (folder / "work/a/b", folder / "work/a", folder / "work"):
+    place.chmod(0)
+_remove(folder)
+_remove(folder)
+print(folder.exists(), oct(outside.stat().st_mode & 0o777))
+"""
+
+
+@pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="nothing is locked for root")
+def test_a_folder_is_removed_whatever_rights_the_script_took(tmp_path):
+    """Law: locked folders in locked folders, with links, go; what a link leads to keeps its rights."""
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--securebits=+noroot"] if os.getuid() == 0 else []
+    done = subprocess.run([*drop, sys.executable, "-c", LOCKED], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("False 0o500\n", 0), done.stderr
 
 
 def test_a_script_reads_beside_itself_and_is_told_nothing_of_the_store(tiny, tmp_path):
