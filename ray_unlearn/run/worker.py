@@ -210,13 +210,15 @@ class Worker:
 
     def _trained(self, run: Run, rng: Seeds, data: RunData) -> nn.Module:
         """Return the model that one of the package's methods, or of an installed distribution's, trained here."""
-        use = self._job.plan.populations[run.population].method
-        model = self._starting_model(run, rng)
+        use, arch = self._job.plan.populations[run.population].method, self._job.plan.study.model.arch
+        method, model = method_of(use), self._starting_model(run, rng)
         model = model if self._device.type == "cpu" else model.to(self._device)
         with rng.global_state("method"):  # dropout draws from the global generators
-            method_of(use).run(model, data, use.options, rng)
-        if ":" in self._job.plan.study.model.arch:
-            self._check_fresh(model)
+            method.run(model, data, use.options, rng)
+        if method.distribution:
+            self._check_fresh(model, f"method {use.name}")
+        elif ":" in arch:
+            self._check_fresh(model, f"model.arch {arch}")
         return model
 
     def _trained_apart(self, run: Run, rng: Seeds, log: RunLog, data: RunData | None) -> nn.Module:
@@ -228,15 +230,14 @@ class Worker:
             self._apart = RunsApart(self._job, self._device, self._sets, self._train)
         return self._apart.made(run, rng, self._original(start)[1], log, data)
 
-    def _check_fresh(self, model: nn.Module) -> None:
-        """Check that a factory's net holds all that its outputs depend on in the state that is published.
+    def _check_fresh(self, model: nn.Module, where: str) -> None:
+        """Check that a net, of another's code or trained by it, has all that its outputs depend on in its state.
 
         Raises:
             MethodError: a fresh net with the same state gives other outputs.
 
         """
-        where, images_BCHW = f"model.arch {self._job.plan.study.model.arch}", probe_images(self._sets)
-        fresh = self._template.copy()
+        images_BCHW, fresh = probe_images(self._sets), self._template.copy()
         load(fresh, tensors_of(model), where)
         found = clues(model, fresh)
         logits_BC = probe_logits(model, images_BCHW, self._device)
