@@ -97,7 +97,7 @@ class RunsApart:
         except (EndedApart, ServerLost) as error:
             raise FailedApart(error=str(error)) from error
         if failure := report.get("failure"):
-            raise FailedApart.told(failure)
+            raise FailedApart.parse(failure)
         return self._taken_back(net, use, report, tensors)
 
     def _count(self, ended: Ended) -> None:
