@@ -55,6 +55,12 @@ def open_source(source: Source, role: Role, columns: Columns) -> OpenSource:
     return open_competition(paths[0]) if form == "competition" else open_class_folders(paths[0])
 
 
+def has_columns(source: Source) -> bool:
+    """Return whether the source is a table whose columns `data.columns` names."""
+    paths = (source.path,) if isinstance(source.path, str) else source.path or ()
+    return (source.format if source.format != "auto" else _format_of(paths)) in {"parquet", "csv"}
+
+
 def _format_of(paths: tuple[str, ...]) -> str:
     if not paths:
         return "parquet"

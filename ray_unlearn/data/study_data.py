@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from ray_unlearn.data.copies import copies, straddling, words_of
 from ray_unlearn.data.prepare import DecodeAll, Prepared, check_classes, in_place, prepare_source
 from ray_unlearn.data.rows import OpenSource, Role
-from ray_unlearn.data.sources import open_source
+from ray_unlearn.data.sources import has_columns, open_source
 from ray_unlearn.data.splits import ImageTable, Splits, make_splits
 from ray_unlearn.errors import DataError
 from ray_unlearn.seeds import Seeds
@@ -92,7 +92,25 @@ def open_sources(data: Data) -> dict[str, OpenSource]:
 
     """
     specs = {role: spec for role in _ROLES if isinstance(spec := getattr(data, role), Source) and spec.path}
-    return {role: open_role(data, role, spec) for role, spec in specs.items()}
+    opened: dict[str, OpenSource] = {role: open_role(data, role, spec) for role, spec in specs.items()}
+    check_columns(data)
+    return opened
+
+
+def check_columns(data: Data) -> None:
+    """Refuse names of columns where no source has any: they would change nothing.
+
+    Raises:
+        DataError: `data.columns` names one, and no source is Parquet or a CSV file.
+
+    """
+    named = sorted(data.columns.model_fields_set)
+    sources = [spec for role in _ROLES if isinstance(spec := getattr(data, role), Source)]
+    if named and not any(has_columns(source) for source in sources):
+        raise DataError(
+            f"data.columns.{named[0]}: names a column, and no source of the study has columns; "
+            "Parquet and CSV files have: remove it"
+        )
 
 
 def open_role(data: Data, role: Role, spec: Source) -> OpenSource:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.id_lists import read_ids
 from ray_unlearn.data.rows import OpenSource, Role, Slice
-from ray_unlearn.data.study_data import StudyData, open_role, prepare_study
+from ray_unlearn.data.study_data import StudyData, check_columns, open_role, prepare_study
 from ray_unlearn.errors import DamagedFile, PopulationChanged, RayUnlearnError, StoreError, StoreReadOnly
 from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.job import check_sets, check_storage
@@ -76,7 +76,10 @@ class Checks:
         self._checked(partial(check_trackers, self.study))
         if isinstance(data.forget.ids, str):
             self._checked(partial(read_ids, data.forget.ids), "data.forget.ids")
-        if self.store and len(self.sources) == sum(isinstance(getattr(data, role), Source) for role in _ROLES):
+        whole = len(self.sources) == sum(isinstance(getattr(data, role), Source) for role in _ROLES)
+        if whole:
+            self._checked(partial(check_columns, data), "data.columns")
+        if self.store and whole:
             self.data = self._checked(partial(self._decoded, self.store), "data")
         if self.store and not self.data:  # else digests are compared, once there is a plan
             self._checked(partial(_check_values, self.study, self.store))
