@@ -54,11 +54,19 @@ def study_of(folder: Path, counts: Mapping[str, int], **changes: Any) -> Study:
     return parse_study(merged(tree, {"evaluation": {"resamples": 10}, **changes}), where="a test")
 
 
-def publish(store: StudyStore, name: str, index: int, logits: Mapping[str, np.ndarray], **fields: Any) -> Record:
-    """Publish one run with these logits; the population's identity with the first."""
-    identity = {"digest": f"digest of {name}", "identity": {"data": {"splits": SPLITS_DIGEST}, "outputs": {}}}
-    store.storage.publish_file(store.layout.population_json(name), json.dumps(identity).encode())
-    payloads = {"outputs.arrow": outputs_bytes(logits)}
+def publish(
+    store: StudyStore,
+    name: str,
+    index: int,
+    logits: Mapping[str, np.ndarray] | bytes,
+    identity: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> Record:
+    """Publish one run with these logits, or this outputs.arrow, and its population's identity with these keys, too."""
+    found = {"data": {"splits": SPLITS_DIGEST}, "outputs": {}, **(identity or {})}
+    content = {"digest": f"digest of {name}", "identity": found}
+    store.storage.publish_file(store.layout.population_json(name), json.dumps(content).encode())
+    payloads = {"outputs.arrow": logits if isinstance(logits, bytes) else outputs_bytes(logits)}
     scratch = name in ("original", "retrained")
     record = Record.model_validate(
         {

@@ -92,7 +92,7 @@ def test_it_applies_where_chance_decided_alone(
 
 
 def test_a_study_s_scores_say_why_there_is_no_audit(tmp_path: Path) -> None:
-    """Law: outputs that are not there, too few images and a forget set that is a class are reasons."""
+    """Law: outputs that are not there, too few images or models, and a forget set that is a class are reasons."""
     study, store = evaluated_store(tmp_path, {"retrained": 6, "finetune": 6})
     audit = evaluate(study, store).populations["finetune"].one_run
     assert audit is not None
@@ -101,7 +101,11 @@ def test_a_study_s_scores_say_why_there_is_no_audit(tmp_path: Path) -> None:
     study, store = evaluated_store(tmp_path / "test", {"retrained": 6, "finetune": 6}, data=data)
     audit = evaluate(study, store).populations["finetune"].one_run
     assert audit is not None
-    assert audit.missing == f"needs 20 images and 2 retrained models, and has {audited_images(12, 20)} images"
+    assert audit.missing == f"needs 20 images and 2 retrained models, and has {audited_images(12, 20)} images and 6"
+    study, store = evaluated_store(tmp_path / "one", {"retrained": 1, "finetune": 1}, data=data)
+    audit = evaluate(study, store).populations["finetune"].one_run
+    assert audit is not None
+    assert audit.missing == f"needs 20 images and 2 retrained models, and has {audited_images(12, 20)} images and 1"
     other, store = evaluated_store(
         tmp_path / "label", {"retrained": 6, "finetune": 6}, data={"forget": {"fraction": None, "label": 0}}
     )

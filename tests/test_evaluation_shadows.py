@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,9 @@ from conftest import TINY, merged
 from evaluated import (
     CLASSES,
     SIZES,
-    SPLITS_DIGEST,
     draw_logits,
     evaluated_store,
     labels_of,
-    outputs_bytes,
     publish,
     publish_splits,
     study_of,
@@ -47,8 +46,8 @@ from ray_unlearn.report.ranking import in_order
 from ray_unlearn.report.score_tables import left_out, measure_tables
 from ray_unlearn.report.shadow_tables import shadow_lines, shadow_tables
 from ray_unlearn.store import Record, StudyStore, open_storage
-from ray_unlearn.store.membership import HALVED, fingerprint, half_of, half_of_train
-from ray_unlearn.store.records import payload_of
+from ray_unlearn.store.membership import HALVED, fingerprint, half_of, half_of_train, membership_matrix
+from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.study import Run, Study, parse_study
 from ray_unlearn.wording import MISSING
 
@@ -199,43 +198,14 @@ def test_u_lira_leaves_the_pair_out():
 
 
 def publish_half(
-    store: StudyStore, name: str, index: int, logits: Mapping[str, np.ndarray], start: str = "", **fields: Any
+    store: StudyStore, name: str, index: int, logits: Mapping[str, np.ndarray] | bytes, start: str = "", **fields: Any
 ) -> Record:
     """Publish a shadow, or a model that started from shadow `index` of `start`."""
-    half = half_of_train(0, start or name, index, SIZES)
-    identity: dict[str, Any] = {"data": {"splits": SPLITS_DIGEST}, "outputs": {}}
-    identity |= {"starts_from": start} if start else {"options": {"on": HALF["on"]}}
-    content = {"digest": f"digest of {name}", "identity": identity}
-    store.storage.publish_file(store.layout.population_json(name), json.dumps(content).encode())
-    payloads = {"outputs.arrow": outputs_bytes(logits)}
-    record = Record.model_validate(
-        {
-            "population": name,
-            "index": index,
-            "original": index if start else 0,
-            "digest": f"digest of {name}",
-            "method": "finetune" if start else "train",
-            "options": {} if start else {"on": HALF["on"]},
-            "seeds": {"study": 0},
-            "original_sha256": "",
-            "membership": fingerprint(half),
-            "payloads": {file: payload_of(data).model_dump() for file, data in payloads.items()},
-            "metrics": {},
-            "epoch_loss": [1.0],
-            "stages": [],
-            "seconds": {"train": 1.0, "predict": 0.1},
-            "started_at": "2026-01-01T00:00:00+00:00",
-            "device": "cpu",
-            "threads": 1,
-            "host": "here",
-            "versions": {"python": "3"},
-            "attempt": 1,
-            "checksum": "",
-        }
-        | fields
-    )
-    store.publish(Run(population=name, index=index), payloads, record)
-    return record
+    membership = fingerprint(half_of_train(0, start or name, index, SIZES))
+    own = {"method": "finetune", "options": {}} if start else {"method": "train", "options": {"on": HALF["on"]}}
+    own |= {"original": index if start else 0, "original_sha256": "", "seeds": {"study": 0}, "membership": membership}
+    identity = {"starts_from": start} if start else {"options": {"on": HALF["on"]}}
+    return publish(store, name, index, logits, identity, **own | fields)
 
 
 def shadow_logits(seed: int, half: Mapping[str, np.ndarray], known: float) -> dict[str, np.ndarray]:
@@ -391,6 +361,37 @@ def test_another_half_is_refused(tmp_path: Path):
     publish_half(store, "shadows", 9, draw_logits(2))
     with pytest.raises(StoreError, match="shadows/00008: its record names another half"):
         list(pairs_of(store, "shadows", store.made("shadows"), SIZES))
+
+
+def test_a_population_that_is_not_of_shadows_has_no_matrix(tmp_path: Path):
+    """Law: the error says what its models are trained on."""
+    _, store = shadow_store(tmp_path, {"original": 1, "retrained": 2, "shadows": 2})
+    assert membership_matrix(store, "shadows").shape == (2, SIZES["retain"] + SIZES["forget"])
+    with pytest.raises(StoreError, match=r"retrained: expected shadows, on: \{half_of: train\}; found retain"):
+        membership_matrix(store, "retrained")
+
+
+@pytest.mark.parametrize(("lost", "pairs"), [([4], 3), (range(8), 0)])
+def test_models_whose_shadows_are_lost(tmp_path: Path, lost: Sequence[int], pairs: int):
+    """Law: U-LiRA is of the pairs whose shadows are there, and too few of these are a reason, not a crash."""
+    study, store = shadow_store(tmp_path, {"original": 1, "retrained": 4, "shadows": 8, "forgetful": 8})
+    for index in lost:
+        shutil.rmtree(tmp_path / study.name / "shadows" / f"{index:05d}")
+    scored = evaluate(study, store).populations["forgetful"]
+    assert [one.targets for one in scored.attacks.values()] == [2 * pairs] * 2 * (pairs > 0)
+    assert any("complete pairs of models and their shadows" in line for line in scored.warnings) is (pairs == 0)
+
+
+@pytest.mark.parametrize("others", [(8, 9), (9,)])
+def test_outputs_of_other_images_are_refused(tmp_path: Path, others: tuple[int, ...]):
+    """Law: runs, or pairs, with outputs of as many other images are an error, never numbers of mixed images."""
+    store = StudyStore(open_storage(str(tmp_path)), "mixed")
+    for index in range(10):
+        one_N = np.array([1 if index in others else 0])
+        split = SplitLogits(one_N, labels_of("forget")[one_N], draw_logits(index)["forget"][one_N])
+        publish_half(store, "shadows", index, encode_outputs({"forget": split}))
+    with pytest.raises(StoreError, match=r"pair 4 ha(s|ve) outputs of other images"):
+        memorisation(pairs_of(store, "shadows", store.made("shadows"), SIZES))
 
 
 # A study's scores

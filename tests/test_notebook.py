@@ -95,6 +95,8 @@ def test_a_report_is_text_and_a_frame(tmp_path: Path):
     assert (tmp_path / "figures/closeness.svg") in page.figures
     with pytest.raises(RayUnlearnError, match="columns are of a table"):
         ru.report(study, columns=["N"])
+    with pytest.raises(RayUnlearnError, match=r"b\.tex: cannot be written"):
+        ru.report(study, "latex", output=tmp_path / "nowhere" / "b.tex")
 
 
 def test_a_study_from_python_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

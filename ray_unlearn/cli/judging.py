@@ -26,7 +26,7 @@ from ray_unlearn.cli.options import (
     store_of,
     typed,
 )
-from ray_unlearn.errors import StoreError, StoreReadOnly, StudyError
+from ray_unlearn.errors import StoreReadOnly, StudyError
 from ray_unlearn.terminal import print_error, print_line
 from ray_unlearn.wording import listed
 
@@ -190,22 +190,16 @@ def report(
 
     The page opens without a network.
     """
-    from ray_unlearn.report.publish import draw, publish, render
+    from ray_unlearn.report.publish import draw, render, save
     from ray_unlearn.study import load_study
 
     chosen = _form_of(output, form)
     store = store_of(load_study(study, overrides))
-    if output is None:
-        try:
-            print_line(f"wrote {publish(store, chosen.value, names_in(columns))}")
-        except StoreReadOnly as error:
-            raise StoreReadOnly(f"{error}; --output FILE writes the report elsewhere") from error
-    else:
-        try:
-            output.write_text(render(store, chosen.value, names_in(columns)), encoding="utf-8")
-        except OSError as error:
-            raise StoreError(f"{output}: cannot be written: {error.strerror or error}") from error
-        print_line(f"wrote {output}")
+    text = render(store, chosen.value, names_in(columns))
+    try:
+        print_line(f"wrote {save(store, chosen.value, text, output)}")
+    except StoreReadOnly as error:
+        raise StoreReadOnly(f"{error}; --output FILE writes the report elsewhere") from error
     if figures is not None:
         print_line(f"wrote {len(draw(store, figures))} files in {figures}")
 

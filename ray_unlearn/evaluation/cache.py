@@ -165,12 +165,10 @@ class Task:
         name, records, splits = self.population.name, self.population.records, self.population.splits
         if self.role == "shadow":
             return score_shadows(described, self.store, name, records, names, splits, self.settings.attack_rng)
-        if self.shadows is None:
-            return described
-        shadows = self.shadows.name, self.shadows.records
+        shadows = (self.shadows.name, self.shadows.records) if self.shadows else ("", {})
         if self.role == "unlearned shadow":
             return score_unlearned_shadows(described, self.store, records, shadows, splits)
-        if self.role == "original":
+        if self.role == "original" and self.shadows:
             return score_originals(described, self.store, records, shadows, splits, self.settings.attack_rng)
         return described
 

@@ -250,7 +250,7 @@ def _shadows(
 ) -> Population | None:
     """Return the shadows that attack a population: those that it started from, else the study's first."""
     if role == "unlearned shadow":
-        return held[start_population(store, name)]
+        return held.get(start_population(store, name))
     return first if role in ("unlearned", "original") else None
 
 

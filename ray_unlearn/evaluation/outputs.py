@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -112,7 +113,7 @@ def read_outputs(store: StudyStore, population: str, records: Mapping[int, Recor
         runs = list(readers.map(lambda index: read_run(store, population, index, records[index]), indexes))
     first = runs[0]
     for index, run in zip(indexes, runs, strict=True):
-        if not _same_images(first, run):
+        if not same_images(first, run):
             raise StoreError(f"{store.uri}: {population}/{index:05d} has outputs of other images than its population")
     splits = {
         name: SplitOutputs(
@@ -126,7 +127,17 @@ def read_outputs(store: StudyStore, population: str, records: Mapping[int, Recor
     return Outputs(population, tuple(records[index] for index in indexes), splits)
 
 
-def _same_images(one: Mapping[str, SplitOutputs], other: Mapping[str, SplitOutputs]) -> bool:
+class OfImages(Protocol):
+    """What holds the outputs of one split's images."""
+
+    @property
+    def positions_N(self) -> np.ndarray:
+        """int64: of the image in its split."""
+        ...
+
+
+def same_images(one: Mapping[str, OfImages], other: Mapping[str, OfImages]) -> bool:
+    """Return whether two sides have outputs of the same images of the same splits."""
     return one.keys() == other.keys() and all(
         np.array_equal(split.positions_N, other[name].positions_N) for name, split in one.items()
     )

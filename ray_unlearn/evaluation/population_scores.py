@@ -38,7 +38,7 @@ from ray_unlearn.evaluation.outputs import ImageNames, Outputs
 from ray_unlearn.evaluation.resampling import Draws, Rows, Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
 from ray_unlearn.evaluation.single_images import epsilon_bounds, missed, quantiles_of, with_quality
-from ray_unlearn.evaluation.slices import class_name, cost, slices_of, stages
+from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
 from ray_unlearn.evaluation.whole_populations import tests_of, variance_of
 from ray_unlearn.store import Record
 
@@ -74,7 +74,7 @@ def describe(
         options=records[0].options,
         runs=len(records),
         originals=len(starts),
-        slices=slices_of(parts, names),
+        slices=slices(parts, names),
         stages=stages(records),
         cost=cost(records, reference),
     )

@@ -118,23 +118,24 @@ def score_originals(
 def score_unlearned_shadows(
     described: PopulationScores, store: StudyStore, records: Records, shadows: tuple[str, Records], digest: str
 ) -> PopulationScores:
-    """Add U-LiRA on models that started from shadows.
+    """Add U-LiRA on models that started from shadows, of the pairs whose shadows are made.
 
     Raises:
         StoreError: as `fits_of`.
 
     """
     name, theirs = shadows
-    sizes, pairs = split_sizes(store, digest), complete_pairs(records)
+    both = sorted(records.keys() & theirs.keys())
+    sizes, pairs = split_sizes(store, digest), complete_pairs({index: records[index] for index in both})
     saved = any(one.split == "forget" for one in described.slices)
     if len(pairs) < LEAST_UNLEARNED or not saved:
-        why = f"{len(pairs)} complete pairs: U-LiRA needs {LEAST_UNLEARNED}"
+        why = f"{len(pairs)} complete pairs of models and their shadows: U-LiRA needs {LEAST_UNLEARNED}"
         why = why if saved else "its runs saved no outputs of the forget set, which U-LiRA needs"
         return described.model_copy(update={"warnings": (*described.warnings, why)})
-    same = {index: theirs[index] for pair in pairs for index in (2 * pair, 2 * pair + 1)}
     sides = []
-    for population, runs in ((described.population, records), (name, same)):
-        found = [one["forget"] for one in pairs_of(store, population, runs, sizes, name)]
+    for population, runs in ((described.population, records), (name, theirs)):
+        made = {index: runs[index] for index in both}
+        found = [one["forget"] for one in pairs_of(store, population, made, sizes, name)]
         sides.append((np.stack([one.inside_N for one in found]), np.stack([one.outside_N for one in found])))
     attacks, curves = u_lira_of_pairs(*sides)
     return described.model_copy(update={"attacks": attacks, "curves": curves})

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import probability_of
-from ray_unlearn.evaluation.outputs import SplitOutputs, read_run
+from ray_unlearn.evaluation.outputs import SplitOutputs, read_run, same_images
 from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.evaluation.shadow_fits import ShadowFit, Side
 from ray_unlearn.store import Record, StudyStore
@@ -87,17 +87,23 @@ def pairs_of(
         members = members_of(records[2 * pair], shadows, sizes)
         members_of(records[2 * pair + 1], shadows, sizes)  # compared with its record
         seed = records[2 * pair].seeds["study"]
+        if not same_images(*runs):
+            raise StoreError(f"{store.uri}: {population}: runs of pair {pair} have outputs of other images")
         found = {}
         for name, even in runs[0].items():
-            odd, held_out = runs[1].get(name), half_of(seed, shadows, 2 * pair, name, int(even.positions_N.max()) + 1)
-            if odd is None or not np.array_equal(even.positions_N, odd.positions_N):
-                raise StoreError(f"{store.uri}: {population}: runs of pair {pair} have outputs of other images")
-            found[name] = _split(even, odd, members.get(name, held_out)[even.positions_N])
+            held_out = half_of(seed, shadows, 2 * pair, name, int(even.positions_N.max()) + 1)
+            found[name] = _split(even, runs[1][name], members.get(name, held_out)[even.positions_N])
         return found
 
+    first: dict[str, PairSplit] = {}
     with ThreadPoolExecutor(_READERS) as readers:
         for start in range(0, len(pairs), _READERS):
-            yield from list(readers.map(read, pairs[start : start + _READERS]))
+            some = pairs[start : start + _READERS]
+            for pair, found in zip(some, list(readers.map(read, some)), strict=True):
+                first = first or found
+                if not same_images(first, found):
+                    raise StoreError(f"{store.uri}: {population}: pair {pair} has outputs of other images than others")
+                yield found
 
 
 def _split(even: SplitOutputs, odd: SplitOutputs, mine_N: npt.NDArray[np.bool_]) -> PairSplit:
@@ -140,10 +146,7 @@ class ShadowPhi:
         self._file.close()
 
     def _append(self, pair: Mapping[str, PairSplit]) -> None:
-        sizes = {name: len(split.positions_N) for name, split in pair.items()}
-        if self._sizes not in ({}, sizes):
-            raise StoreError("shadows have outputs of different images")
-        self._sizes = sizes
+        self._sizes = {name: len(split.positions_N) for name, split in pair.items()}
         for split in pair.values():
             self._file.write(split.inside_N.astype(np.float64).tobytes())
             self._file.write(split.outside_N.astype(np.float64).tobytes())

@@ -33,6 +33,7 @@ from ray_unlearn.evaluation.resampling import Rows, Settings
 from ray_unlearn.evaluation.scores import EpsilonBounds, ImageQuantiles, OneRunAudit, Slice
 from ray_unlearn.evaluation.slices import forget_keys
 from ray_unlearn.evaluation.worst_images import image_scores, quantiles, share_beyond
+from ray_unlearn.wording import plural
 
 Number = Literal["epsilon", "u_lira_auc", "klom"]
 
@@ -109,12 +110,13 @@ def one_run_audit(
     if control is None:
         wanted = ", ".join([*unlearned.splits, controls[0]])
         return OneRunAudit(missing=f"needs outputs of {' or '.join(controls)}: outputs: {{splits: [{wanted}]}}")
+    images = audited_images(*(len(unlearned.splits[split].labels_N) for split in ("forget", control)))
+    if images < LEAST_IMAGES or len(reference) < 2:
+        has = f"{plural(images, 'image')} and {len(reference)}"
+        return OneRunAudit(missing=f"needs {LEAST_IMAGES} images and 2 retrained models, and has {has}")
     forget_RE, control_RC = (
         standardised(unlearned.splits[split].phi_RN, reference.splits[split].phi_RN) for split in ("forget", control)
     )
-    images = audited_images(forget_RE.shape[1], control_RC.shape[1])
-    if images < LEAST_IMAGES or len(reference) < 2:
-        return OneRunAudit(missing=f"needs {LEAST_IMAGES} images and 2 retrained models, and has {images} images")
     rng = settings.rng("one-run", unlearned.population)
     bounds = [audited(mine, others, rng) for mine, others in zip(forget_RE, control_RC, strict=True)]
     return OneRunAudit(

@@ -1,6 +1,6 @@
 """Accuracy and loss by split, class and group, over a population's runs; and the figures of its records, run by run.
 
-    rows = slices(outputs, names)                # (Slice(split="forget", by="class", key="3-9", ...), ...)
+    rows = slices([outputs], names)              # (Slice(split="forget", by="class", key="3-9", ...), ...)
     curves = stages(outputs.records)             # means by epoch, where the study published stages
     price = cost(outputs.records, reference.records)
 
@@ -34,13 +34,11 @@ By = Literal["all", "class", "group"]
 _WAYS: tuple[By, ...] = ("all", "class", "group")
 
 
-def slices(outputs: Outputs, names: ImageNames) -> tuple[Slice, ...]:
-    """Return every split as a whole, then by class and, where images have groups, by group."""
-    return slices_of([outputs], names)
+def slices(parts: Iterable[Outputs], names: ImageNames) -> tuple[Slice, ...]:
+    """Return every split as a whole, then by class and, where images have groups, by group.
 
-
-def slices_of(parts: Iterable[Outputs], names: ImageNames) -> tuple[Slice, ...]:
-    """Return the same of runs that arrive in parts; one part at a time is in memory."""
+    Runs arrive in parts; one part at a time is in memory.
+    """
     found: dict[tuple[str, By], _Sliced] = {}
     for outputs in parts:
         for name, split in outputs.splits.items():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_unlearn.evaluation.scores import Scores
-from ray_unlearn.report.publish import Form, draw, publish, render
+from ray_unlearn.report.publish import Form, draw, render, save
 from ray_unlearn.report.ranking import warnings_of
 from ray_unlearn.report.score_tables import ranking_lines_table
 from ray_unlearn.report.table import Table
@@ -72,11 +72,7 @@ def report(
     """
     store = StudyStore(open_storage(study.storage), study.name)
     text = render(store, form, columns)
-    if output is None:
-        address = publish(store, form, columns)
-    else:
-        Path(output).write_text(text, encoding="utf-8")
-        address = str(output)
+    address = save(store, form, text, None if output is None else Path(output))
     return Report(text, form, address, tuple(draw(store, Path(figures))) if figures is not None else ())
 
 

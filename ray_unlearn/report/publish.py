@@ -96,6 +96,22 @@ def publish(store: StudyStore, form: Form, columns: Sequence[str] = ()) -> str:
         StoreError: the store has no evaluation by this version, or cannot be written.
 
     """
+    return save(store, form, render(store, form, columns))
+
+
+def save(store: StudyStore, form: Form, text: str, output: Path | None = None) -> str:
+    """Write a report into a file, or else into the study's folder; return its address.
+
+    Raises:
+        StoreError: the file, or the store, cannot be written.
+
+    """
+    if output is not None:
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"{output}: cannot be written: {error.strerror or error}") from error
+        return str(output)
     name = store.layout.report(ENDINGS[form][0][1:])
-    store.storage.publish_file(name, render(store, form, columns).encode())
+    store.storage.publish_file(name, text.encode())
     return f"{store.storage.uri.rstrip('/')}/{name}"

@@ -99,8 +99,11 @@ def membership_matrix(store: StudyStore, population: str) -> npt.NDArray[np.bool
 
     """
     records = store.made(population)
-    if not records or not is_shadow(next(iter(records.values()))):
-        raise StoreError(f"{store.uri}: {population}: expected shadows that are made; found {len(records)} runs")
+    if not records:
+        raise StoreError(f"{store.uri}: population {population} has no finished run; `ray-unlearn generate` makes them")
+    if not is_shadow(first := next(iter(records.values()))):
+        on = first.options.get("on", "no such option")
+        raise StoreError(f"{store.uri}: population {population}: expected shadows, on: {{half_of: train}}; found {on}")
     identity = (store.held(population) or {})["identity"]
     sizes = split_sizes(store, str(identity["data"]["splits"]))
     halves = [members_of(records[index], population, sizes) for index in sorted(records)]
@@ -124,12 +127,19 @@ def members_of(record: Record, shadows: str, sizes: Mapping[str, int]) -> Member
         StoreError: the half differs from the fingerprint in the record.
 
     """
+    members, problem = compared_half(record, shadows, sizes)
+    if problem:
+        raise StoreError(f"{record.population}/{record.index:05d}: {problem}; run `ray-unlearn verify STUDY`")
+    return members
+
+
+def compared_half(record: Record, shadows: str, sizes: Mapping[str, int]) -> tuple[Members, str]:
+    """Return the same, and how it differs from the fingerprint in the record; an empty text where it does not."""
     index = record.index if record.population == shadows else record.original
     members = half_of_train(record.seeds["study"], shadows, index, sizes)
-    if fingerprint(members) != record.membership:
-        raise StoreError(
-            f"{record.population}/{record.index:05d}: its record names another half of the train split "
-            f"({record.membership[:12] or 'none'}) than run {index} of {shadows} has ({fingerprint(members)[:12]}); "
-            "run `ray-unlearn verify STUDY`"
-        )
-    return members
+    if (has := fingerprint(members)) == record.membership:
+        return members, ""
+    return members, (
+        f"its record names another half of the train split ({record.membership[:12] or 'none'}) than run {index} of "
+        f"{shadows} has ({has[:12]})"
+    )

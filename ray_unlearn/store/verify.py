@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_unlearn.errors import DamagedFile, StoreError
+from ray_unlearn.errors import DamagedFile
 from ray_unlearn.store.filesystem import Stamp
 from ray_unlearn.store.leftovers import leftovers
-from ray_unlearn.store.membership import members_of, split_sizes
+from ray_unlearn.store.membership import compared_half, split_sizes
 from ray_unlearn.store.records import RECORD, Record, payload_of
 from ray_unlearn.store.starts import is_of_original, start_population
 from ray_unlearn.store.study_store import StudyStore
@@ -186,10 +186,9 @@ def _wrong_half(run: Run, record: Record, halved: _Halved | None) -> Iterator[Pr
     """Compare a record's fingerprint with the half of the train split that its run has."""
     if halved is None:
         return
-    try:
-        members_of(record, halved.shadows, halved.sizes)
-    except StoreError as error:
-        yield Problem(run, RECORD, str(error).partition(": ")[2].partition("; run ")[0])
+    _, problem = compared_half(record, halved.shadows, halved.sizes)
+    if problem:
+        yield Problem(run, RECORD, problem)
 
 
 def _wrong_payloads(store: StudyStore, run: Run, record: Record) -> Iterator[Problem]:

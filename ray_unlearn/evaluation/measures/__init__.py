@@ -29,6 +29,7 @@ from ray_unlearn.evaluation.measures import (
     tug_of_war,
     u_lira,
 )
+from ray_unlearn.evaluation.measures.by_shadows import curve_of
 from ray_unlearn.evaluation.measures.measure import Measure, Pair, Single
 from ray_unlearn.evaluation.roc import Roc
 
@@ -57,8 +58,8 @@ CURVES: dict[str, Callable[[Pair], Roc | None]] = {
 }
 """ROC of attacks that know the reference; each attack's own measure begins with its name."""
 SINGLE_CURVES: dict[str, Callable[[Single], Roc]] = {
-    "lira_offline_auc": lira.offline_curve,
-    "shadow_rmia_offline_auc": shadow_rmia.offline_curve,
+    "lira_offline_auc": curve_of(lira.attack_offline, "lira"),
+    "shadow_rmia_offline_auc": curve_of(shadow_rmia.attack_offline, "shadow_rmia"),
     "logistic_attack": logistic_attack.curve,
     "svc_efficacy": svc_efficacy.curve,
 }

@@ -10,11 +10,13 @@
 second histogram's share is raised to 1e-5 wherever the first has any, and not renormalised, so that a result is
 between 0 and log(1e5) = 11.5. The largest margin belongs to the last bin; both published programs lose it.
 
-Read in RoyRin/data-unlearning-bench. Its audit program, `unlearning/auditors/direct.py` at 09aa166, computes
-KL(unlearned || retrained), and so do `src/eval.py` at 0219930 and EasyDUB; an earlier `run.py` exchanges the arguments
-and computes KL(retrained || unlearned). On purpose different from all: the largest margin is counted. From `direct.py`:
-20 edges there make 19 bins, and the first sample alone is clipped. From `src/eval.py`: nothing else; both renormalise
-the raised shares, which changes less than 1e-4.
+Read in RoyRin/data-unlearning-bench and in its successor, easydub/EasyDUB-code. KL(unlearned || retrained) is that of
+the audit program, `unlearning/auditors/direct.py` at 09aa166, of the first commits of `src/run.py` with `src/eval.py`
+(up to 9933524), and of EasyDUB, `easydub/eval.py` at 5de3c4c. From 6207d7d to the newest commit that was read, eb261f9,
+data-unlearning-bench's `run.py` (in `src`, later in `unlearning_bench`) gives `kl_from_margins` the retrained models
+first, which names them second, and computes KL(retrained || unlearned). On purpose different from all: the largest
+margin is counted. From `direct.py`: 20 edges there make 19 bins, and the first sample alone is clipped. Both programs
+of data-unlearning-bench renormalise the raised shares, EasyDUB does not: that changes 2e-4 at most.
 
 Empty bins decide the value when runs are few. Between two samples of one Gaussian the mean over examples was 3.85 nats
 at 16 runs each, 0.64 at 64, 0.26 at 128 and 0.05 at 512 (1000 examples, 5 draws): compare at equal numbers of runs.

@@ -29,7 +29,8 @@ from dataclasses import replace
 import numpy as np
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.measures.measure import Measure, Pair, Single, SingleAttack, enough_negatives, rates
+from ray_unlearn.evaluation.measures.by_shadows import by_shadows
+from ray_unlearn.evaluation.measures.measure import Measure, Pair, Single, SingleAttack
 from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.evaluation.roc import Roc, roc
 from ray_unlearn.evaluation.shadow_fits import ShadowFit, Side
@@ -105,40 +106,12 @@ def attack_offline(single: Single) -> SingleAttack | None:
     return SingleAttack.of(areas, *scores)
 
 
-def offline_curve(single: Single) -> Roc:
-    """Return the ROC of the offline attack over all runs."""
-    found = single.once(attack_offline)
-    if found is None:
-        raise EvaluationError("lira: there is no population of shadows")
-    return found.curve
-
-
-def _offline_auc(single: Single) -> FloatArray | None:
-    found = single.once(attack_offline)
-    return None if found is None else found.values_R
-
-
-def _offline_rate(single: Single, *, fpr: float) -> FloatArray | None:
-    found = single.once(attack_offline)
-    return None if found is None else found.rate_of(fpr)
-
-
 def online_curve(pair: Pair) -> Roc | None:
     """Return the ROC of forget images under unlearned models, the positives, and under retrained ones."""
     sides = [side.splits["forget"] for side in (pair.unlearned, pair.reference)]
     if sides[0].shadows is None or sides[0].shadows.inside is None:
         return None
     return roc(*(online(side.phi_RN, sides[0].shadows) for side in sides))
-
-
-def _online_auc(pair: Pair) -> float | None:
-    found = pair.once(online_curve)
-    return None if found is None else found.auc
-
-
-def _online_rate(pair: Pair, *, fpr: float) -> float | None:
-    found = pair.once(online_curve)
-    return found.tpr_at(fpr) if found and enough_negatives(pair.reference.splits["forget"].phi_RN.size, fpr) else None
 
 
 _OFFLINE = Measure(
@@ -150,7 +123,6 @@ _OFFLINE = Measure(
     upper=1.0,
     needs=("forget", "test"),
     of_shadows=True,
-    per_run=_offline_auc,
 )
 _ONLINE = replace(
     _OFFLINE,
@@ -158,27 +130,12 @@ _ONLINE = replace(
     meaning="likelihood ratio of phi under shadow models trained with and without the image: forget images under "
     "unlearned against retrained models",
     needs=("forget",),
-    per_run=None,
-    compute=_online_auc,
 )
-_SHORT = "Carlini et al., S&P 2022"
-MEASURES = {
-    "lira_offline_auc": _OFFLINE,
-    **rates(
-        "lira_offline",
-        "LiRA offline",
-        "forget images",
-        "test images",
-        replace(_OFFLINE, source=_SHORT),
-        _offline_rate,
-    ),
-    "lira_online_auc": _ONLINE,
-    **rates(
-        "lira_online",
-        "LiRA online",
-        "unlearned models",
-        "retrained ones",
-        replace(_ONLINE, source=_SHORT),
-        _online_rate,
-    ),
-}
+MEASURES = by_shadows(
+    "lira",
+    ("LiRA offline", "LiRA online"),
+    (_OFFLINE, _ONLINE),
+    attack_offline,
+    online_curve,
+    "Carlini et al., S&P 2022",
+)

@@ -27,9 +27,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ray_unlearn.errors import EvaluationError
 from ray_unlearn.evaluation.confidence import probability_of
-from ray_unlearn.evaluation.measures.measure import Measure, Pair, Single, SingleAttack, enough_negatives, rates
+from ray_unlearn.evaluation.measures.by_shadows import by_shadows
+from ray_unlearn.evaluation.measures.measure import Measure, Pair, Single, SingleAttack
 from ray_unlearn.evaluation.measures.rmia import A, share_below
 from ray_unlearn.evaluation.populations import FloatArray, random_half
 from ray_unlearn.evaluation.roc import Roc, roc
@@ -73,24 +73,6 @@ def attack_offline(single: Single) -> SingleAttack | None:
     return SingleAttack.of(areas, *scores)
 
 
-def offline_curve(single: Single) -> Roc:
-    """Return the ROC of the offline attack over all runs."""
-    found = single.once(attack_offline)
-    if found is None:
-        raise EvaluationError("shadow_rmia: there is no population of shadows")
-    return found.curve
-
-
-def _offline_auc(single: Single) -> FloatArray | None:
-    found = single.once(attack_offline)
-    return None if found is None else found.values_R
-
-
-def _offline_rate(single: Single, *, fpr: float) -> FloatArray | None:
-    found = single.once(attack_offline)
-    return None if found is None else found.rate_of(fpr)
-
-
 def online_curve(pair: Pair) -> Roc | None:
     """Return the ROC of forget images under unlearned models, the positives, and under retrained ones."""
     scores = []
@@ -104,16 +86,6 @@ def online_curve(pair: Pair) -> Roc | None:
     return roc(*scores)
 
 
-def _online_auc(pair: Pair) -> float | None:
-    found = pair.once(online_curve)
-    return None if found is None else found.auc
-
-
-def _online_rate(pair: Pair, *, fpr: float) -> float | None:
-    found = pair.once(online_curve)
-    return found.tpr_at(fpr) if found and enough_negatives(pair.reference.splits["forget"].phi_RN.size, fpr) else None
-
-
 _OFFLINE = Measure(
     label="RMIA offline AUC, shadows",
     better="null",
@@ -123,34 +95,18 @@ _OFFLINE = Measure(
     upper=1.0,
     needs=("forget", "test"),
     of_shadows=True,
-    per_run=_offline_auc,
 )
 _ONLINE = replace(
     _OFFLINE,
     label="RMIA online AUC, shadows",
     meaning="robust membership inference: forget images under unlearned against retrained models, shadow models with "
     "and without the image as references",
-    per_run=None,
-    compute=_online_auc,
 )
-_SHORT = "Zarifzadeh et al., ICML 2024"
-MEASURES = {
-    "shadow_rmia_offline_auc": _OFFLINE,
-    **rates(
-        "shadow_rmia_offline",
-        "RMIA offline, shadows,",
-        "forget images",
-        "test images",
-        replace(_OFFLINE, source=_SHORT),
-        _offline_rate,
-    ),
-    "shadow_rmia_online_auc": _ONLINE,
-    **rates(
-        "shadow_rmia_online",
-        "RMIA online, shadows,",
-        "unlearned models",
-        "retrained ones",
-        replace(_ONLINE, source=_SHORT),
-        _online_rate,
-    ),
-}
+MEASURES = by_shadows(
+    "shadow_rmia",
+    ("RMIA offline, shadows,", "RMIA online, shadows,"),
+    (_OFFLINE, _ONLINE),
+    attack_offline,
+    online_curve,
+    "Zarifzadeh et al., ICML 2024",
+)

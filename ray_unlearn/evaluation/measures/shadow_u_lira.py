@@ -11,9 +11,12 @@ shadows` starts from shadow i and unlearns those of the study's forget images th
 them. So each forget image was unlearned by one model of each pair, and never seen by the other.
 
 Models that never saw the image are taken twice: unlearned ones (they have unlearned other images: the attacker knows
-the method alone, the privacy game of RULI, arXiv 2506.13009), and the shadows themselves (models trained without it,
-the paper's retrained models). A model is scored by Gaussians that exclude its pair, because a fit that includes it
-would recognise it. Variances have ddof 1 and a floor, as in `u_lira`, which computes both.
+the method alone, as in RULI, arXiv 2506.13009), and the shadows themselves (models trained without it, the paper's
+retrained models). A model is scored by Gaussians that exclude its pair, because a fit that includes it would recognise
+it. Variances have ddof 1 and a floor, as in `u_lira`, which computes both.
+
+Programs that were read: that of `u_lira`'s docstring, and of RULI datasec-lab/Ruli, `core/attack/unlearn_attack.py` at
+9541122, which fits kernel densities instead of Gaussians and attacks one model.
 
 Does not cover: forget sets of one image, and several forget sets of a model.
 """

@@ -3,7 +3,9 @@
     tug = tug_of_war({"forget": forget_U, "test": test_U}, {"forget": 0.96, "test": 0.97})
     tug.per_run.mean(), tug.splits
 
-Zhao et al., "What Makes Unlearning Hard and What to Do About It" (RUM, NeurIPS 2024).
+Zhao et al., "What Makes Unlearning Hard and What to Do About It" (RUM, NeurIPS 2024). Read in the authors' program,
+kairanzhao/RUM, `surgical_plugins/analysis.py` at f593c9d: the same product. On purpose different: a run is compared
+with the mean of all retrained models, there with the one that was retrained with its seed.
 
 Does not cover: accuracies by class and group (`evaluation.slices`).
 """
@@ -35,8 +37,8 @@ class TugOfWar:
 def tug_of_war(accuracies: Mapping[str, npt.ArrayLike], retrained_means: Mapping[str, float]) -> TugOfWar:
     """Return for each run the product over splits of 1 - |accuracy - mean accuracy of retrained models|.
 
-    ToW of "What makes unlearning hard and why" (RUM, NeurIPS 2024), there over retain, forget and test; a split that
-    both arguments leave out is left out, and `splits` names the ones that remain.
+    RUM's is over retain, forget and test; a split that both arguments leave out is left out, and `splits` names the
+    ones that remain.
 
     Args:
         accuracies: split -> accuracies [U] of the unlearned runs, shares in [0, 1]; splits among retain, forget, test.

@@ -17,9 +17,10 @@ not the unlearning better. A model's own Gaussian is fitted without it, and the 
 with one run less on its own side alone, two samples of one distribution gave an AUC of 0.37 at 3 runs each and 0.49 at
 8, where they give 0.50 now. Models that start from one original are left out together: else a method that is perfect
 over originals is recognised by its original (AUC 0.58 instead of 0.49, two originals). Implementations differ: Deep
-Unlearn's fits the Gaussians to 0/1 correctness, and scores models with Gaussians that were fitted to them too; its
-numbers are not these. Do not bootstrap runs with replacement: the double of a model would be in the fit of its own
-Gaussians. Attacks of this kind can be gamed by constant margins (arXiv 2410.23232); KLOM is the authors' answer.
+Unlearn's (xcadet/deepunlearn, `munl/lira/consolidate_predictions.py` at d3dacb6) fits the Gaussians to 0/1 correctness,
+and scores models with Gaussians that were fitted to them too; its numbers are not these. Do not bootstrap runs with
+replacement: the double of a model would be in the fit of its own Gaussians. Attacks of this kind can be gamed by
+constant margins (arXiv 2410.23232); KLOM is the authors' answer.
 
 Does not cover: shadow models over many forget sets (the paper's attacker); here one forget set, and populations over
 seeds. Nor one variance for all examples, which LiRA advises below 64 models or so.
