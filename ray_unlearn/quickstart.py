@@ -41,17 +41,25 @@ execution: {workers: 2}
 evaluation: {reference: retrained}
 """
 
+READING = (
+    "how to read it: F, between 0 and 1, is how hard it is to tell unlearned from retrained models by their answers on "
+    "the forgotten images. null F is what retrained models get against each other, 8 against 8 in random halvings: "
+    "compare F at 8 with it. score = F x RA x TA; RA and TA are accuracies on retained and on test images, divided by "
+    "those of retrained models."
+)
+"""The sentences that say what the columns of the scores mean."""
+
 WHY = (
     "why they differ: retrained models differ from one another, because each begins from other weights. kookmin draws "
     "a third of the original's weights anew for every seed and trains on, so its models differ as retrained ones do. "
     "ascent only pushes the original away from the forgotten images: it stays near the original, whatever the seed."
 )
-"""The sentence below the scores: the mechanism, not the numbers, which are those of the machine."""
+"""The sentences below them: the mechanism, not the numbers, which are those of the machine."""
 
 
 def why(file: Path) -> list[str]:
-    """Return the sentence about the two methods, where the study file is still the one that was written."""
-    return [WHY] if file.read_text(encoding="utf-8") == STUDY else []
+    """Return what the scores mean and why they differ, where the study file is still the one that was written."""
+    return [READING, WHY] if file.read_text(encoding="utf-8") == STUDY else []
 
 
 def quickstart(folder: Path, backend: BackendName = "ray") -> tuple[Path, Summary]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,63 @@ def test_outputs_are_those_of_the_checkpoint(tiny, tmp_path):
     assert found["plain/00000/outputs.arrow"] == found["formed/00000/outputs.arrow"]
 
 
+NETS = """\
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.net, self.scale = nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes)), 1.0
+
+    def forward(self, x):
+        return self.net(x) * self.scale
+
+
+class Plain(Net):
+    pass
+
+
+class Averages(Net):
+    def forward(self, x):
+        self.scale += 0.01 * self.training
+        return super().forward(x)
+
+
+class Hooks(Net):
+    def forward(self, x):
+        if self.training and not self.net[0]._forward_hooks:
+            self.net[0].register_forward_hook(lambda module, inputs, output: output * 0)
+        return super().forward(x)
+
+
+class Draws(Net):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.scale = torch.rand(num_classes)
+"""
+KEPT_BESIDE = {"Plain": None, "Averages": "", "Hooks": "Found: module net.0: a forward hook", "Draws": ""}
+"""Factory -> what is found of what its net keeps beside its tensors; None where it keeps nothing."""
+
+
+@pytest.mark.parametrize("factory", KEPT_BESIDE)
+def test_a_factorys_net_that_keeps_more_than_tensors_fails_its_runs(tiny, tmp_path, factory: str):
+    """Law: also where no script is involved, a run whose checkpoint does not give its outputs is not published."""
+    (tmp_path / "nets_of_apart.py").write_text(NETS)
+    study = tiny(model={"arch": f"nets_of_apart:{factory}", "options": None}, populations={"finetune": {"count": 1}})
+    study = study.model_copy(update={"model": study.model.with_folder(str(tmp_path))})
+    summary = generate(study, backend="inline")
+    found = KEPT_BESIDE[factory]
+    if found is None:
+        assert (summary.made, summary.failed) == (2, {})
+        return
+    (error,) = summary.failed.values()
+    assert error.startswith(f"model.arch nets_of_apart:{factory}: the net as it was left gives other outputs than its")
+    assert found in error
+    assert (summary.made, len(summary.blocked)) == (0, 1)
+
+
 def test_a_loaded_net_has_exactly_the_tensors_that_were_sent():
     """Law: load copies values; a tensor too few is refused."""
     net, other = nn.Linear(3, 2), nn.Linear(3, 2)
@@ -148,6 +206,29 @@ def test_a_server_that_is_gone_is_replaced(tiny, tmp_path):
         os.kill(server._pid, signal.SIGKILL)
     _until(lambda: server.has_ended, 10)
     assert generate(study, backend="inline").made == 2
+
+
+LOCKED = """\
+from pathlib import Path
+from ray_unlearn.usercode.serving import _remove
+folder, outside = Path("locked"), Path("outside")
+(folder / "work/a/b").mkdir(parents=True)
+outside.mkdir(0o500)
+(folder / "work/a/b/link").symlink_to(outside.absolute())
+for place in (folder / "work/a/b", folder / "work/a", folder / "work"):
+    place.chmod(0)
+_remove(folder)
+_remove(folder)
+print(folder.exists(), oct(outside.stat().st_mode & 0o777))
+"""
+
+
+@pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="nothing is locked for root")
+def test_a_folder_is_removed_whatever_rights_the_script_took(tmp_path):
+    """Law: locked folders in locked folders, with links, go; what a link leads to keeps its rights."""
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--securebits=+noroot"] if os.getuid() == 0 else []
+    done = subprocess.run([*drop, sys.executable, "-c", LOCKED], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("False 0o500\n", 0), done.stderr
 
 
 def test_a_script_reads_beside_itself_and_is_told_nothing_of_the_store(tiny, tmp_path):

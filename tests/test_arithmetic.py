@@ -16,7 +16,7 @@ from ray_unlearn.cli import app
 from ray_unlearn.generation import generate
 from ray_unlearn.run import worker
 from ray_unlearn.store import Record, StudyStore, open_storage
-from ray_unlearn.store.arithmetic import ADVICE, mixing, mixtures
+from ray_unlearn.store.arithmetic import ADVICE, SCRIPT, mixing, mixtures
 from ray_unlearn.study import Study
 
 
@@ -66,6 +66,56 @@ def test_a_worker_that_would_mix_is_reported():
         f"population b: new runs differ from the reference retrained {differ}",
         f"population retrained: new runs differ from its runs so far {differ}",
     ]
+
+
+BEFORE, AFTER = "seeded before its import alone", SCRIPT["script"]
+
+
+def test_runs_of_a_script_that_were_called_in_two_ways_are_reported():
+    """Law: a record that does not say it is of the older way, where another of its population is of the newer one."""
+    (line,) = mixtures({"mine": records({}, {}, SCRIPT)})
+    assert line.startswith(
+        f"population mine: its runs differ in script: {BEFORE} (runs 0-1), {AFTER} (runs 2); {ADVICE}; a script that "
+        "seeds or draws random numbers on import drew others"
+    )
+    (line,) = mixing({"mine": records({}, {})}, ["mine"], {}, scripts={"mine"})
+    assert f"mine: new runs differ from its runs so far in script ({BEFORE}, here {AFTER}); {ADVICE}; a script" in line
+
+
+def test_how_a_script_is_called_is_no_difference_from_other_methods():
+    """Law: neither from a reference of another method or way, nor within populations of one way or another method."""
+    held = {"old": records({}, {}), "new": records(SCRIPT, SCRIPT), "retrained": records({})}
+    assert mixtures(held, "retrained") == []
+    assert mixtures(held | {"mixed": records({}, SCRIPT)}, "new") == mixtures({"mixed": records({}, SCRIPT)})
+    assert mixing(held, ["new", "retrained", "none"], {}, "retrained", {"new", "none"}) == []
+    assert mixing(held, ["retrained"], {}, "new", {"new", "old"}) == []
+
+
+def test_older_runs_of_a_script_are_mixed_with_a_warning(
+    tiny: Callable[..., Study], tmp_path: Path, monkeypatch, capsys
+):
+    """Law: records of scripts' runs alone say how they were called; to raise an older population's count warns."""
+    (tmp_path / "mine.py").write_text("def unlearning(net, *loaders):\n    net[-1].bias.data += 1\n")
+
+    def made(count: int) -> str:
+        mine = {"method": f"{tmp_path}/mine.py:unlearning", "count": count}
+        generate(tiny(populations={"finetune": {"count": count}, "mine": mine}), backend="inline")
+        return capsys.readouterr().err
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(worker, "SCRIPT", {})
+        made(1)
+    shown = made(2)
+    assert shown.count(" differ ") == 1
+    assert f"warning: population mine: new runs differ from its runs so far in script ({BEFORE}, here" in shown
+    store = StudyStore(open_storage(str(tmp_path / "store")), "tiny")
+    held = {name: store.made(name) for name in ("finetune", "mine")}
+    assert {name: [one.arithmetic.get("script") for one in each.values()] for name, each in held.items()} == {
+        "finetune": [None, None],
+        "mine": [None, AFTER],
+    }
+    assert len(mixtures(held, "finetune")) == 1
+    assert " differ " in made(3)  # still, because a part of the runs is of the older way
 
 
 @pytest.fixture

@@ -257,7 +257,45 @@ def test_issue_21_csv_refusals(text: str, columns: dict[str, str], said: str, tm
         data_of(tmp_path, table(tmp_path, text, "."), columns=columns)
 
 
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["0", "1", "nan"], "data.train: 2 of 3 classes are whole numbers from 0, and others are not, such as 'nan': "),
+        (["-1", "1", "2"], "data.train: 2 of 3 classes are whole numbers from 0, and others are not, such as '-1': "),
+        (["a", "b", "c"], ""),
+        (["0", "1", "2"], ""),
+    ],
+)
+def test_issue_21_csv_classes_that_are_partly_numbers(cells: list[str], said: str, tmp_path: Path):
+    """Law: a cell that stands for `no label` among numbers would be a class of its own, which is reported."""
+    text = "".join(re.sub(r",(\d),", lambda found: f",{cells[int(found[1])]},", f"{line}\n") for line in MUFAC.split())
+    found = data_of(tmp_path, table(tmp_path, text, "."), columns={"label": "age_class"}).warnings
+    assert len(found) == bool(said)
+    assert all(line.startswith(said) for line in found)
+
+
+def test_issue_21_csv_of_several_splits(tmp_path: Path):
+    """Law: a column that puts rows into splits is reported as not read; the classes may be called so."""
+    lines = [f"{line},{'Training' if i % 2 else 'Test'}" for i, line in enumerate(MUFAC.split())]
+    text = "\n".join([lines[0].rpartition(",")[0] + ",usage", *lines[1:]])
+    path = table(tmp_path, text, ".")
+    found = data_of(tmp_path, path, columns={"label": "age_class"}).warnings
+    assert found == (
+        "data.train: column 'usage' names splits (Test, Training), and is not read: all 12 rows are taken; write a CSV "
+        "file for each split",
+    )
+    assert data_of(tmp_path, path, columns={"label": "usage"}).warnings == ()
+
+
 # NumPy's arrays
+
+
+@pytest.mark.parametrize("text", ["a/only.png", "x/a/only", "b/x/only.png", "C:\\a\\only.png"])
+def test_issue_21_a_file_of_another_folder_is_another_image(text: str, tmp_path: Path):
+    """Law: an id in a folder that has no such image is refused, though another folder has one of this name."""
+    train = in_folders(tmp_path)
+    with pytest.raises(DataError, match=r"is not in data\.train"):
+        data_of(tmp_path, train, forget={"ids": [text]})
 
 
 def arrays(count: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -312,6 +350,15 @@ def test_issue_21_npy_folder(images: np.ndarray, labels: np.ndarray, tmp_path: P
     assert data.class_names == (("cat", "dog", "owl") if labels.dtype.kind == "U" else None)
 
 
+@pytest.mark.parametrize("dtype", [bool, np.float32])
+def test_issue_21_npy_black_and_white(dtype: type, tmp_path: Path):
+    """Law: booleans, and fractions that are all 0 or 1, are black and white, not two shades of black."""
+    np.save(tmp_path / "data.npy", (IMAGES % 2).astype(dtype))
+    np.save(tmp_path / "label.npy", LABELS)
+    shard = data_of(tmp_path, str(tmp_path), forget={"fraction": 0.3}).train.map()[0]
+    assert shard.pixels_NHWC[:, 4, 4, 0].tolist() == [0, 255] * 6
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "said"),
     [
@@ -325,6 +372,12 @@ def test_issue_21_npy_folder(images: np.ndarray, labels: np.ndarray, tmp_path: P
             "holds Python objects, a pickle, which may run code when read",
         ),
         (IMAGES, LABELS + 0.5, "expected whole numbers; found float64"),
+        (IMAGES, LABELS.astype("datetime64[D]"), r"expected whole numbers; found datetime64\[D\]"),
+        (IMAGES.astype(np.complex64), LABELS, r"expected images .*; found complex64 \[12, 8, 8\]"),
+        (IMAGES[:0], LABELS, "has 0 images, and label 12 labels"),
+        (IMAGES[..., None].repeat(2, 3), LABELS, r"or \[N, H, W, 3\]; found uint8 \[12, 8, 8, 2\]"),
+        (IMAGES[..., None].repeat(4, 3), LABELS, r"or \[N, H, W, 3\]; found uint8 \[12, 8, 8, 4\]"),
+        (IMAGES % 2, LABELS, "whole numbers 0 and 1, of which only black would be left"),
     ],
 )
 def test_issue_21_arrays_refusals(images: np.ndarray, labels: np.ndarray, said: str, tmp_path: Path):

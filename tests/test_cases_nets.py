@@ -217,6 +217,15 @@ def frozen(num_classes):
 def no_parameters(num_classes):
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ZeroPad1d((0, num_classes - 3)))
 
+def seeded(num_classes):
+    torch.manual_seed(0)
+    return plain(num_classes)
+
+ONE = {}
+
+def always_the_same(num_classes):
+    return ONE.setdefault(num_classes, plain(num_classes))
+
 def pixelwise(num_classes):
     return nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, num_classes))
 """
@@ -381,6 +390,7 @@ REFUSED = {
         "pretrained_guarded",
         "opens a connection (socket.getaddrinfo); expected a factory that needs",
     ),
+    "one net": ("always_the_same", "the factory returns the same net every time; expected a new one at each call"),
     "no package": ("no_package", "ModuleNotFoundError: No module named 'timm_of_a_test' (nets_of_cases.py:"),
 }
 
@@ -420,6 +430,15 @@ def test_c_nets_that_return_probabilities(study):
     """Law: a softmax at the end is said: the loss would take another."""
     assert any("its outputs are probabilities" in line for line in tried(study("Softmax")))
     assert not any("differ" in line for line in tried(study("AlwaysTuple")))
+
+
+def test_c_nets_that_all_start_alike(study, tmp_path: Path):
+    """Law: a factory that sets torch's seed itself takes away a part of the spread of retraining, which is said."""
+    assert any("gives the same weights with every seed" in line for line in tried(study("seeded")))
+    weights = models.checkpoint_bytes(models.build(study("seeded").model, 10, Seeds(study=0), 8), "fp32")
+    (tmp_path / "w.safetensors").write_bytes(weights)
+    original = {"weights": str(tmp_path / "w.safetensors"), "method": None, "on": None}
+    assert tried(study("seeded", populations={"original": original})) == ()
 
 
 # How factories are called

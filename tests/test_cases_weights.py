@@ -470,6 +470,15 @@ SPECIAL: dict[str, tuple[Callable[[], State], str]] = {
         lambda: {"fc.scale": torch.ones(1), "fc.zero_point": torch.ones(1)},
         "weights of a quantised net (fc.scale",
     ),
+    "whole numbers": (
+        lambda: {name: (100 * t).to(torch.int8) for name, t in STATE.items()},
+        "tensor '0.weight': expected fractions; found int8, as in a net that was quantised",
+    ),
+    "NaN": (lambda: STATE | {"1.bias": torch.full((4,), torch.nan)}, "tensor '1.bias' holds NaN or infinity"),
+    "too large": (
+        lambda: STATE | {"1.bias": torch.full((4,), 1e300, dtype=torch.double)},
+        "tensor '1.bias' holds NaN or inf",
+    ),
     "adapters": (lambda: {"a.lora_A.weight": torch.ones(1)}, "weights of adapters alone (a.lora_A.weight)"),
     "another net": (lambda: {"conv.weight": torch.ones(1)}, "no tensor '0.weight', which the model has"),
     "some missing": (
@@ -494,6 +503,12 @@ def test_c_weights_of_another_net(case: str):
     with pytest.raises(ModelError) as caught:
         models.load_weights(small(), make(), "w.pth", num_classes=10)
     assert said in str(caught.value), str(caught.value)
+
+
+def test_c_weights_of_a_net_that_scaled_pixels_up_to_255():
+    """Law: a mean of 0 does not hide that the standard deviation is of pixels in 0..255."""
+    state = under("net.") | {"mean": torch.zeros(3), "std": torch.full((3,), 255.0)}
+    assert models.load_weights(small(), state, "w.pth").normalisation == ((0.0,) * 3, (1.0,) * 3)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.net."])

@@ -114,3 +114,9 @@ def test_langevin_steps_by_hand():
 
     assert epsilon(steps) == pytest.approx(1.0, abs=2e-3)
     assert epsilon(steps - 30) > 1.0
+
+
+def test_an_epsilon_out_of_reach_is_refused():
+    """Law: below log(1 / delta) / (largest order - 1) no number of steps is enough; the error names it."""
+    with pytest.raises(MethodError, match=r"epsilon 1e-06 at delta 1e-05 is out of reach: it must be above 1\.2e-05"):
+        langevin_steps(1e-6, 1e-5, forgotten=0.1, decay=0.05, rate=0.95, std=0.03)

@@ -143,6 +143,7 @@ def test_quickstart_ends_with_scores_and_the_page(tmp_path: Path, monkeypatch: p
     assert "retrained against itself" in said
     report = next(line.split()[-1] for line in said.splitlines() if line.startswith("report "))
     assert Path(report).read_text().startswith("<!doctype html>")
+    assert quickstart.READING in said
     assert quickstart.WHY in said
     (tmp_path / "q/study.yaml").write_text(yaml.safe_dump(small) + "# mine\n")
     assert main(["quickstart", str(tmp_path / "q"), "--backend", "inline"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,47 @@ def test_a_model_that_is_not_what_it_is_taken_for_is_refused(ask: Ask, tmp_path:
     assert not list(tmp_path.glob("*/deletion/unlearned/*/record.json"))
 
 
+def test_the_original_is_never_written_over(ask: Ask, place: Path, tmp_path: Path):
+    """Law: an original where the unlearned model would be written is refused before any work, and stays as it is."""
+    original = tmp_path / "out/model.pth"
+    original.parent.mkdir()
+    shutil.copy(place / "model.pth", original)
+    with pytest.raises(StudyError, match=r"model.pth: the unlearned model would be written over the original"):
+        ask(model=str(original))
+    assert original.read_bytes() == (place / "model.pth").read_bytes()
+    assert not (tmp_path / "out/deletion").exists()
+
+
+def test_a_refused_value_leaves_the_folder_to_the_corrected_request(ask: Ask, place: Path, tmp_path: Path, capsys):
+    """Law: the refusal names the key and writes nothing; keys inside `training`'s blocks are taken, too."""
+    out = tmp_path / "out"
+    with pytest.raises(StudyError, match=r"^the request: data\.normalize: input should be 'raw', 'unit' or 'standard'"):
+        ask(normalize="foo")
+    assert list(out.iterdir()) == []
+    values = {"model": "model.pth", "data": "photos", "test": "test", "ids": "delete.csv"}
+    options = [word for name, file in values.items() for word in (f"--{name}", str(place / file))]
+    options += ["--arch", "small_cnn", "--image-size", "8", "--method", "finetune", "--backend", "inline"]
+    settings = ["--set", "training.epochs=200000", "--set", "training.augment.flip=true"]
+    assert main(["forget", *options, *settings, "-o", str(out), "--budget", "1s"]) == 0, capsys.readouterr().err
+    training = load_study(out / "study.yaml").training
+    assert (training.epochs, training.augment.flip) == (200_000, True)
+    assert "--set" not in capsys.readouterr().out
+
+
+def test_the_command_that_repeats_a_request_names_its_file_and_overrides(
+    ask: Ask, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """Law: the closing line repeats the request under the name that its file has, with the values that were set."""
+    assert ask(budget="1s").lines[-1].endswith(f"`ray-unlearn forget {tmp_path}/out/study.yaml` repeats it")
+    mine = tmp_path / "mine/request.yaml"
+    mine.parent.mkdir()
+    shutil.copy(tmp_path / "out/study.yaml", mine)
+    setting = ["--set", "training.epochs=200000"]
+    assert main(["forget", str(mine), *setting, "--budget", "1s", "--backend", "inline"]) == 0
+    assert f"`ray-unlearn forget {mine} --set training.epochs=200000` repeats it" in capsys.readouterr().out
+    assert f"{mine} --set training.epochs=200000 --budget 2h" in (mine.parent / "deletion.html").read_text()
+
+
 def test_held_out_images_that_the_model_was_trained_on_are_warned_of(ask: Ask):
     """Law: without test images a tenth is held out of the training images, and the page says what that means."""
     said: list[str] = []
@@ -175,14 +217,15 @@ def test_the_template_is_the_form_of_a_request(tmp_path: Path, capsys: pytest.Ca
         key: sorted(value) if isinstance(value, dict) else value for key, value in written.items()
     } | {"training": sorted(template["training"])}
     assert main(["forget", str(tmp_path / "request.yaml")]) == 1
-    assert f"{tmp_path}/model.pth: no such file" in capsys.readouterr().err
+    assert f"{tmp_path}/original.pth: no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--model", "m.pth"], "--arch, --data, --ids missing; expected all of them"),
-        (["x.yaml", "--model", "m.pth"], "found both"),
+        (["x.yaml", "--model", "m.pth"], "found both x.yaml and --model"),
+        (["x.yaml", "--image-size", "64", "-o", "out"], "found both x.yaml and --image-size, --out"),
         (["--budget", "soon"], "--budget soon: expected a time such as 90s, 30m or 1h30m"),
     ],
 )

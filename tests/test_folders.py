@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from samples import column, decoded, encoded, picture, prepare
 from ray_unlearn.data import folders
 from ray_unlearn.data.folders import is_competition, open_class_folders, open_competition
 from ray_unlearn.data.sources import open_source
+from ray_unlearn.data.study_data import check_columns
 from ray_unlearn.errors import DataError
-from ray_unlearn.study.schema import Columns, Source
+from ray_unlearn.study.forget import Forget
+from ray_unlearn.study.schema import Columns, Data, Source
 
 HEADER = "image_id,age_group,age,person_id"
 
@@ -298,6 +301,22 @@ def test_formats_that_need_one_folder(tmp_path):
         open_source(Source(path=("a", "b"), format="folder"), "test", Columns())
     with pytest.raises(DataError, match="gone: no such folder"):
         open_source(Source(path=str(tmp_path / "gone")), "train", Columns())
+    with pytest.raises(DataError, match=r"data\.validation\.images: is the folder of a CSV file's images; .* folder"):
+        open_source(Source(path=str(tmp_path), images="b"), "validation", Columns())
+
+
+def test_columns_without_a_table_are_refused(tmp_path):
+    """Law: names of columns that change nothing are an error; one table among the sources is enough."""
+    (tmp_path / "a").mkdir()
+    folder = Source(path=str(tmp_path / "a"))
+    with pytest.raises(
+        DataError, match=r"data\.columns\.label: names a column, and no source of the study has columns"
+    ):
+        check_columns(Data(train=folder, image_size=8, columns=Columns(label="age"), forget=Forget(fraction=0.1)))
+    table = Source(path="test.csv")
+    check_columns(
+        Data(train=folder, test=table, image_size=8, columns=Columns(label="age"), forget=Forget(fraction=0.1))
+    )
 
 
 @pytest.mark.parametrize("path", ["a" * 5000, "b/" * 3000])

@@ -78,6 +78,17 @@ def test_an_installed_method_is_like_ours(tmp_path, study):
     assert held["identity"]["options"]["factor"] == 0.5
 
 
+def test_an_installed_method_leaves_weights_alone(tmp_path, study):
+    """Law: a run whose checkpoint does not give its outputs, because of a hook here, fails and names the method."""
+    hook = "model.register_forward_hook(lambda net, images, logits: logits * options.factor)"
+    module = MODULE.replace("    fit(model, data, options, rng)\n", f"    fit(model, data, options, rng)\n    {hook}\n")
+    assert hook in module
+    made = run(["generate", str(study), "--backend", "inline"], environment=installed(tmp_path / "site", module=module))
+    assert made.returncode == 3
+    assert "method shrink: the net as it was left gives other outputs than its" in made.stderr
+    assert "Found: module net: a forward hook" in made.stderr
+
+
 def test_another_version_is_another_population(tmp_path, study):
     """Law: runs of one version are not continued by another; without the distribution the name is unknown."""
     command = ["generate", str(study), "--backend", "inline"]

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import TINY, merged
 
@@ -120,6 +122,25 @@ def test_what_generate_refuses_is_a_problem(changes, code, says, tmp_path: Path,
     assert re.search(says, problem), problem
     assert problem.startswith(f"{file}")
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_number_of_classes_that_is_not_known_yet_is_no_problem(tmp_path: Path, capsys):
+    """Law: labels that only decoding counts refuse neither a fixed head nor weights; damaged weights are refused."""
+    np.savez(tmp_path / "three.npz", images=np.zeros((60, 8, 8), np.uint8), labels=np.arange(60) % 3)
+    (tmp_path / "fixed.py").write_text(
+        "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, 3))\n"
+    )
+    (tmp_path / "study.yaml").write_text(
+        "name: three\ndata: {train: three.npz, test: 0.2, image_size: 8, forget: {fraction: 0.1}}\n"
+        "model: {arch: 'fixed:net'}\nexecution: {device: cpu}\n"
+        "populations: {original: {weights: w.pth}, finetune: {method: finetune}}\n"
+    )
+    (tmp_path / "w.pth").write_bytes(b"cut off")
+    found = planned(tmp_path / "study.yaml", code=1, capsys=capsys)
+    assert "not weights that can be read safely" in found["problems"][0]
+    torch.save({"1.weight": torch.zeros(3, 192), "1.bias": torch.zeros(3)}, tmp_path / "w.pth")
+    assert planned(tmp_path / "study.yaml", capsys=capsys)["problems"] == []
+    assert generate(load_study(tmp_path / "study.yaml"), backend="inline").exit_code == 0
 
 
 def test_quick_checks_import_no_torch(quick: Path):

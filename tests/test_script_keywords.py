@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from ray_unlearn.cli import main
 from ray_unlearn.errors import StudyError
+from ray_unlearn.generation import open_job
 from ray_unlearn.methods.keywords import checked, keywords_in
 from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.study import load_study
@@ -82,6 +83,22 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], complaint: str):
     """Law: the message names the key, the nearest argument, or the type that its annotation or default has."""
     with pytest.raises(StudyError, match=complaint):
         checked("populations.mine", "m.py:unlearning", SCRIPT, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": 8}, ["batch_size"]),
+        ({"batch_size": 8, "arguments": {"batch_size": 16}}, []),
+        ({"count": 2, "pixels": "raw"}, ["count"]),
+        ({"lr": 0.5}, []),
+    ],
+)
+def test_an_argument_with_the_name_of_another_key_is_named(tiny, tmp_path, options: dict[str, Any], said: list[str]):
+    """Law: such a key means what it means everywhere; that the function keeps its default is said before any run."""
+    (tmp_path / "m.py").write_text("def f(net, a, b, c, lr=0.1, batch_size=64, count=1): ...")
+    job = open_job(tiny(populations={"mine": {"method": f"{tmp_path}/m.py:f", **options}}))
+    assert [line.split()[2] for line in job.remarks] == said
 
 
 def test_what_fits():

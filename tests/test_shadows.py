@@ -336,13 +336,29 @@ def test_a_start_that_is_no_shadow_is_refused(tiny: MakeStudy, changes: dict[str
         open_job(tiny(populations=others | {"forgetful": forgetful}))
 
 
-def test_a_script_does_not_start_from_shadows(tiny: MakeStudy, tmp_path: Path):
-    """Law: until its process is limited to a half, a script is refused rather than shown the other half."""
-    script = tmp_path / "mine.py"
-    script.write_text("def unlearning(net, retain_loader, forget_loader, val_loader):\n    pass\n")
-    forgetful = {"method": f"{script}:unlearning", "starts_from": "shadows", "count": 4}
-    with pytest.raises(StudyError, match=r"forgetful.starts_from: a script starts from an original"):
-        open_job(tiny(populations={"finetune": None, "shadows": HALF | {"count": 4}, "forgetful": forgetful}))
+LOOKS = """\
+def unlearning(net, retain_loader, forget_loader, val_loader):
+    from ray_unlearn.run import child
+    print([sorted(loader.dataset._images.indices.tolist()) for loader in (retain_loader, forget_loader)])
+    print(len(child._opened[0].originals))
+    net[-1].bias.data += 1
+"""
+
+
+def test_a_script_that_starts_from_shadows_gets_its_half(tiny: MakeStudy, tmp_path: Path):
+    """Law: its loaders have the images of the shadow that it starts from; one shadow at a time is held."""
+    (tmp_path / "looks.py").write_text(LOOKS)
+    mine = {"method": f"{tmp_path}/looks.py:unlearning", "starts_from": "shadows", "count": 4}
+    study = tiny(populations={"finetune": None, "shadows": HALF | {"count": 4}, "mine": mine})
+    assert generate(study, backend="inline").failed == {}
+    job = open_job(study)
+    sets, store = job.data.splits.sets, store_of(study)
+    for index in range(4):
+        half = half_of_train(study.seed, "shadows", index, job.data.splits.sizes())
+        expected = [sorted(sets[name][half[name]].tolist()) for name in ("retain", "forget")]
+        log = store.payload(Run(population="mine", index=index), "log.txt").decode()
+        assert log.splitlines() == [str(expected), "1"]
+        assert store.made("mine")[index].membership == store.made("shadows")[index].membership
 
 
 def test_an_original_on_a_half_starts_no_unlearning(tiny: MakeStudy):

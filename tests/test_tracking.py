@@ -211,6 +211,19 @@ def test_no_tracker_can_fail_or_delay_a_run(tmp_path, tiny, monkeypatch, fails_a
         assert fake.noted[1][1] == {"a": 1.0, "seconds_train": 2.0}
 
 
+def test_a_tracker_with_too_many_runs_waiting_is_left_out_with_a_line(tmp_path, tiny, monkeypatch):
+    """Law: a tracker that lacks runs is named, once; none is dropped in silence."""
+    lines: list[str] = []
+    monkeypatch.setattr(tracking, "TRACKERS", {"wandb": type("Slow", (Fake,), {"noted": [], "delay_s": 1.0})})
+    monkeypatch.setattr(tracking, "is_installed", lambda name: True)
+    monkeypatch.setattr(tracking, "_WAITING", 1)
+    store = StudyStore(open_storage(str(tmp_path)), "tiny")
+    with tracking.tracked(tiny(execution={"track": ["wandb"]}), store, lines.append) as (sink,):
+        for index in range(4):
+            sink(made(index))
+    assert lines == ["wandb is too slow and is left out; the store has it all"]
+
+
 def test_a_study_without_trackers_imports_none(tmp_path: Path):
     """Law: their packages cost nothing unless the study names them."""
     code = """if True:

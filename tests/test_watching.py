@@ -428,6 +428,7 @@ def test_evaluate_watch_from_the_command_line(tmp_path: Path, capsys: pytest.Cap
     assert main(["status", str(file), "--watch"]) == 0
     assert "again 8/8" in capsys.readouterr().out
     assert main(["evaluate", str(file), "--watch", "--json"]) == 2
+    assert main(["evaluate", str(file), "--watch", "--plan"]) == 2
     assert main(["status", str(file), "--watch", "--json"]) == 2
     assert "leave one out" in capsys.readouterr().err
 

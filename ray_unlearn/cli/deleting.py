@@ -28,21 +28,33 @@ def forget(
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="FILE", help="The trained model: .pth or .safetensors.")] = None,
     arch: Annotated[str | None, typer.Option(help="Its architecture: a torchvision name, or module:factory.")] = None,
-    data: Annotated[str | None, typer.Option(help="Its training images: a folder per class, or Parquet.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Its training images: a folder per class, Parquet, or another source of a study.")
+    ] = None,
     ids: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The images to forget: CSV with a column image_id, or .txt.")
+        str | None,
+        typer.Option(metavar="FILE", help="The images to forget: CSV with a column image_id, .txt, .json or .npy."),
     ] = None,
     test: Annotated[
         str | None, typer.Option(help="Images that it was not trained on. Default: a tenth of --data, with a warning.")
     ] = None,
-    method: Annotated[str, typer.Option(help="The unlearning method, of `ray-unlearn methods`.")] = "kookmin",
-    image_size: Annotated[int, typer.Option(help="Pixels a side, as the model was trained.")] = 32,
-    normalize: Annotated[str, typer.Option(help="raw, unit or standard, as the model was trained.")] = "standard",
+    method: Annotated[
+        str | None, typer.Option(help="The unlearning method, of `ray-unlearn methods`. Default: kookmin.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Pixels a side, as the model was trained. Default: 32.")
+    ] = None,
+    normalize: Annotated[
+        str | None, typer.Option(help="raw, unit or standard, as the model was trained. Default: standard.")
+    ] = None,
     expect_accuracy: Annotated[
         float | None, typer.Option(help="Its accuracy on test images, 0 to 1, if known: another one is refused.")
     ] = None,
     budget: Annotated[str, typer.Option(help="Time for making models: 90s, 30m, 1h30m.")] = "30m",
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")] = Path("deletion"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Output folder. Default: deletion; with STUDY, its folder."),
+    ] = None,
     thumbnails: Annotated[
         bool, typer.Option("--thumbnails", help="Put pictures of the forgotten images on the page.")
     ] = False,
@@ -60,27 +72,37 @@ def forget(
     from ray_unlearn.deletion.request import budget_s, write
 
     seconds = budget_s(budget)
-    values: dict[str, Any] = {"model": model, "arch": arch, "data": data, "ids": ids}
+    values: dict[str, Any] = {
+        **{"model": model, "arch": arch, "data": data, "ids": ids, "test": test, "method": method},
+        **{"image_size": image_size, "normalize": normalize, "expect_accuracy": expect_accuracy},
+    }
+    given = {name: value for name, value in values.items() if value is not None}
     if study is None:
-        missing = [f"--{name}" for name in _NEEDED if values[name] is None]
+        missing = [_option(name) for name in _NEEDED if name not in given]
         if missing:
             form = "a study file of `init --template deletion`"
             raise StudyError(f"forget: {', '.join(missing)} missing; expected all of them, or {form}")
-        values |= {"test": test, "method": method, "image_size": image_size, "normalize": normalize}
         recipe, overrides = _recipe_of(overrides)
-        study = write(Request(**values, expect_accuracy=expect_accuracy, training=recipe), out)
-    elif any(value is not None for value in values.values()):
-        raise StudyError("forget: expected a study file, or --model, --arch, --data and --ids; found both")
+        study = write(Request(**given, training=recipe), out or Path("deletion"))
+    elif given or out is not None:
+        options = ", ".join([*map(_option, given), *["--out"] * (out is not None)])
+        raise StudyError(
+            f"forget: expected a study file, or --model, --arch, --data and --ids; found both {study} and {options}; "
+            "what the file says is changed in the file"
+        )
     found = forget_study(
         study, overrides, seconds=seconds, thumbnails=thumbnails, backend=backend.value, say=print_error
     )
     print_line("\n".join(found.lines))
 
 
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _recipe_of(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Return the overrides of `training`, which the request's study file keeps, and the others."""
-    from ray_unlearn.study.yaml12 import parse_yaml
+    from ray_unlearn.study.loading import tree_of
 
-    mine = [one for one in overrides if one.startswith("training.") and "=" in one]
-    recipe = {one.partition("=")[0].removeprefix("training."): parse_yaml(one.partition("=")[2]) for one in mine}
-    return recipe, [one for one in overrides if one not in mine]
+    mine = [one for one in overrides if one.startswith("training.")]
+    return tree_of(mine).get("training", {}), [one for one in overrides if one not in mine]

@@ -25,9 +25,9 @@ def examples(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The example to print or write.")] = None,
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Output file. Default: print it.")] = None,
 ) -> None:
-    """List or write example studies and job scripts.
+    """List or write example studies, job scripts, manifests.
 
-    There are manifests for clusters, too.
+    Without NAME, the names are listed. FILE is never overwritten: the exit code is 2 if it exists.
     """
     files = example_files()
     if name is None:

@@ -120,8 +120,10 @@ def evaluate(
         from ray_unlearn.cli.watching import Compared, watch_scores
         from ray_unlearn.monitor.watch import Watch
 
-        if as_json:
-            raise StudyError("evaluate: --watch repeats until all runs are made, --json prints once; leave one out")
+        if as_json or plan:
+            raise StudyError(
+                "evaluate: --watch repeats until all runs are made; --json and --plan print once, so leave one out"
+            )
         specs = loaded.populations
         chosen = [name for name in names_in(only) or specs if name != ORIGINAL and not specs[name].on_halves]
         compared = Compared(reference_of(loaded), chosen)

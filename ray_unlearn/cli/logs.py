@@ -26,8 +26,7 @@ def logs(
 ) -> None:
     """Show what a run printed, warned and logged.
 
-    For a failed run, this is the output of its last attempt, then the
-    traceback.
+    For a failed run, this is the output of its last attempt, then the traceback.
     """
     from ray_unlearn.study import load_study
     from ray_unlearn.wording import lines_in

@@ -4,8 +4,8 @@
     open_arrays("small/", "train")               # small/data.npy and small/label.npy
 
 Images are uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] with one or three channels, or flat rows of 3,072 or 784;
-floats are taken if they are within 0..1, or whole numbers within 0..255. Ids are `<name>-<role>-00012`. No pickle is
-read.
+booleans, and floats within 0..1, are shares of 255; other numbers have to be whole and within 0..255. Ids are
+`<name>-<role>-00012`. No pickle is read.
 
 Does not cover: arrays with several labels per image.
 """
@@ -16,17 +16,16 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ray_unlearn.data.reading import memory_limit
-from ray_unlearn.data.rows import OpenSource, Row
+from ray_unlearn.data.rows import OpenSource, Role, Row
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.identity import digest
 
-Role = Literal["train", "validation", "test"]
 _OF_ROLE = {
     "train": (("train_images", "x_train", "X_train", "train_x"), ("train_labels", "y_train", "Y_train", "train_y")),
     "validation": (("val_images", "x_val", "X_val", "val_x"), ("val_labels", "y_val", "Y_val", "val_y")),
@@ -78,10 +77,10 @@ def open_arrays(path: str, role: Role) -> OpenSource:
     images, labels = _names(path, role)
     found, classes = _load(path, images), _labels(_load(path, labels), path, labels)
     where = f"{path}: {images}"
-    if found.dtype == object or found.ndim < 2 or _plain(found[0]).ndim not in (2, 3):
-        raise DataError(f"{where}: expected images [N, H, W] or [N, H, W, 3]; found {found.dtype} {list(found.shape)}")
     if len(found) != len(classes):
         raise DataError(f"{where} has {len(found):,} images, and {labels} {len(classes):,} labels")
+    if found.dtype.kind not in "biuf" or not _is_image(_plain(found[0])):
+        raise DataError(f"{where}: expected images [N, H, W] or [N, H, W, 3]; found {found.dtype} {list(found.shape)}")
     names = tuple(sorted({*classes})) if isinstance(classes[0], str) else None
     prefix = f"{Path(path).name.removesuffix('.npz')}-{role}"
     part = ArraySlice(path, images, labels, prefix, _scale(found, where), len(found))
@@ -160,6 +159,10 @@ def _plain(image: np.ndarray) -> np.ndarray:
     return image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
 
 
+def _is_image(plain: np.ndarray) -> bool:
+    return plain.ndim == 2 or (plain.ndim == 3 and plain.shape[-1] == 3)
+
+
 def _labels(found: np.ndarray, path: str, name: str) -> Sequence[int | str]:
     """Return one class per image."""
     if found.ndim == 2 and found.shape[1] == 1:
@@ -170,8 +173,8 @@ def _labels(found: np.ndarray, path: str, name: str) -> Sequence[int | str]:
             "(multi-label), and one-hot rows, are not read"
         )
     if found.dtype.kind in "US":
-        return [str(one) for one in found.astype(str)]
-    if found.dtype.kind not in "iub" and not np.array_equal(found, np.floor(found)):
+        return [one.decode("utf-8", "backslashreplace") if isinstance(one, bytes) else str(one) for one in found]
+    if found.dtype.kind not in "iubf" or (found.dtype.kind == "f" and not np.array_equal(found, np.floor(found))):
         raise DataError(f"{path}: {name}: expected whole numbers; found {found.dtype}")
     return [int(one) for one in found]
 
@@ -179,13 +182,19 @@ def _labels(found: np.ndarray, path: str, name: str) -> Sequence[int | str]:
 def _scale(found: np.ndarray, where: str) -> float:
     """Return the factor from an array's numbers to 0..255."""
     low, high = float(found.min()), float(found.max())
-    whole = found.dtype.kind in "iub" or np.array_equal(found, np.floor(found))
-    if low < 0 or high > 255 or not np.isfinite(high) or not (whole or high <= 1):
+    shares = found.dtype.kind in "bf" and high <= 1
+    whole = found.dtype.kind in "biu" or np.array_equal(found, np.floor(found))
+    if not shares and high == 1:
+        raise DataError(
+            f"{where}: whole numbers 0 and 1, of which only black would be left; expected 0..255: multiply them by "
+            "255, or save them as booleans"
+        )
+    if low < 0 or high > 255 or not np.isfinite(high) or not (whole or shares):
         raise DataError(
             f"{where}: numbers from {low:g} to {high:g}; expected 0..255, or fractions in 0..1: save the pixels before "
             "they were normalised"
         )
-    return 255.0 if not whole else 1.0
+    return 255.0 if shares else 1.0
 
 
 def _sizes_and_times(path: Path) -> list[int]:

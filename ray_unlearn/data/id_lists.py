@@ -98,18 +98,20 @@ def find(text: str, position: Mapping[str, int]) -> int | None:
     return None if number is None else position.get(str(number))
 
 
-def names_of(position: Mapping[str, int]) -> dict[str, list[int]]:
-    """Return the positions of images by the shorter forms of their ids: without folders, without a suffix."""
-    found: dict[str, list[int]] = {}
+def names_of(position: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return id -> position of images by the shorter forms of their ids: without folders, without a suffix."""
+    found: dict[str, dict[str, int]] = {}
     for image_id, place in position.items():
         path = PurePosixPath(image_id)
         for short in {path.name, path.stem, image_id.removesuffix(path.suffix)} - {image_id, ""}:
-            found.setdefault(short, []).append(place)
+            found.setdefault(short, {})[image_id] = place
     return found
 
 
-def by_name(text: str, names: Mapping[str, list[int]], position: Mapping[str, int], where: str) -> int | None:
+def by_name(text: str, names: Mapping[str, Mapping[str, int]], position: Mapping[str, int], where: str) -> int | None:
     """Return the position of the only image with this file name, with or without folders and suffix; None for none.
+
+    Where both the text and the image's id have folders, these agree from the file upwards.
 
     Raises:
         DataError: several images have it.
@@ -121,11 +123,21 @@ def by_name(text: str, names: Mapping[str, list[int]], position: Mapping[str, in
     if known is not None:
         return known
     for short in dict.fromkeys([*parts, path.name, path.stem]):
-        if len(places := names.get(short, [])) > 1:
+        if len(places := _in_folders_of(path, names.get(short, {}))) > 1:
             raise DataError(f"{where}: {text!r} is the name of {len(places)} images; name them with their folders")
         if places:
             return places[0]
     return None
+
+
+def _in_folders_of(path: PurePosixPath, named: Mapping[str, int]) -> list[int]:
+    """Return the positions of images whose folders end in those of a path, or are the end of them."""
+
+    def agree(image_id: str) -> bool:
+        own, theirs = path.parts[:-1][::-1], PurePosixPath(image_id).parts[:-1][::-1]
+        return all(one == other for one, other in zip(own, theirs, strict=False))
+
+    return [place for image_id, place in named.items() if agree(image_id)]
 
 
 def whole(text: str) -> int | None:

@@ -15,6 +15,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 Part = Literal["train", "test"]
+"""Parts of an embedded set."""
+Role = Literal["train", "validation", "test"]
+"""What a study takes a source for."""
 GivenSplit = Literal["", "retain", "forget", "validation"]
 
 

@@ -7,50 +7,58 @@ Does not cover: the formats themselves, each in its own module.
 
 from __future__ import annotations
 
-from ray_unlearn.data.arrays import Role, is_arrays, open_arrays
+from ray_unlearn.data.arrays import is_arrays, open_arrays
 from ray_unlearn.data.embedded import open_cifar10, open_digits
 from ray_unlearn.data.folders import is_competition, open_class_folders, open_competition
 from ray_unlearn.data.parquet import is_parquet, open_parquet
-from ray_unlearn.data.rows import OpenSource, Part
+from ray_unlearn.data.rows import OpenSource, Part, Role
 from ray_unlearn.data.tables import is_table, open_table
 from ray_unlearn.errors import DataError
 from ray_unlearn.study.schema import Columns, Source
 from ray_unlearn.study.uris import label
 
 
-def open_source(source: Source, part: Part, columns: Columns, role: Role | None = None) -> OpenSource:
+def open_source(source: Source, role: Role, columns: Columns) -> OpenSource:
     """Open a source by its format; `auto` decides by the path.
 
     Args:
         source: the source.
-        part: the part of an embedded set.
+        role: what it is taken for, which is a part of an embedded set, or of a file that holds all.
         columns: names of columns.
-        role: the part of a file that holds all parts; as `part` by default.
 
     Raises:
         DataError: it cannot be opened, or its format needs a path that is not given.
 
     """
+    part: Part = "train" if role == "train" else "test"
     paths = (source.path,) if isinstance(source.path, str) else source.path or ()
     try:
         form = source.format if source.format != "auto" else _format_of(paths)
     except OSError as error:  # a name too long for a file system, a folder without permission to list it
-        raise DataError(f"data.{part}: {label(paths[0])[:80]}: cannot be read ({error.strerror})") from error
+        raise DataError(f"data.{role}: {label(paths[0])[:80]}: cannot be read ({error.strerror})") from error
     if form == "digits":
         return open_digits(part)
     if form == "cifar10":
         return open_cifar10(paths[0] if paths else None, part)
+    if source.images and form != "csv":
+        raise DataError(f"data.{role}.images: is the folder of a CSV file's images; the source is of format {form}")
     if not paths:
-        raise DataError(f"data.{part}: format {form} needs a path")
+        raise DataError(f"data.{role}: format {form} needs a path")
     if form == "parquet":
         return open_parquet(paths, columns)
     if len(paths) > 1:
-        raise DataError(f"data.{part}: format {form} takes one path; found {len(paths)} paths")
+        raise DataError(f"data.{role}: format {form} takes one path; found {len(paths)} paths")
     if form == "csv":
         return open_table(paths[0], columns, source.images)
     if form == "numpy":
-        return open_arrays(paths[0], role or part)
+        return open_arrays(paths[0], role)
     return open_competition(paths[0]) if form == "competition" else open_class_folders(paths[0])
+
+
+def has_columns(source: Source) -> bool:
+    """Return whether the source is a table whose columns `data.columns` names."""
+    paths = (source.path,) if isinstance(source.path, str) else source.path or ()
+    return (source.format if source.format != "auto" else _format_of(paths)) in {"parquet", "csv"}
 
 
 def _format_of(paths: tuple[str, ...]) -> str:

@@ -19,11 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_unlearn.data.arrays import Role
 from ray_unlearn.data.copies import copies, straddling, words_of
 from ray_unlearn.data.prepare import DecodeAll, Prepared, check_classes, in_place, prepare_source
-from ray_unlearn.data.rows import OpenSource, Part
-from ray_unlearn.data.sources import open_source
+from ray_unlearn.data.rows import OpenSource, Role
+from ray_unlearn.data.sources import has_columns, open_source
 from ray_unlearn.data.splits import ImageTable, Splits, make_splits
 from ray_unlearn.errors import DataError
 from ray_unlearn.seeds import Seeds
@@ -93,10 +92,35 @@ def open_sources(data: Data) -> dict[str, OpenSource]:
 
     """
     specs = {role: spec for role in _ROLES if isinstance(spec := getattr(data, role), Source) and spec.path}
-    return {
-        role: open_source(spec, "train" if role == "train" else "test", columns_of(data), role)
-        for role, spec in specs.items()
-    }
+    opened: dict[str, OpenSource] = {role: open_role(data, role, spec) for role, spec in specs.items()}
+    check_columns(data)
+    return opened
+
+
+def check_columns(data: Data) -> None:
+    """Refuse names of columns where no source has any: they would change nothing.
+
+    Raises:
+        DataError: `data.columns` names one, and no source is Parquet or a CSV file.
+
+    """
+    named = sorted(data.columns.model_fields_set)
+    sources = [spec for role in _ROLES if isinstance(spec := getattr(data, role), Source)]
+    if named and not any(has_columns(source) for source in sources):
+        raise DataError(
+            f"data.columns.{named[0]}: names a column, and no source of the study has columns; "
+            "Parquet and CSV files have: remove it"
+        )
+
+
+def open_role(data: Data, role: Role, spec: Source) -> OpenSource:
+    """Open the source of a role.
+
+    Raises:
+        DataError: it cannot be opened.
+
+    """
+    return open_source(spec, role, _columns(data))
 
 
 def prepare_study(
@@ -120,7 +144,7 @@ def prepare_study(
         DataError: something about the images or the splits is refused.
 
     """
-    prepared: dict[Part | str, Prepared] = {}
+    prepared: dict[str, Prepared] = {}
     remarks: list[str] = []
     names = study.data.classes if isinstance(study.data.classes, tuple) else None
     limit = study.data.classes if isinstance(study.data.classes, int) else len(names) if names else None
@@ -128,8 +152,7 @@ def prepare_study(
         spec = getattr(study.data, role)
         if not isinstance(spec, Source):
             continue
-        part: Part = "train" if role == "train" else "test"
-        source = (opened or {}).get(role) or open_source(spec, part, columns_of(study.data), role)
+        source = (opened or {}).get(role) or open_role(study.data, role, spec)
         remarks += [f"data.{role}: {remark}" for remark in source.remarks]
         prepared[role] = prepare_source(
             source,
@@ -159,7 +182,7 @@ def _more(others: Sequence[str]) -> str:
     return f" (and {len(others)} more such, which data.strict: false prints)" if others else ""
 
 
-def columns_of(data: Data) -> Columns:
+def _columns(data: Data) -> Columns:
     """Return the columns to read; forgetting by group names the group's column."""
     columns, group = data.columns, data.forget.group
     if group is None or columns.group == group:

@@ -11,12 +11,12 @@ Does not cover: several labels per image; CSV files on object stores.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.data.class_names import in_order, reordered
+from ray_unlearn.data.class_names import in_order, is_split, reordered
 from ray_unlearn.data.csv_files import read_csv
 from ray_unlearn.data.folders import SUFFIXES, Entry, source_of
 from ray_unlearn.data.id_lists import whole
@@ -64,11 +64,36 @@ def open_table(path: str, columns: Columns, images: str | None = None) -> OpenSo
     entries = list(_entries(path, table.to_dict("records"), where_path, columns, root))
     if not entries:
         raise DataError(f"{path}: no rows; expected one per image")
+    splits = [line for name in names if name not in columns.model_dump().values() and (line := _splits(table[name]))]
     numbers = [whole(str(entry.label)) for entry in entries]
     if all(number is not None for number in numbers):
-        return source_of(path, [replace(e, label=int(n or 0)) for e, n in zip(entries, numbers, strict=True)], None)
+        numbered = [replace(e, label=int(n or 0)) for e, n in zip(entries, numbers, strict=True)]
+        return replace(source_of(path, numbered, None), remarks=tuple(splits))
     classes = in_order({str(entry.label) for entry in entries})
-    return replace(source_of(path, entries, classes), remarks=tuple(filter(None, [reordered(classes)])))
+    remarks = filter(None, [reordered(classes), _mixed(classes), *splits])
+    return replace(source_of(path, entries, classes), remarks=tuple(remarks))
+
+
+def _mixed(classes: Sequence[str]) -> str:
+    """Return a remark where some labels are whole numbers from 0 and others are not; else an empty text."""
+    others = [name for name in classes if whole(name) is None]
+    if len(others) == len(classes):
+        return ""
+    return (
+        f"{len(classes) - len(others)} of {len(classes)} classes are whole numbers from 0, and others are not, "
+        f"such as {others[0]!r}: all are taken as names, as they are written"
+    )
+
+
+def _splits(column: Any) -> str:
+    """Return a remark where a column puts rows into several splits; else an empty text."""
+    found = sorted({str(value) for value in column if str(value).isalpha() and is_split(str(value))})
+    if len(found) < 2:
+        return ""
+    return (
+        f"column {column.name!r} names splits ({', '.join(found[:4])}), and is not read: all {len(column):,} rows are "
+        "taken; write a CSV file for each split"
+    )
 
 
 def _path_column(path: str, names: list[str], columns: Columns) -> str:

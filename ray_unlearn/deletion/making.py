@@ -28,7 +28,6 @@ from ray_unlearn.deletion.findings import Findings, read_findings
 from ray_unlearn.deletion.page import Context, deletion_page
 from ray_unlearn.deletion.request import (
     RETRAINED,
-    STUDY_FILE,
     UNLEARNED,
     Request,
     budget_s,
@@ -37,22 +36,25 @@ from ray_unlearn.deletion.request import (
     write,
     write_count,
 )
-from ray_unlearn.errors import ReferenceNotMade, StoreError
+from ray_unlearn.errors import ReferenceNotMade, StoreError, StudyError
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.export import export_model
-from ray_unlearn.generation import generate
+from ray_unlearn.generation import Summary, generate
 from ray_unlearn.generation.backends import BackendName
 from ray_unlearn.report.publish import publish
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.loading import load_study
 from ray_unlearn.study.plan import ORIGINAL, Run
 from ray_unlearn.study.schema import Study
+from ray_unlearn.study.uris import without_keys
 from ray_unlearn.terminal import print_error
 from ray_unlearn.wording import duration, plural
 
 MOST = 64
 """Runs a side that are enough: the smallest images' evidence grows little beyond."""
+_MODELS = ("model.pth", "model.safetensors")
+"""Files that the unlearned model is written to, in the folder of the study file."""
 _GROWTH = 4
 """Factor by which the number of runs grows at most in one round, because a round's time is an estimate."""
 _TRAINING_OVER_PREDICTION = 3.0
@@ -138,6 +140,7 @@ def forget_study(
     """
     study = load_study(file, overrides)
     check_form(study, str(file))
+    _check_original_stays(study, file.parent)
     store = StudyStore(open_storage(study.storage), study.name)
     end = time.monotonic() + seconds
     _made(generate(with_count(study, 1), backend="inline", only=[ORIGINAL]), "the original")
@@ -149,12 +152,27 @@ def forget_study(
     warnings += [note] * bool(note)
     write_count(file, max(1, len(store.made(UNLEARNED))))
     scores = _scores(study, store, say)
-    return _written(file, study, store, scores, warnings, thumbnails)
+    return _written(file, overrides, study, store, scores, warnings, thumbnails)
 
 
-def _made(summary: Any, what: str) -> None:
+def _check_original_stays(study: Study, folder: Path) -> None:
+    """Check that the unlearned model is not written over the original.
+
+    Raises:
+        StudyError: the original is a file that the request writes.
+
+    """
+    weights = Path((study.populations[ORIGINAL].weights or ("",))[0])
+    if weights.resolve() in [(folder / name).resolve() for name in _MODELS]:
+        raise StudyError(
+            f"{weights}: the unlearned model would be written over the original; rename the original, or "
+            "choose another folder for the request (-o FOLDER, or that of its study file)"
+        )
+
+
+def _made(summary: Summary, what: str) -> None:
     if summary.exit_code:
-        raise StoreError(f"{what} could not be made: {'; '.join([*map(str, summary.failed.values())][:1])}")
+        raise StoreError(f"{what} could not be made: {next(iter(summary.failed.values()), 'the lines above say why')}")
 
 
 def _make(study: Study, store: StudyStore, end: float, backend: BackendName, most: int, say: Say) -> tuple[Study, str]:
@@ -211,6 +229,7 @@ def _scores(study: Study, store: StudyStore, say: Say) -> Scores | None:
 
 def _written(
     file: Path,
+    overrides: Sequence[str],
     study: Study,
     store: StudyStore,
     scores: Scores | None,
@@ -219,19 +238,20 @@ def _written(
 ) -> Deletion:
     """Write the model, its hashes and the page."""
     folder, run = file.parent, Run(population=UNLEARNED, index=0)
-    files = [(name, export_model(store, run, folder / name).sha256) for name in ("model.pth", "model.safetensors")]
+    files = [(name, export_model(store, run, folder / name).sha256) for name in _MODELS]
     found = read_findings(study, store, scores)
     record = store.record(run)
+    again = ["ray-unlearn", "forget", str(file), *(word for one in overrides for word in ("--set", one))]
     context = Context(
         files=files,
-        command=shlex.join(["ray-unlearn", "forget", str(file), "--budget", "2h"]),
+        command=without_keys(shlex.join([*again, "--budget", "2h"])),
         study_yaml=file.read_text(encoding="utf-8"),
         warnings=[*warnings, *(scores.warnings if scores else ())],
         versions=record.versions if record else {},
         detail=f"{study.name}/report.html" if scores else "",
         thumbnails=_thumbnails(study, found) if thumbnails else None,
     )
-    result = Deletion(folder, found, tuple(_lines(folder, found, files)))
+    result = Deletion(folder, found, tuple(_lines(file, without_keys(shlex.join(again)), found, files)))
     try:
         (folder / "SHA256SUMS").write_text("".join(f"{sha256}  {name}\n" for name, sha256 in files), encoding="utf-8")
         result.page.write_text(deletion_page(study, found, context), encoding="utf-8")
@@ -240,14 +260,15 @@ def _written(
     return result
 
 
-def _lines(folder: Path, found: Findings, files: Sequence[tuple[str, str]]) -> list[str]:
+def _lines(file: Path, again: str, found: Findings, files: Sequence[tuple[str, str]]) -> list[str]:
+    folder = file.parent
     return [
         words.verdict(found),
         *words.reasons(found),
         *words.tested(found),
         *(f"{folder / name}  sha256 {sha256}" for name, sha256 in files),
         f"{folder / 'deletion.html'}: {plural(len(found.images), 'image')} by name, and what this does not prove",
-        f"{folder / STUDY_FILE}: `ray-unlearn forget {shlex.quote(str(folder / STUDY_FILE))}` repeats it",
+        f"{file}: `{again}` repeats it",
     ]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,23 +90,28 @@ def _yaml(value: Any) -> str:
 def write(request: Request, out: Path) -> Path:
     """Write the study file of a request into a folder, unless the same request is there already; return the file.
 
+    Nothing is written where a value is refused, so that the corrected request can be made in the same folder.
+
     Raises:
         StudyError: the folder holds another request, or a value is refused.
         StoreError: the folder cannot be written.
 
     """
-    file, text = out / STUDY_FILE, request.text()
+    file, beside = out / STUDY_FILE, out / f".{STUDY_FILE}.new"
     try:
         out.mkdir(parents=True, exist_ok=True)
+        beside.write_text(request.text(), encoding="utf-8")
+        asked = _content(load_study(beside))
+        lines = diff(_content(load_study(file)), asked) if file.exists() else []
         if not file.exists():
-            file.write_text(text, encoding="utf-8")
-            return file
-        beside = out / f".{STUDY_FILE}.new"
-        beside.write_text(text, encoding="utf-8")
-        lines = diff(_content(load_study(file)), _content(load_study(beside)))
-        beside.unlink()
+            beside.replace(file)
     except OSError as error:
         raise StoreError(f"{out}: cannot be written: {error.strerror or error}") from error
+    except StudyError as error:  # its lines are of a file that goes again
+        raise StudyError(re.sub(rf"{re.escape(str(beside))}(:\d+)?", "the request", str(error))) from error
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
     if lines:
         raise StudyError(f"{file}: another request is there ({'; '.join(lines[:3])}); choose another folder: -o FOLDER")
     return file

@@ -73,7 +73,9 @@ def reasons(found: Findings) -> list[str]:
         + (f", {percent(retrained.confidence)} % in models that never saw them." if retrained else ".")
     ]
     if before.memory is not None and after.memory is not None:
-        theirs = f", {percent(retrained.memory)} % in retrained models" if retrained and retrained.memory else ""
+        theirs = (
+            f", {percent(retrained.memory)} % in retrained models" if retrained and retrained.memory is not None else ""
+        )
         lines.append(
             "A forgotten image gets more confidence than a held-out one of its class in "
             f"{percent(before.memory)} % of pairs before, {percent(after.memory)} % after{theirs}."

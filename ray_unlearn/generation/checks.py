@@ -7,7 +7,8 @@
 
 Where the images are decoded already, digests are compared with the store's, as `generate` does it.
 
-Does not cover: what only decoding shows (broken images, labels beyond the classes), nor other machines.
+Does not cover: what only decoding shows (broken images, labels beyond the classes; the number of classes where neither
+the study nor its source states it, and with it whether the net's head and imported weights fit), nor other machines.
 """
 
 from __future__ import annotations
@@ -18,12 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ray_unlearn.data.arrays import Role
 from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.id_lists import read_ids
-from ray_unlearn.data.rows import OpenSource, Slice
-from ray_unlearn.data.sources import open_source
-from ray_unlearn.data.study_data import StudyData, columns_of, prepare_study
+from ray_unlearn.data.rows import OpenSource, Role, Slice
+from ray_unlearn.data.study_data import StudyData, check_columns, open_role, prepare_study
 from ray_unlearn.errors import DamagedFile, PopulationChanged, RayUnlearnError, StoreError, StoreReadOnly
 from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.job import check_sets, check_storage
@@ -33,7 +32,7 @@ from ray_unlearn.monitor.tracking import check_trackers
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.study.plan import ORIGINAL, Ingredients, Plan, Population, make_plan
-from ray_unlearn.study.schema import Data, Source, Study
+from ray_unlearn.study.schema import Source, Study
 
 if TYPE_CHECKING:  # it brings torch
     from torch import nn
@@ -72,12 +71,15 @@ class Checks:
         self.store = self._checked(self._open_store)
         for role in _ROLES:
             if isinstance(spec := getattr(data, role), Source):
-                source = self._checked(partial(_opened, spec, role, data), f"data.{role}")
+                source = self._checked(partial(open_role, data, role, spec), f"data.{role}")
                 self.sources |= {role: source} if source else {}
         self._checked(partial(check_trackers, self.study))
         if isinstance(data.forget.ids, str):
             self._checked(partial(read_ids, data.forget.ids), "data.forget.ids")
-        if self.store and len(self.sources) == sum(isinstance(getattr(data, role), Source) for role in _ROLES):
+        whole = len(self.sources) == sum(isinstance(getattr(data, role), Source) for role in _ROLES)
+        if whole:
+            self._checked(partial(check_columns, data), "data.columns")
+        if self.store and whole:
             self.data = self._checked(partial(self._decoded, self.store), "data")
         if self.store and not self.data:  # else digests are compared, once there is a plan
             self._checked(partial(_check_values, self.study, self.store))
@@ -136,13 +138,18 @@ class Checks:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes: of the decoded images, else of the study or the source's names, else 10."""
+        """Number of classes; 10 for estimates where it is not known yet."""
+        return self._known_classes or 10
+
+    @property
+    def _known_classes(self) -> int | None:
+        """Number of classes: of the decoded images, else of the study or the source's names; else None."""
         if self.data is not None:
             return self.data.num_classes
         named, source = self.study.data.classes, self.sources.get("train")
         if named is not None:
             return named if isinstance(named, int) else len(named)
-        return len(source.class_names) if source and source.class_names else 10
+        return len(source.class_names) if source and source.class_names else None
 
     def _build(self) -> nn.Module:
         from ray_unlearn import models
@@ -152,17 +159,25 @@ class Checks:
         spec, count = self.study.model, self.num_classes
         model = models.build(spec, count, Seeds(study=0), self.study.data.image_size)
         trained = any(map(trains, self.plan.populations.values() if self.plan else ()))
-        models.try_net(
-            model, *noise(self.study, count), num_classes=count, arch=spec.arch, trains=trained, folder=spec.folder
-        )
+        if self._known_classes:
+            models.try_net(
+                model, *noise(self.study, count), num_classes=count, arch=spec.arch, trains=trained, folder=spec.folder
+            )
         return model
 
     def _try_weights(self, population: Population) -> None:
+        from ray_unlearn import models
         from ray_unlearn.generation.trial import check_weights
         from ray_unlearn.methods.weights import WeightsOptions
 
-        if self.model is not None and isinstance(population.method.options, WeightsOptions):
-            list(check_weights(self.study, self.num_classes, self.model, population.method.options))
+        options = population.method.options
+        if self.model is None or not isinstance(options, WeightsOptions):
+            return
+        if self._known_classes:
+            list(check_weights(self.study, self._known_classes, self.model, options))
+        else:
+            for path in options.weights:
+                models.open_weights(path).tree()
 
     def _checked(self, check: Callable[[], T], key: str = "") -> T | None:
         """Return the value of a check; None where it fails, which is noted: with `key`, where it names no key."""
@@ -173,10 +188,6 @@ class Checks:
             named = not key or text.startswith((key, f"{key.partition('.')[0]}."))
             self.problems[self.study.places.before(text if named else f"{key}: {text}")] = error.exit_code
             return None
-
-
-def _opened(source: Source, role: Role, data: Data) -> OpenSource:
-    return open_source(source, "train" if role == "train" else "test", columns_of(data), role)
 
 
 def _check_values(study: Study, store: StudyStore) -> None:

@@ -49,7 +49,7 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     import_what_runs_need()
     from ray_unlearn import models
     from ray_unlearn.generation.trial import check_model
-    from ray_unlearn.methods.resolve import resolve
+    from ray_unlearn.methods.resolve import remarks, resolve
     from ray_unlearn.run.job import Job
 
     methods = {name: resolve(study, name) for name in study.populations}
@@ -59,7 +59,7 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
     check_sets(plan, data)
-    return replace(job, remarks=tuple(check_model(job)))
+    return replace(job, remarks=(*remarks(study, methods), *check_model(job)))
 
 
 def check_storage(storage: str) -> None:

@@ -158,12 +158,13 @@ class ArithmeticWarnings:
     def __init__(self, job: Job, work: Work, log: Callable[[str], None]) -> None:
         self._held, self._pending = work.held, {run.population for run in work.pending}
         self._reference = job.plan.study.evaluation.reference if job.plan.study.evaluation else ""
+        self._scripts = {name for name, population in job.plan.populations.items() if population.method.source}
         self._log, self._logged = log, set[str]()
 
     def __call__(self, event: Event) -> None:
         """Compare the arithmetic of a worker that is ready."""
         if isinstance(event, Ready):
-            for line in mixing(self._held, self._pending, event.info.arithmetic, self._reference):
+            for line in mixing(self._held, self._pending, event.info.arithmetic, self._reference, self._scripts):
                 if line not in self._logged:
                     self._log(f"warning: {line}")
                 self._logged.add(line)

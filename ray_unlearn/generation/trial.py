@@ -48,6 +48,7 @@ def check_model(job: Job) -> Iterator[str]:
         trains=any(trains(population) for population in populations),
         folder=study.model.folder,
     )
+    yield from _same_start(job, model)
     yield from _lone_images(job, model, images_BCHW)
     yield from _unknown_values(job)
     for population in populations:
@@ -117,6 +118,19 @@ def noise(study: Study, num_classes: int, count: int = _TRIED_IMAGES) -> tuple[t
 def trains(population: Population) -> bool:
     """Return whether a method of this package trains the net."""
     return not population.method.source and population.method.name not in ("weights", "null")
+
+
+def _same_start(job: Job, model: nn.Module) -> Iterator[str]:
+    """Yield a line where runs that train from scratch would all start from the same weights."""
+    spec, populations = job.plan.study.model, job.plan.populations.values()
+    if ":" not in spec.arch or not any(p.method.starts_from == "scratch" and trains(p) for p in populations):
+        return
+    other = models.build(spec, job.data.num_classes, Seeds(study=1), job.plan.study.data.image_size)
+    if all(map(torch.equal, model.parameters(), other.parameters())):
+        yield (
+            f"model {spec.arch}: the factory gives the same weights with every seed, so runs from scratch differ by "
+            "the order of images alone; leave out what sets torch's seed or loads weights, if that is not meant"
+        )
 
 
 def _unknown_values(job: Job) -> Iterator[str]:

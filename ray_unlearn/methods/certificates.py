@@ -87,7 +87,13 @@ def langevin_steps(
         std: of the stationary noise.
         lipschitz: bound of an image's gradient.
 
+    Raises:
+        MethodError: no number of steps reaches so small an epsilon at this delta.
+
     """
+    least = math.log(1 / delta) / (float(_ORDERS.max()) - 1)
+    if epsilon <= least:
+        raise MethodError(f"epsilon {epsilon:g} at delta {delta:g} is out of reach: it must be above {least:.2g}")
     at_start = 4 * _ORDERS * (forgotten * lipschitz) ** 2 / (decay * std**2)
     left = epsilon - math.log(1 / delta) / (_ORDERS - 1)
     possible = left > 0

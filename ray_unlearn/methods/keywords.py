@@ -10,6 +10,7 @@
 Names, types and defaults are read from the script's text, which is not run for it. A type is the annotation's, or else
 the default's; int, float, bool and str are checked, with None where either names it, and everything else is passed as
 it is. A default is part of the text, and so of the population's identity; only arguments that are given are options.
+An argument whose name is that of another key of a population is given as `arguments: {batch_size: 8}`.
 
 Does not cover: functions that are not a `def` at the top of the script: their arguments cannot be given.
 """
@@ -86,6 +87,19 @@ def checked(
             raise StudyError(f"{where}.{name}: unknown key{hint} (method {method})")
         _check_type(f"{where}.{name}", known[name], value)
     return dict(given)
+
+
+def hidden(method: str, source: str, keys: Collection[str], arguments: Collection[str]) -> list[str]:
+    """Return the function's arguments that keep their defaults, although the population has keys of their names.
+
+    Args:
+        method: path/to/script.py:function.
+        source: the script's text.
+        keys: the population's keys that have a meaning of their own, such as `batch_size`, which is the loaders'.
+        arguments: names of the arguments that the population gives.
+
+    """
+    return sorted((keywords_in(method, source) or {}).keys() & set(keys) - set(arguments))
 
 
 def _check_type(where: str, names: frozenset[str], value: Any) -> None:

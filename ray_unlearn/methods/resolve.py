@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from ray_unlearn.errors import MethodError, StudyError, did_you_mean
 from ray_unlearn.methods import ALIASES, METHODS, Method
 from ray_unlearn.methods.form import check_script_form
-from ray_unlearn.methods.keywords import checked
+from ray_unlearn.methods.keywords import checked, hidden
 from ray_unlearn.methods.script import ScriptOptions, script_method
 from ray_unlearn.models import open_weights
 from ray_unlearn.study.identity import identity_of
@@ -76,6 +76,21 @@ def _with_arguments(population: str, method: str, source: str, options: Mapping[
     written = options.get("arguments") or {}
     where, names = f"populations.{population}", [key for key in fields if key != "arguments"]
     return loaders | {"arguments": checked(where, method, source, {**written, **others}, names)}
+
+
+def remarks(study: Study, uses: Mapping[str, MethodUse]) -> list[str]:
+    """Return a line for each argument of a script that keeps its default beside a key of its name."""
+    lines = []
+    for population, use in uses.items():
+        if use.source:
+            spec = study.populations[population]
+            keys = spec.model_fields_set & {*ScriptOptions.model_fields, *type(spec).model_fields}
+            lines += [
+                f"population {population}: {key} is no argument of {use.name} here, which keeps its own {key}; to give "
+                f"it one, add arguments: {{{key}: ...}}"
+                for key in hidden(use.name, use.source, keys, use.options.arguments)  # type: ignore[attr-defined]
+            ]
+    return lines
 
 
 def method_of(use: MethodUse) -> Method:

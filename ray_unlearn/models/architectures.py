@@ -66,13 +66,20 @@ def build(spec: Model, num_classes: int, seeds: Seeds, image_size: int | None = 
         model = call(spec.arch, factory, num_classes, spec.options, spec.folder)
         check_kind(model, spec.arch)
         materialise(model, image_size, spec.arch)
-    if _needs_adapter(spec, factory, num_classes, image_size):
+    if _needs_adapter(spec, factory, num_classes, image_size, model):
         model.register_forward_hook(plain_logits)
     return trim(model) if spec.trim_dead_taps else model
 
 
-def _needs_adapter(spec: Model, factory: Callable[..., Any], num_classes: int, image_size: int | None) -> bool:
-    """Return whether the net returns more than logits; a user's factory is tried once per process."""
+def _needs_adapter(
+    spec: Model, factory: Callable[..., Any], num_classes: int, image_size: int | None, model: nn.Module
+) -> bool:
+    """Return whether the net returns more than logits; a user's factory is tried once per process.
+
+    Raises:
+        ModelError: the factory makes one net and returns it again, so that a run would start from another's weights.
+
+    """
     if ":" not in spec.arch:
         return spec.arch in _WITH_HEADS
     if image_size is None:
@@ -81,6 +88,11 @@ def _needs_adapter(spec: Model, factory: Callable[..., Any], num_classes: int, i
     if key not in _tried:
         with Seeds(study=0).global_state("init"):
             net = call(spec.arch, factory, num_classes, spec.options, spec.folder)
+            if net is model:
+                raise ModelError(
+                    f"model {spec.arch}: the factory returns the same net every time; expected a new one at each call, "
+                    "since every run starts from weights of its own"
+                )
             more = isinstance(net, nn.Module) and returns_more(net, image_size)
         _tried[key] = factory, more
     return _tried[key][1]

@@ -308,7 +308,7 @@ def _normalisation(fit: Fit) -> tuple[tuple[tuple[float, ...], tuple[float, ...]
     if scales.keys() != {"mean", "std"}:
         return None, list(fit.beside)
     mean, std = (tensors[scales[word]].double().flatten().expand(3).tolist() for word in ("mean", "std"))
-    unit = 255 if max(map(abs, mean)) > 4 else 1
+    unit = 255 if max(map(abs, mean + std)) > 4 else 1  # of pixels in 0..255
     found = tuple(round(v / unit, 6) for v in mean), tuple(round(v / unit, 6) for v in std)
     return found, [name for name in fit.beside if name not in scales.values()]
 

@@ -137,6 +137,8 @@ def load_weights(
     _check_shapes(own, found.state, where, num_classes)
     for name, tensor in found.state.items():
         _check_plain(name, tensor, where)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        _check_values(name, found.state[name], parameter, where)
     model.load_state_dict(dict(found.state))
     return Fitted(
         state=found.state,
@@ -186,6 +188,18 @@ def _check_plain(name: str, tensor: torch.Tensor, where: str) -> None:
     if not plain:
         kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
         raise ModelError(f"{where}: tensor {name!r}: expected plain numbers; found {kind}")
+
+
+def _check_values(name: str, tensor: torch.Tensor, own: nn.Parameter, where: str) -> None:
+    """Refuse whole numbers for weights, NaN, and what is infinite as the model's type."""
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"{where}: tensor {name!r}: expected fractions; found {kind}, as in a net that was quantised: name the "
+            "weights that it was made from"
+        )
+    if not torch.isfinite(tensor.to(own.dtype)).all():
+        raise ModelError(f"{where}: tensor {name!r} holds NaN or infinity")
 
 
 def _casts(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:

@@ -96,18 +96,27 @@ class _Thread:
 
     def __call__(self, event: Event) -> None:
         """Queue a made run."""
-        if isinstance(event, Made) and not self._failed and not self._waiting.full():
-            self._waiting.put((event.outcome.run, values_of(event)))
+        if isinstance(event, Made) and not self._failed:
+            self._put((event.outcome.run, values_of(event)))
 
     def close(self) -> None:
         """Wait until everything is written, for half a minute at most."""
-        if self._waiting.full():
-            self._failed = True
+        if not self._put(None):
             return
-        self._waiting.put(None)
         self._thread.join(CLOSING_S)
         if self._thread.is_alive():
             self._log(f"{self._name} did not take everything within {CLOSING_S:.0f} s; the store has it all")
+
+    def _put(self, one: tuple[Run, Values] | None) -> bool:
+        """Queue a run, or None for the end; return whether there was room. A full queue leaves the tracker out."""
+        try:
+            self._waiting.put_nowait(one)
+        except queue.Full:
+            if not self._failed:
+                self._failed = True
+                self._log(f"{self._name} is too slow and is left out; the store has it all")
+            return False
+        return True
 
     def _work(self) -> None:
         try:

@@ -31,7 +31,7 @@ from ray_unlearn.run.probe import LOGITS, probe_images, tensors_of
 from ray_unlearn.run.run_log import RunLog
 from ray_unlearn.run.taken_back import compare, load
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.plan import MethodUse, Run
+from ray_unlearn.study.plan import ORIGINAL, MethodUse, Run
 from ray_unlearn.usercode.apart import EndedApart, result_of
 from ray_unlearn.usercode.fork_server import Ended, ForkServer, ServerLost, fork_server
 from ray_unlearn.usercode.wire import open_file_of
@@ -49,8 +49,8 @@ class RunsApart:
         self._job, self._device = job, device
         self._sets = {name: sets[name] for name in ("retain", "forget", "validation")} | {"train": train}
         self._probe_BCHW = probe_images(sets)
-        self._sent: set[str] = set()
-        """Originals whose weights the server has."""
+        self._sent: set[Run] = set()
+        """Originals whose weights the server has, and the last shadow."""
         self.cpu_s = 0.0
         """CPU seconds of all processes of scripts so far."""
 
@@ -70,7 +70,9 @@ class RunsApart:
 
         """
         use = self._job.plan.populations[run.population].method
-        net, start = original.copy(), str(self._job.plan.start_of(run))
+        net, start = original.copy(), self._job.plan.start_of(run)
+        if start is None:  # `methods.script` says that scripts start from an original
+            raise MethodError(f"run {run}: a script needs an original to start from")
         most_bytes = sum(tensor.nbytes for tensor in net.state_dict().values()) * 2 + _MORE_BYTES
         arguments = {
             "method": use.name,
@@ -78,7 +80,7 @@ class RunsApart:
             "planned": use.identity["method"],
             "options": use.options.model_dump(mode="json"),
             "seeds": {"study": rng.study, "population": rng.population, "original": rng.original, "run": rng.run},
-            "original": start,
+            "original": str(start),
         }
         try:
             with fork_server() as server:
@@ -97,7 +99,7 @@ class RunsApart:
         except (EndedApart, ServerLost) as error:
             raise FailedApart(error=str(error)) from error
         if failure := report.get("failure"):
-            raise FailedApart.told(failure)
+            raise FailedApart.parse(failure)
         return self._taken_back(net, use, report, tensors)
 
     def _count(self, ended: Ended) -> None:
@@ -124,15 +126,17 @@ class RunsApart:
         given = self._job.plan.study.execution.script_memory_gib
         return given * 2**30 if given is not None else _SHARE * memory_limit()
 
-    def _open(self, server: ForkServer, name: str, original: Template) -> None:
-        """Let the server open this job, and an original, unless it has."""
+    def _open(self, server: ForkServer, start: Run, original: Template) -> None:
+        """Let the server open this job, and an original, unless it has; and forget a shadow, which starts one run."""
         if server.owner is not self:
             self._do(server, "open_job", self._description(), safetensors.numpy.save(_indices(self._sets)))
             server.owner = self
             self._sent.clear()
-        if name not in self._sent:
-            self._do(server, "add_original", {"name": name}, safetensors.torch.save(tensors_of(original.copy())))
-            self._sent.add(name)
+        if start not in self._sent:
+            shadows = {one for one in self._sent if one.population != ORIGINAL}
+            names = {"name": str(start), "forgotten": [str(one) for one in shadows]}
+            self._do(server, "add_original", names, safetensors.torch.save(tensors_of(original.copy())))
+            self._sent = self._sent - shadows | {start}
 
     def _do(self, server: ForkServer, name: str, arguments: Mapping[str, Any], data: bytes) -> None:
         with open_file_of(data) as file:

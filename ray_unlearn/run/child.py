@@ -2,7 +2,7 @@
 
     prepare({}, [])                              # in the fork server, once: imports
     open_job(arguments, [indices])               # in the fork server: maps the images, builds the net
-    add_original(arguments, [weights])           # in the fork server, once for each original
+    add_original(arguments, [weights])           # in the fork server, once for each original or shadow
     make(arguments, [result])                    # in a forked child: one run
 
 What the server opened is the child's own copy: it may write on labels, indices and nets without any effect on another
@@ -101,8 +101,10 @@ def open_job(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
 
 
 def add_original(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
-    """Keep the weights of a run that others start from, `name`, from safetensors."""
+    """Keep the weights of a run that others start from, `name`, from safetensors; forget those of `forgotten`."""
     opened = _opened[0]
+    for name in arguments["forgotten"]:
+        del opened.originals[name]
     net = opened.template.copy()
     net.load_state_dict(safetensors.torch.load(read_all(files[0], _MOST_BYTES)))
     opened.originals[arguments["name"]] = Template(net)

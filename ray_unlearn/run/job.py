@@ -26,6 +26,6 @@ class Job:
     marker: str = ""
     """Name of a file that the driver keeps in the storage while it works; a worker without it has another storage."""
     remarks: tuple[str, ...] = ()
-    """Lines about the net and imported weights, found before any run."""
+    """Lines about scripts' arguments, the net and imported weights, found before any run."""
     verbose: bool = False
     """Whether outcomes of published runs include the run's log; those of failed runs always do."""

@@ -129,13 +129,13 @@ class FailedApart(Exception):
         self.error, self.traceback, self.final = error, traceback, final
 
     @classmethod
-    def told(cls, failure: Any) -> FailedApart:
-        """Return the failure that a process wrote, which may be anything, as `failed_as` has it."""
-        told = failure if isinstance(failure, dict) else {}
+    def parse(cls, failure: Any) -> FailedApart:
+        """Return the failure that a process wrote: what `failed_as` returns, or, from a stranger, anything."""
+        found = failure if isinstance(failure, dict) else {}
         return cls(
-            error=_printable(str(told.get("error") or "it failed and did not say why"))[:_MOST_CHARACTERS],
-            traceback=_printable(str(told.get("traceback") or "")),
-            final=told.get("final") is True,
+            error=_printable(str(found.get("error") or "it failed without a reason"))[:_MOST_CHARACTERS],
+            traceback=_printable(str(found.get("traceback") or "")),
+            final=found.get("final") is True,
         )
 
 

@@ -81,9 +81,10 @@ def _differences(here: Mapping[str, nn.Module], there: Mapping[str, nn.Module]) 
         if other is None:
             yield f"{where}: a new {type(module).__name__}"
             continue
-        for hooks, kind in ((module._forward_hooks, "forward hook"), (module._forward_pre_hooks, "forward pre-hook")):
-            if len(hooks) > len(getattr(other, f"_{kind.replace(' ', '_').replace('-', '_')}s")):
-                yield f"{where}: a {kind}"
+        if len(module._forward_hooks) > len(other._forward_hooks):
+            yield f"{where}: a forward hook"
+        if len(module._forward_pre_hooks) > len(other._forward_pre_hooks):
+            yield f"{where}: a forward pre-hook"
         if type(module) is not type(other):
             yield f"{where}: {type(module).__name__} instead of {type(other).__name__}"
         elif "forward" in vars(module) and "forward" not in vars(other):

@@ -104,5 +104,5 @@ def compare(
         raise MethodError(
             f"{where}: the net as it was left gives other outputs than its weights in a fresh net (logits differ by "
             f"{difference:.2g} of the largest), and a checkpoint holds weights alone; leave no hooks, replaced "
-            f"functions or changed settings on the net{found}"
+            f"functions or changed settings on the net, and register tensors as buffers{found}"
         )

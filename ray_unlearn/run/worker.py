@@ -44,7 +44,7 @@ from ray_unlearn.run.settings import arithmetic, configure, device_name, warm_up
 from ray_unlearn.run.taken_back import compare, load
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord
-from ray_unlearn.store.arithmetic import arithmetic_of
+from ray_unlearn.store.arithmetic import SCRIPT, arithmetic_of
 from ray_unlearn.store.membership import Members, fingerprint, half_of_train
 from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import check_shared
@@ -210,13 +210,15 @@ class Worker:
 
     def _trained(self, run: Run, rng: Seeds, data: RunData) -> nn.Module:
         """Return the model that one of the package's methods, or of an installed distribution's, trained here."""
-        use = self._job.plan.populations[run.population].method
-        model = self._starting_model(run, rng)
+        use, arch = self._job.plan.populations[run.population].method, self._job.plan.study.model.arch
+        method, model = method_of(use), self._starting_model(run, rng)
         model = model if self._device.type == "cpu" else model.to(self._device)
         with rng.global_state("method"):  # dropout draws from the global generators
-            method_of(use).run(model, data, use.options, rng)
-        if ":" in self._job.plan.study.model.arch:
-            self._check_told(model)
+            method.run(model, data, use.options, rng)
+        if method.distribution:
+            self._check_fresh(model, f"method {use.name}")
+        elif ":" in arch:
+            self._check_fresh(model, f"model.arch {arch}")
         return model
 
     def _trained_apart(self, run: Run, rng: Seeds, log: RunLog, data: RunData | None) -> nn.Module:
@@ -228,15 +230,14 @@ class Worker:
             self._apart = RunsApart(self._job, self._device, self._sets, self._train)
         return self._apart.made(run, rng, self._original(start)[1], log, data)
 
-    def _check_told(self, model: nn.Module) -> None:
-        """Check that a factory's net holds all that its outputs depend on in the state that is published.
+    def _check_fresh(self, model: nn.Module, where: str) -> None:
+        """Check that a net, of another's code or trained by it, has all that its outputs depend on in its state.
 
         Raises:
             MethodError: a fresh net with the same state gives other outputs.
 
         """
-        where, images_BCHW = f"model.arch {self._job.plan.study.model.arch}", probe_images(self._sets)
-        fresh = self._template.copy()
+        images_BCHW, fresh = probe_images(self._sets), self._template.copy()
         load(fresh, tensors_of(model), where)
         found = clues(model, fresh)
         logits_BC = probe_logits(model, images_BCHW, self._device)
@@ -262,7 +263,7 @@ class Worker:
                 cpu_seconds=made.cpu_seconds,
                 device=device_name(self._device),
                 threads=made.threads,
-                arithmetic=arithmetic(self._device, self._job.plan.study.execution),
+                arithmetic=self._arithmetic(made.run),
                 shards=self._job.data.shards,
             )
             self._job.store.publish(made.run, payloads, record)
@@ -270,6 +271,11 @@ class Worker:
             return failure_of(made.run, start, error, log=made.log)
         log = made.log if self._job.verbose else b""
         return success_of(made.run, record, (start, end), (began, time.monotonic()), images=made.writer.images, log=log)
+
+    def _arithmetic(self, run: Run) -> dict[str, str]:
+        """Return what a run's record says of the conditions that no digest covers."""
+        found = arithmetic(self._device, self._job.plan.study.execution)
+        return found | SCRIPT if self._job.plan.populations[run.population].method.source else found
 
     def _sha256_of_start(self, run: Run) -> str:
         start = self._job.plan.start_of(run)

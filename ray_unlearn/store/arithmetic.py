@@ -1,23 +1,29 @@
-"""Conditions that change the last bits of a run but no digest, and warnings where a population mixes them.
+"""Conditions that change the bits of a run but no digest, and warnings where a population mixes them.
 
     mixtures({"finetune": records, "retrained": others}, reference="retrained")
     # ["population finetune: its runs differ in torch: 2.9.1 (runs 0-3), 2.10.0 (runs 4-5); ..."]
 
 Versions of torch and torchvision, the device, the thread count, and the instructions that torch chose for the CPU. Such
 runs are of one experiment and equal to rounding, but training enlarges rounding: compare them with that in mind.
+Of a script's run also how it was called (`SCRIPT`): earlier versions seeded the generators before the script's import
+alone, so a script that seeds or draws on import drew other numbers.
 
 Does not cover: what digests cover, and what changes no bit (host, times, attempts).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ray_unlearn.store.records import Record
 
 PACKAGES = ("torch", "torchvision")
 _SHOWN = 4  # ranges of runs that a warning lists
 ADVICE = "digests do not cover that, so the last bits may differ"
+SCRIPT = {"script": "own process and seeded after its import"}
+"""Condition of a script's run; that of other methods has none."""
+_SCRIPT_BEFORE = "seeded before its import alone"  # records of scripts' runs before 0.2 do not say it
+_SCRIPT_ADVICE = "; a script that seeds or draws random numbers on import drew others: make such runs again"
 
 
 def arithmetic_of(device: str, threads: int, versions: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
@@ -34,16 +40,17 @@ def mixtures(populations: Mapping[str, Mapping[int, Record]], reference: str = "
         reference: the population that the others are compared with; empty for none.
 
     """
-    values = {name: _values(records) for name, records in populations.items()}
-    mixed = {
-        name: [_listed(key, found) for key, found in own.items() if len(found) > 1] for name, own in values.items()
-    }
+    values = {name: _values(records, scripted=_is_script(records)) for name, records in populations.items()}
+    mixed = {name: {key: found for key, found in own.items() if len(found) > 1} for name, own in values.items()}
     lines = [
-        f"population {name}: its runs differ in {'; '.join(keys)}; {ADVICE}" for name, keys in mixed.items() if keys
+        f"population {name}: its runs differ in {'; '.join(map(_listed, own, own.values()))}; {_advice(own)}"
+        for name, own in mixed.items()
+        if own
     ]
     theirs = values.get(reference, {})
     for name, own in values.items():
-        differing = [key for key in own.keys() & theirs.keys() if set(own[key]) != set(theirs[key])]
+        common = (own.keys() & theirs.keys()) - SCRIPT.keys()  # another method is another method
+        differing = [key for key in common if set(own[key]) != set(theirs[key])]
         pairs = [f"{key} ({_joined(own[key])}, there {_joined(theirs[key])})" for key in sorted(differing)]
         if pairs:
             lines.append(f"population {name}: differs from the reference {reference} in {'; '.join(pairs)}; {ADVICE}")
@@ -51,7 +58,11 @@ def mixtures(populations: Mapping[str, Mapping[int, Record]], reference: str = "
 
 
 def mixing(
-    held: Mapping[str, Mapping[int, Record]], pending: Iterable[str], arithmetic: Mapping[str, str], reference: str = ""
+    held: Mapping[str, Mapping[int, Record]],
+    pending: Iterable[str],
+    arithmetic: Mapping[str, str],
+    reference: str = "",
+    scripts: Collection[str] = (),
 ) -> list[str]:
     """Return a line for each population whose new runs will differ from its finished runs or from the reference.
 
@@ -60,25 +71,42 @@ def mixing(
         pending: the populations that the worker will make runs of.
         arithmetic: the worker's conditions, as `arithmetic_of` returns them.
         reference: the population that the others are compared with; empty for none.
+        scripts: the populations whose method is a script.
 
     """
     lines = []
     for name in sorted(set(pending)):
-        others = {"its runs so far": name} | ({f"the reference {reference}": reference} if reference != name else {})
-        for whose, population in others.items():
-            found = _values(held.get(population, {}))
-            differing = [key for key in found if key in arithmetic and set(found[key]) != {arithmetic[key]}]
-            pairs = [f"{key} ({_joined(found[key])}, here {arithmetic[key]})" for key in differing]
+        scripted = name in scripts
+        own = _values(held.get(name, {}), scripted=scripted)
+        here = {**arithmetic, **SCRIPT} if scripted else arithmetic
+        others = [("its runs so far", own, here)]
+        if reference != name:
+            others.append((f"the reference {reference}", _values(held.get(reference, {})), arithmetic))
+        for whose, found, new in others:
+            differing = [key for key in found if key in new and set(found[key]) != {new[key]}]
+            pairs = [f"{key} ({_joined(found[key])}, here {new[key]})" for key in differing]
             if pairs:
-                lines.append(f"population {name}: new runs differ from {whose} in {'; '.join(pairs)}; {ADVICE}")
+                advice = _advice(differing)
+                lines.append(f"population {name}: new runs differ from {whose} in {'; '.join(pairs)}; {advice}")
     return lines
 
 
-def _values(records: Mapping[int, Record]) -> dict[str, dict[str, list[int]]]:
-    """Return key -> value -> the runs that have it."""
+def _advice(keys: Collection[str]) -> str:
+    return ADVICE + (_SCRIPT_ADVICE if SCRIPT.keys() & set(keys) else "")
+
+
+def _is_script(records: Mapping[int, Record]) -> bool:
+    """Return whether some of a population's records say how a script was called."""
+    return any(SCRIPT.keys() & record.arithmetic.keys() for record in records.values())
+
+
+def _values(records: Mapping[int, Record], *, scripted: bool = False) -> dict[str, dict[str, list[int]]]:
+    """Return key -> value -> the runs that have it; of a script, all runs have a value of `SCRIPT`."""
+    absent = dict.fromkeys(SCRIPT, _SCRIPT_BEFORE) if scripted else {}
     found: dict[str, dict[str, list[int]]] = {}
     for index, record in sorted(records.items()):
-        known = arithmetic_of(record.device, record.threads, record.versions, record.arithmetic)
+        more = {**absent, **record.arithmetic}
+        known = arithmetic_of(record.device, record.threads, record.versions, more)
         for key, value in known.items():
             found.setdefault(key, {}).setdefault(value, []).append(index)
     return found

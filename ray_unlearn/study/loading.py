@@ -15,6 +15,7 @@ Does not cover: whether a path exists; the room that opens it reports that.
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -248,6 +249,16 @@ def _fields(model: type[BaseModel], path: Iterable[str]) -> list[str]:
             return []
         model = blocks[0]
     return list(model.model_fields)
+
+
+def tree_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return overrides alone as plain values: `["a.b=1", "a.c=2"]` gives {"a": {"b": 1, "c": 2}}.
+
+    Raises:
+        StudyError: one is not `KEY=VALUE`, or its value is not YAML.
+
+    """
+    return functools.reduce(_merge, map(_override, overrides), {})
 
 
 def _override(text: str) -> dict[str, Any]:

@@ -241,8 +241,6 @@ def _shadows(name: str, spec: PopulationSpec, use: MethodUse, shadows: Populatio
     where = f"populations.{name}.starts_from"
     if use.starts_from == "scratch":
         raise StudyError(f"{where}: {use.name} trains from scratch and starts from no model")
-    if use.source:  # its process would have to get each run's own half of the images
-        raise StudyError(f"{where}: a script starts from an original; only methods by name start from shadows")
     if shadows is None or not shadows.on_halves or shadows.name == ORIGINAL:
         raise StudyError(
             f"{where}: expected a population of shadows, {{method: train, on: {{half_of: train, balanced: true}}}}; "

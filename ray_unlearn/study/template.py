@@ -90,7 +90,7 @@ PLACEHOLDERS = {
     "ids": "delete.csv",
     "arch": "resnet18",
     "training": "{epochs: 30, optimizer: adam, lr: 1.0e-4, weight_decay: 5.0e-3, batch_size: 64}",
-    "weights": "model.pth",
+    "weights": "original.pth",
     "method": "kookmin",
     "count": "1",
     "expect_accuracy": "null",

@@ -189,16 +189,13 @@ def _end(child: int) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a child's folder, whatever rights it took from its files."""
-
-    def again(act: Callable[..., Any], path: str, _: Any) -> None:
-        with contextlib.suppress(OSError):
-            Path(path).parent.chmod(0o700)
-            Path(path).chmod(0o700, follow_symlinks=False) if Path(path).is_symlink() else Path(path).chmod(0o700)
-            shutil.rmtree(path) if act in (os.scandir, os.open, os.listdir) else act(path)
-
-    shutil.rmtree(folder, onerror=again)
-    if folder.exists():
+    """Remove a child's folder, also where the child took its own rights to folders in it away."""
+    with contextlib.suppress(OSError, RecursionError):  # the child may have removed it, or made a very deep one
+        folder.chmod(0o700)
+        for place, names, _ in os.walk(folder):
+            for path in (Path(place, name) for name in names):
+                if not path.is_symlink():  # a link may lead out of the folder
+                    path.chmod(0o700)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -12,7 +12,6 @@ Does not cover: GPUs, where each process makes a context of its own.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import statistics
 import tempfile
 import time
@@ -121,8 +120,8 @@ def started() -> float:
     """Return the seconds from the start of a fork server until it has imported everything, and answers."""
     fork_server.stop()
     start = time.perf_counter()
-    with fork_server.fork_server() as server, contextlib.suppress(fork_server.ServerLost):
-        server.do("ray_unlearn.run.child:nothing", {})  # an answer, after its imports: there is no such function
+    with fork_server.fork_server() as server:
+        server.do("ray_unlearn.run.child:prepare", {})  # an answer, after its imports; a second time, it does little
     return time.perf_counter() - start
 
 
@@ -138,10 +137,10 @@ def main() -> None:
         per_batch = statistics.median(seconds_of(first, 5)[0]) / 10
         print("| run | batches | here | apart | difference |\n|---|---|---|---|---|")
         for seconds in options.seconds:
-            both = Both(folder, max(1, round(seconds / per_batch)))
+            batches = max(1, round(seconds / per_batch))
+            both = Both(folder, batches)
             repeats = options.repeats or (30 if seconds < 0.5 else 5 if seconds < 10 else 2)
             here, apart = (statistics.median(times) for times in seconds_of(both, repeats))
-            batches = max(1, round(seconds / per_batch))
             print(f"| {seconds:g} s | {batches} | {here:.3f} s | {apart:.3f} s | {apart - here:+.3f} s |", flush=True)
     print(f"\nA fork server answers {statistics.median(started() for _ in range(3)):.1f} s after its start.")
     fork_server.stop()
