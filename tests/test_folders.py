@@ -305,7 +305,9 @@ def test_formats_that_need_one_folder(tmp_path):
 
 
 def test_columns_without_a_table_are_refused(tmp_path):
-    """Law: names of columns that change nothing are an error; one table among the sources is enough."""
+    """Law: names of columns that change nothing are an error; one table is enough, and defaults written out change
+    nothing either.
+    """
     (tmp_path / "a").mkdir()
     folder = Source(path=str(tmp_path / "a"))
     with pytest.raises(

@@ -104,7 +104,8 @@ def check_columns(data: Data) -> None:
         DataError: `data.columns` names one, and no source is Parquet or a CSV file.
 
     """
-    named = sorted(data.columns.model_fields_set)
+    given, usual = data.columns.model_dump(), Columns().model_dump()
+    named = [key for key, name in given.items() if name != usual[key]]
     sources = [spec for role in _ROLES if isinstance(spec := getattr(data, role), Source)]
     if named and not any(has_columns(source) for source in sources):
         raise DataError(
