@@ -36,6 +36,11 @@ def open_source(source: Source, role: Role, columns: Columns) -> OpenSource:
         form = source.format if source.format != "auto" else _format_of(paths)
     except OSError as error:  # a name too long for a file system, a folder without permission to list it
         raise DataError(f"data.{role}: {label(paths[0])[:80]}: cannot be read ({error.strerror})") from error
+    if form == "imported":
+        raise DataError(
+            f"data.{role}: the study's images are not here: its runs were imported as outputs. evaluate, report, "
+            "status, verify and export work on it; runs of other methods need a study with images"
+        )
     if form == "digits":
         return open_digits(part)
     if form == "cifar10":

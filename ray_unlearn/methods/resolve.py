@@ -19,6 +19,7 @@ from ray_unlearn.methods.form import check_script_form
 from ray_unlearn.methods.keywords import checked, hidden
 from ray_unlearn.methods.script import ScriptOptions, script_method
 from ray_unlearn.models import open_weights
+from ray_unlearn.store.records import IMPORTED
 from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.loading import describe_first
 from ray_unlearn.study.plan import MethodUse
@@ -116,6 +117,12 @@ def _identity(method: Method) -> Any:
 
 
 def _registered(name: str, population: str) -> Method:
+    if name == IMPORTED:
+        raise StudyError(
+            f"populations.{population}.method: imported: other programs made these runs, and `ray-unlearn import` "
+            "brought their outputs; they are scored, not made. A study that makes runs compares them with these: "
+            f"evaluation: {{populations: {{{population}: FOLDER}}}}"
+        )
     if name not in METHODS:
         hint = did_you_mean(name, [*METHODS, *ALIASES])
         raise StudyError(f"populations.{population}.method: no method {name!r}{hint}; or path/to/script.py:function")

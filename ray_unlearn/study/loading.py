@@ -331,6 +331,9 @@ def _absolute_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(tree.get("execution"), dict) and isinstance(tree["execution"].get("track"), list):
         places = [_absolute_place(entry, folder) for entry in tree["execution"]["track"]]
         tree["execution"] = {**tree["execution"], "track": places}
+    if isinstance(tree.get("evaluation"), dict) and isinstance(tree["evaluation"].get("populations"), dict):
+        others = {name: _absolute(path, folder) for name, path in tree["evaluation"]["populations"].items()}
+        tree["evaluation"] = {**tree["evaluation"], "populations": others}
     if isinstance(tree.get("populations"), dict):
         tree["populations"] = {name: _absolute_population(spec, folder) for name, spec in tree["populations"].items()}
     return tree
