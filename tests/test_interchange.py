@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluated import SPLITS_DIGEST, evaluated_store, publish
+from evaluated import draw_logits as draw
 from others_files import (
     FORGET,
     LABELS,
@@ -20,16 +23,20 @@ from others_files import (
     write_easydub_own,
     write_klom_oracle,
     write_klom_unlearned,
+    write_lira,
 )
 
 from ray_unlearn.cli import main
+from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores
 from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
 from ray_unlearn.evaluation.scores import Scores
+from ray_unlearn.evaluation.shadows import pairs_of
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.membership import membership_matrix
 from ray_unlearn.store.outputs import decode_margins
-from ray_unlearn.study import Run, load_study
+from ray_unlearn.study import Run, load_study, parse_study
 
 RUNS = 8
 RETRAINED, UNLEARNED = draw_logits(RUNS, 0), draw_logits(RUNS, 1, shift=2.0)
@@ -277,3 +284,86 @@ def test_scores_are_published(studies: Path):
     found = scored(studies / "easydub")
     assert read_scores(store_in(studies / "easydub", "easydub")).populations == found.populations
     assert set(found.populations) == {"retrained", "pretrained", "scrub"}
+
+
+def test_shadows_of_lira_are_attacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Law: keep.npy is the membership of every run; LiRA recognises it, and nobody else's halves are mixed in."""
+    runs, rng = 16, np.random.default_rng(0)
+    keep = np.stack([np.argsort(rng.random(runs)) < runs // 2 for _ in range(TRAIN)], axis=1)
+    logits = draw_logits(runs, 4)
+    logits[:, np.arange(TRAIN), LABELS[:TRAIN]] += 3 * keep
+    folder = write_lira(tmp_path / "experiments", logits, keep)
+    assert main(["import", "lira", str(folder), "-o", str(tmp_path / "out")]) == 0
+    study, store = load_study(tmp_path / "out" / "study.yaml"), store_in(tmp_path / "out", "lira")
+    order = [int(path.name.partition("-")[2].partition("_")[0]) for path in sorted(folder.glob("experiment-*"))]
+    assert np.array_equal(membership_matrix(store, "shadows"), keep[order])
+    found = outputs_of(tmp_path / "out", "lira", "shadows").splits["retain"]
+    assert np.allclose(found.phi_RN, logit_scaled_confidence(logits[order][:, :TRAIN], LABELS[:TRAIN]), atol=1e-5)
+    pairs = list(pairs_of(store, "shadows", store.made("shadows"), {"retain": TRAIN, "forget": 0}))
+    inside = np.stack([one["retain"].inside_N for one in pairs])
+    for image in range(TRAIN):
+        assert sorted(inside[:, image]) == sorted(found.phi_RN[keep[order][:, image], image])
+    scores = evaluate(study, store)
+    attack = scores.populations["shadows"].attacks["lira_online"]
+    assert attack.auc is not None
+    assert attack.auc > 0.75
+    assert attack.shadows <= runs - 2, "the models under attack are no shadows of themselves"
+    assert scores.populations["shadows"].memorisation is not None
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "out" / "study.yaml"), "--format", "markdown"]) == 0
+    assert (tmp_path / "out" / "lira" / "report.md").read_text().count("| shadows the last pair | LiRA online |") == 1
+    assert main(["verify", str(tmp_path / "out" / "study.yaml")]) == 0
+
+
+def test_populations_of_two_stores_are_compared(tmp_path: Path):
+    """Law: a reference of another store gives the scores that it gives in the study's own."""
+    counts = {"retrained": 6, "finetune": 4, "shifted": 6}
+    study, store = evaluated_store(tmp_path / "a", counts)
+    both = evaluate(study, store)
+    splits = store.layout.splits(SPLITS_DIGEST)
+    target = tmp_path / "c" / "elsewhere"
+    target.mkdir(parents=True)
+    (tmp_path / "a" / study.name / "retrained").rename(target / "retrained")
+    (target / "splits").mkdir()
+    (target / "splits" / Path(splits).name).write_bytes(store.storage.read(splits))
+    tree = study.model_dump(mode="json")
+    del tree["populations"]["retrained"]
+    tree["evaluation"] |= {"reference": "oracle", "populations": {"oracle": str(target / "retrained")}}
+    apart = evaluate(parse_study(tree, where="a test"), store)
+    assert apart.reference == "oracle"
+    ours, theirs = (scores.populations["shifted"] for scores in (apart, both))
+    assert ours.measures["forgetting_quality"].value == theirs.measures["forgetting_quality"].value
+    assert ours.measures["tug_of_war"].value == pytest.approx(theirs.measures["tug_of_war"].value)
+    assert apart.populations["oracle"].role == "reference"
+    assert not (target / "retrained" / "scores.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("identity", "expected"),
+    [
+        ({"data": {"splits": "cd" * 32}}, "splits"),
+        ({"data": {"splits": SPLITS_DIGEST, "classes": 7}}, "classes: 3 -> 7"),
+        ({"outputs": {"splits": ["forget"]}}, "outputs.splits"),
+    ],
+)
+def test_populations_of_other_images_are_refused(tmp_path: Path, identity: dict[str, dict[str, object]], expected: str):
+    """Law: another split, another number of classes or other outputs are named."""
+    study, store = evaluated_store(tmp_path / "a", {"retrained": 3, "finetune": 3})
+    for name in ("original", "retrained", "finetune"):
+        publish(store, name, 0, draw(0), {"data": {"splits": SPLITS_DIGEST, "classes": 3}, "outputs": {"splits": []}})
+    _, away = evaluated_store(tmp_path / "b", {"retrained": 3, "scrub": 3})
+    default = {"data": {"splits": SPLITS_DIGEST, "classes": 3}, "outputs": {"splits": []}}
+    publish(away, "scrub", 0, draw(0), default | identity)
+    tree = study.model_dump(mode="json")
+    tree["evaluation"]["populations"] = {"theirs": f"{away.uri}/scrub"}
+    with pytest.raises(StoreError, match=re.escape(expected)):
+        evaluate(parse_study(tree, where="a test"), store)
+
+
+def test_a_folder_that_is_no_population_is_refused(tmp_path: Path):
+    """Law: the message names the key, the folder and what was expected."""
+    study, store = evaluated_store(tmp_path, {"retrained": 3, "finetune": 3})
+    tree = study.model_dump(mode="json")
+    tree["evaluation"]["populations"] = {"theirs": f"{tmp_path}/none/at/all"}
+    with pytest.raises(StoreError, match=r"evaluation\.populations\.theirs: .*/none/at/all: holds no finished run"):
+        evaluate(parse_study(tree, where="a test"), store)

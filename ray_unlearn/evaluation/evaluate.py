@@ -59,6 +59,7 @@ from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
 from ray_unlearn.store.membership import is_shadow
+from ray_unlearn.store.records import IMPORTED
 from ray_unlearn.store.starts import check_starts, start_population
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.plan import ORIGINAL
@@ -249,9 +250,10 @@ def _shadows(
 
 def _role(store: StudyStore, name: str, population: Population, reference: str) -> Role:
     """Return what a population is to the evaluation."""
-    if name in (reference, ORIGINAL):
+    first = next(iter(population.records.values()))
+    if name in (reference, ORIGINAL) and not (is_shadow(first) and first.method == IMPORTED):
         return "reference" if name == reference else "original"
-    if is_shadow(next(iter(population.records.values()))):
+    if is_shadow(first):
         return "shadow"
     return "unlearned" if population.store or start_population(store, name) == ORIGINAL else "unlearned shadow"
 
