@@ -110,8 +110,8 @@ class Outputs:
     @property
     def originals_R(self) -> np.ndarray:
         """Which original each run started from, int64; a different negative number for each run from scratch."""
-        starts = [r.original if r.original_sha256 else -1 - row for row, r in enumerate(self.records)]
-        return np.array(starts, dtype=np.int64)
+        starts = [original_of(record) for record in self.records]
+        return np.array([-1 - row if start is None else start for row, start in enumerate(starts)], dtype=np.int64)
 
     def with_shadows(self, fits: Mapping[str, ShadowFit]) -> Outputs:
         """Return the same with what shadows make of the images, by split."""
@@ -121,6 +121,14 @@ class Outputs:
         """Return the same of some of the runs, in that order."""
         records = tuple(self.records[int(row)] for row in rows)
         return Outputs(self.population, records, {name: split.take(rows) for name, split in self.splits.items()})
+
+
+def original_of(record: Record) -> int | None:
+    """Return the number of the original that a run started from; of imported weights, as far as the study says it."""
+    stated = record.options.get("from_originals") if record.method == "weights" else None
+    if stated:
+        return int(stated[record.index])
+    return record.original if record.original_sha256 else None
 
 
 def read_outputs(store: StudyStore, population: str, records: Mapping[int, Record]) -> Outputs:

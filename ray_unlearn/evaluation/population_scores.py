@@ -35,7 +35,7 @@ from ray_unlearn.evaluation.measures.forgetting_quality import (
 )
 from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs, original_of
 from ray_unlearn.evaluation.resampling import Draws, Rows, Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
 from ray_unlearn.evaluation.single_images import epsilon_bounds, missed, quantiles_of, with_quality
@@ -68,7 +68,7 @@ def describe(
     reference: Sequence[Record],
 ) -> PopulationScores:
     """Return what needs no outputs of the reference: slices, stages, cost; one part is in memory at a time."""
-    starts = {record.original for record in records if record.original_sha256}
+    starts = {original for record in records if (original := original_of(record)) is not None}
     return PopulationScores(
         population=records[0].population,
         role=role,

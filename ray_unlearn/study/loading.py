@@ -31,6 +31,7 @@ from ray_unlearn.errors import DataError, MethodError, ModelError, StudyError, d
 from ray_unlearn.study.places import Places
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import label, labelled, without_keys
+from ray_unlearn.study.weights_files import expanded
 from ray_unlearn.study.yaml12 import parse_yaml
 
 _EMBEDDED = ("digits", "cifar10", "given")
@@ -335,7 +336,11 @@ def _absolute_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         others = {name: _absolute(path, folder) for name, path in tree["evaluation"]["populations"].items()}
         tree["evaluation"] = {**tree["evaluation"], "populations": others}
     if isinstance(tree.get("populations"), dict):
-        tree["populations"] = {name: _absolute_population(spec, folder) for name, spec in tree["populations"].items()}
+        populations = {name: _absolute_population(spec, folder) for name, spec in tree["populations"].items()}
+        tree["populations"] = {
+            name: expanded(spec, f"populations.{name}") if isinstance(spec, dict) else spec
+            for name, spec in populations.items()
+        }
     return tree
 
 

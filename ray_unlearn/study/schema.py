@@ -168,7 +168,8 @@ class PopulationSpec(BaseModel):
         ),
     ] = Field(
         None,
-        description="Instead of a method: one .safetensors or .pth (weights only) per checkpoint to import.",
+        description="Instead of a method: one .safetensors or .pth (weights only) per checkpoint to import; or a glob, "
+        "a folder, or a .csv with a column path, and seed, original.",
     )
     preset: str | None = Field(
         None, description="Name of a set of options of the method; options given here override it."
