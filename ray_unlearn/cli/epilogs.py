@@ -36,6 +36,8 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "export": [
         "ray-unlearn export study.yaml submission.zip --population finetune",
         "ray-unlearn export study.yaml model.pth --population finetune --run 0",
+        "ray-unlearn export study.yaml klom --format klom --population retrained,finetune",
+        "ray-unlearn export study.yaml hub --format hub",
     ],
     "import": [
         "ray-unlearn import klom retrained=forget_set_2 ascent=ascent.pt --forget forget_set_2.npy -o klom",

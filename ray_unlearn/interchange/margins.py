@@ -59,7 +59,7 @@ def read_klom(wanted: Request) -> tuple[Images, list[Brought]]:
 
 
 def read_easydub(wanted: Request) -> tuple[Images, list[Brought]]:
-    """Return `retrained` and `pretrained` of EasyDUB's folder, and populations of one's own `.npz` files.
+    """Return `retrained` and, where it has them, `pretrained` of EasyDUB's folder, and those of one's own `.npz` files.
 
     Raises:
         DataError: a file is missing, or of another shape.
@@ -74,6 +74,7 @@ def read_easydub(wanted: Request) -> tuple[Images, list[Brought]]:
     read = {
         one: _of_models(base, folders, wanted.epoch)
         for one, folders in (("retrained", oracle), ("pretrained", pretrain))
+        if one == "retrained" or (base / "pretrain").is_dir()
     }
     sizes = {phase: read["retrained"][0][phase].shape[1] for phase in PHASES}
     num_train = sizes["retain"] + sizes["forget"]

@@ -39,9 +39,9 @@ def expanded(spec: dict[str, Any], where: str) -> dict[str, Any]:
 
     """
     given = spec.get("weights")
-    entries = given if isinstance(given, list) else [given]
-    if not all(isinstance(one, str) for one in entries):
-        return spec
+    entries = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, str)]
+    if not entries or (isinstance(given, list) and len(entries) < len(given)):
+        return spec  # the schema says what is wrong
     if len(entries) == 1 and entries[0].lower().endswith(".csv") and "://" not in entries[0]:
         return {**spec, **_listed_in(Path(entries[0]), f"{where}.weights")}
     files = [file for entry in entries for file in _files_of(entry, f"{where}.weights")]
