@@ -169,6 +169,41 @@ def test_the_original_is_never_written_over(ask: Ask, place: Path, tmp_path: Pat
     assert not (tmp_path / "out/deletion").exists()
 
 
+def test_a_file_of_another_origin_is_never_written_over(ask: Ask, tmp_path: Path):
+    """Law: a model that the request did not write, or that was changed since, stays; the refusal says what to do."""
+    strange = tmp_path / "out/model.safetensors"
+    strange.parent.mkdir()
+    strange.write_bytes(b"of another request")
+    with pytest.raises(
+        StudyError, match=r"out/model.safetensors: the unlearned model would be written over it, but SHA"
+    ):
+        ask(budget="1s")
+    assert strange.read_bytes() == b"of another request"
+    assert not (tmp_path / "out/deletion").exists()
+    strange.unlink()
+    ours = ask(budget="1s").model
+    assert ask(budget="1s").model.read_bytes() == ours.read_bytes()  # its own file it may replace
+    ours.write_bytes(b"the user's, saved under the same name")
+    with pytest.raises(StudyError, match=r"out/model.pth: .* move it away, or choose another folder"):
+        ask(budget="1s")
+    assert ours.read_bytes() == b"the user's, saved under the same name"
+
+
+def test_retrained_models_that_fail_leave_a_page_of_what_is_there(ask: Ask, tmp_path: Path, capsys):
+    """Law: the page states the evidence that there is, and why there is no more; the command ends with 3."""
+    found = ask(most=2, training=TRAINING | {"lr": 1e9, "weight_decay": 1.0})
+    assert "could not be made, so this is the evidence of those that were made" in found.failed
+    assert f"`ray-unlearn logs {tmp_path}/out/study.yaml retrained/00000` shows the traceback" in found.failed
+    page = found.page.read_text()
+    assert "could not be made, so this is the evidence" in page
+    assert "so this is no evidence of forgetting yet" in page
+    assert found.model.exists()
+    assert main(["forget", f"{tmp_path}/out/study.yaml", "--budget", "10m", "--backend", "inline"]) == 3
+    captured = capsys.readouterr()
+    assert "deletion.html" in captured.out
+    assert "could not be made" in captured.err
+
+
 def test_a_refused_value_leaves_the_folder_to_the_corrected_request(ask: Ask, place: Path, tmp_path: Path, capsys):
     """Law: the refusal names the key and writes nothing; keys inside `training`'s blocks are taken, too."""
     out = tmp_path / "out"

@@ -275,6 +275,11 @@ class Execution(Block):
         True, description="Run 0 of every population, then run 1 of every, ..., so that all can be compared early."
     )
     max_attempts: Int = Field(2, ge=1, description="Tries per run before it is recorded as failed.")
+    fail_fast: bool = Field(
+        True,
+        description="End a population at its third run that fails with the same error at the same place, if none is "
+        "made. false, or --keep-going: try every run.",
+    )
     deterministic: bool = Field(True, description="Use deterministic algorithms on the GPU; CPUs always do.")
     device_budget_gib: Float = Field(
         8.0,
