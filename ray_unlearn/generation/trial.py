@@ -49,7 +49,8 @@ def check_model(job: Job) -> Iterator[str]:
         folder=study.model.folder,
     )
     yield from _pretrained(job)
-    yield from _same_start(job, model)
+    if ":" in study.model.arch and any(trains(population) or population.method.source for population in populations):
+        yield from _beside_state(job, model, images_BCHW)
     yield from _lone_images(job, model, images_BCHW)
     yield from _unknown_values(job)
     for population in populations:
@@ -138,13 +139,19 @@ def trains(population: Population) -> bool:
     return not population.method.source and population.method.name not in ("weights", "null")
 
 
-def _same_start(job: Job, model: nn.Module) -> Iterator[str]:
-    """Yield a line where runs that train from scratch would all start from the same weights."""
+def _beside_state(job: Job, model: nn.Module, images_BCHW: torch.Tensor) -> Iterator[str]:
+    """Check that a factory's net has all that its outputs depend on in its state; yield what nothing would train.
+
+    Raises:
+        ModelError: it keeps more than its state dict holds.
+
+    """
     spec, populations = job.plan.study.model, job.plan.populations.values()
-    if ":" not in spec.arch or not any(p.method.starts_from == "scratch" and trains(p) for p in populations):
-        return
     other = models.build(spec, job.data.num_classes, Seeds(study=1), job.plan.study.data.image_size)
-    if all(map(torch.equal, model.parameters(), other.parameters())):
+    models.check_state(model, other, images_BCHW, spec.arch)
+    yield from (f"model {spec.arch}: {line}" for line in models.untrained(model))
+    from_scratch = any(each.method.starts_from == "scratch" and trains(each) for each in populations)
+    if from_scratch and all(map(torch.equal, model.parameters(), other.parameters())):
         yield (
             f"model {spec.arch}: the factory gives the same weights with every seed, so runs from scratch differ by "
             "the order of images alone; leave out what sets torch's seed or loads weights, if that is not meant"
