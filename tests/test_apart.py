@@ -239,6 +239,21 @@ def test_a_script_reads_beside_itself_and_is_told_nothing_of_the_store(tiny, tmp
     assert generate(tiny(populations=populations), backend="inline").failed == {}
 
 
+@pytest.mark.skipif(not torch.version.cuda, reason="this torch knows no CUDA")
+def test_a_script_may_begin_to_use_a_gpu(tiny, tmp_path):
+    """Law: torch lets a script's process use CUDA, also where a script or a factory asked whether there is a GPU.
+
+    To ask CUDA in the server would make torch refuse it to all its forks ("Cannot re-initialize CUDA").
+    """
+    ask = "import torch\nAVAILABLE = torch.cuda.is_available(), torch.cuda.device_count()\n"
+    (tmp_path / "nets_that_ask.py").write_text(ask + NETS)
+    body = "assert not torch.cuda._is_in_bad_fork() and torch.cuda.is_available() == (torch.cuda.device_count() > 0)"
+    populations = {"finetune": None} | scripts(tmp_path, {"asks": body})
+    study = tiny(model={"arch": "nets_that_ask:Plain", "options": None}, populations=populations)
+    study = study.model_copy(update={"model": study.model.with_folder(str(tmp_path))})
+    assert generate(study, backend="inline").failed == {}
+
+
 def test_the_cpu_seconds_of_a_script_are_those_of_its_processes(tiny, tmp_path):
     """Law: half a second of work in a child of the script's counts as the run's training; waiting does not."""
     work = "ends = time.process_time() + 0.5\n    while time.process_time() < ends: pass\n    os._exit(0)"

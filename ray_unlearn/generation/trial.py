@@ -53,6 +53,7 @@ def check_model(job: Job) -> Iterator[str]:
         yield from _beside_state(job, model, images_BCHW)
     yield from _lone_images(job, model, images_BCHW)
     yield from _unknown_values(job)
+    yield from _shared_files(job)
     for population in populations:
         if isinstance(population.method.options, WeightsOptions):
             yield from check_weights(study, job.data.num_classes, model, population.method.options)
@@ -167,6 +168,20 @@ def _unknown_values(job: Job) -> Iterator[str]:
             yield (
                 f"populations.{readers[0]}: the script reads {key!r}, which data.train has for no image, so it is 0; "
                 f"data.columns.{column} names its column"
+            )
+
+
+_SHARED = re.compile(r"""["'](/(?:tmp|var/tmp|dev/shm|kaggle/working|kaggle/temp|content)/[^"'\n]+)["']""")
+"""Paths in places where scripts write: of the machine's temporary files, and of notebooks."""
+
+
+def _shared_files(job: Job) -> Iterator[str]:
+    """Yield the files of scripts that all their runs would share."""
+    for population in job.plan.populations.values():
+        if found := _SHARED.search(population.method.source):
+            yield (
+                f"populations.{population.name}: the script names {found[1]!r}, which all its runs share: one may read "
+                "what another wrote; a relative path is in the run's own folder, which is empty at its start"
             )
 
 
