@@ -56,7 +56,7 @@ def import_(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study. Default: the format.")] = None,
 ) -> None:
-    """Read populations of outputs that other programs made, as a study that can be scored.
+    """Read outputs that other programs made, as a study.
 
     DIR/study.yaml names them. What the files do not say stays unknown: measures that need it are left out, with the
     reason.

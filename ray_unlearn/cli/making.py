@@ -253,7 +253,7 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE where it exists.")] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Export a population as the competition's zip, one model, or outputs for other benchmarks and hubs.
+    """Export a population, one model, or outputs.
 
     The competition's zip holds one file unlearned_checkpoint_{i}.pth per planned run; a missing checkpoint is an error.
     With --run, FILE.pth is a state dict in fp32, and FILE.safetensors has the bytes of the run's checkpoint. --format

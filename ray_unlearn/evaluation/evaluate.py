@@ -35,7 +35,7 @@ from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.nulls import with_null
 from ray_unlearn.evaluation.one_run import control_splits
-from ray_unlearn.evaluation.other_stores import check_images, described, not_known_of, populations_of
+from ray_unlearn.evaluation.other_stores import check_images, described, not_known_of, planned_runs, populations_of
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
 from ray_unlearn.evaluation.permutation import LEAST_RUNS
 from ray_unlearn.evaluation.planning import plan
@@ -319,7 +319,7 @@ def _looks(study: Study, store: StudyStore, settings: Settings, tasks: Sequence[
         runs, theirs = len(task.population.records), len(task.reference.records)
         if task.role != "unlearned" or task.null or runs < LEAST_RUNS:
             continue
-        planned, own = _planned(study, task.reference), _planned(study, task.population)
+        planned, own = planned_runs(study, task.reference), planned_runs(study, task.population)
         share = min(1.0, theirs / planned, runs / min(planned, own))
         identity = digest([one.identity[0] for one in (task.population, task.reference)])
         looks, found[task.part] = looks.take(
@@ -328,12 +328,6 @@ def _looks(study: Study, store: StudyStore, settings: Settings, tasks: Sequence[
     if looks != before:
         looks.save(store, settings.mode)
     return found
-
-
-def _planned(study: Study, population: Population) -> int:
-    """Return how many runs a population is to have; one of another store has what it has."""
-    spec = study.populations.get(population.name)
-    return spec.planned if spec else len(population.records)
 
 
 def _ranked(

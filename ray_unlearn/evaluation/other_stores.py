@@ -127,3 +127,9 @@ def not_known_of(populations: Mapping[str, Population]) -> list[str]:
         f"imported: {', '.join(names)}: another program made these runs; their seeds, recipe, originals and times are "
         "not known, and nothing here shows that they differ only by seed"
     ]
+
+
+def planned_runs(study: Study, population: Population) -> int:
+    """Return how many runs a population is to have; one of another store has what it has."""
+    spec = study.populations.get(population.name)
+    return spec.planned if spec else len(population.records)
