@@ -60,6 +60,12 @@ def described(output: Any) -> str:
     return f"a {kind}"
 
 
+def taken(output: Any) -> str:
+    """Return which part of what a net returned is taken as its logits, in words."""
+    named = isinstance(output, Mapping) or isinstance(getattr(output, "logits", None), torch.Tensor)
+    return "its logits are taken" if named else "the first is taken as its logits"
+
+
 def plain_logits(module: nn.Module, args: tuple[Any, ...], output: Any) -> torch.Tensor:
     """Forward hook of a net that returns more than logits."""
     return logits_of(output)
