@@ -22,9 +22,11 @@ from ray_unlearn.models import open_weights
 from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.loading import describe_first
 from ray_unlearn.study.plan import MethodUse
+from ray_unlearn.study.recipe import Batches
 from ray_unlearn.study.schema import Study
+from ray_unlearn.training.transforms import check_transforms
 from ray_unlearn.usercode.imports import is_script, read_script
-from ray_unlearn.usercode.sources import script_identity
+from ray_unlearn.usercode.sources import module_texts, script_identity
 
 
 def resolve(study: Study, population: str) -> MethodUse:
@@ -49,6 +51,8 @@ def resolve(study: Study, population: str) -> MethodUse:
     except ValidationError as error:
         problem = describe_first(error, method.options)
         raise StudyError(f"populations.{population}.{problem} (method {name})") from None
+    if isinstance(options, Batches):
+        check_transforms(options.augment.transforms, study.data.image_size, _source_of(study, population))
     if name == "weights":
         hashes = tuple(open_weights(path).sha256 for path in options.weights)  # type: ignore[attr-defined]
         options = options.model_copy(update={"sha256": hashes})
@@ -63,9 +67,16 @@ def resolve(study: Study, population: str) -> MethodUse:
             **_revisions(methods),
         },
         source=source,
+        modules=module_texts(name, source) if source else {},
         deterministic=method.is_deterministic(options),
         corrections={one.name: one.corrections for one in methods if one.corrections},
     )
+
+
+def _source_of(study: Study, population: str) -> str:
+    """Return the key of a study that states how a population's batches are augmented."""
+    own = "augment" in study.populations[population].options
+    return f"populations.{population}.augment.transforms" if own else "training.augment.transforms"
 
 
 def _with_arguments(population: str, method: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
