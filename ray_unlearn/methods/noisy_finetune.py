@@ -70,7 +70,9 @@ class NoisyFinetuneOptions(Recipe):
     schedule: Schedule = Field("constant", description="Factor of the rate, in addition to its rise and fall.")
     epsilon: Float = Field(1.0, gt=0, description="Stated epsilon.")
     delta: Float = Field(1e-5, gt=0, lt=1, description="Stated delta.")
-    clipped: Literal["gradients", "weights", "start"] = Field("gradients", description="What steps with noise clip.")
+    clipped: Literal["gradients", "weights", "start"] = Field(
+        "gradients", description="What steps with noise clip; start: the weights at the start, and no steps."
+    )
     steps: Int = Field(11, ge=1, description="Steps with noise.")
     noisy_lr: Float = Field(0.01, gt=0, description="Rate of steps with noise.")
     shrink: Float = Field(50.0, ge=0, description="L2 strength in steps with noise; noisy_lr times it is at most 1.")
