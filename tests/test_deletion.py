@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -91,7 +92,27 @@ def ask(place: Path, tmp_path: Path) -> Ask:
     return make
 
 
-def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask, tmp_path: Path):
+def shown(markup: str) -> np.ndarray:
+    """Return the first picture of a piece of a page."""
+    data = markup.split("data:image/png;base64,")[1].split('"', maxsplit=1)[0]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+def check_images_of_the_report(study: Path, place: Path) -> None:
+    """Law: pictures of the images forgotten worst are on the report where they are asked for, and only there."""
+    page = study.parent / "with_images.html"
+    assert "data:image" not in (study.parent / "deletion/report.html").read_text()
+    assert main(["report", str(study), "--images", "--output", str(page)]) == 0
+    cells = page.read_text().split('<div class="thumbs">')[1].split("</figure>")[0].split("<div>")[1:]
+    images = ru.results(load_study(study)).images.query("population == 'unlearned'")
+    order = images.sort_values("epsilon", ascending=False, kind="stable").image_id.tolist()
+    assert [re.search(r"(\w+/\d+\.png)</small>", cell)[1] for cell in cells] == order  # type: ignore[index]
+    for cell, name in zip(cells, order, strict=True):
+        np.testing.assert_array_equal(shown(cell), np.asarray(Image.open(place / "photos" / name)))
+    assert main(["report", str(study), "--images", "--format", "csv"]) == 2
+
+
+def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask, place: Path, tmp_path: Path):
     """Law: the model is unlearned run 0 in both files; the page names each image, what was tested, and its limits."""
     said: list[str] = []
     found = ask(most=5, say=said.append)
@@ -116,6 +137,7 @@ def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask,
     assert [one.image_id for one in found.findings.images] == FORGOTTEN
     assert all(one.epsilon is not None for one in found.findings.images)
     assert found._repr_html_().startswith("<iframe srcdoc=")
+    check_images_of_the_report(out / "study.yaml", place)
     again = ask(most=5)  # the same request in the same folder: nothing is made, the same is written
     assert again.page.read_text() == page
     study = load_study(out / "study.yaml")
@@ -142,9 +164,7 @@ def test_thumbnails_are_the_forgotten_images(ask: Ask, place: Path):
     rows = page.split("<tr>")
     for name in FORGOTTEN:
         (row,) = [one for one in rows if f">{name}<" in one]
-        data = row.split("data:image/png;base64,")[1].split('"')[0]
-        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
-        np.testing.assert_array_equal(shown, np.asarray(Image.open(place / "photos" / name)))
+        np.testing.assert_array_equal(shown(row), np.asarray(Image.open(place / "photos" / name)))
 
 
 def test_a_model_that_is_not_what_it_is_taken_for_is_refused(ask: Ask, tmp_path: Path):

@@ -12,16 +12,12 @@ Does not cover: how runs are made (`generation`) and scored (`evaluation`).
 from __future__ import annotations
 
 import html
-import io
 import shlex
 import time
-from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ray_unlearn.deletion import original, words
 from ray_unlearn.deletion.files import check_replaceable, write_models
@@ -42,6 +38,7 @@ from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.generation import Summary, generate
 from ray_unlearn.generation.backends import BackendName
+from ray_unlearn.generation.thumbnails import thumbnails as drawn
 from ray_unlearn.report.publish import publish
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.loading import load_study
@@ -248,7 +245,7 @@ def _written(
         warnings=[*warnings, *(scores.warnings if scores else ())],
         versions=record.versions if record else {},
         detail=f"{study.name}/report.html" if scores else "",
-        thumbnails=_thumbnails(study, found) if thumbnails else None,
+        thumbnails=drawn(study, {one.image_id: one.position for one in found.images}) if thumbnails else None,
     )
     result = Deletion(folder, found, tuple(_lines(file, without_keys(shlex.join(again)), found, files)))
     try:
@@ -268,21 +265,3 @@ def _lines(file: Path, again: str, found: Findings, files: Sequence[tuple[str, s
         f"{folder / 'deletion.html'}: {plural(len(found.images), 'image')} by name, and what this does not prove",
         f"{file}: `{again}` repeats it",
     ]
-
-
-def _thumbnails(study: Study, found: Findings) -> Mapping[str, str]:
-    """Return the forgotten images as they are decoded for the model, as data URIs of PNG files by id."""
-    import torch
-    from PIL import Image
-
-    from ray_unlearn.generation.job import open_job
-
-    data = open_job(study).data
-    indexes = data.splits.sets["forget"]
-    pictures = data.open(torch.device("cpu")).gather(indexes[np.array([one.position for one in found.images])])
-    uris = {}
-    for one, pixels in zip(found.images, pictures, strict=True):
-        buffer = io.BytesIO()
-        Image.fromarray(np.asarray(pixels)).save(buffer, "PNG")
-        uris[one.image_id] = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
-    return uris
