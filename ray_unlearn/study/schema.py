@@ -36,10 +36,10 @@ class Source(Block):
     path: str | tuple[str, ...] | None = Field(
         None, description="File, folder, glob or URI; relative to the study file."
     )
-    format: Literal["auto", "parquet", "folder", "competition", "csv", "numpy", "cifar10", "digits"] = Field(
+    format: Literal["auto", "parquet", "folder", "competition", "csv", "numpy", "tar", "cifar10", "digits"] = Field(
         "auto",
         description="`auto` decides by the path: *.parquet, a folder with retain.csv, a .csv of images, .npz, a folder "
-        "with data.npy and label.npy, or a folder per class.",
+        "with data.npy and label.npy, .tar, or a folder per class.",
     )
     images: str | None = Field(
         None, description="Folder that the paths in a .csv are relative to. Default: the folder of the .csv."
