@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from ray_unlearn.errors import did_you_mean
 from ray_unlearn.study.adaptive import UpTo, check_equal
 from ray_unlearn.study.forget import NAME_PATTERN, POPULATION_PATTERN, Forget, Fraction
+from ray_unlearn.study.forget_sets import check_forget_sets
 from ray_unlearn.study.places import Places
 from ray_unlearn.study.recipe import Block, Float, Int, Recipe
 from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
@@ -347,6 +348,9 @@ class Study(Block):
             )
         reference = (self.evaluation or Evaluation()).reference
         check_equal({name: spec.count for name, spec in self.populations.items() if name != "original"}, reference)
+        for name, spec in self.populations.items():
+            fixed, sets = not isinstance(spec.count, UpTo), self.data.forget.sets if name != "original" else 1
+            check_forget_sets(sets, name, spec.planned, fixed=fixed, on_halves=spec.on_halves)
         if self.evaluation and self.evaluation.reference not in self.populations:
             reference = self.evaluation.reference
             hint = did_you_mean(reference, self.populations)
