@@ -24,7 +24,7 @@ from typing import Any
 
 from objective import Judgement
 from pydantic import BaseModel, ConfigDict
-from trials import Result
+from trials import Result, options_of
 
 from ray_unlearn.errors import StudyError
 from ray_unlearn.methods import METHODS
@@ -119,13 +119,13 @@ def make_record(
     check_same_setup(setup, earlier)
     by_method: dict[str, list[Result]] = {}
     for result in results:
-        by_method.setdefault(result.trial.method, []).append(result)
+        by_method.setdefault(PurePath(result.trial.method).name, []).append(result)
     methods = dict(earlier.methods) if earlier else {}
-    methods |= {name: _method_record(name, own) for name, own in by_method.items()}
+    methods |= {name: _method_record(own[0].trial.method, own) for name, own in by_method.items()}
     return TuningRecord(
         setup=setup,
         controls={name: score(judgements) for name, judgements in controls.items()},
-        methods={name: methods[name] for name in METHODS if name in methods},
+        methods={name: methods[name] for name in [*METHODS, *(set(methods) - set(METHODS))] if name in methods},
         versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES},
         date=datetime.now(UTC).date().isoformat(),
     )
@@ -161,6 +161,8 @@ def _method_record(method: str, results: Sequence[Result]) -> MethodRecord:
 
 def _fixed(method: str, searched: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of the options that are the method's own and were not searched, as JSON has them."""
+    if method not in METHODS:  # a script: the defaults of its function
+        return {key: value for key, value in options_of(method).items() if key not in searched}
     defaults = METHODS[method].options.model_validate(dict(searched)).model_dump(mode="json")
     return {key: value for key, value in defaults.items() if key not in (*searched, *INHERITED)}
 

@@ -20,6 +20,7 @@ from ray_unlearn.cli.options import (
     Backend,
     Every,
     GpusPerWorker,
+    KeepGoing,
     Overrides,
     ShardOf,
     StudyFile,
@@ -31,6 +32,7 @@ from ray_unlearn.cli.options import (
     shard_in,
     store_of,
     typed,
+    with_keep_going,
 )
 from ray_unlearn.errors import StoreError, StudyError, did_you_mean
 from ray_unlearn.terminal import print_error, print_line
@@ -68,6 +70,7 @@ def generate(
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,
     shard: ShardOf = None,
+    keep_going: KeepGoing = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Print each run's output when it ends; `logs` shows it later.")
     ] = False,
@@ -77,7 +80,7 @@ def generate(
     from ray_unlearn.generation import generate
     from ray_unlearn.study import load_study
 
-    loaded = load_study(study, overrides)
+    loaded = load_study(study, with_keep_going(overrides, keep_going))
     summary = generate(
         loaded,
         backend=backend.value,

@@ -31,7 +31,7 @@ class Summary:
     blocked: tuple[Run, ...] = ()
     """Runs whose original failed."""
     ended: tuple[Ended, ...] = ()
-    """Populations of scripts that ended early, because their runs are all the same."""
+    """Populations that ended early: all runs of a script are the same, or runs failed in the same way."""
     skipped_images: int = 0
     seconds: float = 0.0
     phases: Mapping[str, float] = field(default_factory=dict)

@@ -48,6 +48,7 @@ def check_model(job: Job) -> Iterator[str]:
         trains=any(trains(population) for population in populations),
         folder=study.model.folder,
     )
+    yield from _pretrained(job)
     yield from _same_start(job, model)
     yield from _lone_images(job, model, images_BCHW)
     yield from _unknown_values(job)
@@ -93,6 +94,23 @@ def _check_normalisation(
             f"does not; set data.normalize: {{mean: {mean}, std: {std}}}"
         )
     yield f"{where}: its net scaled images itself; data.normalize does the same, so mean and std are left out"
+
+
+def _pretrained(job: Job) -> Iterator[str]:
+    """Yield what was done with pretrained weights, and where the study scales images otherwise than they were."""
+    study = job.plan.study
+    found = models.started_from(study.model, job.data.num_classes, study.data.image_size)
+    if found is None:
+        return
+    yield from found.notes
+    if found.normalisation is not None:
+        mean, std = (list(values) for values in found.normalisation)
+        own, theirs = (Scaling.of(each) for each in (study.data.normalize, Normalize(mean=mean, std=std)))
+        if not np.allclose(own.shift + own.scale, theirs.shift + theirs.scale, rtol=1e-3, atol=0.1):
+            yield (
+                f"model.pretrained: the weights are of images scaled by mean {mean} and std {std} of pixels in 0..1, "
+                f"and the study scales otherwise; data.normalize: {{mean: {mean}, std: {std}}} does the same"
+            )
 
 
 def _batch(job: Job) -> tuple[torch.Tensor, torch.Tensor]:

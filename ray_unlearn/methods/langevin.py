@@ -202,5 +202,6 @@ METHOD = Method(
     cost="`learn_steps` passes of the last layer over train, then as many over retain as (epsilon, delta) needs",
     published={"published": pinned(LangevinOptions)},
     guarantee="(epsilon, delta) bounds any attack that separates its runs from those with learn_on: retain",
+    reference=("langevin", {"learn_on": "retain"}),
     inherits=(),
 )

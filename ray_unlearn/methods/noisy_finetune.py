@@ -191,4 +191,5 @@ METHOD = Method(
     cost="`steps` batches with noise, then `epochs` on retain",
     published=PUBLISHED,
     guarantee=GUARANTEE,
+    reference=("noisy_finetune_reference", {}),
 )

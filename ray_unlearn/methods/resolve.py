@@ -24,7 +24,7 @@ from ray_unlearn.study.loading import describe_first
 from ray_unlearn.study.plan import MethodUse
 from ray_unlearn.study.schema import Study
 from ray_unlearn.usercode.imports import is_script, read_script
-from ray_unlearn.usercode.sources import script_identity
+from ray_unlearn.usercode.sources import module_texts, script_identity
 
 
 def resolve(study: Study, population: str) -> MethodUse:
@@ -63,6 +63,7 @@ def resolve(study: Study, population: str) -> MethodUse:
             **_revisions(methods),
         },
         source=source,
+        modules=module_texts(name, source) if source else {},
         deterministic=method.is_deterministic(options),
         corrections={one.name: one.corrections for one in methods if one.corrections},
     )

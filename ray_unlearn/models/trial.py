@@ -23,6 +23,9 @@ from ray_unlearn.models.logits import described, plain_logits
 from ray_unlearn.models.template import Template
 from ray_unlearn.seeds import nothing_drawn
 
+_SIZES = {"timm": "img_size", "hf": "image_size"}
+"""Option by which a library's nets with a fixed size of images take another."""
+
 
 def check_kind(model: object, arch: str) -> None:
     """Check that a factory made a net that can be trained, copied and saved.
@@ -152,7 +155,9 @@ def _evaluated(net: nn.Module, images_BCHW: torch.Tensor, arch: str, size: str, 
         if isinstance(error, ModelError):
             raise ModelError(f"model {arch}: {reason}") from error
         if "to have 1 channels" in reason:
-            reason += "; the study's images have three: average them in its forward, x.mean(1, keepdim=True)"
+            reason += "; the study's images have three: set model.grey: true"
+        if option := _SIZES.get(arch.partition(":")[0]):
+            reason += f"; a net for another size of images: model.options: {{{option}: {images_BCHW.shape[-1]}}}"
         raise ModelError(f"model {arch}: fails on images of {size}: {reason}") from error
     if not isinstance(logits, torch.Tensor):
         raise ModelError(f"model {arch}: its forward returns a {type(logits).__name__}; expected a tensor of logits")

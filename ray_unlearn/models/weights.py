@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,12 @@ def read_file(path: str) -> bytes:
 
 
 def load_weights(
-    model: nn.Module, tree: Mapping[str, Any], where: str, key: str | None = None, num_classes: int | None = None
+    model: nn.Module,
+    tree: Mapping[str, Any],
+    where: str,
+    key: str | None = None,
+    num_classes: int | None = None,
+    but: Collection[str] = (),
 ) -> Fitted:
     """Copy weights into a model: every tensor by name and shape (`state_dicts` says which names are the same).
 
@@ -124,6 +129,7 @@ def load_weights(
         where: the file, for messages.
         key: key of the state dict in the file; None for the usual one.
         num_classes: the model's, for the message about a head of another size.
+        but: names of tensors that keep the model's values, whether the file has them or not.
 
     Returns:
         The tensors, and lines about what was done.
@@ -133,7 +139,8 @@ def load_weights(
 
     """
     own, where = model.state_dict(), label(where)
-    found = fitted(tree, model, where, key)
+    found = fitted(tree, model, where, key, but)
+    found = replace(found, state={**found.state, **{name: own[name] for name in but}})
     _check_shapes(own, found.state, where, num_classes)
     for name, tensor in found.state.items():
         _check_plain(name, tensor, where)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -39,6 +39,7 @@ from ray_unlearn.report.score_tables import cost_table, glossary, left_out, meas
 from ray_unlearn.report.shadow_tables import shadow_tables
 from ray_unlearn.report.table import Bar
 from ray_unlearn.report.verdict import caveat, plain, sets_of, verdict
+from ray_unlearn.report.worst_images import Shown
 from ray_unlearn.wording import decimals, joined, plural
 
 _SELDOM = ("retain-", "validation-")
@@ -71,12 +72,13 @@ class Picture(NamedTuple):
     svg: str
 
 
-def html_page(scores: Scores, study: Mapping[str, object]) -> str:
+def html_page(scores: Scores, study: Mapping[str, object], images: Sequence[Shown] = ()) -> str:
     """Return the report.
 
     Args:
         scores: the results of one evaluation.
         study: the study as plain JSON values, which the page shows unchanged.
+        images: pictures of the images that each method forgot worst; none unless a person asks for them.
 
     """
     parts = [*part_tables(scores, "class"), *part_tables(scores, "group")]
@@ -98,6 +100,7 @@ def html_page(scores: Scores, study: Mapping[str, object]) -> str:
         ranking=ranking_table(scores),
         tests=evidence_table(scores),
         worst=images_table(scores),
+        images=images,
         qualities=[one for by in ("class", "group") if (one := part_quality_table(scores, by))],
         overview=_overview(scores),
         histograms=_each(image_pictures.histogram, scores),
@@ -134,7 +137,7 @@ def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("ray_unlearn", "report"), autoescape=True, undefined=StrictUndefined, auto_reload=False
     )
-    environment.globals.update(on_scale=_on_scale, plural=plural)
+    environment.globals.update(on_scale=_on_scale, plural=plural, decimals=decimals)
     return environment.get_template("page.html")
 
 

@@ -38,7 +38,8 @@ from ray_unlearn.run.probe import LOGITS, clues, probe_images, probe_logits, ten
 from ray_unlearn.run.run_log import show_warnings_briefly
 from ray_unlearn.run.settings import configure, warm_up
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.schema import Execution, Model
+from ray_unlearn.study.model import Model
+from ray_unlearn.study.schema import Execution
 from ray_unlearn.study.shuffle import Shuffle
 from ray_unlearn.usercode.wire import read_all, write_result
 

@@ -119,7 +119,10 @@ class Worker:
             pid=os.getpid(),
             device=str(self._device),
             arithmetic=arithmetic_of(
-                device_name(self._device), torch.get_num_threads(), versions(), arithmetic(self._device, execution)
+                device_name(self._device),
+                torch.get_num_threads(),
+                versions(models.package_of(job.plan.study.model)),
+                arithmetic(self._device, execution),
             ),
         )
 

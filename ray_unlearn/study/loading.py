@@ -328,6 +328,8 @@ def _absolute_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
                 data[role] = _absolute_source(data[role], folder)
         if isinstance(data.get("forget"), dict) and isinstance(data["forget"].get("ids"), str):
             data["forget"] = {**data["forget"], "ids": _absolute(data["forget"]["ids"], folder)}
+    if isinstance(tree.get("model"), dict) and isinstance(tree["model"].get("pretrained"), str):
+        tree["model"] = {**tree["model"], "pretrained": _absolute(tree["model"]["pretrained"], folder)}
     if isinstance(tree.get("execution"), dict) and isinstance(tree["execution"].get("track"), list):
         places = [_absolute_place(entry, folder) for entry in tree["execution"]["track"]]
         tree["execution"] = {**tree["execution"], "track": places}

@@ -81,6 +81,12 @@ class MethodUse:
     """Corrections of the method, or of each method of a mix, by name: reasons for refusing older runs."""
     source: str = ""
     """Source text of a script method; the worker runs exactly what was hashed."""
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Source text of the modules that a script imports from its folder, by their path in it."""
+
+    def texts(self, script: str) -> dict[str, str]:
+        """Return all source text of a script method, by the name of its file; empty for other methods."""
+        return {script: self.source, **self.modules} if self.source else {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ from ray_unlearn.errors import did_you_mean
 from ray_unlearn.study.adaptive import UpTo, check_equal
 from ray_unlearn.study.forget import NAME_PATTERN, POPULATION_PATTERN, Forget, Fraction
 from ray_unlearn.study.forget_sets import check_forget_sets
+from ray_unlearn.study.model import Model
 from ray_unlearn.study.places import Places
 from ray_unlearn.study.recipe import Block, Float, Int, Recipe
 from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
@@ -126,32 +127,6 @@ class Data(Block):
         None, ge=2, description="Number of training images to use, drawn with the study's seed. Default: all."
     )
     shuffle: AnyShuffle = Shuffle()
-
-
-class Model(Block):
-    """The architecture."""
-
-    arch: str = Field(
-        "resnet18",
-        description="A torchvision name, `small_cnn`, or package.module:factory, also in the study's folder.",
-    )
-    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the architecture.")
-    trim_dead_taps: bool = Field(
-        True,
-        description="On the CPU, skip convolution taps that meet only padding; the same sums, equal to rounding.",
-    )
-    _folder: str = PrivateAttr("")
-
-    @property
-    def folder(self) -> str:
-        """Folder of the study file, searched for factories after the installed packages; no part of the study."""
-        return self._folder
-
-    def with_folder(self, folder: str) -> Model:
-        """Return a copy with the folder of its study file."""
-        found = self.model_copy()
-        found._folder = folder
-        return found
 
 
 class PopulationSpec(BaseModel):
@@ -276,6 +251,11 @@ class Execution(Block):
         True, description="Run 0 of every population, then run 1 of every, ..., so that all can be compared early."
     )
     max_attempts: Int = Field(2, ge=1, description="Tries per run before it is recorded as failed.")
+    fail_fast: bool = Field(
+        True,
+        description="End a population at its third run that fails with the same error at the same place, if none is "
+        "made. false, or --keep-going: try every run.",
+    )
     deterministic: bool = Field(True, description="Use deterministic algorithms on the GPU; CPUs always do.")
     device_budget_gib: Float = Field(
         8.0,

@@ -145,6 +145,7 @@ def pack(
     files: dict[str, Path] = {}
     names = _Names(files)
     _take_ids(tree, written, names)
+    _take_pretrained(tree, written, names)
     files |= _factory_files(study.model.arch, Path(file).parent)
     for population in study.populations:
         _take_population(tree["populations"][population], written["populations"][population], names)
@@ -188,6 +189,14 @@ def _take_ids(tree: dict[str, Any], written: dict[str, Any], names: _Names) -> N
     ids = forget.get("ids")
     if isinstance(ids, str) and (Path(ids).is_file() or _is_relative(written["data"]["forget"]["ids"])):
         tree["data"] = tree["data"] | {"forget": forget | {"ids": names.take(Path(ids))}}
+
+
+def _take_pretrained(tree: dict[str, Any], written: dict[str, Any], names: _Names) -> None:
+    path = tree.get("model", {}).get("pretrained")
+    if isinstance(path, str) and _is_relative(written["model"]["pretrained"]):
+        tree["model"] = tree["model"] | {"pretrained": names.take(Path(path))}
+        for shard in _shards(Path(path)):
+            names.take(shard)
 
 
 def _take_population(spec: dict[str, Any], written: dict[str, Any], names: _Names) -> None:

@@ -2,6 +2,7 @@
 
     script_identity("methods/mine.py:unlearning", source)        # sha256 of the text, and of each module it imports
     module_identity("mynet", "/home/me/faces/mynet.py", "/home/me/faces")
+    module_texts("methods/mine.py:unlearning", source)           # {"shared.py": "import torch...", ...}
     script_modules(Path("methods/mine.py"))      # [methods/shared.py, methods/nets/__init__.py, ...]
     module_files(Path("methods"), "nets")        # [methods/nets/__init__.py, ...]; empty where it is not there
     distribution_of(Path(".../site-packages/nets/tiny.py"))      # {"name": "nets", "version": "1.2.0"}
@@ -55,6 +56,20 @@ def script_identity(method: str, source: str) -> dict[str, Any]:
     if distribution := distribution_of(script):
         found["distribution"] = distribution
     return found
+
+
+def module_texts(method: str, source: str) -> dict[str, str]:
+    """Return the text of the modules that a script imports from its folder, by their path in it.
+
+    Raises:
+        MethodError: a module is not Python, or cannot be read.
+
+    """
+    script = Path(method.rpartition(":")[0])
+    return {
+        module.relative_to(script.parent).as_posix(): module.read_text(encoding="utf-8")
+        for module in script_modules(script, source)
+    }
 
 
 def check_script(method: str, source: str, planned: Mapping[str, Any]) -> None:
