@@ -18,6 +18,7 @@ from typing import Any
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.cache import Population
 from ray_unlearn.store import Record, StudyStore, open_storage
+from ray_unlearn.store.forget_sets import splits_held, wrong_set
 from ray_unlearn.store.membership import is_shadow
 from ray_unlearn.store.records import IMPORTED
 from ray_unlearn.store.starts import check_starts, start_population
@@ -66,22 +67,24 @@ def described(name: str, method: str, records: Mapping[int, Record], store: Stud
         source: its name there, where the store is another than the study's.
 
     Raises:
-        StoreError: its identity does not name its images.
+        StoreError: its identity does not name its images, or a run is about another forget set than its index says.
 
     """
-    identity = (store.held(source or name) or {}).get("identity") or {}
+    where, identity = source or name, (store.held(source or name) or {}).get("identity") or {}
     images = {key: identity.get(key) for key in ("data", "outputs")}
-    splits = (images["data"] or {}).get("splits")
-    if splits is None:
-        raise StoreError(
-            f"{store.uri}/{source or name}/population.json: does not name the images of its runs; restore it"
-        )
+    splits = splits_held({"identity": identity})
+    if not splits:
+        raise StoreError(f"{store.uri}/{where}/population.json: does not name the images of its runs; restore it")
+    wrong = [f"{where}/{index:05d} {why}" for index, one in records.items() if (why := wrong_set(one, len(splits)))]
+    if wrong:
+        raise StoreError(f"{store.uri}: {wrong[0]}; run `ray-unlearn verify STUDY --repair`")
     return Population(
         name=name,
         method=PurePath(method).name,
         records=records,
         images=images,
-        splits=splits,
+        splits=splits[0],
+        further=splits[1:] if where != ORIGINAL else (),
         store=store if source else None,
         source=source or name,
     )
@@ -113,7 +116,8 @@ def _shared(images: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, A
     return {
         "data": {
             key: data[key] for key in ("splits", "images", "classes", "image_size") if key in data and key in theirs
-        },
+        }
+        | {"further_splits": data.get("further_splits", [])},
         "outputs": {**outputs, "splits": sorted(outputs.get("splits", ()))},
     }
 

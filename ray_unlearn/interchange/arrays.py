@@ -140,8 +140,8 @@ def read_positions(path: Path, num_train: int) -> list[int]:
     if path.suffix.lower() in (".pt", ".pth"):
         found = read_array(path)
         return [int(one) for one in (np.flatnonzero(found) if found.dtype == bool else found.ravel())]
-    listed = read_ids(str(path))
-    found_at = positions(listed, num_train)
+    listed = read_ids(str(path), num_train)
+    found_at = positions(listed, [str(position) for position in range(num_train)], certain=True)
     if found_at is None:
         raise DataError(f"{path}: expected positions of training images, 0 to {num_train - 1}")
     return found_at
