@@ -7,11 +7,15 @@ Does not cover: the formats themselves, each in its own module.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ray_unlearn.data.arrays import is_arrays, open_arrays
 from ray_unlearn.data.embedded import open_cifar10, open_digits
 from ray_unlearn.data.folders import is_competition, open_class_folders, open_competition
+from ray_unlearn.data.hub import is_hub, pinned
 from ray_unlearn.data.parquet import is_parquet, open_parquet
 from ray_unlearn.data.rows import OpenSource, Part, Role
+from ray_unlearn.data.saved import is_saved, open_saved
 from ray_unlearn.data.tables import is_table, open_table
 from ray_unlearn.errors import DataError
 from ray_unlearn.study.schema import Columns, Source
@@ -49,26 +53,39 @@ def open_source(source: Source, role: Role, columns: Columns) -> OpenSource:
         raise DataError(f"data.{role}.images: is the folder of a CSV file's images; the source is of format {form}")
     if not paths:
         raise DataError(f"data.{role}: format {form} needs a path")
+    if any(map(is_hub, paths)):
+        found = [pinned(path) if is_hub(path) else (path, "") for path in paths]
+        revisions = dict.fromkeys(revision for _, revision in found if revision)
+        opened = _open(form, tuple(path for path, _ in found), role, columns, source.images)
+        return replace(opened, revision=", ".join(revisions))
+    return _open(form, paths, role, columns, source.images)
+
+
+def _open(form: str, paths: tuple[str, ...], role: Role, columns: Columns, images: str | None) -> OpenSource:
     if form == "parquet":
         return open_parquet(paths, columns)
     if len(paths) > 1:
         raise DataError(f"data.{role}: format {form} takes one path; found {len(paths)} paths")
     if form == "csv":
-        return open_table(paths[0], columns, source.images)
+        return open_table(paths[0], columns, images)
     if form == "numpy":
         return open_arrays(paths[0], role)
+    if form == "arrow":
+        return open_saved(paths[0], columns)
     return open_competition(paths[0]) if form == "competition" else open_class_folders(paths[0])
 
 
 def has_columns(source: Source) -> bool:
     """Return whether the source is a table whose columns `data.columns` names."""
     paths = (source.path,) if isinstance(source.path, str) else source.path or ()
-    return (source.format if source.format != "auto" else _format_of(paths)) in {"parquet", "csv"}
+    return (source.format if source.format != "auto" else _format_of(paths)) in {"parquet", "csv", "arrow"}
 
 
 def _format_of(paths: tuple[str, ...]) -> str:
     if not paths:
         return "parquet"
+    if is_saved(paths[0]):
+        return "arrow"
     if is_parquet(paths[0]):
         return "parquet"
     if is_table(paths[0]):

@@ -25,7 +25,7 @@ from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
 
 RESERVED_NAMES = ("data-cache", "splits", "scores", "failed", "events")
 
-Format = Literal["auto", "parquet", "folder", "competition", "csv", "numpy", "cifar10", "digits", "imported"]
+Format = Literal["auto", "parquet", "folder", "competition", "csv", "numpy", "arrow", "cifar10", "digits", "imported"]
 Split = Literal["retain", "forget", "validation", "test"]
 Resize = Literal["stretch", "crop", "pad"]
 Dtype = Literal["fp32", "bf16", "fp16"]
