@@ -7,8 +7,10 @@ Does not cover: the formats themselves, each in its own module.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from ray_unlearn.data.archives import is_tar, open_tars
 from ray_unlearn.data.arrays import is_arrays, open_arrays
 from ray_unlearn.data.embedded import open_cifar10, open_digits
 from ray_unlearn.data.folders import is_competition, open_class_folders, open_competition
@@ -64,32 +66,35 @@ def open_source(source: Source, role: Role, columns: Columns) -> OpenSource:
 def _open(form: str, paths: tuple[str, ...], role: Role, columns: Columns, images: str | None) -> OpenSource:
     if form == "parquet":
         return open_parquet(paths, columns)
+    if form == "tar":
+        return open_tars(paths, columns)
     if len(paths) > 1:
         raise DataError(f"data.{role}: format {form} takes one path; found {len(paths)} paths")
-    if form == "csv":
-        return open_table(paths[0], columns, images)
-    if form == "numpy":
-        return open_arrays(paths[0], role)
-    if form == "arrow":
-        return open_saved(paths[0], columns)
-    return open_competition(paths[0]) if form == "competition" else open_class_folders(paths[0])
+    return {
+        "csv": lambda path: open_table(path, columns, images),
+        "numpy": lambda path: open_arrays(path, role),
+        "arrow": lambda path: open_saved(path, columns),
+        "competition": open_competition,
+        "folder": open_class_folders,
+    }[form](paths[0])
 
 
 def has_columns(source: Source) -> bool:
     """Return whether the source is a table whose columns `data.columns` names."""
     paths = (source.path,) if isinstance(source.path, str) else source.path or ()
-    return (source.format if source.format != "auto" else _format_of(paths)) in {"parquet", "csv", "arrow"}
+    return (source.format if source.format != "auto" else _format_of(paths)) in {"parquet", "csv", "tar", "arrow"}
 
 
 def _format_of(paths: tuple[str, ...]) -> str:
     if not paths:
         return "parquet"
-    if is_saved(paths[0]):
-        return "arrow"
-    if is_parquet(paths[0]):
-        return "parquet"
-    if is_table(paths[0]):
-        return "csv"
-    if is_competition(paths[0]):
-        return "competition"
-    return "numpy" if is_arrays(paths[0]) else "folder"
+    first = paths[0]
+    kinds: dict[str, Callable[[], bool]] = {
+        "arrow": lambda: is_saved(first),
+        "parquet": lambda: is_parquet(first),
+        "csv": lambda: is_table(first),
+        "competition": lambda: is_competition(first),
+        "tar": lambda: is_tar(paths),
+        "numpy": lambda: is_arrays(first),
+    }
+    return next((name for name, fits in kinds.items() if fits()), "folder")

@@ -175,10 +175,12 @@ def _named(data: Data, images: ImageTable) -> np.ndarray:
     if data.forget.ids is None:
         return np.array([], dtype=np.int64)
     position = {images.ids[i]: i for i in range(images.num_train)}
-    listed = read_ids(data.forget.ids)
+    listed = read_ids(data.forget.ids, images.num_train)
     places = [find(text, position) for _, text in listed]
     if listed and all(place is None for place in places):
-        places = [*(positions(listed, images.num_train) or places)]  # the starting kit's forget_idx
+        array = isinstance(data.forget.ids, str) and data.forget.ids.lower().endswith(".npy")
+        found_positions = positions(listed, images.ids[: images.num_train], certain=array)
+        places = [*(found_positions or places)]  # the starting kit's forget_idx
     if any(place is None for place in places):
         names = names_of(position)
         places = [

@@ -57,7 +57,8 @@ def resolve(study: Study, population: str) -> MethodUse:
     if name == "weights":
         hashes = tuple(open_weights(path).sha256 for path in options.weights)  # type: ignore[attr-defined]
         options = options.model_copy(update={"sha256": hashes})
-    methods = [method, *_parts(options)]
+    parts = _parts(options)
+    methods = [method, *parts]
     return MethodUse(
         name=name,
         starts_from=method.starts_from,
@@ -66,6 +67,7 @@ def resolve(study: Study, population: str) -> MethodUse:
             "method": script_identity(name, source) if source else _identity(method),
             "options": _without_paths(identity_of(options)),
             **_revisions(methods),
+            **_distributions(parts),
         },
         source=source,
         modules=module_texts(name, source) if source else {},
@@ -114,11 +116,14 @@ def method_of(use: MethodUse) -> Method:
             f"no method {use.name!r} is installed here; install the distribution that the study planned with"
         )
     method = METHODS[use.name]
-    if _identity(method) != use.identity["method"]:
-        raise MethodError(
-            f"method {use.name}: the study was planned with {use.identity['method']}; here is {_identity(method)}; "
-            "install the same version"
-        )
+    parts = _parts(use.options)
+    planned = use.identity["method"], use.identity.get("distributions")
+    here = _identity(method), _distributions(parts).get("distributions")
+    for one, other in zip(planned, here, strict=True):
+        if one != other:
+            raise MethodError(
+                f"method {use.name}: the study was planned with {one}; here is {other}; install the same version"
+            )
     return method
 
 
@@ -158,6 +163,12 @@ def _revisions(methods: Sequence[Method]) -> dict[str, Any]:
     """Return the revisions of corrected methods; revision 1 is in no identity."""
     revisions = {method.name: method.revision for method in methods if method.revision > 1}
     return {"revisions": revisions} if revisions else {}
+
+
+def _distributions(parts: Sequence[Method]) -> dict[str, Any]:
+    """Return the distributions of the parts of a mix that are of one."""
+    found = {part.name: dict(part.distribution) for part in parts if part.distribution}
+    return {"distributions": found} if found else {}
 
 
 def _without_paths(options: dict[str, Any]) -> dict[str, Any]:

@@ -133,7 +133,8 @@ def ranking_table(scores: Scores) -> Table:
         rows=(*rows, *([reference] if reference else [])),
         reference=scores.reference,
         explained=(
-            f"score = F {TIMES} RA ratio {TIMES} TA ratio. The null is {scores.reference} against itself, in disjoint "
+            f"score = F {TIMES} RA ratio {TIMES} TA ratio, where RA is the accuracy on retained and TA that on test "
+            f"images, over the reference's. The null is {scores.reference} against itself, in disjoint "
             f"halves: what retraining gets, with its range over the halvings. Compare with it at its own N only. "
             + " ".join([*several, *lost, *none, *_reasons(absent)])
         ).strip(),
