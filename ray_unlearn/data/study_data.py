@@ -154,6 +154,7 @@ def prepare_study(
     """
     prepared: dict[str, Prepared] = {}
     remarks: list[str] = []
+    revisions: dict[str, str] = {}
     names = study.data.classes if isinstance(study.data.classes, tuple) else None
     limit = study.data.classes if isinstance(study.data.classes, int) else len(names) if names else None
     for role in _ROLES:
@@ -162,6 +163,8 @@ def prepare_study(
             continue
         source = (opened or {}).get(role) or open_role(study.data, role, spec)
         remarks += [f"data.{role}: {remark}" for remark in source.remarks]
+        if source.revision:
+            revisions[role] = source.revision
         prepared[role] = prepare_source(
             source,
             storage,
@@ -183,7 +186,8 @@ def prepare_study(
     data = _assemble(study, hardest, prepared, names, int(limit or 0))
     if study.data.strict and data.warnings:
         raise DataError(f"data.strict: {data.warnings[0]}" + _more(data.warnings[1:]))
-    return replace(data, warnings=(*remarks, *data.warnings))
+    at = {"revisions": revisions} if revisions else {}
+    return replace(data, identity={**data.identity, **at}, warnings=(*remarks, *data.warnings))
 
 
 def _more(others: Sequence[str]) -> str:
