@@ -1,6 +1,7 @@
 """Nets that return more than logits: one hook that gives every caller plain logits.
 
-    add_adapter(model, image_size=32)            # only where a forward pass returns no tensor; state dict unchanged
+    if returns_more(model, image_size=32):       # a forward pass returns no tensor
+        model.register_forward_hook(plain_logits)                # the state dict is unchanged
     model(images_BCHW)                           # float32 [B, C] in both modes
 
 Taken as the logits: the field or key `logits` of an object or mapping (Hugging Face classifiers, torchvision's
