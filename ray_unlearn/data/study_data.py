@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_unlearn.data.class_names import alike, remark_on
 from ray_unlearn.data.copies import copies, straddling, words_of
 from ray_unlearn.data.prepare import DecodeAll, Prepared, check_classes, in_place, prepare_source
 from ray_unlearn.data.rows import OpenSource, Role
@@ -265,7 +266,9 @@ def _assemble(
         splits_arrow=splits.arrow(table),
         shuffle=study.data.shuffle,
         warnings=(
+            *filter(None, (remark_on(study.data.forget.label, names or ()), alike(names or ()))),
             *_empty_classes(names, num_classes, table.labels_N[: table.num_train]),
+            *_untested(names, table.labels_N, table.num_train, splits),
             *straddling(splits.sets, table.groups),
             *_shared_pixels(tables, prepared["train"].folder, splits, table.ids),
         ),
@@ -281,6 +284,17 @@ def _shared_pixels(tables: Sequence[pa.Table], folder: str, splits: Splits, ids:
         )
     else:
         yield from copies(splits.sets, words_N, ids)
+
+
+def _untested(names: tuple[str, ...] | None, labels_N: np.ndarray, num_train: int, splits: Splits) -> Iterator[str]:
+    """Return one warning, or none, where the images that are trained on have classes that no test image has."""
+    test_N = splits.sets["test"]
+    missing = sorted({*labels_N[:num_train].tolist()} - {*labels_N[test_N].tolist()}) if len(test_N) else []
+    if missing:
+        shown = ", ".join([names[label] if names else str(label) for label in missing[:3]])
+        more = ", ..." * (len(missing) > 3)
+        count = f"{len(missing)} class{'es' * (len(missing) > 1)}"
+        yield f"data.test: no image of {count} that data.train has ({shown}{more})"
 
 
 def _empty_classes(names: tuple[str, ...] | None, count: int, labels_N: np.ndarray) -> Iterator[str]:
