@@ -174,7 +174,7 @@ def _unknown_values(job: Job) -> Iterator[str]:
 _SHARED = re.compile(
     r"""["'](?P<path>/(?:tmp|var/tmp|dev/shm|kaggle/working|kaggle/temp|content)/[^"'\n]+)["']"""
     r"""|(?P<call>\bchdir\()"""
-    r"""|(?P<beside>(?:\bsave\w*\(|\bdump\(|\bto_csv\(|\bwrite_\w+\(|\bmkdir\(|\bmakedirs\()[^\n]*__file__)"""
+    r"""|(?P<beside>(?:\bsave\w*\(|\bdump\(|\bto_csv\(|\bwrite_\w+\(|\bmkdir\(|\bmakedirs\()[^\n;]*__file__)"""
 )
 """What scripts write for the whole machine: places of temporary files and of notebooks, and files beside themselves."""
 
