@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -170,12 +171,11 @@ def test_a_command_that_ends_takes_its_scripts_with_it(tmp_path, number: signal.
     populations = {"finetune": None} | scripts(tmp_path, {"waits": WAITS.format(marks=str(marks))})
     study = merged(TINY | {"storage": str(tmp_path / "store")}, {"populations": populations})
     file.write_text(yaml.safe_dump(study))
-    command = [sys.executable, "-m", "ray_unlearn", "generate", str(file), "--backend", "inline"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        _until(lambda: marks.exists() and marks.read_text().endswith("\n"), 120)
-        process.send_signal(number)
-        assert process.wait(30) == code
-        process.stderr.read()
+    process = forks.start(["generate", str(file), "--backend", "inline"], tmp_path / "said")
+    _until(lambda: marks.exists() and marks.read_text().endswith("\n"), 120)
+    os.kill(process.pid, number)
+    process.join(30)
+    assert process.exitcode == code
     child, folder, grandchild = marks.read_text().split()
     _until(lambda: not (_lives(child) or _lives(grandchild) or Path(folder).parent.exists()), 20)
 
