@@ -178,16 +178,8 @@ class Worker:
         began_cpu = self._cpu_s()
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
-        rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
-        half = self._half(run)
-        writer = RunWriter(
-            run=run,
-            population=population,
-            study=study,
-            sets=self._outputs,
-            all_sets=self._sets,
-            membership=fingerprint(half) if half else "",
-        )
+        rng, half = self._seeds(run), self._half(run)
+        writer = self._writer(run, half)
         data = self._run_data(writer, half)
         if population.method.source:
             model = self._trained_apart(run, rng, log, data if half else None)
@@ -209,6 +201,28 @@ class Worker:
             cpu_seconds={"train": trained_cpu - began_cpu, "predict": self._cpu_s() - trained_cpu},
             original_sha256=self._sha256_of_start(run),
             threads=torch.get_num_threads(),
+        )
+
+    def trained_here(self, run: Run) -> nn.Module:
+        """Return a run's model, trained in this process also where a script trains it; nothing is published.
+
+        What a process of its own is compared with; the code of a script can change this process.
+        """
+        configure(self._device, self._job.plan.study.execution)
+        half = self._half(run)
+        return self._trained(run, self._seeds(run), self._run_data(self._writer(run, half), half))
+
+    def _seeds(self, run: Run) -> Seeds:
+        return Seeds(study=self._job.plan.study.seed, population=run.population, original=run.original, run=run.index)
+
+    def _writer(self, run: Run, half: Members | None) -> RunWriter:
+        return RunWriter(
+            run=run,
+            population=self._job.plan.populations[run.population],
+            study=self._job.plan.study,
+            sets=self._outputs,
+            all_sets=self._sets,
+            membership=fingerprint(half) if half else "",
         )
 
     def _trained(self, run: Run, rng: Seeds, data: RunData) -> nn.Module:
