@@ -22,7 +22,7 @@ import numpy as np
 
 from ray_unlearn.data.csv_files import read_csv
 from ray_unlearn.data.files import read_local
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DataError, first_line
 
 _LARGEST_BYTES = 256 * 2**20
 _EXPECTED = "expected a list of ids, or a .csv file with a column image_id, a .txt, .json or .npy file of them"
@@ -79,7 +79,7 @@ def _entries(file: Path) -> list[str]:
         else:
             found = [line.strip() for line in data.decode("utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError, EOFError, RecursionError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"{file}: cannot be read as a list of ids ({reason}); {_EXPECTED}") from error
     if not isinstance(found, list) or not all(map(_is_entry, found)):
         raise DataError(f"{file}: data.forget.ids: {_EXPECTED}; found other values")
