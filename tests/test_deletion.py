@@ -153,7 +153,7 @@ def test_without_retrained_models_there_is_a_page_that_claims_nothing(ask: Ask):
     page = found.page.read_text()
     assert "so this is no evidence of forgetting yet" in words.verdict(found.findings)
     assert "No model was retrained: one would take about" in page
-    assert "Nothing was tested: there are 1 unlearned model and 0 retrained" in page
+    assert "Nothing was tested, with 1 unlearned model and 0 retrained" in page
     assert found.findings.images[0].retrained is None
     assert "not compared" in page
 

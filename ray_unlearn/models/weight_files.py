@@ -46,6 +46,21 @@ def parse_weights(data: bytes, where: str) -> dict[str, Any]:
         ModelError: the bytes are of another format, or hold more than plain values, which only code could read.
 
     """
+    loaded = read_safely(data, where)
+    if isinstance(loaded, list | tuple) and any(isinstance(value, dict) for value in loaded):
+        loaded = dict(enumerate(loaded))
+    if not isinstance(loaded, dict):
+        raise ModelError(f"{label(where)}: expected a dictionary of tensors; found {_words_of(loaded)}")
+    return {str(key): value for key, value in loaded.items()}
+
+
+def read_safely(data: bytes, where: str) -> Any:
+    """Return what a file of safetensors or of torch.save holds: tensors, or plain values that hold them.
+
+    Raises:
+        ModelError: as `parse_weights`.
+
+    """
     where = label(where)
     try:
         if _is_safetensors(data):
@@ -54,16 +69,11 @@ def parse_weights(data: bytes, where: str) -> dict[str, Any]:
             raise ModelError(kind)
         _check_size(data)
         with warnings.catch_warnings(action="ignore"):  # about the pickle protocol; every real problem is an error
-            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except ModelError as error:
         raise ModelError(f"{where}: not weights that can be read safely ({error})") from None
     except Exception as error:  # torch's reader raises a dozen kinds on damaged bytes
         raise ModelError(f"{where}: not weights that can be read safely ({_reason(error, data, where)})") from error
-    if isinstance(loaded, list | tuple) and any(isinstance(value, dict) for value in loaded):
-        loaded = dict(enumerate(loaded))
-    if not isinstance(loaded, dict):
-        raise ModelError(f"{where}: expected a dictionary of tensors; found {_words_of(loaded)}")
-    return {str(key): value for key, value in loaded.items()}
 
 
 def _words_of(loaded: Any) -> str:

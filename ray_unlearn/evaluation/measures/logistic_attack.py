@@ -109,6 +109,7 @@ _ACCURACY = Measure(
     source="NeurIPS 2023 Machine Unlearning Challenge, starting kit",
     upper=1.0,
     needs=_NEEDS,
+    takes=("probabilities",),
     least_images=MIN_IMAGES,
     per_run=_accuracies,
 )
