@@ -26,7 +26,7 @@ from pyarrow import fs
 from ray_unlearn.data.class_names import in_order, is_split, reordered
 from ray_unlearn.data.files import SourceFile, expand, fingerprint, read_local
 from ray_unlearn.data.rows import OpenSource, Row
-from ray_unlearn.errors import DataError, did_you_mean
+from ray_unlearn.errors import DataError, did_you_mean, first_line
 from ray_unlearn.store.arrow import open_parquet_file, parquet_extension_types
 from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.identity import digest
@@ -134,16 +134,12 @@ class _reading:  # noqa: N801 - a context manager, used as a verb
             self._stream = filesystem.open_input_file(path)
             return open_parquet_file(self._stream)
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(f"{self.file.label}: not a readable Parquet file: {_first_line(error)}") from error
+            raise DataError(f"{self.file.label}: not a readable Parquet file: {first_line(error)}") from error
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._stream.close()
         if isinstance(error, OSError | pa.ArrowException):
-            raise DataError(f"{self.file.label}: damaged Parquet file: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(f"{self.file.label}: damaged Parquet file: {first_line(error)}") from error
 
 
 def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:

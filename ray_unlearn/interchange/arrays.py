@@ -21,7 +21,7 @@ import numpy as np
 
 from ray_unlearn.data.arrays import opened_npz
 from ray_unlearn.data.id_lists import read_ids, whole
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DataError, first_line
 from ray_unlearn.store.disk import check_regular_file
 
 _PIECE_BYTES = 2**22
@@ -83,7 +83,7 @@ def _numpy(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         with opened_npz(str(path)) as held:
             return {name: held[name] for name in held.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"{path}: cannot be read as NumPy's arrays: {reason}") from error
 
 
