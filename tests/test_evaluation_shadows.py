@@ -274,8 +274,11 @@ def test_fits_in_blocks_are_those_of_all_images_at_once(tmp_path: Path, monkeypa
     records = store.made("shadows")
     pairs = list(pairs_of(store, "shadows", records, SIZES))
     monkeypatch.setattr(shadows_module, "BLOCK_BYTES", 7 * 16 * 6)  # seven images of six pairs
-    with ShadowPhi(store, "shadows", records, SIZES) as phi:
-        found = {False: phi.fits(), True: phi.fits(without_last=True)}
+    found = {}
+    for without_last in (False, True):
+        kept = {index: record for index, record in records.items() if not without_last or index < len(records) - 2}
+        with ShadowPhi(store, "shadows", kept, SIZES) as phi:
+            found[without_last] = phi.fits()
     for without_last, fits in found.items():
         used = pairs[:-1] if without_last else pairs
         for split in SIZES:

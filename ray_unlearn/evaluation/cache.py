@@ -21,7 +21,7 @@ from ray_unlearn.evaluation.intervals import APART, SHARED
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.nulls import NullPart, score_null
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs, check_same_images, read_image_names, read_outputs
 from ray_unlearn.evaluation.population_scores import describe, score
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import FORMAT, PopulationScores, Role
@@ -53,6 +53,10 @@ class Population:
     """Part of its identity about images and outputs; only equal ones compare."""
     splits: str
     """Digest of its splits: which images its outputs are of."""
+    store: StudyStore | None = None
+    """Store that holds it; None for the study's own."""
+    source: str = ""
+    """Its name there."""
 
     def first(self, runs: int) -> Population:
         """Return the runs with the smallest indexes."""
@@ -133,26 +137,35 @@ class Task:
         if self.null:
             null = score_null(self._read(self.reference).with_shadows(fits), self.null_runs, self.settings)
             return Part(key=self.key, null=null).model_dump_json()
-        names, reference = read_image_names(self.store, self.population.splits), list(self.reference.records.values())
+        home = self.population.store or self.store
+        names, reference = read_image_names(home, self.population.splits), list(self.reference.records.values())
         if self.role != "unlearned":
-            described = describe(self._parts(), self._records, names, self.role, self.population.method, reference)
+            described = self._described(self._parts(), names, reference)
             return Part(key=self.key, population=self._attacked(described, names)).model_dump_json()
         outputs, theirs = (self._read(one).with_shadows(fits) for one in (self.population, self.reference))
-        described = describe([outputs], self._records, names, self.role, self.population.method, reference)
+        check_same_images(outputs, theirs)
+        described = self._described([outputs], names, reference)
         scored = score(described, outputs, theirs, names, self.null_runs, self.settings)
         audit = one_run_audit(outputs, theirs, *self.control, self.settings)
         population = scored.population.model_copy(update={"one_run": audit})
         return Part(key=self.key, population=population, draws=scored.draws).model_dump_json()
 
+    def _described(self, parts: Iterable[Outputs], names: ImageNames, reference: Sequence[Record]) -> PopulationScores:
+        found = describe(parts, self._records, names, self.role, self.population.method, reference)
+        return found.model_copy(update={"population": self.population.name})
+
     def _read(self, population: Population) -> Outputs:
-        return read_outputs(self.store, population.name, population.records)
+        source = population.source or population.name
+        found = read_outputs(population.store or self.store, source, population.records)
+        return replace(found, population=population.name)
 
     @property
     def _records(self) -> list[Record]:
         return [record for _, record in sorted(self.population.records.items())]
 
     def _parts(self) -> Iterable[Outputs]:
-        return in_parts(self.store, self.population.name, self.population.records)
+        one = self.population
+        return in_parts(one.store or self.store, one.source or one.name, one.records)
 
     def _fits(self) -> dict[str, ShadowFit]:
         """Return what shadows make of the images, where the population is compared with the reference."""

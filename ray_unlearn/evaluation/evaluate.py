@@ -17,7 +17,6 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import PurePath
 
 from pydantic import ValidationError
 
@@ -36,6 +35,7 @@ from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.nulls import with_null
 from ray_unlearn.evaluation.one_run import control_splits
+from ray_unlearn.evaluation.other_stores import check_images, described, not_known_of, planned_runs, populations_of
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
 from ray_unlearn.evaluation.permutation import LEAST_RUNS
 from ray_unlearn.evaluation.planning import plan
@@ -59,10 +59,11 @@ from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
 from ray_unlearn.store.membership import is_shadow
+from ray_unlearn.store.records import IMPORTED
 from ray_unlearn.store.starts import check_starts, start_population
-from ray_unlearn.study.identity import diff, digest
+from ray_unlearn.study.identity import digest
 from ray_unlearn.study.plan import ORIGINAL
-from ray_unlearn.study.schema import Evaluation, PopulationSpec, Study
+from ray_unlearn.study.schema import Evaluation, Study
 
 _NULL = "null.of.reference"  # a part's name; a population's has no dot
 
@@ -160,9 +161,10 @@ def reference_of(study: Study) -> str:
 
     """
     name = (study.evaluation or Evaluation()).reference
-    if name not in study.populations:
+    known = {**study.populations, **study.others}
+    if name not in known:
         raise StudyError(
-            f"the study has no population {name!r} to compare others with{did_you_mean(name, study.populations)}; "
+            f"the study has no population {name!r} to compare others with{did_you_mean(name, known)}; "
             "add it, or name another one: evaluation: {reference: NAME}"
         )
     return name
@@ -173,8 +175,8 @@ def _held(
 ) -> tuple[dict[str, Population], list[str]]:
     """Return the populations to evaluate that have runs, in the study's order, and what is missing."""
     for name in names:
-        if name not in study.populations:
-            raise StudyError(f"--only {name}: not a population of the study{did_you_mean(name, study.populations)}")
+        if name not in (known := {**study.populations, **study.others}):
+            raise StudyError(f"--only {name}: not a population of the study{did_you_mean(name, known)}")
     reference, warnings = reference_of(study), []
     held: dict[str, Population] = {}
     originals = store.made(ORIGINAL)
@@ -188,31 +190,23 @@ def _held(
             warnings.append(f"population {name}: {len(records)} of {spec.planned} runs are made{scored}")
         check_starts(store, name, records, originals)
         if records:
-            held[name] = _population(name, spec, records, store).first(first or len(records))
+            held[name] = described(name, spec.method_name, records, store).first(first or len(records))
+    others = {name: one for name, one in populations_of(study).items() if not names or name in (*names, reference)}
+    held |= {name: one.first(first or len(one.records)) for name, one in others.items()}
     if reference not in held:
         raise ReferenceNotMade(
             f"{store.uri}: the reference {reference} has no finished run; `ray-unlearn generate` first"
         )
     theirs = held[reference]
     warnings += mixtures({name: population.records for name, population in held.items()}, reference)
+    warnings += not_known_of(held)
     for name, population in held.items():
-        if population.images != theirs.images:
-            lines = diff(theirs.images, population.images)[:3]
-            raise StoreError(f"{store.uri}: {name} and {reference} do not compare: {'; '.join(lines)}")
+        check_images(store, population, theirs)
         compared = _role(store, name, population, reference) == "unlearned"
         if compared and len(population.records) > len(theirs.records):
             runs = f"{len(theirs.records)} of {len(population.records)} runs"
             warnings.append(f"population {name}: {runs} are scored, as many as {reference} has")
     return held, warnings
-
-
-def _population(name: str, spec: PopulationSpec, records: Mapping[int, Record], store: StudyStore) -> Population:
-    identity = (store.held(name) or {}).get("identity") or {}
-    images = {key: identity.get(key) for key in ("data", "outputs")}
-    splits = (images["data"] or {}).get("splits")
-    if splits is None:
-        raise StoreError(f"{store.uri}/{name}/population.json: does not name the images of its runs; restore it")
-    return Population(name=name, method=PurePath(spec.method_name).name, records=records, images=images, splits=splits)
 
 
 def _tasks(
@@ -221,7 +215,7 @@ def _tasks(
     """Return every part: one per population, and the null that all are compared with."""
     roles = {name: _role(store, name, population, reference.name) for name, population in held.items()}
     compared = [held[name].records for name, role in roles.items() if role == "unlearned"]
-    null_runs, names = _null_runs(compared, reference), image_names_sha256(store, reference.splits)
+    null_runs, names = _null_runs(compared, reference), image_names_sha256(reference.store or store, reference.splits)
     first_shadows = next((held[name] for name, role in roles.items() if role == "shadow"), None)
     tasks = []
     for name, population in held.items():
@@ -256,11 +250,12 @@ def _shadows(
 
 def _role(store: StudyStore, name: str, population: Population, reference: str) -> Role:
     """Return what a population is to the evaluation."""
-    if name in (reference, ORIGINAL):
+    first = next(iter(population.records.values()))
+    if name in (reference, ORIGINAL) and not (is_shadow(first) and first.method == IMPORTED):
         return "reference" if name == reference else "original"
-    if is_shadow(next(iter(population.records.values()))):
+    if is_shadow(first):
         return "shadow"
-    return "unlearned" if start_population(store, name) == ORIGINAL else "unlearned shadow"
+    return "unlearned" if population.store or start_population(store, name) == ORIGINAL else "unlearned shadow"
 
 
 def _null_runs(compared: Sequence[Mapping[int, Record]], reference: Population) -> int:
@@ -324,8 +319,8 @@ def _looks(study: Study, store: StudyStore, settings: Settings, tasks: Sequence[
         runs, theirs = len(task.population.records), len(task.reference.records)
         if task.role != "unlearned" or task.null or runs < LEAST_RUNS:
             continue
-        planned = study.populations[task.reference.name].planned
-        share = min(1.0, theirs / planned, runs / min(planned, study.populations[task.part].planned))
+        planned, own = planned_runs(study, task.reference), planned_runs(study, task.population)
+        share = min(1.0, theirs / planned, runs / min(planned, own))
         identity = digest([one.identity[0] for one in (task.population, task.reference)])
         looks, found[task.part] = looks.take(
             task.part, runs=runs, reference_runs=theirs, share=share, identity=identity
@@ -370,7 +365,8 @@ def _assembled(
             null = parts[_NULL].null if scored.measures else None
             populations[task.part] = with_null(scored, null) if null else scored
     populations = adjusted(populations)
-    names = read_image_names(store, tasks[0].population.splits)
+    first = tasks[0].population
+    names = read_image_names(first.store or store, first.splits)
     newest = next(task for task in tasks if task.part == reference).population.records
     places, planned = _ranked(populations, parts)
     return Scores(

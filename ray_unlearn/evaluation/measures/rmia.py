@@ -201,6 +201,7 @@ _AUC = Measure(
     source="Zarifzadeh et al., Low-Cost High-Power Membership Inference Attacks, ICML 2024",
     upper=1.0,
     needs=_NEEDS,
+    takes=("probabilities",),
     compute=_auc,
 )
 _SHORT = replace(_AUC, source="Zarifzadeh et al., ICML 2024")

@@ -28,6 +28,7 @@ MEASURES = {
         meaning="forgetting quality x retain ratio x test ratio: the challenge's number",
         source="NeurIPS 2023 Machine Unlearning Challenge, metric PDF",
         needs=ALL,
+        takes=("answers",),
         least_runs=LEAST_TO_SCORE,
         why_runs=WHY_RUNS,
         compute=score,

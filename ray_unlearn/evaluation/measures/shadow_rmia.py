@@ -94,6 +94,7 @@ _OFFLINE = Measure(
     source="Zarifzadeh et al., Low-Cost High-Power Membership Inference Attacks, ICML 2024",
     upper=1.0,
     needs=("forget", "test"),
+    takes=("probabilities",),
     of_shadows=True,
 )
 _ONLINE = replace(

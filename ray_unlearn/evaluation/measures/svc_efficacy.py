@@ -137,6 +137,7 @@ _EFFICACY = Measure(
     source="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023; Fan et al., SalUn, ICLR 2024",
     upper=1.0,
     needs=ALL,
+    takes=("probabilities",),
     least_images=MIN_IMAGES,
     per_run=_efficacies,
 )

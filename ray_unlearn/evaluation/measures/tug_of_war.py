@@ -85,6 +85,7 @@ MEASURES = {
         source="Zhao et al., What Makes Unlearning Hard and What to Do About It (RUM), NeurIPS 2024",
         upper=1.0,
         needs=ALL,
+        takes=("answers",),
         compute=_mean,
     )
 }
