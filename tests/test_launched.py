@@ -102,7 +102,7 @@ def test_the_cluster_is_launched_loses_a_node_and_makes_the_study(tmp_path: Path
             print(driver.said)
         assert driver.process.returncode == 0
         print(laptop.says("cd ~/ray_unlearn && ray down -y cluster.yaml")[-1500:])
-        # Without docker, `ray down` stops the head's Ray, and those of the nodes end when they have missed it for a minute.
+        # `ray down` stops the head's Ray; without docker, the nodes' ends when it has missed the head for a minute.
         launched.until(lambda: not any(host.processes("raylet/raylet") for host in (head, workers[1])), 120)
     assert driver.said.count("worker ready") >= 3
     assert shown() <= seen
