@@ -28,10 +28,13 @@ def unlearning(net, retain_loader, forget_loader, val_loader):
 """
 
 
-def slow_study(folder: Path, count: int) -> dict[str, Any]:
-    """Return a study of one imported original and `count` runs of 0.3 s; its files are in `folder`."""
+def slow_study(folder: Path, count: int, seconds: float = 0.3) -> dict[str, Any]:
+    """Return a study of one imported original and `count` runs of 0.3 s, or of another time: the bytes are the same.
+
+    Its files are in `folder`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "slow.py").write_text(SCRIPT)
+    (folder / "slow.py").write_text(SCRIPT.replace("0.3", str(seconds)))
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(0)
     save_file(small_cnn(10, width=4).state_dict(), folder / "original.safetensors")

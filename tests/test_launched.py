@@ -106,8 +106,9 @@ def test_the_cluster_is_launched_loses_a_node_and_makes_the_study(tmp_path: Path
         launched.until(lambda: not any(host.processes("raylet/raylet") for host in (head, workers[1])), 120)
     assert driver.said.count("worker ready") >= 3
     assert shown() <= seen
-    assert generate(parse_study(tree, where="plain"), backend="inline").made == COUNT + 1
-    assert payload_bytes(shared / "store/tiny") == payload_bytes(folder / "store/tiny")
+    plain = slow_study(tmp_path / "plain", COUNT, seconds=0)
+    assert generate(parse_study(plain, where="plain"), backend="inline").made == COUNT + 1
+    assert payload_bytes(shared / "store/tiny") == payload_bytes(tmp_path / "plain/store/tiny")
 
 
 def monitor(head: launched.Host) -> str:
