@@ -30,7 +30,13 @@ CLUSTER: dict[str, Any] = {
     "idle_timeout_minutes": 0.2,
     "upscaling_speed": 100.0,
     # Ray's AutoscalingCluster wants a file that is not in its wheel; the provider it would use is.
-    "provider": {"type": "external", "module": PROVIDER},
+    "provider": {
+        "type": "external",
+        "module": PROVIDER,
+        "use_node_id_as_ip": True,  # all nodes have one address
+        "disable_node_updaters": True,  # and no ssh server
+        "disable_launch_config_check": True,
+    },
     "available_node_types": {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "cpu": {"resources": {"CPU": CPUS, "object_store_memory": 10**8}, "node_config": {}, "max_workers": WORKERS},
