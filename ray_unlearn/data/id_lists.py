@@ -24,7 +24,7 @@ import numpy as np
 
 from ray_unlearn.data.csv_files import read_csv
 from ray_unlearn.data.files import read_local
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DataError, first_line
 
 _LARGEST_BYTES = 256 * 2**20
 _EXPECTED = "expected a list of ids, or a .csv file with a column image_id, a .txt, .json or .npy file of them"
@@ -96,7 +96,7 @@ def _entries(file: Path, count: int | None) -> list[str]:
         else:
             found = [entry for line in data.decode("utf-8-sig").splitlines() for entry in _in_line(line.strip())]
     except (OSError, ValueError, EOFError, RecursionError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         reason = (
             "it holds Python objects, a pickle, which may run code when read" if "allow_pickle" in reason else reason
         )
