@@ -42,6 +42,7 @@ _COLUMNS = (
     "position",
 )
 """Columns of a CSV file that hold ids, file names or positions; the first that it has."""
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle")
 _NUMBERS = re.compile(r"\[?\d+(?:[\s,;]+\d+)+[\s,;]*\]?")
 _SAVED = re.compile(r"\d\.\d{6,}e[+-]\d{2,3}")
 """A number as numpy.savetxt writes it."""
@@ -67,6 +68,11 @@ def read_ids(ids: str | Sequence[str], count: int | None = None) -> Listed:
         raise DataError(f"{ids}: no such file; data.forget.ids: {_EXPECTED}")
     if file.suffix.lower() in (".txt", ".json", ".npy"):
         return [(f"{ids} entry {i}", text) for i, text in enumerate(_entries(file, count))]
+    if file.suffix.lower() in _PICKLES:
+        raise DataError(
+            f"{ids}: a pickle, which may run code when read; write the positions by numpy.save(FILE, array) or as a "
+            f"text; data.forget.ids: {_EXPECTED}"
+        )
     table = read_csv(file).rename(columns=str.strip)
     index = [column for column in table.columns if column.startswith("Unnamed: ")]  # as pandas writes its own
     if index and len(table.columns) == 2:
