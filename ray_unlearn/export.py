@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ray_unlearn.errors import StoreError
@@ -81,6 +82,11 @@ def export_model(store: StudyStore, run: Run, file: Path) -> Payload:
     with _replacing(file) as temporary:
         temporary.write_bytes(content)
     return payload_of(content)
+
+
+def save_pth(values: np.ndarray, file: Path) -> None:
+    """Write an array as a tensor, as `torch.save` does."""
+    torch.save(torch.from_numpy(np.ascontiguousarray(values)), file)
 
 
 @contextmanager

@@ -318,8 +318,7 @@ def test_booleans_are_two_classes_and_halves_none(tmp_path: Path):
     [
         ("x.npz", r"x\.npz: not a readable \.npz file"),
         ("x.npy", r"this is a NumPy file, not a folder; name its folder, with data\.npy and label\.npy in it"),
-        ("x.tar", "this is an archive, not a folder; unpack it"),
-        ("x.tar.gz", "this is an archive, not a folder; unpack it"),
+        ("x.tar.gz", "this is a compressed archive, not a folder; unpack it"),
         ("x.zip", "this is a zip archive, not a folder; unzip it"),
         ("x.arrow", r"this is an Arrow file, not a folder; write it as Parquet: datasets"),
         ("x.csv", r"x\.csv: no column with the images' paths; name it by data\.columns: \{path: \.\.\.\}"),

@@ -152,8 +152,8 @@ def test_without_retrained_models_there_is_a_page_that_claims_nothing(ask: Ask):
     found = ask(budget="2s", training=TRAINING | {"epochs": 200_000})
     page = found.page.read_text()
     assert "so this is no evidence of forgetting yet" in words.verdict(found.findings)
-    assert "no model was retrained: one would take about" in page
-    assert "Nothing was tested: there are 1 unlearned model and 0 retrained" in page
+    assert "No model was retrained: one would take about" in page
+    assert "Nothing was tested, with 1 unlearned model and 0 retrained" in page
     assert found.findings.images[0].retrained is None
     assert "not compared" in page
 
@@ -172,10 +172,16 @@ def test_a_model_that_is_not_what_it_is_taken_for_is_refused(ask: Ask, tmp_path:
     torch.manual_seed(0)
     torch.save(small_cnn(2).state_dict(), tmp_path / "untrained.pth")
     with pytest.raises(ModelError, match=r"untrained.pth: accuracy .* near chance .* check data.image_size"):
-        ask(model=str(tmp_path / "untrained.pth"), out=tmp_path / "a")
+        ask(model=str(tmp_path / "untrained.pth"), out=tmp_path / "a", expect_accuracy=0.9)
     with pytest.raises(ModelError, match=r"expected 30.0 % on held-out images \(expect_accuracy\)"):
         ask(expect_accuracy=0.3, out=tmp_path / "b")
+    wrong = {"mean": [0.9, 0.9, 0.9], "std": [0.25, 0.25, 0.25]}
+    with pytest.raises(ModelError, match=r"is \d+\.\d % with this data.normalize, and .* give --normalize 'standard'"):
+        ask(normalize=wrong, out=tmp_path / "c")
+    assert not list(tmp_path.glob("*/deletion/original/*"))
     assert not list(tmp_path.glob("*/deletion/unlearned/*/record.json"))
+    standard = "{mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}"
+    assert ask(normalize=standard, out=tmp_path / "c", budget="1s").model.exists()  # the corrected one, same folder
 
 
 def test_the_original_is_never_written_over(ask: Ask, place: Path, tmp_path: Path):

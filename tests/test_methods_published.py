@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from conftest import TINY, merged
 
+from ray_unlearn.errors import StudyError
 from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.published import UNPINNED
 from ray_unlearn.methods.resolve import resolve
@@ -397,6 +398,26 @@ def test_no_default_has_a_schedule_that_no_source_has():
         name for name, m in METHODS.items() if m.starts_from == "original" and _default(m, "schedule") == "cosine"
     }
     assert cosine == {"finetune", "seif", "toshi_marvel", "amnesiacs", "forget", "sfron"}
+
+
+@pytest.mark.parametrize(
+    ("own", "problem"),
+    [
+        (
+            {"method": "sfron", "epochs": 5},
+            r"mine\.epochs: the method does not use it; set iterations \(method sfron\)",
+        ),
+        ({"method": "task_vector", "lr": 0.5}, r"mine\.lr: the method does not use it; set lrs"),
+        (
+            {"method": "mix", "parts": [{"method": "sfron", "share": 1, "epochs": 5}]},
+            r"mine\.parts\.0\.epochs: .*set iterations",
+        ),
+    ],
+)
+def test_an_option_without_effect_is_refused(own, problem):
+    """Law: no option is accepted and then ignored; its default, which presets pin, is accepted."""
+    with pytest.raises(StudyError, match=problem):
+        resolve(parse_study(merged(TINY, {"populations": {"mine": own}}), where="x"), "mine")
 
 
 def _default(method: Any, option: str) -> Any:

@@ -215,6 +215,15 @@ def test_runs_made_again_are_compared(made, capsys, tmp_path):
     again = load_study(file, [f"storage={tmp_path / 'again'}", "populations.finetune.count=1"])
     generate(again, backend="inline")
     assert table(file, "--again", again.storage) == 0
+    timed = StudyStore(open_storage(again.storage), again.name)
+    for name, seconds in {"retrained": 2.0, "finetune": 7.0}.items():
+        for index in timed.made(name):
+            rewritten(timed, Run(population=name, index=index), cpu_seconds={"train": seconds})
+    capsys.readouterr()
+    assert table(file, "--again", again.storage) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| `finetune`"))
+    assert row.split("|")[2].strip() == "2"
+    assert row.split("|")[7].strip() == "3.50"  # 7 over 2, of the runs made again
     other = StudyStore(open_storage(again.storage), again.name)
     first = other.record(Run(population="null", index=0))
     assert first is not None

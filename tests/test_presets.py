@@ -227,7 +227,7 @@ def test_a_deterministic_method_has_one_seed(study):
     assert with_trials(study, [trial], 3).populations[trial.population].planned == 1
 
 
-def test_the_job_from_end_to_end(tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_the_job_from_end_to_end(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     """Law: the command writes a record whose controls and trials are judged, and with --record no preset."""
     import yaml
 
@@ -260,6 +260,8 @@ def test_the_job_from_end_to_end(tmp_path, monkeypatch: pytest.MonkeyPatch):
     assert scripted.trials[0].options == {"lr": 0.01}  # the function's default
     assert 1e-3 < scripted.trials[1].options["lr"] < 1e-1
     assert scripted.fixed == {"passes": 1}
+    said = json.loads(capsys.readouterr().out.split("for a study: ")[2].splitlines()[0])
+    assert said == {"method": "own.py:unlearning", **scripted.options}  # YAML has every JSON
     assert len({trial.score.forgetting_mean for trial in scripted.trials}) == 2  # the rate reached the function
     assert str(tmp_path) not in (tmp_path / "own.json").read_text()
     assert {file: file.read_bytes() for file in before} == before

@@ -37,7 +37,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown key, none near": (
         {"training": {"augment": {"zoom": 2}}},
-        "training.augment.zoom: unknown key (valid: crop, flip)",
+        "training.augment.zoom: unknown key (valid: crop, flip, transforms)",
     ),
     "unknown key of a source": (
         {"data": {"test": {"paht": "x"}}},

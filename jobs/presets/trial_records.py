@@ -17,7 +17,7 @@ import importlib.metadata
 import json
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
@@ -202,6 +202,12 @@ def presets_text(record: TuningRecord) -> str:
     """Return the data file of a setting in `ray_unlearn/methods/presets`: a method's preset is a line."""
     lines = [f" {json.dumps(name)}: {json.dumps(preset(record, name))}" for name in record.methods]
     return f'{{"sentence": {json.dumps(record.setup.sentence)},\n"presets": {{\n' + ",\n".join(lines) + "\n}}\n"
+
+
+def chosen_lines(record: TuningRecord, methods: Iterable[str]) -> list[str]:
+    """Return one line per method with the population to write into a study."""
+    names = [PurePath(method).name for method in methods]
+    return [f"for a study: {json.dumps({'method': name, **record.methods[name].options})}" for name in names]
 
 
 def table_lines(record: TuningRecord) -> list[str]:

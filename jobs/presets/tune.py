@@ -36,6 +36,7 @@ from trial_records import (
     Setup,
     TuningRecord,
     check_same_setup,
+    chosen_lines,
     make_record,
     portable,
     presets_text,
@@ -140,7 +141,8 @@ def main() -> None:
     controls = {name: judge_population(whole, name) for name in CONTROLS if name in study.populations}
     record = make_record(setup, judge_trials(whole, trials), controls, earlier)
     record_file.write_text(record.model_dump_json(indent=1) + "\n")
-    sys.stdout.write("\n".join([*table_lines(record), f"wrote {record_file}"]) + "\n")
+    lines = [*table_lines(record), *chosen_lines(record, spaces), f"wrote {record_file}"]
+    sys.stdout.write("\n".join(lines) + "\n")
     if not arguments.record and arguments.setting in SETTINGS:
         presets_file = PRESETS / f"{arguments.setting}.json"
         presets_file.write_text(presets_text(record))

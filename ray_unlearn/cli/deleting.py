@@ -45,7 +45,11 @@ def forget(
         int | None, typer.Option(help="Pixels a side, as the model was trained. Default: 32.")
     ] = None,
     normalize: Annotated[
-        str | None, typer.Option(help="raw, unit or standard, as the model was trained. Default: standard.")
+        str | None,
+        typer.Option(
+            help="Scale of the pixels, as the model was trained: raw (0..255), unit (0..1), standard (mean 0.5, std "
+            "0.25), or '{mean: [R, G, B], std: [R, G, B]}'. Default: standard."
+        ),
     ] = None,
     expect_accuracy: Annotated[
         float | None, typer.Option(help="Its accuracy on test images, 0 to 1, if known: another one is refused.")

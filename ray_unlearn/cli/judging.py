@@ -128,6 +128,8 @@ def evaluate(
             raise StudyError(
                 "evaluate: --watch repeats until all runs are made; --json and --plan print once, so leave one out"
             )
+        if loaded.others:
+            raise StudyError("evaluate: --watch follows runs that are being made; leave evaluation.populations out")
         specs = loaded.populations
         chosen = [name for name in names_in(only) or specs if name != ORIGINAL and not specs[name].on_halves]
         compared = Compared(reference_of(loaded), chosen)

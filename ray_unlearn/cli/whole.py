@@ -112,7 +112,7 @@ def _judge(study: Study, backend: Backend, address: str | None) -> None:
     from ray_unlearn.study.schema import Evaluation
 
     reference = (study.evaluation or Evaluation()).reference
-    if reference not in study.populations:
+    if reference not in {**study.populations, **study.others}:
         print_line(f"stages evaluate and report left out: the study has no population {reference} to compare with")
         return
     print_line("stage: evaluate")

@@ -7,6 +7,7 @@ Does not cover: the formats themselves, each in its own module.
 
 from __future__ import annotations
 
+from ray_unlearn.data.archives import is_tar, open_tars
 from ray_unlearn.data.arrays import is_arrays, open_arrays
 from ray_unlearn.data.embedded import open_cifar10, open_digits
 from ray_unlearn.data.folders import is_competition, open_class_folders, open_competition
@@ -36,6 +37,11 @@ def open_source(source: Source, role: Role, columns: Columns) -> OpenSource:
         form = source.format if source.format != "auto" else _format_of(paths)
     except OSError as error:  # a name too long for a file system, a folder without permission to list it
         raise DataError(f"data.{role}: {label(paths[0])[:80]}: cannot be read ({error.strerror})") from error
+    if form == "imported":
+        raise DataError(
+            f"data.{role}: the study's images are not here: its runs were imported as outputs. evaluate, report, "
+            "status, verify and export work on it; runs of other methods need a study with images"
+        )
     if form == "digits":
         return open_digits(part)
     if form == "cifar10":
@@ -46,19 +52,22 @@ def open_source(source: Source, role: Role, columns: Columns) -> OpenSource:
         raise DataError(f"data.{role}: format {form} needs a path")
     if form == "parquet":
         return open_parquet(paths, columns)
+    if form == "tar":
+        return open_tars(paths, columns)
     if len(paths) > 1:
         raise DataError(f"data.{role}: format {form} takes one path; found {len(paths)} paths")
-    if form == "csv":
-        return open_table(paths[0], columns, source.images)
-    if form == "numpy":
-        return open_arrays(paths[0], role)
-    return open_competition(paths[0]) if form == "competition" else open_class_folders(paths[0])
+    return {
+        "csv": lambda path: open_table(path, columns, source.images),
+        "numpy": lambda path: open_arrays(path, role),
+        "competition": open_competition,
+        "folder": open_class_folders,
+    }[form](paths[0])
 
 
 def has_columns(source: Source) -> bool:
     """Return whether the source is a table whose columns `data.columns` names."""
     paths = (source.path,) if isinstance(source.path, str) else source.path or ()
-    return (source.format if source.format != "auto" else _format_of(paths)) in {"parquet", "csv"}
+    return (source.format if source.format != "auto" else _format_of(paths)) in {"parquet", "csv", "tar"}
 
 
 def _format_of(paths: tuple[str, ...]) -> str:
@@ -70,4 +79,6 @@ def _format_of(paths: tuple[str, ...]) -> str:
         return "csv"
     if is_competition(paths[0]):
         return "competition"
+    if is_tar(paths):
+        return "tar"
     return "numpy" if is_arrays(paths[0]) else "folder"

@@ -130,7 +130,7 @@ def make_splits(data: Data, seeds: Seeds, images: ImageTable, forget_set: int = 
         forget = _draw(rest, count, seeds, purpose, "data.forget.fraction")
     sets = {"retain": _without(rest, forget), "forget": forget, "validation": validation, "test": test}
     _check_not_empty(data, sets)
-    return _checked(sets, images)
+    return splits_of(sets, images)
 
 
 def _check_not_empty(data: Data, sets: Mapping[str, np.ndarray]) -> None:
@@ -146,7 +146,13 @@ def _check_not_empty(data: Data, sets: Mapping[str, np.ndarray]) -> None:
         raise DataError(f"data.forget: the forget set is empty; {expected}")
 
 
-def _checked(sets: dict[str, np.ndarray], images: ImageTable) -> Splits:
+def splits_of(sets: Mapping[str, np.ndarray], images: ImageTable) -> Splits:
+    """Return these sets of images, sorted indexes by split, with their digest.
+
+    Raises:
+        DataError: an image is in two of them.
+
+    """
     everything = np.concatenate(list(sets.values()))
     if np.bincount(everything).max() > 1:
         raise DataError("data: the sets overlap; an image is in two of retain, forget, validation and test")
@@ -178,10 +184,12 @@ def _named(data: Data, images: ImageTable) -> np.ndarray:
     if data.forget.ids is None:
         return np.array([], dtype=np.int64)
     position = {images.ids[i]: i for i in range(images.num_train)}
-    listed = read_ids(data.forget.ids)
+    listed = read_ids(data.forget.ids, images.num_train)
     places = [find(text, position) for _, text in listed]
     if listed and all(place is None for place in places):
-        places = [*(positions(listed, images.num_train) or places)]  # the starting kit's forget_idx
+        array = isinstance(data.forget.ids, str) and data.forget.ids.lower().endswith(".npy")
+        found_positions = positions(listed, images.ids[: images.num_train], certain=array)
+        places = [*(found_positions or places)]  # the starting kit's forget_idx
     if any(place is None for place in places):
         names = names_of(position)
         places = [

@@ -15,7 +15,10 @@ from pathlib import Path, PurePath
 
 _KINDS = {
     (".npy",): ("a NumPy file", "name its folder, with data.npy and label.npy in it"),
-    (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"): ("an archive", "unpack it and name the folder"),
+    (".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"): (
+        "a compressed archive",
+        "unpack it and name the folder; an uncompressed .tar is read as it is",
+    ),
     (".zip",): ("a zip archive", "unzip it and name the folder"),
     (".arrow", ".feather"): ("an Arrow file", "write it as Parquet: datasets.Dataset.from_file(...).to_parquet(...)"),
     (".txt",): ("a table of text", "images are read from Parquet or from folders; name one of those"),
@@ -23,6 +26,7 @@ _KINDS = {
     (".h5", ".hdf5", ".mat", ".tfrecord", ".beton", ".mdb"): ("a data set of another library", "write it as Parquet"),
     (".pkl", ".pickle", ".pt", ".pth"): ("a pickle, which may run code when read", "write its images as Parquet"),
 }
+_CIFAR_FILES = {"test_batch", "batches.meta", *(f"data_batch_{number}" for number in range(1, 6))}
 _SYSTEM = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
 
 
@@ -38,10 +42,19 @@ def explain(path: Path) -> str:
     expected = "expected one folder per class, retain.csv and images/, or *.parquet"
     if not path.is_file():
         return f"no such folder; {expected}"
+    if path.name.startswith("cifar-10-"):
+        return f"this is CIFAR-10's archive of pickles; unpack it there, and {_cifar(path.parent)}"
+    if path.name in _CIFAR_FILES:
+        return f"this is one of CIFAR-10's pickles; {_cifar(path.parent.parent)}"
     for suffixes, (kind, step) in _KINDS.items():
         if path.suffix.lower() in suffixes:
             return f"this is {kind}, not a folder; {step}"
     return f"this is a file, not a folder; {expected}"
+
+
+def _cifar(folder: Path) -> str:
+    """Return how CIFAR-10 is read from the folder of cifar-10-batches-py: torchvision compares its checksums."""
+    return f"write data.train: {{format: cifar10, path: {folder}}}"
 
 
 def _explain_folder(path: Path) -> str:
@@ -52,8 +65,7 @@ def _explain_folder(path: Path) -> str:
     if "data.mdb" in names:
         return "this folder is an LMDB data base; write its images as Parquet"
     if "data_batch_1" in names or "cifar-10-batches-py" in names:
-        folder = path.parent if "data_batch_1" in names else path
-        return f"these are CIFAR-10's pickles; write data.train: {{format: cifar10, path: {folder}}}"
+        return f"these are CIFAR-10's pickles; {_cifar(path.parent if 'data_batch_1' in names else path)}"
     if {"train", "test", "meta"} <= names or "cifar-100-python" in names:
         step = "write them as Parquet, or as .npz with images and labels, where you trust the files"
         return f"these are CIFAR-100's pickles, which may run code when read; {step}"

@@ -117,7 +117,7 @@ def check_columns(data: Data) -> None:
     if named and not any(has_columns(source) for source in sources):
         raise DataError(
             f"data.columns.{named[0]}: names a column, and no source of the study has columns; "
-            "Parquet and CSV files have: remove it"
+            "Parquet, CSV and tar files have: remove it"
         )
 
 

@@ -33,7 +33,8 @@ from ray_unlearn.deletion.request import (
     write,
     write_count,
 )
-from ray_unlearn.errors import ReferenceNotMade, StoreError
+from ray_unlearn.deletion.scales import check_scale
+from ray_unlearn.errors import ModelError, ReferenceNotMade, StoreError
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.generation import Summary, generate
@@ -141,7 +142,12 @@ def forget_study(
     store = StudyStore(open_storage(study.storage), study.name)
     end = time.monotonic() + seconds
     _made(generate(with_count(study, 1), backend="inline", only=[ORIGINAL]), "the original")
-    say(original.check(study, store))
+    try:
+        check_scale(study, store)
+        say(original.check(study, store))
+    except ModelError:
+        _make_room(store)
+        raise
     warnings = original.warnings(study)
     for line in warnings:
         say(f"warning: {line}")
@@ -150,6 +156,13 @@ def forget_study(
     write_count(file, max(1, len(store.made(UNLEARNED))))
     scores = _scores(study, store, say)
     return replace(_written(file, overrides, study, store, scores, warnings, thumbnails), failed=failed)
+
+
+def _make_room(store: StudyStore) -> None:
+    """Remove an original that was refused, unless runs started from it: the corrected request gets its place."""
+    if not store.indexes(UNLEARNED) and not store.indexes(RETRAINED):
+        for name in (ORIGINAL, UNLEARNED, RETRAINED):
+            store.storage.remove(store.layout.population(name))
 
 
 def _made(summary: Summary, what: str) -> None:
@@ -173,7 +186,7 @@ def _make(
     expected_s = 0.0 if done else _retraining_s(study, store)
     if not done and expected_s > end - time.monotonic():
         note = (
-            f"no model was retrained: one would take about {duration(expected_s)}, more than the budget leaves; "
+            f"No model was retrained: one would take about {duration(expected_s)}, more than the budget leaves; "
             "--budget gives more time"
         )
         say(note)

@@ -89,7 +89,7 @@ def tested(found: Findings) -> list[str]:
     if retrained is None or min(retrained.runs, unlearned.runs) < FEW or found.scores is None:
         more = f"With {plural(FEW, 'retrained and unlearned model')} or more, a test compares the two groups"
         return [
-            f"Nothing was tested: there are {plural(unlearned.runs, 'unlearned model')} and "
+            f"Nothing was tested, with {plural(unlearned.runs, 'unlearned model')} and "
             f"{retrained.runs if retrained else 0} retrained. {more}, and every image gets its own measure. A larger "
             "--budget makes them; the same command goes on where it stopped."
         ]

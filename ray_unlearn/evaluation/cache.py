@@ -22,7 +22,7 @@ from ray_unlearn.evaluation.intervals import APART, SHARED
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.nulls import NullPart, score_null
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs, check_same_images, read_image_names, read_outputs
 from ray_unlearn.evaluation.population_scores import Scored, describe, on_set, whole
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import FORMAT, OneRunAudit, PopulationScores, Role
@@ -57,6 +57,11 @@ class Population:
     """Digest of its splits: which images its outputs are of; of forget set 0 where the study has several."""
     further: tuple[str, ...] = ()
     """Digests of the splits of forget sets 1, 2, ..., of a population whose runs are about several."""
+
+    store: StudyStore | None = None
+    """Store that holds it; None for the study's own."""
+    source: str = ""
+    """Its name there."""
 
     @property
     def sets(self) -> int:
@@ -169,14 +174,19 @@ class Task:
         if self.role == "unlearned":
             scored = self._scored(fits)
             return Part(key=self.key, population=scored.population, draws=scored.draws).model_dump_json()
-        each = [self._described(one, in_parts(self.store, one.name, one.records)) for one in self.population.by_set()]
-        described = self._attacked(self._together(each), read_image_names(self.store, self.population.splits))
+        home, source = self.population.store or self.store, self.population.source or self.population.name
+        each = [self._described(one, in_parts(home, source, one.records)) for one in self.population.by_set()]
+        described = self._attacked(self._together(each), self._names(self.population))
         return Part(key=self.key, population=described).model_dump_json()
 
     def _described(self, population: Population, parts: Iterable[Outputs]) -> PopulationScores:
         """Return what needs no outputs of the reference, of runs about one forget set."""
-        records, names = population.ordered, read_image_names(self.store, population.splits)
-        return describe(parts, records, names, self.role, population.method, self.reference.ordered)
+        records, names = population.ordered, self._names(population)
+        found = describe(parts, records, names, self.role, population.method, self.reference.ordered)
+        return found.model_copy(update={"population": population.name})
+
+    def _names(self, population: Population) -> ImageNames:
+        return read_image_names(population.store or self.store, population.splits)
 
     def _together(self, each: Sequence[PopulationScores]) -> PopulationScores:
         """Return the same of the runs about all forget sets; slices are merged as they are there."""
@@ -191,9 +201,9 @@ class Task:
         described, each = [], []
         for ours, theirs in zip(self.population.by_set(), self.reference.by_set(), strict=True):
             outputs, others = (self._read(side).with_shadows(fits) for side in (ours, theirs))
+            check_same_images(outputs, others)
             described.append(self._described(ours, [outputs]))
-            names = read_image_names(self.store, ours.splits)
-            each.append(on_set(described[-1], outputs, others, names, self.null_runs, self.settings))
+            each.append(on_set(described[-1], outputs, others, self._names(ours), self.null_runs, self.settings))
         scored = whole(each, self.settings)
         if len(each) == 1:
             audit = one_run_audit(each[0].side.unlearned, each[0].side.reference, *self.control, self.settings)
@@ -204,7 +214,9 @@ class Task:
         return replace(scored, population=scored.population.model_copy(update=update | {"one_run": audit}))
 
     def _read(self, population: Population) -> Outputs:
-        return read_outputs(self.store, population.name, population.records)
+        source = population.source or population.name
+        found = read_outputs(population.store or self.store, source, population.records)
+        return replace(found, population=population.name)
 
     def _fits(self) -> dict[str, ShadowFit]:
         """Return what shadows make of the images, where the population is compared with the reference."""

@@ -28,6 +28,7 @@ from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.nulls import with_null
 from ray_unlearn.evaluation.one_run import control_splits
+from ray_unlearn.evaluation.other_stores import planned_runs
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
 from ray_unlearn.evaluation.permutation import LEAST_RUNS
 from ray_unlearn.evaluation.planning import plan
@@ -147,7 +148,7 @@ def _tasks(
     roles = {name: role_of(store, name, population, reference.name) for name, population in held.items()}
     compared = [held[name].least for name, role in roles.items() if role == "unlearned"]
     null_runs = _null_runs(compared, reference)
-    names = [image_names_sha256(store, digest) for digest in (reference.splits, *reference.further)]
+    names = [image_names_sha256(reference.store or store, digest) for digest in (reference.splits, *reference.further)]
     first_shadows = next((held[name] for name, role in roles.items() if role == "shadow"), None)
     tasks = []
     for name, population in held.items():
@@ -240,8 +241,8 @@ def _looks(study: Study, store: StudyStore, settings: Settings, tasks: Sequence[
         runs, theirs = len(task.population.records), len(task.reference.records)
         if task.role != "unlearned" or task.null or task.population.least < LEAST_RUNS:
             continue
-        planned = study.populations[task.reference.name].planned
-        share = min(1.0, theirs / planned, runs / min(planned, study.populations[task.part].planned))
+        planned, own = planned_runs(study, task.reference), planned_runs(study, task.population)
+        share = min(1.0, theirs / planned, runs / min(planned, own))
         identity = digest([one.identity[0] for one in (task.population, task.reference)])
         looks, found[task.part] = looks.take(
             task.part, runs=runs, reference_runs=theirs, share=share, identity=identity
@@ -286,7 +287,8 @@ def _assembled(
             null = parts[_NULL].null if scored.measures else None
             populations[task.part] = with_null(scored, null) if null else scored
     populations = adjusted(populations)
-    names = read_image_names(store, tasks[0].population.splits)
+    first = tasks[0].population
+    names = read_image_names(first.store or store, first.splits)
     newest = next(task for task in tasks if task.part == reference).population.records
     places, planned = _ranked(populations, parts)
     return Scores(

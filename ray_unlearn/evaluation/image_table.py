@@ -23,6 +23,7 @@ from ray_unlearn.evaluation.epsilon import example_epsilons
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_image_names, read_outputs
+from ray_unlearn.evaluation.slices import class_name
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.forget_sets import splits_held
 from ray_unlearn.study.forget_sets import runs_by_set
@@ -86,9 +87,11 @@ def _outputs(study: Study, store: StudyStore, name: str, number: int, sets: int)
 
 def _rows(found: Outputs, reference: Outputs | None, names: ImageNames, mode: Mode) -> list[dict[str, Any]]:
     split = found.splits[FORGET]
-    probability_RE = np.exp(-split.loss_RN)
+    unknown_RE = np.full_like(split.phi_RN, np.nan)
+    probability_RE = unknown_RE if "probabilities" in split.lacks else np.exp(-split.loss_RN)
+    right_RE = unknown_RE if "answers" in split.lacks else split.correct_RN
     runs = len(found)
-    sd_E = probability_RE.std(0, ddof=1) if runs > 1 else np.full(probability_RE.shape[1], np.nan)
+    sd_E = probability_RE.std(0, ddof=1) if runs > 1 else unknown_RE[0]
     n = min(runs, len(reference)) if reference is not None else 0
     epsilons = None
     if reference is not None and n >= LEAST_TO_SCORE:
@@ -97,12 +100,12 @@ def _rows(found: Outputs, reference: Outputs | None, names: ImageNames, mode: Mo
         {
             "population": found.population,
             "image_id": str(names.ids[FORGET][position]),
-            "class": names.class_names[label] if names.class_names else str(label),
+            "class": class_name(names, int(label)),
             "group": str(names.groups[FORGET][position]) if names.groups else "",
             "runs": runs,
             "confidence": float(probability_RE[:, place].mean()),
             "confidence_sd": float(sd_E[place]),
-            "right": float(split.correct_RN[:, place].mean()),
+            "right": float(right_RE[:, place].mean()),
             "epsilon": float(epsilons.epsilon_E[place]) if epsilons else float("nan"),
             "epsilon_n": n if epsilons else 0,
             "guarded": bool(epsilons.guarded_E[place]) if epsilons else False,

@@ -9,7 +9,7 @@ Does not cover: reading outputs and keeping scores (`evaluate`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from ray_unlearn.evaluation.comparison import (
     attack_alone,
     attack_curves,
     check_forget,
+    check_margins,
     compare,
     why_missing,
 )
@@ -35,7 +36,7 @@ from ray_unlearn.evaluation.measures.forgetting_quality import (
 )
 from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs, original_of
 from ray_unlearn.evaluation.ranks import RANKED
 from ray_unlearn.evaluation.resampling import Draws, Rows, Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
@@ -43,6 +44,7 @@ from ray_unlearn.evaluation.single_images import Side, epsilon_bounds, missed, q
 from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
 from ray_unlearn.evaluation.whole_populations import tests_of, variance_of
 from ray_unlearn.store import Record
+from ray_unlearn.store.membership import MEMBERS
 
 _EXAMPLES_AT = (0.1, 0.37, 0.63, 0.9)
 """Quantiles of the reference's mean phi: from images that retrained models get wrong to those they are sure of."""
@@ -66,18 +68,24 @@ def describe(
     reference: Sequence[Record],
 ) -> PopulationScores:
     """Return what needs no outputs of the reference: slices, stages, cost; one part is in memory at a time."""
-    starts = {record.original for record in records if record.original_sha256}
+    starts = {original for record in records if (original := original_of(record)) is not None}
     return PopulationScores(
         population=records[0].population,
         role=role,
         method=method,
-        options=records[0].options,
+        options=_shown(records[0].options),
         runs=len(records),
         originals=len(starts),
         slices=slices(parts, names),
         stages=stages(records),
         cost=cost(records, reference),
     )
+
+
+def _shown(options: Mapping[str, object]) -> dict[str, object]:
+    """Return a run's options without the half of the images that an imported shadow's record holds."""
+    on = options.get("on")
+    return {**options, **({"on": {k: v for k, v in on.items() if k != MEMBERS}} if isinstance(on, Mapping) else {})}
 
 
 def score(
@@ -110,6 +118,7 @@ def on_set(
 
     """
     check_forget(unlearned, reference)
+    check_margins(unlearned, reference)
     theirs = reference.take(range(len(unlearned)))
     attacked = attack_alone(unlearned, settings.attack_rng)
     pair = Pair(unlearned, theirs, settings.mode, settings.attack_rng, attacked.values)
@@ -182,7 +191,7 @@ def _estimate(
     attacked = pair.alone.get(name)
     runs = len(pair.unlearned) if attacked is None else int((~np.isnan(attacked)).sum())
     if name not in values:
-        return Estimate(value=None, n=runs, missing=why_missing(name, pair.unlearned, names.ids))
+        return Estimate(value=None, n=runs, missing=why_missing(name, pair.unlearned, names.ids, pair.reference))
     at_null_n = float(beside_null[name].mean()) if name in beside_null else None
     if name not in draws.values:
         return Estimate(value=values[name], n=runs, at_null_n=at_null_n)

@@ -94,8 +94,8 @@ class Slice(_Value):
     images: int
     accuracy: Summary
     """Accuracy, 0..1."""
-    loss: Summary
-    """Mean cross-entropy, nats."""
+    loss: Summary | None
+    """Mean cross-entropy, nats; None where imported margins do not give it."""
     quality: float | None = None
     """F over these forget images alone; None on other splits, and for the reference and the original."""
 
@@ -284,8 +284,8 @@ class Stage(_Value):
 class Cost(_Value):
     """Time of a run's training, against retraining."""
 
-    seconds: Summary
-    """Wall time."""
+    seconds: Summary | None
+    """Wall time; None for imported runs, whose times are not known."""
     relative: float | None
     """Median over the reference's median; of CPU times for runs on CPUs whose records have them, else of wall times."""
     efficient: bool | None

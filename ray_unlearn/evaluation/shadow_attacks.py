@@ -41,6 +41,7 @@ ATTACKS = {
 }
 """Attacks on a model whose training images are known, and their labels."""
 NO_NEGATIVES = "needs train images that it was not trained on: {half_of: train}"
+NO_TEST = "needs outputs of test images"
 CURVE_POINTS = 60
 
 
@@ -123,7 +124,8 @@ def together(found: Sequence[Mapping[str, Attacked]], shadows: int) -> tuple[dic
     for attack in ATTACKS:
         targets = [one[attack] for one in found if attack in one]
         if not targets:
-            scores[attack] = ShadowAttack(targets=len(found), shadows=shadows, missing=NO_NEGATIVES)
+            missing = NO_TEST if any(found) else NO_NEGATIVES  # another attack had both kinds of train images
+            scores[attack] = ShadowAttack(targets=len(found), shadows=shadows, missing=missing)
             continue
         rocs = [roc(one.members_E, one.others_T) for one in targets]
         negatives = min(len(one.others_T) for one in targets)

@@ -57,7 +57,7 @@ def fits_of(store: StudyStore, name: str, records: Records, digest: str) -> dict
     if key not in _KNOWN:
         with ShadowPhi(store, name, records, split_sizes(store, digest)) as phi:
             _KNOWN.clear()
-            _KNOWN[key] = phi.fits()
+            _KNOWN[key] = phi.fits() if phi.pairs >= LEAST_PAIRS else {}
     return _KNOWN[key]
 
 
@@ -87,11 +87,15 @@ def score_shadows(
     if len(pairs) < LEAST_PAIRS:
         few = f"{len(pairs)} complete pairs of shadows: nothing is attacked or memorised with fewer than {LEAST_PAIRS}"
         return described.model_copy(update={"warnings": (*described.warnings, few)})
-    with ShadowPhi(store, name, records, sizes) as phi:
-        fits = phi.fits(without_last=True)
     last = [records[index] for index in (2 * pairs[-1], 2 * pairs[-1] + 1)]
+    others = {index: record for index, record in records.items() if record not in last}
+    with ShadowPhi(store, name, others, sizes) as phi:
+        used, fits = phi.pairs, phi.fits() if phi.pairs else {}
+    if used < LEAST_PAIRS - 1:
+        few = f"of each image {used} models at most are trained on it, or not: nothing is attacked with so few"
+        return described.model_copy(update={"warnings": (*described.warnings, few)})
     found = [_attacked(store, one, members_of(one, name, sizes), fits, make_rng) for one in last]
-    attacks, curves = together(found, 2 * len(pairs) - 2)
+    attacks, curves = together(found, 2 * used)
     scores = memorisation(pairs_of(store, name, records, sizes))
     if scores:
         with suppress(StoreReadOnly):

@@ -75,7 +75,7 @@ def equivalence(quality: Estimate, error: float = ALPHA) -> Equivalence | None:
 
 
 def variance_of(unlearned: Outputs, reference: Outputs) -> Originals | None:
-    """Return where the variance over runs comes from; None with one original.
+    """Return where the variance over runs comes from; None with one original, or without times.
 
     An original is taken to train as long as a retrained model.
     """
@@ -86,7 +86,10 @@ def variance_of(unlearned: Outputs, reference: Outputs) -> Originals | None:
     found = variance_shares(phi_UE, unlearned.originals_R, sd_E)
     if found is None:
         return None
-    ours, theirs = (float(np.median([r.seconds["train"] for r in side.records])) for side in (unlearned, reference))
+    times = [[r.seconds["train"] for r in side.records if "train" in r.seconds] for side in (unlearned, reference)]
+    if not all(times):
+        return None  # imported runs, whose times are not known
+    ours, theirs = (float(np.median(each)) for each in times)
     return Originals(
         originals=found.originals,
         runs_each=found.runs_each,

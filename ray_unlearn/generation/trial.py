@@ -49,9 +49,11 @@ def check_model(job: Job) -> Iterator[str]:
         folder=study.model.folder,
     )
     yield from _pretrained(job)
-    yield from _same_start(job, model)
+    if ":" in study.model.arch and any(trains(population) or population.method.source for population in populations):
+        yield from _beside_state(job, model, images_BCHW)
     yield from _lone_images(job, model, images_BCHW)
     yield from _unknown_values(job)
+    yield from _shared_files(job)
     for population in populations:
         if isinstance(population.method.options, WeightsOptions):
             yield from check_weights(study, job.data.num_classes, model, population.method.options)
@@ -138,13 +140,19 @@ def trains(population: Population) -> bool:
     return not population.method.source and population.method.name not in ("weights", "null")
 
 
-def _same_start(job: Job, model: nn.Module) -> Iterator[str]:
-    """Yield a line where runs that train from scratch would all start from the same weights."""
+def _beside_state(job: Job, model: nn.Module, images_BCHW: torch.Tensor) -> Iterator[str]:
+    """Check that a factory's net has all that its outputs depend on in its state; yield what nothing would train.
+
+    Raises:
+        ModelError: it keeps more than its state dict holds.
+
+    """
     spec, populations = job.plan.study.model, job.plan.populations.values()
-    if ":" not in spec.arch or not any(p.method.starts_from == "scratch" and trains(p) for p in populations):
-        return
     other = models.build(spec, job.data.num_classes, Seeds(study=1), job.plan.study.data.image_size)
-    if all(map(torch.equal, model.parameters(), other.parameters())):
+    models.check_state(model, other, images_BCHW, spec.arch)
+    yield from (f"model {spec.arch}: {line}" for line in models.untrained(model))
+    from_scratch = any(each.method.starts_from == "scratch" and trains(each) for each in populations)
+    if from_scratch and all(map(torch.equal, model.parameters(), other.parameters())):
         yield (
             f"model {spec.arch}: the factory gives the same weights with every seed, so runs from scratch differ by "
             "the order of images alone; leave out what sets torch's seed or loads weights, if that is not meant"
@@ -160,6 +168,20 @@ def _unknown_values(job: Job) -> Iterator[str]:
             yield (
                 f"populations.{readers[0]}: the script reads {key!r}, which data.train has for no image, so it is 0; "
                 f"data.columns.{column} names its column"
+            )
+
+
+_SHARED = re.compile(r"""["'](/(?:tmp|var/tmp|dev/shm|kaggle/working|kaggle/temp|content)/[^"'\n]+)["']""")
+"""Paths in places where scripts write: of the machine's temporary files, and of notebooks."""
+
+
+def _shared_files(job: Job) -> Iterator[str]:
+    """Yield the files of scripts that all their runs would share."""
+    for population in job.plan.populations.values():
+        if found := _SHARED.search(population.method.source):
+            yield (
+                f"populations.{population.name}: the script names {found[1]!r}, which all its runs share: one may read "
+                "what another wrote; a relative path is in the run's own folder, which is empty at its start"
             )
 
 

@@ -143,7 +143,8 @@ METHOD = Method(
     aliases={"MSG": {}},  # in Cadet et al., Deep Unlearn
     opened="xcadet/deepunlearn munl/unlearning/kgltop2.py (port); organisers' deck, pages 20 to 22 (slides)",
     open=(
-        "ranking by layer (code) or of all convolutions (write-up): by layer, because the other changes nothing there",
+        "ranking by layer (code) or of all convolutions (write-up): by layer; at 32x32 the other draws anew only "
+        "weights without a gradient",
         "mode in which the scores are taken: evaluation",
     ),
     published={"competition": pinned(KookminOptions, COMPETITION)},

@@ -32,7 +32,12 @@ def with_cifar_stem(model: nn.Module, arch: str) -> None:
     if not isinstance(model, ResNet):
         raise ModelError(f"model.stem: cifar is for torchvision's ResNets (resnet18, ...); {arch} begins otherwise")
     model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.kaiming_normal_(
+        model.conv1.weight,
+        mode="fan_out",
+        nonlinearity="relu",
+        generator=torch.default_generator,  # seeded by `architectures`
+    )
     model.maxpool = nn.Identity()
 
 

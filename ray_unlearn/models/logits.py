@@ -1,6 +1,7 @@
 """Nets that return more than logits: one hook that gives every caller plain logits.
 
-    add_adapter(model, image_size=32)            # only where a forward pass returns no tensor; state dict unchanged
+    if returns_more(model, image_size=32):       # a forward pass returns no tensor
+        model.register_forward_hook(plain_logits)                # the state dict is unchanged
     model(images_BCHW)                           # float32 [B, C] in both modes
 
 Taken as the logits: the field or key `logits` of an object or mapping (Hugging Face classifiers, torchvision's
@@ -57,6 +58,12 @@ def described(output: Any) -> str:
     if isinstance(output, tuple | list):
         return f"a {kind} of {', '.join(type(one).__name__ for one in output) or 'nothing'}"
     return f"a {kind}"
+
+
+def taken(output: Any) -> str:
+    """Return which part of what a net returned is taken as its logits, in words."""
+    named = isinstance(output, Mapping) or isinstance(getattr(output, "logits", None), torch.Tensor)
+    return "its logits are taken" if named else "the first is taken as its logits"
 
 
 def plain_logits(module: nn.Module, args: tuple[Any, ...], output: Any) -> torch.Tensor:

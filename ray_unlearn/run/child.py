@@ -36,11 +36,12 @@ from ray_unlearn.models import Template
 from ray_unlearn.run.outcome import failed_as
 from ray_unlearn.run.probe import LOGITS, clues, probe_images, probe_logits, tensors_of
 from ray_unlearn.run.run_log import show_warnings_briefly
-from ray_unlearn.run.settings import configure, warm_up
+from ray_unlearn.run.settings import configure, count_gpus_by_cuda, count_gpus_without_cuda, warm_up
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.model import Model
 from ray_unlearn.study.schema import Execution
 from ray_unlearn.study.shuffle import Shuffle
+from ray_unlearn.usercode.memory import keep_freed_memory
 from ray_unlearn.usercode.wire import read_all, write_result
 
 _MOST_BYTES = 2**40  # what this package itself sends
@@ -65,8 +66,10 @@ _opened: list[_Opened] = []
 
 
 def prepare(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
-    """Import what a run needs, with one thread: a child must find no pool of threads."""
+    """Import what a run needs, with one thread: a child must find no pool of threads, and may use a GPU."""
     torch.set_num_threads(1)
+    keep_freed_memory()
+    count_gpus_without_cuda()
     warm_up()
 
 
@@ -142,6 +145,7 @@ def _sets_in(file: int, opened: _Opened) -> dict[str, ImageSet]:
 def _made(arguments: Mapping[str, Any], sets: Mapping[str, ImageSet]) -> nn.Module:
     opened, device = _opened[0], torch.device(_opened[0].device)
     show_warnings_briefly()
+    count_gpus_by_cuda()
     configure(device, opened.execution)
     method = script_method(arguments["method"], arguments["source"], arguments["planned"])
     net = opened.originals[arguments["original"]].copy().to(device)

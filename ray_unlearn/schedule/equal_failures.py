@@ -66,5 +66,6 @@ def _why(failed: list[Run], error: str) -> str:
     names = ", ".join(map(str, failed))
     return (
         f"runs {names} failed in the same way, and no run of {failed[0].population} is made: {error}; "
-        f"`ray-unlearn logs STUDY {failed[0]}` shows the traceback, and `--keep-going` tries every run all the same"
+        f"`ray-unlearn logs STUDY {failed[0]}` shows the traceback; --keep-going, or "
+        "execution.fail_fast: false, tries every run"
     )

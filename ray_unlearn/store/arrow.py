@@ -3,6 +3,7 @@
     table = read_table(data)                     # an Arrow IPC file in memory
     table = map_table(path)                      # one on a disk, its columns views of the page cache
     parquet = open_parquet_file(stream)          # pq.ParquetFile; columns have the types that Parquet itself states
+    with ParquetWriter(path, schema) as writer: ...
 
 pyarrow calls the registered class of every extension type while it reads a schema, and some classes unpickle the
 column (`ray.data.arrow_pickled_object`, registered by `import ray.data`; CVE-2026-41486). So the schema that pyarrow
@@ -18,7 +19,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pyarrow as pa
 
@@ -131,6 +132,25 @@ def map_table(path: str, *, tensors: Collection[str] = ()) -> pa.Table:
     with pa.memory_map(path) as mapped:
         memory = _Memory(mapped.read_buffer())
     return read_ipc(memory, memory.size, tensors=tensors)
+
+
+class ParquetWriter:
+    """A Parquet file that is written in pieces, as a context manager."""
+
+    def __init__(self, path: str, schema: pa.Schema) -> None:
+        import pyarrow.parquet as pq  # costs 0.1 s, and few commands need it
+
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
+
+    def write_table(self, table: pa.Table) -> None:
+        """Write a table as a row group."""
+        self._writer.write_table(table, row_group_size=max(1, len(table)))
 
 
 def open_parquet_file(file: pa.NativeFile) -> pq.ParquetFile:

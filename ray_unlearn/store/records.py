@@ -27,6 +27,8 @@ from ray_unlearn.study.plan import Run
 RECORD = "record.json"
 CHECKPOINT = "model.safetensors"
 OUTPUTS = "outputs.arrow"
+IMPORTED = "imported"
+"""Method of runs whose outputs another program made; such a record has no seeds, no recipe, no times."""
 LOG = "log.txt"
 """Output of the run's code; absent where it printed nothing."""
 

@@ -22,6 +22,7 @@ import functools
 import hashlib
 import importlib.metadata
 import socket
+import tokenize
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,22 @@ from ray_unlearn.study.identity import diff, digest
 
 _OURS = "ray_unlearn"
 _FOLDERS = ("site-packages", "dist-packages")
+
+
+# Text
+
+
+def text_of(path: Path) -> str:
+    """Return a source file's text, decoded as Python does: by its mark or its first lines, else UTF-8.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeDecodeError: it is of another encoding than it says.
+        SyntaxError: it names an encoding that does not exist.
+
+    """
+    with tokenize.open(path) as file:
+        return file.read()
 
 
 # Identities
@@ -183,7 +200,7 @@ def _files(folder: Path, name: str, *, namespaces: bool) -> list[Path]:
 
 def _parsed(path: Path, source: str | None = None) -> list[ast.AST]:
     try:
-        return list(ast.walk(ast.parse(path.read_text(encoding="utf-8") if source is None else source)))
+        return list(ast.walk(ast.parse(text_of(path) if source is None else source)))
     except (OSError, UnicodeDecodeError, SyntaxError, ValueError) as error:
         raise MethodError(f"{path}: not Python that can be read: {error}") from error
 

@@ -20,7 +20,8 @@ have.
 
 Before it prints, it checks what the table rests on, and ends with 1 where something does not hold: every loss is
 finite; the checkpoints of a population differ from one another, unless its method is declared deterministic; and, with
---again, every run that STORAGE holds of the same study, too, has the same bytes there. A run without a checkpoint
+--again, every run that STORAGE holds of the same study, too, has the same bytes there; the cost is then of those runs,
+so that a few runs measure the time again. A run without a checkpoint
 (`keep_checkpoints: false`) is identified by its outputs. A dash stands for a figure that does not exist, such as the
 accuracy of a split without outputs.
 
@@ -73,7 +74,7 @@ def main() -> int:
         before = StudyStore(open_storage(arguments.before), study.name)
         table = "\n".join(_side_by_side(study, store, before)) + "\n"
     else:
-        table = "\n".join(_table(study, store)) + "\n"
+        table = "\n".join(_table(study, store, again or store)) + "\n"
     sys.stdout.write(table + "".join(f"\nproblem: {line}" for line in problems) + "\n" * bool(problems))
     if arguments.readme:
         _write_into(arguments.readme, study.name, table + made_with(study))
@@ -122,9 +123,10 @@ def _content(record: Record) -> tuple[tuple[str, str], ...]:
     return tuple((name, record.payloads[name].sha256) for name in kept)
 
 
-def _table(study: Study, store: StudyStore) -> list[str]:
+def _table(study: Study, store: StudyStore, timed: StudyStore) -> list[str]:
+    """Return a row for each population; `timed` holds the runs whose time is its cost."""
     lines = ["| population | N | retain | forget | test | F | cost | revision |", "|---|---|---|---|---|---|---|---|"]
-    costs, reference = _costs(study, store), _reference(study, store)
+    costs, reference = _costs(study, timed), _reference(study, store)
     for name, spec in study.populations.items():
         made = store.made(name)
         records = [made[run] for run in sorted(made) if run < spec.planned]

@@ -205,6 +205,7 @@ _AUC = Measure(
     "default, where the program tunes it on a model that was trained on some of the images: no retrained model was",
     upper=1.0,
     needs=_NEEDS,
+    takes=("probabilities",),
     compute=_auc,
 )
 _SHORT = replace(_AUC, source="Zarifzadeh et al., ICML 2024")

@@ -29,6 +29,7 @@ MEASURES = {
         source="NeurIPS 2023 Machine Unlearning Challenge, metric PDF",
         deviation=DEVIATION,
         needs=ALL,
+        takes=("answers",),
         least_runs=LEAST_TO_SCORE,
         why_runs=WHY_RUNS,
         compute=score,

@@ -97,6 +97,7 @@ _OFFLINE = Measure(
     "a side, where the program takes the largest half for population images",
     upper=1.0,
     needs=("forget", "test"),
+    takes=("probabilities",),
     of_shadows=True,
 )
 _ONLINE = replace(

@@ -139,6 +139,7 @@ _EFFICACY = Measure(
     "500 images of a kind, neighbours share a point; the first 64 runs are attacked",
     upper=1.0,
     needs=ALL,
+    takes=("probabilities",),
     least_images=MIN_IMAGES,
     per_run=_efficacies,
 )

@@ -87,6 +87,7 @@ MEASURES = {
         "seed",
         upper=1.0,
         needs=ALL,
+        takes=("answers",),
         compute=_mean,
     )
 }

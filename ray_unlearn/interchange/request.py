@@ -1,0 +1,79 @@
+"""What `import` is asked for: files by population, and what the files do not say themselves.
+
+    wanted = Request(paths={"retrained": Path("oracle.pt")}, forget=Path("forget_set_2.npy"))
+
+Does not cover: what each format takes of it (`margins`, `logits`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ray_unlearn.errors import StudyError
+from ray_unlearn.interchange.arrays import read_array, read_positions
+from ray_unlearn.interchange.brought import Images
+
+CIFAR10 = (50_000, 10_000)
+_TRAIN_OF = {sum(CIFAR10): CIFAR10[0], 47_600: 44_200}
+"""Training images by number of all images: of CIFAR-10, and of Living17 as the KLOM set has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Files, and the options of the command."""
+
+    paths: Mapping[str, Path]
+    """Name of a population -> its file or folder."""
+    forget: Path | None = None
+    """List of the forget images' positions among the training images."""
+    train: int | None = None
+    """Number of training images, the first columns of the arrays."""
+    labels: Path | None = None
+    """Array of classes: training images, then test images."""
+    epoch: str | None = None
+    """Which epoch's numbers, where files have several."""
+    forget_set: int | None = None
+    """Which of EasyDUB's forget sets."""
+
+    def images(self, count: int, num_train: int | None = None) -> Images:
+        """Return the images of arrays with so many columns.
+
+        Args:
+            count: columns.
+            num_train: training images, where the files say how many; default: the option, else by the count.
+
+        Raises:
+            StudyError: the number of training images is not known.
+
+        """
+        size = self.train or num_train or _TRAIN_OF.get(count)
+        if size is None or size > count:
+            found = f"found {size}" if size else f"{count:,} columns do not say it"
+            raise StudyError(
+                f"--train: expected the number of training images, the first of {count:,} columns; {found}"
+            )
+        forget = read_positions(self.forget, size) if self.forget else []
+        labels = np.asarray(read_array(self.labels)) if self.labels else None
+        return self.images_of(size, count - size, forget, labels)
+
+    def images_of(self, num_train: int, num_test: int, forget: list[int], labels: np.ndarray | None) -> Images:
+        """Return these images; those of CIFAR-10 are named as the source `cifar10` names them."""
+        prefix = "cifar10" if (num_train, num_test) == CIFAR10 else ""
+        return Images.of(num_train=num_train, num_test=num_test, forget=forget, labels=labels, prefix=prefix)
+
+    def need_forget(self, images: Images) -> None:
+        """Refuse images without a forget set.
+
+        Raises:
+            StudyError: there is none.
+
+        """
+        if not len(images.sets["forget"]):
+            raise StudyError(
+                "--forget: expected a list of the forget images' positions among the training images (.npy, .txt, "
+                ".csv): populations are compared on them"
+            )
