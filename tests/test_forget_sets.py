@@ -367,9 +367,8 @@ def test_errors_over_sets_and_originals_are_the_true_spread():
 
 def outputs_of(name: str, phi_RN: np.ndarray, originals_R: np.ndarray) -> Outputs:
     """Return outputs of forget images, by runs that started from these originals."""
-    records: Any = tuple(
-        SimpleNamespace(original=int(k), original_sha256="a" * (name == "unlearned")) for k in originals_R
-    )
+    start = "a" * (name == "unlearned")
+    records: Any = tuple(SimpleNamespace(original=int(k), original_sha256=start, method="a") for k in originals_R)
     images = phi_RN.shape[1]
     split = SplitOutputs(np.arange(images), np.zeros(images, np.int64), phi_RN, phi_RN > 0)
     return Outputs(name, records, {"forget": split})
