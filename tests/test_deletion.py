@@ -319,7 +319,13 @@ def test_the_verdict_follows_the_test_and_names_lost_accuracy(ask: Ask):
     assert found.scores is not None
     tests = {name: one.model_copy(update={"p": 0.01, "adjusted": 0.02}) for name, one in found.scores.tests.items()}
     apart = replace(found, scores=found.scores.model_copy(update={"tests": tests}))
-    assert words.verdict(apart).startswith("Not forgotten as if never seen")
+    sure, unsure = (replace(found.sides["unlearned"], confidence=value) for value in (0.99, 0.0))
+    assert words.verdict(replace(apart, sides=found.sides | {"unlearned": sure})).startswith(
+        "Not forgotten as if never"
+    )
+    assert words.verdict(replace(apart, sides=found.sides | {"unlearned": unsure})).startswith(
+        "Changed beyond forgetting"
+    )
     alike = {name: one.model_copy(update={"p": 0.5, "adjusted": 0.9}) for name, one in tests.items()}
     same = replace(found, scores=found.scores.model_copy(update={"tests": alike}))
     assert words.verdict(same).startswith("No difference was found")

@@ -63,7 +63,7 @@ def test_three_equal_failures_end_a_population(room: int, seed: int):
     tally, (ended,) = scheduled(Failing(alike, room=room, seed=seed))
     assert 3 <= len(tally.failed) <= 3 + 2 * room
     assert len(ended.runs) == COUNT - len(tally.failed)
-    assert re.search(r"failed in the same way.*KeyError.*`ray-unlearn logs STUDY finetune/\d{5}` shows", ended.why)
+    assert re.search(r"failed in the same way.*`ray-unlearn logs STUDY finetune/\d{5}` shows", ended.why)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,13 @@ def test_a_mistake_in_a_script_ends_its_population_alone(tmp_path: Path, capsys)
     )
     assert inline(file) == 3
     shown = capsys.readouterr()
-    assert shown.err.count("not subscriptable (mine.py:2)") == 3 + 1  # the runs, and the end of their population
+    assert shown.err.count("not subscriptable (mine.py:2)") == 3
+    assert shown.out.count("not subscriptable (mine.py:2)") == 1
+    assert "not made: mine/00000, mine/00001, mine/00002: TypeError: " in shown.out
     last = [line for line in shown.out.splitlines() if line.startswith("not made: 4 runs of mine: ")]
     assert f"`ray-unlearn logs {file} mine/00000` shows the traceback" in last[0]
     assert len(list(tmp_path.glob("store/tiny/finetune/0*"))) == 3
     assert inline(file, "--keep-going") == 3
-    assert capsys.readouterr().out.count("not subscriptable (mine.py:2)") == 7
+    shown = capsys.readouterr()
+    assert shown.err.count("not subscriptable (mine.py:2)") == 7
+    assert "not made: mine/00000, mine/00001, mine/00002, mine/00003 and 3 more: TypeError: " in shown.out

@@ -30,7 +30,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "logs": ["ray-unlearn logs study.yaml finetune/7"],
     "evaluate": ["ray-unlearn evaluate study.yaml", "ray-unlearn evaluate study.yaml --mode exact --jobs 8"],
     "report": [
-        "ray-unlearn report study.yaml",
+        "ray-unlearn report study.yaml --images",
         "ray-unlearn report study.yaml --output table.tex --columns population,N,score --figures figures",
     ],
     "export": [

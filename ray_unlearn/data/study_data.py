@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_unlearn.data.class_names import alike, remark_on
 from ray_unlearn.data.copies import copies, straddling, words_of
 from ray_unlearn.data.prepare import DecodeAll, Prepared, check_classes, in_place, prepare_source
 from ray_unlearn.data.rows import OpenSource, Role
@@ -154,6 +155,7 @@ def prepare_study(
     """
     prepared: dict[str, Prepared] = {}
     remarks: list[str] = []
+    revisions: dict[str, str] = {}
     names = study.data.classes if isinstance(study.data.classes, tuple) else None
     limit = study.data.classes if isinstance(study.data.classes, int) else len(names) if names else None
     for role in _ROLES:
@@ -162,6 +164,8 @@ def prepare_study(
             continue
         source = (opened or {}).get(role) or open_role(study.data, role, spec)
         remarks += [f"data.{role}: {remark}" for remark in source.remarks]
+        if source.revision:
+            revisions[role] = source.revision
         prepared[role] = prepare_source(
             source,
             storage,
@@ -183,7 +187,8 @@ def prepare_study(
     data = _assemble(study, hardest, prepared, names, int(limit or 0))
     if study.data.strict and data.warnings:
         raise DataError(f"data.strict: {data.warnings[0]}" + _more(data.warnings[1:]))
-    return replace(data, warnings=(*remarks, *data.warnings))
+    at = {"revisions": revisions} if revisions else {}
+    return replace(data, identity={**data.identity, **at}, warnings=(*remarks, *data.warnings))
 
 
 def _more(others: Sequence[str]) -> str:
@@ -276,7 +281,9 @@ def _assemble(
         further=tuple(further),
         shuffle=study.data.shuffle,
         warnings=(
+            *filter(None, (remark_on(study.data.forget.label, names or ()), alike(names or ()))),
             *_empty_classes(names, num_classes, table.labels_N[: table.num_train]),
+            *_untested(names, table.labels_N, table.num_train, splits),
             *straddling(splits.sets, table.groups),
             *_shared_pixels(tables, prepared["train"].folder, splits, table.ids),
             *_in_further_sets(further, tables, table),
@@ -302,6 +309,17 @@ def _in_further_sets(further: Sequence[Splits], tables: Sequence[pa.Table], imag
         trained = {name: splits.sets[name] for name in ("retain", "forget")}
         shared = () if words_N is None else copies(trained, words_N, images.ids)
         yield from (f"forget set {number}: {line}" for line in (*straddling(trained, images.groups), *shared))
+
+
+def _untested(names: tuple[str, ...] | None, labels_N: np.ndarray, num_train: int, splits: Splits) -> Iterator[str]:
+    """Return one warning, or none, where the images that are trained on have classes that no test image has."""
+    test_N = splits.sets["test"]
+    missing = sorted({*labels_N[:num_train].tolist()} - {*labels_N[test_N].tolist()}) if len(test_N) else []
+    if missing:
+        shown = ", ".join([names[label] if names else str(label) for label in missing[:3]])
+        more = ", ..." * (len(missing) > 3)
+        count = f"{len(missing)} class{'es' * (len(missing) > 1)}"
+        yield f"data.test: no image of {count} that data.train has ({shown}{more})"
 
 
 def _empty_classes(names: tuple[str, ...] | None, count: int, labels_N: np.ndarray) -> Iterator[str]:

@@ -57,7 +57,6 @@ class Population:
     """Digest of its splits: which images its outputs are of; of forget set 0 where the study has several."""
     further: tuple[str, ...] = ()
     """Digests of the splits of forget sets 1, 2, ..., of a population whose runs are about several."""
-
     store: StudyStore | None = None
     """Store that holds it; None for the study's own."""
     source: str = ""
@@ -174,19 +173,25 @@ class Task:
         if self.role == "unlearned":
             scored = self._scored(fits)
             return Part(key=self.key, population=scored.population, draws=scored.draws).model_dump_json()
-        home, source = self.population.store or self.store, self.population.source or self.population.name
-        each = [self._described(one, in_parts(home, source, one.records)) for one in self.population.by_set()]
+        each = [self._described(one, in_parts(*self._held(one), one.records)) for one in self.population.by_set()]
         described = self._attacked(self._together(each), self._names(self.population))
         return Part(key=self.key, population=described).model_dump_json()
+
+    def _held(self, population: Population) -> tuple[StudyStore, str]:
+        """Return the store that holds a population, and its name there."""
+        return population.store or self.store, population.source or population.name
+
+    def _names(self, population: Population) -> ImageNames:
+        return read_image_names(self._held(population)[0], population.splits)
+
+    def _read(self, population: Population) -> Outputs:
+        return replace(read_outputs(*self._held(population), population.records), population=population.name)
 
     def _described(self, population: Population, parts: Iterable[Outputs]) -> PopulationScores:
         """Return what needs no outputs of the reference, of runs about one forget set."""
         records, names = population.ordered, self._names(population)
         found = describe(parts, records, names, self.role, population.method, self.reference.ordered)
         return found.model_copy(update={"population": population.name})
-
-    def _names(self, population: Population) -> ImageNames:
-        return read_image_names(population.store or self.store, population.splits)
 
     def _together(self, each: Sequence[PopulationScores]) -> PopulationScores:
         """Return the same of the runs about all forget sets; slices are merged as they are there."""
@@ -212,11 +217,6 @@ class Task:
         update = {name: getattr(all_runs, name) for name in ("runs", "originals", "stages", "cost")}
         audit = OneRunAudit(missing=f"takes one forget set, and the study has {len(each)}")
         return replace(scored, population=scored.population.model_copy(update=update | {"one_run": audit}))
-
-    def _read(self, population: Population) -> Outputs:
-        source = population.source or population.name
-        found = read_outputs(population.store or self.store, source, population.records)
-        return replace(found, population=population.name)
 
     def _fits(self) -> dict[str, ShadowFit]:
         """Return what shadows make of the images, where the population is compared with the reference."""

@@ -19,8 +19,6 @@ from ray_unlearn.store.records import OUTPUTS
 FEW_RUNS = 32
 """Number of runs below which epsilon has few values and a small shift is missed; the official evaluator used 512."""
 
-_NEARLY_ALL_GUARDED = 0.5
-
 
 def caveats(scored: PopulationScores, sides: Sequence[Outputs]) -> tuple[str, ...]:
     """Return one warning per reason to doubt the scores.
@@ -40,9 +38,8 @@ def caveats(scored: PopulationScores, sides: Sequence[Outputs]) -> tuple[str, ..
             "on the seed"
         )
     if scored.guarded:
-        share = "most" if scored.guarded > _NEARLY_ALL_GUARDED * images else "some"
         found.append(
-            f"on {scored.guarded} of {images} forget images ({share}) the runs of one side hardly differ from each "
+            f"on {scored.guarded} of {images} forget images the runs of one side hardly differ from each "
             "other; the official rule gives these images epsilon 50, and no points"
         )
     if scored.missed:

@@ -147,8 +147,8 @@ def _tasks(
     """Return every part: one per population, and the null that all are compared with."""
     roles = {name: role_of(store, name, population, reference.name) for name, population in held.items()}
     compared = [held[name].least for name, role in roles.items() if role == "unlearned"]
-    null_runs = _null_runs(compared, reference)
-    names = [image_names_sha256(reference.store or store, digest) for digest in (reference.splits, *reference.further)]
+    null_runs, home = _null_runs(compared, reference), reference.store or store
+    names = [image_names_sha256(home, digest) for digest in (reference.splits, *reference.further)]
     first_shadows = next((held[name] for name, role in roles.items() if role == "shadow"), None)
     tasks = []
     for name, population in held.items():

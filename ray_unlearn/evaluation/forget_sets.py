@@ -188,12 +188,11 @@ def merged_slices(parts: Sequence[Sequence[Slice]]) -> tuple[Slice, ...]:
 def _merged(slices: Sequence[Slice]) -> Slice:
     images = [one.images for one in slices]
     qualities = [one.quality for one in slices if one.quality is not None]
-    known = [one.accuracy for one in slices if one.accuracy is not None]
     losses = [one.loss for one in slices if one.loss is not None]
     quality = float(np.average(qualities, weights=images)) if len(qualities) == len(slices) else None
     update = {
         "images": sum(images) if slices[0].split == "forget" else images[0],
-        "accuracy": merged_summary(known, upper=1.0) if len(known) == len(slices) else None,
+        "accuracy": merged_summary([one.accuracy for one in slices], upper=1.0),
         "loss": merged_summary(losses) if len(losses) == len(slices) else None,
         "quality": quality,
     }

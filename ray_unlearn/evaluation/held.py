@@ -60,14 +60,15 @@ def held_populations(
             warnings.append(f"population {name}: {len(records)} of {spec.planned} runs are made{scored}")
         check_starts(store, name, records, originals)
         if records:
-            population = described(name, spec.method_name, records, store).first(first or len(records))
-            if population.least:
-                held[name] = population
-            else:
-                lacking = next(number for number, one in enumerate(population.by_set()) if not one.records)
-                warnings.append(f"population {name} is not scored: no run of forget set {lacking} is made")
-    others = {name: one for name, one in populations_of(study).items() if not names or name in (*names, reference)}
-    held |= {name: one.first(first or len(one.records)) for name, one in others.items()}
+            held[name] = described(name, spec.method_name, records, store)
+    others = populations_of(study)
+    held |= {name: one for name, one in others.items() if not names or name in (*names, reference)}
+    held = {name: one.first(first or len(one.records)) for name, one in held.items()}
+    for name, population in [*held.items()]:
+        if not population.least:
+            lacking = next(number for number, one in enumerate(population.by_set()) if not one.records)
+            warnings.append(f"population {name} is not scored: no run of forget set {lacking} is made")
+            del held[name]
     if reference not in held:
         raise ReferenceNotMade(
             f"{store.uri}: the reference {reference} has no finished run; `ray-unlearn generate` first"

@@ -137,7 +137,7 @@ def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("ray_unlearn", "report"), autoescape=True, undefined=StrictUndefined, auto_reload=False
     )
-    environment.globals.update(on_scale=_on_scale, plural=plural, decimals=decimals)
+    environment.globals.update(on_scale=_on_scale, plural=plural)
     return environment.get_template("page.html")
 
 

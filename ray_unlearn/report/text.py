@@ -283,7 +283,7 @@ def in_yaml(value: object) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump()
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {in_yaml(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {in_yaml(each)}" for key, each in value.items() if each != ()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(in_yaml, value)) + "]"
     return (

@@ -187,21 +187,11 @@ class Worker:
         began_cpu = self._cpu_s()
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
-        rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
-        half, forget_set = self._half(run), self._job.plan.forget_set_of(run)
-        sets, outputs = self._sets_of(forget_set)
-        writer = RunWriter(
-            run=run,
-            population=population,
-            study=study,
-            sets=outputs,
-            all_sets=sets,
-            forget_set=forget_set,
-            membership=fingerprint(half) if half else "",
-        )
+        rng, half = self._seeds(run), self._half(run)
+        writer = self._writer(run, half)
         data = self._run_data(writer, half)
         if population.method.source:
-            model = self._trained_apart(run, rng, log, data if half or forget_set else None)
+            model = self._trained_apart(run, rng, log, data if half or self._job.plan.forget_set_of(run) else None)
         else:
             model = self._trained(run, rng, data)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
@@ -220,6 +210,31 @@ class Worker:
             cpu_seconds={"train": trained_cpu - began_cpu, "predict": self._cpu_s() - trained_cpu},
             original_sha256=self._sha256_of_start(run),
             threads=torch.get_num_threads(),
+        )
+
+    def trained_here(self, run: Run) -> nn.Module:
+        """Return a run's model, trained in this process also where a script trains it; nothing is published.
+
+        What a process of its own is compared with; the code of a script can change this process.
+        """
+        configure(self._device, self._job.plan.study.execution)
+        half = self._half(run)
+        return self._trained(run, self._seeds(run), self._run_data(self._writer(run, half), half))
+
+    def _seeds(self, run: Run) -> Seeds:
+        return Seeds(study=self._job.plan.study.seed, population=run.population, original=run.original, run=run.index)
+
+    def _writer(self, run: Run, half: Members | None) -> RunWriter:
+        forget_set = self._job.plan.forget_set_of(run)
+        sets, outputs = self._sets_of(forget_set)
+        return RunWriter(
+            run=run,
+            population=self._job.plan.populations[run.population],
+            study=self._job.plan.study,
+            sets=outputs,
+            all_sets=sets,
+            forget_set=forget_set,
+            membership=fingerprint(half) if half else "",
         )
 
     def _trained(self, run: Run, rng: Seeds, data: RunData) -> nn.Module:

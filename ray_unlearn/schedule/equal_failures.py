@@ -51,7 +51,7 @@ class EqualFailures:
             return ""
         failed = self._given_up.setdefault(_failure(outcome), [])
         failed.append(outcome.run)
-        return _why(failed, outcome.error) if len(failed) == ENOUGH else ""
+        return _why(failed) if len(failed) == ENOUGH else ""
 
     def _counts(self, outcome: Outcome) -> bool:
         passing = outcome.poisoned or outcome.of_storage
@@ -62,10 +62,9 @@ def _failure(outcome: Outcome) -> Failure:
     return outcome.run.population, _ADDRESS.sub("0x", outcome.error), tuple(_PLACE.findall(outcome.traceback))
 
 
-def _why(failed: list[Run], error: str) -> str:
-    names = ", ".join(map(str, failed))
+def _why(failed: list[Run]) -> str:
     return (
-        f"runs {names} failed in the same way, and no run of {failed[0].population} is made: {error}; "
-        f"`ray-unlearn logs STUDY {failed[0]}` shows the traceback; --keep-going, or "
-        "execution.fail_fast: false, tries every run"
+        f"{', '.join(map(str, failed))} failed in the same way, and no run of the population is made; "
+        f"`ray-unlearn logs STUDY {failed[0]}` shows the traceback; --keep-going, or execution.fail_fast: false, tries "
+        "every run"
     )

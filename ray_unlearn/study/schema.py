@@ -26,7 +26,9 @@ from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
 
 RESERVED_NAMES = ("data-cache", "splits", "scores", "failed", "events")
 
-Format = Literal["auto", "parquet", "folder", "competition", "csv", "numpy", "tar", "cifar10", "digits", "imported"]
+Format = Literal[
+    "auto", "parquet", "folder", "competition", "csv", "numpy", "tar", "arrow", "cifar10", "digits", "imported"
+]
 Split = Literal["retain", "forget", "validation", "test"]
 Resize = Literal["stretch", "crop", "pad"]
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -41,7 +43,8 @@ class Source(Block):
     format: Format = Field(
         "auto",
         description="`auto` decides by the path: *.parquet, a folder with retain.csv, a .csv of images, .npz, a folder "
-        "with data.npy and label.npy, .tar, or a folder per class. imported: no images, of a study that `import` wrote.",
+        "with data.npy and label.npy, .tar, a folder of save_to_disk, or a folder per class. imported: no images, of a "
+        "study that `import` wrote.",
     )
     images: str | None = Field(
         None, description="Folder that the paths in a .csv are relative to. Default: the folder of the .csv."

@@ -71,7 +71,7 @@ def _splits(size: int) -> Sequence[tuple[npt.NDArray[np.intp], npt.NDArray[np.in
 def _accuracy(
     features: FloatArray, member: npt.NDArray[Any], fitted: npt.NDArray[np.intp], held_out: npt.NDArray[np.intp]
 ) -> float:
-    """Return the accuracy on what is held out. Without most of scikit-learn's checks, which take longer than its sums."""
+    """Return the accuracy on what is held out, without scikit-learn's checks: they take longer than its sums."""
     from sklearn import config_context
     from sklearn.linear_model import LogisticRegression
 
