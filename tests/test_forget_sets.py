@@ -15,7 +15,7 @@ from confidences import recipe
 from conftest import TINY, merged, payload_bytes
 from pydantic import ValidationError
 
-from ray_unlearn.errors import DataError, StoreError, StudyError
+from ray_unlearn.errors import DataError, ReferenceNotMade, StoreError, StudyError
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.evaluation.forget_sets import _in_common, error_over_sets, mean_curves, merged_summary
 from ray_unlearn.evaluation.image_table import image_table
@@ -279,6 +279,16 @@ def test_measures_are_means_over_sets(made: Study, scored: Scores):
     assert (whole.images, whole.accuracy.n) == (SETS * scored.images["forget"], 12)
     assert scored.populations["retrained"].runs == 24
     assert scored.populations["original"].runs == 2
+
+
+def test_runs_that_are_not_made_yet_are_named(made: Study, scored: Scores):
+    """Law: with 2 runs of each set nothing is scored, with none of one set neither; the reason is there."""
+    two = evaluate(made, store_of(made), first=2 * SETS)
+    missing = two.populations["finetune"].measures["forgetting_quality"].missing
+    assert missing.startswith("needs 3 runs a side, and there are 2")
+    assert "only 2 runs of each forget set: a score takes 3 runs on each side" in two.populations["finetune"].warnings
+    with pytest.raises(ReferenceNotMade, match=r"the reference retrained has no finished run of forget set 3; "):
+        evaluate(made, store_of(made), first=3)
 
 
 def test_the_page_and_the_tables_say_how_many_sets(made: Study, scored: Scores):
