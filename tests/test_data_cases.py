@@ -343,8 +343,8 @@ def test_a_file_is_called_what_it_is(name: str, said: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        (["dataset_info.json", "state.json", "data-0.arrow"], r"written by datasets\.save_to_disk; .*load_from_disk"),
-        (["dataset_dict.json"], r"written by datasets\.save_to_disk"),
+        (["dataset_info.json", "state.json", "data-0.arrow"], r"not a folder of save_to_disk: state\.json cannot"),
+        (["dataset_dict.json"], "not a folder of save_to_disk"),
         (["data.mdb", "lock.mdb"], "LMDB"),
         (["data_batch_1", "batches.meta"], r"CIFAR-10's pickles; write data\.train: \{format: cifar10, path: "),
         (["cifar-10-batches-py/data_batch_1"], "CIFAR-10's pickles"),
