@@ -26,9 +26,10 @@ import torch
 from ray_unlearn.errors import StoreError
 from ray_unlearn.models import parse_weights
 from ray_unlearn.store import StudyStore
+from ray_unlearn.store.forget_sets import splits_held
 from ray_unlearn.store.records import CHECKPOINT, Payload, payload_of
 from ray_unlearn.store.starts import check_starts
-from ray_unlearn.study.plan import Run
+from ray_unlearn.study.plan import ORIGINAL, Run
 
 _PTH = ".pth"
 _SAME_TIME = (1980, 1, 1, 0, 0, 0)  # the zip's own zero: the same checkpoints give the same file
@@ -38,12 +39,17 @@ def export_competition(store: StudyStore, population: str, count: int, file: Pat
     """Write the zip, whole or not at all; return its size in bytes.
 
     Raises:
-        StoreError: a checkpoint is missing or damaged, a run started from another original than the store holds, or the
-            file cannot be written.
+        StoreError: a checkpoint is missing or damaged, a run started from another original than the store holds, the
+            runs are about several forget sets, or the file cannot be written.
 
     """
     if store.held(population) is None:
         raise StoreError(f"{store.uri} has no population {population}; run `ray-unlearn generate` first")
+    if (sets := len(splits_held(store.held(population) or {}))) > 1 and population != ORIGINAL:
+        raise StoreError(
+            f"population {population}: its runs are about {sets} forget sets, and the competition's zip is of one; "
+            "export single runs with --run N"
+        )
     records = store.made(population)
     check_starts(store, population, records)
     missing = [index for index in range(count) if index not in records]

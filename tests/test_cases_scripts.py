@@ -315,14 +315,17 @@ def test_c_scripts_unknown_option(tmp_path: Path):
 def test_a3_files_that_runs_share_are_said(tmp_path: Path, tiny: Callable[..., Study]):
     """Law: a path in a place of the whole machine is warned of, once; relative ones and files beside the script not."""
     for body, said in (
-        ("torch.save(net.state_dict(), '/tmp/best.pth'); torch.load('/tmp/best.pth')", "'/tmp/best.pth'"),
-        ('torch.save({}, f"/kaggle/working/{1}.pt")', "'/kaggle/working/{1}.pt'"),
-        ("torch.save({}, 'tmp/best.pth'); open(__file__ + '/home/me/weights.pth')", ""),
+        ("torch.save(net.state_dict(), '/tmp/best.pth'); torch.load('/tmp/best.pth')", "names '/tmp/best.pth', so"),
+        ('torch.save({}, f"/kaggle/working/{1}.pt")', "names '/kaggle/working/{1}.pt', so"),
+        ("import os; os.chdir(os.path.dirname(__file__))", "leaves its working folder, so"),
+        ("import os; torch.save({}, os.path.dirname(__file__) + '/best.pth')", "writes beside itself, so"),
+        ("torch.save({}, 'tmp/best.pth'); open('/home/me/weights.pth'); open(__file__)", ""),
+        ("pass\n    # os.chdir('/tmp/x')", ""),
     ):
         (tmp_path / "mine.py").write_text(HEAD + body + "\n")
         mine = {"method": f"{tmp_path}/mine.py:unlearning", "noise_std": None, "count": 1}
-        lines = [line for line in open_job(tiny(populations={"finetune": mine})).remarks if "runs share" in line]
-        assert [said in line for line in lines] == [True] * bool(said)
+        lines = [line for line in open_job(tiny(populations={"finetune": mine})).remarks if "its runs share" in line]
+        assert [said in line for line in lines] == [True] * bool(said), body
 
 
 # A9: what the data do not know

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from evaluated import SPLITS_DIGEST, evaluated_store, publish
+from evaluated import SIZES, SPLITS_DIGEST, evaluated_store, publish
 from evaluated import draw_logits as draw
 from others_files import (
     FORGET,
@@ -34,6 +35,7 @@ from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outpu
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.evaluation.shadows import pairs_of
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.arrow import read_table
 from ray_unlearn.store.membership import membership_matrix
 from ray_unlearn.store.outputs import decode_margins
 from ray_unlearn.study import Run, load_study, parse_study
@@ -341,7 +343,7 @@ def test_populations_of_two_stores_are_compared(tmp_path: Path):
 @pytest.mark.parametrize(
     ("identity", "expected"),
     [
-        ({"data": {"splits": "cd" * 32}}, "splits"),
+        ({"data": {"splits": "cd" * 32, "classes": 3}}, "retain: 30 and 30 images; number 4 is other and retain-004"),
         ({"data": {"splits": SPLITS_DIGEST, "classes": 7}}, "classes: 3 -> 7"),
         ({"outputs": {"splits": ["forget"]}}, "outputs.splits"),
     ],
@@ -350,10 +352,23 @@ def test_populations_of_other_images_are_refused(tmp_path: Path, identity: dict[
     """Law: another split, another number of classes or other outputs are named."""
     study, store = evaluated_store(tmp_path / "a", {"retrained": 3, "finetune": 3})
     for name in ("original", "retrained", "finetune"):
-        publish(store, name, 0, draw(0), {"data": {"splits": SPLITS_DIGEST, "classes": 3}, "outputs": {"splits": []}})
+        publish(
+            store,
+            name,
+            0,
+            draw(0),
+            {"data": {"splits": SPLITS_DIGEST, "classes": 3}, "outputs": {"splits": list(SIZES)}},
+        )
     _, away = evaluated_store(tmp_path / "b", {"retrained": 3, "scrub": 3})
-    default = {"data": {"splits": SPLITS_DIGEST, "classes": 3}, "outputs": {"splits": []}}
+    default = {"data": {"splits": SPLITS_DIGEST, "classes": 3}, "outputs": {"splits": list(SIZES)}}
     publish(away, "scrub", 0, draw(0), default | identity)
+    table = read_table(store.storage.read(store.layout.splits(SPLITS_DIGEST)))
+    ids = [("other" if one == "retain-004" else one) for one in table.column("image_id").to_pylist()]
+    moved = table.set_column(table.column_names.index("image_id"), "image_id", pa.array(ids))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, moved.schema) as writer:
+        writer.write_table(moved)
+    away.storage.publish_file(away.layout.splits("cd" * 32), bytes(sink.getvalue()))
     tree = study.model_dump(mode="json")
     tree["evaluation"]["populations"] = {"theirs": f"{away.uri}/scrub"}
     with pytest.raises(StoreError, match=re.escape(expected)):

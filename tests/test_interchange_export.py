@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -14,13 +15,13 @@ import yaml
 from evaluated import SIZES, draw_logits, evaluated_store, labels_of, publish
 
 from ray_unlearn.cli import main
-from ray_unlearn.evaluation.evaluate import evaluate
+from ray_unlearn.evaluation.evaluate import evaluate, read_scores
 from ray_unlearn.evaluation.outputs import read_outputs
 from ray_unlearn.interchange import hub
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.membership import fingerprint, half_of_train, membership_matrix
 from ray_unlearn.store.records import payload_of
-from ray_unlearn.study import Run
+from ray_unlearn.study import Run, parse_study
 
 COUNTS = {"retrained": 6, "finetune": 4, "shifted": 6}
 
@@ -98,6 +99,37 @@ def test_lira_there_and_back(study: Path, tmp_path: Path):
     train = SIZES["retain"] + SIZES["forget"]
     found = read_outputs(back, "shadows", back.made("shadows")).splits["retain"].phi_RN
     assert np.array_equal(found, phi(store, "shadows")[:, :train])
+
+
+def test_imported_margins_are_compared_with_the_study_that_they_came_from(study: Path, tmp_path: Path):
+    """Law: images.csv names the images, so that a study is compared with what another program made of them."""
+    first = exported(study, tmp_path / "klom", "klom", "--population", "retrained,shifted")
+    arguments = [f"{name}={first / name}" for name in ("retrained", "shifted")]
+    about = [
+        "--forget",
+        f"{first}/forget_indices.npy",
+        "--labels",
+        f"{first}/labels.npy",
+        "--ids",
+        f"{first}/images.csv",
+    ]
+    assert main(["import", "klom", *arguments, *about, "-o", str(tmp_path / "back")]) == 0
+    tree = yaml.safe_load(study.read_text())
+    tree["evaluation"] |= {
+        "reference": "oracle",
+        "populations": {"oracle": str(tmp_path / "back" / "klom" / "retrained")},
+    }
+    for name in ("shifted", "finetune", "original"):  # as a study states its outputs
+        held = store_of(study).held(name) or {}
+        held["identity"]["outputs"] = {"splits": ["retain", "forget", "test"], "retain_sample": None}
+        store_of(study).storage.publish_file(f"tiny/{name}/population.json", json.dumps(held).encode())
+    del tree["populations"]["retrained"], tree["populations"]["shadows"]
+    found = evaluate(parse_study(tree, where="a test"), store_of(study), first=6)
+    expected = read_scores(store_of(study)).populations["shifted"].measures
+    ours = found.populations["shifted"].measures
+    assert ours["forgetting_quality"].value == expected["forgetting_quality"].value
+    assert ours["score"].value is None
+    assert ours["score"].missing.endswith("(oracle)"), "the side that does not know its answers is named"
 
 
 @pytest.fixture(scope="module")

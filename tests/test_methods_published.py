@@ -13,7 +13,9 @@ from ray_unlearn.methods.published import UNPINNED
 from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.study import parse_study
 
-PLAIN = {"class_weights": "none", "augment": {"crop": 0, "flip": False}}
+AS_THEY_ARE = {"crop": 0, "flip": False, "transforms": ()}
+CROPS = {"crop": 4, "flip": True, "transforms": ()}
+PLAIN = {"class_weights": "none", "augment": AS_THEY_ARE}
 STEADY = {"schedule_per": "epoch", "step_epochs": 10.0, "gamma": 0.1, "warmup_epochs": 0.0}
 """In every preset that does not list others: no warm-up, and the steps of `schedule: step`, which none of these has."""
 WITHOUT_MOMENTUM = {"momentum": 0.9}
@@ -23,7 +25,7 @@ CHALLENGE = {**PLAIN, "batch_size": 64, "optimizer": "sgd", "momentum": 0.9}
 SPARSE = {
     "batch_size": 256,
     "class_weights": "none",
-    "augment": {"crop": 4, "flip": True},
+    "augment": CROPS,
     "optimizer": "sgd",
     "momentum": 0.9,
     "weight_decay": 5e-4,
@@ -39,7 +41,7 @@ DROPS = {"decay_epochs": (11, 16, 21), "decay_lr": 5e-4, "gamma": 0.1}
 """helper/util.py: epoch > 10, 15, 20, counted from 0, and from sgda_learning_rate = 5e-4 rather than euk_lr."""
 GOEL = {
     **{"k": 1, "unit": "layer", "lr": 0.1, "restart_lr": 0.005, "momentum": 0.9, "weight_decay": 5e-5},
-    **{"batch_size": 64, "epochs": 62.0, "augment": {"crop": 4, "flip": True}, "class_weights": "none"},
+    **{"batch_size": 64, "epochs": 62.0, "augment": CROPS, "class_weights": "none"},
     **{"statistics": "batch", "max_norm": 10.0, "optimizer": "sgd", "schedule": "constant"},
     **{"decay_epochs": (), "decay_lr": None, "moves_classifier": True, "anchor": 0.0},
 }
@@ -312,13 +314,13 @@ PINNED: dict[str, dict[str, Any]] = {
     },
     # AMUN adversarial_unlearn.py, hyperparam_tune.py, pgdl2_modified.py
     "amun/published": {
-        **{"batch_size": 128, "augment": {"crop": 4, "flip": True}, "class_weights": "none", "optimizer": "sgd"},
+        **{"batch_size": 128, "augment": CROPS, "class_weights": "none", "optimizer": "sgd"},
         **{"epochs": 10.0, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "step", "step_epochs": 1.0},
         **{"gamma": 0.1, "epsilon": 0.04, "steps": 50, "with_forget": True},
     },
     # Unified-Unlearning-w-Remain-Geometry sfron.py (CIFAR10 10%), scripts/unlearn.sh
     "sfron/published": {
-        **{"batch_size": 128, "augment": {"crop": 4, "flip": True}, "class_weights": "none", "optimizer": "sgd"},
+        **{"batch_size": 128, "augment": CROPS, "class_weights": "none", "optimizer": "sgd"},
         **{"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "iterations": 1500, "forget_every": 5, "ascent": 25.0},
         **{"adaptive": 0.5, "max_norm": 7.0, "threshold": 1.0, "importance_batch_size": 128},
         **{"schedule": "cosine", "schedule_per": "batch"},

@@ -379,7 +379,7 @@ def test_shadows_that_others_start_from_are_kept(tiny: MakeStudy):
 
 def test_one_forget_image_cannot_be_halved(tiny: MakeStudy):
     """Law: a study in which every other run would have nothing to forget is refused."""
-    one = open_job(tiny()).data.splits_arrow
+    (one,) = open_job(tiny()).data.arrows.values()
     ids = read_table(one).filter(pc.field("split") == "forget").column("image_id").to_pylist()
     with pytest.raises(StudyError, match=r"forgetful.starts_from: .* expected 2 or more; found 1"):
         open_job(from_shadows(tiny, data={"forget": {"fraction": None, "ids": ids[:1]}}))

@@ -49,6 +49,12 @@ def import_(
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Classes of the training, then of the test images (.npy).")
     ] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Ids of the training, then of the test images (.csv, .txt). Default: numbers."
+        ),
+    ] = None,
     epoch: Annotated[str | None, typer.Option(help="Epoch that is read, where files hold several.")] = None,
     forget_set: Annotated[int | None, typer.Option(min=0, help="Number of EasyDUB's forget set.")] = None,
     reference: Annotated[
@@ -67,7 +73,13 @@ def import_(
     from ray_unlearn.wording import plural
 
     wanted = Request(
-        paths=_named(paths, form), forget=forget, train=train, labels=labels, epoch=epoch, forget_set=forget_set
+        paths=_named(paths, form),
+        forget=forget,
+        train=train,
+        labels=labels,
+        ids=ids,
+        epoch=epoch,
+        forget_set=forget_set,
     )
     images, populations = READERS[form.value](wanted)
     names = [one.name for one in populations]

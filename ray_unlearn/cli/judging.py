@@ -104,7 +104,8 @@ def evaluate(
     """Score the study's populations against the retrained one."""
     from functools import partial
 
-    from ray_unlearn.evaluation.evaluate import evaluate, reference_of
+    from ray_unlearn.evaluation.evaluate import evaluate
+    from ray_unlearn.evaluation.held import reference_of
     from ray_unlearn.report.text import plan_lines, score_lines
     from ray_unlearn.study import load_study
     from ray_unlearn.study.plan import ORIGINAL

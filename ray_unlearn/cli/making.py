@@ -86,11 +86,17 @@ def generate(
     ] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Make every checkpoint that is not made yet."""
+    """Make every checkpoint that is not made yet.
+
+    With `count: {up_to: N, until: decided}`, that is N of every population: `all` and `submit` look at scores on the
+    way and stop early.
+    """
     from ray_unlearn.generation import generate
     from ray_unlearn.study import load_study
 
     loaded = load_study(study, with_keep_going(overrides, keep_going))
+    if loaded.adaptive:
+        print_line(loaded.adaptive.all_made(typed("all", study, overrides)))
     summary = generate(
         loaded,
         backend=backend.value,

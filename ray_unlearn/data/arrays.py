@@ -22,7 +22,7 @@ import numpy as np
 
 from ray_unlearn.data.reading import memory_limit
 from ray_unlearn.data.rows import OpenSource, Role, Row
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DataError, first_line
 from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.identity import digest
 
@@ -148,7 +148,7 @@ def _load(path: str, name: str) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    text = (str(error) or type(error).__name__).splitlines()[0]
+    text = first_line(error)
     return (
         "it holds Python objects, a pickle, which may run code when read"
         if "pickle" in text or "Python objects" in text

@@ -177,6 +177,8 @@ def check_form(study: Study, where: str) -> None:
             f"{where}: expected the populations original (with weights: FILE), {UNLEARNED} and {RETRAINED}; "
             f"found {', '.join(study.populations)}; `ray-unlearn init FILE --template deletion` writes the form"
         )
+    if study.data.forget.sets > 1:
+        raise StudyError(f"{where}: data.forget.sets: a request has one forget set; found {study.data.forget.sets}")
 
 
 def budget_s(text: str) -> float:

@@ -20,27 +20,19 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from ray_unlearn.errors import (
-    DamagedFile,
-    NewerFormat,
-    ReferenceNotMade,
-    StoreError,
-    StoreReadOnly,
-    StudyError,
-    did_you_mean,
-)
+from ray_unlearn.errors import DamagedFile, NewerFormat, StoreError, StoreReadOnly
 from ray_unlearn.evaluation.cache import Execute, Part, Population, Task, in_this_process
+from ray_unlearn.evaluation.held import held_populations, reference_of, role_of
 from ray_unlearn.evaluation.looks import ALPHA, Look, Looks, warning_of
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.nulls import with_null
 from ray_unlearn.evaluation.one_run import control_splits
-from ray_unlearn.evaluation.other_stores import check_images, described, not_known_of, planned_runs, populations_of
+from ray_unlearn.evaluation.other_stores import planned_runs
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
 from ray_unlearn.evaluation.permutation import LEAST_RUNS
 from ray_unlearn.evaluation.planning import plan
-from ray_unlearn.evaluation.population_scores import RANKED
-from ray_unlearn.evaluation.ranks import ranks
+from ray_unlearn.evaluation.ranks import RANKED, ranks
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import (
     FORMAT,
@@ -54,15 +46,11 @@ from ray_unlearn.evaluation.scores import (
     scores_table,
 )
 from ray_unlearn.evaluation.whole_populations import adjusted
-from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store import StudyStore
 from ray_unlearn.store.agreement import disagreements
-from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
-from ray_unlearn.store.membership import is_shadow
-from ray_unlearn.store.records import IMPORTED
-from ray_unlearn.store.starts import check_starts, start_population
+from ray_unlearn.store.starts import start_population
 from ray_unlearn.study.identity import digest
-from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, Study
 
 _NULL = "null.of.reference"  # a part's name; a population's has no dot
@@ -102,7 +90,7 @@ def evaluate(
             "`ray-unlearn generate` under another study name"
         )
     settings = _settings(study, mode)
-    held, warnings = _held(study, store, populations, first)
+    held, warnings = held_populations(study, store, populations, first)
     reference = held[reference_of(study)]
     tasks = _tasks(study, store, settings, held, reference)
     parts = _computed(store, tasks, execute, log)
@@ -153,84 +141,29 @@ def _settings(study: Study, mode: Mode | None) -> Settings:
     return Settings(mode=mode or wanted.mode, resamples=wanted.resamples, seed=study.seed)
 
 
-def reference_of(study: Study) -> str:
-    """Return the population that all others are compared with.
-
-    Raises:
-        StudyError: the study does not have it.
-
-    """
-    name = (study.evaluation or Evaluation()).reference
-    known = {**study.populations, **study.others}
-    if name not in known:
-        raise StudyError(
-            f"the study has no population {name!r} to compare others with{did_you_mean(name, known)}; "
-            "add it, or name another one: evaluation: {reference: NAME}"
-        )
-    return name
-
-
-def _held(
-    study: Study, store: StudyStore, names: Sequence[str], first: int | None
-) -> tuple[dict[str, Population], list[str]]:
-    """Return the populations to evaluate that have runs, in the study's order, and what is missing."""
-    for name in names:
-        if name not in (known := {**study.populations, **study.others}):
-            raise StudyError(f"--only {name}: not a population of the study{did_you_mean(name, known)}")
-    reference, warnings = reference_of(study), []
-    held: dict[str, Population] = {}
-    originals = store.made(ORIGINAL)
-    for name, spec in study.populations.items():
-        shadows = spec.on_halves and spec.starts_from is None
-        if names and name not in (*names, reference, ORIGINAL) and not shadows:
-            continue
-        records = {index: record for index, record in store.made(name).items() if index < spec.planned}
-        if len(records) < spec.planned:
-            scored = f", and the first {first} are scored" if first and first < len(records) else ""
-            warnings.append(f"population {name}: {len(records)} of {spec.planned} runs are made{scored}")
-        check_starts(store, name, records, originals)
-        if records:
-            held[name] = described(name, spec.method_name, records, store).first(first or len(records))
-    others = {name: one for name, one in populations_of(study).items() if not names or name in (*names, reference)}
-    held |= {name: one.first(first or len(one.records)) for name, one in others.items()}
-    if reference not in held:
-        raise ReferenceNotMade(
-            f"{store.uri}: the reference {reference} has no finished run; `ray-unlearn generate` first"
-        )
-    theirs = held[reference]
-    warnings += mixtures({name: population.records for name, population in held.items()}, reference)
-    warnings += not_known_of(held)
-    for name, population in held.items():
-        check_images(store, population, theirs)
-        compared = _role(store, name, population, reference) == "unlearned"
-        if compared and len(population.records) > len(theirs.records):
-            runs = f"{len(theirs.records)} of {len(population.records)} runs"
-            warnings.append(f"population {name}: {runs} are scored, as many as {reference} has")
-    return held, warnings
-
-
 def _tasks(
     study: Study, store: StudyStore, settings: Settings, held: Mapping[str, Population], reference: Population
 ) -> list[Task]:
     """Return every part: one per population, and the null that all are compared with."""
-    roles = {name: _role(store, name, population, reference.name) for name, population in held.items()}
-    compared = [held[name].records for name, role in roles.items() if role == "unlearned"]
-    null_runs, names = _null_runs(compared, reference), image_names_sha256(reference.store or store, reference.splits)
+    roles = {name: role_of(store, name, population, reference.name) for name, population in held.items()}
+    compared = [held[name].least for name, role in roles.items() if role == "unlearned"]
+    null_runs, home = _null_runs(compared, reference), reference.store or store
+    names = [image_names_sha256(home, digest) for digest in (reference.splits, *reference.further)]
     first_shadows = next((held[name] for name, role in roles.items() if role == "shadow"), None)
     tasks = []
     for name, population in held.items():
         role = roles[name]
-        runs = min(len(population.records), len(reference.records))  # numbers at unequal N are never compared
+        runs = min(population.least, reference.least)  # numbers at unequal N are never compared
         task = Task(
             store=store,
             settings=settings,
             part=name,
             role=role,
-            population=population.first(runs) if role == "unlearned" else population,
+            population=population.evenly(runs) if role == "unlearned" else population,
             reference=reference,
             null=False,
             null_runs=null_runs,
-            names_sha256=names,
+            names_sha256="+".join(names),
             shadows=_shadows(store, name, role, held, first_shadows),
             control=control_splits(study.data),
         )
@@ -248,24 +181,13 @@ def _shadows(
     return first if role in ("unlearned", "original") else None
 
 
-def _role(store: StudyStore, name: str, population: Population, reference: str) -> Role:
-    """Return what a population is to the evaluation."""
-    first = next(iter(population.records.values()))
-    if name in (reference, ORIGINAL) and not (is_shadow(first) and first.method == IMPORTED):
-        return "reference" if name == reference else "original"
-    if is_shadow(first):
-        return "shadow"
-    return "unlearned" if population.store or start_population(store, name) == ORIGINAL else "unlearned shadow"
-
-
-def _null_runs(compared: Sequence[Mapping[int, Record]], reference: Population) -> int:
+def _null_runs(sizes: Sequence[int], reference: Population) -> int:
     """Return the one number of runs a side at which populations, and halves of the reference, are compared; 0 for none.
 
     Half of the reference's, and no more than the smallest population has: with twice as many retrained runs as every
-    method has, that is the methods' own N.
+    method has, that is the methods' own N. Of several forget sets, runs of each.
     """
-    sizes = [len(records) for records in compared]
-    return min([len(reference.records) // 2, *(size for size in sizes if size >= LEAST_TO_SCORE)])
+    return min([reference.least // 2, *(size for size in sizes if size >= LEAST_TO_SCORE)])
 
 
 def _computed(
@@ -317,7 +239,7 @@ def _looks(study: Study, store: StudyStore, settings: Settings, tasks: Sequence[
     before = looks
     for task in tasks:
         runs, theirs = len(task.population.records), len(task.reference.records)
-        if task.role != "unlearned" or task.null or runs < LEAST_RUNS:
+        if task.role != "unlearned" or task.null or task.population.least < LEAST_RUNS:
             continue
         planned, own = planned_runs(study, task.reference), planned_runs(study, task.population)
         share = min(1.0, theirs / planned, runs / min(planned, own))

@@ -17,7 +17,9 @@ from typing import Any
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.cache import Population
+from ray_unlearn.evaluation.outputs import read_image_names
 from ray_unlearn.store import Record, StudyStore, open_storage
+from ray_unlearn.store.forget_sets import splits_held, wrong_set
 from ray_unlearn.store.membership import is_shadow
 from ray_unlearn.store.records import IMPORTED
 from ray_unlearn.store.starts import check_starts, start_population
@@ -66,22 +68,24 @@ def described(name: str, method: str, records: Mapping[int, Record], store: Stud
         source: its name there, where the store is another than the study's.
 
     Raises:
-        StoreError: its identity does not name its images.
+        StoreError: its identity does not name its images, or a run is about another forget set than its index says.
 
     """
-    identity = (store.held(source or name) or {}).get("identity") or {}
+    where, identity = source or name, (store.held(source or name) or {}).get("identity") or {}
     images = {key: identity.get(key) for key in ("data", "outputs")}
-    splits = (images["data"] or {}).get("splits")
-    if splits is None:
-        raise StoreError(
-            f"{store.uri}/{source or name}/population.json: does not name the images of its runs; restore it"
-        )
+    splits = splits_held({"identity": identity})
+    if not splits:
+        raise StoreError(f"{store.uri}/{where}/population.json: does not name the images of its runs; restore it")
+    wrong = [f"{where}/{index:05d} {why}" for index, one in records.items() if (why := wrong_set(one, len(splits)))]
+    if wrong:
+        raise StoreError(f"{store.uri}: {wrong[0]}; run `ray-unlearn verify STUDY --repair`")
     return Population(
         name=name,
         method=PurePath(method).name,
         records=records,
         images=images,
-        splits=splits,
+        splits=splits[0],
+        further=splits[1:] if where != ORIGINAL else (),
         store=store if source else None,
         source=source or name,
     )
@@ -90,9 +94,9 @@ def described(name: str, method: str, records: Mapping[int, Record], store: Stud
 def check_images(store: StudyStore, population: Population, reference: Population) -> None:
     """Check that a population has outputs of the reference's images.
 
-    Of populations of one store everything is compared, of two stores what both identities state: the ids of every set,
-    pixels, classes; normalisation is a part of the recipe, and may differ. `outputs.check_same_images` then compares
-    the positions and classes that the outputs themselves hold.
+    Of populations of one store everything is compared, of two stores the ids of the images that they saved outputs of,
+    and what both identities state: pixels, classes; normalisation is a part of the recipe, and may differ.
+    `outputs.check_same_images` then compares the positions and classes that the outputs themselves hold.
 
     Raises:
         StoreError: a value differs.
@@ -101,9 +105,27 @@ def check_images(store: StudyStore, population: Population, reference: Populatio
     theirs, ours = reference.images, population.images
     if population.store or reference.store:
         theirs, ours = _shared(theirs, ours), _shared(ours, theirs)
+        if theirs == ours and (other := _other_id(store, population, reference)):
+            raise StoreError(f"{store.uri}: {population.name} and {reference.name} do not compare: {other}")
     if theirs != ours:
         lines = "; ".join(diff(theirs, ours)[:3])
         raise StoreError(f"{store.uri}: {population.name} and {reference.name} do not compare: {lines}")
+
+
+def _other_id(store: StudyStore, population: Population, reference: Population) -> str:
+    """Return the first difference between the ids of two populations' images, in the splits that they saved."""
+    if population.splits == reference.splits:
+        return ""
+    ours, theirs = (read_image_names(one.store or store, one.splits).ids for one in (population, reference))
+    for split in (population.images["outputs"] or {}).get("splits", ()):
+        here, there = list(ours.get(split, ())), list(theirs.get(split, ()))
+        if here != there:
+            place = next((i for i, pair in enumerate(zip(here, there, strict=False)) if pair[0] != pair[1]), None)
+            sizes = f"{len(here):,} and {len(there):,} images"
+            return f"{split}: {sizes}" + (
+                f"; number {place} is {here[place]} and {there[place]}" if place is not None else ""
+            )
+    return ""
 
 
 def _shared(images: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,9 +133,8 @@ def _shared(images: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, A
     data, theirs = images["data"] or {}, others["data"] or {}
     outputs = images["outputs"] or {}
     return {
-        "data": {
-            key: data[key] for key in ("splits", "images", "classes", "image_size") if key in data and key in theirs
-        },
+        "data": {key: data[key] for key in ("images", "classes", "image_size") if key in data and key in theirs}
+        | {"further_splits": data.get("further_splits", [])},
         "outputs": {**outputs, "splits": sorted(outputs.get("splits", ()))},
     }
 

@@ -21,7 +21,7 @@ from typing import Literal, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ray_unlearn.errors import EvaluationError, StoreError
+from ray_unlearn.errors import EvaluationError, StoreError, first_line
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.evaluation.shadow_fits import ShadowFit
 from ray_unlearn.store import Record, StudyStore
@@ -220,7 +220,9 @@ def read_run(store: StudyStore, population: str, index: int, record: Record) -> 
             return {name: scored(split, kind) for name, split in splits.items()}
         found = decode_outputs(data, where)
     except _UNREADABLE as error:
-        raise StoreError(f"{store.uri}: run {run}: {OUTPUTS} does not hold outputs ({_first_line(error)})") from error
+        raise StoreError(
+            f"{store.uri}: run {run}: {OUTPUTS} does not hold outputs ({first_line(error)[:200]})"
+        ) from error
     return {name: scored(split) for name, split in found.items()}
 
 
@@ -292,7 +294,3 @@ def read_image_names(store: StudyStore, digest: str) -> ImageNames:
         groups.setdefault(split, []).append(group)
     names = json.loads((table.schema.metadata or {}).get(b"class_names", b"[]"))
     return ImageNames(ids, groups, tuple(map(str, names)))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

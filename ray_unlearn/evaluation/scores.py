@@ -173,6 +173,20 @@ class Originals(_Value):
     """Better use of the next hour of training."""
 
 
+class ForgetSets(_Value):
+    """Values on each of several forget sets, of the measures that populations are ranked by."""
+
+    sets: int
+    runs_each: int
+    """Runs a side of each set: the N of all measures."""
+    sampled: bool
+    """Whether intervals are over sets too, as a draw of many; else they hold for these sets alone."""
+    values: dict[str, tuple[float, ...]]
+    """Value on each set, in order, by measure."""
+    set_share: dict[str, float]
+    """Share of the variance between values on sets that is of the sets; the rest is of runs. By measure."""
+
+
 class ImageQuantiles(_Value):
     """Quantiles over forget images of a number that each image has; larger is worse."""
 
@@ -305,6 +319,8 @@ class PopulationScores(_Value):
     tests: dict[str, PermutationTest] = {}
     equivalence: Equivalence | None = None
     variance: Originals | None = None
+    forget_sets: ForgetSets | None = None
+    """None of a study with one."""
     worst_images: tuple[ImageQuantiles, ...] = ()
     epsilon_bounds: EpsilonBounds | None = None
     one_run: OneRunAudit | None = None

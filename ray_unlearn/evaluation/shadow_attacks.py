@@ -124,7 +124,8 @@ def together(found: Sequence[Mapping[str, Attacked]], shadows: int) -> tuple[dic
     for attack in ATTACKS:
         targets = [one[attack] for one in found if attack in one]
         if not targets:
-            missing = NO_TEST if any(found) else NO_NEGATIVES  # another attack had both kinds of train images
+            both_kinds = any("lira_online" in one for one in found)  # of train images: trained on, and not
+            missing = NO_TEST if both_kinds else NO_NEGATIVES
             scores[attack] = ShadowAttack(targets=len(found), shadows=shadows, missing=missing)
             continue
         rocs = [roc(one.members_E, one.others_T) for one in targets]

@@ -171,17 +171,24 @@ def _unknown_values(job: Job) -> Iterator[str]:
             )
 
 
-_SHARED = re.compile(r"""["'](/(?:tmp|var/tmp|dev/shm|kaggle/working|kaggle/temp|content)/[^"'\n]+)["']""")
-"""Paths in places where scripts write: of the machine's temporary files, and of notebooks."""
+_SHARED = re.compile(
+    r"""["'](?P<path>/(?:tmp|var/tmp|dev/shm|kaggle/working|kaggle/temp|content)/[^"'\n]+)["']"""
+    r"""|(?P<call>\bchdir\()"""
+    r"""|(?P<beside>(?:\bsave\w*\(|\bdump\(|\bto_csv\(|\bwrite_\w+\(|\bmkdir\(|\bmakedirs\()[^\n;]*__file__)"""
+)
+"""What scripts write for the whole machine: places of temporary files and of notebooks, and files beside themselves."""
 
 
 def _shared_files(job: Job) -> Iterator[str]:
-    """Yield the files of scripts that all their runs would share."""
+    """Yield where the runs of a script would share files."""
     for population in job.plan.populations.values():
-        if found := _SHARED.search(population.method.source):
+        code = re.sub(r"(?m)^\s*#.*$", "", population.method.source)
+        if found := _SHARED.search(code):
+            what = f"names {found['path']!r}" if found["path"] else "leaves its working folder" if found["call"] else ""
             yield (
-                f"populations.{population.name}: the script names {found[1]!r}, which all its runs share: one may read "
-                "what another wrote; a relative path is in the run's own folder, which is empty at its start"
+                f"populations.{population.name}: the script {what or 'writes beside itself'}, so its runs share files: "
+                "one may read what another wrote; a relative path is in the run's own folder, which is empty at its "
+                "start, and files beside the script are for reading (pathlib.Path(__file__).parent)"
             )
 
 

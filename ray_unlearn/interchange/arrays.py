@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from ray_unlearn.data.arrays import opened_npz
-from ray_unlearn.data.id_lists import positions, read_ids
-from ray_unlearn.errors import DataError
+from ray_unlearn.data.id_lists import read_ids, whole
+from ray_unlearn.errors import DataError, first_line
 from ray_unlearn.store.disk import check_regular_file
 
 _PIECE_BYTES = 2**22
@@ -83,7 +83,7 @@ def _numpy(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         with opened_npz(str(path)) as held:
             return {name: held[name] for name in held.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"{path}: cannot be read as NumPy's arrays: {reason}") from error
 
 
@@ -140,8 +140,8 @@ def read_positions(path: Path, num_train: int) -> list[int]:
     if path.suffix.lower() in (".pt", ".pth"):
         found = read_array(path)
         return [int(one) for one in (np.flatnonzero(found) if found.dtype == bool else found.ravel())]
-    listed = read_ids(str(path))
-    found_at = positions(listed, num_train)
-    if found_at is None:
+    found_at = [whole(text) for _, text in read_ids(str(path), num_train)]
+    numbers = [number for number in found_at if number is not None and number < num_train]
+    if len(numbers) < len(found_at):
         raise DataError(f"{path}: expected positions of training images, 0 to {num_train - 1}")
-    return found_at
+    return numbers

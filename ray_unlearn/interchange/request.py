@@ -8,12 +8,13 @@ Does not cover: what each format takes of it (`margins`, `logits`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ray_unlearn.errors import StudyError
+from ray_unlearn.data.id_lists import read_ids
+from ray_unlearn.errors import DataError, StudyError
 from ray_unlearn.interchange.arrays import read_array, read_positions
 from ray_unlearn.interchange.brought import Images
 
@@ -34,6 +35,8 @@ class Request:
     """Number of training images, the first columns of the arrays."""
     labels: Path | None = None
     """Array of classes: training images, then test images."""
+    ids: Path | None = None
+    """List of the images' ids: training images, then test images."""
     epoch: str | None = None
     """Which epoch's numbers, where files have several."""
     forget_set: int | None = None
@@ -61,9 +64,18 @@ class Request:
         return self.images_of(size, count - size, forget, labels)
 
     def images_of(self, num_train: int, num_test: int, forget: list[int], labels: np.ndarray | None) -> Images:
-        """Return these images; those of CIFAR-10 are named as the source `cifar10` names them."""
+        """Return these images, named by the list of ids; by default those of CIFAR-10 as the source `cifar10` does."""
         prefix = "cifar10" if (num_train, num_test) == CIFAR10 else ""
-        return Images.of(num_train=num_train, num_test=num_test, forget=forget, labels=labels, prefix=prefix)
+        found = Images.of(num_train=num_train, num_test=num_test, forget=forget, labels=labels, prefix=prefix)
+        if self.ids is None:
+            return found
+        ids = tuple(text for _, text in read_ids(str(self.ids)))
+        if len(ids) != len(found.ids) or len({*ids}) < len(ids):
+            raise DataError(
+                f"{self.ids}: expected {len(found.ids):,} different ids, of the training and then of the test images; "
+                f"found {len(ids):,}, {len({*ids}):,} of them different"
+            )
+        return replace(found, ids=ids)
 
     def need_forget(self, images: Images) -> None:
         """Refuse images without a forget set.

@@ -87,7 +87,7 @@ def _scores(model: nn.Module, weights: list[nn.Parameter], data: RunData, rng: S
     chosen = rng.numpy("retain-subset").choice(len(data.retain), size, replace=False)
     on_retain = mean_gradient(model, data.retain.subset(chosen), cross_entropy())
     on_forget = mean_gradient(model, data.forget, cross_entropy())
-    return [(on_retain[weight] - on_forget[weight]).abs() for weight in weights]
+    return [on_retain[weight] - on_forget[weight] for weight in weights]  # ranked by magnitude
 
 
 def _chosen(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ray_unlearn.errors import ModelError
+from ray_unlearn.errors import ModelError, first_line
 
 _LAZY = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
 
@@ -103,7 +103,7 @@ def materialise(model: nn.Module, image_size: int | None, arch: str) -> None:
         with torch.no_grad():
             model.eval()(torch.zeros(2, 3, image_size, image_size))
     except Exception as error:  # a module may raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ModelError(
             f"model {arch}: its lazy modules get no shape from images of {image_size}x{image_size} pixels: {reason}"
         ) from error

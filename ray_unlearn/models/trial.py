@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from ray_unlearn.errors import ModelError
+from ray_unlearn.errors import ModelError, first_line
 from ray_unlearn.models.calling import line_in
 from ray_unlearn.models.logits import described, plain_logits, taken
 from ray_unlearn.models.template import Template
@@ -114,7 +114,7 @@ def try_net(
         try:
             lines += _step(net, images_BCHW, labels_B)
         except Exception as error:  # a module may raise anything
-            reason = _first_line(error)
+            reason = first_line(error)
             said = f"one training step on {len(images_BCHW)} images of {size} fails: {reason}{line_in(error, folder)}"
             if trains:
                 raise ModelError(f"model {arch}: {said}") from error
@@ -139,7 +139,7 @@ def copied(model: nn.Module, arch: str) -> nn.Module:
             f"{old[0] or 'the net'!r} uses torch.nn.utils.weight_norm, whose modules cannot be copied; use "
             "torch.nn.utils.parametrizations.weight_norm (its tensors have other names)"
             if old
-            else f"copy.deepcopy fails: {_first_line(error)}"
+            else f"copy.deepcopy fails: {first_line(error)}"
         )
         raise ModelError(f"model {arch}: cannot be copied, and every run needs a copy: {why}") from error
 
@@ -153,7 +153,7 @@ def _evaluated(net: nn.Module, images_BCHW: torch.Tensor, arch: str, size: str, 
     try:
         logits = net.eval()(images_BCHW.clone())
     except Exception as error:  # a module may raise anything
-        reason = f"{_first_line(error)}{line_in(error, folder)}"
+        reason = f"{first_line(error)}{line_in(error, folder)}"
         if isinstance(error, ModelError):
             raise ModelError(f"model {arch}: {reason}") from error
         if "to have 1 channels" in reason:
@@ -248,8 +248,3 @@ def fails_on_one(model: nn.Module, images_BCHW: torch.Tensor) -> bool:
     except Exception:  # a module may raise anything
         return True
     return False
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

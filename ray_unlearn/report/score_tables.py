@@ -50,8 +50,11 @@ _DIRECTIONS = {"high": "high is good", "low": "low is good", "null": "near the n
 
 
 def glossary() -> dict[str, str]:
-    """Return label -> meaning and source of every measure."""
-    return {one.label: f"{one.meaning}. {one.source}." for one in MEASURES.values()}
+    """Return label -> meaning and source of every measure, and what is different from the source on purpose."""
+    return {
+        one.label: f"{one.meaning}. {one.source}." + f" On purpose different: {one.deviation}." * bool(one.deviation)
+        for one in MEASURES.values()
+    }
 
 
 def estimate_cell(found: Estimate, runs: int, *, null: bool = False, reason: bool = True) -> Cell:

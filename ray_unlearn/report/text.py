@@ -25,7 +25,7 @@ from ray_unlearn.report.ranking import SPLITS, estimate, mode_words, null_of, ra
 from ray_unlearn.report.score_tables import HEADLINE, estimate_cell, ranking_lines_table
 from ray_unlearn.report.shadow_tables import shadow_lines
 from ray_unlearn.report.table import Cell, Table
-from ray_unlearn.report.verdict import test_line
+from ray_unlearn.report.verdict import sets_line, test_line
 from ray_unlearn.store.metrics import PopulationStatus
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.wording import aligned, decimals, joined, listed, plural, short, span
@@ -79,6 +79,7 @@ def score_lines(scores: Scores) -> list[str]:
         *table_lines(table),
         table.explained,
         *null_lines(scores),
+        *([sets] if (sets := sets_line(scores)) else []),
         *([tested] if (tested := test_line(scores)) else []),
         *shadow_lines(scores),
         *_audit_lines(ranked(scores)),
@@ -282,7 +283,7 @@ def in_yaml(value: object) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump()
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {in_yaml(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {in_yaml(each)}" for key, each in value.items() if each != ()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(in_yaml, value)) + "]"
     return (

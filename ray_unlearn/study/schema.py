@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from ray_unlearn.errors import did_you_mean
 from ray_unlearn.study.adaptive import UpTo, check_equal
 from ray_unlearn.study.forget import NAME_PATTERN, POPULATION_PATTERN, Forget, Fraction
+from ray_unlearn.study.forget_sets import check_forget_sets
 from ray_unlearn.study.model import Model
 from ray_unlearn.study.places import Places
 from ray_unlearn.study.recipe import Block, Float, Int, Recipe
@@ -25,7 +26,9 @@ from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
 
 RESERVED_NAMES = ("data-cache", "splits", "scores", "failed", "events")
 
-Format = Literal["auto", "parquet", "folder", "competition", "csv", "numpy", "tar", "cifar10", "digits", "imported"]
+Format = Literal[
+    "auto", "parquet", "folder", "competition", "csv", "numpy", "tar", "arrow", "cifar10", "digits", "imported"
+]
 Split = Literal["retain", "forget", "validation", "test"]
 Resize = Literal["stretch", "crop", "pad"]
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -40,7 +43,8 @@ class Source(Block):
     format: Format = Field(
         "auto",
         description="`auto` decides by the path: *.parquet, a folder with retain.csv, a .csv of images, .npz, a folder "
-        "with data.npy and label.npy, .tar, or a folder per class. imported: no images, of a study that `import` wrote.",
+        "with data.npy and label.npy, .tar, a folder of save_to_disk, or a folder per class. imported: no images, of a "
+        "study that `import` wrote.",
     )
     images: str | None = Field(
         None, description="Folder that the paths in a .csv are relative to. Default: the folder of the .csv."
@@ -333,6 +337,9 @@ class Study(Block):
             )
         reference = (self.evaluation or Evaluation()).reference
         check_equal({name: spec.count for name, spec in self.populations.items() if name != "original"}, reference)
+        for name, spec in self.populations.items():
+            fixed, sets = not isinstance(spec.count, UpTo), self.data.forget.sets if name != "original" else 1
+            check_forget_sets(sets, name, spec.planned, fixed=fixed, on_halves=spec.on_halves)
         if twice := sorted(self.others.keys() & self.populations):
             raise ValueError(
                 f"evaluation.populations.{twice[0]}: the study has a population of this name; choose another"

@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ray_unlearn.errors import StudyError
+from ray_unlearn.errors import StudyError, first_line
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.loading import parse_study, places_of, read_tree
 from ray_unlearn.study.schema import Study
@@ -333,7 +333,7 @@ def _json(tree: dict[str, Any], where: str) -> str:
             return text
         reason = "it reads back differently"
     except (TypeError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
     raise StudyError(f"{where}: the study cannot be sent: expected plain, finite, printable values: {reason}")
 
 

@@ -24,6 +24,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import itertools
 import linecache
 import sys
 import sysconfig
@@ -55,10 +56,11 @@ class Folder:
 
     path: str
     first: bool
-    before: frozenset[str]
-    """Names of the modules that were imported before."""
+    mark: str
+    """Name of an empty module among those that are imported: all behind it were imported since."""
 
 
+_numbers = itertools.count()
 _studies: list[Folder] = []
 """Folders of studies that are on the path: one, unless another study is being opened."""
 
@@ -66,8 +68,10 @@ _studies: list[Folder] = []
 def add_folder(path: str, *, first: bool) -> Folder:
     """Put a folder on `sys.path`, before all others or behind them."""
     sys.path.insert(0 if first else len(sys.path), path)
-    importlib.invalidate_caches()
-    return Folder(path, first, frozenset(sys.modules))
+    sys.path_importer_cache.pop(path, None)  # files may have come since the folder was listed
+    mark = f"{__name__}.mark{next(_numbers)}"
+    sys.modules[mark] = ModuleType(mark)
+    return Folder(path, first, mark)
 
 
 def remove_folder(folder: Folder) -> None:
@@ -75,8 +79,12 @@ def remove_folder(folder: Folder) -> None:
     places = [place for place, entry in enumerate(sys.path) if entry == folder.path]
     if places:  # the code may have removed it
         del sys.path[places[0 if folder.first else -1]]
-    for name in [name for name in sys.modules if name not in folder.before and is_own(name, folder.path)]:
-        del sys.modules[name]
+    # From the end up to the mark, without a look at the thousands of names before: to touch one copies its memory page
+    # in a forked process. Nothing here runs Python code, so that no other thread can import meanwhile.
+    for name in list(itertools.takewhile(folder.mark.__ne__, reversed(sys.modules))):
+        if is_own(name, folder.path):
+            del sys.modules[name]
+    sys.modules.pop(folder.mark, None)
 
 
 def is_own(module: str, folder: str) -> bool:

@@ -90,6 +90,8 @@ class Measure:
     """`null`: the closer to the null, the better."""
     meaning: str
     source: str
+    deviation: str = ""
+    """What is different from the source on purpose, and why, for the page's glossary; empty where nothing is."""
     upper: float | None = None
     """Largest possible value; the smallest is 0 for all."""
     needs: tuple[str, ...] = ("forget",)
