@@ -107,7 +107,7 @@ def test_a_run_that_was_made_before_proves_its_population():
 
 
 def test_a_mistake_in_a_script_ends_its_population_alone(tmp_path: Path, capsys):
-    """Law: the other populations are made, exit code 3; the command names the traceback; the mended script begins anew."""
+    """Law: the other populations are made, exit code 3; the traceback is named; the mended script begins anew."""
     (tmp_path / "mine.py").write_text("def unlearning(net, retain, forget, val):\n    retain['images']\n")
     file = write_study(
         tmp_path,
