@@ -31,7 +31,7 @@ def possible() -> bool:
     return subprocess.run(["unshare", "-n", "-m", "true"], check=False, capture_output=True).returncode == 0
 
 
-def _ip(*words: str) -> None:
+def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
 
 
@@ -43,19 +43,19 @@ class Machine:
         """What it sees as /tmp."""
         self.folder.mkdir()
         self.address = f"{_NET}.{10 + number}"
-        self._name, self._cable = f"ru{_OWN}-{number}", f"ru{_OWN}c{number}"
+        self.name, self._cable = f"ru{_OWN}-{number}", f"ru{_OWN}c{number}"
         self._first: subprocess.Popen[bytes] | None = None
-        _ip("netns", "add", self._name)
-        _ip("link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", self._name)
-        _ip("link", "set", self._cable, "master", f"ru{_OWN}b", "up")
-        _ip("-n", self._name, "addr", "add", f"{self.address}/24", "dev", "eth0")
+        ip("netns", "add", self.name)
+        ip("link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", self.name)
+        ip("link", "set", self._cable, "master", f"ru{_OWN}b", "up")
+        ip("-n", self.name, "addr", "add", f"{self.address}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
-            _ip("-n", self._name, "link", "set", device, "up")
+            ip("-n", self.name, "link", "set", device, "up")
 
     def start(self, *command: str, **environment: str) -> None:
         """Start its first process, which keeps its /tmp alive."""
         prepare = f'mount --bind {self.folder} /tmp && mount -t tmpfs tmpfs /dev/shm && exec "$@"'
-        enter = ["ip", "netns", "exec", self._name, "unshare", "-m", "bash", "-c", prepare, "bash"]
+        enter = ["ip", "netns", "exec", self.name, "unshare", "-m", "bash", "-c", prepare, "bash"]
         with (self.folder / "log").open("wb") as log:
             env = os.environ | environment
             self._first = subprocess.Popen([*enter, *command], env=env, cwd="/", stdout=log, stderr=log)
@@ -69,17 +69,17 @@ class Machine:
 
     def unplug(self) -> None:
         """Take its network away without a word to anybody."""
-        _ip("link", "set", self._cable, "down")
+        ip("link", "set", self._cable, "down")
 
     def end(self) -> None:
         """Kill what runs there, and remove its network."""
-        there = subprocess.run(["ip", "netns", "pids", self._name], capture_output=True, text=True, check=False)
+        there = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
         for pid in there.stdout.split():
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
         if self._first is not None:
             self._first.wait()
-        for what in (("link", "del", self._cable), ("netns", "del", self._name)):
+        for what in (("link", "del", self._cable), ("netns", "del", self.name)):
             subprocess.run(["ip", *what], check=False, capture_output=True)
 
 
@@ -87,16 +87,25 @@ class Machine:
 def machines(count: int, folder: Path) -> Iterator[list[Machine]]:
     """Make machines and a switch between them; this process has the address `gateway()` there."""
     made: list[Machine] = []
-    _ip("link", "add", f"ru{_OWN}b", "type", "bridge")
+    with network():
+        try:
+            for number in range(count):
+                made.append(Machine(number, folder))
+            yield made
+        finally:
+            for machine in made:
+                machine.end()
+
+
+@contextmanager
+def network() -> Iterator[None]:
+    """Make the switch that connects machines."""
+    ip("link", "add", f"ru{_OWN}b", "type", "bridge")
     try:
-        _ip("addr", "add", f"{gateway()}/24", "dev", f"ru{_OWN}b")
-        _ip("link", "set", f"ru{_OWN}b", "up")
-        for number in range(count):
-            made.append(Machine(number, folder))
-        yield made
+        ip("addr", "add", f"{gateway()}/24", "dev", f"ru{_OWN}b")
+        ip("link", "set", f"ru{_OWN}b", "up")
+        yield
     finally:
-        for machine in made:
-            machine.end()
         subprocess.run(["ip", "link", "del", f"ru{_OWN}b"], check=False)
 
 

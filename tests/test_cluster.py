@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,20 @@ def test_the_setup_commands_find_what_they_install(cluster: dict[str, Any]) -> N
     assert all((FILE.parent / name).exists() and name not in cluster["rsync_exclude"] for name in needed)
     source = next(key for key, value in cluster["file_mounts"].items() if value == ".")
     assert cluster["setup_commands"] == ["pip install 'ray[default]==2.60.0'", f"pip install {source}"]
+
+
+def test_nothing_that_nodes_need_is_left_out_of_the_copies(cluster: dict[str, Any]) -> None:
+    """Law: `ray up` copies the whole package, the token, and the key with which the head opens its workers.
+
+    Its names are rsync's: one without a slash is left out of every copy, that of a single file too.
+    """
+    root = FILE.parent
+    package = {part for path in (root / "ray_unlearn").rglob("*.*") for part in path.relative_to(root).parts[:-1]}
+    package |= {path.name for path in (root / "ray_unlearn").rglob("*.*") if path.parent.name != "__pycache__"}
+    keys = {"ray-autoscaler_us-west-2.pem", "id_ed25519", "ray_bootstrap_key.pem"}
+    sent = (package - {"__pycache__"}) | keys | {"auth_token", "ray_bootstrap_config.yaml"}
+    assert [(one, name) for one in cluster["rsync_exclude"] for name in sent if fnmatch(name, one)] == []
+    assert cluster["rsync_filter"] == [".gitignore"]  # which is not beside the keys
+    ignored = [one for one in (root / ".gitignore").read_text().splitlines() if one and one[0] != "#"]
+    assert [(one, name) for one in ignored for name in sent - keys if fnmatch(name, one)] == []
+    assert all(any(fnmatch(key, one) for one in ignored) for key in keys)

@@ -60,6 +60,8 @@ def plan(
         next_step = typed("generate", study, overrides)
         for line in _lines(forecast, next_step) if forecast else [f"{plural(len(problems), 'problem')} found"]:
             print_line(line)
+        if forecast and found and found.adaptive:
+            print_line(found.adaptive.all_made(typed("all", study, overrides)))
     raise typer.Exit(next(iter(problems.values()), 0))
 
 

@@ -29,7 +29,7 @@ from ray_unlearn.data.folders import SUFFIXES, check_splits
 from ray_unlearn.data.id_lists import whole
 from ray_unlearn.data.rows import OpenSource, Row
 from ray_unlearn.data.strangers import ignored, is_system
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DataError, first_line
 from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Columns
@@ -177,7 +177,7 @@ def _members(path: str) -> list[Member]:
         with tarfile.open(path, "r:") as tar:
             found = [one for one in tar if one.isreg() and not one.issparse() and not is_system(_inside(one.name))]
     except (OSError, tarfile.TarError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"{label(path)}: not a readable tar file: {reason}") from error
     return [
         Member(tar=path, name=str(_inside(one.name)), offset=one.offset_data, size=one.size)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_unlearn.data.files import read_local
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ def read_csv(file: Path, text: Collection[str] | None = None, numbers: Collectio
             io.BytesIO(data), sep=_separator(data), dtype=types, keep_default_na=False, na_values=unknown
         )
     except (OSError, ValueError, OverflowError) as error:
-        raise DataError(f"{file}: not a readable CSV file: {(str(error) or 'damaged').splitlines()[0]}") from error
+        raise DataError(f"{file}: not a readable CSV file: {first_line(error)}") from error
 
 
 def packed_as(data: bytes) -> str:

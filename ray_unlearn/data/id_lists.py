@@ -24,7 +24,7 @@ import numpy as np
 
 from ray_unlearn.data.csv_files import read_csv
 from ray_unlearn.data.files import read_local
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DataError, first_line
 
 _LARGEST_BYTES = 256 * 2**20
 _EXPECTED = "expected a list of ids, or a .csv file with a column image_id, a .txt, .json or .npy file of them"
@@ -42,6 +42,7 @@ _COLUMNS = (
     "position",
 )
 """Columns of a CSV file that hold ids, file names or positions; the first that it has."""
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle")
 _NUMBERS = re.compile(r"\[?\d+(?:[\s,;]+\d+)+[\s,;]*\]?")
 _SAVED = re.compile(r"\d\.\d{6,}e[+-]\d{2,3}")
 """A number as numpy.savetxt writes it."""
@@ -67,6 +68,11 @@ def read_ids(ids: str | Sequence[str], count: int | None = None) -> Listed:
         raise DataError(f"{ids}: no such file; data.forget.ids: {_EXPECTED}")
     if file.suffix.lower() in (".txt", ".json", ".npy"):
         return [(f"{ids} entry {i}", text) for i, text in enumerate(_entries(file, count))]
+    if file.suffix.lower() in _PICKLES:
+        raise DataError(
+            f"{ids}: a pickle, which may run code when read; write the positions by numpy.save(FILE, array) or as a "
+            f"text; data.forget.ids: {_EXPECTED}"
+        )
     table = read_csv(file).rename(columns=str.strip)
     index = [column for column in table.columns if column.startswith("Unnamed: ")]  # as pandas writes its own
     if index and len(table.columns) == 2:
@@ -90,7 +96,7 @@ def _entries(file: Path, count: int | None) -> list[str]:
         else:
             found = [entry for line in data.decode("utf-8-sig").splitlines() for entry in _in_line(line.strip())]
     except (OSError, ValueError, EOFError, RecursionError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         reason = (
             "it holds Python objects, a pickle, which may run code when read" if "allow_pickle" in reason else reason
         )

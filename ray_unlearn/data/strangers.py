@@ -9,9 +9,15 @@ Does not cover: reading sources.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePath
+
+from ray_unlearn.wording import plural
+
+_MOST_FILES = 10_000
+"""Files of a folder that are looked at to say what it holds."""
 
 _KINDS = {
     (".npy",): ("a NumPy file", "name its folder, with data.npy and label.npy in it"),
@@ -69,14 +75,34 @@ def _explain_folder(path: Path) -> str:
     if {"train", "test", "meta"} <= names or "cifar-100-python" in names:
         step = "write them as Parquet, or as .npz with images and labels, where you trust the files"
         return f"these are CIFAR-100's pickles, which may run code when read; {step}"
-    return f"no images in class folders; expected {path}/<class name>/<image>.png or .jpg"
+    expected = f"no images in class folders; expected {path}/<class name>/<image>.png or .jpg"
+    return f"{expected}; {_found_in(path)}"
+
+
+def _found_in(path: Path) -> str:
+    """Return what a folder without images in class folders holds, and how to name it."""
+    files = [file for file in itertools.islice(path.rglob("*"), _MOST_FILES) if file.is_file()]
+    files = sorted(file.relative_to(path) for file in files if not is_system(file.relative_to(path)))
+    if tables := [file for file in files if file.suffix.lower() == ".parquet"]:
+        return f"it holds Parquet files: name them, as {path / tables[0].parent}/*.parquet"
+    if tables := [file for file in files if file.suffix.lower() == ".csv"]:
+        return f"it holds {tables[0]}: where that names images and classes, name it, {path / tables[0]}"
+    if any(file.name.removesuffix(".gz").endswith("-ubyte") for file in files):
+        return "it holds MNIST's files: write them as .npz, with images and labels"
+    if loose := [file for file in files if len(file.parts) == 1]:
+        return f"{plural(len(loose), 'file')} such as {str(loose[0])!r} are in no class folder, or of no kind of image"
+    return f"found {_by_suffix(files)}" if files else "it is empty"
 
 
 def ignored(paths: Iterable[PurePath]) -> str:
     """Return the number of ignored files, by suffix; an empty text for none."""
-    counts = Counter(path.suffix.lower() or "without a suffix" for path in paths)
-    if not counts:
+    found = list(paths)
+    if not found:
         return ""
-    shown = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(8)) + ", ..." * (len(counts) > 8)
-    total = sum(counts.values())
-    return f"{total:,} file{'s' * (total > 1)} ignored, because they are no images of a supported kind: {shown}"
+    ignored = f"{plural(len(found), 'file')} ignored, because they are no images of a supported kind"
+    return f"{ignored}: {_by_suffix(found)}"
+
+
+def _by_suffix(paths: Iterable[PurePath]) -> str:
+    counts = Counter(path.suffix.lower() or "without a suffix" for path in paths)
+    return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(8)) + ", ..." * (len(counts) > 8)

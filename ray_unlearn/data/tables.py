@@ -31,6 +31,7 @@ PATHS = (
     *("fname", "image_name", "img_name", "image_file"),
 )
 """Columns that hold an image's path where the study names none: the first that a file has."""
+_SHOWN = 12  # names in a message
 _SEVERAL = re.compile(r"[\[(]?\s*\d+(?:\.0)?(?:\s*[\s,;|]\s*\d+(?:\.0)?)+\s*[\])]?")
 
 
@@ -125,7 +126,7 @@ def _path_column(path: str, names: list[str], columns: Columns) -> str:
         hint = f"; its first line is a row, {rows[0]!r}: write the columns' names above it" if rows else ""
         raise DataError(
             f"{path}: no column with the images' paths; name it by data.columns: {{path: ...}} (columns: "
-            f"{', '.join(names)}){hint}"
+            f"{', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}){hint}"
         )
     return found[0]
 

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 import torch
 
-from ray_unlearn.errors import ModelError, did_you_mean
+from ray_unlearn.errors import ModelError, did_you_mean, first_line
 from ray_unlearn.study.model import Model
 
 _PACKAGE = {"timm": "timm", "hf": "transformers"}
@@ -107,7 +107,7 @@ def _fetching(key: str, what: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:  # clients of hubs raise any error
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        reason = first_line(error)
         raise ModelError(
             f"{key}: {what} are not in the library's cache on this machine, and cannot be downloaded: "
             f"{type(error).__name__}: {reason[:200]}; run this once with a network, or name a file: "

@@ -329,6 +329,8 @@ def _normalisation(fit: Fit) -> tuple[tuple[tuple[float, ...], tuple[float, ...]
 
 # Why nothing fits
 
+_STATISTICS = ("running_mean", "running_var")
+
 
 def _why_none_fits(own: Own, found: list[Candidate], where: str) -> str:
     one, names = _nearest(own, found)
@@ -337,7 +339,12 @@ def _why_none_fits(own: Own, found: list[Candidate], where: str) -> str:
     count = f"{sum(name in own.state for name in names):,} of the model's {len(own.state):,} names are in it"
     inside = f" under {one.path!r}" if one.path else ""
     if missing := own.missing(names):
-        hint = did_you_mean(missing[0], names)
+        if all(name.rpartition(".")[2] in _STATISTICS for name in missing):
+            return (
+                f"no tensor {missing[0]!r}{inside}: parameters alone, without the running statistics of batch "
+                f"normalisation, which the model's outputs depend on ({count}); save net.state_dict(), which holds both"
+            )
+        hint = did_you_mean(missing[0], [name for name in names if name not in own.state])
         return f"no tensor {missing[0]!r}{inside}, which the model has{hint}; is model.arch the right one? ({count})"
     surplus = sorted(name for name in names if name not in own.state and not _is_left_over(name))
     return (

@@ -70,6 +70,8 @@ class RunWriter:
     """Sets whose logits are saved."""
     all_sets: Mapping[str, ImageSet]
     """Every set of the study; stage metrics are computed on all of them."""
+    forget_set: int = 0
+    """Number of the forget set that the run is about."""
     membership: str = ""
     """Fingerprint of the half of the train split that the run is limited to; empty for all of it."""
     epoch_loss: list[float] = field(default_factory=list)
@@ -138,6 +140,7 @@ class RunWriter:
             original_sha256=original_sha256,
             shards=dict(shards),
             membership=self.membership,
+            forget_set=self.forget_set,
             payloads={name: payload_of(data) for name, data in sorted(payloads.items())},
             metrics=self.metrics,
             epoch_loss=self.epoch_loss,

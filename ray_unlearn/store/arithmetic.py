@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from ray_unlearn.store.records import Record
+from ray_unlearn.store.records import IMPORTED, Record
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers")
 _SHOWN = 4  # ranges of runs that a warning lists
@@ -105,6 +105,8 @@ def _values(records: Mapping[int, Record], *, scripted: bool = False) -> dict[st
     absent = dict.fromkeys(SCRIPT, _SCRIPT_BEFORE) if scripted else {}
     found: dict[str, dict[str, list[int]]] = {}
     for index, record in sorted(records.items()):
+        if record.method == IMPORTED:
+            continue  # its conditions are not known
         more = {**absent, **record.arithmetic}
         known = arithmetic_of(record.device, record.threads, record.versions, more)
         for key, value in known.items():

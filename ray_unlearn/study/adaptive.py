@@ -33,6 +33,13 @@ class UpTo(Block):
         doubled = (FIRST_LOOK * 2**n for n in range(20))
         return (*(n for n in doubled if n < self.up_to), self.up_to)
 
+    def all_made(self, command: str) -> str:
+        """Return what a stage that looks at no scores must say about itself; `command` may stop earlier."""
+        return (
+            f"until: decided: all {self.up_to} runs of every population are meant here; `{command}` looks at the "
+            f"scores of {', '.join(map(str, self.looks))} runs, and makes no more once they decide"
+        )
+
 
 def check_equal(counts: Mapping[str, int | UpTo | None], reference: str) -> None:
     """Refuse an adaptive number of runs that is not that of every population but the original.

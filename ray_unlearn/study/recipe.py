@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
 from ray_unlearn.study.identity import Since
 
@@ -111,6 +111,17 @@ class Recipe(Batches):
     step_epochs: Float = Field(10.0, gt=0, description="`step` multiplies the rate by `gamma` this often.")
     gamma: Float = Field(0.1, gt=0, le=1)
     warmup_epochs: Float = Field(0.0, ge=0, description="Linear warm-up from zero, always per batch.")
+
+
+def unused(default: float, instead: str) -> AfterValidator:
+    """Return the validator of an option of `Recipe` that a method does not use: it accepts the default alone."""
+
+    def check(value: float) -> float:
+        if value != default:
+            raise ValueError(f"the method does not use it; set {instead}")
+        return value
+
+    return AfterValidator(check)
 
 
 # Options that a method inherits from the study's `training` block unless its population overrides them: how batches

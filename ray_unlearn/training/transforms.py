@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from ray_unlearn.errors import StudyError, did_you_mean
+from ray_unlearn.errors import StudyError, did_you_mean, first_line
 from ray_unlearn.seeds import reseeding
 from ray_unlearn.study.identity import canonical
 from ray_unlearn.study.recipe import Transform, short_transform
@@ -93,7 +93,7 @@ def _check_result(name: str, apply: Callable[[torch.Tensor], Any], image: torch.
     try:
         found = apply(image.clone())
     except Exception as error:  # a transform may raise anything
-        raise _Refusal(f"{name} fails on an image: {_first_line(error)}{_hint(name)}") from error
+        raise _Refusal(f"{name} fails on an image: {first_line(error)}{_hint(name)}") from error
     if not isinstance(found, torch.Tensor) or found.shape != image.shape or found.dtype != torch.uint8:
         what = f"{found.dtype} {list(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
         expected = f"{str(image.dtype)[6:]} {list(image.shape)}"
@@ -137,7 +137,7 @@ def _made(one: Mapping[str, Any]) -> Any:
         return getattr(v2, name)(**{key: _enumerated(key, value) for key, value in options.items()})
     except Exception as error:  # a class may raise anything
         found = inspect.signature(getattr(v2, name))
-        raise _Refusal(f"{name}: {_first_line(error)}; it takes {found}{_hint(name)}") from error
+        raise _Refusal(f"{name}: {first_line(error)}; it takes {found}{_hint(name)}") from error
 
 
 def _enumerated(key: str, value: Any) -> Any:
@@ -146,7 +146,3 @@ def _enumerated(key: str, value: Any) -> Any:
 
     kinds = {"interpolation": v2.InterpolationMode, "policy": v2.AutoAugmentPolicy}
     return kinds[key](value) if key in kinds and isinstance(value, str) else value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,110 @@
+"""An autoscaler's nodes appear for a study's workers, work, and go when they are idle."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import launched
+import pytest
+import yaml
+from conftest import merged, payload_bytes
+from slow import hurry, slow_study, slow_study_in
+
+from ray_unlearn.generation import generate
+
+ROOT = Path(__file__).resolve().parents[1]
+COUNT, WORKERS, CPUS = 400, 6, 2
+PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+LISTS = (
+    *(f"{whose}setup_commands" for whose in ("", "head_", "worker_")),
+    *("initialization_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter"),
+    *("head_start_ray_commands", "worker_start_ray_commands"),
+)
+CLUSTER: dict[str, Any] = {
+    "cluster_name": "fake",
+    "max_workers": WORKERS,
+    "idle_timeout_minutes": 0.2,
+    "upscaling_speed": 100.0,
+    # Ray's AutoscalingCluster wants a file that is not in its wheel; the provider it would use is.
+    "provider": {
+        "type": "external",
+        "module": PROVIDER,
+        "use_node_id_as_ip": True,  # all nodes have one address
+        "disable_node_updaters": True,  # and no ssh server
+        "disable_launch_config_check": True,
+    },
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "cpu": {"resources": {"CPU": CPUS, "object_store_memory": 10**8}, "node_config": {}, "max_workers": WORKERS},
+    },
+    "head_node_type": "ray.head.default",
+    "file_mounts": {},
+    "auth": {},
+    "docker": {},
+    **{name: [] for name in LISTS},
+}
+
+
+START = (
+    "RAY_FAKE_CLUSTER=1 AUTOSCALER_UPDATE_INTERVAL_S=1 ray start --head --num-cpus=0 --include-dashboard=false "
+    "--object-store-memory=100000000 --autoscaling-config=$HOME/cluster.yaml"
+)
+
+
+class Nodes:
+    """Counts the nodes of a host's cluster, the head too, until it is left."""
+
+    def __init__(self, host: launched.Host) -> None:
+        self._host = host
+        self.seen: list[tuple[float, int]] = []
+        """(seconds since the beginning, nodes), one for each change."""
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def count(self) -> int:
+        return len(self._host.processes("raylet/raylet"))
+
+    def _watch(self) -> None:
+        began = time.monotonic()
+        while not self._left.wait(1):
+            now = self.count()
+            if not self.seen or self.seen[-1][1] != now:
+                self.seen.append((round(time.monotonic() - began, 1), now))
+
+    def __enter__(self) -> Nodes:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._left.set()
+        self._thread.join()
+
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(bool(launched.missing()), reason=launched.missing())
+def test_nodes_appear_for_six_workers_and_go_when_they_are_idle(tmp_path: Path) -> None:
+    """Law: a head without room gets the nodes for six workers and no more; all work; none stays; bytes as inline."""
+    shared = tmp_path / "shared"
+    tree = merged(slow_study(shared, COUNT), {"execution": {"workers": WORKERS, "max_attempts": 1}})
+    there = yaml.safe_dump(tree).replace(str(shared), launched.STUDIES)
+    with launched.hosts(1, tmp_path, shared) as (host,):
+        (host.home / "study.yaml").write_text(there)
+        (host.home / "cluster.yaml").write_text(yaml.safe_dump(CLUSTER))
+        with (host.home / ".bashrc").open("a") as profile:
+            profile.write(f"export PYTHONPATH={ROOT} RAY_AUTH_MODE=token\n")
+        host.says(f"(umask 077; ray get-auth-token --generate) && {START}")
+        with Nodes(host) as nodes:
+            said = host.says("python -m ray_unlearn.cli generate study.yaml --address auto")
+            launched.until(lambda: nodes.count() == 1, 90)
+        print(said, nodes.seen, sep="\n")
+    assert said.count("worker ready") == WORKERS
+    assert max(count for _, count in nodes.seen) == 1 + WORKERS // CPUS
+    plain = slow_study_in(tmp_path / "plain", COUNT)
+    hurry(tmp_path / "plain")
+    assert generate(plain, backend="inline").made == COUNT + 1
+    assert payload_bytes(shared / "store/tiny") == payload_bytes(tmp_path / "plain/store/tiny")
