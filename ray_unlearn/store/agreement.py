@@ -93,6 +93,8 @@ def _values(study: Study, populations: set[str]) -> dict[str, Any]:
         if isinstance(values["data"][role], dict):
             del values["data"][role]
     values["data"]["forget"].pop("ids")
+    for key in ("strict", "near_duplicates"):  # they decide what is warned of, or refused
+        values["data"].pop(key)
     values["model"]["pretrained"] = bool(values["model"]["pretrained"])
     return values | {"populations": {name: _population(study, name) for name in sorted(populations)}}
 
