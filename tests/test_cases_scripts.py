@@ -26,7 +26,7 @@ from ray_unlearn.methods.resolve import method_of, resolve
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study import Study, parse_study
 from ray_unlearn.usercode.imports import read_script, script_function
-from ray_unlearn.usercode.sources import script_identity
+from ray_unlearn.usercode.sources import module_texts, script_identity
 
 HEAD = "import torch\nimport torch.nn.functional as F\ndef unlearning(net, retain, forget, validation):\n    "
 BY_NAME = "for s in retain:\n        net.zero_grad(); F.cross_entropy(net(s['image']), s['age_group']).backward()\n"
@@ -294,6 +294,7 @@ def test_c_scripts_are_decoded_as_python_does(data: bytes, tmp_path: Path):
     source = read_script(f"{tmp_path}/mine.py:unlearning")
     assert "# caf\u00e9\n" in source
     assert list(script_identity(f"{tmp_path}/mine.py:unlearning", source)["modules"]) == ["beside.py"]
+    assert "# caf\u00e9\n" in module_texts(f"{tmp_path}/mine.py:unlearning", source)["beside.py"]
     with script_function(f"{tmp_path}/mine.py:unlearning", source):
         pass
     (tmp_path / "mine.py").write_bytes(b"# caf\xe9\n")

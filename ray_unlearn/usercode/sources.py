@@ -83,10 +83,7 @@ def module_texts(method: str, source: str) -> dict[str, str]:
 
     """
     script = Path(method.rpartition(":")[0])
-    return {
-        module.relative_to(script.parent).as_posix(): module.read_text(encoding="utf-8")
-        for module in script_modules(script, source)
-    }
+    return {module.relative_to(script.parent).as_posix(): text_of(module) for module in script_modules(script, source)}
 
 
 def check_script(method: str, source: str, planned: Mapping[str, Any]) -> None:
