@@ -74,6 +74,24 @@ def test_a_changed_population_is_refused_with_the_difference(store: StudyStore):
     assert contents(store) == before
 
 
+def test_a_definition_without_a_made_run_gives_way_and_its_driver_replaces_nothing(store: StudyStore):
+    """Law: another definition begins anew where runs failed alone; late runs of the first replace none of its runs."""
+    first, second = plan_of(3), plan_of(3, lr=1e-2)
+    store.admit(first)
+    store.publish_failure(finetune(1), FAILURE, b"log")
+    store.admit(second)
+    assert not store.failures("finetune")
+    publish(store, first, finetune(2))  # where no run of the second is: it counts for neither
+    assert made(store, second) == []
+    for index in (0, 2):
+        publish(store, second, finetune(index))
+    before = contents(store)
+    with pytest.raises(PopulationChanged, match=r"finetune in .* was begun anew from another definition while this"):
+        publish(store, first, finetune(0))
+    assert contents(store) == before
+    assert made(store, second) == [0, 2]
+
+
 def test_admission_is_all_or_none(store: StudyStore):
     """Law: one refused population keeps every new one of the same plan out, too."""
     plan = plan_of(3)

@@ -175,11 +175,17 @@ class StudyStore:
         bytes differ (a GPU that does not repeat itself) do not overwrite each other's payloads, and a record names
         exactly the payloads of its own driver. Where both find no record at the same moment, the last record stays, and
         the payloads of the other are left for `verify --repair`.
+
+        Raises:
+            PopulationChanged: the run is made of another definition, which took this one's place meanwhile.
+            StoreError: the folder cannot be written.
+
         """
         there = self.storage.exists(self.layout.record(run))
         held = self.record(run) if there else None
         if held is None or not held.is_of(run, record.digest):
             if there:  # the record of another run or population, copied here; its payloads are replaced
+                self._check_current(run.population, record.digest)
                 self.storage.remove(self.layout.record(run))
             last = (RECORD, record.sealed().model_dump_json(indent=1).encode())
             files = {self.stored_as(file, payload_of(data)): data for file, data in payloads.items()}
@@ -187,6 +193,14 @@ class StudyStore:
         if self.storage.exists(self.layout.failure(run)):
             self.storage.remove(self.layout.failed_log(run))
             self.storage.remove(self.layout.failure(run))
+
+    def _check_current(self, population: str, digest: str) -> None:
+        held = self.held(population)
+        if held is not None and held["digest"] != digest:
+            raise PopulationChanged(
+                f"population {population} in {self.uri} was begun anew from another definition while this run was made; "
+                "what is made of that stays"
+            )
 
     def discard(self, run: Run) -> None:
         """Make a run pending again: its record is removed first, so that no half-removed run counts as finished."""
@@ -268,7 +282,7 @@ class StudyStore:
     def is_given_up(self, population: str) -> bool:
         """Return whether runs of a population failed and none is made: another definition of it then takes its place.
 
-        A driver that still makes the old one loses nothing that counts: its runs are of another digest.
+        A driver that still makes the old one replaces no run of the new one (`publish`).
         """
         return bool(self.failed_indexes(population)) and not self.indexes(population)
 
