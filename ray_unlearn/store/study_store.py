@@ -198,8 +198,8 @@ class StudyStore:
         held = self.held(population)
         if held is not None and held["digest"] != digest:
             raise PopulationChanged(
-                f"population {population} in {self.uri} was begun anew from another definition while this run was made; "
-                "what is made of that stays"
+                f"population {population} in {self.uri} was begun anew from another definition while this run was "
+                "made; what is made of that stays"
             )
 
     def discard(self, run: Run) -> None:
