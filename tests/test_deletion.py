@@ -308,9 +308,13 @@ def test_a_wrong_command_is_refused(arguments: list[str], complaint: str, capsys
     assert complaint in capsys.readouterr().err
 
 
-def test_another_study_is_no_request(tmp_path: Path, capsys: pytest.CaptureFixture):
-    """Law: a study without an imported original is refused with the form that is expected."""
+def test_another_study_is_no_request(ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Law: a study without an imported original is refused with the form that is expected; none is written over."""
     assert main(["init", str(tmp_path / "study.yaml")]) == 0
+    theirs = (tmp_path / "study.yaml").read_text()
+    with pytest.raises(StudyError, match=r"study\.yaml: another request is there .*; choose another folder"):
+        ask(out=tmp_path)
+    assert (tmp_path / "study.yaml").read_text() == theirs
     assert main(["forget", str(tmp_path / "study.yaml")]) == 2
     assert "expected the populations original (with weights: FILE), unlearned and retrained" in capsys.readouterr().err
 

@@ -75,6 +75,8 @@ class Request:
 
 
 _RECIPE = ("epochs", "optimizer", "lr", "weight_decay", "schedule", "batch_size")
+_FORM = re.compile(re.sub(r"\\\$\w+", lambda _: ".*", re.escape(DELETION.template)))
+"""The lines of a request's file, whatever its values are."""
 
 
 def _path(text: str) -> str:
@@ -102,7 +104,8 @@ def _yaml(value: Any) -> str:
 def write(request: Request, out: Path) -> Path:
     """Write the study file of a request into a folder, unless the same request is there already; return the file.
 
-    Another request is replaced where no model of it was made: it was refused, and this is the corrected one.
+    Another request is replaced where no model of it was made: it was refused, and this is the corrected one. A file
+    with other lines than a request's is a person's own, and stays.
 
     Nothing is written where a value is refused, so that the corrected request can be made in the same folder.
 
@@ -117,7 +120,7 @@ def write(request: Request, out: Path) -> Path:
         beside.write_text(request.text(), encoding="utf-8")
         asked = _content(load_study(beside))
         lines = diff(_content(load_study(file)), asked) if file.exists() else []
-        if not file.exists() or (lines and not _is_begun(load_study(file))):
+        if not file.exists() or (lines and _gives_way(file)):
             beside.replace(file)
             lines = []
     except OSError as error:
@@ -132,9 +135,12 @@ def write(request: Request, out: Path) -> Path:
     return file
 
 
-def _is_begun(study: Study) -> bool:
+def _gives_way(file: Path) -> bool:
+    """Return whether a study file is of a request of which no model was made."""
+    study = load_study(file)
     store = StudyStore(open_storage(study.storage), study.name)
-    return any(store.indexes(name) for name in study.populations)
+    begun = any(store.indexes(name) for name in study.populations)
+    return not begun and _FORM.fullmatch(file.read_text(encoding="utf-8")) is not None
 
 
 def _content(study: Study) -> dict[str, Any]:
