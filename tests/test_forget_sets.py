@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
@@ -11,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from confidences import recipe
 from conftest import TINY, merged, payload_bytes
+from PIL import Image
 from pydantic import ValidationError
 
 from ray_unlearn.errors import DataError, ReferenceNotMade, StoreError, StudyError
@@ -307,6 +311,29 @@ def test_the_page_and_the_tables_say_how_many_sets(made: Study, scored: Scores):
     names = read_image_names(store_of(made), splits_held(store_of(made).held("finetune") or {})[2])
     assert of_set["image_id"].tolist() == list(names.ids["forget"])
     assert set(of_set["runs"]) == {3}
+
+
+def test_pictures_are_of_the_images_of_every_set(made: Study, scored: Scores):
+    """Law: images forgotten worst are of all sets; each picture is of its own image, as its source has it."""
+    from ray_unlearn.generation.thumbnails import thumbnails
+    from ray_unlearn.report.worst_images import worst_images
+
+    store = store_of(made)
+    found = worst_images(made, store, scored)
+    names = dict.fromkeys(one.image_id for images in found.values() for one in images)
+    forgotten = set(read_image_names(store, splits_held(store.held("finetune") or {})[0]).ids["forget"])
+    assert not forgotten.issuperset(names)
+    made_of = (store.held("finetune") or {})["identity"]["data"]
+    uris = thumbnails(made, made_of, names)
+    data = open_job(made).data
+    ids = [name for table in data.train.columns() for name in table["image_id"].to_pylist()]
+    for name, uri in uris.items():
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+        pixels = data.open(torch.device("cpu")).gather(np.array([ids.index(name)]))[0]
+        np.testing.assert_array_equal(picture, np.asarray(pixels))
+    other = parse_study(merged(TINY, CHANGES | {"storage": made.storage, "seed": 9}), where="sets")
+    with pytest.raises(StoreError, match="pictures would be of other images: its splits are not those that its runs"):
+        thumbnails(other, made_of, names)
 
 
 def test_what_takes_one_forget_set_says_so(made: Study, tiny: MakeStudy, tmp_path: Path):

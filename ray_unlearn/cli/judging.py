@@ -223,8 +223,13 @@ def _pictures(study: Study, store: StudyStore) -> Sequence[Shown]:
     from ray_unlearn.report.worst_images import shown_images, worst_images
 
     found = worst_images(study, store, read_scores(store))
-    positions = {one.image_id: one.position for images in found.values() for one in images}
-    return shown_images(found, thumbnails(study, positions))
+    image_ids = dict.fromkeys(one.image_id for images in found.values() for one in images)
+    if not image_ids:
+        print_error("warning: --images: no image has an epsilon, which takes 3 runs of a method and of the reference")
+        return []
+    population = next(name for name, images in found.items() if images)  # all that are compared have the same images
+    made_of = (store.held(population) or {})["identity"]["data"]
+    return shown_images(found, thumbnails(study, made_of, image_ids))
 
 
 def _form_of(output: Path | None, form: ReportFormat | None) -> ReportFormat:

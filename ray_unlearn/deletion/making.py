@@ -264,7 +264,7 @@ def _written(
         warnings=[*warnings, *(scores.warnings if scores else ())],
         versions=record.versions if record else {},
         detail=f"{study.name}/report.html" if scores else "",
-        thumbnails=drawn(study, {one.image_id: one.position for one in found.images}) if thumbnails else None,
+        thumbnails=_pictures(study, store, found) if thumbnails else None,
     )
     result = Deletion(folder, found, tuple(_lines(file, without_keys(shlex.join(again)), found, files)))
     try:
@@ -272,6 +272,11 @@ def _written(
     except OSError as error:
         raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return result
+
+
+def _pictures(study: Study, store: StudyStore, found: Findings) -> dict[str, str]:
+    made_of = (store.held(UNLEARNED) or {})["identity"]["data"]
+    return drawn(study, made_of, [one.image_id for one in found.images])
 
 
 def _lines(file: Path, again: str, found: Findings, files: Sequence[tuple[str, str]]) -> list[str]:

@@ -1,6 +1,7 @@
-"""Pictures of forgotten images, as they are decoded for the model, for a page that is asked for them.
+"""Pictures of training images, as they are decoded for the model, for a page that is asked for them.
 
-    uris = thumbnails(study, {"00017.jpg": 0, "00342.jpg": 3})       # image id -> position in the forget set
+    made_of = store.held("finetune")["identity"]["data"]
+    uris = thumbnails(study, made_of, ["00017.jpg", "00342.jpg"])
 
 Photographs may show people: nothing puts them on a page unless it is asked for.
 
@@ -11,32 +12,43 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
-from ray_unlearn.generation.job import open_job
+from ray_unlearn.errors import StoreError
+from ray_unlearn.generation.prepare import prepare
 from ray_unlearn.study.schema import Study
 
 
-def thumbnails(study: Study, positions: Mapping[str, int]) -> dict[str, str]:
+def thumbnails(study: Study, made_of: Mapping[str, Any], image_ids: Collection[str]) -> dict[str, str]:
     """Return PNG files as data URIs by image id.
 
     Args:
-        study: the study, whose images are on this machine or decoded in its storage.
-        positions: image id -> its position in the forget set, as the splits list it.
+        study: the study, whose source of training images is where it was.
+        made_of: the data of the runs that a page is about, as their population.json identifies them.
+        image_ids: training images.
 
     Raises:
         DataError: the images cannot be read.
+        StoreError: the study has other images, or other forget sets, than the runs were made of.
 
     """
     import torch
     from PIL import Image
 
-    data = open_job(study).data
-    indexes = data.splits.sets["forget"][np.array([*positions.values()], np.int64)]
+    data = prepare(study, backend="inline")
+    if other := [key for key in ("images", "splits") if made_of.get(key) != data.identity[key]]:
+        raise StoreError(
+            f"study {study.name}: pictures would be of other images: its {' and '.join(other)} are not those that its "
+            "runs were made of; give the study file and the images of the runs, or no pictures"
+        )
+    known = [image_id for table in data.train.columns() for image_id in table["image_id"].to_pylist()]
+    index_of = {image_id: index for index, image_id in enumerate(known)}  # training images are the first of the index
+    indexes = np.array([index_of[image_id] for image_id in image_ids], np.int64)
     uris = {}
-    for image_id, pixels in zip(positions, data.open(torch.device("cpu")).gather(indexes), strict=True):
+    for image_id, pixels in zip(image_ids, data.open(torch.device("cpu")).gather(indexes), strict=True):
         buffer = io.BytesIO()
         Image.fromarray(np.asarray(pixels)).save(buffer, "PNG")
         uris[image_id] = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
