@@ -210,6 +210,8 @@ def test_checkpoints_are_packed(study: Path, tmp_path: Path):
     [
         (["--format", "klom", "--population", "none"], "--population none: not a population"),
         (["--format", "klom", "--run", "1"], "--run is for one model"),
+        (["--format", "klom", "--checkpoints"], "--checkpoints and --licence are for --format hub"),
+        (["--population", "shifted", "--licence", "mit"], "--checkpoints and --licence are for --format hub"),
         (["--format", "easydub", "--population", "shifted"], "name the reference, --population retrained"),
         (["--format", "lira", "--population", "shifted"], "one population of shadows"),
         ([], "--population NAME"),

@@ -268,6 +268,8 @@ def export(
     """
     from ray_unlearn.study import load_study
 
+    if form is not ExportFormat.hub and (checkpoints or licence != "unknown"):
+        raise StudyError("export: --checkpoints and --licence are for --format hub")
     if form in OUTPUTS:
         if run is not None:
             raise StudyError(f"export: --run is for one model; --format {form} holds all runs of a population")
