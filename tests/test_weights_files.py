@@ -65,6 +65,7 @@ def test_a_csv_says_seeds_and_originals(tmp_path: Path):
         ("empty", "the folder holds no weights"),
         ("bad.csv", "expected rows with a column path, and seed, original; found columns file"),
         ("seed.csv", "seed.csv row 0: seed: expected a whole number; found 'x'"),
+        ("plural.csv", "plural.csv: column 'Originals': expected original"),
         ("gone.csv", "cannot be read"),
     ],
 )
@@ -73,6 +74,7 @@ def test_refused_by_name(tmp_path: Path, weights: str, expected: str):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("file\na\n")
     (tmp_path / "seed.csv").write_text("path,seed\na,x\n")
+    (tmp_path / "plural.csv").write_text("path,accuracy,Originals\na,0.9,1\n")
     with pytest.raises(StudyError, match=expected):
         load_study(study_file(tmp_path, weights))
 

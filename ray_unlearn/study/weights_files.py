@@ -83,6 +83,10 @@ def _listed_in(file: Path, where: str) -> dict[str, Any]:
         raise StudyError(
             f"{where}: {file}: expected rows with a column path, and seed, original; found columns {columns}"
         )
+    known = ("path", *_COLUMNS)
+    for column in table.fieldnames or ():
+        if column not in known and (meant := column.strip().lower().removesuffix("s")) in known:
+            raise StudyError(f"{where}: {file}: column {column!r}: expected {meant}")
     paths = [str(file.parent / os.path.expanduser(row["path"] or "")) for row in rows]  # noqa: PTH111
     found: dict[str, Any] = {"weights": paths}
     for column, option in _COLUMNS.items():
