@@ -3,8 +3,8 @@
     populations:
       original: {weights: original.safetensors}            # or .pth, read with weights_only=True alone
       retrained: {weights: [r0.pth, r1.pth]}               # one file per checkpoint
-    oracles: {weights: oracles/}                         # also a glob, or a .csv with columns path, seed, original
-    averaged: {weights: timm.pth.tar, key: state_dict_ema}
+      oracles: {weights: oracles/}                         # also a glob, or a .csv with columns path, seed, original
+      averaged: {weights: timm.pth.tar, key: state_dict_ema}
 
 The files' contents identify the population, not their names; another list of files is another population.
 
