@@ -26,8 +26,10 @@ from ray_unlearn.deletion import Deletion, Request, making, words
 from ray_unlearn.deletion.findings import Findings, _larger
 from ray_unlearn.deletion.request import budget_s
 from ray_unlearn.errors import ModelError, StudyError
+from ray_unlearn.generation import Summary
 from ray_unlearn.models import small_cnn
-from ray_unlearn.study import load_study
+from ray_unlearn.schedule.events import Ended
+from ray_unlearn.study import Run, load_study
 
 TRAINING = {"epochs": 8, "lr": 1e-2, "batch_size": 16, "schedule": "constant", "weight_decay": 0.0}
 FORGOTTEN = ["dark/00.png", "dark/01.png", "light/02.png"]
@@ -240,6 +242,15 @@ def test_retrained_models_that_fail_leave_a_page_of_what_is_there(ask: Ask, tmp_
     captured = capsys.readouterr()
     assert "deletion.html" in captured.out
     assert "could not be made" in captured.err
+
+
+def test_a_population_that_ends_early_counts_the_models_that_it_lacks():
+    """Law: where no run failed, because all of a script's are the same, the count is of the runs that were left out."""
+    left = [Run(population="unlearned", index=index) for index in (3, 4)]
+    summary = Summary(planned=10, already=0, made=8, ended=(Ended("unlearned", left, "all are the same"),))
+    said = making._ended_early(Path("study.yaml"), summary)
+    assert said.startswith("2 models could not be made, so ")
+    assert "no more were tried: all are the same; the same command" in said
 
 
 def test_a_refused_value_leaves_the_folder_to_the_corrected_request(ask: Ask, place: Path, tmp_path: Path, capsys):
