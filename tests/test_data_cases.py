@@ -36,6 +36,12 @@ from ray_unlearn.study import parse_study
 from ray_unlearn.study.schema import Columns
 
 
+@pytest.fixture(autouse=True)
+def _sets_of_any_size(monkeypatch):
+    """Let a few images be enough: `test_preflight_of_data` has the warning about them."""
+    monkeypatch.setattr("ray_unlearn.data.copies.FEW_IMAGES", 0)
+
+
 def folder_of(root: Path, classes: dict[str, int], start: int = 0) -> Path:
     """Write so many different pictures per class."""
     number = start
