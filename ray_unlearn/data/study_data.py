@@ -328,9 +328,9 @@ def _in_further_sets(further: Sequence[Splits], tables: Sequence[pa.Table], imag
 
 
 def _untested(names: tuple[str, ...] | None, labels_N: np.ndarray, num_train: int, splits: Splits) -> Iterator[str]:
-    """Return one warning, or none, where the images that are trained on have classes that no test image has."""
-    test_N = splits.sets["test"]
-    missing = sorted({*labels_N[:num_train].tolist()} - {*labels_N[test_N].tolist()}) if len(test_N) else []
+    """Return one warning, or none, where a test source of its own lacks classes of the training source."""
+    tested = {*labels_N[splits.sets["test"]].tolist()} if (splits.sets["test"] >= num_train).any() else None
+    missing = sorted({*labels_N[:num_train].tolist()} - tested) if tested is not None else []
     if missing:
         shown = ", ".join([names[label] if names else str(label) for label in missing[:3]])
         more = ", ..." * (len(missing) > 3)

@@ -152,7 +152,15 @@ def _beside_state(job: Job, model: nn.Module, images_BCHW: torch.Tensor) -> Iter
     spec, populations = job.plan.study.model, job.plan.populations.values()
     other = models.build(spec, job.data.num_classes, Seeds(study=1), job.plan.study.data.image_size)
     models.check_state(model, other, images_BCHW, spec.arch)
+    again = models.build(spec, job.data.num_classes, Seeds(study=0), job.plan.study.data.image_size)
+    if not all(map(torch.equal, model.state_dict().values(), again.state_dict().values())):
+        yield (
+            f"model {spec.arch}: the factory gives other weights with the same seed, so no run from scratch can be "
+            "repeated; draw from torch's, NumPy's or Python's global generator, which are seeded, and set no seed"
+        )
     yield from (f"model {spec.arch}: {line}" for line in models.untrained(model))
+    if models.seeds_itself(model, images_BCHW):
+        yield f"model {spec.arch}: its forward sets torch's seed, so noise that methods draw repeats at every step"
     from_scratch = any(each.method.starts_from == "scratch" and trains(each) for each in populations)
     if from_scratch and all(map(torch.equal, model.parameters(), other.parameters())):
         yield (
