@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from ray_unlearn import models
+from ray_unlearn.data.copies import lone_batches
 from ray_unlearn.data.images import ImageSet, Pixels, Scaling
-from ray_unlearn.errors import ModelError
+from ray_unlearn.errors import DataError, ModelError
 from ray_unlearn.methods.script import ScriptOptions
 from ray_unlearn.methods.weights import WeightsOptions
 from ray_unlearn.run.job import Job
@@ -34,6 +35,7 @@ def check_model(job: Job) -> Iterator[str]:
 
     Raises:
         ModelError: the net or a weights file is refused.
+        DataError: data.strict, and the net would meet a batch of one image that it cannot be trained on.
 
     """
     study, populations = job.plan.study, job.plan.populations.values()
@@ -210,6 +212,8 @@ def _lone_images(job: Job, model: nn.Module, images_BCHW: torch.Tensor) -> Itera
     """Yield where a batch of one image would meet a net that cannot be trained on one."""
     lines = [*_lone_of_scripts(job), *_lone_of_methods(job)]
     if lines and models.fails_on_one(model, images_BCHW):
+        if job.plan.study.data.strict:
+            raise DataError(f"data.strict: {lines[0]}")
         yield from lines
 
 
@@ -218,13 +222,8 @@ def _lone_of_scripts(job: Job) -> Iterator[str]:
         options = population.method.options
         if not isinstance(options, ScriptOptions):
             continue
-        for name in ("retain", "forget", "validation"):
-            count = job.data.splits.sizes()[name]
-            if count % options.batch_size == 1:
-                yield (
-                    f"populations.{population.name}: the last batch of the {name} loader has one image ({count:,} "
-                    f"images, batch_size {options.batch_size}), {_CANNOT}; another batch_size avoids it"
-                )
+        for line in lone_batches(population.name, options.batch_size, job.data.splits.sizes()):
+            yield f"{line}, {_CANNOT}; another batch_size avoids it"
 
 
 def _lone_of_methods(job: Job) -> Iterator[str]:
