@@ -127,6 +127,11 @@ _TOO_LONG = 1000  # characters: the comparison keeps a list of positions for eac
 _TOO_MANY = 5000  # names to compare: a second's work
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text; the name of its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def did_you_mean(found: str, valid: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` when a valid name is close, else the list of valid names.
 

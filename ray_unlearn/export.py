@@ -20,14 +20,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.models import parse_weights
 from ray_unlearn.store import StudyStore
+from ray_unlearn.store.forget_sets import splits_held
 from ray_unlearn.store.records import CHECKPOINT, Payload, payload_of
 from ray_unlearn.store.starts import check_starts
-from ray_unlearn.study.plan import Run
+from ray_unlearn.study.plan import ORIGINAL, Run
 
 _PTH = ".pth"
 _SAME_TIME = (1980, 1, 1, 0, 0, 0)  # the zip's own zero: the same checkpoints give the same file
@@ -37,12 +39,17 @@ def export_competition(store: StudyStore, population: str, count: int, file: Pat
     """Write the zip, whole or not at all; return its size in bytes.
 
     Raises:
-        StoreError: a checkpoint is missing or damaged, a run started from another original than the store holds, or the
-            file cannot be written.
+        StoreError: a checkpoint is missing or damaged, a run started from another original than the store holds, the
+            runs are about several forget sets, or the file cannot be written.
 
     """
     if store.held(population) is None:
         raise StoreError(f"{store.uri} has no population {population}; run `ray-unlearn generate` first")
+    if (sets := len(splits_held(store.held(population) or {}))) > 1 and population != ORIGINAL:
+        raise StoreError(
+            f"population {population}: its runs are about {sets} forget sets, and the competition's zip is of one; "
+            "export single runs with --run N"
+        )
     records = store.made(population)
     check_starts(store, population, records)
     missing = [index for index in range(count) if index not in records]
@@ -75,6 +82,11 @@ def export_model(store: StudyStore, run: Run, file: Path) -> Payload:
     with _replacing(file) as temporary:
         temporary.write_bytes(content)
     return payload_of(content)
+
+
+def save_pth(values: np.ndarray, file: Path) -> None:
+    """Write an array as a tensor, as `torch.save` does."""
+    torch.save(torch.from_numpy(np.ascontiguousarray(values)), file)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import functools
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,6 +97,24 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@contextlib.contextmanager
+def reseeding() -> Iterator[Callable[[int], None]]:
+    """Yield a function that seeds torch's global CPU generator with 32 bits; its state is restored after the block.
+
+    For code of libraries that draws from the global generator, once per image.
+    """
+    import torch
+
+    def seed(number: int) -> None:
+        torch.default_generator.manual_seed(number)  # of the CPU alone
+
+    state = torch.get_rng_state()
+    try:
+        yield seed
+    finally:
+        torch.set_rng_state(state)
 
 
 _MT19937_WORDS = 624

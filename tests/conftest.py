@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,13 +15,24 @@ import pytest
 
 from ray_unlearn.study import Study, parse_study
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+TESTS = Path(__file__).resolve().parent
+SHARED = TESTS.parents[1] / "shared"
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # workers share this environment, also under `uv run pytest`
 os.environ.pop("RAY_ADDRESS", None)
 # Processes that tests start may keep their bytecode: to compile torch anew costs each of them 5 s.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+SLOWEST = (
+    "test_hostile_scripts.py",
+    "test_apart.py",
+    "test_fuzz.py",
+    "test_evaluation_evaluate.py",
+    "test_notebook.py",
+)
+"""Files of Ray, which are one unit of work, and these begin first: no process waits for one of them at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,17 +44,35 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     chosen = option.markexpr != everyday or option.keyword or option.collectonly
     whole = config.args == config.getini("testpaths") and not chosen
     if whole and config.pluginmanager.hasplugin("xdist") and option.numprocesses is None and not option.usepdb:
-        option.numprocesses, option.dist = 2, "loadgroup"
-        os.environ["PYTEST_ADDOPTS"] = f"{os.environ.get('PYTEST_ADDOPTS', '')} --dist=loadgroup"  # the two read it
+        option.numprocesses, option.dist, option.loadscopereorder = 2, "loadfile", False
         os.environ.setdefault("PYTHONHASHSEED", str(secrets.randbelow(2**32)))  # both name a set in one order
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file's tests in one process, which share its fixtures; and all files of Ray, which share its cluster."""
+    if config.option.dist != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Units(LoadFileScheduling):  # type: ignore[misc, unused-ignore]
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "Ray" if uses_ray(TESTS / Path(file).name) else file
+
+    return Units(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, which share its fixtures; and all that use Ray, which share its cluster."""
-    for item in items:
-        uses_ray = item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else item.path.name))
+    """Let the slowest files begin first where processes share the run; both collect in one order."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: (not uses_ray(item.path), item.path.name not in SLOWEST))
+
+
+@functools.cache
+def uses_ray(file: Path) -> bool:
+    """Return whether a file has tests that drive Ray, the long ones, too."""
+    return re.search(r"mark\.ray\b|ray_cluster", file.read_text()) is not None
 
 
 TINY: dict[str, Any] = {

@@ -9,10 +9,13 @@ NOISE = """\
         for parameter in net.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.01)
 """
-IMPORTS = "import builtins, ctypes, gc, os, random, signal, subprocess, sys, threading, time\nimport numpy, torch\n\n\n"
+IMPORTS = (
+    "import builtins, ctypes, gc, os, random, signal, subprocess, sys, threading, time, warnings\n"
+    "import numpy, torch\n\n\n"
+)
 MADE = ""
 """How a run ends that is made: no error."""
-LIMIT_S, LIMIT_GIB = 15.0, 1.5
+LIMIT_S, LIMIT_GIB = 8.0, 1.5
 
 SCRIPTS: dict[str, tuple[str, str]] = {
     "folder": ("os.chdir('/'); os.rmdir(os.environ['TMPDIR'])", MADE),
@@ -62,11 +65,32 @@ SCRIPTS: dict[str, tuple[str, str]] = {
         "torch.nn.BatchNorm2d.forward = lambda self, x: x * 0; torch.Tensor.backward = None",
         "gives other outputs than its weights in a fresh net",
     ),
-    "hang_in_c": ("ctypes.PyDLL(None).sleep(600)", "took longer than execution.run_timeout_s: 15"),
+    "hang_in_c": ("ctypes.PyDLL(None).sleep(600)", f"took longer than execution.run_timeout_s: {LIMIT_S:g}"),
     "parent": ("os.kill(os.getppid(), signal.SIGKILL); time.sleep(600)", "the process that forks runs has ended"),
     "seeds": ("random.seed(0); numpy.random.seed(0); torch.manual_seed(0); torch.set_num_threads(3)", MADE),
     "on_import": ("pass", "gives other outputs than its weights in a fresh net"),
     "environment": ("os.environ.clear(); os.umask(0o777); sys.path.clear(); gc.disable()", MADE),
+    "default_device": ("torch.set_default_device('meta')", MADE),
+    "switches": (
+        "torch.set_float32_matmul_precision('medium'); torch.set_flush_denormal(True); "
+        "torch.use_deterministic_algorithms(True); torch.autograd.set_detect_anomaly(True); "
+        "torch.backends.mkldnn.enabled = False",
+        MADE,
+    ),
+    "strict": ("warnings.simplefilter('error'); numpy.seterr(all='raise')", MADE),
+    "few_frames": ("sys.setrecursionlimit(200)", MADE),
+    "raises": ("os.chdir('/'); torch.set_default_dtype(torch.float64); raise ValueError('no')", "ValueError: no"),
+    "sys_exit": ("sys.exit(0)", "SystemExit: 0"),
+    "unspeakable": (
+        "raise type('Unspeakable', (Exception,), {'__str__': lambda self: 1 / 0, '__repr__': lambda self: 1 / 0})",
+        "Unspeakable: (making its text raised ZeroDivisionError) (unspeakable.py:",
+    ),
+    "unprintable": ("raise ValueError('half \\ud800')", "ValueError: half \\ud800 (unprintable.py:"),
+    "out_of_memory": ("raise MemoryError", "MemoryError: "),
+    "huge_tensor": ("torch.empty(2**50)", "t allocate memory: you tried to allocate 4503599627370496 bytes"),
+    "nan": ("net[-1].bias.data[0] = float('nan')", "tensor '14.bias' holds NaN or infinity after training"),
+    "fork_raises": ("if not os.fork(): raise SystemExit(0)", MADE),
+    "fork_hangs": ("if not os.fork(): time.sleep(600); os._exit(0)", MADE),
 }
 """Name -> what the script does before it changes its net, and a part of the error of its run; none where it is made."""
 

@@ -13,37 +13,55 @@ from safetensors.torch import save_file
 
 from ray_unlearn.models import small_cnn
 from ray_unlearn.store import Storage
+from ray_unlearn.study import Study, parse_study
+from ray_unlearn.study.places import Places
 
-SCRIPT = """\
+NET = """\
 import time
+from pathlib import Path
 
-import torch
+from ray_unlearn.models import small_cnn
+
+QUICKLY = Path(__file__).with_name("quickly")
 
 
-def unlearning(net, retain_loader, forget_loader, val_loader):
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(torch.randn(parameter.shape), alpha=0.01)
-    time.sleep(0.3)
+def make(num_classes, width):
+    net = small_cnn(num_classes, width)
+    net.register_forward_pre_hook(wait)
+    return net
+
+
+def wait(net, images):
+    if net.training and not QUICKLY.exists():
+        time.sleep(0.1)
 """
+"""A net that takes 0.1 s for each of the three batches of an epoch, until there is a file `quickly` next to it."""
 
 
-def slow_study(folder: Path, count: int, seconds: float = 0.3) -> dict[str, Any]:
-    """Return a study of one imported original and `count` runs of 0.3 s, or of another time: the bytes are the same.
-
-    Its files are in `folder`.
-    """
+def slow_study(folder: Path, count: int) -> dict[str, Any]:
+    """Return a study of one imported original and `count` runs of 0.3 s; its files are in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "slow.py").write_text(SCRIPT.replace("0.3", str(seconds)))
+    (folder / "slow_net.py").write_text(NET)
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(0)
     save_file(small_cnn(10, width=4).state_dict(), folder / "original.safetensors")
     torch.random.set_rng_state(generator_state)
     populations = {
         "original": {"weights": str(folder / "original.safetensors")},
-        "mine": {"method": f"{folder / 'slow.py'}:unlearning", "count": count},
+        "mine": {"method": "finetune", "count": count, "noise_std": 0.01},
     }
-    return merged(TINY, {"storage": str(folder / "store")}) | {"populations": populations}
+    changes = {"storage": str(folder / "store"), "model": {"arch": "slow_net:make"}}
+    return merged(TINY, changes) | {"populations": populations}
+
+
+def slow_study_in(folder: Path, count: int) -> Study:
+    """Return the study itself, as it is read from a file in `folder`."""
+    return parse_study(slow_study(folder, count), where="slow").with_file(Places(), str(folder))
+
+
+def hurry(folder: Path) -> None:
+    """Let the runs of the study in `folder` take no time from now on."""
+    (folder / "quickly").touch()
 
 
 class SlowStorage(Storage):

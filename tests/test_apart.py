@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -104,31 +105,28 @@ class Plain(Net):
     pass
 
 
-class Averages(Net):
+class Late(Net):
     def forward(self, x):
-        self.scale += 0.01 * self.training
-        return super().forward(x)
+        self.steps = getattr(self, "steps", 0) + self.training
+        return super().forward(x) * (1 + (self.steps > 2))
 
 
-class Hooks(Net):
+class Hooks(Late):
     def forward(self, x):
-        if self.training and not self.net[0]._forward_hooks:
+        if self.training and getattr(self, "steps", 0) == 2:
             self.net[0].register_forward_hook(lambda module, inputs, output: output * 0)
         return super().forward(x)
-
-
-class Draws(Net):
-    def __init__(self, num_classes):
-        super().__init__(num_classes)
-        self.scale = torch.rand(num_classes)
 """
-KEPT_BESIDE = {"Plain": None, "Averages": "", "Hooks": "Found: module net.0: a forward hook", "Draws": ""}
+KEPT_BESIDE = {"Plain": None, "Late": "", "Hooks": "Found: module net.0: a forward hook"}
 """Factory -> what is found of what its net keeps beside its tensors; None where it keeps nothing."""
 
 
 @pytest.mark.parametrize("factory", KEPT_BESIDE)
 def test_a_factorys_net_that_keeps_more_than_tensors_fails_its_runs(tiny, tmp_path, factory: str):
-    """Law: also where no script is involved, a run whose checkpoint does not give its outputs is not published."""
+    """Law: also where no script is involved, a run whose checkpoint does not give its outputs is not published.
+
+    What a first step shows is refused before any work (test_cases_nets); this is what begins later.
+    """
     (tmp_path / "nets_of_apart.py").write_text(NETS)
     study = tiny(model={"arch": f"nets_of_apart:{factory}", "options": None}, populations={"finetune": {"count": 1}})
     study = study.model_copy(update={"model": study.model.with_folder(str(tmp_path))})
@@ -173,12 +171,11 @@ def test_a_command_that_ends_takes_its_scripts_with_it(tmp_path, number: signal.
     populations = {"finetune": None} | scripts(tmp_path, {"waits": WAITS.format(marks=str(marks))})
     study = merged(TINY | {"storage": str(tmp_path / "store")}, {"populations": populations})
     file.write_text(yaml.safe_dump(study))
-    command = [sys.executable, "-m", "ray_unlearn", "generate", str(file), "--backend", "inline"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        _until(lambda: marks.exists() and marks.read_text().endswith("\n"), 120)
-        process.send_signal(number)
-        assert process.wait(30) == code
-        process.stderr.read()
+    process = forks.start(["generate", str(file), "--backend", "inline"], tmp_path / "said")
+    _until(lambda: marks.exists() and marks.read_text().endswith("\n"), 120)
+    os.kill(process.pid, number)
+    process.join(30)
+    assert process.exitcode == code
     child, folder, grandchild = marks.read_text().split()
     _until(lambda: not (_lives(child) or _lives(grandchild) or Path(folder).parent.exists()), 20)
 
@@ -240,6 +237,21 @@ def test_a_script_reads_beside_itself_and_is_told_nothing_of_the_store(tiny, tmp
     )
     populations = {"finetune": None} | scripts(tmp_path, {"reads": body})
     assert generate(tiny(populations=populations), backend="inline").failed == {}
+
+
+@pytest.mark.skipif(not torch.version.cuda, reason="this torch knows no CUDA")
+def test_a_script_may_begin_to_use_a_gpu(tiny, tmp_path):
+    """Law: torch lets a script's process use CUDA, also where a script or a factory asked whether there is a GPU.
+
+    To ask CUDA in the server would make torch refuse it to all its forks ("Cannot re-initialize CUDA").
+    """
+    ask = "import torch\nAVAILABLE = torch.cuda.is_available(), torch.cuda.device_count()\n"
+    (tmp_path / "nets_that_ask.py").write_text(ask + NETS)
+    body = "assert not torch.cuda._is_in_bad_fork() and torch.cuda.is_available() == (torch.cuda.device_count() > 0)"
+    populations = {"finetune": None} | scripts(tmp_path, {"asks": body})
+    study = tiny(model={"arch": "nets_that_ask:Plain", "options": None}, populations=populations)
+    study = study.model_copy(update={"model": study.model.with_folder(str(tmp_path))})
+    assert generate(study, backend="inline").failed == {}
 
 
 def test_the_cpu_seconds_of_a_script_are_those_of_its_processes(tiny, tmp_path):

@@ -11,10 +11,9 @@ import launched
 import pytest
 import yaml
 from conftest import merged, payload_bytes
-from slow import slow_study
+from slow import hurry, slow_study, slow_study_in
 
 from ray_unlearn.generation import generate
-from ray_unlearn.study import parse_study
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNT, WORKERS, CPUS = 400, 6, 2
@@ -119,6 +118,7 @@ def test_nodes_appear_for_six_workers_and_go_when_they_are_idle(version: str, tm
         print(said, nodes.seen, sep="\n")
     assert said.count("worker ready") == WORKERS
     assert max(count for _, count in nodes.seen) == 1 + WORKERS // CPUS
-    plain = slow_study(tmp_path / "plain", COUNT, seconds=0)
-    assert generate(parse_study(plain, where="plain"), backend="inline").made == COUNT + 1
+    plain = slow_study_in(tmp_path / "plain", COUNT)
+    hurry(tmp_path / "plain")
+    assert generate(plain, backend="inline").made == COUNT + 1
     assert payload_bytes(shared / "store/tiny") == payload_bytes(tmp_path / "plain/store/tiny")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import payload_bytes
 
 from ray_unlearn.errors import MethodError
 from ray_unlearn.generation import generate, open_job
@@ -51,72 +50,6 @@ def scripted(tiny: Callable[..., Study], folder: Path, bad: str = "pass", **chan
     return tiny(populations=populations, **changes)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> dict[str, bytes]:
-    """The payloads of the good runs in the company of a run that does nothing."""
-    from conftest import TINY, merged
-
-    from ray_unlearn.study import parse_study
-
-    folder = tmp_path_factory.mktemp("alone")
-
-    def tiny(**changes) -> Study:
-        return parse_study(merged(TINY | {"storage": str(folder / "store")}, changes), where="alone")
-
-    assert generate(scripted(tiny, folder), backend="inline").made == 4
-    return good(folder)
-
-
-def good(folder: Path) -> dict[str, bytes]:
-    found = payload_bytes(folder / "store/tiny")
-    return {name: data for name, data in found.items() if name.startswith("good/")}
-
-
-NEIGHBOURS = {
-    "global generators": "random.seed(0); numpy.random.seed(0); torch.manual_seed(0)",
-    "default dtype": "torch.set_default_dtype(torch.float64)",
-    "default device": "torch.set_default_device('meta')",
-    "threads": "torch.set_num_threads(2)",
-    "gradients": "torch.set_grad_enabled(False)",
-    "matmul precision": "torch.set_float32_matmul_precision('medium')",
-    "denormals": "torch.set_flush_denormal(True)",
-    "determinism": "torch.use_deterministic_algorithms(True)",
-    "anomaly mode": "torch.autograd.set_detect_anomaly(True)",
-    "mkldnn": "torch.backends.mkldnn.enabled = False",
-    "working folder": "os.chdir('/')",
-    "environment": "os.environ.clear()",
-    "umask": "os.umask(0o777)",
-    "sys.path": "sys.path.clear()",
-    "warnings": "warnings.simplefilter('error')",
-    "numpy errors": "numpy.seterr(all='raise')",
-    "recursion": "sys.setrecursionlimit(200)",
-    "a raise": "os.chdir('/'); torch.set_default_dtype(torch.float64); raise ValueError('no')",
-    "sys.exit": "sys.exit(0)",
-    "os._exit": "os._exit(0)",
-    "an exception without a text": "raise Unspeakable",
-    "an exception that no record can hold": "raise ValueError('half \\ud800')",
-    "out of memory": "raise MemoryError",
-    "a huge tensor": "torch.empty(2**50)",
-    "NaN": "net[-1].bias.data[0] = float('nan')",
-    "a fork that comes back": "os.fork()",
-    "a fork that raises": "if not os.fork(): raise SystemExit(0)",
-    "a fork that hangs": "if not os.fork(): time.sleep(3); os._exit(0)",
-}
-
-
-@pytest.mark.parametrize("name", NEIGHBOURS)
-def test_a_bad_neighbour_leaves_no_trace(tiny, tmp_path, alone, name: str):
-    """Law: run i + 1 has the same bytes no matter what run i did to the process; the process is afterwards as
-    it was.
-    """
-    before = surroundings()
-    summary = generate(scripted(tiny, tmp_path, NEIGHBOURS[name]), backend="inline")
-    assert surroundings() == before
-    assert summary.made + len(summary.failed) == 4
-    assert set(summary.failed) <= {BAD}
-    assert good(tmp_path) == alone
-
-
 BAD = Run(population="bad", index=0)
 
 
@@ -137,14 +70,6 @@ def test_a_run_that_ends_oddly_is_recorded_as_failed(tiny, tmp_path, body: str, 
     (failure,) = job.store.failures("bad").values()
     assert failure.error == summary.failed[BAD]
     assert ("unlearning" in failure.traceback) == ("_exit" not in body)
-
-
-def surroundings() -> list[object]:
-    """Return what a run could have changed."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    precision = torch.get_float32_matmul_precision(), bool(torch.backends.mkldnn.enabled)
-    return [Path.cwd(), dict(os.environ), mask, torch.get_default_dtype(), torch.get_default_device(), precision]
 
 
 def test_an_error_of_a_script_names_its_line(tiny, tmp_path):

@@ -7,6 +7,8 @@ import pytest
 from confidences import recipe
 
 from ray_unlearn.evaluation import intervals
+from ray_unlearn.evaluation.intervals import standard_error, subsets
+from ray_unlearn.evaluation.resampling import Settings
 
 calibration = recipe("calibration")
 
@@ -29,6 +31,25 @@ def test_intervals_of_f_hold_the_truth(mode: str, world: str, rho: float, images
     found = calibration.coverage(cell)["forgetting_quality"]
     assert found["coverage"] >= 0.93
     assert 0.8 < found["sd_ratio"] < 1.34
+
+
+@pytest.mark.parametrize("runs", [16, 32])
+def test_what_images_have_alone_is_found_at_every_n(runs: int) -> None:
+    """Law: with images that share nothing, the error's part of images alone is their variance between studies.
+
+    Epsilon has other steps at 16 and 32 runs than at 13 and 26: without regard to that, the part is 1.6 and 1.1 times.
+    """
+    rng, points, alone = np.random.default_rng(runs), [], []
+    cell = calibration.Cell(mode="exact", runs=runs, images=60, world="perfect", rho=0.0)
+    for study in range(30):
+        settings = Settings(mode="exact", resamples=8, seed=study)
+        sides = [cell.population(name, rng) for name in ("unlearned", "retrained")]
+        drawn = subsets(*sides, settings)
+        _, draws = calibration.f_alone(*sides, drawn, "exact")
+        points.append(draws.points_E)
+        alone.append(standard_error("forgetting_quality", draws, drawn, "exact").apart ** 2)
+    between = np.array(points).var(axis=0, ddof=1).mean() / cell.images
+    assert 0.9 < np.mean(alone) / between < 1.3
 
 
 def test_the_quick_form_fails_where_errors_are_too_small(monkeypatch: pytest.MonkeyPatch) -> None:

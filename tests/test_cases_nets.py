@@ -154,6 +154,90 @@ class NestedTuple(Wrapped):
     def forward(self, x):
         return (self.net(x), x), x
 
+class DeepSupervision(Wrapped):
+    def forward(self, x):
+        return [self.aux(x), self.net(x)]
+
+class FeaturesAndLogits(Wrapped):
+    def forward(self, x):
+        features = self.net[:4](x)
+        return features, self.net[4](features)
+
+class FourDimensions(Wrapped):
+    def forward(self, x):
+        return self.net(x)[:, :, None, None]
+
+class Squeezes(Wrapped):
+    def forward(self, x):
+        return self.net(x).squeeze()
+
+class MeansOfBatches(Wrapped):
+    def forward(self, x):
+        logits = self.net(x)
+        return logits - logits.mean(0, keepdim=True)
+
+class Centre(Wrapped):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.centre = torch.zeros(num_classes)
+    def forward(self, x):
+        logits = self.net(x)
+        if self.training:
+            self.centre = 0.99 * self.centre + 0.01 * logits.detach().mean(0)
+        return logits - self.centre
+
+class Unsaved(Wrapped):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.register_buffer("mean", torch.zeros(3), persistent=False)
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean((0, 2, 3))
+        return self.net(x - self.mean[:, None, None])
+
+class Steps(Wrapped):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.steps = 0
+    def forward(self, x):
+        self.steps += self.training
+        return self.net(x) * (1 + self.steps / 100)
+
+class Projection(Wrapped):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.projection = torch.randn(num_classes, num_classes)
+    def forward(self, x):
+        return self.net(x) @ self.projection
+
+class ListOfLayers(Wrapped):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.stem = [nn.Conv2d(3, 3, 3), nn.ReLU()]
+    def forward(self, x):
+        for layer in self.stem:
+            x = layer(x)
+        return self.net(x)
+
+class HooksItself(Wrapped):
+    def forward(self, x):
+        if self.training and not self.net[0]._forward_hooks:
+            self.net[0].register_forward_hook(lambda module, inputs, output: output * 2)
+        return self.net(x)
+
+class PlainScale(Wrapped):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.scale = torch.ones(1, requires_grad=True)
+        self.layers = list(self.net)
+    def forward(self, x):
+        return self.net(x) * self.scale
+
+def renames(num_classes):
+    net = plain(num_classes)
+    net._register_state_dict_hook(lambda module, state, *_: {"net." + name: one for name, one in state.items()})
+    return net
+
 class Softmax(Wrapped):
     def forward(self, x):
         return self.net(x).softmax(1)
@@ -267,7 +351,7 @@ def tried(study: Study) -> tuple[str, ...]:
 def test_c_nets_that_return_more_than_logits(factory: str, study):
     """Law: every caller of such a net gets plain logits in both modes, and what is taken is said."""
     made = study(factory)
-    assert any("its logits are taken" in line for line in tried(made))
+    assert any("taken" in line for line in tried(made))
     net = models.build(made.model, 10, Seeds(study=0), 8)
     for mode in (True, False):
         assert net.train(mode)(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
@@ -391,6 +475,20 @@ REFUSED = {
         "opens a connection (socket.getaddrinfo); expected a factory that needs",
     ),
     "one net": ("always_the_same", "the factory returns the same net every time; expected a new one at each call"),
+    "logits last": (
+        "FeaturesAndLogits",
+        "found [2, 4]; its forward returns a tuple of Tensor, Tensor, of which the first is taken as its logits: "
+        "return the logits first",
+    ),
+    "four dimensions": ("FourDimensions", "found [2, 10, 1, 1]; flatten them in its forward"),
+    "squeezed": ("Squeezes", "expected logits [1, 10] for one image; found [10]: a squeeze() takes"),
+    "a plain average": ("Centre", "it keeps 'centre' outside its state dict, which is all that a checkpoint holds"),
+    "an unsaved buffer": ("Unsaved", "it keeps 'mean' outside its state dict"),
+    "a counter": ("Steps", "it keeps 'steps' outside its state dict"),
+    "a plain projection": ("Projection", "it keeps 'projection' outside its state dict"),
+    "a list of layers": ("ListOfLayers", "it keeps 'stem' outside its state dict"),
+    "a hook of its own": ("HooksItself", "it keeps something outside its state dict"),
+    "other names": ("renames", "its state dict does not load into another net of it: Error(s) in loading"),
     "no package": ("no_package", "ModuleNotFoundError: No module named 'timm_of_a_test' (nets_of_cases.py:"),
 }
 
@@ -430,6 +528,22 @@ def test_c_nets_that_return_probabilities(study):
     """Law: a softmax at the end is said: the loss would take another."""
     assert any("its outputs are probabilities" in line for line in tried(study("Softmax")))
     assert not any("differ" in line for line in tried(study("AlwaysTuple")))
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        ("DeepSupervision", "returns a list of Tensor, Tensor; the first is taken as its logits"),
+        ("MeansOfBatches", "the logits of an image depend on the other images of its batch"),
+        ("PlainScale", "'scale' is a tensor that is no nn.Parameter: no step changes it"),
+    ],
+)
+def test_c_nets_that_are_used_and_said(factory: str, said: str, study):
+    """Law: what is taken of a net, and what nothing trains or that depends on the batch, is said once."""
+    lines = tried(study(factory))
+    assert sum(said in line for line in lines) == 1
+    assert not any("'layers'" in line for line in lines)
+    assert not any(said in line for line in tried(study("NestedTuple")))
 
 
 def test_c_nets_that_all_start_alike(study, tmp_path: Path):

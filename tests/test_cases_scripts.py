@@ -5,6 +5,7 @@ An id names the row of the table of cases that a test holds.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from ray_unlearn.data.images import Pixels, RunData
 from ray_unlearn.data.shards import Example, encode_shard, map_shard
 from ray_unlearn.errors import MethodError, StudyError
 from ray_unlearn.generation import generate, open_job
+from ray_unlearn.methods.form import check_form
 from ray_unlearn.methods.resolve import method_of, resolve
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study import Study, parse_study
+from ray_unlearn.usercode.imports import read_script, script_function
+from ray_unlearn.usercode.sources import script_identity
 
 HEAD = "import torch\nimport torch.nn.functional as F\ndef unlearning(net, retain, forget, validation):\n    "
 BY_NAME = "for s in retain:\n        net.zero_grad(); F.cross_entropy(net(s['image']), s['age_group']).backward()\n"
@@ -143,6 +147,9 @@ def test_c_scripts_batches_of_pairs(tmp_path: Path):
         "for batch in retain: batch.to('cpu')",
         "x, y = retain.dataset[0]",
         "F.linear(next(iter(retain)), net.layer.weight)",
+        "for x, *y in retain: F.conv2d(x, torch.zeros(3, 3, 3, 3))",
+        "next(iter(retain))['label']",
+        "for s in retain: s['pixel_values'], s['labels']",
     ],
 )
 def test_c_scripts_that_expect_pairs_are_told_so(body: str, tmp_path: Path):
@@ -163,12 +170,135 @@ def test_c_scripts_that_expect_dicts_are_told_so(body: str, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("body", "error"),
-    [("[][3]", IndexError), ("{'a': 1}['b']", KeyError), ("int('x')", ValueError), ("None.to('cpu')", AttributeError)],
+    [
+        ("{'a': 1}['label_map']", KeyError),
+        ("open('/nowhere/at/all')", FileNotFoundError),
+        ("raise RuntimeError('Parent directory of all')", RuntimeError),
+        ("[][3]", IndexError),
+        ("{'a': 1}['b']", KeyError),
+        ("int('x')", ValueError),
+        ("None.to('cpu')", AttributeError),
+    ],
 )
 def test_c_scripts_own_errors_stay_their_own(body: str, error: type[Exception], tmp_path: Path):
     """Law: an error that has nothing to do with the batches' form is not explained away."""
     with pytest.raises(error):
         run(tmp_path, body, run_data(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "body", ["torch.load('weights.pth')", "torch.save({}, './output/best.pt')", "open('log/a.txt', 'w')"]
+)
+def test_a3_a_missing_folder_is_explained(body: str, tmp_path: Path):
+    """Law: a file that is missing in the working folder is said to be, since that is empty; and where others are."""
+    with pytest.raises(MethodError, match=r"\(mine\.py:4\); the working folder of a run is empty.*Path\(__file__\)"):
+        run(tmp_path, body, run_data(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["targets", "dataset", "indices"])
+def test_c_scripts_that_expect_another_data_set(name: str, tmp_path: Path):
+    """Law: an attribute of other data sets is answered with what an item is; one that would have no effect refused."""
+    with pytest.raises(AttributeError, match=f"no '{name}'; its items are a dict with image, image_id"):
+        run(tmp_path, f"retain.dataset.{name}", run_data(tmp_path))
+    with pytest.raises(AttributeError, match=r"'transform' of .* no effect; its items are \[image, label\]: wrap it"):
+        run(tmp_path, "retain.dataset.transform = None", run_data(tmp_path), batches="tuple")
+    run(tmp_path, "import copy; retain.dataset.mine = 3; copy.deepcopy(forget.dataset)[0]", run_data(tmp_path))
+
+
+FORMS = {
+    "net, Df, Dr, Dv": "whose Df would get the retain_loader",
+    "net, unlearn_loader, remain_loader, valid_loader": "whose unlearn_loader would get the retain_loader",
+    "model, train_forget_dl, train_retain_dl, valid_dl": "whose train_forget_dl would get the retain_loader",
+    "model, D_f, D_r, val": "whose D_f would get the retain_loader",
+    "retain_loader, forget_loader, val_loader, net": "whose retain_loader would get the net",
+    "net, retain, val, forget": "whose val would get the forget_loader",
+    "net, retainLoader, validationLoader, loader": "whose validationLoader would get the forget_loader",
+    "net, retain, forget, val, device": "(missing a required argument: 'device'); parameters after these four need",
+    "net, retain, forget": "(too many positional arguments)",
+    "net, *, retain, forget, val": "(too many positional arguments)",
+    "net, retain_loader, forget_loader, val_loader": "",
+    "model, Dr, Df, Dv": "",
+    "unlearned_model, keep, erase, test": "",
+    "student, remaining_dl, unlearning_dl, dev": "",
+    "net, train_loader, forget_loader, test_loader": "",
+    "net, retain_and_forget, forget_retain, forget_val": "",
+    "net, rloader, floader, vloader, device='cpu'": "",
+    "*loaders": "",
+}
+"""Parameters -> what is refused about them; nothing where they are taken."""
+
+
+@pytest.mark.parametrize("parameters", FORMS)
+def test_a10_names_of_parameters(parameters: str):
+    """Law: names that say another order, in the usual words, are refused, and no others are."""
+    found: dict[str, Any] = {}
+    exec(f"def unlearning({parameters}): pass", found)  # noqa: S102
+    if not FORMS[parameters]:
+        check_form("mine.py:unlearning", found["unlearning"])
+        return
+    with pytest.raises(MethodError) as caught:
+        check_form("mine.py:unlearning", found["unlearning"])
+    assert FORMS[parameters] in str(caught.value)
+
+
+@pytest.mark.parametrize("base", ["", "(torch.nn.Module)"])
+def test_c_scripts_that_are_classes(base: str):
+    """Law: a class is no function, also where it could be made with four arguments."""
+    found: dict[str, Any] = {"torch": torch}
+    exec(f"class unlearning{base}:\n    def __init__(self, net, retain, forget, val): pass", found)  # noqa: S102
+    with pytest.raises(MethodError, match=r"expected a function .* found a class; write a function that makes one"):
+        check_form("mine.py:unlearning", found["unlearning"])
+    found["made"] = lambda *four: None
+    check_form("mine.py:made", found["made"])
+
+
+COMMAND_LINE = """\
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument("--set", default="own")
+parser.add_argument("--lr", type=float, {more})
+arguments = parser.parse_args()
+
+
+def unlearning(net, *loaders):
+    net.kept.append((arguments.set, arguments.lr))
+"""
+
+
+def test_c_scripts_with_a_command_line(tmp_path: Path, monkeypatch):
+    """Law: a script parses a command line without arguments, never this program's; what it requires is explained."""
+    monkeypatch.setattr(sys, "argv", ["ray-unlearn", "generate", "study.yaml", "--set", "seed=3", "--lr", "2"])
+    before, source = list(sys.argv), COMMAND_LINE.format(more="default=0.1")
+    with script_function(f"{tmp_path}/mine.py:unlearning", source) as function:
+        assert sys.argv == [f"{tmp_path}/mine.py"]
+        function(net := Net())
+    assert (net.kept, sys.argv) == ([("own", 0.1)], before)
+    required = COMMAND_LINE.format(more="required=True")
+    with (
+        pytest.raises(MethodError, match=r"SystemExit: 2 \(mine\.py:5\); it ends Python .* defaults"),
+        script_function(f"{tmp_path}/mine.py:unlearning", required),
+    ):
+        pass
+    assert sys.argv == before
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xef\xbb\xbf# caf\xc3\xa9\n", b"# -*- coding: latin-1 -*-\n# caf\xe9\n", b"# caf\xc3\xa9\r\n"],
+    ids=["mark", "latin-1", "windows"],
+)
+def test_c_scripts_are_decoded_as_python_does(data: bytes, tmp_path: Path):
+    """Law: byte order mark, encoding line and Windows' line ends give Python's text, also in modules beside."""
+    (tmp_path / "mine.py").write_bytes(data + b"import beside\ndef unlearning(*four): pass\n")
+    (tmp_path / "beside.py").write_bytes(data)
+    source = read_script(f"{tmp_path}/mine.py:unlearning")
+    assert "# caf\u00e9\n" in source
+    assert list(script_identity(f"{tmp_path}/mine.py:unlearning", source)["modules"]) == ["beside.py"]
+    with script_function(f"{tmp_path}/mine.py:unlearning", source):
+        pass
+    (tmp_path / "mine.py").write_bytes(b"# caf\xe9\n")
+    with pytest.raises(MethodError, match=r"mine\.py cannot be read \('utf-8' codec|invalid or missing encoding"):
+        read_script(f"{tmp_path}/mine.py:unlearning")
 
 
 def test_c_scripts_unknown_option(tmp_path: Path):
@@ -177,6 +307,25 @@ def test_c_scripts_unknown_option(tmp_path: Path):
         run(tmp_path, "pass", run_data(tmp_path), batch="tuple")
     with pytest.raises(StudyError, match=r"populations\.mine\.batches: "):
         run(tmp_path, "pass", run_data(tmp_path), batches="pairs")
+
+
+# A3: files that runs share
+
+
+def test_a3_files_that_runs_share_are_said(tmp_path: Path, tiny: Callable[..., Study]):
+    """Law: a path in a place of the whole machine is warned of, once; relative ones and files beside the script not."""
+    for body, said in (
+        ("torch.save(net.state_dict(), '/tmp/best.pth'); torch.load('/tmp/best.pth')", "names '/tmp/best.pth', so"),
+        ('torch.save({}, f"/kaggle/working/{1}.pt")', "names '/kaggle/working/{1}.pt', so"),
+        ("import os; os.chdir(os.path.dirname(__file__))", "leaves its working folder, so"),
+        ("import os; torch.save({}, os.path.dirname(__file__) + '/best.pth')", "writes beside itself, so"),
+        ("torch.save({}, 'tmp/best.pth'); open('/home/me/weights.pth'); open(__file__)", ""),
+        ("pass\n    # os.chdir('/tmp/x')", ""),
+    ):
+        (tmp_path / "mine.py").write_text(HEAD + body + "\n")
+        mine = {"method": f"{tmp_path}/mine.py:unlearning", "noise_std": None, "count": 1}
+        lines = [line for line in open_job(tiny(populations={"finetune": mine})).remarks if "its runs share" in line]
+        assert [said in line for line in lines] == [True] * bool(said), body
 
 
 # A9: what the data do not know

@@ -398,7 +398,11 @@ KINDS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     "cut off": (lambda: saved(STATE)[:3000], ("a zip archive, as torch.save writes, but cut off",)),
     "cut off safetensors": (lambda: safetensors.torch.save(STATE)[:500], ("safetensors, but cut off",)),
     "empty": (lambda: b"", ("the file is empty",)),
-    "binary": (lambda: bytes(range(256)) * 4, ("w.pth: not weights that can be read safely (",)),
+    "binary": (
+        lambda: bytes(range(256)) * 4,
+        ("neither safetensors nor what torch.save writes; it begins with the byt",),
+    ),
+    "ONNX": (lambda: b"\x08\x07\x12\x07pytorch" + bytes(99), ("ONNX, a program with its weights",)),
 }
 
 
@@ -454,7 +458,27 @@ def pruned() -> State:
     return dict(net.state_dict())
 
 
+def test_c_weights_a_folder_names_its_files(tmp_path: Path):
+    """Law: a folder is refused with the weights in it, if there are any."""
+    with pytest.raises(ModelError, match=r"a folder; expected a weights file; none in it ends in \.safetensors, \.pth"):
+        models.open_weights(str(tmp_path))
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").touch()
+    with pytest.raises(
+        ModelError, match=r"a folder; expected a weights file; name a file in it: \S*/model\.safetensors$"
+    ):
+        models.open_weights(str(tmp_path))
+
+
 SPECIAL: dict[str, tuple[Callable[[], State], str]] = {
+    "parameters alone": (
+        lambda: dict(small().named_parameters()),
+        "parameters alone, without the running statistics of batch normalisation, which the model's outputs depend",
+    ),
+    "another name": (
+        lambda: {name.replace("14.", "head."): value for name, value in STATE.items()},
+        "no tensor '14.weight', which the model has (did you mean 'head.weight'?)",
+    ),
     "pruned": (
         pruned,
         "a pruned net, as torch.nn.utils.prune keeps them (0.weight_orig, 0.weight_mask): call prune.rem",

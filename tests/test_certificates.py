@@ -78,6 +78,30 @@ def test_the_authors_noise():
     assert found == pytest.approx(math.sqrt(published), rel=1e-6)
 
 
+@pytest.mark.parametrize("epsilon", [0.01, 0.1, 1.0, 2.8])
+@pytest.mark.parametrize("steps", [1, 10, 100])
+def test_the_papers_first_theorem(epsilon, steps):
+    """Law: without decay, sigma^2 = 9 log(1 / delta) / (epsilon^2 T) (C0 + eta C1 T)^2 is enough, and ours no larger.
+
+    The ratio depends on epsilon and delta alone: C0, C1, eta and T enter alike. The theorem is for epsilon up to
+    log(1 / delta) / 4, here 2.88; its conversion is rounder, so that ours is .54 (at .01) to .87 (at 2.8) of it.
+    """
+    sizes = {"rate": 0.01, "decay": 0.0, "start": 20.0, "gradient": 10.0}
+    theorem = math.sqrt(9 * math.log(1e5) / (epsilon**2 * steps)) * (20 + 0.01 * 10 * steps)
+    ratio = {0.01: 0.543, 0.1: 0.668, 1.0: 0.795, 2.8: 0.874}[epsilon]
+    assert std_by_clipped_gradients(epsilon, 1e-5, steps=steps, **sizes) / theorem == pytest.approx(ratio, abs=1e-3)
+    slope = 2 * (20 + 0.1 * steps) ** 2 / (theorem**2 * steps)
+    assert epsilon_of_slope(slope, 1e-5) <= epsilon
+
+
+def test_output_perturbation_as_the_authors_have_it():
+    """Law: trainer.py, dp-baseline: sigma^2 = 2 ln(1.25 / delta) (2 C0)^2 / epsilon^2 is enough; ours is the least."""
+    for epsilon in (0.1, 0.5, 1.0):
+        theirs = math.sqrt(2 * math.log(1.25 / 1e-5)) * 40.0 / epsilon
+        assert integrated_delta(epsilon, 40.0 / theirs) <= 1e-5
+        assert 0.6 < std_of_one_noise(epsilon, 1e-5, distance=40.0) / theirs < 0.8
+
+
 def test_a_step_that_overshoots_is_refused():
     """Law: rate times decay above 1 turns the weights around; no bound holds."""
     with pytest.raises(MethodError, match="noisy_lr times shrink: expected at most 1; found 2"):

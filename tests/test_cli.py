@@ -130,6 +130,10 @@ def test_methods_lists_all_with_their_options(capsys):
     page = capsys.readouterr().out
     assert page.startswith("finetune\n  ")
     assert "\n  lr = 0.001" in page
+    assert "  preset published_sparse: batch_size: 256, class_weights: none, augment: {crop: 4, flip: true}, " in page
+    assert "epochs: 10.0, lr: 0.01, schedule: constant, the rest as below  # as published" in page
+    assert "\n  schedule_per = epoch  # One of: epoch, batch. How often the rate changes (official: epoch).\n" in page
+    assert "\n  epochs = 1.0  # Passes over the set; fractions stop inside an epoch.\n" in page
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
     *rows, script, _, _ = lines

@@ -12,7 +12,7 @@ from ray_unlearn.generation import generate
 from ray_unlearn.monitor import TimeLeft
 from ray_unlearn.monitor.console import ConsoleSink
 from ray_unlearn.run.outcome import Outcome, WorkerInfo
-from ray_unlearn.schedule.events import Event, Failed, Made, Retried, Started
+from ray_unlearn.schedule.events import Ended, Event, Failed, Made, Retried, Started
 from ray_unlearn.schedule.pool import Lost, Ready
 from ray_unlearn.study import Run
 
@@ -66,6 +66,8 @@ def test_runs_made_earlier_are_a_first_estimate():
     assert left.seconds(1.0) == 9.5
     left.note(Lost(1, "killed"), 1.0)
     assert left.seconds(1.0) == 19.0
+    left.note(Ended("other", [Run(population="other", index=index) for index in range(10)], "all fail alike"), 1.0)
+    assert left.seconds(1.0) == 9.0
     assert TimeLeft({"finetune": 1}).seconds(0.0) is None
 
 

@@ -16,15 +16,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import TINY, merged
 from PIL import Image
 from pyarrow import fs
 from samples import column, encoded, picture, prepare, write_parquet
 
-from ray_unlearn.data.class_names import in_order, is_split
+from ray_unlearn.data.class_names import alike, in_order, is_split, remark_on
 from ray_unlearn.data.copies import copies
 from ray_unlearn.data.decode import decode
 from ray_unlearn.data.folders import open_class_folders, open_competition
+from ray_unlearn.data.id_lists import read_ids
 from ray_unlearn.data.parquet import open_parquet
 from ray_unlearn.data.shards import Example, encode_shard, map_shard
 from ray_unlearn.data.study_data import StudyData, prepare_study
@@ -318,8 +320,7 @@ def test_booleans_are_two_classes_and_halves_none(tmp_path: Path):
     [
         ("x.npz", r"x\.npz: not a readable \.npz file"),
         ("x.npy", r"this is a NumPy file, not a folder; name its folder, with data\.npy and label\.npy in it"),
-        ("x.tar", "this is an archive, not a folder; unpack it"),
-        ("x.tar.gz", "this is an archive, not a folder; unpack it"),
+        ("x.tar.gz", "this is a compressed archive, not a folder; unpack it"),
         ("x.zip", "this is a zip archive, not a folder; unzip it"),
         ("x.arrow", r"this is an Arrow file, not a folder; write it as Parquet: datasets"),
         ("x.csv", r"x\.csv: no column with the images' paths; name it by data\.columns: \{path: \.\.\.\}"),
@@ -347,12 +348,18 @@ def test_a_file_is_called_what_it_is(name: str, said: str, tmp_path: Path):
         (["data.mdb", "lock.mdb"], "LMDB"),
         (["data_batch_1", "batches.meta"], r"CIFAR-10's pickles; write data\.train: \{format: cifar10, path: "),
         (["cifar-10-batches-py/data_batch_1"], "CIFAR-10's pickles"),
-        ([], "no images in class folders"),
+        ([], "no images in class folders; expected .*; 1 file such as 'placeholder' are in no class folder"),
+        (["data/train-0.parquet", "README.md"], r"it holds Parquet files: name them, as \S*other/data/\*\.parquet"),
+        (["metadata.csv", "0.png"], r"it holds metadata\.csv: where that names images and classes, name it, \S*csv$"),
+        (["train-images-idx3-ubyte.gz"], r"it holds MNIST's files: write them as \.npz"),
+        (["cat.0.png", "cat.1.png"], r"3 files such as 'cat\.0\.png' are in no class folder"),
+        (["a/0.ico", "b/0.ico", "b/1.tga", "-placeholder"], r"found 2 \.ico, 1 \.tga"),
     ],
 )
 def test_a_folder_of_another_library_is_named(files: list[str], said: str, tmp_path: Path):
     """Law: the same for folders."""
-    for name in ["other/placeholder", *(f"other/{name}" for name in files)]:
+    names = [f"other/{name}" for name in ["placeholder", *files]]
+    for name in names[1:-1] if files[-1:] == ["-placeholder"] else names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(DataError, match=said):
@@ -461,3 +468,54 @@ def test_lists_that_name_nothing_are_refused(name: str, content: Any, said: str,
         forget = {"ids": ids_file(tmp_path, name, content)}
     with pytest.raises(DataError, match=said):
         data_of(tmp_path, str(file), columns={"id": "key"}, forget=forget)
+
+
+@pytest.mark.parametrize(
+    ("names", "label", "said"),
+    [
+        (
+            ["class0", "class1", "class10", "class2"],
+            2,
+            "sorted as text, 'class10'; if 'class2' is meant, write the name",
+        ),
+        (["1.0", "10.0", "2.0"], 1, "'10.0'; if '2.0' is meant"),
+        (["0-2", "10-12", "3-6"], 1, "'10-12'; if '3-6' is meant"),
+        (["class0", "class1", "class10", "class2"], 1, ""),
+        (["0", "1", "2", "10"], 2, ""),
+        (["plane", "car", "bird"], 1, ""),
+        (["class0", "class1", "class10"], "class10", ""),
+    ],
+)
+def test_a5_a_number_of_a_class_with_numbers_in_its_name(names: list[str], label: int | str, said: str):
+    """Law: a number is warned of where the numbers in the names would give another class, and only there."""
+    remark = remark_on(label, names)
+    assert said in remark
+    assert bool(said) == bool(remark)
+
+
+def test_class_names_that_look_alike():
+    """Law: capitals and blanks make two classes, which is said."""
+    said = "data.train: classes 'cat' and 'Cat ' are two, though only capitals or blanks differ"
+    assert alike(["cat", "dog", "Cat "]) == said
+    assert alike(["cat", "cats"]) == ""
+
+
+def test_a_class_without_a_test_image_is_said(tmp_path: Path):
+    """Law: one warning names classes that are trained on and not tested; a whole test set, and none, give none."""
+    folder_of(tmp_path / "train", {"a": 4, "b": 4, "c": 4})
+    folder_of(tmp_path / "test", {"a": 2}, start=50)
+    folder_of(tmp_path / "whole", {"a": 1, "b": 1, "c": 1}, start=60)
+    lines = data_of(tmp_path, str(tmp_path / "train"), test=str(tmp_path / "test")).warnings
+    assert [line for line in lines if "data.test" in line] == [
+        "data.test: no image of 2 classes that data.train has (b, c)"
+    ]
+    lines = data_of(tmp_path, str(tmp_path / "train"), test=str(tmp_path / "whole")).warnings
+    assert [line for line in lines if "data.test" in line] == []
+
+
+@pytest.mark.parametrize("name", ["forget_idx.pt", "forget.pkl"])
+def test_a_pickled_list_of_ids_is_named(name: str, tmp_path: Path):
+    """Law: a list that torch.save or pickle wrote is called what it is, with what to write instead."""
+    torch.save(torch.arange(3), tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name}: a pickle, which may run code when read; write .* by numpy\.save"):
+        read_ids(str(tmp_path / name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -91,7 +92,27 @@ def ask(place: Path, tmp_path: Path) -> Ask:
     return make
 
 
-def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask, tmp_path: Path):
+def shown(markup: str) -> np.ndarray:
+    """Return the first picture of a piece of a page."""
+    data = markup.split("data:image/png;base64,")[1].split('"', maxsplit=1)[0]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+def check_images_of_the_report(study: Path, place: Path) -> None:
+    """Law: pictures of the images forgotten worst are on the report where they are asked for, and only there."""
+    page = study.parent / "with_images.html"
+    assert "data:image" not in (study.parent / "deletion/report.html").read_text()
+    assert main(["report", str(study), "--images", "--output", str(page)]) == 0
+    cells = page.read_text().split('<div class="thumbs">')[1].split("</figure>")[0].split("<div>")[1:]
+    images = ru.results(load_study(study)).images.query("population == 'unlearned'")
+    order = images.sort_values("epsilon", ascending=False, kind="stable").image_id.tolist()
+    assert [re.search(r"(\w+/\d+\.png)</small>", cell)[1] for cell in cells] == order  # type: ignore[index]
+    for cell, name in zip(cells, order, strict=True):
+        np.testing.assert_array_equal(shown(cell), np.asarray(Image.open(place / "photos" / name)))
+    assert main(["report", str(study), "--images", "--format", "csv"]) == 2
+
+
+def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask, place: Path, tmp_path: Path):
     """Law: the model is unlearned run 0 in both files; the page names each image, what was tested, and its limits."""
     said: list[str] = []
     found = ask(most=5, say=said.append)
@@ -116,6 +137,7 @@ def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask,
     assert [one.image_id for one in found.findings.images] == FORGOTTEN
     assert all(one.epsilon is not None for one in found.findings.images)
     assert found._repr_html_().startswith("<iframe srcdoc=")
+    check_images_of_the_report(out / "study.yaml", place)
     again = ask(most=5)  # the same request in the same folder: nothing is made, the same is written
     assert again.page.read_text() == page
     study = load_study(out / "study.yaml")
@@ -130,8 +152,8 @@ def test_without_retrained_models_there_is_a_page_that_claims_nothing(ask: Ask):
     found = ask(budget="2s", training=TRAINING | {"epochs": 200_000})
     page = found.page.read_text()
     assert "so this is no evidence of forgetting yet" in words.verdict(found.findings)
-    assert "no model was retrained: one would take about" in page
-    assert "Nothing was tested: there are 1 unlearned model and 0 retrained" in page
+    assert "No model was retrained: one would take about" in page
+    assert "Nothing was tested, with 1 unlearned model and 0 retrained" in page
     assert found.findings.images[0].retrained is None
     assert "not compared" in page
 
@@ -142,9 +164,7 @@ def test_thumbnails_are_the_forgotten_images(ask: Ask, place: Path):
     rows = page.split("<tr>")
     for name in FORGOTTEN:
         (row,) = [one for one in rows if f">{name}<" in one]
-        data = row.split("data:image/png;base64,")[1].split('"')[0]
-        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
-        np.testing.assert_array_equal(shown, np.asarray(Image.open(place / "photos" / name)))
+        np.testing.assert_array_equal(shown(row), np.asarray(Image.open(place / "photos" / name)))
 
 
 def test_a_model_that_is_not_what_it_is_taken_for_is_refused(ask: Ask, tmp_path: Path):
@@ -152,10 +172,16 @@ def test_a_model_that_is_not_what_it_is_taken_for_is_refused(ask: Ask, tmp_path:
     torch.manual_seed(0)
     torch.save(small_cnn(2).state_dict(), tmp_path / "untrained.pth")
     with pytest.raises(ModelError, match=r"untrained.pth: accuracy .* near chance .* check data.image_size"):
-        ask(model=str(tmp_path / "untrained.pth"), out=tmp_path / "a")
+        ask(model=str(tmp_path / "untrained.pth"), out=tmp_path / "a", expect_accuracy=0.9)
     with pytest.raises(ModelError, match=r"expected 30.0 % on held-out images \(expect_accuracy\)"):
         ask(expect_accuracy=0.3, out=tmp_path / "b")
+    wrong = {"mean": [0.9, 0.9, 0.9], "std": [0.25, 0.25, 0.25]}
+    with pytest.raises(ModelError, match=r"is \d+\.\d % with this data.normalize, and .* give --normalize 'standard'"):
+        ask(normalize=wrong, out=tmp_path / "c")
+    assert not list(tmp_path.glob("*/deletion/original/*"))
     assert not list(tmp_path.glob("*/deletion/unlearned/*/record.json"))
+    standard = "{mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}"
+    assert ask(normalize=standard, out=tmp_path / "c", budget="1s").model.exists()  # the corrected one, same folder
 
 
 def test_the_original_is_never_written_over(ask: Ask, place: Path, tmp_path: Path):
@@ -167,6 +193,41 @@ def test_the_original_is_never_written_over(ask: Ask, place: Path, tmp_path: Pat
         ask(model=str(original))
     assert original.read_bytes() == (place / "model.pth").read_bytes()
     assert not (tmp_path / "out/deletion").exists()
+
+
+def test_a_file_of_another_origin_is_never_written_over(ask: Ask, tmp_path: Path):
+    """Law: a model that the request did not write, or that was changed since, stays; the refusal says what to do."""
+    strange = tmp_path / "out/model.safetensors"
+    strange.parent.mkdir()
+    strange.write_bytes(b"of another request")
+    with pytest.raises(
+        StudyError, match=r"out/model.safetensors: the unlearned model would be written over it, but SHA"
+    ):
+        ask(budget="1s")
+    assert strange.read_bytes() == b"of another request"
+    assert not (tmp_path / "out/deletion").exists()
+    strange.unlink()
+    ours = ask(budget="1s").model
+    assert ask(budget="1s").model.read_bytes() == ours.read_bytes()  # its own file it may replace
+    ours.write_bytes(b"the user's, saved under the same name")
+    with pytest.raises(StudyError, match=r"out/model.pth: .* move it away, or choose another folder"):
+        ask(budget="1s")
+    assert ours.read_bytes() == b"the user's, saved under the same name"
+
+
+def test_retrained_models_that_fail_leave_a_page_of_what_is_there(ask: Ask, tmp_path: Path, capsys):
+    """Law: the page states the evidence that there is, and why there is no more; the command ends with 3."""
+    found = ask(most=2, training=TRAINING | {"lr": 1e9, "weight_decay": 1.0})
+    assert "could not be made, so this is the evidence of those that were made" in found.failed
+    assert f"`ray-unlearn logs {tmp_path}/out/study.yaml retrained/00000` shows the traceback" in found.failed
+    page = found.page.read_text()
+    assert "could not be made, so this is the evidence" in page
+    assert "so this is no evidence of forgetting yet" in page
+    assert found.model.exists()
+    assert main(["forget", f"{tmp_path}/out/study.yaml", "--budget", "10m", "--backend", "inline"]) == 3
+    captured = capsys.readouterr()
+    assert "deletion.html" in captured.out
+    assert "could not be made" in captured.err
 
 
 def test_a_refused_value_leaves_the_folder_to_the_corrected_request(ask: Ask, place: Path, tmp_path: Path, capsys):
@@ -258,7 +319,13 @@ def test_the_verdict_follows_the_test_and_names_lost_accuracy(ask: Ask):
     assert found.scores is not None
     tests = {name: one.model_copy(update={"p": 0.01, "adjusted": 0.02}) for name, one in found.scores.tests.items()}
     apart = replace(found, scores=found.scores.model_copy(update={"tests": tests}))
-    assert words.verdict(apart).startswith("Not forgotten as if never seen")
+    sure, unsure = (replace(found.sides["unlearned"], confidence=value) for value in (0.99, 0.0))
+    assert words.verdict(replace(apart, sides=found.sides | {"unlearned": sure})).startswith(
+        "Not forgotten as if never"
+    )
+    assert words.verdict(replace(apart, sides=found.sides | {"unlearned": unsure})).startswith(
+        "Changed beyond forgetting"
+    )
     alike = {name: one.model_copy(update={"p": 0.5, "adjusted": 0.9}) for name, one in tests.items()}
     same = replace(found, scores=found.scores.model_copy(update={"tests": alike}))
     assert words.verdict(same).startswith("No difference was found")

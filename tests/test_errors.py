@@ -11,7 +11,7 @@ import signal
 import pytest
 
 from ray_unlearn import errors
-from ray_unlearn.errors import Interrupted, RayUnlearnError, did_you_mean
+from ray_unlearn.errors import Interrupted, RayUnlearnError, did_you_mean, first_line
 
 CLASSES = {
     name: value
@@ -88,3 +88,17 @@ def test_no_run_can_swallow_an_interruption() -> None:
 def test_a_hint_is_the_nearest_name_or_the_first_twelve(found: str, valid: list[str], hint: str) -> None:
     """One near name, else what there is, in order; nothing where there is nothing."""
     assert did_you_mean(found, valid) == hint
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (ValueError("\n one\rtwo"), "one"),
+        (ValueError(), "ValueError"),
+        (OSError(" \n"), "OSError"),
+    ],
+)
+def test_an_error_always_has_a_first_line(error: Exception, line: str):
+    """Law: its text's, or its type's name where there is no text but spaces."""
+    assert first_line(error) == line

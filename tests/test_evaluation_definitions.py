@@ -7,16 +7,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from ray_unlearn.evaluation.attack_tables import DELTA
+from ray_unlearn.evaluation.epsilon import example_epsilons
+from ray_unlearn.evaluation.lower_bounds import epsilon_lower_bounds
+from ray_unlearn.evaluation.measures import MEASURES, lira, shadow_rmia
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality, num_buckets
 from ray_unlearn.evaluation.measures.klom import klom
+from ray_unlearn.evaluation.measures.logistic_attack import simple_attack
+from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.measures.rmia import rmia
 from ray_unlearn.evaluation.measures.shift_and_spread import shift_and_spread
+from ray_unlearn.evaluation.measures.svc_efficacy import svc_forget_efficacy
 from ray_unlearn.evaluation.measures.u_lira import VARIANCE_FLOOR, u_lira
+from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
+from ray_unlearn.evaluation.permutation import permutation_tests
+from ray_unlearn.evaluation.roc import roc
+from ray_unlearn.evaluation.shadow_fits import ShadowFit, Side
 
 Vectors = tuple[np.ndarray, np.ndarray]
 
@@ -49,12 +61,18 @@ def saturated(rng: np.random.Generator) -> Vectors:
     return ends, np.where(rng.random((12, 4)) < 0.3, rng.normal(size=(12, 4)), -ends)
 
 
+def two_classes(rng: np.random.Generator) -> Vectors:
+    """Return images of two classes whose phi lie at opposite ends, so that all pooled images have two modes."""
+    classes = np.where(np.arange(6) % 2, 4.0, -4.0)
+    return classes + rng.normal(size=(10, 6)), classes + 0.1 * rng.normal(size=(10, 6))
+
+
 def one_image(rng: np.random.Generator) -> Vectors:
     """Return one image."""
     return rng.normal(1.0, 1.0, size=(9, 1)), rng.normal(size=(9, 1))
 
 
-VECTORS = [ties, constants, three_runs, many_runs, saturated, one_image]
+VECTORS = [ties, constants, three_runs, many_runs, saturated, two_classes, one_image]
 hard = pytest.mark.parametrize("vectors", VECTORS, ids=lambda vectors: vectors.__name__)
 
 
@@ -161,3 +179,199 @@ def test_shift_and_spread_are_means_and_standard_deviations(
             assert found.log_spread_ratio[image] == pytest.approx(math.log(own / sd), abs=1e-9)
         else:
             assert np.isneginf(found.log_spread_ratio[image])
+
+
+@hard
+def test_epsilon_is_the_largest_over_all_intervals(vectors: Callable[[np.random.Generator], Vectors]) -> None:
+    """Interval by interval: both directions, log((1 - delta - one error) / the other), the official rules for zeros."""
+    unlearned, retrained = vectors(np.random.default_rng(5))
+    found = example_epsilons(unlearned[:24], retrained[:24], mode="exact")
+    for image in range(unlearned.shape[1]):
+        ours, theirs = (np.sort(side[:24, image]) for side in (unlearned, retrained))
+        ranges = sorted(np.ptp(side) for side in (ours, theirs))
+        if ranges[1] == 0 or ranges[0] / ranges[1] < 0.01:
+            assert (found.epsilon_E[image], found.guarded_E[image]) == (50, True)
+            continue
+        cuts = [-np.inf, *np.unique(np.concatenate([ours, theirs])), np.inf]
+        best = 0.0
+        for low in range(len(cuts) - 1):
+            for high in range(low, len(cuts) - 1):
+                u, r = (((side >= cuts[low]) & (side <= cuts[high])).mean() for side in (ours, theirs))
+                for fpr, fnr in ((u, 1 - r), (r, 1 - u)):
+                    best = max(best, attack_epsilon(round(fpr, 9), round(fnr, 9)))
+        assert found.epsilon_E[image] == pytest.approx(min(best, 50.0), abs=1e-5)
+
+
+def attack_epsilon(fpr: float, fnr: float) -> float:
+    """Return an attack's epsilon after the official rules."""
+    if fpr == fnr == 0:
+        return 50.0
+    if fpr == 0 or fnr == 0:
+        return 0.0  # dropped
+    terms = [math.log((1 - DELTA - a) / b) for a, b in ((fpr, fnr), (fnr, fpr)) if 1 - DELTA - a > 0]
+    return max(terms, default=0.0)
+
+
+@hard
+def test_lira_is_a_ratio_of_gaussians_of_medians(vectors: Callable[[np.random.Generator], Vectors]) -> None:
+    """As the authors' program: medians, standard deviations (ddof 0) plus 1e-30, of each image or of all at once."""
+    rng = np.random.default_rng(6)
+    inside, outside = vectors(rng)
+    target = vectors(rng)[0][:3]
+    fit = fit_of(inside, outside)
+    for one_variance in (False, True):
+        online = lira.online(target, fit, one_variance=one_variance)
+        offline = lira.offline(target, fit, one_variance=one_variance)
+        for model, image in np.ndindex(target.shape):
+            sides = []
+            for side in (inside, outside):
+                values = side.ravel() if one_variance else side[:, image]
+                sd = math.sqrt(sum((v - values.mean()) ** 2 for v in values) / len(values)) + 1e-30
+                sides.append((sorted_median(side[:, image]), sd))
+            spread = sides[0][1]  # of all images at once, the program takes that of the models inside twice
+            both = [(middle, spread if one_variance else sd) for middle, sd in sides]
+            densities = [stats.norm.logpdf(target[model, image], *side) for side in both]
+            if sides[0][1] > 1e-9 and sides[1][1] > 1e-9:
+                assert online[model, image] == pytest.approx(densities[0] - densities[1], rel=1e-9, abs=1e-9)
+                z = (target[model, image] - sides[1][0]) / sides[1][1]
+                assert offline[model, image] == pytest.approx(z, rel=1e-9, abs=1e-9)
+            else:  # a constant: infinitely far, but on the right side, and a number
+                assert np.isfinite([online[model, image], offline[model, image]]).all()
+                assert np.sign(offline[model, image]) == np.sign(target[model, image] - sides[1][0])
+
+
+def sorted_median(values: np.ndarray) -> float:
+    """Return the value in the middle, or the mean of two."""
+    ordered = sorted(values.tolist())
+    return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
+
+
+def fit_of(inside: np.ndarray, outside: np.ndarray) -> ShadowFit:
+    """Return what shadows with these phi make of the images."""
+    sides = [Side(median_N=np.median(a, 0), sd_N=a.std(0), probability_N=sigmoid(a).mean(0)) for a in (inside, outside)]
+    return ShadowFit(
+        inside=sides[0],
+        outside=sides[1],
+        pairs=len(inside),
+        inside_spread=float(inside.std()),
+        outside_spread=float(outside.std()),
+    )
+
+
+def sigmoid(phi: np.ndarray) -> np.ndarray:
+    """Return probabilities."""
+    return np.asarray(1 / (1 + np.exp(-phi)))
+
+
+@hard
+def test_shadow_rmia_divides_by_the_mean_of_both_sides(vectors: Callable[[np.random.Generator], Vectors]) -> None:
+    """Online p / ((mean inside + mean outside) / 2), offline p / (((1 + a) mean outside + 1 - a) / 2), a = 0.3."""
+    rng = np.random.default_rng(7)
+    inside, outside = vectors(rng)
+    target, fit = vectors(rng)[0][:3], fit_of(inside, outside)
+    online, offline = (shadow_rmia.relative(target, fit, both_sides=both) for both in (True, False))
+    for model, image in np.ndindex(target.shape):
+        p, p_in, p_out = (
+            np.mean([1 / (1 + math.exp(-v)) for v in values])
+            for values in (target[model, [image]], inside[:, image], outside[:, image])
+        )
+        assert online[model, image] == pytest.approx(p / ((p_in + p_out) / 2), rel=1e-9)
+        assert offline[model, image] == pytest.approx(p / ((1.3 * p_out + 0.7) / 2), rel=1e-9)
+
+
+@hard
+def test_ratios_the_score_and_tow_are_products_of_accuracies(
+    vectors: Callable[[np.random.Generator], Vectors],
+) -> None:
+    """An image is right where phi is above 0; accuracies of each run, and their means, counted one by one."""
+    unlearned, retrained = vectors(np.random.default_rng(8))
+    pair = Pair(*(outputs_of(side) for side in (unlearned, retrained)), "exact", lambda: np.random.default_rng(0))
+    ours, theirs = ([sum(v > 0 for v in row) / len(row) for row in side.tolist()] for side in (unlearned, retrained))
+    mean, other = sum(ours) / len(ours), sum(theirs) / len(theirs)
+    values = {name: MEASURES[name].compute(pair) for name in ("retain_ratio", "test_ratio", "score", "tug_of_war")}
+    tow = sum((1 - abs(one - other)) ** 3 for one in ours) / len(ours)
+    assert values["tug_of_war"] == pytest.approx(tow)
+    if not other:
+        assert (values["retain_ratio"], values["test_ratio"], values["score"]) == (None, None, None)
+        return
+    f = forgetting_quality(unlearned, retrained, "exact").score
+    assert values["retain_ratio"] == values["test_ratio"] == pytest.approx(mean / other)
+    assert values["score"] == pytest.approx(f * (mean / other) ** 2)
+
+
+def outputs_of(phi_RN: np.ndarray) -> Outputs:
+    """Return outputs with these phi on every split."""
+    split = SplitOutputs(np.arange(phi_RN.shape[1]), np.zeros(phi_RN.shape[1], np.int64), phi_RN, phi_RN > 0)
+    nothing: Any = (None,) * len(phi_RN)
+    return Outputs("a", nothing, dict.fromkeys(("forget", "retain", "test"), split))
+
+
+@pytest.mark.parametrize("vectors", [ties, saturated, two_classes], ids=lambda vectors: vectors.__name__)
+def test_attacks_on_one_model_are_scikit_learns(vectors: Callable[[np.random.Generator], Vectors]) -> None:
+    """Logistic regression by ten splits, and an SVC's share of "test", on losses and probabilities that tie."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
+    from sklearn.svm import SVC
+
+    forget, test = (side.ravel()[:40] for side in vectors(np.random.default_rng(9)))
+    losses, labels = np.logaddexp(0, -np.concatenate([forget, test]))[:, None], np.repeat([1, 0], 40)
+    splits = StratifiedShuffleSplit(n_splits=10, random_state=0)
+    expected = cross_val_score(LogisticRegression(), losses, labels, cv=splits, scoring="accuracy").mean()
+    assert simple_attack(*np.split(losses[:, 0], 2), np.random.default_rng(0)) == pytest.approx(expected, abs=1e-12)
+    p_retain, p_test, p_forget = sigmoid(forget + 1), sigmoid(test), sigmoid(forget)
+    svc = SVC(C=3, gamma="auto", kernel="rbf").fit(np.concatenate([p_retain, p_test])[:, None], labels)
+    share = (svc.predict(p_forget[:, None]) == 0).mean()
+    assert svc_forget_efficacy(p_retain, p_test, p_forget, np.random.default_rng(0)) == share
+
+
+@hard
+def test_the_energy_distance_is_a_sum_over_pairs_of_models(vectors: Callable[[np.random.Generator], Vectors]) -> None:
+    """2 E|x - y| - E|x - x'| - E|y - y'|, and squared log ratios of variances, of phi standardised over all models."""
+    unlearned, retrained = (side[:12] for side in vectors(np.random.default_rng(10)))
+    pooled = np.concatenate([unlearned, retrained])
+    varies = [image for image in range(pooled.shape[1]) if len(set(pooled[:, image].tolist())) > 1]
+    z = (pooled[:, varies] - pooled[:, varies].mean(0)) / pooled[:, varies].std(0)
+    ours, theirs = z[: len(unlearned)].tolist(), z[len(unlearned) :].tolist()
+
+    def mean(one: list[list[float]], other: list[list[float]]) -> float:
+        return sum(math.dist(a, b) for a in one for b in other) / (len(one) * len(other))
+
+    found = permutation_tests(unlearned, retrained, np.random.default_rng(0), permutations=1)
+    expected = 2 * mean(ours, theirs) - mean(ours, ours) - mean(theirs, theirs)
+    assert found["energy"].statistic == pytest.approx(expected, abs=1e-6)
+    logs = []
+    for image in range(len(varies)):
+        variances = [max(np.var([row[image] for row in side], ddof=1), 1e-4) for side in (ours, theirs)]
+        logs.append(math.log(variances[0] / variances[1]) ** 2)
+    assert found["log_variance"].statistic == pytest.approx(sum(logs) / len(logs), rel=1e-6, abs=1e-9)
+
+
+@hard
+def test_an_area_is_the_share_of_pairs_in_order(vectors: Callable[[np.random.Generator], Vectors]) -> None:
+    """Pairs of a positive and a negative: 1 where the positive is above, 1/2 where they tie; rates by counting."""
+    positives, negatives = (side.ravel()[:60] for side in vectors(np.random.default_rng(11)))
+    found = roc(positives, negatives)
+    wins = [(p > n) + (p == n) / 2 for p in positives for n in negatives]
+    assert found.auc == pytest.approx(sum(wins) / len(wins))
+    for fpr in (0.0, 0.01, 0.1, 0.5):
+        rates = [
+            ((positives >= t).mean() if (negatives >= t).mean() <= fpr else 0.0)
+            for t in np.append(positives, negatives)
+        ]
+        assert found.tpr_at(fpr) == pytest.approx(max(rates))
+
+
+@hard
+def test_no_lower_bound_exceeds_what_errors_allow(vectors: Callable[[np.random.Generator], Vectors]) -> None:
+    """Without any error on M and K judged models: log((1 - delta - a) / b), a and b by 1 - 0.025^(1 / M)."""
+    unlearned, retrained = vectors(np.random.default_rng(12))
+    if len(unlearned) < 4:
+        return
+    found = epsilon_lower_bounds(unlearned, retrained, np.random.default_rng(0))
+    judged = len(unlearned) - len(unlearned) // 2
+    rate = 1 - (0.025 / unlearned.shape[1]) ** (1 / judged)
+    assert found.ceiling == pytest.approx(max(0.0, math.log((1 - DELTA - rate) / rate)), abs=1e-9)
+    assert (found.all_E <= found.each_E + 1e-12).all()
+    assert found.all_E.max() <= found.ceiling
+    same = epsilon_lower_bounds(retrained, retrained, np.random.default_rng(0))
+    assert not same.all_E.any()

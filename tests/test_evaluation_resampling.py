@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -118,6 +119,17 @@ def test_the_error_of_f_has_two_parts(mode):
     assert found.se**2 == pytest.approx(4 * SHARED[mode] * (total - tenth) + APART[mode] * tenth)
     assert SHARED_DF <= found.df < 12
     assert standard_error("score", draws, drawn, mode).se == pytest.approx(found.se / 2)
+
+
+@pytest.mark.parametrize(("mode", "factor"), [("parity", 1.0), ("exact", 0.5)])
+def test_in_exact_the_error_follows_how_far_images_lie_apart(mode, factor):
+    """Law: points 0, 1 on subsets have a variance of 1/4, and 0, sqrt(1/2) of all runs 1/8: a half of it."""
+    drawn = Subsets(pairs=[], factor=4.0, units=32, over_originals=False)
+    points_KE = np.array([[0.0, 1.0], [1.0, 0.0]] * 10)
+    draws = Draws(values={"forgetting_quality": points_KE.mean(axis=1)}, points_KE=points_KE)
+    known = replace(draws, points_E=np.array([0.0, 0.5**0.5]))
+    both = [standard_error("forgetting_quality", one, drawn, mode).apart for one in (known, draws)]
+    assert both[0] ** 2 == pytest.approx(factor * both[1] ** 2)
 
 
 def test_over_originals_the_jackknife_is_alone():

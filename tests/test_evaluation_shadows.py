@@ -27,6 +27,7 @@ from evaluated import (
 from scipy.stats import norm
 
 from ray_unlearn.errors import DataError, EvaluationError, StoreError, StudyError
+from ray_unlearn.evaluation import shadow_scores
 from ray_unlearn.evaluation import shadows as shadows_module
 from ray_unlearn.evaluation.confidence import probability_of
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores
@@ -274,8 +275,11 @@ def test_fits_in_blocks_are_those_of_all_images_at_once(tmp_path: Path, monkeypa
     records = store.made("shadows")
     pairs = list(pairs_of(store, "shadows", records, SIZES))
     monkeypatch.setattr(shadows_module, "BLOCK_BYTES", 7 * 16 * 6)  # seven images of six pairs
-    with ShadowPhi(store, "shadows", records, SIZES) as phi:
-        found = {False: phi.fits(), True: phi.fits(without_last=True)}
+    found = {}
+    for without_last in (False, True):
+        kept = {index: record for index, record in records.items() if not without_last or index < len(records) - 2}
+        with ShadowPhi(store, "shadows", kept, SIZES) as phi:
+            found[without_last] = phi.fits()
     for without_last, fits in found.items():
         used = pairs[:-1] if without_last else pairs
         for split in SIZES:
@@ -518,6 +522,31 @@ def test_more_shadows_score_their_parts_anew(tmp_path: Path):
     more, _ = shadow_store(tmp_path, counts | {"shadows": 10})
     evaluate(more, store, log=log.append)
     assert log[0] == "1 of 5 parts are unchanged"
+
+
+def test_shadows_are_fitted_once_for_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Law: original, method and null take the fits that the first of them made, and no number changes."""
+    fitted: list[int] = []
+
+    class Counted(ShadowPhi):
+        def fits(self, **wanted: Any) -> Any:
+            fitted.append(self.pairs)
+            return super().fits(**wanted)
+
+    class Never(dict[Any, Any]):
+        def __contains__(self, key: object) -> bool:
+            return False
+
+    monkeypatch.setattr(shadow_scores, "ShadowPhi", Counted)
+    study, store = shadow_store(tmp_path, {"original": 1, "retrained": 8, "finetune": 8, "shadows": 8})
+    monkeypatch.setattr(shadow_scores, "_KNOWN", {})
+    once = evaluate(study, store)
+    assert sorted(fitted) == [3, 4]  # the last pair is a target, and is left out there
+    for part in (tmp_path / study.name / "scores").rglob("*"):
+        part.unlink() if part.is_file() else None
+    monkeypatch.setattr(shadow_scores, "_KNOWN", Never())
+    assert evaluate(study, store) == once
+    assert sorted(fitted[2:]) == [3, 4, 4, 4]
 
 
 # Forget sets by memorisation

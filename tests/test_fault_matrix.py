@@ -31,21 +31,20 @@ STRESS = Path(__file__).resolve().parent / "stress"
 sys.path.insert(0, str(STRESS))
 import faults  # noqa: E402 - these are scripts, not a package
 
-COUNT = 10
+COUNT = 5
 
 
 def write_study(folder: Path, **execution: Any) -> Path:
     """Write a study of one imported original and COUNT runs that obey orders; return its file."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("faults.py", "chaos_method.py"):
-        shutil.copy(STRESS / name, folder)
+    shutil.copy(STRESS / "faults.py", folder)
     shutil.copy(STRESS / "chaos_net.py", folder / "obeying.py")  # chaos_net is on this process's path already
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_file(small_cnn(10, width=4).state_dict(), folder / "original.safetensors")
     populations = {
         "original": {"weights": str(folder / "original.safetensors")},
-        "mine": {"method": f"{folder / 'chaos_method.py'}:unlearning", "count": COUNT},
+        "mine": {"method": "finetune", "count": COUNT, "noise_std": 0.01},
     }
     model = {"arch": "obeying:make", "options": {"width": 4}}
     changes = {"storage": str(folder / "store"), "model": model, "execution": {"max_attempts": 9, **execution}}

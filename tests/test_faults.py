@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import payload_bytes
 from forks import start
-from slow import records_in, slow_study
+from slow import hurry, records_in, slow_study
 
 from ray_unlearn.cli import main
 from ray_unlearn.generation import generate
@@ -62,6 +62,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("uninterrupted") / "study"
     folder.mkdir()
     (folder / "study.yaml").write_text(yaml.safe_dump(slow_study(folder, COUNT)))
+    hurry(folder)
     assert generate(load_study(folder / "study.yaml"), backend="inline").made == COUNT + 1
     return payload_bytes(folder / "store/tiny")
 
@@ -77,6 +78,7 @@ def test_a_driver_that_ends_in_the_middle_is_resumed(ended, uninterrupted, numbe
     store = StudyStore(open_storage(str(folder / "store")), "tiny")
     assert verify(store, store.populations()).problems == ()
 
+    hurry(folder)
     summary = generate(load_study(folder / "study.yaml"), backend="inline")
     assert (summary.already, summary.made, summary.exit_code) == (made, COUNT + 1 - made, 0)
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files} == files
@@ -114,6 +116,7 @@ def test_sigint_ends_with_130_and_one_line(tmp_path, capfd):
     made = records_in(tmp_path)
     assert 3 <= made < COUNT + 1
     assert not list((tmp_path / "store").rglob(".tmp-*"))
+    hurry(tmp_path)
     summary = generate(load_study(tmp_path / "study.yaml"), backend="inline")
     assert (summary.already, summary.made) == (made, COUNT + 1 - made)
 

@@ -44,6 +44,7 @@ FLOORS = [
     ["cluster"],
     ["generation"],
     ["export", "quickstart", "notebook"],
+    ["interchange"],
     ["deletion"],
     ["cli"],
     ["__main__"],

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import payload_bytes
-from slow import records_in, slow_study
+from slow import hurry, records_in, slow_study
 
 from ray_unlearn.generation import generate
 from ray_unlearn.interrupts import GRACE_S, RESUMABLE
@@ -85,6 +85,7 @@ MOMENTS: dict[str, Callable[[Command], bool]] = {
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "study.yaml").write_text(yaml.safe_dump(slow_study(folder, COUNT)))
+    hurry(folder)
     assert generate(load_study(folder / "study.yaml"), backend="inline").made == COUNT + 1
     return payload_bytes(folder / "store/tiny")
 
@@ -129,6 +130,7 @@ def gone(command: Command, which: Callable[[str], bool], within_s: float) -> boo
 def assert_resumes(command: Command, undisturbed: dict[str, bytes]) -> None:
     """The same study makes exactly what is missing, to the bytes of one that no one disturbed."""
     made = records_in(command.folder)
+    hurry(command.folder)
     summary = generate(load_study(command.folder / "study.yaml"), backend="inline")
     assert (summary.already, summary.made) == (made, COUNT + 1 - made)
     assert payload_bytes(command.folder / "store/tiny") == undisturbed

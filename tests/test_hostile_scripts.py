@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hostile
 import pytest
+import torch
 from conftest import payload_bytes
 
 from ray_unlearn.generation import generate
@@ -23,24 +24,51 @@ ORDINARY = {
     "retrained": {"method": "train", "on": "retain", "count": 2},
     "ascent": {"method": "gradient_ascent", "count": 2},
 }
+DRAWS = """\
+import random
+
+import numpy
+import torch
+
+
+def unlearning(net, retain, forget, val):
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn(parameter.shape), alpha=0.01)
+    net.train()
+    for batch in retain:
+        net.zero_grad()
+        torch.nn.functional.cross_entropy(net(batch["image"]), batch["age_group"]).backward()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.sub_(parameter.grad, alpha=0.01)
+    net[-1].bias.data[:3] += torch.tensor([numpy.random.rand(), random.random(), float(torch.rand(()))])
+"""
+"""A script that behaves: draws from all three global generators, trains a little, and lets the weights show it."""
 EXECUTION = {"max_attempts": 1, "run_timeout_s": hostile.LIMIT_S, "script_memory_gib": hostile.LIMIT_GIB}
+
+
+def neighbours(folder: Path) -> dict[str, dict[str, object]]:
+    """Return populations that no script may disturb: three of methods, and one of a script."""
+    (folder / "draws.py").write_text(DRAWS)
+    return ORDINARY | {"draws": {"method": f"{folder}/draws.py:unlearning", "count": 2}}
 
 
 def ordinary(folder: Path) -> dict[str, bytes]:
     found = payload_bytes(folder / "tiny")
-    return {name: data for name, data in found.items() if name.partition("/")[0] in {"original", *ORDINARY}}
+    return {name: data for name, data in found.items() if name.partition("/")[0] in {"original", "draws", *ORDINARY}}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> dict[str, bytes]:
-    """The payloads of three ordinary populations in a study without scripts."""
+    """The payloads of the neighbours in a study of their own."""
     from conftest import TINY, merged
 
     from ray_unlearn.study import parse_study
 
     folder = tmp_path_factory.mktemp("alone")
-    study = parse_study(merged(TINY | {"storage": str(folder)}, {"populations": ORDINARY}), where="alone")
-    assert generate(study, backend="inline").made == 7
+    study = parse_study(merged(TINY | {"storage": str(folder)}, {"populations": neighbours(folder)}), where="alone")
+    assert generate(study, backend="inline").made == 9
     return ordinary(folder)
 
 
@@ -68,6 +96,14 @@ def folders(where: str) -> set[Path]:
     return set(Path(where).glob("ru-run-*"))
 
 
+def surroundings() -> list[object]:
+    """Return what a run could change in this process."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    precision = torch.get_float32_matmul_precision(), bool(torch.backends.mkldnn.enabled)
+    return [Path.cwd(), dict(os.environ), mask, torch.get_default_dtype(), torch.get_default_device(), precision]
+
+
 def check(summary: Summary, made: int) -> None:
     """Check that every script's run ended as its table says."""
     errors = {run.population: error for run, error in summary.failed.items()}
@@ -90,14 +126,14 @@ def own_server(tmp_path, monkeypatch):
 
 
 def test_hostile_scripts_disturb_nothing(tiny: Callable[..., Study], tmp_path: Path, alone, own_server):
-    """Law: beside them, three ordinary populations have the bytes that they have alone; no process and no folder stays,
-    and this process is as it was."""
-    place, environment = Path.cwd(), dict(os.environ)
-    populations = ORDINARY | hostile.populations(tmp_path)
+    """Law: after them, four populations have the bytes that they have alone; no process and no folder stays, and this
+    process is as it was."""
+    before = surroundings()
+    populations = hostile.populations(tmp_path) | neighbours(tmp_path)  # which are made last
     summary = generate(tiny(populations=populations, execution=EXECUTION), backend="inline")
-    check(summary, 7)
+    check(summary, 9)
     assert ordinary(tmp_path / "store") == alone
-    assert (Path.cwd(), dict(os.environ)) == (place, environment)
+    assert surroundings() == before
     assert not folders(str(own_server))
     assert processes(own_server)
     fork_server.stop()
@@ -115,9 +151,9 @@ def test_hostile_scripts_disturb_nothing_on_ray(tiny, tmp_path: Path, alone, ray
     Every day, the test above has it for one process, and test_well_behaved_scripts.py has scripts on Ray.
     """
     before, there = processes(), folders(tempfile.gettempdir())
-    populations = ORDINARY | hostile.populations(tmp_path)
+    populations = hostile.populations(tmp_path) | neighbours(tmp_path)  # which are made last
     summary = generate(tiny(populations=populations, execution=EXECUTION), backend="ray", workers=2)
-    check(summary, 7)
+    check(summary, 9)
     assert ordinary(tmp_path / "store") == alone
     fork_server.stop()
     ends_at = time.monotonic() + 30

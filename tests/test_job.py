@@ -19,7 +19,7 @@ from typing import Any
 import forks
 import pytest
 from conftest import TINY, merged, payload_bytes
-from slow import records_in, slow_study
+from slow import hurry, records_in, slow_study
 
 from ray_unlearn.errors import StudyError
 from ray_unlearn.generation import generate
@@ -113,25 +113,27 @@ def test_a_storage_that_ray_would_delete_is_refused(tiny):
 
 
 def with_a_factory(folder: Path, count: int) -> Path:
-    """Write a study of slow runs whose net is in its folder, where it is installed nowhere."""
-    (folder / "mynet.py").write_text("from ray_unlearn.models import small_cnn\n")
-    return write(folder, merged(slow_study(folder, count), {"model": {"arch": "mynet:small_cnn"}}))
+    """Write a study of an original, slow runs and a script's, `count` of both; its net is in its folder alone."""
+    study = slow_study(folder, count - 1)
+    (folder / "mine.py").write_text("def unlearning(net, *loaders):\n    net[-1].bias.data += 1\n")
+    scripted = {"scripted": {"method": f"{folder}/mine.py:unlearning", "count": 1}}
+    return write(folder, merged(study, {"populations": scripted}))
 
 
-def made_inline(study: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+def made_inline(study: Path) -> dict[str, bytes]:
     """Return the payloads of the same study as this process makes them."""
-    monkeypatch.syspath_prepend(study.parent)
+    hurry(study.parent)
     generate(load_study(study, [f"storage={study.parent / 'inline'}"]), backend="inline")
     return payload_bytes(study.parent / "inline" / "tiny")
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(360)
-def test_a_study_is_submitted_and_followed_to_its_end(cluster, user, tmp_path: Path, monkeypatch):
+def test_a_study_is_submitted_and_followed_to_its_end(cluster, user, tmp_path: Path):
     """Law: submitted while it runs, a study is attached to; the job makes it to the bytes of the inline backend. A
     factory in the study's folder travels with it.
     """
-    study = with_a_factory(tmp_path, 4)
+    study = with_a_factory(tmp_path, 2)
     started = submit(cluster, user, study)
     assert started.returncode == 0, started.stdout + started.stderr
     found = re.match(r"submitted (tiny-[0-9a-f]{8}-a1) to \S+ \(3 files, ", started.stdout)
@@ -139,16 +141,16 @@ def test_a_study_is_submitted_and_followed_to_its_end(cluster, user, tmp_path: P
     done = submit(cluster, user, study, "--wait")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{found[1]} runs already on {cluster[0]}; attached to it, nothing submitted\n" in done.stdout
-    assert "made 5 runs" in done.stdout
+    assert "made 3 runs" in done.stdout
     assert done.stderr.endswith(f"{found[1]} succeeded\n")
     assert " INFO " not in done.stderr  # Ray's client stays silent
-    assert payload_bytes(tmp_path / "store" / "tiny") == made_inline(study, monkeypatch)
+    assert payload_bytes(tmp_path / "store" / "tiny") == made_inline(study)
 
 
 @pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(360)
-def test_a_study_is_submitted_stopped_and_submitted_again(cluster, user, tmp_path: Path, monkeypatch):
+def test_a_study_is_submitted_stopped_and_submitted_again(cluster, user, tmp_path: Path):
     """Law: the printed `ray job submit` line starts it; submitted while it runs, it is attached to; stopped within its
     grace, what is recorded is whole; then the rest is made, to the bytes of the inline backend.
     """
@@ -177,7 +179,7 @@ def test_a_study_is_submitted_stopped_and_submitted_again(cluster, user, tmp_pat
     assert rest.stdout.startswith(f"submitted {said[1]}2 to {cluster[0]} (3 files, ")
     assert f"made {count + 1 - made} runs" in rest.stdout
     assert rest.stderr.endswith(f"{said[1]}2 succeeded\n")
-    assert payload_bytes(tmp_path / "store" / "tiny") == made_inline(study, monkeypatch)
+    assert payload_bytes(tmp_path / "store" / "tiny") == made_inline(study)
 
 
 def _wait_for_records(folder: Path, count: int) -> None:

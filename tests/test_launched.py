@@ -17,11 +17,10 @@ import launched
 import pytest
 import yaml
 from conftest import merged, payload_bytes
-from slow import records_in, slow_study
+from slow import hurry, records_in, slow_study, slow_study_in
 from test_cluster import variant
 
 from ray_unlearn.generation import generate
-from ray_unlearn.study import parse_study
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNT = 150
@@ -106,8 +105,9 @@ def test_the_cluster_is_launched_loses_a_node_and_makes_the_study(tmp_path: Path
         launched.until(lambda: not any(host.processes("raylet/raylet") for host in (head, workers[1])), 120)
     assert driver.said.count("worker ready") >= 3
     assert shown() <= seen
-    plain = slow_study(tmp_path / "plain", COUNT, seconds=0)
-    assert generate(parse_study(plain, where="plain"), backend="inline").made == COUNT + 1
+    plain = slow_study_in(tmp_path / "plain", COUNT)
+    hurry(tmp_path / "plain")
+    assert generate(plain, backend="inline").made == COUNT + 1
     assert payload_bytes(shared / "store/tiny") == payload_bytes(tmp_path / "plain/store/tiny")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ray_unlearn.evaluation.measures as room
 from ray_unlearn.evaluation.measures import CURVES, MEASURES, SINGLE_CURVES
+from ray_unlearn.report.score_tables import glossary
 
 FILES = {path.stem for path in Path(room.__file__).parent.glob("*.py")} - {"__init__", "measure", "by_shadows"}
 
@@ -27,3 +28,21 @@ def test_a_measure_is_computed_in_one_way():
 def test_a_curve_has_its_measure():
     """Law: whether an attack's curve is possible is what its own measure needs."""
     assert {f"{attack}_auc" for attack in CURVES} | set(SINGLE_CURVES) <= MEASURES.keys()
+
+
+AS_IN_SOURCE = {"retain_ratio", "test_ratio"}
+"""Measures that are what their source says."""
+OWN = "this project"
+
+
+def test_deviations_on_purpose_are_named_where_readers_look():
+    """Law: a measure is as in its source, or its docstring and the page's glossary say what differs."""
+    words = glossary()
+    for name, one in MEASURES.items():
+        assert bool(one.deviation) == (one.source != OWN and name not in AS_IN_SOURCE), name
+        assert (f"On purpose different: {one.deviation}." in words[one.label]) == bool(one.deviation), name
+    for file in FILES:
+        module = importlib.import_module(f"{room.__name__}.{file}")
+        if any(one.deviation for one in module.MEASURES.values()):
+            text = " ".join((module.__doc__ or "").split()).lower()
+            assert "on purpose" in text or "the program's two-sided" in text, file

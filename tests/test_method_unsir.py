@@ -22,11 +22,11 @@ SMALL = {"noise_steps": 2, "noise_batch_size": 2, "noise_batches": 3}
 class Net(nn.Module):
     """One linear layer on raw pixels that remembers what it was trained on."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest: float = 0.01) -> None:
         super().__init__()
         self.layer = nn.utils.skip_init(nn.Linear, 192, 3)
         with torch.no_grad():
-            self.layer.weight.copy_(torch.linspace(-0.01, 0.01, 576).reshape(3, 192))
+            self.layer.weight.copy_(torch.linspace(-largest, largest, 576).reshape(3, 192))
             self.layer.bias.zero_()
         self.batches: list[torch.Tensor] = []
 
@@ -47,12 +47,15 @@ def adam(start: torch.Tensor, gradient_of, steps: int, lr: float) -> torch.Tenso
 
 
 def test_the_noise_by_hand():
-    """Law: Adam down -CE(noise, class) + 0.1 * mean over images of the squared norm, three steps of 0.1."""
-    model, start = Net(), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    """Law: Adam down -CE(noise, class) + 0.1 * mean over images of the squared norm, three steps of 0.1.
+
+    The weights are so large that both terms have gradients of one size: each one's sign shows.
+    """
+    model, start = Net(25.0), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def gradient_of(x: torch.Tensor) -> torch.Tensor:
         x = x.clone().requires_grad_()
-        loss = -F.cross_entropy(Net()(x), torch.tensor([1, 1])) + 0.1 * (x**2).sum() / 2
+        loss = -F.cross_entropy(Net(25.0)(x), torch.tensor([1, 1])) + 0.1 * (x**2).sum() / 2
         return torch.autograd.grad(loss, x)[0]
 
     found = worst_noise(model, start, 1, UnsirOptions(noise_steps=3))

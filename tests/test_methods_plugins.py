@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ import yaml
 from conftest import TINY, merged
 from forks import run
 
+from ray_unlearn.errors import MethodError
 from ray_unlearn.methods import ALIASES, METHODS
-from ray_unlearn.methods.resolve import resolve
+from ray_unlearn.methods.resolve import method_of, resolve
 from ray_unlearn.study import parse_study
 
 MODULE = """
@@ -98,6 +100,21 @@ def test_another_version_is_another_population(tmp_path, study):
     assert 'method.distribution.version: "1.2" -> "1.3"' in other.stderr
     missing = run(command, environment={**os.environ, "PYTHONPATH": ""})
     assert "no method 'shrink'" in missing.stderr
+
+
+def test_a_mix_is_of_the_versions_of_its_parts(monkeypatch):
+    """Law: another version of a part's distribution is another mix, which a worker that has that version refuses."""
+    tree = merged(TINY, {"populations": {"mine": {"method": "mix", "parts": [{"method": "theirs", "share": 1}]}}})
+    uses = {}
+    monkeypatch.setattr(METHODS, "_entries", {"theirs": None})
+    for version in ("1.2", "1.3"):
+        theirs = replace(METHODS["finetune"], name="theirs", distribution={"name": "shrinkers", "version": version})
+        monkeypatch.setattr(METHODS, "_loaded", {"theirs": theirs})
+        uses[version] = resolve(parse_study(tree, where="x"), "mine")
+        assert method_of(uses[version]).name == "mix"
+    assert [use.identity["distributions"]["theirs"]["version"] for use in uses.values()] == ["1.2", "1.3"]
+    with pytest.raises(MethodError, match=r"method mix: the study was planned with .*'1\.2'.*; here is .*'1\.3'"):
+        method_of(uses["1.2"])
 
 
 @pytest.mark.parametrize(

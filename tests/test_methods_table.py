@@ -7,6 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,12 +75,27 @@ def test_the_table_by_hand(made, capsys):
     for name, values in {"retrained": (1.0, 2.0), "finetune": (3.0, 3.0)}.items():
         for index, (seconds, accuracy) in enumerate(zip(values, (0.5, 0.7), strict=True)):
             metrics = {f"{split}_accuracy": accuracy for split in ("retain", "forget", "test")}
-            rewritten(store, Run(population=name, index=index), seconds={"train": seconds}, metrics=metrics)
+            times = {"seconds": {"train": seconds}, "cpu_seconds": {}}
+            rewritten(store, Run(population=name, index=index), **times, metrics=metrics)
     assert table(file) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| population | N | retain | forget | test | F | cost | revision |"
     assert "| `finetune` | 2 | 60.0 ± 14.1 | 60.0 ± 14.1 | 60.0 ± 14.1 | - | 2.00 | 1 |" in lines
     assert any(line.startswith("| `null` | 2 |") and line.count("± 0.0") == 3 for line in lines)
+
+
+@pytest.mark.parametrize(("of_null", "cost"), [({"train": 0.0}, "5.00"), ({}, "2.00")])
+def test_cost_is_of_cpu_time(made, capsys, of_null, cost):
+    """Law: 10 of 2 CPU seconds is 5.00, whatever the clock showed; the clock counts where a run has no CPU time."""
+    file, store = made
+    times = {"retrained": (2.0, 1.5), "finetune": (10.0, 3.0), "null": (None, 0.0), "original": (1.0, 1.0)}
+    for name, (cpu, wall) in times.items():
+        for index in store.made(name):
+            seconds = {"seconds": {"train": wall}, "cpu_seconds": of_null if cpu is None else {"train": cpu}}
+            rewritten(store, Run(population=name, index=index), **seconds)
+    assert table(file) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| `finetune`"))
+    assert row.split("|")[7].strip() == cost
 
 
 def test_forgetting_quality_and_its_null(tmp_path, capsys):
@@ -106,6 +122,24 @@ def test_forgetting_quality_and_its_null(tmp_path, capsys):
     assert words[0] == "null"
     assert words[-2:] == ["N", "4"]
     assert float(words[2].strip("(")) <= float(words[1]) <= float(words[4].strip("),")) <= 1
+    _f_of_the_runs_that_both_have(file, store, phi, capsys)
+
+
+def _f_of_the_runs_that_both_have(file: Path, store: StudyStore, phi: dict[str, Any], capsys: Any) -> None:
+    """Law: side by side, F is of the runs that both stores have, also where these are not the first ones."""
+    before = load_study(file, [f"storage={file.parent / 'before'}", "populations.finetune.lr=0.5"])
+    generate(before, backend="inline")
+    earlier = StudyStore(open_storage(before.storage), before.name)
+    earlier.discard(Run(population="finetune", index=0))
+    earlier.discard(Run(population="retrained", index=1))
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:  # a score that states which runs it is of
+        where = "ray_unlearn.evaluation.measures.forgetting_quality.forgetting_quality"
+        patch.setattr(where, lambda runs, reference: SimpleNamespace(score=runs.sum() - 2 * reference.sum()))
+        assert table(str(file), "--before", before.storage) == 0
+    after = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| `finetune` | 3 | after |"))
+    expected = phi["finetune"][[1, 2, 3]].sum() - 2 * phi["retrained"][[0, 2, 3]].sum()
+    assert after.split("|")[7].strip() == f"{expected:.3f}"
 
 
 def test_the_readme_between_its_markers(made, tmp_path, capsys):
@@ -181,6 +215,15 @@ def test_runs_made_again_are_compared(made, capsys, tmp_path):
     again = load_study(file, [f"storage={tmp_path / 'again'}", "populations.finetune.count=1"])
     generate(again, backend="inline")
     assert table(file, "--again", again.storage) == 0
+    timed = StudyStore(open_storage(again.storage), again.name)
+    for name, seconds in {"retrained": 2.0, "finetune": 7.0}.items():
+        for index in timed.made(name):
+            rewritten(timed, Run(population=name, index=index), cpu_seconds={"train": seconds})
+    capsys.readouterr()
+    assert table(file, "--again", again.storage) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| `finetune`"))
+    assert row.split("|")[2].strip() == "2"
+    assert row.split("|")[7].strip() == "3.50"  # 7 over 2, of the runs made again
     other = StudyStore(open_storage(again.storage), again.name)
     first = other.record(Run(population="null", index=0))
     assert first is not None

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from clusters import drain, generating, nodes
 from conftest import merged, payload_bytes
-from slow import records_in, slow_study
+from slow import hurry, records_in, slow_study
 
 from ray_unlearn.generation import generate
 from ray_unlearn.study import load_study
@@ -32,6 +32,7 @@ def quick_to_see(monkeypatch: pytest.MonkeyPatch) -> None:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The payloads of the same study, made in this process."""
     study = study_in(tmp_path_factory.mktemp("alone") / "study")
+    hurry(study.parent)
     assert generate(load_study(study), backend="inline").made == COUNT + 1
     return payload_bytes(study.parent / "store/tiny")
 
@@ -108,9 +109,8 @@ def test_a_run_that_two_nodes_die_under_is_made(tmp_path: Path):
 
 def waits_for(study: Path, name: str) -> None:
     """Let every run take 30 s, or none once there is a file of this name in the study's folder."""
-    script = study.parent / "slow.py"
-    wait = f"30 if not list(__import__('pathlib').Path(__file__).parent.glob('{name}')) else 0"
-    script.write_text(script.read_text().replace("0.3", wait))
+    net = study.parent / "slow_net.py"
+    net.write_text(net.read_text().replace("0.1", "10").replace('"quickly"', repr(name)))
 
 
 def given(study: Path, run: str) -> int:

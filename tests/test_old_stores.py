@@ -284,20 +284,28 @@ def by_later(later: Path, folder: Path, *commands: tuple[str, ...]) -> str:
     return done.stdout
 
 
-def test_a_later_version_has_nothing_to_do(folder: Path, tmp_path_factory: pytest.TempPathFactory):
+def test_a_later_version_has_nothing_to_do(tmp_path: Path):
     """Law: reproductions (a) and (c): with one more record field and one more neutral option, all runs are made.
 
     What it makes, this version reads: it knows neither, and reports nothing of either.
     """
-    later = later_version(tmp_path_factory.mktemp("later"))
-    before = run_files(folder)
-    generate, more = ("generate", "study.yaml", "--backend", "inline"), ("--set", "populations.finetune.count=3")
-    printed = by_later(later, folder, generate, ("verify", "study.yaml"), (*generate, *more))
-    assert re.search(r"nothing to do: all 7 runs.*verified 8 runs.*made 1 run ", printed, re.DOTALL)
-    assert before.items() < run_files(folder).items()
-    assert '"later"' in (folder / "store" / "kept" / "finetune" / "00002" / "record.json").read_text()
-    assert "nothing to do: all 8 runs" in said(folder, "generate", *more)
-    assert "verified 9 runs" in said(folder, "verify")
+    later, more = later_version(tmp_path), ("--set", "populations.finetune.count=3")
+    before, commands = {}, []
+    for store in STORES:
+        folder = tmp_path / store.stem
+        with zipfile.ZipFile(store) as archive:
+            archive.extractall(folder)
+        before[folder] = run_files(folder)
+        generate = ("generate", f"{store.stem}/study.yaml", "--backend", "inline")
+        commands += [generate, ("verify", f"{store.stem}/study.yaml"), (*generate, *more)]
+    printed = by_later(later, tmp_path, *commands)
+    of_each = r"nothing to do: all 7 runs.*verified 8 runs.*made 1 run "
+    assert re.search(".*".join([of_each] * len(STORES)), printed, re.DOTALL)
+    for folder, files in before.items():
+        assert files.items() < run_files(folder).items()
+        assert '"later"' in (folder / "store" / "kept" / "finetune" / "00002" / "record.json").read_text()
+        assert "nothing to do: all 8 runs" in said(folder, "generate", *more)
+        assert "verified 9 runs" in said(folder, "verify")
 
 
 def test_a_damaged_study_json_is_mended_by_generate(newest: Path):

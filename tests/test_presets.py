@@ -46,6 +46,17 @@ TUNE = {
 }
 
 
+OWN = """\
+import torch
+
+
+def unlearning(net, retain_loader, forget_loader, val_loader, lr: float = 0.01, passes: int = 1):
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=lr * passes)
+"""
+
+
 @pytest.fixture
 def study(tiny):
     """A study to tune on: 100 digits, no test set."""
@@ -216,7 +227,7 @@ def test_a_deterministic_method_has_one_seed(study):
     assert with_trials(study, [trial], 3).populations[trial.population].planned == 1
 
 
-def test_the_job_from_end_to_end(tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_the_job_from_end_to_end(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     """Law: the command writes a record whose controls and trials are judged, and with --record no preset."""
     import yaml
 
@@ -232,7 +243,52 @@ def test_the_job_from_end_to_end(tmp_path, monkeypatch: pytest.MonkeyPatch):
     record = TuningRecord.model_validate_json(record_file.read_text())
     assert set(record.controls) == {"retrained", "untouched"}
     assert [trial.score.seeds for trial in record.methods["finetune"].trials] == [2, 2]
+    (tmp_path / "own.py").write_text(OWN)
+    own = [
+        "--methods",
+        str(tmp_path / "own.py:unlearning"),
+        "--space",
+        "lr=1e-3..1e-1",
+        "--trials",
+        "2",
+        "--seeds",
+        "1",
+    ]
+    monkeypatch.setattr(sys, "argv", [*command, *own, "--backend", "inline", "--record", str(tmp_path / "own.json")])
+    job.tune.main()
+    scripted = TuningRecord.model_validate_json((tmp_path / "own.json").read_text()).methods["own.py:unlearning"]
+    assert scripted.trials[0].options == {"lr": 0.01}  # the function's default
+    assert 1e-3 < scripted.trials[1].options["lr"] < 1e-1
+    assert scripted.fixed == {"passes": 1}
+    said = json.loads(capsys.readouterr().out.split("for a study: ")[2].splitlines()[0])
+    assert said == {"method": "own.py:unlearning", **scripted.options}  # YAML has every JSON
+    assert len({trial.score.forgetting_mean for trial in scripted.trials}) == 2  # the rate reached the function
+    assert str(tmp_path) not in (tmp_path / "own.json").read_text()
     assert {file: file.read_bytes() for file in before} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--methods", "own.py:unlearning"], "a script has no range yet; --space KEY=LOW..HIGH gives one"),
+        (["--methods", "own.py:unlearning", "--space", "lr=1e-3..1"], "so --record FILE is needed"),
+        (["--methods", "finetune,scrub", "--space", "lr=1e-3..1"], "expected one method in --methods; found 2"),
+        (["--methods", "finetune", "--space", "lr=0..1", "--record", "x"], "--space lr=0..1: expected KEY=LOW..HIGH"),
+        (["--methods", "finetune", "--space", "lr=", "--record", "x"], "--space lr=: expected KEY=LOW..HIGH"),
+    ],
+)
+def test_a_wrong_range_is_refused(arguments: list[str], complaint: str, monkeypatch: pytest.MonkeyPatch):
+    """Law: before any work, with the form that is expected."""
+    monkeypatch.setattr(sys, "argv", ["tune.py", "--setting", "digits", *arguments])
+    with pytest.raises(StudyError) as caught:
+        job.tune.main()
+    assert complaint in str(caught.value)
+
+
+def test_ranges_are_read():
+    """Law: two numbers are a logarithmic range; a list is a choice of YAML values."""
+    found = job.trials.space_of(["lr=1e-4..1e-1", "steps=1,2", "kind=a,0.5,true"])
+    assert found == {"lr": LogUniform(1e-4, 1e-1), "steps": Choice((1, 2)), "kind": Choice(("a", 0.5, True))}
 
 
 def test_controls_are_judged_alike(study):

@@ -235,8 +235,10 @@ def test_an_option_that_is_not_marked_is_found():
     class Moved(Recipe):
         dropout: Annotated[float, Since("0.2", neutral=0.5)] = Field(0.5)
 
-    table = {"options": {"mine": [option for option, _ in options_of(Recipe)]}, "marks": {}}
-    marked = table | {"marks": {"mine: dropout": {"version": "0.2", "neutral": 0.0}}}
+    marks = {f"mine: {option}": mark for option, field in options_of(Recipe) if (mark := mark_of(field))}
+    first = [option for option, field in options_of(Recipe) if not mark_of(field)]
+    table = {"options": {"mine": first}, "marks": marks}
+    marked = table | {"marks": marks | {"mine: dropout": {"version": "0.2", "neutral": 0.0}}}
     assert offences({"mine": Recipe}, table) == []
     assert "dropout is new; mark it" in offences({"mine": Forgotten}, table)[0]
     assert "the table says {'version': '0.2', 'neutral': 0.0}" in offences({"mine": Moved}, marked)[0]

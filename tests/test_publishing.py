@@ -1,4 +1,4 @@
-"""Publishing next to training: as quick as the slower of the two, one at a time, and nothing half-published."""
+"""Publishing next to training: a run is written while the next one trains, one at a time, and nothing by halves."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TINY, payload_bytes
-from slow import records_in, slow_study
+from slow import hurry, records_in, slow_study_in
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.generation import generate
+from ray_unlearn.methods import finetune
 from ray_unlearn.run.publisher import Publisher
 from ray_unlearn.store.filesystem import Storage
-from ray_unlearn.study import Study, parse_study
 
-PAUSE_S = 0.3  # slow.py trains for as long
+PAUSE_S = 0.3
 
 
 class SlowDisk:
@@ -51,20 +52,32 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDisk]:
     return slow
 
 
-def study_of(folder: Path, count: int) -> Study:
-    return parse_study(slow_study(folder, count), where="slow")
+def test_a_run_is_published_while_the_next_one_trains(tmp_path: Path, disk: SlowDisk, monkeypatch: pytest.MonkeyPatch):
+    """Law: publications last until the next run trains, and every one but the last ends for that; never two at a time.
 
+    So runs take the longer of training and publishing, and not the sum.
+    """
+    fit, real, overlapped = finetune.fit, disk.real, list[bool]()
+    begun = [threading.Event() for _ in range(4)]
+    unseen = iter(begun)
 
-def test_runs_take_the_longer_of_training_and_publishing_not_the_sum(tmp_path: Path, disk: SlowDisk):
-    """Law: 8 runs that train and publish for 0.3 s each take 8 x 0.3, the last 0.3 and the original's."""
-    summary = generate(study_of(tmp_path, 8), backend="inline")
-    assert summary.made == 9
-    apart = 8 * (PAUSE_S + PAUSE_S) + PAUSE_S
-    assert 10 * PAUSE_S < summary.phases["runs"] < 0.85 * apart
-    assert disk.most == 1  # never two publications at a time
+    def fits(*arguments: Any, **named: Any) -> Any:
+        next(unseen).set()
+        return fit(*arguments, **named)
+
+    def until_the_next_one_trains(storage: Storage, name: str, *rest: Any) -> None:
+        if "/mine/" in name and not name.endswith("00003"):
+            overlapped.append(begun[int(name[-5:]) + 1].wait(20))
+        real(storage, name, *rest)
+
+    monkeypatch.setattr(finetune, "fit", fits)
+    disk.real, disk.pause_s = until_the_next_one_trains, 0.0
+    assert generate(slow_study_in(tmp_path, 4), backend="inline").made == 5
+    assert overlapped == [True] * 3
+    assert disk.most == 1
     beside = [name for name, thread in zip(disk.names, disk.threads, strict=True) if thread.startswith("publisher")]
-    assert beside[-8:] == disk.names[-8:]  # an imported original may be so quick that it is published at once
-    assert disk.names == ["tiny/original/00000", *(f"tiny/mine/{i:05d}" for i in range(8))]
+    assert beside[-4:] == disk.names[-4:]  # an imported original may be so quick that it is published at once
+    assert disk.names == ["tiny/original/00000", *(f"tiny/mine/{i:05d}" for i in range(4))]
 
 
 def test_a_worker_publishes_one_at_a_time():
@@ -94,7 +107,8 @@ def test_a_publication_that_fails_is_that_runs_failure(tmp_path: Path, disk: Slo
         real(storage, name, *rest)
 
     disk.real, disk.pause_s = full_once, 0.0
-    study = study_of(tmp_path, 3)
+    study = slow_study_in(tmp_path, 3)
+    hurry(tmp_path)
     assert generate(study, backend="inline").exit_code == 0
     assert failed == ["tiny/mine/00001"]
     attempts = [
@@ -114,12 +128,13 @@ def test_an_interrupt_leaves_no_half_of_what_was_in_publication(tmp_path: Path, 
 
     threading.Thread(target=press).start()
     with pytest.raises(BaseException, match="SIGINT"):
-        generate(study_of(tmp_path, 6), backend="inline")
+        generate(slow_study_in(tmp_path, 6), backend="inline")
     made = records_in(tmp_path)
     assert 2 <= made < 7
     assert not list((tmp_path / "store").rglob(".tmp-*"))
     assert len(payload_bytes(tmp_path / "store/tiny")) == 2 * made + 1
-    again = generate(study_of(tmp_path, 6), backend="inline")
+    hurry(tmp_path)
+    again = generate(slow_study_in(tmp_path, 6), backend="inline")
     assert (again.already, again.made) == (made, 7 - made)
 
 

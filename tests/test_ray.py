@@ -12,11 +12,12 @@ from typing import NamedTuple
 import pytest
 import slow
 from conftest import TINY, payload_bytes
-from slow import SlowStorage, records_in, slow_study
+from slow import SlowStorage, hurry, records_in, slow_study, slow_study_in
 
 from ray_unlearn.generation import Summary, generate
 from ray_unlearn.store import open_storage
 from ray_unlearn.study import Study, parse_study
+from ray_unlearn.study.places import Places
 
 pytestmark = pytest.mark.ray
 
@@ -25,7 +26,7 @@ def study_in(folder: Path, count: int) -> Study:
     """Return a study of a trained original, 3 fine-tuned runs and `count` slow ones."""
     tree = slow_study(folder, count)
     tree["populations"] |= {name: TINY["populations"][name] for name in ("original", "finetune")}
-    return parse_study(tree, where="slow")
+    return parse_study(tree, where="slow").with_file(Places(), str(folder))
 
 
 def actor_pids() -> set[int]:
@@ -79,7 +80,9 @@ def killed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Kille
 def inline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The payloads of the same study with two more runs, made in this process."""
     folder = tmp_path_factory.mktemp("inline") / "study"
-    assert generate(study_in(folder, 10), backend="inline").made == 14
+    study = study_in(folder, 10)
+    hurry(folder)
+    assert generate(study, backend="inline").made == 14
     return payload_bytes(folder / "store/tiny")
 
 
@@ -136,13 +139,15 @@ def test_a_worker_killed_while_it_trains_and_publishes_costs_both_and_no_more(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    summary = generate(parse_study(slow_study(tmp_path, 4), where="slow"), backend="ray", workers=1)
+    summary = generate(slow_study_in(tmp_path, 4), backend="ray", workers=1)
     killer.join()
     assert made_before == [2]  # the original and run 0
     assert (summary.made, summary.exit_code) == (5, 0)
     assert "retrying mine/00002 (attempt 1 of 2): worker process died" in capsys.readouterr().err
     monkeypatch.undo()
     whole = tmp_path / "whole"
-    assert generate(parse_study(slow_study(whole, 4), where="slow"), backend="inline").made == 5
+    study = slow_study_in(whole, 4)
+    hurry(whole)
+    assert generate(study, backend="inline").made == 5
     found = {name: data for name, data in payload_bytes(tmp_path / "store/tiny").items() if ".tmp-" not in name}
     assert found == payload_bytes(whole / "store/tiny")

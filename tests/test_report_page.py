@@ -158,7 +158,8 @@ def test_every_table_is_named_and_sortable(page: str) -> None:
 def test_long_names_may_be_broken(page: str) -> None:
     """Names of populations and methods break after an underscore; other text and the markup around them do not."""
     assert "<small>negative_<wbr>gradient_<wbr>plus</small></th>" in page
-    assert page.count("<wbr>") == sum(text.count("_") for _, text in Tags(page).all("th"))
+    dots = re.findall(r'<span class="who">(.*?)</span>', page)
+    assert page.count("<wbr>") == sum(text.count("_") for text in [*dots, *(text for _, text in Tags(page).all("th"))])
 
 
 def test_nothing_is_loaded(page: str) -> None:
@@ -306,6 +307,18 @@ def test_dots_on_one_another_have_one_label() -> None:
     assert ">far<" in plane(scores)
     scores = make_scores(dict.fromkeys(("a", "b", "c"), ("m", 0.0)))
     assert ">a and 2 more<" in plane(scores)
+
+
+def test_many_dots_are_numbered_and_the_key_names_each() -> None:
+    """Law: from seven populations on, each dot has its place in the ranking, and every name is below, once."""
+    names = [f"method_{letter}" for letter in "abcdefghijkl"]
+    svg = plane(make_scores({name: ("m", 0.01 + 0.015 * place) for place, name in enumerate(names)}))
+    texts = re.findall(r"<text [^>]*>([^<]*)</text>", svg)
+    assert [text for text in texts if "method_" in text] == [
+        f"{place} {name}" for place, name in enumerate(reversed(names), 1)
+    ]
+    assert set(map(str, range(1, 13))) <= set(texts)
+    assert ">method_f<" in plane(make_scores({name: ("m", 0.02 * place) for place, name in enumerate(names[:6])}))
 
 
 def test_accuracies_are_next_to_what_they_are_compared_with() -> None:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from scored import LONG, make_scores
+from scored import LONG, METHODS, make_scores
 
 from ray_unlearn.errors import EvaluationError
 from ray_unlearn.report.figures import save_figures
@@ -71,7 +71,7 @@ def test_an_unknown_column_is_refused_with_the_nearest():
 
 def test_figures_are_pdf_and_svg_in_the_page_s_light_colours(tmp_path: Path):
     """Law: each picture twice, the same bytes each time, no stand-in colour left, and names as text."""
-    scores = make_scores()
+    scores = make_scores({"kookmin": METHODS["kookmin"]})
     files = save_figures(scores, tmp_path / "a")
     again = save_figures(scores, tmp_path / "b")
     assert [one.read_bytes() for one in files] == [one.read_bytes() for one in again]

@@ -37,7 +37,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown key, none near": (
         {"training": {"augment": {"zoom": 2}}},
-        "training.augment.zoom: unknown key (valid: crop, flip)",
+        "training.augment.zoom: unknown key (valid: crop, flip, transforms)",
     ),
     "unknown key of a source": (
         {"data": {"test": {"paht": "x"}}},
@@ -50,7 +50,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "a key that is not text": ({3: 3}, "3: keys should be strings; found 3"),  # type: ignore[dict-item]
     "a key of two lines": (
         {"model": {"a\nb": 3}},
-        "model.a b: unknown key (valid: arch, options, trim_dead_taps)",
+        "model.a b: unknown key (valid: arch, freeze, grey, options, pretrained, stem, trim_dead_taps)",
     ),
     "missing block": ({"data": REMOVE}, "data: missing; this key is required"),
     "missing key": ({"data": {"train": REMOVE}}, "data.train: missing; this key is required"),

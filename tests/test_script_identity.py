@@ -59,16 +59,21 @@ def edit(tmp_path: Path) -> None:
 
 
 def test_an_edited_helper_is_refused_by_name(study: Callable[..., Study], tmp_path: Path):
-    """Law: run 0 is made, the helper edited, the count raised (reproduction b): no run of other code joins."""
+    """Law: run 0 is made, the helper edited, the count raised (reproduction b): no run of other code joins; the lines
+    of the edit are shown, because the store keeps the text of what the script imports from beside it.
+    """
     assert generate(study(1), backend="inline").exit_code == 0
     before = payload_bytes(tmp_path / "store")
     edit(tmp_path)
     with pytest.raises(PopulationChanged) as caught:
         generate(study(2), backend="inline")
-    first, second, *_, last = str(caught.value).splitlines()
+    first, second, *details, last = str(caught.value).splitlines()
     assert first.startswith("population mine in ")
     assert second.startswith('  method.modules.helper.py: "')
     assert last.endswith("or change it back.")
+    at = details.index("  helper.py was edited:")
+    assert details[at + 1 : at + 4] == ["    @@ -1 +1,2 @@", "     from deep.rates import RATE", "    +RATE = 0.25"]
+    assert not [line for line in details if "mine.py was edited" in line or "rates.py was edited" in line]
     assert payload_bytes(tmp_path / "store") == before
     (tmp_path / "code" / "helper.py").write_text(HELPER)
     assert generate(study(2), backend="inline").made == 1

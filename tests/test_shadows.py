@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pyarrow.compute as pc
 import pytest
@@ -178,14 +177,13 @@ def test_a_killed_driver_changes_no_half(tmp_path: Path):
     tree["training"] = tree["training"] | {"epochs": 3}
     for name in ("killed", "whole"):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(tree | {"storage": str(tmp_path / name)}))
-    command = [sys.executable, "-m", "ray_unlearn", "generate", str(tmp_path / "killed.yaml"), "--backend", "inline"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = forks.start(["generate", str(tmp_path / "killed.yaml"), "--backend", "inline"], Path(os.devnull))
     folder = tmp_path / "killed" / "tiny" / "shadows"
     deadline = time.monotonic() + 120
-    while len(list(folder.glob("*/record.json"))) < 2 and time.monotonic() < deadline and process.poll() is None:
+    while len(list(folder.glob("*/record.json"))) < 2 and time.monotonic() < deadline and process.is_alive():
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.join()
     made = len(list(folder.glob("*/record.json")))
     assert 2 <= made < 12
     for name in ("killed", "whole"):
@@ -381,7 +379,7 @@ def test_shadows_that_others_start_from_are_kept(tiny: MakeStudy):
 
 def test_one_forget_image_cannot_be_halved(tiny: MakeStudy):
     """Law: a study in which every other run would have nothing to forget is refused."""
-    one = open_job(tiny()).data.splits_arrow
+    (one,) = open_job(tiny()).data.arrows.values()
     ids = read_table(one).filter(pc.field("split") == "forget").column("image_id").to_pylist()
     with pytest.raises(StudyError, match=r"forgetful.starts_from: .* expected 2 or more; found 1"):
         open_job(from_shadows(tiny, data={"forget": {"fraction": None, "ids": ids[:1]}}))

@@ -7,15 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import payload_bytes
-from torch import nn
 
 from ray_unlearn.generation import generate, open_job
-from ray_unlearn.methods.resolve import method_of
 from ray_unlearn.models import checkpoint_bytes
 from ray_unlearn.run.worker import Worker
-from ray_unlearn.study import Run, Study
+from ray_unlearn.study import Study
 
 TRAIN = """\
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
@@ -101,27 +98,11 @@ def in_this_process(study: Study) -> dict[str, bytes]:
     try:
         for name, population in job.plan.populations.items():
             for run in population.runs if population.method.source else ():
-                net = made_here(worker, run)
-                found[f"{name}/{run.index:05d}/model.safetensors"] = checkpoint_bytes(net, "fp32")
+                data = checkpoint_bytes(worker.trained_here(run), "fp32")
+                found[f"{name}/{run.index:05d}/model.safetensors"] = data
     finally:
         worker.close()
     return found
-
-
-def made_here(worker: Worker, run: Run) -> nn.Module:
-    from ray_unlearn.run.artefacts import RunWriter
-    from ray_unlearn.run.settings import configure
-    from ray_unlearn.seeds import Seeds
-
-    job = worker._job
-    population = job.plan.populations[run.population]
-    configure(torch.device("cpu"), job.plan.study.execution)
-    rng = Seeds(study=job.plan.study.seed, population=run.population, original=run.original, run=run.index)
-    net = worker._starting_model(run, rng)
-    writer = RunWriter(run=run, population=population, study=job.plan.study, sets={}, all_sets={})
-    with rng.global_state("method"):
-        method_of(population.method).run(net, worker._run_data(writer, None), population.method.options, rng)
-    return net
 
 
 @pytest.mark.parametrize("names", SETS)

@@ -17,14 +17,14 @@ import importlib.metadata
 import json
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
 
 from objective import Judgement
 from pydantic import BaseModel, ConfigDict
-from trials import Result
+from trials import Result, options_of
 
 from ray_unlearn.errors import StudyError
 from ray_unlearn.methods import METHODS
@@ -119,13 +119,13 @@ def make_record(
     check_same_setup(setup, earlier)
     by_method: dict[str, list[Result]] = {}
     for result in results:
-        by_method.setdefault(result.trial.method, []).append(result)
+        by_method.setdefault(PurePath(result.trial.method).name, []).append(result)
     methods = dict(earlier.methods) if earlier else {}
-    methods |= {name: _method_record(name, own) for name, own in by_method.items()}
+    methods |= {name: _method_record(own[0].trial.method, own) for name, own in by_method.items()}
     return TuningRecord(
         setup=setup,
         controls={name: score(judgements) for name, judgements in controls.items()},
-        methods={name: methods[name] for name in METHODS if name in methods},
+        methods={name: methods[name] for name in [*METHODS, *(set(methods) - set(METHODS))] if name in methods},
         versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES},
         date=datetime.now(UTC).date().isoformat(),
     )
@@ -161,6 +161,8 @@ def _method_record(method: str, results: Sequence[Result]) -> MethodRecord:
 
 def _fixed(method: str, searched: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of the options that are the method's own and were not searched, as JSON has them."""
+    if method not in METHODS:  # a script: the defaults of its function
+        return {key: value for key, value in options_of(method).items() if key not in searched}
     defaults = METHODS[method].options.model_validate(dict(searched)).model_dump(mode="json")
     return {key: value for key, value in defaults.items() if key not in (*searched, *INHERITED)}
 
@@ -200,6 +202,12 @@ def presets_text(record: TuningRecord) -> str:
     """Return the data file of a setting in `ray_unlearn/methods/presets`: a method's preset is a line."""
     lines = [f" {json.dumps(name)}: {json.dumps(preset(record, name))}" for name in record.methods]
     return f'{{"sentence": {json.dumps(record.setup.sentence)},\n"presets": {{\n' + ",\n".join(lines) + "\n}}\n"
+
+
+def chosen_lines(record: TuningRecord, methods: Iterable[str]) -> list[str]:
+    """Return one line per method with the population to write into a study."""
+    names = [PurePath(method).name for method in methods]
+    return [f"for a study: {json.dumps({'method': name, **record.methods[name].options})}" for name in names]
 
 
 def table_lines(record: TuningRecord) -> list[str]:

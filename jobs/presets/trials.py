@@ -3,10 +3,13 @@
     todo = make_trials({"finetune": {"lr": LogUniform(1e-4, 1e-1)}}, count=8, seed=0)
     study = with_trials(study, todo, seeds=3)    # an ordinary study; `generate` makes its populations
     results = judge_trials(study, todo)          # one per trial, from the outputs alone
+    space_of(["lr=1e-4..1e-1", "steps=1,2,4"])   # {"lr": LogUniform(1e-4, 0.1), "steps": Choice((1, 2, 4))}
 
-Trial 0 of a method has the published value of every option. The others are a Latin hypercube: each option's range is
-cut into as many strata as there are further trials, and each stratum is drawn from once (McKay, Beckman and Conover
-1979). All draws come from (seed, method), so the same call gives the same trials, with any other methods.
+A method is one of the package, or a script's: path/to/script.py:function, whose keyword arguments are its options.
+Trial 0 of a method has the published value of every option, or the default of the script's function. The others are a
+Latin hypercube: each option's range is cut into as many strata as there are further trials, and each stratum is drawn
+from once (McKay, Beckman and Conover 1979).
+All draws come from (seed, method), so the same call gives the same trials, with any other methods.
 A trial's runs draw from the streams of its own population, so trials differ by their options and by chance.
 
 Does not cover: what is kept of trials (`trial_records`).
@@ -14,22 +17,29 @@ Does not cover: what is kept of trials (`trial_records`).
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from objective import FAILED, Judgement, Seen, judge, seen_in
 
 from ray_unlearn.errors import StoreError, StudyError, TrainingDiverged, did_you_mean
 from ray_unlearn.methods import METHODS
+from ray_unlearn.methods.keywords import literal_defaults
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord, StudyStore, open_storage
 from ray_unlearn.store.records import OUTPUTS
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.plan import ORIGINAL, Run
 from ray_unlearn.study.schema import PopulationSpec, Study
+from ray_unlearn.study.yaml12 import parse_yaml
+from ray_unlearn.usercode.imports import is_script, read_script
 
 _SPLITS = {"retain", "forget", "validation"}
 _DIGITS = 2  # of a sampled number: presets are read by people, and no objective is that sharp
@@ -75,7 +85,8 @@ class Trial:
     def population(self) -> str:
         """The trial's population; the name holds the options' digest, so another tuning in the storage has others."""
         tried = digest(json.loads(json.dumps(dict(self.options))))[:8]
-        return f"{self.method}-{self.number:02d}-{tried}"
+        name = PurePath(self.method.rpartition(":")[0]).stem if is_script(self.method) else self.method
+        return f"{re.sub('[^A-Za-z0-9]', '_', name)[:40]}-{self.number:02d}-{tried}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,16 +123,51 @@ def make_trials(spaces: Mapping[str, Space], *, count: int, seed: int) -> list[T
     return [trial for method, space in spaces.items() for trial in _trials_of(method, space, count, seed)]
 
 
-def _trials_of(method: str, space: Space, count: int, seed: int) -> list[Trial]:
+def space_of(texts: Sequence[str]) -> dict[str, LogUniform | Choice]:
+    """Return the ranges that `KEY=LOW..HIGH` (a logarithmic range) and `KEY=A,B,C` (one of these) mean.
+
+    Raises:
+        StudyError: a text has neither form.
+
+    """
+    return {text.partition("=")[0].strip(): _range_of(text) for text in texts}
+
+
+def _range_of(text: str) -> LogUniform | Choice:
+    key, _, value = text.partition("=")
+    with contextlib.suppress(ValueError):
+        low, high = map(float, value.split("..")) if ".." in value else (0.0, 0.0)
+        if 0 < low < high < math.inf:
+            return LogUniform(low, high)
+    values = [parse_yaml(one) for one in value.split(",")] if ".." not in value else []
+    if not (key.strip() and values and all(isinstance(one, int | float | str) and one != "" for one in values)):
+        raise StudyError(f"--space {text}: expected KEY=LOW..HIGH with 0 < LOW < HIGH, or KEY=A,B,C")
+    return Choice(tuple(values))
+
+
+def options_of(method: str) -> dict[str, Any]:
+    """Return the options of a method that may be searched, with their published or default values.
+
+    Raises:
+        StudyError: no such method.
+        MethodError: a script cannot be read.
+
+    """
+    if is_script(method):
+        return literal_defaults(method, read_script(method))
     if method not in METHODS:
         raise StudyError(f"tuning: no method {method!r}{did_you_mean(method, METHODS)}")
-    fields = METHODS[method].options.model_fields
+    return {name: field.default for name, field in METHODS[method].options.model_fields.items()}
+
+
+def _trials_of(method: str, space: Space, count: int, seed: int) -> list[Trial]:
+    options, shown = options_of(method), PurePath(method).name
     for name in space:
-        if name not in fields:
-            raise StudyError(f"tuning: method {method} has no option {name!r}{did_you_mean(name, fields)}")
-    rng = Seeds(study=seed, population=method).numpy("tuning")
+        if name not in options:
+            raise StudyError(f"tuning: method {shown} has no option {name!r}{did_you_mean(name, options)}")
+    rng = Seeds(study=seed, population=shown).numpy("tuning")
     shares = {name: (rng.permutation(count - 1) + rng.random(count - 1)) / max(count - 1, 1) for name in space}
-    published = Trial(method=method, number=0, options={name: fields[name].default for name in space})
+    published = Trial(method=method, number=0, options={name: options[name] for name in space})
     return [published] + [
         Trial(
             method=method, number=n + 1, options={name: one.at(float(shares[name][n])) for name, one in space.items()}
@@ -154,11 +200,12 @@ def with_trials(study: Study, trials: Sequence[Trial], seeds: int) -> Study:
     check_study(study)
     populations = dict(study.populations)
     for trial in trials:
-        count = 1 if METHODS[trial.method].deterministic else seeds
+        count = 1 if trial.method in METHODS and METHODS[trial.method].deterministic else seeds
         populations[trial.population] = PopulationSpec.model_validate(
             {"method": trial.method, "count": count, "keep_checkpoints": False, **trial.options}
         )
-    return study.model_copy(update={"populations": populations, "evaluation": None})
+    execution = study.execution.model_copy(update={"fail_fast": False})  # every seed that diverges is counted
+    return study.model_copy(update={"populations": populations, "evaluation": None, "execution": execution})
 
 
 def judge_trials(study: Study, trials: Sequence[Trial]) -> list[Result]:

@@ -3,6 +3,7 @@
     python jobs/presets/tune.py --setting digits --trials 12
     python jobs/presets/tune.py --setting cifar10 --trials 6 --set data.train=cifar10/train.parquet
     python jobs/presets/tune.py --setting digits --methods finetune,scrub --trials 3 --record try.json      # no preset
+    python jobs/presets/tune.py --setting digits --methods mine.py:unlearning --space lr=1e-4..1e-1 --record mine.json
 
 A trial is a population of the study jobs/presets/tune-<setting>.yaml, which has no test set: one method with sampled
 options and a few seeds. `generate` makes them like any other population, through Ray unless --backend inline. Trial 0
@@ -35,16 +36,18 @@ from trial_records import (
     Setup,
     TuningRecord,
     check_same_setup,
+    chosen_lines,
     make_record,
     portable,
     presets_text,
     table_lines,
 )
-from trials import Choice, LogUniform, Space, judge_population, judge_trials, make_trials, with_trials
+from trials import Choice, LogUniform, Space, judge_population, judge_trials, make_trials, space_of, with_trials
 
 from ray_unlearn.errors import RayUnlearnError, StudyError, did_you_mean
 from ray_unlearn.generation import generate
 from ray_unlearn.study import load_study
+from ray_unlearn.usercode.imports import is_script
 
 HERE = Path(__file__).resolve().parent
 PRESETS = HERE.parents[1] / "ray_unlearn" / "methods" / "presets"
@@ -117,7 +120,7 @@ SPACES: dict[str, Space] = {
 def main() -> None:
     """Make and judge the trials; write the record, and for the package's own settings the presets."""
     arguments = _arguments()
-    spaces = {name: SPACES[name] for name in arguments.methods}
+    spaces = _spaces(arguments)
     record_file = arguments.record or HERE / f"{arguments.setting}.json"
     study = load_study(arguments.study or HERE / f"tune-{arguments.setting}.yaml", arguments.set)
     sentence = SETTINGS.get(arguments.setting, study.name)
@@ -138,7 +141,8 @@ def main() -> None:
     controls = {name: judge_population(whole, name) for name in CONTROLS if name in study.populations}
     record = make_record(setup, judge_trials(whole, trials), controls, earlier)
     record_file.write_text(record.model_dump_json(indent=1) + "\n")
-    sys.stdout.write("\n".join([*table_lines(record), f"wrote {record_file}"]) + "\n")
+    lines = [*table_lines(record), *chosen_lines(record, spaces), f"wrote {record_file}"]
+    sys.stdout.write("\n".join(lines) + "\n")
     if not arguments.record and arguments.setting in SETTINGS:
         presets_file = PRESETS / f"{arguments.setting}.json"
         presets_file.write_text(presets_text(record))
@@ -149,7 +153,16 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--setting", required=True, help="digits, cifar10, or a name for your own.")
     parser.add_argument("--study", type=Path, help="Default: jobs/presets/tune-<setting>.yaml.")
-    parser.add_argument("--methods", default=",".join(SPACES), help="Comma-separated; default all.")
+    parser.add_argument(
+        "--methods", default=",".join(SPACES), help="Comma-separated names, or script.py:function; default all."
+    )
+    parser.add_argument(
+        "--space",
+        action="append",
+        default=[],
+        metavar="KEY=LOW..HIGH",
+        help="Range of an option of the one method, logarithmic, or KEY=A,B,C: one of these. Repeatable.",
+    )
     parser.add_argument("--trials", type=int, default=8, help="Per method, the published values included.")
     parser.add_argument("--seeds", type=int, default=3, help="Runs per trial; 1 for deterministic methods.")
     parser.add_argument("--backend", choices=("ray", "inline"), default="ray", help="Where runs execute.")
@@ -158,10 +171,24 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="Override the study.")
     arguments = parser.parse_args()
     arguments.methods = [name for name in arguments.methods.split(",") if name]
+    return arguments
+
+
+def _spaces(arguments: argparse.Namespace) -> dict[str, Space]:
+    """Return the methods to tune with the ranges of their options."""
+    if arguments.space:
+        if len(arguments.methods) != 1:
+            raise StudyError(f"--space: expected one method in --methods; found {len(arguments.methods)}")
+        if not arguments.record:
+            raise StudyError("--space: the trials are not those of a preset, so --record FILE is needed")
+        (name,) = arguments.methods
+        return {str(Path(name).absolute()) if is_script(name) else name: space_of(arguments.space)}
     for name in arguments.methods:
+        if is_script(name):
+            raise StudyError(f"--methods {name}: a script has no range yet; --space KEY=LOW..HIGH gives one")
         if name not in SPACES:
             raise StudyError(f"--methods {name}: nothing to tune under that name{did_you_mean(name, SPACES)}")
-    return arguments
+    return {name: SPACES[name] for name in arguments.methods}
 
 
 if __name__ == "__main__":

@@ -45,7 +45,11 @@ def forget(
         int | None, typer.Option(help="Pixels a side, as the model was trained. Default: 32.")
     ] = None,
     normalize: Annotated[
-        str | None, typer.Option(help="raw, unit or standard, as the model was trained. Default: standard.")
+        str | None,
+        typer.Option(
+            help="Scale of the pixels, as the model was trained: raw (0..255), unit (0..1), standard (mean 0.5, std "
+            "0.25), or '{mean: [R, G, B], std: [R, G, B]}'. Default: standard."
+        ),
     ] = None,
     expect_accuracy: Annotated[
         float | None, typer.Option(help="Its accuracy on test images, 0 to 1, if known: another one is refused.")
@@ -66,7 +70,8 @@ def forget(
     The command checks the model's accuracy, makes the unlearned model, and as many retrained and unlearned ones as the
     budget allows, because the evidence is a comparison of many models. It leaves model.pth and model.safetensors with
     their sha256, a page, and a study file that repeats the request. `--set training.epochs=20` and the like state how
-    the model was trained, which is what the retrained ones follow.
+    the model was trained, which is what the retrained ones follow. The exit code is 3 where one of them failed: the
+    page then states the evidence of the others.
     """
     from ray_unlearn.deletion import Request, forget_study
     from ray_unlearn.deletion.request import budget_s, write
@@ -94,6 +99,9 @@ def forget(
         study, overrides, seconds=seconds, thumbnails=thumbnails, backend=backend.value, say=print_error
     )
     print_line("\n".join(found.lines))
+    if found.failed:
+        print_error(found.failed)
+        raise typer.Exit(3)
 
 
 def _option(name: str) -> str:

@@ -30,12 +30,19 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "logs": ["ray-unlearn logs study.yaml finetune/7"],
     "evaluate": ["ray-unlearn evaluate study.yaml", "ray-unlearn evaluate study.yaml --mode exact --jobs 8"],
     "report": [
-        "ray-unlearn report study.yaml",
+        "ray-unlearn report study.yaml --images",
         "ray-unlearn report study.yaml --output table.tex --columns population,N,score --figures figures",
     ],
     "export": [
         "ray-unlearn export study.yaml submission.zip --population finetune",
         "ray-unlearn export study.yaml model.pth --population finetune --run 0",
+        "ray-unlearn export study.yaml klom --format klom --population retrained,finetune",
+        "ray-unlearn export study.yaml hub --format hub",
+    ],
+    "import": [
+        "ray-unlearn import klom retrained=forget_set_2 ascent=ascent.pt --forget forget_set_2.npy -o klom",
+        "ray-unlearn import easydub EasyDUB-dataset scrub=scrub.npz --forget-set 2 -o easydub",
+        "ray-unlearn import lira experiments -o lira",
     ],
     "forget": [
         "ray-unlearn forget --model model.pth --arch resnet18 --data photos --ids delete.csv --budget 30m -o out",

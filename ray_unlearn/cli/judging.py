@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ray_unlearn.evaluation.cache import Execute, Task
+    from ray_unlearn.report.worst_images import Shown
+    from ray_unlearn.store import StudyStore
+    from ray_unlearn.study import Study
 
 LARGE_S = 300.0
 """Expected seconds on one core above which an evaluation goes to Ray, unless --jobs is given."""
@@ -101,7 +104,8 @@ def evaluate(
     """Score the study's populations against the retrained one."""
     from functools import partial
 
-    from ray_unlearn.evaluation.evaluate import evaluate, reference_of
+    from ray_unlearn.evaluation.evaluate import evaluate
+    from ray_unlearn.evaluation.held import reference_of
     from ray_unlearn.report.text import plan_lines, score_lines
     from ray_unlearn.study import load_study
     from ray_unlearn.study.plan import ORIGINAL
@@ -124,6 +128,8 @@ def evaluate(
             raise StudyError(
                 "evaluate: --watch repeats until all runs are made; --json and --plan print once, so leave one out"
             )
+        if loaded.others:
+            raise StudyError("evaluate: --watch follows runs that are being made; leave evaluation.populations out")
         specs = loaded.populations
         chosen = [name for name in names_in(only) or specs if name != ORIGINAL and not specs[name].on_halves]
         compared = Compared(reference_of(loaded), chosen)
@@ -181,6 +187,9 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="Output file. Default: report.html, .md, .tex or .csv in the store."),
     ] = None,
+    images: Annotated[
+        bool, typer.Option("--images", help="Put pictures of the images that each method forgot worst on the page.")
+    ] = False,
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Save the page's pictures in DIR, too, as PDF and SVG.")
     ] = None,
@@ -194,14 +203,28 @@ def report(
     from ray_unlearn.study import load_study
 
     chosen = _form_of(output, form)
-    store = store_of(load_study(study, overrides))
-    text = render(store, chosen.value, names_in(columns))
+    loaded = load_study(study, overrides)
+    store = store_of(loaded)
+    if images and chosen is not ReportFormat.html:
+        raise StudyError(f"report: --images puts pictures on a page; expected the format html; found {chosen.value}")
+    text = render(store, chosen.value, names_in(columns), _pictures(loaded, store) if images else ())
     try:
         print_line(f"wrote {save(store, chosen.value, text, output)}")
     except StoreReadOnly as error:
         raise StoreReadOnly(f"{error}; --output FILE writes the report elsewhere") from error
     if figures is not None:
         print_line(f"wrote {len(draw(store, figures))} files in {figures}")
+
+
+def _pictures(study: Study, store: StudyStore) -> Sequence[Shown]:
+    """Return pictures of the images that each method forgot worst."""
+    from ray_unlearn.evaluation.evaluate import read_scores
+    from ray_unlearn.generation.thumbnails import thumbnails
+    from ray_unlearn.report.worst_images import shown_images, worst_images
+
+    found = worst_images(study, store, read_scores(store))
+    positions = {one.image_id: one.position for images in found.values() for one in images}
+    return shown_images(found, thumbnails(study, positions))
 
 
 def _form_of(output: Path | None, form: ReportFormat | None) -> ReportFormat:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from ray_unlearn.cli.options import (
     Backend,
     Every,
     GpusPerWorker,
+    KeepGoing,
     Overrides,
     ShardOf,
     StudyFile,
@@ -31,9 +32,13 @@ from ray_unlearn.cli.options import (
     shard_in,
     store_of,
     typed,
+    with_keep_going,
 )
 from ray_unlearn.errors import StoreError, StudyError, did_you_mean
 from ray_unlearn.terminal import print_error, print_line
+
+if TYPE_CHECKING:
+    from ray_unlearn.study import Study
 
 
 class ExportFormat(StrEnum):
@@ -41,7 +46,14 @@ class ExportFormat(StrEnum):
 
     competition = "competition"
     model = "model"
+    klom = "klom"
+    easydub = "easydub"
+    lira = "lira"
+    hub = "hub"
 
+
+OUTPUTS = (ExportFormat.klom, ExportFormat.easydub, ExportFormat.lira, ExportFormat.hub)
+"""Formats that are folders of several populations' outputs."""
 
 MODEL_ENDINGS = (".pth", ".safetensors")
 
@@ -68,6 +80,7 @@ def generate(
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,
     shard: ShardOf = None,
+    keep_going: KeepGoing = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Print each run's output when it ends; `logs` shows it later.")
     ] = False,
@@ -81,7 +94,7 @@ def generate(
     from ray_unlearn.generation import generate
     from ray_unlearn.study import load_study
 
-    loaded = load_study(study, overrides)
+    loaded = load_study(study, with_keep_going(overrides, keep_going))
     if loaded.adaptive:
         print_line(loaded.adaptive.all_made(typed("all", study, overrides)))
     summary = generate(
@@ -222,26 +235,47 @@ def verify(
 def export(
     study: StudyFile,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Output file: .zip, or .pth or .safetensors for one model.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Output file: .zip, or .pth or .safetensors for one model; of other formats, a folder."
+        ),
     ],
-    population: Annotated[str, typer.Option(help="The population to export.")],
+    population: Annotated[
+        str,
+        typer.Option(metavar="A,B", help="The population to export; of formats that hold several, default: all made."),
+    ] = "",
     run: Annotated[
         int | None, typer.Option(min=0, help="The run whose model is written to a .pth or .safetensors file.")
     ] = None,
     form: Annotated[
         ExportFormat | None, typer.Option("--format", help="Format of the export. Default: by the ending of FILE.")
     ] = None,
+    licence: Annotated[
+        str, typer.Option(metavar="ID", help="Licence on the card of --format hub, such as mit.")
+    ] = "unknown",
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Pack checkpoints into --format hub, too.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE where it exists.")] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Export a population as the competition's zip, or one model.
+    """Export a population, one model, or outputs.
 
     The competition's zip holds one file unlearned_checkpoint_{i}.pth per planned run; a missing checkpoint is an error.
-    With --run, FILE.pth is a state dict in fp32, and FILE.safetensors has the bytes of the run's checkpoint. The exit
-    code is 2 if FILE exists and --overwrite is not given.
+    With --run, FILE.pth is a state dict in fp32, and FILE.safetensors has the bytes of the run's checkpoint. --format
+    klom, easydub or lira writes margins or logits as those programs read them; hub writes a data set with a card. The
+    exit code is 2 if FILE exists and --overwrite is not given.
     """
     from ray_unlearn.study import load_study
 
+    if form in OUTPUTS:
+        if run is not None:
+            raise StudyError(f"export: --run is for one model; --format {form} holds all runs of a population")
+        more = {"licence": licence, "checkpoints": checkpoints} if form is ExportFormat.hub else {}
+        _export_outputs(load_study(study, overrides), file, names_in([population]), form, more)
+        return
+    if not population:
+        raise StudyError("export: --population NAME: which population")
     one_model = _is_one_model(file, run, form)
     if file.exists() and not overwrite:
         raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
@@ -261,6 +295,31 @@ def export(
     count = loaded.populations[population].planned
     size = export_competition(store_of(loaded), population, count, file)
     print_line(f"wrote {count} checkpoints ({size:,} bytes, {ExportFormat.competition.value} format) to {file}")
+
+
+def _export_outputs(study: Study, folder: Path, populations: list[str], form: ExportFormat, more: Any) -> None:
+    """Write outputs of several populations into a folder; `more`: keyword arguments of a hub's export."""
+    from ray_unlearn.interchange.hub import export_hub
+    from ray_unlearn.interchange.writing import export_outputs
+    from ray_unlearn.study.schema import Evaluation
+
+    for name in populations:
+        if name not in study.populations:
+            raise StudyError(
+                f"--population {name}: not a population of the study{did_you_mean(name, study.populations)}"
+            )
+    store = store_of(study)
+    chosen = populations or [name for name in study.populations if store.made(name)]
+    if not chosen:
+        raise StoreError(f"{store.uri}: no run is made yet; `ray-unlearn generate` makes them")
+    if form is ExportFormat.hub:
+        written = export_hub(store, study, chosen, folder, **more)
+    else:
+        reference = (study.evaluation or Evaluation()).reference
+        if form is ExportFormat.lira and not populations:
+            chosen = [name for name in chosen if study.populations[name].on_halves][:1] or chosen
+        written = export_outputs(store, chosen, form.value, folder, reference)
+    print_line(f"wrote {', '.join(chosen)} to {folder} ({form.value}): {', '.join(path.name for path in written)}")
 
 
 def _is_one_model(file: Path, run: int | None, form: ExportFormat | None) -> bool:

@@ -52,6 +52,13 @@ ShardOf = Annotated[
         help="Make part I of K of the runs, I from 1; K such commands, for example a job array's tasks, share a store.",
     ),
 ]
+KeepGoing = Annotated[
+    bool,
+    typer.Option(
+        "--keep-going",
+        help="Try every run, also of a population whose runs all fail in the same way: execution.fail_fast=false.",
+    ),
+]
 Every = Annotated[
     float, typer.Option("--every", min=0.1, metavar="SECONDS", help="Seconds between two refreshes of --watch.")
 ]
@@ -62,6 +69,11 @@ def typed(command: str, study: Path, overrides: Sequence[str] = (), *more: str) 
     """Return the command line of a subcommand for the same study and overrides, without the credentials of URIs."""
     sets = [word for override in overrides for word in ("--set", _without_keys(override))]
     return shlex.join(["ray-unlearn", command, str(study), *more, *sets])
+
+
+def with_keep_going(overrides: Sequence[str], keep_going: bool) -> list[str]:
+    """Return the overrides, with that of `--keep-going` where it is given."""
+    return [*overrides, "execution.fail_fast=false"] if keep_going else list(overrides)
 
 
 _COMMAND = re.compile(

@@ -18,12 +18,14 @@ from ray_unlearn.cli.options import (
     Address,
     Backend,
     GpusPerWorker,
+    KeepGoing,
     Overrides,
     StudyFile,
     Where,
     Workers,
     named,
     store_of,
+    with_keep_going,
 )
 from ray_unlearn.errors import RayUnlearnError, ReferenceNotMade
 from ray_unlearn.terminal import print_line
@@ -42,6 +44,7 @@ def everything(
     address: Address = None,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,
+    keep_going: KeepGoing = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Run all stages that are not done yet.
@@ -55,7 +58,7 @@ def everything(
     from ray_unlearn.generation import generate
     from ray_unlearn.study import load_study
 
-    loaded = load_study(study, overrides)
+    loaded = load_study(study, with_keep_going(overrides, keep_going))
     make = partial(
         generate, loaded, backend=backend.value, address=address, workers=workers, gpus_per_worker=gpus_per_worker
     )
@@ -109,7 +112,7 @@ def _judge(study: Study, backend: Backend, address: str | None) -> None:
     from ray_unlearn.study.schema import Evaluation
 
     reference = (study.evaluation or Evaluation()).reference
-    if reference not in study.populations:
+    if reference not in {**study.populations, **study.others}:
         print_line(f"stages evaluate and report left out: the study has no population {reference} to compare with")
         return
     print_line("stage: evaluate")

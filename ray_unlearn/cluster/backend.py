@@ -22,7 +22,7 @@ from ray_unlearn.cluster.liveness import RayWatch
 from ray_unlearn.cluster.local import LocalCluster
 from ray_unlearn.cluster.pool import RayPool
 from ray_unlearn.cluster.start import Start
-from ray_unlearn.errors import ClusterError
+from ray_unlearn.errors import ClusterError, first_line
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.study.schema import Study
 from ray_unlearn.terminal import print_error
@@ -147,7 +147,7 @@ class RayBackend:
         except ClusterError:
             raise
         except Exception as error:  # Ray raises plain exceptions here, too
-            reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+            reason = first_line(error)
             raise ClusterError(
                 f"Ray at {address}: cannot connect: {reason}; is the cluster up? --backend inline needs none"
             ) from error

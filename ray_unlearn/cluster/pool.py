@@ -75,7 +75,7 @@ class RayPool:
         self._fixed = workers or (execution.workers if isinstance(execution.workers, int) else None)
         self.device, self._needs = resources_of(execution, ray.cluster_resources().get("GPU", 0))
         # Only the driver writes the splits' file: for a million images, it would be 62 MB for every worker.
-        self._job = ray.put(replace(job, data=replace(job.data, splits_arrow=b"")))
+        self._job = ray.put(replace(job, data=replace(job.data, arrows={})))
         self._actor = ray.remote(
             num_cpus=self._needs.cpus,
             num_gpus=self._needs.gpus,

@@ -22,7 +22,7 @@ import numpy as np
 
 from ray_unlearn.data.reading import memory_limit
 from ray_unlearn.data.rows import OpenSource, Role, Row
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DataError, first_line
 from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.identity import digest
 
@@ -106,7 +106,7 @@ def _names(path: str, role: Role) -> tuple[str, str]:
         return images, labels
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file; expected an .npz file of images and labels")
-    with _opened(path) as held:
+    with opened_npz(path) as held:
         for ways in (_OF_ROLE[role], _ANY_ROLE):
             found = [next((name for name in names if name in held.files), "") for names in ways]
             if all(found):
@@ -117,7 +117,13 @@ def _names(path: str, role: Role) -> tuple[str, str]:
         )
 
 
-def _opened(path: str) -> Any:
+def opened_npz(path: str) -> Any:
+    """Return the open arrays of an `.npz` file, by name.
+
+    Raises:
+        DataError: it is no such file, or would unpack to more than fits into memory.
+
+    """
     try:
         check_regular_file(Path(path))
         with zipfile.ZipFile(path) as archive:
@@ -135,14 +141,14 @@ def _load(path: str, name: str) -> np.ndarray:
             file = Path(path) / f"{name}.npy"
             check_regular_file(file)
             return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-        with _opened(path) as held:
+        with opened_npz(path) as held:
             return np.asarray(held[name])
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise DataError(f"{path}: {name} cannot be read: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
-    text = (str(error) or type(error).__name__).splitlines()[0]
+    text = first_line(error)
     return (
         "it holds Python objects, a pickle, which may run code when read"
         if "pickle" in text or "Python objects" in text

@@ -1,6 +1,8 @@
 """The order of class names where a source does not state one, and names that are splits rather than classes.
 
     in_order({"10", "2", "1"})                   # ("1", "2", "10"): numbers by value, everything else as text
+    remark_on(2, ("class0", "class1", "class10", "class2"))      # 2 is 'class10' ...
+    alike(("cat", "Cat"))                        # classes 'cat' and 'Cat' are two ...
     is_split("train-00000-of-00002.parquet")     # "train"
 
 Does not cover: names whose order a source states (the `huggingface` metadata, `data.classes`).
@@ -39,6 +41,36 @@ def reordered(names: Sequence[str]) -> str:
 def same_number(label: int, names: Sequence[str]) -> int | None:
     """Return the index of the name that is this number; None where no name is."""
     return next((i for i, name in enumerate(names) if _NUMBER.fullmatch(name) and int(name) == label), None)
+
+
+def remark_on(label: int | str | None, names: Sequence[str]) -> str:
+    """Return a remark where a number means a class that the numbers in names would not give: `class10` for 2.
+
+    Names in an order that their source states are not sorted, and have no other number.
+    """
+    if not isinstance(label, int) or not 0 <= label < len(names) or list(names) != sorted(names):
+        return ""
+    other = sorted(names, key=_by_numbers)[label]
+    if other == names[label]:
+        return ""
+    return (
+        f"data.forget.label: {label} is class number {label} of names that are sorted as text, {names[label]!r}; if "
+        f"{other!r} is meant, write the name"
+    )
+
+
+def alike(names: Sequence[str]) -> str:
+    """Return a remark where two names differ by capitals or blanks alone; else an empty text."""
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault("".join(name.split()).casefold(), name)
+        if other != name:
+            return f"data.train: classes {other!r} and {name!r} are two, though only capitals or blanks differ"
+    return ""
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if _NUMBER.fullmatch(part) else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def is_split(name: str) -> str:

@@ -11,12 +11,13 @@ Does not cover: the meaning of columns (`folders`, `splits`).
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_unlearn.data.files import read_local
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,9 +51,10 @@ def read_csv(file: Path, text: Collection[str] | None = None, numbers: Collectio
         data = read_local(file, _LARGEST_BYTES)
     except OSError as error:
         raise DataError(f"{file}: not a readable CSV file: {error.strerror or error}") from error
-    packed = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), "")
-    if packed:
+    if packed := packed_as(data):
         raise DataError(f"{file}: compressed ({packed}); expected plain CSV: unpack it first")
+    if problem := _no_text(data):
+        raise DataError(f"{file}: not a readable CSV file: {problem}")
     types: Any = str if text is None else dict.fromkeys(text, str)
     unknown = dict.fromkeys(numbers, _UNKNOWN)
     try:
@@ -60,10 +62,29 @@ def read_csv(file: Path, text: Collection[str] | None = None, numbers: Collectio
             io.BytesIO(data), sep=_separator(data), dtype=types, keep_default_na=False, na_values=unknown
         )
     except (OSError, ValueError, OverflowError) as error:
-        raise DataError(f"{file}: not a readable CSV file: {(str(error) or 'damaged').splitlines()[0]}") from error
+        raise DataError(f"{file}: not a readable CSV file: {first_line(error)}") from error
+
+
+def packed_as(data: bytes) -> str:
+    """Return how a file that begins with these bytes is compressed; empty where it is not."""
+    return next((name for magic, name in _MAGIC.items() if data.startswith(magic)), "")
+
+
+def _no_text(data: bytes) -> str:
+    """Return why a file is no UTF-8 text, and what to do; empty where it is one."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it is UTF-16 (Excel's Unicode Text); save it as CSV UTF-8"
+    if b"\0" in data[:4096]:
+        return "it holds zero bytes, so it is no text; expected CSV in UTF-8"
+    try:
+        data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return f"line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); save it as CSV UTF-8"
+    return ""
 
 
 def _separator(data: bytes) -> str:
-    """Return the separator of a CSV file: a comma, unless its first line has none and another one instead."""
-    first = data.partition(b"\n")[0].decode("utf-8", "replace")
-    return "," if "," in first else next((one for one in (";", "\t", "|") if one in first), ",")
+    """Return the separator of a CSV file: the one that its first line has most often outside of quotes."""
+    first = re.sub(r'"[^"]*"', "", data.lstrip(b"\r\n").partition(b"\n")[0].decode("utf-8", "replace"))
+    return max((",", ";", "\t", "|"), key=first.count)

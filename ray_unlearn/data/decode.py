@@ -25,7 +25,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ray_unlearn.data.rows import Row, Slice
 from ray_unlearn.data.shards import Example, encode_shard
-from ray_unlearn.errors import DataError, did_you_mean
+from ray_unlearn.errors import DataError, did_you_mean, first_line
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.study.schema import Resize
 
@@ -124,7 +124,7 @@ def decode(
                 rgb = plain if plain.mode == "RGB" else plain.convert("RGB")
                 rgb.load()
     except Exception as error:  # a codec may raise anything on damaged bytes
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if isinstance(error, UnidentifiedImageError):  # its message holds an address in memory
             reason = f"of no format that is read: {', '.join(_FORMATS)}"
         raise DataError(f"not an image that can be decoded ({reason})") from error

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ray_unlearn.data.rows import OpenSource, Part, Row
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DataError, first_line
 from ray_unlearn.study.identity import digest
 
 _TEST_EVERY = 5
@@ -90,7 +90,7 @@ def open_cifar10(root: str | None, part: Part) -> OpenSource:
         images = CIFAR10(folder, train=part == "train", download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"cifar10: not in {folder}, and the download failed ({str(error).splitlines()[0]}); "
+            f"cifar10: not in {folder}, and the download failed ({first_line(error)}); "
             "put cifar-10-batches-py there, or name Parquet files instead"
         ) from error
     return OpenSource(

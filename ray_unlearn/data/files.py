@@ -134,6 +134,8 @@ def _expand_remote(uri: str, suffix: str) -> list[str]:
 
 def _sibling(uri: str, path: str) -> str:
     """Return the URI of another path on the same file system, with its credentials and options."""
+    if uri.startswith("hf://"):  # its @ is before a revision, and its paths are whole
+        return f"hf://{path}"
     parts = urlsplit(uri)
     host = parts.netloc if path.startswith("/") else parts.netloc.rpartition("@")[0]
     start = host if path.startswith("/") or not host else f"{host}@"

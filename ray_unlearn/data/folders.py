@@ -128,7 +128,7 @@ def open_class_folders(path: str) -> OpenSource:
     if not root.is_dir():
         raise DataError(f"{path}: {explain(root)}")
     names = in_order(item.name for item in root.iterdir() if item.is_dir() and not is_system(PurePath(item.name)))
-    _check_splits(path, names)
+    check_splits(path, names)
     entries, others = [], [item for item in root.iterdir() if not is_system(PurePath(item.name)) and item.is_file()]
     for name in names:
         files = sorted(p for p in (root / name).rglob("*") if not is_system(p.relative_to(root)) and not p.is_dir())
@@ -152,8 +152,13 @@ def _text_of(file: Path, root: Path) -> str:
     return image_id
 
 
-def _check_splits(path: str, names: Sequence[str]) -> None:
-    """Check that folders are not all splits: they would be learnt as classes, and the test images trained on."""
+def check_splits(path: str, names: Sequence[str]) -> None:
+    """Check that folders are not all splits: they would be learnt as classes, and the test images trained on.
+
+    Raises:
+        DataError: they are.
+
+    """
     splits = [is_split(name) for name in names]
     if len(set(splits)) > 1 and all(splits) and "train" in splits:
         shown = " and ".join(repr(name) for name in names[:3])
@@ -181,7 +186,7 @@ def _open_remote(uri: str) -> OpenSource:
     if PurePosixPath(_RETAIN) in inside:
         raise _local_only(uri)
     names = in_order({_class_of(path, info.is_file) for path, info in inside.items()} - {""})
-    _check_splits(uri, names)
+    check_splits(uri, names)
     files = [path for path, info in inside.items() if info.is_file and not is_system(path)]
     images = [path for path in files if path.suffix.lower() in SUFFIXES]
     others = sorted({*files} - {path for path in images if len(path.parts) > 1})

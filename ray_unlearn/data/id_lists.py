@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +24,7 @@ import numpy as np
 
 from ray_unlearn.data.csv_files import read_csv
 from ray_unlearn.data.files import read_local
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DataError, first_line
 
 _LARGEST_BYTES = 256 * 2**20
 _EXPECTED = "expected a list of ids, or a .csv file with a column image_id, a .txt, .json or .npy file of them"
@@ -40,12 +42,20 @@ _COLUMNS = (
     "position",
 )
 """Columns of a CSV file that hold ids, file names or positions; the first that it has."""
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle")
+_NUMBERS = re.compile(r"\[?\d+(?:[\s,;]+\d+)+[\s,;]*\]?")
+_SAVED = re.compile(r"\d\.\d{6,}e[+-]\d{2,3}")
+"""A number as numpy.savetxt writes it."""
 Listed = list[tuple[str, str]]
 """Entries of a list: (where, image id or position)."""
 
 
-def read_ids(ids: str | Sequence[str]) -> Listed:
+def read_ids(ids: str | Sequence[str], count: int | None = None) -> Listed:
     """Return the entries of a list in the study, or of a file.
+
+    Args:
+        ids: the list, or the file's path.
+        count: number of images, which an array of booleans has to have; None where it is not known yet.
 
     Raises:
         DataError: the file does not exist, or is of another kind.
@@ -57,8 +67,16 @@ def read_ids(ids: str | Sequence[str]) -> Listed:
     if not file.is_file():
         raise DataError(f"{ids}: no such file; data.forget.ids: {_EXPECTED}")
     if file.suffix.lower() in (".txt", ".json", ".npy"):
-        return [(f"{ids} entry {i}", text) for i, text in enumerate(_entries(file))]
+        return [(f"{ids} entry {i}", text) for i, text in enumerate(_entries(file, count))]
+    if file.suffix.lower() in _PICKLES:
+        raise DataError(
+            f"{ids}: a pickle, which may run code when read; write the positions by numpy.save(FILE, array) or as a "
+            f"text; data.forget.ids: {_EXPECTED}"
+        )
     table = read_csv(file).rename(columns=str.strip)
+    index = [column for column in table.columns if column.startswith("Unnamed: ")]  # as pandas writes its own
+    if index and len(table.columns) == 2:
+        table = table.drop(columns=index).rename(columns=lambda name: _COLUMNS[0])
     name = next((one for one in _COLUMNS if one in table.columns), None)
     if name is None and len(table.columns) > 1:
         raise DataError(f"{ids}: no column 'image_id'; found {list(table.columns)}")
@@ -68,22 +86,44 @@ def read_ids(ids: str | Sequence[str]) -> Listed:
     return [(f"{ids} row {i}", str(image_id).strip()) for i, image_id in enumerate(table[name])]
 
 
-def _entries(file: Path) -> list[str]:
+def _entries(file: Path, count: int | None) -> list[str]:
     try:
         data = read_local(file, _LARGEST_BYTES)
         if file.suffix.lower() == ".npy":
-            found: Any = np.load(io.BytesIO(data), allow_pickle=False)
-            found = (np.flatnonzero(found) if found.dtype == bool else found).tolist()
+            found: Any = _of_array(np.load(io.BytesIO(data), allow_pickle=False), count)
         elif file.suffix.lower() == ".json":
             found = json.loads(data)
         else:
-            found = [line.strip() for line in data.decode("utf-8-sig").splitlines() if line.strip()]
+            found = [entry for line in data.decode("utf-8-sig").splitlines() for entry in _in_line(line.strip())]
     except (OSError, ValueError, EOFError, RecursionError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
+        reason = (
+            "it holds Python objects, a pickle, which may run code when read" if "allow_pickle" in reason else reason
+        )
         raise DataError(f"{file}: cannot be read as a list of ids ({reason}); {_EXPECTED}") from error
     if not isinstance(found, list) or not all(map(_is_entry, found)):
         raise DataError(f"{file}: data.forget.ids: {_EXPECTED}; found other values")
     return [str(one) for one in found]
+
+
+def _of_array(found: np.ndarray, count: int | None) -> list[Any]:
+    """Return the entries of an array; of one of booleans the positions of the true ones."""
+    if found.ndim == 2 and 1 in found.shape:
+        found = found.reshape(-1)
+    if found.dtype != bool:
+        return list(np.atleast_1d(found).tolist())
+    if count is not None and len(found) != count:
+        raise ValueError(f"{len(found):,} booleans, and data.train has {count:,} images")
+    return list(np.flatnonzero(found).tolist())
+
+
+def _in_line(line: str) -> list[str]:
+    """Return the entries of a line of text: one, or several numbers in a row."""
+    if _NUMBERS.fullmatch(line):
+        return re.findall(r"\d+", line)
+    if _SAVED.fullmatch(line) and float(line).is_integer():
+        return [str(int(float(line)))]
+    return [line] if line else []
 
 
 def _is_entry(value: Any) -> bool:
@@ -94,8 +134,10 @@ def find(text: str, position: Mapping[str, int]) -> int | None:
     """Return the position of an id, also of a number that a table wrote as `12.0`; None where it is unknown."""
     if text in position:
         return position[text]
-    number = whole(text) if "." in text else None
-    return None if number is None else position.get(str(number))
+    number = whole(text)
+    if number is None:
+        return None
+    return position.get(str(number) if "." in text else f"{text}.0")
 
 
 def names_of(position: Mapping[str, int]) -> dict[str, dict[str, int]]:
@@ -146,11 +188,34 @@ def whole(text: str) -> int | None:
     return int(head) if head.isascii() and head.isdecimal() and len(head) < 19 and not tail.strip("0") else None
 
 
-def positions(listed: Listed, count: int) -> list[int] | None:
-    """Return the entries as positions in data.train; None unless every entry is one."""
+def positions(listed: Listed, ids: Sequence[str], *, certain: bool) -> list[int] | None:
+    """Return the entries as positions in data.train; None unless every entry is one.
+
+    Args:
+        listed: the entries.
+        ids: id of each image.
+        certain: whether numbers can only be positions, as those of a NumPy array; else they may be names of files.
+
+    Raises:
+        DataError: an entry is the position of one image and the name of another.
+
+    """
     numbers = [whole(text) for _, text in listed]
-    found = [number for number in numbers if number is not None and number < count]
-    return found if len(found) == len(listed) else None
+    found = [number for number in numbers if number is not None and number < len(ids)]
+    if len(found) != len(listed):
+        return None
+    if certain:
+        return found
+    named = Counter(whole(PurePosixPath(image_id).stem) for image_id in ids)
+    place_of = {n: i for i, one in enumerate(ids) if named[n := whole(PurePosixPath(one).stem)] == 1 and n is not None}
+    for (where, text), place in zip(listed, found, strict=True):
+        other = place_of.get(place, place)
+        if other != place:
+            raise DataError(
+                f"{where}: {text} is the position of image {ids[place]!r}, and the name of image {ids[other]!r}; "
+                "write the images' ids"
+            )
+    return found
 
 
 def like(text: str, position: Mapping[str, int]) -> str:

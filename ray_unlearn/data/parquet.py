@@ -13,7 +13,7 @@ Does not cover: images as arrays in Parquet.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
@@ -26,7 +26,7 @@ from pyarrow import fs
 from ray_unlearn.data.class_names import in_order, is_split, reordered
 from ray_unlearn.data.files import SourceFile, expand, fingerprint, read_local
 from ray_unlearn.data.rows import OpenSource, Row
-from ray_unlearn.errors import DataError, did_you_mean
+from ray_unlearn.errors import DataError, did_you_mean, first_line
 from ray_unlearn.store.arrow import open_parquet_file, parquet_extension_types
 from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.identity import digest
@@ -66,10 +66,11 @@ class ParquetSlice:
             rows = _batch_rows(parquet.metadata, self.row_groups, _BATCH_ROWS)
             for batch in parquet.iter_batches(rows, row_groups=list(self.row_groups), columns=names):
                 for values in batch.to_pylist():
-                    yield self._row(values, row)
+                    yield self.row_of(values, row)
                     row += 1
 
-    def _row(self, values: dict[str, Any], row: int) -> Row:
+    def row_of(self, values: dict[str, Any], row: int) -> Row:
+        """Return a row of the table; its number is for messages, and for ids where no column has them."""
         columns, where = self.columns, f"{self.file.label} row {row}"
         image, problem = self._image(values[columns.image])
         group = values[columns.group] if columns.group else None
@@ -133,16 +134,12 @@ class _reading:  # noqa: N801 - a context manager, used as a verb
             self._stream = filesystem.open_input_file(path)
             return open_parquet_file(self._stream)
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(f"{self.file.label}: not a readable Parquet file: {_first_line(error)}") from error
+            raise DataError(f"{self.file.label}: not a readable Parquet file: {first_line(error)}") from error
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._stream.close()
         if isinstance(error, OSError | pa.ArrowException):
-            raise DataError(f"{self.file.label}: damaged Parquet file: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(f"{self.file.label}: damaged Parquet file: {first_line(error)}") from error
 
 
 def open_parquet(paths: tuple[str, ...], columns: Columns) -> OpenSource:
@@ -192,9 +189,9 @@ def _slices(file: SourceFile, columns: Columns) -> tuple[tuple[str, ...], list[P
     """Return the class names and the slices of one file, from its footer."""
     with _reading(file) as parquet:
         schema, metadata = parquet.schema_arrow, parquet.metadata
-        _check_columns(file, schema, parquet_extension_types(parquet), columns)
+        check_columns(file, schema, parquet_extension_types(parquet), columns)
         _check_unpacked_size(file, metadata)
-        own_names = _class_names(schema, columns.label) or ()
+        own_names = class_names_of(schema, columns.label) or ()
     return own_names, [ParquetSlice(file, *part, columns, own_names) for part in _row_groups(metadata)]
 
 
@@ -240,12 +237,26 @@ def _batch_rows(metadata: pq.FileMetaData, groups: Iterable[int], most: int) -> 
     return max(1, min(most, _BATCH_BYTES // max(largest, 1)))
 
 
-def _check_columns(file: SourceFile, schema: pa.Schema, extensions: Collection[str], columns: Columns) -> None:
+_USUAL = {
+    "image": ("image", "img", "images", "picture", "pixel_values", "jpg", "png"),
+    "label": ("label", "labels", "fine_label", "class", "cls", "target", "y"),
+    "group": ("coarse_label", "person_id", "identity", "group"),
+}
+"""Names that data sets give to their columns, the usual one first."""
+
+
+def check_columns(file: SourceFile, schema: pa.Schema, extensions: Collection[str], columns: Columns) -> None:
+    """Check that a table has the columns that the study names, of types that hold images and labels.
+
+    Raises:
+        DataError: it has not; the message suggests columns of usual names.
+
+    """
     for key, name in columns.model_dump().items():
         if name is not None and name not in schema.names:
-            raise DataError(
-                f"{file.label}: no column {name!r} for data.columns.{key}{did_you_mean(name, schema.names)}"
-            )
+            hint = _suggested(schema.names) if key in ("image", "label") else ""
+            hint = hint or did_you_mean(name, schema.names)
+            raise DataError(f"{file.label}: no column {name!r} for data.columns.{key}{hint}")
     for name in (n for n in columns.model_dump().values() if n is not None):
         if name in extensions or isinstance(schema.field(name).type, pa.BaseExtensionType):
             raise DataError(f"{file.label}: column {name!r} has an extension type; expected plain Arrow types")
@@ -255,21 +266,30 @@ def _check_columns(file: SourceFile, schema: pa.Schema, extensions: Collection[s
         raise DataError(
             f"{file.label}: column {columns.image!r}: expected struct<bytes, path> or binary; found {image}"
         )
-    if not (_is_number(label) or _is_a(label, "string")):
+    if not (is_number(label) or _is_a(label, "string")):
         raise DataError(f"{file.label}: column {columns.label!r}: expected whole numbers or strings; found {label}")
+
+
+def _suggested(names: Sequence[str]) -> str:
+    """Return columns of a table that have usual names, as a study writes them; empty where image or label has none."""
+    found = {key: next((one for one in usual if one in names), None) for key, usual in _USUAL.items()}
+    if not found["image"] or not found["label"]:
+        return ""
+    chosen = ", ".join(f"{key}: {name}" for key, name in found.items() if name and name != key)
+    return f"; it has {', '.join(names[:8])}: data.columns: {{{chosen}}}" if chosen else ""
 
 
 def _is_a(kind: pa.DataType, name: str) -> bool:
     return str(kind) in (name, f"large_{name}", f"{name}_view")
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
     """Return whether labels of a type may be whole numbers; each value is checked when it is read."""
     types = pa.types
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind))
 
 
-def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+def class_names_of(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
     """Return the names in the `huggingface` metadata; None where it has none that can be read."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
@@ -283,7 +303,7 @@ def _names_from_labels(files: tuple[SourceFile, ...], label: str) -> tuple[str, 
     names: set[str] = set()
     for file in files:
         with _reading(file) as parquet:
-            if _is_number(parquet.schema_arrow.field(label).type):
+            if is_number(parquet.schema_arrow.field(label).type):
                 return None
             rows = _batch_rows(parquet.metadata, range(parquet.metadata.num_row_groups), _LABEL_ROWS)
             for batch in parquet.iter_batches(rows, columns=[label]):

@@ -65,3 +65,5 @@ class OpenSource:
     num_rows: int
     remarks: tuple[str, ...] = ()
     """Remarks for the user about how the source was read."""
+    revision: str = ""
+    """Commit of a data set on a hub that it was read at; empty for other sources."""

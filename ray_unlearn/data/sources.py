@@ -7,11 +7,17 @@ Does not cover: the formats themselves, each in its own module.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
+from ray_unlearn.data.archives import is_tar, open_tars
 from ray_unlearn.data.arrays import is_arrays, open_arrays
 from ray_unlearn.data.embedded import open_cifar10, open_digits
 from ray_unlearn.data.folders import is_competition, open_class_folders, open_competition
+from ray_unlearn.data.hub import is_hub, pinned
 from ray_unlearn.data.parquet import is_parquet, open_parquet
 from ray_unlearn.data.rows import OpenSource, Part, Role
+from ray_unlearn.data.saved import is_saved, open_saved
 from ray_unlearn.data.tables import is_table, open_table
 from ray_unlearn.errors import DataError
 from ray_unlearn.study.schema import Columns, Source
@@ -36,6 +42,11 @@ def open_source(source: Source, role: Role, columns: Columns) -> OpenSource:
         form = source.format if source.format != "auto" else _format_of(paths)
     except OSError as error:  # a name too long for a file system, a folder without permission to list it
         raise DataError(f"data.{role}: {label(paths[0])[:80]}: cannot be read ({error.strerror})") from error
+    if form == "imported":
+        raise DataError(
+            f"data.{role}: the study's images are not here: its runs were imported as outputs. evaluate, report, "
+            "status, verify and export work on it; runs of other methods need a study with images"
+        )
     if form == "digits":
         return open_digits(part)
     if form == "cifar10":
@@ -44,30 +55,46 @@ def open_source(source: Source, role: Role, columns: Columns) -> OpenSource:
         raise DataError(f"data.{role}.images: is the folder of a CSV file's images; the source is of format {form}")
     if not paths:
         raise DataError(f"data.{role}: format {form} needs a path")
+    if any(map(is_hub, paths)):
+        found = [pinned(path) if is_hub(path) else (path, "") for path in paths]
+        revisions = dict.fromkeys(revision for _, revision in found if revision)
+        opened = _open(form, tuple(path for path, _ in found), role, columns, source.images)
+        return replace(opened, revision=", ".join(revisions))
+    return _open(form, paths, role, columns, source.images)
+
+
+def _open(form: str, paths: tuple[str, ...], role: Role, columns: Columns, images: str | None) -> OpenSource:
     if form == "parquet":
         return open_parquet(paths, columns)
+    if form == "tar":
+        return open_tars(paths, columns)
     if len(paths) > 1:
         raise DataError(f"data.{role}: format {form} takes one path; found {len(paths)} paths")
-    if form == "csv":
-        return open_table(paths[0], columns, source.images)
-    if form == "numpy":
-        return open_arrays(paths[0], role)
-    return open_competition(paths[0]) if form == "competition" else open_class_folders(paths[0])
+    return {
+        "csv": lambda path: open_table(path, columns, images),
+        "numpy": lambda path: open_arrays(path, role),
+        "arrow": lambda path: open_saved(path, columns),
+        "competition": open_competition,
+        "folder": open_class_folders,
+    }[form](paths[0])
 
 
 def has_columns(source: Source) -> bool:
     """Return whether the source is a table whose columns `data.columns` names."""
     paths = (source.path,) if isinstance(source.path, str) else source.path or ()
-    return (source.format if source.format != "auto" else _format_of(paths)) in {"parquet", "csv"}
+    return (source.format if source.format != "auto" else _format_of(paths)) in {"parquet", "csv", "tar", "arrow"}
 
 
 def _format_of(paths: tuple[str, ...]) -> str:
     if not paths:
         return "parquet"
-    if is_parquet(paths[0]):
-        return "parquet"
-    if is_table(paths[0]):
-        return "csv"
-    if is_competition(paths[0]):
-        return "competition"
-    return "numpy" if is_arrays(paths[0]) else "folder"
+    first = paths[0]
+    kinds: dict[str, Callable[[], bool]] = {
+        "arrow": lambda: is_saved(first),
+        "parquet": lambda: is_parquet(first),
+        "csv": lambda: is_table(first),
+        "competition": lambda: is_competition(first),
+        "tar": lambda: is_tar(paths),
+        "numpy": lambda: is_arrays(first),
+    }
+    return next((name for name, fits in kinds.items() if fits()), "folder")

@@ -4,10 +4,12 @@
     splits.sets["retain"]                        # int64 indexes, sorted
     splits.digest                                # over the image ids of every set
     splits.arrow(table)                          # as saved with the study
+    others = make_splits(study.data, Seeds(study=study.seed), table, 3)      # those of forget set 3
 
 Order of the draws: ids named by the study are set aside; then `limit` and the test fraction are drawn from the rest;
 then a class or whole groups to forget are set aside, so that no method meets them in the validation set; then the
-validation fraction, and a forget fraction, are drawn; retain is what remains.
+validation fraction, and a forget fraction, are drawn; retain is what remains. Of a study with several forget sets, all
+but forget and retain is the same for each, and so is train, their union.
 
 Does not cover: pixels; only ids, labels and groups are used.
 """
@@ -87,8 +89,14 @@ class Splits:
         return bytes(sink.getvalue())
 
 
-def make_splits(data: Data, seeds: Seeds, images: ImageTable) -> Splits:
+def make_splits(data: Data, seeds: Seeds, images: ImageTable, forget_set: int = 0) -> Splits:
     """Draw the study's sets.
+
+    Args:
+        data: the study's block.
+        seeds: of the study.
+        images: ids, labels and groups.
+        forget_set: which of the study's forget sets, from 0; the stream of set 0 is that of a study with one.
 
     Raises:
         DataError: a set would be empty, an id or class is unknown, or sets would overlap.
@@ -118,10 +126,11 @@ def make_splits(data: Data, seeds: Seeds, images: ImageTable) -> Splits:
         rest = _without(rest, validation)
     if data.forget.fraction is not None and len(rest):
         count = max(1, round(data.forget.fraction * len(rest)))
-        forget = _draw(rest, count, seeds, "forget-split", "data.forget.fraction")
+        purpose = f"forget-split/{forget_set}" if forget_set else "forget-split"
+        forget = _draw(rest, count, seeds, purpose, "data.forget.fraction")
     sets = {"retain": _without(rest, forget), "forget": forget, "validation": validation, "test": test}
     _check_not_empty(data, sets)
-    return _checked(sets, images)
+    return splits_of(sets, images)
 
 
 def _check_not_empty(data: Data, sets: Mapping[str, np.ndarray]) -> None:
@@ -137,7 +146,13 @@ def _check_not_empty(data: Data, sets: Mapping[str, np.ndarray]) -> None:
         raise DataError(f"data.forget: the forget set is empty; {expected}")
 
 
-def _checked(sets: dict[str, np.ndarray], images: ImageTable) -> Splits:
+def splits_of(sets: Mapping[str, np.ndarray], images: ImageTable) -> Splits:
+    """Return these sets of images, sorted indexes by split, with their digest.
+
+    Raises:
+        DataError: an image is in two of them.
+
+    """
     everything = np.concatenate(list(sets.values()))
     if np.bincount(everything).max() > 1:
         raise DataError("data: the sets overlap; an image is in two of retain, forget, validation and test")
@@ -169,10 +184,12 @@ def _named(data: Data, images: ImageTable) -> np.ndarray:
     if data.forget.ids is None:
         return np.array([], dtype=np.int64)
     position = {images.ids[i]: i for i in range(images.num_train)}
-    listed = read_ids(data.forget.ids)
+    listed = read_ids(data.forget.ids, images.num_train)
     places = [find(text, position) for _, text in listed]
     if listed and all(place is None for place in places):
-        places = [*(positions(listed, images.num_train) or places)]  # the starting kit's forget_idx
+        array = isinstance(data.forget.ids, str) and data.forget.ids.lower().endswith(".npy")
+        found_positions = positions(listed, images.ids[: images.num_train], certain=array)
+        places = [*(found_positions or places)]  # the starting kit's forget_idx
     if any(place is None for place in places):
         names = names_of(position)
         places = [

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_unlearn.data.class_names import alike, remark_on
 from ray_unlearn.data.copies import copies, straddling, words_of
 from ray_unlearn.data.prepare import DecodeAll, Prepared, check_classes, in_place, prepare_source
 from ray_unlearn.data.rows import OpenSource, Role
@@ -48,14 +49,21 @@ class StudyData:
     validation: Prepared | None
     test: Prepared | None
     splits: Splits
+    """Its sets of images; of a study with several forget sets, those of set 0."""
     class_names: tuple[str, ...] | None
     num_classes: int
     identity: Mapping[str, Any]
-    splits_arrow: bytes
-    """The splits as saved with the study."""
+    arrows: Mapping[str, bytes]
+    """The splits as saved with the study, by digest."""
     shuffle: Shuffle
     warnings: tuple[str, ...]
     """Warnings about the images."""
+    further: tuple[Splits, ...] = ()
+    """Splits of forget sets 1, 2, ..., of a study that has several."""
+
+    def splits_of(self, forget_set: int) -> Splits:
+        """Return the splits of one of the study's forget sets."""
+        return (self.splits, *self.further)[forget_set]
 
     @property
     def sources(self) -> list[Prepared]:
@@ -110,7 +118,7 @@ def check_columns(data: Data) -> None:
     if named and not any(has_columns(source) for source in sources):
         raise DataError(
             f"data.columns.{named[0]}: names a column, and no source of the study has columns; "
-            "Parquet and CSV files have: remove it"
+            "Parquet, CSV and tar files have: remove it"
         )
 
 
@@ -147,6 +155,7 @@ def prepare_study(
     """
     prepared: dict[str, Prepared] = {}
     remarks: list[str] = []
+    revisions: dict[str, str] = {}
     names = study.data.classes if isinstance(study.data.classes, tuple) else None
     limit = study.data.classes if isinstance(study.data.classes, int) else len(names) if names else None
     for role in _ROLES:
@@ -155,6 +164,8 @@ def prepare_study(
             continue
         source = (opened or {}).get(role) or open_role(study.data, role, spec)
         remarks += [f"data.{role}: {remark}" for remark in source.remarks]
+        if source.revision:
+            revisions[role] = source.revision
         prepared[role] = prepare_source(
             source,
             storage,
@@ -176,7 +187,8 @@ def prepare_study(
     data = _assemble(study, hardest, prepared, names, int(limit or 0))
     if study.data.strict and data.warnings:
         raise DataError(f"data.strict: {data.warnings[0]}" + _more(data.warnings[1:]))
-    return replace(data, warnings=(*remarks, *data.warnings))
+    at = {"revisions": revisions} if revisions else {}
+    return replace(data, identity={**data.identity, **at}, warnings=(*remarks, *data.warnings))
 
 
 def _more(others: Sequence[str]) -> str:
@@ -244,7 +256,8 @@ def _assemble(
         num_validation=sizes.get("validation", 0),
         class_names=names,
     )
-    splits = make_splits(_with_hardest(study, hardest, table.ids[: table.num_train]), Seeds(study=study.seed), table)
+    wanted, seeds = _with_hardest(study, hardest, table.ids[: table.num_train]), Seeds(study=study.seed)
+    splits, *further = (make_splits(wanted, seeds, table, number) for number in range(wanted.forget.sets))
     normalize = study.data.normalize
     identity = {
         "images": {role: source.manifest.content for role, source in prepared.items()},
@@ -254,6 +267,8 @@ def _assemble(
         "normalize": normalize if isinstance(normalize, str) else identity_of(normalize),
         **study.data.shuffle.identity,
     }
+    if further:
+        identity["further_splits"] = [one.digest for one in further]
     return StudyData(
         train=prepared["train"],
         validation=prepared.get("validation"),
@@ -262,12 +277,16 @@ def _assemble(
         class_names=names,
         num_classes=num_classes,
         identity=identity,
-        splits_arrow=splits.arrow(table),
+        arrows={one.digest: one.arrow(table) for one in (splits, *further)},
+        further=tuple(further),
         shuffle=study.data.shuffle,
         warnings=(
+            *filter(None, (remark_on(study.data.forget.label, names or ()), alike(names or ()))),
             *_empty_classes(names, num_classes, table.labels_N[: table.num_train]),
+            *_untested(names, table.labels_N, table.num_train, splits),
             *straddling(splits.sets, table.groups),
             *_shared_pixels(tables, prepared["train"].folder, splits, table.ids),
+            *_in_further_sets(further, tables, table),
         ),
     )
 
@@ -281,6 +300,26 @@ def _shared_pixels(tables: Sequence[pa.Table], folder: str, splits: Splits, ids:
         )
     else:
         yield from copies(splits.sets, words_N, ids)
+
+
+def _in_further_sets(further: Sequence[Splits], tables: Sequence[pa.Table], images: ImageTable) -> Iterator[str]:
+    """Yield what is said of groups and copies in both retain and forget, for forget sets 1, 2, ... by number."""
+    words_N = words_of(tables) if further else None
+    for number, splits in enumerate(further, 1):
+        trained = {name: splits.sets[name] for name in ("retain", "forget")}
+        shared = () if words_N is None else copies(trained, words_N, images.ids)
+        yield from (f"forget set {number}: {line}" for line in (*straddling(trained, images.groups), *shared))
+
+
+def _untested(names: tuple[str, ...] | None, labels_N: np.ndarray, num_train: int, splits: Splits) -> Iterator[str]:
+    """Return one warning, or none, where the images that are trained on have classes that no test image has."""
+    test_N = splits.sets["test"]
+    missing = sorted({*labels_N[:num_train].tolist()} - {*labels_N[test_N].tolist()}) if len(test_N) else []
+    if missing:
+        shown = ", ".join([names[label] if names else str(label) for label in missing[:3]])
+        more = ", ..." * (len(missing) > 3)
+        count = f"{len(missing)} class{'es' * (len(missing) > 1)}"
+        yield f"data.test: no image of {count} that data.train has ({shown}{more})"
 
 
 def _empty_classes(names: tuple[str, ...] | None, count: int, labels_N: np.ndarray) -> Iterator[str]:

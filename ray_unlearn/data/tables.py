@@ -11,9 +11,10 @@ Does not cover: several labels per image; CSV files on object stores.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ray_unlearn.data.class_names import in_order, is_split, reordered
@@ -25,8 +26,12 @@ from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.study.schema import Columns
 from ray_unlearn.study.uris import label
 
-PATHS = ("path", "image_path", "file_name", "filename", "file", "filepath", "img_path", "image", "img")
+PATHS = (
+    *("path", "image_path", "file_name", "filename", "file", "filepath", "img_path", "image", "img"),
+    *("fname", "image_name", "img_name", "image_file"),
+)
 """Columns that hold an image's path where the study names none: the first that a file has."""
+_SHOWN = 12  # names in a message
 _SEVERAL = re.compile(r"[\[(]?\s*\d+(?:\.0)?(?:\s*[\s,;|]\s*\d+(?:\.0)?)+\s*[\])]?")
 
 
@@ -57,7 +62,8 @@ def open_table(path: str, columns: Columns, images: str | None = None) -> OpenSo
     where_path = _path_column(path, names, columns)
     for key in ("label", "id", "group", "age"):
         if (column := getattr(columns, key)) and column not in names:
-            raise _no_column(path, key, column, names, where_path)
+            more = _several(table, [name for name in names if name != where_path]) if key == "label" else ""
+            raise _no_column(path, key, column, names, where_path, more)
     root = Path(images) if images else file.parent
     if not root.is_dir():
         raise DataError(f"{images}: no such folder; expected the folder of the images that {path} lists")
@@ -65,6 +71,7 @@ def open_table(path: str, columns: Columns, images: str | None = None) -> OpenSo
     if not entries:
         raise DataError(f"{path}: no rows; expected one per image")
     splits = [line for name in names if name not in columns.model_dump().values() and (line := _splits(table[name]))]
+    _check_single({str(entry.label) for entry in entries}, path, columns.label)
     numbers = [whole(str(entry.label)) for entry in entries]
     if all(number is not None for number in numbers):
         numbered = [replace(e, label=int(n or 0)) for e, n in zip(entries, numbers, strict=True)]
@@ -72,6 +79,18 @@ def open_table(path: str, columns: Columns, images: str | None = None) -> OpenSo
     classes = in_order({str(entry.label) for entry in entries})
     remarks = filter(None, [reordered(classes), _mixed(classes), *splits])
     return replace(source_of(path, entries, classes), remarks=tuple(remarks))
+
+
+def _check_single(classes: Collection[str], path: str, column: str) -> None:
+    """Refuse classes that are lists of others, such as `Edema|Mass` beside `Mass`."""
+    lists = {name: {part.strip() for part in re.split(r"[|;]", name)} for name in sorted(classes)}
+    count = Counter(part for parts in lists.values() for part in parts)
+    for name, parts in lists.items():
+        if len(parts) > 1 and (shared := sorted(part for part in parts if count[part] > 1)):
+            raise DataError(
+                f"{path}: column {column!r} holds several labels, {name[:40]!r} (other rows have {shared[0][:40]!r}); "
+                "a classifier of one class per image needs one: write a column with one of them"
+            )
 
 
 def _mixed(classes: Sequence[str]) -> str:
@@ -99,28 +118,44 @@ def _splits(column: Any) -> str:
 def _path_column(path: str, names: list[str], columns: Columns) -> str:
     if columns.path is not None:
         if columns.path not in names:
-            raise _no_column(path, "path", columns.path, names, "")
+            raise _no_column(path, "path", columns.path, names, "", "")
         return columns.path
-    found = [name for name in PATHS if name in names]
+    found = [name for known in PATHS for name in names if name.lower() == known]
     if not found:
+        rows = [name for name in names if PurePath(name).suffix.lower() in SUFFIXES]
+        hint = f"; its first line is a row, {rows[0]!r}: write the columns' names above it" if rows else ""
         raise DataError(
             f"{path}: no column with the images' paths; name it by data.columns: {{path: ...}} (columns: "
-            f"{', '.join(names)})"
+            f"{', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}){hint}"
         )
     return found[0]
 
 
-def _no_column(path: str, key: str, column: str, names: list[str], taken: str) -> DataError:
+def _no_column(path: str, key: str, column: str, names: list[str], taken: str, more: str) -> DataError:
     rest = [name for name in names if name != taken]
+    only = rest[0] if len(rest) == 1 else "..."
     return DataError(
         f"{path}: no column {column!r} for data.columns.{key}{did_you_mean(column, rest)}; name it by "
-        f"data.columns: {{{key}: ...}}"
+        f"data.columns: {{{key}: {only}}}{more}"
+    )
+
+
+def _several(table: Any, names: Sequence[str]) -> str:
+    """Return what to know of columns that are 0 or 1 in every row, one label each; empty for fewer than two such."""
+    found = [name for name in names if {*table[name].str.strip()} <= {"0", "1", "-1"}]
+    if len(found) < 2:
+        return ""
+    return (
+        f"; {', '.join(found[:4])}{', ...' * (len(found) > 4)} are 0 or 1: several labels per image (multi-label), of "
+        "which a classifier of one class per image learns one"
     )
 
 
 def _entries(path: str, rows: list[dict[Any, Any]], where_path: str, columns: Columns, root: Path) -> Iterator[Entry]:
     for number, row in enumerate(rows):
         where, text = f"{path} row {number}", str(row[where_path]).strip()
+        if "\\" in text and not (root / text).is_file():  # written on Windows
+            text = text.replace("\\", "/")
         if not text:
             raise DataError(f"{where}: column {where_path!r} is empty; expected the image's path")
         yield Entry(

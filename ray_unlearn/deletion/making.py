@@ -12,18 +12,15 @@ Does not cover: how runs are made (`generation`) and scored (`evaluation`).
 from __future__ import annotations
 
 import html
-import io
 import shlex
 import time
-from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ray_unlearn.deletion import original, words
+from ray_unlearn.deletion.files import check_replaceable, write_models
 from ray_unlearn.deletion.findings import Findings, read_findings
 from ray_unlearn.deletion.page import Context, deletion_page
 from ray_unlearn.deletion.request import (
@@ -36,12 +33,13 @@ from ray_unlearn.deletion.request import (
     write,
     write_count,
 )
-from ray_unlearn.errors import ReferenceNotMade, StoreError, StudyError
+from ray_unlearn.deletion.scales import check_scale
+from ray_unlearn.errors import ModelError, ReferenceNotMade, StoreError
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.evaluation.scores import Scores
-from ray_unlearn.export import export_model
 from ray_unlearn.generation import Summary, generate
 from ray_unlearn.generation.backends import BackendName
+from ray_unlearn.generation.thumbnails import thumbnails as drawn
 from ray_unlearn.report.publish import publish
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.loading import load_study
@@ -53,8 +51,6 @@ from ray_unlearn.wording import duration, plural
 
 MOST = 64
 """Runs a side that are enough: the smallest images' evidence grows little beyond."""
-_MODELS = ("model.pth", "model.safetensors")
-"""Files that the unlearned model is written to, in the folder of the study file."""
 _GROWTH = 4
 """Factor by which the number of runs grows at most in one round, because a round's time is an estimate."""
 _TRAINING_OVER_PREDICTION = 3.0
@@ -71,6 +67,8 @@ class Deletion:
     findings: Findings
     lines: tuple[str, ...]
     """Closing lines: the verdict, the numbers, the files."""
+    failed: str = ""
+    """Why further models could not be made, so that the evidence is of those that were; empty where all went well."""
 
     @property
     def model(self) -> Path:
@@ -140,34 +138,31 @@ def forget_study(
     """
     study = load_study(file, overrides)
     check_form(study, str(file))
-    _check_original_stays(study, file.parent)
+    check_replaceable(study, file.parent)
     store = StudyStore(open_storage(study.storage), study.name)
     end = time.monotonic() + seconds
     _made(generate(with_count(study, 1), backend="inline", only=[ORIGINAL]), "the original")
-    say(original.check(study, store))
+    try:
+        check_scale(study, store)
+        say(original.check(study, store))
+    except ModelError:
+        _make_room(store)
+        raise
     warnings = original.warnings(study)
     for line in warnings:
         say(f"warning: {line}")
-    study, note = _make(study, store, end, backend, most, say)
-    warnings += [note] * bool(note)
+    study, note, failed = _make(file, study, store, end, backend, most, say)
+    warnings += [line for line in (note, failed) if line]
     write_count(file, max(1, len(store.made(UNLEARNED))))
     scores = _scores(study, store, say)
-    return _written(file, overrides, study, store, scores, warnings, thumbnails)
+    return replace(_written(file, overrides, study, store, scores, warnings, thumbnails), failed=failed)
 
 
-def _check_original_stays(study: Study, folder: Path) -> None:
-    """Check that the unlearned model is not written over the original.
-
-    Raises:
-        StudyError: the original is a file that the request writes.
-
-    """
-    weights = Path((study.populations[ORIGINAL].weights or ("",))[0])
-    if weights.resolve() in [(folder / name).resolve() for name in _MODELS]:
-        raise StudyError(
-            f"{weights}: the unlearned model would be written over the original; rename the original, or "
-            "choose another folder for the request (-o FOLDER, or that of its study file)"
-        )
+def _make_room(store: StudyStore) -> None:
+    """Remove an original that was refused, unless runs started from it: the corrected request gets its place."""
+    if not store.indexes(UNLEARNED) and not store.indexes(RETRAINED):
+        for name in (ORIGINAL, UNLEARNED, RETRAINED):
+            store.storage.remove(store.layout.population(name))
 
 
 def _made(summary: Summary, what: str) -> None:
@@ -175,11 +170,14 @@ def _made(summary: Summary, what: str) -> None:
         raise StoreError(f"{what} could not be made: {next(iter(summary.failed.values()), 'the lines above say why')}")
 
 
-def _make(study: Study, store: StudyStore, end: float, backend: BackendName, most: int, say: Say) -> tuple[Study, str]:
+def _make(
+    file: Path, study: Study, store: StudyStore, end: float, backend: BackendName, most: int, say: Say
+) -> tuple[Study, str, str]:
     """Make the unlearned model, then pairs of unlearned and retrained runs until the budget is used.
 
     Returns:
-        The study with the counts that were made, and why no retrained model was made; empty where one was.
+        The study with the counts that were made; why no retrained model was made, empty where one was; and why making
+        them ended early, empty where no run failed.
 
     """
     _made(generate(with_count(study, 1), backend="inline", only=[UNLEARNED]), "the unlearned model")
@@ -188,11 +186,11 @@ def _make(study: Study, store: StudyStore, end: float, backend: BackendName, mos
     expected_s = 0.0 if done else _retraining_s(study, store)
     if not done and expected_s > end - time.monotonic():
         note = (
-            f"no model was retrained: one would take about {duration(expected_s)}, more than the budget leaves; "
+            f"No model was retrained: one would take about {duration(expected_s)}, more than the budget leaves; "
             "--budget gives more time"
         )
         say(note)
-        return with_count(study, 1), note
+        return with_count(study, 1), note, ""
     pair_s = expected_s
     while done < most:
         begun, left = time.monotonic(), end - time.monotonic()
@@ -201,10 +199,21 @@ def _make(study: Study, store: StudyStore, end: float, backend: BackendName, mos
         if count <= done:
             break
         say(f"making unlearned and retrained models: {done} of each so far, {count} then")
-        _made(generate(with_count(study, count), backend=backend, only=[UNLEARNED, RETRAINED]), "a retrained model")
+        summary = generate(with_count(study, count), backend=backend, only=[UNLEARNED, RETRAINED])
+        if summary.exit_code:
+            return with_count(study, count), "", _ended_early(file, summary)
         pair_s = (time.monotonic() - begun) / (count - done)
         done = count
-    return with_count(study, max(done, 1)), ""
+    return with_count(study, max(done, 1)), "", ""
+
+
+def _ended_early(file: Path, summary: Summary) -> str:
+    run, why = next(iter(summary.failed.items()), (None, "; ".join(one.why for one in summary.ended)))
+    shows = f"; `ray-unlearn logs {file} {run}` shows the traceback" if run else ""
+    return (
+        f"{plural(len(summary.failed), 'model')} could not be made, so this is the evidence of those that were made, "
+        f"and no more were tried: {why}{shows}; the same command goes on from here"
+    )
 
 
 def _pairs(store: StudyStore) -> int:
@@ -238,7 +247,7 @@ def _written(
 ) -> Deletion:
     """Write the model, its hashes and the page."""
     folder, run = file.parent, Run(population=UNLEARNED, index=0)
-    files = [(name, export_model(store, run, folder / name).sha256) for name in _MODELS]
+    files = write_models(store, run, folder)
     found = read_findings(study, store, scores)
     record = store.record(run)
     again = ["ray-unlearn", "forget", str(file), *(word for one in overrides for word in ("--set", one))]
@@ -249,11 +258,10 @@ def _written(
         warnings=[*warnings, *(scores.warnings if scores else ())],
         versions=record.versions if record else {},
         detail=f"{study.name}/report.html" if scores else "",
-        thumbnails=_thumbnails(study, found) if thumbnails else None,
+        thumbnails=drawn(study, {one.image_id: one.position for one in found.images}) if thumbnails else None,
     )
     result = Deletion(folder, found, tuple(_lines(file, without_keys(shlex.join(again)), found, files)))
     try:
-        (folder / "SHA256SUMS").write_text("".join(f"{sha256}  {name}\n" for name, sha256 in files), encoding="utf-8")
         result.page.write_text(deletion_page(study, found, context), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
@@ -270,21 +278,3 @@ def _lines(file: Path, again: str, found: Findings, files: Sequence[tuple[str, s
         f"{folder / 'deletion.html'}: {plural(len(found.images), 'image')} by name, and what this does not prove",
         f"{file}: `{again}` repeats it",
     ]
-
-
-def _thumbnails(study: Study, found: Findings) -> Mapping[str, str]:
-    """Return the forgotten images as they are decoded for the model, as data URIs of PNG files by id."""
-    import torch
-    from PIL import Image
-
-    from ray_unlearn.generation.job import open_job
-
-    data = open_job(study).data
-    indexes = data.splits.sets["forget"]
-    pictures = data.open(torch.device("cpu")).gather(indexes[np.array([one.position for one in found.images])])
-    uris = {}
-    for one, pixels in zip(found.images, pictures, strict=True):
-        buffer = io.BytesIO()
-        Image.fromarray(np.asarray(pixels)).save(buffer, "PNG")
-        uris[one.image_id] = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
-    return uris

@@ -20,11 +20,13 @@ from typing import Any
 import yaml
 
 from ray_unlearn.errors import StoreError, StudyError
+from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.identity import diff
 from ray_unlearn.study.loading import load_study
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.template import DELETION, PLACEHOLDERS
+from ray_unlearn.study.yaml12 import parse_yaml
 
 STUDY_FILE = "study.yaml"
 UNLEARNED, RETRAINED = "unlearned", "retrained"
@@ -46,7 +48,8 @@ class Request:
     """Images that the model was not trained on; else a tenth of `data` is held out."""
     method: str = PLACEHOLDERS["method"]
     image_size: int = 32
-    normalize: str = "standard"
+    normalize: str | Mapping[str, Any] = "standard"
+    """Scale of the pixels: raw, unit, standard, or {mean: [R, G, B], std: [R, G, B]}, also as text."""
     expect_accuracy: float | None = None
     """Accuracy of the model on test images, 0..1, where it is known."""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -59,7 +62,7 @@ class Request:
             "data": _path(self.data),
             "test": "0.1" if self.test is None else _path(self.test),
             "image_size": str(self.image_size),
-            "normalize": _yaml(self.normalize),
+            "normalize": _yaml(_parsed(self.normalize)),
             "ids": _path(self.ids),
             "arch": _yaml(self.arch),
             "training": _yaml(recipe | dict(self.training)),
@@ -75,10 +78,19 @@ _RECIPE = ("epochs", "optimizer", "lr", "weight_decay", "schedule", "batch_size"
 
 
 def _path(text: str) -> str:
-    """Return a path as YAML, absolute unless it is a URI or an embedded source."""
+    """Return a path as YAML, absolute unless it is a URI or an embedded source; a link keeps its own name."""
     if "://" in text or text in ("digits", "cifar10"):
         return _yaml(text)
-    return _yaml(str(Path(text).expanduser().absolute()))
+    path = Path(text).expanduser()
+    return _yaml(str(path.parent.resolve() / path.name))
+
+
+def _parsed(value: str | Mapping[str, Any]) -> Any:
+    """Return a mapping that is given as text, as the command line does; other text as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        with suppress(yaml.YAMLError):  # the study's own check has the words for it
+            return parse_yaml(value)
+    return value
 
 
 def _yaml(value: Any) -> str:
@@ -89,6 +101,8 @@ def _yaml(value: Any) -> str:
 
 def write(request: Request, out: Path) -> Path:
     """Write the study file of a request into a folder, unless the same request is there already; return the file.
+
+    Another request is replaced where no model of it was made: it was refused, and this is the corrected one.
 
     Nothing is written where a value is refused, so that the corrected request can be made in the same folder.
 
@@ -103,8 +117,9 @@ def write(request: Request, out: Path) -> Path:
         beside.write_text(request.text(), encoding="utf-8")
         asked = _content(load_study(beside))
         lines = diff(_content(load_study(file)), asked) if file.exists() else []
-        if not file.exists():
+        if not file.exists() or (lines and not _is_begun(load_study(file))):
             beside.replace(file)
+            lines = []
     except OSError as error:
         raise StoreError(f"{out}: cannot be written: {error.strerror or error}") from error
     except StudyError as error:  # its lines are of a file that goes again
@@ -115,6 +130,11 @@ def write(request: Request, out: Path) -> Path:
     if lines:
         raise StudyError(f"{file}: another request is there ({'; '.join(lines[:3])}); choose another folder: -o FOLDER")
     return file
+
+
+def _is_begun(study: Study) -> bool:
+    store = StudyStore(open_storage(study.storage), study.name)
+    return any(store.indexes(name) for name in study.populations)
 
 
 def _content(study: Study) -> dict[str, Any]:
@@ -157,6 +177,8 @@ def check_form(study: Study, where: str) -> None:
             f"{where}: expected the populations original (with weights: FILE), {UNLEARNED} and {RETRAINED}; "
             f"found {', '.join(study.populations)}; `ray-unlearn init FILE --template deletion` writes the form"
         )
+    if study.data.forget.sets > 1:
+        raise StudyError(f"{where}: data.forget.sets: a request has one forget set; found {study.data.forget.sets}")
 
 
 def budget_s(text: str) -> float:

@@ -18,6 +18,8 @@ LOST_ACCURACY = 0.02
 """Loss of accuracy on held-out images, as a fraction, that the verdict names first."""
 FEW = 5
 """Runs a side from which a test can find a difference at all: two of the C(10, 5) = 252 divisions are as extreme."""
+MUCH = 0.05
+"""Difference of confidence, as a fraction, from which the verdict says that the unlearned models are less sure."""
 OTHER_RECIPE = 0.05
 """Difference of test accuracy between original and retrained models from which their recipes seem to differ."""
 
@@ -33,15 +35,23 @@ def verdict(found: Findings) -> str:
         )
         first = f"The model was changed to forget {images}; {compared}."
     elif p <= ERROR:
-        first = (
-            f"Not forgotten as if never seen: the unlearned models can be distinguished from models that were trained "
-            f"without the {images}."
-        )
+        first = _apart(found, images)
     else:
         first = (
             f"No difference was found between the unlearned models and models that were trained without the {images}."
         )
     return f"{first} {_accuracy_words(before, after)}"
+
+
+def _apart(found: Findings, images: str) -> str:
+    """Return the conclusion where the tests find a difference; being less sure of an image gives it away, too."""
+    apart = f"the unlearned models can be distinguished from models that were trained without the {images}"
+    if found.sides[RETRAINED].confidence - found.sides[UNLEARNED].confidence <= MUCH:
+        return f"Not forgotten as if never seen: {apart}."
+    return (
+        f"Changed beyond forgetting: {apart}, because they are less sure of them. That gives away, too, that the "
+        "original was trained on them."
+    )
 
 
 def _accuracy_words(before: Side, after: Side) -> str:
@@ -89,7 +99,7 @@ def tested(found: Findings) -> list[str]:
     if retrained is None or min(retrained.runs, unlearned.runs) < FEW or found.scores is None:
         more = f"With {plural(FEW, 'retrained and unlearned model')} or more, a test compares the two groups"
         return [
-            f"Nothing was tested: there are {plural(unlearned.runs, 'unlearned model')} and "
+            f"Nothing was tested, with {plural(unlearned.runs, 'unlearned model')} and "
             f"{retrained.runs if retrained else 0} retrained. {more}, and every image gets its own measure. A larger "
             "--budget makes them; the same command goes on where it stopped."
         ]

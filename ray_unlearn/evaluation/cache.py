@@ -17,14 +17,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from ray_unlearn.evaluation.comparison import ATTACKED
+from ray_unlearn.evaluation.forget_sets import merged_slices
 from ray_unlearn.evaluation.intervals import APART, SHARED
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.nulls import NullPart, score_null
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_image_names, read_outputs
-from ray_unlearn.evaluation.population_scores import describe, score
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs, check_same_images, read_image_names, read_outputs
+from ray_unlearn.evaluation.population_scores import Scored, describe, on_set, whole
 from ray_unlearn.evaluation.resampling import Settings
-from ray_unlearn.evaluation.scores import FORMAT, PopulationScores, Role
+from ray_unlearn.evaluation.scores import FORMAT, OneRunAudit, PopulationScores, Role
 from ray_unlearn.evaluation.shadow_fits import ShadowFit
 from ray_unlearn.evaluation.shadow_scores import (
     fits_of,
@@ -36,6 +37,7 @@ from ray_unlearn.evaluation.shadow_scores import (
 from ray_unlearn.evaluation.single_images import one_run_audit
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.records import OUTPUTS
+from ray_unlearn.study.forget_sets import runs_by_set
 from ray_unlearn.study.identity import digest
 
 _BYTES_PER_IMAGE = 50  # of outputs.arrow with ten classes
@@ -52,17 +54,51 @@ class Population:
     images: Mapping[str, Any]
     """Part of its identity about images and outputs; only equal ones compare."""
     splits: str
-    """Digest of its splits: which images its outputs are of."""
+    """Digest of its splits: which images its outputs are of; of forget set 0 where the study has several."""
+    further: tuple[str, ...] = ()
+    """Digests of the splits of forget sets 1, 2, ..., of a population whose runs are about several."""
+    store: StudyStore | None = None
+    """Store that holds it; None for the study's own."""
+    source: str = ""
+    """Its name there."""
+
+    @property
+    def sets(self) -> int:
+        """Number of forget sets that its runs are about."""
+        return 1 + len(self.further)
+
+    @property
+    def least(self) -> int:
+        """Number of runs about the forget set with the fewest."""
+        return min(map(len, runs_by_set(self.records, self.sets)))
+
+    def by_set(self) -> tuple[Population, ...]:
+        """Return the runs about each forget set, in order of the sets."""
+        digests, indexes = (self.splits, *self.further), runs_by_set(self.records, self.sets)
+        return tuple(
+            replace(self, records={index: self.records[index] for index in mine}, splits=digest, further=())
+            for digest, mine in zip(digests, indexes, strict=True)
+        )
 
     def first(self, runs: int) -> Population:
         """Return the runs with the smallest indexes."""
         kept = dict(sorted(self.records.items())[:runs])
         return replace(self, records=kept)
 
+    def evenly(self, runs: int) -> Population:
+        """Return so many runs about each forget set, those with the smallest indexes."""
+        kept = {index for mine in runs_by_set(self.records, self.sets) for index in mine[:runs]}
+        return replace(self, records={index: one for index, one in sorted(self.records.items()) if index in kept})
+
+    @property
+    def ordered(self) -> list[Record]:
+        """Its records, by index."""
+        return [record for _, record in sorted(self.records.items())]
+
     @property
     def identity(self) -> list[str]:
         """What its numbers depend on: every run's outputs, and the seconds and stages that its record holds."""
-        return [record.checksum for _, record in sorted(self.records.items())]
+        return [record.checksum for record in self.ordered]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +128,8 @@ class Task:
             return f"{self.reference.name} one model at a time; too few runs for halves"
         if self.null:
             return f"{self.reference.name} against itself (N={self.null_runs})"
-        runs = f"(N={len(self.population.records)})"
+        sets = f", {self.population.sets} forget sets" * (self.population.sets > 1)
+        runs = f"(N={self.population.least}{sets})"
         return f"{self.population.name} {runs}" + f" against {self.reference.name}" * (self.role == "unlearned")
 
     @property
@@ -131,28 +168,55 @@ class Task:
         """Compute the part; return it as JSON."""
         fits = self._fits()
         if self.null:
-            null = score_null(self._read(self.reference).with_shadows(fits), self.null_runs, self.settings)
-            return Part(key=self.key, null=null).model_dump_json()
-        names, reference = read_image_names(self.store, self.population.splits), list(self.reference.records.values())
-        if self.role != "unlearned":
-            described = describe(self._parts(), self._records, names, self.role, self.population.method, reference)
-            return Part(key=self.key, population=self._attacked(described, names)).model_dump_json()
-        outputs, theirs = (self._read(one).with_shadows(fits) for one in (self.population, self.reference))
-        described = describe([outputs], self._records, names, self.role, self.population.method, reference)
-        scored = score(described, outputs, theirs, names, self.null_runs, self.settings)
-        audit = one_run_audit(outputs, theirs, *self.control, self.settings)
-        population = scored.population.model_copy(update={"one_run": audit})
-        return Part(key=self.key, population=population, draws=scored.draws).model_dump_json()
+            sides = [self._read(one).with_shadows(fits) for one in self.reference.by_set()]
+            return Part(key=self.key, null=score_null(sides, self.null_runs, self.settings)).model_dump_json()
+        if self.role == "unlearned":
+            scored = self._scored(fits)
+            return Part(key=self.key, population=scored.population, draws=scored.draws).model_dump_json()
+        each = [self._described(one, in_parts(*self._held(one), one.records)) for one in self.population.by_set()]
+        described = self._attacked(self._together(each), self._names(self.population))
+        return Part(key=self.key, population=described).model_dump_json()
+
+    def _held(self, population: Population) -> tuple[StudyStore, str]:
+        """Return the store that holds a population, and its name there."""
+        return population.store or self.store, population.source or population.name
+
+    def _names(self, population: Population) -> ImageNames:
+        return read_image_names(self._held(population)[0], population.splits)
 
     def _read(self, population: Population) -> Outputs:
-        return read_outputs(self.store, population.name, population.records)
+        return replace(read_outputs(*self._held(population), population.records), population=population.name)
 
-    @property
-    def _records(self) -> list[Record]:
-        return [record for _, record in sorted(self.population.records.items())]
+    def _described(self, population: Population, parts: Iterable[Outputs]) -> PopulationScores:
+        """Return what needs no outputs of the reference, of runs about one forget set."""
+        records, names = population.ordered, self._names(population)
+        found = describe(parts, records, names, self.role, population.method, self.reference.ordered)
+        return found.model_copy(update={"population": population.name})
 
-    def _parts(self) -> Iterable[Outputs]:
-        return in_parts(self.store, self.population.name, self.population.records)
+    def _together(self, each: Sequence[PopulationScores]) -> PopulationScores:
+        """Return the same of the runs about all forget sets; slices are merged as they are there."""
+        if len(each) == 1:
+            return each[0]
+        return self._described(self.population, ()).model_copy(
+            update={"slices": merged_slices([one.slices for one in each])}
+        )
+
+    def _scored(self, fits: Mapping[str, ShadowFit]) -> Scored:
+        """Return the scores of an unlearned population, over all forget sets."""
+        described, each = [], []
+        for ours, theirs in zip(self.population.by_set(), self.reference.by_set(), strict=True):
+            outputs, others = (self._read(side).with_shadows(fits) for side in (ours, theirs))
+            check_same_images(outputs, others)
+            described.append(self._described(ours, [outputs]))
+            each.append(on_set(described[-1], outputs, others, self._names(ours), self.null_runs, self.settings))
+        scored = whole(each, self.settings)
+        if len(each) == 1:
+            audit = one_run_audit(each[0].side.unlearned, each[0].side.reference, *self.control, self.settings)
+            return replace(scored, population=scored.population.model_copy(update={"one_run": audit}))
+        all_runs = self._together(described)
+        update = {name: getattr(all_runs, name) for name in ("runs", "originals", "stages", "cost")}
+        audit = OneRunAudit(missing=f"takes one forget set, and the study has {len(each)}")
+        return replace(scored, population=scored.population.model_copy(update=update | {"one_run": audit}))
 
     def _fits(self) -> dict[str, ShadowFit]:
         """Return what shadows make of the images, where the population is compared with the reference."""

@@ -19,7 +19,7 @@ import numpy as np
 from ray_unlearn.errors import EvaluationError
 from ray_unlearn.evaluation.measures import CURVES, MEASURES, SINGLE_CURVES
 from ray_unlearn.evaluation.measures.measure import LEAST_RUNS, MakeRng, Pair, Single
-from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.outputs import WHY_LACKING, Outputs
 from ray_unlearn.evaluation.roc import Roc
 
 Values = dict[str, float]
@@ -44,7 +44,23 @@ def check_forget(*sides: Outputs) -> None:
             )
 
 
-def why_missing(name: str, outputs: Outputs, drawn: Collection[str]) -> str:
+def check_margins(*sides: Outputs) -> None:
+    """Refuse populations of which one was imported as margins to the next class, and another was not.
+
+    Raises:
+        EvaluationError: their numbers are not of one kind.
+
+    """
+    kinds = {side.population: side.splits["forget"].margin == "top_two" for side in sides}
+    if len(set(kinds.values())) > 1:
+        one, other = (next(name for name, top in kinds.items() if top is kind) for kind in (True, False))
+        raise EvaluationError(
+            f"{one} was imported as margins to the next class, and {other} was not: the two numbers do not compare; "
+            "import logits of both"
+        )
+
+
+def why_missing(name: str, outputs: Outputs, drawn: Collection[str], reference: Outputs | None = None) -> str:
     """Return why a measure has no value for these outputs; `drawn`: the splits that the study has images of."""
     measure = MEASURES[name]
     if nowhere := [split for split in measure.needs if split not in drawn]:
@@ -54,6 +70,9 @@ def why_missing(name: str, outputs: Outputs, drawn: Collection[str]) -> str:
         return f"needs outputs of {' and '.join(lacking)}: outputs: {{splits: [{wanted}]}}"
     if measure.lacks_images(outputs):
         return f"needs {measure.least_images} images of each set"
+    for side in (outputs, reference):
+        if side is not None and (lack := measure.not_known(side)):
+            return f"not known: {WHY_LACKING[lack[0]]} ({side.population})"
     if len(outputs) < measure.least_runs:
         why = f": {measure.why_runs}" if measure.why_runs else ""
         there = f"there {'is' if len(outputs) == 1 else 'are'} {len(outputs)}"
@@ -66,7 +85,7 @@ def compare(pair: Pair) -> Values:
     values: Values = {}
     runs = min(len(pair.unlearned), len(pair.reference))
     for name, measure in MEASURES.items() if runs >= LEAST_RUNS else ():
-        if not measure.possible(pair.unlearned, runs):
+        if not (measure.possible(pair.unlearned, runs) and measure.possible(pair.reference, runs)):
             continue
         value = measure.compute(pair) if measure.compute else _mean(pair.alone.get(name))
         if value is not None:
@@ -85,7 +104,7 @@ def attack_curves(pair: Pair) -> dict[str, Roc]:
     found = {
         attack: pair.once(curve)
         for attack, curve in CURVES.items()
-        if MEASURES[f"{attack}_auc"].possible(pair.unlearned, runs)
+        if all(MEASURES[f"{attack}_auc"].possible(side, runs) for side in (pair.unlearned, pair.reference))
     }
     return {attack: curve for attack, curve in found.items() if curve is not None}
 

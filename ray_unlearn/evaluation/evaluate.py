@@ -17,30 +17,22 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import PurePath
 
 from pydantic import ValidationError
 
-from ray_unlearn.errors import (
-    DamagedFile,
-    NewerFormat,
-    ReferenceNotMade,
-    StoreError,
-    StoreReadOnly,
-    StudyError,
-    did_you_mean,
-)
+from ray_unlearn.errors import DamagedFile, NewerFormat, StoreError, StoreReadOnly
 from ray_unlearn.evaluation.cache import Execute, Part, Population, Task, in_this_process
+from ray_unlearn.evaluation.held import held_populations, reference_of, role_of
 from ray_unlearn.evaluation.looks import ALPHA, Look, Looks, warning_of
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.nulls import with_null
 from ray_unlearn.evaluation.one_run import control_splits
+from ray_unlearn.evaluation.other_stores import planned_runs
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
 from ray_unlearn.evaluation.permutation import LEAST_RUNS
 from ray_unlearn.evaluation.planning import plan
-from ray_unlearn.evaluation.population_scores import RANKED
-from ray_unlearn.evaluation.ranks import ranks
+from ray_unlearn.evaluation.ranks import RANKED, ranks
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import (
     FORMAT,
@@ -54,15 +46,12 @@ from ray_unlearn.evaluation.scores import (
     scores_table,
 )
 from ray_unlearn.evaluation.whole_populations import adjusted
-from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store import StudyStore
 from ray_unlearn.store.agreement import disagreements
-from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
-from ray_unlearn.store.membership import is_shadow
-from ray_unlearn.store.starts import check_starts, start_population
-from ray_unlearn.study.identity import diff, digest
-from ray_unlearn.study.plan import ORIGINAL
-from ray_unlearn.study.schema import Evaluation, PopulationSpec, Study
+from ray_unlearn.store.starts import start_population
+from ray_unlearn.study.identity import digest
+from ray_unlearn.study.schema import Evaluation, Study
 
 _NULL = "null.of.reference"  # a part's name; a population's has no dot
 
@@ -101,7 +90,7 @@ def evaluate(
             "`ray-unlearn generate` under another study name"
         )
     settings = _settings(study, mode)
-    held, warnings = _held(study, store, populations, first)
+    held, warnings = held_populations(study, store, populations, first)
     reference = held[reference_of(study)]
     tasks = _tasks(study, store, settings, held, reference)
     parts = _computed(store, tasks, execute, log)
@@ -152,91 +141,29 @@ def _settings(study: Study, mode: Mode | None) -> Settings:
     return Settings(mode=mode or wanted.mode, resamples=wanted.resamples, seed=study.seed)
 
 
-def reference_of(study: Study) -> str:
-    """Return the population that all others are compared with.
-
-    Raises:
-        StudyError: the study does not have it.
-
-    """
-    name = (study.evaluation or Evaluation()).reference
-    if name not in study.populations:
-        raise StudyError(
-            f"the study has no population {name!r} to compare others with{did_you_mean(name, study.populations)}; "
-            "add it, or name another one: evaluation: {reference: NAME}"
-        )
-    return name
-
-
-def _held(
-    study: Study, store: StudyStore, names: Sequence[str], first: int | None
-) -> tuple[dict[str, Population], list[str]]:
-    """Return the populations to evaluate that have runs, in the study's order, and what is missing."""
-    for name in names:
-        if name not in study.populations:
-            raise StudyError(f"--only {name}: not a population of the study{did_you_mean(name, study.populations)}")
-    reference, warnings = reference_of(study), []
-    held: dict[str, Population] = {}
-    originals = store.made(ORIGINAL)
-    for name, spec in study.populations.items():
-        shadows = spec.on_halves and spec.starts_from is None
-        if names and name not in (*names, reference, ORIGINAL) and not shadows:
-            continue
-        records = {index: record for index, record in store.made(name).items() if index < spec.planned}
-        if len(records) < spec.planned:
-            scored = f", and the first {first} are scored" if first and first < len(records) else ""
-            warnings.append(f"population {name}: {len(records)} of {spec.planned} runs are made{scored}")
-        check_starts(store, name, records, originals)
-        if records:
-            held[name] = _population(name, spec, records, store).first(first or len(records))
-    if reference not in held:
-        raise ReferenceNotMade(
-            f"{store.uri}: the reference {reference} has no finished run; `ray-unlearn generate` first"
-        )
-    theirs = held[reference]
-    warnings += mixtures({name: population.records for name, population in held.items()}, reference)
-    for name, population in held.items():
-        if population.images != theirs.images:
-            lines = diff(theirs.images, population.images)[:3]
-            raise StoreError(f"{store.uri}: {name} and {reference} do not compare: {'; '.join(lines)}")
-        compared = _role(store, name, population, reference) == "unlearned"
-        if compared and len(population.records) > len(theirs.records):
-            runs = f"{len(theirs.records)} of {len(population.records)} runs"
-            warnings.append(f"population {name}: {runs} are scored, as many as {reference} has")
-    return held, warnings
-
-
-def _population(name: str, spec: PopulationSpec, records: Mapping[int, Record], store: StudyStore) -> Population:
-    identity = (store.held(name) or {}).get("identity") or {}
-    images = {key: identity.get(key) for key in ("data", "outputs")}
-    splits = (images["data"] or {}).get("splits")
-    if splits is None:
-        raise StoreError(f"{store.uri}/{name}/population.json: does not name the images of its runs; restore it")
-    return Population(name=name, method=PurePath(spec.method_name).name, records=records, images=images, splits=splits)
-
-
 def _tasks(
     study: Study, store: StudyStore, settings: Settings, held: Mapping[str, Population], reference: Population
 ) -> list[Task]:
     """Return every part: one per population, and the null that all are compared with."""
-    roles = {name: _role(store, name, population, reference.name) for name, population in held.items()}
-    compared = [held[name].records for name, role in roles.items() if role == "unlearned"]
-    null_runs, names = _null_runs(compared, reference), image_names_sha256(store, reference.splits)
+    roles = {name: role_of(store, name, population, reference.name) for name, population in held.items()}
+    compared = [held[name].least for name, role in roles.items() if role == "unlearned"]
+    null_runs, home = _null_runs(compared, reference), reference.store or store
+    names = [image_names_sha256(home, digest) for digest in (reference.splits, *reference.further)]
     first_shadows = next((held[name] for name, role in roles.items() if role == "shadow"), None)
     tasks = []
     for name, population in held.items():
         role = roles[name]
-        runs = min(len(population.records), len(reference.records))  # numbers at unequal N are never compared
+        runs = min(population.least, reference.least)  # numbers at unequal N are never compared
         task = Task(
             store=store,
             settings=settings,
             part=name,
             role=role,
-            population=population.first(runs) if role == "unlearned" else population,
+            population=population.evenly(runs) if role == "unlearned" else population,
             reference=reference,
             null=False,
             null_runs=null_runs,
-            names_sha256=names,
+            names_sha256="+".join(names),
             shadows=_shadows(store, name, role, held, first_shadows),
             control=control_splits(study.data),
         )
@@ -254,23 +181,13 @@ def _shadows(
     return first if role in ("unlearned", "original") else None
 
 
-def _role(store: StudyStore, name: str, population: Population, reference: str) -> Role:
-    """Return what a population is to the evaluation."""
-    if name in (reference, ORIGINAL):
-        return "reference" if name == reference else "original"
-    if is_shadow(next(iter(population.records.values()))):
-        return "shadow"
-    return "unlearned" if start_population(store, name) == ORIGINAL else "unlearned shadow"
-
-
-def _null_runs(compared: Sequence[Mapping[int, Record]], reference: Population) -> int:
+def _null_runs(sizes: Sequence[int], reference: Population) -> int:
     """Return the one number of runs a side at which populations, and halves of the reference, are compared; 0 for none.
 
     Half of the reference's, and no more than the smallest population has: with twice as many retrained runs as every
-    method has, that is the methods' own N.
+    method has, that is the methods' own N. Of several forget sets, runs of each.
     """
-    sizes = [len(records) for records in compared]
-    return min([len(reference.records) // 2, *(size for size in sizes if size >= LEAST_TO_SCORE)])
+    return min([reference.least // 2, *(size for size in sizes if size >= LEAST_TO_SCORE)])
 
 
 def _computed(
@@ -322,10 +239,10 @@ def _looks(study: Study, store: StudyStore, settings: Settings, tasks: Sequence[
     before = looks
     for task in tasks:
         runs, theirs = len(task.population.records), len(task.reference.records)
-        if task.role != "unlearned" or task.null or runs < LEAST_RUNS:
+        if task.role != "unlearned" or task.null or task.population.least < LEAST_RUNS:
             continue
-        planned = study.populations[task.reference.name].planned
-        share = min(1.0, theirs / planned, runs / min(planned, study.populations[task.part].planned))
+        planned, own = planned_runs(study, task.reference), planned_runs(study, task.population)
+        share = min(1.0, theirs / planned, runs / min(planned, own))
         identity = digest([one.identity[0] for one in (task.population, task.reference)])
         looks, found[task.part] = looks.take(
             task.part, runs=runs, reference_runs=theirs, share=share, identity=identity
@@ -370,7 +287,8 @@ def _assembled(
             null = parts[_NULL].null if scored.measures else None
             populations[task.part] = with_null(scored, null) if null else scored
     populations = adjusted(populations)
-    names = read_image_names(store, tasks[0].population.splits)
+    first = tasks[0].population
+    names = read_image_names(first.store or store, first.splits)
     newest = next(task for task in tasks if task.part == reference).population.records
     places, planned = _ranked(populations, parts)
     return Scores(

@@ -46,7 +46,7 @@ class LowerBounds:
 
 
 def epsilon_lower_bounds(
-    unlearned_UE: npt.ArrayLike, retrained_RE: npt.ArrayLike, rng: np.random.Generator
+    unlearned_UE: npt.ArrayLike, retrained_RE: npt.ArrayLike, rng: np.random.Generator, *, among: int | None = None
 ) -> LowerBounds:
     """Return the bounds.
 
@@ -54,6 +54,7 @@ def epsilon_lower_bounds(
         unlearned_UE: phi of U >= 4 unlearned models on E images.
         retrained_RE: phi of R >= 4 retrained models on the same images.
         rng: divides the runs of both sides.
+        among: how many images bounds hold for together; default E. More where E are those of one of several sets.
 
     Raises:
         EvaluationError: wrong shapes, too few runs, different images, NaN or infinity.
@@ -64,7 +65,7 @@ def epsilon_lower_bounds(
     images = unlearned_UE.shape[1]
     choose = bound_table(int(chosen_R.sum()), int(chosen_U.sum()), _ERROR)
     judged = int((~chosen_R).sum()), int((~chosen_U).sum())
-    each, together = (bound_table(*judged, error) for error in (_ERROR, _ERROR / images))
+    each, together = (bound_table(*judged, error) for error in (_ERROR, _ERROR / (among or images)))
     found = np.zeros((2, images))
     for image in range(images):
         low, high, means = _attack(unlearned_UE[chosen_U, image], retrained_RE[chosen_R, image], choose)

@@ -27,6 +27,7 @@ from ray_unlearn.evaluation.measures.memorisation import Memorised, memorisation
 from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
 from ray_unlearn.evaluation.shadows import LEAST_PAIRS, complete_pairs, pairs_of
 from ray_unlearn.store import Record, Storage, StudyStore
+from ray_unlearn.store.forget_sets import splits_held
 from ray_unlearn.store.membership import HALVED, is_shadow, split_sizes
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, Study
@@ -123,8 +124,10 @@ def hardest_images(store: StudyStore, count: int) -> list[str]:
     gaps_E = confidence_gaps(original, retrained)
     if count > len(gaps_E):
         raise DataError(f"{where}: asks for {count} of its {len(gaps_E)} forget images")
-    identity = (store.held(ORIGINAL) or {})["identity"]
-    ids = read_image_names(store, str(identity["data"]["splits"])).ids["forget"]
+    splits, *further = splits_held(store.held(ORIGINAL) or {})
+    if further:
+        raise DataError(f"{where}: it has {1 + len(further)} forget sets; expected a study with one")
+    ids = read_image_names(store, splits).ids["forget"]
     positions_N = original.splits["forget"].positions_N
     return [str(ids[positions_N[e]]) for e in np.argsort(-gaps_E, kind="stable")[:count]]
 

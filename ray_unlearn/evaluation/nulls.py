@@ -1,6 +1,6 @@
 """The reference against itself: scores of retraining when it is scored like a method.
 
-    null = score_null(reference, 32, settings)   # NullPart: every measure between disjoint halves, 32 runs a side
+    null = score_null([reference], 32, settings) # NullPart: every measure between disjoint halves, 32 runs a side
     scores = with_null(scored, null)             # a method's numbers with the null at that N
 
 A perfect method does not score 1: at 512 against 512 the official metric gives retrained models about 0.19 against
@@ -11,14 +11,19 @@ Does not cover: the methods' own numbers (`population_scores`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ray_unlearn.evaluation.comparison import attack_alone, attack_curves, check_forget
+from ray_unlearn.evaluation.forget_sets import mean_curves
 from ray_unlearn.evaluation.looks import ALPHA
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
 from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.evaluation.resampling import Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, Growth, PopulationScores
 from ray_unlearn.evaluation.whole_populations import equivalence
@@ -50,14 +55,42 @@ class NullPart(_Value):
     """Forgetting quality by runs a side."""
 
 
-def score_null(reference: Outputs, size: int, settings: Settings) -> NullPart:
+def score_null(sides: Sequence[Outputs], size: int, settings: Settings) -> NullPart:
     """Compare halves of the reference, of `size` runs each, as if one were a method's population.
+
+    Args:
+        sides: the reference's outputs for each forget set; numbers are means over sets.
+        size: runs of a half.
+        settings: gives the halves.
 
     Raises:
         EvaluationError: it has no outputs of the forget set.
 
     """
-    check_forget(reference)
+    check_forget(*sides)
+    each = [_halved(side, size, settings) for side in sides]
+    names = [name for name in each[0].values if all(name in one.values for one in each)]
+    found = {name: np.mean([one.values[name] for one in each], axis=0) for name in names}
+    growth = [_growth(side, settings) for side in sides]
+    return NullPart(
+        n=size,
+        measures={
+            name: Null(mean=float(v.mean()), low=float(v.min()), high=float(v.max())) for name, v in found.items()
+        },
+        curves=each[0].curves if len(each) == 1 else mean_curves([one.curves for one in each]),
+        growth={n: float(np.mean([one[n] for one in growth])) for n in growth[0] if all(n in one for one in growth)},
+    )
+
+
+class _Halved(NamedTuple):
+    """The reference against itself on the images of one forget set."""
+
+    values: dict[str, FloatArray]
+    """[K] by measure, of the halvings."""
+    curves: dict[str, Curve]
+
+
+def _halved(reference: Outputs, size: int, settings: Settings) -> _Halved:
     halves = settings.halves(reference.population, len(reference), size)
     alone = attack_alone(reference, settings.attack_rng)
     found = values_on(reference, reference, [(other, half) for half, other in halves], settings, alone.values).values
@@ -69,14 +102,7 @@ def score_null(reference: Outputs, size: int, settings: Settings) -> NullPart:
     for name, curve in rocs.items():
         false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
         curves[name] = Curve(null_false_positive_rate=false, null_true_positive_rate=true)
-    return NullPart(
-        n=size,
-        measures={
-            name: Null(mean=float(v.mean()), low=float(v.min()), high=float(v.max())) for name, v in found.items()
-        },
-        curves=curves,
-        growth=_growth(reference, settings),
-    )
+    return _Halved(found, curves)
 
 
 def _growth(reference: Outputs, settings: Settings) -> dict[int, float]:

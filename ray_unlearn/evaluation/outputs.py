@@ -16,22 +16,33 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from ray_unlearn.errors import StoreError
+from ray_unlearn.errors import EvaluationError, StoreError, first_line
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.evaluation.shadow_fits import ShadowFit
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.arrow import read_table
 from ray_unlearn.store.formats import check_format
-from ray_unlearn.store.outputs import SplitLogits, decode_outputs
-from ray_unlearn.store.records import OUTPUTS, payload_of
+from ray_unlearn.store.outputs import UNKNOWN, Margin, SplitLogits, SplitMargins, decode_margins, decode_outputs
+from ray_unlearn.store.records import IMPORTED, OUTPUTS, payload_of
 from ray_unlearn.study.plan import Run
 
 _READERS = 8
+Lack = Literal["answers", "probabilities"]
+WHY_LACKING: Mapping[Lack, str] = {
+    "answers": "the runs were imported as margins to all other classes, which do not tell the class that a model named",
+    "probabilities": "the runs were imported as margins to the next class, which do not tell the label's probability",
+}
+"""Why something is not known of imported runs."""
+_LACKS: Mapping[Margin | None, frozenset[Lack]] = {
+    None: frozenset(),
+    "log_odds": frozenset({"answers"}),
+    "top_two": frozenset({"probabilities"}),
+}
 _UNREADABLE = (pa.ArrowException, OSError, KeyError, IndexError, AttributeError, TypeError, ValueError, OverflowError)
 """Errors of Arrow and NumPy for a file that is not ours, although its record agrees with it."""
 
@@ -47,23 +58,41 @@ class SplitOutputs:
     phi_RN: np.ndarray
     """float64, logit-scaled confidence of the label."""
     correct_RN: np.ndarray
-    """bool: the label has the largest logit."""
+    """bool: the label has the largest logit. Where `lacks` says that answers are not known, no column."""
     shadows: ShadowFit | None = None
     """What a population of shadows makes of the images; None where the study has none."""
+    margin: Margin | None = None
+    """Kind of the margins that phi was taken from; None for logits."""
+
+    @property
+    def lacks(self) -> frozenset[Lack]:
+        """What is not known of the images because margins alone are."""
+        return _LACKS[self.margin]
 
     @cached_property
     def loss_RN(self) -> np.ndarray:
-        """Cross-entropy in nats, float64."""
+        """Cross-entropy in nats, float64.
+
+        Raises:
+            EvaluationError: margins do not give it.
+
+        """
+        self._check("probabilities")
         return np.asarray(np.logaddexp(0.0, -self.phi_RN))
 
     @property
     def accuracy_R(self) -> np.ndarray:
-        """Share of right answers of each run, float64."""
+        """Share of right answers of each run, float64; errors as `loss_RN`."""
+        self._check("answers")
         return np.asarray(self.correct_RN.mean(1))
 
     def take(self, rows: np.ndarray | Sequence[int]) -> SplitOutputs:
         """Return the split under some of the runs."""
         return replace(self, phi_RN=self.phi_RN[rows], correct_RN=self.correct_RN[rows])
+
+    def _check(self, needed: Lack) -> None:
+        if needed in self.lacks:
+            raise EvaluationError(f"{needed} are not known: {WHY_LACKING[needed]}")
 
 
 @dataclass(frozen=True)
@@ -81,8 +110,8 @@ class Outputs:
     @property
     def originals_R(self) -> np.ndarray:
         """Which original each run started from, int64; a different negative number for each run from scratch."""
-        starts = [r.original if r.original_sha256 else -1 - row for row, r in enumerate(self.records)]
-        return np.array(starts, dtype=np.int64)
+        starts = [original_of(record) for record in self.records]
+        return np.array([-1 - row if start is None else start for row, start in enumerate(starts)], dtype=np.int64)
 
     def with_shadows(self, fits: Mapping[str, ShadowFit]) -> Outputs:
         """Return the same with what shadows make of the images, by split."""
@@ -92,6 +121,14 @@ class Outputs:
         """Return the same of some of the runs, in that order."""
         records = tuple(self.records[int(row)] for row in rows)
         return Outputs(self.population, records, {name: split.take(rows) for name, split in self.splits.items()})
+
+
+def original_of(record: Record) -> int | None:
+    """Return the number of the original that a run started from; of imported weights, as far as the study says it."""
+    stated = record.options.get("from_originals") if record.method == "weights" else None
+    if stated:
+        return int(stated[record.index])
+    return record.original if record.original_sha256 else None
 
 
 def read_outputs(store: StudyStore, population: str, records: Mapping[int, Record]) -> Outputs:
@@ -121,6 +158,7 @@ def read_outputs(store: StudyStore, population: str, records: Mapping[int, Recor
             first[name].labels_N,
             np.concatenate([run[name].phi_RN for run in runs]),
             np.concatenate([run[name].correct_RN for run in runs]),
+            margin=first[name].margin,
         )
         for name in first
     }
@@ -143,6 +181,29 @@ def same_images(one: Mapping[str, OfImages], other: Mapping[str, OfImages]) -> b
     )
 
 
+def check_same_images(one: Outputs, other: Outputs) -> None:
+    """Refuse two populations whose outputs are of other images, or name other classes for them.
+
+    Raises:
+        StoreError: they are, or do.
+
+    """
+    if not same_images(one.splits, other.splits):
+        sizes = [", ".join(f"{name} {len(s.positions_N)}" for name, s in side.splits.items()) for side in (one, other)]
+        raise StoreError(
+            f"{one.population} and {other.population} do not compare: their outputs are of other images ({sizes[0]}, "
+            f"and {sizes[1]}); make them with the same outputs.splits and retain_sample, under the same seed"
+        )
+    for name, split in one.splits.items():
+        ours, theirs = split.labels_N, other.splits[name].labels_N
+        known = (ours != UNKNOWN) & (theirs != UNKNOWN)
+        if wrong := np.flatnonzero(known & (ours != theirs)).tolist():
+            raise StoreError(
+                f"{one.population} and {other.population} do not compare: image {wrong[0]} of {name} is of class "
+                f"{ours[wrong[0]]}, and of class {theirs[wrong[0]]}"
+            )
+
+
 def read_run(store: StudyStore, population: str, index: int, record: Record) -> dict[str, SplitOutputs]:
     """Return one run's outputs by split; the run axis has length 1.
 
@@ -152,15 +213,31 @@ def read_run(store: StudyStore, population: str, index: int, record: Record) -> 
     """
     run = Run(population=population, index=index)
     data = store.payload(run, OUTPUTS, record)
+    where = f"{store.uri}/{run}/{OUTPUTS}"
     try:
-        found = decode_outputs(data, f"{store.uri}/{run}/{OUTPUTS}")
+        if record.method == IMPORTED and (margins := decode_margins(data, where)):
+            kind, splits = margins
+            return {name: scored(split, kind) for name, split in splits.items()}
+        found = decode_outputs(data, where)
     except _UNREADABLE as error:
-        raise StoreError(f"{store.uri}: run {run}: {OUTPUTS} does not hold outputs ({_first_line(error)})") from error
-    return {name: _scored(split) for name, split in found.items()}
+        raise StoreError(
+            f"{store.uri}: run {run}: {OUTPUTS} does not hold outputs ({first_line(error)[:200]})"
+        ) from error
+    return {name: scored(split) for name, split in found.items()}
 
 
-def _scored(split: SplitLogits) -> SplitOutputs:
-    """Return phi and correctness of one run's logits; the run axis has length 1."""
+def scored(split: SplitLogits | SplitMargins, kind: Margin | None = None) -> SplitOutputs:
+    """Return phi and correctness of one run's logits, or of margins as far as they are known; one run long.
+
+    Args:
+        split: the images' logits, or margins.
+        kind: kind of the margins.
+
+    """
+    if isinstance(split, SplitMargins):
+        phi_N = split.margins_N.astype(np.float64)
+        correct_N = phi_N > 0 if "answers" not in _LACKS[kind] else np.zeros(0, np.bool_)
+        return SplitOutputs(split.positions_N, split.labels_N, phi_N[None], correct_N[None], margin=kind)
     phi_N = logit_scaled_confidence(split.logits_NC, split.labels_N)
     correct_N = split.logits_NC.argmax(1) == split.labels_N
     return SplitOutputs(split.positions_N, split.labels_N, phi_N[None], correct_N[None])
@@ -217,7 +294,3 @@ def read_image_names(store: StudyStore, digest: str) -> ImageNames:
         groups.setdefault(split, []).append(group)
     names = json.loads((table.schema.metadata or {}).get(b"class_names", b"[]"))
     return ImageNames(ids, groups, tuple(map(str, names)))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -23,7 +23,7 @@ the question is whether models made from this one are retrained models.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -70,6 +70,31 @@ def permutation_tests(
         EvaluationError: wrong shapes, too few runs, different images, NaN or infinity.
 
     """
+    return stratified_tests([(unlearned_UE, retrained_RE)], rng, permutations)
+
+
+def stratified_tests(
+    strata: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], rng: np.random.Generator, permutations: int = PERMUTATIONS
+) -> dict[str, Found]:
+    """Return both tests over several forget sets: runs are divided within each, and the statistics are added up.
+
+    Args:
+        strata: phi of unlearned and of retrained models, as in `permutation_tests`, of each set.
+        rng: draws the divisions, of one set after the other.
+        permutations: how many.
+
+    Raises:
+        EvaluationError: as `permutation_tests`.
+
+    """
+    found = [one for pair in strata if (one := _statistics(*pair, rng, permutations))]
+    return {name: _found(np.sum([one[name] for one in found], axis=0)) for name in found[0]} if found else {}
+
+
+def _statistics(
+    unlearned_UE: npt.ArrayLike, retrained_RE: npt.ArrayLike, rng: np.random.Generator, permutations: int
+) -> dict[str, FloatArray]:
+    """Return both statistics of the true division and of those drawn, [1 + permutations] each; none without spread."""
     unlearned_UE, retrained_RE = compared(unlearned_UE, retrained_RE, at_least=LEAST_RUNS)
     all_NE = np.concatenate([unlearned_UE, retrained_RE])
     differs_E = np.ptp(all_NE, axis=0) > 0
@@ -85,8 +110,8 @@ def permutation_tests(
     blocks = [first_BN[start : start + _BLOCK] for start in range(0, permutations + 1, _BLOCK)]
     distances_NN = _distances(z_NE)
     return {
-        "energy": _found(np.concatenate([_energy(block, distances_NN) for block in blocks])),
-        "log_variance": _found(np.concatenate([_log_variance(block, z_NE, z_NE**2) for block in blocks])),
+        "energy": np.concatenate([_energy(block, distances_NN) for block in blocks]),
+        "log_variance": np.concatenate([_log_variance(block, z_NE, z_NE**2) for block in blocks]),
     }
 
 

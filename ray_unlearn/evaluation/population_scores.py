@@ -9,7 +9,7 @@ Does not cover: reading outputs and keeping scores (`evaluate`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,11 @@ from ray_unlearn.evaluation.comparison import (
     attack_alone,
     attack_curves,
     check_forget,
+    check_margins,
     compare,
     why_missing,
 )
+from ray_unlearn.evaluation.forget_sets import OnSet, over_sets
 from ray_unlearn.evaluation.intervals import Subsets, interval, standard_error, subsets, t_quantile
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import (
@@ -34,18 +36,18 @@ from ray_unlearn.evaluation.measures.forgetting_quality import (
 )
 from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs, original_of
+from ray_unlearn.evaluation.ranks import RANKED
 from ray_unlearn.evaluation.resampling import Draws, Rows, Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
-from ray_unlearn.evaluation.single_images import epsilon_bounds, missed, quantiles_of, with_quality
+from ray_unlearn.evaluation.single_images import Side, epsilon_bounds, missed, quantiles_of, with_quality
 from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
 from ray_unlearn.evaluation.whole_populations import tests_of, variance_of
 from ray_unlearn.store import Record
+from ray_unlearn.store.membership import MEMBERS
 
 _EXAMPLES_AT = (0.1, 0.37, 0.63, 0.9)
 """Quantiles of the reference's mean phi: from images that retrained models get wrong to those they are sure of."""
-RANKED = ("score", "forgetting_quality")
-"""Measures by which populations are ranked."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,24 @@ def describe(
     reference: Sequence[Record],
 ) -> PopulationScores:
     """Return what needs no outputs of the reference: slices, stages, cost; one part is in memory at a time."""
-    starts = {record.original for record in records if record.original_sha256}
+    starts = {original for record in records if (original := original_of(record)) is not None}
     return PopulationScores(
         population=records[0].population,
         role=role,
         method=method,
-        options=records[0].options,
+        options=_shown(records[0].options),
         runs=len(records),
         originals=len(starts),
         slices=slices(parts, names),
         stages=stages(records),
         cost=cost(records, reference),
     )
+
+
+def _shown(options: Mapping[str, object]) -> dict[str, object]:
+    """Return a run's options without the half of the images that an imported shadow's record holds."""
+    on = options.get("on")
+    return {**options, **({"on": {k: v for k, v in on.items() if k != MEMBERS}} if isinstance(on, Mapping) else {})}
 
 
 def score(
@@ -88,25 +96,38 @@ def score(
     null_runs: int,
     settings: Settings,
 ) -> Scored:
-    """Add everything that compares the population with the reference.
+    """Return a population's scores on the images of a study with one forget set; as `on_set` and `whole`."""
+    return whole([on_set(described, unlearned, reference, names, null_runs, settings)], settings)
+
+
+def on_set(
+    described: PopulationScores,
+    unlearned: Outputs,
+    reference: Outputs,
+    names: ImageNames,
+    null_runs: int,
+    settings: Settings,
+) -> OnSet:
+    """Add what compares the population with the reference on the images of one forget set.
 
     Values are of N = as many runs of the reference, its first; intervals of subsets of these. What is compared with
-    the null is of `null_runs`, as many as the null has, against the same halves of the whole reference. Tests and
-    bounds of epsilon are of all runs of both sides.
+    the null is of `null_runs`, as many as the null has, against the same halves of the whole reference.
 
     Raises:
         EvaluationError: a side has no outputs of the forget set.
 
     """
     check_forget(unlearned, reference)
+    check_margins(unlearned, reference)
     theirs = reference.take(range(len(unlearned)))
     attacked = attack_alone(unlearned, settings.attack_rng)
     pair = Pair(unlearned, theirs, settings.mode, settings.attack_rng, attacked.values)
     values, drawn = compare(pair), subsets(unlearned, theirs, settings)
-    draws = values_on(unlearned, theirs, drawn.pairs, settings, attacked.values)
+    quality = pair.once(quality_of) if "forgetting_quality" in values else None
+    points_E = quality.points_E if quality else None
+    draws = values_on(unlearned, theirs, drawn.pairs, settings, attacked.values, points_E)
     at_null = _at_null(unlearned, reference, null_runs, settings)
     beside_null = values_on(unlearned, reference, at_null, settings, attacked.values).values
-    quality = pair.once(quality_of) if "forgetting_quality" in values else None
     names_of = [name for name, one in MEASURES.items() if one.applies(unlearned)]
     measures = {name: _estimate(name, values, draws, drawn, beside_null, pair, names) for name in names_of}
     scored = described.model_copy(
@@ -120,14 +141,34 @@ def score(
             "growth": _growth(pair, measures["forgetting_quality"], settings),
             "examples": _examples(unlearned, theirs, names, quality),
             "curves": _curves(pair, attacked),
-            "tests": tests_of(unlearned, reference, settings),
             "variance": variance_of(unlearned, reference),
-            "worst_images": quantiles_of(unlearned, reference, at_null, names, settings),
-            "epsilon_bounds": epsilon_bounds(unlearned, reference, names, settings),
         }
     )
-    kept = {name: tuple(draws.values[name].tolist()) for name in RANKED if name in draws.values}
-    return Scored(scored.model_copy(update={"warnings": caveats(scored, unlearned)}), kept)
+    side = Side(unlearned=unlearned, reference=reference, at_null=at_null, names=names)
+    return OnSet(side=side, population=scored, draws=draws, drawn=drawn)
+
+
+def whole(each: Sequence[OnSet], settings: Settings) -> Scored:
+    """Return a population's scores over all forget sets.
+
+    Tests and bounds of epsilon are of all runs of both sides.
+
+    Args:
+        each: the population on each forget set, with as many runs of each.
+        settings: those of `on_set`.
+
+    """
+    sides = [one.side for one in each]
+    scored, draws = (each[0].population, each[0].draws.values) if len(each) == 1 else over_sets(each, settings.mode)
+    scored = scored.model_copy(
+        update={
+            "tests": tests_of([(side.unlearned, side.reference) for side in sides], settings),
+            "worst_images": quantiles_of(sides, settings),
+            "epsilon_bounds": epsilon_bounds(sides, settings),
+        }
+    )
+    kept = {name: tuple(draws[name].tolist()) for name in RANKED if name in draws}
+    return Scored(scored.model_copy(update={"warnings": caveats(scored, [side.unlearned for side in sides])}), kept)
 
 
 def _at_null(unlearned: Outputs, reference: Outputs, size: int, settings: Settings) -> list[tuple[Rows, Rows]]:
@@ -150,7 +191,7 @@ def _estimate(
     attacked = pair.alone.get(name)
     runs = len(pair.unlearned) if attacked is None else int((~np.isnan(attacked)).sum())
     if name not in values:
-        return Estimate(value=None, n=runs, missing=why_missing(name, pair.unlearned, names.ids))
+        return Estimate(value=None, n=runs, missing=why_missing(name, pair.unlearned, names.ids, pair.reference))
     at_null_n = float(beside_null[name].mean()) if name in beside_null else None
     if name not in draws.values:
         return Estimate(value=values[name], n=runs, at_null_n=at_null_n)

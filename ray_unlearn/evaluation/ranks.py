@@ -24,6 +24,8 @@ import numpy as np
 from ray_unlearn.evaluation.intervals import Error, interval, t_quantile
 from ray_unlearn.evaluation.scores import Estimate, Rank
 
+RANKED = ("score", "forgetting_quality")
+"""Measures by which populations are ranked."""
 _ERROR = 0.05
 
 

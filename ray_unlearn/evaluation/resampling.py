@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -92,12 +92,19 @@ class Draws:
     """[K] by the name of the measure."""
     points_KE: FloatArray
     """Points of each forget image, whose mean is F; [0, 0] where F is not computed."""
+    points_E: FloatArray = field(default_factory=lambda: np.empty(0))
+    """The same of all runs; empty where they are not known."""
 
 
 def values_on(
-    unlearned: Outputs, reference: Outputs, pairs: Sequence[tuple[Rows, Rows]], settings: Settings, alone: PerRun
+    unlearned: Outputs,
+    reference: Outputs,
+    pairs: Sequence[tuple[Rows, Rows]],
+    settings: Settings,
+    alone: PerRun,
+    points_E: FloatArray | None = None,
 ) -> Draws:
-    """Return every measure on each pair (rows of the one, rows of the other)."""
+    """Return every measure on each pair (rows of the one, rows of the other); `points_E`: of all runs, if known."""
     found, points = [], []
     for ours, theirs in pairs:
         taken = {name: values_R[ours] for name, values_R in alone.items()}
@@ -109,6 +116,7 @@ def values_on(
     return Draws(
         values={name: np.array([values[name] for values in found]) for name in names},
         points_KE=np.stack(points) if "forgetting_quality" in names else np.empty((0, 0)),
+        points_E=np.empty(0) if points_E is None else points_E,
     )
 
 

@@ -94,8 +94,8 @@ class Slice(_Value):
     images: int
     accuracy: Summary
     """Accuracy, 0..1."""
-    loss: Summary
-    """Mean cross-entropy, nats."""
+    loss: Summary | None
+    """Mean cross-entropy, nats; None where imported margins do not give it."""
     quality: float | None = None
     """F over these forget images alone; None on other splits, and for the reference and the original."""
 
@@ -171,6 +171,20 @@ class Originals(_Value):
     """Share of the variance between runs of one original; both shares add up to 1."""
     buys_more: Literal["originals", "runs"]
     """Better use of the next hour of training."""
+
+
+class ForgetSets(_Value):
+    """Values on each of several forget sets, of the measures that populations are ranked by."""
+
+    sets: int
+    runs_each: int
+    """Runs a side of each set: the N of all measures."""
+    sampled: bool
+    """Whether intervals are over sets too, as a draw of many; else they hold for these sets alone."""
+    values: dict[str, tuple[float, ...]]
+    """Value on each set, in order, by measure."""
+    set_share: dict[str, float]
+    """Share of the variance between values on sets that is of the sets; the rest is of runs. By measure."""
 
 
 class ImageQuantiles(_Value):
@@ -270,8 +284,8 @@ class Stage(_Value):
 class Cost(_Value):
     """Time of a run's training, against retraining."""
 
-    seconds: Summary
-    """Wall time."""
+    seconds: Summary | None
+    """Wall time; None for imported runs, whose times are not known."""
     relative: float | None
     """Median over the reference's median; of CPU times for runs on CPUs whose records have them, else of wall times."""
     efficient: bool | None
@@ -305,6 +319,8 @@ class PopulationScores(_Value):
     tests: dict[str, PermutationTest] = {}
     equivalence: Equivalence | None = None
     variance: Originals | None = None
+    forget_sets: ForgetSets | None = None
+    """None of a study with one."""
     worst_images: tuple[ImageQuantiles, ...] = ()
     epsilon_bounds: EpsilonBounds | None = None
     one_run: OneRunAudit | None = None

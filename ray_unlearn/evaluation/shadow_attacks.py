@@ -41,6 +41,7 @@ ATTACKS = {
 }
 """Attacks on a model whose training images are known, and their labels."""
 NO_NEGATIVES = "needs train images that it was not trained on: {half_of: train}"
+NO_TEST = "needs outputs of test images"
 CURVE_POINTS = 60
 
 
@@ -123,7 +124,9 @@ def together(found: Sequence[Mapping[str, Attacked]], shadows: int) -> tuple[dic
     for attack in ATTACKS:
         targets = [one[attack] for one in found if attack in one]
         if not targets:
-            scores[attack] = ShadowAttack(targets=len(found), shadows=shadows, missing=NO_NEGATIVES)
+            both_kinds = any("lira_online" in one for one in found)  # of train images: trained on, and not
+            missing = NO_TEST if both_kinds else NO_NEGATIVES
+            scores[attack] = ShadowAttack(targets=len(found), shadows=shadows, missing=missing)
             continue
         rocs = [roc(one.members_E, one.others_T) for one in targets]
         negatives = min(len(one.others_T) for one in targets)

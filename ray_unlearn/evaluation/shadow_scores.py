@@ -38,10 +38,14 @@ MOST_TARGETS = 8
 _RUNS_AT_ONCE = 8
 _QUANTILES = (0.5, 0.9, 0.99, 1.0)
 _SHOWN = 10
+_KNOWN: dict[tuple[str, ...], dict[str, ShadowFit]] = {}
+"""Fits of the shadows that this process read last, by store, population, splits and checksums of their records."""
 
 
 def fits_of(store: StudyStore, name: str, records: Records, digest: str) -> dict[str, ShadowFit]:
     """Return what all complete pairs of shadows make of every image, by split; nothing with fewer than 4 pairs.
+
+    All populations of a study are attacked by the same shadows, so the last fits are kept: a few numbers per image.
 
     Raises:
         StoreError: a file is missing or damaged, or a half differs from its record.
@@ -49,8 +53,12 @@ def fits_of(store: StudyStore, name: str, records: Records, digest: str) -> dict
     """
     if len(complete_pairs(records)) < LEAST_PAIRS:
         return {}
-    with ShadowPhi(store, name, records, split_sizes(store, digest)) as phi:
-        return phi.fits()
+    key = (store.uri, name, digest, *(record.checksum for _, record in sorted(records.items())))
+    if key not in _KNOWN:
+        with ShadowPhi(store, name, records, split_sizes(store, digest)) as phi:
+            _KNOWN.clear()
+            _KNOWN[key] = phi.fits() if phi.pairs >= LEAST_PAIRS else {}
+    return _KNOWN[key]
 
 
 def in_parts(store: StudyStore, name: str, records: Records) -> Iterator[Outputs]:
@@ -79,11 +87,15 @@ def score_shadows(
     if len(pairs) < LEAST_PAIRS:
         few = f"{len(pairs)} complete pairs of shadows: nothing is attacked or memorised with fewer than {LEAST_PAIRS}"
         return described.model_copy(update={"warnings": (*described.warnings, few)})
-    with ShadowPhi(store, name, records, sizes) as phi:
-        fits = phi.fits(without_last=True)
     last = [records[index] for index in (2 * pairs[-1], 2 * pairs[-1] + 1)]
+    others = {index: record for index, record in records.items() if record not in last}
+    with ShadowPhi(store, name, others, sizes) as phi:
+        used, fits = phi.pairs, phi.fits() if phi.pairs else {}
+    if used < LEAST_PAIRS - 1:
+        few = f"of each image {used} models at most are trained on it, or not: nothing is attacked with so few"
+        return described.model_copy(update={"warnings": (*described.warnings, few)})
     found = [_attacked(store, one, members_of(one, name, sizes), fits, make_rng) for one in last]
-    attacks, curves = together(found, 2 * len(pairs) - 2)
+    attacks, curves = together(found, 2 * used)
     scores = memorisation(pairs_of(store, name, records, sizes))
     if scores:
         with suppress(StoreReadOnly):

@@ -10,6 +10,10 @@ pair; medians are computed of blocks of images that fit into `BLOCK_BYTES`. Of a
 such as a test image, one model of the pair, drawn at random, counts as outside: fits of all images rest on equally many
 models.
 
+Shadows that another program made are not trained on complementary halves (`store.membership.stated_half`). Of each
+image, the k-th run that was trained on it and the k-th that was not make its pair k; there are as many pairs as every
+image has.
+
 Does not cover: attacks (`shadow_attacks`), and which images a run was trained on (`store.membership`).
 """
 
@@ -28,11 +32,11 @@ import numpy.typing as npt
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import probability_of
-from ray_unlearn.evaluation.outputs import SplitOutputs, read_run, same_images
+from ray_unlearn.evaluation.outputs import SplitOutputs, read_outputs, read_run, same_images
 from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.evaluation.shadow_fits import ShadowFit, Side
 from ray_unlearn.store import Record, StudyStore
-from ray_unlearn.store.membership import HALVED, half_of, members_of
+from ray_unlearn.store.membership import HALVED, half_of, members_of, stated_half
 
 BLOCK_BYTES = 8 * 2**20
 """Bytes of phi that are in memory at once."""
@@ -81,6 +85,9 @@ def pairs_of(
 
     """
     pairs, shadows = complete_pairs(records), shadows or population
+    if records and stated_half(next(iter(records.values())), sizes) is not None:
+        yield from _stated_pairs(store, population, records, sizes)
+        return
 
     def read(pair: int) -> dict[str, PairSplit]:
         runs = [read_run(store, population, index, records[index]) for index in (2 * pair, 2 * pair + 1)]
@@ -119,6 +126,38 @@ def _split(even: SplitOutputs, odd: SplitOutputs, mine_N: npt.NDArray[np.bool_])
     )
 
 
+def _stated_pairs(
+    store: StudyStore, population: str, records: Mapping[int, Record], sizes: Mapping[str, int]
+) -> Iterator[dict[str, PairSplit]]:
+    """Yield pairs of shadows whose records hold what they were trained on; all outputs are in memory."""
+    outputs = read_outputs(store, population, records)
+    halves = [members_of(record, population, sizes) for record in outputs.records]
+    members = {
+        name: np.stack([half[name][split.positions_N] for half in halves])
+        for name, split in outputs.splits.items()
+        if name in HALVED
+    }
+    pairs = min(int(min(mine_RN.sum(0).min(), (~mine_RN).sum(0).min())) for mine_RN in members.values())
+    orders = {
+        name: [np.argsort(side, axis=0, kind="stable") for side in (~mine_RN, mine_RN)]
+        for name, mine_RN in members.items()
+    }
+    for pair in range(pairs):
+        found = {}
+        for name, split in outputs.splits.items():
+            columns = np.arange(len(split.positions_N))
+            inside, outside = [order[pair] for order in orders[name]] if name in orders else (2 * pair, 2 * pair + 1)
+            found[name] = PairSplit(
+                positions_N=split.positions_N,
+                labels_N=split.labels_N,
+                inside_N=split.phi_RN[inside, columns],
+                outside_N=split.phi_RN[outside, columns],
+                inside_correct_N=split.correct_RN[inside, columns],
+                outside_correct_N=split.correct_RN[outside, columns],
+            )
+        yield found
+
+
 class ShadowPhi:
     """phi of all complete pairs in a scratch file, inside and outside, and what is fitted to it."""
 
@@ -126,7 +165,8 @@ class ShadowPhi:
         self, store: StudyStore, population: str, records: Mapping[int, Record], sizes: Mapping[str, int]
     ) -> None:
         """Read all pairs; errors as `pairs_of`."""
-        self.pairs = len(complete_pairs(records))
+        self.pairs = 0
+        """Pairs that were read."""
         self._file = tempfile.TemporaryFile(prefix="ray-unlearn-shadows-")  # noqa: SIM115  `__exit__` closes it
         self._sizes: dict[str, int] = {}
         """Images by split, in the order of the file."""
@@ -146,6 +186,7 @@ class ShadowPhi:
         self._file.close()
 
     def _append(self, pair: Mapping[str, PairSplit]) -> None:
+        self.pairs += 1
         self._sizes = {name: len(split.positions_N) for name, split in pair.items()}
         for split in pair.values():
             self._file.write(split.inside_N.astype(np.float64).tobytes())
@@ -168,29 +209,28 @@ class ShadowPhi:
                     block[side, pair] = np.frombuffer(data, dtype=np.float64)
             yield slice(first, last), block
 
-    def fits(self, *, without_last: bool = False) -> dict[str, ShadowFit]:
-        """Return what the shadows make of every image, by split; `without_last` leaves the last pair out."""
-        used = self.pairs - without_last
+    def fits(self) -> dict[str, ShadowFit]:
+        """Return what the shadows make of every image, by split."""
         spreads = [_Spread(), _Spread()]
-        sides = {name: self._sides(name, used, spreads if name in HALVED else []) for name in self._sizes}
+        sides = {name: self._sides(name, spreads if name in HALVED else []) for name in self._sizes}
         inside, outside = (one.value for one in spreads)
         return {
             name: ShadowFit(
                 inside=both[0] if name in HALVED else None,
                 outside=both[1],
-                pairs=used,
+                pairs=self.pairs,
                 inside_spread=inside,
                 outside_spread=outside,
             )
             for name, both in sides.items()
         }
 
-    def _sides(self, split: str, used: int, spreads: list[_Spread]) -> list[Side]:
+    def _sides(self, split: str, spreads: list[_Spread]) -> list[Side]:
         """Return the inside and the outside of a split, and add its phi to the spreads."""
         numbers = np.empty((2, 3, self._sizes[split]))
         for images, block in self.blocks(split):
             for side in range(2):
-                phi_KB = block[side, :used]
+                phi_KB = block[side]
                 numbers[side, :, images] = np.median(phi_KB, 0), np.std(phi_KB, 0), probability_of(phi_KB).mean(0)
                 if spreads:
                     spreads[side].add(phi_KB)

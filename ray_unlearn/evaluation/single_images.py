@@ -1,7 +1,7 @@
 """Scores of single forget images of a population: the worst, the surely known, F by class and group.
 
-    quantiles_of(unlearned, reference, pairs, names, settings)   # (ImageQuantiles(number="epsilon", ...), ...)
-    epsilon_bounds(unlearned, reference, names, settings)
+    quantiles_of([side], settings)               # (ImageQuantiles(number="epsilon", ...), ...); a side per forget set
+    epsilon_bounds([side], settings)
     with_quality(slices, unlearned, names, quality)              # slices of the forget set with their own F
 
 Does not cover: the formulas (`worst_images`, `lower_bounds`, `measures`).
@@ -10,7 +10,8 @@ Does not cover: the formulas (`worst_images`, `lower_bounds`, `measures`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -38,56 +39,93 @@ from ray_unlearn.wording import plural
 Number = Literal["epsilon", "u_lira_auc", "klom"]
 
 
-def quantiles_of(
-    unlearned: Outputs,
-    reference: Outputs,
-    at_null: Sequence[tuple[Rows, Rows]],
-    names: ImageNames,
-    settings: Settings,
-) -> tuple[ImageQuantiles, ...]:
-    """Return quantiles over images with the null's, if there is a null: on the first halving of the reference.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """What the images of one forget set are judged by."""
 
-    Without a null they are of all runs and as many of the reference.
+    unlearned: Outputs
+    reference: Outputs
+    at_null: Sequence[tuple[Rows, Rows]]
+    """Rows of both sides that are compared with the null; none without a null."""
+    names: ImageNames
+
+    def phi(self) -> tuple[FloatArray, FloatArray]:
+        """Return phi of both sides on the forget images."""
+        return self.unlearned.splits["forget"].phi_RN, self.reference.splits["forget"].phi_RN
+
+    def ids(self) -> list[str]:
+        """Return the ids of the forget images, in order."""
+        return [str(self.names.ids["forget"][place]) for place in self.unlearned.splits["forget"].positions_N]
+
+
+def quantiles_of(sides: Sequence[Side], settings: Settings) -> tuple[ImageQuantiles, ...]:
+    """Return quantiles over the images of all forget sets with the null's, if there is a null.
+
+    The null is on the first halving of the reference. Without one they are of all runs and as many of the reference.
     """
-    phi_UE, phi_RE = (side.splits["forget"].phi_RN for side in (unlearned, reference))
-    null: dict[str, FloatArray] = {}
-    rows = np.arange(len(phi_UE)), np.arange(len(phi_UE))
-    if at_null:
-        rows = at_null[0]
-        half, other = settings.halves(reference.population, len(reference), len(rows[0]))[0]
-        if len(other) == len(half):
-            null = image_scores(phi_RE[other], phi_RE[half], settings.mode)
-    found = image_scores(phi_UE[rows[0]], phi_RE[rows[1]], settings.mode)
+    each = [_image_scores(side, settings) for side in sides]
+    ids, runs = [name for side in sides for name in side.ids()], each[0].runs
+    found, null = _joined([one.found for one in each]), _joined([one.null for one in each])
     beyond = share_beyond(found, null) if null else {}
     return tuple(
         ImageQuantiles(
             number=number,
-            n=len(rows[0]),
+            n=runs,
             quantiles=quantiles(found[number]),
             null=quantiles(null[number]) if null else (),
             beyond_null=beyond.get(number),
-            worst=_image(unlearned, names, int(found[number].argmax())),
+            worst=ids[int(found[number].argmax())],
         )
         for number in get_args(Number)
         if number in found
     )
 
 
-def epsilon_bounds(
-    unlearned: Outputs, reference: Outputs, names: ImageNames, settings: Settings
-) -> EpsilonBounds | None:
-    """Return lower bounds of epsilon, of all runs of both sides; None with too few to choose and to judge on."""
-    if min(len(unlearned), len(reference)) < LEAST_RUNS:
+class _Numbers(NamedTuple):
+    """Numbers that each image of one forget set has."""
+
+    found: dict[str, FloatArray]
+    null: dict[str, FloatArray]
+    """The same between two halves of the reference; empty without a null."""
+    runs: int
+    """Runs a side that they are of."""
+
+
+def _image_scores(side: Side, settings: Settings) -> _Numbers:
+    phi_UE, phi_RE = side.phi()
+    null: dict[str, FloatArray] = {}
+    rows = np.arange(len(phi_UE)), np.arange(len(phi_UE))
+    if side.at_null:
+        rows = side.at_null[0]
+        half, other = settings.halves(side.reference.population, len(side.reference), len(rows[0]))[0]
+        if len(other) == len(half):
+            null = image_scores(phi_RE[other], phi_RE[half], settings.mode)
+    return _Numbers(image_scores(phi_UE[rows[0]], phi_RE[rows[1]], settings.mode), null, len(rows[0]))
+
+
+def _joined(parts: Sequence[dict[str, FloatArray]]) -> dict[str, FloatArray]:
+    """Return the numbers of all images that every part has, one part after the other."""
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
+def epsilon_bounds(sides: Sequence[Side], settings: Settings) -> EpsilonBounds | None:
+    """Return lower bounds of epsilon, of all runs of both sides; None with too few to choose and to judge on.
+
+    Those that hold for all images hold for those of all forget sets.
+    """
+    if min(len(one) for side in sides for one in (side.unlearned, side.reference)) < LEAST_RUNS:
         return None
-    phi_UE, phi_RE = (side.splits["forget"].phi_RN for side in (unlearned, reference))
-    found = epsilon_lower_bounds(phi_UE, phi_RE, settings.rng("epsilon-bounds", unlearned.population))
-    shown = int((found.all_E > 0).sum())
+    rng, ids = settings.rng("epsilon-bounds", sides[0].unlearned.population), [i for side in sides for i in side.ids()]
+    each = [epsilon_lower_bounds(*side.phi(), rng, among=len(ids)) for side in sides]
+    all_E = np.concatenate([one.all_E for one in each])
+    shown = int((all_E > 0).sum())
     return EpsilonBounds(
         shown=shown,
-        largest=float(found.all_E.max()),
-        median=float(np.median(found.each_E)),
-        ceiling=found.ceiling,
-        worst=_image(unlearned, names, int(found.all_E.argmax())) if shown else "",
+        largest=float(all_E.max()),
+        median=float(np.median(np.concatenate([one.each_E for one in each]))),
+        ceiling=max(one.ceiling for one in each),
+        worst=ids[int(all_E.argmax())] if shown else "",
     )
 
 
@@ -127,10 +165,6 @@ def one_run_audit(
         shown=int(np.count_nonzero(bounds)),
         ceiling=largest_epsilon(images, 2 * (images // 2), 2 * (images // 2), DELTA, 0.05 / len(SHARES)),
     )
-
-
-def _image(outputs: Outputs, names: ImageNames, place: int) -> str:
-    return str(names.ids["forget"][outputs.splits["forget"].positions_N[place]])
 
 
 def with_quality(

@@ -22,6 +22,7 @@ from ray_unlearn.evaluation.outputs import ImageNames, Outputs, SplitOutputs
 from ray_unlearn.evaluation.populations import FloatArray, by_runs
 from ray_unlearn.evaluation.scores import Cost, Slice, Stage, Summary
 from ray_unlearn.store import Record
+from ray_unlearn.store.outputs import UNKNOWN
 
 GROUPS_SHOWN = 50
 """Groups (persons) of a split: those with the most images."""
@@ -37,12 +38,12 @@ _WAYS: tuple[By, ...] = ("all", "class", "group")
 def slices(parts: Iterable[Outputs], names: ImageNames) -> tuple[Slice, ...]:
     """Return every split as a whole, then by class and, where images have groups, by group.
 
-    Runs arrive in parts; one part at a time is in memory.
+    Runs arrive in parts; one part at a time is in memory. Splits whose answers are not known are left out.
     """
     found: dict[tuple[str, By], _Sliced] = {}
     for outputs in parts:
         for name, split in outputs.splits.items():
-            for by in _WAYS:
+            for by in _WAYS if "answers" not in split.lacks else ():
                 if (name, by) not in found:
                     found[name, by] = _Sliced(name, by, _keys_of(name, by, split, names), split.labels_N)
                 found[name, by].add(split)
@@ -68,7 +69,8 @@ class _Sliced:
     def add(self, split: SplitOutputs) -> None:
         """Add the split under some runs."""
         self._accuracies.append(mean_by(split.correct_RN, self._keys_N))
-        self._losses.append(mean_by(split.loss_RN, self._keys_N))
+        if "probabilities" not in split.lacks:
+            self._losses.append(mean_by(split.loss_RN, self._keys_N))
 
     def slices(self) -> list[Slice]:
         """Return one part per key: classes in the order of their labels, groups with the most images first."""
@@ -82,7 +84,7 @@ class _Sliced:
                 key=key,
                 images=self._sizes[key],
                 accuracy=summary(np.concatenate([part[key] for part in self._accuracies]), upper=1.0),
-                loss=summary(np.concatenate([part[key] for part in self._losses])),
+                loss=summary(np.concatenate([part[key] for part in self._losses])) if self._losses else None,
             )
             for key in shown
         ]
@@ -98,7 +100,9 @@ def _keys_of(name: str, by: By, split: SplitOutputs, names: ImageNames) -> np.nd
 
 
 def class_name(names: ImageNames, label: int) -> str:
-    """Return the class's name, or its number where the source has no names."""
+    """Return the class's name, or its number where the source has no names, or that it is not known."""
+    if label == UNKNOWN:
+        return "not known"
     return names.class_names[label] if label < len(names.class_names) else str(label)
 
 
@@ -122,12 +126,14 @@ def cost(records: Sequence[Record], reference: Sequence[Record]) -> Cost:
     """Return a run's training time, against the reference's: medians, because any run may meet a busy machine.
 
     On CPUs, CPU times are compared, where every record has them. Wall times compare only on equal devices with equal
-    load; the records name device, threads and host.
+    load; the records name device, threads and host. Runs that another program made have no times.
     """
     everyone = [*records, *reference]
+    if not all("train" in record.seconds for record in records):
+        return Cost(seconds=None, relative=None, efficient=None)
     on_cpu = all(record.device == "cpu" and record.cpu_seconds.get("train") for record in everyone)
     ours, theirs = (_train_s(side, cpu=on_cpu) for side in (records, reference))
-    relative = float(np.median(ours) / np.median(theirs)) if np.median(theirs) else None
+    relative = float(np.median(ours) / np.median(theirs)) if len(theirs) and np.median(theirs) else None
     return Cost(
         seconds=summary(_train_s(records, cpu=False)),
         relative=relative,
@@ -136,7 +142,8 @@ def cost(records: Sequence[Record], reference: Sequence[Record]) -> Cost:
 
 
 def _train_s(records: Sequence[Record], *, cpu: bool) -> FloatArray:
-    return np.array([(record.cpu_seconds if cpu else record.seconds)["train"] for record in records])
+    times = [record.cpu_seconds if cpu else record.seconds for record in records]
+    return np.array([one["train"] for one in times if "train" in one])
 
 
 def summary(values_R: np.ndarray, upper: float = math.inf) -> Summary:

@@ -1,6 +1,6 @@
 """Scores of a population as a whole: indistinguishable, equivalent, of how many originals.
 
-    tests_of(unlearned, reference, settings)     # {"energy": PermutationTest(p=...), ...}
+    tests_of([(unlearned, reference)], settings) # {"energy": PermutationTest(p=...), ...}
     adjusted(populations)                        # the same, corrected for being several
     equivalence(quality, se, df)
 
@@ -9,7 +9,7 @@ Does not cover: the formulas (`permutation`, `originals`), and the order of popu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from ray_unlearn.evaluation.intervals import t_quantile
 from ray_unlearn.evaluation.looks import ALPHA
 from ray_unlearn.evaluation.originals import buys_more, variance_shares
 from ray_unlearn.evaluation.outputs import Outputs
-from ray_unlearn.evaluation.permutation import LEAST_RUNS, holm, permutation_tests
+from ray_unlearn.evaluation.permutation import LEAST_RUNS, holm, stratified_tests
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import Equivalence, Estimate, Originals, PermutationTest, PopulationScores
 
@@ -25,12 +25,18 @@ MARGIN = 0.2
 """Margin of equivalence, as a share of the null: F is surely no more than a fifth below retraining's own."""
 
 
-def tests_of(unlearned: Outputs, reference: Outputs, settings: Settings) -> dict[str, PermutationTest]:
-    """Return the permutation tests of all runs of both sides; none with fewer than 3 a side."""
-    if min(len(unlearned), len(reference)) < LEAST_RUNS:
+def tests_of(sides: Sequence[tuple[Outputs, Outputs]], settings: Settings) -> dict[str, PermutationTest]:
+    """Return the permutation tests of all runs of both sides; none with fewer than 3 a side.
+
+    Args:
+        sides: the population and the reference, for each forget set.
+        settings: gives the draws.
+
+    """
+    if min(len(side) for pair in sides for side in pair) < LEAST_RUNS:
         return {}
-    phi_UE, phi_RE = (side.splits["forget"].phi_RN for side in (unlearned, reference))
-    found = permutation_tests(phi_UE, phi_RE, settings.rng("permutation", unlearned.population))
+    strata = [(ours.splits["forget"].phi_RN, theirs.splits["forget"].phi_RN) for ours, theirs in sides]
+    found = stratified_tests(strata, settings.rng("permutation", sides[0][0].population))
     return {name: PermutationTest(statistic=one.statistic, p=one.p) for name, one in found.items()}
 
 
@@ -69,7 +75,7 @@ def equivalence(quality: Estimate, error: float = ALPHA) -> Equivalence | None:
 
 
 def variance_of(unlearned: Outputs, reference: Outputs) -> Originals | None:
-    """Return where the variance over runs comes from; None with one original.
+    """Return where the variance over runs comes from; None with one original, or without times.
 
     An original is taken to train as long as a retrained model.
     """
@@ -80,7 +86,10 @@ def variance_of(unlearned: Outputs, reference: Outputs) -> Originals | None:
     found = variance_shares(phi_UE, unlearned.originals_R, sd_E)
     if found is None:
         return None
-    ours, theirs = (float(np.median([r.seconds["train"] for r in side.records])) for side in (unlearned, reference))
+    times = [[r.seconds["train"] for r in side.records if "train" in r.seconds] for side in (unlearned, reference)]
+    if not all(times):
+        return None  # imported runs, whose times are not known
+    ours, theirs = (float(np.median(each)) for each in times)
     return Originals(
         originals=found.originals,
         runs_each=found.runs_each,

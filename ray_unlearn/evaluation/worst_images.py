@@ -1,7 +1,8 @@
 """The images that are forgotten worst: what a mean over images hides.
 
     found = image_scores(unlearned_NE, retrained_NE, "parity")   # {"epsilon": [E], "u_lira_auc": [E], "klom": [E]}
-    quantile_table(found, null)                                  # quantiles of each, with those of the null
+    quantiles(found["epsilon"])                                  # median, worst tenth, hundredth, worst image
+    share_beyond(found, null)                                    # of the images, beyond the null's 95 % quantile
 
 Does not cover: bounds that hold with confidence (`lower_bounds`), and F by class and group (`slices`).
 """

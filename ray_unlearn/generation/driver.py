@@ -141,6 +141,7 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
             max_attempts=study.execution.max_attempts,
             published=partial(published_run, job),
             held=work.sha256,
+            fail_fast=study.execution.fail_fast,
         )
         for event in events:
             for sink in sinks:

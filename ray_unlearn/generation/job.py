@@ -50,16 +50,18 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     from ray_unlearn import models
     from ray_unlearn.generation.trial import check_model
     from ray_unlearn.methods.resolve import remarks, resolve
+    from ray_unlearn.methods.statements import check_statements, unheld
     from ray_unlearn.run.job import Job
 
     methods = {name: resolve(study, name) for name in study.populations}
+    check_statements(methods)
     model_identity = models.identity(study.model)
     storage = open_storage(study.storage)
     data = prepare_study(study, storage, decode_all, opened=sources, hardest=hardest_of(study, storage))
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
     check_sets(plan, data)
-    return replace(job, remarks=(*remarks(study, methods), *check_model(job)))
+    return replace(job, remarks=(*remarks(study, methods), *unheld(study, methods), *check_model(job)))
 
 
 def check_storage(storage: str) -> None:

@@ -71,7 +71,8 @@ def admit(job: Job, only: Sequence[str], shard: Shard | None = None, first: int 
 
     """
     job.store.admit(job.plan, _disagreements(job))
-    job.store.storage.publish_file(job.store.layout.splits(job.data.splits.digest), job.data.splits_arrow)
+    for digest, content in job.data.arrows.items():
+        job.store.storage.publish_file(job.store.layout.splits(digest), content)
     chosen, held = job.plan.only(only), _held(job)
     planned = shard.of(chosen) if shard else chosen.runs
     planned = [run for run in planned if first is None or run.index < first or run.population == ORIGINAL]

@@ -9,13 +9,16 @@ Does not cover: the results of single runs, which are in their records.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ray_unlearn.monitor.phases import phases_line
 from ray_unlearn.schedule.events import Ended
 from ray_unlearn.study.plan import Run
+
+_MOST_NAMES = 4
+"""Runs that failed with the same error, of which a line names no more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +34,7 @@ class Summary:
     blocked: tuple[Run, ...] = ()
     """Runs whose original failed."""
     ended: tuple[Ended, ...] = ()
-    """Populations of scripts that ended early, because their runs are all the same."""
+    """Populations that ended early: all runs of a script are the same, or runs failed in the same way."""
     skipped_images: int = 0
     seconds: float = 0.0
     phases: Mapping[str, float] = field(default_factory=dict)
@@ -49,7 +52,7 @@ class Summary:
         """Return the closing lines of the command, most important last."""
         from ray_unlearn.wording import plural
 
-        lines = [f"not made: {run}: {error}" for run, error in self.failed.items()]
+        lines = [f"not made: {_named(runs)}: {error}" for error, runs in self._failures().items()]
         lines += [f"not made: {plural(len(one.runs), 'run')} of {one.population}: {one.why}" for one in self.ended]
         if self.blocked:
             lines.append(f"not made: {plural(len(self.blocked), 'run')} whose original failed")
@@ -65,9 +68,21 @@ class Summary:
         lines.append(phases_line(self.phases))
         return [*lines, f"made {plural(self.made, 'run')} in {self.seconds:.0f} s; {done}; store {self.uri}"]
 
+    def _failures(self) -> dict[str, list[Run]]:
+        """Return the runs that were given up by their error, in the order in which each error was first met."""
+        found: dict[str, list[Run]] = {}
+        for run, error in self.failed.items():
+            found.setdefault(error, []).append(run)
+        return found
+
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Print the closing lines where a notebook or IPython shows the value."""
         printer.text(str(self))
+
+
+def _named(runs: Sequence[Run]) -> str:
+    names = ", ".join(map(str, runs[:_MOST_NAMES]))
+    return f"{names} and {len(runs) - _MOST_NAMES} more" if len(runs) > _MOST_NAMES else names

@@ -48,9 +48,12 @@ def check_model(job: Job) -> Iterator[str]:
         trains=any(trains(population) for population in populations),
         folder=study.model.folder,
     )
-    yield from _same_start(job, model)
+    yield from _pretrained(job)
+    if ":" in study.model.arch and any(trains(population) or population.method.source for population in populations):
+        yield from _beside_state(job, model, images_BCHW)
     yield from _lone_images(job, model, images_BCHW)
     yield from _unknown_values(job)
+    yield from _shared_files(job)
     for population in populations:
         if isinstance(population.method.options, WeightsOptions):
             yield from check_weights(study, job.data.num_classes, model, population.method.options)
@@ -95,6 +98,23 @@ def _check_normalisation(
     yield f"{where}: its net scaled images itself; data.normalize does the same, so mean and std are left out"
 
 
+def _pretrained(job: Job) -> Iterator[str]:
+    """Yield what was done with pretrained weights, and where the study scales images otherwise than they were."""
+    study = job.plan.study
+    found = models.started_from(study.model, job.data.num_classes, study.data.image_size)
+    if found is None:
+        return
+    yield from found.notes
+    if found.normalisation is not None:
+        mean, std = (list(values) for values in found.normalisation)
+        own, theirs = (Scaling.of(each) for each in (study.data.normalize, Normalize(mean=mean, std=std)))
+        if not np.allclose(own.shift + own.scale, theirs.shift + theirs.scale, rtol=1e-3, atol=0.1):
+            yield (
+                f"model.pretrained: the weights are of images scaled by mean {mean} and std {std} of pixels in 0..1, "
+                f"and the study scales otherwise; data.normalize: {{mean: {mean}, std: {std}}} does the same"
+            )
+
+
 def _batch(job: Job) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a few images as methods get them, and their labels; noise where the images are on an object store."""
     study, first = job.plan.study, job.data.train
@@ -120,13 +140,19 @@ def trains(population: Population) -> bool:
     return not population.method.source and population.method.name not in ("weights", "null")
 
 
-def _same_start(job: Job, model: nn.Module) -> Iterator[str]:
-    """Yield a line where runs that train from scratch would all start from the same weights."""
+def _beside_state(job: Job, model: nn.Module, images_BCHW: torch.Tensor) -> Iterator[str]:
+    """Check that a factory's net has all that its outputs depend on in its state; yield what nothing would train.
+
+    Raises:
+        ModelError: it keeps more than its state dict holds.
+
+    """
     spec, populations = job.plan.study.model, job.plan.populations.values()
-    if ":" not in spec.arch or not any(p.method.starts_from == "scratch" and trains(p) for p in populations):
-        return
     other = models.build(spec, job.data.num_classes, Seeds(study=1), job.plan.study.data.image_size)
-    if all(map(torch.equal, model.parameters(), other.parameters())):
+    models.check_state(model, other, images_BCHW, spec.arch)
+    yield from (f"model {spec.arch}: {line}" for line in models.untrained(model))
+    from_scratch = any(each.method.starts_from == "scratch" and trains(each) for each in populations)
+    if from_scratch and all(map(torch.equal, model.parameters(), other.parameters())):
         yield (
             f"model {spec.arch}: the factory gives the same weights with every seed, so runs from scratch differ by "
             "the order of images alone; leave out what sets torch's seed or loads weights, if that is not meant"
@@ -142,6 +168,27 @@ def _unknown_values(job: Job) -> Iterator[str]:
             yield (
                 f"populations.{readers[0]}: the script reads {key!r}, which data.train has for no image, so it is 0; "
                 f"data.columns.{column} names its column"
+            )
+
+
+_SHARED = re.compile(
+    r"""["'](?P<path>/(?:tmp|var/tmp|dev/shm|kaggle/working|kaggle/temp|content)/[^"'\n]+)["']"""
+    r"""|(?P<call>\bchdir\()"""
+    r"""|(?P<beside>(?:\bsave\w*\(|\bdump\(|\bto_csv\(|\bwrite_\w+\(|\bmkdir\(|\bmakedirs\()[^\n;]*__file__)"""
+)
+"""What scripts write for the whole machine: places of temporary files and of notebooks, and files beside themselves."""
+
+
+def _shared_files(job: Job) -> Iterator[str]:
+    """Yield where the runs of a script would share files."""
+    for population in job.plan.populations.values():
+        code = re.sub(r"(?m)^\s*#.*$", "", population.method.source)
+        if found := _SHARED.search(code):
+            what = f"names {found['path']!r}" if found["path"] else "leaves its working folder" if found["call"] else ""
+            yield (
+                f"populations.{population.name}: the script {what or 'writes beside itself'}, so its runs share files: "
+                "one may read what another wrote; a relative path is in the run's own folder, which is empty at its "
+                "start, and files beside the script are for reading (pathlib.Path(__file__).parent)"
             )
 
 

@@ -64,7 +64,9 @@ class AmnesiacsOptions(Recipe):
     temperature_scaling: Annotated[bool, Since("0.2", neutral=True)] = Field(
         False, description="Multiply every KL term by T^2; published: no."
     )
-    objective: Literal["port", "paper"] = Field("port", description="Which description of the loss on retain.")
+    objective: Literal["port", "paper"] = Field(
+        "port", description="Loss on retain. port: CE, soft CE and KL (slides, too); paper: CE and both KL."
+    )
 
 
 def amnesiacs(model: nn.Module, data: RunData, options: AmnesiacsOptions, rng: Seeds) -> None:

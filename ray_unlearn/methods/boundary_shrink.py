@@ -116,6 +116,7 @@ METHOD = Method(
     summary="Fine-tune on the forget set under the original's prediction for each image after a step up its loss.",
     source="Chen et al., Boundary Unlearning, CVPR 2023",
     opened="TY-LEE-KR/Boundary-Unlearning-Code boundary_unlearning.py, adv_generator.py, main.py (authors')",
+    open=("single forget images: a method for whole classes",),
     published={"published": pinned(BoundaryShrinkOptions, PLAIN, batch_size=64)},
     cost="2 on forget for the labels, then epochs on forget",
 )

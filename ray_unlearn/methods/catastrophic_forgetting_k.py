@@ -79,7 +79,8 @@ class CatastrophicForgettingKOptions(Recipe):
         True, description="Whether the classifier moves along with stages or blocks (Deep Unlearn: yes; SCRUB: no)."
     )
     statistics: Annotated[Literal["frozen", "moving", "batch"], Since("0.2", neutral="moving")] = Field(
-        "frozen", description="Batch normalisation in evaluation mode: all (frozen), of the frozen part (moving), none."
+        "frozen",
+        description="Batch normalisation in evaluation mode. frozen: all; moving: in the frozen part; batch: none.",
     )
     anchor: Annotated[Float, Since("0.2", neutral=0.0)] = Field(
         0.0, ge=0, description="Pull towards the start, per unit of weight (SCRUB, small scale: 0.1)."

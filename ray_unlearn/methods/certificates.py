@@ -37,6 +37,10 @@ def std_by_clipped_gradients(
     The last weights' Rényi divergence of order a is at most a D^2 / (2 V): r = 1 - rate decay, D = 2 start r^steps +
     2 rate gradient sum_t r^t, V = std^2 sum_t r^(2 t), t < steps.
 
+    Koloskova et al.'s first theorem is the case without decay, with a rounder conversion to epsilon: std^2 =
+    9 log(1 / delta) / (epsilon^2 steps) * (start + rate gradient steps)^2, for epsilon up to log(1 / delta) / 4. This
+    is up to a half less noise for the same statement.
+
     Raises:
         MethodError: rate times decay is above 1, so that a step overshoots.
 

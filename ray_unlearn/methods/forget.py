@@ -77,7 +77,7 @@ class ForgetOptions(Recipe):
 
 
 def forget(model: nn.Module, data: RunData, options: ForgetOptions, rng: Seeds) -> None:
-    """Alternate between resetting random convolutions and regressing the original's logits on retain."""
+    """Alternate between resetting random layers and regressing the original's logits on retain."""
     teacher, noise, draws = frozen_copy(model), rng.torch("image-noise"), rng.numpy("layers")
     candidates = _candidates(model, options.pool)
     starts = [0, *itertools.accumulate(options.cycles[:-1])]

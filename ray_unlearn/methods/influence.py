@@ -58,7 +58,7 @@ class InfluenceOptions(Block):
         1.0, gt=0, description="Added to the exact matrix's diagonal; 1 is the published recursion's."
     )
     recursion: Annotated[Literal["published", "exact"], Since("0.2", neutral="exact")] = Field(
-        "published", description="How the inverse is applied."
+        "published", description="published: the authors' running vector; exact: the inverse of the damped matrix."
     )
     images: Annotated[Literal["first", "random"], Since("0.2", neutral="random")] = Field(
         "first", description="Retain images of the recursion. first: in order (published); random: a draw per run."
@@ -168,7 +168,7 @@ METHOD = Method(
             ),
         ),
     ),
-    summary="One influence-function step, theta + alpha * H^-1 (g_forget - g_retain), H by WoodFisher.",
+    summary="Add alpha * N_forget / N * H^-1 (g_forget - g_retain) to the weights, H by WoodFisher.",
     source="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023 (IU); WoodFisher, NeurIPS 2020",
     opened="OPTML-Group/Unlearn-Sparse and Unlearn-Saliency Wfisher.py (authors'); xcadet/deepunlearn iu.py (port)",
     open=("alpha: 0.2 is the authors' default; their README leaves it to be searched",),

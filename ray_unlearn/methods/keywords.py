@@ -18,6 +18,7 @@ Does not cover: functions that are not a `def` at the top of the script: their a
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -33,6 +34,21 @@ def keywords_in(method: str, source: str) -> dict[str, frozenset[str]] | None:
 
     None where the script has no such function at its top.
     """
+    found = _arguments(method, source)
+    return None if found is None else {one.arg: _types(one.annotation, default) for one, default in found}
+
+
+def literal_defaults(method: str, source: str) -> dict[str, Any]:
+    """Return the function's keyword arguments whose defaults are written as plain values -> those values."""
+    values: dict[str, Any] = {}
+    for argument, default in _arguments(method, source) or ():
+        with contextlib.suppress(ValueError):  # an expression, which only the script can compute
+            values |= {argument.arg: ast.literal_eval(default)} if default else {}
+    return values
+
+
+def _arguments(method: str, source: str) -> list[tuple[ast.arg, ast.expr | None]] | None:
+    """Return the function's keyword arguments and their defaults; None where the script has no such function."""
     name = method.rpartition(":")[2]
     found = [one for one in ast.parse(source).body if isinstance(one, ast.FunctionDef) and one.name == name]
     if not found:
@@ -42,8 +58,7 @@ def keywords_in(method: str, source: str) -> dict[str, frozenset[str]] | None:
     defaults = dict(zip(reversed(placed), reversed(arguments.defaults), strict=False))
     kept = [one for place, one in enumerate(placed) if place >= _LOADERS and one not in arguments.posonlyargs]
     pairs: list[tuple[ast.arg, ast.expr | None]] = [(one, defaults.get(one)) for one in kept]
-    pairs += [(one, default) for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
-    return {one.arg: _types(one.annotation, default) for one, default in pairs}
+    return [*pairs, *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
 
 
 def _types(annotation: ast.expr | None, default: ast.expr | None) -> frozenset[str]:

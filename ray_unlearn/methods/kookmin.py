@@ -87,7 +87,7 @@ def _scores(model: nn.Module, weights: list[nn.Parameter], data: RunData, rng: S
     chosen = rng.numpy("retain-subset").choice(len(data.retain), size, replace=False)
     on_retain = mean_gradient(model, data.retain.subset(chosen), cross_entropy())
     on_forget = mean_gradient(model, data.forget, cross_entropy())
-    return [(on_retain[weight] - on_forget[weight]).abs() for weight in weights]
+    return [on_retain[weight] - on_forget[weight] for weight in weights]  # ranked by magnitude
 
 
 def _chosen(
@@ -143,7 +143,8 @@ METHOD = Method(
     aliases={"MSG": {}},  # in Cadet et al., Deep Unlearn
     opened="xcadet/deepunlearn munl/unlearning/kgltop2.py (port); organisers' deck, pages 20 to 22 (slides)",
     open=(
-        "ranking by layer (code) or of all convolutions (write-up): by layer, because the other changes nothing there",
+        "ranking by layer (code) or of all convolutions (write-up): by layer; at 32x32 the other draws anew only "
+        "weights without a gradient",
         "mode in which the scores are taken: evaluation",
     ),
     published={"competition": pinned(KookminOptions, COMPETITION)},

@@ -199,8 +199,13 @@ METHOD = Method(
     summary="Learn a linear classifier by noisy gradient descent, go on without the forget set until (epsilon, delta).",
     source="Chien et al., Langevin Unlearning, NeurIPS 2024",
     opened="Graph-COM/Langevin_unlearning langevin.py, main_lmc_multiclass.py, main_lmc.py, utils.py (authors')",
+    open=(
+        "features: each divided by its own norm by the authors; all by one number here, which the layer can hold",
+        "features that know nothing of the forget set: a ResNet-18 of ImageNet there; the net as it is built here",
+    ),
     cost="`learn_steps` passes of the last layer over train, then as many over retain as (epsilon, delta) needs",
     published={"published": pinned(LangevinOptions)},
     guarantee="(epsilon, delta) bounds any attack that separates its runs from those with learn_on: retain",
+    reference=("langevin", {"learn_on": "retain"}),
     inherits=(),
 )

@@ -2,7 +2,7 @@
 
     scale = GradientScale({parameter: factor_like_parameter})
     fit(..., hooks=Hooks(after_backward=scale.apply))            # for example, kept gradients times 0.1
-    held = Held(model, {parameter: mask})                        # true where the parameter may move
+    held = Held({parameter: mask})                               # true where the parameter may move
     fit(..., hooks=Hooks(after_step=held.restore))               # momentum and weight decay included
     with trainable_only(model, parameters): fit(...)             # the rest has no gradients
 

@@ -57,6 +57,8 @@ class Method:
     """Other names of it in the literature, each with the options that the name implies."""
     guarantee: str = ""
     """Statement that its options `epsilon` and `delta` make, and about which population; empty where there is none."""
+    reference: tuple[str, Mapping[str, Any]] | None = None
+    """Population that the guarantee compares with: its method, and the options in which it differs."""
     distribution: Mapping[str, str] = field(default_factory=dict)
     """Name and version of the installed distribution that it is of, set by the registry; empty for the package's."""
     inherits: tuple[str, ...] = INHERITED

@@ -23,14 +23,16 @@ against that population. It says nothing of how close the runs are to models tha
 Source: Koloskova et al., Certified Unlearning for Neural Networks (ICML 2025). Read:
 stair-lab/certified-unlearning-neural-networks-icml-2025 src/training/trainer.py, src/utils/dp.py,
 src/models/tiny_net.py, convergence_curve_runs/pabi, budget_curve_runs/cc-cifar (the authors'); of the paper, the
-abstract.
+abstract, and its first theorem as a third party's port and a summary of the paper state it.
 
 Caveats:
 - The noise of each weight grows with the clipping norms, and its norm with the number of weights, so it usually leaves
   nothing of what the net knew. Step 3 is then a training from scratch, and few epochs give a poor net. The authors'
   nets have fewer than 20,000 weights and no normalisation.
 - The authors' code turns Rényi divergence into epsilon without multiplying it by the order. What their configuration
-  calls 1 is epsilon 7.1 at delta 1e-5, which is what `preset: published` states.
+  calls 1 is epsilon 7.1 at delta 1e-5, which is what `preset: published` states. The theorem multiplies by the order.
+- Without `shrink` the authors' code has 1 / sqrt(2) of the noise that its formula with `shrink` tends to. Here both are
+  one formula, and at `shrink: 0` it agrees with the theorem (`certificates`).
 - Frozen parameters are taken as public.
 
 Does not cover: DP-SGD training of the original, which is the authors' baseline.
@@ -70,7 +72,9 @@ class NoisyFinetuneOptions(Recipe):
     schedule: Schedule = Field("constant", description="Factor of the rate, in addition to its rise and fall.")
     epsilon: Float = Field(1.0, gt=0, description="Stated epsilon.")
     delta: Float = Field(1e-5, gt=0, lt=1, description="Stated delta.")
-    clipped: Literal["gradients", "weights", "start"] = Field("gradients", description="What steps with noise clip.")
+    clipped: Literal["gradients", "weights", "start"] = Field(
+        "gradients", description="What steps with noise clip; start: the weights at the start, and no steps."
+    )
     steps: Int = Field(11, ge=1, description="Steps with noise.")
     noisy_lr: Float = Field(0.01, gt=0, description="Rate of steps with noise.")
     shrink: Float = Field(50.0, ge=0, description="L2 strength in steps with noise; noisy_lr times it is at most 1.")
@@ -187,8 +191,12 @@ METHOD = Method(
         "stair-lab/certified-unlearning-neural-networks-icml-2025 src/training/trainer.py, src/utils/dp.py and "
         "configurations (authors')"
     ),
-    open=("what the paper's theorems say where the code differs: epsilon here is derived from the code's steps",),
+    open=(
+        "the paper's theorems: only the first (clipped gradients, no shrink) was read, in a third party's words, and "
+        "agrees; noise with shrink, and of clipped weights, is derived from the code's steps",
+    ),
     cost="`steps` batches with noise, then `epochs` on retain",
     published=PUBLISHED,
     guarantee=GUARANTEE,
+    reference=("noisy_finetune_reference", {}),
 )

@@ -6,7 +6,7 @@
     evaluation: {reference: reference}
 
 The statement of `noisy_finetune` holds for any two starts. This one is a fresh initialisation of the run's own, so that
-nothing of the forget set is in it. Give both populations the same options.
+nothing of the forget set is in it. Both populations have the same options; a study in which they differ is refused.
 
 Source: Koloskova et al., Certified Unlearning for Neural Networks (ICML 2025), whose definition compares with an
 algorithm that never saw the forget set.

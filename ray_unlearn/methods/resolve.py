@@ -19,12 +19,15 @@ from ray_unlearn.methods.form import check_script_form
 from ray_unlearn.methods.keywords import checked, hidden
 from ray_unlearn.methods.script import ScriptOptions, script_method
 from ray_unlearn.models import open_weights
+from ray_unlearn.store.records import IMPORTED
 from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.loading import describe_first
 from ray_unlearn.study.plan import MethodUse
+from ray_unlearn.study.recipe import Batches
 from ray_unlearn.study.schema import Study
+from ray_unlearn.training.transforms import check_transforms
 from ray_unlearn.usercode.imports import is_script, read_script
-from ray_unlearn.usercode.sources import script_identity
+from ray_unlearn.usercode.sources import module_texts, script_identity
 
 
 def resolve(study: Study, population: str) -> MethodUse:
@@ -49,10 +52,13 @@ def resolve(study: Study, population: str) -> MethodUse:
     except ValidationError as error:
         problem = describe_first(error, method.options)
         raise StudyError(f"populations.{population}.{problem} (method {name})") from None
+    if isinstance(options, Batches):
+        check_transforms(options.augment.transforms, study.data.image_size, _source_of(study, population))
     if name == "weights":
         hashes = tuple(open_weights(path).sha256 for path in options.weights)  # type: ignore[attr-defined]
         options = options.model_copy(update={"sha256": hashes})
-    methods = [method, *_parts(options)]
+    parts = _parts(options)
+    methods = [method, *parts]
     return MethodUse(
         name=name,
         starts_from=method.starts_from,
@@ -61,11 +67,19 @@ def resolve(study: Study, population: str) -> MethodUse:
             "method": script_identity(name, source) if source else _identity(method),
             "options": _without_paths(identity_of(options)),
             **_revisions(methods),
+            **_distributions(parts),
         },
         source=source,
+        modules=module_texts(name, source) if source else {},
         deterministic=method.is_deterministic(options),
         corrections={one.name: one.corrections for one in methods if one.corrections},
     )
+
+
+def _source_of(study: Study, population: str) -> str:
+    """Return the key of a study that states how a population's batches are augmented."""
+    own = "augment" in study.populations[population].options
+    return f"populations.{population}.augment.transforms" if own else "training.augment.transforms"
 
 
 def _with_arguments(population: str, method: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,11 +116,14 @@ def method_of(use: MethodUse) -> Method:
             f"no method {use.name!r} is installed here; install the distribution that the study planned with"
         )
     method = METHODS[use.name]
-    if _identity(method) != use.identity["method"]:
-        raise MethodError(
-            f"method {use.name}: the study was planned with {use.identity['method']}; here is {_identity(method)}; "
-            "install the same version"
-        )
+    parts = _parts(use.options)
+    planned = use.identity["method"], use.identity.get("distributions")
+    here = _identity(method), _distributions(parts).get("distributions")
+    for one, other in zip(planned, here, strict=True):
+        if one != other:
+            raise MethodError(
+                f"method {use.name}: the study was planned with {one}; here is {other}; install the same version"
+            )
     return method
 
 
@@ -116,6 +133,12 @@ def _identity(method: Method) -> Any:
 
 
 def _registered(name: str, population: str) -> Method:
+    if name == IMPORTED:
+        raise StudyError(
+            f"populations.{population}.method: imported: other programs made these runs, and `ray-unlearn import` "
+            "brought their outputs; they are scored, not made. A study that makes runs compares them with these: "
+            f"evaluation: {{populations: {{{population}: FOLDER}}}}"
+        )
     if name not in METHODS:
         hint = did_you_mean(name, [*METHODS, *ALIASES])
         raise StudyError(f"populations.{population}.method: no method {name!r}{hint}; or path/to/script.py:function")
@@ -140,6 +163,12 @@ def _revisions(methods: Sequence[Method]) -> dict[str, Any]:
     """Return the revisions of corrected methods; revision 1 is in no identity."""
     revisions = {method.name: method.revision for method in methods if method.revision > 1}
     return {"revisions": revisions} if revisions else {}
+
+
+def _distributions(parts: Sequence[Method]) -> dict[str, Any]:
+    """Return the distributions of the parts of a mix that are of one."""
+    found = {part.name: dict(part.distribution) for part in parts if part.distribution}
+    return {"distributions": found} if found else {}
 
 
 def _without_paths(options: dict[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ Caveats:
 - Parameters that never get a gradient are not ranked (`training.dead`). They are 62 % of a stock ResNet-18 at 32x32
   pixels, where the largest half of all parameters would hold every live one, and nothing would be masked. The authors'
   nets for small images have none.
-- Weight decay and momentum move weights whose gradient is masked, as in the authors' code until February 2026. Here
-  masked weights are restored after each step.
+- Weight decay and momentum move weights whose gradient is masked, so masked weights are restored after each step, as
+  in the authors' code since February 2026.
 - The authors take the mask's gradient on augmented images; here it is of the images as they are.
 - Running statistics of batch normalisation are no parameters, and change.
 - The mask is the same in all runs of an original; runs differ by labels and order.
@@ -89,6 +89,11 @@ METHOD = Method(
     summary="Train on random labels for the forget set, moving only the parameters most salient for it.",
     source="Fan et al., SalUn: Empowering Machine Unlearning via Gradient-Based Weight Saliency, ICLR 2024",
     opened="OPTML-Group/Unlearn-Saliency Classification/generate_mask.py, unlearn/RL.py, unlearn/impl.py (authors')",
+    open=(
+        "weights that never get a gradient (62 % of a ResNet-18 at 32x32): ranked last by the authors, not ranked here",
+        "weight decay and momentum of masked weights: undone after each step, as in the authors' code of 2026",
+        "images of the mask's gradient: augmented by the authors, as they are here",
+    ),
     cost="1 gradient pass on forget + epochs on retain and forget",
     published={"published": pinned(SalunOptions, SPARSE)},
 )

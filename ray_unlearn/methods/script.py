@@ -29,11 +29,8 @@ script makes from the operating system's entropy; training losses per epoch.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import inspect
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -43,16 +40,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.data.order import draw_order
-from ray_unlearn.errors import MethodError
+from ray_unlearn.methods.explained import explained
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.returned import use_returned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Block, Int
-from ray_unlearn.usercode.imports import line_in_script, script_function
+from ray_unlearn.usercode.imports import script_function
 from ray_unlearn.usercode.sources import check_script
-
-_FORM = ("net", "retain_loader", "forget_loader", "val_loader")
 
 
 class ScriptOptions(Block):
@@ -76,11 +71,30 @@ class ScriptOptions(Block):
     )
 
 
+_NO_EFFECT = ("transform", "transforms", "target_transform", "targets", "labels", "data", "imgs", "samples", "indices")
+
+
 class CompetitionDataset(Dataset[Any]):
     """A study's images as a map-style data set: the competition's dicts, or pairs of image and label."""
 
     def __init__(self, images: ImageSet, scaling: Scaling, *, pairs: bool = False) -> None:
         self._images, self._scaling, self._pairs = images, scaling, pairs
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what an item is, where a script expects torchvision's or a subset's attributes."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(f"the data set of a loader has no {name!r}; {self._item()}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse the attributes of torchvision's data sets, which would have no effect here."""
+        if name in _NO_EFFECT:
+            raise AttributeError(f"{name!r} of a loader's data set would have no effect; {self._item()}")
+        super().__setattr__(name, value)
+
+    def _item(self) -> str:
+        what = "[image, label]" if self._pairs else "a dict with image, image_id, age_group, age, person_id"
+        return f"its items are {what}: wrap it in a data set of your own, or change the batches in the loop"
 
     def __len__(self) -> int:
         return len(self._images)
@@ -137,7 +151,7 @@ def script_method(method: str, source: str, planned: Mapping[str, Any]) -> Metho
         before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
         # A seed that the script sets on import does not decide: the generators are seeded after it, too.
         with rng.global_state("script-import"), script_function(method, source) as function, rng.global_state("script"):
-            with _batches_explained(method, options):
+            with explained(method, options.batches):
                 returned = function(model, *_loaders(data, options, rng), **options.arguments)
             use_returned(method, returned, model, before)
 
@@ -151,70 +165,6 @@ def script_method(method: str, source: str, planned: Mapping[str, Any]) -> Metho
         cost="the script's own",
         inherits=(),
     )
-
-
-def check_form(method: str, function: Callable[..., Any]) -> None:
-    """Check that a function can be called as the competition calls it, and takes the loaders in its order.
-
-    Raises:
-        MethodError: it takes another number of arguments, names them in another order, or is a generator or async.
-
-    """
-    if (
-        inspect.isgeneratorfunction(function)
-        or inspect.iscoroutinefunction(function)
-        or inspect.isasyncgenfunction(function)
-    ):
-        raise MethodError(f"method {method}: expected a plain function; found a generator or async function")
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some callables of C have none
-        return
-    try:
-        bound = signature.bind(*_FORM).arguments
-    except TypeError as error:
-        raise MethodError(
-            f"method {method}: expected a function that takes ({', '.join(_FORM)}); found {signature} ({error})"
-        ) from error
-    for name, value in bound.items():
-        own, other = {"retain_loader": ("retain", "forget"), "forget_loader": ("forget", "retain")}.get(value, ("", ""))
-        if other in name.lower() and own not in name.lower():
-            raise MethodError(
-                f"method {method}: the loaders come in the order ({', '.join(_FORM)}); found {signature}, whose {name} "
-                f"would get the {value}; change the order of its parameters"
-            )
-
-
-_OTHER_BATCHES = {
-    "challenge": (
-        r"(too many values|not enough values) to unpack|^0$|'dict' object has no attribute|not dict\b|found dict\b|"
-        r"'str' object has no attribute|\(dict\b|, dict\b",
-        "its batches are dicts with the keys image, image_id, age_group, age, person_id; if it expects (image, label), "
-        "give the population `batches: tuple`",
-    ),
-    "tuple": (
-        r"(list|tuple) indices must be integers",
-        "`batches: tuple` gives [image, label]; if it expects dicts, leave the option away",
-    ),
-}
-"""Form of the batches -> errors of functions that expect the other form, and what to do."""
-
-
-@contextlib.contextmanager
-def _batches_explained(method: str, options: ScriptOptions) -> Iterator[None]:
-    """Say which batches a function got, where its error is one of a function that expects the other form.
-
-    Raises:
-        MethodError: the function raised such an error.
-
-    """
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        pattern, hint = _OTHER_BATCHES[options.batches]
-        if not (line := line_in_script(error)) or not re.search(pattern, str(error)):
-            raise
-        raise MethodError(f"method {method}: {type(error).__name__}: {error}{line}; {hint}") from error
 
 
 def _loaders(data: RunData, options: ScriptOptions, rng: Seeds) -> list[DataLoader[Any]]:

@@ -28,7 +28,7 @@ Does not cover: the settings for Tiny ImageNet, which are another optimiser's.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -39,7 +39,7 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.published import SPARSE, pinned
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe
+from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, unused
 from ray_unlearn.training import Batch, Training, class_weights, cross_entropy
 from ray_unlearn.training.batches import sizes_of
 from ray_unlearn.training.gradients import Gradients, mean_squared_gradient
@@ -48,8 +48,9 @@ _EPSILON = 1e-15  # in ratios and coefficients, as published
 
 
 class SfronOptions(Recipe):
-    """Defaults: the authors' code for a tenth of CIFAR-10; `iterations` replaces `epochs`."""
+    """Defaults: the authors' code for a tenth of CIFAR-10."""
 
+    epochs: Annotated[Float, unused(30.0, "iterations")] = Field(30.0, description="Not used: `iterations` is.")
     optimizer: Optimizer = "sgd"
     lr: Float = Field(0.01, gt=0)
     weight_decay: Float = Field(5e-4, ge=0)

@@ -37,13 +37,14 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.published import PLAIN, pinned
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
+from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule, unused
 from ray_unlearn.training import fit
 
 
 class TaskVectorOptions(Recipe):
-    """Defaults: the port's, with one vector; `lr` is not used, `lrs` is."""
+    """Defaults: the port's, with one vector."""
 
+    lr: Annotated[Float, unused(1e-4, "lrs")] = Field(1e-4, description="Not used: `lrs` is.")
     epochs: Float = Field(1.0, gt=0, description="Passes of each copy over forget.")
     optimizer: Optimizer = "sgd"
     lrs: tuple[Annotated[Float, Field(gt=0)], ...] = Field((1e-3,), min_length=1, description="Rates of the copies.")

@@ -11,6 +11,10 @@ from ray_unlearn.models.architectures import build as build
 from ray_unlearn.models.architectures import check_source as check_source
 from ray_unlearn.models.architectures import identity as identity
 from ray_unlearn.models.architectures import small_cnn as small_cnn
+from ray_unlearn.models.architectures import started_from as started_from
+from ray_unlearn.models.hidden import check_state as check_state
+from ray_unlearn.models.hidden import untrained as untrained
+from ray_unlearn.models.libraries import package_of as package_of
 from ray_unlearn.models.template import Template as Template
 from ray_unlearn.models.trial import fails_on_one as fails_on_one
 from ray_unlearn.models.trial import try_net as try_net

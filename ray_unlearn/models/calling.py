@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.errors import ModelError
+from ray_unlearn.errors import ModelError, first_line
 from ray_unlearn.study.uris import labelled
 from ray_unlearn.usercode.offline import offline
 
@@ -41,7 +41,7 @@ def call(arch: str, factory: Callable[..., Any], num_classes: int, options: Mapp
     except (Exception, SystemExit) as error:  # a factory may raise anything
         if refusal := _refusal_of_connection(error):
             raise ModelError(str(refusal)) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if isinstance(error, TypeError) and options and ":" not in arch:  # torchvision's builders take any keyword
             raise ModelError(f"model {arch}: does not take options {labelled(dict(options))}: {reason}") from error
         how = f" with options {labelled(dict(options))}" if options else ""

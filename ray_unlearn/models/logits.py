@@ -1,6 +1,7 @@
 """Nets that return more than logits: one hook that gives every caller plain logits.
 
-    add_adapter(model, image_size=32)            # only where a forward pass returns no tensor; state dict unchanged
+    if returns_more(model, image_size=32):       # a forward pass returns no tensor
+        model.register_forward_hook(plain_logits)                # the state dict is unchanged
     model(images_BCHW)                           # float32 [B, C] in both modes
 
 Taken as the logits: the field or key `logits` of an object or mapping (Hugging Face classifiers, torchvision's
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ray_unlearn.errors import ModelError
+from ray_unlearn.errors import ModelError, first_line
 
 _LAZY = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
 
@@ -59,6 +60,12 @@ def described(output: Any) -> str:
     return f"a {kind}"
 
 
+def taken(output: Any) -> str:
+    """Return which part of what a net returned is taken as its logits, in words."""
+    named = isinstance(output, Mapping) or isinstance(getattr(output, "logits", None), torch.Tensor)
+    return "its logits are taken" if named else "the first is taken as its logits"
+
+
 def plain_logits(module: nn.Module, args: tuple[Any, ...], output: Any) -> torch.Tensor:
     """Forward hook of a net that returns more than logits."""
     return logits_of(output)
@@ -96,7 +103,7 @@ def materialise(model: nn.Module, image_size: int | None, arch: str) -> None:
         with torch.no_grad():
             model.eval()(torch.zeros(2, 3, image_size, image_size))
     except Exception as error:  # a module may raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ModelError(
             f"model {arch}: its lazy modules get no shape from images of {image_size}x{image_size} pixels: {reason}"
         ) from error

@@ -19,7 +19,7 @@ Does not cover: shapes and dtypes (`weights.load_weights`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -103,7 +103,9 @@ class Own:
         ]
 
 
-def fitted(tree: Mapping[str, Any], model: nn.Module, where: str, key: str | None = None) -> Fitted:
+def fitted(
+    tree: Mapping[str, Any], model: nn.Module, where: str, key: str | None = None, but: Collection[str] = ()
+) -> Fitted:
     """Return a model's tensors from what a file holds.
 
     Args:
@@ -111,6 +113,7 @@ def fitted(tree: Mapping[str, Any], model: nn.Module, where: str, key: str | Non
         model: the model.
         where: the file, for messages.
         key: key of the state dict in the file, or the first part of its tensors' names; None for the usual one.
+        but: the model's tensors that the file may lack, or have under the same modules with other names.
 
     Raises:
         ModelError: no dictionary fits, or two do and neither is the usual one.
@@ -123,11 +126,22 @@ def fitted(tree: Mapping[str, Any], model: nn.Module, where: str, key: str | Non
     if not any(one.tensors for one in found):
         raise ModelError(f"{where}: expected a dictionary of tensors; found {_keys(tree)}")
     fits = [fit for one in found for fit in _fits(own, one)]
+    if not fits and but:
+        own = replace(own, state={name: tensor for name, tensor in own.state.items() if name not in but})
+        fits = [fit for one in found for fit in _fits(own, _without_modules(one, but))]
     if not fits:
         raise ModelError(f"{where}: {_why_none_fits(own, found, where)}")
     first, *others = sorted(fits, key=lambda fit: _rank(fit.candidate.path) + _rank(fit.prefix))
     _check_one(first, others, where)
     return _filled(own, first, others)
+
+
+def _without_modules(one: Candidate, names: Collection[str]) -> Candidate:
+    """Return a candidate without these tensors, and without all others of their modules, under any prefix."""
+    modules = tuple(f".{name.rpartition('.')[0]}." for name in names if "." in name)
+    left_out = [name for name in one.tensors if name in names or any(module in f".{name}" for module in modules)]
+    kept = {name: tensor for name, tensor in one.tensors.items() if name not in left_out}
+    return replace(one, tensors=kept)
 
 
 def candidates(tree: Mapping[str, Any], path: str = "", depth: int = 0) -> Iterator[Candidate]:
@@ -315,6 +329,8 @@ def _normalisation(fit: Fit) -> tuple[tuple[tuple[float, ...], tuple[float, ...]
 
 # Why nothing fits
 
+_STATISTICS = ("running_mean", "running_var")
+
 
 def _why_none_fits(own: Own, found: list[Candidate], where: str) -> str:
     one, names = _nearest(own, found)
@@ -323,7 +339,12 @@ def _why_none_fits(own: Own, found: list[Candidate], where: str) -> str:
     count = f"{sum(name in own.state for name in names):,} of the model's {len(own.state):,} names are in it"
     inside = f" under {one.path!r}" if one.path else ""
     if missing := own.missing(names):
-        hint = did_you_mean(missing[0], names)
+        if all(name.rpartition(".")[2] in _STATISTICS for name in missing):
+            return (
+                f"no tensor {missing[0]!r}{inside}: parameters alone, without the running statistics of batch "
+                f"normalisation, which the model's outputs depend on ({count}); save net.state_dict(), which holds both"
+            )
+        hint = did_you_mean(missing[0], [name for name in names if name not in own.state])
         return f"no tensor {missing[0]!r}{inside}, which the model has{hint}; is model.arch the right one? ({count})"
     surplus = sorted(name for name in names if name not in own.state and not _is_left_over(name))
     return (

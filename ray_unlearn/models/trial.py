@@ -11,17 +11,21 @@ Does not cover: what a user's script does with the net (`methods.script`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from ray_unlearn.errors import ModelError
+from ray_unlearn.errors import ModelError, first_line
 from ray_unlearn.models.calling import line_in
-from ray_unlearn.models.logits import described, plain_logits
+from ray_unlearn.models.logits import described, plain_logits, taken
 from ray_unlearn.models.template import Template
 from ray_unlearn.seeds import nothing_drawn
+
+_SIZES = {"timm": "img_size", "hf": "image_size"}
+"""Option by which a library's nets with a fixed size of images take another."""
 
 
 def check_kind(model: object, arch: str) -> None:
@@ -99,17 +103,18 @@ def try_net(
     net, size = copied(model, arch), f"{images_BCHW.shape[-2]}x{images_BCHW.shape[-1]} pixels"
     with nothing_drawn(torch.device("cpu")):
         logits = _evaluated(net, images_BCHW, arch, size, folder)
-        lines = list(_remarks(net, images_BCHW, logits)) if ":" in arch else []
         if list(logits.shape) != [len(images_BCHW), num_classes]:
-            expected = [len(images_BCHW), num_classes]
+            expected, hint = [len(images_BCHW), num_classes], _other_head(net, images_BCHW, logits, num_classes)
             raise ModelError(
                 f"model {arch}: expected {num_classes} logits per image, one per class: {expected} for "
-                f"{len(images_BCHW)} images; found {list(logits.shape)}{_other_head(logits, num_classes)}"
+                f"{len(images_BCHW)} images; found {list(logits.shape)}{hint}"
             )
+        _check_one(net, images_BCHW, num_classes, arch)
+        lines = list(_remarks(net, images_BCHW, logits)) if ":" in arch else []
         try:
             lines += _step(net, images_BCHW, labels_B)
         except Exception as error:  # a module may raise anything
-            reason = _first_line(error)
+            reason = first_line(error)
             said = f"one training step on {len(images_BCHW)} images of {size} fails: {reason}{line_in(error, folder)}"
             if trains:
                 raise ModelError(f"model {arch}: {said}") from error
@@ -134,7 +139,7 @@ def copied(model: nn.Module, arch: str) -> nn.Module:
             f"{old[0] or 'the net'!r} uses torch.nn.utils.weight_norm, whose modules cannot be copied; use "
             "torch.nn.utils.parametrizations.weight_norm (its tensors have other names)"
             if old
-            else f"copy.deepcopy fails: {_first_line(error)}"
+            else f"copy.deepcopy fails: {first_line(error)}"
         )
         raise ModelError(f"model {arch}: cannot be copied, and every run needs a copy: {why}") from error
 
@@ -148,19 +153,30 @@ def _evaluated(net: nn.Module, images_BCHW: torch.Tensor, arch: str, size: str, 
     try:
         logits = net.eval()(images_BCHW.clone())
     except Exception as error:  # a module may raise anything
-        reason = f"{_first_line(error)}{line_in(error, folder)}"
+        reason = f"{first_line(error)}{line_in(error, folder)}"
         if isinstance(error, ModelError):
             raise ModelError(f"model {arch}: {reason}") from error
         if "to have 1 channels" in reason:
-            reason += "; the study's images have three: average them in its forward, x.mean(1, keepdim=True)"
+            reason += "; the study's images have three: set model.grey: true"
+        if option := _SIZES.get(arch.partition(":")[0]):
+            reason += f"; a net for another size of images: model.options: {{{option}: {images_BCHW.shape[-1]}}}"
         raise ModelError(f"model {arch}: fails on images of {size}: {reason}") from error
     if not isinstance(logits, torch.Tensor):
         raise ModelError(f"model {arch}: its forward returns a {type(logits).__name__}; expected a tensor of logits")
     return logits
 
 
-def _other_head(logits: torch.Tensor, num_classes: int) -> str:
-    """Return what to do about a head of another size."""
+@torch.no_grad()
+def _other_head(net: nn.Module, images_BCHW: torch.Tensor, logits: torch.Tensor, num_classes: int) -> str:
+    """Return what to do about logits of another shape."""
+    expected = [len(images_BCHW), num_classes]
+    if plain_logits in net._forward_hooks.values():
+        output = net.forward(images_BCHW.clone())
+        parts = output if isinstance(output, tuple | list) else ()
+        if any(isinstance(one, torch.Tensor) and list(one.shape) == expected for one in parts):
+            return f"; its forward returns {described(output)}, of which {taken(output)}: return the logits first"
+    if logits.dim() > 2 and [*logits.shape[:2]] == expected and logits.numel() == math.prod(expected):
+        return "; flatten them in its forward: .flatten(1)"
     if logits.dim() != 2 or logits.shape[1] == num_classes:
         return ""
     if logits.shape[1] == 1:
@@ -171,13 +187,31 @@ def _other_head(logits: torch.Tensor, num_classes: int) -> str:
 
 
 @torch.no_grad()
+def _check_one(net: nn.Module, images_BCHW: torch.Tensor, num_classes: int, arch: str) -> None:
+    """Check the logits of one image, as the last batch of a set may be one.
+
+    Raises:
+        ModelError: they have another shape.
+
+    """
+    found = list(net(images_BCHW[:1].clone()).shape)
+    if found != [1, num_classes]:
+        raise ModelError(
+            f"model {arch}: expected logits {[1, num_classes]} for one image; found {found}: a squeeze() takes the "
+            "batch's dimension away, too; name the others, or use .flatten(1)"
+        )
+
+
+@torch.no_grad()
 def _remarks(net: nn.Module, images_BCHW: torch.Tensor, logits: torch.Tensor) -> Iterator[str]:
     if plain_logits in net._forward_hooks.values():
         output = net.forward(images_BCHW.clone())
         if not isinstance(output, torch.Tensor):
-            yield f"returns {described(output)}; its logits are taken"
-    if not torch.equal(net(images_BCHW.clone()), logits) and torch.isfinite(logits).all():
+            yield f"returns {described(output)}; {taken(output)}"
+    if not torch.allclose(net(images_BCHW.clone()), logits, rtol=0, atol=0, equal_nan=True):
         yield "two evaluations of the same images differ: it draws at random in evaluation mode, so outputs have noise"
+    elif not torch.allclose(net(images_BCHW[:1].clone()), logits[:1], rtol=1e-3, atol=1e-3, equal_nan=True):
+        yield "the logits of an image depend on the other images of its batch, also in evaluation mode"
     if logits.dim() == 2 and (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(len(logits)), atol=1e-4):
         yield "its outputs are probabilities; methods and scores expect logits: return them before the softmax"
 
@@ -190,7 +224,7 @@ def _step(net: nn.Module, images_BCHW: torch.Tensor, labels_B: torch.Tensor) -> 
     if plain_logits in net._forward_hooks.values():
         output = net.train().forward(images_BCHW.clone())
         if not isinstance(output, torch.Tensor):
-            yield f"returns {described(output)} in training mode; its logits are taken, the rest is not trained"
+            yield f"returns {described(output)} in training mode; {taken(output)}, and the rest is not trained"
     logits = net.train()(images_BCHW.clone())
     if not torch.isfinite(logits).all():
         raise ModelError("its logits are NaN or infinite before any training")
@@ -214,8 +248,3 @@ def fails_on_one(model: nn.Module, images_BCHW: torch.Tensor) -> bool:
     except Exception:  # a module may raise anything
         return True
     return False
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

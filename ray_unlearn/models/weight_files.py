@@ -46,6 +46,21 @@ def parse_weights(data: bytes, where: str) -> dict[str, Any]:
         ModelError: the bytes are of another format, or hold more than plain values, which only code could read.
 
     """
+    loaded = read_safely(data, where)
+    if isinstance(loaded, list | tuple) and any(isinstance(value, dict) for value in loaded):
+        loaded = dict(enumerate(loaded))
+    if not isinstance(loaded, dict):
+        raise ModelError(f"{label(where)}: expected a dictionary of tensors; found {_words_of(loaded)}")
+    return {str(key): value for key, value in loaded.items()}
+
+
+def read_safely(data: bytes, where: str) -> Any:
+    """Return what a file of safetensors or of torch.save holds: tensors, or plain values that hold them.
+
+    Raises:
+        ModelError: as `parse_weights`.
+
+    """
     where = label(where)
     try:
         if _is_safetensors(data):
@@ -54,16 +69,11 @@ def parse_weights(data: bytes, where: str) -> dict[str, Any]:
             raise ModelError(kind)
         _check_size(data)
         with warnings.catch_warnings(action="ignore"):  # about the pickle protocol; every real problem is an error
-            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except ModelError as error:
         raise ModelError(f"{where}: not weights that can be read safely ({error})") from None
     except Exception as error:  # torch's reader raises a dozen kinds on damaged bytes
         raise ModelError(f"{where}: not weights that can be read safely ({_reason(error, data, where)})") from error
-    if isinstance(loaded, list | tuple) and any(isinstance(value, dict) for value in loaded):
-        loaded = dict(enumerate(loaded))
-    if not isinstance(loaded, dict):
-        raise ModelError(f"{where}: expected a dictionary of tensors; found {_words_of(loaded)}")
-    return {str(key): value for key, value in loaded.items()}
 
 
 def _words_of(loaded: Any) -> str:
@@ -94,6 +104,8 @@ _BEGINNINGS = (
     (b"PAR1", "a Parquet file: it holds tables, as of images, not weights"),
     (b"ARROW1", "an Arrow file: it holds tables, as of outputs, not weights"),
 )
+_PICKLE = b"\x80"
+"""First byte of a pickle, as torch.save wrote before version 1.6, and as pickle.dump writes."""
 _ARCHIVES = (
     ("constants.pkl", "TorchScript"),
     ("serialized_exported_program.json", "torch.export"),
@@ -120,7 +132,7 @@ def _other_kind(data: bytes) -> str:
         return "safetensors, but cut off: the file is not complete; copy or download it again"
     if data.startswith(b"PK"):
         return _kind_of_archive(data)
-    return _kind_of_text(text)
+    return _kind_of_text(text) or _kind_of_bytes(data)
 
 
 def _kind_of_archive(data: bytes) -> str:
@@ -143,6 +155,14 @@ def _kind_of_archive(data: bytes) -> str:
     )
 
 
+def _kind_of_bytes(data: bytes) -> str:
+    if data[:1] == _PICKLE:
+        return ""
+    if data[:1] == b"\x08" and data[2:3] == b"\x12":
+        return "ONNX, a program with its weights: save the weights of the net that it was made from"
+    return f"neither safetensors nor what torch.save writes; it begins with the bytes {data[:8].hex(' ')}"
+
+
 def _kind_of_text(text: bytes) -> str:
     beginning = text[:200]
     if not beginning or any(byte < 9 or 13 < byte < 32 or byte > 126 for byte in beginning):
@@ -160,7 +180,7 @@ def _reason(error: Exception, data: bytes, where: str) -> str:
     """Return why torch refused a file: the objects in it by key and class and how to save it anew, or its own words."""
     found = list(_globals_of(data))
     refused = _UNSUPPORTED.findall(str(error)) + _unsafe(data)
-    plain = data[:1] == b"\x80" and not data.startswith(_OLDEST)
+    plain = data[:1] == _PICKLE and not data.startswith(_OLDEST)
     refused += [name for name, _ in found] if plain else []
     culprits = {key: name for name, key in reversed(found) if name in refused and name != "numpy.dtype"}
     if not culprits and not plain:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from ray_unlearn.study.uris import error_line, label
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _INDEX = ".index.json"
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", _INDEX)
+"""Endings of the files that are named where a folder was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def read_file(path: str) -> bytes:
     try:
         filesystem, inside = open_filesystem(path)
         if isinstance(filesystem, fs.LocalFileSystem):
+            _check_no_folder(Path(inside))
             check_regular_file(Path(inside))
         size_bytes, most = filesystem.get_file_info(inside).size or 0, memory_limit()
         if size_bytes > most:
@@ -105,7 +108,7 @@ def read_file(path: str) -> bytes:
             return bytes(stream.read())
     except FileNotFoundError:
         raise ModelError(f"{label(path)}: no such file; expected weights, .safetensors or .pth") from None
-    except DataError:
+    except (DataError, ModelError):
         raise
     except Exception as error:  # hf:// and other file systems in Python raise any error of their clients
         raise ModelError(
@@ -113,8 +116,26 @@ def read_file(path: str) -> bytes:
         ) from error
 
 
+def _check_no_folder(path: Path) -> None:
+    """Refuse a folder, with the files in it that may be weights.
+
+    Raises:
+        ModelError: the path is a folder.
+
+    """
+    if path.is_dir():
+        files = sorted(str(file) for file in path.iterdir() if file.name.endswith(_SUFFIXES))[:3]
+        hint = f"name a file in it: {', '.join(files)}" if files else f"none in it ends in {', '.join(_SUFFIXES)}"
+        raise ModelError(f"{label(str(path))}: a folder; expected a weights file; {hint}")
+
+
 def load_weights(
-    model: nn.Module, tree: Mapping[str, Any], where: str, key: str | None = None, num_classes: int | None = None
+    model: nn.Module,
+    tree: Mapping[str, Any],
+    where: str,
+    key: str | None = None,
+    num_classes: int | None = None,
+    but: Collection[str] = (),
 ) -> Fitted:
     """Copy weights into a model: every tensor by name and shape (`state_dicts` says which names are the same).
 
@@ -124,6 +145,7 @@ def load_weights(
         where: the file, for messages.
         key: key of the state dict in the file; None for the usual one.
         num_classes: the model's, for the message about a head of another size.
+        but: names of tensors that keep the model's values, whether the file has them or not.
 
     Returns:
         The tensors, and lines about what was done.
@@ -133,7 +155,8 @@ def load_weights(
 
     """
     own, where = model.state_dict(), label(where)
-    found = fitted(tree, model, where, key)
+    found = fitted(tree, model, where, key, but)
+    found = replace(found, state={**found.state, **{name: own[name] for name in but}})
     _check_shapes(own, found.state, where, num_classes)
     for name, tensor in found.state.items():
         _check_plain(name, tensor, where)

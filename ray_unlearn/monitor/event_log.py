@@ -46,6 +46,7 @@ class Recorder:
 
     def begun(self, job: Job, *, planned: int, pending: Sequence[Run], workers: str) -> None:
         """Write the number of runs to make, the workers, and the driver's host, process and versions."""
+        from ray_unlearn.models import package_of
         from ray_unlearn.run.artefacts import versions
 
         self._log.write(
@@ -56,7 +57,7 @@ class Recorder:
             workers=workers,
             host=socket.gethostname(),
             pid=os.getpid(),
-            versions=dict(versions()),
+            versions=dict(versions(package_of(job.plan.study.model))),
         )
 
     def ended(self, tally: Tally, phases: Mapping[str, float]) -> None:

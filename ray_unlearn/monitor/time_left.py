@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 
-from ray_unlearn.schedule.events import Event, Failed, Made, Retried, Started, Stopped
+from ray_unlearn.schedule.events import Ended, Event, Failed, Made, Retried, Started, Stopped
 from ray_unlearn.schedule.pool import Lost, Ready
 from ray_unlearn.study.plan import Run
 
@@ -49,6 +49,8 @@ class TimeLeft:
             runs.extend(run for run, _ in event.attempts)
         elif isinstance(event, Made | Retried | Failed):
             self._ended(event, now)
+        elif isinstance(event, Ended):
+            self._pending[event.population] -= len(event.runs)
 
     def _ended(self, event: Made | Retried | Failed, now: float) -> None:
         run, worker = event.outcome.run, event.worker

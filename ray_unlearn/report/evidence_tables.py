@@ -11,7 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from ray_unlearn.evaluation.scores import ImageQuantiles, Originals, PermutationTest, PopulationScores, Scores
+from ray_unlearn.evaluation.scores import (
+    ForgetSets,
+    ImageQuantiles,
+    Originals,
+    PermutationTest,
+    PopulationScores,
+    Scores,
+)
 from ray_unlearn.report.ranking import ranked
 from ray_unlearn.report.table import DASH, POPULATION, Cell, Column, Table, name, number
 from ray_unlearn.report.verdict import ERROR
@@ -28,6 +35,7 @@ def evidence_table(scores: Scores) -> Table | None:
     found = [one for one in ranked(scores) if one.tests]
     if not found:
         return None
+    several = any(one.forget_sets for one in found)
     rows = tuple(
         (
             name(one.population),
@@ -35,6 +43,7 @@ def evidence_table(scores: Scores) -> Table | None:
             *(_test_cell(one.tests.get(test)) for test in _TESTS),
             _equivalence_cell(one),
             _originals_cell(one.variance, one.originals),
+            *([_sets_cell(one.forget_sets)] if several else []),
         )
         for one in found
     )
@@ -50,6 +59,7 @@ def evidence_table(scores: Scores) -> Table | None:
             ),
             Column("F - null", "lower 95 % bound", "at the null's N; equivalent: surely no more than a fifth below"),
             Column("originals", "share of variance", "of phi, between originals and between runs of one"),
+            *([Column("forget sets", "share of variance", "of F, between sets and between runs")] if several else []),
         ),
         rows=rows,
         explained=(
@@ -81,6 +91,16 @@ def _originals_cell(found: Originals | None, originals: int) -> Cell:
         return number(originals, str(originals)) if originals else DASH
     shares = f"{percent(found.original_share)} % originals, {percent(found.run_share)} % runs"
     return number(originals, str(originals), shares, f"next hour: {found.buys_more}")
+
+
+def _sets_cell(found: ForgetSets | None) -> Cell:
+    if found is None:
+        return DASH
+    share = found.set_share.get("forgetting_quality")
+    shares = "" if share is None else f"{percent(share)} % sets, {percent(1 - share)} % runs"
+    values = found.values.get("forgetting_quality", ())
+    ends = f"F from {decimals(min(values))} to {decimals(max(values))}" if values else ""
+    return number(found.sets, str(found.sets), *filter(None, (shares, ends)))
 
 
 def images_table(scores: Scores) -> Table | None:

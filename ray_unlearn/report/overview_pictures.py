@@ -7,9 +7,11 @@ Does not cover: one population's own pictures (`image_pictures`, `curve_pictures
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -19,6 +21,10 @@ from ray_unlearn.report.ranking import estimate, null_of, originals_of, ranked, 
 from ray_unlearn.wording import decimals, interval, joined, short
 
 _WIDTH = 410
+_MOST_NAMES = 6
+"""Populations whose names are written next to their dots; more are numbered, with a key below the plot."""
+_KEY_LINE = 17
+"""Pixels of a line of the key."""
 _ONE_DOT = 4.0
 """Pixels within which two dots, 8 across, look like one."""
 
@@ -103,10 +109,13 @@ def plane(scores: Scores) -> str:
     found = [one for one in with_quality(scores) if estimate(one, "test_ratio").value is not None]
     if not found:
         return ""
+    names = [one.population for one in found]
+    key = math.ceil(len(names) / 2) * _KEY_LINE + 14 if len(names) > _MOST_NAMES else 0
     with ink():
-        figure = canvas(_WIDTH, max(270, 66 + 36 * len(found)))
-        axes = plot_area(figure, left=52, right=14, top=24)
-        labels = [_scatter_point(axes, one) for one in found]
+        figure = canvas(_WIDTH, min(max(270, 66 + 36 * len(found)), 340) + key)
+        axes = plot_area(figure, left=52, right=14, top=24, bottom=38 + key)
+        shown = _numbered(figure, names) if key else names
+        labels = [(*_scatter_point(axes, one), name) for one, name in zip(found, shown, strict=True)]
         labels += _reference_point(axes, scores)
         _original_line(axes, scores)
         axes.set(xlabel="F: closeness to retraining", ylabel="accuracy on new images, of theirs")
@@ -118,7 +127,18 @@ def plane(scores: Scores) -> str:
         return picture(figure, name="plane", alt=_plane_words(scores, found))
 
 
-def _scatter_point(axes: Axes, one: PopulationScores) -> tuple[float, float, str]:
+def _numbered(figure: Figure, names: list[str]) -> list[str]:
+    """Write the key below the plot, in two columns; return the numbers of the populations."""
+    width, height = 72 * figure.get_size_inches()
+    rows = math.ceil(len(names) / 2)
+    for place, name in enumerate(names):
+        column, row = divmod(place, rows)
+        x, y = 14 + column * width / 2, 6 + (rows - 1 - row) * _KEY_LINE
+        figure.text(x / width, y / height, f"{place + 1} {short(name, 26)}", color=INK, fontsize=10.5)
+    return [str(place + 1) for place in range(len(names))]
+
+
+def _scatter_point(axes: Axes, one: PopulationScores) -> tuple[float, float]:
     x, y = estimate(one, "forgetting_quality"), estimate(one, "test_ratio")
     at_another_n = x.at_null_n is not None and x.null_n != x.n  # the reference's point is at the null's N
     across, up = (x.at_null_n if at_another_n else x.value) or 0.0, y.value or 0.0
@@ -127,7 +147,7 @@ def _scatter_point(axes: Axes, one: PopulationScores) -> tuple[float, float, str
     if y.low is not None and y.high is not None:
         axes.plot([across, across], [y.low, y.high], color=METHOD, linewidth=1.2)
     axes.plot([across], [up], "o", color=METHOD, markersize=8, markeredgecolor=PAPER)
-    return across, up, one.population
+    return across, up
 
 
 def _reference_point(axes: Axes, scores: Scores) -> list[tuple[float, float, str]]:
@@ -166,6 +186,8 @@ def _gathered(axes: Axes, labels: list[tuple[float, float, str]]) -> list[tuple[
 
 
 def _names(names: list[str]) -> str:
+    if all(name.isdecimal() for name in names):
+        return ", ".join(names)
     if len(names) <= 2:
         return ", ".join(short(name, 24 if len(names) == 1 else 14) for name in names)
     return f"{short(names[0], 16)} and {len(names) - 1} more"
@@ -178,18 +200,20 @@ def _place_labels(axes: Axes, labels: list[tuple[float, float, str]]) -> None:
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
     for (x, y), (across, up, name) in zip(points, labels, strict=True):
         width = 6.2 * len(name)
-        boxes = {(dx, dy): _label_box(x, y, width, dx, dy) for dy in (11, -11, 0, 25, -25, 39) for dx in (6, -6)}
+        places = [(dx, dy) for dy in (11, -11, 0, 25, -25, 39) for dx in (6, -6)]
+        places = [(0, 19), (0, -19), *places] if name.isdecimal() else places
+        boxes = {(dx, dy): _label_box(x, y, width, dx, dy) for dx, dy in places}
         inside = {at: b for at, b in boxes.items() if b[0] > figure_box.x0 and b[2] < figure_box.x1}
         free = [at for at, box in inside.items() if not any(_overlaps(box, other) for other in taken)]
         dx, dy = (free or [*inside, (6, 11)])[0]
         taken.append(boxes[dx, dy])
-        side = "left" if dx > 0 else "right"
+        side = "left" if dx > 0 else "right" if dx else "center"
         where: dict[str, Any] = {"xytext": (dx, dy), "textcoords": "offset points", "ha": side, "va": "center"}
         axes.annotate(name, (across, up), fontsize=10.5, **where)
 
 
 def _label_box(x: float, y: float, width: float, dx: float, dy: float) -> tuple[float, float, float, float]:
-    left = x + dx if dx > 0 else x + dx - width
+    left = x + dx if dx > 0 else x + dx - width if dx else x - width / 2
     return left, y + dy - 7, left + width, y + dy + 7
 
 

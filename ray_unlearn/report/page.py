@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -38,7 +38,8 @@ from ray_unlearn.report.ranking import (
 from ray_unlearn.report.score_tables import cost_table, glossary, left_out, measure_tables, ranking_table
 from ray_unlearn.report.shadow_tables import shadow_tables
 from ray_unlearn.report.table import Bar
-from ray_unlearn.report.verdict import caveat, plain, verdict
+from ray_unlearn.report.verdict import caveat, plain, sets_of, verdict
+from ray_unlearn.report.worst_images import Shown
 from ray_unlearn.wording import decimals, joined, plural
 
 _SELDOM = ("retain-", "validation-")
@@ -56,7 +57,7 @@ _WORDS = {
     "N": "Runs: checkpoints that differ by seed alone. A number of two populations has N of each.",
     "null": "The same number between disjoint halves of the reference: what retraining gets against itself.",
     "95 % interval": "Over runs: what other seeds of the same study would do, not what other data would. "
-    "From 4 originals on, over originals too.",
+    "From 4 originals on, over originals too; from 4 forget sets on, over forget sets too.",
     "p": "The share of random divisions of all runs into two groups that differ as much as method and reference do.",
     "φ": "A model's confidence in an image's true class: log of p / (1 - p).",
     "ε": "Per image: how well the best threshold or interval separates unlearned from retrained φ.",
@@ -71,12 +72,13 @@ class Picture(NamedTuple):
     svg: str
 
 
-def html_page(scores: Scores, study: Mapping[str, object]) -> str:
+def html_page(scores: Scores, study: Mapping[str, object], images: Sequence[Shown] = ()) -> str:
     """Return the report.
 
     Args:
         scores: the results of one evaluation.
         study: the study as plain JSON values, which the page shows unchanged.
+        images: pictures of the images that each method forgot worst; none unless a person asks for them.
 
     """
     parts = [*part_tables(scores, "class"), *part_tables(scores, "group")]
@@ -98,6 +100,7 @@ def html_page(scores: Scores, study: Mapping[str, object]) -> str:
         ranking=ranking_table(scores),
         tests=evidence_table(scores),
         worst=images_table(scores),
+        images=images,
         qualities=[one for by in ("class", "group") if (one := part_quality_table(scores, by))],
         overview=_overview(scores),
         histograms=_each(image_pictures.histogram, scores),
@@ -157,7 +160,9 @@ def _on_scale(bar: Bar, value: float) -> float:
 def _facts(scores: Scores) -> list[str]:
     reference, images = reference_of(scores), scores.images.get("forget")
     facts = [f"reference {scores.reference}" + (f" (N = {reference.runs})" if reference else "")]
-    facts += [f"{images:,} forget images"] if images else []
+    sets = sets_of(scores)
+    several = f"{sets.sets} forget sets of " if sets else ""
+    facts += [f"{several}{images:,} forget images"] if images else []
     return [*facts, f"{len(scores.class_names)} classes", f"seed {scores.seed}"]
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 from ray_unlearn.errors import DamagedFile, StoreError, StudyError
 from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.evaluation.scores import Scores
+from ray_unlearn.report.worst_images import Shown
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
@@ -31,13 +32,14 @@ ENDINGS: dict[Form, tuple[str, ...]] = {
 """Endings of file names by form, the usual one first."""
 
 
-def render(store: StudyStore, form: Form, columns: Sequence[str] = ()) -> str:
+def render(store: StudyStore, form: Form, columns: Sequence[str] = (), images: Sequence[Shown] = ()) -> str:
     """Return the report as text.
 
     Args:
         store: the study's folder.
         form: html and markdown are whole reports; latex, csv, and markdown with columns are one table.
         columns: columns of the table, by the names that `paper` lists.
+        images: pictures for the page.
 
     Raises:
         StoreError: the store has no evaluation by this version.
@@ -51,7 +53,7 @@ def render(store: StudyStore, form: Form, columns: Sequence[str] = ()) -> str:
     if form == "html":
         from ray_unlearn.report.page import html_page
 
-        return html_page(scores, _study(store))
+        return html_page(scores, _study(store), images)
     if form == "markdown" and not columns:
         from ray_unlearn.report.markdown import markdown_page
 

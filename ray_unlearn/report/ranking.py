@@ -58,7 +58,8 @@ def shadows_of(scores: Scores) -> list[PopulationScores]:
 def in_order(scores: Scores) -> list[PopulationScores]:
     """Return all populations: the reference, the originals, the unlearned ones as ranked, then those of shadows."""
     reference = reference_of(scores)
-    return [*([reference] if reference else []), *originals_of(scores), *ranked(scores), *shadows_of(scores)]
+    first = [reference] if reference and reference.role == "reference" else []  # imported shadows have no other
+    return [*first, *originals_of(scores), *ranked(scores), *shadows_of(scores)]
 
 
 def picture_id(scores: Scores, found: PopulationScores) -> str:

@@ -50,8 +50,11 @@ _DIRECTIONS = {"high": "high is good", "low": "low is good", "null": "near the n
 
 
 def glossary() -> dict[str, str]:
-    """Return label -> meaning and source of every measure."""
-    return {one.label: f"{one.meaning}. {one.source}." for one in MEASURES.values()}
+    """Return label -> meaning and source of every measure, and what is different from the source on purpose."""
+    return {
+        one.label: f"{one.meaning}. {one.source}." + f" On purpose different: {one.deviation}." * bool(one.deviation)
+        for one in MEASURES.values()
+    }
 
 
 def estimate_cell(found: Estimate, runs: int, *, null: bool = False, reason: bool = True) -> Cell:
@@ -133,7 +136,8 @@ def ranking_table(scores: Scores) -> Table:
         rows=(*rows, *([reference] if reference else [])),
         reference=scores.reference,
         explained=(
-            f"score = F {TIMES} RA ratio {TIMES} TA ratio. The null is {scores.reference} against itself, in disjoint "
+            f"score = F {TIMES} RA ratio {TIMES} TA ratio, where RA is the accuracy on retained and TA that on test "
+            f"images, over the reference's. The null is {scores.reference} against itself, in disjoint "
             f"halves: what retraining gets, with its range over the halvings. Compare with it at its own N only. "
             + " ".join([*several, *lost, *none, *_reasons(absent)])
         ).strip(),
@@ -219,7 +223,7 @@ def _reference_row(scores: Scores, top: float) -> tuple[Cell, ...] | None:
         cell(score),
         *[cell(quality)] * 2,
         *[DASH] * 2,
-        number(1.0, "1", n=reference.cost.seconds.n),
+        number(1.0, "1", n=reference.cost.seconds.n) if reference.cost.seconds else DASH,
     )
 
 
@@ -362,6 +366,8 @@ def cost_table(scores: Scores) -> Table:
 
 def _cost_row(found: PopulationScores) -> tuple[Cell, ...]:
     seconds, efficient = found.cost.seconds, found.cost.efficient
+    if seconds is None:
+        return (_named(found), *[DASH] * 4)
     spread = f"± {decimals(seconds.sd)} sd" if seconds.sd is not None else ""
     judged = found.role == "unlearned" and efficient is not None
     return (
@@ -374,8 +380,8 @@ def _cost_row(found: PopulationScores) -> tuple[Cell, ...]:
 
 
 def _relative_cell(found: PopulationScores) -> Cell:
-    relative = found.cost.relative
-    if relative is None:
+    relative, seconds = found.cost.relative, found.cost.seconds
+    if relative is None or seconds is None:
         return DASH
     text = f"{relative:.2g}" if relative < 1 else f"{relative:.1f}"
-    return number(relative, text, n=own_n(found.cost.seconds.n, found.runs))
+    return number(relative, text, n=own_n(seconds.n, found.runs))

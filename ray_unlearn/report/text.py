@@ -12,8 +12,8 @@ Does not cover: pictures (`curves`), machine-readable forms (`--json`, metrics.p
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import pandas as pd
 from pydantic import BaseModel
@@ -25,8 +25,9 @@ from ray_unlearn.report.ranking import SPLITS, estimate, mode_words, null_of, ra
 from ray_unlearn.report.score_tables import HEADLINE, estimate_cell, ranking_lines_table
 from ray_unlearn.report.shadow_tables import shadow_lines
 from ray_unlearn.report.table import Cell, Table
-from ray_unlearn.report.verdict import test_line
+from ray_unlearn.report.verdict import sets_line, test_line
 from ray_unlearn.store.metrics import PopulationStatus
+from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.wording import aligned, decimals, joined, listed, plural, short, span
 
 if TYPE_CHECKING:  # the method registry brings torch, which `status` does not need
@@ -78,6 +79,7 @@ def score_lines(scores: Scores) -> list[str]:
         *table_lines(table),
         table.explained,
         *null_lines(scores),
+        *([sets] if (sets := sets_line(scores)) else []),
         *([tested] if (tested := test_line(scores)) else []),
         *shadow_lines(scores),
         *_audit_lines(ranked(scores)),
@@ -182,8 +184,9 @@ def method_values(method: Method) -> dict[str, Any]:
                 "name": name,
                 "default": default.model_dump() if isinstance(default, BaseModel) else default,
                 "required": field.is_required(),
+                "choices": choices(field.annotation),
                 "from_training": name in method.inherits,
-                "description": field.description or "",
+                "description": field.description or _usual_description(name),
             }
         )
     return {
@@ -202,6 +205,17 @@ def method_values(method: Method) -> dict[str, Any]:
         "preset_sources": {name: method.preset_source(name) for name in method.presets},
         "options": options,
     }
+
+
+def choices(annotation: object) -> list[str]:
+    """Return the words that an option may be; empty for one that may be anything else, too."""
+    return [str(each) for each in get_args(annotation)] if get_origin(annotation) is Literal else []
+
+
+def _usual_description(option: str) -> str:
+    """Return the description of an option of `Recipe` that a method's own default hides."""
+    usual = Recipe.model_fields.get(option)
+    return (usual.description or "") if usual else ""
 
 
 def _cost(method: Method) -> str:
@@ -243,12 +257,35 @@ def method_lines(method: Method) -> list[str]:
     lines += [f"  states: {method.guarantee}"] * bool(method.guarantee)
     lines.append(f"  cost: {_cost(method)}" + ("; deterministic: its runs have no spread" * method.deterministic))
     for name, options in values["presets"].items():
-        settings = ", ".join(f"{key} {value}" for key, value in options.items()) or "the defaults"
-        lines.append(f"  preset {name}: {settings}  # {values['preset_sources'][name]}")
+        lines.append(f"  preset {name}: {_settings(method, options)}  # {values['preset_sources'][name]}")
     for option in values["options"]:
-        default = "(required)" if option["required"] else f"= {option['default']}"
+        default = "(required)" if option["required"] else f"= {in_yaml(option['default'])}"
         default = "= the study's training." + option["name"] if option["from_training"] else default
-        lines.append(
-            f"  {option['name']} {default}" + (f"  # {option['description']}" if option["description"] else "")
-        )
+        words = [*[f"One of: {', '.join(option['choices'])}."] * (len(option["choices"]) > 1), option["description"]]
+        lines.append(f"  {option['name']} {default}" + f"  # {' '.join(filter(None, words))}" * any(words))
     return lines
+
+
+def _settings(method: Method, options: Mapping[str, Any]) -> str:
+    """Return what a preset sets, but for values that are the method's defaults, too."""
+    own = {name: value for name, value in options.items() if not _is_default(method, name, value)}
+    settings = [f"{name}: {in_yaml(value)}" for name, value in own.items()]
+    return ", ".join([*settings, *["the rest as below"] * (len(own) < len(options))])
+
+
+def _is_default(method: Method, name: str, value: object) -> bool:
+    default = method.options.model_fields[name].get_default(call_default_factory=True)
+    return name not in method.inherits and in_yaml(value) == in_yaml(default)
+
+
+def in_yaml(value: object) -> str:
+    """Return an option's value as it is written in a study file."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {in_yaml(each)}" for key, each in value.items() if each != ()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(in_yaml, value)) + "]"
+    return (
+        {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+    )

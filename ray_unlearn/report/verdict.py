@@ -14,7 +14,7 @@ Does not cover: tables (`score_tables`, `evidence_tables`).
 
 from __future__ import annotations
 
-from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
+from ray_unlearn.evaluation.scores import Estimate, ForgetSets, PopulationScores, Scores
 from ray_unlearn.report.ranking import closest, comparable, estimate, firsts, lost_accuracy, ranked, why_no_null
 from ray_unlearn.wording import decimals, interval, joined, listed, percent, plural, points, span
 
@@ -197,11 +197,32 @@ def caveat(scores: Scores) -> str:
     from_where = f" from {plural(starts, 'original')}" if starts else ""
     images = scores.images.get("forget")
     forget = f"these {images:,} forget images" if images else "these forget images"
+    sets = sets_of(scores)
+    if sets is not None:
+        forget = f"{sets.sets} forget sets of {images:,} images"
     return (
         f"F measures how hard it is to distinguish unlearned from retrained models by their outputs on {forget}, for "
         f"this data, model and recipe{from_where}. It is not a guarantee for a single image, and another original or "
         f"forget set may order the methods differently."
-    )
+    ) + (f" {line[0].upper()}{line[1:]}." if (line := sets_line(scores)) else "")
+
+
+def sets_of(scores: Scores) -> ForgetSets | None:
+    """Return the forget sets that the unlearned populations are scored on; None where the study has one."""
+    return next((one.forget_sets for one in ranked(scores) if one.forget_sets), None)
+
+
+def sets_line(scores: Scores) -> str:
+    """Return what numbers of several forget sets are, and how much sets differ; "" for a study with one."""
+    sets = sets_of(scores)
+    if sets is None:
+        return ""
+    which = "hold for other sets too" if sets.sampled else "hold for these sets alone"
+    shares = [(one.population, one.forget_sets.set_share) for one in ranked(scores) if one.forget_sets]
+    found = [f"{percent(share['forgetting_quality'])} % for {who}" for who, share in shares if share]
+    between = f"; of the variance of F between sets, the sets themselves make up {', '.join(found)}" * bool(found)
+    each = plural(sets.runs_each, "run")
+    return f"numbers are means over {sets.sets} forget sets with {each} a side of each, and intervals {which}{between}"
 
 
 def test_line(scores: Scores) -> str:

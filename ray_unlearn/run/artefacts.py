@@ -23,7 +23,7 @@ from torch import nn
 from ray_unlearn import __version__
 from ray_unlearn.data.images import ImageSet
 from ray_unlearn.errors import StudyError
-from ray_unlearn.models import checkpoint_bytes
+from ray_unlearn.models import checkpoint_bytes, package_of
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.store.records import CHECKPOINT, LOG, OUTPUTS, Record, payload_of
@@ -70,6 +70,8 @@ class RunWriter:
     """Sets whose logits are saved."""
     all_sets: Mapping[str, ImageSet]
     """Every set of the study; stage metrics are computed on all of them."""
+    forget_set: int = 0
+    """Number of the forget set that the run is about."""
     membership: str = ""
     """Fingerprint of the half of the train split that the run is limited to; empty for all of it."""
     epoch_loss: list[float] = field(default_factory=list)
@@ -138,6 +140,7 @@ class RunWriter:
             original_sha256=original_sha256,
             shards=dict(shards),
             membership=self.membership,
+            forget_set=self.forget_set,
             payloads={name: payload_of(data) for name, data in sorted(payloads.items())},
             metrics=self.metrics,
             epoch_loss=self.epoch_loss,
@@ -149,7 +152,7 @@ class RunWriter:
             threads=threads,
             arithmetic=dict(arithmetic),
             host=socket.gethostname(),
-            versions=dict(versions()),
+            versions=dict(versions(package_of(self.study.model))),
             attempt=attempt,
             checksum="",
         )
@@ -179,10 +182,10 @@ def split_logits(
 
 
 @functools.cache
-def versions() -> Mapping[str, str]:
-    """Return the versions of Python and of the packages that affect the numbers, by name."""
+def versions(library: str) -> Mapping[str, str]:
+    """Return the versions of Python and of the packages that affect the numbers, by name: the net's library, too."""
     found = {"python": platform.python_version(), "ray-unlearn": __version__}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *filter(None, [library])):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

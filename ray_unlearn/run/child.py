@@ -36,10 +36,12 @@ from ray_unlearn.models import Template
 from ray_unlearn.run.outcome import failed_as
 from ray_unlearn.run.probe import LOGITS, clues, probe_images, probe_logits, tensors_of
 from ray_unlearn.run.run_log import show_warnings_briefly
-from ray_unlearn.run.settings import configure, warm_up
+from ray_unlearn.run.settings import configure, count_gpus_by_cuda, count_gpus_without_cuda, warm_up
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.schema import Execution, Model
+from ray_unlearn.study.model import Model
+from ray_unlearn.study.schema import Execution
 from ray_unlearn.study.shuffle import Shuffle
+from ray_unlearn.usercode.memory import keep_freed_memory
 from ray_unlearn.usercode.wire import read_all, write_result
 
 _MOST_BYTES = 2**40  # what this package itself sends
@@ -56,7 +58,10 @@ class _Opened:
     probe_BCHW: torch.Tensor
     """Images of the probe, scaled, on the CPU."""
     template: Template
-    originals: dict[str, Template] = field(default_factory=dict)
+    fresh: nn.Module
+    """The template's net, with which one that a script left is compared."""
+    originals: dict[str, nn.Module] = field(default_factory=dict)
+    """Nets with the weights of originals: a forked child has copies of its own, and uses one."""
 
 
 _opened: list[_Opened] = []
@@ -64,9 +69,12 @@ _opened: list[_Opened] = []
 
 
 def prepare(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
-    """Import what a run needs, with one thread: a child must find no pool of threads."""
+    """Import what a run needs, with one thread: a child must find no pool of threads, and may use a GPU."""
     torch.set_num_threads(1)
+    keep_freed_memory()
+    count_gpus_without_cuda()
     warm_up()
+    safetensors.torch.save({"first": torch.zeros(1)})  # imports what it needs
 
 
 def open_job(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
@@ -88,6 +96,7 @@ def open_job(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
     sets = {name: ImageSet(pixels, np.array(positions), scaling) for name, positions in indices.items()}
     spec = Model.model_validate(arguments["model"]).with_folder(arguments["folder"])
     models.identity(spec)  # imports a factory anew, whose file may have been edited
+    template = Template(models.build(spec, arguments["num_classes"], Seeds(study=0), pixels.image_size))
     _opened[:] = [
         _Opened(
             execution=Execution.model_validate(arguments["execution"]),
@@ -95,7 +104,8 @@ def open_job(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
             num_classes=arguments["num_classes"],
             sets=sets,
             probe_BCHW=probe_images(sets),
-            template=Template(models.build(spec, arguments["num_classes"], Seeds(study=0), pixels.image_size)),
+            template=template,
+            fresh=template.copy(),
         )
     ]
 
@@ -107,7 +117,7 @@ def add_original(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
         del opened.originals[name]
     net = opened.template.copy()
     net.load_state_dict(safetensors.torch.load(read_all(files[0], _MOST_BYTES)))
-    opened.originals[arguments["name"]] = Template(net)
+    opened.originals[arguments["name"]] = net
 
 
 def make(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
@@ -141,9 +151,10 @@ def _sets_in(file: int, opened: _Opened) -> dict[str, ImageSet]:
 def _made(arguments: Mapping[str, Any], sets: Mapping[str, ImageSet]) -> nn.Module:
     opened, device = _opened[0], torch.device(_opened[0].device)
     show_warnings_briefly()
+    count_gpus_by_cuda()
     configure(device, opened.execution)
     method = script_method(arguments["method"], arguments["source"], arguments["planned"])
-    net = opened.originals[arguments["original"]].copy().to(device)
+    net = opened.originals[arguments["original"]].to(device)
     rng = Seeds(**arguments["seeds"])
     with rng.global_state("method"):
         method.run(net, _data(opened, sets, device), method.options.model_validate(arguments["options"]), rng)
@@ -171,7 +182,7 @@ def _report(net: nn.Module, opened: _Opened) -> tuple[dict[str, Any], bytes]:
     state = tensors_of(net)
     report: dict[str, Any] = {"clues": [], "probe": ""}
     with contextlib.suppress(Exception):  # clues are an extra: the net may be of any kind now
-        report["clues"] = clues(net, opened.template.copy())
+        report["clues"] = clues(net, opened.fresh)
     configure(torch.device(opened.device), opened.execution)
     try:
         logits = {LOGITS: probe_logits(net, opened.probe_BCHW, torch.device(opened.device))}

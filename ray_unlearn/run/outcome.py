@@ -20,6 +20,7 @@ from ray_unlearn.errors import (
     MethodError,
     ModelError,
     RayUnlearnError,
+    StoreError,
     StoreUnwritable,
     TrainingDiverged,
 )
@@ -77,6 +78,8 @@ class Outcome:
     """Whether another attempt would fail the same way."""
     poisoned: bool = False
     """Whether the worker must be replaced: a fault on a GPU stays with its process."""
+    of_storage: bool = False
+    """Whether the storage failed: another attempt, or another run, may succeed."""
     unwritable: bool = False
     """Whether the storage accepts no run until a person acts: it is full, or this user may not write there."""
     recycle: bool = False
@@ -157,6 +160,7 @@ def failure_of(run: Run, start: float, error: BaseException, *, poisoned: bool =
         run=run,
         seconds=time.monotonic() - start,
         **failed_as(error),
+        of_storage=isinstance(error, StoreError),
         unwritable=isinstance(error, StoreUnwritable),
         poisoned=poisoned,
         spent=Spent(busy=_since_epoch((start, time.monotonic()))),

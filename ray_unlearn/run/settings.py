@@ -2,6 +2,7 @@
 
     configure(torch.device("cpu"), study.execution)          # before every run
     arithmetic(torch.device("cpu"), study.execution)         # what a record says about them
+    count_gpus_without_cuda()                    # in a process that forks others
     warm_up()                                    # once per process
 
 Does not cover: seeds; the precision of one method's training (`training.precision`).
@@ -52,6 +53,29 @@ def arithmetic(device: torch.device, execution: Execution) -> dict[str, str]:
             "deterministic": str(execution.deterministic).lower(),
         }
     return found
+
+
+def count_gpus_without_cuda() -> None:
+    """Let this process, which forks others, count GPUs by NVML alone.
+
+    `torch.cuda.is_available` asks CUDA, and torch then refuses CUDA to every process that is forked from this one.
+    """
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    if hasattr(torch._C, "_cuda_getDeviceCount"):
+        torch._C._cuda_getDeviceCount = _no_gpus  # asked where there is no NVML
+
+
+def count_gpus_by_cuda() -> None:
+    """Let a forked process count GPUs as every other process does."""
+    if hasattr(torch._C, "_cuda_getDeviceCount"):
+        torch._C._cuda_getDeviceCount = _counted_by_cuda
+
+
+def _no_gpus() -> int:
+    return 0
+
+
+_counted_by_cuda = getattr(torch._C, "_cuda_getDeviceCount", _no_gpus)
 
 
 def device_name(device: torch.device) -> str:

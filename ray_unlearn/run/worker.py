@@ -82,6 +82,7 @@ class Worker:
         self._device = torch.device(device)
         self._originals: dict[Run, tuple[str, Template]] = {}
         """Originals read so far, and the last shadow: sha256 and model."""
+        self._by_forget_set: dict[int, tuple[dict[str, ImageSet], dict[str, ImageSet]]] = {}
         threads = job.plan.study.execution.cpus_per_worker
         self._publisher: Publisher[Outcome] = Publisher(functools.partial(torch.set_num_threads, threads))
         self._poisoned = False
@@ -104,10 +105,9 @@ class Worker:
         keep_freed_memory()
         configure(self._device, execution)
         pixels = job.data.open(self._device, execution.device_budget_gib * 2**30, Path(job.cache))
-        scaling = Scaling.of(job.plan.study.data.normalize)
-        self._sets = {name: ImageSet(pixels, indexes, scaling) for name, indexes in job.data.splits.sets.items()}
-        self._train = ImageSet(pixels, job.data.splits.train, scaling)
-        self._outputs = output_sets(job.plan.study, self._sets)
+        self._pixels = pixels
+        self._sets, self._outputs = self._sets_of(0)
+        self._train = ImageSet(pixels, job.data.splits.train, Scaling.of(job.plan.study.data.normalize))
         captures = self._device.type == "cuda" and execution.cuda_graph
         self._engines = Engines(cuda_graph) if captures else None
         planned = next(iter(job.plan.populations.values())).identity["model"]  # all populations' is the same
@@ -119,9 +119,21 @@ class Worker:
             pid=os.getpid(),
             device=str(self._device),
             arithmetic=arithmetic_of(
-                device_name(self._device), torch.get_num_threads(), versions(), arithmetic(self._device, execution)
+                device_name(self._device),
+                torch.get_num_threads(),
+                versions(models.package_of(job.plan.study.model)),
+                arithmetic(self._device, execution),
             ),
         )
+
+    def _sets_of(self, forget_set: int) -> tuple[dict[str, ImageSet], dict[str, ImageSet]]:
+        """Return all sets of images with one of the study's forget sets, and those whose logits are saved."""
+        if forget_set not in self._by_forget_set:
+            study, splits = self._job.plan.study, self._job.data.splits_of(forget_set)
+            scaling = Scaling.of(study.data.normalize)
+            sets = {name: ImageSet(self._pixels, indexes, scaling) for name, indexes in splits.sets.items()}
+            self._by_forget_set[forget_set] = sets, output_sets(study, sets)
+        return self._by_forget_set[forget_set]
 
     def work(self, attempts: Sequence[Attempt], flush: bool = False) -> list[Outcome]:
         """Execute runs one after another; return the outcomes known so far, with `flush` those of all runs."""
@@ -175,19 +187,11 @@ class Worker:
         began_cpu = self._cpu_s()
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
-        rng = Seeds(study=study.seed, population=run.population, original=run.original, run=run.index)
-        half = self._half(run)
-        writer = RunWriter(
-            run=run,
-            population=population,
-            study=study,
-            sets=self._outputs,
-            all_sets=self._sets,
-            membership=fingerprint(half) if half else "",
-        )
+        rng, half = self._seeds(run), self._half(run)
+        writer = self._writer(run, half)
         data = self._run_data(writer, half)
         if population.method.source:
-            model = self._trained_apart(run, rng, log, data if half else None)
+            model = self._trained_apart(run, rng, log, data if half or self._job.plan.forget_set_of(run) else None)
         else:
             model = self._trained(run, rng, data)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
@@ -206,6 +210,31 @@ class Worker:
             cpu_seconds={"train": trained_cpu - began_cpu, "predict": self._cpu_s() - trained_cpu},
             original_sha256=self._sha256_of_start(run),
             threads=torch.get_num_threads(),
+        )
+
+    def trained_here(self, run: Run) -> nn.Module:
+        """Return a run's model, trained in this process also where a script trains it; nothing is published.
+
+        What a process of its own is compared with; the code of a script can change this process.
+        """
+        configure(self._device, self._job.plan.study.execution)
+        half = self._half(run)
+        return self._trained(run, self._seeds(run), self._run_data(self._writer(run, half), half))
+
+    def _seeds(self, run: Run) -> Seeds:
+        return Seeds(study=self._job.plan.study.seed, population=run.population, original=run.original, run=run.index)
+
+    def _writer(self, run: Run, half: Members | None) -> RunWriter:
+        forget_set = self._job.plan.forget_set_of(run)
+        sets, outputs = self._sets_of(forget_set)
+        return RunWriter(
+            run=run,
+            population=self._job.plan.populations[run.population],
+            study=self._job.plan.study,
+            sets=outputs,
+            all_sets=sets,
+            forget_set=forget_set,
+            membership=fingerprint(half) if half else "",
         )
 
     def _trained(self, run: Run, rng: Seeds, data: RunData) -> nn.Module:
@@ -288,9 +317,9 @@ class Worker:
         return half_of_train(plan.study.seed, owner.population, owner.index, sizes) if owner else None
 
     def _run_data(self, writer: RunWriter, half: Members | None) -> RunData:
-        sets, train = self._sets, self._train
+        sets, train = writer.all_sets, self._train
         if half:
-            sets = sets | {name: sets[name].subset(np.flatnonzero(mine_N)) for name, mine_N in half.items()}
+            sets = {**sets} | {name: sets[name].subset(np.flatnonzero(mine_N)) for name, mine_N in half.items()}
             indices = np.concatenate([sets[name].indices for name in half])
             train = ImageSet(train.pixels, np.sort(indices), train.scaling)
         return RunData(

@@ -97,7 +97,10 @@ def _unchanged(use: MethodUse) -> str:
 def _unseeded(use: MethodUse) -> str:
     if not use.source:
         return f"{use.name} draws no random numbers with these options, so its runs have no spread"
-    return f"{_seed_in(use.source) or 'the script draws no random numbers, or a module that it imports sets a seed'}"
+    return _seed_in(use.source) or (
+        "the script draws no random numbers, a module that it imports sets a seed, or it reads a file that another run "
+        "wrote outside its own working folder"
+    )
 
 
 def _seed_in(source: str) -> str:

@@ -9,7 +9,7 @@ their runs go back to the front of the queue. A run that fails by its own fault 
 whose worker dies `max_attempts + 1` times is given up, too, because it may be what kills them. Where several runs may
 have killed a worker, each is tried alone from then on, and only those deaths count. No run is blamed for a death where
 the node was removed (by a spot market, or a drain). A run that its dead worker had published but not reported is made.
-A script whose runs are all the same ends early (`sameness`).
+A population ends early where a script's runs are all the same (`sameness`), or all fail alike (`equal_failures`).
 
 Does not cover: publishing (workers do), handling events (sinks), signals (`interrupts`).
 """
@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from ray_unlearn.errors import ClusterError, StorageNotShared, StoreUnwritable
 from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.schedule.batching import AHEAD_S, Batching
+from ray_unlearn.schedule.equal_failures import EqualFailures
 from ray_unlearn.schedule.events import Ended, Equal, Event, Failed, Made, Retried, Started, Stopped
 from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Pool, Ready, Report
 from ray_unlearn.schedule.sameness import Sameness
@@ -44,6 +45,7 @@ def schedule(
     max_attempts: int,
     published: Callable[[Run], Outcome | None] = lambda run: None,
     held: Mapping[Run, str] | None = None,
+    fail_fast: bool = False,
 ) -> Iterator[Event]:
     """Make every pending run that can be made; yield events as they happen.
 
@@ -56,6 +58,7 @@ def schedule(
         published: returns the outcome of a run whose worker died after it published the run and before it reported it;
             None if the run is not published.
         held: sha256 of the outputs of each run that is already made, with which new runs are compared.
+        fail_fast: whether a population ends at its third run that fails in the same way, if none of its runs is made.
 
     Raises:
         ClusterError: several workers in a row could not open, and none is working.
@@ -63,7 +66,8 @@ def schedule(
         StoreUnwritable: the storage accepts no run: it is full, read-only, or another user's.
 
     """
-    return _Scheduler(plan, pool, pending, made, max_attempts, published, Sameness(plan, held or {})).events()
+    failures = EqualFailures(enabled=fail_fast, made=made)
+    return _Scheduler(plan, pool, pending, made, max_attempts, published, Sameness(plan, held or {}), failures).events()
 
 
 @dataclass(slots=True)
@@ -112,9 +116,10 @@ class _Scheduler:
         max_attempts: int,
         published: Callable[[Run], Outcome | None],
         sameness: Sameness,
+        failures: EqualFailures,
     ) -> None:
         self._pool, self._max_attempts, self._published = pool, max_attempts, published
-        self._sameness = sameness
+        self._sameness, self._failures = sameness, failures
         self._happened: list[Event] = []
         """Events that are not yielded yet."""
         self._queue: deque[Run] = deque()
@@ -286,14 +291,17 @@ class _Scheduler:
         if not outcome.error:
             del self._attempts[run]
             self._batching.note(outcome)
+            self._failures.made(run)
             self._nothing_made = False
             self._unblock(self._blocked.pop(run, []))
             self._happened.append(Made(outcome, attempt, worker))
             self._compare(outcome)
         elif outcome.final or attempt >= self._max_attempts:
             self._happened.append(Failed(outcome, attempt, worker))
+            if why := self._failures.noted(outcome):
+                self._end(run.population, why)
         else:
-            self._queue.append(run)
+            (self._queue.appendleft if self._failures.is_tried_at_once(outcome) else self._queue.append)(run)
             self._happened.append(Retried(outcome, attempt, worker, attempt + 1))
 
     def _compare(self, outcome: Outcome) -> None:

@@ -90,6 +90,7 @@ def _values(study: Study, populations: set[str]) -> dict[str, Any]:
         if isinstance(values["data"][role], dict):
             del values["data"][role]
     values["data"]["forget"].pop("ids")
+    values["model"]["pretrained"] = bool(values["model"]["pretrained"])
     return values | {"populations": {name: _population(study, name) for name in sorted(populations)}}
 
 

@@ -3,10 +3,10 @@
     mixtures({"finetune": records, "retrained": others}, reference="retrained")
     # ["population finetune: its runs differ in torch: 2.9.1 (runs 0-3), 2.10.0 (runs 4-5); ..."]
 
-Versions of torch and torchvision, the device, the thread count, and the instructions that torch chose for the CPU. Such
-runs are of one experiment and equal to rounding, but training enlarges rounding: compare them with that in mind.
-Of a script's run also how it was called (`SCRIPT`): earlier versions seeded the generators before the script's import
-alone, so a script that seeds or draws on import drew other numbers.
+Versions of torch, torchvision and of the library of the net, the device, the thread count, and the instructions that
+torch chose for the CPU. Such runs are of one experiment and equal to rounding, but training enlarges rounding: compare
+them with that in mind. Of a script's run also how it was called (`SCRIPT`): earlier versions seeded the generators
+before the script's import alone, so a script that seeds or draws on import drew other numbers.
 
 Does not cover: what digests cover, and what changes no bit (host, times, attempts).
 """
@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from ray_unlearn.store.records import Record
+from ray_unlearn.store.records import IMPORTED, Record
 
-PACKAGES = ("torch", "torchvision")
+PACKAGES = ("torch", "torchvision", "timm", "transformers")
 _SHOWN = 4  # ranges of runs that a warning lists
 ADVICE = "digests do not cover that, so the last bits may differ"
 SCRIPT = {"script": "own process and seeded after its import"}
@@ -105,6 +105,8 @@ def _values(records: Mapping[int, Record], *, scripted: bool = False) -> dict[st
     absent = dict.fromkeys(SCRIPT, _SCRIPT_BEFORE) if scripted else {}
     found: dict[str, dict[str, list[int]]] = {}
     for index, record in sorted(records.items()):
+        if record.method == IMPORTED:
+            continue  # its conditions are not known
         more = {**absent, **record.arithmetic}
         known = arithmetic_of(record.device, record.threads, record.versions, more)
         for key, value in known.items():

@@ -3,6 +3,8 @@
     table = read_table(data)                     # an Arrow IPC file in memory
     table = map_table(path)                      # one on a disk, its columns views of the page cache
     parquet = open_parquet_file(stream)          # pq.ParquetFile; columns have the types that Parquet itself states
+    with ArrowStream(path) as stream: ...        # an Arrow IPC stream on a disk, batch by batch
+    with ParquetWriter(path, schema) as writer: ...
 
 pyarrow calls the registered class of every extension type while it reads a schema, and some classes unpickle the
 column (`ray.data.arrow_pickled_object`, registered by `import ray.data`; CVE-2026-41486). So the schema that pyarrow
@@ -18,7 +20,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pyarrow as pa
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _TENSOR = "arrow.fixed_shape_tensor"
 _KEY, _INERT = b"ARROW:extension:name", b"inert:extension:name"  # of equal length, so that no offset changes
 _SCHEMA, _INERT_SCHEMA = b"ARROW:schema", b"inert:schema"
+_CONTINUED = b"\xff\xff\xff\xff"  # before the length of a stream's message, since Arrow 0.15
 _IPC_END, _PARQUET_END = 10, 8  # bytes: length of the footer, and the magic
 _PARQUET_TAIL = 64 * 2**10  # usually the whole footer
 
@@ -131,6 +134,76 @@ def map_table(path: str, *, tensors: Collection[str] = ()) -> pa.Table:
     with pa.memory_map(path) as mapped:
         memory = _Memory(mapped.read_buffer())
     return read_ipc(memory, memory.size, tensors=tensors)
+
+
+class ArrowStream:
+    """An Arrow IPC stream on a disk, as a context manager; its schema names no extension type.
+
+    >>> with ArrowStream("data-00000-of-00001.arrow") as stream:
+    ...     stream.schema, list(stream.batches())
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open the file and read its schema; errors as `read_ipc`, but for extension types, which the caller checks."""
+        with pa.memory_map(path) as mapped:
+            self._view = memoryview(mapped.read_buffer()).cast("B")
+        start = 8 if self._view[:4] == _CONTINUED else 4
+        length = int.from_bytes(self._view[start - 4 : start], "little", signed=True)
+        if not 0 < length <= len(self._view) - start:
+            raise ValueError("not an Arrow IPC stream: its schema is missing or damaged")
+        self._end = start + length
+        self._head = bytes(self._view[: self._end]).replace(_KEY, _INERT)
+        self._at = 0
+        self._reader = pa.ipc.open_stream(pa.PythonFile(self, mode="r"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._reader.close()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema, made inert."""
+        return self._reader.schema
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the record batches, checked as far as Arrow can check them."""
+        for batch in self._reader:
+            batch.validate(full=True)
+            yield batch
+
+    closed = False
+
+    def read(self, count: int = -1) -> Any:
+        """Return the next bytes; called by Arrow."""
+        begin, stop = self._at, len(self._view) if count < 0 else min(len(self._view), self._at + count)
+        self._at = stop
+        if begin >= self._end:
+            return self._view[begin:stop]
+        return self._head[begin:stop] + bytes(self._view[self._end : max(stop, self._end)])
+
+    def close(self) -> None:
+        """Do nothing: the mapping ends with its last view."""
+
+
+class ParquetWriter:
+    """A Parquet file that is written in pieces, as a context manager."""
+
+    def __init__(self, path: str, schema: pa.Schema) -> None:
+        import pyarrow.parquet as pq  # costs 0.1 s, and few commands need it
+
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
+
+    def write_table(self, table: pa.Table) -> None:
+        """Write a table as a row group."""
+        self._writer.write_table(table, row_group_size=max(1, len(table)))
 
 
 def open_parquet_file(file: pa.NativeFile) -> pq.ParquetFile:

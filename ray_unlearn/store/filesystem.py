@@ -26,7 +26,7 @@ from typing import TypeVar
 
 from pyarrow import NativeFile, fs
 
-from ray_unlearn.errors import StoreError, StoreReadOnly, StoreUnwritable
+from ray_unlearn.errors import StoreError, StoreReadOnly, StoreUnwritable, first_line
 from ray_unlearn.store import disk
 from ray_unlearn.store.retries import advice, attempt, is_full, is_read_only
 from ray_unlearn.study.uris import error_line, label
@@ -247,7 +247,7 @@ class Storage:
         except (OSError, ValueError) as error:
             if isinstance(error, FileNotFoundError) and verb != "write":
                 raise
-            reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
+            reason = getattr(error, "strerror", None) or first_line(error)
             parts = [f"{self.uri}: cannot {verb} {name or 'the folder'}: {reason}", advice(error)]
             raise _kind(verb, error)("; ".join(filter(None, parts))) from error
 

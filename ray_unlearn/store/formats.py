@@ -27,7 +27,7 @@ FORMATS: Mapping[str, int] = {
     "population": 2,  # 2: states its format and `made_by`
     "study": 2,  # 2: states its format and `made_by`
     "splits": 2,  # 2: states its format, in the schema's metadata
-    "outputs": 1,  # states no format, so that the same run has the same bytes in every version
+    "outputs": 2,  # 2: margins of an imported run; one with logits states no format, so that its bytes stay the same
     "manifest": 2,  # 2: states its format; the shards that it lists are of its format
     "events": 2,  # 2: the first event of a log states the format
     "records.jsonl": 2,  # 2: every line holds the record's text as stored, and states its format

@@ -11,6 +11,7 @@ to one. A half depends on the study's seed, the population's name, the pair and 
 the same after a crash, and more runs move no earlier one. The identity of a population holds all image ids.
 
 The halves are derived, not stored; a record holds the fingerprint of its run's, and `verify` and every reader compare.
+Shadows that another program made were trained on other subsets, which no rule gives: their records hold them.
 
 Does not cover: how a method is limited to a half (`run.worker`).
 """
@@ -31,6 +32,8 @@ from ray_unlearn.store.study_store import StudyStore
 
 HALVED = ("retain", "forget")
 """The splits that make up train, in the order of the fingerprint."""
+MEMBERS = "members"
+"""Option of an imported shadow's record that holds its half, as `packed` writes it."""
 Members = dict[str, npt.NDArray[np.bool_]]
 """Split -> whether a model was trained on the image at each position."""
 
@@ -66,6 +69,31 @@ def fingerprint(members: Members) -> str:
         sha256.update(f"{split} {len(members[split])}\n".encode())
         sha256.update(np.packbits(members[split]).tobytes())
     return sha256.hexdigest()
+
+
+def packed(members: Members) -> dict[str, str]:
+    """Return one bit for each image of a split, as hexadecimal digits."""
+    return {split: np.packbits(members[split]).tobytes().hex() for split in HALVED}
+
+
+def stated_half(record: Record, sizes: Mapping[str, int]) -> Members | None:
+    """Return the images that an imported shadow was trained on; None where the half is derived.
+
+    Raises:
+        StoreError: the record holds no such bits.
+
+    """
+    on = record.options.get("on")
+    if not isinstance(on, Mapping) or MEMBERS not in on:
+        return None
+    try:
+        bits = {split: np.frombuffer(bytes.fromhex(on[MEMBERS][split]), np.uint8) for split in HALVED}
+        return {split: np.unpackbits(bits[split], count=sizes[split]).astype(np.bool_) for split in HALVED}
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"{record.population}/{record.index:05d}: does not hold which of {sum(sizes.values())} images it was "
+            "trained on"
+        ) from error
 
 
 def split_sizes(store: StudyStore, digest: str) -> dict[str, int]:
@@ -136,7 +164,8 @@ def members_of(record: Record, shadows: str, sizes: Mapping[str, int]) -> Member
 def compared_half(record: Record, shadows: str, sizes: Mapping[str, int]) -> tuple[Members, str]:
     """Return the same, and how it differs from the fingerprint in the record; an empty text where it does not."""
     index = record.index if record.population == shadows else record.original
-    members = half_of_train(record.seeds["study"], shadows, index, sizes)
+    stated = stated_half(record, sizes)
+    members = stated if stated is not None else half_of_train(record.seeds["study"], shadows, index, sizes)
     if (has := fingerprint(members)) == record.membership:
         return members, ""
     return members, (

@@ -73,6 +73,7 @@ def _row(record: Record) -> dict[str, object]:
         "population": record.population,
         "run": record.index,
         "original": record.original,
+        "forget_set": record.forget_set,
         "method": record.method,
         "digest": record.digest,
         **record.metrics,

@@ -27,6 +27,8 @@ from ray_unlearn.study.plan import Run
 RECORD = "record.json"
 CHECKPOINT = "model.safetensors"
 OUTPUTS = "outputs.arrow"
+IMPORTED = "imported"
+"""Method of runs whose outputs another program made; such a record has no seeds, no recipe, no times."""
 LOG = "log.txt"
 """Output of the run's code; absent where it printed nothing."""
 
@@ -73,6 +75,8 @@ class Record(_Value):
     """Decoded images that the run read: {folder in the storage: one sha256 over its shards'}; empty before 0.2."""
     membership: str = ""
     """Fingerprint of the half of the train split that the run was limited to (`membership`); empty for all of it."""
+    forget_set: int = 0
+    """Number of the forget set that the run is about; 0 where the study has one, and for originals."""
     payloads: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Payload]
     """Payloads by file name in the run's folder; names with a path are not valid."""
     metrics: dict[str, float]

@@ -38,7 +38,7 @@ from ray_unlearn.store.records import (
 )
 from ray_unlearn.study.changes import edits, refusal
 from ray_unlearn.study.loading import parse_stored
-from ray_unlearn.study.plan import Plan, Population, Run
+from ray_unlearn.study.plan import MethodUse, Plan, Population, Run
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import labelled, without_keys
 
@@ -78,8 +78,7 @@ class StudyStore:
         new = self.check(plan, differences)
         for population in new:
             identity = labelled(population.identity)
-            source = without_keys(population.method.source)
-            script = {"script": source} if source else {}
+            script = _kept_script(population.method)
             content = stamped("population", {"digest": population.digest, "identity": identity, **script})
             name = self.layout.population_json(population.name)
             data = json.dumps(content, indent=2, sort_keys=True).encode()
@@ -116,9 +115,14 @@ class StudyStore:
         if held.get("digest") == population.digest:
             return False
         use = population.method
-        script = PurePosixPath(use.name.rpartition(":")[0]).name
+        script = _script_file(use)
         *lines, made_by, advice = refusal(held, population.identity, use.corrections, script)
-        edited = edits(str(held.get("script", "")), without_keys(use.source), script)
+        before = {script: held.get("script"), **(held.get("modules") or {})}
+        edited = [
+            line
+            for file, text in use.texts(script).items()
+            for line in edits(str(before.get(file) or ""), without_keys(text), file)
+        ]
         details = [*lines, *edited, *(f"  in the study: {line}" for line in differences), made_by, advice]
         raise PopulationChanged(
             f"population {population.name} in {self.uri} was made differently and will not be overwritten:\n"
@@ -349,3 +353,16 @@ class StudyStore:
     def stored_as(self, file: str, payload: Payload) -> str:
         """Return the name in the run's folder that a payload is written under."""
         return file if self.storage.local is not None else addressed(file, payload.sha256)
+
+
+def _script_file(use: MethodUse) -> str:
+    return PurePosixPath(use.name.rpartition(":")[0]).name
+
+
+def _kept_script(use: MethodUse) -> dict[str, Any]:
+    """Return what population.json keeps of a script: its text, and that of each module that it imports from beside."""
+    modules = {file: without_keys(text) for file, text in use.modules.items()}
+    return {
+        **({"script": without_keys(use.source)} if use.source else {}),
+        **({"modules": modules} if modules else {}),
+    }

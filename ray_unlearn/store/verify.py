@@ -15,6 +15,7 @@ from typing import Any
 
 from ray_unlearn.errors import DamagedFile
 from ray_unlearn.store.filesystem import Stamp
+from ray_unlearn.store.forget_sets import splits_held, wrong_set
 from ray_unlearn.store.leftovers import leftovers
 from ray_unlearn.store.membership import compared_half, split_sizes
 from ray_unlearn.store.records import RECORD, Record, payload_of
@@ -74,7 +75,8 @@ def verify(store: StudyStore, populations: Iterable[str], shards: Mapping[str, s
         held = {name: store.held(name) or {} for name in names}
         digests = {name: str(content.get("digest")) for name, content in held.items()}
         halved = {name: found for name, content in held.items() if (found := _halved(store, name, content))}
-        known = _Known(digests, {name: originals[starts[name]] for name in names}, shards or {}, starts, halved)
+        sets = {name: len(splits_held(content)) for name, content in held.items()}
+        known = _Known(digests, {name: originals[starts[name]] for name in names}, shards or {}, starts, halved, sets)
         checked = list(readers.map(lambda run: _verify_run(store, run, known), runs))
     payloads = [payload for record, _ in checked if record for payload in record.payloads.values()]
     return Verification(
@@ -157,6 +159,8 @@ class _Known:
     """Name of the population that each one starts from, if it starts from one."""
     halved: Mapping[str, _Halved]
     """Populations of which each run is limited to a half of the train split."""
+    forget_sets: Mapping[str, int]
+    """Number of forget sets that each population's runs are about."""
 
 
 def _verify_run(store: StudyStore, run: Run, known: _Known) -> tuple[Record | None, list[Problem]]:
@@ -177,6 +181,8 @@ def _wrong_start(run: Run, record: Record, known: _Known) -> Iterator[Problem]:
         was, start = record.original_sha256[:12], known.starts[run.population]
         yield Problem(run, RECORD, f"started from {start}/{record.original:05d} when it was sha256 {was}...")
     yield from _wrong_half(run, record, known.halved.get(run.population))
+    if problem := wrong_set(record, known.forget_sets[run.population]):
+        yield Problem(run, RECORD, problem)
     for folder, sha256 in record.shards.items():
         if known.shards.get(folder, sha256) != sha256:
             yield Problem(run, RECORD, f"was made from other shards of {folder} than its manifest lists now")

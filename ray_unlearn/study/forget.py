@@ -29,6 +29,13 @@ class Forget(Block):
     """The training images to forget, chosen in exactly one of these ways."""
 
     fraction: Fraction | None = Field(None, description="Fraction of the training images, drawn with the study's seed.")
+    sets: Int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="Number of forget sets, each drawn anew: run i of every population but the original forgets set i "
+        "modulo this many. With fraction only.",
+    )
     label: Int | str | None = Field(None, description="Every training image of this class (index or name).")
     group: str | None = Field(None, description="Whole groups (persons), by the name of the group column.")
     count: Int | None = Field(None, ge=1, description="Number of groups, drawn with the study's seed.")
@@ -78,6 +85,8 @@ class Forget(Block):
             )
         if (self.group is None) != (self.count is None):
             raise ValueError("group and count belong together: {group: person_id, count: 15}")
+        if self.sets > 1 and self.fraction is None:
+            raise ValueError("sets belongs to fraction, which draws images: {fraction: 0.02, sets: 10}")
         if self.given is False:
             raise ValueError("given: may only be true; use fraction, label, group, ids or hardest instead")
         return self

@@ -31,6 +31,7 @@ from ray_unlearn.errors import DataError, MethodError, ModelError, StudyError, d
 from ray_unlearn.study.places import Places
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import label, labelled, without_keys
+from ray_unlearn.study.weights_files import expanded
 from ray_unlearn.study.yaml12 import parse_yaml
 
 _EMBEDDED = ("digits", "cifar10", "given")
@@ -328,11 +329,20 @@ def _absolute_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
                 data[role] = _absolute_source(data[role], folder)
         if isinstance(data.get("forget"), dict) and isinstance(data["forget"].get("ids"), str):
             data["forget"] = {**data["forget"], "ids": _absolute(data["forget"]["ids"], folder)}
+    if isinstance(tree.get("model"), dict) and isinstance(tree["model"].get("pretrained"), str):
+        tree["model"] = {**tree["model"], "pretrained": _absolute(tree["model"]["pretrained"], folder)}
     if isinstance(tree.get("execution"), dict) and isinstance(tree["execution"].get("track"), list):
         places = [_absolute_place(entry, folder) for entry in tree["execution"]["track"]]
         tree["execution"] = {**tree["execution"], "track": places}
+    if isinstance(tree.get("evaluation"), dict) and isinstance(tree["evaluation"].get("populations"), dict):
+        others = {name: _absolute(path, folder) for name, path in tree["evaluation"]["populations"].items()}
+        tree["evaluation"] = {**tree["evaluation"], "populations": others}
     if isinstance(tree.get("populations"), dict):
-        tree["populations"] = {name: _absolute_population(spec, folder) for name, spec in tree["populations"].items()}
+        populations = {name: _absolute_population(spec, folder) for name, spec in tree["populations"].items()}
+        tree["populations"] = {
+            name: expanded(spec, f"populations.{name}") if isinstance(spec, dict) else spec
+            for name, spec in populations.items()
+        }
     return tree
 
 

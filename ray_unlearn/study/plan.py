@@ -81,6 +81,12 @@ class MethodUse:
     """Corrections of the method, or of each method of a mix, by name: reasons for refusing older runs."""
     source: str = ""
     """Source text of a script method; the worker runs exactly what was hashed."""
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Source text of the modules that a script imports from its folder, by their path in it."""
+
+    def texts(self, script: str) -> dict[str, str]:
+        """Return all source text of a script method, by the name of its file; empty for other methods."""
+        return {script: self.source, **self.modules} if self.source else {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +109,8 @@ class Population:
     """Number of originals that its runs start from; 0 from scratch."""
     starts_from: str = ORIGINAL
     """Population that its runs start from, if they start from one: the original, or shadows."""
+    forget_sets: int = 1
+    """Number of forget sets: run i is about set i modulo this many; 1 for originals, which are trained on all."""
     method: MethodUse
     keep_checkpoints: bool
     identity: Mapping[str, Any]
@@ -117,7 +125,7 @@ class Population:
     def runs(self) -> tuple[Run, ...]:
         """Every run of the population, by index."""
         return tuple(
-            Run(population=self.name, index=i, original=i % self.originals if self.originals else 0)
+            Run(population=self.name, index=i, original=i // self.forget_sets % self.originals if self.originals else 0)
             for i in range(self.count)
         )
 
@@ -162,6 +170,10 @@ class Plan:
         """Return the run that `run` starts from, of the original or of shadows, or None."""
         population = self.populations[run.population]
         return Run(population=population.starts_from, index=run.original) if population.originals else None
+
+    def forget_set_of(self, run: Run) -> int:
+        """Return the number of the forget set that a run is about: its retain and forget images, and its outputs'."""
+        return run.index % self.populations[run.population].forget_sets
 
     def half_of(self, run: Run) -> Run | None:
         """Return the run whose half of the train split `run` is limited to: itself, or the shadow that it starts from.
@@ -229,6 +241,7 @@ def _population(name: str, study: Study, ingredients: Ingredients, original: Pop
         count=spec.planned,
         originals=originals,
         starts_from=spec.starts_from or ORIGINAL,
+        forget_sets=1 if name == ORIGINAL else study.data.forget.sets,
         method=use,
         keep_checkpoints=_keeps(name, spec, study),
         identity=identity,

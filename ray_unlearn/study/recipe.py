@@ -8,9 +8,9 @@ Does not cover: the loop that follows a recipe (`ray_unlearn.training`).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
 from ray_unlearn.study.identity import Since
 
@@ -41,11 +41,43 @@ class HalfOf(Block):
     )
 
 
+class Transform(Block):
+    """One of torchvision's transforms."""
+
+    name: Annotated[str, Since("0.2", neutral=None)] = Field(
+        description="Name of a class of torchvision.transforms.v2."
+    )
+    options: Annotated[dict[str, Any], Since("0.2", neutral=None)] = Field(
+        default_factory=dict, description="Its arguments."
+    )
+
+
+def short_transform(value: Any) -> Any:
+    """Accept `RandAugment` and `{ColorJitter: {brightness: 0.2}}` for the full mapping."""
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict) and len(value) == 1 and "name" not in value:
+        name, options = next(iter(value.items()))
+        return {"name": name, "options": {} if options is None else options}
+    return value
+
+
+AnyTransform = Annotated[
+    Transform,
+    BeforeValidator(short_transform, json_schema_input_type=str | dict[str, dict[str, Any] | None] | Transform),
+]
+
+
 class Augment(Block):
-    """Augmentation of training batches, on the device."""
+    """Augmentation of training batches: crops and flips on the device, then transforms on the CPU."""
 
     crop: Int = Field(0, ge=0, description="Pixels of zero padding before a random crop back to size.")
     flip: bool = Field(False, description="Mirror each image with probability one half.")
+    transforms: Annotated[tuple[AnyTransform, ...], Since("0.2", neutral=())] = Field(
+        (),
+        description="torchvision.transforms.v2 by name, for each image on the CPU: [RandAugment, {ColorJitter: "
+        "{brightness: 0.2}}].",
+    )
 
 
 class Batches(Block):
@@ -79,6 +111,17 @@ class Recipe(Batches):
     step_epochs: Float = Field(10.0, gt=0, description="`step` multiplies the rate by `gamma` this often.")
     gamma: Float = Field(0.1, gt=0, le=1)
     warmup_epochs: Float = Field(0.0, ge=0, description="Linear warm-up from zero, always per batch.")
+
+
+def unused(default: float, instead: str) -> AfterValidator:
+    """Return the validator of an option of `Recipe` that a method does not use: it accepts the default alone."""
+
+    def check(value: float) -> float:
+        if value != default:
+            raise ValueError(f"the method does not use it; set {instead}")
+        return value
+
+    return AfterValidator(check)
 
 
 # Options that a method inherits from the study's `training` block unless its population overrides them: how batches

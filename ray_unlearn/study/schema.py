@@ -18,12 +18,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from ray_unlearn.errors import did_you_mean
 from ray_unlearn.study.adaptive import UpTo, check_equal
 from ray_unlearn.study.forget import NAME_PATTERN, POPULATION_PATTERN, Forget, Fraction
+from ray_unlearn.study.forget_sets import check_forget_sets
+from ray_unlearn.study.model import Model
 from ray_unlearn.study.places import Places
 from ray_unlearn.study.recipe import Block, Float, Int, Recipe
 from ray_unlearn.study.shuffle import AnyShuffle, Shuffle
 
 RESERVED_NAMES = ("data-cache", "splits", "scores", "failed", "events")
 
+Format = Literal[
+    "auto", "parquet", "folder", "competition", "csv", "numpy", "tar", "arrow", "cifar10", "digits", "imported"
+]
 Split = Literal["retain", "forget", "validation", "test"]
 Resize = Literal["stretch", "crop", "pad"]
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -35,10 +40,11 @@ class Source(Block):
     path: str | tuple[str, ...] | None = Field(
         None, description="File, folder, glob or URI; relative to the study file."
     )
-    format: Literal["auto", "parquet", "folder", "competition", "csv", "numpy", "cifar10", "digits"] = Field(
+    format: Format = Field(
         "auto",
         description="`auto` decides by the path: *.parquet, a folder with retain.csv, a .csv of images, .npz, a folder "
-        "with data.npy and label.npy, or a folder per class.",
+        "with data.npy and label.npy, .tar, a folder of save_to_disk, or a folder per class. imported: no images, of a "
+        "study that `import` wrote.",
     )
     images: str | None = Field(
         None, description="Folder that the paths in a .csv are relative to. Default: the folder of the .csv."
@@ -127,32 +133,6 @@ class Data(Block):
     shuffle: AnyShuffle = Shuffle()
 
 
-class Model(Block):
-    """The architecture."""
-
-    arch: str = Field(
-        "resnet18",
-        description="A torchvision name, `small_cnn`, or package.module:factory, also in the study's folder.",
-    )
-    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the architecture.")
-    trim_dead_taps: bool = Field(
-        True,
-        description="On the CPU, skip convolution taps that meet only padding; the same sums, equal to rounding.",
-    )
-    _folder: str = PrivateAttr("")
-
-    @property
-    def folder(self) -> str:
-        """Folder of the study file, searched for factories after the installed packages; no part of the study."""
-        return self._folder
-
-    def with_folder(self, folder: str) -> Model:
-        """Return a copy with the folder of its study file."""
-        found = self.model_copy()
-        found._folder = folder
-        return found
-
-
 class PopulationSpec(BaseModel):
     """`count` checkpoints by one method; all further keys are the method's options."""
 
@@ -167,7 +147,8 @@ class PopulationSpec(BaseModel):
         ),
     ] = Field(
         None,
-        description="Instead of a method: one .safetensors or .pth (weights only) per checkpoint to import.",
+        description="Instead of a method: one .safetensors or .pth (weights only) per checkpoint to import; or a glob, "
+        "a folder, or a .csv with a column path, and seed, original.",
     )
     preset: str | None = Field(
         None, description="Name of a set of options of the method; options given here override it."
@@ -244,6 +225,10 @@ class Evaluation(Block):
     """What unlearned populations are compared with."""
 
     reference: str = Field("retrained", description="The population retrained without the forget set.")
+    populations: dict[Annotated[str, Field(pattern=POPULATION_PATTERN)], str] = Field(
+        default_factory=dict,
+        description="Populations of other stores to score, too: a name, and the population's folder there.",
+    )
     mode: Literal["parity", "exact"] = Field(
         "parity", description="parity: the official evaluator's grid of intervals; exact: every interval."
     )
@@ -275,6 +260,11 @@ class Execution(Block):
         True, description="Run 0 of every population, then run 1 of every, ..., so that all can be compared early."
     )
     max_attempts: Int = Field(2, ge=1, description="Tries per run before it is recorded as failed.")
+    fail_fast: bool = Field(
+        True,
+        description="End a population at its third run that fails with the same error at the same place, if none is "
+        "made. false, or --keep-going: try every run.",
+    )
     deterministic: bool = Field(True, description="Use deterministic algorithms on the GPU; CPUs always do.")
     device_budget_gib: Float = Field(
         8.0,
@@ -347,11 +337,24 @@ class Study(Block):
             )
         reference = (self.evaluation or Evaluation()).reference
         check_equal({name: spec.count for name, spec in self.populations.items() if name != "original"}, reference)
-        if self.evaluation and self.evaluation.reference not in self.populations:
+        for name, spec in self.populations.items():
+            fixed, sets = not isinstance(spec.count, UpTo), self.data.forget.sets if name != "original" else 1
+            check_forget_sets(sets, name, spec.planned, fixed=fixed, on_halves=spec.on_halves)
+        if twice := sorted(self.others.keys() & self.populations):
+            raise ValueError(
+                f"evaluation.populations.{twice[0]}: the study has a population of this name; choose another"
+            )
+        known = {**self.populations, **self.others}
+        if self.evaluation and self.evaluation.reference not in known:
             reference = self.evaluation.reference
-            hint = did_you_mean(reference, self.populations)
+            hint = did_you_mean(reference, known)
             raise ValueError(f"evaluation.reference: {reference!r} is not a population of the study{hint}")
         return self
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Populations of other stores that it is compared with: name -> folder."""
+        return self.evaluation.populations if self.evaluation else {}
 
     @property
     def adaptive(self) -> UpTo | None:

@@ -23,13 +23,16 @@ _KEYS = re.compile(rf"{_NAMED}[^\n]*@|://\S*@")
 """Credentials: up to the last @ of the line where a name and a key begin, which may hold spaces; else of the word."""
 _HALF = re.compile(rf"(?<!http)(?<!https){_NAMED}\S*")
 """Credentials in a text that was cut off before the @; a web address may have a wrong port."""
+_HUB = re.compile(r"hf://(?:datasets/|spaces/)?[\w.-]+/[\w.-]+@[\w./%*~-]+")
+"""A path on the Hub with a revision, whose @ is before no host; the Hub's URIs hold no credentials."""
+_REVISION = "\0"
 _OPTIONS = re.compile(r"(://[^\s?'\"<>]*)\?[^\s'\"<>),;]+")
 
 
 def label(uri: str) -> str:
     """Return a path as it is, and a URI without its credentials and options."""
     scheme, mark, rest = uri.partition("://")
-    if not mark:
+    if not mark or _HUB.fullmatch(uri):
         return uri
     try:
         parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")
@@ -42,7 +45,8 @@ def without_keys(text: str) -> str:
     """Return a text without the parts that may be credentials or options of a URI, word by word."""
     if "://" not in text:
         return text
-    return _OPTIONS.sub(r"\1?...", _HALF.sub("://...", _KEYS.sub("://", text)))
+    kept = _HUB.sub(lambda found: found[0].replace("@", _REVISION), text)
+    return _OPTIONS.sub(r"\1?...", _HALF.sub("://...", _KEYS.sub("://", kept))).replace(_REVISION, "@")
 
 
 def error_line(error: BaseException, uri: str) -> str:

@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ray_unlearn.errors import StudyError
+from ray_unlearn.errors import StudyError, first_line
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.loading import parse_study, places_of, read_tree
 from ray_unlearn.study.schema import Study
@@ -145,6 +145,7 @@ def pack(
     files: dict[str, Path] = {}
     names = _Names(files)
     _take_ids(tree, written, names)
+    _take_pretrained(tree, written, names)
     files |= _factory_files(study.model.arch, Path(file).parent)
     for population in study.populations:
         _take_population(tree["populations"][population], written["populations"][population], names)
@@ -190,6 +191,14 @@ def _take_ids(tree: dict[str, Any], written: dict[str, Any], names: _Names) -> N
         tree["data"] = tree["data"] | {"forget": forget | {"ids": names.take(Path(ids))}}
 
 
+def _take_pretrained(tree: dict[str, Any], written: dict[str, Any], names: _Names) -> None:
+    path = tree.get("model", {}).get("pretrained")
+    if isinstance(path, str) and _is_relative(written["model"]["pretrained"]):
+        tree["model"] = tree["model"] | {"pretrained": names.take(Path(path))}
+        for shard in _shards(Path(path)):
+            names.take(shard)
+
+
 def _take_population(spec: dict[str, Any], written: dict[str, Any], names: _Names) -> None:
     """Replace the paths of a population's script and weights by their names in the working_dir."""
     script, _, function = str(spec.get("method", "")).rpartition(":")
@@ -198,10 +207,12 @@ def _take_population(spec: dict[str, Any], written: dict[str, Any], names: _Name
         for module in script_modules(Path(script)):
             names.take_module(Path(script), module)
     if spec.get("weights") is not None:
-        population_weights = spec["weights"]
-        pairs = zip(_listed(population_weights), _listed(written["weights"]), strict=True)
+        files, originals = _listed(spec["weights"]), _listed(written["weights"])
+        if len(files) != len(originals):  # a glob, a folder or a CSV file stands for several
+            originals = [next(filter(_is_relative, originals), originals[0])] * len(files)
+        pairs = list(zip(files, originals, strict=True))
         spec["weights"] = [names.take(Path(path)) if _is_relative(original) else path for path, original in pairs]
-        for path, original in zip(_listed(population_weights), _listed(written["weights"]), strict=True):
+        for path, original in pairs:
             for shard in _shards(Path(path)) if _is_relative(original) else ():
                 names.take(shard)
 
@@ -244,6 +255,13 @@ def _check_paths(where: str, written: dict[str, Any]) -> None:
         )
     if _TEMPORARY in Path(storage).parts:
         raise StudyError(f"{where}: storage: {storage} is inside a job's temporary folder, which Ray deletes")
+    others = (written.get("evaluation") or {}).get("populations")
+    for name, path in others.items() if isinstance(others, dict) else ():
+        if isinstance(path, str) and _is_relative(path):
+            raise StudyError(
+                f"{where}: evaluation.populations.{name}: {path} is relative, and stores are not sent with a job; name "
+                "a folder that every node sees"
+            )
     for part in ("train", "test", "validation"):
         value = written["data"].get(part)
         paths = (
@@ -315,7 +333,7 @@ def _json(tree: dict[str, Any], where: str) -> str:
             return text
         reason = "it reads back differently"
     except (TypeError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
     raise StudyError(f"{where}: the study cannot be sent: expected plain, finite, printable values: {reason}")
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from ray_unlearn.data.images import ImageSet, upload
 from ray_unlearn.data.order import draw_order, reading_order
 from ray_unlearn.study.recipe import Augment, Recipe
+from ray_unlearn.training.transforms import transformed
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Draws:
     """int64 row and column of each crop in its padded image; None without crops."""
     mirrored_N: torch.Tensor | None = None
     """bool, whether an image is mirrored; None without flips."""
+    seeds_N: torch.Tensor | None = None
+    """int64 on the CPU, what the transforms of an image are drawn from; None without transforms."""
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -58,7 +61,8 @@ class Draws:
         device = images.pixels.device
         rows = self.rows_N if images.pixels.resident is None else upload(self.rows_N, device)
         offsets, mirrored = (None if t is None else upload(t, device) for t in (self.offsets_2N, self.mirrored_N))
-        return Draws(rows_N=rows, labels_N=upload(self.labels_N, device), offsets_2N=offsets, mirrored_N=mirrored)
+        labels = upload(self.labels_N, device)
+        return replace(self, rows_N=rows, labels_N=labels, offsets_2N=offsets, mirrored_N=mirrored)
 
     def part(self, start: int, stop: int) -> Draws:
         """Return the draws of positions `start` to `stop`."""
@@ -68,6 +72,7 @@ class Draws:
             labels_N=self.labels_N[start:stop],
             offsets_2N=None if self.offsets_2N is None else self.offsets_2N[:, start:stop],
             mirrored_N=None if self.mirrored_N is None else self.mirrored_N[start:stop],
+            seeds_N=None if self.seeds_N is None else self.seeds_N[start:stop],
         )
 
 
@@ -86,17 +91,20 @@ def draw(
     """
     sizes = sizes_of(len(images), batch_size)[:steps]
     order = draw_order(len(images), images.pixels.shuffle, generator)[: sum(sizes)].numpy()
-    offsets, mirrored = [], []
+    offsets, mirrored, drawn = [], [], []
     for size in sizes:
         if how.crop:
             offsets.append(torch.randint(0, 2 * how.crop + 1, (2, size), generator=generator))
         if how.flip:
             mirrored.append(torch.rand(size, generator=generator) < 0.5)
+        if how.transforms:
+            drawn.append(torch.randint(2**32, (size,), generator=generator))
     return Draws(
         rows_N=torch.from_numpy(images.indices[order]),
         labels_N=torch.from_numpy(images.labels_N[order]),
         offsets_2N=torch.cat(offsets, 1) if offsets else None,
         mirrored_N=torch.cat(mirrored) if mirrored else None,
+        seeds_N=torch.cat(drawn) if drawn else None,
     )
 
 
@@ -133,11 +141,13 @@ def load(images: ImageSet, draws: Draws, recipe: Recipe) -> Batch:
 
 
 def augment(raw_BHWC: torch.Tensor, how: Augment, draws: Draws) -> torch.Tensor:
-    """Crop after zero padding and mirror, as drawn; uint8 in, uint8 out, on the images' device."""
+    """Crop after zero padding, mirror and transform, as drawn; uint8 in, uint8 out, on the images' device."""
     if draws.offsets_2N is not None:
         raw_BHWC = _cropped(raw_BHWC, how.crop, draws.offsets_2N)
     if draws.mirrored_N is not None:
         raw_BHWC = torch.where(draws.mirrored_N[:, None, None, None], raw_BHWC.flip(2), raw_BHWC)
+    if draws.seeds_N is not None:
+        raw_BHWC = transformed(raw_BHWC, how.transforms, draws.seeds_N)
     return raw_BHWC
 
 

@@ -14,8 +14,8 @@ imported from it. They differ in two ways, on purpose:
 - A script's folder leaves with the block, so that two scripts may each have a `helper.py`; a study's stays until this
   process opens another study, because a factory may import modules of its folder when it is called, too.
 
-Does not cover: which files the code is made of (`sources`), calling a factory (`models`), what the code does to its
-process (`isolation`), code that travels to a cluster (`submit.bundle`).
+Does not cover: which files the code is made of (`sources`), calling a factory (`models`), the processes
+of scripts (`serving`), code that travels to a cluster (`submit.bundle`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import itertools
 import linecache
 import sys
 import sysconfig
@@ -36,7 +37,7 @@ from typing import Any
 
 from ray_unlearn.errors import MethodError, ModelError, did_you_mean
 from ray_unlearn.usercode.offline import offline
-from ray_unlearn.usercode.sources import module_identity, sha256_of
+from ray_unlearn.usercode.sources import module_identity, sha256_of, text_of
 
 SCRIPT_PREFIX = "ray_unlearn_script_"
 """Prefix of the names of modules that are made of scripts; the rest is a hash of the text."""
@@ -55,10 +56,11 @@ class Folder:
 
     path: str
     first: bool
-    before: frozenset[str]
-    """Names of the modules that were imported before."""
+    mark: str
+    """Name of an empty module among those that are imported: all behind it were imported since."""
 
 
+_numbers = itertools.count()
 _studies: list[Folder] = []
 """Folders of studies that are on the path: one, unless another study is being opened."""
 
@@ -66,8 +68,10 @@ _studies: list[Folder] = []
 def add_folder(path: str, *, first: bool) -> Folder:
     """Put a folder on `sys.path`, before all others or behind them."""
     sys.path.insert(0 if first else len(sys.path), path)
-    importlib.invalidate_caches()
-    return Folder(path, first, frozenset(sys.modules))
+    sys.path_importer_cache.pop(path, None)  # files may have come since the folder was listed
+    mark = f"{__name__}.mark{next(_numbers)}"
+    sys.modules[mark] = ModuleType(mark)
+    return Folder(path, first, mark)
 
 
 def remove_folder(folder: Folder) -> None:
@@ -75,8 +79,12 @@ def remove_folder(folder: Folder) -> None:
     places = [place for place, entry in enumerate(sys.path) if entry == folder.path]
     if places:  # the code may have removed it
         del sys.path[places[0 if folder.first else -1]]
-    for name in [name for name in sys.modules if name not in folder.before and is_own(name, folder.path)]:
-        del sys.modules[name]
+    # From the end up to the mark, without a look at the thousands of names before: to touch one copies its memory page
+    # in a forked process. Nothing here runs Python code, so that no other thread can import meanwhile.
+    for name in list(itertools.takewhile(folder.mark.__ne__, reversed(sys.modules))):
+        if is_own(name, folder.path):
+            del sys.modules[name]
+    sys.modules.pop(folder.mark, None)
 
 
 def is_own(module: str, folder: str) -> bool:
@@ -185,8 +193,8 @@ def read_script(method: str) -> str:
     """
     path = method.rpartition(":")[0]
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return text_of(Path(path))
+    except (OSError, UnicodeDecodeError, SyntaxError) as error:
         raise MethodError(
             f"method {method}: {path} cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from error
@@ -196,14 +204,19 @@ def read_script(method: str) -> str:
 def script_function(method: str, source: str) -> Iterator[Callable[..., Any]]:
     """Execute a script's text as a module and yield its function; its folder is on the path inside the block.
 
+    The command line that it may parse there is that of a script without arguments.
+
     Raises:
         MethodError: the text does not run, or defines no such function.
 
     """
-    folder = add_folder(str(Path(method.rpartition(":")[0]).parent), first=True)
+    path = method.rpartition(":")[0]
+    folder, arguments = add_folder(str(Path(path).parent), first=True), sys.argv
+    sys.argv = [path]
     try:
         yield _load(method, source)
     finally:
+        sys.argv = arguments
         remove_folder(folder)
 
 
@@ -216,13 +229,23 @@ def _load(method: str, source: str) -> Callable[..., Any]:
     try:
         exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - running the user's own method is the point
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}{line_in_script(error)}{magic_of(error)}"
+        reason = f"{type(error).__name__}: {error}{line_in_script(error)}{_hint_of(error)}"
         raise MethodError(f"method {method}: the script fails on import: {reason}") from error
     function = getattr(module, name, None)
     if not callable(function):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise MethodError(f"method {method}: no function {name!r} in {path}{did_you_mean(name, names)}")
     return function  # type: ignore[no-any-return]
+
+
+def _hint_of(error: BaseException) -> str:
+    """Return what to do about an error of a script's import; empty where nothing is known."""
+    if isinstance(error, SystemExit):
+        return (
+            "; it ends Python when it is imported: put that under `if __name__ == '__main__':`, and give arguments of "
+            "a command line, which a run has none of, defaults"
+        )
+    return magic_of(error)
 
 
 def magic_of(error: BaseException) -> str:

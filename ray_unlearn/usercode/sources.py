@@ -2,6 +2,7 @@
 
     script_identity("methods/mine.py:unlearning", source)        # sha256 of the text, and of each module it imports
     module_identity("mynet", "/home/me/faces/mynet.py", "/home/me/faces")
+    module_texts("methods/mine.py:unlearning", source)           # {"shared.py": "import torch...", ...}
     script_modules(Path("methods/mine.py"))      # [methods/shared.py, methods/nets/__init__.py, ...]
     module_files(Path("methods"), "nets")        # [methods/nets/__init__.py, ...]; empty where it is not there
     distribution_of(Path(".../site-packages/nets/tiny.py"))      # {"name": "nets", "version": "1.2.0"}
@@ -21,6 +22,7 @@ import functools
 import hashlib
 import importlib.metadata
 import socket
+import tokenize
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,22 @@ from ray_unlearn.study.identity import diff, digest
 
 _OURS = "ray_unlearn"
 _FOLDERS = ("site-packages", "dist-packages")
+
+
+# Text
+
+
+def text_of(path: Path) -> str:
+    """Return a source file's text, decoded as Python does: by its mark or its first lines, else UTF-8.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeDecodeError: it is of another encoding than it says.
+        SyntaxError: it names an encoding that does not exist.
+
+    """
+    with tokenize.open(path) as file:
+        return file.read()
 
 
 # Identities
@@ -55,6 +73,20 @@ def script_identity(method: str, source: str) -> dict[str, Any]:
     if distribution := distribution_of(script):
         found["distribution"] = distribution
     return found
+
+
+def module_texts(method: str, source: str) -> dict[str, str]:
+    """Return the text of the modules that a script imports from its folder, by their path in it.
+
+    Raises:
+        MethodError: a module is not Python, or cannot be read.
+
+    """
+    script = Path(method.rpartition(":")[0])
+    return {
+        module.relative_to(script.parent).as_posix(): module.read_text(encoding="utf-8")
+        for module in script_modules(script, source)
+    }
 
 
 def check_script(method: str, source: str, planned: Mapping[str, Any]) -> None:
@@ -168,7 +200,7 @@ def _files(folder: Path, name: str, *, namespaces: bool) -> list[Path]:
 
 def _parsed(path: Path, source: str | None = None) -> list[ast.AST]:
     try:
-        return list(ast.walk(ast.parse(path.read_text(encoding="utf-8") if source is None else source)))
+        return list(ast.walk(ast.parse(text_of(path) if source is None else source)))
     except (OSError, UnicodeDecodeError, SyntaxError, ValueError) as error:
         raise MethodError(f"{path}: not Python that can be read: {error}") from error
 

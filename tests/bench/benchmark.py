@@ -134,7 +134,7 @@ def _prepare(asked: argparse.Namespace, folder: Path) -> Setting:
 
     from ray_unlearn import models
     from ray_unlearn.seeds import Seeds
-    from ray_unlearn.study.schema import Model
+    from ray_unlearn.study.model import Model
 
     folder.mkdir(parents=True, exist_ok=True)
     pool = _pool(asked)
@@ -233,7 +233,7 @@ def _figures(asked: argparse.Namespace, base: Setting, results: list[dict[str, A
 
     from ray_unlearn import models
     from ray_unlearn.seeds import Seeds
-    from ray_unlearn.study.schema import Model
+    from ray_unlearn.study.model import Model
 
     model = models.build(Model(arch=base.arch), base.classes, Seeds(study=0))
     floors = {

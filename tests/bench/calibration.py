@@ -33,7 +33,7 @@ import numpy as np
 from ray_unlearn.evaluation.comparison import compare
 from ray_unlearn.evaluation.intervals import Subsets, interval, standard_error, subsets
 from ray_unlearn.evaluation.measures import MEASURES
-from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
+from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality, quality_of
 from ray_unlearn.evaluation.measures.measure import Mode, Pair
 from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 from ray_unlearn.evaluation.permutation import holm, permutation_tests
@@ -129,8 +129,9 @@ def studies(cell: Cell) -> Iterator[dict[str, tuple[float, float, float, float]]
         unlearned, reference = (cell.population(name, rng) for name in ("unlearned", "retrained"))
         drawn = subsets(unlearned, reference, settings)
         if cell.every:
-            values = compare(Pair(unlearned, reference, cell.mode, settings.attack_rng))
-            draws = values_on(unlearned, reference, drawn.pairs, settings, {})
+            pair = Pair(unlearned, reference, cell.mode, settings.attack_rng)
+            values, points_E = compare(pair), pair.once(quality_of).points_E
+            draws = values_on(unlearned, reference, drawn.pairs, settings, {}, points_E)
         else:
             values, draws = f_alone(unlearned, reference, drawn, cell.mode)
         errors = {name: standard_error(name, draws, drawn, cell.mode) for name in draws.values}
@@ -143,8 +144,8 @@ def f_alone(unlearned: Outputs, reference: Outputs, drawn: Subsets, mode: Mode) 
     ours = np.concatenate([phi_UE[rows] for rows, _ in drawn.pairs], axis=1)
     theirs = np.concatenate([phi_RE[rows] for _, rows in drawn.pairs], axis=1)
     points_KE = forgetting_quality(ours, theirs, mode).points_E.reshape(len(drawn.pairs), -1)
-    value = forgetting_quality(phi_UE, phi_RE, mode).score
-    return {F: value}, Draws(values={F: points_KE.mean(axis=1)}, points_KE=points_KE)
+    whole = forgetting_quality(phi_UE, phi_RE, mode)
+    return {F: whole.score}, Draws(values={F: points_KE.mean(axis=1)}, points_KE=points_KE, points_E=whole.points_E)
 
 
 def coverage(cell: Cell) -> dict[str, dict[str, float]]:

@@ -21,11 +21,8 @@ import torch
 from torch import nn
 
 from ray_unlearn.generation import generate, open_job
-from ray_unlearn.methods.resolve import method_of
 from ray_unlearn.run.apart import RunsApart
-from ray_unlearn.run.artefacts import RunWriter
 from ray_unlearn.run.run_log import RunLog
-from ray_unlearn.run.settings import configure
 from ray_unlearn.run.worker import Worker
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study import Run, Study, parse_study
@@ -84,14 +81,7 @@ class Both:
 
     def here(self, index: int) -> nn.Module:
         """Make a run in this process."""
-        worker, run, rng = self.worker, *_run(index)
-        population = worker._job.plan.populations["mine"]
-        configure(torch.device("cpu"), worker._job.plan.study.execution)
-        net = worker._starting_model(run, rng)
-        writer = RunWriter(run=run, population=population, study=worker._job.plan.study, sets={}, all_sets={})
-        with rng.global_state("method"):
-            method_of(population.method).run(net, worker._run_data(writer, None), population.method.options, rng)
-        return net
+        return self.worker.trained_here(_run(index)[0])
 
     def apart(self, index: int) -> nn.Module:
         """Make a run in a process of its own."""

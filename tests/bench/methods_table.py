@@ -6,19 +6,22 @@
 
 For each population: N; mean ± standard deviation of retain, forget and test accuracy over its N checkpoints in %; F of
 its N runs against as many of `evaluation.reference` (parity mode), and for the reference the null at the largest N
-that has one: F between disjoint parts of the reference, mean and range over ten divisions; its median training seconds
-divided by the reference's median, because any run may meet a busy machine; the revision of its method.
+that has one: F between disjoint parts of the reference, mean and range over ten divisions; its median training time
+divided by the reference's median: CPU time where all runs were made on CPUs and state it, because other work hardly
+changes that, else wall time; the revision of its method.
 
 --readme replaces the table between the file's markers `<!-- NAME: begin -->` and `<!-- NAME: end -->`, NAME being the
 study's, and adds what each row was made with: a digest of the method, its revision and its options.
 `tests/test_methods_table.py` fails where that is no longer what the study would make.
 
 --before names the storage of an earlier version's runs of the study. Populations whose runs have the same outputs are
-counted, the others are printed side by side.
+counted, the others are printed side by side: over the runs that both have, F against the reference's runs that both
+have.
 
 Before it prints, it checks what the table rests on, and ends with 1 where something does not hold: every loss is
 finite; the checkpoints of a population differ from one another, unless its method is declared deterministic; and, with
---again, every run that STORAGE holds of the same study, too, has the same bytes there. A run without a checkpoint
+--again, every run that STORAGE holds of the same study, too, has the same bytes there; the cost is then of those runs,
+so that a few runs measure the time again. A run without a checkpoint
 (`keep_checkpoints: false`) is identified by its outputs. A dash stands for a figure that does not exist, such as the
 accuracy of a split without outputs.
 
@@ -71,7 +74,7 @@ def main() -> int:
         before = StudyStore(open_storage(arguments.before), study.name)
         table = "\n".join(_side_by_side(study, store, before)) + "\n"
     else:
-        table = "\n".join(_table(study, store)) + "\n"
+        table = "\n".join(_table(study, store, again or store)) + "\n"
     sys.stdout.write(table + "".join(f"\nproblem: {line}" for line in problems) + "\n" * bool(problems))
     if arguments.readme:
         _write_into(arguments.readme, study.name, table + made_with(study))
@@ -120,14 +123,15 @@ def _content(record: Record) -> tuple[tuple[str, str], ...]:
     return tuple((name, record.payloads[name].sha256) for name in kept)
 
 
-def _table(study: Study, store: StudyStore) -> list[str]:
+def _table(study: Study, store: StudyStore, timed: StudyStore) -> list[str]:
+    """Return a row for each population; `timed` holds the runs whose time is its cost."""
     lines = ["| population | N | retain | forget | test | F | cost | revision |", "|---|---|---|---|---|---|---|---|"]
-    costs, reference = _costs(study, store), _reference(study, store)
+    costs, reference = _costs(study, timed), _reference(study, store)
     for name, spec in study.populations.items():
         made = store.made(name)
         records = [made[run] for run in sorted(made) if run < spec.planned]
         revision = str(METHODS[spec.method_name].revision) if spec.method_name in METHODS else "-"
-        quality = _quality(study, store, reference, name, len(records))
+        quality = _quality(study, store, reference, name, [record.index for record in records])
         cells = [*_accuracies([record.metrics for record in records]), quality, costs.get(name, "-"), revision]
         lines.append(f"| `{name}` | {len(records)} | {' | '.join(cells)} |")
     return lines
@@ -136,21 +140,26 @@ def _table(study: Study, store: StudyStore) -> list[str]:
 def _side_by_side(study: Study, store: StudyStore, before: StudyStore) -> list[str]:
     """Return a row for each population whose runs have other outputs than before, over the runs that both have."""
     same: list[str] = []
-    reference = {"before": _reference(study, before), "after": _reference(study, store)}
+    common = _common(store, before, study.evaluation.reference) if study.evaluation else []
+    reference = {"before": _reference(study, before, common), "after": _reference(study, store, common)}
     lines = ["| population | N | when | retain | forget | test | F |", "|---|---|---|---|---|---|---|"]
     for name in study.populations:
         ours, theirs = store.made(name), before.made(name)
-        both = sorted(ours.keys() & theirs.keys())
+        both = _common(store, before, name)
         if not both:
             continue
         if all(ours[run].payloads[OUTPUTS].sha256 == theirs[run].payloads[OUTPUTS].sha256 for run in both):
             same.append(name)
             continue
         for when, one, records in (("before", before, theirs), ("after", store, ours)):
-            quality = _quality(study, one, reference[when], name, len(both))
+            quality = _quality(study, one, reference[when], name, both)
             cells = [*_accuracies([records[run].metrics for run in both]), quality]
             lines.append(f"| `{name}` | {len(both)} | {when} | {' | '.join(cells)} |")
     return [*lines, "", f"The same outputs, byte for byte: {', '.join(same) or 'none'}."]
+
+
+def _common(store: StudyStore, before: StudyStore, name: str | None) -> list[int]:
+    return sorted(store.made(name).keys() & before.made(name).keys()) if name else []
 
 
 def _accuracies(metrics: Sequence[Mapping[str, float]]) -> list[str]:
@@ -163,25 +172,29 @@ def _accuracies(metrics: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def _costs(study: Study, store: StudyStore) -> dict[str, str]:
-    seconds = metrics_table(store).groupby("population")["seconds_train"].median()
+    table = metrics_table(store)
+    on_cpu = (
+        "cpu_seconds_train" in table and table["cpu_seconds_train"].notna().all() and (table["device"] == "cpu").all()
+    )
+    seconds = table.groupby("population")["cpu_seconds_train" if on_cpu else "seconds_train"].median()
     reference = seconds.get(study.evaluation.reference if study.evaluation else "", math.nan)
     return {} if math.isnan(reference) else {str(name): f"{each / reference:.2f}" for name, each in seconds.items()}
 
 
-def _reference(study: Study, store: StudyStore) -> FloatArray | None:
-    return _phi(store, study.evaluation.reference) if study.evaluation else None
+def _reference(study: Study, store: StudyStore, only: Sequence[int] | None = None) -> FloatArray | None:
+    """Return phi of the reference's runs, or of some of them."""
+    name = study.evaluation.reference if study.evaluation else None
+    return _phi(store, name, list(store.made(name)) if only is None else only) if name else None
 
 
-def _quality(study: Study, store: StudyStore, reference: FloatArray | None, name: str, runs: int) -> str:
-    """Return F of the first runs, or of the reference its null; a dash where there are too few or no outputs."""
+def _quality(study: Study, store: StudyStore, reference: FloatArray | None, name: str, runs: Sequence[int]) -> str:
+    """Return F of these runs, or of the reference its null; a dash where there are too few or no outputs."""
     if reference is None or name == ORIGINAL:
         return "-"
     if study.evaluation and name == study.evaluation.reference:
         return _null(study, reference)
-    phi, runs = _phi(store, name), min(runs, len(reference))
-    if phi is None or runs < LEAST_TO_SCORE:
-        return "-"
-    return f"{forgetting_quality(phi[:runs], reference[:runs]).score:.3f}"
+    phi = _phi(store, name, runs[: len(reference)])
+    return "-" if phi is None else f"{forgetting_quality(phi, reference[: len(phi)]).score:.3f}"
 
 
 def _null(study: Study, reference: FloatArray) -> str:
@@ -195,9 +208,9 @@ def _null(study: Study, reference: FloatArray) -> str:
     return f"null {sum(scores) / len(scores):.3f} ({min(scores):.3f} to {max(scores):.3f}), N {half}"
 
 
-def _phi(store: StudyStore, name: str) -> FloatArray | None:
+def _phi(store: StudyStore, name: str, runs: Sequence[int]) -> FloatArray | None:
     """Return phi of the forget images, [runs, images]; None where no F can be computed of it."""
-    records = store.made(name) if name else {}
+    records = {run: record for run, record in store.made(name).items() if run in runs}
     splits = read_outputs(store, name, records).splits if len(records) >= LEAST_TO_SCORE else {}
     return splits["forget"].phi_RN if "forget" in splits else None
 

@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ray_unlearn import models
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.schema import Model
+from ray_unlearn.study.model import Model
 
 Span = tuple[float, float]
 """When a checkpoint was begun and when its last file was written: seconds of the machine's monotonic clock."""

@@ -33,8 +33,8 @@ from ray_unlearn.data.images import ImageSet, Pixels, RunData, Scaling
 from ray_unlearn.data.shards import Shard
 from ray_unlearn.errors import RayUnlearnError
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.model import Model
 from ray_unlearn.study.recipe import Recipe
-from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Training
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32, arithmetic, autocast, check_present

@@ -31,8 +31,8 @@ from ray_unlearn import models
 from ray_unlearn.data.images import ImageSet
 from ray_unlearn.errors import RayUnlearnError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.model import Model
 from ray_unlearn.study.recipe import Recipe
-from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Training
 from ray_unlearn.training.batches import Draws, draw, sizes_of
 from ray_unlearn.training.fast.cuda_graph import Capture, Engine, Engines, Step, cuda_graph

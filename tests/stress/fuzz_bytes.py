@@ -93,7 +93,7 @@ def png_of(width: int, height: int, scanlines: int | None = None, extra: bytes =
     """Return a black RGB picture as PNG, its pixels never in memory; with fewer `scanlines` than it claims, it is
     false.
     """
-    packer, parts = zlib.compressobj(9), []
+    packer, parts = zlib.compressobj(1), []
     line = b"\0" * (3 * width + 1)
     for _ in range(height if scanlines is None else scanlines):
         parts.append(packer.compress(line))
@@ -107,7 +107,7 @@ def png_of(width: int, height: int, scanlines: int | None = None, extra: bytes =
 @functools.cache
 def bombs_of_images() -> dict[str, bytes]:
     """Return pictures that are small files and large in memory, and some that only claim to be."""
-    text = _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * 200_000_000, 9))
+    text = _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * 200_000_000, 1))
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(pwned) (w) file closefile\nshowpage\n%%EOF\n"
     return {
         "30000x30000.png": png_of(30_000, 30_000, scanlines=3_000),
@@ -128,33 +128,44 @@ def safetensors_of(header: object, body: bytes = b"", length: int | None = None)
     return struct.pack("<Q", len(text) if length is None else length) + text + body
 
 
+@functools.cache
+def _zeros() -> tuple[int, int, bytes]:
+    """Return size, CRC and deflated form of 1.5 GiB of zeros: one block of 1 MiB, repeated."""
+    block, count, packer = b"\0" * 2**20, 1536, zlib.compressobj(1, zlib.DEFLATED, -15)
+    packed, crc = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH), 0
+    for _ in range(count):
+        crc = zlib.crc32(block, crc)
+    return count * len(block), crc, packed * count + packer.flush()
+
+
 def _archive(members: Mapping[str, bytes], swollen: str) -> bytes:
     """Return a zip archive one of whose members is 1.5 GiB of zeros in 7 MB."""
-    sink, zeros = io.BytesIO(), b"\0" * 2**20
+    sink, large = io.BytesIO(), zipfile.ZipInfo(swollen)
+    large.file_size, large.CRC, packed = _zeros()
+    large.compress_type, large.compress_size = zipfile.ZIP_DEFLATED, len(packed)
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
-        with archive.open(swollen, "w", force_zip64=True) as member:
-            for _ in range(1536):
-                member.write(zeros)
+        large.header_offset = sink.tell()
+        sink.write(large.FileHeader() + packed)
+        archive.filelist.append(large)  # which `writestr` would do, and compress for seconds
+        archive.start_dir = sink.tell()
     return sink.getvalue()
 
 
-@functools.cache
-def bombs_of_weights() -> dict[str, bytes]:
-    """Return weights files with false headers, and archives that unpack to far more than they are."""
-    huge = {"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
-    overflow = {"w": {"dtype": "F32", "shape": [2**63, 2], "data_offsets": [0, 8]}}
-    return {
-        "header-of-2-to-the-60.safetensors": safetensors_of({}, length=2**60),
-        "header-of-minus-1.safetensors": safetensors_of({}, length=2**64 - 1),
-        "tensor-of-4-TB.safetensors": safetensors_of(huge),
-        "shape-overflows.safetensors": safetensors_of(overflow, b"\0" * 8),
-        "deep.safetensors": safetensors_of(b"[" * 100_000 + b"]" * 100_000),
-        "storage-bomb.pth": _archive({"archive/data.pkl": PICKLE, "archive/version": b"3"}, "archive/data/0"),
-        "pickle-bomb.pth": _archive({"archive/version": b"3"}, "archive/data.pkl"),
-        "pickle.pth": PICKLE,
-    }
+_HUGE = {"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
+_OVERFLOW = {"w": {"dtype": "F32", "shape": [2**63, 2], "data_offsets": [0, 8]}}
+BOMBS_OF_WEIGHTS: dict[str, Callable[[], bytes]] = {
+    "header-of-2-to-the-60.safetensors": lambda: safetensors_of({}, length=2**60),
+    "header-of-minus-1.safetensors": lambda: safetensors_of({}, length=2**64 - 1),
+    "tensor-of-4-TB.safetensors": lambda: safetensors_of(_HUGE),
+    "shape-overflows.safetensors": lambda: safetensors_of(_OVERFLOW, b"\0" * 8),
+    "deep.safetensors": lambda: safetensors_of(b"[" * 100_000 + b"]" * 100_000),
+    "storage-bomb.pth": lambda: _archive({"archive/data.pkl": PICKLE, "archive/version": b"3"}, "archive/data/0"),
+    "pickle-bomb.pth": lambda: _archive({"archive/version": b"3"}, "archive/data.pkl"),
+    "pickle.pth": lambda: PICKLE,
+}
+"""Weights files with false headers, and archives that unpack to far more than they are; each is made when called."""
 
 
 def odd_json(rng: Random, value: object, odd: Callable[[Random], object]) -> object:

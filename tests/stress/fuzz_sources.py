@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from fuzz_bench import ESCAPES, Attack, Bench, odd_column
-from fuzz_bytes import bombs_of_images, bombs_of_weights, damaged, encoded, odd_json, safetensors_of
+from fuzz_bytes import BOMBS_OF_WEIGHTS, bombs_of_images, damaged, encoded, odd_json, safetensors_of
 from fuzz_study import KEYS, TREE, YAML_BOMBS, odd_study, odd_tree, odd_value, text_of
 from safetensors.torch import save as safetensors_bytes
 
@@ -200,9 +200,8 @@ def weights(bench: Bench, rng: Random) -> Attack:
         if what >= 0.8:
             data = damaged(rng, data)
     if rng.random() < 0.1:
-        bombs = bombs_of_weights()
-        bomb = rng.choice(list(bombs))
-        name, data = bomb, bombs[bomb]
+        name = rng.choice(list(BOMBS_OF_WEIGHTS))
+        data = BOMBS_OF_WEIGHTS[name]()
     bench.write(name, data)
     tree = {**TREE, "populations": {**TREE["populations"], "original": {"weights": name}}}
     return Attack([["open", bench.study_of(tree)]])

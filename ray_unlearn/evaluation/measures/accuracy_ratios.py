@@ -34,6 +34,7 @@ MEASURES = {
         meaning=f"mean {split} accuracy over the reference's",
         source=_SOURCE,
         needs=(split,),
+        takes=("answers",),
         compute=compute,
     )
     for split, label, compute in (("retain", "RA ratio", retain_ratio), ("test", "TA ratio", test_ratio))

@@ -95,12 +95,17 @@ def f_of(pair: Pair) -> float:
     return pair.once(quality_of).score
 
 
+DEVIATION = (
+    "an image of which all attacks are dropped gets epsilon 50 and is counted, where the organisers' program stops; "
+    "exact mode tries every interval, not the organisers' grid"
+)
 MEASURES = {
     "forgetting_quality": Measure(
         label="F",
         better="high",
         meaning="how hard unlearned and retrained models are to distinguish on forget images, 0..1",
         source="NeurIPS 2023 Machine Unlearning Challenge, metric PDF",
+        deviation=DEVIATION,
         upper=1.0,
         least_runs=LEAST_TO_SCORE,
         why_runs=WHY_RUNS,

@@ -121,6 +121,12 @@ def _computation(split: str) -> tuple[Callable[[Pair], float], Callable[[Pair], 
     )
 
 
+_DEVIATION = (
+    "the largest margin is counted in the last bin, and the published programs lose it; a raised share of an empty bin "
+    "is not renormalised, which changes 2e-4 at most"
+)
+
+
 def _measures(split: str) -> dict[str, Measure]:
     ending, on = ("", "") if split == "forget" else (f"_{split}", f" on {split}")
     directions = (
@@ -137,6 +143,7 @@ def _measures(split: str) -> dict[str, Measure]:
             better="low",
             meaning=f"95th percentile over {split} images of the KL divergence of binned margins, nats",
             source=source,
+            deviation=_DEVIATION,
             needs=(split,),
             error=0.6,
             compute=compute,

@@ -120,6 +120,8 @@ _OFFLINE = Measure(
     meaning="how far phi is above that of shadow models that were not trained on the image: forget against test images "
     "of one model",
     source="Carlini et al., Membership Inference Attacks From First Principles, S&P 2022",
+    deviation="one view of an image, where the program averages over several augmentations; offline, the paper's "
+    "one-sided score, where the program's is two-sided",
     upper=1.0,
     needs=("forget", "test"),
     of_shadows=True,
@@ -127,6 +129,8 @@ _OFFLINE = Measure(
 _ONLINE = replace(
     _OFFLINE,
     label="LiRA online AUC",
+    deviation="one view of an image, where the program averages over several augmentations; forget images under "
+    "unlearned against retrained models, where the paper attacks one model's training images",
     meaning="likelihood ratio of phi under shadow models trained with and without the image: forget images under "
     "unlearned against retrained models",
     needs=("forget",),

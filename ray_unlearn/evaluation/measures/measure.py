@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
-from ray_unlearn.evaluation.outputs import Outputs
+from ray_unlearn.evaluation.outputs import Lack, Outputs
 from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.evaluation.roc import Roc, roc
 
@@ -90,12 +90,16 @@ class Measure:
     """`null`: the closer to the null, the better."""
     meaning: str
     source: str
+    deviation: str = ""
+    """What is different from the source on purpose, and why, for the page's glossary; empty where nothing is."""
     upper: float | None = None
     """Largest possible value; the smallest is 0 for all."""
     needs: tuple[str, ...] = ("forget",)
     """Splits whose outputs it takes."""
     of_shadows: bool = False
     """Whether it takes a population of shadows; a study without one does not have this measure."""
+    takes: tuple[Lack, ...] = ()
+    """What it takes of the images besides phi; runs that were imported as margins may lack it."""
     least_runs: int = LEAST_RUNS
     """Runs that it takes on each side."""
     why_runs: str = ""
@@ -119,7 +123,12 @@ class Measure:
     def possible(self, outputs: Outputs, runs: int) -> bool:
         """Return whether these outputs, and so many runs a side, are enough."""
         saved = outputs.splits.keys() >= set(self.needs)
-        return saved and not self.lacks_images(outputs) and runs >= self.least_runs
+        return saved and not self.lacks_images(outputs) and not self.not_known(outputs) and runs >= self.least_runs
+
+    def not_known(self, outputs: Outputs) -> list[Lack]:
+        """Return what it takes of saved outputs and they do not have."""
+        splits = [outputs.splits[split] for split in self.needs if split in outputs.splits]
+        return [what for what in self.takes if any(what in split.lacks for split in splits)]
 
     def applies(self, outputs: Outputs) -> bool:
         """Return whether the study has what the measure is about: shadows, for an attack by shadows."""

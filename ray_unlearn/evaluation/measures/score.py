@@ -3,7 +3,7 @@
     MEASURES["score"].compute(pair)
 
 F x RA_U / RA_R x TA_U / TA_R, with ratios of means over runs that are not cut at 1 (NeurIPS 2023 Machine Unlearning
-Challenge, metric PDF).
+Challenge, metric PDF). What is different on purpose is so in the forgetting quality.
 
 Does not cover: the factors (`forgetting_quality`, `accuracy_ratios`).
 """
@@ -11,7 +11,7 @@ Does not cover: the factors (`forgetting_quality`, `accuracy_ratios`).
 from __future__ import annotations
 
 from ray_unlearn.evaluation.measures.accuracy_ratios import retain_ratio, test_ratio
-from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, WHY_RUNS, f_of
+from ray_unlearn.evaluation.measures.forgetting_quality import DEVIATION, LEAST_TO_SCORE, WHY_RUNS, f_of
 from ray_unlearn.evaluation.measures.measure import ALL, Measure, Pair
 
 
@@ -27,7 +27,9 @@ MEASURES = {
         better="high",
         meaning="forgetting quality x retain ratio x test ratio: the challenge's number",
         source="NeurIPS 2023 Machine Unlearning Challenge, metric PDF",
+        deviation=DEVIATION,
         needs=ALL,
+        takes=("answers",),
         least_runs=LEAST_TO_SCORE,
         why_runs=WHY_RUNS,
         compute=score,

@@ -12,7 +12,8 @@ Zarifzadeh, Liu, Shokri, "Low-Cost High-Power Membership Inference Attacks" (ICM
 
 as `run_rmia` of privacytrustlab/ml_privacy_meter (attacks.py at a555fce, and its later online form) has it, with two
 differences on purpose. It sorts the signals of population images in falling order and keeps as many as an image has
-models outside: the larger half, since no model was trained on them. Here that many are drawn at random. And a is fixed.
+models outside: the larger half, since no model was trained on them. Here that many are drawn at random. And a is fixed:
+`tune_offline_a` there chooses it from 0, 0.1, ..., 1 by the area of the attack on the target's partner.
 
 Population images are test images. Against unlearned models (the measures below) the offline attack separates forget
 images from test images outside the population; the online one, for which test images lack models inside, forget images
@@ -92,13 +93,18 @@ _OFFLINE = Measure(
     meaning="robust membership inference: forget against test images of one model, shadow models without the image as "
     "references",
     source="Zarifzadeh et al., Low-Cost High-Power Membership Inference Attacks, ICML 2024",
+    deviation=f"a is fixed at {A}, where the program tunes it on the target's partner; pbar averages all references of "
+    "a side, where the program takes the largest half for population images",
     upper=1.0,
     needs=("forget", "test"),
+    takes=("probabilities",),
     of_shadows=True,
 )
 _ONLINE = replace(
     _OFFLINE,
     label="RMIA online AUC, shadows",
+    deviation="forget images under unlearned against retrained models, where the paper attacks one model's training "
+    "images",
     meaning="robust membership inference: forget images under unlearned against retrained models, shadow models with "
     "and without the image as references",
 )

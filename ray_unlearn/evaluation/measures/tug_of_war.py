@@ -83,8 +83,11 @@ MEASURES = {
         better="high",
         meaning="product over forget, retain and test of 1 - |accuracy - the reference's mean|, mean over runs",
         source="Zhao et al., What Makes Unlearning Hard and What to Do About It (RUM), NeurIPS 2024",
+        deviation="a run is compared with the mean of all retrained models, where the program takes the one with its "
+        "seed",
         upper=1.0,
         needs=ALL,
+        takes=("answers",),
         compute=_mean,
     )
 }

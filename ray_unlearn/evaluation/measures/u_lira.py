@@ -186,6 +186,8 @@ _AUC = Measure(
     better="null",
     meaning="per-example likelihood-ratio attack: unlearned against retrained models; 0.5 is blind",
     source="Hayes et al., Inexact Unlearning Needs More Careful Evaluations, SaTML 2025",
+    deviation="one forget set, and models over seeds, where the paper's attacker has shadow models over many forget "
+    "sets; a model is judged by Gaussians that exclude it, and one run or original of the other side; all thresholds",
     upper=1.0,
     least_runs=MIN_RUNS,
     compute=_auc,

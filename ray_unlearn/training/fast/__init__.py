@@ -99,8 +99,8 @@ class _Quickest:
     def _engine(self, draws: Draws, optimizer: torch.optim.Optimizer) -> Engine | None:
         """Return the engine that may take the epoch's steps, if any."""
         images, size, engines = self.images, self.batch_size, self.data.engines
-        if engines is None or images.pixels.resident is None or len(draws) < size:
-            return None
+        if engines is None or images.pixels.resident is None or len(draws) < size or draws.seeds_N is not None:
+            return None  # transforms are Python, on the CPU
         if not can_stand_in(self.model, optimizer, self.recipe):
             return None
         full_steps = len(images) // size

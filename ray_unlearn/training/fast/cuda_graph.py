@@ -35,7 +35,7 @@ import torch
 from torch import nn
 
 from ray_unlearn.data.images import ImageSet, upload
-from ray_unlearn.errors import MethodError
+from ray_unlearn.errors import MethodError, first_line
 from ray_unlearn.seeds import nothing_drawn
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.training.batches import Draws, load
@@ -76,7 +76,7 @@ def _captured(step: Step, device: torch.device) -> Step:
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             step()
     except RuntimeError as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         hint = "set execution.cuda_graph: false to train without"
         raise MethodError(f"a training step cannot be captured as a CUDA graph ({reason}); {hint}") from error
     return graph.replay

@@ -1,0 +1,110 @@
+"""Logits of other programs: those of LiRA's shadow models, and plain arrays with labels.
+
+    images, populations = read_lira(Request(paths={"shadows": logdir}))
+    images, populations = read_logits(Request(paths={"retrained": file, "scrub": folder}, labels=..., forget=...))
+
+LiRA (tensorflow/privacy, research/mi_lira_2021 at 3d499e6, `train.py`, `inference.py`, `score.py`): `y_train.npy`, and
+a folder per model with `keep.npy`, bool [images], and `logits/<epoch>.npy` [images, 1, augmentations, classes]. Ports
+to PyTorch write `logits.npy` [images, augmentations, classes] instead. The first augmentation is read: the image as it
+is.
+
+Does not cover: other augmentations; LiRA's `scores`, which are computed anew.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ray_unlearn.errors import DataError
+from ray_unlearn.interchange.arrays import pick, read_array, read_tree, sha256_of
+from ray_unlearn.interchange.brought import Brought, Images, Origin, rows_of
+from ray_unlearn.interchange.request import Request
+
+
+def read_lira(wanted: Request) -> tuple[Images, list[Brought]]:
+    """Return the models below LiRA's folders, with the images that each was trained on.
+
+    Raises:
+        DataError: a file is missing, or of another shape.
+        StudyError: there are no labels.
+
+    """
+    found, labels = [], None
+    for name, folder in wanted.paths.items():
+        models = sorted({path.parent for path in folder.glob("*/keep.npy")})
+        if not models:
+            raise DataError(f"{folder}: expected a folder per model with keep.npy and logits")
+        files = [(model / "keep.npy", _logits_of(model, wanted.epoch)) for model in models]
+        values = np.stack([_first_augmentation(file) for _, file in files])
+        members = np.stack([np.asarray(read_array(keep)) for keep, _ in files])
+        if members.dtype != np.bool_ or members.shape != values.shape[:2]:
+            raise DataError(
+                f"{folder}: keep.npy: expected bool [{values.shape[1]}], one per image of the logits; found "
+                f"{members.dtype} {list(members.shape[1:])}"
+            )
+        origins = [Origin({str(file.relative_to(folder)): sha256_of(file) for file in pair}) for pair in files]
+        found.append(Brought(name=name, values=values, kind=None, origins=origins, members_RN=members))
+        if (folder / "y_train.npy").is_file() and labels is None:
+            labels = np.asarray(read_array(folder / "y_train.npy"))
+    labels = np.asarray(read_array(wanted.labels)) if wanted.labels else labels
+    count = found[0].values.shape[1]
+    forget = wanted.images(count, count).sets["forget"].tolist() if wanted.forget else []
+    return wanted.images_of(count, 0, forget, labels[:count].astype(np.int64) if labels is not None else None), found
+
+
+def _logits_of(model: Path, epoch: str | None) -> Path:
+    """Return the file of a model's logits: of an epoch, else of its last."""
+    if (plain := model / "logits.npy").is_file():
+        return plain
+    files = {int(path.stem): path for path in (model / "logits").glob("*.npy") if path.stem.isdigit()}
+    chosen = int(epoch) if epoch else max(files, default=-1)
+    if chosen not in files:
+        shown = ", ".join(map(str, sorted(files))) or "none"
+        raise DataError(f"{model}: expected logits.npy or logits/<epoch>.npy; holds epochs {shown}")
+    return files[chosen]
+
+
+def _first_augmentation(file: Path) -> np.ndarray:
+    """Return logits [images, classes]."""
+    found = read_array(file)
+    if found.ndim == 4:
+        found = found[:, 0]
+    if found.ndim != 3 or found.dtype.kind != "f":
+        raise DataError(
+            f"{file}: expected [images, augmentations, classes] of a floating type; found {found.dtype} "
+            f"{list(found.shape)}"
+        )
+    return np.asarray(found[:, 0])
+
+
+def read_logits(wanted: Request) -> tuple[Images, list[Brought]]:
+    """Return populations of plain arrays: [models, images, classes] in a file, or a file [images, classes] per model.
+
+    Raises:
+        DataError: a file is missing, or of another shape.
+        StudyError: the command does not say what the files leave open.
+
+    """
+    found = []
+    for name, path in wanted.paths.items():
+        files = sorted(one for one in path.iterdir() if one.suffix in (".npy", ".pt")) if path.is_dir() else [path]
+        if not files:
+            raise DataError(f"{path}: expected a file .npy or .pt per model; found none")
+        arrays = [np.asarray(pick(read_tree(file), wanted.epoch, file, "--epoch")) for file in files]
+        if len({array.shape for array in arrays}) > 1:
+            other = next(i for i, array in enumerate(arrays) if array.shape != arrays[0].shape)
+            raise DataError(
+                f"{files[other]}: expected {list(arrays[0].shape)}, as {files[0].name} has; found "
+                f"{list(arrays[other].shape)}"
+            )
+        values = np.stack(arrays) if path.is_dir() else arrays[0]
+        hashes = [{file.name: sha256_of(file)} for file in files]
+        origins = [Origin(one) for one in hashes] if path.is_dir() else rows_of(hashes[0], range(len(values)))
+        found.append(Brought(name=name, values=values, kind=None, origins=origins))
+    if found[0].values.ndim != 3:
+        raise DataError(f"{found[0].name}: expected [models, images, classes]; found {list(found[0].values.shape)}")
+    images = wanted.images(found[0].values.shape[1])
+    wanted.need_forget(images)
+    return images, found

@@ -1,0 +1,370 @@
+"""Several forget sets in one study: which run is about which, what it sees, and scores as means over sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY, merged, payload_bytes
+from pydantic import ValidationError
+
+from ray_unlearn.errors import DataError, StoreError, StudyError
+from ray_unlearn.evaluation.evaluate import evaluate
+from ray_unlearn.evaluation.forget_sets import error_over_sets, mean_curves, merged_summary
+from ray_unlearn.evaluation.image_table import image_table
+from ray_unlearn.evaluation.intervals import Error, interval
+from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
+from ray_unlearn.evaluation.outputs import read_image_names, read_outputs
+from ray_unlearn.evaluation.permutation import permutation_tests, stratified_tests
+from ray_unlearn.evaluation.scores import Curve, Scores
+from ray_unlearn.evaluation.slices import summary
+from ray_unlearn.generation import generate
+from ray_unlearn.generation.job import open_job
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.forget_sets import splits_held
+from ray_unlearn.store.verify import verify
+from ray_unlearn.study import Run, Study, parse_study
+from ray_unlearn.study.forget import Forget
+
+SETS = 4
+MakeStudy = Callable[..., Study]
+POPULATIONS: dict[str, Any] = {
+    "original": {"method": "train", "on": "train", "count": 2},
+    "retrained": {"method": "train", "on": "retain", "count": 24},
+    "finetune": {"originals": 2, "count": 12},
+    "pushed": {"method": "gradient_ascent", "originals": 2, "count": 12, "epochs": 1, "lr": 1e-3},
+}
+METHODS = ("retrained", "finetune", "pushed")
+HALF = {"method": "train", "on": {"half_of": "train"}, "count": 12}
+CHANGES: dict[str, Any] = {
+    "data": {"forget": {"sets": SETS}},
+    "populations": POPULATIONS,
+    "outputs": {"splits": ["retain", "forget", "test"]},
+    "evaluation": {"resamples": 10, "mode": "exact"},
+}
+
+
+def store_of(study: Study) -> StudyStore:
+    """Return the store of a study."""
+    return StudyStore(open_storage(study.storage), study.name)
+
+
+def with_sets(make: MakeStudy, sets: int) -> Study:
+    """Return a study with so many forget sets and an original and a method."""
+    return make(data={"forget": {"sets": sets}}, populations={"finetune": {"count": 3 * SETS}})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study of 4 forget sets whose runs are all made: 2 originals, 24 retrained models, 12 of each method."""
+    tree = merged(TINY, CHANGES | {"storage": str(tmp_path_factory.mktemp("sets"))})
+    study = parse_study(tree, where="sets")
+    assert generate(study, backend="inline").failed == {}
+    return study
+
+
+@pytest.fixture(scope="module")
+def scored(made: Study) -> Scores:
+    """Its scores."""
+    return evaluate(made, store_of(made))
+
+
+# The sets, and the runs
+
+
+def test_only_forget_and_retain_differ_between_sets(tiny: MakeStudy):
+    """Law: train, validation and test are the same for every set; set 0 is that of a study with one set."""
+    one, many = (open_job(with_sets(tiny, sets)).data for sets in (1, SETS))
+    assert many.splits.digest == one.splits.digest
+    assert many.arrows[one.splits.digest] == one.arrows[one.splits.digest]
+    assert one.identity == {key: value for key, value in many.identity.items() if key != "further_splits"}
+    each = [many.splits_of(number) for number in range(SETS)]
+    assert [splits.digest for splits in each[1:]] == many.identity["further_splits"] == [*many.arrows][1:]
+    for splits in each:
+        assert np.array_equal(splits.train, one.splits.train)
+        assert {name: len(splits.sets[name]) for name in splits.sets} == one.splits.sizes()
+        assert all(np.array_equal(splits.sets[name], one.splits.sets[name]) for name in ("validation", "test"))
+    assert all(set(a.sets["forget"]) != set(b.sets["forget"]) for a, b in combinations(each, 2))
+
+
+def test_a_set_is_the_one_that_it_always_was(tiny: MakeStudy):
+    """Law: set s comes of the stream forget-split/s, which no later version may change; more sets move none."""
+    few, many = (open_job(with_sets(tiny, sets)).data for sets in (2, SETS))
+    assert few.splits_of(1).digest == many.splits_of(1).digest
+    assert many.splits_of(1).sets["forget"].tolist() == FORGOTTEN
+
+
+FORGOTTEN = [49, 63, 75, 951, 1150, 1153, 1221, 1421, 1428]
+
+
+def test_runs_take_turns_at_sets_and_originals(tiny: MakeStudy):
+    """Law: run i is about set i mod S, from original (i // S) mod I, whatever the count; originals about none."""
+    plan = open_job(tiny(**CHANGES)).plan
+    finetune = plan.populations["finetune"].runs
+    assert [plan.forget_set_of(run) for run in finetune] == [0, 1, 2, 3] * 3
+    assert [run.original for run in finetune] == [0] * 4 + [1] * 4 + [0] * 4
+    assert {plan.forget_set_of(run) for run in plan.populations["original"].runs} == {0}
+    more = open_job(tiny(**merged(CHANGES, {"populations": {"finetune": {"count": 40}}}))).plan.populations["finetune"]
+    assert more.runs[:12] == finetune
+    assert more.digest == plan.populations["finetune"].digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"populations": {"finetune": {"count": 11}}}, r"finetune.count: expected 12 or more, 3 for each of the 4"),
+        ({"populations": {"retrained": {"count": 5}}}, r"retrained.count: expected 12 or more"),
+        ({"populations": {"half": HALF}}, "halves of the images take one forget set"),
+        ({"data": {"forget": {"sets": 101}}}, "less than or equal to 100"),
+        ({"populations": {name: {"count": {"up_to": 64}} for name in METHODS}}, "until: decided takes one forget set"),
+    ],
+)
+def test_what_several_sets_cannot_be_is_refused(tiny: MakeStudy, changes: dict[str, Any], message: str):
+    """Law: one error, when the study is read."""
+    with pytest.raises(StudyError, match=message):
+        tiny(**merged(CHANGES, changes))
+
+
+def test_a_run_sees_its_own_set_alone(tiny: MakeStudy, monkeypatch: pytest.MonkeyPatch):
+    """Law: what a run retains, forgets and trains on are the images of its set; validation is everyone's."""
+    from ray_unlearn.run.worker import Worker
+
+    job = open_job(tiny(**CHANGES))
+    worker, data_of = Worker(job, device="cpu"), Worker._run_data
+    worker.open()
+    seen: dict[Run, Any] = {}
+
+    def watched(self: Worker, writer: Any, half: Any) -> Any:
+        seen[writer.run] = data_of(self, writer, half)
+        return seen[writer.run]
+
+    monkeypatch.setattr(Worker, "_run_data", watched)
+    runs = [Run(population="original", index=1), *(Run(population="retrained", index=i) for i in (0, 1, 5, 3))]
+    outcomes = worker.work([(run, 1) for run in runs], flush=True)
+    worker.close()
+    assert [one.error for one in outcomes] == [""] * 5
+    for run, number in zip(runs, (0, 0, 1, 1, 3), strict=True):
+        sets = job.data.splits_of(number).sets
+        for name in ("retain", "forget", "validation"):
+            assert np.array_equal(getattr(seen[run], name).indices, sets[name]), (run, name)
+        assert np.array_equal(seen[run].train.indices, job.data.splits.train)
+    trained = {one.run: one.spent.images for one in outcomes if one.spent}
+    assert trained[runs[0]] == len(job.data.splits.train)
+    assert trained[runs[2]] == len(job.data.splits_of(1).sets["retain"])
+
+
+def test_sets_are_of_a_fraction():
+    """Law: only a fraction is drawn; a class, or a list, is one set."""
+    with pytest.raises(ValidationError, match="sets belongs to fraction, which draws images"):
+        Forget.model_validate({"label": 3, "sets": 2})
+
+
+def test_a_script_gets_the_images_of_its_set(tiny: MakeStudy, monkeypatch: pytest.MonkeyPatch):
+    """Law: its process is sent the images of the run's set, and nothing for set 0, whose images it has."""
+    from ray_unlearn.run import worker as rooms
+
+    given: list[Any] = []
+
+    class Apart:
+        cpu_s = 0.0
+
+        def __init__(self, *arguments: Any) -> None: ...
+
+        def made(self, run: Run, rng: Any, original: Any, log: Any, data: Any) -> Any:
+            given.append(data)
+            return original.copy()
+
+    monkeypatch.setattr(rooms, "RunsApart", Apart)
+    monkeypatch.setattr(rooms, "start_fork_server", lambda: None)
+    job = open_job(tiny(data={"forget": {"sets": 2}}, populations={"finetune": {"count": 6}}))
+    original, mine = job.plan.populations.values()
+    scripted = replace(mine, method=replace(mine.method, source="def unlearning(): ..."))
+    job = replace(job, plan=replace(job.plan, populations={"original": original, "finetune": scripted}))
+    job.store.admit(job.plan)
+    worker = rooms.Worker(job, device="cpu")
+    worker.open()
+    runs = [Run(population="original", index=0), *(Run(population="finetune", index=i) for i in range(2))]
+    assert [one.error for run in runs for one in worker.work([(run, 1)], flush=True)] == [""] * 3
+    worker.close()
+    assert given[0] is None
+    sets = job.data.splits_of(1).sets
+    assert all(np.array_equal(getattr(given[1], name).indices, sets[name]) for name in ("retain", "forget"))
+
+
+def test_runs_of_set_0_have_the_bytes_of_a_study_with_one(made: Study, tiny: MakeStudy):
+    """Law: sets are added beside the one that was there: run 0 trains on the same images with the same streams."""
+    one = tiny(populations={**POPULATIONS, "pushed": None}, outputs=CHANGES["outputs"])
+    assert generate(one, backend="inline", first=1).failed == {}
+    folders = [Path(study.storage) / study.name for study in (made, one)]
+    for run in ("original/00000", "original/00001", "retrained/00000", "finetune/00000"):
+        assert payload_bytes(folders[0] / run) == payload_bytes(folders[1] / run), run
+
+
+def test_a_raised_count_moves_no_run(made: Study, scored: Scores):
+    """Law: files that were there stay, byte for byte, and the new runs go on taking turns."""
+    folder = Path(made.storage) / made.name
+    before = payload_bytes(folder / "finetune")
+    tree = merged(made.model_dump(mode="json", exclude_defaults=True), {"populations": {"finetune": {"count": 14}}})
+    assert generate(parse_study(tree, where="more"), backend="inline", only=["finetune"]).failed == {}
+    after = payload_bytes(folder / "finetune")
+    assert {file: after[file] for file in before} == before
+    assert [one.forget_set for _, one in sorted(store_of(made).made("finetune").items())][-3:] == [3, 0, 1]
+
+
+def test_records_name_the_set_and_readers_compare_it(made: Study, tmp_path: Path):
+    """Law: outputs are of the record's own set; a record of another set is a problem, and no score."""
+    store = store_of(made)
+    digests = splits_held(store.held("retrained") or {})
+    job = open_job(made)
+    labels = job.data.splits_of(2).sets["forget"]
+    for index, record in store.made("retrained").items():
+        assert record.forget_set == index % SETS
+    third = read_outputs(store, "retrained", {2: store.made("retrained")[2]}).splits["forget"]
+    ids = read_image_names(store, digests[2]).ids["forget"]
+    assert len(third.labels_N) == len(labels) == len(ids)
+    assert verify(store, made.populations).problems == ()
+    file = Path(made.storage) / made.name / "retrained" / "00003" / "record.json"
+    kept = file.read_bytes()
+    forged = store.made("retrained")[3].model_copy(update={"forget_set": 1}).sealed()
+    try:
+        file.write_text(forged.model_dump_json())
+        (problem,) = verify(store, made.populations).problems
+        assert str(problem) == "retrained/00003/record.json: is about forget set 1; expected 3"
+        with pytest.raises(StoreError, match=r"retrained/00003 is about forget set 1; expected 3; run `ray-unlearn"):
+            evaluate(made, store)
+    finally:
+        file.write_bytes(kept)
+
+
+# Scores
+
+
+NAMES = ("finetune", "retrained")
+
+
+def test_measures_are_means_over_sets(made: Study, scored: Scores):
+    """Law: F is the mean of F within each set at its N, and so is the null's; tests divide runs within sets."""
+    store, found = store_of(made), scored.populations["finetune"]
+    sides = []
+    for number in range(SETS):
+        records = [store.made(name) for name in NAMES]
+        mine = [{i: one for i, one in each.items() if i % SETS == number and i < 24} for each in records]
+        mine[0] = {i: one for i, one in mine[0].items() if i < 12}
+        ours, theirs = (read_outputs(store, name, one) for name, one in zip(NAMES, mine, strict=True))
+        sides.append((ours.splits["forget"].phi_RN, theirs.splits["forget"].phi_RN))
+    each = [forgetting_quality(ours, theirs[:3], "exact").score for ours, theirs in sides]
+    quality = found.measures["forgetting_quality"]
+    assert (quality.value, quality.n, quality.null_n) == (pytest.approx(np.mean(each)), 3, 3)
+    assert found.forget_sets.values["forgetting_quality"] == pytest.approx(each)
+    assert (found.forget_sets.sets, found.forget_sets.runs_each, found.forget_sets.sampled) == (SETS, 3, True)
+    assert (found.runs, found.originals) == (12, 2)
+    assert quality.low < quality.value < quality.high
+    assert quality.se == pytest.approx(np.std(each, ddof=1) / 2)
+    assert quality.df == 3
+    assert scored.ranks["forgetting_quality"].keys() == {"finetune", "pushed"}
+    assert set(found.tests) == {"energy", "log_variance"}
+    assert 0 < found.tests["energy"].p <= 1
+    assert sum(found.epsilon_counts) == SETS * scored.images["forget"]
+    assert found.one_run.missing == "takes one forget set, and the study has 4"
+    whole = next(one for one in found.slices if (one.split, one.by) == ("forget", "all"))
+    assert (whole.images, whole.accuracy.n) == (SETS * scored.images["forget"], 12)
+    assert scored.populations["retrained"].runs == 24
+    assert scored.populations["original"].runs == 2
+
+
+def test_the_page_and_the_tables_say_how_many_sets(made: Study, scored: Scores):
+    """Law: page and terminal name the number of sets and what intervals are over; each image of a set has a row."""
+    from ray_unlearn.report.page import html_page
+    from ray_unlearn.report.text import score_lines
+
+    (line,) = (one for one in score_lines(scored) if "forget sets" in one and "means" in one)
+    assert "4 forget sets with 3 runs a side of each, and intervals hold for other sets too" in line
+    text = html_page(scored, {})
+    assert "4 forget sets of 9 forget images" in text
+    assert line[1:] in text
+    table = image_table(made, store_of(made))
+    assert set(table.columns) >= {"forget_set", "image_id"}
+    of_set = table[(table["population"] == "finetune") & (table["forget_set"] == 2)]
+    names = read_image_names(store_of(made), splits_held(store_of(made).held("finetune") or {})[2])
+    assert of_set["image_id"].tolist() == list(names.ids["forget"])
+    assert set(of_set["runs"]) == {3}
+
+
+def test_what_takes_one_forget_set_says_so(made: Study, tiny: MakeStudy, tmp_path: Path):
+    """Law: the competition's zip, and another study's choice of hardest images, are refused in one line."""
+    from ray_unlearn.export import export_competition
+
+    with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the competition"):
+        export_competition(store_of(made), "finetune", 12, tmp_path / "submission.zip")
+    hardest = {"fraction": None, "hardest": 3, "by": "confidence_gap", "of": made.name}
+    study = tiny(name="next", storage=made.storage, data={"forget": hardest})
+    with pytest.raises(DataError, match=r"study tiny in .* has 4 forget sets; expected a study with one"):
+        open_job(study)
+
+
+# The numbers over sets
+
+
+@pytest.mark.parametrize(("sets", "of_sets", "of_runs"), [(4, 1.0, 0.2), (8, 0.5, 0.5), (12, 0.1, 1.0)])
+def test_intervals_over_sets_hold_the_truth(sets: int, of_sets: float, of_runs: float):
+    """Law: with a set effect, intervals over sets hold the mean over other sets in 93 % of 1,000 studies or more.
+
+    Intervals of runs alone hold it far less often where sets differ.
+    """
+    rng, hits, naive = np.random.default_rng(sets), 0, 0
+    for _ in range(1000):
+        values_S = 0.5 + 0.05 * (of_sets * rng.normal(size=sets) + of_runs * rng.normal(size=sets))
+        within = Error(se=0.05 * of_runs / sets**0.5, df=30)
+        error = error_over_sets(values_S, within, 0.0, 30)
+        low, high = interval("forgetting_quality", float(values_S.mean()), error)
+        hits += low <= 0.5 <= high
+        low, high = interval("forgetting_quality", float(values_S.mean()), within)
+        naive += low <= 0.5 <= high
+    assert 930 <= hits <= 975
+    assert of_sets < 0.5 or naive < 900
+
+
+def test_what_originals_have_in_common_is_added():
+    """Law: with values 1, 2, 3, 4 the variance between sets is 5/3, a quarter of it the mean's; common is added."""
+    error = error_over_sets(np.array([1.0, 2.0, 3.0, 4.0]), Error(se=0.1, df=9), 0.25, 4)
+    assert error.se == pytest.approx((5 / 12 + 1 / 4) ** 0.5)
+    assert error.df == pytest.approx((5 / 12 + 1 / 4) ** 2 / ((5 / 12) ** 2 / 3 + (1 / 4) ** 2 / 3))
+    assert error.apart == pytest.approx((5 / 12) ** 0.5)  # what more runs leave: 5/12 - max(0, 0.01 - 0.25)
+
+
+def test_a_summary_of_parts_is_that_of_all():
+    """Law: mean, standard deviation and interval of runs in three parts are those of all runs together."""
+    rng = np.random.default_rng(0)
+    parts = [rng.random(size) for size in (3, 1, 7)]
+    found, expected = merged_summary([summary(one, 1.0) for one in parts], 1.0), summary(np.concatenate(parts), 1.0)
+    for field in ("mean", "sd", "low", "high", "n"):
+        assert getattr(found, field) == pytest.approx(getattr(expected, field)), field
+
+
+def test_curves_are_averaged_at_each_false_positive_rate():
+    """Law: of (0, 0) (0.5, 1) (1, 1) and the diagonal, the mean at 0.5 is 0.75."""
+    good = Curve(false_positive_rate=(0.0, 0.5, 1.0), true_positive_rate=(0.0, 1.0, 1.0))
+    chance = Curve(false_positive_rate=(0.0, 1.0), true_positive_rate=(0.0, 1.0))
+    found = mean_curves([{"rmia": good, "lira": good}, {"rmia": chance}])
+    assert found == {"rmia": Curve(false_positive_rate=(0.0, 0.5, 1.0), true_positive_rate=(0.0, 0.75, 1.0))}
+
+
+def test_runs_are_divided_within_sets():
+    """Law: alike sets at different levels are called different in 5 % of studies; pooled, in every one."""
+    rejected = pooled = 0
+    for study in range(100):
+        rng = np.random.default_rng(study)
+        sides = [tuple(level + rng.normal(size=(runs, 5)) for runs in sizes) for level, sizes in LEVELS]
+        rejected += stratified_tests(sides, rng, 99)["energy"].p <= 0.05
+        together = [np.concatenate([side[k] for side in sides]) for k in (0, 1)]
+        pooled += permutation_tests(*together, rng, 99)["energy"].p <= 0.05
+    assert rejected <= 12  # 5, and three standard errors
+    assert pooled == 100
+
+
+LEVELS = ((0.0, (12, 3)), (30.0, (3, 12)))
