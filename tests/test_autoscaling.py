@@ -105,7 +105,7 @@ def test_nodes_appear_for_six_workers_and_go_when_they_are_idle(version: str, tm
     tree = merged(slow_study(shared, COUNT), {"execution": {"workers": WORKERS, "max_attempts": 1}})
     there = yaml.safe_dump(tree).replace(str(shared), launched.STUDIES)
     with launched.hosts(1, tmp_path, shared) as (host,):
-        (host.home / "study.yaml").write_text(there)
+        (shared / "study.yaml").write_text(there)
         (host.home / "cluster.yaml").write_text(yaml.safe_dump(CLUSTER))
         with (host.home / ".bashrc").open("a") as profile:
             profile.write(f"export PYTHONPATH={ROOT} RAY_AUTH_MODE=token\n")
@@ -113,7 +113,7 @@ def test_nodes_appear_for_six_workers_and_go_when_they_are_idle(version: str, tm
         set_up = " ".join(f"{name}={value}" for name, value in variables.items())
         host.says(f"(umask 077; ray get-auth-token --generate) && {set_up} {START}")
         with Nodes(host) as nodes:
-            said = host.says("python -m ray_unlearn.cli generate study.yaml --address auto")
+            said = host.says(f"python -m ray_unlearn.cli generate {launched.STUDIES}/study.yaml --address auto")
             launched.until(lambda: nodes.count() == 1, 90)
         print(said, nodes.seen, sep="\n")
     assert said.count("worker ready") == WORKERS
