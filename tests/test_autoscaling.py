@@ -79,9 +79,9 @@ class Nodes:
         return len(self._host.processes("raylet/raylet"))
 
     def _watch(self) -> None:
-        began = time.monotonic()
-        while not self._left.wait(1):
-            now = self.count()
+        began, last = time.monotonic(), False
+        while not last:
+            last, now = self._left.wait(1), self.count()
             if not self.seen or self.seen[-1][1] != now:
                 self.seen.append((round(time.monotonic() - began, 1), now))
 
@@ -118,6 +118,7 @@ def test_nodes_appear_for_six_workers_and_go_when_they_are_idle(version: str, tm
         print(said, nodes.seen, sep="\n")
     assert said.count("worker ready") == WORKERS
     assert max(count for _, count in nodes.seen) == 1 + WORKERS // CPUS
+    assert nodes.seen[-1][1] == 1
     plain = slow_study_in(tmp_path / "plain", COUNT)
     hurry(tmp_path / "plain")
     assert generate(plain, backend="inline").made == COUNT + 1
