@@ -119,6 +119,18 @@ def isolated_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     patch.undo()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def disks_are_not_waited_for() -> Iterator[None]:
+    """Thousands of files are written, and none has to outlive the machine: `os.fsync` returns at once.
+
+    Where it is called, and what follows its failure, is tested with functions in its place (test_filesystem.py).
+    """
+    patch = pytest.MonkeyPatch()
+    patch.setattr(os, "fsync", lambda descriptor: None)
+    yield
+    patch.undo()
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., Study]:
     """Return a function: changes to TINY -> a study that stores below the test's own folder."""

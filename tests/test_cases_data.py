@@ -26,6 +26,12 @@ from ray_unlearn.store import open_storage
 from ray_unlearn.study import parse_study
 
 
+@pytest.fixture(autouse=True)
+def _sets_of_any_size(monkeypatch):
+    """Let a few images be enough: `test_preflight_of_data` has the warning about them."""
+    monkeypatch.setattr("ray_unlearn.data.copies.FEW_IMAGES", 0)
+
+
 def data_of(folder: Path, train: Any, **data: Any) -> StudyData:
     """Prepare the data of a study."""
     tree = merged(TINY, {"storage": str(folder / "store"), "data": {"test": None, "validation": None, "limit": None}})

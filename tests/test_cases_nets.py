@@ -138,6 +138,75 @@ def scripted(num_classes):
 def traced(num_classes):
     return torch.jit.trace(plain(num_classes), torch.zeros(1, 3, 8, 8))
 
+def scripted_inside(num_classes):
+    return nn.Sequential(nn.Identity(), torch.jit.script(plain(num_classes)))
+
+def bound(num_classes):
+    net = plain(num_classes)
+    forward = net.forward
+    net.forward = lambda x: forward(x)
+    return net
+
+def pruned(num_classes):
+    import torch.nn.utils.prune
+    net = plain(num_classes)
+    torch.nn.utils.prune.l1_unstructured(net[0], "weight", 0.5)
+    return net
+
+def hooked(num_classes):
+    net = plain(num_classes)
+    net[0].weight.register_hook(lambda gradient: 0.1 * gradient)
+    return net
+
+def hooked_after(num_classes):
+    net = plain(num_classes)
+    net[0].weight.register_post_accumulate_grad_hook(lambda parameter: None)
+    return net
+
+def whole(num_classes):
+    net = plain(num_classes)
+    net.register_parameter("k", nn.Parameter(torch.tensor([3]), requires_grad=False))
+    return net
+
+def infinite(num_classes):
+    net = plain(num_classes)
+    net.register_buffer("best", torch.tensor(float("inf")))
+    return net
+
+def own_generator(num_classes):
+    import numpy
+    net = plain(num_classes)
+    values = numpy.random.default_rng().normal(size=(num_classes, 4))
+    net[4].weight.data = torch.from_numpy(values).float()
+    return net
+
+class SeedsItself(Wrapped):
+    def forward(self, x):
+        torch.manual_seed(0)
+        return self.net(x)
+
+class OwnGenerator(Wrapped):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.noise = torch.Generator().manual_seed(1)
+    def forward(self, x):
+        return self.net(x + 0.01 * torch.randn(x.shape, generator=self.noise) if self.training else x)
+
+def sets_much(num_classes):
+    net = plain(num_classes)
+    torch.set_num_threads(3)
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    return net
+
+class Numbers(Wrapped):
+    def forward(self, x):
+        return self.net(x).argmax(1)
+
+class Sigmoid(Wrapped):
+    def forward(self, x):
+        return self.net(x).sigmoid()
+
 def quantised(num_classes):
     return torch.ao.nn.quantized.dynamic.Linear(3, num_classes)
 
@@ -433,6 +502,17 @@ def test_c_nets_lazy_modules_make_originals(study):
 REFUSED = {
     "a12 scripted": ("scripted", "a TorchScript module, which methods cannot train"),
     "a12 traced": ("traced", "a TorchScript module, which methods cannot train"),
+    "a12 scripted inside": ("scripted_inside", "module '1' is a TorchScript module, which methods cannot train"),
+    "pruned": (
+        "pruned",
+        "cannot be copied, and every run needs a copy: '0' is pruned by torch.nn.utils.prune; prune.rem",
+    ),
+    "gradient hook": ("hooked", "parameter '0.weight' has a gradient hook, which copies of the net would not have"),
+    "later hook": ("hooked_after", "parameter '0.weight' has a gradient hook"),
+    "whole parameter": ("whole", "parameter 'k' is int64; whole numbers are buffers"),
+    "infinite buffer": ("infinite", "'best' holds NaN or infinity, which no run may publish"),
+    "class numbers": ("Numbers", "its forward returns int64, as a class number is; expected a logit per class"),
+    "bound forward": ("bound", "no parameter gets a gradient: forward is an attribute of 'the net', bound to the net"),
     "a12 complex": ("complex_one", "parameter 'phase' is complex64, and only real ones"),
     "half": ("half", "parameter '0.weight' is float16; expected float32: return net.float()"),
     "bfloat16": ("bfloat", "parameter '0.weight' is bfloat16"),
@@ -535,6 +615,10 @@ def test_c_nets_that_return_probabilities(study):
     [
         ("DeepSupervision", "returns a list of Tensor, Tensor; the first is taken as its logits"),
         ("MeansOfBatches", "the logits of an image depend on the other images of its batch"),
+        ("Sigmoid", "its outputs are probabilities, from 0 to 1"),
+        ("SeedsItself", "its forward sets torch's seed, so noise that methods draw repeats"),
+        ("OwnGenerator", "'noise' is a generator of its own: every run draws the same numbers from it"),
+        ("own_generator", "gives other weights with the same seed, so no run from scratch can be repeated"),
         ("PlainScale", "'scale' is a tensor that is no nn.Parameter: no step changes it"),
     ],
 )
@@ -544,6 +628,13 @@ def test_c_nets_that_are_used_and_said(factory: str, said: str, study):
     assert sum(said in line for line in lines) == 1
     assert not any("'layers'" in line for line in lines)
     assert not any(said in line for line in tried(study("NestedTuple")))
+
+
+def test_c_nets_whose_factories_change_torchs_settings(study):
+    """Law: threads, default dtype and gradients are after the factory what they were: a run's bits depend on them."""
+    before = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+    models.build(study("sets_much").model, 10, Seeds(study=0), 8)
+    assert (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()) == before
 
 
 def test_c_nets_that_all_start_alike(study, tmp_path: Path):

@@ -158,7 +158,7 @@ def test_c_scripts_that_expect_pairs_are_told_so(body: str, tmp_path: Path):
         run(tmp_path, body, run_data(tmp_path))
     assert "(mine.py:" in str(caught.value)
     assert "dicts with the keys image, image_id, age_group, age, person_id" in str(caught.value)
-    assert "`batches: tuple`" in str(caught.value)
+    assert "`batches: tuple`" in str(caught.value)[:500], "what a record keeps"
 
 
 @pytest.mark.parametrize("body", [BY_NAME, "s = next(iter(forget)); s['image']", "retain.dataset[0]['image']"])
@@ -297,7 +297,7 @@ def test_c_scripts_are_decoded_as_python_does(data: bytes, tmp_path: Path):
     with script_function(f"{tmp_path}/mine.py:unlearning", source):
         pass
     (tmp_path / "mine.py").write_bytes(b"# caf\xe9\n")
-    with pytest.raises(MethodError, match=r"mine\.py cannot be read \('utf-8' codec|invalid or missing encoding"):
+    with pytest.raises(MethodError, match=r"mine\.py cannot be read \(not UTF-8, and its first two lines name no enc"):
         read_script(f"{tmp_path}/mine.py:unlearning")
 
 

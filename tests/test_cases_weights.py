@@ -458,18 +458,6 @@ def pruned() -> State:
     return dict(net.state_dict())
 
 
-def test_c_weights_a_folder_names_its_files(tmp_path: Path):
-    """Law: a folder is refused with the weights in it, if there are any."""
-    with pytest.raises(ModelError, match=r"a folder; expected a weights file; none in it ends in \.safetensors, \.pth"):
-        models.open_weights(str(tmp_path))
-    (tmp_path / "model.safetensors").touch()
-    (tmp_path / "config.json").touch()
-    with pytest.raises(
-        ModelError, match=r"a folder; expected a weights file; name a file in it: \S*/model\.safetensors$"
-    ):
-        models.open_weights(str(tmp_path))
-
-
 SPECIAL: dict[str, tuple[Callable[[], State], str]] = {
     "parameters alone": (
         lambda: dict(small().named_parameters()),

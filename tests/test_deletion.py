@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 
 import ray_unlearn as ru
 from ray_unlearn.cli import main
-from ray_unlearn.deletion import Deletion, Request, words
+from ray_unlearn.deletion import Deletion, Request, making, words
 from ray_unlearn.deletion.findings import Findings, _larger
 from ray_unlearn.deletion.request import budget_s
 from ray_unlearn.errors import ModelError, StudyError
@@ -156,6 +157,17 @@ def test_without_retrained_models_there_is_a_page_that_claims_nothing(ask: Ask):
     assert "Nothing was tested, with 1 unlearned model and 0 retrained" in page
     assert found.findings.images[0].retrained is None
     assert "not compared" in page
+
+
+def test_too_few_models_for_a_test_are_said_with_the_budget_that_is_enough(ask: Ask, monkeypatch: pytest.MonkeyPatch):
+    """Law: the page and the progress name a budget that the command takes."""
+    monkeypatch.setattr(making, "_retraining_s", lambda *_: -math.inf)  # one pair is tried, whatever is left
+    said: list[str] = []
+    page = ask(budget="0.01s", most=5, say=said.append).page.read_text()
+    budget = re.search(r"1 of each are too few for a test; --budget (\d+m) is about enough for 5", said[-1] + page)
+    assert budget is not None
+    assert budget_s(budget[1]) >= 120
+    assert "are too few for a test" in page
 
 
 def test_thumbnails_are_the_forgotten_images(ask: Ask, place: Path):

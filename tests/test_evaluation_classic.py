@@ -145,7 +145,7 @@ def test_the_first_runs_alone_are_attacked_one_at_a_time(monkeypatch) -> None:
     for split in ("forget", "test", "retain"):
         phi_RN = rng.normal(size=(5, 12))
         splits[split] = SplitOutputs(np.arange(12), np.zeros(12, np.int64), phi_RN, phi_RN > 0)
-    records: Any = tuple(SimpleNamespace(original=0, original_sha256="ab") for _ in range(5))
+    records: Any = tuple(SimpleNamespace(original=0, original_sha256="ab", method="a") for _ in range(5))
     outputs = Outputs("kookmin", records, splits)
     found = attack_alone(outputs, lambda: np.random.default_rng(0)).values["logistic_attack"]
     whole = attack_alone(outputs.take([0, 1, 2]), lambda: np.random.default_rng(0)).values["logistic_attack"]

@@ -21,7 +21,8 @@ def settings(seed: int = 0, resamples: int = 20) -> Settings:
 
 def runs_of(originals: list[int], name: str = "kookmin") -> Outputs:
     """Return runs without outputs that start from these originals; -1: from scratch."""
-    records: Any = [SimpleNamespace(original=max(o, 0), original_sha256="ab" * (o >= 0)) for o in originals]
+    starts = [(max(o, 0), "ab" * (o >= 0)) for o in originals]
+    records: Any = [SimpleNamespace(original=o, original_sha256=sha256, method="a") for o, sha256 in starts]
     return Outputs(name, tuple(records), {})
 
 

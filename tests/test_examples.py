@@ -37,7 +37,7 @@ def studies() -> dict[str, dict[str, Any]]:
 def test_the_studies_of_documents_are_valid(place: str):
     """Law: each is a study, or a part that a small study takes in, and its methods take the options."""
     shown = studies()[place]
-    populations = {"populations": {**TINY["populations"], **shown["populations"]}}
+    populations = {"populations": {**TINY["populations"], **shown.get("populations", {})}}
     study = parse_study(shown if "data" in shown else {**TINY, **shown, **populations}, where=place)
     for name, spec in study.populations.items():
         if ".py:" not in spec.method_name and not spec.weights:  # test_readme runs the script

@@ -12,13 +12,24 @@ from plans import finetune, plan_of
 from test_cli import inline, write_study
 from test_scheduler import FakePool
 
+from ray_unlearn.cli import main
+from ray_unlearn.cli.options import with_keep_going
+from ray_unlearn.generation import Summary
 from ray_unlearn.schedule import scheduler
 from ray_unlearn.schedule.events import Ended, Tally
 from ray_unlearn.schedule.pool import Finished, Report
-from ray_unlearn.study import Run
+from ray_unlearn.study import Run, load_study
 
 COUNT = 1024
 LINE = 'Traceback (most recent call last):\n  File "/tmp/{0}/mine.py", line {1}, in unlearning\nKeyError: {0}\n'
+
+MENDED = """\
+import torch
+
+
+def unlearning(net, retain, forget, val):
+    next(net.parameters()).data += torch.rand(1)
+"""
 
 
 class Failing(FakePool):
@@ -96,7 +107,7 @@ def test_a_run_that_was_made_before_proves_its_population():
 
 
 def test_a_mistake_in_a_script_ends_its_population_alone(tmp_path: Path, capsys):
-    """Law: the other populations are made, exit code 3; the command names the traceback; --keep-going tries all."""
+    """Law: the other populations are made, exit code 3; the traceback is named; the mended script begins anew."""
     (tmp_path / "mine.py").write_text("def unlearning(net, retain, forget, val):\n    retain['images']\n")
     file = write_study(
         tmp_path,
@@ -111,7 +122,21 @@ def test_a_mistake_in_a_script_ends_its_population_alone(tmp_path: Path, capsys)
     last = [line for line in shown.out.splitlines() if line.startswith("not made: 4 runs of mine: ")]
     assert f"`ray-unlearn logs {file} mine/00000` shows the traceback" in last[0]
     assert len(list(tmp_path.glob("store/tiny/finetune/0*"))) == 3
-    assert inline(file, "--keep-going") == 3
-    shown = capsys.readouterr()
-    assert shown.err.count("not subscriptable (mine.py:2)") == 7
-    assert "not made: mine/00000, mine/00001, mine/00002, mine/00003 and 3 more: TypeError: " in shown.out
+    (tmp_path / "mine.py").write_text(MENDED)
+    assert main(["status", file]) == 0
+    assert "refuse" not in capsys.readouterr().out
+    assert inline(file) == 0  # no run of the population was made, so the mended script is its first
+    assert not list(tmp_path.glob("store/tiny/mine/failed/*"))
+    (tmp_path / "mine.py").write_text(MENDED.replace("rand", "randn"))
+    assert inline(file) == 1  # now there are runs, and another script is refused
+
+
+def test_keep_going_is_the_studys_key(tmp_path: Path):
+    """Law: the option overrides execution.fail_fast, which the schedule gets; many equal failures are one line."""
+    file = write_study(tmp_path)
+    assert load_study(file).execution.fail_fast
+    assert not load_study(file, with_keep_going(["seed=1"], True)).execution.fail_fast
+    assert with_keep_going(["seed=1"], False) == ["seed=1"]
+    summary = Summary(planned=9, already=0, made=2, failed={finetune(index): "KeyError: 'x'" for index in range(7)})
+    names = ", ".join(f"finetune/0000{index}" for index in range(4))
+    assert summary.lines()[0] == f"not made: {names} and 3 more: KeyError: 'x'"

@@ -6,21 +6,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from confidences import recipe
 from conftest import TINY, merged, payload_bytes
 from pydantic import ValidationError
 
-from ray_unlearn.errors import DataError, StoreError, StudyError
+from ray_unlearn.errors import DataError, ReferenceNotMade, StoreError, StudyError
 from ray_unlearn.evaluation.evaluate import evaluate
-from ray_unlearn.evaluation.forget_sets import error_over_sets, mean_curves, merged_summary
+from ray_unlearn.evaluation.forget_sets import _in_common, error_over_sets, mean_curves, merged_summary
 from ray_unlearn.evaluation.image_table import image_table
-from ray_unlearn.evaluation.intervals import Error, interval
+from ray_unlearn.evaluation.intervals import Error, interval, subsets
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
-from ray_unlearn.evaluation.outputs import read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs, read_image_names, read_outputs
 from ray_unlearn.evaluation.permutation import permutation_tests, stratified_tests
+from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import Curve, Scores
 from ray_unlearn.evaluation.slices import summary
 from ray_unlearn.generation import generate
@@ -31,6 +34,7 @@ from ray_unlearn.store.verify import verify
 from ray_unlearn.study import Run, Study, parse_study
 from ray_unlearn.study.forget import Forget
 
+calibration = recipe("calibration")
 SETS = 4
 MakeStudy = Callable[..., Study]
 POPULATIONS: dict[str, Any] = {
@@ -277,6 +281,16 @@ def test_measures_are_means_over_sets(made: Study, scored: Scores):
     assert scored.populations["original"].runs == 2
 
 
+def test_runs_that_are_not_made_yet_are_named(made: Study, scored: Scores):
+    """Law: with 2 runs of each set nothing is scored, with none of one set neither; the reason is there."""
+    two = evaluate(made, store_of(made), first=2 * SETS)
+    missing = two.populations["finetune"].measures["forgetting_quality"].missing
+    assert missing.startswith("needs 3 runs a side, and there are 2")
+    assert "only 2 runs of each forget set: a score takes 3 runs on each side" in two.populations["finetune"].warnings
+    with pytest.raises(ReferenceNotMade, match=r"the reference retrained has no finished run of forget set 3; "):
+        evaluate(made, store_of(made), first=3)
+
+
 def test_the_page_and_the_tables_say_how_many_sets(made: Study, scored: Scores):
     """Law: page and terminal name the number of sets and what intervals are over; each image of a set has a row."""
     from ray_unlearn.report.page import html_page
@@ -327,6 +341,47 @@ def test_intervals_over_sets_hold_the_truth(sets: int, of_sets: float, of_runs: 
         naive += low <= 0.5 <= high
     assert 930 <= hits <= 975
     assert of_sets < 0.5 or naive < 900
+
+
+def test_errors_over_sets_and_originals_are_the_true_spread():
+    """Law: F of 5 sets by runs of the same 6 originals: the error is that over other sets and originals.
+
+    Sets differ by a shift of all of their images, originals by a shift of all images of every set. The error is 1 to
+    1.4 times the spread over 150 studies, and 0.8 times without what sets have in common. Of 300 studies with other
+    seeds, 94 to 96 % of intervals held the mean in three such worlds, and 91 % without.
+    """
+    values, errors, alone = [], [], []
+    for study in range(150):
+        rng, settings = np.random.default_rng(study), Settings(mode="exact", resamples=20, seed=study)
+        of_originals, found = rng.normal(size=6), []
+        for of_set in 0.4 * rng.normal(size=5):
+            shift_R = of_set + 0.8 * np.tile(of_originals, 2)
+            sides = [
+                outputs_of("unlearned", shift_R[:, None] + rng.normal(size=(12, 8)), np.arange(12) % 6),
+                outputs_of("retrained", rng.normal(size=(12, 8)), np.arange(12)),
+            ]
+            drawn = subsets(*sides, settings)
+            found.append(calibration.f_alone(*sides, drawn, "exact"))
+        values_S = np.array([one[calibration.F] for one, _ in found])
+        common = _in_common(np.stack([draws.values[calibration.F] for _, draws in found]), drawn)
+        values.append(values_S.mean())
+        errors.append(error_over_sets(values_S, None, common, drawn.units))
+        alone.append(error_over_sets(values_S, None, 0.0, drawn.units))
+    truth, spread = np.mean(values), np.std(values, ddof=1)
+    with_common, without = (float(np.mean([one.se**2 for one in each]) ** 0.5) / spread for each in (errors, alone))
+    assert 0.97 < with_common < 1.4
+    assert without < 0.9
+    ends = [interval(calibration.F, value, error) for value, error in zip(values, errors, strict=True)]
+    assert np.mean([low <= truth <= high for low, high in ends]) > 0.9
+
+
+def outputs_of(name: str, phi_RN: np.ndarray, originals_R: np.ndarray) -> Outputs:
+    """Return outputs of forget images, by runs that started from these originals."""
+    start = "a" * (name == "unlearned")
+    records: Any = tuple(SimpleNamespace(original=int(k), original_sha256=start, method="a") for k in originals_R)
+    images = phi_RN.shape[1]
+    split = SplitOutputs(np.arange(images), np.zeros(images, np.int64), phi_RN, phi_RN > 0)
+    return Outputs(name, records, {"forget": split})
 
 
 def test_what_originals_have_in_common_is_added():

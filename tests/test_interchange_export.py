@@ -123,7 +123,8 @@ def test_imported_margins_are_compared_with_the_study_that_they_came_from(study:
         held = store_of(study).held(name) or {}
         held["identity"]["outputs"] = {"splits": ["retain", "forget", "test"], "retain_sample": None}
         store_of(study).storage.publish_file(f"tiny/{name}/population.json", json.dumps(held).encode())
-    del tree["populations"]["retrained"], tree["populations"]["shadows"]
+    for name in ("retrained", "shadows", "finetune"):
+        del tree["populations"][name]
     found = evaluate(parse_study(tree, where="a test"), store_of(study), first=6)
     expected = read_scores(store_of(study)).populations["shifted"].measures
     ours = found.populations["shifted"].measures

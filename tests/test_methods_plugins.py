@@ -158,6 +158,11 @@ def test_names_of_the_literature():
     published = {"preset": "competition"}
     assert identity(method="CT", **published) == identity(method="toshi_marvel", **published, variant="transpose")
     assert identity(method="CT", **published, variant="mix") == identity(method="toshi_marvel", **published)
+    mixes = [
+        identity(method="mix", parts=[{"share": 1, **published, **part}])
+        for part in ({"method": "CT"}, {"method": "toshi_marvel", "variant": "transpose"}, {"method": "toshi_marvel"})
+    ]
+    assert mixes[0] == mixes[1] != mixes[2]
 
 
 def test_a_mistyped_alias_is_guessed():

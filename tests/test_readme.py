@@ -120,6 +120,18 @@ def test_every_file_that_the_documents_name_is_there():
     assert [one for one in missing if "NAME" not in one and "path/to" not in one] == []
 
 
+def test_contributing_names_what_is_in_the_files_that_it_names():
+    """Law: a function or value in a row of "Where do I change ..." is in one of the row's files or folders."""
+    rows = re.findall(r"^\| ([^|`]+) \| (.*) \|$", DOCUMENTS["CONTRIBUTING.md"], re.MULTILINE)
+    assert len(rows) > 15
+    for what, where in rows:
+        named = re.findall(r"`([^`]+)`", where)
+        places = [place for one in named for place in (ROOT / one, ROOT / "ray_unlearn" / one) if place.exists()]
+        files = [file for place in places for file in (place.rglob("*.py") if place.is_dir() else [place])]
+        text = "".join(file.read_text() for file in files)
+        assert {one for one in named if one.isidentifier() and one not in text} == set(), what
+
+
 def test_the_floors_are_those_that_contributing_names():
     """Law: CONTRIBUTING's sentence about the floors is the table that the imports are held to."""
     sentence = re.search(r"^`errors`.*?`__main__`$", DOCUMENTS["CONTRIBUTING.md"], re.DOTALL | re.MULTILINE)

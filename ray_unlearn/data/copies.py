@@ -1,11 +1,11 @@
-"""Images whose pixels occur in two sets: forgotten images that are also retained, test images that are trained on.
+"""What a reader of scores must know of the sets: images and groups that are in two of them, and sets of few images.
 
     for line in copies(splits.sets, digests, ids):
         print(line)                              # "3 of 360 forget images are in retain too, ..."
 
 Decoded pixels at the study's image_size are compared: a photograph saved twice counts where it decodes equally.
 
-Does not cover: images that are nearly the same.
+Does not cover: images that are nearly the same (`near_copies`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,36 @@ _WHY = {
 }
 
 
+FEW_IMAGES = 20
+"""Forget images below which a study is warned: a share of 20 images is known to 22 points at best."""
+
+
+def few_images(sets: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Yield a line where the forget set is too small for shares of it (accuracies, attacks) to say much.
+
+    The half width is that of the normal interval of a share of one half, 1.96 x 0.5 / sqrt(n), the widest.
+    """
+    count = len(sets["forget"])
+    if count < FEW_IMAGES:
+        yield (
+            f"data.forget: {count} image{'s' * (count > 1)}: each is {100 / count:.0f} % of every score, and a share "
+            f"of them (an accuracy, an attack's) is known to {98 / count**0.5:.0f} points at best; scores hold for "
+            f"these images, and say little of others ({FEW_IMAGES} or more are not warned of)"
+        )
+
+
+def lone_batches(population: str, batch_size: int, sizes: Mapping[str, int]) -> Iterator[str]:
+    """Yield a clause for each loader of a script whose last batch has one image."""
+    for name in ("retain", "forget", "validation"):
+        if sizes[name] % batch_size == 1:
+            yield (
+                f"populations.{population}: the last batch of the {name} loader has one image ({sizes[name]:,} images, "
+                f"batch_size {batch_size})"
+            )
+
+
 def straddling(sets: Mapping[str, np.ndarray], groups: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each set that shares groups (persons) with the forget set.
+    """Yield a line for each two sets that share groups (persons), where that says something else than it seems.
 
     Args:
         sets: int64 indexes of each set.
@@ -33,12 +61,20 @@ def straddling(sets: Mapping[str, np.ndarray], groups: Sequence[str]) -> Iterato
     """
     members = {name: {groups[i] for i in indexes.tolist()} - {""} for name, indexes in sets.items()}
     forgotten = members.get("forget", set())
-    for name, why in (("retain", "they are trained on all the same"), ("test", "the test shows what was forgotten")):
+    whys = {"retain": "they are trained on all the same", "test": "the test shows what was forgotten"}
+    for name in ("retain", "validation", "test"):
         if shared := sorted(forgotten & members.get(name, set())):
+            why = f": {whys[name]}" if name in whys else ""
             yield (
                 f"data: {len(shared):,} of {len(forgotten):,} groups in forget have images in {name} too, such as "
-                f"{shared[0]!r}: {why}"
+                f"{shared[0]!r}{why}"
             )
+    tested = members.get("test", set())
+    if shared := sorted(tested & members.get("retain", set())):
+        yield (
+            f"data: {len(shared):,} of {len(tested):,} groups in test have images in retain too, such as {shared[0]!r}"
+            ": test accuracy is that of known groups"
+        )
 
 
 def words_of(tables: Sequence[pa.Table]) -> np.ndarray | None:

@@ -28,6 +28,7 @@ from ray_unlearn.data.class_names import same_number
 from ray_unlearn.data.id_lists import by_name, find, like, names_of, positions, read_ids
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.store.arrow import read_table
 from ray_unlearn.store.formats import stamped
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Data
@@ -68,7 +69,8 @@ class Splits:
     def arrow(self, images: ImageTable) -> bytes:
         """Return the splits as an Arrow IPC file: split, image_id, label, group, one row per image.
 
-        The schema's metadata hold `format`, `made_by` and, where the source has class names, a JSON list `class_names`.
+        The schema's metadata hold `format`, `made_by` and, where the source has class names, a JSON list `class_names`;
+        `with_warnings` adds `warnings`.
         """
         names = [name for name, indexes in self.sets.items() for _ in indexes]
         order = np.concatenate(list(self.sets.values()))
@@ -82,11 +84,23 @@ class Splits:
         )
         names_of_classes = {"class_names": json.dumps(images.class_names)} if images.class_names else {}
         metadata = {key: str(value) for key, value in stamped("splits", names_of_classes).items()}
-        table = table.replace_schema_metadata(metadata)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        return bytes(sink.getvalue())
+        return _file(table.replace_schema_metadata(metadata))
+
+
+def with_warnings(splits_arrow: bytes, warnings: Sequence[str]) -> bytes:
+    """Return a splits file with warnings about the images in its metadata, as a JSON list; the same bytes for none."""
+    if not warnings:
+        return splits_arrow
+    table = read_table(splits_arrow)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"warnings": json.dumps(warnings).encode()})
+    return _file(table)
+
+
+def _file(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
 
 
 def make_splits(data: Data, seeds: Seeds, images: ImageTable, forget_set: int = 0) -> Splits:

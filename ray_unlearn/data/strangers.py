@@ -65,9 +65,6 @@ def _cifar(folder: Path) -> str:
 
 def _explain_folder(path: Path) -> str:
     names = {item.name for item in path.iterdir()}
-    if {"dataset_info.json", "state.json"} <= names or "dataset_dict.json" in names:
-        step = "write it as Parquet: datasets.load_from_disk(...).to_parquet(...)"
-        return f"this folder was written by datasets.save_to_disk; {step}"
     if "data.mdb" in names:
         return "this folder is an LMDB data base; write its images as Parquet"
     if "data_batch_1" in names or "cifar-10-batches-py" in names:

@@ -10,7 +10,7 @@ Does not cover: methods' access to it (`images.RunData`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_unlearn.data.class_names import alike, remark_on
-from ray_unlearn.data.copies import copies, straddling, words_of
+from ray_unlearn.data.copies import copies, few_images, straddling, words_of
+from ray_unlearn.data.near_copies import hashes, near_copies
+from ray_unlearn.data.node_cache import cache_folder
 from ray_unlearn.data.prepare import DecodeAll, Prepared, check_classes, in_place, prepare_source
 from ray_unlearn.data.rows import OpenSource, Role
 from ray_unlearn.data.sources import has_columns, open_source
-from ray_unlearn.data.splits import ImageTable, Splits, make_splits
+from ray_unlearn.data.splits import ImageTable, Splits, make_splits, with_warnings
 from ray_unlearn.errors import DataError
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Storage
@@ -188,7 +190,9 @@ def prepare_study(
     if study.data.strict and data.warnings:
         raise DataError(f"data.strict: {data.warnings[0]}" + _more(data.warnings[1:]))
     at = {"revisions": revisions} if revisions else {}
-    return replace(data, identity={**data.identity, **at}, warnings=(*remarks, *data.warnings))
+    warnings = (*remarks, *data.warnings)
+    arrows = {name: with_warnings(arrow, warnings) for name, arrow in data.arrows.items()}
+    return replace(data, identity={**data.identity, **at}, warnings=warnings, arrows=arrows)
 
 
 def _more(others: Sequence[str]) -> str:
@@ -286,9 +290,21 @@ def _assemble(
             *_untested(names, table.labels_N, table.num_train, splits),
             *straddling(splits.sets, table.groups),
             *_shared_pixels(tables, prepared["train"].folder, splits, table.ids),
+            *(_nearly_shared(prepared.values(), tables, splits, table.ids) if study.data.near_duplicates else ()),
+            *few_images(splits.sets),
             *_in_further_sets(further, tables, table),
         ),
     )
+
+
+def _nearly_shared(
+    prepared: Iterable[Prepared], tables: Sequence[pa.Table], splits: Splits, ids: Sequence[str]
+) -> Iterator[str]:
+    words_N = words_of(tables)
+    if words_N is not None:
+        shards = [shard for source in prepared for shard in source.map(cache_folder())]
+        hashes_NW = np.concatenate([hashes(shard.pixels_NHWC) for shard in shards])
+        yield from near_copies(splits.sets, hashes_NW, words_N, ids)
 
 
 def _shared_pixels(tables: Sequence[pa.Table], folder: str, splits: Splits, ids: Sequence[str]) -> Iterator[str]:
@@ -312,9 +328,9 @@ def _in_further_sets(further: Sequence[Splits], tables: Sequence[pa.Table], imag
 
 
 def _untested(names: tuple[str, ...] | None, labels_N: np.ndarray, num_train: int, splits: Splits) -> Iterator[str]:
-    """Return one warning, or none, where the images that are trained on have classes that no test image has."""
-    test_N = splits.sets["test"]
-    missing = sorted({*labels_N[:num_train].tolist()} - {*labels_N[test_N].tolist()}) if len(test_N) else []
+    """Return one warning, or none, where a test source of its own lacks classes of the training source."""
+    tested = {*labels_N[splits.sets["test"]].tolist()} if (splits.sets["test"] >= num_train).any() else None
+    missing = sorted({*labels_N[:num_train].tolist()} - tested) if tested is not None else []
     if missing:
         shown = ", ".join([names[label] if names else str(label) for label in missing[:3]])
         more = ", ..." * (len(missing) > 3)

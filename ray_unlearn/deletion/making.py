@@ -12,6 +12,7 @@ Does not cover: how runs are made (`generation`) and scored (`evaluation`).
 from __future__ import annotations
 
 import html
+import math
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -176,8 +177,8 @@ def _make(
     """Make the unlearned model, then pairs of unlearned and retrained runs until the budget is used.
 
     Returns:
-        The study with the counts that were made; why no retrained model was made, empty where one was; and why making
-        them ended early, empty where no run failed.
+        The study with the counts that were made; why there is no retrained model, or too few for a test, else empty;
+        and why making them ended early, empty where no run failed.
 
     """
     _made(generate(with_count(study, 1), backend="inline", only=[UNLEARNED]), "the unlearned model")
@@ -204,7 +205,12 @@ def _make(
             return with_count(study, count), "", _ended_early(file, summary)
         pair_s = (time.monotonic() - begun) / (count - done)
         done = count
-    return with_count(study, max(done, 1)), "", ""
+    note = ""
+    if done < min(words.FEW, most):
+        more_min = math.ceil(pair_s * (words.FEW - done) / 60) + 1
+        note = f"{done} of each are too few for a test; --budget {more_min}m is about enough for {words.FEW}"
+        say(note)
+    return with_count(study, max(done, 1)), note, ""
 
 
 def _ended_early(file: Path, summary: Summary) -> str:

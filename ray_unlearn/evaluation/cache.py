@@ -72,6 +72,12 @@ class Population:
         """Number of runs about the forget set with the fewest."""
         return min(map(len, runs_by_set(self.records, self.sets)))
 
+    @property
+    def lacking(self) -> int:
+        """Number of the first forget set that the fewest of its runs are about."""
+        sizes = [len(mine) for mine in runs_by_set(self.records, self.sets)]
+        return sizes.index(min(sizes))
+
     def by_set(self) -> tuple[Population, ...]:
         """Return the runs about each forget set, in order of the sets."""
         digests, indexes = (self.splits, *self.further), runs_by_set(self.records, self.sets)

@@ -64,15 +64,14 @@ def held_populations(
     others = populations_of(study)
     held |= {name: one for name, one in others.items() if not names or name in (*names, reference)}
     held = {name: one.first(first or len(one.records)) for name, one in held.items()}
-    for name, population in [*held.items()]:
-        if not population.least:
-            lacking = next(number for number, one in enumerate(population.by_set()) if not one.records)
-            warnings.append(f"population {name} is not scored: no run of forget set {lacking} is made")
-            del held[name]
+    without = {name: one.lacking for name, one in held.items() if not one.least}
+    held = {name: one for name, one in held.items() if name not in without}
     if reference not in held:
+        which = f" of forget set {without[reference]}" if reference in without else ""
         raise ReferenceNotMade(
-            f"{store.uri}: the reference {reference} has no finished run; `ray-unlearn generate` first"
+            f"{store.uri}: the reference {reference} has no finished run{which}; `ray-unlearn generate` first"
         )
+    warnings += [f"population {name} is not scored: no run of forget set {n} is made" for name, n in without.items()]
     theirs = held[reference]
     warnings += mixtures({name: population.records for name, population in held.items()}, reference)
     warnings += not_known_of(held)

@@ -20,8 +20,8 @@ split: `apart`, the sum over images of each image's own variance, and the rest, 
 In `exact` mode epsilon takes few values, which depend on the number of runs. Where the edges of buckets lie between
 them decides how far the points of images lie apart: at N = 32 their variance is 5 % below that at the subsets' 26 runs,
 at N = 16 and 64 it is 30 % below. So `apart` is multiplied by the variance over images of the points at N, over its
-mean on the subsets. Without it, intervals at N = 32 with 200 images and heavy tails held the truth too rarely, and
-others too often. The grid of `parity` is so fine that this ratio is 1 (0.9 to 1.05), and it is left out there.
+mean on the subsets. Without it, `apart` was 10 % too small at N = 32 and 30 % too large at N = 16 and 64. The grid of
+`parity` is so fine that this ratio is 1 (0.9 to 1.05), and it is left out there.
 
 Percentiles over images (KLOM) and true positive rates have a factor of their own, `Measure.error`.
 

@@ -294,3 +294,18 @@ def read_image_names(store: StudyStore, digest: str) -> ImageNames:
         groups.setdefault(split, []).append(group)
     names = json.loads((table.schema.metadata or {}).get(b"class_names", b"[]"))
     return ImageNames(ids, groups, tuple(map(str, names)))
+
+
+def data_warnings(store: StudyStore, digest: str) -> list[str]:
+    """Return what `generate` warned of the images of a splits file; none of a file of an earlier version.
+
+    Raises:
+        StoreError: it is missing or cannot be read.
+
+    """
+    name = store.layout.splits(digest)
+    try:
+        found = json.loads((read_table(_splits_file(store, digest)).schema.metadata or {}).get(b"warnings", b"[]"))
+    except _UNREADABLE as error:
+        raise StoreError(f"{store.uri}: {name} is damaged; `ray-unlearn generate` writes it again") from error
+    return [str(line) for line in found]

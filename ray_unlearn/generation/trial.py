@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from ray_unlearn import models
+from ray_unlearn.data.copies import lone_batches
 from ray_unlearn.data.images import ImageSet, Pixels, Scaling
-from ray_unlearn.errors import ModelError
+from ray_unlearn.errors import DataError, ModelError
 from ray_unlearn.methods.script import ScriptOptions
 from ray_unlearn.methods.weights import WeightsOptions
 from ray_unlearn.run.job import Job
@@ -34,6 +35,7 @@ def check_model(job: Job) -> Iterator[str]:
 
     Raises:
         ModelError: the net or a weights file is refused.
+        DataError: data.strict, and the net would meet a batch of one image that it cannot be trained on.
 
     """
     study, populations = job.plan.study, job.plan.populations.values()
@@ -150,7 +152,15 @@ def _beside_state(job: Job, model: nn.Module, images_BCHW: torch.Tensor) -> Iter
     spec, populations = job.plan.study.model, job.plan.populations.values()
     other = models.build(spec, job.data.num_classes, Seeds(study=1), job.plan.study.data.image_size)
     models.check_state(model, other, images_BCHW, spec.arch)
+    again = models.build(spec, job.data.num_classes, Seeds(study=0), job.plan.study.data.image_size)
+    if not all(map(torch.equal, model.state_dict().values(), again.state_dict().values())):
+        yield (
+            f"model {spec.arch}: the factory gives other weights with the same seed, so no run from scratch can be "
+            "repeated; draw from torch's, NumPy's or Python's global generator, which are seeded, and set no seed"
+        )
     yield from (f"model {spec.arch}: {line}" for line in models.untrained(model))
+    if models.seeds_itself(model, images_BCHW):
+        yield f"model {spec.arch}: its forward sets torch's seed, so noise that methods draw repeats at every step"
     from_scratch = any(each.method.starts_from == "scratch" and trains(each) for each in populations)
     if from_scratch and all(map(torch.equal, model.parameters(), other.parameters())):
         yield (
@@ -202,6 +212,8 @@ def _lone_images(job: Job, model: nn.Module, images_BCHW: torch.Tensor) -> Itera
     """Yield where a batch of one image would meet a net that cannot be trained on one."""
     lines = [*_lone_of_scripts(job), *_lone_of_methods(job)]
     if lines and models.fails_on_one(model, images_BCHW):
+        if job.plan.study.data.strict:
+            raise DataError(f"data.strict: {lines[0]}")
         yield from lines
 
 
@@ -210,13 +222,8 @@ def _lone_of_scripts(job: Job) -> Iterator[str]:
         options = population.method.options
         if not isinstance(options, ScriptOptions):
             continue
-        for name in ("retain", "forget", "validation"):
-            count = job.data.splits.sizes()[name]
-            if count % options.batch_size == 1:
-                yield (
-                    f"populations.{population.name}: the last batch of the {name} loader has one image ({count:,} "
-                    f"images, batch_size {options.batch_size}), {_CANNOT}; another batch_size avoids it"
-                )
+        for line in lone_batches(population.name, options.batch_size, job.data.splits.sizes()):
+            yield f"{line}, {_CANNOT}; another batch_size avoids it"
 
 
 def _lone_of_methods(job: Job) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
     images, populations = READERS["klom"](Request(paths={"retrained": folder}, forget=file))
     write_study(Path("out"), "klom", images, populations, reference="retrained", form="klom")
-    write_klom(store, ["retrained", "scrub"], Path("klom"))
+    export_outputs(store, ["retrained", "scrub"], "klom", Path("klom"), reference="retrained")
 
 Does not cover: checkpoints of other programs, which `weights: FILES` imports; scores (`ray_unlearn.evaluation`).
 """

@@ -1,6 +1,6 @@
 """Populations of a store -> files as other benchmarks read them: KLOM's, EasyDUB's, LiRA's.
 
-    export_outputs(store, ["retrained", "scrub"], "klom", Path("klom"))
+    export_outputs(store, ["retrained", "scrub"], "klom", Path("klom"), reference="retrained")
 
 Each is what `import` reads of the same format (`margins`, `logits`): KLOM's two tensors per population, EasyDUB's
 folder with the reference as `oracle` and one `.npz` for every other population, LiRA's folder per shadow. Images are

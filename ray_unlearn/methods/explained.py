@@ -17,6 +17,7 @@ from typing import Literal
 from ray_unlearn.errors import MethodError
 from ray_unlearn.usercode.imports import line_in_script
 
+_LONGEST = 120  # characters of an error's own text
 _DICTS = "its batches are dicts with the keys image, image_id, age_group, age, person_id; age_group is the label"
 _KEYS = r"^'(images?|imgs?|pixel_values|inputs?|labels?|targets?|data|features?|x|y)'$"
 """Keys that other loaders' batches have."""
@@ -52,7 +53,8 @@ def explained(method: str, batches: Literal["challenge", "tuple"]) -> Iterator[N
         hint = _about_files(error) or _about_batches(error, batches)
         if not hint or not (line := line_in_script(error)):
             raise
-        raise MethodError(f"method {method}: {type(error).__name__}: {error}{line}; {hint}") from error
+        text = " ".join(str(error).split())[:_LONGEST]  # torch lists all forms of a function
+        raise MethodError(f"method {method}: {type(error).__name__}: {text}{line}; {hint}") from error
 
 
 def _about_batches(error: Exception, batches: Literal["challenge", "tuple"]) -> str:

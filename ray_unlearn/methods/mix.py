@@ -33,7 +33,7 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import did_you_mean
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.registry import METHODS
+from ray_unlearn.methods.registry import METHODS, aliases_of
 from ray_unlearn.methods.shares import part_of
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.loading import describe_first
@@ -72,16 +72,17 @@ def _part(part: Any, shared: Mapping[str, Any], where: str) -> Any:
     """
     if not isinstance(part, dict) or not isinstance(part.get("method"), str):
         return part
+    name, implied = aliases_of(METHODS.own).get(part["method"], (part["method"], {}))
     own = {key: value for key, value in part.items() if key not in ("method", "share", "preset")}
-    method = _method(part["method"], where)
+    method = _method(name, where)
     inherited = {
         name: shared[name] for name in method.inherits if name in shared and name in method.options.model_fields
     }
     try:
-        options = method.options.model_validate({**inherited, **_preset(part, method, where), **own})
+        options = method.options.model_validate({**inherited, **_preset(part, method, where), **implied, **own})
     except ValidationError as error:
         raise ValueError(f"{where}.{describe_first(error, method.options)} (method {method.name})") from None
-    return {key: part[key] for key in ("method", "share") if key in part} | {"options": options}
+    return {key: part[key] for key in ("method", "share") if key in part} | {"method": name, "options": options}
 
 
 def _preset(part: Mapping[str, Any], method: Method, where: str) -> Mapping[str, Any]:

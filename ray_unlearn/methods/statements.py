@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ray_unlearn.errors import StudyError
-from ray_unlearn.methods import ALIASES, METHODS, Method
+from ray_unlearn.methods import METHODS, Method
 from ray_unlearn.study.plan import MethodUse
 from ray_unlearn.study.schema import Study
 
@@ -60,7 +60,7 @@ def unheld(study: Study, uses: Mapping[str, MethodUse]) -> list[str]:
 
 def _stating(uses: Mapping[str, MethodUse]) -> Iterator[Method]:
     """Return the methods of a study that state an (epsilon, delta), each once."""
-    for name in dict.fromkeys(_name(use) for use in uses.values()):
+    for name in dict.fromkeys(use.name for use in uses.values()):
         if name in METHODS and METHODS[name].reference:
             yield METHODS[name]
 
@@ -71,9 +71,9 @@ def _sides(uses: Mapping[str, MethodUse], method: Method) -> tuple[list[str], li
     references = [
         one
         for one, use in uses.items()
-        if _name(use) == name and all(getattr(use.options, option) == value for option, value in differing.items())
+        if use.name == name and all(getattr(use.options, option) == value for option, value in differing.items())
     ]
-    return [one for one, use in uses.items() if _name(use) == method.name and one not in references], references
+    return [one for one, use in uses.items() if use.name == method.name and one not in references], references
 
 
 def _differences(one: MethodUse, reference: MethodUse, method: Method) -> list[tuple[str, object, object]]:
@@ -81,7 +81,3 @@ def _differences(one: MethodUse, reference: MethodUse, method: Method) -> list[t
     ours, theirs = one.options.model_dump(), reference.options.model_dump()
     needed = method.reference[1] if method.reference else {}
     return [(key, ours[key], theirs.get(key)) for key in ours if key not in needed and ours[key] != theirs.get(key)]
-
-
-def _name(use: MethodUse) -> str:
-    return ALIASES.get(use.name, (use.name, {}))[0]

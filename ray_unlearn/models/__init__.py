@@ -13,6 +13,7 @@ from ray_unlearn.models.architectures import identity as identity
 from ray_unlearn.models.architectures import small_cnn as small_cnn
 from ray_unlearn.models.architectures import started_from as started_from
 from ray_unlearn.models.hidden import check_state as check_state
+from ray_unlearn.models.hidden import seeds_itself as seeds_itself
 from ray_unlearn.models.hidden import untrained as untrained
 from ray_unlearn.models.libraries import package_of as package_of
 from ray_unlearn.models.template import Template as Template

@@ -10,11 +10,14 @@ Does not cover: finding the factory (`usercode.imports`).
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ray_unlearn.errors import ModelError, first_line
 from ray_unlearn.study.uris import labelled
@@ -25,7 +28,7 @@ NAMES = ("num_classes", "n_classes", "nb_classes", "num_class", "n_class", "ncla
 
 
 def call(arch: str, factory: Callable[..., Any], num_classes: int, options: Mapping[str, Any], folder: str = "") -> Any:
-    """Return what the factory makes, without a network.
+    """Return what the factory makes, without a network, and without an effect on how this process computes.
 
     Raises:
         ModelError: the factory cannot be called like this, or raises an error.
@@ -34,7 +37,7 @@ def call(arch: str, factory: Callable[..., Any], num_classes: int, options: Mapp
     arguments = arguments_of(factory, num_classes, options)
     _check_arguments(arch, factory, arguments, options)
     try:
-        with offline(f"model {arch}:"):
+        with offline(f"model {arch}:"), _settings_kept():
             return factory(**arguments)
     except ModelError:
         raise
@@ -49,6 +52,19 @@ def call(arch: str, factory: Callable[..., Any], num_classes: int, options: Mapp
         raise ModelError(
             f"model {arch}: the factory fails{how}: {type(error).__name__}: {reason}{line_in(error, folder)}{missing}"
         ) from error
+
+
+@contextlib.contextmanager
+def _settings_kept() -> Iterator[None]:
+    """Restore what a run's arithmetic depends on, and was set before the factory: threads, default dtype, gradients."""
+    threads, dtype, gradients = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def arguments_of(factory: Callable[..., Any], num_classes: int, options: Mapping[str, Any]) -> dict[str, Any]:

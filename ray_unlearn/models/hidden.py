@@ -42,6 +42,11 @@ def check_state(model: nn.Module, other: nn.Module, images_BCHW: torch.Tensor, a
         ModelError: it gives others, or does not fit.
 
     """
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ModelError(
+                f"model {arch}: {name!r} holds NaN or infinity, which no run may publish; begin with a number"
+            )
     net, fresh = Template(model).copy(), Template(other).copy()
     with torch.no_grad(), Seeds(study=0).global_state("trial"):
         for _ in range(_PASSES):
@@ -86,13 +91,26 @@ def _differing(net: nn.Module, other: nn.Module) -> Iterator[str]:
                 yield f"{place}.{name}".lstrip(".")
 
 
+def seeds_itself(model: nn.Module, images_BCHW: torch.Tensor) -> bool:
+    """Return whether a pass in training mode sets torch's seed, so that draws after it repeat."""
+    net, found = Template(model).copy().train(), []
+    with torch.no_grad(), contextlib.suppress(Exception):
+        for seed in range(2):
+            with Seeds(study=seed).global_state("trial"):
+                net(images_BCHW.clone())
+                found.append(torch.get_rng_state())
+    return len(found) == 2 and torch.equal(*found)
+
+
 def untrained(model: nn.Module) -> Iterator[str]:
-    """Yield lines about attributes that look like parameters and are none: nothing trains or saves them."""
+    """Yield lines about attributes that look like parameters and are none, and about generators."""
     known = {id(one) for one in model.parameters()}
     for place, module in model.named_modules():
         for name, value in _plain(module).items():
             where = repr(f"{place}.{name}".lstrip("."))
-            if isinstance(value, torch.Tensor) and value.requires_grad:
+            if isinstance(value, torch.Generator):
+                yield f"{where} is a generator of its own: every run draws the same numbers from it"
+            elif isinstance(value, torch.Tensor) and value.requires_grad:
                 yield f"{where} is a tensor that is no nn.Parameter: no step changes it, and no checkpoint holds it"
             elif any(isinstance(one, nn.Module) and not _known(one, known) for one in _items(value)):
                 yield f"{where} is a {type(value).__name__} of modules: no step changes them; use nn.ModuleList"

@@ -49,7 +49,7 @@ class _Structure(pickle.Pickler):
     def persistent_id(self, thing: object) -> int | None:
         if type(thing) is not torch.Tensor and type(thing) is not nn.Parameter:
             return None
-        if thing.grad is not None or not thing.is_leaf or thing.__dict__:
+        if not thing.is_leaf or thing.grad is not None or thing.__dict__:
             raise pickle.PicklingError("more than numbers")  # deepcopy handles subclasses and attributes
         if id(thing) not in self._numbers:
             self._numbers[id(thing)] = len(self._tensors)

@@ -37,10 +37,10 @@ def check_kind(model: object, arch: str) -> None:
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {arch}: expected a torch module; found {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            f"model {arch}: a TorchScript module, which methods cannot train; return the module before torch.jit"
-        )
+    for name, each in model.named_modules():
+        if isinstance(each, torch.jit.ScriptModule):
+            what = f"module {name!r} is a TorchScript module" if name else "a TorchScript module"
+            raise ModelError(f"model {arch}: {what}, which methods cannot train; return the module before torch.jit")
     if quantised := [name for name, each in model.named_modules() if ".quantized" in type(each).__module__]:
         raise ModelError(
             f"model {arch}: module {quantised[0]!r} is quantised, which methods cannot train; return the net before it"
@@ -66,6 +66,15 @@ def _check_dtype(name: str, tensor: torch.Tensor, arch: str) -> None:
         raise ModelError(
             f"model {arch}: parameter {name!r} is on the device {tensor.device}; return the net on the CPU, with "
             "values: every worker moves it to its own device"
+        )
+    if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+        raise ModelError(
+            f"model {arch}: parameter {name!r} has a gradient hook, which copies of the net would not have; change "
+            "gradients by a hook of a module (register_full_backward_hook), or in the method"
+        )
+    if not tensor.is_floating_point():
+        raise ModelError(
+            f"model {arch}: parameter {name!r} is {kind}; whole numbers are buffers (self.register_buffer)"
         )
     if tensor.dtype is not torch.float32:
         raise ModelError(
@@ -135,8 +144,11 @@ def copied(model: nn.Module, arch: str) -> nn.Module:
         old = [
             name for name, each in model.named_modules() for hook in each._forward_pre_hooks.values() if _is_old(hook)
         ]
+        pruned = [name for name, each in model.named_modules() if any(map(_prunes, each._forward_pre_hooks.values()))]
         why = (
-            f"{old[0] or 'the net'!r} uses torch.nn.utils.weight_norm, whose modules cannot be copied; use "
+            f"{pruned[0] or 'the net'!r} is pruned by torch.nn.utils.prune; prune.remove makes that permanent"
+            if pruned
+            else f"{old[0] or 'the net'!r} uses torch.nn.utils.weight_norm, whose modules cannot be copied; use "
             "torch.nn.utils.parametrizations.weight_norm (its tensors have other names)"
             if old
             else f"copy.deepcopy fails: {first_line(error)}"
@@ -146,6 +158,10 @@ def copied(model: nn.Module, arch: str) -> nn.Module:
 
 def _is_old(hook: object) -> bool:
     return type(hook).__module__ in ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
+
+
+def _prunes(hook: object) -> bool:
+    return type(hook).__module__ == "torch.nn.utils.prune"
 
 
 @torch.no_grad()
@@ -163,6 +179,9 @@ def _evaluated(net: nn.Module, images_BCHW: torch.Tensor, arch: str, size: str, 
         raise ModelError(f"model {arch}: fails on images of {size}: {reason}") from error
     if not isinstance(logits, torch.Tensor):
         raise ModelError(f"model {arch}: its forward returns a {type(logits).__name__}; expected a tensor of logits")
+    if not logits.is_floating_point():
+        kind = str(logits.dtype).removeprefix("torch.")
+        raise ModelError(f"model {arch}: its forward returns {kind}, as a class number is; expected a logit per class")
     return logits
 
 
@@ -212,8 +231,8 @@ def _remarks(net: nn.Module, images_BCHW: torch.Tensor, logits: torch.Tensor) ->
         yield "two evaluations of the same images differ: it draws at random in evaluation mode, so outputs have noise"
     elif not torch.allclose(net(images_BCHW[:1].clone()), logits[:1], rtol=1e-3, atol=1e-3, equal_nan=True):
         yield "the logits of an image depend on the other images of its batch, also in evaluation mode"
-    if logits.dim() == 2 and (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(len(logits)), atol=1e-4):
-        yield "its outputs are probabilities; methods and scores expect logits: return them before the softmax"
+    if (logits >= 0).all() and (logits <= 1).all():
+        yield "its outputs are probabilities, from 0 to 1; methods and scores expect logits, as before a softmax"
 
 
 def _step(net: nn.Module, images_BCHW: torch.Tensor, labels_B: torch.Tensor) -> Iterator[str]:
@@ -233,7 +252,13 @@ def _step(net: nn.Module, images_BCHW: torch.Tensor, labels_B: torch.Tensor) -> 
     F.cross_entropy(logits.float(), labels_B).backward()  # type: ignore[no-untyped-call]
     without = [name for name, each in trained.items() if each.grad is None]
     if len(without) == len(trained):
-        raise ModelError("no parameter gets a gradient")
+        bound = [repr(name or "the net") for name, each in net.named_modules() if "forward" in vars(each)]
+        why = (
+            f": forward is an attribute of {bound[0]}, bound to the net that it was made of, not to a copy"
+            if bound
+            else ""
+        )
+        raise ModelError(f"no parameter gets a gradient{why}")
     if without:
         count = f"{len(without)} of {len(trained)} parameters"
         yield f"{count} get no gradient, such as {without[0]!r}: no step changes them"

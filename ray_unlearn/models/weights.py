@@ -33,8 +33,6 @@ from ray_unlearn.study.uris import error_line, label
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _INDEX = ".index.json"
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", _INDEX)
-"""Endings of the files that are named where a folder was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,6 @@ def read_file(path: str) -> bytes:
     try:
         filesystem, inside = open_filesystem(path)
         if isinstance(filesystem, fs.LocalFileSystem):
-            _check_no_folder(Path(inside))
             check_regular_file(Path(inside))
         size_bytes, most = filesystem.get_file_info(inside).size or 0, memory_limit()
         if size_bytes > most:
@@ -108,25 +105,12 @@ def read_file(path: str) -> bytes:
             return bytes(stream.read())
     except FileNotFoundError:
         raise ModelError(f"{label(path)}: no such file; expected weights, .safetensors or .pth") from None
-    except (DataError, ModelError):
+    except DataError:
         raise
     except Exception as error:  # hf:// and other file systems in Python raise any error of their clients
         raise ModelError(
             f"{label(path)}: cannot be read ({error_line(error, path)}); expected .safetensors or .pth"
         ) from error
-
-
-def _check_no_folder(path: Path) -> None:
-    """Refuse a folder, with the files in it that may be weights.
-
-    Raises:
-        ModelError: the path is a folder.
-
-    """
-    if path.is_dir():
-        files = sorted(str(file) for file in path.iterdir() if file.name.endswith(_SUFFIXES))[:3]
-        hint = f"name a file in it: {', '.join(files)}" if files else f"none in it ends in {', '.join(_SUFFIXES)}"
-        raise ModelError(f"{label(str(path))}: a folder; expected a weights file; {hint}")
 
 
 def load_weights(

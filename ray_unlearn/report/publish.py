@@ -16,6 +16,7 @@ from typing import Literal
 
 from ray_unlearn.errors import DamagedFile, StoreError, StudyError
 from ray_unlearn.evaluation.evaluate import read_scores
+from ray_unlearn.evaluation.outputs import data_warnings
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.report.worst_images import Shown
 from ray_unlearn.store import StudyStore
@@ -49,7 +50,7 @@ def render(store: StudyStore, form: Form, columns: Sequence[str] = (), images: S
     """
     if columns and form == "html":
         raise StudyError("report: columns are of a table; expected the format latex, markdown or csv; found html")
-    scores = _with_mixtures(read_scores(store), store)
+    scores = _with_warnings(read_scores(store), store)
     if form == "html":
         from ray_unlearn.report.page import html_page
 
@@ -75,9 +76,11 @@ def draw(store: StudyStore, folder: Path) -> list[Path]:
     return save_figures(read_scores(store), folder)
 
 
-def _with_mixtures(scores: Scores, store: StudyStore) -> Scores:
-    """Add the warnings about runs made in different ways, which evaluations by earlier versions lack."""
-    lines = mixtures({name: store.made(name) for name in scores.populations}, scores.reference)
+def _with_warnings(scores: Scores, store: StudyStore) -> Scores:
+    """Add the warnings about the images, and about runs made in different ways, which older evaluations lack."""
+    held = store.held(scores.reference)
+    lines = data_warnings(store, held["identity"]["data"]["splits"]) if held else []
+    lines += mixtures({name: store.made(name) for name in scores.populations}, scores.reference)
     new = [line for line in lines if line not in scores.warnings]
     return scores.model_copy(update={"warnings": (*scores.warnings, *new)})
 

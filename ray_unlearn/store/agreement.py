@@ -41,6 +41,9 @@ def disagreements(study: Study, store: StudyStore) -> list[str]:
     made = store.study()
     both = set(study.populations) & set(made.populations) if made else set()
     lines = diff(labelled(_values(made, both)), labelled(_values(study, both))) if made and both else []
+    if lines and (replaced := {name for name in both if store.is_given_up(name)}):
+        both -= replaced
+        lines = diff(labelled(_values(made, both)), labelled(_values(study, both))) if made and both else []
     shared = _shared(store, both) if both and not lines else {}
     for name in [name for name in study.populations if name not in both]:
         lines += [f"population {name}: {line}" for line in _left_out(study, store, name, shared) if line not in lines]
@@ -59,7 +62,7 @@ def changed_scripts(study: Study, store: StudyStore) -> list[str]:
     lines = []
     for name, spec in study.populations.items():
         method = spec.method_name
-        held = store.held(name) if is_script(method) else None
+        held = store.held(name) if is_script(method) and not store.is_given_up(name) else None
         before = held["identity"].get("method") if held else None
         if isinstance(before, dict) and "script_sha256" in before:
             try:
@@ -90,6 +93,8 @@ def _values(study: Study, populations: set[str]) -> dict[str, Any]:
         if isinstance(values["data"][role], dict):
             del values["data"][role]
     values["data"]["forget"].pop("ids")
+    for key in ("strict", "near_duplicates"):  # they decide what is warned of, or refused
+        values["data"].pop(key)
     values["model"]["pretrained"] = bool(values["model"]["pretrained"])
     return values | {"populations": {name: _population(study, name) for name in sorted(populations)}}
 
@@ -116,7 +121,7 @@ def _shared(store: StudyStore, agreeing: set[str]) -> dict[str, Any]:
 def _left_out(study: Study, store: StudyStore, name: str, shared: Mapping[str, Any]) -> list[str]:
     """Return the differences between a population's own population.json and the study; none where there is no file."""
     held = store.held(name)
-    if held is None:
+    if held is None or store.is_given_up(name):
         return []
     if study.populations[name].starts_from:  # it starts from shadows, not from the original
         shared = {key: value for key, value in shared.items() if key != "original_digest"}

@@ -139,8 +139,8 @@ def map_table(path: str, *, tensors: Collection[str] = ()) -> pa.Table:
 class ArrowStream:
     """An Arrow IPC stream on a disk, as a context manager; its schema names no extension type.
 
-    >>> with ArrowStream("data-00000-of-00001.arrow") as stream:
-    ...     stream.schema, list(stream.batches())
+    with ArrowStream("data-00000-of-00001.arrow") as stream:
+        stream.schema, list(stream.batches())
     """
 
     def __init__(self, path: str) -> None:

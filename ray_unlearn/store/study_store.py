@@ -82,6 +82,8 @@ class StudyStore:
             content = stamped("population", {"digest": population.digest, "identity": identity, **script})
             name = self.layout.population_json(population.name)
             data = json.dumps(content, indent=2, sort_keys=True).encode()
+            if self.is_given_up(population.name):
+                self.storage.remove(self.layout.population(population.name))
             create_once(self.storage, name, data, population.digest[:16])
         for population in new:
             self._is_new(population, differences)  # another driver may have been quicker, with other values
@@ -114,6 +116,8 @@ class StudyStore:
             return True
         if held.get("digest") == population.digest:
             return False
+        if self.is_given_up(population.name):
+            return True
         use = population.method
         script = _script_file(use)
         *lines, made_by, advice = refusal(held, population.identity, use.corrections, script)
@@ -260,6 +264,13 @@ class StudyStore:
         """Return the run indexes that have a folder, finished or not, sorted."""
         found = (run_index(name) for name in self.storage.folders(self.layout.population(population)))
         return sorted(index for index in found if index is not None)
+
+    def is_given_up(self, population: str) -> bool:
+        """Return whether runs of a population failed and none is made: another definition of it then takes its place.
+
+        A driver that still makes the old one loses nothing that counts: its runs are of another digest.
+        """
+        return bool(self.failed_indexes(population)) and not self.indexes(population)
 
     def populations(self) -> list[str]:
         """Return the names of all populations that the folder holds, sorted."""

@@ -91,7 +91,12 @@ class Data(Block):
 
     train: AnySource
     strict: bool = Field(
-        False, description="true: images in two sets, groups that straddle sets and empty classes are errors."
+        False,
+        description="true: images in two sets, groups that straddle sets, empty classes and a forget set of few images "
+        "are errors.",
+    )
+    near_duplicates: bool = Field(
+        False, description="Look for images of two sets that are nearly the same, by a hash of 128 bits."
     )
     test: Annotated[
         Fraction | Source | None,

@@ -195,9 +195,10 @@ def read_script(method: str) -> str:
     try:
         return text_of(Path(path))
     except (OSError, UnicodeDecodeError, SyntaxError) as error:
-        raise MethodError(
-            f"method {method}: {path} cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from error
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, SyntaxError):
+            reason = "not UTF-8, and its first two lines name no encoding that it is in: save it as UTF-8"
+        raise MethodError(f"method {method}: {path} cannot be read ({reason})") from error
 
 
 @contextlib.contextmanager

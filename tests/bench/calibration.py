@@ -108,7 +108,7 @@ class Cell:
             phi_RN = SCALE * (moved + wide * z_RN) + {"forget": 0.0, "retain": 3.0, "test": 1.0}[split]
             splits[split] = SplitOutputs(np.arange(size), np.zeros(size, np.int64), phi_RN, phi_RN > 0)
         numbers = range(self.runs) if starts is None else starts.tolist()
-        records: Any = tuple(SimpleNamespace(original=k, original_sha256="a" * method) for k in numbers)
+        records: Any = tuple(SimpleNamespace(original=k, original_sha256="a" * method, method="a") for k in numbers)
         return Outputs(name, records, splits)
 
 
