@@ -92,6 +92,19 @@ def test_a_definition_without_a_made_run_gives_way_and_its_driver_replaces_nothi
     assert made(store, second) == [0, 2]
 
 
+def test_the_second_of_two_drivers_that_begin_anew_keeps_what_the_first_left(store: StudyStore, monkeypatch):
+    """Law: tasks of one job array start with the same mended study; a failure of the first task's runs stays."""
+    first, second = plan_of(3), plan_of(3, lr=1e-2)
+    store.admit(first)
+    store.publish_failure(finetune(1), FAILURE)
+    seen = store.check(second)
+    store.admit(second)
+    store.publish_failure(finetune(2), FAILURE)
+    monkeypatch.setattr(StudyStore, "check", lambda *_: seen)
+    store.admit(second)
+    assert store.failed_indexes("finetune") == [2]
+
+
 def test_admission_is_all_or_none(store: StudyStore):
     """Law: one refused population keeps every new one of the same plan out, too."""
     plan = plan_of(3)

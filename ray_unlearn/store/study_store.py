@@ -82,7 +82,8 @@ class StudyStore:
             content = stamped("population", {"digest": population.digest, "identity": identity, **script})
             name = self.layout.population_json(population.name)
             data = json.dumps(content, indent=2, sort_keys=True).encode()
-            if self.is_given_up(population.name):
+            held = self.held(population.name) or {}  # another driver of the same study may have begun anew meanwhile
+            if held.get("digest") != population.digest and self.is_given_up(population.name):
                 self.storage.remove(self.layout.population(population.name))
             create_once(self.storage, name, data, population.digest[:16])
         for population in new:
