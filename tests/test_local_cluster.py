@@ -24,8 +24,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TINY
-from slow import slow_study
+from conftest import TINY, merged
 
 pytest.importorskip("ray")
 from ray_unlearn.cluster import backend as ray_backend
@@ -36,6 +35,11 @@ from ray_unlearn.errors import ClusterError, ClusterLost
 pytestmark = pytest.mark.ray
 
 NOBODY = 65534
+SLOW = """
+import time
+def slow(net, retain, forget, val):
+    time.sleep(600)
+"""
 
 
 def as_nobody(command: str) -> subprocess.CompletedProcess[str]:
@@ -53,7 +57,10 @@ class Generating:
     def __init__(self, folder: Path, temporary: Path) -> None:
         self.home, self.temporary, self.log = folder / "home", temporary, folder / "log"
         self.home.mkdir()
-        (folder / "study.yaml").write_text(yaml.safe_dump(slow_study(folder, 2000)))  # ten minutes of work
+        (folder / "slow.py").write_text(SLOW)
+        populations = {"finetune": None, "slow": {"method": "slow.py:slow", "count": 2}}
+        study = merged(TINY | {"storage": str(folder / "store")}, {"populations": populations})
+        (folder / "study.yaml").write_text(yaml.safe_dump(study))
         environment = os.environ | {"HOME": str(self.home), "RAY_TMPDIR": str(temporary)}
         environment = {k: v for k, v in environment.items() if k not in ("RAY_AUTH_TOKEN", "RAY_ADDRESS")}
         environment["RAY_AUTH_MODE"] = "disabled"  # of someone's other cluster: ours has a token all the same
