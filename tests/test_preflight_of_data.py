@@ -95,6 +95,17 @@ def test_near_copies_are_named_on_request(faces: Path, tmp_path: Path, monkeypat
         warnings_of(faces, tmp_path, near_duplicates=True, strict=True)
 
 
+def test_near_copies_are_looked_for_in_every_forget_set(faces: Path, tmp_path: Path):
+    """Law: each of several sets divides the train images in its own way; one that parts a pair is named by number."""
+    data = {"train": str(faces), "image_size": 32, "near_duplicates": True, "forget": {"fraction": 0.5, "sets": 6}}
+    tree = {**merged(TINY, {"populations": {"finetune": {"count": 18}}}), "storage": str(tmp_path), "data": data}
+    warnings = prepare_study(parse_study(tree, where="x"), open_storage(str(tmp_path))).warnings
+    lines = [one for one in warnings if "nearly" in one]
+    named = [one for one in lines if one.startswith("forget set ")]
+    assert named
+    assert all("'a/0.png'" in one and "'b/39.png'" in one for one in lines)
+
+
 def test_pairs_do_not_depend_on_how_many_are_compared_at_once(monkeypatch):
     """Law: blocks of one image give the same pairs as all at once."""
     rng = np.random.default_rng(0)
