@@ -67,7 +67,7 @@ def import_(
     DIR/study.yaml names them. What the files do not say stays unknown: measures that need it are left out, with the
     reason.
     """
-    from ray_unlearn.interchange import READERS
+    from ray_unlearn.interchange import READERS, TAKES
     from ray_unlearn.interchange.request import Request
     from ray_unlearn.interchange.study import write_study
     from ray_unlearn.wording import plural
@@ -81,6 +81,7 @@ def import_(
         epoch=epoch,
         forget_set=forget_set,
     )
+    wanted.check_options(form.value, TAKES[form.value])
     images, populations = READERS[form.value](wanted)
     names = [one.name for one in populations]
     chosen = reference or (names[0] if len(names) == 1 else "retrained")
