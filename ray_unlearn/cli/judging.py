@@ -223,8 +223,8 @@ def _pictures(study: Study, store: StudyStore) -> Sequence[Shown]:
     from ray_unlearn.report.worst_images import shown_images, worst_images
 
     found = worst_images(study, store, read_scores(store))
-    positions = {one.image_id: one.position for images in found.values() for one in images}
-    return shown_images(found, thumbnails(study, positions))
+    wanted = dict.fromkeys(one.image_id for images in found.values() for one in images)
+    return shown_images(found, thumbnails(study, wanted))
 
 
 def _form_of(output: Path | None, form: ReportFormat | None) -> ReportFormat:

@@ -27,6 +27,7 @@ import safetensors.torch
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.outputs import ImageNames, read_image_names
+from ray_unlearn.export import check_one_set
 from ray_unlearn.interchange.card import card
 from ray_unlearn.interchange.folders import new_folder
 from ray_unlearn.store import Record, StudyStore
@@ -62,7 +63,7 @@ def export_hub(
 
     Raises:
         StudyError: the folder exists.
-        StoreError: a population has no run, or outputs are missing or damaged.
+        StoreError: a population has no run, or runs about several forget sets, or outputs are missing or damaged.
 
     """
     made = {name: store.made(name) for name in populations}
@@ -70,6 +71,7 @@ def export_hub(
         if not records:
             raise StoreError(f"{store.uri}: population {name} has no finished run; `ray-unlearn generate` makes them")
         check_starts(store, name, records)
+        check_one_set(store, name, "the data set's images are of one")
     names = {name: read_image_names(store, _splits_of(store, name)) for name in populations}
     first = populations[0]
     with new_folder(folder) as pending:
