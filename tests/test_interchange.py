@@ -198,6 +198,14 @@ def test_every_command_that_makes_nothing_works(studies: Path, form: str, capsys
     assert "not known" in (studies / form / form / "report.html").read_text() or form in ("logits", "easydub")
 
 
+@pytest.mark.parametrize(("form", "said"), [("klom", "the logarithm of the summed"), ("datamodels", "the largest")])
+def test_the_card_says_which_margin_it_is(studies: Path, form: str, said: str, tmp_path: Path):
+    """Law: two numbers that are called margin are told apart."""
+    assert main(["export", str(studies / form / "study.yaml"), str(tmp_path / "hub"), "--format", "hub"]) == 0
+    text = (tmp_path / "hub" / "README.md").read_text()
+    assert f"`margin` of retrained is the label's logit minus {said}" in text
+
+
 def test_ids_are_those_of_cifar10(tmp_path: Path):
     """Law: 50,000 and 10,000 columns are CIFAR-10, named as the source `cifar10` names them."""
     margins = np.zeros((2, 60_000), np.float32)

@@ -32,7 +32,7 @@ from ray_unlearn.interchange.card import card
 from ray_unlearn.interchange.folders import new_folder
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.arrow import ParquetWriter
-from ray_unlearn.store.outputs import SplitLogits, SplitMargins, decode_margins, decode_outputs
+from ray_unlearn.store.outputs import Margin, SplitLogits, SplitMargins, decode_margins, decode_outputs
 from ray_unlearn.store.records import CHECKPOINT, OUTPUTS
 from ray_unlearn.store.starts import check_starts
 from ray_unlearn.study.plan import Run
@@ -81,8 +81,18 @@ def export_hub(
                 _write_checkpoints(store, name, records, pending / "checkpoints" / name)
         _write_table(_runs(made), pending / "runs" / "runs.parquet")
         _write_table(_images(store, first, made[first], names[first]), pending / "images" / "images.parquet")
-        (pending / "README.md").write_text(card(store, study, made, licence), encoding="utf-8")
+        (pending / "README.md").write_text(
+            card(store, study, made, licence, {name: _margin_of(store, name, one) for name, one in made.items()}),
+            encoding="utf-8",
+        )
     return sorted(folder.iterdir())
+
+
+def _margin_of(store: StudyStore, name: str, records: Mapping[int, Record]) -> Margin | None:
+    """Return the kind of a population's margins; None where it has logits."""
+    index, record = next(iter(sorted(records.items())))
+    found = decode_margins(store.payload(Run(population=name, index=index), OUTPUTS, record))
+    return found[0] if found else None
 
 
 def _splits_of(store: StudyStore, population: str) -> str:
