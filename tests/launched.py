@@ -111,7 +111,8 @@ class Host(machines.Machine):
         machines.ip("-n", self.name, "route", "add", "default", "via", machines.gateway())  # it leads nowhere
         where = {"tmp": self.folder, "own": self.home, "shared": shared, "passwd": passwd}
         first = _FIRST.format(name=f"host{number}", home=HOME, studies=STUDIES, **where)
-        enter = ["ip", "netns", "exec", self.name, "unshare", "-m", "-u", "-p", "-f", "--mount-proc", "--kill-child"]
+        enter = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.name]  # all ends with this process
+        enter += ["unshare", "-m", "-u", "-p", "-f", "--mount-proc", "--kill-child"]
         self._unshare = subprocess.Popen([*enter, "bash", "-c", first], cwd="/", stderr=subprocess.DEVNULL)
         until((self.home / ".up").exists)
         children = Path(f"/proc/{self._unshare.pid}/task/{self._unshare.pid}/children")

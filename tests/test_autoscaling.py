@@ -17,6 +17,7 @@ from ray_unlearn.generation import generate
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNT, WORKERS, CPUS = 400, 6, 2
+HEAD = "f" * 51 + "00000"
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 LISTS = (
     *(f"{whose}setup_commands" for whose in ("", "head_", "worker_")),
@@ -35,6 +36,8 @@ CLUSTER: dict[str, Any] = {
         "use_node_id_as_ip": True,  # all nodes have one address
         "disable_node_updaters": True,  # and no ssh server
         "disable_launch_config_check": True,
+        "launch_multiple": True,
+        "head_node_id": HEAD,
     },
     "available_node_types": {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
@@ -49,9 +52,17 @@ CLUSTER: dict[str, Any] = {
 
 
 START = (
-    "RAY_FAKE_CLUSTER=1 AUTOSCALER_UPDATE_INTERVAL_S=1 ray start --head --num-cpus=0 --include-dashboard=false "
-    "--object-store-memory=100000000 --autoscaling-config=$HOME/cluster.yaml"
+    "ray start --head --num-cpus=0 --include-dashboard=false --object-store-memory=100000000 "
+    "--autoscaling-config=$HOME/cluster.yaml"
 )
+VERSIONS = {
+    "v1": {},  # cluster.yaml's for machines of one's own
+    "v2": {  # the launcher's on a cloud
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": HEAD,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD,
+    },
+}
 
 
 class Nodes:
@@ -68,9 +79,9 @@ class Nodes:
         return len(self._host.processes("raylet/raylet"))
 
     def _watch(self) -> None:
-        began = time.monotonic()
-        while not self._left.wait(1):
-            now = self.count()
+        began, last = time.monotonic(), False
+        while not last:
+            last, now = self._left.wait(1), self.count()
             if not self.seen or self.seen[-1][1] != now:
                 self.seen.append((round(time.monotonic() - began, 1), now))
 
@@ -87,23 +98,27 @@ class Nodes:
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(bool(launched.missing()), reason=launched.missing())
-def test_nodes_appear_for_six_workers_and_go_when_they_are_idle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_nodes_appear_for_six_workers_and_go_when_they_are_idle(version: str, tmp_path: Path) -> None:
     """Law: a head without room gets the nodes for six workers and no more; all work; none stays; bytes as inline."""
     shared = tmp_path / "shared"
     tree = merged(slow_study(shared, COUNT), {"execution": {"workers": WORKERS, "max_attempts": 1}})
     there = yaml.safe_dump(tree).replace(str(shared), launched.STUDIES)
     with launched.hosts(1, tmp_path, shared) as (host,):
-        (host.home / "study.yaml").write_text(there)
+        (shared / "study.yaml").write_text(there)
         (host.home / "cluster.yaml").write_text(yaml.safe_dump(CLUSTER))
         with (host.home / ".bashrc").open("a") as profile:
             profile.write(f"export PYTHONPATH={ROOT} RAY_AUTH_MODE=token\n")
-        host.says(f"(umask 077; ray get-auth-token --generate) && {START}")
+        variables = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", **VERSIONS[version]}
+        set_up = " ".join(f"{name}={value}" for name, value in variables.items())
+        host.says(f"(umask 077; ray get-auth-token --generate) && {set_up} {START}")
         with Nodes(host) as nodes:
-            said = host.says("python -m ray_unlearn.cli generate study.yaml --address auto")
+            said = host.says(f"python -m ray_unlearn.cli generate {launched.STUDIES}/study.yaml --address auto")
             launched.until(lambda: nodes.count() == 1, 90)
         print(said, nodes.seen, sep="\n")
     assert said.count("worker ready") == WORKERS
     assert max(count for _, count in nodes.seen) == 1 + WORKERS // CPUS
+    assert nodes.seen[-1][1] == 1
     plain = slow_study_in(tmp_path / "plain", COUNT)
     hurry(tmp_path / "plain")
     assert generate(plain, backend="inline").made == COUNT + 1

@@ -83,6 +83,8 @@ def test_every_worker_of_ones_own_is_used() -> None:
     assert (node["min_workers"], node["max_workers"]) == (2, 2)
     with pytest.raises(Exception, match="available_node_types is not supported"):  # how `ray up` aborts
         prepared(variant("aws") | uncommented("local"))
+    (head,) = [command for command in variant("local")["head_start_ray_commands"] if "ray start" in command]
+    assert "RAY_enable_autoscaler_v2=0 ray start" in head  # v2 starts one; tests/test_launched.py starts them all
 
 
 @pytest.mark.parametrize("name", ["gcp", "local"])

@@ -23,7 +23,7 @@ from test_cluster import variant
 from ray_unlearn.generation import generate
 
 ROOT = Path(__file__).resolve().parents[1]
-COUNT = 150
+COUNT = 300
 
 
 def cluster_of(head: launched.Host, *workers: launched.Host) -> dict[str, Any]:
@@ -92,8 +92,8 @@ def test_the_cluster_is_launched_loses_a_node_and_makes_the_study(tmp_path: Path
             launched.until(lambda: laptop.sh("curl -s http://127.0.0.1:8265").returncode == 0, 60, lambda: tunnel.said)
             submit = "cd mine && ray-unlearn submit study.yaml --stage generate --address http://127.0.0.1:8265 --wait"
             with laptop.running(submit) as driver:
-                made = partial(records_in, shared)
-                launched.until(lambda: made() >= 10 or driver.ended, 120, lambda: driver.said)
+                begun = partial(works, driver, shared)
+                launched.until(lambda: begun() or driver.ended, 120, lambda: driver.said)
                 workers[0].power_off()
                 while not driver.ended:
                     seen |= series(head)
@@ -109,6 +109,11 @@ def test_the_cluster_is_launched_loses_a_node_and_makes_the_study(tmp_path: Path
     hurry(tmp_path / "plain")
     assert generate(plain, backend="inline").made == COUNT + 1
     assert payload_bytes(shared / "store/tiny") == payload_bytes(tmp_path / "plain/store/tiny")
+
+
+def works(driver: launched.Running, shared: Path) -> bool:
+    """Return whether ten runs are made, and the node that will be lost has a worker."""
+    return "worker ready: host2" in driver.said and records_in(shared) >= 10
 
 
 def monitor(head: launched.Host) -> str:

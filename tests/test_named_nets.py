@@ -76,6 +76,8 @@ def test_nets_of_libraries_are_made_by_name(arch: str, options: dict[str, Any], 
     assert torch.equal(logits, same(images()))
     assert not torch.equal(logits, other(images()))
     assert torch.equal(Template(one).copy().eval()(images()), logits)
+    about = {"num_classes": 5, "arch": arch, "trains": True}
+    assert models.try_net(one, images(), torch.tensor([0, 1]), **about) == []  # what it returns is as expected
     spec = Model(arch=arch, options=options)
     assert models.package_of(spec) == package
     assert package in versions(package)

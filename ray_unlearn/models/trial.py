@@ -225,7 +225,7 @@ def _check_one(net: nn.Module, images_BCHW: torch.Tensor, num_classes: int, arch
 def _remarks(net: nn.Module, images_BCHW: torch.Tensor, logits: torch.Tensor) -> Iterator[str]:
     if plain_logits in net._forward_hooks.values():
         output = net.forward(images_BCHW.clone())
-        if not isinstance(output, torch.Tensor):
+        if not _is_expected(output):
             yield f"returns {described(output)}; {taken(output)}"
     if not torch.allclose(net(images_BCHW.clone()), logits, rtol=0, atol=0, equal_nan=True):
         yield "two evaluations of the same images differ: it draws at random in evaluation mode, so outputs have noise"
@@ -235,6 +235,11 @@ def _remarks(net: nn.Module, images_BCHW: torch.Tensor, logits: torch.Tensor) ->
         yield "its outputs are probabilities, from 0 to 1; methods and scores expect logits, as before a softmax"
 
 
+def _is_expected(output: object) -> bool:
+    """Return whether an output is a tensor, or one of Transformers' own, whose logits everybody takes."""
+    return isinstance(output, torch.Tensor) or type(output).__module__.startswith("transformers.")
+
+
 def _step(net: nn.Module, images_BCHW: torch.Tensor, labels_B: torch.Tensor) -> Iterator[str]:
     """Take a forward and a backward pass in training mode; yield lines about the gradients."""
     trained = {name: each for name, each in net.named_parameters() if each.requires_grad}
@@ -242,7 +247,7 @@ def _step(net: nn.Module, images_BCHW: torch.Tensor, labels_B: torch.Tensor) -> 
         raise ModelError("it has no parameter that can be trained")
     if plain_logits in net._forward_hooks.values():
         output = net.train().forward(images_BCHW.clone())
-        if not isinstance(output, torch.Tensor):
+        if not _is_expected(output):
             yield f"returns {described(output)} in training mode; {taken(output)}, and the rest is not trained"
     logits = net.train()(images_BCHW.clone())
     if not torch.isfinite(logits).all():

@@ -4,7 +4,8 @@
     uv run python tests/bench/isolation_cost.py --seconds 0.01 1 --repeats 20
 
 A run is a script that trains small_cnn on digits for some batches, so many that it takes about that long here. Prints
-the median seconds of each kind, and how long a fork server takes to start. Needs neither a GPU nor Ray.
+the median seconds of each kind, by the clock and of the CPU (of a machine with other work, the latter say more), and
+how long a fork server takes to start. Needs neither a GPU nor Ray.
 
 Does not cover: GPUs, where each process makes a context of its own.
 """
@@ -12,6 +13,7 @@ Does not cover: GPUs, where each process makes a context of its own.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -89,21 +91,28 @@ class Both:
         original = self.worker._original(Run(population="original", index=0))[1]
         return self.runs.made(run, rng, original, RunLog())
 
+    def cpu_s(self) -> float:
+        """Return the CPU seconds of this process, of the fork server, and of what that forked."""
+        with fork_server.fork_server() as server:
+            fields = Path(f"/proc/{server._pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return time.process_time() + sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
 
 def _run(index: int) -> tuple[Run, Seeds]:
     return Run(population="mine", index=index), Seeds(study=0, population="mine", run=index)
 
 
-def seconds_of(both: Both, repeats: int) -> tuple[list[float], list[float]]:
-    """Return the seconds of runs here and apart, made alternately, after one of each."""
-    found: tuple[list[float], list[float]] = ([], [])
+def seconds_of(both: Both, repeats: int) -> list[float]:
+    """Return median seconds of runs here and apart, made alternately after one of each, and their CPU seconds."""
+    found: list[list[float]] = [[], [], [], []]
     for index in range(repeats + 1):
         for place, make in enumerate((both.here, both.apart)):
-            start = time.perf_counter()
+            start, used = time.perf_counter(), both.cpu_s()
             make(index)
             if index:
                 found[place].append(time.perf_counter() - start)
-    return found
+                found[place + 2].append(both.cpu_s() - used)
+    return [statistics.median(values) for values in found]
 
 
 def started() -> float:
@@ -124,14 +133,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         first = Both(folder, 10)
-        per_batch = statistics.median(seconds_of(first, 5)[0]) / 10
-        print("| run | batches | here | apart | difference |\n|---|---|---|---|---|")
+        first.apart(0)  # starts the server
+        per_batch = seconds_of(first, 5)[0] / 10
+        print("| run | batches | here | apart | difference | CPU here | apart | difference |\n" + "|---" * 8 + "|")
         for seconds in options.seconds:
             batches = max(1, round(seconds / per_batch))
             both = Both(folder, batches)
             repeats = options.repeats or (30 if seconds < 0.5 else 5 if seconds < 10 else 2)
-            here, apart = (statistics.median(times) for times in seconds_of(both, repeats))
-            print(f"| {seconds:g} s | {batches} | {here:.3f} s | {apart:.3f} s | {apart - here:+.3f} s |", flush=True)
+            both.apart(0)
+            here, apart, cpu_here, cpu_apart = seconds_of(both, repeats)
+            clock = f"{here:.3f} s | {apart:.3f} s | {apart - here:+.3f} s"
+            cpu = f"{cpu_here:.3f} s | {cpu_apart:.3f} s | {cpu_apart - cpu_here:+.3f} s"
+            print(f"| {seconds:g} s | {batches} | {clock} | {cpu} |", flush=True)
     print(f"\nA fork server answers {statistics.median(started() for _ in range(3)):.1f} s after its start.")
     fork_server.stop()
 
