@@ -126,6 +126,14 @@ def test_a_tensor_with_a_gradient_is_read(tmp_path: Path):
     assert main(["import", *arguments]) == 0
 
 
+def test_a_copied_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Law: two equal runs are read, because a method may have no seed, and a line says which they are."""
+    torch.save(torch.from_numpy(MARGINS[[0, 1, 2, 1]]), tmp_path / "own.pt")
+    arguments = [*_klom(tmp_path, torch.tensor([3.0])), f"own={tmp_path}/own.pt", "-o", str(tmp_path / "out")]
+    assert main(["import", *arguments]) == 0
+    assert capsys.readouterr().err.startswith("warning: own: run 3 has the same numbers as run 1: is it a copy?")
+
+
 def test_a_store_of_another_study_is_not_written_into(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Law: runs of a study of this name are not replaced, wherever its file is."""
     arguments = ["import", *_klom(tmp_path, torch.tensor([3.0])), "-o", str(tmp_path / "out"), "--name", "mine"]
