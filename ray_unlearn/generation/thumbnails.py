@@ -17,6 +17,7 @@ import numpy as np
 
 from ray_unlearn.generation.job import open_job
 from ray_unlearn.store.arrow import read_table
+from ray_unlearn.store.membership import HALVED
 from ray_unlearn.study.schema import Study
 
 
@@ -35,8 +36,9 @@ def thumbnails(study: Study, wanted: Collection[str]) -> dict[str, str]:
     from PIL import Image
 
     data = open_job(study).data
-    listed = read_table(data.arrows[data.splits.digest]).column("image_id").to_pylist()
-    index_of = dict(zip(listed, np.concatenate([*data.splits.sets.values()]).tolist(), strict=True))
+    table = read_table(data.arrows[data.splits.digest]).select(["split", "image_id"]).to_pydict()
+    listed = zip(table["split"], table["image_id"], np.concatenate([*data.splits.sets.values()]).tolist(), strict=True)
+    index_of = {image_id: index for split, image_id, index in listed if split in HALVED}  # a test image may have its id
     indexes = np.array([index_of[image_id] for image_id in wanted], np.int64)
     uris = {}
     for image_id, pixels in zip(wanted, data.open(torch.device("cpu")).gather(indexes), strict=True):
