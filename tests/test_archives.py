@@ -117,6 +117,8 @@ def test_what_is_no_plain_tar_is_refused(what: str, tmp_path):
             r"2\.png: the sample '2' has no class; expected 2\.cls, or",
         ),
         ({"1.a.png": b"", "1.b.png": b"", "1.cls": b"0"}, "the sample '1' has 2 images"),
+        ({"1.png": b"", "1.PNG": b"", "1.cls": b"0"}, "the sample '1' has 2 images"),
+        ({"a/1.5.png": b"", "a/1.5.cls": b"0", "b/2.5.png": b""}, r"a/1\.5\.cls: a class without an image"),
         ({"1.png": b"", "1.json": b"{"}, "not JSON"),
         ({"1.png": b"", "1.cls": b"\xff"}, "not a text"),
         ({"train/a/1.png": b"", "test/a/1.png": b""}, "are splits, not classes"),
@@ -145,10 +147,50 @@ def test_links_and_places_outside_are_no_images(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = 700
             archive.addfile(info, io.BytesIO(b"x" * 700))
-        link = tarfile.TarInfo("dog/3.png")
+        link = tarfile.TarInfo("dog/3.txt")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     source = opened(str(path))
     assert [row.image_id for part in source.slices for row in part.rows()] == ["cat/1.png", "dog/2.png"]
     path.write_bytes(path.read_bytes()[: 512 + 1024 + 512 + 100])
     assert [row.problem for part in source.slices for row in part.rows()] == ["", "the tar file ends inside this image"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (tarfile.SYMTYPE, "a link to 'cat/1.png'"),
+        (tarfile.LNKTYPE, "a link to 'cat/1.png'"),
+        (tarfile.CHRTYPE, "a sparse or special file"),
+    ],
+)
+def test_an_image_that_is_a_link_or_a_device_is_refused(kind: bytes, what: str, tmp_path):
+    """Law: it would be missing from the data without a word; tar itself stores a second name of a file as a link."""
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("cat/1.png", "dog/2.png"):
+            archive.addfile(tarfile.TarInfo(name))
+        other = tarfile.TarInfo("dog/3.png")
+        other.type, other.linkname = kind, "cat/1.png"
+        archive.addfile(other)
+    with pytest.raises(DataError, match=rf"a\.tar: dog/3\.png: {what}, which is not read; write the tar file with"):
+        opened(str(tmp_path / "a.tar"))
+
+
+def test_what_follows_the_end_of_a_tar_file_is_noticed(tmp_path):
+    """Law: tarfile stops without a word at the end of the first of two joined files, and at a damaged header."""
+    first, second = (Path(tar(tmp_path / f"{name}.tar", samples(i, 2))) for i, name in enumerate("ab"))
+    (tmp_path / "joined.tar").write_bytes(first.read_bytes() + second.read_bytes())
+    damaged = bytearray(first.read_bytes())
+    with tarfile.open(first) as archive:
+        damaged[archive.getmembers()[2].offset + 150] ^= 1  # in the checksum
+    (tmp_path / "damaged.tar").write_bytes(damaged)
+    for name in ("joined", "damaged"):
+        with pytest.raises(DataError, match=rf"{name}\.tar: something follows the end of the tar file \(byte"):
+            opened(str(tmp_path / f"{name}.tar"))
+
+
+def test_images_outside_of_the_class_folders_are_counted(tmp_path):
+    """Law: as in a folder on a disk."""
+    source = opened(tar(tmp_path / "a.tar", {"cat/1.png": png(1), "dog/2.png": png(2), "3.png": png(3)}))
+    assert (source.num_rows, len(source.remarks)) == (2, 1)
+    assert source.remarks[0].startswith("1 file ignored")

@@ -74,6 +74,18 @@ def test_units_of_a_resnet(k, unit, expected):
     assert names(resnet18(num_classes=3), k, unit) == expected
 
 
+@pytest.mark.parametrize("unit", ["stage", "block"])
+def test_a_net_inside_of_another_is_no_unit(unit):
+    """Law: Transformers' nets have one child, the backbone, before the classifier: k = 1 would move everything."""
+    net = nn.Module()
+    net.vit, net.classifier = nn.Module(), nn.Linear(8, 3)
+    net.vit.embeddings, net.vit.encoder, net.vit.norm = nn.Conv2d(3, 8, 4), nn.Linear(8, 8), nn.LayerNorm(8)
+    with pytest.raises(MethodError, match=f"is one {unit}, 'vit', so nothing would be frozen; set unit: layer"):
+        last_units(net, 1, unit)
+    assert names(net, 0, unit) == ["classifier"]
+    assert names(net, 2, "layer") == ["vit.encoder", "vit.norm", "classifier"]
+
+
 @pytest.mark.parametrize(("unit", "share"), [("layer", 5_130), ("block", 4_725_770), ("stage", 8_398_858)])
 def test_how_many_parameters_k_1_moves(unit, share):
     """Law: of a ResNet-18 with ten classes, 512 * 10 + 10; the last block's 4,720,640 more; layer4's 8,393,728 more."""

@@ -208,6 +208,22 @@ def test_a_file_may_lack_the_head_or_have_another(tmp_path):
         built(arch="small_cnn", pretrained=torn)
 
 
+def test_a_head_of_a_fixed_size_is_said_to_come_from_the_file(tmp_path):
+    """Law: a factory without num_classes has no head that could be told apart: retrained models would have it, too."""
+    (tmp_path / "fixed.py").write_text(
+        "from torch import nn\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(48, 5))\n"
+    )
+    net = Model(arch="fixed:make").with_folder(str(tmp_path))
+    file = saved(models.build(net, 5, Seeds(study=9), 4), tmp_path / "a.safetensors")
+    found = models.started_from(Model(arch="fixed:make", pretrained=file).with_folder(str(tmp_path)), 5, 4)
+    assert found is not None
+    assert [note for note in found.notes if "its head starts from the pretrained weights, too" in note]
+    whole = saved(built(9, arch="small_cnn"), tmp_path / "b.safetensors")
+    plain = models.started_from(Model(arch="small_cnn", pretrained=whole), 5, 16)
+    assert plain is not None
+    assert plain.notes == ()
+
+
 def test_the_content_of_a_file_is_its_identity(tmp_path):
     """Law: a copy elsewhere is the same model; another file another; a worker refuses one that changed."""
     net = built(9, arch="small_cnn")

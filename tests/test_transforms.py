@@ -91,6 +91,7 @@ def test_crops_and_flips_are_what_they_were_without_transforms(images):
         ("Lambda", "Lambda: .*it needs a function"),
         ({"RandomAffine": {"degrees": 5, "interpolation": "cubical"}}, "RandomAffine: 'cubical' is not a valid"),
         ({"RandomApply": {"transforms": ["Nope"]}}, "v2 has no transform 'Nope'"),
+        ({"RandomApply": {"transforms": ["Grayscale"], "p": 0.1}}, r"RandomApply gives uint8 \[1, 8, 8\]"),
         ({"ColorJitter": {"brightness": float("nan")}}, "not JSON compliant|brightness"),
     ],
 )

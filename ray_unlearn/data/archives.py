@@ -37,7 +37,9 @@ from ray_unlearn.study.uris import label
 
 _SLICE_ROWS = 2048
 _LARGEST_BYTES = 2**30  # of one image
+_END_BYTES = 2**16  # looked at behind the last member; writers fill up to 10,240 or so with zeros
 _LARGEST_TEXT = 2**20  # bytes of a .cls or .json
+_ABOUT = {"cls", "json"}  # what a sample has of its image's class
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -128,15 +130,21 @@ def open_tars(paths: Sequence[str], columns: Columns) -> OpenSource:
     _check_one_split(name, files)
     members = [member for file in files for member in _members(file.uri)]
     samples = _samples(members)
-    if any(_pictures(parts) and {"cls", "json"} & parts.keys() for parts in samples.values()):
+    if any(_pictures(parts) and _ABOUT & parts.keys() for parts in samples.values()):
         images = [image for (_, key), parts in samples.items() for image in _sample(key, parts, columns)]
         others = [part for parts in samples.values() if not _pictures(parts) for part in parts.values()]
         numbers = [whole(str(one.label)) for one in images]
         if all(number is not None for number in numbers):
             images = [replace(one, label=int(number or 0)) for one, number in zip(images, numbers, strict=True)]
     else:
+        if lone := [member.where for member in members if member.name.lower().endswith(".cls")]:
+            raise DataError(
+                f"{lone[0]}: a class without an image; a sample's files have one name before the first dot, 0001.jpg "
+                "and 0001.cls"
+            )
         images = _in_folders([member for member in members if _is_picture(member)], name)
-        others = [member for member in members if not _is_picture(member)]
+        read = {image.member.name for image in images}
+        others = [member for member in members if member.name not in read]
     if not images:
         raise DataError(
             f"{name}: no images; expected samples of WebDataset (0001.jpg and 0001.cls or .json), or a folder per class"
@@ -175,14 +183,41 @@ def _members(path: str) -> list[Member]:
                 f"{label(path)}: compressed ({packed}), so no image can be read by itself; decompress it first"
             )
         with tarfile.open(path, "r:") as tar:
-            found = [one for one in tar if one.isreg() and not one.issparse() and not is_system(_inside(one.name))]
+            found = [one for one in tar if not one.isdir() and not is_system(_inside(one.name))]
+            end = tar.offset
+        _check_whole(path, end)
+        _check_plain(path, found)
     except (OSError, tarfile.TarError, ValueError) as error:
         reason = first_line(error)
         raise DataError(f"{label(path)}: not a readable tar file: {reason}") from error
     return [
         Member(tar=path, name=str(_inside(one.name)), offset=one.offset_data, size=one.size)
         for one in sorted(found, key=lambda one: one.name)
+        if one.isreg()
     ]
+
+
+def _check_whole(path: str, end: int) -> None:
+    """Check that zeros follow the last header that was read: tarfile ends at a damaged one as at the file's end."""
+    with Path(path).open("rb") as file:
+        file.seek(end)
+        rest = file.read(_END_BYTES)
+    if rest.strip(b"\0"):
+        raise DataError(
+            f"{label(path)}: something follows the end of the tar file (byte {end:,}): it is damaged there, or several "
+            "files were joined into one; copy it again, or name the parts"
+        )
+
+
+def _check_plain(path: str, members: Sequence[tarfile.TarInfo]) -> None:
+    """Check that no image is a link, a sparse file or a device: it would be missing without a word."""
+    for one in members:
+        if PurePosixPath(one.name).suffix.lower() in SUFFIXES and (not one.isreg() or one.issparse()):
+            what = f"a link to {one.linkname!r}" if one.islnk() or one.issym() else "a sparse or special file"
+            raise DataError(
+                f"{label(path)}: {one.name}: {what}, which is not read; write the tar file with the images themselves "
+                "(GNU tar: --dereference --hard-dereference)"
+            )
 
 
 def _inside(name: str) -> PurePosixPath:
@@ -200,7 +235,8 @@ def _samples(members: Sequence[Member]) -> dict[tuple[str, str], dict[str, Membe
     for member in members:
         folder, slash, file = member.name.rpartition("/")
         key, _, kind = file.partition(".")
-        samples.setdefault((member.tar, f"{folder}{slash}{key}"), {})[kind.lower()] = member
+        kind = kind.lower() if kind.lower() in _ABOUT else kind  # 1.jpg and 1.JPG are two images
+        samples.setdefault((member.tar, f"{folder}{slash}{key}"), {})[kind] = member
     return samples
 
 

@@ -21,7 +21,7 @@ from ray_unlearn.data.class_names import in_order, reordered
 from ray_unlearn.data.files import SourceFile, fingerprint
 from ray_unlearn.data.parquet import ParquetSlice, check_columns, class_names_of, is_number
 from ray_unlearn.data.rows import OpenSource, Row
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DataError, first_line
 from ray_unlearn.store.arrow import ArrowStream, extension_types
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Columns
@@ -111,20 +111,16 @@ def _opened(file: SourceFile) -> ArrowStream:
     try:
         return ArrowStream(file.uri)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{file.label}: not a readable Arrow stream: {_first_line(error)}") from error
+        raise DataError(f"{file.label}: not a readable Arrow stream: {first_line(error)}") from error
 
 
 def _whole(file: SourceFile, stream: ArrowStream) -> Iterator[pa.RecordBatch]:
     try:
         yield from stream.batches()
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{file.label}: damaged Arrow stream: {_first_line(error)}") from error
+        raise DataError(f"{file.label}: damaged Arrow stream: {first_line(error)}") from error
 
 
 def _batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
     with _opened(file) as stream:
         yield from _whole(file, stream)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -262,6 +262,7 @@ def _assemble(
     )
     wanted, seeds = _with_hardest(study, hardest, table.ids[: table.num_train]), Seeds(study=study.seed)
     splits, *further = (make_splits(wanted, seeds, table, number) for number in range(wanted.forget.sets))
+    near = _hashes(prepared.values(), tables) if study.data.near_duplicates else None
     normalize = study.data.normalize
     identity = {
         "images": {role: source.manifest.content for role, source in prepared.items()},
@@ -290,21 +291,19 @@ def _assemble(
             *_untested(names, table.labels_N, table.num_train, splits),
             *straddling(splits.sets, table.groups),
             *_shared_pixels(tables, prepared["train"].folder, splits, table.ids),
-            *(_nearly_shared(prepared.values(), tables, splits, table.ids) if study.data.near_duplicates else ()),
+            *(near_copies(splits.sets, *near, table.ids) if near else ()),
             *few_images(splits.sets),
-            *_in_further_sets(further, tables, table),
+            *_in_further_sets(further, tables, table, near),
         ),
     )
 
 
-def _nearly_shared(
-    prepared: Iterable[Prepared], tables: Sequence[pa.Table], splits: Splits, ids: Sequence[str]
-) -> Iterator[str]:
-    words_N = words_of(tables)
-    if words_N is not None:
-        shards = [shard for source in prepared for shard in source.map(cache_folder())]
-        hashes_NW = np.concatenate([hashes(shard.pixels_NHWC) for shard in shards])
-        yield from near_copies(splits.sets, hashes_NW, words_N, ids)
+def _hashes(prepared: Iterable[Prepared], tables: Sequence[pa.Table]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return what `near_copies` compares: hashes and words of all images; None where a shard lacks the words."""
+    if (words_N := words_of(tables)) is None:
+        return None
+    shards = [shard for source in prepared for shard in source.map(cache_folder())]
+    return np.concatenate([hashes(shard.pixels_NHWC) for shard in shards]), words_N
 
 
 def _shared_pixels(tables: Sequence[pa.Table], folder: str, splits: Splits, ids: Sequence[str]) -> Iterator[str]:
@@ -318,13 +317,19 @@ def _shared_pixels(tables: Sequence[pa.Table], folder: str, splits: Splits, ids:
         yield from copies(splits.sets, words_N, ids)
 
 
-def _in_further_sets(further: Sequence[Splits], tables: Sequence[pa.Table], images: ImageTable) -> Iterator[str]:
+def _in_further_sets(
+    further: Sequence[Splits],
+    tables: Sequence[pa.Table],
+    images: ImageTable,
+    near: tuple[np.ndarray, np.ndarray] | None,
+) -> Iterator[str]:
     """Yield what is said of groups and copies in both retain and forget, for forget sets 1, 2, ... by number."""
     words_N = words_of(tables) if further else None
     for number, splits in enumerate(further, 1):
         trained = {name: splits.sets[name] for name in ("retain", "forget")}
         shared = () if words_N is None else copies(trained, words_N, images.ids)
-        yield from (f"forget set {number}: {line}" for line in (*straddling(trained, images.groups), *shared))
+        nearly = near_copies(trained, *near, images.ids) if near else ()
+        yield from (f"forget set {number}: {line}" for line in (*straddling(trained, images.groups), *shared, *nearly))
 
 
 def _untested(names: tuple[str, ...] | None, labels_N: np.ndarray, num_train: int, splits: Splits) -> Iterator[str]:

@@ -216,8 +216,9 @@ def _make(
 def _ended_early(file: Path, summary: Summary) -> str:
     run, why = next(iter(summary.failed.items()), (None, "; ".join(one.why for one in summary.ended)))
     shows = f"; `ray-unlearn logs {file} {run}` shows the traceback" if run else ""
+    count = len(summary.failed) or sum(len(one.runs) for one in summary.ended)
     return (
-        f"{plural(len(summary.failed), 'model')} could not be made, so this is the evidence of those that were made, "
+        f"{plural(count, 'model')} could not be made, so this is the evidence of those that were made, "
         f"and no more were tried: {why}{shows}; the same command goes on from here"
     )
 

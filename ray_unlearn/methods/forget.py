@@ -41,7 +41,7 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.losses import frozen_copy
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import classifier, convolutions, reset_tensors
+from ray_unlearn.methods.perturbations import classifier, convolutions, moves, reset_tensors
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
@@ -111,15 +111,17 @@ def _candidates(model: nn.Module, pool: str) -> list[tuple[nn.Module, str | None
 
     """
     if pool == "convolutions":
-        layers = [layer for _, layer in convolutions(model) if max(layer.kernel_size) > 1]
+        layers = [layer for _, layer in convolutions(model) if max(layer.kernel_size) > 1 and moves(layer.weight)]
         if not layers:
-            raise MethodError("the method re-initialises convolutions larger than 1x1, and the model has none")
+            raise MethodError("the method re-initialises convolutions larger than 1x1, and the model has none to train")
         return [(layer, None) for layer in layers]
     head = classifier(model)
     kept = [(name, layer) for name, layer in model.named_modules() if layer is not head and not _is_shortcut(name)]
-    found = [(layer, own) for _, layer in kept for own, _ in layer.named_parameters(recurse=False)]
+    found = [(layer, own) for _, layer in kept for own, each in layer.named_parameters(recurse=False) if moves(each)]
     if not found:
-        raise MethodError("the method re-initialises parameters outside the classifier, and the model has none")
+        raise MethodError(
+            "the method re-initialises parameters outside the classifier, and the model has none to train"
+        )
     return [*found]
 
 

@@ -38,7 +38,7 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.masks import GradientScale
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import convolutions, moves, reinitialise, smallest
+from ray_unlearn.methods.perturbations import check_some_move, convolutions, moves, reinitialise, smallest
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
@@ -71,7 +71,9 @@ class KookminOptions(Recipe):
 
 def kookmin(model: nn.Module, data: RunData, options: KookminOptions, rng: Seeds) -> None:
     """Draw the weights with the smallest scores anew, then train on retain with scaled gradients."""
-    weights = [cast(nn.Parameter, layer.weight) for _, layer in convolutions(model) if moves(layer.weight)]
+    every = [cast(nn.Parameter, layer.weight) for _, layer in convolutions(model)]
+    check_some_move(every, "the convolutions")
+    weights = [*filter(moves, every)]
     scores = _scores(model, weights, data, rng)
     fresh = _chosen(weights, scores, dead_weights(model, data.retain), options)
     generator = rng.torch("fresh-weights")

@@ -42,6 +42,17 @@ def moves(tensor: torch.Tensor) -> bool:
     return not isinstance(tensor, nn.Parameter) or tensor.requires_grad
 
 
+def check_some_move(tensors: Iterable[torch.Tensor], what: str) -> None:
+    """Check that not all of what a method perturbs is frozen: it would do the rest of its steps alone.
+
+    Raises:
+        MethodError: all is frozen; `what` names it.
+
+    """
+    if not any(map(moves, tensors)):
+        raise MethodError(f"the method changes {what}, which the net has frozen; leave it out of model.freeze")
+
+
 def reset_layers(layers: Iterable[nn.Module], rng: Seeds, purpose: str) -> None:
     """Re-initialise layers by their own default initialisation (`reset_parameters`), as PyTorch builds them.
 
@@ -131,10 +142,12 @@ def transpose_kernels(model: nn.Module) -> None:
     """Swap height and width of every 2-d convolution's kernel.
 
     Raises:
-        MethodError: a kernel is not square.
+        MethodError: a kernel is not square, or all are frozen.
 
     """
-    for name, layer in convolutions(model):
+    layers = convolutions(model)
+    check_some_move([layer.weight for _, layer in layers], "the convolutions")
+    for name, layer in layers:
         height, width = layer.weight.shape[2:]
         if height != width:
             raise MethodError(f"layer {name}: its kernel is {height}x{width}; only square kernels can be transposed")
@@ -213,7 +226,7 @@ def last_units(model: nn.Module, k: int, unit: str) -> list[nn.Module]:
     normalisation) belongs to the unit before it and comes right after it in the list.
 
     Raises:
-        MethodError: there is no classifier, or there are fewer units.
+        MethodError: there is no classifier, there are fewer units, or one child holds all before the classifier.
 
     """
     head = classifier(model)
@@ -224,10 +237,23 @@ def last_units(model: nn.Module, k: int, unit: str) -> list[nn.Module]:
             units[-1].append(module)
         else:
             units.append([module])
+    if k and len(units) == 1:
+        _check_no_backbone(model, units[0][0], unit)
     wanted = k - 1 if unit == "layer" else k
     if wanted > len(units):
         raise MethodError(f"k is {k}, but the model has {len(units)} {unit}s before its classifier")
     return [*(module for each in units[len(units) - max(0, wanted) :] for module in each), *[head] * (wanted >= 0)]
+
+
+def _check_no_backbone(model: nn.Module, only: nn.Module, unit: str) -> None:
+    """Check that the one unit before the classifier is a layer, not a whole net inside of another, as Transformers'."""
+    if any(list(child.parameters()) for child in only.children()):
+        name = next(name for name, module in model.named_modules() if module is only)
+        other = "block or layer" if unit == "stage" and type(only) is nn.Sequential else "layer"
+        raise MethodError(
+            f"unit: {unit}: all of the model before its classifier is one {unit}, {name!r}, so nothing "
+            f"would be frozen; set unit: {other}"
+        )
 
 
 def _layers_before(model: nn.Module, head: nn.Linear) -> Iterator[nn.Module]:

@@ -38,7 +38,7 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.losses import entropy, frozen_copy
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import moves, prune_smallest, refill
+from ray_unlearn.methods.perturbations import check_some_move, moves, prune_smallest, refill
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
@@ -87,6 +87,8 @@ def _prune_and_refill(model: nn.Module, fraction: float, rng: Seeds) -> None:
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     if not layers:
         raise MethodError("the method prunes convolutions and linear layers, and the model has none")
+    tensors = [tensor for layer in layers for tensor in layer.parameters(recurse=False)]
+    check_some_move(tensors, "convolutions and linear layers")
     bounds: dict[nn.Parameter, float] = {}
     for layer in layers:
         bound = 1 / math.sqrt(layer.weight[0].numel())  # fan_in: inputs that one output sees

@@ -32,7 +32,7 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import add_noise, convolutions
+from ray_unlearn.methods.perturbations import add_noise, check_some_move, convolutions
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
@@ -65,6 +65,7 @@ def seif(model: nn.Module, data: RunData, options: SeifOptions, rng: Seeds) -> N
     """Add noise, train with a loss weighted batch by batch, add a little noise before the last epoch."""
     chosen = convolutions(model)[: 1 if options.layers == "first" else None]
     weights = [layer.weight for _, layer in chosen]
+    check_some_move(weights, "the first convolution" if options.layers == "first" else "the convolutions")
     weights_C = _batch_weights(data, options)
     on_labels = cross_entropy()
 

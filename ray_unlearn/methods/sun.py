@@ -38,7 +38,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.masks import trainable_only
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import add_noise, classifier, reset_layers
+from ray_unlearn.methods.perturbations import add_noise, check_some_move, classifier, reset_layers
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
@@ -72,7 +72,9 @@ class SunOptions(Recipe):
 
 def sun(model: nn.Module, data: RunData, options: SunOptions, rng: Seeds) -> None:
     """Reset the classifier; train noisy random subsets, then all."""
-    reset_layers([classifier(model)], rng, "reset")
+    head = classifier(model)
+    check_some_move(head.parameters(), "the classifier")
+    reset_layers([head], rng, "reset")
     normal = _normalisation(model, options.pool)
     others = [p for p in model.parameters() if p.requires_grad and p not in normal]
     final = max(0, math.ceil(options.epochs) - len(options.final_lrs))

@@ -5,7 +5,7 @@
     found.identity                               # {"sha256": ...}: no path of a machine
 
 The head is the tensors whose shape depends on the number of classes (`architectures` finds them). It is always new,
-also where the file's has as many classes: they may be others.
+also where the file's has as many classes: they may be others. A net without such a tensor is noted.
 
 Does not cover: weights of a population (`methods.weights`), which replace all of a net.
 """
@@ -26,6 +26,11 @@ from ray_unlearn.models.state_dicts import Fitted
 from ray_unlearn.models.weights import load_weights, open_weights
 from ray_unlearn.study.model import Model
 from ray_unlearn.study.uris import label
+
+_NO_HEAD = (
+    "model.pretrained: no tensor of the net depends on the number of classes, so its head starts from the pretrained "
+    "weights, too, in retrained models as well; let the factory take num_classes"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,4 +89,5 @@ def put(model: nn.Module, found: Pretrained, head: Collection[str]) -> Fitted:
 
     """
     loaded = load_weights(model, found.tree, found.where, but=head)
-    return replace(loaded, normalisation=loaded.normalisation or found.normalisation)
+    notes = loaded.notes if head else (*loaded.notes, _NO_HEAD)
+    return replace(loaded, notes=notes, normalisation=loaded.normalisation or found.normalisation)

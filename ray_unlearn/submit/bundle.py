@@ -238,10 +238,10 @@ def _factory_files(arch: str, folder: Path) -> dict[str, Path]:
 
 
 def _package() -> Iterator[tuple[str, Path]]:
-    """Yield this package's own files."""
+    """Yield this package's own files, but for the rooms' documents, which no code reads."""
     package = Path(__file__).resolve().parents[1]
     for path in sorted(package.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".md":
             yield f"{package.name}/{path.relative_to(package)}", path
 
 
