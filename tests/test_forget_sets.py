@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
@@ -11,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from confidences import recipe
 from conftest import TINY, merged, payload_bytes
+from PIL import Image
 from pydantic import ValidationError
 
 from ray_unlearn.errors import DataError, ReferenceNotMade, StoreError, StudyError
@@ -28,6 +32,8 @@ from ray_unlearn.evaluation.scores import Curve, Scores
 from ray_unlearn.evaluation.slices import summary
 from ray_unlearn.generation import generate
 from ray_unlearn.generation.job import open_job
+from ray_unlearn.interchange.hub import export_hub
+from ray_unlearn.interchange.writing import export_outputs
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.forget_sets import splits_held
 from ray_unlearn.store.verify import verify
@@ -309,12 +315,35 @@ def test_the_page_and_the_tables_say_how_many_sets(made: Study, scored: Scores):
     assert set(of_set["runs"]) == {3}
 
 
+def test_pictures_are_of_the_images_of_every_set(made: Study, scored: Scores):
+    """Law: an image of a later set is shown as it is decoded."""
+    from ray_unlearn.generation.thumbnails import thumbnails
+    from ray_unlearn.report.worst_images import worst_images
+
+    data = open_job(made).data
+    names = read_image_names(store_of(made), data.splits_of(2).digest).ids["forget"]
+    decoded = data.open(torch.device("cpu")).gather(data.splits_of(2).sets["forget"])
+    for uri, pixels in zip(thumbnails(made, names).values(), decoded, strict=True):
+        shown = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+        assert np.array_equal(np.asarray(shown), np.asarray(pixels))
+    worst = worst_images(made, store_of(made), scored)["pushed"]
+    assert {one.image_id for one in worst} - set(read_image_names(store_of(made), data.splits.digest).ids["forget"])
+
+
 def test_what_takes_one_forget_set_says_so(made: Study, tiny: MakeStudy, tmp_path: Path):
     """Law: the competition's zip, and another study's choice of hardest images, are refused in one line."""
     from ray_unlearn.export import export_competition
 
     with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the competition"):
         export_competition(store_of(made), "finetune", 12, tmp_path / "submission.zip")
+    with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the format's"):
+        export_outputs(store_of(made), ["original", "finetune"], "klom", tmp_path / "klom", "retrained")
+    with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the data set's"):
+        export_hub(store_of(made), made, ["finetune"], tmp_path / "hub")
+    tree = made.model_dump(mode="json")
+    tree["evaluation"]["populations"] = {"base": f"{store_of(made).uri}/original"}
+    with pytest.raises(StoreError, match="base and retrained do not compare: 1 and 4 forget sets"):
+        evaluate(parse_study(tree, where="a test"), store_of(made))
     hardest = {"fraction": None, "hardest": 3, "by": "confidence_gap", "of": made.name}
     study = tiny(name="next", storage=made.storage, data={"forget": hardest})
     with pytest.raises(DataError, match=r"study tiny in .* has 4 forget sets; expected a study with one"):

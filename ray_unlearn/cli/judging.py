@@ -132,7 +132,7 @@ def evaluate(
             raise StudyError("evaluate: --watch follows runs that are being made; leave evaluation.populations out")
         specs = loaded.populations
         chosen = [name for name in names_in(only) or specs if name != ORIGINAL and not specs[name].on_halves]
-        compared = Compared(reference_of(loaded), chosen)
+        compared = Compared(reference_of(loaded), chosen, loaded.data.forget.sets)
         raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
     scores = score(log=print_error)
     alone = f", which now hold {listed(names_in(only))} alone" if only else ""
@@ -223,8 +223,8 @@ def _pictures(study: Study, store: StudyStore) -> Sequence[Shown]:
     from ray_unlearn.report.worst_images import shown_images, worst_images
 
     found = worst_images(study, store, read_scores(store))
-    positions = {one.image_id: one.position for images in found.values() for one in images}
-    return shown_images(found, thumbnails(study, positions))
+    wanted = dict.fromkeys(one.image_id for images in found.values() for one in images)
+    return shown_images(found, thumbnails(study, wanted))
 
 
 def _form_of(output: Path | None, form: ReportFormat | None) -> ReportFormat:

@@ -57,7 +57,6 @@ class Image:
     """Standard deviation over them; None with fewer than two."""
     epsilon: float | None
     """Against the retrained models; None with too few runs."""
-    position: int
     """In the forget set, as the splits list it."""
 
 
@@ -137,7 +136,6 @@ def _images(study: Study, store: StudyStore, outputs: dict[str, Outputs]) -> tup
     table = image_table(study, store)
     of = {name: rows.reset_index(drop=True) for name, rows in table.groupby("population", sort=False)}
     first_E = np.exp(-outputs[UNLEARNED].splits["forget"].loss_RN[0])
-    positions_E = outputs[UNLEARNED].splits["forget"].positions_N
     retrained = of.get(RETRAINED)
     return tuple(
         Image(
@@ -148,7 +146,6 @@ def _images(study: Study, store: StudyStore, outputs: dict[str, Outputs]) -> tup
             retrained=float(retrained["confidence"][place]) if retrained is not None else None,
             retrained_sd=_number(retrained["confidence_sd"][place]) if retrained is not None else None,
             epsilon=_number(row["epsilon"]),
-            position=int(positions_E[place]),
         )
         for place, row in enumerate(of[UNLEARNED].to_dict("records"))
     )

@@ -265,7 +265,7 @@ def _written(
         warnings=[*warnings, *(scores.warnings if scores else ())],
         versions=record.versions if record else {},
         detail=f"{study.name}/report.html" if scores else "",
-        thumbnails=drawn(study, {one.image_id: one.position for one in found.images}) if thumbnails else None,
+        thumbnails=drawn(study, [one.image_id for one in found.images]) if thumbnails else None,
     )
     result = Deletion(folder, found, tuple(_lines(file, without_keys(shlex.join(again)), found, files)))
     try:
