@@ -45,11 +45,7 @@ def export_competition(store: StudyStore, population: str, count: int, file: Pat
     """
     if store.held(population) is None:
         raise StoreError(f"{store.uri} has no population {population}; run `ray-unlearn generate` first")
-    if (sets := len(splits_held(store.held(population) or {}))) > 1 and population != ORIGINAL:
-        raise StoreError(
-            f"population {population}: its runs are about {sets} forget sets, and the competition's zip is of one; "
-            "export single runs with --run N"
-        )
+    check_one_set(store, population, "the competition's zip is of one; export single runs with --run N")
     records = store.made(population)
     check_starts(store, population, records)
     missing = [index for index in range(count) if index not in records]
@@ -82,6 +78,17 @@ def export_model(store: StudyStore, run: Run, file: Path) -> Payload:
     with _replacing(file) as temporary:
         temporary.write_bytes(content)
     return payload_of(content)
+
+
+def check_one_set(store: StudyStore, population: str, why: str) -> None:
+    """Refuse a population whose runs are about several forget sets.
+
+    Raises:
+        StoreError: they are; `why` ends the message.
+
+    """
+    if (sets := len(splits_held(store.held(population) or {}))) > 1 and population != ORIGINAL:
+        raise StoreError(f"population {population}: its runs are about {sets} forget sets, and {why}")
 
 
 def save_pth(values: np.ndarray, file: Path) -> None:

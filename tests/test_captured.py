@@ -399,8 +399,9 @@ def _raise(error: Exception) -> None:
 def test_the_worker_hands_its_engines_to_every_run(tiny):
     """Law: a worker on a CPU has none, and captures nothing; one that has them gives the same to each run."""
     job = open_job(tiny())
-    worker, writer = Worker(job, "cpu"), SimpleNamespace(on_epoch=None, on_images=None)
+    worker = Worker(job, "cpu")
     worker.open()
+    writer = SimpleNamespace(on_epoch=None, on_images=None, all_sets=worker._sets)
     assert worker._run_data(writer, None).engines is None
     worker._engines = engines = Counting()
     assert worker._run_data(writer, None).engines is engines

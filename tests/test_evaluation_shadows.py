@@ -8,6 +8,7 @@ import json
 import shutil
 import tracemalloc
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from conftest import TINY, merged
 from evaluated import (
     CLASSES,
     SIZES,
+    SPLITS_DIGEST,
     draw_logits,
     evaluated_store,
     labels_of,
@@ -385,6 +387,36 @@ def test_the_table_of_images_compares_what_is_compared(tmp_path: Path):
     publish(store, "finetune", 4, draw_logits(0), {"data": {"splits": "cd" * 32}})
     with pytest.raises(StoreError, match="finetune and retrained do not compare: their images are of splits cdcd"):
         image_table(study, store)
+
+
+def test_shadows_are_no_reference(tmp_path: Path):
+    """Law: nothing unlearned is compared with models of which some were trained on the forget images."""
+    study, store = shadow_store(tmp_path, {"original": 1, "retrained": 3, "finetune": 3, "shadows": 4})
+    tree = study.model_dump(mode="json")
+    tree["evaluation"]["reference"] = "shadows"
+    with pytest.raises(StudyError, match=r"evaluation\.reference: shadows is of models on parts of .*: finetune does"):
+        evaluate(parse_study(tree, where="a test"), store)
+
+
+def test_margins_to_the_next_class_are_not_attacked_by_shadows(tmp_path: Path):
+    """Law: shadows are fitted to phi, and such margins are another number."""
+    _, store = shadow_store(tmp_path, {"original": 1, "retrained": 3, "finetune": 3, "shadows": 8})
+    fits = shadow_scores.fits_of(store, "shadows", store.made("shadows"), SPLITS_DIGEST)
+    outputs = read_outputs(store, "finetune", store.made("finetune"))
+    nexts = replace(outputs, splits={name: replace(one, margin="top_two") for name, one in outputs.splits.items()})
+    assert MEASURES["lira_online_auc"].applies(outputs.with_shadows(fits))
+    assert not MEASURES["lira_online_auc"].applies(nexts.with_shadows(fits))
+
+
+def test_an_original_of_another_store_is_not_attacked(tmp_path: Path):
+    """Law: shadows attack the originals of their own study; another's is described alone."""
+    study, store = shadow_store(tmp_path / "a", {"original": 1, "retrained": 3, "shadows": 8})
+    _, away = shadow_store(tmp_path / "b", {"original": 2, "retrained": 3, "shadows": 2})
+    tree = study.model_dump(mode="json")
+    del tree["populations"]["original"]
+    tree["evaluation"]["populations"] = {"original": f"{away.uri}/original"}
+    found = evaluate(parse_study(tree, where="a test"), store).populations["original"]
+    assert (found.role, found.runs, found.attacks) == ("original", 2, {})
 
 
 @pytest.mark.parametrize(("lost", "pairs"), [([4], 3), (range(8), 0)])

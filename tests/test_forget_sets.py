@@ -32,6 +32,8 @@ from ray_unlearn.evaluation.scores import Curve, Scores
 from ray_unlearn.evaluation.slices import summary
 from ray_unlearn.generation import generate
 from ray_unlearn.generation.job import open_job
+from ray_unlearn.interchange.hub import export_hub
+from ray_unlearn.interchange.writing import export_outputs
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.forget_sets import splits_held
 from ray_unlearn.store.verify import verify
@@ -342,6 +344,14 @@ def test_what_takes_one_forget_set_says_so(made: Study, tiny: MakeStudy, tmp_pat
 
     with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the competition"):
         export_competition(store_of(made), "finetune", 12, tmp_path / "submission.zip")
+    with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the format's"):
+        export_outputs(store_of(made), ["original", "finetune"], "klom", tmp_path / "klom", "retrained")
+    with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the data set's"):
+        export_hub(store_of(made), made, ["finetune"], tmp_path / "hub")
+    tree = made.model_dump(mode="json")
+    tree["evaluation"]["populations"] = {"base": f"{store_of(made).uri}/original"}
+    with pytest.raises(StoreError, match="base and retrained do not compare: 1 and 4 forget sets"):
+        evaluate(parse_study(tree, where="a test"), store_of(made))
     hardest = {"fraction": None, "hardest": 3, "by": "confidence_gap", "of": made.name}
     study = tiny(name="next", storage=made.storage, data={"forget": hardest})
     with pytest.raises(DataError, match=r"study tiny in .* has 4 forget sets; expected a study with one"):

@@ -31,6 +31,7 @@ from ray_unlearn.cli import main
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores
+from ray_unlearn.evaluation.image_table import image_table
 from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.evaluation.shadows import pairs_of
@@ -197,6 +198,14 @@ def test_every_command_that_makes_nothing_works(studies: Path, form: str, capsys
     assert "not known" in (studies / form / form / "report.html").read_text() or form in ("logits", "easydub")
 
 
+@pytest.mark.parametrize(("form", "said"), [("klom", "the logarithm of the summed"), ("datamodels", "the largest")])
+def test_the_card_says_which_margin_it_is(studies: Path, form: str, said: str, tmp_path: Path):
+    """Law: two numbers that are called margin are told apart."""
+    assert main(["export", str(studies / form / "study.yaml"), str(tmp_path / "hub"), "--format", "hub"]) == 0
+    text = (tmp_path / "hub" / "README.md").read_text()
+    assert f"`margin` of retrained is the label's logit minus {said}" in text
+
+
 def test_ids_are_those_of_cifar10(tmp_path: Path):
     """Law: 50,000 and 10,000 columns are CIFAR-10, named as the source `cifar10` names them."""
     margins = np.zeros((2, 60_000), np.float32)
@@ -321,7 +330,7 @@ def test_populations_of_two_stores_are_compared(tmp_path: Path):
     """Law: a reference of another store gives the scores that it gives in the study's own."""
     counts = {"retrained": 4, "shifted": 3}
     study, store = evaluated_store(tmp_path / "a", counts)
-    both = evaluate(study, store)
+    both, table = evaluate(study, store), image_table(study, store)
     splits = store.layout.splits(SPLITS_DIGEST)
     target = tmp_path / "c" / "elsewhere"
     target.mkdir(parents=True)
@@ -332,6 +341,10 @@ def test_populations_of_two_stores_are_compared(tmp_path: Path):
     del tree["populations"]["retrained"]
     tree["evaluation"] |= {"reference": "oracle", "populations": {"oracle": str(target / "retrained")}}
     apart = evaluate(parse_study(tree, where="a test"), store)
+    again = image_table(parse_study(tree, where="a test"), store)
+    assert set(again["population"]) == {"original", "shifted", "oracle"}
+    of_one, of_two = (found[found["population"] == "shifted"]["epsilon"].tolist() for found in (table, again))
+    assert of_one == of_two
     assert apart.reference == "oracle"
     ours, theirs = (scores.populations["shifted"] for scores in (apart, both))
     assert ours.measures["forgetting_quality"].value == theirs.measures["forgetting_quality"].value

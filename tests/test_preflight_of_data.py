@@ -106,6 +106,17 @@ def test_near_copies_are_looked_for_in_every_forget_set(faces: Path, tmp_path: P
     assert all("'a/0.png'" in one and "'b/39.png'" in one for one in lines)
 
 
+def test_black_is_no_near_copy_of_white():
+    """Law: images of one colour have no bit set, so nothing is known of them; no image at all has no hash."""
+    even = np.stack([np.full((32, 32, 3), grey, np.uint8) for grey in (0, 255)])
+    hashed = hashes(np.concatenate([even, np.stack([photograph(0, 32), photograph(0, 32) // 2 + 60])]))
+    words, ids = np.arange(4, dtype=np.uint64), list("abcd")
+    assert list(near_copies.near_copies(sets_of(retain=[0], forget=[1]), hashed, words, ids)) == []
+    (line,) = near_copies.near_copies(sets_of(retain=[0, 2], forget=[1, 3]), hashed, words, ids)
+    assert line.startswith("data: 1 of 2 forget images are nearly the same as images in retain")
+    assert hashes(np.empty((0, 32, 32, 3), np.uint8)).shape == (0, 2)
+
+
 def test_pairs_do_not_depend_on_how_many_are_compared_at_once(monkeypatch):
     """Law: blocks of one image give the same pairs as all at once."""
     rng = np.random.default_rng(0)

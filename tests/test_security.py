@@ -84,6 +84,7 @@ def test_nothing_listens_but_ray():
     """Law: the package opens no port of its own; what imports sockets asks for the host's name alone."""
     asking = {
         "cluster.liveness": {"socket.socket", "socket.create_connection"},
+        "models.libraries": {"socket.create_connection"},  # to the Hub, to learn at once that there is no network
         "usercode.fork_server": {"socket.socketpair"},  # between a process and its child, as the next
         "usercode.serving": {"socket.socket"},
         "usercode.wire": {"socket.send_fds", "socket.recv_fds"},
@@ -347,7 +348,9 @@ def test_keys_stay_off_the_cluster():
     import yaml
 
     text = (ROOT / "cluster.yaml").read_text()
-    left_out = yaml.safe_load(text)["rsync_exclude"]
+    config = yaml.safe_load(text)
+    left_out = [*config["rsync_exclude"], *(ROOT / ".gitignore").read_text().splitlines()]
+    assert config["rsync_filter"] == [".gitignore"]
     for name in (
         ".env",
         ".env.local",

@@ -385,6 +385,10 @@ def test_populations_that_follow_one_another_have_no_common_n():
     assert (sizes, common) == ({"a": 16, "b": 7}, None)
     assert Compared("ref", ["a", "b"]).sizes(seen(ref=16, a=16, b=5)) == ({"a": 16}, 16)
     assert Compared("ref", ["a"]).sizes(seen(ref=16, a=16, b=7)) == ({"a": 16}, 16)
+    of_two = Compared("ref", ["a", "b"], 2)
+    assert of_two.sizes(seen(ref=16, a=16, b=7)) == ({"a": 16}, 16), "6 runs of each forget set"
+    assert of_two.sizes(seen(ref=11, a=11, b=7)) == ({}, 0)
+    assert of_two.waiting(seen(ref=11, a=11, b=7)).endswith("have 12 runs")
     assert watching._grown({"a": 16, "b": 7}, {"a": 16})
     assert not watching._grown({"a": 16}, {"a": 12})
 

@@ -65,8 +65,10 @@ def test_a_csv_says_seeds_and_originals(tmp_path: Path):
         ("empty", "the folder holds no weights"),
         ("bad.csv", "expected rows with a column path, and seed, original; found columns file"),
         ("seed.csv", "seed.csv row 0: seed: expected a whole number; found 'x'"),
-        ("plural.csv", "plural.csv: column 'Originals': expected original"),
         ("gone.csv", "cannot be read"),
+        ("blank.csv", "blank.csv row 1: path: expected a local file; found none"),
+        ("uri.csv", "uri.csv row 0: path: expected a local file; found s3://b/a.pt"),
+        ("misspelt.csv", "misspelt.csv: column 'originals' is not read; did you mean 'original'?"),
     ],
 )
 def test_refused_by_name(tmp_path: Path, weights: str, expected: str):
@@ -74,7 +76,9 @@ def test_refused_by_name(tmp_path: Path, weights: str, expected: str):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("file\na\n")
     (tmp_path / "seed.csv").write_text("path,seed\na,x\n")
-    (tmp_path / "plural.csv").write_text("path,accuracy,Originals\na,0.9,1\n")
+    (tmp_path / "blank.csv").write_text("path,seed\na,1\n,2\n")
+    (tmp_path / "uri.csv").write_text("path\ns3://b/a.pt\n")
+    (tmp_path / "misspelt.csv").write_text("path,originals\na,1\n")
     with pytest.raises(StudyError, match=expected):
         load_study(study_file(tmp_path, weights))
 

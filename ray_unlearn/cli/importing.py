@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ray_unlearn.errors import StudyError
-from ray_unlearn.terminal import print_line
+from ray_unlearn.terminal import print_error, print_line
 
 
 class ImportFormat(StrEnum):
@@ -67,7 +67,8 @@ def import_(
     DIR/study.yaml names them. What the files do not say stays unknown: measures that need it are left out, with the
     reason.
     """
-    from ray_unlearn.interchange import READERS
+    from ray_unlearn.interchange import READERS, TAKES
+    from ray_unlearn.interchange.brought import repeated
     from ray_unlearn.interchange.request import Request
     from ray_unlearn.interchange.study import write_study
     from ray_unlearn.wording import plural
@@ -81,12 +82,15 @@ def import_(
         epoch=epoch,
         forget_set=forget_set,
     )
+    wanted.check_options(form.value, TAKES[form.value])
     images, populations = READERS[form.value](wanted)
     names = [one.name for one in populations]
     chosen = reference or (names[0] if len(names) == 1 else "retrained")
     file = write_study(output, name or form.value, images, populations, reference=chosen, form=form.value)
     for one in populations:
         print_line(f"{one.name}: {plural(len(one.values), 'run')}" + "".join(f"; {note}" for note in one.notes))
+        if copied := repeated(one):
+            print_error(f"warning: {one.name}: {copied}")
     sizes = ", ".join(f"{split} {len(images.sets[split]):,}" for split in images.saved)
     print_line(f"images: {sizes}\nwrote {file}; `ray-unlearn evaluate {file}` scores it")
 

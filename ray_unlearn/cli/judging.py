@@ -132,7 +132,7 @@ def evaluate(
             raise StudyError("evaluate: --watch follows runs that are being made; leave evaluation.populations out")
         specs = loaded.populations
         chosen = [name for name in names_in(only) or specs if name != ORIGINAL and not specs[name].on_halves]
-        compared = Compared(reference_of(loaded), chosen)
+        compared = Compared(reference_of(loaded), chosen, loaded.data.forget.sets)
         raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
     scores = score(log=print_error)
     alone = f", which now hold {listed(names_in(only))} alone" if only else ""

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 GROWTH = 1.5
 """Factor by which a population's runs grow before scores are computed again; all together cost a few times the last."""
 LEAST = 6
-"""Number of runs at which a population is first scored: a null and intervals need halves of at least three runs."""
+"""Number of runs of each forget set at which a population is first scored: a null and intervals need halves of at least
+three runs."""
 
 
 def watch_status(watch: Watch, every_s: float) -> int:
@@ -83,6 +84,8 @@ class Compared:
 
     reference: str
     populations: Sequence[str]
+    forget_sets: int = 1
+    """Forget sets of the study; runs take turns at them."""
 
     def sizes(self, look: Look) -> tuple[dict[str, int], int | None]:
         """Return the N at which each population can be compared, and the common N where they are about equal.
@@ -93,7 +96,7 @@ class Compared:
         found = {one.population: one for one in look.populations}
         theirs = found[self.reference]
         wanted = [one for name, one in found.items() if name in self.populations and name != self.reference]
-        least = min([LEAST, theirs.planned, *(one.planned for one in wanted)])
+        least = min([LEAST * self.forget_sets, theirs.planned, *(one.planned for one in wanted)])
         sizes = {one.population: n for one in wanted if (n := min(one.made, theirs.made)) >= least}
         common = min(sizes.values(), default=0)
         if 2 * common < max(sizes.values(), default=0):
@@ -105,7 +108,8 @@ class Compared:
         theirs = next(one.made for one in look.populations if one.population == self.reference)
         if not theirs:
             return f"waiting: the reference {self.reference} has no finished run yet"
-        return f"waiting: scores begin when {self.reference} and another population have {plural(LEAST, 'run')}"
+        least = plural(LEAST * self.forget_sets, "run")
+        return f"waiting: scores begin when {self.reference} and another population have {least}"
 
 
 def _grown(sizes: Mapping[str, int], scored: Mapping[str, int]) -> bool:

@@ -39,6 +39,7 @@ _SLICE_ROWS = 2048
 _LARGEST_BYTES = 2**30  # of one image
 _END_BYTES = 2**16  # looked at behind the last member; writers fill up to 10,240 or so with zeros
 _LARGEST_TEXT = 2**20  # bytes of a .cls or .json
+_ABOUT = {"cls", "json"}  # what a sample has of its image's class
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -129,13 +130,18 @@ def open_tars(paths: Sequence[str], columns: Columns) -> OpenSource:
     _check_one_split(name, files)
     members = [member for file in files for member in _members(file.uri)]
     samples = _samples(members)
-    if any(_pictures(parts) and {"cls", "json"} & parts.keys() for parts in samples.values()):
+    if any(_pictures(parts) and _ABOUT & parts.keys() for parts in samples.values()):
         images = [image for (_, key), parts in samples.items() for image in _sample(key, parts, columns)]
         others = [part for parts in samples.values() if not _pictures(parts) for part in parts.values()]
         numbers = [whole(str(one.label)) for one in images]
         if all(number is not None for number in numbers):
             images = [replace(one, label=int(number or 0)) for one, number in zip(images, numbers, strict=True)]
     else:
+        if lone := [member.where for member in members if member.name.lower().endswith(".cls")]:
+            raise DataError(
+                f"{lone[0]}: a class without an image; a sample's files have one name before the first dot, 0001.jpg "
+                "and 0001.cls"
+            )
         images = _in_folders([member for member in members if _is_picture(member)], name)
         read = {image.member.name for image in images}
         others = [member for member in members if member.name not in read]
@@ -229,7 +235,8 @@ def _samples(members: Sequence[Member]) -> dict[tuple[str, str], dict[str, Membe
     for member in members:
         folder, slash, file = member.name.rpartition("/")
         key, _, kind = file.partition(".")
-        samples.setdefault((member.tar, f"{folder}{slash}{key}"), {})[kind.lower()] = member
+        kind = kind.lower() if kind.lower() in _ABOUT else kind  # 1.jpg and 1.JPG are two images
+        samples.setdefault((member.tar, f"{folder}{slash}{key}"), {})[kind] = member
     return samples
 
 

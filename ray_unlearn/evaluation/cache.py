@@ -238,7 +238,7 @@ class Task:
         shadows = (self.shadows.name, self.shadows.records) if self.shadows else ("", {})
         if self.role == "unlearned shadow":
             return score_unlearned_shadows(described, self.store, records, shadows, splits)
-        if self.role == "original" and self.shadows:
+        if self.role == "original" and self.shadows and not self.population.store:
             return score_originals(described, self.store, records, shadows, splits, self.settings.attack_rng)
         return described
 

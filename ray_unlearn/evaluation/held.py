@@ -8,7 +8,7 @@ Does not cover: comparing them (`evaluate`), and reading their outputs (`outputs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ray_unlearn.errors import ReferenceNotMade, StudyError, did_you_mean
 from ray_unlearn.evaluation.cache import Population
@@ -43,7 +43,13 @@ def reference_of(study: Study) -> str:
 def held_populations(
     study: Study, store: StudyStore, names: Sequence[str], first: int | None
 ) -> tuple[dict[str, Population], list[str]]:
-    """Return the populations to evaluate that have runs, in the study's order, and what is missing."""
+    """Return the populations to evaluate that have runs, in the study's order, and what is missing.
+
+    Raises:
+        StudyError: a name is no population, or the reference cannot be one.
+        StoreError: the reference has no run, or populations do not compare.
+
+    """
     for name in names:
         if name not in (known := {**study.populations, **study.others}):
             raise StudyError(f"--only {name}: not a population of the study{did_you_mean(name, known)}")
@@ -73,6 +79,7 @@ def held_populations(
         )
     warnings += [f"population {name} is not scored: no run of forget set {n} is made" for name, n in without.items()]
     theirs = held[reference]
+    _check_reference(store, held, reference)
     warnings += mixtures({name: population.records for name, population in held.items()}, reference)
     warnings += not_known_of(held)
     for name, population in held.items():
@@ -82,6 +89,22 @@ def held_populations(
             runs, each = f"{most} of {len(population.records)} runs", " of each forget set" * (population.sets > 1)
             warnings.append(f"population {name}: {runs} are scored, as many as {reference} has{each}")
     return held, warnings
+
+
+def _check_reference(store: StudyStore, held: Mapping[str, Population], reference: str) -> None:
+    """Refuse to compare populations with shadows, which were trained on a part of the forget images each.
+
+    Raises:
+        StudyError: the reference is of shadows, and there are unlearned populations.
+
+    """
+    if is_shadow(next(iter(held[reference].records.values()))):
+        roles = {name: role_of(store, name, one, reference) for name, one in held.items()}
+        if unlearned := [name for name, role in roles.items() if role == "unlearned"]:
+            raise StudyError(
+                f"evaluation.reference: {reference} is of models on parts of the images, some of which were trained on "
+                f"forget images: {unlearned[0]} does not compare with it; name a population that was retrained"
+            )
 
 
 def role_of(store: StudyStore, name: str, population: Population, reference: str) -> Role:

@@ -14,19 +14,22 @@ Does not cover: scores of whole populations (`evaluate`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ray_unlearn.errors import StoreError
+from ray_unlearn.evaluation.cache import Population
+from ray_unlearn.evaluation.comparison import check_margins
 from ray_unlearn.evaluation.epsilon import example_epsilons
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_image_names, read_outputs
+from ray_unlearn.evaluation.other_stores import check_images, described, populations_of
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs, check_same_images, read_image_names, read_outputs
 from ray_unlearn.evaluation.slices import class_name
 from ray_unlearn.store import StudyStore
-from ray_unlearn.store.forget_sets import splits_held
-from ray_unlearn.study.forget_sets import runs_by_set
+from ray_unlearn.store.membership import is_shadow
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, Study
 
@@ -37,7 +40,9 @@ FORGET = "forget"
 
 
 def image_table(study: Study, store: StudyStore, *, mode: Mode | None = None) -> pd.DataFrame:
-    """Return the table, of the runs that are made; in the study's order, then that of the splits file.
+    """Return the table, of the runs that are made.
+
+    Rows are in the study's order of populations, those of other stores at the end, then in that of the splits file.
 
     Args:
         study: names the populations, the reference and the mode.
@@ -46,43 +51,65 @@ def image_table(study: Study, store: StudyStore, *, mode: Mode | None = None) ->
 
     Raises:
         StoreError: outputs are damaged or missing, or a population has other images than the reference.
+        EvaluationError: one of both was imported as margins to the next class, and the other was not.
 
     """
     import pandas as pd
 
     wanted = study.evaluation or Evaluation()
-    held = {name: store.held(name) or {} for name in study.populations}
-    splits = {name: splits_held(one)[: 1 if name == ORIGINAL else None] for name, one in held.items()}
+    held = _populations(study, store)
     rows: list[dict[str, Any]] = []
-    for name, spec in study.populations.items():
-        alone = name in (wanted.reference, ORIGINAL) or spec.on_halves
-        for number, digest in enumerate(splits[name]):
-            found = _outputs(study, store, name, number, len(splits[name]))
+    for population in held.values():
+        reference = None if _is_alone(study, population, wanted.reference) else held.get(wanted.reference)
+        if reference is not None:
+            _check(store, population, reference)
+        theirs = reference.by_set() if reference is not None else [None] * population.sets
+        for number, (own, other) in enumerate(zip(population.by_set(), theirs, strict=True)):
+            found, compared = (_outputs(store, one) if one is not None else None for one in (own, other))
             if found is None:
                 continue
-            compared = None if alone else _outputs(study, store, wanted.reference, number, len(splits[name]))
-            if compared is not None and splits[name] != splits[wanted.reference]:
-                theirs = splits[wanted.reference][0]
-                raise StoreError(
-                    f"{store.uri}: {name} and {wanted.reference} do not compare: their images are of splits "
-                    f"{digest[:12]} and {theirs[:12]}"
-                )
-            of_images = _rows(found, compared, read_image_names(store, digest), mode or wanted.mode)
+            if compared is not None:
+                check_same_images(found, compared)
+                check_margins(found, compared)
+            of_images = _rows(found, compared, read_image_names(own.store or store, own.splits), mode or wanted.mode)
             rows += [{**row, "forget_set": number} for row in of_images]
     columns = ["population", "image_id", "class", "group", "runs", "confidence", "confidence_sd", "right"]
     several = ["forget_set"] if study.data.forget.sets > 1 else []
     return pd.DataFrame(rows, columns=[*columns, "epsilon", "epsilon_n", "guarded", *several])
 
 
-def _outputs(study: Study, store: StudyStore, name: str, number: int, sets: int) -> Outputs | None:
-    """Return the outputs of a population's finished runs about one forget set; None without those of its images."""
-    planned = study.populations[name].planned if name in study.populations else 0
-    indexes = runs_by_set((index for index in store.made(name) if index < planned), sets)[number]
-    records = {index: record for index, record in store.made(name).items() if index in indexes}
-    if not records:
+def _populations(study: Study, store: StudyStore) -> dict[str, Population]:
+    """Return the populations that have runs: the study's, then those of other stores."""
+    found = {}
+    for name, spec in study.populations.items():
+        if records := {index: record for index, record in store.made(name).items() if index < spec.planned}:
+            found[name] = described(name, spec.method_name, records, store)
+    return found | populations_of(study)
+
+
+def _is_alone(study: Study, population: Population, reference: str) -> bool:
+    """Return whether a population is not compared with the reference."""
+    spec = study.populations.get(population.name)
+    shadows = is_shadow(next(iter(population.records.values()))) or (spec is not None and spec.on_halves)
+    return population.name in (reference, ORIGINAL) or shadows
+
+
+def _check(store: StudyStore, population: Population, reference: Population) -> None:
+    if population.store or reference.store:
+        check_images(store, population, reference)
+    elif (population.splits, population.further) != (reference.splits, reference.further):
+        raise StoreError(
+            f"{store.uri}: {population.name} and {reference.name} do not compare: their images are of splits "
+            f"{population.splits[:12]} and {reference.splits[:12]}"
+        )
+
+
+def _outputs(store: StudyStore, population: Population) -> Outputs | None:
+    """Return the outputs of a population's runs about one forget set; None without those of its images."""
+    if not population.records:
         return None
-    outputs = read_outputs(store, name, records)
-    return outputs if FORGET in outputs.splits else None
+    outputs = read_outputs(population.store or store, population.source or population.name, population.records)
+    return replace(outputs, population=population.name) if FORGET in outputs.splits else None
 
 
 def _rows(found: Outputs, reference: Outputs | None, names: ImageNames, mode: Mode) -> list[dict[str, Any]]:

@@ -107,6 +107,9 @@ def check_images(store: StudyStore, population: Population, reference: Populatio
         theirs, ours = _shared(theirs, ours), _shared(ours, theirs)
         if theirs == ours and (other := _other_id(store, population, reference)):
             raise StoreError(f"{store.uri}: {population.name} and {reference.name} do not compare: {other}")
+    if (population.store or reference.store) and population.name != ORIGINAL and population.sets != reference.sets:
+        sizes = f"{population.sets} and {reference.sets}"
+        raise StoreError(f"{store.uri}: {population.name} and {reference.name} do not compare: {sizes} forget sets")
     if theirs != ours:
         lines = "; ".join(diff(theirs, ours)[:3])
         raise StoreError(f"{store.uri}: {population.name} and {reference.name} do not compare: {lines}")

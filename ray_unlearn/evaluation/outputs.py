@@ -114,8 +114,14 @@ class Outputs:
         return np.array([-1 - row if start is None else start for row, start in enumerate(starts)], dtype=np.int64)
 
     def with_shadows(self, fits: Mapping[str, ShadowFit]) -> Outputs:
-        """Return the same with what shadows make of the images, by split."""
-        return replace(self, splits={n: replace(one, shadows=fits.get(n)) for n, one in self.splits.items()})
+        """Return the same with what shadows make of the images, by split; of margins to the next class without.
+
+        Those are not phi, which shadows are fitted to.
+        """
+        splits = self.splits.items()
+        return replace(
+            self, splits={n: one if one.margin == "top_two" else replace(one, shadows=fits.get(n)) for n, one in splits}
+        )
 
     def take(self, rows: np.ndarray | Sequence[int]) -> Outputs:
         """Return the same of some of the runs, in that order."""

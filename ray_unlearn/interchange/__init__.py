@@ -24,3 +24,11 @@ READERS: dict[str, Callable[[Request], tuple[Images, list[Brought]]]] = {
     "logits": read_logits,
 }
 """Reader by format."""
+TAKES: dict[str, tuple[str, ...]] = {
+    "klom": ("forget", "train", "labels", "epoch"),
+    "easydub": ("labels", "epoch", "forget_set"),
+    "datamodels": ("forget", "train", "labels"),
+    "lira": ("forget", "labels", "epoch"),
+    "logits": ("forget", "train", "labels", "epoch"),
+}
+"""Options by format, besides ids: what its files do not say."""

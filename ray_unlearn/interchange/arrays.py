@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def _plain(value: Any, where: str) -> np.ndarray:
 
     if isinstance(value, torch.Tensor):
         halves = value.dtype in (torch.float16, torch.bfloat16)
-        return np.asarray((value.float() if halves else value).numpy())
+        return np.asarray((value.float() if halves else value).detach().numpy())
     try:
         found = np.asarray(value)
     except ValueError:
@@ -126,6 +126,19 @@ def pick(tree: np.ndarray | dict[str, np.ndarray], key: str | None, where: Path,
     return tree[key]
 
 
+def stacked(arrays: Sequence[np.ndarray], files: Sequence[Path]) -> np.ndarray:
+    """Return the arrays of one file per model, the models first.
+
+    Raises:
+        DataError: two are of different shapes.
+
+    """
+    for array, file in zip(arrays, files, strict=True):
+        if array.shape != arrays[0].shape:
+            raise DataError(f"{file}: expected {list(arrays[0].shape)}, as {files[0]} has; found {list(array.shape)}")
+    return np.stack(arrays)
+
+
 def _shown(tree: Mapping[str, np.ndarray]) -> str:
     return ", ".join(list(tree)[:8]) + (", ..." if len(tree) > 8 else "")
 
@@ -138,8 +151,13 @@ def read_positions(path: Path, num_train: int) -> list[int]:
 
     """
     if path.suffix.lower() in (".pt", ".pth"):
-        found = read_array(path)
-        return [int(one) for one in (np.flatnonzero(found) if found.dtype == bool else found.ravel())]
+        found = read_array(path).ravel()
+        if (found.dtype == bool and len(found) != num_train) or (found != found.astype(np.int64)).any():
+            raise DataError(
+                f"{path}: expected positions of training images, 0 to {num_train - 1}, or {num_train} booleans; found "
+                f"{found.dtype} [{len(found)}]"
+            )
+        return [int(one) for one in (np.flatnonzero(found) if found.dtype == bool else found)]
     found_at = [whole(text) for _, text in read_ids(str(path), num_train)]
     numbers = [number for number in found_at if number is not None and number < num_train]
     if len(numbers) < len(found_at):

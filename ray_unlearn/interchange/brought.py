@@ -11,6 +11,7 @@ Does not cover: reading files (`arrays`), and the study that is written of it (`
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -121,6 +122,16 @@ class Brought:
     """bool [R, training images]: what each run was trained on; None where it is not known."""
     notes: tuple[str, ...] = ()
     """What was left out, in words."""
+
+
+def repeated(one: Brought) -> str:
+    """Return which run has the numbers of an earlier one, such as a file that was copied; empty where none has."""
+    first = dict[bytes, int]()
+    for run, values in enumerate(one.values):
+        known = first.setdefault(hashlib.sha256(np.ascontiguousarray(values).tobytes()).digest(), run)
+        if known != run:
+            return f"run {run} has the same numbers as run {known}: is it a copy? Runs are taken as independent"
+    return ""
 
 
 def check(images: Images, populations: Sequence[Brought]) -> None:

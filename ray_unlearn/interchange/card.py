@@ -1,6 +1,6 @@
 """The card of an exported data set: what hubs show, and what a reader must know before using the numbers.
 
-    text = card(store, study, {"retrained": records, ...}, "cc-by-4.0")
+    text = card(store, study, {"retrained": records, ...}, "cc-by-4.0", {"retrained": None, ...})
 
 Does not cover: the files that it describes (`hub`).
 """
@@ -17,10 +17,16 @@ from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.evaluation.scores import Estimate, Scores
 from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store.outputs import Margin
 from ray_unlearn.store.records import IMPORTED
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import labelled
 from ray_unlearn.wording import MISSING
+
+_MINUS: Mapping[Margin, str] = {
+    "log_odds": "the logarithm of the summed exponentials of the others",
+    "top_two": "the largest of the others",
+}
 
 
 def split_name(population: str) -> str:
@@ -28,8 +34,23 @@ def split_name(population: str) -> str:
     return re.sub(r"\W", "_", population)
 
 
-def card(store: StudyStore, study: Study, made: Mapping[str, Mapping[int, Record]], licence: str) -> str:
-    """Return README.md: the settings that hubs read, then the text for people."""
+def card(
+    store: StudyStore,
+    study: Study,
+    made: Mapping[str, Mapping[int, Record]],
+    licence: str,
+    margins: Mapping[str, Margin | None],
+) -> str:
+    """Return README.md: the settings that hubs read, then the text for people.
+
+    Args:
+        store: the study's folder, with its scores.
+        study: the study.
+        made: records by population.
+        licence: identifier of the licence.
+        margins: kind of each population's margins; None where it has logits.
+
+    """
     outputs = [{"split": split_name(name), "path": f"outputs/{name}/*.parquet"} for name in made]
     settings = {
         "license": licence,
@@ -42,10 +63,16 @@ def card(store: StudyStore, study: Study, made: Mapping[str, Mapping[int, Record
         ],
     }
     head = yaml.safe_dump(settings, sort_keys=False)
-    return f"---\n{head}---\n\n" + "\n\n".join(_sections(store, study, made, licence)) + "\n"
+    return f"---\n{head}---\n\n" + "\n\n".join(_sections(store, study, made, licence, margins)) + "\n"
 
 
-def _sections(store: StudyStore, study: Study, made: Mapping[str, Mapping[int, Record]], licence: str) -> list[str]:
+def _sections(
+    store: StudyStore,
+    study: Study,
+    made: Mapping[str, Mapping[int, Record]],
+    licence: str,
+    margins: Mapping[str, Margin | None],
+) -> list[str]:
     scores = _scores(store)
     imported = [name for name, records in made.items() if next(iter(records.values())).method == IMPORTED]
     recipe = labelled(study.model_dump(mode="json", include={"seed", "model", "training", "data"}))
@@ -71,6 +98,7 @@ def _sections(store: StudyStore, study: Study, made: Mapping[str, Mapping[int, R
             if imported
             else []
         ),
+        *(f"`margin` of {name} is the label's logit minus {_MINUS[kind]}." for name, kind in margins.items() if kind),
         *([f"## Recipe\n\n```yaml\n{yaml.safe_dump(recipe, sort_keys=False)}```"] if known else []),
         f"## Licence\n\n{licence}. The images are not part of this data set; the licence of their source covers them.",
     ]

@@ -27,11 +27,12 @@ import safetensors.torch
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.outputs import ImageNames, read_image_names
+from ray_unlearn.export import check_one_set
 from ray_unlearn.interchange.card import card
 from ray_unlearn.interchange.folders import new_folder
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.arrow import ParquetWriter
-from ray_unlearn.store.outputs import SplitLogits, SplitMargins, decode_margins, decode_outputs
+from ray_unlearn.store.outputs import Margin, SplitLogits, SplitMargins, decode_margins, decode_outputs
 from ray_unlearn.store.records import CHECKPOINT, OUTPUTS
 from ray_unlearn.store.starts import check_starts
 from ray_unlearn.study.plan import Run
@@ -62,7 +63,7 @@ def export_hub(
 
     Raises:
         StudyError: the folder exists.
-        StoreError: a population has no run, or outputs are missing or damaged.
+        StoreError: a population has no run, or runs about several forget sets, or outputs are missing or damaged.
 
     """
     made = {name: store.made(name) for name in populations}
@@ -70,6 +71,7 @@ def export_hub(
         if not records:
             raise StoreError(f"{store.uri}: population {name} has no finished run; `ray-unlearn generate` makes them")
         check_starts(store, name, records)
+        check_one_set(store, name, "the data set's images are of one")
     names = {name: read_image_names(store, _splits_of(store, name)) for name in populations}
     first = populations[0]
     with new_folder(folder) as pending:
@@ -79,8 +81,18 @@ def export_hub(
                 _write_checkpoints(store, name, records, pending / "checkpoints" / name)
         _write_table(_runs(made), pending / "runs" / "runs.parquet")
         _write_table(_images(store, first, made[first], names[first]), pending / "images" / "images.parquet")
-        (pending / "README.md").write_text(card(store, study, made, licence), encoding="utf-8")
+        (pending / "README.md").write_text(
+            card(store, study, made, licence, {name: _margin_of(store, name, one) for name, one in made.items()}),
+            encoding="utf-8",
+        )
     return sorted(folder.iterdir())
+
+
+def _margin_of(store: StudyStore, name: str, records: Mapping[int, Record]) -> Margin | None:
+    """Return the kind of a population's margins; None where it has logits."""
+    index, record = next(iter(sorted(records.items())))
+    found = decode_margins(store.payload(Run(population=name, index=index), OUTPUTS, record))
+    return found[0] if found else None
 
 
 def _splits_of(store: StudyStore, population: str) -> str:

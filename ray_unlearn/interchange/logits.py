@@ -13,12 +13,13 @@ Does not cover: other augmentations; LiRA's `scores`, which are computed anew.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ray_unlearn.errors import DataError
-from ray_unlearn.interchange.arrays import pick, read_array, read_tree, sha256_of
+from ray_unlearn.interchange.arrays import pick, read_array, read_tree, sha256_of, stacked
 from ray_unlearn.interchange.brought import Brought, Images, Origin, rows_of
 from ray_unlearn.interchange.request import Request
 
@@ -36,34 +37,46 @@ def read_lira(wanted: Request) -> tuple[Images, list[Brought]]:
         models = sorted({path.parent for path in folder.glob("*/keep.npy")})
         if not models:
             raise DataError(f"{folder}: expected a folder per model with keep.npy and logits")
-        files = [(model / "keep.npy", _logits_of(model, wanted.epoch)) for model in models]
-        values = np.stack([_first_augmentation(file) for _, file in files])
-        members = np.stack([np.asarray(read_array(keep)) for keep, _ in files])
+        keeps, logits = [model / "keep.npy" for model in models], _logits_of(models, wanted.epoch_number)
+        values = stacked([_first_augmentation(file) for file in logits], logits)
+        members = stacked([np.asarray(read_array(keep)) for keep in keeps], keeps)
         if members.dtype != np.bool_ or members.shape != values.shape[:2]:
             raise DataError(
                 f"{folder}: keep.npy: expected bool [{values.shape[1]}], one per image of the logits; found "
                 f"{members.dtype} {list(members.shape[1:])}"
             )
-        origins = [Origin({str(file.relative_to(folder)): sha256_of(file) for file in pair}) for pair in files]
+        pairs = zip(keeps, logits, strict=True)
+        origins = [Origin({str(file.relative_to(folder)): sha256_of(file) for file in pair}) for pair in pairs]
         found.append(Brought(name=name, values=values, kind=None, origins=origins, members_RN=members))
         if (folder / "y_train.npy").is_file() and labels is None:
-            labels = np.asarray(read_array(folder / "y_train.npy"))
+            labels = np.asarray(read_array(folder / "y_train.npy"))[: values.shape[1]]  # models are of the first images
     labels = np.asarray(read_array(wanted.labels)) if wanted.labels else labels
     count = found[0].values.shape[1]
     forget = wanted.images(count, count).sets["forget"].tolist() if wanted.forget else []
-    return wanted.images_of(count, 0, forget, labels[:count].astype(np.int64) if labels is not None else None), found
+    return wanted.images_of(count, 0, forget, labels), found
 
 
-def _logits_of(model: Path, epoch: str | None) -> Path:
-    """Return the file of a model's logits: of an epoch, else of its last."""
-    if (plain := model / "logits.npy").is_file():
-        return plain
-    files = {int(path.stem): path for path in (model / "logits").glob("*.npy") if path.stem.isdigit()}
-    chosen = int(epoch) if epoch else max(files, default=-1)
-    if chosen not in files:
-        shown = ", ".join(map(str, sorted(files))) or "none"
-        raise DataError(f"{model}: expected logits.npy or logits/<epoch>.npy; holds epochs {shown}")
-    return files[chosen]
+def _logits_of(models: Sequence[Path], epoch: int | None) -> list[Path]:
+    """Return the file of each model's logits: of an epoch, else of the last, which is the same for all."""
+    found = []
+    last: tuple[Path, int] | None = None
+    for model in models:
+        if (plain := model / "logits.npy").is_file():
+            found.append(plain)
+            continue
+        files = {int(path.stem): path for path in (model / "logits").glob("*.npy") if path.stem.isdecimal()}
+        chosen = epoch if epoch is not None else max(files, default=-1)
+        if chosen not in files:
+            shown = ", ".join(map(str, sorted(files))) or "none"
+            raise DataError(f"{model}: expected logits.npy or logits/<epoch>.npy; holds epochs {shown}")
+        last = last or (model, chosen)
+        if chosen != last[1]:
+            raise DataError(
+                f"{model}: expected logits of epoch {last[1]}, the last of {last[0].name}; the last here is {chosen}. "
+                "--epoch chooses one that all models have; or leave out the models that are not finished"
+            )
+        found.append(files[chosen])
+    return found
 
 
 def _first_augmentation(file: Path) -> np.ndarray:
@@ -93,13 +106,7 @@ def read_logits(wanted: Request) -> tuple[Images, list[Brought]]:
         if not files:
             raise DataError(f"{path}: expected a file .npy or .pt per model; found none")
         arrays = [np.asarray(pick(read_tree(file), wanted.epoch, file, "--epoch")) for file in files]
-        if len({array.shape for array in arrays}) > 1:
-            other = next(i for i, array in enumerate(arrays) if array.shape != arrays[0].shape)
-            raise DataError(
-                f"{files[other]}: expected {list(arrays[0].shape)}, as {files[0].name} has; found "
-                f"{list(arrays[other].shape)}"
-            )
-        values = np.stack(arrays) if path.is_dir() else arrays[0]
+        values = stacked(arrays, files) if path.is_dir() else arrays[0]
         hashes = [{file.name: sha256_of(file)} for file in files]
         origins = [Origin(one) for one in hashes] if path.is_dir() else rows_of(hashes[0], range(len(values)))
         found.append(Brought(name=name, values=values, kind=None, origins=origins))

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from ray_unlearn.errors import DataError
-from ray_unlearn.interchange.arrays import pick, read_array, read_positions, read_tree, sha256_of
+from ray_unlearn.interchange.arrays import pick, read_array, read_positions, read_tree, sha256_of, stacked
 from ray_unlearn.interchange.brought import Brought, Images, Origin, rows_of
 from ray_unlearn.interchange.request import Request
 
@@ -50,7 +50,10 @@ def read_klom(wanted: Request) -> tuple[Images, list[Brought]]:
         if any(part.ndim != 2 or len(part) != len(parts[0]) for part in parts):
             shapes = ", ".join(f"{file.name} {list(part.shape)}" for file, part in zip(files, parts, strict=True))
             raise DataError(f"{path}: expected [models, images], equally many models; found {shapes}")
-        num_train = parts[0].shape[1] if path.is_dir() else num_train
+        if path.is_dir():
+            num_train = num_train or parts[0].shape[1]
+            if parts[0].shape[1] != num_train:
+                raise DataError(f"{files[0]}: expected {num_train} training images; found {parts[0].shape[1]}")
         origins = rows_of({file.name: sha256_of(file) for file in files}, range(len(parts[0])))
         found.append(Brought(name=name, values=np.concatenate(parts, axis=1), kind="log_odds", origins=origins))
     images = wanted.images(found[0].values.shape[1], num_train)
@@ -72,7 +75,7 @@ def read_easydub(wanted: Request) -> tuple[Images, list[Brought]]:
     pretrain = {phase: Path("pretrain", f"forget_{number}" if phase == "forget" else phase) for phase in PHASES}
     base = root / "margins" / name
     read = {
-        one: _of_models(base, folders, wanted.epoch)
+        one: _of_models(base, folders, wanted.epoch_number)
         for one, folders in (("retrained", oracle), ("pretrained", pretrain))
         if one == "retrained" or (base / "pretrain").is_dir()
     }
@@ -86,7 +89,7 @@ def read_easydub(wanted: Request) -> tuple[Images, list[Brought]]:
         found.append(Brought(name=one, values=values, kind="log_odds", origins=origins, notes=notes))
     for one, path in wanted.paths.items():
         if one:
-            values = _in_order(_of_archive(path, wanted.epoch), forget, num_train, str(path))
+            values = _in_order(_of_archive(path, wanted.epoch_number), forget, num_train, str(path))
             origins = rows_of({path.name: sha256_of(path)}, range(len(values)))
             found.append(Brought(name=one, values=values, kind="log_odds", origins=origins))
     return images, found
@@ -116,7 +119,7 @@ def _only_set(root: Path, name: str) -> int:
 
 
 def _of_models(
-    base: Path, folders: dict[str, Path], epoch: str | None
+    base: Path, folders: dict[str, Path], epoch: int | None
 ) -> tuple[dict[str, np.ndarray], list[Origin], tuple[str, ...]]:
     """Return margins [models, images] by split of the models that have all splits, their files, and notes."""
     by_phase: dict[str, dict[int, Path]] = {}
@@ -124,22 +127,27 @@ def _of_models(
         epochs: dict[int, dict[int, Path]] = defaultdict(dict)
         for path in sorted((base / folder).glob("*/id_*_epoch_*.npy")):
             if match := _MODEL.fullmatch(path.name):
-                epochs[int(match[2])][int(match[1])] = path
-        chosen = int(epoch) if epoch else max(epochs, default=0)
+                first = epochs[int(match[2])].setdefault(int(match[1]), path)
+                if first != path:
+                    raise DataError(f"{path}: {first} is of the same model and epoch; keep the folder of one net")
+        chosen = epoch if epoch is not None else max(epochs, default=0)
         if chosen not in epochs or (epoch is None and len(epochs) > 1):
             shown = ", ".join(map(str, sorted(epochs))) or "none"
             raise DataError(f"{base / folder}: expected id_N_epoch_E.npy; holds epochs {shown} (--epoch chooses one)")
         by_phase[phase] = epochs[chosen]
     models = sorted(set.intersection(*({*paths} for paths in by_phase.values())))
     left = sorted(set.union(*({*paths} for paths in by_phase.values())) - {*models})
-    parts = {phase: np.stack([read_array(paths[i]) for i in models]) for phase, paths in by_phase.items()}
+    parts = {
+        phase: stacked([read_array(paths[i]) for i in models], [paths[i] for i in models])
+        for phase, paths in by_phase.items()
+    }
     files = [[paths[i] for paths in by_phase.values()] for i in models]
     origins = [Origin({str(path.relative_to(base)): sha256_of(path) for path in own}) for own in files]
     notes = (f"{len(left)} models without margins of every split are left out, such as {left[0]}",) if left else ()
     return parts, origins, notes
 
 
-def _of_archive(path: Path, epoch: str | None) -> dict[str, np.ndarray]:
+def _of_archive(path: Path, epoch: int | None) -> dict[str, np.ndarray]:
     """Return margins [models, images] by split of an `.npz` file as EasyDUB's train_models.py writes it."""
     tree = read_tree(path)
     keys = {phase: f"margins_{phase}" for phase in PHASES}
@@ -151,9 +159,9 @@ def _of_archive(path: Path, epoch: str | None) -> dict[str, np.ndarray]:
         return parts
     if epoch is None and epochs != {1}:
         raise DataError(f"{path}: holds {max(epochs)} epochs; --epoch, from 0, chooses one")
-    if not 0 <= int(epoch or 0) < min(epochs):
+    if not 0 <= (epoch or 0) < min(epochs):
         raise DataError(f"{path}: no epoch {epoch}; expected 0 to {min(epochs) - 1}")
-    return {phase: part[int(epoch or 0)] for phase, part in parts.items()}
+    return {phase: part[epoch or 0] for phase, part in parts.items()}
 
 
 def _in_order(parts: dict[str, np.ndarray], forget: np.ndarray, num_train: int, where: str) -> np.ndarray:

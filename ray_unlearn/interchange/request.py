@@ -7,7 +7,7 @@ Does not cover: what each format takes of it (`margins`, `logits`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,6 +42,33 @@ class Request:
     forget_set: int | None = None
     """Which of EasyDUB's forget sets."""
 
+    @property
+    def epoch_number(self) -> int | None:
+        """The epoch where files are named by it.
+
+        Raises:
+            StudyError: it is no number.
+
+        """
+        if self.epoch is not None and not (self.epoch.isascii() and self.epoch.isdecimal()):
+            raise StudyError(f"--epoch: expected a number; found {self.epoch!r}")
+        return int(self.epoch) if self.epoch is not None else None
+
+    def check_options(self, form: str, taken: Collection[str]) -> None:
+        """Refuse options that the format does not take: its files say it, or it has none.
+
+        Args:
+            form: the format's name.
+            taken: names of the attributes that it takes.
+
+        Raises:
+            StudyError: another one is given.
+
+        """
+        given = [one for one in ("forget", "train", "labels", "epoch", "forget_set") if getattr(self, one) is not None]
+        if unused := [one for one in given if one not in taken]:
+            raise StudyError(f"--{unused[0].replace('_', '-')}: the format {form} does not take it; leave it out")
+
     def images(self, count: int, num_train: int | None = None) -> Images:
         """Return the images of arrays with so many columns.
 
@@ -54,8 +81,9 @@ class Request:
 
         """
         size = self.train or num_train or _TRAIN_OF.get(count)
-        if size is None or size > count:
+        if size is None or size > count or size != (num_train or size):
             found = f"found {size}" if size else f"{count:,} columns do not say it"
+            found += f", and the files have {num_train}" if num_train else ""
             raise StudyError(
                 f"--train: expected the number of training images, the first of {count:,} columns; {found}"
             )

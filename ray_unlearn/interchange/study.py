@@ -29,7 +29,7 @@ from ray_unlearn.store.membership import HALVED, fingerprint, packed
 from ray_unlearn.store.outputs import SplitLogits, SplitMargins, encode_margins, encode_outputs
 from ray_unlearn.store.records import IMPORTED, OUTPUTS, payload_of
 from ray_unlearn.study.identity import digest
-from ray_unlearn.study.loading import load_study
+from ray_unlearn.study.loading import parse_study
 from ray_unlearn.study.plan import IDENTITY_FORMAT, Run
 
 STUDY = "study.yaml"
@@ -76,12 +76,13 @@ def write_study(
         "outputs": {"splits": images.saved},
         "evaluation": {"reference": reference},
     }
+    study = parse_study(tree, where=str(file))
     folder.mkdir(parents=True, exist_ok=True)
-    text = _HEAD + yaml.safe_dump(tree, sort_keys=False)
-    pending = file.with_name(f".{STUDY}.part")
-    pending.write_text(text)
-    study = load_study(pending)
     store = StudyStore(open_storage(str(folder)), name)
+    if store.storage.exists(store.layout.study_json):
+        raise StudyError(
+            f"{store.uri}: holds a study already, whose runs would be replaced; choose another --name or -o"
+        )
     table = ImageTable(
         ids=images.ids,
         labels_N=images.labels_N,
@@ -97,6 +98,8 @@ def write_study(
         _write_population(store, one, images, splits, form)
     stored = study.model_dump(mode="json") | {"storage": store.storage.uri}
     store.storage.publish_file(store.layout.study_json, json.dumps(stamped("study", stored), indent=2).encode())
+    pending = file.with_name(f".{STUDY}.part")
+    pending.write_text(_HEAD + yaml.safe_dump(tree, sort_keys=False))
     pending.replace(file)  # last: a study that can be named is whole
     return file
 

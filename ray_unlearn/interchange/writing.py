@@ -20,7 +20,7 @@ import numpy as np
 
 from ray_unlearn.errors import StoreError, StudyError
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_image_names, read_outputs
-from ray_unlearn.export import save_pth
+from ray_unlearn.export import check_one_set, save_pth
 from ray_unlearn.interchange.folders import new_folder
 from ray_unlearn.interchange.margins import KLOM_FILES, PHASES
 from ray_unlearn.store import Record, StudyStore
@@ -47,7 +47,7 @@ def export_outputs(
 
     Raises:
         StudyError: the folder exists, or the format does not hold these populations.
-        StoreError: outputs are missing or damaged.
+        StoreError: outputs are missing or damaged, or runs are about several forget sets.
 
     """
     records = {name: _made(store, name) for name in populations}
@@ -69,6 +69,7 @@ def _made(store: StudyStore, name: str) -> dict[int, Record]:
     if not records:
         raise StoreError(f"{store.uri}: population {name} has no finished run; `ray-unlearn generate` makes them")
     check_starts(store, name, records)
+    check_one_set(store, name, "the format's columns are the images of one")
     return records
 
 

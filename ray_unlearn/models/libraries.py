@@ -123,7 +123,8 @@ def _from_hub(repository: str, file: str) -> Path:
         return Path(found)
     host = urlsplit(hub.constants.ENDPOINT).hostname
     if not urllib.request.getproxies():  # the hub's own client would try again for half a minute
-        socket.create_connection((host, 443), timeout=10).close()
+        with socket.create_connection((host, 443), timeout=10):
+            pass
     return Path(hub.hf_hub_download(repository, file))
 
 

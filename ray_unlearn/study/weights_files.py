@@ -13,6 +13,7 @@ Does not cover: what the files hold (`ray_unlearn.models`).
 from __future__ import annotations
 
 import csv
+import difflib
 import glob
 import os
 import re
@@ -43,7 +44,10 @@ def expanded(spec: dict[str, Any], where: str) -> dict[str, Any]:
     if not entries or (isinstance(given, list) and len(entries) < len(given)):
         return spec  # the schema says what is wrong
     if len(entries) == 1 and entries[0].lower().endswith(".csv") and "://" not in entries[0]:
-        return {**spec, **_listed_in(Path(entries[0]), f"{where}.weights")}
+        listed = _listed_in(Path(entries[0]), f"{where}.weights")
+        if twice := sorted(spec.keys() & (listed.keys() - {"weights"})):
+            raise StudyError(f"{where}.{twice[0]}: {entries[0]} has a column of it; leave one out")
+        return {**spec, **listed}
     files = [file for entry in entries for file in _files_of(entry, f"{where}.weights")]
     return spec if files == entries else {**spec, "weights": files}
 
@@ -83,16 +87,24 @@ def _listed_in(file: Path, where: str) -> dict[str, Any]:
         raise StudyError(
             f"{where}: {file}: expected rows with a column path, and seed, original; found columns {columns}"
         )
-    known = ("path", *_COLUMNS)
-    for column in table.fieldnames or ():
-        if column not in known and (meant := column.strip().lower().removesuffix("s")) in known:
-            raise StudyError(f"{where}: {file}: column {column!r}: expected {meant}")
-    paths = [str(file.parent / os.path.expanduser(row["path"] or "")) for row in rows]  # noqa: PTH111
+    if hint := next((h for one in table.fieldnames or () if (h := _meant(one))), ""):
+        raise StudyError(f"{where}: {file}: {hint}")
+    for i, row in enumerate(rows):
+        if not row["path"] or "://" in row["path"]:
+            raise StudyError(f"{where}: {file} row {i}: path: expected a local file; found {row['path'] or 'none'}")
+    paths = [str(file.parent / os.path.expanduser(row["path"])) for row in rows]  # noqa: PTH111
     found: dict[str, Any] = {"weights": paths}
     for column, option in _COLUMNS.items():
         if column in (table.fieldnames or ()):
             found[option] = [_whole(row[column], f"{where}: {file} row {i}: {column}") for i, row in enumerate(rows)]
     return found
+
+
+def _meant(column: str) -> str:
+    """Return that a column is misspelt; empty where it is read, or is about another thing."""
+    known = ("path", *_COLUMNS)
+    close = [] if column in known else difflib.get_close_matches(column.strip().lower(), known, cutoff=0.75)
+    return f"column {column!r} is not read; did you mean {close[0]!r}?" if close else ""
 
 
 def _whole(text: str | None, where: str) -> int:
