@@ -16,7 +16,7 @@ from ray_unlearn.cli import main
 from ray_unlearn.cli.options import with_keep_going
 from ray_unlearn.generation import Summary
 from ray_unlearn.schedule import scheduler
-from ray_unlearn.schedule.events import Ended, Tally
+from ray_unlearn.schedule.events import Ended, Retried, Tally
 from ray_unlearn.schedule.pool import Finished, Report
 from ray_unlearn.study import Run, load_study
 
@@ -75,6 +75,16 @@ def test_three_equal_failures_end_a_population(room: int, seed: int):
     assert 3 <= len(tally.failed) <= 3 + 2 * room
     assert len(ended.runs) == COUNT - len(tally.failed)
     assert re.search(r"failed in the same way.*`ray-unlearn logs STUDY finetune/\d{5}` shows", ended.why)
+
+
+def test_nothing_is_tried_again_after_the_end():
+    """Law: runs that workers had at the end of their population, and that fail, are given up at once."""
+    plan, pool, ended, retried = plan_of(COUNT), Failing(alike, room=8), False, list[Run]()
+    for event in scheduler.schedule(plan, pool, pending=plan.runs, made=(), max_attempts=3, fail_fast=True):
+        ended = ended or isinstance(event, Ended)
+        retried += [event.outcome.run] if ended and isinstance(event, Retried) else []
+    assert ended
+    assert retried == []
 
 
 @pytest.mark.parametrize(

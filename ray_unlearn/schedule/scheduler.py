@@ -120,6 +120,8 @@ class _Scheduler:
     ) -> None:
         self._pool, self._max_attempts, self._published = pool, max_attempts, published
         self._sameness, self._failures = sameness, failures
+        self._ended: set[str] = set()
+        """Populations that ended before their last run: runs of theirs that fail now are not tried again."""
         self._happened: list[Event] = []
         """Events that are not yielded yet."""
         self._queue: deque[Run] = deque()
@@ -296,7 +298,7 @@ class _Scheduler:
             self._unblock(self._blocked.pop(run, []))
             self._happened.append(Made(outcome, attempt, worker))
             self._compare(outcome)
-        elif outcome.final or attempt >= self._max_attempts:
+        elif outcome.final or attempt >= self._max_attempts or run.population in self._ended:
             self._happened.append(Failed(outcome, attempt, worker))
             if why := self._failures.noted(outcome):
                 self._end(run.population, why)
@@ -314,6 +316,7 @@ class _Scheduler:
 
     def _end(self, population: str, why: str) -> None:
         """Give out no more runs of a population; those that workers have are made."""
+        self._ended.add(population)
         waiting = [run for runs in (self._queue, *self._blocked.values()) for run in runs]
         left = [run for run in waiting if run.population == population]
         self._queue = deque(run for run in self._queue if run.population != population)
