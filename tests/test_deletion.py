@@ -307,7 +307,7 @@ def test_the_template_is_the_form_of_a_request(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--model", "m.pth"], "--arch, --data, --ids missing; expected all of them"),
+        (["--model", "m.pth"], "--arch, --data, --ids missing; expected --model, --arch, --data and --ids, or"),
         (["x.yaml", "--model", "m.pth"], "found both x.yaml and --model"),
         (["x.yaml", "--image-size", "64", "-o", "out"], "found both x.yaml and --image-size, --out"),
         (["--budget", "soon"], "--budget soon: expected a time such as 90s, 30m or 1h30m"),

@@ -6,9 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
+from scored import make_scores
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.permutation import holm, permutation_tests
+from ray_unlearn.evaluation.permutation import PERMUTATIONS, holm, least_p, permutation_tests
+from ray_unlearn.evaluation.scores import PermutationTest, PopulationScores
+from ray_unlearn.evaluation.whole_populations import adjusted
 
 
 def statistics(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
@@ -84,3 +87,37 @@ def test_holm_by_hand():
     assert found == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
     assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
     assert holm({}) == {}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(3, 3), (4, 4), (3, 5), (2, 7)])
+def test_the_smallest_p_is_that_of_populations_that_share_nothing(ours: int, theirs: int):
+    """Law: 1 over the divisions that differ; where sides are of one size, each is there twice, in both statistics."""
+    every = np.concatenate([np.arange(ours) * 0.01, 5 + np.arange(theirs) ** 1.5])[:, None]
+    energies = []
+    for chosen in itertools.combinations(range(ours + theirs), ours):
+        rest = [row for row in range(ours + theirs) if row not in chosen]
+        energies.append(statistics(every[list(chosen)], every[rest])[0])
+    assert least_p([(ours, theirs)]) == pytest.approx(np.mean(np.array(energies) >= max(energies) - 1e-9))
+
+
+def test_the_smallest_p_of_several_sets_and_of_many_runs():
+    """Law: divisions within each set multiply; no p is below that of the divisions drawn."""
+    assert least_p([(3, 3), (3, 3)]) == pytest.approx(1 / 100)
+    assert least_p([(32, 32)]) == 1 / (1 + PERMUTATIONS)
+
+
+def test_tests_that_could_find_nothing_say_how_many_runs_could():
+    """Law: 4 runs a side reach p = 1/35; over 6 tests that find nothing or 2, it takes 5; over 24, 7."""
+    for populations, runs in ((3, 5), (1, 5), (12, 7)):
+        found = adjusted({f"m{i}": of_four(0.2) for i in range(populations)})
+        assert {test.least_runs for one in found.values() for test in one.tests.values()} == {runs}
+    enough = {f"m{i}": of_four(0.2, least=1 / 126) for i in range(3)}
+    assert {test.least_runs for one in adjusted(enough).values() for test in one.tests.values()} == {None}
+    distinguished = adjusted({"m": of_four(0.001, least=0.0005)})
+    assert distinguished["m"].tests["energy"].least_runs is None
+
+
+def of_four(p: float, least: float = 1 / 35) -> PopulationScores:
+    """A population of 4 runs against 4 with this p in both tests."""
+    tests = {name: PermutationTest(statistic=1.0, p=p, least=least) for name in ("energy", "log_variance")}
+    return make_scores().populations["kookmin"].model_copy(update={"tests": tests, "look": None})

@@ -39,6 +39,12 @@ def test_a_latex_table_has_one_value_per_cell():
     assert all(len(row) == len(COLUMNS) for row in rows.values())
 
 
+def test_columns_go_by_the_names_that_tables_print():
+    """Law: F, RA and TA are their measures, at the null's N, too."""
+    short, full = ["F", "RA", "TA@null"], ["forgetting_quality", "retain_ratio", "test_ratio@null"]
+    assert paper_table(make_scores(), "csv", short) == paper_table(make_scores(), "csv", full)
+
+
 def test_csv_has_the_numbers_themselves():
     """Law: value, both ends and N are columns of their own, unrounded; nothing is empty but what is missing."""
     scores = make_scores()

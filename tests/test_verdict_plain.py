@@ -13,6 +13,7 @@ from ray_unlearn.report.page import html_page
 from ray_unlearn.report.ranking import closest, lost_accuracy
 from ray_unlearn.report.score_tables import measure_tables, ranking_table
 from ray_unlearn.report.verdict import plain, verdict
+from ray_unlearn.report.verdict import test_line as line_of_tests
 
 
 def changed(scores: Scores, name: str, measures: dict[str, Estimate] | None = None, **changes: Any) -> Scores:
@@ -41,6 +42,16 @@ def test_the_first_sentence_needs_no_other_word():
     assert "In these runs its models cannot be distinguished" in plain(alike)
     assert "<strong>" + plain(scores).split(":")[0] in html_page(scores, STUDY)
     assert plain(scores).split(":")[0] in markdown_page(scores, STUDY).replace("\\_", "_")
+
+
+def test_runs_that_are_too_few_for_the_tests_are_no_finding():
+    """Law: where no outcome could have been distinguished, that is the answer, not that nothing was found."""
+    few = {"energy": PermutationTest(statistic=1.0, p=0.03, adjusted=0.12, least=0.029, least_runs=5)}
+    scores = changed(make_scores(), LONG, {"test_ratio": ratio(0.995)}, tests=few)
+    assert "runs are too few to tell whether its models differ" in plain(scores)
+    assert "5 a side could." in plain(scores)
+    assert "however they differ; 5 a side can." in verdict(scores)
+    assert f"too few runs to distinguish: {LONG} (5 a side can)" in line_of_tests(scores)
 
 
 def test_a_method_that_lost_accuracy_is_not_the_closest():

@@ -15,6 +15,7 @@ import typer
 from ray_unlearn.cli.options import Backend, Overrides, Where
 from ray_unlearn.errors import StudyError
 from ray_unlearn.terminal import print_error, print_line
+from ray_unlearn.wording import listed
 
 _NEEDED = ("model", "arch", "data", "ids")
 
@@ -27,7 +28,10 @@ def forget(
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="FILE", help="The trained model: .pth or .safetensors.")] = None,
-    arch: Annotated[str | None, typer.Option(help="Its architecture: a torchvision name, or module:factory.")] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="Its architecture: resnet18, small_cnn, timm:NAME, or module:factory."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Its training images: a folder per class, Parquet, or another source of a study.")
     ] = None,
@@ -86,7 +90,8 @@ def forget(
         missing = [_option(name) for name in _NEEDED if name not in given]
         if missing:
             form = "a study file of `init --template deletion`"
-            raise StudyError(f"forget: {', '.join(missing)} missing; expected all of them, or {form}")
+            needed = listed([_option(name) for name in _NEEDED])
+            raise StudyError(f"forget: {', '.join(missing)} missing; expected {needed}, or {form}")
         recipe, overrides = _recipe_of(overrides)
         study = write(Request(**given, training=recipe), out or Path("deletion"))
     elif given or out is not None:

@@ -52,7 +52,8 @@ def import_(
     ids: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Ids of the training, then of the test images (.csv, .txt). Default: numbers."
+            metavar="FILE",
+            help="Ids of the training, then of the test images (.csv, .txt). Default: train-00000 and so on.",
         ),
     ] = None,
     epoch: Annotated[str | None, typer.Option(help="Epoch that is read, where files hold several.")] = None,

@@ -72,7 +72,10 @@ def evaluate(
     ] = [],  # noqa: B006
     mode: Annotated[
         Mode | None,
-        typer.Option(help="Intervals that attacks try. parity: the official evaluator's grid; exact: every one."),
+        typer.Option(
+            help="Where attacks may draw the line between populations. parity: on the official evaluator's grid; "
+            "exact: anywhere. Default: the study's."
+        ),
     ] = None,
     jobs: Annotated[
         int | None,
@@ -180,7 +183,8 @@ def report(
             "--columns",
             metavar="A,B",
             help="Columns of one table with one value per cell (latex, markdown, csv): population, method, N, p, cost, "
-            "seconds, SPLIT_accuracy, a measure of scores.parquet, or MEASURE@null for its value at the null's N.",
+            "seconds, SPLIT_accuracy, a measure of scores.parquet (F, RA and TA for short), or MEASURE@null: its value "
+            "at the null's N.",
         ),
     ] = [],  # noqa: B006
     output: Annotated[

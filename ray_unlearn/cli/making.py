@@ -277,7 +277,7 @@ def export(
         _export_outputs(load_study(study, overrides), file, names_in([population]), form, more)
         return
     if not population:
-        raise StudyError("export: --population NAME: which population")
+        raise StudyError("export: a .zip file, or one model, is of one population; --population NAME says of which")
     one_model = _is_one_model(file, run, form)
     if file.exists() and not overwrite:
         raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")

@@ -36,7 +36,7 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YA
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a key of the study file. Repeatable.")
 ]
-Where = Annotated[Backend, typer.Option(help="Where runs execute. inline: in this process, without Ray.")]
+Where = Annotated[Backend, typer.Option(help="Where the work is done. inline: in this process, without Ray.")]
 Address = Annotated[
     str | None, typer.Option(help="Address of a Ray cluster. Default: RAY_ADDRESS, else a local cluster.")
 ]

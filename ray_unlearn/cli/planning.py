@@ -58,7 +58,7 @@ def plan(
         for problem in sorted(problems, key=_line):
             print_error(f"error: {problem}")
         next_step = typed("generate", study, overrides)
-        for line in _lines(forecast, next_step) if forecast else [f"{plural(len(problems), 'problem')} found"]:
+        for line in _lines(forecast, next_step, quick) if forecast else [f"{plural(len(problems), 'problem')} found"]:
             print_line(line)
         if forecast and found and found.adaptive:
             print_line(found.adaptive.all_made(typed("all", study, overrides)))
@@ -71,7 +71,7 @@ def _line(problem: str) -> int:
     return int(place) if place.isdecimal() else 10**9
 
 
-def _lines(forecast: Forecast, next_step: str) -> list[str]:
+def _lines(forecast: Forecast, next_step: str, quick: bool) -> list[str]:
     estimates = list(forecast.estimates.values())
     rows = [["population", "runs", "made", "to make", "s/run", "of retraining", "MB/run", "estimated from"]]
     rows += [_row(one) for one in estimates]
@@ -90,7 +90,8 @@ def _lines(forecast: Forecast, next_step: str) -> list[str]:
     gpu = f", {decimals(forecast.gpu_hours)} GPU hours" if forecast.gpus_per_worker else ""
     left = "an unknown time" if forecast.seconds is None else f"about {duration(forecast.seconds)}"
     lines.append(f"{plural(pending, 'run')} to make: {left} with {where}{gpu}; {_size(forecast.size_bytes)} to write")
-    return [*lines, f"no problem found; `{next_step}` makes the runs"]
+    unchecked = ", but methods, their options and the architecture were not checked" * quick
+    return [*lines, f"no problem found{unchecked}; `{next_step}` makes the runs"]
 
 
 def _row(one: Estimate) -> list[str]:

@@ -23,6 +23,7 @@ the question is whether models made from this one are retrained models.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -71,6 +72,23 @@ def permutation_tests(
 
     """
     return stratified_tests([(unlearned_UE, retrained_RE)], rng, permutations)
+
+
+def least_p(sizes: Sequence[tuple[int, int]], permutations: int = PERMUTATIONS) -> float:
+    """Return the smallest p that both tests can have with so few runs, but for luck in drawing the divisions.
+
+    Both statistics are symmetric, so that where sides are of one size each division counts twice.
+
+    Args:
+        sizes: runs of the method and of the reference, for each forget set.
+        permutations: divisions drawn.
+
+    >>> round(least_p([(4, 4)]), 3), round(least_p([(5, 5)]), 4)
+    (0.029, 0.0079)
+
+    """
+    divisions = math.prod(math.comb(ours + theirs, ours) // (1 + (ours == theirs)) for ours, theirs in sizes)
+    return max(1 / divisions, 1 / (1 + permutations))
 
 
 def stratified_tests(

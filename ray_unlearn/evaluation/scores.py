@@ -147,6 +147,10 @@ class PermutationTest(_Value):
     p: float
     adjusted: float | None = None
     """Holm's correction over both tests and all populations of the evaluation; None where only a part is known."""
+    least: float = 0.0
+    """Smallest p that so few runs can give."""
+    least_runs: int | None = None
+    """Runs a side, of each forget set, at which it could find a difference; None where it could with these."""
 
 
 class Equivalence(_Value):
@@ -383,16 +387,9 @@ def scores_table(scores: Scores) -> pd.DataFrame:
     """Return one row per population and measure: what scores.parquet holds."""
     import pandas as pd
 
+    whole = {"study": scores.study, "mode": scores.mode, "reference": scores.reference}
     rows = [
-        {
-            "study": scores.study,
-            "mode": scores.mode,
-            "reference": scores.reference,
-            "population": name,
-            "method": found.method,
-            "measure": measure,
-            **estimate.model_dump(),
-        }
+        {**whole, "population": name, "method": found.method, "measure": measure, **estimate.model_dump()}
         for name, found in scores.populations.items()
         for measure, estimate in found.measures.items()
     ]

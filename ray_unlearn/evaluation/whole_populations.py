@@ -10,6 +10,7 @@ Does not cover: the formulas (`permutation`, `originals`), and the order of popu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from ray_unlearn.evaluation.intervals import t_quantile
 from ray_unlearn.evaluation.looks import ALPHA
 from ray_unlearn.evaluation.originals import buys_more, variance_shares
 from ray_unlearn.evaluation.outputs import Outputs
-from ray_unlearn.evaluation.permutation import LEAST_RUNS, holm, stratified_tests
+from ray_unlearn.evaluation.permutation import LEAST_RUNS, holm, least_p, stratified_tests
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import Equivalence, Estimate, Originals, PermutationTest, PopulationScores
 
@@ -37,22 +38,36 @@ def tests_of(sides: Sequence[tuple[Outputs, Outputs]], settings: Settings) -> di
         return {}
     strata = [(ours.splits["forget"].phi_RN, theirs.splits["forget"].phi_RN) for ours, theirs in sides]
     found = stratified_tests(strata, settings.rng("permutation", sides[0][0].population))
-    return {name: PermutationTest(statistic=one.statistic, p=one.p) for name, one in found.items()}
+    least = least_p([(len(ours), len(theirs)) for ours, theirs in sides])
+    return {name: PermutationTest(statistic=one.statistic, p=one.p, least=least) for name, one in found.items()}
 
 
 def adjusted(populations: Mapping[str, PopulationScores]) -> dict[str, PopulationScores]:
-    """Return the populations with Holm's correction over all their tests, at the level of their look."""
+    """Return the populations with Holm's correction over all their tests, at the level of their look.
+
+    A test that finds nothing says at how many runs it could have, where it could not with these: Holm compares it
+    with ALPHA over the number of tests that find nothing.
+    """
+    level = {name: found.look.level if found.look else ALPHA for name, found in populations.items()}
     every = {
-        (name, test): min(1.0, one.p * ALPHA / (found.look.level if found.look else ALPHA))
+        (name, test): min(1.0, one.p * ALPHA / level[name])
         for name, found in populations.items()
         for test, one in found.tests.items()
     }
     corrected = holm(every)
+    open_tests = sum(p > ALPHA for p in corrected.values())
+
+    def with_both(name: str, test: str, one: PermutationTest, sets: int) -> PermutationTest:
+        wanted, needed = level[name] / max(1, open_tests), None
+        if corrected[name, test] > ALPHA and one.least > wanted:
+            needed = next(runs for runs in count(LEAST_RUNS) if least_p([(runs, runs)] * sets, 10**9) <= wanted)
+        return one.model_copy(update={"adjusted": corrected[name, test], "least_runs": needed})
+
     return {
         name: found.model_copy(
             update={
                 "tests": {
-                    test: one.model_copy(update={"adjusted": corrected[name, test]})
+                    test: with_both(name, test, one, found.forget_sets.sets if found.forget_sets else 1)
                     for test, one in found.tests.items()
                 }
             }

@@ -29,6 +29,8 @@ PaperForm = Literal["latex", "markdown", "csv"]
 AT_NULL = "@null"
 ACCURACY = "_accuracy"
 DEFAULT = ("population", "N", "score", "forgetting_quality", "forgetting_quality@null", "retain_ratio", "test_ratio")
+_SHORT = {"F": "forgetting_quality", "RA": "retain_ratio", "TA": "test_ratio"}
+"""Names of columns as tables print them."""
 _TEXTS = ("population", "method")
 _PLAIN = (*_TEXTS, "N", "p", "cost", "seconds")
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -52,13 +54,13 @@ def paper_table(scores: Scores, form: PaperForm, columns: Sequence[str] = ()) ->
     Args:
         scores: the results of one evaluation.
         form: latex (a tabular for the package booktabs), markdown, or csv.
-        columns: names of columns; default `DEFAULT`.
+        columns: names of columns, also as tables print them (F, RA, TA); default `DEFAULT`.
 
     Raises:
         EvaluationError: a name is no column.
 
     """
-    names = list(columns) or list(DEFAULT)
+    names = [_in_full(name) for name in columns] or list(DEFAULT)
     for name in names:
         _check(name)
     rows = [(one, [_entry(scores, one, name) for name in names]) for one in in_order(scores)]
@@ -75,6 +77,12 @@ def column_names() -> list[str]:
     """Return the name of every column."""
     at_null = [f"{name}{AT_NULL}" for name in MEASURES]
     return [*_PLAIN, *MEASURES, *at_null, *(f"{split}{ACCURACY}" for split in SPLITS)]
+
+
+def _in_full(name: str) -> str:
+    """Return a measure's name for the short one that tables print."""
+    short, at, null = name.partition(AT_NULL)
+    return _SHORT.get(short, short) + at + null
 
 
 def _check(name: str) -> None:
@@ -173,6 +181,7 @@ def _latex(names: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> st
     return "\n".join(
         [
             f"% {note}",
+            r"% needs \usepackage{booktabs}",
             r"\begin{tabular}{" + "".join("l" if name in _TEXTS else "r" for name in names) + "}",
             r"\toprule",
             lines[0],

@@ -76,10 +76,12 @@ def null_of(scores: Scores, measure: str) -> Estimate | None:
 def why_no_null(scores: Scores) -> str:
     """Return why there is no null to compare with: the runs that it takes, and those there are."""
     reference = reference_of(scores)
-    runs, least = reference.runs if reference else 0, 2 * LEAST_TO_SCORE
+    sets = max((one.forget_sets.sets for one in ranked(scores) if one.forget_sets), default=1)
+    runs, least = (reference.runs if reference else 0) // sets, 2 * LEAST_TO_SCORE
     if runs < least:
         there = f"there {'is' if runs == 1 else 'are'} {runs}"
-        return f"it takes {least} runs of {scores.reference}, two halves of {LEAST_TO_SCORE}, and {there}"
+        each = " of each forget set" * (sets > 1)
+        return f"it takes {least} runs of {scores.reference}{each}, two halves of {LEAST_TO_SCORE}, and {there}"
     if all(one.runs < LEAST_TO_SCORE for one in ranked(scores)):
         return f"no population has the {LEAST_TO_SCORE} runs that a comparison with halves of {scores.reference} takes"
     return "the evaluation has none"

@@ -47,7 +47,8 @@ def status_lines(found: Sequence[PopulationStatus], uri: str) -> list[str]:
     lines = [f"store {uri}", *aligned(rows)]
     for one in found:
         if one.more:
-            lines.append(f"{one.population}: {plural(one.more, 'run')} beyond the planned {one.planned} are kept")
+            are = "is" if one.more == 1 else "are"
+            lines.append(f"{one.population}: {plural(one.more, 'run')} beyond the planned {one.planned} {are} kept")
         lines += [
             f"failed: {one.population}/{index:05d} after {plural(failure.attempts, 'attempt')}: {failure.error}"
             for index, failure in one.failed.items()

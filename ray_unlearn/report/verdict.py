@@ -61,6 +61,11 @@ def _told(found: PopulationScores) -> str:
         return ""
     if p <= ERROR:
         return "Its models can still be distinguished from models that never saw the forgotten images."
+    if enough := runs_needed(found):
+        return (
+            f"Its {plural(found.runs, 'run')} are too few to tell whether its models differ from models that never saw "
+            f"the forgotten images; {enough} a side could."
+        )
     return "In these runs its models cannot be distinguished from models that never saw the forgotten images."
 
 
@@ -148,6 +153,12 @@ def _p(found: PopulationScores) -> tuple[str, float]:
     return test, corrected.get(test, 2.0)
 
 
+def runs_needed(found: PopulationScores) -> int:
+    """Return at how many runs a side a test could find a difference; 0 where one could with these."""
+    needed = [one.least_runs or 0 for one in found.tests.values()]
+    return min(needed, default=0)
+
+
 def _tested(found: PopulationScores) -> list[str]:
     """Return the answer of the permutation tests, and of the equivalence test if they find no difference."""
     test, p = _p(found)
@@ -155,6 +166,10 @@ def _tested(found: PopulationScores) -> list[str]:
         return []
     if p <= ERROR:
         return [f"Its models differ from retrained ones: {_STATISTICS[test]} distinguishes them (p = {_p_words(p)})."]
+    if enough := runs_needed(found):
+        return [
+            f"So few runs cannot distinguish its models from retrained ones, however they differ; {enough} a side can."
+        ]
     answer = f"These runs do not distinguish its models from retrained ones (p = {_p_words(p)})"
     one = found.equivalence
     if one is None:
@@ -229,8 +244,13 @@ def test_line(scores: Scores) -> str:
     """Return one line with the populations that the permutation tests distinguish from retraining; "" without tests."""
     tested = [one for one in ranked(scores) if one.tests]
     apart = [one.population for one in tested if _p(one)[1] <= ERROR]
-    alike = [one.population for one in tested if _p(one)[1] > ERROR]
+    few = [one for one in tested if _p(one)[1] > ERROR and runs_needed(one)]
+    alike = [one.population for one in tested if _p(one)[1] > ERROR and one not in few]
     parts = [f"distinguished from retraining: {', '.join(apart)}"] if apart else []
-    parts += [f"not distinguished from it: {', '.join(alike)}"] if alike else []
+    parts += [f"not distinguished from retraining: {', '.join(alike)}"] if alike else []
+    enough = max((runs_needed(one) for one in few), default=0)
+    parts += [f"too few runs to distinguish: {', '.join(one.population for one in few)} ({enough} a side can)"] * bool(
+        few
+    )
     many = plural(sum(len(one.tests) for one in tested), "test")
     return f"{'; '.join(parts)} (permutation tests, p <= {ERROR} corrected for {many})" if tested else ""

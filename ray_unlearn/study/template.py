@@ -38,7 +38,7 @@ training:                     # how originals and retrained models are trained
   schedule: cosine            # constant | cosine | step | linear
   batch_size: 64
   # precision: bf16           # autocast; weights stay fp32
-  # augment: {crop: 4, flip: true}       # or transforms: [RandAugment, {ColorJitter: {brightness: 0.2}}]
+  # augment: {crop: 4, flip: true}       # and, or instead: transforms: [RandAugment, {ColorJitter: {brightness: 0.2}}]
 
 populations:                  # count: how many checkpoints, each with its own seed; raised later, only the rest is made
   original:  {method: train, on: train, count: 1}      # or {weights: original.safetensors}
