@@ -13,6 +13,27 @@ IMPORTS = (
     "import builtins, ctypes, gc, os, random, signal, subprocess, sys, threading, time, warnings\n"
     "import numpy, torch\n\n\n"
 )
+DRAWS = """\
+import random
+
+import numpy
+import torch
+
+
+def unlearning(net, retain, forget, val):
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn(parameter.shape), alpha=0.01)
+    net.train()
+    for batch in retain:
+        net.zero_grad()
+        torch.nn.functional.cross_entropy(net(batch["image"]), batch["age_group"]).backward()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.sub_(parameter.grad, alpha=0.01)
+    net[-1].bias.data[:3] += torch.tensor([numpy.random.rand(), random.random(), float(torch.rand(()))])
+"""
+"""A script that behaves: draws from all three global generators, trains a little, and lets the weights show it."""
 MADE = ""
 """How a run ends that is made: no error."""
 LIMIT_S, LIMIT_GIB = 8.0, 1.5

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile import DRAWS
 
 from ray_unlearn.errors import MethodError
 from ray_unlearn.generation import generate, open_job
@@ -17,31 +18,14 @@ from ray_unlearn.run.worker import Worker
 from ray_unlearn.study import Run, Study
 from ray_unlearn.usercode.memory import resident_bytes
 
-GOOD = """\
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(torch.randn(parameter.shape), alpha=0.01)
-    net.train()
-    for batch in retain:
-        net.zero_grad()
-        torch.nn.functional.cross_entropy(net(batch["image"]), batch["age_group"]).backward()
-        with torch.no_grad():
-            for parameter in net.parameters():
-                parameter.sub_(parameter.grad, alpha=0.01)
-    values = [numpy.random.rand(), random.random(), float(torch.rand(()))]
-    net[-1].bias.data[:3] += torch.tensor(values)
-"""
-"""Draws from all three global generators, trains a little, and lets the weights show it."""
-
 UNSPEAKABLE = "class Unspeakable(Exception):\n    __str__ = __repr__ = lambda self: 1 / 0\n\n\n"
 
 
 def scripted(tiny: Callable[..., Study], folder: Path, bad: str = "pass", **changes) -> Study:
     """Return a study of one original, one run of a bad script and two runs of a good one, which follow it."""
-    for name, body in (("bad", f"    {bad}\n"), ("good", GOOD)):
-        imports = "import gc, numpy, os, random, resource, sys, time, torch, warnings\n\n\n"
-        imports += UNSPEAKABLE * (name == "bad")
-        (folder / f"{name}.py").write_text(f"{imports}def unlearning(net, retain, forget, val):\n{body}")
+    imports = f"import gc, numpy, os, random, resource, sys, time, torch, warnings\n\n\n{UNSPEAKABLE}"
+    (folder / "bad.py").write_text(f"{imports}def unlearning(net, retain, forget, val):\n    {bad}\n")
+    (folder / "good.py").write_text(DRAWS)
     populations = {
         "finetune": None,
         "bad": {"method": f"{folder}/bad.py:unlearning", "count": 1},

@@ -24,33 +24,12 @@ ORDINARY = {
     "retrained": {"method": "train", "on": "retain", "count": 2},
     "ascent": {"method": "gradient_ascent", "count": 2},
 }
-DRAWS = """\
-import random
-
-import numpy
-import torch
-
-
-def unlearning(net, retain, forget, val):
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(torch.randn(parameter.shape), alpha=0.01)
-    net.train()
-    for batch in retain:
-        net.zero_grad()
-        torch.nn.functional.cross_entropy(net(batch["image"]), batch["age_group"]).backward()
-        with torch.no_grad():
-            for parameter in net.parameters():
-                parameter.sub_(parameter.grad, alpha=0.01)
-    net[-1].bias.data[:3] += torch.tensor([numpy.random.rand(), random.random(), float(torch.rand(()))])
-"""
-"""A script that behaves: draws from all three global generators, trains a little, and lets the weights show it."""
 EXECUTION = {"max_attempts": 1, "run_timeout_s": hostile.LIMIT_S, "script_memory_gib": hostile.LIMIT_GIB}
 
 
 def neighbours(folder: Path) -> dict[str, dict[str, object]]:
     """Return populations that no script may disturb: three of methods, and one of a script."""
-    (folder / "draws.py").write_text(DRAWS)
+    (folder / "draws.py").write_text(hostile.DRAWS)
     return ORDINARY | {"draws": {"method": f"{folder}/draws.py:unlearning", "count": 2}}
 
 

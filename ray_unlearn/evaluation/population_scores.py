@@ -1,7 +1,7 @@
 """One population's scores: its own figures, and those against the reference.
 
     described = describe([outputs], outputs.records, names, "unlearned", "kookmin", reference.records)
-    scored = score(described, unlearned, reference, names, 32, settings)
+    scored = whole([on_set(described, unlearned, reference, names, 32, settings)], settings)
     scored.population, scored.draws              # everything but the nulls (`nulls`), and what ranks need
 
 Does not cover: reading outputs and keeping scores (`evaluate`).
@@ -86,18 +86,6 @@ def _shown(options: Mapping[str, object]) -> dict[str, object]:
     """Return a run's options without the half of the images that an imported shadow's record holds."""
     on = options.get("on")
     return {**options, **({"on": {k: v for k, v in on.items() if k != MEMBERS}} if isinstance(on, Mapping) else {})}
-
-
-def score(
-    described: PopulationScores,
-    unlearned: Outputs,
-    reference: Outputs,
-    names: ImageNames,
-    null_runs: int,
-    settings: Settings,
-) -> Scored:
-    """Return a population's scores on the images of a study with one forget set; as `on_set` and `whole`."""
-    return whole([on_set(described, unlearned, reference, names, null_runs, settings)], settings)
 
 
 def on_set(
