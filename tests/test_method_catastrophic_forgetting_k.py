@@ -18,7 +18,7 @@ from ray_unlearn.methods.catastrophic_forgetting_k import (
     _rate,
     catastrophic_forgetting_k,
 )
-from ray_unlearn.methods.perturbations import last_units
+from ray_unlearn.methods.units import last_units
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.schema import Model
 

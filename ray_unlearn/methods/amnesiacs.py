@@ -38,8 +38,9 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.methods.losses import frozen_copy, kl_to_teacher, soft_cross_entropy
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import check_some_move, classifier, convolutions, reset_layers
+from ray_unlearn.methods.perturbations import check_some_move, convolutions, reset_layers
 from ray_unlearn.methods.published import COMPETITION, pinned
+from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.identity import Since

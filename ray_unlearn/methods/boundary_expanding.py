@@ -34,8 +34,8 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import classifier
 from ray_unlearn.methods.published import PLAIN, pinned
+from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe, Schedule
 from ray_unlearn.training import fit

@@ -43,8 +43,8 @@ from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.losses import anchored, with_statistics_frozen
 from ray_unlearn.methods.masks import trainable_only
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import classifier, last_units
 from ray_unlearn.methods.published import PLAIN, pinned
+from ray_unlearn.methods.units import classifier, last_units
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.identity import Since

@@ -36,8 +36,8 @@ from torch import nn
 
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import classifier
 from ray_unlearn.methods.published import pinned
+from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.identity import Since

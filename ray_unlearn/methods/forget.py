@@ -41,8 +41,9 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.losses import frozen_copy
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import classifier, convolutions, moves, reset_tensors
+from ray_unlearn.methods.perturbations import convolutions, moves, reset_tensors
 from ray_unlearn.methods.published import COMPETITION, pinned
+from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.identity import Since

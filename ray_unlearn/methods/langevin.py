@@ -51,8 +51,8 @@ from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.certificates import langevin_steps
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import classifier
 from ray_unlearn.methods.published import pinned
+from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Block, Float, Int
 
