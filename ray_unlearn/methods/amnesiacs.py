@@ -74,7 +74,7 @@ def amnesiacs(model: nn.Module, data: RunData, options: AmnesiacsOptions, rng: S
     """Reset two layers, distil the original on validation, then distil and train on retain."""
     teacher, T = frozen_copy(model), options.temperature
     weights_C = class_weights(data.retain, options, data.num_classes)
-    layers = [convolutions(model)[0][1], classifier(model)]
+    layers = [convolutions(model)[0][1], classifier(model, data.num_classes)]
     check_some_move([one for layer in layers for one in layer.parameters()], "the first convolution and the classifier")
     reset_layers(layers, rng, "reset")
 

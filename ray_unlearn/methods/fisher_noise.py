@@ -64,7 +64,7 @@ class FisherNoiseOptions(Block):
 @torch.no_grad()
 def fisher_noise(model: nn.Module, data: RunData, options: FisherNoiseOptions, rng: Seeds) -> None:
     """Add noise of variance alpha / F, clamped, averaged over inputs and boosted as described above."""
-    head = set(classifier(model).parameters())
+    head = set(classifier(model, data.num_classes).parameters())
     with torch.enable_grad():
         if options.labels == "model":
             fisher = fisher_diagonal(model, data.retain, options.images_per_gradient)

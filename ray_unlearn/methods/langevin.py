@@ -80,7 +80,7 @@ def langevin(model: nn.Module, data: RunData, options: LangevinOptions, rng: See
 
     """
     model.eval()
-    head = classifier(model)
+    head = classifier(model, data.num_classes)
     if not all(parameter.requires_grad for parameter in head.parameters()):
         raise MethodError("the method learns the net's classifier, which is frozen")
     inputs = _inputs(model, head, data.retain)

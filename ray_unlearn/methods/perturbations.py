@@ -56,14 +56,15 @@ def check_some_move(tensors: Iterable[torch.Tensor], what: str) -> None:
 def reset_layers(layers: Iterable[nn.Module], rng: Seeds, purpose: str) -> None:
     """Re-initialise layers by their own default initialisation (`reset_parameters`), as PyTorch builds them.
 
-    A layer whose parameters are all frozen keeps its buffers, too.
+    A layer whose parameters are all frozen keeps its buffers, too. Attention comes after all others, because it sets
+    the bias of a linear layer inside of it.
 
     Raises:
         MethodError: a layer has no default initialisation.
 
     """
     with rng.global_state(purpose):
-        for layer in layers:
+        for layer in sorted(layers, key=lambda layer: isinstance(layer, nn.MultiheadAttention)):
             _reset(layer)
 
 
@@ -75,7 +76,8 @@ def _reset(layer: nn.Module) -> None:
         return
     device = next(itertools.chain(own, layer.buffers())).device
     layer.cpu()  # the draws come from the CPU's generator on every device
-    reset = getattr(layer, "reset_parameters", None)
+    name = "_reset_parameters" if isinstance(layer, nn.MultiheadAttention) else "reset_parameters"
+    reset = getattr(layer, name, None)
     if reset is None:
         raise MethodError(f"layer {type(layer).__name__} has no reset_parameters and cannot be re-initialised")
     reset()

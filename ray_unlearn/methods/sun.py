@@ -73,7 +73,7 @@ class SunOptions(Recipe):
 
 def sun(model: nn.Module, data: RunData, options: SunOptions, rng: Seeds) -> None:
     """Reset the classifier; train noisy random subsets, then all."""
-    head = classifier(model)
+    head = classifier(model, data.num_classes)
     check_some_move(head.parameters(), "the classifier")
     reset_layers([head], rng, "reset")
     normal = _normalisation(model, options.pool)
