@@ -57,7 +57,7 @@ class ExactUnlearningKOptions(CatastrophicForgettingKOptions):
 
 def exact_unlearning_k(model: nn.Module, data: RunData, options: ExactUnlearningKOptions, rng: Seeds) -> None:
     """Re-initialise the last k units, then train them alone on the retain set."""
-    layers = [layer for unit in moving_units(model, options) for layer in unit.modules()]
+    layers = [layer for unit in moving_units(model, options, data.num_classes) for layer in unit.modules()]
     reset_layers([layer for layer in layers if list(layer.parameters(recurse=False))], rng, "reset")
     catastrophic_forgetting_k(model, data, options, rng)
 
