@@ -42,7 +42,7 @@ from ray_unlearn.methods.perturbations import check_some_move, convolutions, res
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.changes import FROZEN, Correction
 from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, class_weights, fit
@@ -112,6 +112,7 @@ METHOD = Method(
     starts_from="original",
     corrections=(
         Correction("0.2", "KL terms were multiplied by T^2 = 25; the port has none", ("temperature_scaling",)),
+        FROZEN,
     ),
     summary="Reset the first and the last layer, then distil the original on validation and on retain.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 6th place (Amnesiacs)",

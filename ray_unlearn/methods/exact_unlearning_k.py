@@ -8,9 +8,10 @@ Idea: the top that comes out has never seen a forget image, as exact unlearning 
 1. Re-initialise the last k units (and the classifier), each layer by its own default, running statistics included.
 2. Train them on the retain set with everything else frozen: CF-k, whose options these are.
 
-Source: Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearning (arXiv 2201.06640). Read: the files
-that CF-k names, meghdadk/SCRUB small_scale_unlearning.ipynb cell 90 and MIA_experiments.ipynb cell 21 among them;
-xcadet/deepunlearn munl/unlearning/exact_unlearning_k.py (a port).
+Source: Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearning (arXiv 2201.06640). Read:
+shash42/Evaluating-Inexact-Unlearning src/methods.py, learn.py, unlearn.py (the authors'); meghdadk/SCRUB
+small_scale_unlearning.ipynb cell 90 and MIA_experiments.ipynb cell 21 (the authors' of SCRUB), and what CF-k names of
+it; xcadet/deepunlearn munl/unlearning/exact_unlearning_k.py (a port).
 
 Caveats:
 - The caveats of CF-k hold here, too.

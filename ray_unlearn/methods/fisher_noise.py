@@ -97,6 +97,7 @@ METHOD = Method(
     summary="Add Gaussian noise of variance alpha / Fisher information of the retain set to every weight.",
     source="Golatkar et al., Eternal Sunshine of the Spotless Net, CVPR 2020",
     opened="AdityaGolatkar/SelectiveForgetting Forgetting.ipynb (authors'); copies in SCRUB, SSD and Unlearn-Sparse",
+    open=("alpha: 1e-6 as by the authors and in SCRUB; 1e-7 in SCRUB at large scale, searched in Unlearn-Sparse",),
     cost="1 on retain, one image at a time, with a backward pass per class",
     published={"published": pinned(FisherNoiseOptions)},
     inherits=(),

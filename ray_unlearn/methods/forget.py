@@ -45,7 +45,7 @@ from ray_unlearn.methods.perturbations import convolutions, moves, reset_tensors
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.changes import FROZEN, Correction
 from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe
 from ray_unlearn.training import Batch, Training
@@ -144,6 +144,7 @@ METHOD = Method(
                 "image_noise_std",
             ),
         ),
+        FROZEN,
     ),
     summary="Re-initialise random layers and regress the original's logits on retain, in cycles.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 8th place (Forget)",

@@ -42,7 +42,7 @@ from ray_unlearn.methods.perturbations import add_noise, check_some_move, reset_
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.changes import FROZEN, Correction
 from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Training
@@ -126,6 +126,7 @@ METHOD = Method(
                 "noise_again",
             ),
         ),
+        FROZEN,
     ),
     summary="Reset the classifier, train noisy random subsets of the tensors, then all of them.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 7th place (Sun)",
