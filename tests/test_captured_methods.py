@@ -7,18 +7,19 @@ import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from recorded import HostRead, record
-from samples import digits_and_original, same_weights
+from samples import digits_and_original, on_gpu, same_weights
 
 from ray_unlearn import methods
 from ray_unlearn.methods import METHODS
 from ray_unlearn.report.text import method_lines
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
-from ray_unlearn.training import fit
-from ray_unlearn.training.fast.cuda_graph import Engines
+from ray_unlearn.training import fit, predict
+from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 
 SHORT = {"epochs": 2.0, "batch_size": 8, "channels_last": False}
 """30 retain images in batches of 8: three full ones, which are replayed, and one of 6, which is not."""
@@ -120,6 +121,21 @@ def test_a_methods_recorded_steps_give_its_bytes(digits, name):
     assert not same_weights(results[0][0], original.state_dict())
     assert engines.replays > 1
     assert (len(engines) > 0) == (name in readme_row("captured, one graph for all runs of a worker"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="captures CUDA graphs: needs a GPU")
+@pytest.mark.parametrize("name", CAPTURED)
+def test_on_a_gpu_a_methods_graphs_give_its_outputs(digits, name):
+    """Law: to rounding; no step of a method waits, draws or allocates in a way that CUDA refuses to capture."""
+    data, original = digits
+    data, method, results = on_gpu(data), METHODS[name], []
+    short = {key: value for key, value in SHORT.items() if not (name == "sfron" and key == "epochs")}
+    options = method.options(**{**short, **OPTIONS.get(name, {})})
+    for engines in (None, Engines(cuda_graph)):
+        model = copy.deepcopy(original).cuda()
+        method.run(model, dataclasses.replace(data, engines=engines), options, Seeds(study=0, population=name))
+        results.append(predict(model, data.retain))
+    assert np.allclose(*results, atol=0.05)
 
 
 @pytest.mark.parametrize(
