@@ -17,12 +17,13 @@ from torch import nn
 from ray_unlearn import models
 from ray_unlearn.data.copies import lone_batches
 from ray_unlearn.data.images import ImageSet, Pixels, Scaling
-from ray_unlearn.errors import DataError, ModelError
+from ray_unlearn.errors import DataError, ModelError, PopulationChanged
 from ray_unlearn.methods.script import ScriptOptions
 from ray_unlearn.methods.weights import WeightsOptions
 from ray_unlearn.models.image_scales import Scales
 from ray_unlearn.run.job import Job
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import refusal_of_frozen
 from ray_unlearn.study.plan import Population
 from ray_unlearn.study.schema import Normalize, Study
 from ray_unlearn.study.uris import label
@@ -36,10 +37,12 @@ def check_model(job: Job) -> Iterator[str]:
 
     Raises:
         ModelError: the net or a weights file is refused.
+        PopulationChanged: it holds runs of version 0.1.0 by a method that changed frozen parameters, which the net has.
 
     """
     study, populations = job.plan.study, job.plan.populations.values()
     model = models.build(study.model, job.data.num_classes, Seeds(study=0), study.data.image_size)
+    _check_frozen(job, model)
     images_BCHW, labels_B = _batch(job)
     yield from models.try_net(
         model,
@@ -58,6 +61,20 @@ def check_model(job: Job) -> Iterator[str]:
     for population in populations:
         if isinstance(population.method.options, WeightsOptions):
             yield from check_weights(study, job.data.num_classes, model, population.method.options)
+
+
+def _check_frozen(job: Job, model: nn.Module) -> None:
+    """Check that no run of a population changed frozen parameters, in a version that did that."""
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return
+    for name, population in job.plan.populations.items():
+        corrections = population.method.corrections
+        held = job.store.held(name) if corrections and not job.store.is_given_up(name) else None
+        if held is not None and (lines := refusal_of_frozen(held, corrections)):
+            raise PopulationChanged(
+                f"population {name} in {job.store.uri} was made differently, and the net has frozen parameters:\n"
+                + "\n".join(lines)
+            )
 
 
 def check_weights(study: Study, num_classes: int, model: nn.Module, options: WeightsOptions) -> Iterator[str]:
