@@ -24,16 +24,17 @@ from ray_unlearn.evaluation.shadow_values import Memorisation, ShadowAttack
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT: Literal[3] = 3
+FORMAT: Literal[4] = 4
 """Rises with every change of the schema, and of any number: kept parts of another format are computed again.
 
-3: calibrated intervals, permutation tests, ranks that admit ties; attacks divide test images at random. Files of 1 and
-2 are read with a warning. 2: populations of fewer runs than can be scored have no F and no score; in 1 these were 0.
+4: U-LiRA of single images leaves models of one original out together, as the measure does. 3: calibrated intervals,
+permutation tests, ranks that admit ties; attacks divide test images at random. 2: populations of fewer runs than can be
+scored have no F and no score; in 1 these were 0. Files of earlier formats are read with a warning.
 """
 
 OLDER = (
-    "these scores are of an earlier version, whose intervals were too narrow or too wide, and which tested nothing: "
-    "`ray-unlearn evaluate` computes them anew from the same outputs"
+    "these scores are of an earlier version, which computed some numbers in another way: `ray-unlearn evaluate` "
+    "computes them anew from the same outputs"
 )
 """The warning of a file of an earlier format."""
 Role = Literal["reference", "original", "unlearned", "shadow", "unlearned shadow"]
@@ -348,7 +349,7 @@ NOT_SAVED = "not saved"
 class Scores(_Value):
     """One evaluation of a study."""
 
-    format: Literal[1, 2, 3] = FORMAT
+    format: Literal[1, 2, 3, 4] = FORMAT
     study: str
     mode: Mode
     reference: str
