@@ -43,8 +43,8 @@ from ray_unlearn.evaluation.scores import (
     Rank,
     Role,
     Scores,
-    scores_table,
 )
+from ray_unlearn.evaluation.scores_table import scores_table
 from ray_unlearn.evaluation.whole_populations import adjusted
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.agreement import disagreements

@@ -1,18 +1,18 @@
-"""Scores of a study as plain values: the schema of scores.json, and the table made of it.
+"""Scores of a study as plain values: the schema of scores.json.
 
     scores = Scores.model_validate_json(storage.read("faces/scores.json"))
     scores.populations["kookmin"].measures["forgetting_quality"].value
-    table = scores_table(scores)                 # pandas, one row per population and measure: scores.parquet
 
 Every measure is an `Estimate`: never a number without its N, its interval and its null. A value that cannot be computed
 is None, and `missing` gives the reason.
 
-Does not cover: how a number is computed (the other modules of the room), nor how it is shown (`ray_unlearn.report`).
+Does not cover: how a number is computed (the other modules of the room), its table
+(`scores_table`), nor how it is shown (`ray_unlearn.report`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -20,9 +20,6 @@ from ray_unlearn.evaluation.looks import Look
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.shadow_values import Memorisation, ShadowAttack
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FORMAT: Literal[4] = 4
 """Rises with every change of the schema, and of any number: kept parts of another format are computed again.
@@ -382,16 +379,3 @@ class Scores(_Value):
     def saved(self) -> bool:
         """Whether the scores were saved; a read-only store saves none."""
         return not any(line.startswith(NOT_SAVED) for line in self.warnings)
-
-
-def scores_table(scores: Scores) -> pd.DataFrame:
-    """Return one row per population and measure: what scores.parquet holds."""
-    import pandas as pd
-
-    whole = {"study": scores.study, "mode": scores.mode, "reference": scores.reference}
-    rows = [
-        {**whole, "population": name, "method": found.method, "measure": measure, **estimate.model_dump()}
-        for name, found in scores.populations.items()
-        for measure, estimate in found.measures.items()
-    ]
-    return pd.DataFrame(rows)
