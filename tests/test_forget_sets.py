@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from confidences import recipe
@@ -338,16 +339,36 @@ def test_pictures_are_of_the_images_of_every_set(made: Study, scored: Scores):
         thumbnails(other, made_of, names)
 
 
+def test_each_forget_set_is_exported_into_a_folder(made: Study, tmp_path: Path):
+    """Law: set k's folder has its images in its own order, its runs, and their margins; originals are with set 0."""
+    store, names = store_of(made), ["original", "finetune"]
+    export_outputs(store, names, "klom", tmp_path / "klom", "retrained")
+    export_hub(store, made, names, tmp_path / "hub")
+    for number, digest in enumerate(splits_held(store.held("finetune") or {})):
+        own, ids = tmp_path / "klom" / f"forget_set_{number}", read_image_names(store, digest).ids
+        listed = [line.split(",")[0] for line in (own / "images.csv").read_text().splitlines()[1:]]
+        assert listed == [name for split in ("retain", "forget", "test") for name in ids[split]]
+        runs = {i: record for i, record in store.made("finetune").items() if i % SETS == number}
+        found = read_outputs(store, "finetune", runs).splits
+        train = torch.load(own / "finetune" / "train_margins_all.pt", weights_only=True).numpy()
+        np.testing.assert_allclose(train, np.hstack([found[s].phi_RN for s in ("retain", "forget")]), rtol=1e-6)
+        assert (own / "original").exists() == (number == 0)
+        hub = tmp_path / "hub" / f"forget_set_{number}"
+        rows = pd.read_parquet(hub / "runs" / "runs.parquet")
+        assert rows[rows["population"] == "finetune"]["run"].tolist() == list(runs)
+        images = pd.read_parquet(hub / "images" / "images.parquet")
+        assert images[images["split"] == "forget"]["image_id"].tolist() == ids["forget"]
+        assert (
+            f"Of forget set {number}, from 0, of 4; scores are means over all sets." in (hub / "README.md").read_text()
+        )
+
+
 def test_what_takes_one_forget_set_says_so(made: Study, tiny: MakeStudy, tmp_path: Path):
     """Law: the competition's zip, and another study's choice of hardest images, are refused in one line."""
     from ray_unlearn.export import export_competition
 
     with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the competition"):
         export_competition(store_of(made), "finetune", 12, tmp_path / "submission.zip")
-    with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the format's"):
-        export_outputs(store_of(made), ["original", "finetune"], "klom", tmp_path / "klom", "retrained")
-    with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the data set's"):
-        export_hub(store_of(made), made, ["finetune"], tmp_path / "hub")
     tree = made.model_dump(mode="json")
     tree["evaluation"]["populations"] = {"base": f"{store_of(made).uri}/original"}
     with pytest.raises(StoreError, match="base and retrained do not compare: 1 and 4 forget sets"):

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ray_unlearn.errors import MethodError, StudyError, did_you_mean
-from ray_unlearn.methods import ALIASES, METHODS, Method
+from ray_unlearn.methods import METHODS, Method
 from ray_unlearn.methods.form import check_script_form
 from ray_unlearn.methods.keywords import checked, hidden
 from ray_unlearn.methods.script import ScriptOptions, script_method
@@ -40,10 +40,11 @@ def resolve(study: Study, population: str) -> MethodUse:
 
     """
     spec = study.populations[population]
-    name, implied = ALIASES.get(spec.method_name, (spec.method_name, {}))
-    source = read_script(name) if is_script(name) else ""
-    method = script_method(name, source, {}) if is_script(name) else _registered(name, population)
-    if is_script(name):
+    script = is_script(spec.method_name)
+    name, implied = (spec.method_name, {}) if script else METHODS.called(spec.method_name)
+    source = read_script(name) if script else ""
+    method = script_method(name, source, {}) if script else _registered(name, population)
+    if script:
         check_script_form(name, source)  # refused before any work
     try:
         preset = _preset(method, population, spec.preset)
@@ -140,7 +141,7 @@ def _registered(name: str, population: str) -> Method:
             f"evaluation: {{populations: {{{population}: FOLDER}}}}"
         )
     if name not in METHODS:
-        hint = did_you_mean(name, [*METHODS, *ALIASES])
+        hint = did_you_mean(name, METHODS.names())
         raise StudyError(f"populations.{population}.method: no method {name!r}{hint}; or path/to/script.py:function")
     return METHODS[name]
 

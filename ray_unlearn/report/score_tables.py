@@ -37,7 +37,7 @@ from ray_unlearn.report.table import DASH, POPULATION, Bar, Cell, Column, Table,
 from ray_unlearn.wording import MISSING, TIMES, decimals, interval, joined, listed, short, span
 
 HEADLINE = ("score", "forgetting_quality")
-_RANKED = (*HEADLINE, "retain_ratio", "test_ratio")
+RANKED = (*HEADLINE, "retain_ratio", "test_ratio")
 _OTHER_IMAGES = tuple(f"klom_{way}_to_{to}_" for way, to in (("retrained", "unlearned"), ("unlearned", "retrained")))
 TABLES = {
     "attacks": ("Membership attacks that know retrained models", ("u_lira", "rmia")),
@@ -111,7 +111,7 @@ def ranking_table(scores: Scores) -> Table:
     """Return one row per unlearned population, best score first, and one of retraining against itself."""
     scores = quoted(scores)
     top, shared_n = _top(scores), _shared_null_n(scores)
-    placed, found, absent = comparable(scores), ranked(scores), nowhere(scores, _RANKED)
+    placed, found, absent = comparable(scores), ranked(scores), nowhere(scores, RANKED)
     places = [nth if one.population in placed else None for nth, one in enumerate(found, 1)]
     held = f"Intervals of score and F hold{at_once(scores)}. Places such as 1-3 are a tie: other runs could turn them."
     several = [held] if at_once(scores) else []
@@ -172,7 +172,7 @@ def _ranking_row(
     nth: int | None, places: str, found: PopulationScores, top: float, shared_n: int, absent: dict[str, str]
 ) -> tuple[Cell, ...]:
     score, quality = estimate(found, "score"), estimate(found, "forgetting_quality")
-    cells = {key: estimate_cell(estimate(found, key), found.runs, reason=key not in absent) for key in _RANKED}
+    cells = {key: estimate_cell(estimate(found, key), found.runs, reason=key not in absent) for key in RANKED}
     cells |= {key: replace(cells[key], good=False) for key in lost_accuracy(found)}
     return (
         number(nth, places or str(nth)) if nth else DASH,
@@ -265,14 +265,15 @@ def _ranking_line(found: PopulationScores) -> tuple[Cell, ...]:
 # Attacks and distances
 
 
-def _table_of(key: str) -> str:
+def table_of(key: str) -> str:
+    """Return the name of the table in which the page shows a measure; empty for what the ranking shows."""
     return next((table for table in reversed(TABLES) if key.startswith(TABLES[table][1])), "")
 
 
 def left_out(scores: Scores) -> list[str]:
     """Return why attacks and distances are in no table."""
     shadows = any(MEASURES[key].of_shadows for one in ranked(scores) for key in one.measures)
-    keys = [key for key, one in MEASURES.items() if _table_of(key) and (shadows or not one.of_shadows)]
+    keys = [key for key, one in MEASURES.items() if table_of(key) and (shadows or not one.of_shadows)]
     return _reasons(nowhere(scores, keys))
 
 
@@ -281,7 +282,7 @@ def measure_tables(scores: Scores) -> list[Table]:
     absent = nowhere(scores, MEASURES)
     tables = []
     for table, (caption, _) in TABLES.items():
-        keys = tuple(key for key in MEASURES if _table_of(key) == table and key not in absent)
+        keys = tuple(key for key in MEASURES if table_of(key) == table and key not in absent)
         tables += [_measure_table(scores, keys, table, caption)] if keys and ranked(scores) else []
     return tables
 
