@@ -21,6 +21,7 @@ from ray_unlearn.schedule.events import Sink
 from ray_unlearn.schedule.pool import Pool
 from ray_unlearn.schedule.resources import check_share
 from ray_unlearn.study.schema import Study
+from ray_unlearn.usercode.fork_server import start
 
 if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
     from ray_unlearn.data.decode import DecodedSlice, DecodeJob
@@ -75,14 +76,18 @@ def open_backend(
         check_share(gpus_per_worker, "--gpus-per-worker")
     backend: Backend
     if name == "inline":
-        if address or workers or gpus_per_worker is not None:
+        if address or gpus_per_worker is not None:
             raise StudyError(
-                "--address, --workers and --gpus-per-worker are for --backend ray; inline is one worker in this process"
+                "--address and --gpus-per-worker are for --backend ray; inline works in this process, or with --workers "
+                "in processes that are forked on this machine"
             )
+        if workers:
+            start()  # its imports take as long as those of this process, and are done beside them
         import_what_runs_need()
+        from ray_unlearn.generation.forked import ForkedBackend
         from ray_unlearn.generation.inline import InlineBackend
 
-        backend = InlineBackend()
+        backend = ForkedBackend(workers) if workers else InlineBackend()
     else:
         try:
             from ray_unlearn.cluster.backend import RayBackend
