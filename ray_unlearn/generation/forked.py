@@ -1,4 +1,4 @@
-"""The `inline` backend with several workers: processes of this machine, forked from one that has imported torch already.
+"""The `inline` backend with workers: processes of this machine, forked from one that has imported torch already.
 
     backend = ForkedBackend(workers=2)
     pool = backend.pool(job)
@@ -18,18 +18,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.prepare import in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.errors import StudyError
+from ray_unlearn.generation.backends import Backend
 from ray_unlearn.generation.inline import inline_device
+from ray_unlearn.generation.records import Work
 from ray_unlearn.run.forked import WORK, NotOpened
 from ray_unlearn.run.job import Job
 from ray_unlearn.run.outcome import Attempt
 from ray_unlearn.schedule.deadlines import Deadlines
 from ray_unlearn.schedule.events import Sink
-from ray_unlearn.schedule.pool import Finished, Lost, Ready, Report
+from ray_unlearn.schedule.pool import Finished, Lost, Pool, Ready, Report
 from ray_unlearn.study.schema import Execution, Study
 from ray_unlearn.usercode.fork_server import ForkServer, ServerLost, fork_server, start
 from ray_unlearn.usercode.processes import how_it_ended
@@ -44,6 +47,8 @@ _READ_BYTES = 2**16
 
 class ForkedBackend:
     """Backend that executes runs in forked processes of this machine."""
+
+    connects, why = False, ""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -63,7 +68,11 @@ class ForkedBackend:
         """Decode every slice in a plain loop."""
         return in_place(slices, job)
 
-    def pool(self, job: Job) -> ForkedPool:
+    def chosen(self, job: Job, work: Work) -> Backend:
+        """Return this backend."""
+        return self
+
+    def pool(self, job: Job) -> Pool:
         """Return a pool of forked workers.
 
         Raises:
@@ -139,10 +148,10 @@ class ForkedPool:
 
     device = "cpu"
 
-    def __init__(self, job: Job, workers: int, why: str = "") -> None:
+    def __init__(self, job: Job, workers: int) -> None:
         # Only the driver writes the splits' file: for a million images, it would be 62 MB for every worker.
         self._job = replace(job, data=replace(job.data, arrows={}))
-        self._count, self._why = workers, why
+        self._count = workers
         self._workers: dict[int, _Forked] = {}
         self._not_started: list[Report] = []
         self._started = 0
@@ -152,7 +161,7 @@ class ForkedPool:
 
     def describe(self) -> str:
         """Return the number of workers, and where they are."""
-        return f"up to {plural(self._count, 'worker')} on cpu, processes forked on this machine{self._why}"
+        return f"up to {plural(self._count, 'worker')} on cpu, processes forked on this machine"
 
     def capacity(self) -> int:
         """Return the number of workers."""
@@ -175,7 +184,7 @@ class ForkedPool:
             with fork_server() as first:
                 server = first.clone()
                 files += [first.clone().given_away()] if self._scripts else []
-            output = server.begin_fork(WORK, {"folder": os.getcwd()}, files)
+            output = server.begin_fork(WORK, {"folder": str(Path.cwd())}, files)
         except BaseException:
             channel.close()
             raise

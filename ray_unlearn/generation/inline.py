@@ -6,7 +6,7 @@
 It is meant for debuggers, for tests, and for machines without Ray. Runs of scripts have processes of their own
 here, too.
 
-Does not cover: more than one worker.
+Does not cover: more than one worker (`forked`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.prepare import in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.errors import RayUnlearnError, StorageNotShared, StudyError
+from ray_unlearn.generation.backends import Backend
+from ray_unlearn.generation.records import Work
 from ray_unlearn.run.job import Job
 from ray_unlearn.run.outcome import Attempt
 from ray_unlearn.run.worker import Worker
@@ -32,6 +34,8 @@ from ray_unlearn.training.precision import check_present
 
 class InlineBackend:
     """Backend that executes runs in this process."""
+
+    connects, why = False, ""
 
     def __init__(self) -> None:
         self._threads = torch.get_num_threads()
@@ -49,6 +53,10 @@ class InlineBackend:
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
         """Decode every slice in a plain loop."""
         return in_place(slices, job)
+
+    def chosen(self, job: Job, work: Work) -> Backend:
+        """Return this backend."""
+        return self
 
     def pool(self, job: Job) -> InlinePool:
         """Return a pool of one worker.
