@@ -1,6 +1,6 @@
 """The `auto` backend: forked processes of this machine where they are enough, else Ray.
 
-    backend = AutoBackend(workers=None)
+    backend = AutoBackend(None, partial(ray_backend, None, None, None))
     place = backend.chosen(job, work)            # a backend for the runs to make
     place.why                                    # why it was chosen, for the line with which runs begin
 
@@ -22,11 +22,9 @@ from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.prepare import LARGE_ROWS, in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.errors import ClusterError, RayUnlearnError
-from ray_unlearn.generation.backends import Backend, because, ray_backend
 from ray_unlearn.generation.forked import ForkedBackend
 from ray_unlearn.generation.inline import inline_device
 from ray_unlearn.generation.moving import Left, MovingPool
-from ray_unlearn.generation.records import Work
 from ray_unlearn.run.job import Job
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.schedule.pool import Pool
@@ -37,6 +35,8 @@ from ray_unlearn.wording import duration
 
 if TYPE_CHECKING:
     from ray_unlearn.cluster.backend import RayBackend
+    from ray_unlearn.generation.backends import Backend
+    from ray_unlearn.generation.records import Work
 
 RAY_START_S = 20.0
 """Seconds that Ray and its workers take to start on a machine of two cores: Ray 4 s, two imports of torch 14 s."""
@@ -68,8 +68,10 @@ class AutoBackend:
 
     connects, why = False, ""
 
-    def __init__(self, workers: int | None, log: Callable[[str], None] = print_error) -> None:
-        self._workers, self._log = workers, log
+    def __init__(
+        self, workers: int | None, open_ray: Callable[[], RayBackend], log: Callable[[str], None] = print_error
+    ) -> None:
+        self._workers, self._open_ray, self._log = workers, open_ray, log
         self._here: ForkedBackend | None = None
         self._ray: RayBackend | None = None
 
@@ -95,7 +97,7 @@ class AutoBackend:
         execution = job.plan.study.execution
         count, left = workers_here(execution, self._workers), Left(work.pending, work.seconds())
         if needed := ray_is_needed(execution):
-            self._ray = self._ray or ray_backend(None, self._workers, None)
+            self._ray = self._ray or self._open_ray()
             return self._with(self._ray, needed)
         if self._ray is not None:
             return self._ray
@@ -108,14 +110,14 @@ class AutoBackend:
     def _on_ray(self, reason: str) -> RayBackend | None:
         """Return a backend on Ray; None where Ray is not installed."""
         try:
-            self._ray = self._ray or ray_backend(None, self._workers, None)
+            self._ray = self._ray or self._open_ray()
         except ClusterError:
             return None
         return self._with(self._ray, reason)
 
     @staticmethod
     def _with(ray: RayBackend, reason: str) -> RayBackend:
-        ray.why = because(reason)
+        ray.why = f"on Ray, because {reason}"
         return ray
 
     def pool(self, job: Job) -> Pool:
@@ -151,7 +153,7 @@ class _Moving(ForkedBackend):
         super().__init__(workers)
         self._left, self._on_ray, self._log, self._stays = left, on_ray, log, False
         known = "the first run shows how much work it is" if expected_s is None else _long(expected_s)
-        self.why = f" (auto: without Ray, because {known})"
+        self.why = f"without Ray, because {known}"
 
     def pool(self, job: Job) -> Pool:
         """Return a pool that begins here."""

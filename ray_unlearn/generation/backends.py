@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ray_unlearn.errors import ClusterError, StudyError
@@ -41,7 +42,7 @@ class Backend(Protocol):
     connects: bool
     """Whether to open a pool may wait for a connection to a cluster."""
     why: str
-    """Why `auto` chose it, as the end of a line; empty where it was asked for by name."""
+    """Why `auto` chose it; empty where it was asked for by name."""
 
     def starting(self) -> AbstractContextManager[None]:
         """Start in the background while a block is executed; an exception that leaves the block cancels the start."""
@@ -100,7 +101,7 @@ def _backend(name: BackendName, address: str | None, workers: int | None, gpus_p
         return ray_backend(address, workers, gpus_per_worker)
     if name == "auto" and (reason := ray_is_named(address, gpus_per_worker)):
         backend = ray_backend(address, workers, gpus_per_worker)
-        backend.why = because(reason)
+        backend.why = f"on Ray, because {reason}"
         return backend
     if address or gpus_per_worker is not None:
         raise StudyError(
@@ -113,7 +114,7 @@ def _backend(name: BackendName, address: str | None, workers: int | None, gpus_p
     from ray_unlearn.generation.inline import InlineBackend
 
     if name == "auto":
-        return AutoBackend(workers)
+        return AutoBackend(workers, partial(ray_backend, None, workers, None))
     return ForkedBackend(workers) if workers else InlineBackend()
 
 
@@ -144,8 +145,3 @@ def ray_is_named(address: str | None, gpus_per_worker: float | None) -> str:
         return "--gpus-per-worker is given"
     ray = sys.modules.get("ray")
     return "this process is connected to Ray" if ray is not None and ray.is_initialized() else ""
-
-
-def because(reason: str) -> str:
-    """Return the end of a line that says why `auto` chose Ray."""
-    return f" (auto: on Ray, because {reason})"

@@ -19,14 +19,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.prepare import in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.errors import StudyError
-from ray_unlearn.generation.backends import Backend
 from ray_unlearn.generation.inline import inline_device
-from ray_unlearn.generation.records import Work
 from ray_unlearn.run.forked import WORK, NotOpened
 from ray_unlearn.run.job import Job
 from ray_unlearn.run.outcome import Attempt
@@ -38,6 +37,10 @@ from ray_unlearn.usercode.fork_server import ForkServer, ServerLost, fork_server
 from ray_unlearn.usercode.processes import how_it_ended
 from ray_unlearn.usercode.wire import ready
 from ray_unlearn.wording import plural
+
+if TYPE_CHECKING:
+    from ray_unlearn.generation.backends import Backend
+    from ray_unlearn.generation.records import Work
 
 _POLL_S = 1.0
 _TAIL_BYTES = 2**12

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,8 +22,6 @@ from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.prepare import in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.errors import RayUnlearnError, StorageNotShared, StudyError
-from ray_unlearn.generation.backends import Backend
-from ray_unlearn.generation.records import Work
 from ray_unlearn.run.job import Job
 from ray_unlearn.run.outcome import Attempt
 from ray_unlearn.run.worker import Worker
@@ -30,6 +29,10 @@ from ray_unlearn.schedule.events import Sink
 from ray_unlearn.schedule.pool import Finished, Lost, Ready, Report
 from ray_unlearn.study.schema import Execution, Study
 from ray_unlearn.training.precision import check_present
+
+if TYPE_CHECKING:
+    from ray_unlearn.generation.backends import Backend
+    from ray_unlearn.generation.records import Work
 
 
 class InlineBackend:

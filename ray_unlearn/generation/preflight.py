@@ -68,8 +68,8 @@ def import_what_runs_need() -> None:
 
     """
     try:
-        import ray_unlearn.run.worker
-        import ray_unlearn.store.metrics  # noqa: F401
+        import pandas  # noqa: F401 - tables of metrics are written at the end
+
     except Exception as error:  # a damaged library, or one built for another machine, may raise anything
         reason = without_keys(" ".join(str(error).split()))[:300]
         raise RayUnlearnError(
