@@ -35,7 +35,6 @@ from ray_unlearn.wording import duration
 
 if TYPE_CHECKING:
     from ray_unlearn.cluster.backend import RayBackend
-    from ray_unlearn.generation.backends import Backend
     from ray_unlearn.generation.records import Work
 
 RAY_START_S = 20.0
@@ -87,7 +86,7 @@ class AutoBackend:
         ray = self._on_ray("it decoded the images") if len(slices) > 1 and rows >= LARGE_ROWS else None
         return in_place(slices, job) if ray is None else ray.decode_all(slices, job)
 
-    def chosen(self, job: Job, work: Work) -> Backend:
+    def chosen(self, job: Job, work: Work) -> RayBackend | ForkedBackend:
         """Return the backend for the runs to make.
 
         Raises:

@@ -127,9 +127,8 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
         left = TimeLeft(Counter(run.population for run in pending), work.seconds())
         progress = show_progress(planned, planned - len(pending), study.execution, left, job.verbose)
         console = stack.enter_context(progress)
-        console.log(
-            f"{len(pending)} of {planned} runs to make, {pool.describe()}{f' (auto: {place.why})' * bool(place.why)}"
-        )
+        why = f" (auto: {place.why})" if place.why else ""
+        console.log(f"{len(pending)} of {planned} runs to make, {pool.describe()}{why}")
         recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
         for warning in (*job.data.warnings, *job.plan.warnings, *job.remarks):
             console.log(f"warning: {warning}")

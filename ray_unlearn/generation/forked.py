@@ -39,7 +39,6 @@ from ray_unlearn.usercode.wire import ready
 from ray_unlearn.wording import plural
 
 if TYPE_CHECKING:
-    from ray_unlearn.generation.backends import Backend
     from ray_unlearn.generation.records import Work
 
 _POLL_S = 1.0
@@ -71,7 +70,7 @@ class ForkedBackend:
         """Decode every slice in a plain loop."""
         return in_place(slices, job)
 
-    def chosen(self, job: Job, work: Work) -> Backend:
+    def chosen(self, job: Job, work: Work) -> ForkedBackend:
         """Return this backend."""
         return self
 

@@ -31,7 +31,6 @@ from ray_unlearn.study.schema import Execution, Study
 from ray_unlearn.training.precision import check_present
 
 if TYPE_CHECKING:
-    from ray_unlearn.generation.backends import Backend
     from ray_unlearn.generation.records import Work
 
 
@@ -57,7 +56,7 @@ class InlineBackend:
         """Decode every slice in a plain loop."""
         return in_place(slices, job)
 
-    def chosen(self, job: Job, work: Work) -> Backend:
+    def chosen(self, job: Job, work: Work) -> InlineBackend:
         """Return this backend."""
         return self
 
