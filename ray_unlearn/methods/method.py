@@ -66,8 +66,8 @@ class Method:
 
     @property
     def revision(self) -> int:
-        """1 as the method was first released, and one more with every correction but those of defaults."""
-        return 1 + sum(not one.defaults for one in self.corrections)
+        """1 as the method was first released, and one more with every correction of all nets but those of defaults."""
+        return 1 + sum(one.revises for one in self.corrections)
 
     def defaults(self, study: Study) -> dict[str, Any]:
         """Return the options that the study's `training` block gives where the population is silent."""
