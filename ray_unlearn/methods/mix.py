@@ -36,8 +36,8 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.registry import METHODS
 from ray_unlearn.methods.shares import part_of
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.loading import describe_first
 from ray_unlearn.study.recipe import Batches, Block, Int
+from ray_unlearn.study.wrong_keys import describe_first
 
 
 class Part(Block):
