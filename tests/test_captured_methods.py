@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import gc
 import re
+import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +62,7 @@ class Counting(Engines):
     def __init__(self) -> None:
         super().__init__(self._recorded)
         self.replays = 0
+        self.made: list[weakref.ref[object]] = []
 
     def _recorded(self, step, device):
         replay = record(step, device)
@@ -66,7 +71,18 @@ class Counting(Engines):
             self.replays += 1
             replay()
 
+        self.made.append(weakref.ref(counted))
         return counted
+
+
+@contextlib.contextmanager
+def no_collection():
+    """Keep the garbage collector from running in the block."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 CAPTURED = sorted(name for name, method in METHODS.own.items() if not method.why_not_captured and name != "mix")
@@ -111,11 +127,15 @@ def test_a_methods_recorded_steps_give_its_bytes(digits, name):
     short = {key: value for key, value in SHORT.items() if not (name == "sfron" and key == "epochs")}
     options = method.options(**{**short, **OPTIONS.get(name, {})})
     engines = Counting()
-    for each in (None, engines):
-        model, losses = copy.deepcopy(original), []
-        seen = dataclasses.replace(data, engines=each, on_epoch=lambda m, e, loss, losses=losses: losses.append(loss))
-        method.run(model, seen, options, Seeds(study=0, population=name))
-        results.append((model.state_dict(), losses))
+    with no_collection():
+        for each in (None, engines):
+            model, losses = copy.deepcopy(original), []
+            on_epoch = partial(lambda losses, model, epoch, loss: losses.append(loss), losses)
+            seen = dataclasses.replace(data, engines=each, on_epoch=on_epoch)
+            method.run(model, seen, options, Seeds(study=0, population=name))
+            results.append((model.state_dict(), losses))
+        kept = [made for made in engines.made if made() is not None]
+    assert len(kept) == len(engines)  # a graph's memory goes with its training, not with the next garbage collection
     assert results[0][1] == results[1][1]
     assert same_weights(results[0][0], results[1][0])
     assert not same_weights(results[0][0], original.state_dict())
