@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_unlearn.evaluation.measures.measure import Mode
-from ray_unlearn.evaluation.scores import Scores, scores_table
+from ray_unlearn.evaluation.scores import Scores
+from ray_unlearn.evaluation.scores_table import scores_table
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.loading import parse_study as parse
 from ray_unlearn.study.loading import resolved

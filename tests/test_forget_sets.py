@@ -433,6 +433,35 @@ def test_errors_over_sets_and_originals_are_the_true_spread():
     assert np.mean([low <= truth <= high for low, high in ends]) > 0.9
 
 
+def test_a_subset_lacks_the_same_originals_in_every_set():
+    """Law: sets whose runs start from other originals, because some are not made, lose the same ones together.
+
+    A linear number of 2 sets that have three of four originals in common, which differ by 1 sd: their covariance is
+    3 / 16, and is found; by each set's own draws it is missed by half.
+    """
+    settings, starts = Settings(mode="exact", resamples=100, seed=0), ([0, 1, 2, 3] * 2, [0, 1, 3, 4] * 2)
+    sides = [[outputs_of(name, np.zeros((8, 1)), np.array(mine)) for name in ("unlearned", "a")] for mine in starts]
+    drawn = [subsets(*pair, settings, np.arange(5)) for pair in sides]
+    assert [(one.units, one.over_originals) for one in drawn] == [(5, True)] * 2
+    for rows in zip(*([ours for ours, _ in one.pairs] for one in drawn), strict=True):
+        gone = [set(mine) - {mine[row] for row in kept} for mine, kept in zip(starts, rows, strict=True)]
+        (lost,) = gone[0] | gone[1]
+        assert [lost in one for one in gone] == [lost in mine for mine in starts]
+    alone = [subsets(*pair, settings) for pair in sides]
+    assert [one.units for one in alone] == [4, 4]
+    rng, found = np.random.default_rng(5), []
+    for of_originals in rng.normal(size=(200, 5)):
+        by_set = [
+            [of_originals[mine][rows].mean() for rows, _ in each[s].pairs]
+            for each in (drawn, alone)
+            for s, mine in enumerate(starts)
+        ]
+        found.append([_in_common(np.array(by_set[:2]), drawn[0]), _in_common(np.array(by_set[2:]), alone[0])])
+    together, apart = np.mean(found, axis=0)
+    assert together == pytest.approx(3 / 16, rel=0.25)
+    assert apart < 0.7 * 3 / 16
+
+
 def outputs_of(name: str, phi_RN: np.ndarray, originals_R: np.ndarray) -> Outputs:
     """Return outputs of forget images, by runs that started from these originals."""
     start = "a" * (name == "unlearned")

@@ -105,7 +105,7 @@ def _method(name: str, where: str) -> Method:
 def mix(model: nn.Module, data: RunData, options: MixOptions, rng: Seeds) -> None:
     """Run the part that the run's index chooses."""
     part = options.parts[part_of(rng.run, [part.share for part in options.parts])]
-    _method(part.method, "parts").run(model, data, part.options, rng)
+    _method(part.method, "parts").apply(model, data, part.options, rng)
 
 
 METHOD = Method(

@@ -21,12 +21,14 @@ from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.ranking import (
     TOLERATED,
+    at_once,
     comparable,
     estimate,
     in_order,
     lost_accuracy,
     null_of,
     place,
+    quoted,
     ranked,
     reference_of,
     why_no_null,
@@ -107,10 +109,12 @@ def _reasons(missing: dict[str, str]) -> list[str]:
 
 def ranking_table(scores: Scores) -> Table:
     """Return one row per unlearned population, best score first, and one of retraining against itself."""
+    scores = quoted(scores)
     top, shared_n = _top(scores), _shared_null_n(scores)
     placed, found, absent = comparable(scores), ranked(scores), nowhere(scores, RANKED)
     places = [nth if one.population in placed else None for nth, one in enumerate(found, 1)]
-    several = ["Places such as 1-3 are a tie: other runs could turn the order."] if scores.ranks.get("score") else []
+    held = f"Intervals of score and F hold{at_once(scores)}. Places such as 1-3 are a tie: other runs could turn them."
+    several = [held] if at_once(scores) else []
     rows = [
         _ranking_row(nth, place(scores, one.population), one, top, shared_n, absent)
         for nth, one in zip(places, found, strict=True)
@@ -229,6 +233,7 @@ def _reference_row(scores: Scores, top: float) -> tuple[Cell, ...] | None:
 
 def ranking_lines_table(scores: Scores) -> Table:
     """Return the ranking in nine columns; the null has a column instead of a row."""
+    scores = quoted(scores)
     shared_n = _shared_null_n(scores, ["forgetting_quality"])
     at_null = f"F at {shared_n}" if shared_n else "F at null's N"
     labels = ("N", "score", "F", at_null, "null F", "RA", "TA", "cost")
@@ -237,7 +242,8 @@ def ranking_lines_table(scores: Scores) -> Table:
         caption="Ranking by score",
         columns=(POPULATION, *map(Column, labels)),
         rows=tuple(_ranking_line(one) for one in ranked(scores)),
-        explained="[ ]: 95 % interval over runs; RA, TA: ratios to the reference; cost: times retraining",
+        explained=f"[ ]: 95 % interval over runs{at_once(scores)}; RA, TA: ratios to the reference; cost: times "
+        "retraining",
     )
 
 
