@@ -21,6 +21,7 @@ from ray_unlearn.cli import main
 from ray_unlearn.generation import generate
 from ray_unlearn.generation.estimates import Estimate, Step, estimate, expected_sizes, total_s
 from ray_unlearn.quickstart import STUDY
+from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.study import Study, load_study
 
 FACES = Path(__file__).resolve().parents[1] / "jobs" / "studies" / "faces.yaml"
@@ -247,7 +248,7 @@ def test_a_step_is_scaled_by_epochs_and_images(tiny: Callable[..., Study]):
 @pytest.mark.timeout(1500)
 def test_faces_take_the_time_that_is_planned(tmp_path: Path, shared: Path, capsys):
     """Law: jobs/studies/faces.yaml on 600 images: after ten runs of each population, the rest takes what `plan` says,
-    within a factor of 1.5."""
+    within a factor of 1.5, in CPU time: on a machine that others use, wall times of two moments do not compare."""
     file = tmp_path / "faces.yaml"
     shutil.copy(FACES, file)
     faces = shared / "data" / "fairface64"
@@ -259,6 +260,17 @@ def test_faces_take_the_time_that_is_planned(tmp_path: Path, shared: Path, capsy
     sets = [word for override in (*scale, *more) for word in ("--set", override)]
     plan = planned(file, *sets, capsys=capsys)
     assert sum(one["pending"] for one in plan["populations"]) == 18
-    took = generate(load_study(file, [*scale, *more]), backend="inline").phases["runs"]
-    print(f"planned {plan['seconds']:.1f} s, took {took:.1f} s")
-    assert 1 / 1.5 < took / plan["seconds"] < 1.5
+    study = load_study(file, [*scale, *more])
+    took = generate(study, backend="inline").phases["runs"]
+    store = StudyStore(open_storage(study.storage), study.name)
+    runs = [one for name in ("retrained", "finetune", "ngp") for one in store.made(name).values()]
+    known, new = ([one for one in runs if (one.index < 10) == first] for first in (True, False))
+    share = sum(map(cpu_s, known)) / sum(sum(one.seconds.values()) for one in known)
+    planned_s, took_s = plan["seconds"] * share, sum(map(cpu_s, new))
+    print(f"planned {plan['seconds']:.1f} s, took {took:.1f} s; of CPU time, {planned_s:.1f} s and {took_s:.1f} s")
+    assert 1 / 1.5 < took_s / planned_s < 1.5
+
+
+def cpu_s(record: Record) -> float:
+    """Return a run's CPU seconds."""
+    return sum(record.cpu_seconds.values())
