@@ -20,6 +20,7 @@ from conftest import TINY, merged
 from ray_unlearn.cli import main
 from ray_unlearn.generation import generate
 from ray_unlearn.generation.estimates import Estimate, Step, estimate, expected_sizes, total_s
+from ray_unlearn.generation.forecast import _waited
 from ray_unlearn.quickstart import STUDY
 from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.study import Study, load_study
@@ -150,6 +151,21 @@ def test_a_busy_machine_is_said(quick: Path, monkeypatch: pytest.MonkeyPatch, ca
         assert main(["plan", str(quick)]) == 0
         line = f"warning: this machine is busy (load {load} on 2 cores), so the measured step took longer than alone"
         assert (line in capsys.readouterr().out) == said
+
+
+@pytest.mark.parametrize(("cpu_s", "said"), [(9.0, ""), (2.5, "the runs that were made had 25 % of a core each")])
+def test_runs_that_waited_for_the_cpu_are_no_measure(tiny: Callable[..., Study], cpu_s: float, said: str):
+    """Law: 2.5 s of CPU time in 10 s are said, 9 s are not; nor is it where runs have several threads."""
+    study = tiny()
+    record = Record.model_construct(
+        method="finetune", device="cpu", seconds={"train": 10.0}, cpu_seconds={"train": cpu_s}, payloads={}, options={}
+    )
+    records = {"finetune": {0: record}}
+    found = estimate(study, records, {}, None)
+    assert _waited(study, records, found).startswith(said)
+    assert bool(_waited(study, records, found)) == bool(said)
+    threads = study.model_copy(update={"execution": study.execution.model_copy(update={"cpus_per_worker": 2})})
+    assert _waited(threads, records, found) == ""
 
 
 @pytest.mark.parametrize(
