@@ -17,7 +17,8 @@ from torch import nn
 from ray_unlearn import models
 from ray_unlearn.data.copies import lone_batches
 from ray_unlearn.data.images import ImageSet, Pixels, Scaling
-from ray_unlearn.errors import DataError, ModelError, PopulationChanged
+from ray_unlearn.errors import DataError, MethodError, ModelError, PopulationChanged
+from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.script import ScriptOptions
 from ray_unlearn.methods.weights import WeightsOptions
 from ray_unlearn.models.image_scales import Scales
@@ -37,6 +38,7 @@ def check_model(job: Job) -> Iterator[str]:
 
     Raises:
         ModelError: the net or a weights file is refused.
+        MethodError: the net lacks what a method changes.
         PopulationChanged: it holds runs of version 0.1.0 by a method that changed frozen parameters, which the net has.
 
     """
@@ -53,6 +55,8 @@ def check_model(job: Job) -> Iterator[str]:
         trains=any(trains(population) for population in populations),
         folder=study.model.folder,
     )
+    for population in populations:
+        _check_method(population, model, job.data.num_classes)
     yield from _pretrained(job)
     scaling = Scaling.of(study.data.normalize)
     if ":" in study.model.arch and (line := models.scaled_twice(model, images_BCHW, scaling)):
@@ -64,6 +68,24 @@ def check_model(job: Job) -> Iterator[str]:
     for population in populations:
         if isinstance(population.method.options, WeightsOptions):
             yield from check_weights(study, job.data.num_classes, model, population.method.options)
+
+
+def _check_method(population: Population, model: nn.Module, num_classes: int) -> None:
+    """Check that a net has what a population's method, or each method of a mix, changes.
+
+    Raises:
+        MethodError: it lacks that.
+
+    """
+    use = population.method
+    parts = [(part.method, part.options) for part in getattr(use.options, "parts", ())]
+    for name, options in [] if use.source else parts or [(use.name, use.options)]:
+        check = METHODS[name].check
+        try:
+            if check is not None:
+                check(model, options, num_classes)
+        except MethodError as error:
+            raise MethodError(f"populations.{population.name}: {error}") from error
 
 
 def _check_frozen(job: Job, model: nn.Module) -> None:
