@@ -204,6 +204,7 @@ def method_values(method: Method) -> dict[str, Any]:
         "starts_from": method.starts_from,
         "cost": method.cost,
         "deterministic": method.deterministic,
+        "not_captured": method.why_not_captured,
         "presets": {name: dict(options) for name, options in method.presets.items()},
         "preset_sources": {name: method.preset_source(name) for name in method.presets},
         "options": options,
@@ -259,6 +260,7 @@ def method_lines(method: Method) -> list[str]:
     lines += [f"  open: {each}" for each in method.open]
     lines += [f"  states: {method.guarantee}"] * bool(method.guarantee)
     lines.append(f"  cost: {_cost(method)}" + ("; deterministic: its runs have no spread" * method.deterministic))
+    lines.append(f"  steps captured as CUDA graphs on a GPU: {_yes_or(method.why_not_captured)}")
     for name, options in values["presets"].items():
         lines.append(f"  preset {name}: {_settings(method, options)}  # {values['preset_sources'][name]}")
     for option in values["options"]:
@@ -267,6 +269,10 @@ def method_lines(method: Method) -> list[str]:
         words = [*[f"One of: {', '.join(option['choices'])}."] * (len(option["choices"]) > 1), option["description"]]
         lines.append(f"  {option['name']} {default}" + f"  # {' '.join(filter(None, words))}" * any(words))
     return lines
+
+
+def _yes_or(why_not: str) -> str:
+    return f"no: {why_not}" if why_not else "yes"
 
 
 def _settings(method: Method, options: Mapping[str, Any]) -> str:
