@@ -110,7 +110,7 @@ def _sides(asked: argparse.Namespace) -> str:
     sides = "".join(side for side in SIDES if side in asked.sides)
     if not sides or set(asked.sides) - set(SIDES):
         raise StudyError(f"--sides {asked.sides}: expected some of {SIDES}")
-    needs_ray = asked.backend != "inline" and "c" in sides or asked.backend == "ray" and "d" in sides
+    needs_ray = (asked.backend != "inline" and "c" in sides) or (asked.backend == "ray" and "d" in sides)
     if needs_ray and importlib.util.find_spec("ray") is None:
         raise ClusterError("sides c and d need Ray: pip install 'ray[default]', or use --backend inline")
     if asked.backend == "inline" and "c" in sides:
