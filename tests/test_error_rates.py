@@ -1,4 +1,4 @@
-"""The quick form of tests/bench/error_rates.py: no test and no bound claims what is not so in more than 7 % of studies."""
+"""The quick form of tests/bench/error_rates.py: no test and no bound claims what is not so in over 7 % of studies."""
 
 from __future__ import annotations
 

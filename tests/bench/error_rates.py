@@ -75,7 +75,11 @@ def looks(studies: int, seed: int = 0, sizes: tuple[int, ...] = (6, 12, 18, 24))
 def audits(studies: int, seed: int = 0, *, images: int) -> float:
     """Return the share of models that reveal nothing and have a bound above 0."""
     rng = np.random.default_rng(seed)
-    return float(np.mean([audited(*rng.normal(size=(2, images)), rng) > 0 for _ in range(studies)]))
+    found = []
+    for _ in range(studies):
+        forget, control = rng.normal(size=(2, images))
+        found.append(audited(forget, control, rng) > 0)
+    return float(np.mean(found))
 
 
 def bounds(studies: int, seed: int = 0, *, runs: int) -> tuple[float, float]:
