@@ -60,8 +60,10 @@ class Pair:
 
     def half_of(self, split: str) -> np.ndarray | None:
         """Return a mask of half of a split's images, the same for every pair of a study; None with a single image."""
-        images = len(self.unlearned.splits[split].labels_N)
-        return random_half(images, self.make_rng()) if images > 1 else None
+        images, key = len(self.unlearned.splits[split].labels_N), ("half", split)
+        if key not in self._known:
+            self._known[key] = random_half(images, self.make_rng()) if images > 1 else None
+        return cast("np.ndarray | None", self._known[key])
 
     def once(self, compute: Callable[[Pair], T]) -> T:
         """Return what a function makes of this pair, computed at the first call: measures of one attack share it."""
