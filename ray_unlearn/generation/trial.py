@@ -54,6 +54,9 @@ def check_model(job: Job) -> Iterator[str]:
         folder=study.model.folder,
     )
     yield from _pretrained(job)
+    scaling = Scaling.of(study.data.normalize)
+    if ":" in study.model.arch and (line := models.scaled_twice(model, images_BCHW, scaling)):
+        yield f"model {study.model.arch}: {line}"
     if ":" in study.model.arch and any(trains(population) or population.method.source for population in populations):
         yield from _beside_state(job, model, images_BCHW)
     yield from _unknown_values(job)

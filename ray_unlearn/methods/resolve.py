@@ -9,6 +9,7 @@ Does not cover: digests (`ray_unlearn.study.plan` builds them from what is retur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -18,6 +19,7 @@ from ray_unlearn.methods import METHODS, Method
 from ray_unlearn.methods.form import check_script_form
 from ray_unlearn.methods.keywords import checked, hidden
 from ray_unlearn.methods.script import ScriptOptions, script_method
+from ray_unlearn.methods.unrepeatable import draws_anew
 from ray_unlearn.models import open_weights
 from ray_unlearn.store.records import IMPORTED
 from ray_unlearn.study.identity import identity_of
@@ -94,7 +96,7 @@ def _with_arguments(population: str, method: str, source: str, options: Mapping[
 
 
 def remarks(study: Study, uses: Mapping[str, MethodUse]) -> list[str]:
-    """Return a line for each argument of a script that keeps its default beside a key of its name."""
+    """Return lines about scripts: arguments that keep defaults beside keys of their names, and draws without a seed."""
     lines = []
     for population, use in uses.items():
         if use.source:
@@ -105,7 +107,22 @@ def remarks(study: Study, uses: Mapping[str, MethodUse]) -> list[str]:
                 f"it one, add arguments: {{{key}: ...}}"
                 for key in hidden(use.name, use.source, keys, use.options.arguments)  # type: ignore[attr-defined]
             ]
+            lines += _unrepeatable(population, use)
     return lines
+
+
+def _unrepeatable(population: str, use: MethodUse) -> list[str]:
+    """Return a line where the runs of a script have other bytes when they are made again."""
+    texts = {Path(use.name.rpartition(":")[0]).name: use.source, **use.modules}
+    found = [f"{file}:{line}: {call}" for file, text in texts.items() for line, call in draws_anew(text)]
+    if not found:
+        return []
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    return [
+        f"population {population}: its script draws what no seed of a run reaches ({found[0]}{more}), so a run that is "
+        "made again has other bytes; draw from torch's, NumPy's or Python's global generator, or take a seed from it: "
+        "int(torch.randint(2**31, ()))"
+    ]
 
 
 def method_of(use: MethodUse) -> Method:
