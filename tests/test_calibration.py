@@ -87,7 +87,7 @@ def test_only_f_and_the_score_know_the_mode() -> None:
 
 
 def test_what_both_halves_of_the_images_share_has_the_whole_error() -> None:
-    """By hand: variance 4 over subsets, of which halves share 1: 13 / 3 x (1 + 3 x 0.6^2); all of it without halves."""
+    """By hand: variance 4 over subsets, of which halves share 1: 13 / 3 x (1 + 3 x 0.55^2); all of it without halves."""
     values = np.array([1.0, 5.0, 3.0, 3.0]) * (3 / 2) ** 0.5
     halves = np.stack([values, values / 4], axis=1)
     drawn = Subsets(pairs=[], factor=13 / 3, units=16, over_originals=False)
@@ -95,7 +95,7 @@ def test_what_both_halves_of_the_images_share_has_the_whole_error() -> None:
     assert np.var(values, ddof=1) == pytest.approx(4)
     assert np.cov(halves.T)[0, 1] == pytest.approx(1)
     without = standard_error("klom_unlearned_to_retrained", draws, drawn, "exact")
-    assert without.se**2 == pytest.approx(13 / 3 * 4 * 0.36)
+    assert without.se**2 == pytest.approx(13 / 3 * 4 * 0.3025)
     draws = replace(draws, halves={"klom_unlearned_to_retrained": halves})
     found = standard_error("klom_unlearned_to_retrained", draws, drawn, "exact")
-    assert found.se**2 == pytest.approx(13 / 3 * (1 + 3 * 0.36))
+    assert found.se**2 == pytest.approx(13 / 3 * (1 + 3 * 0.3025))

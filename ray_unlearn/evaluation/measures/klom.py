@@ -168,7 +168,7 @@ def _measures(split: str) -> dict[str, Measure]:
             source=source,
             deviation=_DEVIATION,
             needs=(split,),
-            error=0.6,
+            error=0.55,
             compute=compute,
             halves=halves,
         )
