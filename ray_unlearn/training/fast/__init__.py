@@ -127,8 +127,8 @@ class _Quickest:
 def can_stand_in(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> bool:
     """Return whether a copy of the model with the recipe's optimiser would take the same steps.
 
-    The optimiser must be of the recipe's kind, over all
-    parameters: methods that freeze some parameters freeze others in the next run, and an engine would be used once.
+    The optimiser must be of the recipe's kind, over all parameters: methods that freeze some parameters freeze others
+    in the next run, and an engine would be used once.
     """
     if _has_hooks(model):
         return False
