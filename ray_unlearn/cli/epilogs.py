@@ -39,6 +39,10 @@ EXAMPLES: dict[str, Sequence[str]] = {
         "ray-unlearn export study.yaml klom --format klom --population retrained,finetune",
         "ray-unlearn export study.yaml hub --format hub",
     ],
+    "leaderboard": [
+        "ray-unlearn leaderboard studies/cifar10 studies/faces -o leaderboard.html",
+        "ray-unlearn leaderboard studies/cifar10 --add their-hub -o leaderboard.md",
+    ],
     "import": [
         "ray-unlearn import klom retrained=forget_set_2 ascent=ascent.pt --forget forget_set_2.npy -o klom",
         "ray-unlearn import easydub EasyDUB-dataset scrub=scrub.npz --forget-set 2 -o easydub",

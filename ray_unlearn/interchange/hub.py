@@ -7,6 +7,7 @@
     outputs/<population>/00000.parquet           run, split, image_id, label, logits (or margin)
     runs/runs.parquet                            a row per run: options, seeds, accuracies, seconds, sha256
     images/images.parquet                        image_id, split, label
+    study/                                       identities, records and splits: the way back into a store (`packed`)
     checkpoints/<population>/00000.safetensors   tensors named <run>/<name>, where checkpoints are asked for
 
 Hubs limit commits and numbers of files, so runs share files of about 256 MiB. Groups of images (persons) are left out;
@@ -30,6 +31,7 @@ from ray_unlearn.evaluation.outputs import ImageNames, read_image_names
 from ray_unlearn.export import check_one_set
 from ray_unlearn.interchange.card import card
 from ray_unlearn.interchange.folders import new_folder
+from ray_unlearn.interchange.packed import write_study
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.arrow import ParquetWriter
 from ray_unlearn.store.outputs import Margin, SplitLogits, SplitMargins, decode_margins, decode_outputs
@@ -81,6 +83,7 @@ def export_hub(
                 _write_checkpoints(store, name, records, pending / "checkpoints" / name)
         _write_table(_runs(made), pending / "runs" / "runs.parquet")
         _write_table(_images(store, first, made[first], names[first]), pending / "images" / "images.parquet")
+        write_study(store, study, made, pending / "study")
         (pending / "README.md").write_text(
             card(store, study, made, licence, {name: _margin_of(store, name, one) for name, one in made.items()}),
             encoding="utf-8",
