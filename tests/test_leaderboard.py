@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from evaluated import draw_logits, evaluated_store, publish, study_of
 from scored import METHODS, make_scores
 
@@ -210,3 +211,35 @@ def test_too_few_runs_and_other_folders_are_refused(
     output = ["-o", str(tmp_path / "x.html")]
     assert main(["leaderboard", f"{second.storage.uri}/second", "--add", str(pack), *output]) == 1
     assert "is of the study first; expected one of second" in capsys.readouterr().err
+
+
+def test_runs_are_compared_with_a_file_of_digests(
+    board: tuple[StudyStore, StudyStore, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Law: equal outputs are counted; other outputs, and another digest, are named and end with exit code 1."""
+    first = board[0]
+    study, file = tmp_path / "study.yaml", tmp_path / "digests.csv"
+    loaded = first.study()
+    assert loaded is not None
+    study.write_text(yaml.safe_dump(loaded.model_dump(mode="json")))
+    export = ["export", str(study), str(file), "--format", "digests"]
+    assert main(export) == 0
+    assert main(export) == 2
+    assert main(["verify", str(study), "--against", str(file)]) == 0
+    assert "19 runs equal" in capsys.readouterr().out
+    lines = file.read_text().splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("near,0,"))
+    assert re.fullmatch(r"near,0,digest of near,[0-9a-f]{16}", lines[place])
+    lines[place] = lines[place][:-16] + "0" * 16
+    file.write_text("\n".join([*lines, "near,17,digest of near,0123456789abcdef"]))
+    assert main(["verify", str(study), "--against", str(file)]) == 1
+    out = capsys.readouterr().out
+    assert "near/0: other outputs: expected the sha256 0000000000000000" in out
+    assert "18 runs equal" in out
+    assert "1 different, 1 not made" in out
+    file.write_text(file.read_text().replace("digest of near", "another"))
+    assert main(["verify", str(study), "--against", str(file)]) == 1
+    assert "near: another experiment: expected the digest another" in capsys.readouterr().out
+    file.write_text("population\n")
+    assert main(["verify", str(study), "--against", str(file)]) == 1
+    assert "expected a file of" in capsys.readouterr().err
