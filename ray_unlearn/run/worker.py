@@ -243,7 +243,7 @@ class Worker:
         method, model = method_of(use), self._starting_model(run, rng)
         model = model if self._device.type == "cpu" else model.to(self._device)
         with rng.global_state("method"):  # dropout draws from the global generators
-            method.run(model, data, use.options, rng)
+            method.apply(model, data, use.options, rng)
         if method.distribution:
             self._check_fresh(model, f"method {use.name}")
         elif ":" in arch:

@@ -246,6 +246,10 @@ def _hint_of(error: BaseException) -> str:
             "; it ends Python when it is imported: put that under `if __name__ == '__main__':`, and give arguments of "
             "a command line, which a run has none of, defaults"
         )
+    if isinstance(error, ModuleNotFoundError):
+        return f"; install {error.name!r} on every node, or put it beside the script"
+    if isinstance(error, ImportError) and "relative import" in str(error):
+        return "; a script is no part of a package: import what is beside it by its name, without dots"
     return magic_of(error)
 
 
