@@ -10,7 +10,7 @@ Does not cover: finding a method by name (`resolve`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,7 +21,7 @@ from ray_unlearn.methods.presets import settings, tuned_presets
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.plan import StartsFrom
-from ray_unlearn.study.recipe import INHERITED
+from ray_unlearn.study.recipe import INHERITED, Batches
 from ray_unlearn.study.schema import Study
 
 
@@ -33,6 +33,9 @@ class Method:
     run: Callable[[nn.Module, RunData, Any, Seeds], None]
     """(model on the device, what the run may see, options, the run's generators) -> None."""
     options: type[BaseModel]
+    check: Callable[[nn.Module, Any, int], object] | None = None
+    """(model, options, number of classes): raises MethodError where the net lacks what the method changes; called
+    before any run, with a net that it leaves as it is."""
     starts_from: StartsFrom
     summary: str
     """One sentence."""
@@ -61,6 +64,10 @@ class Method:
     """Population that the guarantee compares with: its method, and the options in which it differs."""
     distribution: Mapping[str, str] = field(default_factory=dict)
     """Name and version of the installed distribution that it is of, set by the registry; empty for the package's."""
+    not_captured: str | None = None
+    """Why its steps are not captured as CUDA graphs, for a method that cannot keep the contract of `training.step`;
+    empty: they are. None says nothing, which means that those of the package's own methods are, and that those of an
+    installed one are not."""
     inherits: tuple[str, ...] = INHERITED
     """Option names that default to the study's `training` block."""
 
@@ -68,6 +75,19 @@ class Method:
     def revision(self) -> int:
         """1 as the method was first released, and one more with every correction of all nets but those of defaults."""
         return 1 + sum(one.revises for one in self.corrections)
+
+    @property
+    def why_not_captured(self) -> str:
+        """Why the steps of its trainings are not captured as CUDA graphs; empty where they are."""
+        if not issubclass(self.options, Batches):
+            return "it trains no epochs"
+        if self.not_captured is None:
+            return "the distribution that it is of does not say that they can be" if self.distribution else ""
+        return self.not_captured
+
+    def apply(self, model: nn.Module, data: RunData, options: BaseModel, rng: Seeds) -> None:
+        """Run it; without captured steps where it does not promise what they need."""
+        self.run(model, replace(data, engines=None) if self.why_not_captured else data, options, rng)
 
     def defaults(self, study: Study) -> dict[str, Any]:
         """Return the options that the study's `training` block gives where the population is silent."""

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ from ray_unlearn.data.shards import map_shard
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.script import script_method
 from ray_unlearn.models import Template
+from ray_unlearn.run import forked  # noqa: F401 - what forked workers need is imported here, once for all
 from ray_unlearn.run.outcome import failed_as
 from ray_unlearn.run.probe import LOGITS, clues, probe_images, probe_logits, tensors_of
 from ray_unlearn.run.run_log import show_warnings_briefly
@@ -41,6 +44,7 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.model import Model
 from ray_unlearn.study.schema import Execution
 from ray_unlearn.study.shuffle import Shuffle
+from ray_unlearn.usercode.imports import let_spawned_import
 from ray_unlearn.usercode.memory import keep_freed_memory
 from ray_unlearn.usercode.wire import read_all, write_result
 
@@ -153,6 +157,7 @@ def _made(arguments: Mapping[str, Any], sets: Mapping[str, ImageSet]) -> nn.Modu
     show_warnings_briefly()
     count_gpus_by_cuda()
     configure(device, opened.execution)
+    let_spawned_import(arguments["method"], arguments["source"], Path(tempfile.gettempdir()))
     method = script_method(arguments["method"], arguments["source"], arguments["planned"])
     net = opened.originals[arguments["original"]].to(device)
     rng = Seeds(**arguments["seeds"])
