@@ -57,7 +57,7 @@ def check_model(job: Job) -> Iterator[str]:
         folder=study.model.folder,
     )
     for population in populations:
-        _check_method(population, model, job.data.num_classes)
+        _check_method(job, population, model)
     yield from _pretrained(job)
     scaling = Scaling.of(study.data.normalize)
     if ":" in study.model.arch and (line := models.scaled_twice(model, images_BCHW, scaling)):
@@ -72,8 +72,8 @@ def check_model(job: Job) -> Iterator[str]:
             yield from _at_chance(job, model, population.method.options.weights[-1])
 
 
-def _check_method(population: Population, model: nn.Module, num_classes: int) -> None:
-    """Check that a net has what a population's method, or each method of a mix, changes.
+def _check_method(job: Job, population: Population, model: nn.Module) -> None:
+    """Check that a net has what a population's method, or each method of a mix, changes, where runs are to be made.
 
     Raises:
         MethodError: it lacks that.
@@ -85,8 +85,10 @@ def _check_method(population: Population, model: nn.Module, num_classes: int) ->
         check = METHODS[name].check
         try:
             if check is not None:
-                check(model, options, num_classes)
+                check(model, options, job.data.num_classes)
         except MethodError as error:
+            if len(job.store.indexes(population.name)) == population.count:  # an earlier version made them
+                return
             raise MethodError(f"populations.{population.name}: {error}") from error
 
 
