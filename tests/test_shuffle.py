@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +15,7 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.filesystem import open_storage
 from ray_unlearn.study.recipe import Augment, Recipe
 from ray_unlearn.study.shuffle import Shuffle
-from ray_unlearn.training.batches import draw, endless
+from ray_unlearn.training.batches import Stream, draw
 
 BLOCKS = Shuffle(order="blocks", block_images=4, buffer_blocks=3)
 
@@ -105,8 +103,8 @@ def test_training_obeys_the_studys_order(tmp_path):
     images = in_blocks(tmp_path, 48)
     rows = draw(images, 8, Augment(), generator()).rows_N.tolist()
     assert rows == draw_order(48, BLOCKS, generator()).tolist()
-    stream = endless(images, 8, Recipe(), generator())
-    assert [i for batch in itertools.islice(stream, 6) for i in indices_of(batch.images)] == rows
+    stream = Stream(images, 8, Recipe(), generator())
+    assert [i for _ in range(6) for i in indices_of(stream.batch().images)] == rows
 
 
 def test_a_part_of_an_epoch_is_its_beginning(tmp_path):

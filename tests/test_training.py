@@ -24,7 +24,7 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Augment, Recipe
 from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Hooks, Training, accuracy_and_loss, class_weights, fit, predict
-from ray_unlearn.training.batches import Batch, Draws, augment, draw, endless, load, sizes_of
+from ray_unlearn.training.batches import Batch, Draws, Stream, augment, draw, load, sizes_of
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
 
 RNG = Seeds(study=0, population="test")
@@ -114,8 +114,8 @@ def test_the_order_depends_on_the_generator_alone(tmp_path):
     images = numbered(tmp_path, 10)
 
     def first_six(stream: str) -> list[list[int]]:
-        batches = itertools.islice(endless(images, 4, recipe(), RNG.torch(stream)), 6)
-        return [indices_of(batch.images) for batch in batches]
+        batches = Stream(images, 4, recipe(), RNG.torch(stream))
+        return [indices_of(batches.batch().images) for _ in range(6)]
 
     torch.manual_seed(0)
     first = first_six("a")

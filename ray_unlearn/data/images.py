@@ -297,6 +297,10 @@ class RunData:
     engines: Any = None
     """The worker's captured steps (`training.fast.cuda_graph.Engines`), kept between its runs; None without a GPU."""
 
+    resuming: Any = None
+    """Saves and restores the run's state between epochs (`training.resuming.Resuming`); None where a run is made in one
+    go."""
+
     def unobserved(self) -> RunData:
         """Return the same sets without the epoch hook, for training an auxiliary model that is not the run's."""
         return replace(self, on_epoch=_no_hook)

@@ -61,7 +61,25 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
     check_sets(plan, data)
-    return replace(job, remarks=(*remarks(study, methods), *unheld(study, methods), *check_model(job)))
+    return replace(
+        job, remarks=(*remarks(study, methods), *unheld(study, methods), *not_resumed(job), *check_model(job))
+    )
+
+
+def not_resumed(job: Job) -> list[str]:
+    """Return a line for each reason why runs begin anew after a preemption although the study asks them to go on."""
+    from ray_unlearn.methods.resolve import why_no_resume
+
+    if job.plan.study.execution.resume_every_minutes is None:
+        return []
+    reasons: dict[str, list[str]] = {}
+    for name, population in job.plan.populations.items():
+        if why := why_no_resume(population.method):
+            reasons.setdefault(why, []).append(name)
+    return [
+        f"execution.resume_every_minutes: interrupted runs of {', '.join(names)} begin anew: {why}"
+        for why, names in reasons.items()
+    ]
 
 
 def check_storage(storage: str) -> None:

@@ -23,6 +23,7 @@ from ray_unlearn.store.arithmetic import mixing
 from ray_unlearn.store.metrics import publish_metrics
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.study_store import StudyStore
+from ray_unlearn.store.unfinished import remove_made
 from ray_unlearn.study.plan import ORIGINAL, Plan, Run, Shard
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
@@ -182,6 +183,8 @@ def finish(job: Job, tally: Tally, held: Held) -> str:
     """
     job.store.sweep(job.plan)  # files that dead workers left
     known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
+    for name, records in known.items():
+        remove_made(job.store, name, records)
     try:
         publish_metrics(job.store, known)
     except StoreError as error:

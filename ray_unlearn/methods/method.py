@@ -21,7 +21,7 @@ from ray_unlearn.methods.presets import settings, tuned_presets
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.plan import StartsFrom
-from ray_unlearn.study.recipe import INHERITED
+from ray_unlearn.study.recipe import INHERITED, Batches
 from ray_unlearn.study.schema import Study
 
 
@@ -61,6 +61,9 @@ class Method:
     """Population that the guarantee compares with: its method, and the options in which it differs."""
     distribution: Mapping[str, str] = field(default_factory=dict)
     """Name and version of the installed distribution that it is of, set by the registry; empty for the package's."""
+    no_resume: str | None = None
+    """Why a run of it cannot go on from an epoch in its middle (`training.resuming`); empty: it can. None says nothing,
+    which means that it can for the package's own methods, and that it cannot for an installed one."""
     inherits: tuple[str, ...] = INHERITED
     """Option names that default to the study's `training` block."""
 
@@ -68,6 +71,15 @@ class Method:
     def revision(self) -> int:
         """1 as the method was first released, and one more with every correction but those of defaults."""
         return 1 + sum(not one.defaults for one in self.corrections)
+
+    @property
+    def why_no_resume(self) -> str:
+        """Why a run cannot go on from an epoch in its middle; empty where it can."""
+        if not issubclass(self.options, Batches):
+            return "it trains no epochs"
+        if self.no_resume is None:
+            return "the distribution that it is of does not say that it can" if self.distribution else ""
+        return self.no_resume
 
     def defaults(self, study: Study) -> dict[str, Any]:
         """Return the options that the study's `training` block gives where the population is silent."""

@@ -127,6 +127,14 @@ def method_of(use: MethodUse) -> Method:
     return method
 
 
+def why_no_resume(use: MethodUse) -> str:
+    """Return why runs of a population cannot go on from an epoch in their middle; empty where they can."""
+    if use.source:
+        return f"{use.name} is a script, whose loop nothing can go on with"
+    reasons = (one.why_no_resume for one in _parts(use.options) or [METHODS[use.name]])
+    return next(filter(None, reasons), "")
+
+
 def _identity(method: Method) -> Any:
     """Return what identifies a registered method: its name, and the distribution where it is of one."""
     return {"name": method.name, "distribution": dict(method.distribution)} if method.distribution else method.name

@@ -125,4 +125,5 @@ METHOD = Method(
     opened="K1nght/Unified-Unlearning-w-Remain-Geometry Classification/unlearn/sfron.py, scripts/unlearn.sh (authors')",
     cost="1 gradient pass on train, then `iterations` retain batches and a fifth as many forget batches",
     published={"published": pinned(SfronOptions, SPARSE, batch_size=128, schedule="cosine")},
+    no_resume="its loss counts the steps of the run itself",
 )

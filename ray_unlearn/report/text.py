@@ -49,6 +49,9 @@ def status_lines(found: Sequence[PopulationStatus], uri: str) -> list[str]:
         if one.more:
             are = "is" if one.more == 1 else "are"
             lines.append(f"{one.population}: {plural(one.more, 'run')} beyond the planned {one.planned} {are} kept")
+        if one.unfinished:
+            runs = listed([f"{index:05d}" for index in one.unfinished])
+            lines.append(f"{one.population}: {plural(len(one.unfinished), 'run')} will go on inside: {runs}")
         lines += [
             f"failed: {one.population}/{index:05d} after {plural(failure.attempts, 'attempt')}: {failure.error}"
             for index, failure in one.failed.items()
@@ -202,6 +205,7 @@ def method_values(method: Method) -> dict[str, Any]:
         "starts_from": method.starts_from,
         "cost": method.cost,
         "deterministic": method.deterministic,
+        "no_resume": method.why_no_resume,
         "presets": {name: dict(options) for name, options in method.presets.items()},
         "preset_sources": {name: method.preset_source(name) for name in method.presets},
         "options": options,
@@ -257,6 +261,8 @@ def method_lines(method: Method) -> list[str]:
     lines += [f"  open: {each}" for each in method.open]
     lines += [f"  states: {method.guarantee}"] * bool(method.guarantee)
     lines.append(f"  cost: {_cost(method)}" + ("; deterministic: its runs have no spread" * method.deterministic))
+    resumed = f"no: {method.why_no_resume}" if method.why_no_resume else "yes"
+    lines.append(f"  goes on inside a run (execution.resume_every_minutes): {resumed}")
     for name, options in values["presets"].items():
         lines.append(f"  preset {name}: {_settings(method, options)}  # {values['preset_sources'][name]}")
     for option in values["options"]:

@@ -284,6 +284,12 @@ class Execution(Block):
     run_timeout_s: Float | None = Field(
         None, gt=0, description="Seconds after which a script's process, on Ray any run, is ended. Default: no limit."
     )
+    resume_every_minutes: Float | None = Field(
+        None,
+        ge=0,
+        description="Minutes after which a run saves its state at the end of an epoch, so that a preempted run goes on "
+        "from there, to the same bytes. 0: after every epoch. Scripts cannot. Default: runs begin anew.",
+    )
     script_memory_gib: Float | None = Field(
         None, gt=0, description="GiB that the processes of a script's run may hold (Linux). Default: 0.9 of the memory."
     )

@@ -110,10 +110,16 @@ def draw(
 
 def batches(images: ImageSet, epoch: Draws, batch_size: int, recipe: Recipe) -> Iterator[Batch]:
     """Yield an epoch's batches; images on disk are requested ahead of time."""
+    for drawn in parts(images, epoch, batch_size):
+        yield load(images, drawn, recipe)
+
+
+def parts(images: ImageSet, epoch: Draws, batch_size: int, first: int = 0) -> Iterator[Draws]:
+    """Yield the draws of an epoch's batches, from number `first` on; images on disk are requested ahead of time."""
     announce = _announcer(images, epoch, batch_size)
-    for start in range(0, len(epoch), batch_size):
+    for start in range(first * batch_size, len(epoch), batch_size):
         announce(start)
-        yield load(images, epoch.part(start, start + batch_size), recipe)
+        yield epoch.part(start, start + batch_size)
 
 
 def _announcer(images: ImageSet, epoch: Draws, batch_size: int) -> Callable[[int], None]:
@@ -126,11 +132,37 @@ def _announcer(images: ImageSet, epoch: Draws, batch_size: int) -> Callable[[int
     return lambda start: pixels.prefetch(ahead_N[start + lead : start + lead + batch_size])
 
 
-def endless(images: ImageSet, batch_size: int, recipe: Recipe, generator: torch.Generator) -> Iterator[Batch]:
-    """Yield batches without end, reshuffled at the end of each pass through the set."""
-    while True:
-        epoch = draw(images, batch_size, recipe.augment, generator).on_device_of(images)
-        yield from batches(images, epoch, batch_size, recipe)
+class Stream:
+    """Draws of one batch of a set after another, without end; reshuffled at the end of each pass through the set."""
+
+    def __init__(self, images: ImageSet, batch_size: int, recipe: Recipe, generator: torch.Generator) -> None:
+        self.images = images
+        self._size, self._recipe, self._generator = batch_size, recipe, generator
+        self._pass: Iterator[Draws] = iter(())
+        self.taken = 0
+        """Number of batches taken from the pass."""
+        self.before: torch.Tensor | None = None
+        """State of the generator that the pass was drawn from; None before the first pass."""
+
+    def __next__(self) -> Draws:
+        """Return the draws of the next batch, on the device of the set's batches."""
+        drawn = next(self._pass, None)
+        if drawn is None:
+            self.begin(self._generator.get_state())
+            drawn = next(self._pass)
+        self.taken += 1
+        return drawn
+
+    def begin(self, state: torch.Tensor, taken: int = 0) -> None:
+        """Draw the pass that the generator gives in this state, and go to its batch number `taken`."""
+        self.before, self.taken = state, taken
+        self._generator.set_state(state)
+        epoch = draw(self.images, self._size, self._recipe.augment, self._generator).on_device_of(self.images)
+        self._pass = parts(self.images, epoch, self._size, taken)
+
+    def batch(self) -> Batch:
+        """Return the next batch."""
+        return load(self.images, next(self), self._recipe)
 
 
 def load(images: ImageSet, draws: Draws, recipe: Recipe) -> Batch:

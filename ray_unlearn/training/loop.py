@@ -17,7 +17,7 @@ Does not cover: perturbations before training, and other actions that happen onc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,11 +29,12 @@ from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
-from ray_unlearn.training.batches import Draws, batches, draw, endless, sizes_of
-from ray_unlearn.training.fast import make_stepper
+from ray_unlearn.training.batches import Draws, Stream, batches, draw, sizes_of
+from ray_unlearn.training.fast import Quickest, make_stepper
 from ray_unlearn.training.objective import Loss, class_weights, cross_entropy
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
 from ray_unlearn.training.precision import arithmetic, autocast, check_supported
+from ray_unlearn.training.resuming import NotResumable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +101,7 @@ class Training:
         generators = [rng.torch(f"{purpose}-{_name(each, i)}") for i, each in enumerate(sets)]
         self._generator = generators[0]
         further = list(zip(self._images, self._sizes, generators, strict=True))[1:]
-        self._streams = [endless(images, size, recipe, generator) for images, size, generator in further]
+        self._streams = [Stream(images, size, recipe, generator) for images, size, generator in further]
         model.to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
         self.optimizer = optimizer or make_optimizer(model, recipe, parameters)
         self._rate = rate or partial(rate_factor, recipe)
@@ -110,6 +111,8 @@ class Training:
         plain = len(sets) == 1 and all(each is None for each in (loss, hooks, parameters, optimizer))
         fixed = (model, data, self._images[0], recipe, self._sizes[0], self.optimizer, weights_C)
         self._take = make_stepper(*fixed, plain=plain)
+        if data.resuming is not None:
+            data.resuming.opened(self)
 
     @property
     def done(self) -> bool:
@@ -128,6 +131,9 @@ class Training:
             TrainingDiverged: the epoch's mean loss is NaN or infinite.
 
         """
+        resuming = self.data.resuming
+        if resuming is not None and resuming.skips(self):
+            return
         self.model.train()
         steps, images = min(self.steps_per_epoch, self._remaining), self._images[0]
         draws = draw(images, self._sizes[0], self.recipe.augment, self._generator, steps).on_device_of(images)
@@ -138,6 +144,47 @@ class Training:
         self._remaining -= steps
         self.epochs_done += 1
         self._report(float(total) / len(draws), len(draws))
+        if resuming is not None:
+            resuming.trained(self)
+
+    def skip(self) -> None:
+        """Count an epoch that an earlier execution of the run trained."""
+        self.model.train()
+        self._remaining -= min(self.steps_per_epoch, self._remaining)
+        self.epochs_done += 1
+        if isinstance(self._take, Quickest):
+            self._take.skip(self.optimizer)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the optimisers that hold state of this training, by name."""
+        own = {"own": self.optimizer}
+        return own | (self._take.optimizers() if isinstance(self._take, Quickest) else {})
+
+    def stream_tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that streams, and a quicker way of taking steps, keep between epochs."""
+        streams = {f"stream.{i}": each.before for i, each in enumerate(self._streams) if each.before is not None}
+        return streams | (self._take.state() if isinstance(self._take, Quickest) else {})
+
+    def position(self) -> dict[str, Any]:
+        """Return how far the training and its streams have come, as JSON values."""
+        taken = [each.taken for each in self._streams]
+        return {"epochs_done": self.epochs_done, "remaining": self._remaining, "taken": taken}
+
+    def restore(self, position: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        """Go to a position in every stream of batches, with the tensors of `stream_tensors`.
+
+        Raises:
+            NotResumable: the training has another number of epochs or streams.
+
+        """
+        found = self.position()
+        if any(found[key] != position[key] for key in ("epochs_done", "remaining")):
+            raise NotResumable(f"a training is at {found}, and was at {position}")
+        for i, (stream, taken) in enumerate(zip(self._streams, position["taken"], strict=True)):
+            if f"stream.{i}" in tensors:
+                stream.begin(tensors[f"stream.{i}"], taken)
+        if isinstance(self._take, Quickest):
+            self._take.restore(tensors)
 
     def _steps(self, draws: Draws, rates: Sequence[float], optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """Take an epoch's steps; return the sum of its images' losses, on the device."""
@@ -145,7 +192,7 @@ class Training:
         first_set = batches(self._images[0], draws, self._sizes[0], self.recipe)
         for rate, batch in zip(rates, first_set, strict=True):
             set_rate(optimizer, rate)
-            further = [next(stream) for stream in self._streams]
+            further = [stream.batch() for stream in self._streams]
             optimizer.zero_grad(set_to_none=True)
             with autocast(self.recipe.precision, self.data.device):
                 loss = self._loss(self.model, batch, *further)

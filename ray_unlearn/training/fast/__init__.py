@@ -13,7 +13,7 @@ eagerly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,7 @@ def make_stepper(
         plain: whether the training is the default objective on one set, with nothing of a method's own.
 
     """
-    return _Quickest(model, data, images, recipe, batch_size, optimizer, weights_C) if plain else _take_eagerly
+    return Quickest(model, data, images, recipe, batch_size, optimizer, weights_C) if plain else _take_eagerly
 
 
 def _take_eagerly(
@@ -68,7 +68,7 @@ def _take_eagerly(
 
 
 @dataclass
-class _Quickest:
+class Quickest:
     """Stepper that chooses anew for every epoch: a method may have changed the model in between."""
 
     model: nn.Module
@@ -90,11 +90,32 @@ class _Quickest:
         if engine is not None:
             set_rate(optimizer, rates[-1])
             return engine.epoch(self.model, optimizer, draws, rates, self.weights_C)
-        if self.epochs == 1 and self.data.device.type == "cpu" and can_stand_in(self.model, optimizer, self.recipe):
-            self.live = LiveTaps.of(self.model, self.recipe, self.images.pixels.image_size)
+        self._look_for_live_taps(optimizer)
         if self.live is None or optimizer is not self.optimizer:
             return eagerly(draws, rates, optimizer)
         return self.live.epoch(eagerly, draws, rates)
+
+    def skip(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count an epoch that is not trained; the way of the first one is chosen as if it were."""
+        self.epochs += 1
+        self._look_for_live_taps(optimizer)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the optimiser of the live taps, which lasts from one epoch to the next."""
+        return {"live": self.live.optimizer} if self.live else {}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that are kept between epochs beside the model and the optimisers."""
+        return self.live.momenta() if self.live else {}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over the tensors of `state`."""
+        if self.live:
+            self.live.restore(tensors)
+
+    def _look_for_live_taps(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.epochs == 1 and self.data.device.type == "cpu" and can_stand_in(self.model, optimizer, self.recipe):
+            self.live = LiveTaps.of(self.model, self.recipe, self.images.pixels.image_size)
 
     def _engine(self, draws: Draws, optimizer: torch.optim.Optimizer) -> Engine | None:
         """Return the engine that may take the epoch's steps, if any."""
