@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ray_unlearn.generation import generate as generate
     from ray_unlearn.notebook import evaluate as evaluate
     from ray_unlearn.notebook import parse_study as parse_study
+    from ray_unlearn.notebook import report as report
     from ray_unlearn.notebook import results as results
-    from ray_unlearn.report.notebook import report as report
     from ray_unlearn.study import Study as Study
     from ray_unlearn.study import load_study as load_study
 
@@ -37,6 +37,7 @@ _ROOMS = {
     "load_study": "study",
     "parse_study": "notebook",
     "results": "notebook",
+    "_report": "notebook",  # the function that the room `report` is
 }
 """Name -> the room that has it."""
 
@@ -47,9 +48,9 @@ def __getattr__(name: str) -> Any:
         return import_module("ray_unlearn.report")
     if name not in _ROOMS:
         raise AttributeError(f"module 'ray_unlearn' has no attribute {name!r}")
-    return getattr(import_module(f"ray_unlearn.{_ROOMS[name]}"), name)
+    return getattr(import_module(f"ray_unlearn.{_ROOMS[name]}"), name.removeprefix("_"))
 
 
 def __dir__() -> list[str]:
     """Return what can be asked for, for a notebook's completion."""
-    return sorted({*globals(), *_ROOMS, "report"})
+    return sorted({*globals(), *_ROOMS, "report"} - {"_report"})

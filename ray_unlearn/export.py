@@ -70,14 +70,29 @@ def export_model(store: StudyStore, run: Run, file: Path) -> Payload:
             the file cannot be written.
 
     """
+    content = model_content(store, run, file.suffix)
+    write_file(file, content)
+    return payload_of(content)
+
+
+def model_content(store: StudyStore, run: Run, ending: str) -> bytes:
+    """Return one run's checkpoint in the format of an ending, `.pth` or `.safetensors`; errors as `export_model`."""
     record = store.made(run.population).get(run.index)
     if record is not None:
         check_starts(store, run.population, {run.index: record})
     data = store.payload(run, CHECKPOINT, record)
-    content = _as_pth(data) if file.suffix.lower() == _PTH else data
+    return _as_pth(data) if ending.lower() == _PTH else data
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        StoreError: it cannot be written.
+
+    """
     with _replacing(file) as temporary:
         temporary.write_bytes(content)
-    return payload_of(content)
 
 
 def check_one_set(store: StudyStore, population: str, why: str) -> None:

@@ -7,6 +7,7 @@
     ru.evaluate(study)                           # Results: the ranking, where it is the last line of a cell
     found = ru.results(study)                    # of what is there, without computing scores
     found.runs, found.scores, found.images       # DataFrames
+    ru.report(study, images=True)                # the page, in a frame
 
 Does not cover: computing scores (`evaluation`), the page (`report`).
 """
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_unlearn.evaluation.measures.measure import Mode
-from ray_unlearn.evaluation.scores import Scores, scores_table
+from ray_unlearn.evaluation.scores import Scores
+from ray_unlearn.evaluation.scores_table import scores_table
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.loading import parse_study as parse
 from ray_unlearn.study.loading import resolved
@@ -30,6 +32,9 @@ from ray_unlearn.terminal import print_error
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ray_unlearn.report.notebook import Report
+    from ray_unlearn.report.publish import Form
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,41 @@ def evaluate(
     return Results(
         study, store, compute(study, store, populations=populations, mode=mode, execute=execute, log=print_error)
     )
+
+
+def report(
+    study: Study,
+    form: Form = "html",
+    *,
+    columns: Sequence[str] = (),
+    output: str | Path | None = None,
+    figures: str | Path | None = None,
+    images: bool = False,
+) -> Report:
+    """Write the last evaluation of a study as a page or as tables, and return it.
+
+    Args:
+        study: the study; it is evaluated.
+        form: html, markdown, latex or csv.
+        columns: columns of one table for a paper (`ray_unlearn.report.paper`).
+        output: file to write; default report.html, .md, .tex or .csv in the study's folder.
+        figures: folder for the page's pictures as PDF and SVG.
+        images: put pictures of the images that each method forgot worst on the page; photographs may show people.
+
+    Raises:
+        StoreError: the store has no evaluation by this version, or a file cannot be written.
+        RayUnlearnError: columns that do not exist, or that are asked of a page; images of a table.
+
+    """
+    from ray_unlearn.generation.thumbnails import worst_pictures
+    from ray_unlearn.report.notebook import Report
+    from ray_unlearn.report.publish import check_images, draw, render, save
+
+    check_images(form, images=images)
+    store = StudyStore(open_storage(study.storage), study.name)
+    text = render(store, form, columns, worst_pictures(study, store, print_error) if images else ())
+    address = save(store, form, text, None if output is None else Path(output))
+    return Report(text, form, address, tuple(draw(store, Path(figures))) if figures is not None else ())
 
 
 def parse_study(tree: dict[str, Any]) -> Study:

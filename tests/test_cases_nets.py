@@ -6,6 +6,7 @@ An id names the row of the table of cases that a test holds.
 from __future__ import annotations
 
 import collections
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from conftest import payload_bytes
 from torch import nn
 
 from ray_unlearn import models
+from ray_unlearn.data.study_data import StudyData
 from ray_unlearn.errors import ModelError
 from ray_unlearn.generation import generate, open_job
 from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.models.logits import logits_of
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.store.arrow import read_table
 from ray_unlearn.study import Study, load_study
 from ray_unlearn.study.schema import Model
 from ray_unlearn.usercode.imports import script_function
@@ -687,24 +690,34 @@ def test_c_nets_how_factories_are_called(factory: str, options: dict[str, Any], 
 # A batch of one image under batch normalisation
 
 
+def lone(data: StudyData) -> list[str]:
+    """Return the warnings about batches, or sets, of one image that the net cannot take."""
+    return [line for line in data.warnings if "one image" in line and "cannot take" in line]
+
+
 def test_c_nets_a_last_batch_of_one(study, tmp_path: Path):
-    """Law: a script's loader that ends in one image is warned of if the net cannot be trained on one, and only then."""
+    """Law: a script's loader that ends in one image is warned of if the net cannot be trained on one, and only then.
+
+    It is a warning of the data, which the splits file keeps for the report.
+    """
     (tmp_path / "mine.py").write_text("def unlearning(net, retain, forget, validation):\n    pass\n")
     script = {"method": f"{tmp_path}/mine.py:unlearning", "noise_std": None, "batch_size": 80}
-    lines = tried(study("pixelwise", populations={"finetune": script}))
-    assert [line for line in lines if "one image" in line] == [
+    data = open_job(study("pixelwise", populations={"finetune": script})).data
+    kept = [json.loads(read_table(arrow).schema.metadata[b"warnings"]) for arrow in data.arrows.values()]
+    assert kept == [list(data.warnings)]
+    assert lone(data) == [
         "populations.finetune: the last batch of the retain loader has one image (81 images, batch_size 80), and the "
         "net cannot take a training step on one (batch normalisation needs two values per channel); another batch_size "
         "avoids it"
     ]
-    assert tried(study("plain", populations={"finetune": script})) == ()
-    assert tried(study("pixelwise", populations={"finetune": script | {"batch_size": 60}})) == ()
+    assert lone(open_job(study("plain", populations={"finetune": script})).data) == []
+    assert lone(open_job(study("pixelwise", populations={"finetune": script | {"batch_size": 60}})).data) == []
 
 
 def test_c_nets_a_forget_set_of_one(study):
     """Law: a set of one image is warned of for methods, whose only batch it would be."""
-    lines = tried(study("pixelwise", data={"forget": {"fraction": None, "ids": ["digits-0001"]}}))
-    assert any("the forget set has one image" in line for line in lines)
+    data = open_job(study("pixelwise", data={"forget": {"fraction": None, "ids": ["digits-0001"]}})).data
+    assert any("the forget set has one image" in line for line in lone(data))
 
 
 # Notebooks

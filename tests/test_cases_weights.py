@@ -309,6 +309,18 @@ def test_c_weights_of_a_normalising_wrapper(state: State, tiny: Callable[..., St
     assert any("data.normalize does the same" in line for line in job.remarks)
 
 
+@pytest.mark.parametrize("wrapped", [{"rmodel": STATE}, {"a": {"model": STATE}}])
+def test_c_weights_that_name_scales_beside_them(wrapped: State, tiny: Callable[..., Study], tmp_path: Path):
+    """Law: mean and std beside a state dict are offered where the study scales otherwise, and are no refusal."""
+    scales = {"mean": torch.tensor([127.5, 102.0, 76.5]), "std": [255.0, 255.0, 255.0]}
+    (tmp_path / "w.pth").write_bytes(saved(wrapped | scales))
+    original = {"original": {"weights": str(tmp_path / "w.pth"), "method": None, "on": None}}
+    (said,) = [line for line in open_job(tiny(populations=original)).remarks if "beside the weights" in line]
+    assert said.endswith("set data.normalize: {mean: [0.5, 0.4, 0.3], std: [1.0, 1.0, 1.0]}")
+    same = {"normalize": {"mean": [0.5, 0.4, 0.3], "std": [1.0, 1.0, 1.0]}}
+    assert not any("beside" in line for line in open_job(tiny(populations=original, data=same)).remarks)
+
+
 # What is refused, by its kind
 
 

@@ -14,15 +14,15 @@ from conftest import payload_bytes
 from plans import finetune, plan_of
 from pydantic import Field
 
-from ray_unlearn import methods
 from ray_unlearn.errors import PopulationChanged
 from ray_unlearn.generation import generate
+from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.finetune import FinetuneOptions
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study import Plan, Study
-from ray_unlearn.study.changes import Correction, refusal
+from ray_unlearn.study.changes import Correction, refusal, refusal_of_frozen
 from ray_unlearn.study.identity import Since, digest, identity_of
 from ray_unlearn.study.plan import IDENTITY_FORMAT
 from ray_unlearn.study.recipe import Augment, Block, Float
@@ -70,10 +70,8 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that changes the registered `finetune`, as a later version would."""
 
     def change(**values: Any) -> None:
-        later = replace(methods.METHODS["finetune"], **values)
-        table = {**methods.METHODS, "finetune": later}
-        monkeypatch.setattr(methods, "METHODS", table)
-        monkeypatch.setattr("ray_unlearn.methods.resolve.METHODS", table)
+        later = replace(METHODS["finetune"], **values)
+        monkeypatch.setitem(METHODS.own, "finetune", later)
 
     return change
 
@@ -117,6 +115,32 @@ def test_a_corrected_method_refuses_its_older_runs_with_the_reason(
     assert generate(renamed, backend="inline").made == 1
 
 
+def test_runs_that_changed_frozen_parameters_are_refused(tiny: Callable[..., Study], tmp_path: Path):
+    """Law: of a net that has some, runs of 0.1.0 by such a method, in a mix, too; not of a later version or others."""
+    parts = {"method": "mix", "parts": [{"method": "sun", "share": 1, "epochs": 1}], "count": 1}
+    frozen = tiny(model={"freeze": ["0"]}, populations={"finetune": {"count": 1}, "mixed": parts})
+    generate(frozen, backend="inline")
+    assert generate(frozen, backend="inline").made == 0
+    for name in ("finetune", "mixed"):
+        file = tmp_path / "store" / "tiny" / name / "population.json"
+        content = json.loads(file.read_text())
+        del content["made_by"]  # which 0.1.0 did not state
+        file.write_text(json.dumps(content))
+    with pytest.raises(PopulationChanged) as caught:
+        generate(frozen, backend="inline")
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("population mixed in ")
+    assert first.endswith("was made differently, and the net has frozen parameters:")
+    assert lines == [
+        "The method sun was corrected in 0.2: it changed frozen parameters, which stay as they are now.",
+        "It was made by ray-unlearn 0.1.0 or earlier.",
+        "Give the population or the study another name to make it anew; the runs that are there stay.",
+    ]
+    held = {"identity": {}}
+    assert refusal_of_frozen(held, {"finetune": (Correction("0.2", "other"),)}) == []
+    assert METHODS["sun"].revision == 1
+
+
 def test_every_correction_since_the_runs_is_named(tiny: Callable[..., Study], changed: Callable[..., None]):
     """Law: runs of revision 2 are refused by revision 3 with the second reason alone; a mix with those of its parts."""
     reasons = Correction("0.2", "one"), Correction("0.3", "two")
@@ -138,7 +162,7 @@ def test_a_corrected_default_is_a_reason_and_no_revision(tmp_path: Path):
     """Law: runs of 0.1.0 that differ in that option are refused with the reason; those that a later version made, and
     those that differ elsewhere, without; with the older value given, the digest is the older one."""
     reason = Correction("0.2", "the rate was ten times too high", ("lr",))
-    method = replace(methods.METHODS["finetune"], corrections=(reason,))
+    method = replace(METHODS["finetune"], corrections=(reason,))
     assert method.revision == 1
     plan, other = plan_of(2), plan_of(2, lr=1e-2)
     elsewhere = {**plan.populations["finetune"].identity, "data": {"images": "other ones"}}
@@ -154,7 +178,7 @@ def test_a_corrected_default_is_a_reason_and_no_revision(tmp_path: Path):
 
 def test_a_method_without_corrections_is_of_revision_1():
     """Law: revision 1 is in no identity, so that digests of version 0.1.0 stay."""
-    method = methods.METHODS["l1_sparse"]
+    method = METHODS["l1_sparse"]
     assert isinstance(method, Method)
     assert method.revision == 1 + len(method.corrections)
     assert replace(method, corrections=(Correction("9", "no"),)).revision == 2

@@ -100,6 +100,23 @@ def test_each_event_that_concerns_people_is_a_line():
         ]
 
 
+def test_an_error_is_printed_once_and_its_commands_name_the_study():
+    """Law: other runs that meet the same error name the first one that did; a population's end has a whole command."""
+    file = io.StringIO()
+    sink = ConsoleSink(Console(file=file, width=200), 10, 0, TimeLeft({}), max_attempts=2, file="my study.yaml")
+    outcomes = [Outcome(run=finetune(index), seconds=1.0, error=text) for index, text in enumerate(["a", "a", "b"])]
+    events: list[Event] = [Retried(outcomes[0], 1, 4, 2), *(Failed(one, 2, 4) for one in outcomes)]
+    for event in (*events, Ended("finetune", [finetune(3)], "`ray-unlearn logs STUDY finetune/00000` shows it")):
+        sink(event)
+    assert file.getvalue().splitlines() == [
+        "retrying finetune/00000 (attempt 2 of 2): a",
+        "failed: finetune/00000 after 2 attempts: a",
+        "failed: finetune/00001 after 2 attempts: in the same way as finetune/00000",
+        "failed: finetune/00002 after 2 attempts: b",
+        "population finetune: 1 run will not be made: `ray-unlearn logs 'my study.yaml' finetune/00000` shows it",
+    ]
+
+
 def test_the_first_line_is_printed_before_anything_slow(tiny, capfd, monkeypatch):
     """Law: it comes before the backend is imported, where torch and Ray cost seconds."""
     monkeypatch.setattr("ray_unlearn.generation.driver.open_backend", lambda *_, **__: 1 / 0)

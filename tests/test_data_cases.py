@@ -142,6 +142,26 @@ def test_ignored_files_are_counted_by_suffix(tmp_path: Path):
     assert prepare(source, tmp_path / "s").manifest.num_images == 11
 
 
+def test_symbolic_links_that_are_not_followed_are_named(tmp_path: Path):
+    """Law: a broken link is no ignored image but a broken link, also in the place of a class; a folder linked into a
+    class is not searched, and said; links to images and to whole classes are read."""
+    root, other = folder_of(tmp_path / "f", {"a": 2, "b": 2}), folder_of(tmp_path / "other", {"c": 3})
+    (root / "c").symlink_to(other / "c")
+    (root / "a" / "one.png").symlink_to(next((other / "c").iterdir()))
+    (root / "a" / "more").symlink_to(other / "c")
+    (root / "b" / "gone.png").symlink_to("/nowhere/x.png")
+    (root / "d").symlink_to("/nowhere/d")
+    (root / "b" / "notes.png.txt").symlink_to(Path(__file__))
+    source = open_class_folders(str(root))
+    assert (source.class_names, source.num_rows) == (("a", "b", "c"), 2 + 1 + 2 + 3)
+    assert source.remarks == (
+        "1 file ignored, because they are no images of a supported kind: 1 .txt",
+        "2 broken symbolic links ignored, such as 'b/gone.png' to '/nowhere/x.png': no such file",
+        "1 symbolic link to a folder inside of a class folder ignored, such as 'a/more': put the images there, or link "
+        "each",
+    )
+
+
 def test_the_same_on_an_object_store(tmp_path: Path, monkeypatch):
     """Law: order, skipping and counting do not depend on where a folder is."""
     from ray_unlearn.data import folders

@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from safetensors.torch import load_file
 
 import ray_unlearn as ru
 from ray_unlearn.cli import main
-from ray_unlearn.deletion import Deletion, Request, making, words
+from ray_unlearn.deletion import Deletion, Request, files, making, words
 from ray_unlearn.deletion.findings import Findings, _larger
 from ray_unlearn.deletion.request import budget_s
 from ray_unlearn.errors import ModelError, StudyError
 from ray_unlearn.generation import Summary
 from ray_unlearn.models import small_cnn
 from ray_unlearn.schedule.events import Ended
+from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study import Run, load_study
 
 TRAINING = {"epochs": 8, "lr": 1e-2, "batch_size": 16, "schedule": "constant", "weight_decay": 0.0}
@@ -113,12 +115,17 @@ def check_images_of_the_report(study: Path, place: Path) -> None:
     for cell, name in zip(cells, order, strict=True):
         np.testing.assert_array_equal(shown(cell), np.asarray(Image.open(place / "photos" / name)))
     assert main(["report", str(study), "--images", "--format", "csv"]) == 2
+    ru.report(load_study(study), output=page.with_name("by_call.html"), images=True)
+    assert page.with_name("by_call.html").read_text() == page.read_text()
+    with pytest.raises(StudyError, match="expected the format html; found csv"):
+        ru.report(load_study(study), "csv", images=True)
 
 
-def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask, place: Path, tmp_path: Path):
+def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask, place: Path, tmp_path: Path, capsys):
     """Law: the model is unlearned run 0 in both files; the page names each image, what was tested, and its limits."""
     said: list[str] = []
     found = ask(most=5, say=said.append)
+    assert capsys.readouterr().err.count("warning: data.forget: 3 images") == 1, "once, not for each stage"
     assert said[0].startswith("model.pth: accuracy ")
     assert "% on 57 retained images, " in said[0]
     assert "% on 40 held-out images" in said[0]
@@ -227,6 +234,35 @@ def test_a_file_of_another_origin_is_never_written_over(ask: Ask, tmp_path: Path
     with pytest.raises(StudyError, match=r"out/model.pth: .* move it away, or choose another folder"):
         ask(budget="1s")
     assert ours.read_bytes() == b"the user's, saved under the same name"
+
+
+@pytest.mark.parametrize("survivors", range(5))
+def test_a_request_killed_while_its_files_are_replaced_is_repeated(
+    survivors: int, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Law: whichever of the renames is the last before the kill, the request may write its files again."""
+    contents = {".pth": b"first", ".safetensors": b"FIRST"}
+    monkeypatch.setattr(files, "model_content", lambda store, run, ending: contents[ending])
+    store, run = StudyStore(open_storage(str(tmp_path)), "made"), Run(population="unlearned", index=0)
+    files.write_models(store, run, tmp_path)
+    contents = {".pth": b"second", ".safetensors": b"SECOND"}
+    left, replace_file = survivors, Path.replace
+
+    def kill(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return replace_file(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        with pytest.raises(KeyboardInterrupt) if survivors < 4 else nullcontext():
+            files.write_models(store, run, tmp_path)
+    files.check_replaceable(load_study(place / "made.yaml"), tmp_path)
+    written = files.write_models(store, run, tmp_path)
+    assert (tmp_path / "SHA256SUMS").read_text() == "".join(f"{sha256}  {name}\n" for name, sha256 in written)
+    assert (tmp_path / "model.pth").read_bytes() == b"second"
 
 
 def test_retrained_models_that_fail_leave_a_page_of_what_is_there(ask: Ask, tmp_path: Path, capsys):

@@ -1,4 +1,4 @@
-"""Measures against independent readings of their sources, on vectors that are hard on purpose.
+"""What measures are made of, against independent readings of their sources, on vectors that are hard on purpose.
 
 Every reading is a plain loop over models and images, written from the formula that the measure's docstring cites.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +15,12 @@ from scipy import stats
 from ray_unlearn.evaluation.attack_tables import DELTA
 from ray_unlearn.evaluation.epsilon import example_epsilons
 from ray_unlearn.evaluation.lower_bounds import epsilon_lower_bounds
-from ray_unlearn.evaluation.measures import MEASURES, lira, shadow_rmia
+from ray_unlearn.evaluation.measures import lira, shadow_rmia
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality, num_buckets
 from ray_unlearn.evaluation.measures.klom import klom
-from ray_unlearn.evaluation.measures.logistic_attack import simple_attack
-from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.measures.rmia import rmia
 from ray_unlearn.evaluation.measures.shift_and_spread import shift_and_spread
-from ray_unlearn.evaluation.measures.svc_efficacy import svc_forget_efficacy
 from ray_unlearn.evaluation.measures.u_lira import VARIANCE_FLOOR, u_lira
-from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 from ray_unlearn.evaluation.permutation import permutation_tests
 from ray_unlearn.evaluation.roc import roc
 from ray_unlearn.evaluation.shadow_fits import ShadowFit, Side
@@ -277,51 +272,6 @@ def test_shadow_rmia_divides_by_the_mean_of_both_sides(vectors: Callable[[np.ran
         )
         assert online[model, image] == pytest.approx(p / ((p_in + p_out) / 2), rel=1e-9)
         assert offline[model, image] == pytest.approx(p / ((1.3 * p_out + 0.7) / 2), rel=1e-9)
-
-
-@hard
-def test_ratios_the_score_and_tow_are_products_of_accuracies(
-    vectors: Callable[[np.random.Generator], Vectors],
-) -> None:
-    """An image is right where phi is above 0; accuracies of each run, and their means, counted one by one."""
-    unlearned, retrained = vectors(np.random.default_rng(8))
-    pair = Pair(*(outputs_of(side) for side in (unlearned, retrained)), "exact", lambda: np.random.default_rng(0))
-    ours, theirs = ([sum(v > 0 for v in row) / len(row) for row in side.tolist()] for side in (unlearned, retrained))
-    mean, other = sum(ours) / len(ours), sum(theirs) / len(theirs)
-    values = {name: MEASURES[name].compute(pair) for name in ("retain_ratio", "test_ratio", "score", "tug_of_war")}
-    tow = sum((1 - abs(one - other)) ** 3 for one in ours) / len(ours)
-    assert values["tug_of_war"] == pytest.approx(tow)
-    if not other:
-        assert (values["retain_ratio"], values["test_ratio"], values["score"]) == (None, None, None)
-        return
-    f = forgetting_quality(unlearned, retrained, "exact").score
-    assert values["retain_ratio"] == values["test_ratio"] == pytest.approx(mean / other)
-    assert values["score"] == pytest.approx(f * (mean / other) ** 2)
-
-
-def outputs_of(phi_RN: np.ndarray) -> Outputs:
-    """Return outputs with these phi on every split."""
-    split = SplitOutputs(np.arange(phi_RN.shape[1]), np.zeros(phi_RN.shape[1], np.int64), phi_RN, phi_RN > 0)
-    nothing: Any = (None,) * len(phi_RN)
-    return Outputs("a", nothing, dict.fromkeys(("forget", "retain", "test"), split))
-
-
-@pytest.mark.parametrize("vectors", [ties, saturated, two_classes], ids=lambda vectors: vectors.__name__)
-def test_attacks_on_one_model_are_scikit_learns(vectors: Callable[[np.random.Generator], Vectors]) -> None:
-    """Logistic regression by ten splits, and an SVC's share of "test", on losses and probabilities that tie."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
-    from sklearn.svm import SVC
-
-    forget, test = (side.ravel()[:40] for side in vectors(np.random.default_rng(9)))
-    losses, labels = np.logaddexp(0, -np.concatenate([forget, test]))[:, None], np.repeat([1, 0], 40)
-    splits = StratifiedShuffleSplit(n_splits=10, random_state=0)
-    expected = cross_val_score(LogisticRegression(), losses, labels, cv=splits, scoring="accuracy").mean()
-    assert simple_attack(*np.split(losses[:, 0], 2), np.random.default_rng(0)) == pytest.approx(expected, abs=1e-12)
-    p_retain, p_test, p_forget = sigmoid(forget + 1), sigmoid(test), sigmoid(forget)
-    svc = SVC(C=3, gamma="auto", kernel="rbf").fit(np.concatenate([p_retain, p_test])[:, None], labels)
-    share = (svc.predict(p_forget[:, None]) == 0).mean()
-    assert svc_forget_efficacy(p_retain, p_test, p_forget, np.random.default_rng(0)) == share
 
 
 @hard

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.originals import buys_more, variance_shares
 from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 from ray_unlearn.evaluation.single_images import missed
-from ray_unlearn.evaluation.worst_images import QUANTILES, image_scores, quantiles, share_beyond
+from ray_unlearn.evaluation.worst_images import QUANTILES, image_scores, limit, quantiles, share_beyond
 
 
 @pytest.mark.parametrize(("runs", "ceiling"), [(16, 1.35), (32, 2.10), (64, 2.82), (128, 3.53)])
@@ -54,26 +57,48 @@ def test_images_that_are_distinguished_show_the_ceiling():
     assert (found.each_E > found.all_E).all()
 
 
+def pair_of(unlearned: np.ndarray, retrained: np.ndarray, originals: Sequence[int] = ()) -> Pair:
+    """Return a pair with these phi of the forget images, whose unlearned runs start from these originals."""
+    sides = []
+    for phi, starts in ((unlearned, originals or range(len(unlearned))), (retrained, ())):
+        split = SplitOutputs(np.arange(phi.shape[1]), np.zeros(phi.shape[1], np.int64), phi, phi > 0)
+        records: Any = [SimpleNamespace(method="a", original=int(k), original_sha256="a") for k in starts]
+        records = records or [SimpleNamespace(method="a", original=0, original_sha256="")] * len(phi)
+        sides.append(Outputs("a", tuple(records), {"forget": split}))
+    return Pair(*sides, "exact", lambda: np.random.default_rng(0))
+
+
 def test_an_image_has_its_own_numbers():
     """Law: the area is over models at that image alone; quantiles are from the median to the worst image."""
     rng = np.random.default_rng(2)
     unlearned, retrained = rng.normal(size=(40, 50)), rng.normal(size=(40, 50))
     unlearned[:, 7] += 50
-    found = image_scores(unlearned, retrained, "exact")
+    found = image_scores(pair_of(unlearned, retrained))
     assert {name: int(scores.argmax()) for name, scores in found.items()} == {"epsilon": 7, "u_lira_auc": 7, "klom": 7}
     assert found["u_lira_auc"][7] == 1
     assert found["epsilon"][7] == 50
     assert abs(np.delete(found["u_lira_auc"], 7).mean() - 0.5) < 0.1  # of one image, models left out lower it
     assert len(quantiles(found["klom"])) == len(QUANTILES)
     assert quantiles(found["epsilon"])[-1] == 50
-    assert image_scores(unlearned[:2], retrained[:2], "exact") == {}
+    assert image_scores(pair_of(unlearned[:2], retrained[:2])) == {}
+
+
+def test_models_of_one_original_are_left_out_together():
+    """Law: of a method that is perfect over originals, two originals are not recognised, image by image."""
+    rng = np.random.default_rng(3)
+    retrained, starts = rng.normal(size=(16, 200)), [0] * 8 + [1] * 8
+    unlearned = rng.normal(size=(2, 200))[np.array(starts)] + 0.2 * rng.normal(size=(16, 200))
+    apart, together = (
+        image_scores(pair_of(unlearned, retrained, originals))["u_lira_auc"].mean() for originals in ((), starts)
+    )
+    assert together < apart - 0.1
 
 
 def test_one_in_twenty_images_is_beyond_the_nulls_own_quantile():
-    """Law: a null against itself has 5 % of its images above its 95 % quantile; numbers of both sides only."""
-    scores = {"epsilon": np.arange(100.0), "klom": np.arange(100.0)}
-    assert share_beyond(scores, {"epsilon": np.arange(100.0)}) == {"epsilon": 0.05}
-    assert share_beyond(scores, {"epsilon": np.zeros(100)}) == {"epsilon": 0.99}
+    """Law: a null against itself has 5 % of its images above its 95 % quantile."""
+    scores = np.arange(100.0)
+    assert share_beyond(scores, limit(scores)) == 0.05
+    assert share_beyond(scores, limit(np.zeros(100))) == 0.99
 
 
 def test_shares_of_the_variance_are_those_that_were_drawn():
@@ -118,13 +143,9 @@ def test_images_that_the_official_grid_misses_are_counted():
     narrow, wide = np.repeat([0.001, 0.0007], 30), np.repeat([0.001, 0.05], 30)
     unlearned = np.repeat([0.006, 0.08], 30) + narrow * rng.normal(size=(32, 60))
     retrained = wide * rng.normal(size=(32, 60))
-    sides = [
-        Outputs(name, (), {"forget": SplitOutputs(np.arange(60), np.zeros(60, np.int64), phi, phi > 0)})
-        for name, phi in (("unlearned", unlearned), ("retrained", retrained))
-    ]
     parity, exact = (forgetting_quality(unlearned, retrained, mode) for mode in ("parity", "exact"))
     told = int(((exact.epsilon_E == 50) & (parity.epsilon_E < 50)).sum())
-    pair = Pair(*sides, "parity", lambda: rng)
+    pair = pair_of(unlearned, retrained)
     assert missed(pair, parity) == told > 0
     assert missed(pair, exact) == 0
     assert missed(pair, None) == 0

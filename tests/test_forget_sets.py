@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from confidences import recipe
@@ -338,16 +339,36 @@ def test_pictures_are_of_the_images_of_every_set(made: Study, scored: Scores):
         thumbnails(other, made_of, names)
 
 
+def test_each_forget_set_is_exported_into_a_folder(made: Study, tmp_path: Path):
+    """Law: set k's folder has its images in its own order, its runs, and their margins; originals are with set 0."""
+    store, names = store_of(made), ["original", "finetune"]
+    export_outputs(store, names, "klom", tmp_path / "klom", "retrained")
+    export_hub(store, made, names, tmp_path / "hub")
+    for number, digest in enumerate(splits_held(store.held("finetune") or {})):
+        own, ids = tmp_path / "klom" / f"forget_set_{number}", read_image_names(store, digest).ids
+        listed = [line.split(",")[0] for line in (own / "images.csv").read_text().splitlines()[1:]]
+        assert listed == [name for split in ("retain", "forget", "test") for name in ids[split]]
+        runs = {i: record for i, record in store.made("finetune").items() if i % SETS == number}
+        found = read_outputs(store, "finetune", runs).splits
+        train = torch.load(own / "finetune" / "train_margins_all.pt", weights_only=True).numpy()
+        np.testing.assert_allclose(train, np.hstack([found[s].phi_RN for s in ("retain", "forget")]), rtol=1e-6)
+        assert (own / "original").exists() == (number == 0)
+        hub = tmp_path / "hub" / f"forget_set_{number}"
+        rows = pd.read_parquet(hub / "runs" / "runs.parquet")
+        assert rows[rows["population"] == "finetune"]["run"].tolist() == list(runs)
+        images = pd.read_parquet(hub / "images" / "images.parquet")
+        assert images[images["split"] == "forget"]["image_id"].tolist() == ids["forget"]
+        assert (
+            f"Of forget set {number}, from 0, of 4; scores are means over all sets." in (hub / "README.md").read_text()
+        )
+
+
 def test_what_takes_one_forget_set_says_so(made: Study, tiny: MakeStudy, tmp_path: Path):
     """Law: the competition's zip, and another study's choice of hardest images, are refused in one line."""
     from ray_unlearn.export import export_competition
 
     with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the competition"):
         export_competition(store_of(made), "finetune", 12, tmp_path / "submission.zip")
-    with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the format's"):
-        export_outputs(store_of(made), ["original", "finetune"], "klom", tmp_path / "klom", "retrained")
-    with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the data set's"):
-        export_hub(store_of(made), made, ["finetune"], tmp_path / "hub")
     tree = made.model_dump(mode="json")
     tree["evaluation"]["populations"] = {"base": f"{store_of(made).uri}/original"}
     with pytest.raises(StoreError, match="base and retrained do not compare: 1 and 4 forget sets"):
@@ -410,6 +431,35 @@ def test_errors_over_sets_and_originals_are_the_true_spread():
     assert without < 0.9
     ends = [interval(calibration.F, value, error) for value, error in zip(values, errors, strict=True)]
     assert np.mean([low <= truth <= high for low, high in ends]) > 0.9
+
+
+def test_a_subset_lacks_the_same_originals_in_every_set():
+    """Law: sets whose runs start from other originals, because some are not made, lose the same ones together.
+
+    A linear number of 2 sets that have three of four originals in common, which differ by 1 sd: their covariance is
+    3 / 16, and is found; by each set's own draws it is missed by half.
+    """
+    settings, starts = Settings(mode="exact", resamples=100, seed=0), ([0, 1, 2, 3] * 2, [0, 1, 3, 4] * 2)
+    sides = [[outputs_of(name, np.zeros((8, 1)), np.array(mine)) for name in ("unlearned", "a")] for mine in starts]
+    drawn = [subsets(*pair, settings, np.arange(5)) for pair in sides]
+    assert [(one.units, one.over_originals) for one in drawn] == [(5, True)] * 2
+    for rows in zip(*([ours for ours, _ in one.pairs] for one in drawn), strict=True):
+        gone = [set(mine) - {mine[row] for row in kept} for mine, kept in zip(starts, rows, strict=True)]
+        (lost,) = gone[0] | gone[1]
+        assert [lost in one for one in gone] == [lost in mine for mine in starts]
+    alone = [subsets(*pair, settings) for pair in sides]
+    assert [one.units for one in alone] == [4, 4]
+    rng, found = np.random.default_rng(5), []
+    for of_originals in rng.normal(size=(200, 5)):
+        by_set = [
+            [of_originals[mine][rows].mean() for rows, _ in each[s].pairs]
+            for each in (drawn, alone)
+            for s, mine in enumerate(starts)
+        ]
+        found.append([_in_common(np.array(by_set[:2]), drawn[0]), _in_common(np.array(by_set[2:]), alone[0])])
+    together, apart = np.mean(found, axis=0)
+    assert together == pytest.approx(3 / 16, rel=0.25)
+    assert apart < 0.7 * 3 / 16
 
 
 def outputs_of(name: str, phi_RN: np.ndarray, originals_R: np.ndarray) -> Outputs:

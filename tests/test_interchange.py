@@ -306,6 +306,7 @@ def test_shadows_of_lira_are_attacked(tmp_path: Path, capsys: pytest.CaptureFixt
     folder = write_lira(tmp_path / "experiments", logits, keep)
     assert main(["import", "lira", str(folder), "-o", str(tmp_path / "out")]) == 0
     study, store = load_study(tmp_path / "out" / "study.yaml"), store_in(tmp_path / "out", "lira")
+    assert "augmentation 0 of 2 is read, from 0" in capsys.readouterr().out
     order = [int(path.name.partition("-")[2].partition("_")[0]) for path in sorted(folder.glob("experiment-*"))]
     assert np.array_equal(membership_matrix(store, "shadows"), keep[order])
     found = outputs_of(tmp_path / "out", "lira", "shadows").splits["retain"]

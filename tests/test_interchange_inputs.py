@@ -21,6 +21,9 @@ from others_files import (
 )
 
 from ray_unlearn.cli import main
+from ray_unlearn.evaluation.confidence import logit_scaled_confidence
+from ray_unlearn.evaluation.outputs import read_outputs
+from ray_unlearn.store import StudyStore, open_storage
 
 RUNS = 4
 LOGITS = draw_logits(RUNS, 0)
@@ -39,6 +42,12 @@ def _keep_of_another_size(folder: Path) -> list[str]:
 
 def _an_unfinished_shadow(folder: Path) -> list[str]:
     (_lira(folder) / "experiment-2_4" / "logits" / f"{20:010d}.npy").unlink()
+    return ["lira", f"{folder}/lira"]
+
+
+def _no_shadow_with_keep(folder: Path) -> list[str]:
+    for file in _lira(folder).glob("*/keep.npy"):
+        file.unlink()
     return ["lira", f"{folder}/lira"]
 
 
@@ -82,6 +91,11 @@ def _another_split(folder: Path) -> list[str]:
 REFUSED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "keep.npy of another size": (_keep_of_another_size, "experiment-2_4/keep.npy: expected [40], as "),
     "a shadow that is not finished": (_an_unfinished_shadow, "experiment-2_4: expected logits of epoch 20"),
+    "shadows without keep.npy": (_no_shadow_with_keep, "with keep.npy and logits; found 4 with logits alone"),
+    "an augmentation that there is not": (
+        lambda f: ["lira", f"{_lira(f)}", "--augmentation", "2"],
+        "no augmentation 2; expected --augmentation 0 to 1",
+    ),
     "labels of another length": (lambda f: _labels(f, LABELS), "labels: expected 40 whole numbers"),
     "labels with a fraction": (lambda f: _labels(f, LABELS[:TRAIN] + 0.5), "found float64 [40]"),
     "an epoch by name": (lambda f: ["lira", f"{_lira(f)}", "--epoch", "best"], "--epoch: expected a number; found 'b"),
@@ -117,6 +131,19 @@ def test_refused_in_one_line(case: str, tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().err
     assert (code in (1, 2), expected in said, len(said.splitlines())) == (True, True, 1), said
     assert not (tmp_path / "out").exists()
+
+
+def test_what_of_lira_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Law: a folder without keep.npy is counted and named; the augmentation that is asked for is the one read."""
+    (_lira(tmp_path) / "experiment-2_4" / "keep.npy").unlink()
+    assert main(["import", "lira", f"{tmp_path}/lira", "--augmentation", "1", "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "shadows: 3 runs; 1 folder with logits and no keep.npy is left out, such as experiment-2_4; " in said
+    assert "augmentation 1 of 2 is read, from 0" in said
+    store = StudyStore(open_storage(str(tmp_path / "out")), "lira")
+    found = read_outputs(store, "shadows", store.made("shadows")).splits["retain"]
+    mirrored = logit_scaled_confidence(LOGITS[0][:TRAIN][::-1], LABELS[:TRAIN])
+    np.testing.assert_allclose(found.phi_RN[0], mirrored, atol=1e-5)
 
 
 def test_a_tensor_with_a_gradient_is_read(tmp_path: Path):

@@ -84,6 +84,7 @@ def test_what_is_not_a_mapping_is_refused(tmp_path: Path, text: str, found: str)
 
 def test_the_file_opens_every_refusal(file: Path) -> None:
     """The key's path comes after the file that it is in, also where an override made it wrong."""
+    assert refusal(file, "count=1") == f"{file}: count: unknown key; a population has it: populations.NAME.count"
     assert refusal(file, "training.epoch=1") == f"{file}: training.epoch: unknown key (did you mean 'epochs'?)"
 
 

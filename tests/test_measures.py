@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ray_unlearn.evaluation.measures as room
 from ray_unlearn.evaluation.measures import CURVES, MEASURES, SINGLE_CURVES
-from ray_unlearn.report.score_tables import glossary
+from ray_unlearn.report.score_tables import RANKED, glossary, table_of
 
 FILES = {path.stem for path in Path(room.__file__).parent.glob("*.py")} - {"__init__", "measure", "by_shadows"}
 
@@ -23,6 +23,11 @@ def test_a_measure_is_computed_in_one_way():
     for name, one in MEASURES.items():
         assert (one.compute is None) != (one.per_run is None), name
         assert set(one.needs) <= {"forget", "retain", "validation", "test"}, name
+
+
+def test_every_measure_is_shown():
+    """Law: the page shows every measure, in the ranking or in one of its tables."""
+    assert [name for name in MEASURES if not table_of(name)] == list(RANKED)
 
 
 def test_a_curve_has_its_measure():

@@ -9,7 +9,7 @@ import torch
 from samples import digit_runs, run_data, same_weights
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
-from torchvision.models import resnet18
+from torchvision.models import resnet18, vit_b_16
 
 from ray_unlearn import models
 from ray_unlearn.errors import MethodError
@@ -18,7 +18,7 @@ from ray_unlearn.methods.catastrophic_forgetting_k import (
     _rate,
     catastrophic_forgetting_k,
 )
-from ray_unlearn.methods.perturbations import last_units
+from ray_unlearn.methods.units import classifier, last_units
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.schema import Model
 
@@ -30,9 +30,13 @@ def small_cnn():
     return models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
 
 
+def last_linear(model):
+    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+
+
 def names(model, k, unit="block"):
     known = {module: name for name, module in model.named_modules()}
-    return [known[module] for module in last_units(model, k, unit)]
+    return [known[module] for module in last_units(model, last_linear(model), k, unit)]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +85,7 @@ def test_a_net_inside_of_another_is_no_unit(unit):
     net.vit, net.classifier = nn.Module(), nn.Linear(8, 3)
     net.vit.embeddings, net.vit.encoder, net.vit.norm = nn.Conv2d(3, 8, 4), nn.Linear(8, 8), nn.LayerNorm(8)
     with pytest.raises(MethodError, match=f"is one {unit}, 'vit', so nothing would be frozen; set unit: layer"):
-        last_units(net, 1, unit)
+        last_units(net, net.classifier, 1, unit)
     assert names(net, 0, unit) == ["classifier"]
     assert names(net, 2, "layer") == ["vit.encoder", "vit.norm", "classifier"]
 
@@ -89,8 +93,53 @@ def test_a_net_inside_of_another_is_no_unit(unit):
 @pytest.mark.parametrize(("unit", "share"), [("layer", 5_130), ("block", 4_725_770), ("stage", 8_398_858)])
 def test_how_many_parameters_k_1_moves(unit, share):
     """Law: of a ResNet-18 with ten classes, 512 * 10 + 10; the last block's 4,720,640 more; layer4's 8,393,728 more."""
-    units = last_units(resnet18(num_classes=10), 1, unit)
+    net = resnet18(num_classes=10)
+    units = last_units(net, net.fc, 1, unit)
     assert sum(parameter.numel() for module in units for parameter in module.parameters()) == share
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    """torchvision's vit_b_16 for ten classes, without values."""
+    with torch.device("meta"):
+        return vit_b_16(num_classes=10)
+
+
+@pytest.mark.parametrize("unit", ["stage", "block"])
+def test_a_transformers_encoder_is_no_unit(transformer, unit):
+    """Law: refused with its share: all but 590,592 parameters of patches and 768 of the class token, of 85,798,656."""
+    expected = f"unit: {unit}: 'encoder' is one {unit}, and holds 99.3 % of the parameters before the classifier"
+    with pytest.raises(MethodError, match=f"^{expected}.*; set unit: encoder_layer \\(12 of them\\) or layer$"):
+        last_units(transformer, transformer.heads.head, 1, unit)
+    assert names(transformer, 0, unit) == ["heads.head"]
+
+
+@pytest.mark.parametrize(("k", "count"), [(1, 7_097_098), (2, 7_097_098 + 7_087_872)])
+def test_encoder_layers_of_a_transformer(transformer, k, count):
+    """Law: 7,087,872 each; the last with the normalisation after it, 1,536, and the classifier, 768 * 10 + 10."""
+    units = [f"encoder.layers.encoder_layer_{i}" for i in range(12 - k, 12)]
+    found = last_units(transformer, transformer.heads.head, k, "encoder_layer")
+    assert names(transformer, k, "encoder_layer") == [*units, "encoder.ln", "heads.head"]
+    assert sum(parameter.numel() for module in found for parameter in module.parameters()) == count
+
+
+def test_encoder_layers_of_a_net_with_several_lists_are_refused():
+    """Law: a ResNet's stages are lists of blocks of their own; the message names them, and what to set."""
+    with pytest.raises(MethodError, match=r"found layer1, layer2, layer3, layer4; set unit: block or layer$"):
+        names(resnet18(num_classes=3), 1, "encoder_layer")
+    with pytest.raises(MethodError, match=r"expected one list of equal blocks.*found none"):
+        names(small_cnn(), 1, "encoder_layer")
+
+
+def test_a_last_linear_layer_with_other_outputs_is_no_classifier(tmp_path):
+    """Law: a net whose classifier is not created last is refused, and the layers that fit are named."""
+    net = nn.Module()
+    net.fc, net.embedding = nn.Linear(8, 3), nn.Linear(8, 2)
+    expected = r"'embedding' has 2 outputs; expected 3, one per class; 'fc' does: create it last in the net's __init__"
+    with pytest.raises(MethodError, match=expected):
+        catastrophic_forgetting_k(net, run_data(tmp_path), CatastrophicForgettingKOptions(), RNG)
+    with pytest.raises(MethodError, match=r"has 2 outputs; expected 4, one per class; no linear layer does$"):
+        classifier(net, 4)
 
 
 def test_a_classifier_deep_inside_and_what_comes_after_it():

@@ -9,7 +9,7 @@ from nets import SmallConv, close, copy_of
 from samples import digit_runs, run_data, same_weights
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
-from torchvision.models import resnet18
+from torchvision.models import VisionTransformer, resnet18
 
 from ray_unlearn import models
 from ray_unlearn.errors import MethodError
@@ -103,7 +103,7 @@ def test_a_block_that_cannot_start_afresh_is_refused(tmp_path):
             super().__init__()
             self.factor = nn.Parameter(torch.ones(2, 2))
 
-    model = nn.Sequential(Scale(), nn.Linear(2, 2))
+    model = nn.Sequential(Scale(), nn.Linear(2, 3))
     with pytest.raises(MethodError, match="layer Scale has no reset_parameters"):
         exact_unlearning_k(model, run_data(tmp_path), ExactUnlearningKOptions(), RNG)
 
@@ -118,6 +118,22 @@ def test_the_classifier_that_stays_is_not_re_initialised(tmp_path, monkeypatch):
         "8.weight",
         *(f"9.{kind}" for kind in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
     }
+
+
+def test_an_encoder_layer_starts_as_pytorch_builds_it(tmp_path, monkeypatch):
+    """Law: attention within Xavier's bound sqrt(6 / (8 + 24)), its biases 0, as torch draws them; the rest keeps 7."""
+    net = trained(VisionTransformer(image_size=8, patch_size=4, num_layers=3, num_heads=2, hidden_dim=8, mlp_dim=8))
+    net.heads = nn.Sequential(nn.Linear(8, 3))
+    found = {}
+    look = lambda model, data, options, rng: found.update(model.state_dict())  # noqa: E731
+    monkeypatch.setattr("ray_unlearn.methods.exact_unlearning_k.catastrophic_forgetting_k", look)
+    exact_unlearning_k(net, run_data(tmp_path), ExactUnlearningKOptions(unit="encoder_layer"), RNG)
+    last = "encoder.layers.encoder_layer_2."
+    for name, tensor in found.items():
+        assert torch.all((tensor == 7) != name.startswith((last, "encoder.ln.", "heads."))), name
+    weight, bound = found[f"{last}self_attention.in_proj_weight"], (6 / 32) ** 0.5
+    assert 0.9 * bound < float(weight.abs().max()) <= bound
+    assert not any(found[f"{last}self_attention.{name}"].any() for name in ("in_proj_bias", "out_proj.bias"))
 
 
 def test_runs_differ_and_repeat(tmp_path):

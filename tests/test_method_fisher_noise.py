@@ -118,12 +118,12 @@ def test_options_reach_their_places(monkeypatch):
 
 def test_the_mean_is_over_input_channels_alone(monkeypatch):
     """Law: a kernel's positions and its outputs keep variances of their own."""
-    model = nn.Sequential(nn.Conv2d(2, 2, 2, bias=False), nn.Linear(1, 1))
+    model = nn.Sequential(nn.Conv2d(2, 2, 2, bias=False), nn.Linear(1, 2))
     with torch.no_grad():
         model[0].weight.zero_()
     information = torch.tensor([1.0, 2.0, 4.0, 5.0, 8.0, 10.0, 16.0, 20.0] * 2).view(2, 2, 2, 2)
     information[1] *= 10
-    found = deviations(monkeypatch, model, [information, torch.ones(1, 1), torch.ones(1)], alpha=1.0)
+    found = deviations(monkeypatch, model, [information, torch.ones(2, 1), torch.ones(2)], alpha=1.0)
     first = torch.tensor([[1 + 1 / 8, 1 / 2 + 1 / 10], [1 / 4 + 1 / 16, 1 / 5 + 1 / 20]]) / 2
     for channel in range(2):
         assert torch.allclose(found[0][0, channel] ** 2, first)

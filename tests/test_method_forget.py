@@ -95,7 +95,7 @@ def test_a_resnets_pool():
 
     Six draws with replacement reach 1 - (50 / 51)^6 = 11 % of them, two cycles 21 %, three 30 %: the published ratios.
     """
-    assert len(module._candidates(torchvision.models.resnet18(), "tensors")) == 51
+    assert len(module._candidates(torchvision.models.resnet18(), "tensors", 1000)) == 51
     assert [round(100 * (1 - (50 / 51) ** (6 * cycles))) for cycles in (1, 2, 3)] == [11, 21, 30]
 
 

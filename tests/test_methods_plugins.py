@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import yaml
 from conftest import TINY, merged
 from forks import run
 
-from ray_unlearn.errors import MethodError
+from ray_unlearn.cli import main
+from ray_unlearn.errors import MethodError, StudyError
 from ray_unlearn.methods import ALIASES, METHODS
 from ray_unlearn.methods.resolve import method_of, resolve
 from ray_unlearn.study import parse_study
@@ -117,6 +120,52 @@ def test_a_mix_is_of_the_versions_of_its_parts(monkeypatch):
         method_of(uses["1.2"])
 
 
+@pytest.fixture
+def entry(tmp_path, monkeypatch):
+    """Give the registry, as it is in this process, a distribution's entry point; the module's text is what is given."""
+
+    def made(module: str) -> None:
+        installed(tmp_path, module=module)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "shrinkers", raising=False)
+        (found,) = importlib.metadata.distributions(name="shrinkers", path=[str(tmp_path)])
+        monkeypatch.setattr(METHODS, "_entries", {one.name: one for one in found.entry_points})
+        monkeypatch.setattr(METHODS, "_loaded", {})
+
+    return made
+
+
+def test_other_names_of_an_installed_method(entry, capsys):
+    """Law: its aliases are taken in studies, in parts of a mix and by `methods`, with the options that they imply."""
+    entry(MODULE.replace('    source="a test"', '    aliases={"HALF": {"factor": 0.5}},\n    source="a test"'))
+
+    def identity(**population):
+        return resolve(parse_study(merged(TINY, {"populations": {"mine": population}}), where="x"), "mine").identity
+
+    assert identity(method="HALF", epochs=2) == identity(method="shrink", factor=0.5, epochs=2)
+    parts = [{"method": "HALF"}, {"method": "shrink", "factor": 0.5}, {"method": "shrink"}]
+    mixes = [identity(method="mix", parts=[{"share": 1, **part}]) for part in parts]
+    assert mixes[0] == mixes[1] != mixes[2]
+    assert main(["methods", "HALF"]) == 0
+    assert "installed with: shrinkers 1.2" in capsys.readouterr().out
+    with pytest.raises(StudyError, match=r"no method 'HALP' \(did you mean 'HALF'\?\)"):
+        identity(method="HALP")
+
+
+def test_an_installed_method_that_fails_hides_no_mistyped_name(entry):
+    """Law: a name that is none is refused as before, where a method that was not asked for cannot be imported."""
+    entry("import nothing_of_that_name\n")
+    with pytest.raises(StudyError, match=r"no method 'fintune' \(did you mean 'finetune'\?\)"):
+        resolve(parse_study(merged(TINY, {"populations": {"mine": {"method": "fintune"}}}), where="x"), "mine")
+
+
+def test_an_alias_of_the_packages_own_is_refused(entry):
+    """Law: a distribution cannot give one of the package's names another meaning, by an alias either."""
+    entry(MODULE.replace('    source="a test"', '    aliases={"MSG": {}},\n    source="a test"'))
+    with pytest.raises(MethodError, match=r"shrinkers 1\.2 has a method 'MSG', which is a name of ray_unlearn's"):
+        METHODS["shrink"]
+
+
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
@@ -167,8 +216,6 @@ def test_names_of_the_literature():
 
 def test_a_mistyped_alias_is_guessed():
     """Law: the error names the nearest name, aliases included."""
-    from ray_unlearn.errors import StudyError
-
     tree = merged(TINY, {"populations": {"mine": {"method": "PRMG"}}})
     with pytest.raises(StudyError, match=r"no method 'PRMG' \(did you mean 'PRMQ'\?\)"):
         resolve(parse_study(tree, where="x"), "mine")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any
 
 import pytest
@@ -428,7 +430,8 @@ def _default(method: Any, option: str) -> Any:
 
 
 def test_every_method_states_what_was_read():
-    """Law: a method of someone's names the files that were opened, and whose they are; `methods NAME` shows them."""
+    """Law: a method of someone's names the files that were opened, and whose they are, in its docstring as well: the
+    same repositories after "Read:"; `methods NAME` shows them, and what no source settles."""
     from ray_unlearn.report.text import method_lines
 
     own = {"train", "retrain", "weights", "null", "mix"}
@@ -437,6 +440,12 @@ def test_every_method_states_what_was_read():
         if name in own:
             continue
         assert any(kind in method.opened for kind in kinds), name
+        text = " ".join((sys.modules[f"ray_unlearn.methods.{name}"].__doc__ or "").split())
+        read = text.partition(" Read: ")[2].partition("Caveats:")[0]
+        assert any(kind.rstrip("'") in read for kind in kinds), name
+        repositories = re.findall(r"(?:^|[ (])([A-Z\w-]+/[\w.-]+)(?= [\w\"(]|$|,| and)", method.opened)
+        assert all(one in read for one in repositories if not one.endswith(".py")), name
+        assert repositories or "no code" in method.opened, name
         text = "\n".join(method_lines(method))
         assert f"  read: {method.opened}" in text
         assert all(f"  open: {each}" in text for each in method.open)

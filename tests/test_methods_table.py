@@ -93,8 +93,13 @@ def test_cost_is_of_cpu_time(made, capsys):
             seconds = {"seconds": {"train": wall}, "cpu_seconds": {"train": cpu}}
             rewritten(store, Run(population=name, index=index), **seconds)
     assert (table(file), _cost(capsys)) == (0, "5.00")
+    assert table(file) == 0
+    assert "\n\nAll 7 runs: 0.4 CPU minutes, on two cores 0.2 minutes.\n" in capsys.readouterr().out  # 1 + 4 + 20 s
     rewritten(store, Run(population="null", index=0), cpu_seconds={})
     assert (table(file), _cost(capsys)) == (0, "2.00")
+    rewritten(store, Run(population="null", index=1), cpu_seconds={})
+    assert table(file) == 0
+    assert "CPU minutes" not in capsys.readouterr().out
 
 
 def _cost(capsys: Any) -> str:
@@ -120,7 +125,8 @@ def test_forgetting_quality_and_its_null(tmp_path, capsys):
     score = forgetting_quality(phi["finetune"], phi["retrained"][:4]).score
     capsys.readouterr()
     assert table(str(file)) == 0
-    rows = {line.split("|")[1].strip(" `"): line.split("|") for line in capsys.readouterr().out.splitlines()}
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    rows = {line.split("|")[1].strip(" `"): line.split("|") for line in lines}
     assert rows["finetune"][6].strip() == f"{score:.3f}"
     assert rows["original"][6].strip() == "-"
     words = rows["retrained"][6].split()

@@ -224,6 +224,23 @@ def test_a_head_of_a_fixed_size_is_said_to_come_from_the_file(tmp_path):
     assert plain.notes == ()
 
 
+def test_a_factory_that_changed_has_the_head_that_it_has_now(tmp_path):
+    """Law: what is the head is found anew where the factory's file was edited between two calls of one process."""
+    text = "from torch import nn\n\ndef make(num_classes):\n    return nn.Sequential({})\n"
+    layers = "nn.Flatten(), nn.Linear(48, {0}), nn.Linear({0}, num_classes)"
+    spec, starts = Model(arch="edited:make").with_folder(str(tmp_path)), []
+    for width in ("5", "num_classes"):
+        (tmp_path / "edited.py").write_text(text.format(layers.format(width)))
+        models.identity(spec)  # as a study is opened
+        if width == "5":
+            file = saved(models.build(spec, 5, Seeds(study=9), 4), tmp_path / "a.safetensors")
+        started = spec.model_copy(update={"pretrained": file})
+        starts.append(models.build(started, 5, Seeds(study=0), 4).state_dict())
+    held = safetensors.torch.load_file(file)
+    assert [torch.equal(start["1.weight"], held["1.weight"]) for start in starts] == [True, False]
+    assert not any(torch.equal(start["2.weight"], held["2.weight"]) for start in starts)
+
+
 def test_the_content_of_a_file_is_its_identity(tmp_path):
     """Law: a copy elsewhere is the same model; another file another; a worker refuses one that changed."""
     net = built(9, arch="small_cnn")

@@ -99,6 +99,31 @@ def test_three_errors_are_three_lines(tmp_path: Path, capsys):
     assert said.out == "3 problems found\n"
 
 
+def test_a_refusal_that_populations_share_is_one_problem(tmp_path: Path, capsys):
+    """Law: it names the populations, and has the line of the key; another population's own stays its own."""
+    changes = {
+        "training": {"augment": {"transforms": ["RandomCropp"]}},
+        "populations": {"other": {"method": "nothing"}},
+    }
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(merged(TINY, changes), sort_keys=False))
+    first, second = planned(file, code=2, capsys=capsys)["problems"]
+    assert re.search(
+        r":\d+: training\.augment\.transforms: .*'RandomCropp'.* \(populations original, finetune\)$", first
+    )
+    assert re.search(r":\d+: populations\.other\.method: .*nothing", second)
+
+
+def test_a_busy_machine_is_said(quick: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Law: where other processes use the cores, the line says that a measured step is no measure."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    for load, said in ((0.4, False), (3.0, True)):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert main(["plan", str(quick)]) == 0
+        line = f"warning: this machine is busy (load {load} on 2 cores), so the measured step took longer than alone"
+        assert (line in capsys.readouterr().out) == said
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "says"),
     [

@@ -142,6 +142,20 @@ def test_failures_of_earlier_commands_are_left_to_do(making: Making):
     assert (look.populations[1].failed, look.left_s) == (3, 14.0)
 
 
+def test_runs_of_a_population_that_ended_early_are_not_left(making: Making):
+    """Law: of 11 runs 3 are made at 0.5 a second, 3 failed, and the 5 others of their population are not tried."""
+    making.made(ORIGINAL, finetune(0), finetune(1))
+    making.event("begun", 0, host="elsewhere", pid=1)
+    making.event("ready", 4)
+    for second in (6, 8, 10):
+        making.event("made", second)
+    for index in (2, 3, 4):
+        making.event("given up", 11, run=str(finetune(index)))
+    assert making.look().left_s == 10.0
+    making.event("ended early", 11, population="finetune", runs=5, why="all fail alike")
+    assert making.look().left_s == 0.0
+
+
 @pytest.mark.parametrize(("run_s", "workers"), [(60, 1), (60, 2), (5, 40)])
 def test_a_rate_is_that_of_the_workers_at_every_look(run_s: int, workers: int):
     """Law: workers that work in step for an hour make `workers / run_s` runs a second; at no time from the fifth

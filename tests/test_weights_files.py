@@ -61,6 +61,12 @@ def test_a_csv_says_seeds_and_originals(tmp_path: Path):
 @pytest.mark.parametrize(
     ("weights", "expected"),
     [
+        (
+            ["ckpt/sd_1*", "ckpt/sd_10*"],
+            "oracle.weights: .*ckpt/sd_10____epoch_23.pt is named twice; runs are taken as",
+        ),
+        (["ckpt", "./ckpt/../ckpt/sd_2____epoch_23.pt"], "sd_2____epoch_23.pt is named twice"),
+        ("twice.csv", "oracle.weights: .*twice.csv: .*sd_2____epoch_23.pt is named twice"),
         ("none_*.pt", "populations.oracle.weights: .*none_.*no file matches"),
         ("empty", "the folder holds no weights"),
         ("bad.csv", "expected rows with a column path, and seed, original; found columns file"),
@@ -71,9 +77,10 @@ def test_a_csv_says_seeds_and_originals(tmp_path: Path):
         ("misspelt.csv", "misspelt.csv: column 'originals' is not read; did you mean 'original'?"),
     ],
 )
-def test_refused_by_name(tmp_path: Path, weights: str, expected: str):
+def test_refused_by_name(tmp_path: Path, weights: object, expected: str):
     """Law: one line with the key, the file and what was expected."""
     (tmp_path / "empty").mkdir()
+    (tmp_path / "twice.csv").write_text("path\nckpt/sd_2____epoch_23.pt\n./ckpt/sd_2____epoch_23.pt\n")
     (tmp_path / "bad.csv").write_text("file\na\n")
     (tmp_path / "seed.csv").write_text("path,seed\na,x\n")
     (tmp_path / "blank.csv").write_text("path,seed\na,1\n,2\n")

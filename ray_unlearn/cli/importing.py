@@ -58,6 +58,10 @@ def import_(
     ] = None,
     epoch: Annotated[str | None, typer.Option(help="Epoch that is read, where files hold several.")] = None,
     forget_set: Annotated[int | None, typer.Option(min=0, help="Number of EasyDUB's forget set.")] = None,
+    augmentation: Annotated[
+        int | None,
+        typer.Option(min=0, help="Which of LiRA's augmentations is read. Default: 0, the image as it is."),
+    ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Population to compare others with. Default: retrained, or the only one.")
     ] = None,
@@ -82,6 +86,7 @@ def import_(
         ids=ids,
         epoch=epoch,
         forget_set=forget_set,
+        augmentation=augmentation,
     )
     wanted.check_options(form.value, TAKES[form.value])
     images, populations = READERS[form.value](wanted)

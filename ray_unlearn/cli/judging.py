@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ray_unlearn.evaluation.cache import Execute, Task
-    from ray_unlearn.report.worst_images import Shown
-    from ray_unlearn.store import StudyStore
-    from ray_unlearn.study import Study
 
 LARGE_S = 300.0
 """Expected seconds on one core above which an evaluation goes to Ray, unless --jobs is given."""
@@ -203,37 +200,22 @@ def report(
 
     The page opens without a network.
     """
-    from ray_unlearn.report.publish import draw, render, save
+    from ray_unlearn.generation.thumbnails import worst_pictures
+    from ray_unlearn.report.publish import check_images, draw, render, save
     from ray_unlearn.study import load_study
 
     chosen = _form_of(output, form)
     loaded = load_study(study, overrides)
     store = store_of(loaded)
-    if images and chosen is not ReportFormat.html:
-        raise StudyError(f"report: --images puts pictures on a page; expected the format html; found {chosen.value}")
-    text = render(store, chosen.value, names_in(columns), _pictures(loaded, store) if images else ())
+    check_images(chosen.value, images=images)
+    pictures = worst_pictures(loaded, store, print_error) if images else ()
+    text = render(store, chosen.value, names_in(columns), pictures)
     try:
         print_line(f"wrote {save(store, chosen.value, text, output)}")
     except StoreReadOnly as error:
         raise StoreReadOnly(f"{error}; --output FILE writes the report elsewhere") from error
     if figures is not None:
         print_line(f"wrote {len(draw(store, figures))} files in {figures}")
-
-
-def _pictures(study: Study, store: StudyStore) -> Sequence[Shown]:
-    """Return pictures of the images that each method forgot worst."""
-    from ray_unlearn.evaluation.evaluate import read_scores
-    from ray_unlearn.generation.thumbnails import thumbnails
-    from ray_unlearn.report.worst_images import shown_images, worst_images
-
-    found = worst_images(study, store, read_scores(store))
-    image_ids = dict.fromkeys(one.image_id for images in found.values() for one in images)
-    if not image_ids:
-        print_error("warning: --images: no image has an epsilon, which takes 3 runs of a method and of the reference")
-        return []
-    population = next(name for name, images in found.items() if images)  # all that are compared have the same images
-    made_of = (store.held(population) or {})["identity"]["data"]
-    return shown_images(found, thumbnails(study, made_of, image_ids))
 
 
 def _form_of(output: Path | None, form: ReportFormat | None) -> ReportFormat:

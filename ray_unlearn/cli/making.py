@@ -38,6 +38,9 @@ from ray_unlearn.errors import StoreError, StudyError, did_you_mean
 from ray_unlearn.terminal import print_error, print_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ray_unlearn.store import StudyStore
     from ray_unlearn.study import Study
 
 
@@ -127,11 +130,7 @@ def status(
     """Count planned, finished and failed runs."""
     from dataclasses import asdict
 
-    from ray_unlearn.monitor.utilisation import utilisation, utilisation_line
     from ray_unlearn.report.text import status_lines
-    from ray_unlearn.store.agreement import changed_scripts, disagreements
-    from ray_unlearn.store.arithmetic import mixtures
-    from ray_unlearn.store.events import EventReader
     from ray_unlearn.store.metrics import study_status
     from ray_unlearn.study import load_study
 
@@ -156,24 +155,37 @@ def status(
         print_line(json.dumps({"study": loaded.name, "store": store.uri, "populations": rows}, indent=1))
     else:
         print_line("\n".join(status_lines(found, store.uri)))
-        events, unread = EventReader(store).newest_or_error("begun")
-        if unread:
-            print_line(f"events cannot be read: {unread}")
-        elif (use := utilisation(events)).share is not None:
-            print_line(f"last generate: {utilisation_line(use)}")
-        reference = loaded.evaluation.reference if loaded.evaluation else ""
-        for line in mixtures({name: store.made(name) for name in loaded.populations}, reference):
-            print_line(f"warning: {line}")
-        for line in disagreements(loaded, store):
-            print_line(f"warning: made from another value than the study has: {line}; `generate` will refuse it")
-        for line in changed_scripts(loaded, store):
-            print_line(f"warning: made with another script than the study names: {line}; `generate` will refuse it")
+        for line in _remarks(loaded, store, typed("all", study, overrides)):
+            print_line(line)
     if plot is not None:
         left_out = save_curves(store, list(loaded.populations), plot)
         write = print_error if as_json else print_line
         for name, why in left_out.items():
             write(f"not in {plot}: {name}: {why}")
         write(f"wrote {plot}")
+
+
+def _remarks(study: Study, store: StudyStore, everything: str) -> Iterator[str]:
+    """Yield what stands below the counts of `status`; `everything`: the command that runs all stages."""
+    from ray_unlearn.monitor.utilisation import utilisation, utilisation_line
+    from ray_unlearn.store.agreement import changed_scripts, disagreements
+    from ray_unlearn.store.arithmetic import mixtures
+    from ray_unlearn.store.events import EventReader
+
+    if study.adaptive:
+        yield study.adaptive.all_made(everything)
+    events, unread = EventReader(store).newest_or_error("begun")
+    if unread:
+        yield f"events cannot be read: {unread}"
+    elif (use := utilisation(events)).share is not None:
+        yield f"last generate: {utilisation_line(use)}"
+    reference = study.evaluation.reference if study.evaluation else ""
+    for line in mixtures({name: store.made(name) for name in study.populations}, reference):
+        yield f"warning: {line}"
+    for line in disagreements(study, store):
+        yield f"warning: made from another value than the study has: {line}; `generate` will refuse it"
+    for line in changed_scripts(study, store):
+        yield f"warning: made with another script than the study names: {line}; `generate` will refuse it"
 
 
 def verify(

@@ -88,6 +88,7 @@ def _lines(forecast: Forecast, next_step: str, quick: bool) -> list[str]:
         return [*lines, f"nothing to do: all {plural(sum(one.planned for one in estimates), 'run')} are made"]
     where = f"{plural(forecast.workers, 'worker')} on {forecast.device}"
     gpu = f", {decimals(forecast.gpu_hours)} GPU hours" if forecast.gpus_per_worker else ""
+    lines += [f"warning: {forecast.busy}"] if forecast.busy else []
     left = "an unknown time" if forecast.seconds is None else f"about {duration(forecast.seconds)}"
     lines.append(f"{plural(pending, 'run')} to make: {left} with {where}{gpu}; {_size(forecast.size_bytes)} to write")
     unchecked = ", but methods, their options and the architecture were not checked" * quick
@@ -121,4 +122,5 @@ def _values(forecast: Forecast) -> dict[str, object]:
         "gpu_hours": forecast.gpu_hours,
         "size_bytes": forecast.size_bytes,
         "free_bytes": forecast.free_bytes,
+        "busy": forecast.busy,
     }

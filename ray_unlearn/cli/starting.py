@@ -98,12 +98,12 @@ def methods(
     as_json: AsJson = False,
 ) -> None:
     """List the methods, or show one with its options."""
-    from ray_unlearn.methods import ALIASES, METHODS
+    from ray_unlearn.methods import METHODS
     from ray_unlearn.report.text import method_lines, method_list, method_values
 
-    name = ALIASES[name][0] if name is not None and name in ALIASES else name
+    name = name and METHODS.called(name)[0]
     if name is not None and name not in METHODS:
-        raise StudyError(f"no method {name!r}{did_you_mean(name, [*METHODS, *ALIASES])}")
+        raise StudyError(f"no method {name!r}{did_you_mean(name, METHODS.names())}")
     chosen = [method for key, method in METHODS.items() if name in (None, key)]
     if as_json:
         print_line(json.dumps([method_values(method) for method in chosen], indent=1))

@@ -1,4 +1,4 @@
-"""The subcommand that runs all stages: prepare, generate, evaluate, report.
+"""The subcommand that runs all stages: generate (which prepares the images), evaluate, report.
 
     ray-unlearn all faces.yaml --workers 8
 
@@ -49,8 +49,9 @@ def everything(
 ) -> None:
     """Run all stages that are not done yet.
 
-    The stages are prepare, generate, evaluate and report. The exit code is 3 where runs failed, after scoring the
-    others, and 1 where those cannot be scored. A study without a reference population is only generated.
+    The stages are generate, which prepares the images first, evaluate and report. The exit code is 3 where runs
+    failed, after scoring the others, and 1 where those cannot be scored. A study without a reference population is
+    only generated.
 
     With `count: {up_to: N, until: decided}`, runs are made and scored at 16, 32, 64, ... of every population, until
     the order is settled.

@@ -26,7 +26,7 @@ from ray_unlearn.data.class_names import in_order, is_split, reordered
 from ray_unlearn.data.csv_files import read_csv
 from ray_unlearn.data.files import open_filesystem, read_local
 from ray_unlearn.data.rows import GivenSplit, OpenSource, Row
-from ray_unlearn.data.strangers import explain, ignored, is_system
+from ray_unlearn.data.strangers import explain, ignored, is_system, unfollowed
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.retries import attempt
 from ray_unlearn.study.identity import digest
@@ -129,9 +129,10 @@ def open_class_folders(path: str) -> OpenSource:
         raise DataError(f"{path}: {explain(root)}")
     names = in_order(item.name for item in root.iterdir() if item.is_dir() and not is_system(PurePath(item.name)))
     check_splits(path, names)
-    entries, others = [], [item for item in root.iterdir() if not is_system(PurePath(item.name)) and item.is_file()]
+    entries, others = [], [item for item in root.iterdir() if not is_system(PurePath(item.name)) and not item.is_dir()]
     for name in names:
-        files = sorted(p for p in (root / name).rglob("*") if not is_system(p.relative_to(root)) and not p.is_dir())
+        found = (p for p in (root / name).rglob("*") if not is_system(p.relative_to(root)))
+        files = sorted(p for p in found if p.is_symlink() or not p.is_dir())  # a linked folder is not searched
         images = [p for p in files if p.suffix.lower() in SUFFIXES and p.is_file()]
         others += sorted({*files} - {*images})
         for file in images:
@@ -139,7 +140,9 @@ def open_class_folders(path: str) -> OpenSource:
             entries.append(Entry(path=str(file), image_id=image_id, label=name, where=str(file)))
     if not entries:
         raise DataError(f"{path}: {explain(root)}")
-    return replace(source_of(path, entries, names), remarks=_remarks(names, others))
+    links = [p for p in others if p.is_symlink() and not p.is_file()]
+    remarks = (*_remarks(names, [p for p in others if p not in links]), *unfollowed(links, root))
+    return replace(source_of(path, entries, names), remarks=remarks)
 
 
 def _text_of(file: Path, root: Path) -> str:

@@ -100,6 +100,21 @@ def ignored(paths: Iterable[PurePath]) -> str:
     return f"{ignored}: {_by_suffix(found)}"
 
 
+def unfollowed(links: Iterable[Path], root: Path) -> list[str]:
+    """Return a line about symbolic links that lead nowhere, and one about those to folders, which are not searched."""
+    found = sorted(links)
+    folders = [link for link in found if link.is_dir()]
+    broken = [link for link in found if not link.exists()]
+    lines = []
+    if broken:
+        first = f"{str(broken[0].relative_to(root))!r} to {str(broken[0].readlink())!r}"
+        lines.append(f"{plural(len(broken), 'broken symbolic link')} ignored, such as {first}: no such file")
+    if folders:
+        what = f"{plural(len(folders), 'symbolic link')} to a folder inside of a class folder ignored"
+        lines.append(f"{what}, such as {str(folders[0].relative_to(root))!r}: put the images there, or link each")
+    return lines
+
+
 def _by_suffix(paths: Iterable[PurePath]) -> str:
     counts = Counter(path.suffix.lower() or "without a suffix" for path in paths)
     return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(8)) + ", ..." * (len(counts) > 8)

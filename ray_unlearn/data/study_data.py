@@ -67,6 +67,11 @@ class StudyData:
         """Return the splits of one of the study's forget sets."""
         return (self.splits, *self.further)[forget_set]
 
+    def warned(self, lines: Sequence[str]) -> StudyData:
+        """Return the same with these warnings instead, in the saved splits too."""
+        arrows = {digest: with_warnings(arrow, lines) for digest, arrow in self.arrows.items()}
+        return replace(self, warnings=tuple(lines), arrows=arrows)
+
     @property
     def sources(self) -> list[Prepared]:
         """Prepared sources in the order of the index."""
@@ -190,9 +195,7 @@ def prepare_study(
     if study.data.strict and data.warnings:
         raise DataError(f"data.strict: {data.warnings[0]}" + _more(data.warnings[1:]))
     at = {"revisions": revisions} if revisions else {}
-    warnings = (*remarks, *data.warnings)
-    arrows = {name: with_warnings(arrow, warnings) for name, arrow in data.arrows.items()}
-    return replace(data, identity={**data.identity, **at}, warnings=warnings, arrows=arrows)
+    return replace(data, identity={**data.identity, **at}).warned((*remarks, *data.warnings))
 
 
 def _more(others: Sequence[str]) -> str:

@@ -3,18 +3,21 @@
     check_replaceable(study, folder)             # before any work
     files = write_models(store, run, folder)     # [("model.pth", "9f86..."), ("model.safetensors", "2c26...")]
 
-Only a file that the request wrote, as SHA256SUMS has it, is replaced.
+Only a file that the request wrote, as SHA256SUMS has it, is replaced. SHA256SUMS names a file's next content before it
+is replaced, beside the present one, so that a request that was killed in between is repeated like any other.
 
 Does not cover: the study file (`request`), the page (`page`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ray_unlearn.errors import StoreError, StudyError
-from ray_unlearn.export import export_model
+from ray_unlearn.export import model_content, write_file
 from ray_unlearn.store import StudyStore
+from ray_unlearn.store.records import payload_of
 from ray_unlearn.study.plan import ORIGINAL, Run
 from ray_unlearn.study.schema import Study
 from ray_unlearn.usercode.sources import sha256_of
@@ -40,7 +43,7 @@ def check_replaceable(study: Study, folder: Path) -> None:
     try:
         written = _sums(folder)
         strange = [
-            name for name in MODELS if (folder / name).exists() and sha256_of(folder / name) != written.get(name)
+            name for name in MODELS if (folder / name).exists() and (sha256_of(folder / name), name) not in written
         ]
     except OSError as error:
         raise StoreError(f"{folder}: cannot be read: {error.strerror or error}") from error
@@ -58,17 +61,22 @@ def write_models(store: StudyStore, run: Run, folder: Path) -> list[tuple[str, s
         StoreError: the checkpoint is damaged, or the folder cannot be written.
 
     """
-    files = [(name, export_model(store, run, folder / name).sha256) for name in MODELS]
-    try:
-        (folder / _SUMS).write_text("".join(f"{sha256}  {name}\n" for name, sha256 in files), encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    return files
+    contents = {name: model_content(store, run, Path(name).suffix) for name in MODELS}
+    new = [(payload_of(content).sha256, name) for name, content in contents.items()]
+    write_file(folder / _SUMS, _lines([*new, *(one for one in _sums(folder) if one not in new)]))
+    for name, content in contents.items():
+        write_file(folder / name, content)
+    write_file(folder / _SUMS, _lines(new))
+    return [(name, sha256) for sha256, name in new]
 
 
-def _sums(folder: Path) -> dict[str, str]:
-    """Return sha256 by name, as the request wrote it; empty before the first time."""
+def _lines(sums: Sequence[tuple[str, str]]) -> bytes:
+    return "".join(f"{sha256}  {name}\n" for sha256, name in sums).encode()
+
+
+def _sums(folder: Path) -> list[tuple[str, str]]:
+    """Return sha256 and name of each file that the request wrote, or was about to write; empty before it began."""
     if not (folder / _SUMS).exists():
-        return {}
+        return []
     lines = (folder / _SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-    return {name.strip(): sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+    return [(sha256, name.strip()) for sha256, _, name in (line.partition("  ") for line in lines)]

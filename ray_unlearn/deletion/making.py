@@ -17,6 +17,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from ray_unlearn.deletion.scales import check_scale
 from ray_unlearn.errors import ModelError, ReferenceNotMade, StoreError
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.evaluation.scores import Scores
+from ray_unlearn.export import write_file
 from ray_unlearn.generation import Summary, generate
 from ray_unlearn.generation.backends import BackendName
 from ray_unlearn.generation.thumbnails import thumbnails as drawn
@@ -141,8 +143,8 @@ def forget_study(
     check_form(study, str(file))
     check_replaceable(study, file.parent)
     store = StudyStore(open_storage(study.storage), study.name)
-    end = time.monotonic() + seconds
-    _made(generate(with_count(study, 1), backend="inline", only=[ORIGINAL]), "the original")
+    end, said = time.monotonic() + seconds, set[str]()
+    _made(generate(with_count(study, 1), backend="inline", only=[ORIGINAL], said=said), "the original")
     try:
         check_scale(study, store)
         say(original.check(study, store))
@@ -152,7 +154,7 @@ def forget_study(
     warnings = original.warnings(study)
     for line in warnings:
         say(f"warning: {line}")
-    study, note, failed = _make(file, study, store, end, backend, most, say)
+    study, note, failed = _make(file, study, store, end, partial(generate, said=said), backend, most, say)
     warnings += [line for line in (note, failed) if line]
     write_count(file, max(1, len(store.made(UNLEARNED))))
     scores = _scores(study, store, say)
@@ -172,7 +174,14 @@ def _made(summary: Summary, what: str) -> None:
 
 
 def _make(
-    file: Path, study: Study, store: StudyStore, end: float, backend: BackendName, most: int, say: Say
+    file: Path,
+    study: Study,
+    store: StudyStore,
+    end: float,
+    make: Callable[..., Summary],
+    backend: BackendName,
+    most: int,
+    say: Say,
 ) -> tuple[Study, str, str]:
     """Make the unlearned model, then pairs of unlearned and retrained runs until the budget is used.
 
@@ -181,7 +190,7 @@ def _make(
         and why making them ended early, empty where no run failed.
 
     """
-    _made(generate(with_count(study, 1), backend="inline", only=[UNLEARNED]), "the unlearned model")
+    _made(make(with_count(study, 1), backend="inline", only=[UNLEARNED]), "the unlearned model")
     say(f"the unlearned model is made; {duration(max(0.0, end - time.monotonic()))} of the budget are left")
     done = _pairs(store)
     expected_s = 0.0 if done else _retraining_s(study, store)
@@ -200,7 +209,7 @@ def _make(
         if count <= done:
             break
         say(f"making unlearned and retrained models: {done} of each so far, {count} then")
-        summary = generate(with_count(study, count), backend=backend, only=[UNLEARNED, RETRAINED])
+        summary = make(with_count(study, count), backend=backend, only=[UNLEARNED, RETRAINED])
         if summary.exit_code:
             return with_count(study, count), "", _ended_early(file, summary)
         pair_s = (time.monotonic() - begun) / (count - done)
@@ -268,10 +277,7 @@ def _written(
         thumbnails=_pictures(study, store, found) if thumbnails else None,
     )
     result = Deletion(folder, found, tuple(_lines(file, without_keys(shlex.join(again)), found, files)))
-    try:
-        result.page.write_text(deletion_page(study, found, context), encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    write_file(result.page, deletion_page(study, found, context).encode())
     return result
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel
 
 from ray_unlearn.evaluation.comparison import ATTACKED
@@ -22,7 +24,14 @@ from ray_unlearn.evaluation.intervals import APART, SHARED
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.nulls import NullPart, score_null
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs, check_same_images, read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import (
+    ImageNames,
+    Outputs,
+    check_same_images,
+    original_of,
+    read_image_names,
+    read_outputs,
+)
 from ray_unlearn.evaluation.population_scores import Scored, describe, on_set, whole
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import FORMAT, OneRunAudit, PopulationScores, Role
@@ -95,6 +104,12 @@ class Population:
         """Return so many runs about each forget set, those with the smallest indexes."""
         kept = {index for mine in runs_by_set(self.records, self.sets) for index in mine[:runs]}
         return replace(self, records={index: one for index, one in sorted(self.records.items()) if index in kept})
+
+    @property
+    def common_originals(self) -> npt.NDArray[np.int64] | None:
+        """Originals that runs about several forget sets start from; None with one set, or with runs from scratch."""
+        starts = [start for record in self.ordered if (start := original_of(record)) is not None]
+        return np.unique(starts) if self.sets > 1 and len(starts) == len(self.records) else None
 
     @property
     def ordered(self) -> list[Record]:
@@ -178,7 +193,8 @@ class Task:
             return Part(key=self.key, null=score_null(sides, self.null_runs, self.settings)).model_dump_json()
         if self.role == "unlearned":
             scored = self._scored(fits)
-            return Part(key=self.key, population=scored.population, draws=scored.draws).model_dump_json()
+            part = Part(key=self.key, population=scored.population, draws=scored.draws, images=scored.images)
+            return part.model_dump_json()
         each = [self._described(one, in_parts(*self._held(one), one.records)) for one in self.population.by_set()]
         described = self._attacked(self._together(each), self._names(self.population))
         return Part(key=self.key, population=described).model_dump_json()
@@ -209,12 +225,13 @@ class Task:
 
     def _scored(self, fits: Mapping[str, ShadowFit]) -> Scored:
         """Return the scores of an unlearned population, over all forget sets."""
-        described, each = [], []
+        described, each, originals = [], [], self.population.common_originals
         for ours, theirs in zip(self.population.by_set(), self.reference.by_set(), strict=True):
             outputs, others = (self._read(side).with_shadows(fits) for side in (ours, theirs))
             check_same_images(outputs, others)
             described.append(self._described(ours, [outputs]))
-            each.append(on_set(described[-1], outputs, others, self._names(ours), self.null_runs, self.settings))
+            names = self._names(ours)
+            each.append(on_set(described[-1], outputs, others, names, self.null_runs, self.settings, originals))
         scored = whole(each, self.settings)
         if len(each) == 1:
             audit = one_run_audit(each[0].side.unlearned, each[0].side.reference, *self.control, self.settings)
@@ -253,6 +270,8 @@ class Part(BaseModel):
     null: NullPart | None = None
     draws: dict[str, tuple[float, ...]] = {}
     """Values on subsets of a population's runs, by the measures that populations are ranked by."""
+    images: dict[str, tuple[float, ...]] = {}
+    """Numbers of each forget image (`worst_images`), whose share beyond the null's limit is reported."""
 
 
 Execute = Callable[[Sequence[Task]], Iterable[tuple[Task, str]]]

@@ -43,8 +43,8 @@ from ray_unlearn.evaluation.scores import (
     Rank,
     Role,
     Scores,
-    scores_table,
 )
+from ray_unlearn.evaluation.scores_table import scores_table
 from ray_unlearn.evaluation.whole_populations import adjusted
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.agreement import disagreements
@@ -285,7 +285,7 @@ def _assembled(
         if scored is not None:
             scored = _with_look(scored, looks.get(task.part))
             null = parts[_NULL].null if scored.measures else None
-            populations[task.part] = with_null(scored, null) if null else scored
+            populations[task.part] = with_null(scored, null, parts[task.part].images) if null else scored
     populations = adjusted(populations)
     first = tasks[0].population
     names = read_image_names(first.store or store, first.splits)

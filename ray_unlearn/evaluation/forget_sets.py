@@ -99,7 +99,10 @@ def over_sets(each: Sequence[OnSet], mode: Mode) -> tuple[PopulationScores, dict
 
 
 def _together(draws: Sequence[Draws]) -> Draws:
-    """Return means over sets on each subset, whose rows are the same in each set, and the points of all images."""
+    """Return means over sets on each subset, which lacks the same originals in each set, and the points of all images.
+
+    Where sets have runs of other originals, `intervals.subsets` draws from those of all sets together.
+    """
     names = [name for name in draws[0].values if all(name in one.values for one in draws)]
     points = [one.points_KE for one in draws]
     return Draws(

@@ -37,6 +37,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.measure import Mode
@@ -79,22 +80,34 @@ class Error:
     """Part of it that images have alone, which more runs hardly reduce."""
 
 
-def subsets(unlearned: Outputs, reference: Outputs, settings: Settings) -> Subsets:
+def subsets(
+    unlearned: Outputs, reference: Outputs, settings: Settings, originals: npt.NDArray[np.int64] | None = None
+) -> Subsets:
     """Return subsets of as many runs of both sides; none where there are fewer than 6.
 
     With 4 originals or more, the unlearned side loses all runs of an original at once; a number's error is then that
     over originals and runs.
+
+    Args:
+        unlearned: the population.
+        reference: the retrained models.
+        settings: gives the draws.
+        originals: those that the runs of all forget sets together start from, of a study with several: with 4 or
+            more, the k-th subset of every set lacks the same ones, also where a set has no run of some of them.
+
     """
-    runs = len(unlearned)
-    originals = np.unique(unlearned.originals_R)
-    over_originals = LEAST_ORIGINALS <= len(originals) < runs
-    block_R = unlearned.originals_R if over_originals else np.arange(runs)
-    units = len(np.unique(block_R))
+    runs, starts_R = len(unlearned), unlearned.originals_R
+    names = np.unique(starts_R if originals is None else originals)
+    over_originals = len(names) >= LEAST_ORIGINALS and len(np.unique(starts_R)) < runs
+    block_R = starts_R
+    if not over_originals and (originals is None or len(names) < LEAST_ORIGINALS):
+        block_R = names = np.arange(runs)
+    units = len(names)
     left_out = max(1, round(LEFT_OUT * units))
     factor = (units - left_out) / left_out
     if runs < _LEAST_RUNS:
         return Subsets(pairs=[], factor=factor, units=units, over_originals=over_originals)
-    ours = settings.blocks(unlearned.population, block_R, left_out)
+    ours = settings.blocks(unlearned.population, block_R, names, left_out)
     orders = _orders(reference.population, runs, settings)
     theirs = [np.sort(order[: len(rows)]) for order, rows in zip(orders, ours, strict=True)]
     return Subsets(

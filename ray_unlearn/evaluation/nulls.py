@@ -1,7 +1,7 @@
 """The reference against itself: scores of retraining when it is scored like a method.
 
     null = score_null([reference], 32, settings) # NullPart: every measure between disjoint halves, 32 runs a side
-    scores = with_null(scored, null)             # a method's numbers with the null at that N
+    scores = with_null(scored, null, images)     # a method's numbers with the null at that N
 
 A perfect method does not score 1: at 512 against 512 the official metric gives retrained models about 0.19 against
 themselves. Numbers at unequal N are never put side by side.
@@ -11,7 +11,7 @@ Does not cover: the methods' own numbers (`population_scores`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +21,12 @@ from ray_unlearn.evaluation.comparison import attack_alone, attack_curves, check
 from ray_unlearn.evaluation.forget_sets import mean_curves
 from ray_unlearn.evaluation.looks import ALPHA
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
-from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.evaluation.resampling import Settings, growth_sizes, values_on
-from ray_unlearn.evaluation.scores import Curve, Estimate, Growth, PopulationScores
+from ray_unlearn.evaluation.scores import Curve, Estimate, Growth, ImageQuantiles, PopulationScores
 from ray_unlearn.evaluation.whole_populations import equivalence
+from ray_unlearn.evaluation.worst_images import image_scores, joined, limit, quantiles, share_beyond
 
 CURVE_POINTS = 60
 
@@ -43,6 +43,14 @@ class Null(_Value):
     high: float
 
 
+class NullImages(_Value):
+    """A number that each forget image has, between two halves of the reference."""
+
+    quantiles: tuple[float, ...]
+    limit: float
+    """95 % quantile."""
+
+
 class NullPart(_Value):
     """The reference against itself."""
 
@@ -53,6 +61,8 @@ class NullPart(_Value):
     """Curves of the first halving, or of all single models; the method's side is empty."""
     growth: dict[int, float]
     """Forgetting quality by runs a side."""
+    images: dict[str, NullImages] = {}
+    """Numbers of single images on the first halving."""
 
 
 def score_null(sides: Sequence[Outputs], size: int, settings: Settings) -> NullPart:
@@ -72,6 +82,7 @@ def score_null(sides: Sequence[Outputs], size: int, settings: Settings) -> NullP
     names = [name for name in each[0].values if all(name in one.values for one in each)]
     found = {name: np.mean([one.values[name] for one in each], axis=0) for name in names}
     growth = [_growth(side, settings) for side in sides]
+    images = joined([one.images for one in each])
     return NullPart(
         n=size,
         measures={
@@ -79,6 +90,7 @@ def score_null(sides: Sequence[Outputs], size: int, settings: Settings) -> NullP
         },
         curves=each[0].curves if len(each) == 1 else mean_curves([one.curves for one in each]),
         growth={n: float(np.mean([one[n] for one in growth])) for n in growth[0] if all(n in one for one in growth)},
+        images={name: NullImages(quantiles=quantiles(one), limit=limit(one)) for name, one in images.items()},
     )
 
 
@@ -88,21 +100,20 @@ class _Halved(NamedTuple):
     values: dict[str, FloatArray]
     """[K] by measure, of the halvings."""
     curves: dict[str, Curve]
+    images: dict[str, FloatArray]
+    """Numbers of each forget image on the first halving."""
 
 
 def _halved(reference: Outputs, size: int, settings: Settings) -> _Halved:
     halves = settings.halves(reference.population, len(reference), size)
     alone = attack_alone(reference, settings.attack_rng)
-    found = values_on(reference, reference, [(other, half) for half, other in halves], settings, alone.values).values
-    rocs = alone.curves
-    if halves:
-        half, other = (reference.take(rows) for rows in halves[0])
-        rocs = rocs | attack_curves(Pair(other, half, settings.mode, settings.attack_rng))
+    found = values_on(reference, reference, [(other, half) for half, other in halves], settings, alone.values)
+    rocs = alone.curves | (attack_curves(found.first) if found.first else {})
     curves = {}
     for name, curve in rocs.items():
         false, true = (tuple(np.round(rates, 5).tolist()) for rates in curve.thinned(CURVE_POINTS))
         curves[name] = Curve(null_false_positive_rate=false, null_true_positive_rate=true)
-    return _Halved(found, curves)
+    return _Halved(found.values, curves, image_scores(found.first) if found.first else {})
 
 
 def _growth(reference: Outputs, settings: Settings) -> dict[int, float]:
@@ -115,14 +126,15 @@ def _growth(reference: Outputs, settings: Settings) -> dict[int, float]:
     return found
 
 
-def with_null(scored: PopulationScores, null: NullPart) -> PopulationScores:
-    """Return a method's numbers with the null of each."""
+def with_null(scored: PopulationScores, null: NullPart, images: Mapping[str, Sequence[float]]) -> PopulationScores:
+    """Return a method's numbers with the null of each; `images`: numbers of each forget image."""
     measures = {name: _estimate_with_null(estimate, null, name) for name, estimate in scored.measures.items()}
     return scored.model_copy(
         update={
             "measures": measures,
             "growth": tuple(_growth_with_null(point, null) for point in scored.growth),
             "curves": {name: _curve_with_null(curve, null.curves.get(name)) for name, curve in scored.curves.items()},
+            "worst_images": tuple(_images_with_null(one, null, images) for one in scored.worst_images),
             "equivalence": equivalence(measures["forgetting_quality"], scored.look.level if scored.look else ALPHA),
         }
     )
@@ -135,6 +147,14 @@ def _estimate_with_null(estimate: Estimate, null: NullPart, name: str) -> Estima
     return estimate.model_copy(
         update={"null": found.mean, "null_low": found.low, "null_high": found.high, "null_n": null.n}
     )
+
+
+def _images_with_null(found: ImageQuantiles, null: NullPart, images: Mapping[str, Sequence[float]]) -> ImageQuantiles:
+    beside = null.images.get(found.number)
+    if beside is None or found.n != null.n or found.number not in images:
+        return found
+    beyond = share_beyond(np.array(images[found.number]), beside.limit)
+    return found.model_copy(update={"null": beside.quantiles, "beyond_null": beyond})
 
 
 def _growth_with_null(point: Growth, null: NullPart) -> Growth:

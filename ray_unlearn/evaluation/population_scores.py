@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ray_unlearn.evaluation.caveats import caveats
 from ray_unlearn.evaluation.comparison import (
@@ -40,7 +41,7 @@ from ray_unlearn.evaluation.outputs import ImageNames, Outputs, original_of
 from ray_unlearn.evaluation.ranks import RANKED
 from ray_unlearn.evaluation.resampling import Draws, Rows, Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
-from ray_unlearn.evaluation.single_images import Side, epsilon_bounds, missed, quantiles_of, with_quality
+from ray_unlearn.evaluation.single_images import Side, epsilon_bounds, image_numbers, missed, quantiles_of, with_quality
 from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
 from ray_unlearn.evaluation.whole_populations import tests_of, variance_of
 from ray_unlearn.store import Record
@@ -52,11 +53,13 @@ _EXAMPLES_AT = (0.1, 0.37, 0.63, 0.9)
 
 @dataclass(frozen=True)
 class Scored:
-    """A population's scores, and the values that populations are ranked by."""
+    """A population's scores, and the values that it is compared by."""
 
     population: PopulationScores
     draws: dict[str, tuple[float, ...]]
     """Values on subsets by measure; those of two populations are of the same subsets of the reference."""
+    images: dict[str, tuple[float, ...]]
+    """Numbers of each forget image, in order, to be compared with the null's."""
 
 
 def describe(
@@ -95,11 +98,13 @@ def on_set(
     names: ImageNames,
     null_runs: int,
     settings: Settings,
+    originals: npt.NDArray[np.int64] | None = None,
 ) -> OnSet:
     """Add what compares the population with the reference on the images of one forget set.
 
     Values are of N = as many runs of the reference, its first; intervals of subsets of these. What is compared with
-    the null is of `null_runs`, as many as the null has, against the same halves of the whole reference.
+    the null is of `null_runs`, as many as the null has, against the same halves of the whole reference. `originals`:
+    those of all forget sets, where there are several (`intervals.subsets`).
 
     Raises:
         EvaluationError: a side has no outputs of the forget set.
@@ -110,14 +115,14 @@ def on_set(
     theirs = reference.take(range(len(unlearned)))
     attacked = attack_alone(unlearned, settings.attack_rng)
     pair = Pair(unlearned, theirs, settings.mode, settings.attack_rng, attacked.values)
-    values, drawn = compare(pair), subsets(unlearned, theirs, settings)
+    values, drawn = compare(pair), subsets(unlearned, theirs, settings, originals)
     quality = pair.once(quality_of) if "forgetting_quality" in values else None
     points_E = quality.points_E if quality else None
     draws = values_on(unlearned, theirs, drawn.pairs, settings, attacked.values, points_E)
     at_null = _at_null(unlearned, reference, null_runs, settings)
-    beside_null = values_on(unlearned, reference, at_null, settings, attacked.values).values
+    beside_null = values_on(unlearned, reference, at_null, settings, attacked.values)
     names_of = [name for name, one in MEASURES.items() if one.applies(unlearned)]
-    measures = {name: _estimate(name, values, draws, drawn, beside_null, pair, names) for name in names_of}
+    measures = {name: _estimate(name, values, draws, drawn, beside_null.values, pair, names) for name in names_of}
     scored = described.model_copy(
         update={
             "measures": measures,
@@ -132,7 +137,7 @@ def on_set(
             "variance": variance_of(unlearned, reference),
         }
     )
-    side = Side(unlearned=unlearned, reference=reference, at_null=at_null, names=names)
+    side = Side(unlearned=unlearned, reference=reference, pair=beside_null.first or pair, names=names)
     return OnSet(side=side, population=scored, draws=draws, drawn=drawn)
 
 
@@ -148,15 +153,17 @@ def whole(each: Sequence[OnSet], settings: Settings) -> Scored:
     """
     sides = [one.side for one in each]
     scored, draws = (each[0].population, each[0].draws.values) if len(each) == 1 else over_sets(each, settings.mode)
+    numbers = image_numbers(sides)
     scored = scored.model_copy(
         update={
             "tests": tests_of([(side.unlearned, side.reference) for side in sides], settings),
-            "worst_images": quantiles_of(sides, settings),
+            "worst_images": quantiles_of(numbers, sides),
             "epsilon_bounds": epsilon_bounds(sides, settings),
         }
     )
     kept = {name: tuple(draws[name].tolist()) for name in RANKED if name in draws}
-    return Scored(scored.model_copy(update={"warnings": caveats(scored, [side.unlearned for side in sides])}), kept)
+    scored = scored.model_copy(update={"warnings": caveats(scored, [side.unlearned for side in sides])})
+    return Scored(scored, kept, {name: tuple(numbers_E.tolist()) for name, numbers_E in numbers.items()})
 
 
 def _at_null(unlearned: Outputs, reference: Outputs, size: int, settings: Settings) -> list[tuple[Rows, Rows]]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ray_unlearn.evaluation.comparison import PerRun, compare
+from ray_unlearn.evaluation.comparison import PerRun, Values, compare
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, quality_of
 from ray_unlearn.evaluation.measures.measure import Mode, Pair
@@ -69,16 +69,16 @@ class Settings:
         orders = [rng.permutation(runs) for _ in range(self.resamples)]
         return [(np.sort(order[:size]), np.sort(order[size : 2 * size])) for order in orders]
 
-    def blocks(self, population: str, block_R: np.ndarray, left_out: int) -> list[Rows]:
+    def blocks(self, population: str, block_R: np.ndarray, names: np.ndarray, left_out: int) -> list[Rows]:
         """Return the rows outside of `left_out` blocks that are drawn at random, once per subset.
 
         Args:
             population: whose runs they are; with the sizes, it decides the draws.
             block_R: which block each run belongs to: itself, or the runs of one original.
+            names: all blocks, in order, also those that these runs have none of.
             left_out: blocks that a subset lacks, fewer than there are.
 
         """
-        names = np.unique(block_R)
         rng = self.rng(f"blocks-{len(block_R)}-{len(names)}-{left_out}", population)
         chosen = (names[rng.permutation(len(names))[left_out:]] for _ in range(self.resamples))
         return [np.flatnonzero(np.isin(block_R, kept)) for kept in chosen]
@@ -94,6 +94,8 @@ class Draws:
     """Points of each forget image, whose mean is F; [0, 0] where F is not computed."""
     points_E: FloatArray = field(default_factory=lambda: np.empty(0))
     """The same of all runs; empty where they are not known."""
+    first: Pair | None = None
+    """The first of the pairs, with what was computed of it; None without any."""
 
 
 def values_on(
@@ -104,20 +106,31 @@ def values_on(
     alone: PerRun,
     points_E: FloatArray | None = None,
 ) -> Draws:
-    """Return every measure on each pair (rows of the one, rows of the other); `points_E`: of all runs, if known."""
-    found, points = [], []
+    """Return every measure on each pair (rows of the one, rows of the other); `points_E`: of all runs, if known.
+
+    Of few runs the same rows are drawn several times, and computed once.
+    """
+    known = dict[tuple[bytes, bytes], tuple[Values, FloatArray]]()
+    first = None
     for ours, theirs in pairs:
-        taken = {name: values_R[ours] for name, values_R in alone.items()}
-        pair = Pair(unlearned.take(ours), reference.take(theirs), settings.mode, settings.attack_rng, taken)
-        found.append(compare(pair))
-        if "forgetting_quality" in found[-1]:
-            points.append(pair.once(quality_of).points_E)
-    names = [name for name in MEASURES if found and all(name in values for values in found)]
+        if (key := _key(ours, theirs)) not in known:
+            taken = {name: values_R[ours] for name, values_R in alone.items()}
+            pair = Pair(unlearned.take(ours), reference.take(theirs), settings.mode, settings.attack_rng, taken)
+            values = compare(pair)
+            points = pair.once(quality_of).points_E if "forgetting_quality" in values else np.empty(0)
+            known[key], first = (values, points), first or pair
+    found = [known[_key(*rows)] for rows in pairs]
+    names = [name for name in MEASURES if found and all(name in values for values, _ in found)]
     return Draws(
-        values={name: np.array([values[name] for values in found]) for name in names},
-        points_KE=np.stack(points) if "forgetting_quality" in names else np.empty((0, 0)),
+        values={name: np.array([values[name] for values, _ in found]) for name in names},
+        points_KE=np.stack([points for _, points in found]) if "forgetting_quality" in names else np.empty((0, 0)),
         points_E=np.empty(0) if points_E is None else points_E,
+        first=first,
     )
+
+
+def _key(ours: Rows, theirs: Rows) -> tuple[bytes, bytes]:
+    return ours.tobytes(), theirs.tobytes()
 
 
 def growth_sizes(largest: int) -> list[int]:

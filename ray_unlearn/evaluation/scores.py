@@ -1,18 +1,18 @@
-"""Scores of a study as plain values: the schema of scores.json, and the table made of it.
+"""Scores of a study as plain values: the schema of scores.json.
 
     scores = Scores.model_validate_json(storage.read("faces/scores.json"))
     scores.populations["kookmin"].measures["forgetting_quality"].value
-    table = scores_table(scores)                 # pandas, one row per population and measure: scores.parquet
 
 Every measure is an `Estimate`: never a number without its N, its interval and its null. A value that cannot be computed
 is None, and `missing` gives the reason.
 
-Does not cover: how a number is computed (the other modules of the room), nor how it is shown (`ray_unlearn.report`).
+Does not cover: how a number is computed (the other modules of the room), its table
+(`scores_table`), nor how it is shown (`ray_unlearn.report`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -21,19 +21,17 @@ from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.shadow_values import Memorisation, ShadowAttack
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-FORMAT: Literal[3] = 3
+FORMAT: Literal[4] = 4
 """Rises with every change of the schema, and of any number: kept parts of another format are computed again.
 
-3: calibrated intervals, permutation tests, ranks that admit ties; attacks divide test images at random. Files of 1 and
-2 are read with a warning. 2: populations of fewer runs than can be scored have no F and no score; in 1 these were 0.
+4: U-LiRA of single images leaves models of one original out together, as the measure does. 3: calibrated intervals,
+permutation tests, ranks that admit ties; attacks divide test images at random. 2: populations of fewer runs than can be
+scored have no F and no score; in 1 these were 0. Files of earlier formats are read with a warning.
 """
 
 OLDER = (
-    "these scores are of an earlier version, whose intervals were too narrow or too wide, and which tested nothing: "
-    "`ray-unlearn evaluate` computes them anew from the same outputs"
+    "these scores are of an earlier version, which computed some numbers in another way: `ray-unlearn evaluate` "
+    "computes them anew from the same outputs"
 )
 """The warning of a file of an earlier format."""
 Role = Literal["reference", "original", "unlearned", "shadow", "unlearned shadow"]
@@ -348,7 +346,7 @@ NOT_SAVED = "not saved"
 class Scores(_Value):
     """One evaluation of a study."""
 
-    format: Literal[1, 2, 3] = FORMAT
+    format: Literal[1, 2, 3, 4] = FORMAT
     study: str
     mode: Mode
     reference: str
@@ -381,16 +379,3 @@ class Scores(_Value):
     def saved(self) -> bool:
         """Whether the scores were saved; a read-only store saves none."""
         return not any(line.startswith(NOT_SAVED) for line in self.warnings)
-
-
-def scores_table(scores: Scores) -> pd.DataFrame:
-    """Return one row per population and measure: what scores.parquet holds."""
-    import pandas as pd
-
-    whole = {"study": scores.study, "mode": scores.mode, "reference": scores.reference}
-    rows = [
-        {**whole, "population": name, "method": found.method, "measure": measure, **estimate.model_dump()}
-        for name, found in scores.populations.items()
-        for measure, estimate in found.measures.items()
-    ]
-    return pd.DataFrame(rows)

@@ -1,6 +1,7 @@
 """Scores of single forget images of a population: the worst, the surely known, F by class and group.
 
-    quantiles_of([side], settings)               # (ImageQuantiles(number="epsilon", ...), ...); a side per forget set
+    numbers = image_numbers([side])              # {"epsilon": [E], ...}; a side per forget set
+    quantiles_of(numbers, [side])                # (ImageQuantiles(number="epsilon", ...), ...), without nulls
     epsilon_bounds([side], settings)
     with_quality(slices, unlearned, names, quality)              # slices of the forget set with their own F
 
@@ -9,9 +10,9 @@ Does not cover: the formulas (`worst_images`, `lower_bounds`, `measures`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -30,10 +31,10 @@ from ray_unlearn.evaluation.one_run import (
 )
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs
 from ray_unlearn.evaluation.populations import FloatArray
-from ray_unlearn.evaluation.resampling import Rows, Settings
+from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import EpsilonBounds, ImageQuantiles, OneRunAudit, Slice
 from ray_unlearn.evaluation.slices import forget_keys
-from ray_unlearn.evaluation.worst_images import image_scores, quantiles, share_beyond
+from ray_unlearn.evaluation.worst_images import image_scores, joined, quantiles
 from ray_unlearn.wording import plural
 
 Number = Literal["epsilon", "u_lira_auc", "klom"]
@@ -45,8 +46,8 @@ class Side:
 
     unlearned: Outputs
     reference: Outputs
-    at_null: Sequence[tuple[Rows, Rows]]
-    """Rows of both sides that are compared with the null; none without a null."""
+    pair: Pair
+    """Runs that single images are judged by: at the null's N, or all without a null."""
     names: ImageNames
 
     def phi(self) -> tuple[FloatArray, FloatArray]:
@@ -58,55 +59,24 @@ class Side:
         return [str(self.names.ids["forget"][place]) for place in self.unlearned.splits["forget"].positions_N]
 
 
-def quantiles_of(sides: Sequence[Side], settings: Settings) -> tuple[ImageQuantiles, ...]:
-    """Return quantiles over the images of all forget sets with the null's, if there is a null.
+def image_numbers(sides: Sequence[Side]) -> dict[str, FloatArray]:
+    """Return the numbers that each image has, of the images of one forget set after the other."""
+    return joined([image_scores(side.pair) for side in sides])
 
-    The null is on the first halving of the reference. Without one they are of all runs and as many of the reference.
-    """
-    each = [_image_scores(side, settings) for side in sides]
-    ids, runs = [name for side in sides for name in side.ids()], each[0].runs
-    found, null = _joined([one.found for one in each]), _joined([one.null for one in each])
-    beyond = share_beyond(found, null) if null else {}
+
+def quantiles_of(numbers: Mapping[str, FloatArray], sides: Sequence[Side]) -> tuple[ImageQuantiles, ...]:
+    """Return quantiles over the images of all forget sets; the null's are added later (`nulls.with_null`)."""
+    ids = [name for side in sides for name in side.ids()]
     return tuple(
         ImageQuantiles(
             number=number,
-            n=runs,
-            quantiles=quantiles(found[number]),
-            null=quantiles(null[number]) if null else (),
-            beyond_null=beyond.get(number),
-            worst=ids[int(found[number].argmax())],
+            n=len(sides[0].pair.unlearned),
+            quantiles=quantiles(numbers[number]),
+            worst=ids[int(numbers[number].argmax())],
         )
         for number in get_args(Number)
-        if number in found
+        if number in numbers
     )
-
-
-class _Numbers(NamedTuple):
-    """Numbers that each image of one forget set has."""
-
-    found: dict[str, FloatArray]
-    null: dict[str, FloatArray]
-    """The same between two halves of the reference; empty without a null."""
-    runs: int
-    """Runs a side that they are of."""
-
-
-def _image_scores(side: Side, settings: Settings) -> _Numbers:
-    phi_UE, phi_RE = side.phi()
-    null: dict[str, FloatArray] = {}
-    rows = np.arange(len(phi_UE)), np.arange(len(phi_UE))
-    if side.at_null:
-        rows = side.at_null[0]
-        half, other = settings.halves(side.reference.population, len(side.reference), len(rows[0]))[0]
-        if len(other) == len(half):
-            null = image_scores(phi_RE[other], phi_RE[half], settings.mode)
-    return _Numbers(image_scores(phi_UE[rows[0]], phi_RE[rows[1]], settings.mode), null, len(rows[0]))
-
-
-def _joined(parts: Sequence[dict[str, FloatArray]]) -> dict[str, FloatArray]:
-    """Return the numbers of all images that every part has, one part after the other."""
-    names = [name for name in parts[0] if all(name in part for part in parts)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def epsilon_bounds(sides: Sequence[Side], settings: Settings) -> EpsilonBounds | None:

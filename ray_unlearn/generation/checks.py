@@ -31,7 +31,7 @@ from ray_unlearn.generation.records import check_kept
 from ray_unlearn.monitor.tracking import check_trackers
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.agreement import disagreements
-from ray_unlearn.study.plan import ORIGINAL, Ingredients, Plan, Population, make_plan
+from ray_unlearn.study.plan import ORIGINAL, Ingredients, MethodUse, Plan, Population, make_plan
 from ray_unlearn.study.schema import Source, Study
 
 if TYPE_CHECKING:  # it brings torch
@@ -101,17 +101,12 @@ class Checks:
         """Check methods, originals, the architecture and weights; imports torch, which takes seconds."""
         self._checked(import_what_runs_need)
         from ray_unlearn import models
-        from ray_unlearn.methods.resolve import resolve
 
-        found = {
-            name: self._checked(partial(resolve, self.study, name), f"populations.{name}")
-            for name in self.study.populations
-        }
+        found = self._methods()
         identity = self._checked(partial(models.identity, self.study.model), "model.arch")
-        methods = {name: use for name, use in found.items() if use is not None}
-        if identity is not None and not (ORIGINAL in found and ORIGINAL not in methods):
+        if identity is not None and not (ORIGINAL in self.study.populations and ORIGINAL not in found):
             data = self.data.identity if self.data else {}
-            self.plan = self._plan(Ingredients(data=data, model=identity, methods=methods))
+            self.plan = self._plan(Ingredients(data=data, model=identity, methods=found))
             self.model = self._checked(self._build, "model.arch")
         for population in self.plan.populations.values() if self.plan else ():
             if self.model is not None:
@@ -122,6 +117,25 @@ class Checks:
             self._checked(partial(check_sets, self.plan, self.data))
             if self.store:
                 self._checked(partial(_check_held, self.plan, self.store))
+
+    def _methods(self) -> dict[str, MethodUse]:
+        """Return the methods that are accepted, by population; a refusal that several share is one problem."""
+        from ray_unlearn.methods.resolve import resolve
+
+        found, refused, codes = {}, dict[str, list[str]](), dict[str, int]()
+        for name in self.study.populations:
+            try:
+                found[name] = resolve(self.study, name)
+            except RayUnlearnError as error:
+                text = str(error).removeprefix(f"populations.{name}: ")
+                refused.setdefault(text, []).append(name)
+                codes[text] = error.exit_code
+        for text, names in refused.items():
+            several = f" (populations {', '.join(names)})" if len(names) > 1 else ""
+            of_training = several and text.startswith("training.")
+            key = "" if of_training else f"populations.{names[0]}"
+            self._note(f"{text}{several}", key, codes[text])
+        return found
 
     def _plan(self, ingredients: Ingredients) -> Plan | None:
         """Return the plan of the populations that can start; each that cannot is a problem of its own."""
@@ -184,10 +198,13 @@ class Checks:
         try:
             return check()
         except RayUnlearnError as error:
-            text = str(error)
-            named = not key or text.startswith((key, f"{key.partition('.')[0]}."))
-            self.problems[self.study.places.before(text if named else f"{key}: {text}")] = error.exit_code
+            self._note(str(error), key, error.exit_code)
             return None
+
+    def _note(self, text: str, key: str, exit_code: int) -> None:
+        """Add a problem, with its place in the file; it begins with `key`, where it names no key itself."""
+        named = not key or text.startswith((key, f"{key.partition('.')[0]}."))
+        self.problems[self.study.places.before(text if named else f"{key}: {text}")] = exit_code
 
 
 def _check_values(study: Study, store: StudyStore) -> None:

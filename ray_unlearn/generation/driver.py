@@ -50,6 +50,7 @@ def generate(
     shard: Shard | None = None,
     first: int | None = None,
     verbose: bool = False,
+    said: set[str] | None = None,
 ) -> Summary:
     """Make the missing runs of a study.
 
@@ -63,6 +64,7 @@ def generate(
         shard: the part of the runs to make, where several drivers share the work; default all.
         first: number of runs of each population to make, the first ones; default all.
         verbose: print each run's output on standard error when the run ends, each line with the run's name.
+        said: warnings that were printed already and are not again; those that are printed now are added.
 
     Raises:
         RayUnlearnError: the study is refused, or the cluster cannot be reached or started.
@@ -90,7 +92,7 @@ def generate(
                 phases.enter("connect")
             log = log or stack.enter_context(event_log(job.store))
             recorder = Recorder(log)
-            tally = _make(job, work, place, phases, recorder)
+            tally = _make(job, work, place, phases, recorder, set() if said is None else said)
         phases.enter("finish")
         unwritten = finish(job, tally, work.held)
         if recorder:
@@ -113,7 +115,7 @@ def generate(
     )
 
 
-def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Recorder) -> Tally:
+def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Recorder, said: set[str]) -> Tally:
     """Execute the pending runs; return the tally of their outcomes."""
     study, planned, pending = job.plan.study, len(work.planned), work.pending
     with ExitStack() as stack:
@@ -123,12 +125,15 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
         check_precision(job.plan, pool.device, {run.population for run in pending})
         check_device(job.plan, pool.device, work.held)
         left = TimeLeft(Counter(run.population for run in pending), work.seconds())
-        progress = show_progress(planned, planned - len(pending), study.execution, left, job.verbose)
+        file = study.places.file
+        progress = show_progress(planned, planned - len(pending), study.execution, left, job.verbose, file)
         console = stack.enter_context(progress)
         console.log(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
         recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
-        for warning in (*job.data.warnings, *job.plan.warnings, *job.remarks):
+        warnings = (*job.data.warnings, *job.plan.warnings, *job.remarks)
+        for warning in (one for one in dict.fromkeys(warnings) if one not in said):
             console.log(f"warning: {warning}")
+        said.update(warnings)
         tally = Tally(pending)
         stored: list[Sink] = [FailureRecords(job, console.log), ArithmeticWarnings(job, work, console.log)]
         trackers = stack.enter_context(tracked(study, job.store, console.log))

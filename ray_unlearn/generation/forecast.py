@@ -32,6 +32,8 @@ class Forecast:
     gpus_per_worker: float
     free_bytes: int | None
     """Free bytes where the runs go; None for an object store."""
+    busy: str = ""
+    """Why a step that was measured took longer than it does alone; empty where nothing says so."""
 
     @property
     def seconds(self) -> float | None:
@@ -74,8 +76,9 @@ def look_ahead(checks: Checks, *, workers: int | None, gpus_per_worker: float | 
     study = checks.study
     records = _records(checks)
     device = _device(study.execution, with_torch=checks.model is not None)
-    estimates = estimate(study, records, _sizes(checks), None)
+    estimates, busy = estimate(study, records, _sizes(checks), None), ""
     if checks.model is not None and any(one.seconds is None for one in estimates.values() if one.pending):
+        busy = _busy(study.execution.cpus_per_worker)
         estimates = estimate(study, records, _sizes(checks), _step(checks, device))
     gpus = study.execution.gpus_per_worker if gpus_per_worker is None else gpus_per_worker
     share = (1.0 if gpus == "auto" else float(gpus)) if device == "cuda" else 0.0
@@ -85,7 +88,17 @@ def look_ahead(checks: Checks, *, workers: int | None, gpus_per_worker: float | 
         device=device,
         gpus_per_worker=share,
         free_bytes=_free_bytes(checks),
+        busy=busy,
     )
+
+
+def _busy(cores_of_a_step: int) -> str:
+    """Return that the machine has no cores left for a step to be measured on; empty where it has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = os.getloadavg()[0]
+    if load + cores_of_a_step < cores + 0.5:
+        return ""
+    return f"this machine is busy (load {load:.1f} on {cores} cores), so the measured step took longer than alone"
 
 
 def _records(checks: Checks) -> Mapping[str, Mapping[int, Record]]:

@@ -48,7 +48,7 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     sources = open_sources(study.data)
     import_what_runs_need()
     from ray_unlearn import models
-    from ray_unlearn.generation.trial import check_model
+    from ray_unlearn.generation.trial import check_model, lone_images
     from ray_unlearn.methods.resolve import remarks, resolve
     from ray_unlearn.methods.statements import check_statements, unheld
     from ray_unlearn.run.job import Job
@@ -61,9 +61,8 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
     check_sets(plan, data)
-    return replace(
-        job, remarks=(*remarks(study, methods), *unheld(study, methods), *not_resumed(job), *check_model(job))
-    )
+    said = (*remarks(study, methods), *unheld(study, methods), *not_resumed(job), *check_model(job))
+    return replace(job, remarks=said, data=data.warned((*data.warnings, *lone_images(job))))
 
 
 def not_resumed(job: Job) -> list[str]:

@@ -2,23 +2,27 @@
 
     made_of = store.held("finetune")["identity"]["data"]
     uris = thumbnails(study, made_of, ["00017.jpg", "00342.jpg"])
+    shown = worst_pictures(study, store, print)  # of the images that each method forgot worst
 
 Photographs may show people: nothing puts them on a page unless it is asked for.
 
-Does not cover: which images are shown (`report.worst_images`, `deletion`).
+Does not cover: which images are the worst (`report.worst_images`), or of a deletion request (`deletion`).
 """
 
 from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ray_unlearn.errors import StoreError
+from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.generation.prepare import prepare
+from ray_unlearn.report.worst_images import Shown, shown_images, worst_images
+from ray_unlearn.store import StudyStore
 from ray_unlearn.study.schema import Study
 
 
@@ -53,3 +57,20 @@ def thumbnails(study: Study, made_of: Mapping[str, Any], image_ids: Collection[s
         Image.fromarray(np.asarray(pixels)).save(buffer, "PNG")
         uris[image_id] = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
     return uris
+
+
+def worst_pictures(study: Study, store: StudyStore, say: Callable[[str], None]) -> Sequence[Shown]:
+    """Return pictures of the images that each method forgot worst; say it where no image has an epsilon.
+
+    Raises:
+        StoreError: there is no evaluation, or the study has other images than its runs were made of.
+
+    """
+    found = worst_images(study, store, read_scores(store))
+    image_ids = dict.fromkeys(one.image_id for images in found.values() for one in images)
+    if not image_ids:
+        say("warning: no image has an epsilon, which takes 3 runs of a method and of the reference: no pictures")
+        return []
+    population = next(name for name, images in found.items() if images)  # all that are compared have the same images
+    made_of = (store.held(population) or {})["identity"]["data"]
+    return shown_images(found, thumbnails(study, made_of, image_ids))

@@ -17,11 +17,13 @@ from torch import nn
 from ray_unlearn import models
 from ray_unlearn.data.copies import lone_batches
 from ray_unlearn.data.images import ImageSet, Pixels, Scaling
-from ray_unlearn.errors import DataError, ModelError
+from ray_unlearn.errors import DataError, ModelError, PopulationChanged
 from ray_unlearn.methods.script import ScriptOptions
 from ray_unlearn.methods.weights import WeightsOptions
+from ray_unlearn.models.image_scales import Scales
 from ray_unlearn.run.job import Job
 from ray_unlearn.seeds import Seeds
+from ray_unlearn.study.changes import refusal_of_frozen
 from ray_unlearn.study.plan import Population
 from ray_unlearn.study.schema import Normalize, Study
 from ray_unlearn.study.uris import label
@@ -35,11 +37,12 @@ def check_model(job: Job) -> Iterator[str]:
 
     Raises:
         ModelError: the net or a weights file is refused.
-        DataError: data.strict, and the net would meet a batch of one image that it cannot be trained on.
+        PopulationChanged: it holds runs of version 0.1.0 by a method that changed frozen parameters, which the net has.
 
     """
     study, populations = job.plan.study, job.plan.populations.values()
     model = models.build(study.model, job.data.num_classes, Seeds(study=0), study.data.image_size)
+    _check_frozen(job, model)
     images_BCHW, labels_B = _batch(job)
     yield from models.try_net(
         model,
@@ -51,14 +54,30 @@ def check_model(job: Job) -> Iterator[str]:
         folder=study.model.folder,
     )
     yield from _pretrained(job)
+    scaling = Scaling.of(study.data.normalize)
+    if ":" in study.model.arch and (line := models.scaled_twice(model, images_BCHW, scaling)):
+        yield f"model {study.model.arch}: {line}"
     if ":" in study.model.arch and any(trains(population) or population.method.source for population in populations):
         yield from _beside_state(job, model, images_BCHW)
-    yield from _lone_images(job, model, images_BCHW)
     yield from _unknown_values(job)
     yield from _shared_files(job)
     for population in populations:
         if isinstance(population.method.options, WeightsOptions):
             yield from check_weights(study, job.data.num_classes, model, population.method.options)
+
+
+def _check_frozen(job: Job, model: nn.Module) -> None:
+    """Check that no run of a population changed frozen parameters, in a version that did that."""
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return
+    for name, population in job.plan.populations.items():
+        corrections = population.method.corrections
+        held = job.store.held(name) if corrections and not job.store.is_given_up(name) else None
+        if held is not None and (lines := refusal_of_frozen(held, corrections)):
+            raise PopulationChanged(
+                f"population {name} in {job.store.uri} was made differently, and the net has frozen parameters:\n"
+                + "\n".join(lines)
+            )
 
 
 def check_weights(study: Study, num_classes: int, model: nn.Module, options: WeightsOptions) -> Iterator[str]:
@@ -72,6 +91,12 @@ def check_weights(study: Study, num_classes: int, model: nn.Module, options: Wei
     for path in options.weights:
         found = models.load_weights(model, models.open_weights(path).tree(), path, options.key, num_classes=num_classes)
         notes = [*found.notes, *_check_normalisation(study, found.normalisation, label(path))]
+        if found.named and not _scales_so(study, found.named):
+            mean, std = map(list, found.named)
+            notes.append(
+                f"{label(path)}: it names mean {mean} and std {std} beside the weights, and the study scales images "
+                f"otherwise; if its net was trained so, set data.normalize: {{mean: {mean}, std: {std}}}"
+            )
         for note in notes:
             text = note.removeprefix(f"{label(path)}: ")
             if text not in said:
@@ -79,9 +104,7 @@ def check_weights(study: Study, num_classes: int, model: nn.Module, options: Wei
             said.add(text)
 
 
-def _check_normalisation(
-    study: Study, found: tuple[tuple[float, ...], tuple[float, ...]] | None, where: str
-) -> Iterator[str]:
+def _check_normalisation(study: Study, found: Scales | None, where: str) -> Iterator[str]:
     """Check that a study scales its images as the file's net did inside itself.
 
     Raises:
@@ -91,13 +114,19 @@ def _check_normalisation(
     if found is None:
         return
     mean, std = (list(values) for values in found)
-    own, theirs = (Scaling.of(each) for each in (study.data.normalize, Normalize(mean=mean, std=std)))
-    if not np.allclose(own.shift + own.scale, theirs.shift + theirs.scale, rtol=1e-3, atol=0.1):
+    if not _scales_so(study, found):
         raise ModelError(
             f"{where}: its net scales images itself, by mean {mean} and std {std} of pixels in 0..1, and the study's "
             f"does not; set data.normalize: {{mean: {mean}, std: {std}}}"
         )
     yield f"{where}: its net scaled images itself; data.normalize does the same, so mean and std are left out"
+
+
+def _scales_so(study: Study, scales: Scales) -> bool:
+    """Return whether a study scales images by this mean and standard deviation."""
+    mean, std = (list(values) for values in scales)
+    own, theirs = (Scaling.of(each) for each in (study.data.normalize, Normalize(mean=mean, std=std)))
+    return np.allclose(own.shift + own.scale, theirs.shift + theirs.scale, rtol=1e-3, atol=0.1)
 
 
 def _pretrained(job: Job) -> Iterator[str]:
@@ -109,8 +138,7 @@ def _pretrained(job: Job) -> Iterator[str]:
     yield from found.notes
     if found.normalisation is not None:
         mean, std = (list(values) for values in found.normalisation)
-        own, theirs = (Scaling.of(each) for each in (study.data.normalize, Normalize(mean=mean, std=std)))
-        if not np.allclose(own.shift + own.scale, theirs.shift + theirs.scale, rtol=1e-3, atol=0.1):
+        if not _scales_so(study, found.normalisation):
             yield (
                 f"model.pretrained: the weights are of images scaled by mean {mean} and std {std} of pixels in 0..1, "
                 f"and the study scales otherwise; data.normalize: {{mean: {mean}, std: {std}}} does the same"
@@ -208,13 +236,22 @@ def _known(job: Job, column: str) -> bool:
     return any(value and str(value) != "nan" for value in values)
 
 
-def _lone_images(job: Job, model: nn.Module, images_BCHW: torch.Tensor) -> Iterator[str]:
-    """Yield where a batch of one image would meet a net that cannot be trained on one."""
-    lines = [*_lone_of_scripts(job), *_lone_of_methods(job)]
-    if lines and models.fails_on_one(model, images_BCHW):
-        if job.plan.study.data.strict:
-            raise DataError(f"data.strict: {lines[0]}")
-        yield from lines
+def lone_images(job: Job) -> tuple[str, ...]:
+    """Return where a batch of one image would meet a net that cannot be trained on one.
+
+    Raises:
+        DataError: data.strict, and it would.
+
+    """
+    lines, study = (*_lone_of_scripts(job), *_lone_of_methods(job)), job.plan.study
+    if not lines:
+        return ()
+    model = models.build(study.model, job.data.num_classes, Seeds(study=0), study.data.image_size)
+    if not models.fails_on_one(model, _batch(job)[0]):
+        return ()
+    if study.data.strict:
+        raise DataError(f"data.strict: {lines[0]}")
+    return lines
 
 
 def _lone_of_scripts(job: Job) -> Iterator[str]:

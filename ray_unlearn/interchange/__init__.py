@@ -28,7 +28,7 @@ TAKES: dict[str, tuple[str, ...]] = {
     "klom": ("forget", "train", "labels", "epoch"),
     "easydub": ("labels", "epoch", "forget_set"),
     "datamodels": ("forget", "train", "labels"),
-    "lira": ("forget", "labels", "epoch"),
+    "lira": ("forget", "labels", "epoch", "augmentation"),
     "logits": ("forget", "train", "labels", "epoch"),
 }
 """Options by format, besides ids: what its files do not say."""

@@ -1,6 +1,6 @@
 """The card of an exported data set: what hubs show, and what a reader must know before using the numbers.
 
-    text = card(store, study, {"retrained": records, ...}, "cc-by-4.0", {"retrained": None, ...})
+    text = card(store, study, by_forget_set(store, ["retrained"])[0], "cc-by-4.0", {"retrained": None})
 
 Does not cover: the files that it describes (`hub`).
 """
@@ -16,6 +16,7 @@ from ray_unlearn import __version__
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.evaluation.scores import Estimate, Scores
+from ray_unlearn.interchange.sets import OfSet
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.outputs import Margin
 from ray_unlearn.store.records import IMPORTED
@@ -37,7 +38,7 @@ def split_name(population: str) -> str:
 def card(
     store: StudyStore,
     study: Study,
-    made: Mapping[str, Mapping[int, Record]],
+    of: OfSet,
     licence: str,
     margins: Mapping[str, Margin | None],
 ) -> str:
@@ -46,12 +47,12 @@ def card(
     Args:
         store: the study's folder, with its scores.
         study: the study.
-        made: records by population.
+        of: the runs, of one forget set.
         licence: identifier of the licence.
         margins: kind of each population's margins; None where it has logits.
 
     """
-    outputs = [{"split": split_name(name), "path": f"outputs/{name}/*.parquet"} for name in made]
+    outputs = [{"split": split_name(name), "path": f"outputs/{name}/*.parquet"} for name in of.records]
     settings = {
         "license": licence,
         "pretty_name": study.name,
@@ -63,17 +64,17 @@ def card(
         ],
     }
     head = yaml.safe_dump(settings, sort_keys=False)
-    return f"---\n{head}---\n\n" + "\n\n".join(_sections(store, study, made, licence, margins)) + "\n"
+    return f"---\n{head}---\n\n" + "\n\n".join(_sections(store, study, of, licence, margins)) + "\n"
 
 
 def _sections(
     store: StudyStore,
     study: Study,
-    made: Mapping[str, Mapping[int, Record]],
+    of: OfSet,
     licence: str,
     margins: Mapping[str, Margin | None],
 ) -> list[str]:
-    scores = _scores(store)
+    scores, made = _scores(store), of.records
     imported = [name for name, records in made.items() if next(iter(records.values())).method == IMPORTED]
     recipe = labelled(study.model_dump(mode="json", include={"seed", "model", "training", "data"}))
     for role in ("train", "test", "validation"):
@@ -85,6 +86,7 @@ def _sections(
         f"# {study.name}",
         f"Outputs of populations of models, each with runs that differ by seed: {sizes}. Written by ray-unlearn "
         f"{__version__}.",
+        *([f"Of forget set {of.number}, from 0, of {of.sets}; scores are means over all sets."] if of.folder else []),
         "```python\nfrom datasets import load_dataset\n\n"
         + "\n".join(f'load_dataset("NAME", "outputs", split="{split_name(name)}")' for name in made)
         + '\nload_dataset("NAME", "runs")\nload_dataset("NAME", "images")\n```',

@@ -9,7 +9,8 @@
     images/images.parquet                        image_id, split, label
     checkpoints/<population>/00000.safetensors   tensors named <run>/<name>, where checkpoints are asked for
 
-Hubs limit commits and numbers of files, so runs share files of about 256 MiB. Groups of images (persons) are left out;
+A study with several forget sets gives such a folder for each, `forget_set_0` and so on. Hubs limit commits and numbers
+of files, so runs share files of about 256 MiB. Groups of images (persons) are left out;
 ids of images are not.
 
 Does not cover: the upload, and images.
@@ -25,16 +26,14 @@ import numpy as np
 import pyarrow as pa
 import safetensors.torch
 
-from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.outputs import ImageNames, read_image_names
-from ray_unlearn.export import check_one_set
 from ray_unlearn.interchange.card import card
 from ray_unlearn.interchange.folders import new_folder
+from ray_unlearn.interchange.sets import OfSet, by_forget_set
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.arrow import ParquetWriter
 from ray_unlearn.store.outputs import Margin, SplitLogits, SplitMargins, decode_margins, decode_outputs
 from ray_unlearn.store.records import CHECKPOINT, OUTPUTS
-from ray_unlearn.store.starts import check_starts
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
 
@@ -63,29 +62,29 @@ def export_hub(
 
     Raises:
         StudyError: the folder exists.
-        StoreError: a population has no run, or runs about several forget sets, or outputs are missing or damaged.
+        StoreError: a population has no run, or outputs are missing or damaged.
 
     """
-    made = {name: store.made(name) for name in populations}
-    for name, records in made.items():
-        if not records:
-            raise StoreError(f"{store.uri}: population {name} has no finished run; `ray-unlearn generate` makes them")
-        check_starts(store, name, records)
-        check_one_set(store, name, "the data set's images are of one")
-    names = {name: read_image_names(store, _splits_of(store, name)) for name in populations}
-    first = populations[0]
+    sets = by_forget_set(store, populations)
     with new_folder(folder) as pending:
-        for name, records in made.items():
-            _write_outputs(store, name, records, names[name], pending / "outputs" / name)
-            if checkpoints:
-                _write_checkpoints(store, name, records, pending / "checkpoints" / name)
-        _write_table(_runs(made), pending / "runs" / "runs.parquet")
-        _write_table(_images(store, first, made[first], names[first]), pending / "images" / "images.parquet")
-        (pending / "README.md").write_text(
-            card(store, study, made, licence, {name: _margin_of(store, name, one) for name, one in made.items()}),
-            encoding="utf-8",
-        )
+        for one in sets:
+            (own := pending / one.folder).mkdir(exist_ok=True)
+            _write_set(store, one, own, checkpoints=checkpoints)
+            margins = {name: _margin_of(store, name, records) for name, records in one.records.items()}
+            (own / "README.md").write_text(card(store, study, one, licence, margins), encoding="utf-8")
     return sorted(folder.iterdir())
+
+
+def _write_set(store: StudyStore, one: OfSet, folder: Path, *, checkpoints: bool) -> None:
+    """Write everything about one forget set but the card."""
+    names = {name: read_image_names(store, digest) for name, digest in one.splits.items()}
+    for name, records in one.records.items():
+        _write_outputs(store, name, records, names[name], folder / "outputs" / name)
+        if checkpoints:
+            _write_checkpoints(store, name, records, folder / "checkpoints" / name)
+    first = next(iter(one.records))
+    _write_table(_runs(one.records), folder / "runs" / "runs.parquet")
+    _write_table(_images(store, first, one.records[first], names[first]), folder / "images" / "images.parquet")
 
 
 def _margin_of(store: StudyStore, name: str, records: Mapping[int, Record]) -> Margin | None:
@@ -93,10 +92,6 @@ def _margin_of(store: StudyStore, name: str, records: Mapping[int, Record]) -> M
     index, record = next(iter(sorted(records.items())))
     found = decode_margins(store.payload(Run(population=name, index=index), OUTPUTS, record))
     return found[0] if found else None
-
-
-def _splits_of(store: StudyStore, population: str) -> str:
-    return str((store.held(population) or {})["identity"]["data"]["splits"])
 
 
 def _write_table(table: pa.Table, file: Path) -> None:

@@ -5,10 +5,10 @@
 
 LiRA (tensorflow/privacy, research/mi_lira_2021 at 3d499e6, `train.py`, `inference.py`, `score.py`): `y_train.npy`, and
 a folder per model with `keep.npy`, bool [images], and `logits/<epoch>.npy` [images, 1, augmentations, classes]. Ports
-to PyTorch write `logits.npy` [images, augmentations, classes] instead. The first augmentation is read: the image as it
-is.
+to PyTorch write `logits.npy` [images, augmentations, classes] instead. One augmentation is read, by default the first:
+the image as it is.
 
-Does not cover: other augmentations; LiRA's `scores`, which are computed anew.
+Does not cover: attacks on several augmentations at once; LiRA's `scores`, which are computed anew.
 """
 
 from __future__ import annotations
@@ -35,10 +35,14 @@ def read_lira(wanted: Request) -> tuple[Images, list[Brought]]:
     found, labels = [], None
     for name, folder in wanted.paths.items():
         models = sorted({path.parent for path in folder.glob("*/keep.npy")})
+        unkept = sorted({path.parent.name for path in folder.glob("*/logits*")} - {path.name for path in models})
         if not models:
-            raise DataError(f"{folder}: expected a folder per model with keep.npy and logits")
+            raise DataError(
+                f"{folder}: expected a folder per model with keep.npy and logits; found {len(unkept)} with logits alone"
+            )
         keeps, logits = [model / "keep.npy" for model in models], _logits_of(models, wanted.epoch_number)
-        values = stacked([_first_augmentation(file) for file in logits], logits)
+        shown = wanted.augmentation or 0
+        values = stacked([_augmentation(file, shown) for file in logits], logits)
         members = stacked([np.asarray(read_array(keep)) for keep in keeps], keeps)
         if members.dtype != np.bool_ or members.shape != values.shape[:2]:
             raise DataError(
@@ -47,7 +51,8 @@ def read_lira(wanted: Request) -> tuple[Images, list[Brought]]:
             )
         pairs = zip(keeps, logits, strict=True)
         origins = [Origin({str(file.relative_to(folder)): sha256_of(file) for file in pair}) for pair in pairs]
-        found.append(Brought(name=name, values=values, kind=None, origins=origins, members_RN=members))
+        notes = _notes(unkept, shown, _by_augmentation(logits[0]).shape[1])
+        found.append(Brought(name=name, values=values, kind=None, origins=origins, members_RN=members, notes=notes))
         if (folder / "y_train.npy").is_file() and labels is None:
             labels = np.asarray(read_array(folder / "y_train.npy"))[: values.shape[1]]  # models are of the first images
     labels = np.asarray(read_array(wanted.labels)) if wanted.labels else labels
@@ -79,8 +84,26 @@ def _logits_of(models: Sequence[Path], epoch: int | None) -> list[Path]:
     return found
 
 
-def _first_augmentation(file: Path) -> np.ndarray:
-    """Return logits [images, classes]."""
+def _notes(unkept: Sequence[str], shown: int, augmentations: int) -> tuple[str, ...]:
+    """Return what was left out: folders with logits that do not say what was trained on, and other augmentations."""
+    one = len(unkept) == 1
+    count = f"{len(unkept)} folder{'' if one else 's'} with logits and no keep.npy {'is' if one else 'are'} left out"
+    return (
+        *([f"{count}, such as {unkept[0]}"] if unkept else []),
+        *([f"augmentation {shown} of {augmentations} is read, from 0"] if augmentations > 1 else []),
+    )
+
+
+def _augmentation(file: Path, number: int) -> np.ndarray:
+    """Return logits [images, classes] of one augmentation."""
+    found = _by_augmentation(file)
+    if number >= found.shape[1]:
+        raise DataError(f"{file}: no augmentation {number}; expected --augmentation 0 to {found.shape[1] - 1}")
+    return np.asarray(found[:, number])
+
+
+def _by_augmentation(file: Path) -> np.ndarray:
+    """Return logits [images, augmentations, classes]."""
     found = read_array(file)
     if found.ndim == 4:
         found = found[:, 0]
@@ -89,7 +112,7 @@ def _first_augmentation(file: Path) -> np.ndarray:
             f"{file}: expected [images, augmentations, classes] of a floating type; found {found.dtype} "
             f"{list(found.shape)}"
         )
-    return np.asarray(found[:, 0])
+    return found
 
 
 def read_logits(wanted: Request) -> tuple[Images, list[Brought]]:

@@ -41,6 +41,8 @@ class Request:
     """Which epoch's numbers, where files have several."""
     forget_set: int | None = None
     """Which of EasyDUB's forget sets."""
+    augmentation: int | None = None
+    """Which of LiRA's augmentations, from 0; default the first, the image as it is."""
 
     @property
     def epoch_number(self) -> int | None:
@@ -65,7 +67,8 @@ class Request:
             StudyError: another one is given.
 
         """
-        given = [one for one in ("forget", "train", "labels", "epoch", "forget_set") if getattr(self, one) is not None]
+        options = ("forget", "train", "labels", "epoch", "forget_set", "augmentation")
+        given = [one for one in options if getattr(self, one) is not None]
         if unused := [one for one in given if one not in taken]:
             raise StudyError(f"--{unused[0].replace('_', '-')}: the format {form} does not take it; leave it out")
 

@@ -5,7 +5,8 @@
 Each is what `import` reads of the same format (`margins`, `logits`): KLOM's two tensors per population, EasyDUB's
 folder with the reference as `oracle` and one `.npz` for every other population, LiRA's folder per shadow. Images are
 numbered as the study lists them, retain images first, then forget images: `images.csv` has their ids,
-`forget_indices.npy` the numbers of the forget images, `labels.npy` the classes where they are known.
+`forget_indices.npy` the numbers of the forget images, `labels.npy` the classes where they are known. A study with
+several forget sets gives a folder for each, `forget_set_0` and so on.
 
 Does not cover: checkpoints (`ray_unlearn.export`), and hubs (`hub`).
 """
@@ -13,21 +14,21 @@ Does not cover: checkpoints (`ray_unlearn.export`), and hubs (`hub`).
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ray_unlearn.errors import StoreError, StudyError
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_image_names, read_outputs
-from ray_unlearn.export import check_one_set, save_pth
+from ray_unlearn.export import save_pth
 from ray_unlearn.interchange.folders import new_folder
 from ray_unlearn.interchange.margins import KLOM_FILES, PHASES
+from ray_unlearn.interchange.sets import OfSet, by_forget_set
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.membership import HALVED, is_shadow, membership_matrix
 from ray_unlearn.store.outputs import UNKNOWN, decode_margins, decode_outputs
 from ray_unlearn.store.records import OUTPUTS
-from ray_unlearn.store.starts import check_starts
 from ray_unlearn.study.plan import Run
 
 _SPLIT_OF = dict(zip(PHASES, ("retain", "forget", "test"), strict=True))
@@ -47,40 +48,34 @@ def export_outputs(
 
     Raises:
         StudyError: the folder exists, or the format does not hold these populations.
-        StoreError: outputs are missing or damaged, or runs are about several forget sets.
+        StoreError: outputs are missing or damaged.
 
     """
-    records = {name: _made(store, name) for name in populations}
-    names = read_image_names(store, _splits_of(store, populations[0]))
+    sets = by_forget_set(store, populations)
     with new_folder(folder) as pending:
-        _WRITERS[form](store, records, names, pending, reference)
-        _write_images(names, pending)
-        labels = _labels(store, populations[0], records[populations[0]])
-        if (labels != UNKNOWN).all():
-            np.save(pending / "labels.npy", labels)
+        for one in sets:
+            (own := pending / one.folder).mkdir(exist_ok=True)
+            _write_set(store, one, form, own, reference)
     return sorted(folder.iterdir())
 
 
-Made = dict[str, dict[int, Record]]
+Made = Mapping[str, Mapping[int, Record]]
 
 
-def _made(store: StudyStore, name: str) -> dict[int, Record]:
-    records = store.made(name)
-    if not records:
-        raise StoreError(f"{store.uri}: population {name} has no finished run; `ray-unlearn generate` makes them")
-    check_starts(store, name, records)
-    check_one_set(store, name, "the format's columns are the images of one")
-    return records
+def _write_set(store: StudyStore, one: OfSet, form: str, folder: Path, reference: str) -> None:
+    first = next(iter(one.records))
+    names = read_image_names(store, one.splits[first])
+    _WRITERS[form](store, one.records, names, folder, reference)
+    _write_images(names, folder)
+    labels = _labels(store, first, one.records[first])
+    if (labels != UNKNOWN).all():
+        np.save(folder / "labels.npy", labels)
 
 
-def _labels(store: StudyStore, name: str, records: dict[int, Record]) -> np.ndarray:
+def _labels(store: StudyStore, name: str, records: Mapping[int, Record]) -> np.ndarray:
     """Return the classes of the images, in the order of the columns."""
     splits = read_outputs(store, name, dict(list(records.items())[:1])).splits
     return np.concatenate([splits[split].labels_N for split in _SPLIT_OF.values() if split in splits])
-
-
-def _splits_of(store: StudyStore, population: str) -> str:
-    return str((store.held(population) or {})["identity"]["data"]["splits"])
 
 
 def _write_images(names: ImageNames, folder: Path) -> None:
@@ -95,7 +90,7 @@ def _write_images(names: ImageNames, folder: Path) -> None:
     np.save(folder / "forget_indices.npy", np.arange(retain, retain + forget))
 
 
-def _margins(store: StudyStore, name: str, records: dict[int, Record], names: ImageNames) -> dict[str, np.ndarray]:
+def _margins(store: StudyStore, name: str, records: Mapping[int, Record], names: ImageNames) -> dict[str, np.ndarray]:
     """Return margins [runs, images] by split, float32, or as they were imported.
 
     Raises:
@@ -117,7 +112,7 @@ def _margins(store: StudyStore, name: str, records: dict[int, Record], names: Im
     return {split: _margins_of(store, name, found, records, split) for split in _SPLIT_OF.values()}
 
 
-def _margins_of(store: StudyStore, name: str, found: Outputs, records: dict[int, Record], split: str) -> np.ndarray:
+def _margins_of(store: StudyStore, name: str, found: Outputs, records: Mapping[int, Record], split: str) -> np.ndarray:
     if found.splits[split].margin is not None:  # the bits that were imported
         rows = [decode_margins(_outputs(store, name, index, record)) for index, record in sorted(records.items())]
         return np.stack([row[1][split].margins_N for row in rows if row])

@@ -38,10 +38,11 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.methods.losses import frozen_copy, kl_to_teacher, soft_cross_entropy
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import check_some_move, classifier, convolutions, reset_layers
+from ray_unlearn.methods.perturbations import check_some_move, convolutions, reset_layers
 from ray_unlearn.methods.published import COMPETITION, pinned
+from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.changes import FROZEN, Correction
 from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, class_weights, fit
@@ -73,7 +74,7 @@ def amnesiacs(model: nn.Module, data: RunData, options: AmnesiacsOptions, rng: S
     """Reset two layers, distil the original on validation, then distil and train on retain."""
     teacher, T = frozen_copy(model), options.temperature
     weights_C = class_weights(data.retain, options, data.num_classes)
-    layers = [convolutions(model)[0][1], classifier(model)]
+    layers = [convolutions(model)[0][1], classifier(model, data.num_classes)]
     check_some_move([one for layer in layers for one in layer.parameters()], "the first convolution and the classifier")
     reset_layers(layers, rng, "reset")
 
@@ -111,6 +112,7 @@ METHOD = Method(
     starts_from="original",
     corrections=(
         Correction("0.2", "KL terms were multiplied by T^2 = 25; the port has none", ("temperature_scaling",)),
+        FROZEN,
     ),
     summary="Reset the first and the last layer, then distil the original on validation and on retain.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 6th place (Amnesiacs)",

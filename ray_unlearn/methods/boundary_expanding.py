@@ -32,10 +32,9 @@ from pydantic import Field
 from torch import nn
 
 from ray_unlearn.data.images import RunData
-from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import classifier
 from ray_unlearn.methods.published import PLAIN, pinned
+from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe, Schedule
 from ray_unlearn.training import fit
@@ -58,9 +57,8 @@ def boundary_expanding(model: nn.Module, data: RunData, options: BoundaryExpandi
         MethodError: the model's last linear layer does not have an output per class.
 
     """
-    head, classes = classifier(model), data.num_classes
-    if head.out_features != classes:
-        raise MethodError(f"the last linear layer has {head.out_features} outputs; expected {classes}, one per class")
+    classes = data.num_classes
+    head = classifier(model, classes)
     narrow = (head.weight, head.bias)
     std = math.sqrt(2 / (head.in_features + classes + 1))
     row = std * torch.randn((1, head.in_features), generator=rng.torch("new-class"))

@@ -8,9 +8,10 @@ Idea: the top that comes out has never seen a forget image, as exact unlearning 
 1. Re-initialise the last k units (and the classifier), each layer by its own default, running statistics included.
 2. Train them on the retain set with everything else frozen: CF-k, whose options these are.
 
-Source: Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearning (arXiv 2201.06640). Read: the files
-that CF-k names, meghdadk/SCRUB small_scale_unlearning.ipynb cell 90 and MIA_experiments.ipynb cell 21 among them;
-xcadet/deepunlearn munl/unlearning/exact_unlearning_k.py (a port).
+Source: Goel et al., Towards Adversarial Evaluations for Inexact Machine Unlearning (arXiv 2201.06640). Read:
+shash42/Evaluating-Inexact-Unlearning src/methods.py, learn.py, unlearn.py (the authors'); meghdadk/SCRUB
+small_scale_unlearning.ipynb cell 90 and MIA_experiments.ipynb cell 21 (the authors' of SCRUB), and what CF-k names of
+it; xcadet/deepunlearn munl/unlearning/exact_unlearning_k.py (a port).
 
 Caveats:
 - The caveats of CF-k hold here, too.
@@ -57,7 +58,7 @@ class ExactUnlearningKOptions(CatastrophicForgettingKOptions):
 
 def exact_unlearning_k(model: nn.Module, data: RunData, options: ExactUnlearningKOptions, rng: Seeds) -> None:
     """Re-initialise the last k units, then train them alone on the retain set."""
-    layers = [layer for unit in moving_units(model, options) for layer in unit.modules()]
+    layers = [layer for unit in moving_units(model, options, data.num_classes) for layer in unit.modules()]
     reset_layers([layer for layer in layers if list(layer.parameters(recurse=False))], rng, "reset")
     catastrophic_forgetting_k(model, data, options, rng)
 

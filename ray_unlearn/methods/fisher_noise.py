@@ -36,8 +36,8 @@ from torch import nn
 
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import classifier
 from ray_unlearn.methods.published import pinned
+from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.identity import Since
@@ -64,7 +64,7 @@ class FisherNoiseOptions(Block):
 @torch.no_grad()
 def fisher_noise(model: nn.Module, data: RunData, options: FisherNoiseOptions, rng: Seeds) -> None:
     """Add noise of variance alpha / F, clamped, averaged over inputs and boosted as described above."""
-    head = set(classifier(model).parameters())
+    head = set(classifier(model, data.num_classes).parameters())
     with torch.enable_grad():
         if options.labels == "model":
             fisher = fisher_diagonal(model, data.retain, options.images_per_gradient)
@@ -97,6 +97,7 @@ METHOD = Method(
     summary="Add Gaussian noise of variance alpha / Fisher information of the retain set to every weight.",
     source="Golatkar et al., Eternal Sunshine of the Spotless Net, CVPR 2020",
     opened="AdityaGolatkar/SelectiveForgetting Forgetting.ipynb (authors'); copies in SCRUB, SSD and Unlearn-Sparse",
+    open=("alpha: 1e-6 as by the authors and in SCRUB; 1e-7 in SCRUB at large scale, searched in Unlearn-Sparse",),
     cost="1 on retain, one image at a time, with a backward pass per class",
     published={"published": pinned(FisherNoiseOptions)},
     inherits=(),

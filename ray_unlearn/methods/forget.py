@@ -41,10 +41,11 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.losses import frozen_copy
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import classifier, convolutions, moves, reset_tensors
+from ray_unlearn.methods.perturbations import convolutions, moves, reset_tensors
 from ray_unlearn.methods.published import COMPETITION, pinned
+from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.changes import FROZEN, Correction
 from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe
 from ray_unlearn.training import Batch, Training
@@ -79,7 +80,7 @@ class ForgetOptions(Recipe):
 def forget(model: nn.Module, data: RunData, options: ForgetOptions, rng: Seeds) -> None:
     """Alternate between resetting random layers and regressing the original's logits on retain."""
     teacher, noise, draws = frozen_copy(model), rng.torch("image-noise"), rng.numpy("layers")
-    candidates = _candidates(model, options.pool)
+    candidates = _candidates(model, options.pool, data.num_classes)
     starts = [0, *itertools.accumulate(options.cycles[:-1])]
     within_cycle = options.model_copy(update={"epochs": options.cosine_epochs})
 
@@ -103,7 +104,7 @@ def forget(model: nn.Module, data: RunData, options: ForgetOptions, rng: Seeds) 
         training.epoch()
 
 
-def _candidates(model: nn.Module, pool: str) -> list[tuple[nn.Module, str | None]]:
+def _candidates(model: nn.Module, pool: str, classes: int) -> list[tuple[nn.Module, str | None]]:
     """Return what may be drawn: a layer and the name of one of its tensors, or None for all of the layer.
 
     Raises:
@@ -115,7 +116,7 @@ def _candidates(model: nn.Module, pool: str) -> list[tuple[nn.Module, str | None
         if not layers:
             raise MethodError("the method re-initialises convolutions larger than 1x1, and the model has none to train")
         return [(layer, None) for layer in layers]
-    head = classifier(model)
+    head = classifier(model, classes)
     kept = [(name, layer) for name, layer in model.named_modules() if layer is not head and not _is_shortcut(name)]
     found = [(layer, own) for _, layer in kept for own, each in layer.named_parameters(recurse=False) if moves(each)]
     if not found:
@@ -143,6 +144,7 @@ METHOD = Method(
                 "image_noise_std",
             ),
         ),
+        FROZEN,
     ),
     summary="Re-initialise random layers and regress the original's logits on retain, in cycles.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 8th place (Forget)",

@@ -62,6 +62,7 @@ METHOD = Method(
     summary="Maximise cross-entropy on the forget set.",
     source="NegGrad as in Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023",
     opened="OPTML-Group/Unlearn-Sparse unlearn/GA.py, unlearn/impl.py, README.MD (authors')",
+    open=("rate: 1e-4 as published; the authors later advise to search from 1e-5 to 1e-1",),
     cost="epochs on forget",
     published={"published": pinned(GradientAscentOptions, SPARSE)},
 )

@@ -51,8 +51,8 @@ from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.certificates import langevin_steps
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import classifier
 from ray_unlearn.methods.published import pinned
+from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Block, Float, Int
 
@@ -80,7 +80,7 @@ def langevin(model: nn.Module, data: RunData, options: LangevinOptions, rng: See
 
     """
     model.eval()
-    head = classifier(model)
+    head = classifier(model, data.num_classes)
     if not all(parameter.requires_grad for parameter in head.parameters()):
         raise MethodError("the method learns the net's classifier, which is frozen")
     inputs = _inputs(model, head, data.retain)

@@ -69,8 +69,8 @@ class Method:
 
     @property
     def revision(self) -> int:
-        """1 as the method was first released, and one more with every correction but those of defaults."""
-        return 1 + sum(not one.defaults for one in self.corrections)
+        """1 as the method was first released, and one more with every correction of all nets but those of defaults."""
+        return 1 + sum(one.revises for one in self.corrections)
 
     @property
     def why_no_resume(self) -> str:

@@ -33,7 +33,7 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import did_you_mean
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.registry import METHODS, aliases_of
+from ray_unlearn.methods.registry import METHODS
 from ray_unlearn.methods.shares import part_of
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.loading import describe_first
@@ -72,7 +72,7 @@ def _part(part: Any, shared: Mapping[str, Any], where: str) -> Any:
     """
     if not isinstance(part, dict) or not isinstance(part.get("method"), str):
         return part
-    name, implied = aliases_of(METHODS.own).get(part["method"], (part["method"], {}))
+    name, implied = METHODS.called(part["method"])
     own = {key: value for key, value in part.items() if key not in ("method", "share", "preset")}
     method = _method(name, where)
     inherited = {

@@ -23,7 +23,8 @@ against that population. It says nothing of how close the runs are to models tha
 Source: Koloskova et al., Certified Unlearning for Neural Networks (ICML 2025). Read:
 stair-lab/certified-unlearning-neural-networks-icml-2025 src/training/trainer.py, src/utils/dp.py,
 src/models/tiny_net.py, convergence_curve_runs/pabi, budget_curve_runs/cc-cifar (the authors'); of the paper, the
-abstract, and its first theorem as a third party's port and a summary of the paper state it.
+abstract, and as a third party's port and three summaries state them, its first theorem, both algorithms with clipping
+and the definition of unlearning.
 
 Caveats:
 - The noise of each weight grows with the clipping norms, and its norm with the number of weights, so it usually leaves
@@ -33,6 +34,8 @@ Caveats:
   calls 1 is epsilon 7.1 at delta 1e-5, which is what `preset: published` states. The theorem multiplies by the order.
 - Without `shrink` the authors' code has 1 / sqrt(2) of the noise that its formula with `shrink` tends to. Here both are
   one formula, and at `shrink: 0` it agrees with the theorem (`certificates`).
+- With clipped weights, the summaries have noise on the start, too, which the steps then amplify. Here the start has
+  none: the bound begins with delta = 1, which is true of any two starts.
 - Frozen parameters are taken as public.
 
 Does not cover: DP-SGD training of the original, which is the authors' baseline.
@@ -192,8 +195,9 @@ METHOD = Method(
         "configurations (authors')"
     ),
     open=(
-        "the paper's theorems: only the first (clipped gradients, no shrink) was read, in a third party's words, and "
+        "the paper's theorems: only the first (clipped gradients, no shrink) was read, in third parties' words, and "
         "agrees; noise with shrink, and of clipped weights, is derived from the code's steps",
+        "clipped weights: noise on the start, too, in summaries of the paper; none here, as the bound needs none",
     ),
     cost="`steps` batches with noise, then `epochs` on retain",
     published=PUBLISHED,

@@ -9,7 +9,8 @@ The statement of `noisy_finetune` holds for any two starts. This one is a fresh 
 nothing of the forget set is in it. Both populations have the same options; a study in which they differ is refused.
 
 Source: Koloskova et al., Certified Unlearning for Neural Networks (ICML 2025), whose definition compares with an
-algorithm that never saw the forget set.
+algorithm that never saw the forget set. Read: stair-lab/certified-unlearning-neural-networks-icml-2025
+src/training/trainer.py (the authors').
 
 Caveats: the authors' definition leaves that algorithm open; another choice is the same noise after a retrained model.
 
@@ -29,6 +30,7 @@ METHOD = Method(
     summary="The reference of noisy_finetune: its noise and fine-tuning after a fresh start.",
     source="Koloskova et al., Certified Unlearning for Neural Networks, ICML 2025",
     opened="stair-lab/certified-unlearning-neural-networks-icml-2025 src/training/trainer.py (authors')",
+    open=("what the statement compares with: an algorithm without the forget set, here the same from a fresh start",),
     cost="`steps` batches with noise, then `epochs` on retain",
     published=PUBLISHED,
 )

@@ -149,6 +149,7 @@ METHOD = Method(
     summary="Train on the retain set and on the forget set under random labels.",
     source="Golatkar et al., CVPR 2020; as the baseline RL of Fan et al., SalUn, ICLR 2024",
     opened="OPTML-Group/Unlearn-Saliency unlearn/RL.py, kairanzhao/RUM unlearn/RL_original.py (both authors')",
+    open=("rate: published from 0.01 to 0.1, for the sources' nets; without a preset 0.01",),
     cost="epochs on retain and forget",
     published={
         "published": pinned(RandomLabelOptions, SPARSE, order="sequential"),

@@ -8,13 +8,15 @@ A distribution adds a method by an entry point in its pyproject.toml; `METHOD` i
     [project.entry-points."ray_unlearn.methods"]
     theirs = "their_package.their_module:METHOD"
 
-Such a method is treated as the package's own, but its identity holds the distribution's name and version.
+Such a method is treated as the package's own, its aliases included, but its identity holds the distribution's name and
+version.
 
 Does not cover: scripts (`script`), whose text is their identity.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -44,7 +46,7 @@ class Registry(Mapping[str, Method]):
         if name in self.own:
             return self.own[name]
         if name not in self._loaded:
-            self._loaded[name] = _loaded(self._installed()[name])
+            self._loaded[name] = _loaded(self._installed()[name], self.own)
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -55,6 +57,25 @@ class Registry(Mapping[str, Method]):
 
     def __contains__(self, name: object) -> bool:
         return name in self.own or name in self._installed()
+
+    def called(self, name: str) -> tuple[str, Mapping[str, Any]]:
+        """Return the name of the method that is called so, and the options that this name of it implies.
+
+        A name that is no method's and not one of the package's aliases may be an alias of an installed method, so these
+        are loaded; those that cannot be loaded are passed over.
+        """
+        if name in self:
+            return name, {}
+        return aliases_of(self.own).get(name) or aliases_of(dict(self._loadable())).get(name, (name, {}))
+
+    def names(self) -> list[str]:
+        """Return the names that a study may have, aliases included."""
+        return [*self, *aliases_of({**self.own, **dict(self._loadable())})]
+
+    def _loadable(self) -> Iterator[tuple[str, Method]]:
+        for name in self._installed():
+            with contextlib.suppress(MethodError):
+                yield name, self[name]
 
     def _installed(self) -> dict[str, importlib.metadata.EntryPoint]:
         """Return the entry points by name; nothing is loaded."""
@@ -75,11 +96,11 @@ def aliases_of(methods: Mapping[str, Method]) -> dict[str, tuple[str, Mapping[st
     return {alias: (m.name, implied) for m in methods.values() for alias, implied in m.aliases.items()}
 
 
-def _loaded(entry: importlib.metadata.EntryPoint) -> Method:
+def _loaded(entry: importlib.metadata.EntryPoint, own: Mapping[str, Method]) -> Method:
     """Return an installed method, with its distribution.
 
     Raises:
-        MethodError: it cannot be imported, or is no `Method` of the entry point's name.
+        MethodError: it cannot be imported, is no `Method` of the entry point's name, or has an alias of the package's.
 
     """
     try:
@@ -87,6 +108,8 @@ def _loaded(entry: importlib.metadata.EntryPoint) -> Method:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise MethodError(f"method {entry.name!r} of {_of(entry)} cannot be imported: {reason}") from error
+    if isinstance(method, Method) and (taken := method.aliases.keys() & {*own, *aliases_of(own)}):
+        raise MethodError(f"{_of(entry)} has a method {min(taken)!r}, which is a name of ray_unlearn's")
     if not isinstance(method, Method) or method.name != entry.name:
         found = f"a Method named {method.name!r}" if isinstance(method, Method) else type(method).__name__
         raise MethodError(

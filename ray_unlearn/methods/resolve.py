@@ -9,15 +9,17 @@ Does not cover: digests (`ray_unlearn.study.plan` builds them from what is retur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from ray_unlearn.errors import MethodError, StudyError, did_you_mean
-from ray_unlearn.methods import ALIASES, METHODS, Method
+from ray_unlearn.methods import METHODS, Method
 from ray_unlearn.methods.form import check_script_form
 from ray_unlearn.methods.keywords import checked, hidden
 from ray_unlearn.methods.script import ScriptOptions, script_method
+from ray_unlearn.methods.unrepeatable import draws_anew
 from ray_unlearn.models import open_weights
 from ray_unlearn.store.records import IMPORTED
 from ray_unlearn.study.identity import identity_of
@@ -40,10 +42,11 @@ def resolve(study: Study, population: str) -> MethodUse:
 
     """
     spec = study.populations[population]
-    name, implied = ALIASES.get(spec.method_name, (spec.method_name, {}))
-    source = read_script(name) if is_script(name) else ""
-    method = script_method(name, source, {}) if is_script(name) else _registered(name, population)
-    if is_script(name):
+    script = is_script(spec.method_name)
+    name, implied = (spec.method_name, {}) if script else METHODS.called(spec.method_name)
+    source = read_script(name) if script else ""
+    method = script_method(name, source, {}) if script else _registered(name, population)
+    if script:
         check_script_form(name, source)  # refused before any work
     try:
         preset = _preset(method, population, spec.preset)
@@ -93,7 +96,7 @@ def _with_arguments(population: str, method: str, source: str, options: Mapping[
 
 
 def remarks(study: Study, uses: Mapping[str, MethodUse]) -> list[str]:
-    """Return a line for each argument of a script that keeps its default beside a key of its name."""
+    """Return lines about scripts: arguments that keep defaults beside keys of their names, and draws without a seed."""
     lines = []
     for population, use in uses.items():
         if use.source:
@@ -104,7 +107,22 @@ def remarks(study: Study, uses: Mapping[str, MethodUse]) -> list[str]:
                 f"it one, add arguments: {{{key}: ...}}"
                 for key in hidden(use.name, use.source, keys, use.options.arguments)  # type: ignore[attr-defined]
             ]
+            lines += _unrepeatable(population, use)
     return lines
+
+
+def _unrepeatable(population: str, use: MethodUse) -> list[str]:
+    """Return a line where the runs of a script have other bytes when they are made again."""
+    texts = {Path(use.name.rpartition(":")[0]).name: use.source, **use.modules}
+    found = [f"{file}:{line}: {call}" for file, text in texts.items() for line, call in draws_anew(text)]
+    if not found:
+        return []
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    return [
+        f"population {population}: its script draws what no seed of a run reaches ({found[0]}{more}), so a run that is "
+        "made again has other bytes; draw from torch's, NumPy's or Python's global generator, or take a seed from it: "
+        "int(torch.randint(2**31, ()))"
+    ]
 
 
 def method_of(use: MethodUse) -> Method:
@@ -148,7 +166,7 @@ def _registered(name: str, population: str) -> Method:
             f"evaluation: {{populations: {{{population}: FOLDER}}}}"
         )
     if name not in METHODS:
-        hint = did_you_mean(name, [*METHODS, *ALIASES])
+        hint = did_you_mean(name, METHODS.names())
         raise StudyError(f"populations.{population}.method: no method {name!r}{hint}; or path/to/script.py:function")
     return METHODS[name]
 

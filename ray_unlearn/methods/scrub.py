@@ -127,6 +127,7 @@ METHOD = Method(
     source="Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023",
     cost="msteps x forget + epochs on retain, each step with a forward pass of the teacher",
     opened="meghdadk/SCRUB notebooks, thirdparty/repdistiller (authors'); kairanzhao/RUM unlearn/scrub.py (authors')",
+    open=("weights of the losses in RUM: searched, not published; so RUM's setting is no preset",),
     published={
         "published_small_scale": pinned(ScrubOptions, PLAIN, batch_size=32),
         "published_large_scale": pinned(

@@ -35,7 +35,7 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import add_noise, check_some_move, convolutions
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.changes import FROZEN, Correction
 from ray_unlearn.study.recipe import INHERITED, Float, Optimizer, Recipe
 from ray_unlearn.training import Batch, Training, cross_entropy, inverse_counts
 
@@ -98,6 +98,7 @@ METHOD = Method(
     starts_from="original",
     corrections=(
         Correction("0.2", "all convolutions got noise; the port and the slides have the first alone", ("layers",)),
+        FROZEN,
     ),
     summary="Add noise to the first convolution, then train on retain, each batch scaled by its mean class weight.",
     source="Team Seif, NeurIPS 2023 Machine Unlearning Challenge, 3rd place (CFW)",

@@ -38,10 +38,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.masks import trainable_only
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import add_noise, check_some_move, classifier, reset_layers
+from ray_unlearn.methods.perturbations import add_noise, check_some_move, reset_layers
 from ray_unlearn.methods.published import COMPETITION, pinned
+from ray_unlearn.methods.units import classifier
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.changes import Correction
+from ray_unlearn.study.changes import FROZEN, Correction
 from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Training
@@ -72,7 +73,7 @@ class SunOptions(Recipe):
 
 def sun(model: nn.Module, data: RunData, options: SunOptions, rng: Seeds) -> None:
     """Reset the classifier; train noisy random subsets, then all."""
-    head = classifier(model)
+    head = classifier(model, data.num_classes)
     check_some_move(head.parameters(), "the classifier")
     reset_layers([head], rng, "reset")
     normal = _normalisation(model, options.pool)
@@ -125,6 +126,7 @@ METHOD = Method(
                 "noise_again",
             ),
         ),
+        FROZEN,
     ),
     summary="Reset the classifier, train noisy random subsets of the tensors, then all of them.",
     source="NeurIPS 2023 Machine Unlearning Challenge, 7th place (Sun)",

@@ -16,6 +16,7 @@ from ray_unlearn.models.hidden import check_state as check_state
 from ray_unlearn.models.hidden import seeds_itself as seeds_itself
 from ray_unlearn.models.hidden import untrained as untrained
 from ray_unlearn.models.libraries import package_of as package_of
+from ray_unlearn.models.scaling import scaled_twice as scaled_twice
 from ray_unlearn.models.template import Template as Template
 from ray_unlearn.models.trial import fails_on_one as fails_on_one
 from ray_unlearn.models.trial import try_net as try_net

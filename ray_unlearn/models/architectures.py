@@ -36,8 +36,9 @@ _WITH_HEADS = ("googlenet", "inception_v3")
 """Torchvision's architectures that return more than logits in training."""
 _tried: dict[tuple[int, str, int, int], tuple[Callable[..., Any], bool]] = {}
 """Factories that this process tried, by id, options, classes and pixels: itself, and whether it returns more."""
-_heads: dict[tuple[str, str, str, int], list[str]] = {}
-"""Names of the tensors of heads, by architecture, options, folder and classes."""
+_heads: dict[tuple[int, str, str, int], tuple[Callable[..., Any], list[str]]] = {}
+"""Factories, by id (0 for a library's), architecture, options and classes: itself, and the names of the tensors of
+heads. A user's file that changed is imported anew, as another function."""
 
 
 def small_cnn(num_classes: int, width: int = 16) -> nn.Module:
@@ -111,11 +112,11 @@ def _head_of(
     model: nn.Module, spec: Model, factory: Callable[..., Any], num_classes: int, image_size: int | None
 ) -> list[str]:
     """Return the names of the tensors whose shape depends on the number of classes; none where it is fixed."""
-    key = spec.arch, repr(spec.options), spec.folder, num_classes
+    key = 0 if library_of(spec) else id(factory), spec.arch, repr(spec.options), num_classes
     if key not in _heads:
         other, own = _made(spec, factory, num_classes + 1, Seeds(study=0), image_size).state_dict(), model.state_dict()
-        _heads[key] = [name for name in own if name in other and other[name].shape != own[name].shape]
-    return _heads[key]
+        _heads[key] = factory, [name for name in own if name in other and other[name].shape != own[name].shape]
+    return _heads[key][1]
 
 
 def _needs_adapter(

@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from ray_unlearn.errors import ModelError, did_you_mean
+from ray_unlearn.models.image_scales import Scales, scale_word, scales_among, scales_beside
 from ray_unlearn.models.weight_files import WRAPPERS
 
 _ADDED = re.compile(
@@ -70,8 +71,10 @@ class Fitted:
 
     state: Mapping[str, torch.Tensor]
     notes: tuple[str, ...] = ()
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    normalisation: Scales | None = None
     """Mean and standard deviation, of pixels in 0..1, by which the file's net scaled its images; None without."""
+    named: Scales | None = None
+    """Those that the file names beside the weights: probably of the images that its net was trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ def fitted(
         raise ModelError(f"{where}: {_why_none_fits(own, found, where)}")
     first, *others = sorted(fits, key=lambda fit: _rank(fit.candidate.path) + _rank(fit.prefix))
     _check_one(first, others, where)
-    return _filled(own, first, others)
+    return replace(_filled(own, first, others), named=scales_beside(tree, first.candidate.path))
 
 
 def _without_modules(one: Candidate, names: Collection[str]) -> Candidate:
@@ -265,13 +268,7 @@ def _with_new_norms(names: Mapping[str, str]) -> Mapping[str, str]:
 
 def _is_left_over(name: str) -> bool:
     last = name.rpartition(".")[2]
-    return last in _LEFTOVERS or _scale_word(name) != ""
-
-
-def _scale_word(name: str) -> str:
-    """Return `mean` or `std` for a buffer by which a net scales its images; else nothing."""
-    match = re.fullmatch(r"(?:.*\.)?_?(?:pixel_|img_|image_|norm_|input_)?(mean|std)", name)
-    return match[1] if match else ""
+    return last in _LEFTOVERS or scale_word(name) != ""
 
 
 # The chosen way
@@ -301,7 +298,8 @@ def _filled(own: Own, fit: Fit, others: list[Fit]) -> Fitted:
         elif name not in state:
             state[name] = torch.zeros_like(tensor)
             counts.append(name)
-    scales, rest = _normalisation(fit)
+    scales, taken = scales_among({name: fit.candidate.tensors[name] for name in fit.beside})
+    rest = [name for name in fit.beside if name not in taken]
     path = fit.candidate.path
     notes = [
         f"read from its key {path!r}" if path and path not in _USUAL else "",
@@ -313,18 +311,6 @@ def _filled(own: Own, fit: Fit, others: list[Fit]) -> Fitted:
     ]
     ordered = {name: state[name] for name in own.state}
     return Fitted(state=ordered, notes=tuple(filter(None, notes)), normalisation=scales)
-
-
-def _normalisation(fit: Fit) -> tuple[tuple[tuple[float, ...], tuple[float, ...]] | None, list[str]]:
-    """Return mean and standard deviation that a normalising wrapper left in the file, and what else is left out."""
-    tensors = fit.candidate.tensors
-    scales = {word: name for name in fit.beside if (word := _scale_word(name)) and tensors[name].numel() in (1, 3)}
-    if scales.keys() != {"mean", "std"}:
-        return None, list(fit.beside)
-    mean, std = (tensors[scales[word]].double().flatten().expand(3).tolist() for word in ("mean", "std"))
-    unit = 255 if max(map(abs, mean + std)) > 4 else 1  # of pixels in 0..255
-    found = tuple(round(v / unit, 6) for v in mean), tuple(round(v / unit, 6) for v in std)
-    return found, [name for name in fit.beside if name not in scales.values()]
 
 
 # Why nothing fits

@@ -151,6 +151,7 @@ def load_weights(
         state=found.state,
         notes=tuple(f"{where}: {note}" for note in (*found.notes, *_casts(own, found.state))),
         normalisation=found.normalisation,
+        named=found.named,
     )
 
 

@@ -9,6 +9,7 @@ Does not cover: what `ray-unlearn status` prints about a store.
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import Any
 
@@ -17,8 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from ray_unlearn.monitor.time_left import TimeLeft
+from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.schedule.events import Ended, Equal, Event, Failed, Made, Retried
 from ray_unlearn.schedule.pool import Lost, Ready
+from ray_unlearn.study.plan import Run
 from ray_unlearn.terminal import print_error
 from ray_unlearn.wording import duration, lines_in, plural
 
@@ -39,13 +42,16 @@ class ConsoleSink:
         *,
         max_attempts: int = 1,
         verbose: bool = False,
+        file: str = "",
     ) -> None:
         self.left = left
         self.console, self.total, self.done, self.failed = console, total, already, 0
         self._already, self._max_attempts, self._printed_at = already, max_attempts, float("-inf")
-        self._verbose = verbose
+        self._verbose, self._file = verbose, file
         self._start: float | None = None
         self._ready: set[int] = set()
+        self._errors: dict[str, Run] = {}
+        """Error -> the first run that met it."""
         self._causes: set[str] = set()
         """Causes why workers could not start; each is printed once."""
 
@@ -62,16 +68,17 @@ class ConsoleSink:
             self._show(force=self.done + self.failed == self.total)
         elif isinstance(event, Failed):
             self.failed += 1
-            attempts = f"{event.attempt} attempt{'s' if event.attempt > 1 else ''}"
-            self.log(f"failed: {event.outcome.run} after {attempts}: {event.outcome.error}")
+            attempts = plural(event.attempt, "attempt")
+            self.log(f"failed: {event.outcome.run} after {attempts}: {self._error(event.outcome)}")
         elif isinstance(event, Retried):
             attempt = f"attempt {event.next_attempt} of {self._max_attempts}"
-            self.log(f"retrying {event.outcome.run} ({attempt}): {event.outcome.error}")
+            self.log(f"retrying {event.outcome.run} ({attempt}): {self._error(event.outcome)}")
         elif isinstance(event, Equal):
             self.log(f"warning: {event.same}")
         elif isinstance(event, Ended):
             self.total -= len(event.runs)
-            self.log(f"population {event.population}: {plural(len(event.runs), 'run')} will not be made: {event.why}")
+            why = event.why.replace(" STUDY ", f" {shlex.quote(self._file)} ") if self._file else event.why
+            self.log(f"population {event.population}: {plural(len(event.runs), 'run')} will not be made: {why}")
         elif isinstance(event, Ready):
             self._began(event)
         elif isinstance(event, Lost) and event.worker not in self._ready and not event.preempted:
@@ -97,6 +104,11 @@ class ConsoleSink:
         """Print a line of progress if there was none for a while; called by another thread."""
         if self._start is not None and time.monotonic() - self._printed_at > _QUIET_S:
             self._show(force=True)
+
+    def _error(self, outcome: Outcome) -> str:
+        """Return an outcome's error; of one that was printed for another run, that run alone."""
+        first = self._errors.setdefault(outcome.error, outcome.run)
+        return outcome.error if first == outcome.run else f"in the same way as {first}"
 
     def _began(self, event: Ready) -> None:
         """Measure time from the first ready worker on: the rate of runs does not include starting."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ray_unlearn.monitor.console import LINE_EVERY_S, Bar, ConsoleSink
 from ray_unlearn.monitor.notebook_bar import NotebookBar
@@ -23,7 +24,7 @@ from ray_unlearn.terminal import open_console
 
 @contextmanager
 def show_progress(
-    total: int, already: int, execution: Execution, left: TimeLeft, verbose: bool = False
+    total: int, already: int, execution: Execution, left: TimeLeft, verbose: bool = False, file: str = ""
 ) -> Iterator[ConsoleSink]:
     """Yield a sink that suits the place: a notebook's cell, a terminal, or a file.
 
@@ -33,18 +34,20 @@ def show_progress(
         execution: the study's section; `max_attempts` is shown with retries.
         left: knows the runs that are left, and their seconds.
         verbose: print each run's output, too, when the run ends.
+        file: the study's file, for commands in lines.
 
     """
-    console, max_attempts = open_console(error=True), execution.max_attempts
+    console = open_console(error=True)
+    how: dict[str, Any] = {"max_attempts": execution.max_attempts, "verbose": verbose, "file": file}
     if console.is_jupyter:
-        yield NotebookBar(console, total, already, left, max_attempts=max_attempts, verbose=verbose)
+        yield NotebookBar(console, total, already, left, **how)
         return
     if not console.is_terminal:
-        sink = ConsoleSink(console, total, already, left, max_attempts=max_attempts, verbose=verbose)
+        sink = ConsoleSink(console, total, already, left, **how)
         with _ticking(sink):
             yield sink
         return
-    bar = Bar(console, total, already, left, max_attempts=max_attempts, verbose=verbose)
+    bar = Bar(console, total, already, left, **how)
     with bar.bar:
         yield bar
 

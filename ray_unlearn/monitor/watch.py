@@ -75,7 +75,7 @@ class Look:
     runs_per_s: float | None
     """Runs per second; None until the log, or two looks, have seen runs made."""
     left_s: float | None
-    """Seconds until every run is made that this driver has not given up, at this rate."""
+    """Seconds until every run is made that this driver has not given up or left out, at this rate."""
 
     @property
     def all_made(self) -> bool:
@@ -119,7 +119,7 @@ class Watch:
         self._rate.look(now, made)
         rate = (rate_of(events) if driver is Driver.working else None) or self._rate.per_s
         left = sum(max(0, one.planned - one.made) for one in populations if _asked_for(one, events))
-        left -= len(self._given_up(events)) if driver is Driver.working else 0
+        left -= len(self._given_up(events)) + _left_out(events) if driver is Driver.working else 0
         left_s = max(0, left) / rate if rate else None
         return Look(populations=populations, driver=driver, runs_per_s=rate, left_s=left_s)
 
@@ -175,6 +175,11 @@ def _asked_for(one: Made, events: list[Event]) -> bool:
     """Return whether the driver makes this population; `generate --only` leaves others out."""
     pending = (_begun(events) or {}).get("pending")
     return one.population in pending if isinstance(pending, Mapping) else True
+
+
+def _left_out(events: list[Event]) -> int:
+    """Return the number of runs that this driver will not try, because their populations ended early."""
+    return sum(int(event["runs"]) for event in events if event["event"] == "ended early")
 
 
 def rate_of(events: Iterable[Event]) -> float | None:

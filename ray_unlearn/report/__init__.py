@@ -16,10 +16,10 @@ class _Callable(ModuleType):
     """A module that can be called: the package has a room and a function of the name `report`."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Return `notebook.report` of the arguments."""
-        from ray_unlearn.report.notebook import report
+        """Return the package's function `report` of the arguments."""
+        import ray_unlearn
 
-        return report(*arguments, **named)
+        return ray_unlearn._report(*arguments, **named)
 
 
 sys.modules[__name__].__class__ = _Callable

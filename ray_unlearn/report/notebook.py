@@ -1,28 +1,24 @@
 """The report as a value that a notebook shows, and the ranking as a few lines of HTML.
 
-    found = report(study)                        # the page, in a frame, where it is the last line of a cell
-    print(report(study, "latex", columns=["population", "N", "score"]))
+    Report(text, "html", address)                # the page, in a frame, where it is the last line of a cell
     html = ranking_html(scores)
 
-Does not cover: the contents of page and tables (`page`, `paper`).
+Does not cover: the contents of page and tables (`page`, `paper`), writing them (`publish`).
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ray_unlearn.evaluation.scores import Scores
-from ray_unlearn.report.publish import Form, draw, render, save
+from ray_unlearn.report.publish import Form
 from ray_unlearn.report.ranking import warnings_of
 from ray_unlearn.report.score_tables import ranking_lines_table
 from ray_unlearn.report.table import Table
 from ray_unlearn.report.text import null_lines
 from ray_unlearn.report.verdict import verdict
-from ray_unlearn.store import StudyStore, open_storage
-from ray_unlearn.study.schema import Study
 from ray_unlearn.wording import joined
 
 
@@ -46,34 +42,6 @@ class Report:
             return f"<pre>{html.escape(self.text)}</pre>"
         frame = 'width="100%" height="720" style="border: 1px solid #ccc"'
         return f'<iframe srcdoc="{html.escape(self.text)}" {frame}></iframe><p>{html.escape(self.address)}</p>'
-
-
-def report(
-    study: Study,
-    form: Form = "html",
-    *,
-    columns: Sequence[str] = (),
-    output: str | Path | None = None,
-    figures: str | Path | None = None,
-) -> Report:
-    """Write the last evaluation of a study as a page or as tables, and return it.
-
-    Args:
-        study: the study; it is evaluated.
-        form: html, markdown, latex or csv.
-        columns: columns of one table for a paper (`ray_unlearn.report.paper`).
-        output: file to write; default report.html, .md, .tex or .csv in the study's folder.
-        figures: folder for the page's pictures as PDF and SVG.
-
-    Raises:
-        StoreError: the store has no evaluation by this version, or a file cannot be written.
-        RayUnlearnError: columns that do not exist, or that are asked of a page.
-
-    """
-    store = StudyStore(open_storage(study.storage), study.name)
-    text = render(store, form, columns)
-    address = save(store, form, text, None if output is None else Path(output))
-    return Report(text, form, address, tuple(draw(store, Path(figures))) if figures is not None else ())
 
 
 def ranking_html(scores: Scores) -> str:

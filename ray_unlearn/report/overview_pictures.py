@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.ink import BAND, INK, METHOD, MUTED, PAPER, REFERENCE, canvas, ink, picture, plot_area
-from ray_unlearn.report.ranking import estimate, null_of, originals_of, ranked, reference_of, slice_of
+from ray_unlearn.report.ranking import estimate, null_of, originals_of, quoted, ranked, reference_of, slice_of
 from ray_unlearn.wording import decimals, interval, joined, short
 
 _WIDTH = 410
@@ -36,6 +36,7 @@ def with_quality(scores: Scores) -> list[PopulationScores]:
 
 def forest(scores: Scores) -> str:
     """Return F with its interval and F at the null's N, one line per population, in front of the null's range."""
+    scores = quoted(scores)
     found = with_quality(scores)
     if not found:
         return ""
@@ -106,6 +107,7 @@ def _forest_words(scores: Scores, found: list[PopulationScores]) -> str:
 
 def plane(scores: Scores) -> str:
     """Return the plot of the ratio of test accuracy against F: up and to the right is good."""
+    scores = quoted(scores)
     found = [one for one in with_quality(scores) if estimate(one, "test_ratio").value is not None]
     if not found:
         return ""

@@ -27,6 +27,7 @@ from ray_unlearn.report.accuracy_tables import change_table, part_tables
 from ray_unlearn.report.evidence_tables import evidence_table, images_table, part_quality_table
 from ray_unlearn.report.ranking import (
     SPLITS,
+    at_once,
     in_order,
     mode_words,
     originals_of,
@@ -184,7 +185,7 @@ def _overview(scores: Scores) -> list[Picture]:
     pictures = [
         Picture(
             "How close each comes to retraining",
-            "dot: F and 95 % interval · diamond: at the null's N · band: retraining against itself",
+            f"dot: F and 95 % interval{at_once(scores)} · diamond: at the null's N · band: retraining against itself",
             overview_pictures.forest(scores),
         ),
     ]

@@ -5,7 +5,8 @@ r"""Scores -> one table for a paper: a population per row, one value per cell, i
 A cell is the value ± half the width of its 95 % interval, with its N where that is not the row's. Columns:
 `population`, `method`, `N`, every measure by its name in scores.parquet, `MEASURE@null` (the value at the null's N, and
 in the reference's row the null itself), `SPLIT_accuracy` in percent, `p`, `cost` and `seconds`. CSV has numbers as they
-are: a column each for the value, both ends of the interval, and N.
+are: a column each for the value, both ends of the interval, and N. Intervals of score and F hold for all populations at
+once.
 
 Does not cover: the page and its tables (`page`, `score_tables`), pictures (`figures`).
 """
@@ -22,7 +23,7 @@ from ray_unlearn.errors import EvaluationError, did_you_mean
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import PopulationScores, Scores, Summary
 from ray_unlearn.report.markdown import escaped
-from ray_unlearn.report.ranking import SPLITS, estimate, in_order, null_of, slice_of
+from ray_unlearn.report.ranking import SPLITS, at_once, estimate, in_order, null_of, quoted, slice_of
 from ray_unlearn.wording import MINUS, MISSING, TIMES, decimals, joined
 
 PaperForm = Literal["latex", "markdown", "csv"]
@@ -63,6 +64,7 @@ def paper_table(scores: Scores, form: PaperForm, columns: Sequence[str] = ()) ->
     names = [_in_full(name) for name in columns] or list(DEFAULT)
     for name in names:
         _check(name)
+    scores = quoted(scores)
     rows = [(one, [_entry(scores, one, name) for name in names]) for one in in_order(scores)]
     if form == "csv":
         return _csv(names, [entries for _, entries in rows])
@@ -152,7 +154,8 @@ def _note(scores: Scores) -> str:
     at_null = (
         f" The row {scores.reference} has the null: retraining against itself at N = {null.null_n}." if null else ""
     )
-    return f"Value ± half of the 95 % interval over N runs; {scores.mode} mode.{at_null}"
+    several = f" (of score and F{words})" if (words := at_once(scores)) else ""
+    return f"Value ± half of the 95 % interval over N runs{several}; {scores.mode} mode.{at_null}"
 
 
 def _csv(names: Sequence[str], rows: Sequence[Sequence[Entry]]) -> str:

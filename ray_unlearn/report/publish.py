@@ -64,6 +64,17 @@ def render(store: StudyStore, form: Form, columns: Sequence[str] = (), images: S
     return paper_table(scores, form, columns)
 
 
+def check_images(form: Form, *, images: bool) -> None:
+    """Refuse pictures of images in a table.
+
+    Raises:
+        StudyError: they are asked for.
+
+    """
+    if images and form != "html":
+        raise StudyError(f"report: --images puts pictures on a page; expected the format html; found {form}")
+
+
 def draw(store: StudyStore, folder: Path) -> list[Path]:
     """Write the page's pictures into a folder as PDF and SVG; return the files.
 

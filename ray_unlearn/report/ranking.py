@@ -2,6 +2,7 @@
 
     unlearned, reference = ranked(scores), reference_of(scores)
     place(scores, "kookmin")                     # "2-4": the places that the runs allow
+    scores = quoted(scores)                      # intervals that hold for the best, too
 
 Populations are ranked by score; where their N differ, by the score at the null's N, because F depends on N.
 
@@ -31,6 +32,27 @@ def comparable(scores: Scores, measure: str = "score") -> dict[str, float]:
     equal = len({one.n for one in found.values() if one.value is not None}) <= 1
     values = {name: one.value if equal else one.at_null_n for name, one in found.items()}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def quoted(scores: Scores) -> Scores:
+    """Return the scores with the intervals that several populations are shown beside each other with.
+
+    Of a measure that two or more are ranked by, an interval holds for all of them at once, hence for the best: its own
+    would miss too often, because the best of several is the luckiest of several.
+    """
+    populations = dict(scores.populations)
+    for measure, places in scores.ranks.items():
+        for name, one in places.items() if len(places) > 1 else ():
+            measures = populations[name].measures
+            shown = measures[measure].model_copy(update={"low": one.low, "high": one.high})
+            populations[name] = populations[name].model_copy(update={"measures": {**measures, measure: shown}})
+    return scores.model_copy(update={"populations": populations})
+
+
+def at_once(scores: Scores) -> str:
+    """Return for how many populations an interval of `quoted` holds, such as ` for all 3 at once`; "" for one."""
+    several = max((len(places) for places in scores.ranks.values()), default=0)
+    return f" for all {several} at once" if several > 1 else ""
 
 
 def ranked(scores: Scores) -> list[PopulationScores]:

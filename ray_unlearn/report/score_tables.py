@@ -21,12 +21,14 @@ from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores
 from ray_unlearn.report.ranking import (
     TOLERATED,
+    at_once,
     comparable,
     estimate,
     in_order,
     lost_accuracy,
     null_of,
     place,
+    quoted,
     ranked,
     reference_of,
     why_no_null,
@@ -35,7 +37,7 @@ from ray_unlearn.report.table import DASH, POPULATION, Bar, Cell, Column, Table,
 from ray_unlearn.wording import MISSING, TIMES, decimals, interval, joined, listed, short, span
 
 HEADLINE = ("score", "forgetting_quality")
-_RANKED = (*HEADLINE, "retain_ratio", "test_ratio")
+RANKED = (*HEADLINE, "retain_ratio", "test_ratio")
 _OTHER_IMAGES = tuple(f"klom_{way}_to_{to}_" for way, to in (("retrained", "unlearned"), ("unlearned", "retrained")))
 TABLES = {
     "attacks": ("Membership attacks that know retrained models", ("u_lira", "rmia")),
@@ -107,10 +109,12 @@ def _reasons(missing: dict[str, str]) -> list[str]:
 
 def ranking_table(scores: Scores) -> Table:
     """Return one row per unlearned population, best score first, and one of retraining against itself."""
+    scores = quoted(scores)
     top, shared_n = _top(scores), _shared_null_n(scores)
-    placed, found, absent = comparable(scores), ranked(scores), nowhere(scores, _RANKED)
+    placed, found, absent = comparable(scores), ranked(scores), nowhere(scores, RANKED)
     places = [nth if one.population in placed else None for nth, one in enumerate(found, 1)]
-    several = ["Places such as 1-3 are a tie: other runs could turn the order."] if scores.ranks.get("score") else []
+    held = f"Intervals of score and F hold{at_once(scores)}. Places such as 1-3 are a tie: other runs could turn them."
+    several = [held] if at_once(scores) else []
     rows = [
         _ranking_row(nth, place(scores, one.population), one, top, shared_n, absent)
         for nth, one in zip(places, found, strict=True)
@@ -168,7 +172,7 @@ def _ranking_row(
     nth: int | None, places: str, found: PopulationScores, top: float, shared_n: int, absent: dict[str, str]
 ) -> tuple[Cell, ...]:
     score, quality = estimate(found, "score"), estimate(found, "forgetting_quality")
-    cells = {key: estimate_cell(estimate(found, key), found.runs, reason=key not in absent) for key in _RANKED}
+    cells = {key: estimate_cell(estimate(found, key), found.runs, reason=key not in absent) for key in RANKED}
     cells |= {key: replace(cells[key], good=False) for key in lost_accuracy(found)}
     return (
         number(nth, places or str(nth)) if nth else DASH,
@@ -229,6 +233,7 @@ def _reference_row(scores: Scores, top: float) -> tuple[Cell, ...] | None:
 
 def ranking_lines_table(scores: Scores) -> Table:
     """Return the ranking in nine columns; the null has a column instead of a row."""
+    scores = quoted(scores)
     shared_n = _shared_null_n(scores, ["forgetting_quality"])
     at_null = f"F at {shared_n}" if shared_n else "F at null's N"
     labels = ("N", "score", "F", at_null, "null F", "RA", "TA", "cost")
@@ -237,7 +242,8 @@ def ranking_lines_table(scores: Scores) -> Table:
         caption="Ranking by score",
         columns=(POPULATION, *map(Column, labels)),
         rows=tuple(_ranking_line(one) for one in ranked(scores)),
-        explained="[ ]: 95 % interval over runs; RA, TA: ratios to the reference; cost: times retraining",
+        explained=f"[ ]: 95 % interval over runs{at_once(scores)}; RA, TA: ratios to the reference; cost: times "
+        "retraining",
     )
 
 
@@ -259,14 +265,15 @@ def _ranking_line(found: PopulationScores) -> tuple[Cell, ...]:
 # Attacks and distances
 
 
-def _table_of(key: str) -> str:
+def table_of(key: str) -> str:
+    """Return the name of the table in which the page shows a measure; empty for what the ranking shows."""
     return next((table for table in reversed(TABLES) if key.startswith(TABLES[table][1])), "")
 
 
 def left_out(scores: Scores) -> list[str]:
     """Return why attacks and distances are in no table."""
     shadows = any(MEASURES[key].of_shadows for one in ranked(scores) for key in one.measures)
-    keys = [key for key, one in MEASURES.items() if _table_of(key) and (shadows or not one.of_shadows)]
+    keys = [key for key, one in MEASURES.items() if table_of(key) and (shadows or not one.of_shadows)]
     return _reasons(nowhere(scores, keys))
 
 
@@ -275,7 +282,7 @@ def measure_tables(scores: Scores) -> list[Table]:
     absent = nowhere(scores, MEASURES)
     tables = []
     for table, (caption, _) in TABLES.items():
-        keys = tuple(key for key in MEASURES if _table_of(key) == table and key not in absent)
+        keys = tuple(key for key in MEASURES if table_of(key) == table and key not in absent)
         tables += [_measure_table(scores, keys, table, caption)] if keys and ranked(scores) else []
     return tables
 

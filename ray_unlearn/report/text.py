@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import PopulationScores, Scores
-from ray_unlearn.report.ranking import SPLITS, estimate, mode_words, null_of, ranked, warnings_of, why_no_null
+from ray_unlearn.report.ranking import SPLITS, estimate, mode_words, null_of, quoted, ranked, warnings_of, why_no_null
 from ray_unlearn.report.score_tables import HEADLINE, estimate_cell, ranking_lines_table
 from ray_unlearn.report.shadow_tables import shadow_lines
 from ray_unlearn.report.table import Cell, Table
@@ -121,8 +121,8 @@ def plan_lines(scores: Scores) -> list[str]:
 
 
 def growth_lines(scores: Scores) -> list[str]:
-    """Return one line per scored population: N, score and F with their intervals, and the null's F."""
-    return [f"N={one.runs} {one.population}: {_growth_words(one)}" for one in ranked(scores)]
+    """Return one line per scored population: N, score and F with intervals of all at once, and the null's F."""
+    return [f"N={one.runs} {one.population}: {_growth_words(one)}" for one in ranked(quoted(scores))]
 
 
 def _growth_words(found: PopulationScores) -> str:

@@ -366,7 +366,7 @@ class _Scheduler:
             raise ClusterError(f"{self._failed_starts} workers in a row could not start: {report.cause}")
 
     def _blame(self, runs: list[Run], report: Lost) -> None:
-        """Put runs back into the queue, with an event for each; count the loss against a run that is to blame."""
+        """Decide which of the requeued runs is to blame: count the loss, try it alone, or give it up."""
         if report.overdue_s and len(runs) == 1:
             self._queue.remove(runs[0])
             self._finished(Outcome(run=runs[0], seconds=report.overdue_s, error=report.cause), None)

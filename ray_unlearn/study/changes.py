@@ -29,13 +29,14 @@ _UNRECORDED = {
 """Values that version 0.1.0 did not record, by their place in an identity."""
 
 _UNSTATED = "0.1.0 or earlier"
+_ANEW = "Give the population or the study another name to make it anew; the runs that are there stay."
 _MOST_LINES = 24
 
 
 class Correction(NamedTuple):
     """A change of a method that gives other results on purpose.
 
-    The method's revision rises by one with each, unless only defaults changed.
+    The method's revision rises by one with each, unless only defaults or few nets are concerned.
     """
 
     version: str
@@ -45,6 +46,18 @@ class Correction(NamedTuple):
     defaults: tuple[str, ...] = ()
     """Options whose defaults changed, where nothing else did. Their older values still give the older results, so the
     revision stays, and the reason is shown only for runs of version 0.1.0 that differ in one of these options."""
+    frozen: bool = False
+    """Whether it concerns nets with frozen parameters alone. No identity holds whether a factory's net has some, so the
+    revision stays, and `generate` refuses runs of version 0.1.0 once it has built the net."""
+
+    @property
+    def revises(self) -> bool:
+        """Whether the method's revision rises."""
+        return not (self.defaults or self.frozen)
+
+
+FROZEN = Correction("0.2", "it changed frozen parameters, which stay as they are now", frozen=True)
+"""Of each method that did so in version 0.1.0."""
 
 
 def refusal(
@@ -77,9 +90,23 @@ def refusal(
     can_go_back = not changed or any(not line.startswith(ours) for line in changed)
     advice = "Give the changed population another name, the study another name, or change it back."
     if not can_go_back:
-        advice = "Give the population or the study another name to make it anew; the runs that are there stay."
+        advice = _ANEW
     named = [line.replace("method.script_sha256:", f"method.script_sha256 of {script}:") for line in changed]
     return [*(f"  {line}" for line in named or ["(its population.json was edited)"]), *reasons, made_by, advice]
+
+
+def refusal_of_frozen(held: Mapping[str, Any], corrections: Mapping[str, Sequence[Correction]]) -> list[str]:
+    """Return why runs on a net with frozen parameters cannot be continued; empty where they can.
+
+    Args:
+        held: the content of the population's population.json.
+        corrections: those of the method, or of each method of a mix, by name.
+
+    """
+    reasons = [_sentence(method, one) for method, made in corrections.items() for one in made if one.frozen]
+    if "made_by" in held or not reasons:
+        return []
+    return [*reasons, f"It was made by ray-unlearn {_UNSTATED}.", _ANEW]
 
 
 def edits(before: str, now: str, script: str) -> list[str]:
@@ -104,7 +131,7 @@ def edits(before: str, now: str, script: str) -> list[str]:
 def _corrected(before: Mapping[str, Any], corrections: Mapping[str, Sequence[Correction]]) -> list[str]:
     found = []
     for method, made in corrections.items():
-        later = [one for one in made if not one.defaults][_revision(before, method) - 1 :]
+        later = [one for one in made if one.revises][_revision(before, method) - 1 :]
         found += [_sentence(method, one) for one in later]
     return found
 

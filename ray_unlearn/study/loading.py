@@ -29,7 +29,7 @@ from pydantic_core import ErrorDetails
 
 from ray_unlearn.errors import DataError, MethodError, ModelError, StudyError, did_you_mean
 from ray_unlearn.study.places import Places
-from ray_unlearn.study.schema import Study
+from ray_unlearn.study.schema import PopulationSpec, Study
 from ray_unlearn.study.uris import label, labelled, without_keys
 from ray_unlearn.study.weights_files import expanded
 from ray_unlearn.study.yaml12 import parse_yaml
@@ -217,6 +217,8 @@ def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
     path = _keys(error)
     key, found = ".".join(path), error.get("input")
     if error["type"] == "extra_forbidden":
+        if model is Study and key in PopulationSpec.model_fields:
+            return f"{key}: unknown key; a population has it: populations.NAME.{key}"
         return f"{key}: unknown key{did_you_mean(path[-1], _fields(model, path[:-1]))}"
     if error["type"] == "missing":
         return f"{key}: missing; this key is required"

@@ -36,7 +36,8 @@ def expanded(spec: dict[str, Any], where: str) -> dict[str, Any]:
         where: the population's key, for messages.
 
     Raises:
-        StudyError: a glob matches nothing, a folder holds no weights, or a CSV file cannot be read.
+        StudyError: a glob matches nothing, a folder holds no weights, a CSV file cannot be read, or a file is named
+            twice.
 
     """
     given = spec.get("weights")
@@ -47,9 +48,22 @@ def expanded(spec: dict[str, Any], where: str) -> dict[str, Any]:
         listed = _listed_in(Path(entries[0]), f"{where}.weights")
         if twice := sorted(spec.keys() & (listed.keys() - {"weights"})):
             raise StudyError(f"{where}.{twice[0]}: {entries[0]} has a column of it; leave one out")
+        _check_once(listed["weights"], f"{where}.weights: {entries[0]}")  # seeds and originals do not tell them apart
         return {**spec, **listed}
     files = [file for entry in entries for file in _files_of(entry, f"{where}.weights")]
-    return spec if files == entries else {**spec, "weights": files}
+    if files == entries:
+        return spec  # names, as they are; study files of earlier versions may repeat one
+    _check_once(files, f"{where}.weights")
+    return {**spec, "weights": files}
+
+
+def _check_once(files: list[str], where: str) -> None:
+    """Refuse a file that is named twice, as by globs that overlap: its run would count as two independent ones."""
+    seen = set[str]()
+    for file in files:
+        if (one := os.path.realpath(file) if "://" not in file else file) in seen:
+            raise StudyError(f"{where}: {file} is named twice; runs are taken as independent, so name each file once")
+        seen.add(one)
 
 
 def _files_of(entry: str, where: str) -> list[str]:

@@ -10,6 +10,10 @@ that has one: F between disjoint parts of the reference, mean and range over ten
 divided by the reference's median: CPU time where all runs were made on CPUs and state it, because other work hardly
 changes that, else wall time; the revision of its method.
 
+Below the table is the CPU time of all runs that the study plans, where every population has a run that states it: the
+median for training and outputs by the number of runs. The tables are to be made again within an hour on two cores;
+one run of each population (--set populations.NAME.count=1) tells.
+
 --readme replaces the table between the file's markers `<!-- NAME: begin -->` and `<!-- NAME: end -->`, NAME being the
 study's, and adds what each row was made with: a digest of the method, its revision and its options.
 `tests/test_methods_table.py` fails where that is no longer what the study would make.
@@ -74,7 +78,7 @@ def main() -> int:
         before = StudyStore(open_storage(arguments.before), study.name)
         table = "\n".join(_side_by_side(study, store, before)) + "\n"
     else:
-        table = "\n".join(_table(study, store, again or store)) + "\n"
+        table = "\n".join([*_table(study, store, again or store), *_whole_cost(study, again or store)]) + "\n"
     sys.stdout.write(table + "".join(f"\nproblem: {line}" for line in problems) + "\n" * bool(problems))
     if arguments.readme:
         _write_into(arguments.readme, study.name, table + made_with(study))
@@ -179,6 +183,18 @@ def _costs(study: Study, store: StudyStore) -> dict[str, str]:
     seconds = table.groupby("population")["cpu_seconds_train" if on_cpu else "seconds_train"].median()
     reference = seconds.get(study.evaluation.reference if study.evaluation else "", math.nan)
     return {} if math.isnan(reference) else {str(name): f"{each / reference:.2f}" for name, each in seconds.items()}
+
+
+def _whole_cost(study: Study, store: StudyStore) -> list[str]:
+    """Return a line about the CPU time of all planned runs; none where a population has no run that states it."""
+    seconds = 0.0
+    for name, spec in study.populations.items():
+        found = [sum(one.cpu_seconds.values()) for one in store.made(name).values() if one.cpu_seconds]
+        if not found:
+            return []
+        seconds += spec.planned * statistics.median(found)
+    runs = sum(spec.planned for spec in study.populations.values())
+    return ["", f"All {runs} runs: {seconds / 60:.1f} CPU minutes, on two cores {seconds / 120:.1f} minutes."]
 
 
 def _reference(study: Study, store: StudyStore, only: Sequence[int] | None = None) -> FloatArray | None:

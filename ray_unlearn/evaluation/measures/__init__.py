@@ -4,7 +4,7 @@
     CURVES["u_lira"](pair), SINGLE_CURVES["svc_efficacy"](single)        # ROC curves
 
 One file per measure, or per family of numbers that one computation gives. A new one is a file with `MEASURES`, and its
-name in `_FILES`; intervals, nulls, tables and the glossary follow from that.
+name in `_FILES`; intervals, nulls and the glossary follow from that, its table from `report/score_tables.py`.
 
 Does not cover: computing them for a study (`evaluation.comparison`).
 """

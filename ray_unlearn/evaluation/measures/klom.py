@@ -109,12 +109,18 @@ def _kl(first_EB: FloatArray, second_EB: FloatArray) -> FloatArray:
     return total_E
 
 
+def on_forget(pair: Pair) -> Klom:
+    """Return both directions on the forget images."""
+    return klom(*pair.phi("forget"))
+
+
 def _computation(split: str) -> tuple[Callable[[Pair], float], Callable[[Pair], float]]:
     """Return both directions' summaries of one split, which share the histograms."""
 
-    def both(pair: Pair) -> Klom:
+    def elsewhere(pair: Pair) -> Klom:
         return klom(*pair.phi(split))
 
+    both = on_forget if split == "forget" else elsewhere
     return (
         lambda pair: pair.once(both).retrained_to_unlearned.p95,
         lambda pair: pair.once(both).unlearned_to_retrained.p95,
