@@ -332,9 +332,7 @@ def test_the_driver_names_what_begins_anew(tmp_path: Path) -> None:
         f"{option} mine, sfron begin anew: its loss counts the steps of the run itself"
     ]
     of_script, of_method = not_resumed(replace(job, plan=plan))
-    assert (
-        of_script == f"{option} mine begin anew: mine.py:unlearning is a script, whose own loop nothing can go on with"
-    )
+    assert of_script == f"{option} mine begin anew: mine.py:unlearning is a script, whose loop nothing can go on with"
     assert of_method == f"{option} sfron begin anew: its loss counts the steps of the run itself"
     without = open_job(study_in(tmp_path, populations=populations, execution={"resume_every_minutes": None}))
     assert not [line for line in without.remarks if option in line]

@@ -300,6 +300,8 @@ class RunData:
     resuming: Any = None
     """Saves and restores the run's state between epochs (`training.resuming.Resuming`); None where a run is made in one
     go."""
+    slot: Any = None
+    """The run's place among runs that are trained in one step (`training.packed.Slot`); None where it is alone."""
 
     def unobserved(self) -> RunData:
         """Return the same sets without the epoch hook, for training an auxiliary model that is not the run's."""

@@ -10,6 +10,7 @@ Does not cover: the format of records (`store`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from ray_unlearn.schedule.pool import Ready
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arithmetic import mixing
 from ray_unlearn.store.metrics import publish_metrics
-from ray_unlearn.store.records import CHECKPOINT, Record
+from ray_unlearn.store.records import CHECKPOINT, IMPORTED, Record
 from ray_unlearn.store.study_store import StudyStore
 from ray_unlearn.store.unfinished import remove_made
 from ray_unlearn.study.plan import ORIGINAL, Plan, Run, Shard
@@ -108,6 +109,7 @@ def _held(job: Job) -> Held:
     """
     held = {name: job.store.compact(name, p.digest) for name, p in job.plan.populations.items()}
     check_kept(job.plan, job.store, held)
+    check_packs(job.plan, job.store, held)
     return held
 
 
@@ -119,6 +121,24 @@ def check_kept(plan: Plan, store: StudyStore, held: Held) -> None:
             raise StoreError(
                 f"population {name}: {without} of its runs were made with keep_checkpoints: false, and the study now "
                 f"asks for checkpoints; set it back to false, or remove {store.uri}/{name} to make them again"
+            )
+
+
+def check_packs(plan: Plan, store: StudyStore, held: Held) -> None:
+    """Refuse runs that were trained in packs of another size than the study's: their last bits are others."""
+    size = plan.study.execution.pack
+    for name, population in plan.populations.items():
+        now = "1" if population.method.no_pack else str(size)
+        others = Counter(
+            record.arithmetic.get("pack", "1") for record in held[name].values() if record.method != IMPORTED
+        )
+        del others[now]
+        if others:
+            then, count = others.most_common(1)[0]
+            raise StoreError(
+                f"population {name}: {count} of its runs were trained with execution.pack: {then}, and now it would be "
+                f"{now}, which gives other last bits; set execution.pack to {then}, or remove {store.uri}/{name} to "
+                "make them again"
             )
 
 

@@ -27,6 +27,7 @@ from ray_unlearn.study.changes import refusal_of_frozen
 from ray_unlearn.study.plan import Population
 from ray_unlearn.study.schema import Normalize, Study
 from ray_unlearn.study.uris import label
+from ray_unlearn.training.packed import try_packed
 
 _TRIED_IMAGES = 2  # a training step of a large net on large images takes seconds per image
 _CANNOT = "and the net cannot take a training step on one (batch normalisation needs two values per channel)"
@@ -53,6 +54,8 @@ def check_model(job: Job) -> Iterator[str]:
         trains=any(trains(population) for population in populations),
         folder=study.model.folder,
     )
+    if study.execution.pack > 1 and not all(population.method.no_pack for population in populations):
+        try_packed(model, images_BCHW, labels_B)
     yield from _pretrained(job)
     scaling = Scaling.of(study.data.normalize)
     if ":" in study.model.arch and (line := models.scaled_twice(model, images_BCHW, scaling)):

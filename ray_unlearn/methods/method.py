@@ -64,6 +64,9 @@ class Method:
     no_resume: str | None = None
     """Why a run of it cannot go on from an epoch in its middle (`training.resuming`); empty: it can. None says nothing,
     which means that it can for the package's own methods, and that it cannot for an installed one."""
+    packs: bool = False
+    """Whether its runs can be trained in one step (`training.packed`): the last thing that it does is one `fit` of
+    cross-entropy on one set, with nothing of its own."""
     inherits: tuple[str, ...] = INHERITED
     """Option names that default to the study's `training` block."""
 

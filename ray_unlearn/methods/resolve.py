@@ -24,7 +24,7 @@ from ray_unlearn.models import open_weights
 from ray_unlearn.store.records import IMPORTED
 from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.loading import describe_first
-from ray_unlearn.study.plan import MethodUse
+from ray_unlearn.study.plan import ORIGINAL, MethodUse
 from ray_unlearn.study.recipe import Batches
 from ray_unlearn.study.schema import Study
 from ray_unlearn.training.transforms import check_transforms
@@ -76,7 +76,18 @@ def resolve(study: Study, population: str) -> MethodUse:
         modules=module_texts(name, source) if source else {},
         deterministic=method.is_deterministic(options),
         corrections={one.name: one.corrections for one in methods if one.corrections},
+        no_pack=_why_no_pack(study, population, method, options),
     )
+
+
+def _why_no_pack(study: Study, population: str, method: Method, options: BaseModel) -> str:
+    """Return why runs of a population cannot be trained several in one step; empty where they can."""
+    if not method.packs:
+        return f"{method.name} does more than train on one set with cross-entropy"
+    if study.populations[population].on_halves or (study.data.forget.sets > 1 and population != ORIGINAL):
+        return "its runs see different images, and may take different numbers of steps"
+    precision = getattr(options, "precision", "fp32")
+    return "" if precision == "fp32" else f"precision {precision}: packed steps are computed in fp32"
 
 
 def _source_of(study: Study, population: str) -> str:

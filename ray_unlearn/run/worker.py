@@ -36,6 +36,7 @@ from ray_unlearn.run.artefacts import RunWriter, output_sets, versions
 from ray_unlearn.run.finite import check_metrics, check_weights
 from ray_unlearn.run.job import Job
 from ray_unlearn.run.outcome import Attempt, FailedApart, Outcome, WorkerInfo, failure_of, success_of
+from ray_unlearn.run.packing import PackedRun, train_pack
 from ray_unlearn.run.probe import clues, probe_images, probe_logits, tensors_of
 from ray_unlearn.run.publisher import Publisher
 from ray_unlearn.run.run_log import RunLog, recorded
@@ -50,6 +51,7 @@ from ray_unlearn.store.membership import Members, fingerprint, half_of_train
 from ray_unlearn.store.sharing import check_shared
 from ray_unlearn.study.plan import Run
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
+from ray_unlearn.training.packed import Slot
 from ray_unlearn.usercode.fork_server import start as start_fork_server
 from ray_unlearn.usercode.memory import keep_freed_memory, resident_bytes
 
@@ -85,6 +87,8 @@ class Worker:
         self._by_forget_set: dict[int, tuple[dict[str, ImageSet], dict[str, ImageSet]]] = {}
         threads = job.plan.study.execution.cpus_per_worker
         self._publisher: Publisher[Outcome] = Publisher(functools.partial(torch.set_num_threads, threads))
+        self._packed: dict[Run, PackedRun] = {}
+        """Runs of the last pack that are trained and not yet predicted."""
         self._poisoned = False
         self._grown = False
         self._apart: RunsApart | None = None
@@ -138,9 +142,14 @@ class Worker:
     def work(self, attempts: Sequence[Attempt], flush: bool = False) -> list[Outcome]:
         """Execute runs one after another; return the outcomes known so far, with `flush` those of all runs."""
         known: list[Outcome] = []
+        packs: dict[object, list[Run]] = {}
+        for run, _ in attempts:
+            packs.setdefault(self._job.plan.pack_of(run) or run, []).append(run)
         for run, attempt in attempts:
             if self._poisoned or self._grown or any(outcome.unwritable for outcome in known):
                 break  # the scheduler replaces this worker, or ends
+            if self._job.plan.pack_of(run) and run not in self._packed:
+                self._packed = self._trained_pack(packs[self._job.plan.pack_of(run)])
             known += self.execute(run, attempt)
             known = self._leaving(known) if self._has_grown() else known
         return known + (self.flush() if flush else [])
@@ -188,9 +197,13 @@ class Worker:
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
         rng, half = self._seeds(run), self._half(run)
-        writer = self._writer(run, half)
-        data, keeper = self._run_data(writer, half), None
-        if population.method.source:
+        packed, keeper = self._packed.pop(run, None), None
+        writer = packed.writer if packed else self._writer(run, half)
+        data = self._run_data(writer, half)
+        if packed:
+            model = packed.trained()
+            self._check_foreign(model, run)
+        elif population.method.source:
             model = self._trained_apart(run, rng, log, data if half or self._job.plan.forget_set_of(run) else None)
         elif study.execution.resume_every_minutes is None or why_no_resume(population.method):
             model = self._trained(run, data, rng)
@@ -198,7 +211,7 @@ class Worker:
             spent = lambda: (time.monotonic() - start, self._cpu_s() - began_cpu)  # noqa: E731
             keeper = self._keeper(run, writer, spent)
             model = keeper.trained(functools.partial(self._trained, run), data, rng)
-        earlier = keeper.before if keeper else (0.0, 0.0)
+        earlier = keeper.before if keeper else packed.seconds if packed else (0.0, 0.0)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
         check_weights(model)
         trained, trained_cpu = time.monotonic(), self._cpu_s()
@@ -217,6 +230,15 @@ class Worker:
             threads=torch.get_num_threads(),
             keeper=keeper,
         )
+
+    def _trained_pack(self, runs: Sequence[Run]) -> dict[Run, PackedRun]:
+        """Train runs of one pack; whatever fails is the outcome of the runs that it ends."""
+        configure(self._device, self._job.plan.study.execution)
+
+        def begin(writer: RunWriter, run: Run, slot: Slot) -> nn.Module:
+            return self._trained(run, replace(self._run_data(writer, None), slot=slot), self._seeds(run))
+
+        return train_pack(runs, self._job.plan.study.execution.pack, lambda run: self._writer(run, None), begin)
 
     def _keeper(self, run: Run, writer: RunWriter, spent: Callable[[], tuple[float, float]]) -> Keeper:
         """Return what saves and restores the run's state."""
@@ -260,16 +282,21 @@ class Worker:
 
     def _trained(self, run: Run, data: RunData, rng: Seeds) -> nn.Module:
         """Return the model that one of the package's methods, or of an installed distribution's, trained here."""
-        use, arch = self._job.plan.populations[run.population].method, self._job.plan.study.model.arch
-        method, model = method_of(use), self._starts.model(run, rng)
+        use, model = self._job.plan.populations[run.population].method, self._starts.model(run, rng)
         model = model if self._device.type == "cpu" else model.to(self._device)
         with rng.global_state("method"):  # dropout draws from the global generators
-            method.run(model, data, use.options, rng)
-        if method.distribution:
+            method_of(use).run(model, data, use.options, rng)
+        if data.slot is None:  # else it is trained later
+            self._check_foreign(model, run)
+        return model
+
+    def _check_foreign(self, model: nn.Module, run: Run) -> None:
+        """Check a trained net where it, or the method, is another's code (`_check_fresh`)."""
+        use, arch = self._job.plan.populations[run.population].method, self._job.plan.study.model.arch
+        if method_of(use).distribution:
             self._check_fresh(model, f"method {use.name}")
         elif ":" in arch:
             self._check_fresh(model, f"model.arch {arch}")
-        return model
 
     def _trained_apart(self, run: Run, rng: Seeds, log: RunLog, data: RunData | None) -> nn.Module:
         """Return the model that a script trained, in a process of its own; on all images where `data` is None."""
@@ -328,7 +355,8 @@ class Worker:
     def _arithmetic(self, run: Run) -> dict[str, str]:
         """Return what a run's record says of the conditions that no digest covers."""
         found = arithmetic(self._device, self._job.plan.study.execution)
-        return found | SCRIPT if self._job.plan.populations[run.population].method.source else found
+        pack = {"pack": str(self._job.plan.study.execution.pack)} if self._job.plan.pack_of(run) else {}
+        return found | pack | (SCRIPT if self._job.plan.populations[run.population].method.source else {})
 
     def _half(self, run: Run) -> Members | None:
         """Return the half of the train split that the run is limited to; None for all of it."""

@@ -17,7 +17,7 @@ Does not cover: perturbations before training, and other actions that happen onc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
-from ray_unlearn.training.batches import Draws, Stream, batches, draw, sizes_of
+from ray_unlearn.training.batches import Batch, Draws, Stream, batches, draw, sizes_of
 from ray_unlearn.training.fast import Quickest, make_stepper
 from ray_unlearn.training.objective import Loss, class_weights, cross_entropy
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
@@ -97,7 +97,7 @@ class Training:
         self._images = [_set(data, each) for each in sets]
         self._sizes = list(batch_sizes or [recipe.batch_size] * len(sets))
         weights_C = None if loss else class_weights(self._images[0], recipe, data.num_classes)
-        self._loss = loss or cross_entropy(weights_C)
+        self.loss: Loss = loss or cross_entropy(weights_C)
         generators = [rng.torch(f"{purpose}-{_name(each, i)}") for i, each in enumerate(sets)]
         self._generator = generators[0]
         further = list(zip(self._images, self._sizes, generators, strict=True))[1:]
@@ -108,9 +108,10 @@ class Training:
         self._hooks = hooks or Hooks()
         self.steps_per_epoch = len(sizes_of(len(self._images[0]), self._sizes[0]))
         self._remaining = max(1, round(recipe.epochs * self.steps_per_epoch))
-        plain = len(sets) == 1 and all(each is None for each in (loss, hooks, parameters, optimizer))
+        self.plain = len(sets) == 1 and all(each is None for each in (loss, hooks, parameters, optimizer))
+        """Whether it is the default objective on one set, with nothing of a method's own."""
         fixed = (model, data, self._images[0], recipe, self._sizes[0], self.optimizer, weights_C)
-        self._take = make_stepper(*fixed, plain=plain)
+        self._take = make_stepper(*fixed, plain=self.plain)
         if data.resuming is not None:
             data.resuming.opened(self)
 
@@ -134,18 +135,40 @@ class Training:
         resuming = self.data.resuming
         if resuming is not None and resuming.skips(self):
             return
+        draws, rates = self.begin_epoch()
+        with arithmetic(self.recipe.precision):
+            total = self._take(self._steps, draws, rates, self.optimizer)
+        self.end_epoch(float(total), draws)
+        if resuming is not None:
+            resuming.trained(self)
+
+    def begin_epoch(self) -> tuple[Draws, list[float]]:
+        """Draw the next epoch, on the device; return its draws, and the rate of each step."""
         self.model.train()
         steps, images = min(self.steps_per_epoch, self._remaining), self._images[0]
         draws = draw(images, self._sizes[0], self.recipe.augment, self._generator, steps).on_device_of(images)
         progress = [self.epochs_done + step / self.steps_per_epoch for step in range(steps)]
-        rates = [self.recipe.lr * self._rate(epochs) for epochs in progress]
-        with arithmetic(self.recipe.precision):
-            total = self._take(self._steps, draws, rates, self.optimizer)
-        self._remaining -= steps
+        return draws, [self.recipe.lr * self._rate(epochs) for epochs in progress]
+
+    def end_epoch(self, total: float, draws: Draws) -> None:
+        """Count an epoch that was trained, and report it, with the sum of its images' losses.
+
+        Raises:
+            TrainingDiverged: the sum is NaN or infinite.
+
+        """
+        self._remaining -= min(self.steps_per_epoch, self._remaining)
         self.epochs_done += 1
-        self._report(float(total) / len(draws), len(draws))
-        if resuming is not None:
-            resuming.trained(self)
+        self._report(total / len(draws), len(draws))
+
+    def batches(self, draws: Draws) -> Iterator[Batch]:
+        """Yield the batches of an epoch of the first set."""
+        return batches(self._images[0], draws, self._sizes[0], self.recipe)
+
+    @property
+    def num_images(self) -> int:
+        """Number of images of the first set."""
+        return len(self._images[0])
 
     def skip(self) -> None:
         """Count an epoch that an earlier execution of the run trained."""
@@ -189,13 +212,12 @@ class Training:
     def _steps(self, draws: Draws, rates: Sequence[float], optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """Take an epoch's steps; return the sum of its images' losses, on the device."""
         total = torch.zeros((), device=self.data.device)
-        first_set = batches(self._images[0], draws, self._sizes[0], self.recipe)
-        for rate, batch in zip(rates, first_set, strict=True):
+        for rate, batch in zip(rates, self.batches(draws), strict=True):
             set_rate(optimizer, rate)
             further = [stream.batch() for stream in self._streams]
             optimizer.zero_grad(set_to_none=True)
             with autocast(self.recipe.precision, self.data.device):
-                loss = self._loss(self.model, batch, *further)
+                loss = self.loss(self.model, batch, *further)
             loss.backward()  # type: ignore[no-untyped-call]
             self._hooks.after_backward()
             optimizer.step()
@@ -215,12 +237,17 @@ class Training:
 def fit(model: nn.Module, data: RunData, recipe: Recipe, rng: Seeds, **how: Any) -> None:
     """Train `model` in place for all of the recipe's epochs; `how` are the options of `Training`.
 
+    A run of a pack is trained later, together with the others (`packed`).
+
     Raises:
         TrainingDiverged: an epoch's mean loss is NaN or infinite.
         MethodError: a set is empty or missing, or the class weights do not fit.
 
     """
     training = Training(model, data, recipe, rng, **how)
+    if data.slot is not None:
+        data.slot.join(training)
+        return
     while not training.done:
         training.epoch()
     model.train()
