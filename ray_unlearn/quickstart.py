@@ -62,7 +62,7 @@ def why(file: Path) -> list[str]:
     return [READING, WHY] if file.read_text(encoding="utf-8") == STUDY else []
 
 
-def quickstart(folder: Path, backend: BackendName = "ray") -> tuple[Path, Summary]:
+def quickstart(folder: Path, backend: BackendName = "auto") -> tuple[Path, Summary]:
     """Write the study file unless it exists, and generate the study; return the file and the summary.
 
     Raises:

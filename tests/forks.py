@@ -6,7 +6,8 @@
     os.kill(process.pid, signal.SIGTERM)
 
 A fresh interpreter takes 3 to 5 s of processor time to import torch; a fork takes none. Modules that only the command
-would import are not imported in the server: methods of distributions, scripts, Ray.
+would import are not imported in the server: methods of distributions, scripts, Ray. The command's own fork server is a
+fork, too.
 
 Does not cover: what a command does while it imports; /proc/PID/environ, which is the server's.
 """
@@ -22,9 +23,11 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from ray_unlearn.usercode import imports
+from ray_unlearn.usercode import fork_server, imports
+from ray_unlearn.usercode.serving import serve
 
 _LOADED = [
     *("ray_unlearn.run.worker", "ray_unlearn.generation.inline", "ray_unlearn.generation.driver", "ray_unlearn.cli"),
@@ -63,10 +66,29 @@ def run(
         return subprocess.CompletedProcess(arguments, process.exitcode, output.read_text(), errors.read_text())
 
 
+_MOST_FILES = 4096
+
+
+class _Forking:
+    """Stands for the process that starts a fork server, which is a fork of this one: nothing is imported again."""
+
+    def __init__(self, command: list[str], **how: Any) -> None:
+        descriptor = how["pass_fds"][0]
+        self._pid = os.fork()
+        if not self._pid:
+            os.closerange(3, descriptor)
+            os.closerange(descriptor + 1, _MOST_FILES)
+            serve(descriptor, command[-1])
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        os.waitpid(self._pid, 0)  # it ends as soon as it has forked
+
+
 def _command(arguments: list[str], output: str, errors: str, environment: dict[str, str]) -> None:
     """Become the command: its streams, environment, path and arguments."""
     from ray_unlearn import cli
 
+    fork_server.subprocess = SimpleNamespace(Popen=_Forking, DEVNULL=subprocess.DEVNULL)  # type: ignore[assignment]
     for name, number in ((output, 1), (errors, 2)):
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)

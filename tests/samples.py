@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import itertools
 import pickle
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from torch import nn
 
 from ray_unlearn import models
 from ray_unlearn.data.embedded import DigitsSlice
@@ -144,11 +146,8 @@ def indices_of(images_BCHW: torch.Tensor) -> list[int]:
     return [int(value) for value in images_BCHW[:, 0, 0, 0].tolist()]
 
 
-def digit_runs(folder: Path, name: str, runs: Sequence[int] = (0, 0, 1), **options: Any) -> list[dict[str, Any]]:
-    """Run a method on 40 digits, 10 of them to forget, from one trained `small_cnn`; return each run's weights.
-
-    Fails where a loss or a weight is not finite, or where the method reports no epoch's loss though it trains.
-    """
+def digits_and_original(folder: Path) -> tuple[RunData, nn.Module]:
+    """Return 40 digits, 10 of them to forget, and 10 for validation; and a `small_cnn` trained on the 40."""
     rows = list(itertools.islice(DigitsSlice("train").rows(), 50))
     images = [np.repeat(np.asarray(row.image)[:, :, None], 3, axis=2) for row in rows]
     examples = [
@@ -159,7 +158,6 @@ def digit_runs(folder: Path, name: str, runs: Sequence[int] = (0, 0, 1), **optio
     pixels = Pixels([map_shard(str(folder / "digits.arrow"))], torch.device("cpu"))
     scaling = Scaling.of("standard")
     train, retain, forget = (ImageSet(pixels, np.arange(*bounds), scaling) for bounds in ((0, 40), (0, 30), (30, 40)))
-    losses: list[float] = []
     data = RunData(
         train=train,
         retain=retain,
@@ -167,10 +165,20 @@ def digit_runs(folder: Path, name: str, runs: Sequence[int] = (0, 0, 1), **optio
         validation=ImageSet(pixels, np.arange(40, 50), scaling),
         num_classes=10,
         device=torch.device("cpu"),
-        on_epoch=lambda model, epoch, loss: losses.append(loss),
     )
     original = models.build(Model(arch="small_cnn", options={"width": 4}), 10, Seeds(study=0))
     METHODS["train"].run(original, data, TrainOptions(on="train", epochs=3.0, lr=3e-3, batch_size=8), Seeds(study=0))
+    return data, original
+
+
+def digit_runs(folder: Path, name: str, runs: Sequence[int] = (0, 0, 1), **options: Any) -> list[dict[str, Any]]:
+    """Run a method on digits from one trained net (`digits_and_original`); return each run's weights.
+
+    Fails where a loss or a weight is not finite, or where the method reports no epoch's loss though it trains.
+    """
+    losses: list[float] = []
+    data, original = digits_and_original(folder)
+    data = dataclasses.replace(data, on_epoch=lambda model, epoch, loss: losses.append(loss))
     results = []
     torch.set_num_threads(1)  # threads that wait for each other cost more than batches as small as these
     for run in runs:

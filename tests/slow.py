@@ -59,6 +59,13 @@ def slow_study_in(folder: Path, count: int) -> Study:
     return parse_study(slow_study(folder, count), where="slow").with_file(Places(), str(folder))
 
 
+def mixed_study_in(folder: Path, count: int) -> Study:
+    """Return a study of a trained original, 3 fine-tuned runs and `count` slow ones."""
+    tree = slow_study(folder, count)
+    tree["populations"] |= {name: TINY["populations"][name] for name in ("original", "finetune")}
+    return parse_study(tree, where="slow").with_file(Places(), str(folder))
+
+
 def hurry(folder: Path) -> None:
     """Let the runs of the study in `folder` take no time from now on."""
     (folder / "quickly").touch()

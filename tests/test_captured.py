@@ -24,7 +24,7 @@ from ray_unlearn.data.images import ImageSet, Pixels, RunData
 from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.generation import open_job
 from ray_unlearn.run.worker import Worker
-from ray_unlearn.seeds import Seeds
+from ray_unlearn.seeds import Seeds, nothing_drawn
 from ray_unlearn.study.recipe import Augment, Recipe
 from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Hooks, Training, cross_entropy, fit, predict
@@ -40,8 +40,9 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures a
 
 def again(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """Stand in for a capture: warm up as a GPU would, then repeat the step by calling it."""
-    for _ in range(3):
-        step()
+    with nothing_drawn(device):
+        for _ in range(3):
+            step()
     return step
 
 
@@ -196,7 +197,7 @@ def test_a_training_may_go_on_eagerly(tmp_path):
             model = net()
             training = Training(model, dataclasses.replace(data, engines=engines if switch else None), how, RNG)
             training.epoch()
-            training.data = data
+            training._take.data = data
             training.epoch()
             models_.append(model)
         assert same(*models_)
@@ -242,28 +243,38 @@ def frozen(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(
-    ("options", "prepare", "shards"),
-    [
-        ({"loss": cross_entropy()}, net, 1),
-        ({"hooks": Hooks()}, net, 1),
-        ({"sets": ("retain", "forget"), "loss": lambda model, a, b: model(a.images).square().mean()}, net, 1),
-        ({"parameters": None}, lambda: hooked(net()), 1),
-        ({"parameters": None}, lambda: frozen(net()), 1),
-        ({}, net, 2),  # two shards are not resident on a CPU
-        ({"batch_sizes": (64,)}, net, 1),  # no full batch
-    ],
-)
-def test_what_python_decides_runs_eagerly(tmp_path, options, prepare, shards):
-    """Law: an objective, hooks, several sets, frozen tensors, pixels elsewhere, no full batch: nothing is captured."""
+OWN = [
+    ({"loss": cross_entropy()}, net),
+    ({"hooks": Hooks()}, net),
+    ({"sets": ("retain", "forget"), "loss": lambda model, a, b: model(a.images).mean() - model(b.images).mean()}, net),
+    ({"parameters": None}, lambda: frozen(net())),
+    ({"batch_sizes": (64,)}, net),  # no full batch
+]
+
+
+@pytest.mark.parametrize(("options", "prepare"), OWN)
+def test_what_a_method_makes_its_own_is_captured_for_its_training_alone(tmp_path, options, prepare):
+    """Law: an objective, hooks, several sets, frozen tensors, a small batch: the eager bytes, and no shared engine."""
+    engines, results, data = Counting(), [], one_shard(tmp_path)
+    for each in (None, engines):
+        results.append(prepare())
+        fit(results[-1], dataclasses.replace(data, engines=each), recipe(), RNG, **options)
+    assert same(*results)
+    assert (engines.captures, len(engines)) == (1, 0)
+    assert engines.replays >= 2
+
+
+@pytest.mark.parametrize(("prepare", "shards"), [(lambda: hooked(net()), 1), (net, 2)])
+def test_what_a_graph_would_not_call_runs_eagerly(tmp_path, prepare, shards):
+    """Law: hooks on modules, and pixels that are not resident (two shards on a CPU): nothing is captured."""
     engines = Counting()
     data = dataclasses.replace(run_data(tmp_path, normalize="standard", shards=shards), engines=engines)
-    model = prepare()
-    fit(model, data, recipe(), RNG, **options)
+    for options in ({}, {"loss": cross_entropy()}):
+        fit(prepare(), data, recipe(), RNG, **options)
     assert (engines.captures, len(engines)) == (0, 0)
 
 
-def test_an_optimiser_shared_or_of_another_kind_runs_eagerly(tmp_path):
+def test_an_optimiser_of_another_kind_runs_eagerly(tmp_path):
     """Law: an optimiser that came from elsewhere is used as it is."""
     engines, model = Counting(), net()
     data = dataclasses.replace(one_shard(tmp_path), engines=engines)
@@ -274,6 +285,66 @@ def test_an_optimiser_shared_or_of_another_kind_runs_eagerly(tmp_path):
     adam = torch.optim.Adam(model.parameters())
     assert can_stand_in(model, adam, recipe())
     assert not can_stand_in(frozen(model), adam, recipe())  # frozen after its optimiser was made
+
+
+def test_an_optimiser_is_as_the_eager_loop_leaves_it(tmp_path):
+    """Law: momentum, and a rate that is a number again; a second training goes on with the same optimiser."""
+    data, results = one_shard(tmp_path), []
+    for engines in (None, Counting()):
+        model, each = net(), dataclasses.replace(data, engines=engines)
+        how = recipe(optimizer="sgd", lr=0.05, schedule="linear", schedule_per="batch")
+        one = Training(model, each, how, RNG, loss=cross_entropy())
+        other = Training(model, each, how, RNG, sets=("forget",), loss=cross_entropy(), optimizer=one.optimizer)
+        while not one.done:
+            one.epoch()
+            other.epoch()
+        group = one.optimizer.param_groups[0]
+        momenta = [one.optimizer.state[each]["momentum_buffer"] for each in group["params"]]
+        results.append((model, momenta, {key: value for key, value in group.items() if key != "params"}))
+        assert all(each.grad is None for each in model.parameters()) or engines is None
+    assert same(results[0][0], results[1][0])
+    assert all(map(torch.equal, results[0][1], results[1][1]))
+    assert results[0][2] == results[1][2]
+
+
+def test_what_changes_between_epochs_is_captured_anew(tmp_path):
+    """Law: another optimiser, a tensor that was frozen or that moved: no graph of the last epoch is replayed."""
+
+    def new_optimiser(training, model):
+        training.optimizer = make_optimizer(model, training.recipe)
+
+    def freeze(training, model):
+        model[0].weight.requires_grad = False
+
+    def move(training, model):
+        model[0].weight.data = model[0].weight.data.clone()
+
+    data = one_shard(tmp_path)
+    for change in (new_optimiser, freeze, move):
+        results, engines = [], Counting()
+        for each in (None, engines):
+            model = net()
+            training = Training(model, dataclasses.replace(data, engines=each), recipe(), RNG, loss=cross_entropy())
+            training.epoch()
+            change(training, model)
+            training.epoch()
+            results.append(model)
+        assert same(*results)
+        assert engines.captures == 2
+
+
+def test_draws_in_a_step_advance(tmp_path):
+    """Law: dropout draws anew at every replay, and what an eager run draws; a capture uses up no draws."""
+    data, results, outputs = one_shard(tmp_path), [], []
+    for engines in (None, Counting()):
+        model = nn.Sequential(*net()[:-1], nn.Dropout(0.5), net()[-1])
+        with RNG.global_state("method"):
+            loss = cross_entropy()
+            fit(model, dataclasses.replace(data, engines=engines), recipe(batch_size=10), RNG, loss=loss)
+            outputs.append(torch.rand(3))
+        results.append(model)
+    assert same(*results)
+    assert torch.equal(*outputs)
 
 
 class Strided(nn.Module):
@@ -474,6 +545,6 @@ def test_on_a_gpu_nothing_waits_inside_an_epoch(tmp_path):
     epoch = draw(data.retain, 8, training.recipe.augment, RNG.torch("another")).on_device_of(data.retain)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        training._eagerly(epoch)
+        training._steps(epoch, [1e-3] * training.steps_per_epoch, training.optimizer)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -121,5 +121,5 @@ def test_the_first_line_is_printed_before_anything_slow(tiny, capfd, monkeypatch
     """Law: it comes before the backend is imported, where torch and Ray cost seconds."""
     monkeypatch.setattr("ray_unlearn.generation.driver.open_backend", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        generate(tiny())
+        generate(tiny(), backend="ray")
     assert capfd.readouterr().err == "opening study tiny\n"

@@ -389,6 +389,12 @@ def test_the_verdict_follows_the_test_and_names_lost_accuracy(ask: Ask):
     assert words.verdict(replace(apart, sides=found.sides | {"unlearned": unsure})).startswith(
         "Changed beyond forgetting"
     )
+    assert words.verdict(replace(apart, sides=found.sides | {"unlearned": found.sides["original"]})).endswith(
+        f"stayed at {100 * found.sides['original'].accuracy['test']:.1f} %."
+    )
+    equal = replace(found.sides["unlearned"], confidence=found.sides["retrained"].confidence)
+    rounded = [words.reasons(replace(apart, sides=found.sides | {"unlearned": one})) for one in (equal, sure)]
+    assert ["log odds" in " ".join(one) for one in rounded] == [True, False]
     alike = {name: one.model_copy(update={"p": 0.5, "adjusted": 0.9}) for name, one in tests.items()}
     same = replace(found, scores=found.scores.model_copy(update={"tests": alike}))
     assert words.verdict(same).startswith("No difference was found")

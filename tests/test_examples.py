@@ -1,6 +1,6 @@
 """The examples that no other test runs: studies in documents, docstrings, and the scripts that documents call.
 
-`test_readme` parses every `ray-unlearn` command, `test_notebook` runs every Python example and both notebooks.
+`test_commands` runs the `ray-unlearn` commands, `test_notebook` every Python example and both notebooks.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from ray_unlearn.interrupts import GRACE_S, RESUMABLE
 from ray_unlearn.study import load_study
 
 COUNT = 6
-INLINE, RAY = ("--backend", "inline"), ("--workers", "2")
+INLINE, RAY = ("--backend", "inline"), ("--backend", "ray", "--workers", "2")
+FORKED = ("--backend", "inline", "--workers", "2")
 
 
 class Command:
@@ -143,7 +144,7 @@ EVERYDAY = [
 ]
 LONG = [
     (moment, how, number)
-    for how in (INLINE, RAY)
+    for how in (INLINE, FORKED, RAY)
     for moment in MOMENTS
     for number in (signal.SIGINT, signal.SIGTERM)
     if (how == RAY or "Ray" not in moment) and (moment, how, number) not in EVERYDAY
@@ -163,4 +164,4 @@ def test_a_signal_at_any_moment_ends_it_within_the_grace(moment, how, number, tm
     seconds = strike(command, moment, number)
     assert_ended_well(command, seconds, number)
     assert_resumes(command, undisturbed)
-    sys.stderr.write(f"{moment}, {how[-1]}, {number.name}: {seconds:.1f} s\n")
+    sys.stderr.write(f"{moment}, {how[1:]}, {number.name}: {seconds:.1f} s\n")

@@ -182,6 +182,24 @@ def test_a_study_is_submitted_stopped_and_submitted_again(cluster, user, tmp_pat
     assert payload_bytes(tmp_path / "store" / "tiny") == made_inline(study)
 
 
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_an_adaptive_study_is_decided_in_a_job(cluster, user, tmp_path: Path):
+    """Law: as a job, a study with until: decided looks at its scores and ends early, to the bytes of `all` here."""
+    count = {"up_to": 64, "until": "decided", "width": 1.5}
+    populations = {"retrained": {"method": "train", "on": "retain", "count": count}, "finetune": {"count": count}}
+    changes = {"populations": populations, "outputs": {"splits": ["retain", "forget", "test"]}}
+    study = write(tmp_path, merged(TINY, changes | {"evaluation": {"reference": "retrained", "resamples": 10}}))
+    done = submit(cluster, user, study, "--wait", "--ship-code")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "look 1 of 3, at 16 runs of every population: every interval of the score is at most 1.5 wide" in done.stdout
+    assert len(list((tmp_path / "store/tiny/finetune").glob("0*"))) == 16
+    here = ["all", str(study), "--backend", "inline", "--set", f"storage={tmp_path}/inline"]
+    assert forks.run(here, timeout_s=300, environment=user).returncode == 0
+    assert payload_bytes(tmp_path / "store" / "tiny") == payload_bytes(tmp_path / "inline" / "tiny")
+
+
 def _wait_for_records(folder: Path, count: int) -> None:
     deadline = time.monotonic() + 120
     while records_in(folder) < count:

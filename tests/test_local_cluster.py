@@ -64,7 +64,8 @@ class Generating:
         environment = os.environ | {"HOME": str(self.home), "RAY_TMPDIR": str(temporary)}
         environment = {k: v for k, v in environment.items() if k not in ("RAY_AUTH_TOKEN", "RAY_ADDRESS")}
         environment["RAY_AUTH_MODE"] = "disabled"  # of someone's other cluster: ours has a token all the same
-        command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(folder / "study.yaml"), "--workers", "1"]
+        file = str(folder / "study.yaml")
+        command = [sys.executable, "-m", "ray_unlearn.cli", "generate", file, "--backend", "ray", "--workers", "1"]
         self._output = self.log.open("w")
         self.process = subprocess.Popen(command, env=environment, stdout=self._output, stderr=self._output)
 
@@ -438,7 +439,7 @@ def test_a_study_is_made_under_uv_run(tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(yaml.safe_dump(TINY | {"storage": str(tmp_path / "store")}))
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ENABLE_UV_RUN_RUNTIME_ENV"}
-    command = [uv, "run", "--no-sync", "ray-unlearn", "generate", str(study), "--workers", "1"]
+    command = [uv, "run", "--no-sync", "ray-unlearn", "generate", str(study), "--backend", "ray", "--workers", "1"]
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr

@@ -315,9 +315,12 @@ def test_the_readme_has_what_the_study_would_make(name):
     text = (ROOT / "ray_unlearn" / "methods" / "README.md").read_text()
     block = text.partition(f"<!-- methods-{name}: begin -->\n")[2].partition(f"<!-- methods-{name}: end -->")[0]
     table, _, comment = block.partition("<!-- made with")
-    rows = [line.split("|") for line in table.splitlines()[2:]]
+    rows = [line.split("|") for line in table.splitlines()[2:] if line.startswith("|")]
     assert [row[1].strip(" `") for row in rows] == list(study.populations)
     for row, spec in zip(rows, study.populations.values(), strict=True):
         assert row[-2].strip() == str(METHODS[str(spec.method)].revision)
         assert int(row[2]) >= 1
     assert f"<!-- made with{comment}" == job().made_with(study)
+    runs, minutes = re.findall(r"All (\d+) runs: .*, on two cores ([\d.]+) minutes\.", table)[0]
+    assert int(runs) == sum(spec.planned for spec in study.populations.values())
+    assert float(minutes) < 30  # both within an hour

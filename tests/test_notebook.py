@@ -7,6 +7,7 @@ import builtins
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -223,6 +224,22 @@ def test_a_notebook_is_committed_without_outputs(notebook: Path):
     """Law: no output, and so no path of a machine, is in the repository."""
     content = json.loads(notebook.read_text())
     assert all(cell.get("outputs", []) == [] for cell in content["cells"])
+
+
+def badge(notebook: Path) -> str:
+    """Return the line with which a notebook opens in Colab; empty where pyproject.toml names no repository."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    repository = project.get("urls", {}).get("Repository", "")
+    place = f"{repository.removeprefix('https://github.com/')}/blob/main/{notebook.relative_to(ROOT).as_posix()}"
+    image = "![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)"
+    return f"[{image}](https://colab.research.google.com/github/{place})" if repository else ""
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda one: one.stem)
+def test_a_notebook_s_badge_is_of_the_repository_that_pyproject_names(notebook: Path):
+    """Law: no badge leads to another place, and none is there before the repository has one."""
+    first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+    assert re.findall(r"^\[!\[Open in Colab.*$", first, re.MULTILINE) == [badge(notebook)] * bool(badge(notebook))
 
 
 def test_there_are_two_notebooks():

@@ -99,6 +99,33 @@ def test_three_errors_are_three_lines(tmp_path: Path, capsys):
     assert said.out == "3 problems found\n"
 
 
+def test_a_wrong_value_hides_no_other_problem(tmp_path: Path, capsys):
+    """Law: what the schema, the folders and torch find is named together, each wrong option of a method, too."""
+    changes = {
+        "data": {"train": "none.parquet", "forget": {"fraction": 2}, "validation": 1.5},
+        "model": {"arch": "resnet19"},
+        "populations": {"finetune": {"epochs": "two", "lr": -1}},
+        "evaluation": {"reference": "nowhere"},
+    }
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(merged(TINY, changes), sort_keys=False))
+    assert main(["plan", str(file)]) == 2
+    said = [line.removeprefix(f"error: {file}:").partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert [line.partition(": ")[0] for line in said] == [
+        "data.train",
+        "data.validation",
+        "data.forget.fraction",
+        "model.arch",
+        "populations.finetune.epochs",
+        "populations.finetune.lr",
+        "evaluation.reference",
+    ]
+    good = merged(TINY, {"evaluation": {"reference": "finetun"}})
+    file.write_text(yaml.safe_dump(good, sort_keys=False))
+    (problem,) = planned(file, code=2, capsys=capsys)["problems"]
+    assert re.search(r":\d+: evaluation\.reference: 'finetun' is not a population .*'finetune'", problem)
+
+
 def test_a_refusal_that_populations_share_is_one_problem(tmp_path: Path, capsys):
     """Law: it names the populations, and has the line of the key; another population's own stays its own."""
     changes = {

@@ -141,7 +141,7 @@ def test_a_refusal_leaves_no_cluster_behind(tmp_path, what: str):
     changes, said = MISSING[what]
     study = merged(TINY, {**changes, "storage": str(tmp_path / "store")})
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(tmp_path / "study.yaml")]
+    command = [sys.executable, "-m", "ray_unlearn.cli", "generate", str(tmp_path / "study.yaml"), "--backend", "ray"]
     done = subprocess.run(
         command, env=os.environ | {"RAY_TMPDIR": str(folder)}, capture_output=True, text=True, timeout=100, check=False
     )

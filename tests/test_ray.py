@@ -11,22 +11,13 @@ from typing import NamedTuple
 
 import pytest
 import slow
-from conftest import TINY, payload_bytes
-from slow import SlowStorage, hurry, records_in, slow_study, slow_study_in
+from conftest import payload_bytes
+from slow import SlowStorage, hurry, mixed_study_in, records_in, slow_study_in
 
 from ray_unlearn.generation import Summary, generate
 from ray_unlearn.store import open_storage
-from ray_unlearn.study import Study, parse_study
-from ray_unlearn.study.places import Places
 
 pytestmark = pytest.mark.ray
-
-
-def study_in(folder: Path, count: int) -> Study:
-    """Return a study of a trained original, 3 fine-tuned runs and `count` slow ones."""
-    tree = slow_study(folder, count)
-    tree["populations"] |= {name: TINY["populations"][name] for name in ("original", "finetune")}
-    return parse_study(tree, where="slow").with_file(Places(), str(folder))
 
 
 def actor_pids() -> set[int]:
@@ -54,7 +45,7 @@ class Killed(NamedTuple):
 def killed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     """Generate with two workers, and kill -9 one of them after four records."""
     folder = tmp_path_factory.mktemp("ray") / "study"
-    study = study_in(folder, 8)
+    study = mixed_study_in(folder, 8)
     strangers, victims = actor_pids(), list[int]()
     over = threading.Event()
 
@@ -80,7 +71,7 @@ def killed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Kille
 def inline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The payloads of the same study with two more runs, made in this process."""
     folder = tmp_path_factory.mktemp("inline") / "study"
-    study = study_in(folder, 10)
+    study = mixed_study_in(folder, 10)
     hurry(folder)
     assert generate(study, backend="inline").made == 14
     return payload_bytes(folder / "store/tiny")
@@ -100,7 +91,7 @@ def test_one_more_worker_makes_exactly_what_a_raised_count_lacks(killed: Killed,
     """Law: one worker goes on where two stopped: two more runs, no other file touched, every byte inline's."""
     times = {path: path.stat().st_mtime_ns for path in killed.folder.glob("store/tiny/*/0*/*")}
     assert len(times) == 12 * 3
-    summary = generate(study_in(killed.folder, 10), backend="ray", workers=1)
+    summary = generate(mixed_study_in(killed.folder, 10), backend="ray", workers=1)
     assert (summary.already, summary.made, summary.exit_code) == (12, 2, 0)
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert payload_bytes(killed.folder / "store/tiny") == inline
@@ -109,7 +100,7 @@ def test_one_more_worker_makes_exactly_what_a_raised_count_lacks(killed: Killed,
 def test_nothing_to_do_starts_no_actor(killed: Killed):
     """Law: a finished study asks the cluster for nothing."""
     before = actor_pids()
-    summary = generate(study_in(killed.folder, 8), backend="ray", workers=2)
+    summary = generate(mixed_study_in(killed.folder, 8), backend="ray", workers=2)
     assert (summary.already, summary.made) == (12, 0)
     assert actor_pids() <= before
 

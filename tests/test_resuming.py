@@ -108,23 +108,29 @@ def trains(name: str) -> bool:
 def test_a_method_resumed_after_an_epoch_gives_the_same_bytes(execution: Execution, name: str) -> None:
     """Law: skipping the first k epochs and restoring the state after them changes no bit, for any k; and does skip.
 
-    Holds for every method of the package that does not say why it cannot.
+    Holds for every method of the package: none says that it cannot.
     """
     method, execution.snapshots = METHODS[name], []
+    assert method.why_no_resume == ""
     options = options_of(method)
     whole = execution.of(method, options)
     assert all(tensor.isfinite().all() for tensor in whole.values())
     epochs, snapshots = execution.trained, execution.snapshots[:]
     assert [snapshot.epoch for snapshot in snapshots] == list(range(1, len(epochs) + 1))
-    if method.why_no_resume:
-        assert not all(same(execution.of(method, options, each), whole) for each in snapshots[:-1])
-        return
     last = len(snapshots) - 1
     chosen = range(last + 1) if name in EVERY_EPOCH else sorted({0, last // 2, max(0, last - 1)})
     for k in chosen:
         again = execution.of(method, options, snapshots[k])
         assert execution.trained == epochs[k + 1 :]
         assert same(again, whole), f"resumed after epoch {k + 1} of {last + 1}"
+
+
+def test_who_cannot_be_resumed_says_why() -> None:
+    """Law: an installed method must declare that it can; a method without epochs has nothing to go on with."""
+    installed = replace(METHODS["finetune"], distribution={"name": "theirs", "version": "1"})
+    assert installed.why_no_resume == "the distribution that it is of does not say that it can"
+    assert replace(installed, no_resume="").why_no_resume == ""
+    assert METHODS["influence"].why_no_resume == "it trains no epochs"
 
 
 class Drawing(nn.Module):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from test_filesystem import Killed
 from ray_unlearn.errors import StoreUnwritable
 from ray_unlearn.generation import generate, open_job
 from ray_unlearn.generation.job import not_resumed
+from ray_unlearn.methods import METHODS
 from ray_unlearn.report.text import status_lines
 from ray_unlearn.run import unfinished as module
 from ray_unlearn.run import worker as worker_module
@@ -320,20 +322,22 @@ def events_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def test_the_driver_names_what_begins_anew(tmp_path: Path) -> None:
-    """Law: one line for each reason: a script, and a method that counts its own steps; the option changes no digest."""
-    populations = {"mine": {"method": "sfron", "iterations": 2}, "sfron": {"method": "sfron", "iterations": 3}}
-    job = open_job(study_in(tmp_path, populations=populations))
-    mine = job.plan.populations["mine"]
-    script = replace(mine, method=replace(mine.method, name="mine.py:unlearning", source="def unlearning(): ..."))
-    plan = replace(job.plan, populations={**job.plan.populations, "mine": script})
+def test_the_driver_names_what_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: one line for each reason: a script, and a method that cannot; the option changes no digest."""
+    why = "its loss counts the steps of the run itself"
+    monkeypatch.setitem(METHODS.own, "finetune", dataclasses.replace(METHODS["finetune"], no_resume=why))
+    job = open_job(study_in(tmp_path))
     option = "execution.resume_every_minutes: interrupted runs of"
-    assert [line for line in job.remarks if option in line] == [
-        f"{option} mine, sfron begin anew: its loss counts the steps of the run itself"
-    ]
-    of_script, of_method = not_resumed(replace(job, plan=plan))
-    assert of_script == f"{option} mine begin anew: mine.py:unlearning is a script, whose loop nothing can go on with"
-    assert of_method == f"{option} sfron begin anew: its loss counts the steps of the run itself"
-    without = open_job(study_in(tmp_path, populations=populations, execution={"resume_every_minutes": None}))
+    assert [line for line in job.remarks if option in line] == [f"{option} finetune begin anew: {why}"]
+    use = job.plan.populations["scrub"].method
+    script = dataclasses.replace(use, name="mine.py:unlearning", source="def unlearning(): ...")
+    populations = {
+        **job.plan.populations,
+        "scrub": dataclasses.replace(job.plan.populations["scrub"], method=script),
+    }
+    found = not_resumed(dataclasses.replace(job, plan=dataclasses.replace(job.plan, populations=populations)))
+    expected = f"{option} scrub begin anew: mine.py:unlearning is a script, whose loop nothing can go on with"
+    assert found == [expected, f"{option} finetune begin anew: {why}"]
+    without = open_job(study_in(tmp_path, execution={"resume_every_minutes": None}))
     assert not [line for line in without.remarks if option in line]
     assert [p.digest for p in without.plan.populations.values()] == [p.digest for p in job.plan.populations.values()]

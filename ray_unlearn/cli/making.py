@@ -61,7 +61,12 @@ OUTPUTS = (ExportFormat.klom, ExportFormat.easydub, ExportFormat.lira, ExportFor
 MODEL_ENDINGS = (".pth", ".safetensors")
 
 
-def prepare(study: StudyFile, backend: Where = Backend.ray, address: Address = None, overrides: Overrides = []) -> None:  # noqa: B006
+def prepare(
+    study: StudyFile,
+    backend: Where = Backend.auto,
+    address: Address = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
     """Decode images and draw splits; make no checkpoint."""
     from ray_unlearn.generation.prepare import prepare
     from ray_unlearn.report.text import data_lines
@@ -78,7 +83,7 @@ def generate(
             "--only", "--populations", metavar="A,B", help="Make only these populations, and their originals."
         ),
     ] = [],  # noqa: B006
-    backend: Where = Backend.ray,
+    backend: Where = Backend.auto,
     address: Address = None,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,

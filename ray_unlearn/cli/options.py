@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class Backend(StrEnum):
     """Where runs execute."""
 
+    auto = "auto"
     ray = "ray"
     inline = "inline"
 
@@ -36,7 +37,13 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YA
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a key of the study file. Repeatable.")
 ]
-Where = Annotated[Backend, typer.Option(help="Where the work is done. inline: in this process, without Ray.")]
+Where = Annotated[
+    Backend,
+    typer.Option(
+        help="Where the work is done. inline: in this process, or with --workers N in N processes forked on this "
+        "machine; auto: in such processes where they are enough, else on Ray."
+    ),
+]
 Address = Annotated[
     str | None, typer.Option(help="Address of a Ray cluster. Default: RAY_ADDRESS, else a local cluster.")
 ]

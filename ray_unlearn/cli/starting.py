@@ -28,7 +28,7 @@ class StudyTemplate(StrEnum):
 
 def quickstart(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder.")] = Path("ray-unlearn-quickstart"),
-    backend: Where = Backend.ray,
+    backend: Where = Backend.auto,
 ) -> None:
     """Run a complete study on scikit-learn's digits, in DIR.
 

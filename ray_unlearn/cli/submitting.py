@@ -19,7 +19,6 @@ import typer
 
 from ray_unlearn.cli.options import Overrides, StudyFile
 from ray_unlearn.errors import ClusterError, Interrupted
-from ray_unlearn.study.uris import without_keys
 from ray_unlearn.terminal import print_error, print_line, show
 
 if TYPE_CHECKING:
@@ -135,5 +134,7 @@ def _ending(ended: Attempt) -> str:
         return f"{ended.id} was stopped; nothing is lost: the same command makes what is missing"
     if ended.exit_code == 3:
         return f"{ended.id} ended with runs that failed; the same command tries them again"
+    from ray_unlearn.study.uris import without_keys
+
     reason = without_keys(" ".join(ended.message.split()))[:300]
     return f"{ended.id} failed with exit code {ended.code}: {reason}"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 def everything(
     study: StudyFile,
-    backend: Where = Backend.ray,
+    backend: Where = Backend.auto,
     address: Address = None,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,

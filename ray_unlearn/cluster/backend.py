@@ -32,12 +32,13 @@ if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
     from ray_unlearn.data.rows import Slice
     from ray_unlearn.run.job import Job
 
-_LARGE_ROWS = 16_000  # below, starting Ray Data takes longer than decoding
 _OBJECT_STORE_BYTES = 512 * 2**20  # of a local cluster: images travel through shards, not through Ray
 
 
 class RayBackend:
     """A connection to Ray, made when it is first needed."""
+
+    connects, why = True, ""
 
     def __init__(
         self,
@@ -58,8 +59,7 @@ class RayBackend:
     @contextmanager
     def starting(self) -> Iterator[None]:
         """Start or join Ray while the block is executed; an exception that leaves the block cancels the start."""
-        if not ray.is_initialized():
-            self._start = Start(self._join)
+        self.begin()
         try:
             yield
         except BaseException:
@@ -67,16 +67,30 @@ class RayBackend:
                 self._start.cancel()
             raise
 
+    def begin(self) -> None:
+        """Begin to start or join Ray in the background, unless this process is connected."""
+        if self._start is None and not ray.is_initialized():
+            self._start = Start(self._join)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether Ray is connected, or could not be: `pool` will not wait."""
+        return self._start is None or self._start.is_done
+
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
         """Decode a large source as a Ray Data job, a small one in place."""
-        from ray_unlearn.data.prepare import in_place
+        from ray_unlearn.data.prepare import LARGE_ROWS, in_place
 
-        if len(slices) < 2 or sum(part.num_rows for part in slices) < _LARGE_ROWS:
+        if len(slices) < 2 or sum(part.num_rows for part in slices) < LARGE_ROWS:
             return in_place(slices, job)
         from ray_unlearn.cluster.decoding import decode_with_ray
 
         self.connect()
         return decode_with_ray(slices, job)
+
+    def chosen(self, job: Job, work: object) -> RayBackend:
+        """Return this backend."""
+        return self
 
     def pool(self, job: Job) -> RayPool:
         """Return a pool of actors for the job.
@@ -131,8 +145,7 @@ class RayBackend:
             ClusterError: the cluster cannot be reached or started.
 
         """
-        if self._start is None and not ray.is_initialized():
-            self._start = Start(self._join)
+        self.begin()
         if self._start is not None:
             self._start.wait()
         self._watch = self._watch or RayWatch(local=self._cluster is not None, log=self._log)

@@ -47,6 +47,11 @@ class Start:
         if self._error is not None:
             raise self._error
 
+    @property
+    def is_done(self) -> bool:
+        """Whether `wait` would return, or raise, at once."""
+        return self._done.is_set()
+
     def cancel(self) -> None:
         """End the processes that were started; return when the thread is done with that.
 

@@ -166,6 +166,10 @@ class Prepared:
         return NodeCache.of(cache).get(shard.sha256, shard.size_bytes, fetch)
 
 
+LARGE_ROWS = 16_000
+"""Rows below which to decode a source in place is quicker than to start Ray Data."""
+
+
 def in_place(slices: Sequence[Slice], job: DecodeJob) -> Iterator[DecodedSlice]:
     """Decode in this process, one slice after another."""
     for number, part in enumerate(slices):

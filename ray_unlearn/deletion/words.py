@@ -59,6 +59,8 @@ def _accuracy_words(before: Side, after: Side) -> str:
         return "There are no held-out images to measure its accuracy on."
     lost = before.accuracy["test"] - after.accuracy["test"]
     ends = f"{percent(before.accuracy['test'])} % to {percent(after.accuracy['test'])} %"
+    if percent(before.accuracy["test"]) == percent(after.accuracy["test"]):
+        return f"Accuracy on held-out images stayed at {percent(after.accuracy['test'])} %."
     if lost > LOST_ACCURACY:
         return f"It paid with accuracy: on held-out images it went from {ends}."
     return f"Accuracy on held-out images went from {ends}."
@@ -82,6 +84,12 @@ def reasons(found: Findings) -> list[str]:
         f"{percent(after.confidence)} % after"
         + (f", {percent(retrained.confidence)} % in models that never saw them." if retrained else ".")
     ]
+    p = smallest_p(found)
+    if retrained and p is not None and p <= ERROR and percent(after.confidence) == percent(retrained.confidence):
+        lines.append(
+            "The tests see what these percentages round away: they compare log odds of the confidence, which differ "
+            "between 99.99 % and 99.9999 % as they do between 50 % and 99 %."
+        )
     if before.memory is not None and after.memory is not None:
         theirs = (
             f", {percent(retrained.memory)} % in retrained models" if retrained and retrained.memory is not None else ""
@@ -110,8 +118,9 @@ def tested(found: Findings) -> list[str]:
         f"forgotten images; the smaller p, corrected for both, is {decimals(p)} (at most {ERROR}: they differ)."
     ]
     if found.noticed is not None:
+        noticed = points(found.noticed).lstrip("+")
         lines.append(
-            f"These runs would have shown a difference of {points(found.noticed).lstrip('+')} points in mean "
+            f"These runs would have shown a difference of {'0.1' if noticed == '±0.0' else noticed} points in mean "
             "confidence four times out of five; a smaller one may well have been missed."
         )
     bounds = found.scores.epsilon_bounds
@@ -156,5 +165,5 @@ def image_words(one: Image) -> str:
         return "not compared"
     apart = one.unlearned - one.retrained
     if abs(apart) <= max(0.05, 2 * one.retrained_sd):
-        return "as if never seen"
-    return "more than if never seen" if apart > 0 else "less than if never seen"
+        return "sure as if never seen"
+    return "surer than if never seen" if apart > 0 else "less sure than if never seen"

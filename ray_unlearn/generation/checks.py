@@ -23,7 +23,7 @@ from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.id_lists import read_ids
 from ray_unlearn.data.rows import OpenSource, Role, Slice
 from ray_unlearn.data.study_data import StudyData, check_columns, open_role, prepare_study
-from ray_unlearn.errors import DamagedFile, PopulationChanged, RayUnlearnError, StoreError, StoreReadOnly
+from ray_unlearn.errors import DamagedFile, PopulationChanged, RayUnlearnError, StoreError, StoreReadOnly, StudyError
 from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.job import check_sets, check_storage
 from ray_unlearn.generation.preflight import check_device, check_precision, import_what_runs_need
@@ -127,9 +127,10 @@ class Checks:
             try:
                 found[name] = resolve(self.study, name)
             except RayUnlearnError as error:
-                text = str(error).removeprefix(f"populations.{name}: ")
-                refused.setdefault(text, []).append(name)
-                codes[text] = error.exit_code
+                for line in str(error).split("\n") if isinstance(error, StudyError) else [str(error)]:
+                    text = line.removeprefix(f"populations.{name}: ")
+                    refused.setdefault(text, []).append(name)
+                    codes[text] = error.exit_code
         for text, names in refused.items():
             several = f" (populations {', '.join(names)})" if len(names) > 1 else ""
             of_training = several and text.startswith("training.")

@@ -1,6 +1,6 @@
 """generate(): make every run of a study that is not made yet.
 
-    summary = generate(study, backend="ray", workers=2, only=["finetune"])
+    summary = generate(study, workers=2, only=["finetune"])
     summary.exit_code                            # 0 all done, 3 finished with failed runs
 
 The study is opened while Ray starts; then the schedule's events go to the sinks, one after another.
@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ray_unlearn.generation.backends import Backend, BackendName, open_backend
+from ray_unlearn.generation.backends import Backend, BackendName, forks, open_backend
 from ray_unlearn.generation.job import open_job
 from ray_unlearn.generation.preflight import (
     check_device,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
 def generate(
     study: Study,
     *,
-    backend: BackendName = "ray",
+    backend: BackendName = "auto",
     address: str | None = None,
     workers: int | None = None,
     gpus_per_worker: float | None = None,
@@ -56,7 +56,8 @@ def generate(
 
     Args:
         study: the study to make.
-        backend: `ray`, or `inline` for this process.
+        backend: `ray`; `inline`: this process, or with `workers` processes that are forked on this machine; `auto`:
+            such processes where they are enough, else Ray.
         address: address of a Ray cluster; default RAY_ADDRESS, else a local cluster is started and stopped.
         workers: overrides `execution.workers`.
         gpus_per_worker: overrides `execution.gpus_per_worker`.
@@ -77,18 +78,19 @@ def generate(
     with ExitStack() as stack:
         stack.enter_context(interrupts())
         check_files(study)
-        start_early(study)
+        store = probably_pending(study, only)
+        start_early(study, forks=store is not None and forks(backend, address, workers, gpus_per_worker))
         place = stack.enter_context(
             open_backend(backend, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
         )
-        store = probably_pending(study, only)
         log = stack.enter_context(event_log(store, announce=True)) if store else None
         with place.starting() if store else nullcontext():
             job = replace(open_job(study, place.decode_all), verbose=verbose)
         work, tally = admit(job, only, shard, first), Tally(())
         recorder = None
         if work.pending:
-            if backend == "ray":
+            place = place.chosen(job, work)
+            if place.connects:
                 phases.enter("connect")
             log = log or stack.enter_context(event_log(job.store))
             recorder = Recorder(log)
@@ -128,7 +130,8 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
         file = study.places.file
         progress = show_progress(planned, planned - len(pending), study.execution, left, job.verbose, file)
         console = stack.enter_context(progress)
-        console.log(f"{len(pending)} of {planned} runs to make, {pool.describe()}")
+        why = f" (auto: {place.why})" if place.why else ""
+        console.log(f"{len(pending)} of {planned} runs to make, {pool.describe()}{why}")
         recorder.begun(job, planned=planned, pending=pending, workers=pool.describe())
         warnings = (*job.data.warnings, *job.plan.warnings, *job.remarks)
         for warning in (one for one in dict.fromkeys(warnings) if one not in said):

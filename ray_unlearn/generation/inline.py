@@ -6,7 +6,7 @@
 It is meant for debuggers, for tests, and for machines without Ray. Runs of scripts have processes of their own
 here, too.
 
-Does not cover: more than one worker.
+Does not cover: more than one worker (`forked`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,9 +30,14 @@ from ray_unlearn.schedule.pool import Finished, Lost, Ready, Report
 from ray_unlearn.study.schema import Execution, Study
 from ray_unlearn.training.precision import check_present
 
+if TYPE_CHECKING:
+    from ray_unlearn.generation.records import Work
+
 
 class InlineBackend:
     """Backend that executes runs in this process."""
+
+    connects, why = False, ""
 
     def __init__(self) -> None:
         self._threads = torch.get_num_threads()
@@ -49,6 +55,10 @@ class InlineBackend:
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
         """Decode every slice in a plain loop."""
         return in_place(slices, job)
+
+    def chosen(self, job: Job, work: Work) -> InlineBackend:
+        """Return this backend."""
+        return self
 
     def pool(self, job: Job) -> InlinePool:
         """Return a pool of one worker.

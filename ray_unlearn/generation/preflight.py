@@ -38,9 +38,9 @@ def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
         return None
 
 
-def start_early(study: Study) -> None:
-    """Start the process that forks those of scripts, where the study has scripts: its imports take seconds, too."""
-    if any(is_script(spec.method_name) for spec in study.populations.values()):
+def start_early(study: Study, *, forks: bool = False) -> None:
+    """Start the process that forks others, for scripts or for workers (`forks`): its imports take seconds, too."""
+    if forks or any(is_script(spec.method_name) for spec in study.populations.values()):
         start()
 
 
@@ -68,8 +68,8 @@ def import_what_runs_need() -> None:
 
     """
     try:
-        import ray_unlearn.run.worker
-        import ray_unlearn.store.metrics  # noqa: F401
+        import pandas  # noqa: F401 - tables of metrics are written at the end
+
     except Exception as error:  # a damaged library, or one built for another machine, may raise anything
         reason = without_keys(" ".join(str(error).split()))[:300]
         raise RayUnlearnError(

@@ -22,7 +22,7 @@ from ray_unlearn.study.schema import Study
 from ray_unlearn.usercode.imports import is_script
 
 
-def prepare(study: Study, *, backend: BackendName = "ray", address: str | None = None) -> StudyData:
+def prepare(study: Study, *, backend: BackendName = "auto", address: str | None = None) -> StudyData:
     """Decode a study's images and draw its splits; make nothing else.
 
     Raises:

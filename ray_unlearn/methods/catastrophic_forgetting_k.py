@@ -101,7 +101,8 @@ def catastrophic_forgetting_k(
     moving = {module for unit in moving_units(model, options, data.num_classes) for module in unit.modules()}
     frozen = [module for module in model.modules() if module not in moving]
     evaluated = {"frozen": list(model.modules()), "moving": frozen, "batch": []}[options.statistics]
-    parameters = [parameter for module in moving for parameter in module.parameters(recurse=False)]
+    in_order = [module for module in model.modules() if module in moving]  # a norm depends on the order of its terms
+    parameters = [parameter for module in in_order for parameter in module.parameters(recurse=False)]
     if not any(parameter.requires_grad for parameter in parameters):
         raise MethodError(f"k is {options.k} with unit: {options.unit}: no parameter of the model would move")
     with trainable_only(model, parameters):

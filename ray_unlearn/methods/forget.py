@@ -41,6 +41,7 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.losses import frozen_copy
 from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.noise import StepNoise, shape_of
 from ray_unlearn.methods.perturbations import convolutions, moves, reset_tensors
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.methods.units import classifier
@@ -48,7 +49,7 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import FROZEN, Correction
 from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe
-from ray_unlearn.training import Batch, Training
+from ray_unlearn.training import Batch, Hooks, Training
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor
 
 
@@ -79,14 +80,14 @@ class ForgetOptions(Recipe):
 
 def forget(model: nn.Module, data: RunData, options: ForgetOptions, rng: Seeds) -> None:
     """Alternate between resetting random layers and regressing the original's logits on retain."""
-    teacher, noise, draws = frozen_copy(model), rng.torch("image-noise"), rng.numpy("layers")
+    teacher, draws = frozen_copy(model), rng.numpy("layers")
+    noise = StepNoise([shape_of(data.retain, options.batch_size)], rng.torch("image-noise"), data.device)
     candidates = _candidates(model, options.pool, data.num_classes)
     starts = [0, *itertools.accumulate(options.cycles[:-1])]
     within_cycle = options.model_copy(update={"epochs": options.cosine_epochs})
 
     def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-        fresh = torch.randn(batch.images.shape, generator=noise).to(batch.images)
-        noisy = batch.images + options.image_noise_std * fresh
+        noisy = batch.images + options.image_noise_std * noise.tensors[0][: len(batch)]
         return F.mse_loss(model(noisy).float(), teacher(noisy).float())
 
     def rate(epochs_done: float) -> float:
@@ -95,7 +96,7 @@ def forget(model: nn.Module, data: RunData, options: ForgetOptions, rng: Seeds) 
         start = max(start for start in starts if start <= epoch)
         return base / options.lr * rate_factor(within_cycle, epochs_done - start)
 
-    training = Training(model, data, options, rng, loss=loss, rate=rate)
+    training = Training(model, data, options, rng, loss=loss, rate=rate, hooks=Hooks(before_step=noise.draw_rows))
     while not training.done:
         if training.epochs_done in starts:
             drawn = [candidates[i] for i in draws.integers(len(candidates), size=options.layers)]

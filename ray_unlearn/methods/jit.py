@@ -29,10 +29,11 @@ from torch import nn
 
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.noise import StepNoise, shape_of
 from ray_unlearn.methods.published import PLAIN, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
-from ray_unlearn.training import Batch, fit
+from ray_unlearn.training import Batch, Hooks, fit
 
 
 class JitOptions(Recipe):
@@ -50,22 +51,22 @@ class JitOptions(Recipe):
 
 def jit(model: nn.Module, data: RunData, options: JitOptions, rng: Seeds) -> None:
     """Minimise the forget images' local Lipschitz constants."""
-    generator = rng.torch("image-noise")
+    shapes = [shape_of(data.forget, options.batch_size)] * options.samples
+    noise = StepNoise(shapes, rng.torch("image-noise"), data.device)
 
     def loss(model: nn.Module, forget: Batch) -> torch.Tensor:
         images, out_BC = forget.images, model(forget.images).float()
         lowest, highest = images.min(), images.max()
         total = torch.zeros((), device=images.device)
-        for _ in range(options.samples):
-            fresh = torch.randn(images.shape, generator=generator).to(images)
-            noisy = (images + options.noise_std * fresh).clamp(lowest, highest)
+        for fresh in noise.tensors:
+            noisy = (images + options.noise_std * fresh[: len(images)]).clamp(lowest, highest)
             with torch.no_grad():
                 moved_BC = model(noisy).float()
             apart_B = torch.linalg.vector_norm((images - noisy).flatten(1), dim=1)
             total = total + (torch.linalg.vector_norm(out_BC - moved_BC, dim=1) / apart_B).sum()
         return total / options.samples
 
-    fit(model, data, options, rng, sets=("forget",), loss=loss)
+    fit(model, data, options, rng, sets=("forget",), loss=loss, hooks=Hooks(before_step=noise.draw_rows))
 
 
 METHOD = Method(

@@ -51,12 +51,14 @@ def l1_sparse(model: nn.Module, data: RunData, options: L1SparseOptions, rng: Se
     on_retain = cross_entropy(class_weights(data.retain, options, data.num_classes))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
+    gamma = torch.zeros((), device=data.device)
+
     def loss(model: nn.Module, retain: Batch) -> torch.Tensor:
-        gamma = options.alpha * (1 - training.epochs_done / options.epochs)
         return on_retain(model, retain) + gamma * torch.stack([p.abs().sum() for p in parameters]).sum()
 
     training = Training(model, data, options, rng, loss=loss)
     while not training.done:
+        gamma.fill_(options.alpha * (1 - training.epochs_done / options.epochs))
         training.epoch()
     model.train()
 

@@ -10,7 +10,7 @@ Does not cover: finding a method by name (`resolve`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -67,6 +67,10 @@ class Method:
     packs: bool = False
     """Whether its runs can be trained in one step (`training.packed`): the last thing that it does is one `fit` of
     cross-entropy on one set, with nothing of its own."""
+    not_captured: str | None = None
+    """Why its steps are not captured as CUDA graphs, for a method that cannot keep the contract of `training.step`;
+    empty: they are. None says nothing, which means that those of the package's own methods are, and that those of an
+    installed one are not."""
     inherits: tuple[str, ...] = INHERITED
     """Option names that default to the study's `training` block."""
 
@@ -83,6 +87,19 @@ class Method:
         if self.no_resume is None:
             return "the distribution that it is of does not say that it can" if self.distribution else ""
         return self.no_resume
+
+    @property
+    def why_not_captured(self) -> str:
+        """Why the steps of its trainings are not captured as CUDA graphs; empty where they are."""
+        if not issubclass(self.options, Batches):
+            return "it trains no epochs"
+        if self.not_captured is None:
+            return "the distribution that it is of does not say that they can be" if self.distribution else ""
+        return self.not_captured
+
+    def apply(self, model: nn.Module, data: RunData, options: BaseModel, rng: Seeds) -> None:
+        """Run it; without captured steps where it does not promise what they need."""
+        self.run(model, replace(data, engines=None) if self.why_not_captured else data, options, rng)
 
     def defaults(self, study: Study) -> dict[str, Any]:
         """Return the options that the study's `training` block gives where the population is silent."""

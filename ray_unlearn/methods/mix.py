@@ -36,8 +36,8 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.registry import METHODS
 from ray_unlearn.methods.shares import part_of
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.loading import describe_first
 from ray_unlearn.study.recipe import Batches, Block, Int
+from ray_unlearn.study.wrong_keys import describe_first
 
 
 class Part(Block):
@@ -105,7 +105,7 @@ def _method(name: str, where: str) -> Method:
 def mix(model: nn.Module, data: RunData, options: MixOptions, rng: Seeds) -> None:
     """Run the part that the run's index chooses."""
     part = options.parts[part_of(rng.run, [part.share for part in options.parts])]
-    _method(part.method, "parts").run(model, data, part.options, rng)
+    _method(part.method, "parts").apply(model, data, part.options, rng)
 
 
 METHOD = Method(

@@ -53,6 +53,7 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.certificates import std_by_clipped_gradients, std_by_clipped_weights, std_of_one_noise
 from ray_unlearn.methods.method import Method
+from ray_unlearn.methods.noise import StepNoise
 from ray_unlearn.methods.perturbations import add_noise
 from ray_unlearn.methods.published import PLAIN, pinned
 from ray_unlearn.seeds import Seeds
@@ -121,7 +122,10 @@ def noisy_finetune(model: nn.Module, data: RunData, options: NoisyFinetuneOption
 def _noisy_steps(
     model: nn.Module, weights: list[nn.Parameter], data: RunData, options: NoisyFinetuneOptions, rng: Seeds, std: float
 ) -> None:
-    generator, by_gradients = rng.torch("noise"), options.clipped == "gradients"
+    noise, by_gradients = (
+        StepNoise([one.shape for one in weights], rng.torch("noise"), data.device),
+        options.clipped == "gradients",
+    )
     steps_of_an_epoch = len(sizes_of(len(data.retain), options.batch_size))
     plain = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "warmup_epochs": 0.0}
     sizes = {"lr": options.noisy_lr, "weight_decay": options.shrink, "epochs": options.steps / steps_of_an_epoch}
@@ -129,12 +133,15 @@ def _noisy_steps(
     def clip_gradients() -> None:
         _clip([weight.grad for weight in weights if weight.grad is not None], options.clip)
 
-    def noise() -> None:
+    @torch.no_grad()
+    def add() -> None:
         if not by_gradients:
             _clip(weights, options.clip)
-        add_noise(weights, std, generator)
+        for weight, drawn in zip(weights, noise.tensors, strict=True):
+            weight.add_(drawn.to(weight), alpha=std)
 
-    hooks = Hooks(after_backward=clip_gradients, after_step=noise) if by_gradients else Hooks(after_step=noise)
+    clips = {"after_backward": clip_gradients} if by_gradients else {}
+    hooks = Hooks(before_step=noise.draw, after_step=add, **clips)
     recipe = options.model_copy(update=plain | sizes)
     training = Training(model, data, recipe, rng, purpose="noisy", hooks=hooks)
     while not training.done:

@@ -23,10 +23,10 @@ from ray_unlearn.methods.unrepeatable import draws_anew
 from ray_unlearn.models import open_weights
 from ray_unlearn.store.records import IMPORTED
 from ray_unlearn.study.identity import identity_of
-from ray_unlearn.study.loading import describe_first
 from ray_unlearn.study.plan import ORIGINAL, MethodUse
 from ray_unlearn.study.recipe import Batches
 from ray_unlearn.study.schema import Study
+from ray_unlearn.study.wrong_keys import describe_all
 from ray_unlearn.training.transforms import check_transforms
 from ray_unlearn.usercode.imports import is_script, read_script
 from ray_unlearn.usercode.sources import module_texts, script_identity
@@ -53,8 +53,8 @@ def resolve(study: Study, population: str) -> MethodUse:
         own = _with_arguments(population, name, source, spec.options) if source else spec.options
         options = method.options.model_validate({**method.defaults(study), **preset, **implied, **own})
     except ValidationError as error:
-        problem = describe_first(error, method.options)
-        raise StudyError(f"populations.{population}.{problem} (method {name})") from None
+        problems = (f"populations.{population}.{one} (method {name})" for one in describe_all(error, method.options))
+        raise StudyError("\n".join(problems)) from None
     if isinstance(options, Batches):
         check_transforms(options.augment.transforms, study.data.image_size, _source_of(study, population))
     if name == "weights":

@@ -40,7 +40,7 @@ from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.published import SPARSE, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, unused
-from ray_unlearn.training import Batch, Training, class_weights, cross_entropy
+from ray_unlearn.training import Batch, Hooks, Training, class_weights, cross_entropy
 from ray_unlearn.training.batches import sizes_of
 from ray_unlearn.training.gradients import Gradients, mean_squared_gradient
 
@@ -68,14 +68,18 @@ def sfron(model: nn.Module, data: RunData, options: SfronOptions, rng: Seeds) ->
     """Alternate masked ascent on forget batches with descent on retain batches."""
     mask = saliency(model, data, options)
     on_retain = cross_entropy(class_weights(data.retain, options, data.num_classes))
-    step = 0
+    step, ascends, strength = 0, False, torch.zeros((), device=data.device)
 
-    def cosine() -> float:
-        return (1 + math.cos(math.pi * step / options.iterations)) / 2
+    def before_step(sizes: tuple[int, ...]) -> bool:
+        nonlocal step, ascends
+        ascends = step % options.forget_every == 0
+        strength.fill_(-options.ascent * ((1 + math.cos(math.pi * step / options.iterations)) / 2))
+        step += 1
+        return ascends
 
     def ascend(model: nn.Module, forget: Batch) -> None:
         training.optimizer.zero_grad(set_to_none=True)
-        (-options.ascent * cosine() * adaptive_loss(model, forget, options.adaptive)).backward()  # type: ignore[no-untyped-call]
+        (strength * adaptive_loss(model, forget, options.adaptive)).backward()  # type: ignore[no-untyped-call]
         moved = [parameter for parameter in mask if parameter.grad is not None]
         for parameter in moved:
             parameter.grad.mul_(mask[parameter])  # type: ignore[union-attr]
@@ -84,15 +88,15 @@ def sfron(model: nn.Module, data: RunData, options: SfronOptions, rng: Seeds) ->
         training.optimizer.zero_grad(set_to_none=True)
 
     def loss(model: nn.Module, retain: Batch, forget: Batch) -> torch.Tensor:
-        nonlocal step
-        if step % options.forget_every == 0:
+        if ascends:
             ascend(model, forget)
-        step += 1
         return on_retain(model, retain)
 
     steps = len(sizes_of(len(data.retain), options.batch_size))
     recipe = options.model_copy(update={"epochs": options.iterations / steps})
-    training = Training(model, data, recipe, rng, sets=("retain", "forget"), loss=loss)
+    training = Training(
+        model, data, recipe, rng, sets=("retain", "forget"), loss=loss, hooks=Hooks(before_step=before_step)
+    )
     while not training.done:
         training.epoch()
     model.train()
@@ -125,5 +129,4 @@ METHOD = Method(
     opened="K1nght/Unified-Unlearning-w-Remain-Geometry Classification/unlearn/sfron.py, scripts/unlearn.sh (authors')",
     cost="1 gradient pass on train, then `iterations` retain batches and a fifth as many forget batches",
     published={"published": pinned(SfronOptions, SPARSE, batch_size=128, schedule="cosine")},
-    no_resume="its loss counts the steps of the run itself",
 )

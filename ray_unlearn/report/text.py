@@ -11,11 +11,11 @@ Does not cover: pictures (`curves`), machine-readable forms (`--json`, metrics.p
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-import pandas as pd
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -30,7 +30,9 @@ from ray_unlearn.store.metrics import PopulationStatus
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.wording import aligned, decimals, joined, listed, plural, short, span
 
-if TYPE_CHECKING:  # the method registry brings torch, which `status` does not need
+if TYPE_CHECKING:  # they bring torch and pandas, which `status` does not need
+    import pandas as pd
+
     from ray_unlearn.data.study_data import StudyData
     from ray_unlearn.methods import Method
 
@@ -70,9 +72,9 @@ def accuracy_lines(table: pd.DataFrame) -> list[str]:
 
 def _mean_and_spread(row: dict[Any, Any], split: str) -> str:
     mean, spread = row[f"{split} mean"], row[f"{split} sd"]
-    if pd.isna(mean):
+    if math.isnan(mean):
         return "-"
-    return f"{100 * mean:.1f}" if pd.isna(spread) else f"{100 * mean:.1f} ± {100 * spread:.1f}"
+    return f"{100 * mean:.1f}" if math.isnan(spread) else f"{100 * mean:.1f} ± {100 * spread:.1f}"
 
 
 def score_lines(scores: Scores) -> list[str]:
@@ -206,6 +208,7 @@ def method_values(method: Method) -> dict[str, Any]:
         "cost": method.cost,
         "deterministic": method.deterministic,
         "no_resume": method.why_no_resume,
+        "not_captured": method.why_not_captured,
         "presets": {name: dict(options) for name, options in method.presets.items()},
         "preset_sources": {name: method.preset_source(name) for name in method.presets},
         "options": options,
@@ -261,8 +264,8 @@ def method_lines(method: Method) -> list[str]:
     lines += [f"  open: {each}" for each in method.open]
     lines += [f"  states: {method.guarantee}"] * bool(method.guarantee)
     lines.append(f"  cost: {_cost(method)}" + ("; deterministic: its runs have no spread" * method.deterministic))
-    resumed = f"no: {method.why_no_resume}" if method.why_no_resume else "yes"
-    lines.append(f"  goes on inside a run (execution.resume_every_minutes): {resumed}")
+    lines.append(f"  goes on inside a run (execution.resume_every_minutes): {_yes_or(method.why_no_resume)}")
+    lines.append(f"  steps captured as CUDA graphs on a GPU: {_yes_or(method.why_not_captured)}")
     for name, options in values["presets"].items():
         lines.append(f"  preset {name}: {_settings(method, options)}  # {values['preset_sources'][name]}")
     for option in values["options"]:
@@ -271,6 +274,10 @@ def method_lines(method: Method) -> list[str]:
         words = [*[f"One of: {', '.join(option['choices'])}."] * (len(option["choices"]) > 1), option["description"]]
         lines.append(f"  {option['name']} {default}" + f"  # {' '.join(filter(None, words))}" * any(words))
     return lines
+
+
+def _yes_or(why_not: str) -> str:
+    return f"no: {why_not}" if why_not else "yes"
 
 
 def _settings(method: Method, options: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ from ray_unlearn.data.shards import map_shard
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.script import script_method
 from ray_unlearn.models import Template
+from ray_unlearn.run import forked  # noqa: F401 - what forked workers need is imported here, once for all
 from ray_unlearn.run.outcome import failed_as
 from ray_unlearn.run.probe import LOGITS, clues, probe_images, probe_logits, tensors_of
 from ray_unlearn.run.run_log import show_warnings_briefly

@@ -285,7 +285,7 @@ class Worker:
         use, model = self._job.plan.populations[run.population].method, self._starts.model(run, rng)
         model = model if self._device.type == "cpu" else model.to(self._device)
         with rng.global_state("method"):  # dropout draws from the global generators
-            method_of(use).run(model, data, use.options, rng)
+            method_of(use).apply(model, data, use.options, rng)
         if data.slot is None:  # else it is trained later
             self._check_foreign(model, run)
         return model

@@ -15,12 +15,14 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ray_unlearn.store import FailedRecord, Record, StudyStore
 from ray_unlearn.store.unfinished import unfinished
 from ray_unlearn.study.schema import Study
+
+if TYPE_CHECKING:  # `status` needs no table, and the import takes half a second
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +68,8 @@ Known = Mapping[str, Mapping[int, Record]]
 
 def metrics_table(store: StudyStore, known: Known | None = None) -> pd.DataFrame:
     """Return one row per finished run of every population in the store, by population and run."""
+    import pandas as pd
+
     rows = []
     for name in store.populations():
         rows += [_row(record) for record in store.made(name, (known or {}).get(name)).values()]
@@ -102,6 +106,8 @@ def publish_metrics(store: StudyStore, known: Known | None = None) -> None:
 
 def accuracy_table(store: StudyStore, populations: list[str]) -> pd.DataFrame:
     """Return N and, for each split with outputs, mean and standard deviation of accuracy; one row per population."""
+    import pandas as pd
+
     table = metrics_table(store)
     rows = []
     for name in populations:

@@ -17,29 +17,25 @@ from __future__ import annotations
 import copy
 import functools
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from ray_unlearn.errors import DataError, MethodError, ModelError, StudyError, did_you_mean
 from ray_unlearn.study.places import Places
-from ray_unlearn.study.schema import PopulationSpec, Study
-from ray_unlearn.study.uris import label, labelled, without_keys
+from ray_unlearn.study.schema import Study
+from ray_unlearn.study.uris import label, without_keys
 from ray_unlearn.study.weights_files import expanded
+from ray_unlearn.study.wrong_keys import describe_first, key_named, keys_of, lines_of
 from ray_unlearn.study.yaml12 import parse_yaml
 
 _EMBEDDED = ("digits", "cifar10", "given")
-_MOST_LINES = 100  # of an error message
-# What pydantic adds to a key's path: the member of a union that failed, and `[key]` where the key itself is wrong.
-_NOT_KEYS = re.compile(
-    r"(constrained-)?(int|float|str)|Source|Normalize|HalfOf|UpTo|\[key\]|(function-|literal|tuple)\S*\[.*"
-)
+_ROUNDS = 4
+"""Times that a study is validated without the keys that were wrong: blocks, and then the whole, are checked last."""
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
@@ -65,17 +61,30 @@ def examine(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Study | No
         StudyError: the file cannot be read, is not YAML, or is no mapping.
 
     """
-    places, tree = places_of(path, overrides), read_tree(path, overrides)
-    try:
-        return Study.model_validate(tree).with_file(places, str(Path(path).parent.absolute())), []
-    except ValidationError as error:
-        wrong, tree = _lines(error, places), copy.deepcopy(tree)
-        for one in error.errors():
-            _drop(tree, one["loc"])
-    try:
-        return Study.model_validate(tree).with_file(places, str(Path(path).parent.absolute())), wrong
-    except ValidationError:
-        return None, wrong
+    places, tree = places_of(path, overrides), copy.deepcopy(read_tree(path, overrides))
+    wrong, names = list[str](), _populations(tree)
+    for _ in range(_ROUNDS):
+        try:
+            return Study.model_validate(tree).with_file(places, str(Path(path).parent.absolute())), wrong
+        except ValidationError as error:
+            of_all = all(not one["loc"] for one in error.errors()) and _populations(tree) == names
+            if not wrong or of_all:  # else a key that was removed may be what is missed
+                wrong += lines_of(error, places)
+            for one in error.errors():
+                _drop(tree, keys_of(one) or _without_default(key_named(one)))
+            if isinstance(tree.get("data"), dict):
+                tree["data"].setdefault("forget", {"fraction": 0.1})  # so that the rest is looked at
+    return None, wrong
+
+
+def _without_default(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what to remove for a key that other keys contradict: its block, where the default may be wrong, too."""
+    return path[:1] if path[:1] == ("evaluation",) else path
+
+
+def _populations(tree: dict[str, Any]) -> list[str]:
+    found = tree.get("populations")
+    return list(found) if isinstance(found, dict) else []
 
 
 def places_of(path: str | Path, overrides: Sequence[str] = ()) -> Places:
@@ -94,7 +103,7 @@ def located(study: Study) -> Iterator[None]:
     try:
         yield
     except (StudyError, DataError, MethodError, ModelError) as error:
-        text = study.places.before(str(error))
+        text = "\n".join(map(study.places.before, str(error).split("\n")))
         if text == str(error):
             raise
         raise type(error)(text) from error
@@ -154,27 +163,7 @@ def parse_study(tree: dict[str, Any], where: str | Places) -> Study:
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
-        raise StudyError("\n".join(_lines(error, Places(where) if isinstance(where, str) else where))) from None
-
-
-def _lines(error: ValidationError, places: Places) -> list[str]:
-    """Return one line for each wrong key, in the file's order.
-
-    A union reports an error per member: of those about one key, an unknown key inside it, then the deepest, is closest
-    to the cause.
-    """
-    chosen: dict[tuple[str, ...], ErrorDetails] = {}
-    blocks = set[tuple[str, ...]]()
-    """Paths of the chosen keys and of all blocks around them."""
-    for one in sorted(error.errors(), key=_distance):
-        path = tuple(_keys(one))
-        if path not in blocks:
-            chosen[path] = one
-            blocks |= {path[:length] for length in range(len(path) + 1)}
-    shown = sorted(list(chosen)[:_MOST_LINES], key=places.line)
-    lines = [without_keys(f"{places.of(path)}: {describe(chosen[path], Study)}") for path in shown]
-    left = len(chosen) - len(shown)
-    return [*lines, f"{places.file}: {left:,} more wrong keys"] if left else lines
+        raise StudyError("\n".join(lines_of(error, Places(where) if isinstance(where, str) else where))) from None
 
 
 def parse_stored(tree: dict[str, Any]) -> Study:
@@ -196,62 +185,12 @@ def parse_stored(tree: dict[str, Any]) -> Study:
 
 def _drop(tree: Any, path: tuple[int | str, ...]) -> bool:
     """Remove a key; parts of its path that name a member of a union are skipped. Return whether the key existed."""
+    if not path:
+        return False
     for part in path[:-1]:
         inner = tree.get(part) if isinstance(tree, dict) else None
         tree = inner if isinstance(inner, dict) else tree
     return isinstance(tree, dict) and tree.pop(path[-1], tree) is not tree
-
-
-def describe_first(error: ValidationError, model: type[BaseModel]) -> str:
-    """Describe the error that is closest to the cause: an unknown key, where there is one, else the deepest key."""
-    return describe(min(error.errors(), key=_distance), model)
-
-
-def _distance(error: ErrorDetails) -> tuple[bool, int]:
-    """Return how far an error is from the cause: a union reports one per member, the member that was meant deepest."""
-    return error["type"] != "extra_forbidden", -len(_keys(error))
-
-
-def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
-    """Describe one pydantic error: the key's path, what was expected, what was found, the nearest valid name."""
-    path = _keys(error)
-    key, found = ".".join(path), error.get("input")
-    if error["type"] == "extra_forbidden":
-        if model is Study and key in PopulationSpec.model_fields:
-            return f"{key}: unknown key; a population has it: populations.NAME.{key}"
-        return f"{key}: unknown key{did_you_mean(path[-1], _fields(model, path[:-1]))}"
-    if error["type"] == "missing":
-        return f"{key}: missing; this key is required"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    hint = ""
-    if error["type"] == "literal_error":
-        hint = did_you_mean(str(found), error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
-    return f"{key}: {message[0].lower()}{message[1:]}; found {_short(found)}{hint}"
-
-
-def _keys(error: ErrorDetails) -> list[str]:
-    parts = [" ".join(str(part).split()) for part in error["loc"]]  # one line, also where a key has line ends
-    named = 2 if parts[:1] == ["populations"] else 0  # a population may have any name, `int` too
-    return parts[:named] + [part for part in parts[named:] if not _NOT_KEYS.fullmatch(part)]
-
-
-def _short(value: Any) -> str:
-    text = repr(labelled(value))
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _fields(model: type[BaseModel], path: Iterable[str]) -> list[str]:
-    """Return the valid keys at `path` below `model`; none where the path leaves the schema."""
-    for part in path:
-        field = model.model_fields.get(part)
-        candidates = [field.annotation, *get_args(field.annotation)] if field else []
-        blocks = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not blocks:
-            return []
-        model = blocks[0]
-    return list(model.model_fields)
 
 
 def tree_of(overrides: Sequence[str]) -> dict[str, Any]:

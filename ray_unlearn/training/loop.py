@@ -7,9 +7,9 @@
 
 The first set determines the number of steps of an epoch; batches of further sets come from endless reshuffled streams
 of their own. An epoch's draws are copied to the device at its start, and the loss is summed there and read once, at its
-end, so that a GPU never waits inside an epoch. A training whose steps differ only in their images (the default
-objective on one set, without hooks or an optimiser of its own) may be executed in a quicker way that gives the same run
-(`fast.make_stepper`).
+end, so that a GPU never waits inside an epoch. Steps may be executed in a quicker way that gives the same run
+(`fast.make_stepper`): on a GPU they are captured, which is why losses and hooks are pure tensor code (`step` has the
+contract).
 
 Does not cover: perturbations before training, and other actions that happen once; methods do them around `fit`.
 """
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,21 +29,12 @@ from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.training.batches import Batch, Draws, Stream, batches, draw, sizes_of
-from ray_unlearn.training.fast import Quickest, make_stepper
+from ray_unlearn.training.fast import make_stepper
 from ray_unlearn.training.objective import Loss, class_weights, cross_entropy
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
-from ray_unlearn.training.precision import arithmetic, autocast, check_supported
+from ray_unlearn.training.precision import arithmetic, check_supported
 from ray_unlearn.training.resuming import NotResumable
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hooks:
-    """Functions that a method may run inside a step; the defaults do nothing."""
-
-    after_backward: Callable[[], None] = lambda: None
-    """Called before the optimiser's step: may scale or mask gradients."""
-    after_step: Callable[[], None] = lambda: None
-    """Called after the optimiser's step: may restore masked weights, which weight decay and momentum moved."""
+from ray_unlearn.training.step import Hooks, Step
 
 
 class Training:
@@ -79,13 +69,14 @@ class Training:
             rng: the run's streams; draws come from `<purpose>-<set>`.
             sets: names of `data`'s sets, or image sets; each step gets one batch of each. The first one's batches make
                 an epoch.
-            loss: objective; default cross-entropy on the first set, with the recipe's class weights.
+            loss: objective, pure tensor code (`step`); default cross-entropy on the first set, with the recipe's class
+                weights.
             purpose: names the streams; a method that trains twice names its second training differently.
             batch_sizes: one per set; default the recipe's for all.
             parameters: parameters to train; default all that need gradients.
             optimizer: optimiser shared with another training; default a new one of the recipe's kind.
             rate: epochs done -> factor of the recipe's rate; default the recipe's schedule.
-            hooks: functions to call inside a step.
+            hooks: functions to call at a step.
 
         Raises:
             MethodError: a set is empty or missing, the class weights do not fit, or the device lacks the precision.
@@ -97,7 +88,7 @@ class Training:
         self._images = [_set(data, each) for each in sets]
         self._sizes = list(batch_sizes or [recipe.batch_size] * len(sets))
         weights_C = None if loss else class_weights(self._images[0], recipe, data.num_classes)
-        self.loss: Loss = loss or cross_entropy(weights_C)
+        self._step = Step(model, recipe, data.device, loss or cross_entropy(weights_C), hooks or Hooks())
         generators = [rng.torch(f"{purpose}-{_name(each, i)}") for i, each in enumerate(sets)]
         self._generator = generators[0]
         further = list(zip(self._images, self._sizes, generators, strict=True))[1:]
@@ -105,12 +96,11 @@ class Training:
         model.to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
         self.optimizer = optimizer or make_optimizer(model, recipe, parameters)
         self._rate = rate or partial(rate_factor, recipe)
-        self._hooks = hooks or Hooks()
         self.steps_per_epoch = len(sizes_of(len(self._images[0]), self._sizes[0]))
         self._remaining = max(1, round(recipe.epochs * self.steps_per_epoch))
         self.plain = len(sets) == 1 and all(each is None for each in (loss, hooks, parameters, optimizer))
         """Whether it is the default objective on one set, with nothing of a method's own."""
-        fixed = (model, data, self._images[0], recipe, self._sizes[0], self.optimizer, weights_C)
+        fixed = (self._step, data, self._images, self._sizes, self._streams, self.optimizer, weights_C)
         self._take = make_stepper(*fixed, plain=self.plain)
         if data.resuming is not None:
             data.resuming.opened(self)
@@ -170,23 +160,30 @@ class Training:
         """Number of images of the first set."""
         return len(self._images[0])
 
+    @property
+    def loss(self) -> Loss:
+        """The objective."""
+        return self._step.loss
+
     def skip(self) -> None:
-        """Count an epoch that an earlier execution of the run trained."""
+        """Count an epoch that an earlier execution of the run trained; what `before_step` counts is counted, too."""
         self.model.train()
+        usual = [sizes_of(len(images), size) for images, size in zip(self._images, self._sizes, strict=True)]
+        first = self.epochs_done * self.steps_per_epoch
+        for step in range(first, first + min(self.steps_per_epoch, self._remaining)):
+            self._step.hooks.before_step(tuple(sizes[step % len(sizes)] for sizes in usual))
         self._remaining -= min(self.steps_per_epoch, self._remaining)
         self.epochs_done += 1
-        if isinstance(self._take, Quickest):
-            self._take.skip(self.optimizer)
+        self._take.skip(self.optimizer)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Return the optimisers that hold state of this training, by name."""
-        own = {"own": self.optimizer}
-        return own | (self._take.optimizers() if isinstance(self._take, Quickest) else {})
+        return {"own": self.optimizer, **self._take.optimizers()}
 
     def stream_tensors(self) -> dict[str, torch.Tensor]:
         """Return the tensors that streams, and a quicker way of taking steps, keep between epochs."""
         streams = {f"stream.{i}": each.before for i, each in enumerate(self._streams) if each.before is not None}
-        return streams | (self._take.state() if isinstance(self._take, Quickest) else {})
+        return {**streams, **self._take.state()}
 
     def position(self) -> dict[str, Any]:
         """Return how far the training and its streams have come, as JSON values."""
@@ -206,23 +203,16 @@ class Training:
         for i, (stream, taken) in enumerate(zip(self._streams, position["taken"], strict=True)):
             if f"stream.{i}" in tensors:
                 stream.begin(tensors[f"stream.{i}"], taken)
-        if isinstance(self._take, Quickest):
-            self._take.restore(tensors)
+        self._take.restore(tensors)
 
     def _steps(self, draws: Draws, rates: Sequence[float], optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """Take an epoch's steps; return the sum of its images' losses, on the device."""
         total = torch.zeros((), device=self.data.device)
         for rate, batch in zip(rates, self.batches(draws), strict=True):
             set_rate(optimizer, rate)
-            further = [stream.batch() for stream in self._streams]
-            optimizer.zero_grad(set_to_none=True)
-            with autocast(self.recipe.precision, self.data.device):
-                loss = self.loss(self.model, batch, *further)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._hooks.after_backward()
-            optimizer.step()
-            self._hooks.after_step()
-            total = total + loss.detach() * len(batch)
+            taken = (batch, *(stream.batch() for stream in self._streams))
+            self._step.hooks.before_step(tuple(map(len, taken)))
+            total = total + self._step(taken, optimizer)
         return total
 
     def _report(self, mean_loss: float, num_images: int) -> None:

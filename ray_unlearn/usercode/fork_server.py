@@ -5,9 +5,11 @@
         server.do("ray_unlearn.run.child:open_job", {...}, [file])       # in the server itself: the package's own code
         ended = server.fork("ray_unlearn.run.child:make", {...}, [result], log=log, limit_s=60.0)
     ended.status, ended.why                      # wait status; "time" or "memory" where it was ended for a limit
+    other = start().clone()                      # another server, forked from the first: no import again
 
 To fork this process itself would not be safe: it has threads, perhaps a GPU, perhaps Ray. The server has none of them.
-It ends with this process, also where that is killed, and ends what it forked before.
+It ends with this process, also where that is killed, and ends what it forked before. A server has one call at a time; a
+process that wants several forks at once has a clone for each.
 
 Does not cover: what the server does (`serving`), the meaning of a call, reading its result (`wire.read_result`).
 """
@@ -65,13 +67,21 @@ class ForkServer:
     owner: object = None
     """What the server has opened, for whoever opened it."""
 
-    def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair()
+    def __init__(self, connection: socket.socket, pid: int = 0) -> None:
+        """Take a server's connection, and its process id, where it is known already."""
+        self._socket, self._pid = connection, pid
         self.process = os.getpid()
-        self._pid, self._folder = 0, ""
+        self._folder, self._output = "", -1
+        self._starting: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def started(cls) -> ForkServer:
+        """Start a server as a new interpreter; do not wait until it is ready."""
+        ours, theirs = socket.socketpair()
+        found = cls(ours)
         path = [str(Path(entry or ".").absolute()) for entry in sys.path]
         command = [sys.executable, "-c", _PROGRAM, json.dumps(path), str(theirs.fileno()), _PREPARATION]
-        self._starting: subprocess.Popen[bytes] | None = subprocess.Popen(  # noqa: S603 - this interpreter
+        found._starting = subprocess.Popen(  # noqa: S603 - this interpreter
             command,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -79,6 +89,27 @@ class ForkServer:
             start_new_session=True,  # a terminal's Ctrl-C is for this process alone
         )
         theirs.close()
+        return found
+
+    def clone(self) -> ForkServer:
+        """Fork the server itself, once it is ready; return the other one, which has imported what this one has.
+
+        Raises:
+            ServerLost: the server has ended, or cannot fork.
+
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs, self._whole_calls():
+                self._begin("", {}, [theirs.fileno()], fork=False, clone=True)
+                return ForkServer(ours, int(self._answer()["clone"]))
+        except BaseException:
+            ours.close()
+            raise
+
+    def given_away(self) -> int:
+        """Return the descriptor of the connection, for another process (`adopt`); this object is of no use then."""
+        return self._socket.detach()
 
     def do(self, call: str, arguments: Mapping[str, Any], files: Sequence[int] = ()) -> None:
         """Execute a function of this package in the server.
@@ -115,17 +146,57 @@ class ForkServer:
             ServerLost: the server ended meanwhile, or cannot fork.
 
         """
-        with self._whole_calls(), _pipe() as (read_end, write_end):
-            limits = {"limit_s": limit_s, "limit_bytes": limit_bytes, "environment": dict(os.environ)}
-            self._begin(call, arguments, [write_end(), *files], fork=True, **limits)
-            write_end(close=True)
+        self.begin_fork(call, arguments, files, limit_s=limit_s, limit_bytes=limit_bytes)
+        return self.end_fork(log)
+
+    def begin_fork(
+        self,
+        call: str,
+        arguments: Mapping[str, Any],
+        files: Sequence[int],
+        *,
+        limit_s: float | None = None,
+        limit_bytes: float | None = None,
+    ) -> int:
+        """Execute a function in a process that is forked for it, as `fork` does; return at once.
+
+        What it prints can be read from the descriptor that is returned, and must be: a full pipe stops the process.
+
+        Raises:
+            ServerLost: the server has ended, or cannot fork.
+
+        """
+        with self._whole_calls():
+            self._output, write_end = _pipe()
+            try:
+                limits = {"limit_s": limit_s, "limit_bytes": limit_bytes, "environment": dict(os.environ)}
+                self._begin(call, arguments, [write_end, *files], fork=True, **limits)
+            finally:
+                os.close(write_end)
             self._folder = self._answer()["folder"]
-            answer = self._drained(read_end, log)
+            return self._output
+
+    def end_fork(self, log: Callable[[bytes], object]) -> Ended:
+        """Wait until the forked process and all that it started have ended; `log` takes what they still print.
+
+        Raises:
+            ServerLost: the server ended meanwhile.
+
+        """
+        with self._whole_calls():
+            answer = self._drained(self._output, log)
+            self._close_output()
             self._folder = ""
             return Ended(int(answer["status"]), str(answer["why"]), float(answer["cpu_s"]))
 
+    def _close_output(self) -> None:
+        if self._output >= 0:
+            os.close(self._output)
+        self._output = -1
+
     def close(self) -> None:
         """End the server, and what it forked; kill it where that takes too long."""
+        self._close_output()
         ended = False
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
@@ -170,6 +241,7 @@ class ForkServer:
             self.close()
             raise ServerLost(f"the process that forks runs has ended ({error})") from error
         except ServerLost:
+            self._close_output()
             raise
         except BaseException:
             self.close()
@@ -200,26 +272,12 @@ class ForkServer:
                 sources.remove(read_end)
 
 
-@contextlib.contextmanager
-def _pipe() -> Iterator[tuple[int, Callable[..., int]]]:
-    """Yield a pipe's read end, and a function that returns the write end, or closes it."""
+def _pipe() -> tuple[int, int]:
+    """Return a pipe's read end and its write end."""
     read_end, write_end = os.pipe()
     with contextlib.suppress(OSError, AttributeError):
         fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    is_open = True
-
-    def writing(*, close: bool = False) -> int:
-        nonlocal is_open
-        if close and is_open:
-            os.close(write_end)
-            is_open = False
-        return write_end
-
-    try:
-        yield read_end, writing
-    finally:
-        writing(close=True)
-        os.close(read_end)
+    return read_end, write_end
 
 
 # The one server of this process
@@ -235,9 +293,16 @@ def start() -> ForkServer:
         if _server is None or _server.process != os.getpid() or _server.has_ended:
             if _server is not None:
                 _leave(_server)
-            _server = ForkServer()
+            _server = ForkServer.started()
             atexit.register(_leave, _server)
         return _server
+
+
+def adopt(descriptor: int) -> None:
+    """Let a server that another process cloned be this process's one."""
+    global _server  # noqa: PLW0603 - one per process
+    with _lock:
+        _server = ForkServer(socket.socket(fileno=descriptor))
 
 
 def _leave(server: ForkServer) -> None:

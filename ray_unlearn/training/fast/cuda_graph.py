@@ -17,8 +17,8 @@ depend on whether it was the first. A smaller last batch is computed eagerly, on
 Captured and eager epochs are the same arithmetic in the same order; on a GPU the captured rate is float32, so that the
 two agree to rounding, not in every bit. Each repeats itself bit for bit with `execution.deterministic`.
 
-Does not cover: which trainings an engine may serve (`make_stepper`); objectives and hooks written in Python, whose
-state a graph would freeze.
+Does not cover: which trainings an engine may serve (`make_stepper`); objectives and hooks of a method's own, whose
+tensors are the run's (`own_steps`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
@@ -86,7 +86,7 @@ class Engines:
     """The most recently used captured steps of one worker."""
 
     def __init__(self, capture: Capture, kept: int = _KEPT) -> None:
-        self._capture, self._kept = capture, kept
+        self.capture, self._kept = capture, kept
         self._engines: OrderedDict[Hashable, Engine] = OrderedDict()
 
     def __len__(self) -> int:
@@ -108,11 +108,11 @@ class Engines:
         and shapes, the same pixels, the same arithmetic; `full_steps` is rounded up to a power of two.
         """
         capacity = 1 << (full_steps - 1).bit_length()
-        how = (recipe.optimizer, repr(settings_of(optimizer)), recipe.precision, recipe.channels_last)
+        how = (recipe.optimizer, repr(settings_of(optimizer.param_groups[0])), recipe.precision, recipe.channels_last)
         where = (id(images.pixels), images.scaling, recipe.augment.crop, recipe.augment.flip, batch_size, capacity)
         key = (_layout(model), *how, *where, weights_C is not None)
         if key not in self._engines:
-            made = Engine(model, optimizer, images, recipe, batch_size, capacity, weights_C, self._capture)
+            made = Engine(model, optimizer, images, recipe, batch_size, capacity, weights_C, self.capture)
             self._engines[key] = made
         self._engines.move_to_end(key)
         while len(self._engines) > self._kept:
@@ -148,11 +148,10 @@ class Engine:
         self._model = copy.deepcopy(model)
         self._weights_C = None if weights_C is None else weights_C.clone()
         self._loss = cross_entropy(self._weights_C)
-        # A fused kernel on a GPU reads a rate in float32; on a CPU it reads the number, which should lose nothing.
-        exact = torch.float32 if device.type == "cuda" else torch.float64
+        exact = exact_dtype(device)
         self._rate = torch.zeros((), dtype=exact, device=device)
         self._optimizer = with_rate(make_optimizer(self._model, recipe), self._rate)
-        self._optimizer.param_groups[0].update(settings_of(optimizer))  # a method may have changed them
+        self._optimizer.param_groups[0].update(settings_of(optimizer.param_groups[0]))  # a method may have changed them
         self._total = torch.zeros((), device=device)
         self._at = torch.zeros(1, dtype=torch.int64, device=device)
         self._rates_S = torch.zeros(capacity, dtype=exact, device=device)
@@ -255,7 +254,7 @@ class Engine:
     @torch.no_grad()
     def _take_over(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Copy in a run's state; state that its optimiser does not have yet is zero, as torch's initial state."""
-        for mine, theirs in zip(_state(self._model), _state(model), strict=True):
+        for mine, theirs in zip(tensors_of(self._model), tensors_of(model), strict=True):
             mine.copy_(theirs)
         for my_parameter, parameter in zip(parameters_of(self._optimizer), parameters_of(optimizer), strict=True):
             known = optimizer.state.get(parameter, {})
@@ -267,7 +266,7 @@ class Engine:
 
     @torch.no_grad()
     def _give_back(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        for theirs, mine in zip(_state(model), _state(self._model), strict=True):
+        for theirs, mine in zip(tensors_of(model), tensors_of(self._model), strict=True):
             theirs.copy_(mine)
         for parameter, my_parameter in zip(parameters_of(optimizer), parameters_of(self._optimizer), strict=True):
             known = optimizer.state[parameter]
@@ -287,9 +286,14 @@ def with_rate(optimizer: torch.optim.Optimizer, rate: torch.Tensor) -> torch.opt
     return optimizer
 
 
-def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return the settings of an optimiser's arithmetic, without parameters, rate and kernel."""
-    return {name: value for name, value in optimizer.param_groups[0].items() if name not in _OWN}
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """Return the type of a rate: a fused kernel on a GPU reads float32; on a CPU the number, which loses nothing."""
+    return torch.float32 if device.type == "cuda" else torch.float64
+
+
+def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an optimiser's group, without parameters, rate and kernel."""
+    return {name: value for name, value in group.items() if name not in _OWN}
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
@@ -298,7 +302,7 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return parameters
 
 
-def _state(model: nn.Module) -> list[torch.Tensor]:
+def tensors_of(model: nn.Module) -> list[torch.Tensor]:
     """Return all tensors of a model, including buffers that no checkpoint holds."""
     return [*model.parameters(), *model.buffers()]
 
