@@ -168,7 +168,8 @@ class Worker:
 
     def execute(self, run: Run, attempt: int) -> list[Outcome]:
         """Make one run and begin to publish it; return the outcomes known so far. Every failure is an outcome."""
-        start, log = time.monotonic(), RunLog()
+        share_s = self._packed[run].seconds[0] if run in self._packed else 0.0
+        start, log = time.monotonic() - share_s, RunLog()
         try:
             with recorded(log):
                 made = self._make(run, attempt, start, log)
@@ -211,7 +212,7 @@ class Worker:
             spent = lambda: (time.monotonic() - start, self._cpu_s() - began_cpu)  # noqa: E731
             keeper = self._keeper(run, writer, spent)
             model = keeper.trained(functools.partial(self._trained, run), data, rng)
-        earlier = keeper.before if keeper else packed.seconds if packed else (0.0, 0.0)
+        earlier = keeper.before if keeper else (0.0, packed.seconds[1] if packed else 0.0)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
         check_weights(model)
         trained, trained_cpu = time.monotonic(), self._cpu_s()
