@@ -10,9 +10,11 @@ Does not cover: the format of records (`store`).
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ray_unlearn.errors import DamagedFile, StoreError
@@ -22,7 +24,7 @@ from ray_unlearn.schedule.pool import Ready
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arithmetic import mixing
 from ray_unlearn.store.metrics import publish_metrics
-from ray_unlearn.store.records import CHECKPOINT, IMPORTED, Record
+from ray_unlearn.store.records import CHECKPOINT, IMPORTED, FailedRecord, Record
 from ray_unlearn.store.study_store import StudyStore
 from ray_unlearn.store.unfinished import remove_made
 from ray_unlearn.study.plan import ORIGINAL, Plan, Run, Shard
@@ -165,13 +167,26 @@ class FailureRecords:
 
     def __call__(self, event: Event) -> None:
         """Record a failure; log it if the storage does not accept the record. The run stays pending either way."""
-        from ray_unlearn.run.worker import record_failure
-
         if isinstance(event, Failed):
             try:
-                record_failure(self._job, event.outcome, event.attempt)
+                _record_failure(self._job, event.outcome, event.attempt)
             except StoreError as error:
                 self._log(f"the failure itself could not be recorded: {error}")
+
+
+def _record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
+    """Record why a run failed, and its output, in the folder of its population."""
+    failure = FailedRecord(
+        population=outcome.run.population,
+        index=outcome.run.index,
+        digest=job.plan.populations[outcome.run.population].digest,
+        error=outcome.error,
+        traceback=outcome.traceback,
+        attempts=attempts,
+        host=socket.gethostname(),
+        failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    job.store.publish_failure(outcome.run, failure, outcome.log)
 
 
 class ArithmeticWarnings:

@@ -7,7 +7,8 @@
 
 A run is published while the next one trains: all training happens in the caller's thread, one publication at most is
 in flight in another. A run's bytes depend on the run and the thread count alone, not on the worker or its earlier runs.
-A script runs in a process of its own (`apart`); what a run's code prints is kept as the run's log.
+A script runs in a process of its own (`apart`), a run that the study isolates in a worker of its own (`made_alone`);
+what a run's code prints is kept as the run's log.
 
 Does not cover: the order of runs (`ray_unlearn.schedule`).
 """
@@ -44,8 +45,8 @@ from ray_unlearn.run.settings import arithmetic, configure, device_name, warm_up
 from ray_unlearn.run.starts import Starts
 from ray_unlearn.run.taken_back import compare, load
 from ray_unlearn.run.unfinished import Keeper, conditions_of
+from ray_unlearn.run.worker_process import made_alone
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store import FailedRecord
 from ray_unlearn.store.arithmetic import SCRIPT, arithmetic_of
 from ray_unlearn.store.membership import Members, fingerprint, half_of_train
 from ray_unlearn.store.sharing import check_shared
@@ -103,7 +104,7 @@ class Worker:
 
         """
         job, execution = self._job, self._job.plan.study.execution
-        if any(population.method.source for population in job.plan.populations.values()):
+        if job.isolates_any or any(population.method.source for population in job.plan.populations.values()):
             start_fork_server()  # its imports take as long as all that follows
         check_shared(job.store, job.marker)
         keep_freed_memory()
@@ -148,7 +149,7 @@ class Worker:
         for run, attempt in attempts:
             if self._poisoned or self._grown or any(outcome.unwritable for outcome in known):
                 break  # the scheduler replaces this worker, or ends
-            if self._job.plan.pack_of(run) and run not in self._packed:
+            if self._job.plan.pack_of(run) and run not in self._packed and not self._job.isolates(run):
                 self._packed = self._trained_pack(packs[self._job.plan.pack_of(run)])
             known += self.execute(run, attempt)
             known = self._leaving(known) if self._has_grown() else known
@@ -171,6 +172,8 @@ class Worker:
         share_s = self._packed[run].seconds[0] if run in self._packed else 0.0
         start, log = time.monotonic() - share_s, RunLog()
         try:
+            if self._job.isolates(run):
+                return [*self.flush(), *made_alone(self._job, str(self._device), run, attempt)]
             with recorded(log):
                 made = self._make(run, attempt, start, log)
         except (Exception, SystemExit) as error:  # a method that calls sys.exit fails its run, not the worker
@@ -382,18 +385,3 @@ class Worker:
             on_images=writer.on_images,
             engines=self._engines,
         )
-
-
-def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
-    """Record why a run failed, and its output, in the folder of its population."""
-    failure = FailedRecord(
-        population=outcome.run.population,
-        index=outcome.run.index,
-        digest=job.plan.populations[outcome.run.population].digest,
-        error=outcome.error,
-        traceback=outcome.traceback,
-        attempts=attempts,
-        host=socket.gethostname(),
-        failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    job.store.publish_failure(outcome.run, failure, outcome.log)

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -37,6 +37,7 @@ from torch.utils.data import DataLoader, Dataset
 from ray_unlearn import models
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.model import Model
+from ray_unlearn.training.precision import allow_tensor_float_32
 
 Span = tuple[float, float]
 """When a checkpoint was begun and when its last file was written: seconds of the machine's monotonic clock."""
@@ -63,7 +64,7 @@ class Setting:
     workers: int
     threads: int
     """Cores of the machine; the thread count of `ray_unlearn` where it runs inline."""
-    backend: str
+    backend: Literal["auto", "ray", "inline"]
     overrides: list[str]
     """Of ray_unlearn's study, KEY.KEY=VALUE."""
 
@@ -133,7 +134,7 @@ class Notebook:
     def __init__(self, setting: Setting, sets: Sets) -> None:
         self.setting, self.out = setting, Path(setting.out)
         self.device = torch.device(setting.device)
-        torch.backends.cudnn.allow_tf32 = False  # as ray_unlearn: sides are compared at the same precision
+        allow_tensor_float_32(setting.precision == "tf32")  # sides are compared at the same precision
         self.original = torch.load(Path(setting.folder) / "original.pth", map_location="cpu", weights_only=True)
         stock = Model(arch=setting.arch, trim_dead_taps=False)
         self.net = models.build(stock, setting.classes, Seeds(study=0)).to(self.device)
