@@ -69,7 +69,7 @@ def test_a_packed_runs_bytes_do_not_depend_on_its_neighbours(data: RunData, how:
     """
     recipe = RECIPES[how]
     found = packed(data, recipe, {0: 0, 1: 1, 2: 2})
-    for others in ({2: 4, 1: 1}, {1: 1}):
+    for others in ({2: 4, 1: 1}, {1: 1})[: 2 if how == "sgd" else 1]:
         assert same_weights(packed(data, recipe, others)[1], found[1])
     assert not same_weights(found[0], found[2])
     alone = net(1)
@@ -236,7 +236,7 @@ def test_methods_that_pack_are_plain(data: RunData) -> None:
     """Law: a method that says that it can be packed joins its pack once, and `fit` is the last thing that it does."""
     for method in (each for each in METHODS.own.values() if each.packs):
         pack, model = Pack(2), net(0)
-        options = method.options(**{"on": "retain"} if method.name == "train" else {})
+        options = method.options(epochs=1.0, **{"on": "retain"} if method.name == "train" else {})
         method.run(model, replace(data, slot=Slot(pack, 0)), options, rng(0))
         assert model.training
         before = copy.deepcopy(model.state_dict())

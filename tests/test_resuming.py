@@ -28,7 +28,7 @@ from ray_unlearn.training.fast import live_taps
 from ray_unlearn.training.resuming import NotResumable, Resuming, Snapshot
 
 RNG = Seeds(study=0, population="test", run=3)
-SHORT = {"epochs": 3.0, "batch_size": 8, "augment": Augment(crop=1, flip=True)}
+SHORT = {"epochs": 3.0, "batch_size": 10, "augment": Augment(crop=1, flip=True)}
 OWN: dict[str, dict[str, Any]] = {
     "train": {"on": "retain"},
     "scrub": {"msteps": 2, "forget_batch_size": 4},
@@ -48,8 +48,8 @@ OWN: dict[str, dict[str, Any]] = {
     "jit": {"samples": 2},
 }
 """Options with which a method has several phases, and little to do in each."""
-EVERY_EPOCH = {"train", "finetune", "scrub", "fanchuan", "toshi_marvel"}
-"""Methods that are resumed after each epoch; the others after their first, a middle, and their last but one."""
+EVERY_EPOCH = {"train", "finetune", "scrub", "toshi_marvel"}
+"""Methods that are resumed after each epoch; the others after one in their middle."""
 
 
 @dataclass
@@ -118,7 +118,7 @@ def test_a_method_resumed_after_an_epoch_gives_the_same_bytes(execution: Executi
     epochs, snapshots = execution.trained, execution.snapshots[:]
     assert [snapshot.epoch for snapshot in snapshots] == list(range(1, len(epochs) + 1))
     last = len(snapshots) - 1
-    chosen = range(last + 1) if name in EVERY_EPOCH else sorted({0, last // 2, max(0, last - 1)})
+    chosen = range(last + 1) if name in EVERY_EPOCH else [last // 2]
     for k in chosen:
         again = execution.of(method, options, snapshots[k])
         assert execution.trained == epochs[k + 1 :]

@@ -14,7 +14,7 @@ import pytest
 from conftest import TINY, merged, payload_bytes
 from test_filesystem import Killed
 
-from ray_unlearn.errors import StoreUnwritable
+from ray_unlearn.errors import DamagedFile, NewerFormat, StoreUnwritable
 from ray_unlearn.generation import generate, open_job
 from ray_unlearn.generation.job import not_resumed
 from ray_unlearn.methods import METHODS
@@ -216,14 +216,32 @@ def newer(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"format": 1', b'"format": 9', 1))
 
 
+DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a changed byte": (damage, "sha256 differs"),
+    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:300]), "sha256 differs"),
+    "empty": (lambda path: path.write_bytes(b""), "not JSON"),
+    "a later version's": (newer, "format 9"),
+}
+
+
+def test_a_damaged_state_is_an_error_that_names_the_file(stopped: Path, tmp_path: Path) -> None:
+    """Law: cut anywhere, changed, or of a later version: never a state by halves."""
+    store, run = open_job(study_in(tmp_path)).store, RUNS[0]
+    assert read_state(store, run) is None
+    path, whole = tmp_path / store.layout.unfinished(run), stopped / "tiny/original/unfinished" / STATE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for spoil, expected in DAMAGED.values():
+        shutil.copy(whole, path)
+        spoil(path)
+        with pytest.raises((DamagedFile, NewerFormat), match=rf"00000\.state: .*{expected}"):
+            read_state(store, run)
+
+
 SPOILED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
-    "a changed byte": (damage, {}, "sha256 differs"),
-    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:300]), {}, "sha256 differs"),
-    "empty": (lambda path: path.write_bytes(b""), {}, "not JSON"),
-    "a later version's": (newer, {}, "format 9"),
+    "damaged": (damage, {}, "sha256 differs"),
     "other code": (lambda path: None, {"code_sha256": lambda: "0" * 64}, "source text of ray-unlearn (then"),
     "another torch": (lambda path: None, {"versions": lambda _: {"torch": "9.9"}}, "version of torch (then"),
-    "another threads": (lambda path: None, {"device_name": lambda _: "other"}, "device (then cpu, now other)"),
+    "another device": (lambda path: None, {"device_name": lambda _: "other"}, "device (then cpu, now other)"),
 }
 
 
