@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 from conftest import TINY, merged, payload_bytes
+from plans import PAYLOADS, finetune, plan_of, record_of
+from pyarrow import fs
 from test_filesystem import Killed
 
 from ray_unlearn.errors import DamagedFile, NewerFormat, StoreUnwritable
@@ -23,9 +26,9 @@ from ray_unlearn.run import unfinished as module
 from ray_unlearn.run import worker as worker_module
 from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.run.worker import Job, Worker
-from ray_unlearn.store import disk
+from ray_unlearn.store import Storage, StudyStore, disk
 from ray_unlearn.store.metrics import study_status
-from ray_unlearn.store.unfinished import read_state, unfinished
+from ray_unlearn.store.unfinished import publish_state, read_state, remove_made, unfinished
 from ray_unlearn.store.verify import repair, verify
 from ray_unlearn.study import Run, Study, parse_study
 
@@ -235,6 +238,25 @@ def test_a_damaged_state_is_an_error_that_names_the_file(stopped: Path, tmp_path
         spoil(path)
         with pytest.raises((DamagedFile, NewerFormat), match=rf"00000\.state: .*{expected}"):
             read_state(store, run)
+
+
+def test_states_on_an_object_store_are_neither_runs_nor_leftovers() -> None:
+    """Law: a state comes back as it was written, the later one counts, and listings of runs and records miss it."""
+    files = fs._MockFileSystem(datetime.datetime.now(datetime.UTC))  # not the local one, and nothing is renamed
+    store, plan = StudyStore(Storage("s3://bucket/prefix", files, "bucket/prefix"), "tiny"), plan_of(2)
+    store.admit(plan)
+    run, other = finetune(0), finetune(1)
+    for epoch in (1, 2):
+        publish_state(store, run, {"epoch": epoch}, b"tensors")
+    publish_state(store, other, {"epoch": 1}, b"")
+    assert read_state(store, run) == ({"epoch": 2}, b"tensors")
+    assert (unfinished(store, "finetune"), store.indexes("finetune"), store.made("finetune")) == ([0, 1], [], {})
+    store.publish(run, PAYLOADS, record_of(plan, run))
+    assert [*store.compact("finetune", plan.populations["finetune"].digest)] == [0]
+    checked = verify(store, ["finetune"])
+    assert (checked.runs, checked.problems, checked.leftovers) == (1, (), {})
+    assert remove_made(store, "finetune", store.made("finetune")) == [0]
+    assert unfinished(store, "finetune") == [1]
 
 
 SPOILED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
