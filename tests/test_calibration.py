@@ -87,7 +87,7 @@ def test_only_f_and_the_score_know_the_mode() -> None:
 
 
 def test_what_both_halves_of_the_images_share_has_the_whole_error() -> None:
-    """By hand: variance 4 over subsets, of which halves share 1: 13 / 3 x (1 + 3 x 0.55^2); all of it without halves."""
+    """By hand: variance 4 over subsets, halves share 1: 13 / 3 x (1 + 3 x 0.55^2); without halves, 4 x 0.55^2."""
     values = np.array([1.0, 5.0, 3.0, 3.0]) * (3 / 2) ** 0.5
     halves = np.stack([values, values / 4], axis=1)
     drawn = Subsets(pairs=[], factor=13 / 3, units=16, over_originals=False)
