@@ -28,6 +28,7 @@ from ray_unlearn.study.changes import refusal_of_frozen
 from ray_unlearn.study.plan import Population
 from ray_unlearn.study.schema import Normalize, Study
 from ray_unlearn.study.uris import label
+from ray_unlearn.training.packed import try_packed
 
 _TRIED_IMAGES = 2  # a training step of a large net on large images takes seconds per image
 _JUDGED_IMAGES = 64
@@ -56,6 +57,8 @@ def check_model(job: Job) -> Iterator[str]:
         trains=any(trains(population) for population in populations),
         folder=study.model.folder,
     )
+    if study.execution.pack > 1 and not all(population.method.no_pack for population in populations):
+        try_packed(model, images_BCHW, labels_B)
     for population in populations:
         _check_method(job, population, model)
     yield from _pretrained(job)
