@@ -30,6 +30,7 @@ LEFT_OUT = {
     r"--jobs 8|--workers|--gpus-per-worker": "shares work out on Ray: test_cli_scores, test_ray",
     r"EasyDUB-dataset": "a folder of 40 files: test_interchange writes and imports it",
     r"--figures": "twelve pictures as PDF and SVG: test_report_paper",
+    r"^leaderboard |--against": "reads other people's stores and digests: test_leaderboard",
     r"five-methods": "reads the store of a benchmark",
     r"NAME|I/K": "a placeholder stands for a name",
 }
