@@ -290,7 +290,7 @@ class Execution(Block):
     isolate: Literal["scripts", "all"] = Field(
         "scripts",
         description="Runs that have a process each. all: also those over the net of a factory, whose code may change "
-        "the process for later runs; costs 0.1 s of a CPU core per run.",
+        "the process for later runs; costs 0.2 s of a CPU core per run.",
     )
     track: tuple[Annotated[str, Field(pattern=r"^(tensorboard|mlflow|wandb|trackio)(=.+)?$")], ...] = Field(
         (),
