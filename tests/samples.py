@@ -141,6 +141,17 @@ def run_data(
     )
 
 
+def on_gpu(data: RunData, budget_bytes: float = 1e9) -> RunData:
+    """Return the same sets with their pixels on the GPU."""
+    pixels = copy.copy(data.train.pixels)
+    pixels.device = torch.device("cuda")
+    pixels.resident = Pixels._as_one_tensor(pixels, budget_bytes)
+    pixels._labels = pixels._labels.cuda()
+    sets = {name: getattr(data, name) for name in ("train", "retain", "forget", "validation")}
+    moved = {name: ImageSet(pixels, images.indices, images.scaling) for name, images in sets.items()}
+    return dataclasses.replace(data, device=pixels.device, **moved)
+
+
 def indices_of(images_BCHW: torch.Tensor) -> list[int]:
     """Return the indices of numbered images in a raw, unaugmented batch."""
     return [int(value) for value in images_BCHW[:, 0, 0, 0].tolist()]

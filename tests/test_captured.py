@@ -16,11 +16,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from samples import run_data
+from samples import on_gpu, run_data
 from torch import nn
 
 from ray_unlearn import models
-from ray_unlearn.data.images import ImageSet, Pixels, RunData
+from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.generation import open_job
 from ray_unlearn.run.worker import Worker
@@ -492,17 +492,6 @@ def digests_of(study) -> dict[str, str]:
 
 
 # On a GPU
-
-
-def on_gpu(data: RunData, budget_bytes: float = 1e9) -> RunData:
-    """Return the same sets with their pixels on the GPU."""
-    pixels = copy.copy(data.train.pixels)
-    pixels.device = torch.device("cuda")
-    pixels.resident = Pixels._as_one_tensor(pixels, budget_bytes)
-    pixels._labels = pixels._labels.cuda()
-    sets = {name: getattr(data, name) for name in ("train", "retain", "forget", "validation")}
-    moved = {name: ImageSet(pixels, images.indices, images.scaling) for name, images in sets.items()}
-    return dataclasses.replace(data, device=pixels.device, **moved)
 
 
 def trained_on_gpu(data: RunData, how: Recipe) -> nn.Module:

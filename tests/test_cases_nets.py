@@ -18,7 +18,7 @@ from torch import nn
 
 from ray_unlearn import models
 from ray_unlearn.data.study_data import StudyData
-from ray_unlearn.errors import ModelError
+from ray_unlearn.errors import MethodError, ModelError
 from ray_unlearn.generation import generate, open_job
 from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.models.logits import logits_of
@@ -242,6 +242,33 @@ class FourDimensions(Wrapped):
 class Squeezes(Wrapped):
     def forward(self, x):
         return self.net(x).squeeze()
+
+class InPlace(Wrapped):
+    def forward(self, x):
+        x += 0.0001
+        return self.net(x)
+
+class StartsAtZero(Wrapped):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        nn.init.zeros_(self.net[4].weight)
+        nn.init.zeros_(self.net[4].bias)
+    def forward(self, x):
+        return self.net(x)
+
+def flat(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, num_classes))
+
+def flat_of_32(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))
+
+class HeadFirst(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc, self.conv, self.gate = nn.Linear(4, num_classes), nn.Conv2d(3, 4, 3), nn.Linear(4, 4)
+    def forward(self, x):
+        x = self.conv(x).mean((2, 3))
+        return self.fc(x * self.gate(x))
 
 class MeansOfBatches(Wrapped):
     def forward(self, x):
@@ -572,8 +599,31 @@ REFUSED = {
     "a list of layers": ("ListOfLayers", "it keeps 'stem' outside its state dict"),
     "a hook of its own": ("HooksItself", "it keeps something outside its state dict"),
     "other names": ("renames", "its state dict does not load into another net of it: Error(s) in loading"),
+    "another size of images": (
+        "flat_of_32",
+        "(2x192 and 3072x10); its first layer takes images of 32x32: data.image_size: 32",
+    ),
     "no package": ("no_package", "ModuleNotFoundError: No module named 'timm_of_a_test' (nets_of_cases.py:"),
 }
+
+
+@pytest.mark.parametrize(
+    ("factory", "method", "expected"),
+    [
+        ("HeadFirst", {"method": "sun"}, "'gate' has 4 outputs; expected 10, one per class; 'fc' does: create it last"),
+        ("HeadFirst", {"method": "exact_unlearning_k"}, "'gate' has 4 outputs; expected 10"),
+        ("HeadFirst", {"method": "forget"}, "'gate' has 4 outputs; expected 10"),
+        ("HeadFirst", {"method": "mix", "parts": [{"method": "amnesiacs", "share": 1}]}, "'gate' has 4 outputs"),
+        ("flat", {"method": "kookmin"}, "the method changes 2-d convolutions, and the model has none"),
+        ("plain", {"method": "catastrophic_forgetting_k", "k": 9}, "k is 9, but the model has 1 stages before"),
+    ],
+)
+def test_c_nets_that_lack_what_a_method_changes(factory: str, method: dict[str, Any], expected: str, study):
+    """Law: found before any run, with the population's name; a mix is asked for each of its methods."""
+    with pytest.raises(MethodError) as caught:
+        tried(study(factory, populations={"finetune": None, "mine": {"count": 1, **method}}))
+    assert str(caught.value).startswith("populations.mine: ")
+    assert expected in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning", "ignore:torch.quantize_per_tensor")
@@ -608,7 +658,8 @@ def test_c_nets_that_draw_at_evaluation(study):
 
 
 def test_c_nets_that_return_probabilities(study):
-    """Law: a softmax at the end is said: the loss would take another."""
+    """Law: a softmax at the end is said: the loss would take another; a head that starts at zero is none."""
+    assert not any("probabilities" in line for line in tried(study("StartsAtZero")))
     assert any("its outputs are probabilities" in line for line in tried(study("Softmax")))
     assert not any("differ" in line for line in tried(study("AlwaysTuple")))
 
@@ -618,6 +669,7 @@ def test_c_nets_that_return_probabilities(study):
     [
         ("DeepSupervision", "returns a list of Tensor, Tensor; the first is taken as its logits"),
         ("MeansOfBatches", "the logits of an image depend on the other images of its batch"),
+        ("InPlace", "its forward changes the images that it gets in place"),
         ("Sigmoid", "its outputs are probabilities, from 0 to 1"),
         ("SeedsItself", "its forward sets torch's seed, so noise that methods draw repeats"),
         ("OwnGenerator", "'noise' is a generator of its own: every run draws the same numbers from it"),

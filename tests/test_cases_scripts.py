@@ -195,6 +195,70 @@ def test_a3_a_missing_folder_is_explained(body: str, tmp_path: Path):
         run(tmp_path, body, run_data(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("body", "error", "expected"),
+    [
+        (
+            "torch.zeros(1).mean().backward()",
+            MethodError,
+            r"grad_fn{}; no gradients are computed here: by @torch\.no_grad",
+        ),
+        ("next(iter([]))", MethodError, r"StopIteration: {}; next\(\) found no further batch"),
+        ("raise EOFError('EOF when reading a line')", MethodError, r"a line{}; nobody answers input\(\) in a run"),
+        (
+            "raise RuntimeError('Found no NVIDIA driver')",
+            RuntimeError,
+            "driver{}; this worker has no GPU: use the net's",
+        ),
+        (
+            "raise AssertionError('Torch not compiled with CUDA enabled')",
+            RuntimeError,
+            "enabled{}; this worker has no GPU",
+        ),
+    ],
+)
+def test_c_scripts_that_expect_another_machine(body: str, error: type[Exception], expected: str, tmp_path: Path):
+    """Law: no keyboard, no GPU and no further batch are named; where a GPU is missing, another worker may try."""
+    with pytest.raises(error, match=expected.format(r" \(mine\.py:4\)")):
+        run(tmp_path, body, run_data(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore:can't resolve package:ImportWarning")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "from . import helper",
+            r"\(mine\.py:1\); a script is no part of a package: import what is beside it by its name",
+        ),
+        (
+            "import nothing_of_that_name",
+            r"\(mine\.py:1\); install 'nothing_of_that_name' on every node, or put it beside",
+        ),
+    ],
+)
+def test_c_scripts_whose_imports_fail(line: str, expected: str, tmp_path: Path):
+    """Law: what a script lacks, or imports as part of a package, is named with the next step."""
+    source = f"{line}\n\ndef unlearning(net, *loaders):\n    pass\n"
+    with (
+        pytest.raises(MethodError, match=expected),
+        script_function(f"{tmp_path}/mine.py:unlearning", source),
+    ):
+        pass
+
+
+def test_c_scripts_that_define_their_function_under_main(tmp_path: Path):
+    """Law: a function that exists when the script runs itself, but not when it is imported, is said to."""
+    source = "if __name__ == '__main__':\n    def unlearning(net, *loaders):\n        pass\n"
+    with (
+        pytest.raises(
+            MethodError, match=r"no function 'unlearning' in .*; it is defined, but not at the top of the fi"
+        ),
+        script_function(f"{tmp_path}/mine.py:unlearning", source),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("name", ["targets", "dataset", "indices"])
 def test_c_scripts_that_expect_another_data_set(name: str, tmp_path: Path):
     """Law: an attribute of other data sets is answered with what an item is; one that would have no effect refused."""

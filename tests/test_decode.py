@@ -165,8 +165,8 @@ def test_a_side_that_no_photograph_has_is_refused(width, height):
     [
         (99, "faces.parquet row 7: label 99: expected a class number from 0 to 2"),
         (3, "label 3: expected a class number from 0 to 2"),
-        (-1, "label -1: expected a class number from 0 to 2"),
-        (None, "label None: expected a class number from 0 to 2"),
+        (-1, "label -1: expected a class number from 0 to 2; sets for competitions have -1 where labels are secret"),
+        (None, "row 7: no label: the cell is null; leave such rows out"),
         ("dgo", "faces.parquet row 7: label 'dgo' is none of the 3 classes (did you mean 'dog'?)"),
         ("whale", "label 'whale' is none of the 3 classes (valid: cat, dog, eel)"),
     ],

@@ -209,6 +209,31 @@ def test_missing_and_unfit_columns(tmp_path, columns, expected):
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("column", "cell", "expected"),
+    [
+        (
+            "image",
+            [[[0, 1, 2]]],
+            "found list<element: list<element: list<element: int64>>>; for pixels, write each image",
+        ),
+        ("image", "aGVsbG8=", "expected struct<bytes, path> or binary; found string; for paths, name a CSV file"),
+        (
+            "label",
+            [0.0, 1.0],
+            "found list<element: double>; an image has one class: of rows of scores, or one-hot rows,",
+        ),
+    ],
+)
+def test_columns_of_other_forms_are_refused_with_what_to_do(tmp_path, column, cell, expected):
+    """Law: pixels in lists, images as text and one-hot labels are named, each with the next step."""
+    cells = {"image": encoded(picture(0)), "label": 0} | {column: cell}
+    pq.write_table(pa.table({name: pa.array([one]) for name, one in cells.items()}), tmp_path / "a.parquet")
+    with pytest.raises(DataError) as caught:
+        open_parquet((str(tmp_path / "a.parquet"),), Columns())
+    assert expected in str(caught.value)
+
+
 def test_every_file_is_checked_not_only_the_first(tmp_path):
     """Law: the second file's missing column is found before any work, and named."""
     write_parquet(tmp_path / "0.parquet", [0], person=["a"])

@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
+from matplotlib.figure import Figure
 from scored import LONG, METHODS, STUDY, make_scores
 
 from ray_unlearn.evaluation.measures import MEASURES
@@ -34,7 +35,7 @@ from ray_unlearn.report.curve_pictures import _RATES, _rates
 from ray_unlearn.report.evidence_tables import evidence_table, images_table, part_quality_table
 from ray_unlearn.report.image_pictures import _heights, _phi_edges, distributions, histogram
 from ray_unlearn.report.markdown import markdown_page, markdown_table
-from ray_unlearn.report.overview_pictures import forest, plane
+from ray_unlearn.report.overview_pictures import _place_labels, forest, plane
 from ray_unlearn.report.page import html_page
 from ray_unlearn.report.ranking import ranked, warnings_of
 from ray_unlearn.report.score_tables import cost_table, left_out, measure_tables, ranking_table
@@ -319,6 +320,33 @@ def test_many_dots_are_numbered_and_the_key_names_each() -> None:
     ]
     assert set(map(str, range(1, 13))) <= set(texts)
     assert ">method_f<" in plane(make_scores({name: ("m", 0.02 * place) for place, name in enumerate(names[:6])}))
+
+
+def test_no_label_is_written_over_the_null() -> None:
+    """Law: neither the reference's name, which is at the end of the null's range, nor that of a dot below it."""
+    axes = Figure(dpi=72).add_axes((0.1, 0.1, 0.8, 0.8))
+    axes.set(xlim=(0, 0.4), ylim=(0.9, 1.1))
+    _place_labels(axes, [(0.21, 1.0, "retrained (N 8)"), (0.15, 0.98, "7")], (0.1, 0.15, 0.21))
+    (x, y), (left, _) = axes.transData.transform([(0.15, 1.0), (0.1, 1.0)])
+    right = axes.transData.transform((0.21, 1.0))[0]
+    for label in axes.texts:
+        box = label.get_window_extent()
+        assert box.x1 < left or box.x0 > right or box.y0 > y + 2 or box.y1 < y - 2, label.get_text()
+    assert len(axes.texts) == 2
+    assert x < right
+
+
+def test_a_warning_about_all_populations_names_their_number() -> None:
+    """Law: of four populations that share one, all are meant; of three, or where one has none, each is named."""
+    for count, said in ((4, "all 4 populations: w"), (3, "a, b and c: w")):
+        scores = make_scores(dict.fromkeys("abcd"[:count], ("m", 0.0)))
+        shared = {
+            name: one.model_copy(update={"warnings": ("w",) * (one.role == "unlearned")})
+            for name, one in scores.populations.items()
+        }
+        assert said in warnings_of(scores.model_copy(update={"populations": shared}))
+    shared["c"] = shared["c"].model_copy(update={"warnings": ()})
+    assert "a and b: w" in warnings_of(scores.model_copy(update={"populations": shared}))
 
 
 def test_accuracies_are_next_to_what_they_are_compared_with() -> None:

@@ -13,7 +13,7 @@ from scored import LONG, METHODS, make_scores
 from ray_unlearn.errors import EvaluationError
 from ray_unlearn.report.figures import save_figures
 from ray_unlearn.report.ink import _LIGHT, _VARIABLES
-from ray_unlearn.report.page import _asset
+from ray_unlearn.report.page import asset
 from ray_unlearn.report.paper import column_names, paper_table
 
 COLUMNS = ["population", "N", "forgetting_quality", "forgetting_quality@null", "test_accuracy", "cost"]
@@ -95,7 +95,7 @@ def test_figures_are_pdf_and_svg_in_the_page_s_light_colours(tmp_path: Path):
 
 def test_the_light_colours_are_the_page_s():
     """Law: figures and page have one set of colours."""
-    first = _asset("page.css").partition("@media")[0]
+    first = asset("page.css").partition("@media")[0]
     colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", first))
     assert {_VARIABLES[stand_in]: colour for stand_in, colour in _LIGHT.items()} == {
         name: colours[name] for name in _VARIABLES.values()

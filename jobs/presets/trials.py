@@ -23,7 +23,7 @@ import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -143,6 +143,28 @@ def _range_of(text: str) -> LogUniform | Choice:
     if not (key.strip() and values and all(isinstance(one, int | float | str) and one != "" for one in values)):
         raise StudyError(f"--space {text}: expected KEY=LOW..HIGH with 0 < LOW < HIGH, or KEY=A,B,C")
     return Choice(tuple(values))
+
+
+def with_fixed(trials: Sequence[Trial], texts: Sequence[str]) -> list[Trial]:
+    """Return the trials with options set to one value, `KEY=VALUE`, in each whose method has the option.
+
+    Raises:
+        StudyError: a text has another form, or no method has the option.
+
+    """
+    fixed = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (equals and any(key in options_of(trial.method) for trial in trials)):
+            raise StudyError(f"--fix {text}: expected KEY=VALUE with an option that one of the methods has")
+        fixed[key] = parse_yaml(value)
+    return [
+        replace(
+            trial,
+            options={**trial.options, **{key: one for key, one in fixed.items() if key in options_of(trial.method)}},
+        )
+        for trial in trials
+    ]
 
 
 def options_of(method: str) -> dict[str, Any]:

@@ -42,7 +42,17 @@ from trial_records import (
     presets_text,
     table_lines,
 )
-from trials import Choice, LogUniform, Space, judge_population, judge_trials, make_trials, space_of, with_trials
+from trials import (
+    Choice,
+    LogUniform,
+    Space,
+    judge_population,
+    judge_trials,
+    make_trials,
+    space_of,
+    with_fixed,
+    with_trials,
+)
 
 from ray_unlearn.errors import RayUnlearnError, StudyError, did_you_mean
 from ray_unlearn.generation import generate
@@ -135,7 +145,7 @@ def main() -> None:
     partial = len(spaces) < len(SPACES) and record_file.exists()
     earlier = TuningRecord.model_validate_json(record_file.read_text()) if partial else None
     check_same_setup(setup, earlier)
-    trials = make_trials(spaces, count=arguments.trials, seed=study.seed)
+    trials = with_fixed(make_trials(spaces, count=arguments.trials, seed=study.seed), arguments.fix)
     whole = with_trials(study, trials, arguments.seeds)
     generate(whole, backend=arguments.backend, workers=arguments.workers)
     controls = {name: judge_population(whole, name) for name in CONTROLS if name in study.populations}
@@ -162,6 +172,13 @@ def _arguments() -> argparse.Namespace:
         default=[],
         metavar="KEY=LOW..HIGH",
         help="Range of an option of the one method, logarithmic, or KEY=A,B,C: one of these. Repeatable.",
+    )
+    parser.add_argument(
+        "--fix",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="Value of an option in every trial, the published one included, of the methods that have it. Repeatable.",
     )
     parser.add_argument("--trials", type=int, default=8, help="Per method, the published values included.")
     parser.add_argument("--seeds", type=int, default=3, help="Runs per trial; 1 for deterministic methods.")

@@ -23,7 +23,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ray_unlearn import __version__
-from ray_unlearn.cli import deleting, examples, importing, judging, logs, making, planning, starting, submitting, whole
+from ray_unlearn.cli import (
+    deleting,
+    examples,
+    importing,
+    judging,
+    leaderboard,
+    logs,
+    making,
+    planning,
+    starting,
+    submitting,
+    whole,
+)
 from ray_unlearn.cli.epilogs import epilog
 from ray_unlearn.cli.options import naming_study
 from ray_unlearn.errors import Interrupted, RayUnlearnError
@@ -56,6 +68,7 @@ for command in (
     submitting.submit,
 ):
     app.command(epilog=epilog(command.__name__))(naming_study(command))
+app.command(epilog=epilog("leaderboard"))(leaderboard.leaderboard)
 app.command("import", epilog=epilog("import"))(importing.import_)
 app.command(epilog=epilog("forget"))(deleting.forget)
 app.command("all", epilog=epilog("all"))(naming_study(whole.everything))

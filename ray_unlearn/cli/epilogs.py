@@ -26,7 +26,11 @@ EXAMPLES: dict[str, Sequence[str]] = {
         "ray-unlearn generate study.yaml --backend inline --workers 4 --shard 2/8",
     ],
     "status": ["ray-unlearn status study.yaml --watch", "ray-unlearn status study.yaml --plot curves.png"],
-    "verify": ["ray-unlearn verify study.yaml", "ray-unlearn verify study.yaml --repair"],
+    "verify": [
+        "ray-unlearn verify study.yaml",
+        "ray-unlearn verify study.yaml --repair",
+        "ray-unlearn verify study.yaml --against theirs.csv",
+    ],
     "logs": ["ray-unlearn logs study.yaml finetune/7"],
     "evaluate": ["ray-unlearn evaluate study.yaml", "ray-unlearn evaluate study.yaml --mode exact --jobs 8"],
     "report": [
@@ -38,6 +42,11 @@ EXAMPLES: dict[str, Sequence[str]] = {
         "ray-unlearn export study.yaml model.pth --population finetune --run 0",
         "ray-unlearn export study.yaml klom --format klom --population retrained,finetune",
         "ray-unlearn export study.yaml hub --format hub",
+        "ray-unlearn export study.yaml digests.csv --format digests",
+    ],
+    "leaderboard": [
+        "ray-unlearn leaderboard studies/cifar10 studies/faces -o leaderboard.html",
+        "ray-unlearn leaderboard studies/cifar10 --add their-hub -o leaderboard.md",
     ],
     "import": [
         "ray-unlearn import klom retrained=forget_set_2 ascent=ascent.pt --forget forget_set_2.npy -o klom",

@@ -53,6 +53,7 @@ class ExportFormat(StrEnum):
     easydub = "easydub"
     lira = "lira"
     hub = "hub"
+    digests = "digests"
 
 
 OUTPUTS = (ExportFormat.klom, ExportFormat.easydub, ExportFormat.lira, ExportFormat.hub)
@@ -198,12 +199,22 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Make damaged runs pending, so that `generate` makes them again.")
     ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare the runs with those of somebody else instead: a file of `export --format digests`.",
+        ),
+    ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Check the size and sha256 of every stored file.
 
     Files of runs are compared with their records, decoded images with their manifests.
     """
+    if against is not None:
+        _verify_against(study, against, overrides)
+        return
     from ray_unlearn.data import integrity
     from ray_unlearn.store import verify as check
     from ray_unlearn.store.leftovers import remove_old
@@ -249,6 +260,26 @@ def verify(
             )
 
 
+def _verify_against(study: Path, file: Path, overrides: list[str]) -> None:
+    """Compare runs with those of a file of digests."""
+    from ray_unlearn.interchange.digests import compare_digests
+    from ray_unlearn.study import load_study
+    from ray_unlearn.wording import plural
+
+    store = store_of(load_study(study, overrides))
+    found = compare_digests(store, file)
+    for line in found.lines:
+        print_line(f"differs: {line}")
+    print_line(f"{plural(found.equal, 'run')} equal to {file}, {len(found.lines)} different, {found.not_made} not made")
+    if found.lines:
+        raise StoreError(
+            f"{plural(len(found.lines), 'difference')} from {file}: other data, options or versions, or another kind "
+            f"of machine; `{typed('status', study, overrides)}` shows what made these runs"
+        )
+    if not found.equal:
+        raise StoreError(f"{store.uri}: no run of {file} is made; `{typed('generate', study, overrides)}` makes them")
+
+
 def export(
     study: StudyFile,
     file: Annotated[
@@ -280,13 +311,17 @@ def export(
 
     The competition's zip holds one file unlearned_checkpoint_{i}.pth per planned run; a missing checkpoint is an error.
     With --run, FILE.pth is a state dict in fp32, and FILE.safetensors has the bytes of the run's checkpoint. --format
-    klom, easydub or lira writes margins or logits as those programs read them; hub writes a data set with a card. The
-    exit code is 2 if FILE exists and --overwrite is not given.
+    klom, easydub or lira writes margins or logits as those programs read them; hub writes a data set with a card;
+    digests writes the sha256 of every run's outputs into a .csv file, for `verify --against`. The exit code is 2 if
+    FILE exists and --overwrite is not given.
     """
     from ray_unlearn.study import load_study
 
     if form is not ExportFormat.hub and (checkpoints or licence != "unknown"):
         raise StudyError("export: --checkpoints and --licence are for --format hub")
+    if form is ExportFormat.digests:
+        _export_digests(load_study(study, overrides), file, names_in([population]), overwrite=overwrite)
+        return
     if form in OUTPUTS:
         if run is not None:
             raise StudyError(f"export: --run is for one model; --format {form} holds all runs of a population")
@@ -314,6 +349,17 @@ def export(
     count = loaded.populations[population].planned
     size = export_competition(store_of(loaded), population, count, file)
     print_line(f"wrote {count} checkpoints ({size:,} bytes, {ExportFormat.competition.value} format) to {file}")
+
+
+def _export_digests(study: Study, file: Path, populations: list[str], *, overwrite: bool) -> None:
+    """Write a row per finished run."""
+    from ray_unlearn.interchange.digests import write_digests
+
+    check_ending(file, (".csv",), "digests are a table")
+    if file.exists() and not overwrite:
+        raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
+    count = write_digests(store_of(study), populations or list(study.populations), file)
+    print_line(f"wrote the digests of {count} runs to {file}")
 
 
 def _export_outputs(study: Study, folder: Path, populations: list[str], form: ExportFormat, more: Any) -> None:

@@ -264,6 +264,10 @@ def _label(row: Row, job: DecodeJob) -> int:
         label = names.index(label)
     if not isinstance(label, int) or not 0 <= label < (limit or _LARGEST_LABEL):
         expected = "expected a class number from 0" + (f" to {limit - 1}" if limit else "")
+        if label is None:
+            raise DataError(f"{row.where}: no label: the cell is null; leave such rows out, or label them")
+        if label == -1:
+            expected += "; sets for competitions have -1 where labels are secret, so name a split with labels"
         raise DataError(f"{row.where}: label {row.label}: {expected}; `data.classes` sets their number")
     return int(label)
 

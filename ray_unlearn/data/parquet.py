@@ -265,9 +265,27 @@ def check_columns(file: SourceFile, schema: pa.Schema, extensions: Collection[st
     if not (has_bytes or _is_a(image, "binary")):
         raise DataError(
             f"{file.label}: column {columns.image!r}: expected struct<bytes, path> or binary; found {image}"
+            f"{_for_images(image)}"
         )
     if not (is_number(label) or _is_a(label, "string")):
-        raise DataError(f"{file.label}: column {columns.label!r}: expected whole numbers or strings; found {label}")
+        several = "; an image has one class: of rows of scores, or one-hot rows, write the place of the largest"
+        raise DataError(
+            f"{file.label}: column {columns.label!r}: expected whole numbers or strings; found {label}"
+            f"{several if _is_list(label) else ''}"
+        )
+
+
+def _for_images(kind: pa.DataType) -> str:
+    """Return how images that are in another form are brought; empty for unknown forms."""
+    if _is_list(kind):
+        return "; for pixels, write each image as a PNG file's bytes, or all of them as an array in an .npz file"
+    if _is_a(kind, "string"):
+        return "; for paths, name a CSV file with them; for base64, write the bytes that it stands for"
+    return ""
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _suggested(names: Sequence[str]) -> str:

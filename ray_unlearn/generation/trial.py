@@ -17,7 +17,8 @@ from torch import nn
 from ray_unlearn import models
 from ray_unlearn.data.copies import lone_batches
 from ray_unlearn.data.images import ImageSet, Pixels, Scaling
-from ray_unlearn.errors import DataError, ModelError, PopulationChanged
+from ray_unlearn.errors import DataError, MethodError, ModelError, PopulationChanged
+from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.script import ScriptOptions
 from ray_unlearn.methods.weights import WeightsOptions
 from ray_unlearn.models.image_scales import Scales
@@ -29,6 +30,7 @@ from ray_unlearn.study.schema import Normalize, Study
 from ray_unlearn.study.uris import label
 
 _TRIED_IMAGES = 2  # a training step of a large net on large images takes seconds per image
+_JUDGED_IMAGES = 64
 _CANNOT = "and the net cannot take a training step on one (batch normalisation needs two values per channel)"
 
 
@@ -37,6 +39,7 @@ def check_model(job: Job) -> Iterator[str]:
 
     Raises:
         ModelError: the net or a weights file is refused.
+        MethodError: the net lacks what a method changes.
         PopulationChanged: it holds runs of version 0.1.0 by a method that changed frozen parameters, which the net has.
 
     """
@@ -53,6 +56,8 @@ def check_model(job: Job) -> Iterator[str]:
         trains=any(trains(population) for population in populations),
         folder=study.model.folder,
     )
+    for population in populations:
+        _check_method(population, model, job.data.num_classes)
     yield from _pretrained(job)
     scaling = Scaling.of(study.data.normalize)
     if ":" in study.model.arch and (line := models.scaled_twice(model, images_BCHW, scaling)):
@@ -64,6 +69,25 @@ def check_model(job: Job) -> Iterator[str]:
     for population in populations:
         if isinstance(population.method.options, WeightsOptions):
             yield from check_weights(study, job.data.num_classes, model, population.method.options)
+            yield from _at_chance(job, model, population.method.options.weights[-1])
+
+
+def _check_method(population: Population, model: nn.Module, num_classes: int) -> None:
+    """Check that a net has what a population's method, or each method of a mix, changes.
+
+    Raises:
+        MethodError: it lacks that.
+
+    """
+    use = population.method
+    parts = [(part.method, part.options) for part in getattr(use.options, "parts", ())]
+    for name, options in [] if use.source else parts or [(use.name, use.options)]:
+        check = METHODS[name].check
+        try:
+            if check is not None:
+                check(model, options, num_classes)
+        except MethodError as error:
+            raise MethodError(f"populations.{population.name}: {error}") from error
 
 
 def _check_frozen(job: Job, model: nn.Module) -> None:
@@ -102,6 +126,26 @@ def check_weights(study: Study, num_classes: int, model: nn.Module, options: Wei
             if text not in said:
                 yield note
             said.add(text)
+
+
+def _at_chance(job: Job, model: nn.Module, path: str) -> Iterator[str]:
+    """Yield a line where the model, which holds a file's net, is no better on training images than one class is."""
+    first = job.data.train
+    if first.storage.local is None:
+        return
+    pixels = Pixels(first.map(), torch.device("cpu"))
+    rows = Seeds(study=0).numpy("chance").permutation(len(pixels))[:_JUDGED_IMAGES]
+    images = ImageSet(pixels, rows, Scaling.of(job.plan.study.data.normalize))
+    images_BCHW, labels_B = images.batch(np.arange(len(rows)))
+    with torch.no_grad():
+        right = int((models.Template(model).copy().eval()(images_BCHW).argmax(1) == labels_B).sum())
+    largest = int(torch.bincount(labels_B).max())
+    if right <= largest + 3 * (largest * (1 - largest / len(rows))) ** 0.5:
+        yield (
+            f"{label(path)}: its net is right on {right} of {len(rows)} training images, and {largest} of them are of "
+            "one class, so it knows no more than chance: check data.image_size and data.normalize (as it was trained), "
+            "the order of the classes, and that it is a trained one"
+        )
 
 
 def _check_normalisation(study: Study, found: Scales | None, where: str) -> Iterator[str]:

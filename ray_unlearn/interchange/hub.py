@@ -7,6 +7,7 @@
     outputs/<population>/00000.parquet           run, split, image_id, label, logits (or margin)
     runs/runs.parquet                            a row per run: options, seeds, accuracies, seconds, sha256
     images/images.parquet                        image_id, split, label
+    study/                                       identities, records, splits: the way back into a store (`packed`)
     checkpoints/<population>/00000.safetensors   tensors named <run>/<name>, where checkpoints are asked for
 
 A study with several forget sets gives such a folder for each, `forget_set_0` and so on. Hubs limit commits and numbers
@@ -29,6 +30,7 @@ import safetensors.torch
 from ray_unlearn.evaluation.outputs import ImageNames, read_image_names
 from ray_unlearn.interchange.card import card
 from ray_unlearn.interchange.folders import new_folder
+from ray_unlearn.interchange.packed import write_study
 from ray_unlearn.interchange.sets import OfSet, by_forget_set
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.arrow import ParquetWriter
@@ -70,6 +72,8 @@ def export_hub(
         for one in sets:
             (own := pending / one.folder).mkdir(exist_ok=True)
             _write_set(store, one, own, checkpoints=checkpoints)
+            if one.sets == 1:
+                write_study(store, study, one.records, own / "study")
             margins = {name: _margin_of(store, name, records) for name, records in one.records.items()}
             (own / "README.md").write_text(card(store, study, one, licence, margins), encoding="utf-8")
     return sorted(folder.iterdir())

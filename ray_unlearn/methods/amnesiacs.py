@@ -40,7 +40,7 @@ from ray_unlearn.methods.losses import frozen_copy, kl_to_teacher, soft_cross_en
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import check_some_move, convolutions, reset_layers
 from ray_unlearn.methods.published import COMPETITION, pinned
-from ray_unlearn.methods.units import classifier
+from ray_unlearn.methods.units import check_classifier, classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import FROZEN, Correction
 from ray_unlearn.study.identity import Since
@@ -109,6 +109,7 @@ METHOD = Method(
     name="amnesiacs",
     run=amnesiacs,
     options=AmnesiacsOptions,
+    check=check_classifier,
     starts_from="original",
     corrections=(
         Correction("0.2", "KL terms were multiplied by T^2 = 25; the port has none", ("temperature_scaling",)),

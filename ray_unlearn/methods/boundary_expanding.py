@@ -34,7 +34,7 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.published import PLAIN, pinned
-from ray_unlearn.methods.units import classifier
+from ray_unlearn.methods.units import check_classifier, classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe, Schedule
 from ray_unlearn.training import fit
@@ -87,6 +87,7 @@ METHOD = Method(
     name="boundary_expanding",
     run=boundary_expanding,
     options=BoundaryExpandingOptions,
+    check=check_classifier,
     starts_from="original",
     summary="Fine-tune on the forget set under an extra class, which is cut off afterwards.",
     source="Chen et al., Boundary Unlearning, CVPR 2023",

@@ -168,6 +168,7 @@ METHOD = Method(
     name="catastrophic_forgetting_k",
     run=catastrophic_forgetting_k,
     options=CatastrophicForgettingKOptions,
+    check=moving_units,
     starts_from="original",
     corrections=(
         Correction(

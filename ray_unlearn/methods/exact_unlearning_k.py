@@ -69,6 +69,7 @@ METHOD = Method(
     name="exact_unlearning_k",
     run=exact_unlearning_k,
     options=ExactUnlearningKOptions,
+    check=moving_units,
     starts_from="original",
     corrections=(
         Correction(

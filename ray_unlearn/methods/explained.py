@@ -21,6 +21,7 @@ _LONGEST = 120  # characters of an error's own text
 _DICTS = "its batches are dicts with the keys image, image_id, age_group, age, person_id; age_group is the label"
 _KEYS = r"^'(images?|imgs?|pixel_values|inputs?|labels?|targets?|data|features?|x|y)'$"
 """Keys that other loaders' batches have."""
+_NO_GPU = "this worker has no GPU: use the net's own device, next(net.parameters()).device"
 _OTHER_BATCHES = {
     "challenge": (
         r"(too many values|not enough values) to unpack|^0$|'dict' object has no attribute|not dict\b|found dict\b|"
@@ -49,17 +50,36 @@ def explained(method: str, batches: Literal["challenge", "tuple"]) -> Iterator[N
     """
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError, FileNotFoundError, RuntimeError) as error:
-        hint = _about_files(error) or _about_batches(error, batches)
+    except (
+        *(ValueError, TypeError, KeyError, AttributeError, FileNotFoundError, RuntimeError, AssertionError),
+        *(EOFError, StopIteration),
+    ) as error:
+        hint = _about_files(error) or _about_machine(error) or _about_batches(error, batches)
         if not hint or not (line := line_in_script(error)):
             raise
         text = " ".join(str(error).split())[:_LONGEST]  # torch lists all forms of a function
+        if hint == _NO_GPU:  # another worker may have one
+            raise RuntimeError(f"{text}{line}; {hint}") from error
         raise MethodError(f"method {method}: {type(error).__name__}: {text}{line}; {hint}") from error
 
 
 def _about_batches(error: Exception, batches: Literal["challenge", "tuple"]) -> str:
     pattern, hint = _OTHER_BATCHES[batches]
-    return hint if not isinstance(error, RuntimeError | OSError) and re.search(pattern, str(error)) else ""
+    expected = isinstance(error, ValueError | TypeError | KeyError | AttributeError)
+    return hint if expected and re.search(pattern, str(error)) else ""
+
+
+def _about_machine(error: Exception) -> str:
+    """Return what to do where a function asks for a GPU, a keyboard, gradients or batches that a run has not."""
+    if "does not require grad and does not have a grad_fn" in str(error):
+        return "no gradients are computed here: by @torch.no_grad or inference_mode, or all parameters are frozen"
+    if isinstance(error, EOFError) and "reading a line" in str(error):
+        return "nobody answers input() in a run: give the function keyword arguments instead"
+    if isinstance(error, StopIteration):
+        return "next() found no further batch: an epoch is over; itertools.cycle begins again"
+    if re.search(r"no NVIDIA driver|not compiled with CUDA|No CUDA GPUs are available", str(error)):
+        return _NO_GPU
+    return ""
 
 
 def _about_files(error: Exception) -> str:

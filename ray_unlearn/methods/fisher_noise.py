@@ -37,7 +37,7 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.published import pinned
-from ray_unlearn.methods.units import classifier
+from ray_unlearn.methods.units import check_classifier, classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.identity import Since
@@ -85,6 +85,7 @@ METHOD = Method(
     name="fisher_noise",
     run=fisher_noise,
     options=FisherNoiseOptions,
+    check=check_classifier,
     starts_from="original",
     corrections=(
         Correction("0.2", "nothing was added to the Fisher information before its inverse; 1e-8 is published"),

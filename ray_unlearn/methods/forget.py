@@ -135,6 +135,7 @@ METHOD = Method(
     name="forget",
     run=forget,
     options=ForgetOptions,
+    check=lambda model, options, classes: _candidates(model, options.pool, classes),
     starts_from="original",
     corrections=(
         Correction(

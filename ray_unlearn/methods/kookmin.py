@@ -38,7 +38,14 @@ from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.masks import GradientScale
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import check_some_move, convolutions, moves, reinitialise, smallest
+from ray_unlearn.methods.perturbations import (
+    check_convolutions,
+    check_some_move,
+    convolutions,
+    moves,
+    reinitialise,
+    smallest,
+)
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
@@ -131,6 +138,7 @@ METHOD = Method(
     name="kookmin",
     run=kookmin,
     options=KookminOptions,
+    check=check_convolutions,
     starts_from="original",
     corrections=(
         Correction(

@@ -52,7 +52,7 @@ from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.certificates import langevin_steps
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.published import pinned
-from ray_unlearn.methods.units import classifier
+from ray_unlearn.methods.units import check_classifier, classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Block, Float, Int
 
@@ -195,6 +195,7 @@ METHOD = Method(
     name="langevin",
     run=langevin,
     options=LangevinOptions,
+    check=check_classifier,
     starts_from="scratch",
     summary="Learn a linear classifier by noisy gradient descent, go on without the forget set until (epsilon, delta).",
     source="Chien et al., Langevin Unlearning, NeurIPS 2024",

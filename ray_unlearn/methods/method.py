@@ -33,6 +33,9 @@ class Method:
     run: Callable[[nn.Module, RunData, Any, Seeds], None]
     """(model on the device, what the run may see, options, the run's generators) -> None."""
     options: type[BaseModel]
+    check: Callable[[nn.Module, Any, int], object] | None = None
+    """(model, options, number of classes): raises MethodError where the net lacks what the method changes; called
+    before any run, with a net that it leaves as it is."""
     starts_from: StartsFrom
     summary: str
     """One sentence."""

@@ -157,6 +157,16 @@ def transpose_kernels(model: nn.Module) -> None:
             layer.weight.copy_(layer.weight.transpose(2, 3).clone())
 
 
+def check_convolutions(model: nn.Module, options: object, classes: int) -> None:
+    """Check before any run that a net has 2-d convolutions to train.
+
+    Raises:
+        MethodError: it has none, or all are frozen.
+
+    """
+    check_some_move([layer.weight for _, layer in convolutions(model)], "the convolutions")
+
+
 @torch.no_grad()
 def prune_smallest(tensors: Sequence[torch.Tensor], fraction: float) -> list[torch.Tensor]:
     """Set the globally smallest |values| to zero; return a mask per tensor, true where it did."""

@@ -32,7 +32,7 @@ from torch import nn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.perturbations import add_noise, check_some_move, convolutions
+from ray_unlearn.methods.perturbations import add_noise, check_convolutions, check_some_move, convolutions
 from ray_unlearn.methods.published import COMPETITION, pinned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import FROZEN, Correction
@@ -95,6 +95,7 @@ METHOD = Method(
     name="seif",
     run=seif,
     options=SeifOptions,
+    check=check_convolutions,
     starts_from="original",
     corrections=(
         Correction("0.2", "all convolutions got noise; the port and the slides have the first alone", ("layers",)),

@@ -78,14 +78,14 @@ def sfron(model: nn.Module, data: RunData, options: SfronOptions, rng: Seeds) ->
         return ascends
 
     def ascend(model: nn.Module, forget: Batch) -> None:
-        training.optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         (strength * adaptive_loss(model, forget, options.adaptive)).backward()  # type: ignore[no-untyped-call]
         moved = [parameter for parameter in mask if parameter.grad is not None]
         for parameter in moved:
             parameter.grad.mul_(mask[parameter])  # type: ignore[union-attr]
         nn.utils.clip_grad_norm_(moved, options.max_norm)
-        training.optimizer.step()
-        training.optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     def loss(model: nn.Module, retain: Batch, forget: Batch) -> torch.Tensor:
         if ascends:
@@ -97,6 +97,7 @@ def sfron(model: nn.Module, data: RunData, options: SfronOptions, rng: Seeds) ->
     training = Training(
         model, data, recipe, rng, sets=("retain", "forget"), loss=loss, hooks=Hooks(before_step=before_step)
     )
+    optimizer = training.optimizer  # the loss refers to it alone: graphs go with the training
     while not training.done:
         training.epoch()
     model.train()

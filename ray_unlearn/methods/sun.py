@@ -40,7 +40,7 @@ from ray_unlearn.methods.masks import trainable_only
 from ray_unlearn.methods.method import Method
 from ray_unlearn.methods.perturbations import add_noise, check_some_move, reset_layers
 from ray_unlearn.methods.published import COMPETITION, pinned
-from ray_unlearn.methods.units import classifier
+from ray_unlearn.methods.units import check_classifier, classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import FROZEN, Correction
 from ray_unlearn.study.identity import Since
@@ -116,6 +116,7 @@ METHOD = Method(
     name="sun",
     run=sun,
     options=SunOptions,
+    check=check_classifier,
     starts_from="original",
     corrections=(
         Correction(

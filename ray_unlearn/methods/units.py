@@ -40,6 +40,11 @@ def classifier(model: nn.Module, classes: int) -> nn.Linear:
     return head
 
 
+def check_classifier(model: nn.Module, options: object, classes: int) -> None:
+    """Check before any run that a net has a classifier, as `classifier` does."""
+    classifier(model, classes)
+
+
 def last_units(model: nn.Module, head: nn.Linear, k: int, unit: str) -> list[nn.Module]:
     """Return the last k units of a model and its classifier, in the model's order.
 

@@ -12,6 +12,7 @@ Does not cover: what a user's script does with the net (`methods.script`).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import torch
@@ -174,6 +175,7 @@ def _evaluated(net: nn.Module, images_BCHW: torch.Tensor, arch: str, size: str, 
             raise ModelError(f"model {arch}: {reason}") from error
         if "to have 1 channels" in reason:
             reason += "; the study's images have three: set model.grey: true"
+        reason += _size_hint(error, net, images_BCHW)
         if option := _SIZES.get(arch.partition(":")[0]):
             reason += f"; a net for another size of images: model.options: {{{option}: {images_BCHW.shape[-1]}}}"
         raise ModelError(f"model {arch}: fails on images of {size}: {reason}") from error
@@ -183,6 +185,20 @@ def _evaluated(net: nn.Module, images_BCHW: torch.Tensor, arch: str, size: str, 
         kind = str(logits.dtype).removeprefix("torch.")
         raise ModelError(f"model {arch}: its forward returns {kind}, as a class number is; expected a logit per class")
     return logits
+
+
+def _size_hint(error: Exception, net: nn.Module, images_BCHW: torch.Tensor) -> str:
+    """Return the size of images that a first linear layer over whole images expects; empty where there is none."""
+    found = re.search(r"shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)", str(error))
+    first = next((layer for layer in net.modules() if any(True for _ in layer.parameters(recurse=False))), None)
+    if not found or not isinstance(first, nn.Linear) or int(found[1]) != images_BCHW[0].numel():
+        return ""
+    side = math.isqrt(int(found[2]) // 3)
+    return (
+        f"; its first layer takes images of {side}x{side}: data.image_size: {side}"
+        if 3 * side**2 == int(found[2])
+        else ""
+    )
 
 
 @torch.no_grad()
@@ -227,11 +243,18 @@ def _remarks(net: nn.Module, images_BCHW: torch.Tensor, logits: torch.Tensor) ->
         output = net.forward(images_BCHW.clone())
         if not _is_expected(output):
             yield f"returns {described(output)}; {taken(output)}"
+    given_BCHW = images_BCHW.clone()
+    net(given_BCHW)
+    if not torch.equal(given_BCHW, images_BCHW):
+        yield (
+            "its forward changes the images that it gets in place (as x -= 1, or ReLU(inplace=True) at first), so a "
+            "second net, or a second pass over the same batch, gets others: let it make new ones, x = x - 1"
+        )
     if not torch.allclose(net(images_BCHW.clone()), logits, rtol=0, atol=0, equal_nan=True):
         yield "two evaluations of the same images differ: it draws at random in evaluation mode, so outputs have noise"
     elif not torch.allclose(net(images_BCHW[:1].clone()), logits[:1], rtol=1e-3, atol=1e-3, equal_nan=True):
         yield "the logits of an image depend on the other images of its batch, also in evaluation mode"
-    if (logits >= 0).all() and (logits <= 1).all():
+    if (logits >= 0).all() and (logits <= 1).all() and logits.any():  # a head that begins with zeros is none
         yield "its outputs are probabilities, from 0 to 1; methods and scores expect logits, as before a softmax"
 
 

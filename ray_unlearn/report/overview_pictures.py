@@ -125,7 +125,7 @@ def plane(scores: Scores) -> str:
         axes.margins(y=0.15)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        _place_labels(axes, _gathered(axes, labels))
+        _place_labels(axes, _gathered(axes, labels), _null_line(scores))
         return picture(figure, name="plane", alt=_plane_words(scores, found))
 
 
@@ -156,10 +156,19 @@ def _reference_point(axes: Axes, scores: Scores) -> list[tuple[float, float, str
     null = null_of(scores, "forgetting_quality")
     if null is None or null.null is None:
         return []
-    if null.null_low is not None and null.null_high is not None:
-        axes.plot([null.null_low, null.null_high], [1, 1], color=REFERENCE, linewidth=1.6)
+    line = _null_line(scores)
+    if line is not None:
+        axes.plot([line[0], line[2]], [1, 1], color=REFERENCE, linewidth=1.6)
     axes.plot([null.null], [1], "s", color=REFERENCE, markersize=8, markeredgecolor=PAPER)
-    return [(null.null, 1.0, f"{scores.reference} (N {null.null_n})")]
+    return [(line[2] if line else null.null, 1.0, f"{scores.reference} (N {null.null_n})")]
+
+
+def _null_line(scores: Scores) -> tuple[float, float, float] | None:
+    """Return the null with the ends of its range, the smallest first, in F; its ratio of accuracies is 1."""
+    null = null_of(scores, "forgetting_quality")
+    if null is None or null.null is None or null.null_low is None or null.null_high is None:
+        return None
+    return null.null_low, null.null, null.null_high
 
 
 def _original_ratio(scores: Scores) -> float | None:
@@ -195,15 +204,21 @@ def _names(names: list[str]) -> str:
     return f"{short(names[0], 16)} and {len(names) - 1} more"
 
 
-def _place_labels(axes: Axes, labels: list[tuple[float, float, str]]) -> None:
-    """Write each name next to its point, at the first place where it overlaps no other name and no point."""
+def _place_labels(
+    axes: Axes, labels: list[tuple[float, float, str]], null_line: tuple[float, float, float] | None = None
+) -> None:
+    """Write each name next to its point, at the first place where it overlaps no other name, no point and no null."""
     figure_box = axes.get_window_extent()
     points = [tuple(axes.transData.transform((across, up))) for across, up, _ in labels]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    if null_line is not None:
+        (left, y), (x, _), (right, _) = (axes.transData.transform((one, 1.0)) for one in null_line)
+        taken += [(left, y - 2, right, y + 2), (x - 6, y - 6, x + 6, y + 6)]
     for (x, y), (across, up, name) in zip(points, labels, strict=True):
         width = 6.2 * len(name)
         places = [(dx, dy) for dy in (11, -11, 0, 25, -25, 39) for dx in (6, -6)]
-        places = [(0, 19), (0, -19), *places] if name.isdecimal() else places
+        if name.isdecimal():
+            places = [(0, 19), (0, -19), *places, *((dx, dy) for dx in (26, -26) for dy in (0, 14, -14))]
         boxes = {(dx, dy): _label_box(x, y, width, dx, dy) for dx, dy in places}
         inside = {at: b for at, b in boxes.items() if b[0] > figure_box.x0 and b[2] < figure_box.x1}
         free = [at for at, box in inside.items() if not any(_overlaps(box, other) for other in taken)]

@@ -84,10 +84,10 @@ def html_page(scores: Scores, study: Mapping[str, object], images: Sequence[Show
     """
     parts = [*part_tables(scores, "class"), *part_tables(scores, "group")]
     options = {one.population: {"method": one.method, **_plain_options(one)} for one in in_order(scores)}
-    return _template().render(
-        policy=_policy(),
-        style=_asset("page.css"),
-        script=_asset("page.js"),
+    return template("page.html").render(
+        policy=policy(),
+        style=asset("page.css"),
+        script=asset("page.js"),
         title=str(study.get("name", scores.study)),
         mode=scores.mode,
         mode_words=mode_words(scores),
@@ -134,21 +134,23 @@ def html_page(scores: Scores, study: Mapping[str, object], images: Sequence[Show
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """Return a template of this folder, with the functions that its macros use."""
     environment = Environment(
         loader=PackageLoader("ray_unlearn", "report"), autoescape=True, undefined=StrictUndefined, auto_reload=False
     )
     environment.globals.update(on_scale=_on_scale, plural=plural)
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return the text of a file of this folder."""
     return files("ray_unlearn.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _policy() -> str:
+def policy() -> str:
     """Return the page's Content-Security-Policy: nothing is loaded, and no script runs but the one with this hash."""
-    digest = base64.b64encode(hashlib.sha256(_asset("page.js").encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(asset("page.js").encode()).digest()).decode()
     return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
 
 

@@ -166,4 +166,10 @@ def warnings_of(scores: Scores) -> list[str]:
     for name, found in scores.populations.items():
         for warning in found.warnings:
             about.setdefault(warning, []).append(name)
-    return [*scores.warnings, *(f"{listed(names)}: {warning}" for warning, names in about.items())]
+    every = [one.population for one in ranked(scores)]
+    return [*scores.warnings, *(f"{_who(names, every)}: {warning}" for warning, names in about.items())]
+
+
+def _who(names: list[str], every: list[str]) -> str:
+    """Return the populations by name; by number, where they are all of more than three."""
+    return f"all {len(every)} populations" if len(every) > 3 and sorted(names) == sorted(every) else listed(names)

@@ -178,13 +178,13 @@ def _ranking_row(
         number(nth, places or str(nth)) if nth else DASH,
         _named(found),
         number(found.runs, str(found.runs)),
-        replace(cells["score"], bar=_bar(score, top, f"{found.population}: score")),
+        replace(cells["score"], bar=score_bar(score, top, f"{found.population}: score")),
         _at_null_cell(score, shared_n),
         cells["forgetting_quality"],
         _at_null_cell(quality, shared_n),
         cells["retain_ratio"],
         cells["test_ratio"],
-        _relative_cell(found),
+        cost_cell(found),
     )
 
 
@@ -192,7 +192,8 @@ def _named(found: PopulationScores) -> Cell:
     return name(found.population, "" if found.method == found.population else found.method)
 
 
-def _bar(found: Estimate, top: float, what: str) -> Bar | None:
+def score_bar(found: Estimate, top: float, what: str) -> Bar | None:
+    """Return an estimate on a scale from 0 to `top`, with its null where that is of the same N; None without one."""
     if found.value is None:
         return None
     words = joined(what, decimals(found.value), interval(found.low, found.high), f"at N = {found.n}")
@@ -381,12 +382,13 @@ def _cost_row(found: PopulationScores) -> tuple[Cell, ...]:
         _named(found),
         number(seconds.n, str(seconds.n)),
         number(seconds.mean, decimals(seconds.mean), spread),
-        _relative_cell(found),
+        cost_cell(found),
         number(float(bool(efficient)), "yes" if efficient else "no", good=efficient) if judged else DASH,
     )
 
 
-def _relative_cell(found: PopulationScores) -> Cell:
+def cost_cell(found: PopulationScores) -> Cell:
+    """Return the median time of a run over that of the reference's."""
     relative, seconds = found.cost.relative, found.cost.seconds
     if relative is None or seconds is None:
         return DASH

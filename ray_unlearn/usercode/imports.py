@@ -26,6 +26,7 @@ import hashlib
 import importlib
 import itertools
 import linecache
+import re
 import sys
 import sysconfig
 import traceback
@@ -256,7 +257,10 @@ def _load(method: str, source: str) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if not callable(function):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise MethodError(f"method {method}: no function {name!r} in {path}{did_you_mean(name, names)}")
+        hint = did_you_mean(name, names)
+        if re.search(rf"(?m)^[ \t]+def {re.escape(name)}\b", source):
+            hint = "; it is defined, but not at the top of the file: `if __name__ == '__main__':` is false in a run"
+        raise MethodError(f"method {method}: no function {name!r} in {path}{hint}")
     return function  # type: ignore[no-any-return]
 
 
@@ -267,6 +271,10 @@ def _hint_of(error: BaseException) -> str:
             "; it ends Python when it is imported: put that under `if __name__ == '__main__':`, and give arguments of "
             "a command line, which a run has none of, defaults"
         )
+    if isinstance(error, ModuleNotFoundError):
+        return f"; install {error.name!r} on every node, or put it beside the script"
+    if isinstance(error, ImportError) and "relative import" in str(error):
+        return "; a script is no part of a package: import what is beside it by its name, without dots"
     return magic_of(error)
 
 

@@ -23,6 +23,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.utils.flop_counter import FlopCounterMode
 
+from ray_unlearn.training.precision import arithmetic
+
 _PASSES = 8  # over all parameters in fp32: see the module's docstring
 _BYTES = 4
 _MATRIX = {"cpu": 2048, "cuda": 8192}
@@ -86,11 +88,12 @@ def measure_floor(
 
 
 def peak_flops(device: str, precision: str) -> float:
-    """Return the FLOP/s of a large square matrix product in the precision, TF32 not used."""
+    """Return the FLOP/s of a large square matrix product in the precision."""
     size, dtype = _MATRIX[device], torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     product = torch.empty_like(left)
-    return 2 * size**3 / _least_seconds(lambda: torch.mm(left, right, out=product), device)
+    with arithmetic("tf32" if precision == "tf32" else "fp32"):
+        return 2 * size**3 / _least_seconds(lambda: torch.mm(left, right, out=product), device)
 
 
 def peak_bytes(device: str) -> float:

@@ -37,6 +37,7 @@ from torch.utils.data import DataLoader, Dataset
 from ray_unlearn import models
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.model import Model
+from ray_unlearn.training.precision import allow_tensor_float_32
 
 Span = tuple[float, float]
 """When a checkpoint was begun and when its last file was written: seconds of the machine's monotonic clock."""
@@ -133,7 +134,7 @@ class Notebook:
     def __init__(self, setting: Setting, sets: Sets) -> None:
         self.setting, self.out = setting, Path(setting.out)
         self.device = torch.device(setting.device)
-        torch.backends.cudnn.allow_tf32 = False  # as ray_unlearn: sides are compared at the same precision
+        allow_tensor_float_32(setting.precision == "tf32")  # sides are compared at the same precision
         self.original = torch.load(Path(setting.folder) / "original.pth", map_location="cpu", weights_only=True)
         stock = Model(arch=setting.arch, trim_dead_taps=False)
         self.net = models.build(stock, setting.classes, Seeds(study=0)).to(self.device)

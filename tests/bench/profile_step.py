@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import nn
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,14 +33,16 @@ from ray_unlearn import models
 from ray_unlearn.data.images import ImageSet, Pixels, RunData, Scaling
 from ray_unlearn.data.shards import Shard
 from ray_unlearn.errors import RayUnlearnError
+from ray_unlearn.methods.masks import Held
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.model import Model
 from ray_unlearn.study.recipe import Recipe
-from ray_unlearn.training import Training
+from ray_unlearn.training import Batch, Hooks, Training, cross_entropy
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32, arithmetic, autocast, check_present
 
 CLASSES = 10
+OBJECTIVES = ("plain", "retain and forget, masked")
 SEEDS = Seeds(study=0, population="profile")
 # Times that a step moves every weight: forward 1, backward 2 (the weight, its gradient), the optimiser the rest (it
 # reads weight, gradient and state, and writes weight and state).
@@ -81,7 +84,7 @@ def settle(device: torch.device, *, deterministic: bool) -> None:
 
 
 def training(asked: argparse.Namespace) -> Training:
-    """Return a training of more epochs than will be taken."""
+    """Return a training of more epochs than will be taken, on the objective that is asked for."""
     device = torch.device(asked.device)
     settle(device, deterministic=asked.deterministic)
     images = random_images(asked.images, asked.image_size, device)
@@ -91,7 +94,17 @@ def training(asked: argparse.Namespace) -> Training:
     recipe = Recipe(
         epochs=asked.epochs + 10, batch_size=asked.batch_size, precision=asked.precision, optimizer=asked.optimizer
     )
-    return Training(model, data, recipe, SEEDS)
+    if asked.objective == "plain":
+        return Training(model, data, recipe, SEEDS)
+    moving = {one: torch.rand(one.shape, generator=SEEDS.torch("mask")).to(device) < 0.5 for one in model.parameters()}
+    hooks = Hooks(after_step=Held(moving).restore)
+    return Training(model, data, recipe, SEEDS, sets=("retain", "forget"), loss=_retain_and_forget, hooks=hooks)
+
+
+def _retain_and_forget(model: nn.Module, retain: Batch, forget: Batch) -> torch.Tensor:
+    """Return the cross-entropy on retain less a part of that on forget, as methods with a forget objective have it."""
+    on_labels = cross_entropy()
+    return 0.95 * on_labels(model, retain) - 0.05 * on_labels(model, forget)
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
@@ -208,6 +221,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     """Return what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
+    parser.add_argument("--objective", choices=OBJECTIVES, default="plain", help="cross-entropy, or a forget method's")
     parser.add_argument("--arch", default="resnet18", help="as model.arch of a study")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=6400)

@@ -1,0 +1,80 @@
+"""A study's scores with rows from other people's packed populations.
+
+    scores, names = with_added(store, [Path("hub")])     # names: the populations that were added
+
+A packed population is scored with as many runs as the study's own, against the study's reference; what is computed of
+it is kept in the store's folder of scores, and scores.json stays as it is.
+
+Does not cover: which folders may be added (`packed.check_same_study`), and the table (`report.leaderboard`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+
+from ray_unlearn.errors import StoreError
+from ray_unlearn.evaluation.evaluate import evaluate, read_scores
+from ray_unlearn.evaluation.scores import Scores
+from ray_unlearn.interchange.packed import Pack, check_same_study, unpack
+from ray_unlearn.store import StudyStore
+from ray_unlearn.study.plan import ORIGINAL
+
+
+def with_added(
+    store: StudyStore, packs: Sequence[Pack], log: Callable[[str], None] = lambda line: None
+) -> tuple[Scores, frozenset[str]]:
+    """Return a study's scores, with the populations of packed folders that it does not have itself.
+
+    Raises:
+        StoreError: the study was not evaluated, a folder is of another study, has no new population, or too few runs.
+
+    """
+    scores = read_scores(store)
+    if not packs:
+        return scores, frozenset()
+    study = store.study()
+    if study is None:
+        raise StoreError(f"{store.uri}: no study was generated here; `ray-unlearn generate` makes one")
+    runs = min(one.runs for one in scores.populations.values() if one.role == "unlearned")
+    added: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, pack in enumerate(packs):
+            new = _new_of(store, pack, [*scores.populations, *added])
+            for name in new:
+                check_same_study(store, pack, name)
+                if (there := len(pack.records(name))) < runs:
+                    raise StoreError(
+                        f"{pack.folder}: population {name} has {there} runs; expected at least {runs}, as many as the "
+                        f"populations of {store.uri} have: scores at different N do not compare"
+                    )
+            unpacked = unpack(pack, new, f"{folder}/{number}", runs)
+            added |= {name: f"{folder}/{number}/{unpacked.name}/{name}" for name in new}
+        if study.evaluation is None:
+            raise StoreError(f"{store.uri}: the study names no reference; add evaluation: {{reference: NAME}}")
+        others = study.evaluation.model_copy(update={"populations": {**study.evaluation.populations, **added}})
+        wider = study.model_copy(update={"evaluation": others})
+        most = max(one.runs for one in scores.populations.values())
+        found = evaluate(wider, store, mode=scores.mode, first=most, log=log)
+    return found, frozenset(added)
+
+
+def _new_of(store: StudyStore, pack: Pack, known: Sequence[str]) -> list[str]:
+    """Return the packed populations that are to be added: unlearned ones that the board does not have yet."""
+    new = []
+    for name, content in pack.populations.items():
+        same = (store.held(name) or {}).get("digest") == content["digest"]
+        if name == ORIGINAL or same or "original_digest" not in content["identity"]:
+            continue
+        if name in known:
+            raise StoreError(
+                f"{pack.folder}: population {name} is on the board already, made differently; give it another name in "
+                "the study, and export it again"
+            )
+        new.append(name)
+    if not new:
+        raise StoreError(
+            f"{pack.folder}: holds no unlearned population that {store.uri} does not have; found "
+            f"{', '.join(pack.populations) or 'none'}"
+        )
+    return new

@@ -1,0 +1,245 @@
+"""The leaderboard: methods x studies, places that admit ties, and rows from other people's packed populations."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from evaluated import draw_logits, evaluated_store, publish, study_of
+from scored import METHODS, make_scores
+
+from ray_unlearn.cli import main
+from ray_unlearn.errors import StoreError
+from ray_unlearn.evaluation.evaluate import evaluate, read_scores, save
+from ray_unlearn.evaluation.scores import Rank
+from ray_unlearn.interchange.added import with_added
+from ray_unlearn.interchange.hub import export_hub
+from ray_unlearn.interchange.packed import check_same_study, read_pack, unpack
+from ray_unlearn.report.leaderboard import Entry, board_table, leaderboard_markdown, leaderboard_page
+from ray_unlearn.report.ranking import null_of
+from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.wording import MISSING
+
+COUNTS = {"retrained": 12, "near": 6}
+SHIFTS = {"near": 0.1, "mine": -6.0}
+LINEAGE = {"original_digest": "digest of original", "model": {"arch": "small_cnn"}, "seed": 0}
+
+
+def shared(name: str) -> dict[str, object]:
+    """Return what the identity of a population of the study has."""
+    splits = {"data": {"splits": "ab" * 32, "classes": 3}, "outputs": {"splits": ["retain", "forget", "test"]}}
+    return splits if name in ("original", "retrained") else splits | LINEAGE
+
+
+def publish_runs(store: StudyStore, population: str, count: int) -> None:
+    for index in range(count):
+        shutil.rmtree(Path(store.uri) / population / f"{index:05d}", ignore_errors=True)
+        logits = draw_logits(sum(map(ord, population)) * 100 + index, shift=SHIFTS.get(population, 0.0))
+        publish(store, population, index, logits, shared(population))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """Leave the fits of the logistic attack out: they are nearly all of an evaluation's time, and not on the board."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ray_unlearn.evaluation.measures.logistic_attack.simple_attack", lambda *_: 0.5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyStore, StudyStore, Path]:
+    """Two evaluated studies, and a packed folder of a third party that has one more population of the first."""
+    folder = tmp_path_factory.mktemp("board")
+    study, first = evaluated_store(folder / "a", COUNTS, name="first")
+    for population, count in {"original": 1, **COUNTS}.items():
+        publish_runs(first, population, count)
+    evaluate(study, first)
+    shutil.copytree(folder / "a", folder / "c")
+    wider = study_of(folder / "c", COUNTS | {"mine": 6}, name="first")
+    third = StudyStore(open_storage(str(folder / "c")), "first")
+    publish_runs(third, "mine", 6)
+    evaluate(wider, third)
+    pack = folder / "pack"
+    export_hub(third, wider, [*COUNTS, "original", "mine"], pack)
+    second = StudyStore(open_storage(str(folder / "b")), "second")
+    save(second, make_scores(study="second"))
+    return first, second, pack
+
+
+def test_each_cell_has_its_n_its_interval_and_its_null(board: tuple[StudyStore, StudyStore, Path]):
+    """Law: a cell of a study shows what its scores hold: value, N, interval, null, places and cost."""
+    scores = read_scores(board[0])
+    table = board_table([Entry(scores), Entry(read_scores(board[1]))])
+    rows = {row[0].text: row for row in table.rows}
+    assert next(iter(rows)) == "retraining itself"
+    assert {*rows} == {"retraining itself", "near", *METHODS}
+    found = scores.populations["near"].measures["score"]
+    cell, place = rows["near"][1:3]
+    assert cell.value == found.value
+    assert cell.n == found.n == 6
+    assert re.fullmatch(r"\[[\d.]+, [\d.]+\]", cell.interval)
+    assert any(line.startswith("null") for line in cell.null)
+    assert place.text == "1"
+    assert place.notes == ("cost 0.1",)
+    assert rows["near"][3].text == MISSING
+    null = null_of(scores, "score")
+    assert null is not None
+    assert rows["retraining itself"][1].value == null.null
+
+
+def test_places_that_overlap_are_shown_as_the_same_set(board: tuple[StudyStore, StudyStore, Path]):
+    """Law: where the runs do not decide, both methods have the places 1-2, and no order between them is claimed."""
+    scores = make_scores()
+    ranks = {name: Rank(best=1, worst=2, low=0.0, high=1.0) for name in ("finetune", "kookmin")}
+    tied = scores.model_copy(update={"ranks": {"score": ranks}})
+    rows = {row[0].text: row for row in board_table([Entry(tied)]).rows}
+    assert rows["kookmin"][2].text == rows["finetune"][2].text == "1-2"
+    without = scores.model_copy(update={"ranks": {}})
+    rows = {row[0].text: row for row in board_table([Entry(without)]).rows}
+    assert rows["kookmin"][2].text == MISSING
+    assert "no place" in rows["kookmin"][2].notes[-1]
+
+
+def test_the_command_writes_a_page_and_markdown(
+    board: tuple[StudyStore, StudyStore, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Law: the page is one file that loads nothing and is the same each time; Markdown has the same numbers."""
+    stores = [f"{board[0].storage.uri}/first", f"{board[1].storage.uri}/second"]
+    for name in ("one.html", "two.html", "board.md"):
+        assert main(["leaderboard", *stores, "-o", str(tmp_path / name)]) == 0
+    page = (tmp_path / "one.html").read_text()
+    assert page == (tmp_path / "two.html").read_text()
+    assert "default-src 'none'" in page
+    assert not re.search(r'(src|href)="', page)
+    for text in ("first", "second", "near", "kookmin", "retraining itself"):
+        assert text in page
+    scores = read_scores(board[0])
+    assert f"{scores.populations['near'].measures['score'].value:.3f}" in (tmp_path / "board.md").read_text()
+    assert main(["leaderboard", stores[0], stores[0], "-o", str(tmp_path / "x.md")]) == 1
+    assert main(["leaderboard", stores[0], "-o", str(tmp_path / "x.pdf")]) == 2
+    assert "named twice" in capsys.readouterr().err
+
+
+def test_a_row_is_added_from_packed_populations(board: tuple[StudyStore, StudyStore, Path], tmp_path: Path):
+    """Law: a packed population gets the score that it has in its own store, a place among all, and is marked."""
+    first, second, pack = board
+    before = first.storage.read(first.layout.scores_json)
+    scores, added = with_added(first, [read_pack(pack)])
+    assert added == {"mine"}
+    theirs = read_scores(StudyStore(open_storage(str(pack.parent / "c")), "first"))
+    assert scores.populations["mine"].measures["score"] == theirs.populations["mine"].measures["score"]
+    assert {*scores.ranks["score"]} == {"near", "mine"}
+    assert scores.ranks["score"]["near"].best == 1
+    assert first.storage.read(first.layout.scores_json) == before
+    text = leaderboard_markdown([Entry(scores, added), Entry(read_scores(second))])
+    assert "mine finetune, added from packed populations" in text
+    assert "mine" in leaderboard_page([Entry(scores, added)])
+
+
+def test_a_packed_folder_gives_the_store_back(board: tuple[StudyStore, StudyStore, Path], tmp_path: Path):
+    """Law: outputs have the bytes that were packed; a changed number is refused, with its run."""
+    first, _, pack = board
+    store = unpack(read_pack(pack), ["near"], str(tmp_path / "back"))
+    for index in range(6):
+        file = f"near/{index:05d}/outputs.arrow"
+        assert (tmp_path / "back" / "first" / file).read_bytes() == (Path(first.uri) / file).read_bytes()
+    assert store.made("near")[0].host == ""
+    changed = shutil.copytree(pack, tmp_path / "changed")
+    file = next((changed / "outputs" / "near").glob("*.parquet"))
+    table = pq.read_table(file)
+    logits = [[value + 1 for value in row] for row in table["logits"].to_pylist()]
+    pq.write_table(table.set_column(table.schema.get_field_index("logits"), "logits", [logits]), file)
+    with pytest.raises(StoreError, match=r"population near, run 0: expected outputs of the sha256"):
+        unpack(read_pack(changed), ["near"], str(tmp_path / "no"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data", {"splits": "cd" * 32, "classes": 3}, r"mine is of another study than .*data\.splits"),
+        ("model", {"arch": "resnet18"}, r"mine is of another study than .*model\.arch"),
+        ("seed", 1, r"mine is of another study than .*seed"),
+        ("original_digest", "another", r"mine is of another study than .*original_digest"),
+    ],
+)
+def test_a_population_of_another_study_is_refused(
+    board: tuple[StudyStore, StudyStore, Path], tmp_path: Path, key: str, value: object, message: str
+):
+    """Law: other images, another net, seed or original is refused, and the difference named."""
+    changed = shutil.copytree(board[2], tmp_path / "changed")
+    file = changed / "study" / "mine" / "population.json"
+    content = json.loads(file.read_text())
+    content["identity"][key] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(StoreError, match=message):
+        check_same_study(board[0], read_pack(changed), "mine")
+
+
+def test_other_digests_are_refused(board: tuple[StudyStore, StudyStore, Path], tmp_path: Path):
+    """Law: a reference of another digest, runs of another digest and a name that is taken are refused, each by name."""
+    first, _, pack = board
+    for name, message in [
+        ("retrained", "retrained was made differently"),
+        ("mine", "run 0: expected the digest"),
+        ("near", "near is on the board already"),
+    ]:
+        changed = shutil.copytree(pack, tmp_path / name)
+        file = changed / "study" / name / "population.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"digest": "another"}))
+        with pytest.raises(StoreError, match=message):
+            with_added(first, [read_pack(changed)])
+
+
+def test_too_few_runs_and_other_folders_are_refused(
+    board: tuple[StudyStore, StudyStore, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Law: fewer runs than the board's, a folder that is no pack, and a pack of an unnamed study are refused."""
+    first, second, pack = board
+    fewer = shutil.copytree(pack, tmp_path / "fewer")
+    file = fewer / "study" / "mine" / "records.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:5]))
+    with pytest.raises(StoreError, match="mine has 5 runs; expected at least 6"):
+        with_added(first, [read_pack(fewer)])
+    with pytest.raises(StoreError, match="expected a folder that `ray-unlearn export"):
+        read_pack(tmp_path)
+    output = ["-o", str(tmp_path / "x.html")]
+    assert main(["leaderboard", f"{second.storage.uri}/second", "--add", str(pack), *output]) == 1
+    assert "is of the study first; expected one of second" in capsys.readouterr().err
+
+
+def test_runs_are_compared_with_a_file_of_digests(
+    board: tuple[StudyStore, StudyStore, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Law: equal outputs are counted; other outputs, and another digest, are named and end with exit code 1."""
+    first = board[0]
+    study, file = tmp_path / "study.yaml", tmp_path / "digests.csv"
+    loaded = first.study()
+    assert loaded is not None
+    study.write_text(yaml.safe_dump(loaded.model_dump(mode="json")))
+    export = ["export", str(study), str(file), "--format", "digests"]
+    assert main(export) == 0
+    assert main(export) == 2
+    assert main(["verify", str(study), "--against", str(file)]) == 0
+    assert "19 runs equal" in capsys.readouterr().out
+    lines = file.read_text().splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("near,0,"))
+    assert re.fullmatch(r"near,0,digest of near,[0-9a-f]{16}", lines[place])
+    lines[place] = lines[place][:-16] + "0" * 16
+    file.write_text("\n".join([*lines, "near,17,digest of near,0123456789abcdef"]))
+    assert main(["verify", str(study), "--against", str(file)]) == 1
+    out = capsys.readouterr().out
+    assert "near/0: other outputs: expected the sha256 0000000000000000" in out
+    assert "18 runs equal" in out
+    assert "1 different, 1 not made" in out
+    file.write_text(file.read_text().replace("digest of near", "another"))
+    assert main(["verify", str(study), "--against", str(file)]) == 1
+    assert "near: another experiment: expected the digest another" in capsys.readouterr().out
+    file.write_text("population\n")
+    assert main(["verify", str(study), "--against", str(file)]) == 1
+    assert "expected a file of" in capsys.readouterr().err
