@@ -58,7 +58,6 @@ class ExportFormat(StrEnum):
 
 OUTPUTS = (ExportFormat.klom, ExportFormat.easydub, ExportFormat.lira, ExportFormat.hub)
 """Formats that are folders of several populations' outputs."""
-
 MODEL_ENDINGS = (".pth", ".safetensors")
 
 
@@ -166,9 +165,8 @@ def status(
     if plot is not None:
         left_out = save_curves(store, list(loaded.populations), plot)
         write = print_error if as_json else print_line
-        for name, why in left_out.items():
-            write(f"not in {plot}: {name}: {why}")
-        write(f"wrote {plot}")
+        for line in [*(f"not in {plot}: {name}: {why}" for name, why in left_out.items()), f"wrote {plot}"]:
+            write(line)
 
 
 def _remarks(study: Study, store: StudyStore, everything: str) -> Iterator[str]:

@@ -283,7 +283,9 @@ class Execution(Block):
         "Results with and without agree to rounding, and each repeats bit for bit where deterministic.",
     )
     run_timeout_s: Float | None = Field(
-        None, gt=0, description="Seconds after which a script's process, on Ray any run, is ended. Default: no limit."
+        None,
+        gt=0,
+        description="Seconds after which a run is ended; inline, a script's alone. Default: no limit.",
     )
     pack: Int = Field(
         1,
