@@ -283,7 +283,9 @@ class Execution(Block):
         "Results with and without agree to rounding, and each repeats bit for bit where deterministic.",
     )
     run_timeout_s: Float | None = Field(
-        None, gt=0, description="Seconds after which a script's process, on Ray any run, is ended. Default: no limit."
+        None,
+        gt=0,
+        description="Seconds after which a run is ended; inline, a script's alone. Default: no limit.",
     )
     pack: Int = Field(
         1,
@@ -304,7 +306,7 @@ class Execution(Block):
     isolate: Literal["scripts", "all"] = Field(
         "scripts",
         description="Runs that have a process each. all: also those over the net of a factory, whose code may change "
-        "the process for later runs; costs 0.1 s of a CPU core per run.",
+        "the process for later runs; costs 0.2 s of a CPU core per run.",
     )
     track: tuple[Annotated[str, Field(pattern=r"^(tensorboard|mlflow|wandb|trackio)(=.+)?$")], ...] = Field(
         (),
