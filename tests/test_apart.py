@@ -159,6 +159,32 @@ def test_differences_of_logits_are_relative_and_know_nan():
     assert largest_difference(a, a[:, :1]) == np.inf
 
 
+SPAWNS = """\
+from __future__ import annotations
+
+import multiprocessing
+
+
+def square(number):
+    return number * number, __file__
+
+
+def unlearning(net, *loaders):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.map(square, [3])[0])
+    net[-1].bias.data += 1
+"""
+
+
+def test_processes_that_a_script_spawns_find_its_functions(tiny, tmp_path, capsys):
+    """Law: a pool of `spawn` calls a function of the script's, whose file is the script's own, and the run is made."""
+    (tmp_path / "spawns.py").write_text(SPAWNS)
+    mine = {"method": f"{tmp_path}/spawns.py:unlearning", "count": 1}
+    study = tiny(populations={"finetune": None, "mine": mine}, execution={"run_timeout_s": 60, "max_attempts": 1})
+    assert generate(study, backend="inline", verbose=True).failed == {}
+    assert f"(9, '{tmp_path}/spawns.py')" in capsys.readouterr().err
+
+
 WAITS = """\
 open({marks!r}, "w").write(f"{{os.getpid()}} {{os.getcwd()}} {{os.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '600')}}\\n")
     time.sleep(600)"""

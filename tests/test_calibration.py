@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from confidences import recipe
 
 from ray_unlearn.evaluation import intervals
-from ray_unlearn.evaluation.intervals import standard_error, subsets
-from ray_unlearn.evaluation.resampling import Settings
+from ray_unlearn.evaluation.intervals import Subsets, standard_error, subsets
+from ray_unlearn.evaluation.resampling import Draws, Settings
 
 calibration = recipe("calibration")
 
@@ -69,3 +71,31 @@ def test_intervals_of_the_other_measures_hold_the_truth() -> None:
     shares = {name: one["coverage"] for name, one in found.items()}
     assert min(shares.values()) >= 0.88, shares
     assert np.mean(list(shares.values())) >= 0.93
+
+
+def test_only_f_and_the_score_know_the_mode() -> None:
+    """Law: all other measures are the same numbers in parity and in exact mode, and so are their intervals."""
+    rng = np.random.default_rng(3)
+    cell = calibration.Cell(runs=16, images=12, rho=0.1, every=True)
+    sides = [cell.population(name, rng) for name in ("unlearned", "retrained")]
+    parity, exact = (
+        calibration.compare(calibration.Pair(*sides, mode, Settings(mode=mode, resamples=1, seed=0).attack_rng))
+        for mode in ("parity", "exact")
+    )
+    assert parity.keys() == exact.keys()
+    assert {name for name in parity if parity[name] != exact[name]} == {"forgetting_quality", "score"}
+
+
+def test_what_both_halves_of_the_images_share_has_the_whole_error() -> None:
+    """By hand: variance 4 over subsets, halves share 1: 13 / 3 x (1 + 3 x 0.55^2); without halves, 4 x 0.55^2."""
+    values = np.array([1.0, 5.0, 3.0, 3.0]) * (3 / 2) ** 0.5
+    halves = np.stack([values, values / 4], axis=1)
+    drawn = Subsets(pairs=[], factor=13 / 3, units=16, over_originals=False)
+    draws = Draws(values={"klom_unlearned_to_retrained": values}, points_KE=np.empty((0, 0)))
+    assert np.var(values, ddof=1) == pytest.approx(4)
+    assert np.cov(halves.T)[0, 1] == pytest.approx(1)
+    without = standard_error("klom_unlearned_to_retrained", draws, drawn, "exact")
+    assert without.se**2 == pytest.approx(13 / 3 * 4 * 0.3025)
+    draws = replace(draws, halves={"klom_unlearned_to_retrained": halves})
+    found = standard_error("klom_unlearned_to_retrained", draws, drawn, "exact")
+    assert found.se**2 == pytest.approx(13 / 3 * (1 + 3 * 0.3025))

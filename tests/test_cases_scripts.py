@@ -198,6 +198,11 @@ def test_a3_a_missing_folder_is_explained(body: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("body", "error", "expected"),
     [
+        (
+            "torch.zeros(1).mean().backward()",
+            MethodError,
+            r"grad_fn{}; no gradients are computed here: by @torch\.no_grad",
+        ),
         ("next(iter([]))", MethodError, r"StopIteration: {}; next\(\) found no further batch"),
         ("raise EOFError('EOF when reading a line')", MethodError, r"a line{}; nobody answers input\(\) in a run"),
         (
@@ -237,6 +242,18 @@ def test_c_scripts_whose_imports_fail(line: str, expected: str, tmp_path: Path):
     source = f"{line}\n\ndef unlearning(net, *loaders):\n    pass\n"
     with (
         pytest.raises(MethodError, match=expected),
+        script_function(f"{tmp_path}/mine.py:unlearning", source),
+    ):
+        pass
+
+
+def test_c_scripts_that_define_their_function_under_main(tmp_path: Path):
+    """Law: a function that exists when the script runs itself, but not when it is imported, is said to."""
+    source = "if __name__ == '__main__':\n    def unlearning(net, *loaders):\n        pass\n"
+    with (
+        pytest.raises(
+            MethodError, match=r"no function 'unlearning' in .*; it is defined, but not at the top of the fi"
+        ),
         script_function(f"{tmp_path}/mine.py:unlearning", source),
     ):
         pass

@@ -581,3 +581,38 @@ def test_b_weights_on_a_file_system_that_fails(monkeypatch: pytest.MonkeyPatch):
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match=r"https://x\.org/m\.pth: weights are not downloaded; download the file"):
         models.open_weights("https://x.org/m.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"1.running_var": torch.tensor([0.5, -1.0, 1.0, 1.0])},
+            "'1.running_var' has values below 0, which no variance",
+        ),
+        ({"14.weight": torch.eye(10, 16).to_sparse()}, "sparse_coo, on cpu; tensor.to_dense() makes it one"),
+    ],
+)
+def test_c_weights_that_no_training_leaves(change: State, said: str):
+    """Law: a variance below 0 would be outputs of NaN, blamed on the rate; a sparse tensor has its remedy."""
+    with pytest.raises(ModelError) as caught:
+        loaded(saved({**small().state_dict(), **change}), "a.pth", net=small())
+    assert said in str(caught.value)
+
+
+def test_c_weights_at_chance_are_said_to_be(tiny: Callable[..., Study], tmp_path: Path):
+    """Law: a file that fits by its shapes and knows nothing of the images is named before any run, no trained one."""
+    generate(tiny(populations={"finetune": None}, training={"epochs": 20}), backend="inline")
+    (trained,) = (tmp_path / "store").rglob("model.safetensors")
+    (tmp_path / "random.pth").write_bytes(saved(small().state_dict()))
+    lines = [
+        line
+        for file in (trained, tmp_path / "random.pth")
+        for line in open_job(
+            tiny(populations={"original": {"weights": str(file), "method": None, "on": None}}, name="other")
+        ).remarks
+        if "no more than chance" in line
+    ]
+    assert len(lines) == 1
+    assert "random.pth: its net is right on " in lines[0]
+    assert " of 64 training images, and " in lines[0]

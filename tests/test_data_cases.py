@@ -475,9 +475,15 @@ def test_whole_numbers_in_the_study_are_ids(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.txt", "12\n1234\n", r"entry 1: image id '1234' is not in data\.train"),
+        ("a.txt", "12\n1234\n", r"entry 1: image id '1234' is not in data\.train; as a position, it is none of 0 to 5"),
+        ("a.txt", "-1\n", r"image id '-1' is not in data\.train; as a position, it is none of 0 to 5"),
+        (
+            "a.npy",
+            np.array([1, 0, 0, 1, 0, 0]),
+            r"entry 2: .* was already named at .*; a mask of zeros and ones is wri",
+        ),
+        ("a.json", {"forget": [1], "retain": [2]}, "found a dictionary with the keys 'forget', 'retain': write one of"),
         ("a.npy", np.array([12, 8]), r"entry 1: image id '8' is not in data\.train"),
-        ("a.json", {"a": 1}, "expected a list of ids"),
         ("a.json", [[1]], "expected a list of ids"),
         ("a.json", "[", "cannot be read as a list of ids"),
         ("a.npy", np.array([{"a": 1}], dtype=object), "cannot be read as a list of ids"),
@@ -546,3 +552,16 @@ def test_a_pickled_list_of_ids_is_named(name: str, tmp_path: Path):
     torch.save(torch.arange(3), tmp_path / name)
     with pytest.raises(DataError, match=rf"{name}: a pickle, which may run code when read; write .* by numpy\.save"):
         read_ids(str(tmp_path / name))
+
+
+def test_a_list_that_names_another_split_is_refused(tmp_path: Path):
+    """Law: `test/a/0.png` is no image of data.train, though it has one of that name below its own folder."""
+    root = folder_of(tmp_path / "train", {"a": 3, "b": 3})
+    named = [f"{split}/a/0.png" for split in ("faces/train", "faces", "test", "val")]
+    assert [len(data_of(tmp_path, str(root), forget={"ids": [one]}).splits.sets["forget"]) for one in named[:2]] == [
+        1,
+        1,
+    ]
+    for one, split in zip(named[2:], ("test", "validation"), strict=True):
+        with pytest.raises(DataError, match=f"'{one}' is in a folder of {split} images, .* name it 'a/0.png' if"):
+            data_of(tmp_path, str(root), forget={"ids": [one]})

@@ -267,7 +267,7 @@ def test_two_runs_have_no_score_but_what_two_can_have(tmp_path: Path):
     assert not np.isnan(nulls["test_ratio"])
 
 
-@pytest.mark.parametrize("older", [1, 2])
+@pytest.mark.parametrize("older", [1, 2, 3])
 def test_an_older_file_is_read_with_a_warning_and_made_anew(tmp_path: Path, older: int):
     """Law: numbers of an older evaluation state that they are; `evaluate` mixes none of its parts with new ones."""
     study, store = evaluated_store(tmp_path, {"retrained": 3, "again": 3})

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ray_unlearn.evaluation.intervals import Error, t_quantile
-from ray_unlearn.evaluation.planning import plan, runs_needed, se_at
-from ray_unlearn.evaluation.scores import Estimate
+from ray_unlearn.evaluation.planning import falls, plan, runs_needed, se_at
+from ray_unlearn.evaluation.scores import Estimate, Growth
 
 
 def estimate(value: float, se: float, apart: float = 0.0, n: int = 16, df: float = 15) -> Estimate:
@@ -31,6 +31,22 @@ def test_widths_and_separations_of_a_study() -> None:
     assert [(one.first, one.second) for one in found.separations] == [("a", "b"), ("b", "c")]
     assert 16 < (found.separations[0].runs or 0) < 64
     assert found.separations[1].runs is None
+
+
+def test_widths_fall_as_f_does() -> None:
+    """By hand: F of two populations fell from 0.3 to 0.2 at the last doubling, so widths do by 1.5 at each, too."""
+    curves = [
+        [Growth(n=n, value=value, low=0, high=1) for n, value in each]
+        for each in ([(4, 0.9), (8, 0.2), (16, 0.15)], [(8, 0.1), (16, 0.05)], [(16, 0.7)])
+    ]
+    assert falls(curves) == pytest.approx(np.log2(1.5))
+    assert falls(curves[2:]) == falls([[*reversed(curves[0])]]) == 0.0
+    assert falls([[Growth(n=8, value=1, low=0, high=1), Growth(n=16, value=0.1, low=0, high=1)]]) == 1.0
+    steady, falling = (plan("score", {"a": estimate(0.2, 0.04)}, {}, b) for b in (0.0, np.log2(1.5)))
+    assert steady is not None
+    assert falling is not None
+    ratios = np.divide(steady.widths["a"], falling.widths["a"])
+    assert ratios == pytest.approx(1.5 ** np.arange(5))
 
 
 def test_there_is_no_plan_without_intervals_or_of_different_n() -> None:

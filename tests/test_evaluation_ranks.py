@@ -38,6 +38,15 @@ def test_what_populations_have_in_common_cancels():
     assert places(values, apart) == places(values) == {"a": (1, 2), "b": (1, 2)}
 
 
+def test_an_early_look_widens_no_interval():
+    """Law: the level of a look is that of places; intervals hold for all populations with 95 % at each look."""
+    values = {name: estimate(value) for name, value in (("a", 0.1), ("b", 0.14), ("c", 0.3))}
+    late, early = (ranks("forgetting_quality", values, {}, error) for error in (0.05, 1e-4))
+    assert [(one.low, one.high) for one in late.values()] == [(one.low, one.high) for one in early.values()]
+    assert [late[name].best for name in "abc"] == [3, 2, 1]
+    assert [early[name].worst for name in "abc"] == [3, 3, 1]
+
+
 def test_what_does_not_compare_has_no_place():
     """Law: other numbers of runs, or no interval, and no one is ranked; a population without a value is left out."""
     a, b, none = estimate(0.2), estimate(0.1), Estimate(value=None, n=32, missing="why")

@@ -85,7 +85,8 @@ def test_nothing_listens_but_ray():
     asking = {
         "cluster.liveness": {"socket.socket", "socket.create_connection"},
         "models.libraries": {"socket.create_connection"},  # to the Hub, to learn at once that there is no network
-        "usercode.fork_server": {"socket.socketpair"},  # between a process and its child, as the next
+        "usercode.fork_server": {"socket.socketpair", "socket.socket"},  # between a process and its child, as the next
+        "run.worker_process": {"socket.socketpair"},
         "usercode.serving": {"socket.socket"},
         "usercode.wire": {"socket.send_fds", "socket.recv_fds"},
     }

@@ -66,7 +66,7 @@ def forget(
     thumbnails: Annotated[
         bool, typer.Option("--thumbnails", help="Put pictures of the forgotten images on the page.")
     ] = False,
-    backend: Where = Backend.ray,
+    backend: Where = Backend.auto,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Make a model forget training images, with evidence.

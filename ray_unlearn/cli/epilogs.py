@@ -23,7 +23,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "generate": [
         "ray-unlearn generate study.yaml --workers 2",
         "ray-unlearn generate study.yaml --only finetune --set populations.finetune.count=128",
-        "ray-unlearn generate study.yaml --backend inline --shard 2/8",
+        "ray-unlearn generate study.yaml --backend inline --workers 4 --shard 2/8",
     ],
     "status": ["ray-unlearn status study.yaml --watch", "ray-unlearn status study.yaml --plot curves.png"],
     "verify": [

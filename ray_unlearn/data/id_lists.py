@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from ray_unlearn.data.class_names import is_split
 from ray_unlearn.data.csv_files import read_csv
 from ray_unlearn.data.files import read_local
-from ray_unlearn.errors import DataError, first_line
+from ray_unlearn.errors import DataError, did_you_mean, first_line
 
 _LARGEST_BYTES = 256 * 2**20
 _EXPECTED = "expected a list of ids, or a .csv file with a column image_id, a .txt, .json or .npy file of them"
@@ -102,7 +103,9 @@ def _entries(file: Path, count: int | None) -> list[str]:
         )
         raise DataError(f"{file}: cannot be read as a list of ids ({reason}); {_EXPECTED}") from error
     if not isinstance(found, list) or not all(map(_is_entry, found)):
-        raise DataError(f"{file}: data.forget.ids: {_EXPECTED}; found other values")
+        keys = ", ".join(map(repr, list(found)[:5])) if isinstance(found, dict) else ""
+        what = f"a dictionary with the keys {keys}: write one of its lists alone" if keys else "other values"
+        raise DataError(f"{file}: data.forget.ids: {_EXPECTED}; found {what}")
     return [str(one) for one in found]
 
 
@@ -156,14 +159,20 @@ def by_name(text: str, names: Mapping[str, Mapping[str, int]], position: Mapping
     Where both the text and the image's id have folders, these agree from the file upwards.
 
     Raises:
-        DataError: several images have it.
+        DataError: several images have it, or a folder before the image's says that it is of another split.
 
     """
     path = PurePosixPath(text.replace("\\", "/"))
     parts = [text, *("/".join(path.parts[start:]) for start in range(1, len(path.parts)))]
-    known = next((position[part] for part in parts if part in position), None)
-    if known is not None:
-        return known
+    start = next((start for start, part in enumerate(parts) if part in position), None)
+    if start is not None:
+        split = is_split(path.parts[start - 1]) if start else ""
+        if split in ("test", "validation"):
+            raise DataError(
+                f"{where}: {text!r} is in a folder of {split} images, and only images of data.train are forgotten; "
+                f"name it {parts[start]!r} if the image of that name in data.train is meant"
+            )
+        return position[parts[start]]
     for short in dict.fromkeys([*parts, path.name, path.stem]):
         if len(places := _in_folders_of(path, names.get(short, {}))) > 1:
             raise DataError(f"{where}: {text!r} is the name of {len(places)} images; name them with their folders")
@@ -216,6 +225,20 @@ def positions(listed: Listed, ids: Sequence[str], *, certain: bool) -> list[int]
                 "write the images' ids"
             )
     return found
+
+
+def no_image(text: str, position: Mapping[str, int], num_train: int) -> str:
+    """Return what else an entry that names no image may be: another id, or a position."""
+    number, same = whole(text.removeprefix("-")), like(text, position)
+    if not same and number is not None and (number >= num_train or text.startswith("-")):
+        return f"; as a position, it is none of 0 to {num_train - 1}"
+    return same or did_you_mean(text, position)
+
+
+def mask_of(listed: Listed, num_train: int) -> str:
+    """Return what to do where the entries are a mask of zeros and ones, one for each image; else an empty text."""
+    is_mask = len(listed) == num_train and {text for _, text in listed} <= {"0", "1", "0.0", "1.0"}
+    return "; a mask of zeros and ones is written as booleans: numpy.save(FILE, mask.astype(bool))" if is_mask else ""
 
 
 def like(text: str, position: Mapping[str, int]) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_unlearn.data.class_names import same_number
-from ray_unlearn.data.id_lists import by_name, find, like, names_of, positions, read_ids
+from ray_unlearn.data.id_lists import by_name, find, mask_of, names_of, no_image, positions, read_ids
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.arrow import read_table
@@ -213,10 +213,11 @@ def _named(data: Data, images: ImageTable) -> np.ndarray:
     found: dict[int, str] = {}
     for (where, image_id), place in zip(listed, places, strict=True):
         if place is None:
-            hint = like(image_id, position) or did_you_mean(image_id, position)
+            hint = no_image(image_id, position, images.num_train)
             raise DataError(f"{where}: image id {image_id!r} is not in data.train{hint}")
         if place in found:
-            raise DataError(f"{where}: image id {image_id!r} was already named at {found[place]}")
+            hint = mask_of(listed, images.num_train)
+            raise DataError(f"{where}: image id {image_id!r} was already named at {found[place]}{hint}")
         if images.given[place] == "validation":
             raise DataError(
                 f"{where}: image id {image_id!r} is in the source's validation set; it cannot be forgotten too"

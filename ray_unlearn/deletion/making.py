@@ -97,7 +97,7 @@ def forget(
     out: str | Path,
     budget: str = "30m",
     thumbnails: bool = False,
-    backend: BackendName = "ray",
+    backend: BackendName = "auto",
     most: int = MOST,
     say: Say = print_error,
     **request: Any,
@@ -108,7 +108,7 @@ def forget(
         out: folder for the study file, the model and the page.
         budget: time for making runs, such as 90s, 30m or 1h30m.
         thumbnails: put pictures of the forgotten images on the page.
-        backend: `ray`, or `inline` for this process.
+        backend: as of `generate`.
         most: unlearned and retrained runs at most.
         say: called with one line per step of progress.
         request: fields of `Request`: model, arch, data, ids, test, method, image_size, normalize, training, ...
@@ -129,7 +129,7 @@ def forget_study(
     *,
     seconds: float,
     thumbnails: bool = False,
-    backend: BackendName = "ray",
+    backend: BackendName = "auto",
     most: int = MOST,
     say: Say = print_error,
 ) -> Deletion:

@@ -31,7 +31,7 @@ from ray_unlearn.evaluation.one_run import control_splits
 from ray_unlearn.evaluation.other_stores import planned_runs
 from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
 from ray_unlearn.evaluation.permutation import LEAST_RUNS
-from ray_unlearn.evaluation.planning import plan
+from ray_unlearn.evaluation.planning import falls, plan
 from ray_unlearn.evaluation.ranks import RANKED, ranks
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import (
@@ -264,7 +264,7 @@ def _ranked(
         draws = {name: parts[name].draws[measure] for name in unlearned if measure in parts[name].draws}
         if places := ranks(measure, estimates, draws, error):
             found[measure] = places
-        if planned := plan(measure, estimates, draws):
+        if planned := plan(measure, estimates, draws, falls(one.growth for one in unlearned.values())):
             plans.append(planned)
     return found, plans[0] if plans else None
 

@@ -107,6 +107,11 @@ def _together(draws: Sequence[Draws]) -> Draws:
     points = [one.points_KE for one in draws]
     return Draws(
         values={name: np.mean([one.values[name] for one in draws], axis=0) for name in names},
+        halves={
+            name: np.mean([one.halves[name] for one in draws], axis=0)
+            for name in draws[0].halves
+            if all(name in one.halves for one in draws)
+        },
         points_KE=np.concatenate(points, axis=1) if len({len(one) for one in points}) == 1 else np.empty((0, 0)),
         points_E=np.concatenate([one.points_E for one in draws]),
     )

@@ -23,7 +23,8 @@ at N = 16 and 64 it is 30 % below. So `apart` is multiplied by the variance over
 mean on the subsets. Without it, `apart` was 10 % too small at N = 32 and 30 % too large at N = 16 and 64. The grid of
 `parity` is so fine that this ratio is 1 (0.9 to 1.05), and it is left out there.
 
-Percentiles over images (KLOM) and true positive rates have a factor of their own, `Measure.error`.
+Percentiles over images (KLOM) and true positive rates have a factor of their own, `Measure.error`. For KLOM and U-LiRA
+it holds for what images have alone; what they share is the covariance of the values on two halves of the images.
 
 The factors were chosen with simulated populations of known truth, in both modes, N from 16 to 128, 40 and 200 images,
 and verified with others; README.md of this room has both tables, and tests/bench/calibration.py measures them.
@@ -124,7 +125,9 @@ def _orders(population: str, runs: int, settings: Settings) -> list[Rows]:
 def standard_error(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error:
     """Return the standard error of a measure at N."""
     values_K = draws.values[name]
-    total = float(np.var(values_K, ddof=1)) * drawn.factor * MEASURES[name].error ** 2
+    variance = float(np.var(values_K, ddof=1))
+    shared = _in_both(draws.halves[name], variance) if name in draws.halves else 0.0
+    total = (shared + (variance - shared) * MEASURES[name].error ** 2) * drawn.factor
     if name not in _MADE_OF_POINTS or drawn.over_originals:
         return Error(se=total**0.5, df=drawn.units - 1)
     points_KE = draws.points_KE
@@ -133,11 +136,16 @@ def standard_error(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error
     if not f or not mean:
         return Error(se=total**0.5, df=drawn.units - 1)
     apart = each * (mean / f) ** 2  # of a score, which is F times two ratios
-    shared = SHARED[mode] * max(float(np.var(values_K, ddof=1)) - apart, 0) * drawn.factor
+    shared = SHARED[mode] * max(variance - apart, 0) * drawn.factor
     apart *= APART[mode] * (_lattice(draws) if mode == "exact" else 1.0)
     df = min(SHARED_DF, drawn.units - 1)
     both = (shared + apart) ** 2 / (shared**2 / df + apart**2 / (drawn.units - 1)) if shared + apart else 1.0
     return Error(se=(shared + apart) ** 0.5, df=both, apart=apart**0.5)
+
+
+def _in_both(halves_K2: npt.NDArray[np.float64], variance: float) -> float:
+    """Return what two halves of the images have in common: their covariance, from 0 to the variance of the whole."""
+    return float(np.clip(np.cov(halves_K2.T)[0, 1], 0.0, variance))
 
 
 def _lattice(draws: Draws) -> float:

@@ -10,7 +10,7 @@ Does not cover: reading outputs and keeping scores (`evaluate`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth
 from ray_unlearn.evaluation.single_images import Side, epsilon_bounds, image_numbers, missed, quantiles_of, with_quality
 from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
 from ray_unlearn.evaluation.whole_populations import tests_of, variance_of
+from ray_unlearn.evaluation.worst_images import image_scores
 from ray_unlearn.store import Record
 from ray_unlearn.store.membership import MEMBERS
 
@@ -118,7 +119,7 @@ def on_set(
     values, drawn = compare(pair), subsets(unlearned, theirs, settings, originals)
     quality = pair.once(quality_of) if "forgetting_quality" in values else None
     points_E = quality.points_E if quality else None
-    draws = values_on(unlearned, theirs, drawn.pairs, settings, attacked.values, points_E)
+    draws = replace(values_on(unlearned, theirs, drawn.pairs, settings, attacked.values, points_E), first=None)
     at_null = _at_null(unlearned, reference, null_runs, settings)
     beside_null = values_on(unlearned, reference, at_null, settings, attacked.values)
     names_of = [name for name, one in MEASURES.items() if one.applies(unlearned)]
@@ -137,7 +138,14 @@ def on_set(
             "variance": variance_of(unlearned, reference),
         }
     )
-    side = Side(unlearned=unlearned, reference=reference, pair=beside_null.first or pair, names=names)
+    judged = beside_null.first or pair
+    side = Side(
+        unlearned=unlearned,
+        reference=reference,
+        images=image_scores(judged),
+        image_runs=len(judged.unlearned),
+        names=names,
+    )
     return OnSet(side=side, population=scored, draws=draws, drawn=drawn)
 
 

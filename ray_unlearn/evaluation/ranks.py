@@ -38,7 +38,7 @@ def ranks(
         measure: its name; high is better.
         estimates: of the measure, by population.
         draws: values of the measure on subsets, by population; the k-th are of the same subset of the reference.
-        error: chance that any claim is false.
+        error: chance that any difference is called sure and is none; intervals hold with 95 % confidence in any case.
 
     """
     found = {name: one for name, one in estimates.items() if one.value is not None}
@@ -56,7 +56,7 @@ def ranks(
             first, last = (one, other) if difference > 0 else (other, one)
             worse[first] += 1
             better[last] += 1
-    level = 1 - error / len(found)
+    level = 1 - _ERROR / len(found)
     places = {}
     for name in found:
         low, high = interval(measure, values[name], errors[name], level)

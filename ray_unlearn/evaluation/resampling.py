@@ -15,8 +15,9 @@ Does not cover: which numbers there are (`measures`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -94,6 +95,8 @@ class Draws:
     """Points of each forget image, whose mean is F; [0, 0] where F is not computed."""
     points_E: FloatArray = field(default_factory=lambda: np.empty(0))
     """The same of all runs; empty where they are not known."""
+    halves: dict[str, FloatArray] = field(default_factory=dict)
+    """[K, 2] by measure, of those that state it: values on two halves of the images."""
     first: Pair | None = None
     """The first of the pairs, with what was computed of it; None without any."""
 
@@ -110,23 +113,43 @@ def values_on(
 
     Of few runs the same rows are drawn several times, and computed once.
     """
-    known = dict[tuple[bytes, bytes], tuple[Values, FloatArray]]()
+    known = dict[tuple[bytes, bytes], _OnRows]()
     first = None
     for ours, theirs in pairs:
         if (key := _key(ours, theirs)) not in known:
             taken = {name: values_R[ours] for name, values_R in alone.items()}
             pair = Pair(unlearned.take(ours), reference.take(theirs), settings.mode, settings.attack_rng, taken)
-            values = compare(pair)
-            points = pair.once(quality_of).points_E if "forgetting_quality" in values else np.empty(0)
-            known[key], first = (values, points), first or pair
+            known[key], first = _on_rows(pair), first or pair
     found = [known[_key(*rows)] for rows in pairs]
-    names = [name for name in MEASURES if found and all(name in values for values, _ in found)]
+    names, halved = _of_all([one.values for one in found]), _of_all([one.halves for one in found])
     return Draws(
-        values={name: np.array([values[name] for values, _ in found]) for name in names},
-        points_KE=np.stack([points for _, points in found]) if "forgetting_quality" in names else np.empty((0, 0)),
+        values={name: np.array([one.values[name] for one in found]) for name in names},
+        points_KE=np.stack([one.points_E for one in found]) if "forgetting_quality" in names else np.empty((0, 0)),
         points_E=np.empty(0) if points_E is None else points_E,
+        halves={name: np.array([one.halves[name] for one in found]) for name in halved},
         first=first,
     )
+
+
+class _OnRows(NamedTuple):
+    """What some runs of both sides give."""
+
+    values: Values
+    points_E: FloatArray
+    halves: dict[str, tuple[float, float]]
+
+
+def _on_rows(pair: Pair) -> _OnRows:
+    values = compare(pair)
+    halves = {
+        name: both for name in values if (of := MEASURES[name].halves) is not None and (both := of(pair)) is not None
+    }
+    return _OnRows(values, pair.once(quality_of).points_E if "forgetting_quality" in values else np.empty(0), halves)
+
+
+def _of_all(found: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return the measures that all have, in the order of tables."""
+    return [name for name in MEASURES if found and all(name in one for one in found)]
 
 
 def _key(ours: Rows, theirs: Rows) -> tuple[bytes, bytes]:

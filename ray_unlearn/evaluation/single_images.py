@@ -34,7 +34,7 @@ from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import EpsilonBounds, ImageQuantiles, OneRunAudit, Slice
 from ray_unlearn.evaluation.slices import forget_keys
-from ray_unlearn.evaluation.worst_images import image_scores, joined, quantiles
+from ray_unlearn.evaluation.worst_images import joined, quantiles
 from ray_unlearn.wording import plural
 
 Number = Literal["epsilon", "u_lira_auc", "klom"]
@@ -46,8 +46,10 @@ class Side:
 
     unlearned: Outputs
     reference: Outputs
-    pair: Pair
-    """Runs that single images are judged by: at the null's N, or all without a null."""
+    images: Mapping[str, FloatArray]
+    """Numbers that each forget image has (`worst_images`): at the null's N, or of all runs without a null."""
+    image_runs: int
+    """Runs a side that these are of."""
     names: ImageNames
 
     def phi(self) -> tuple[FloatArray, FloatArray]:
@@ -61,7 +63,7 @@ class Side:
 
 def image_numbers(sides: Sequence[Side]) -> dict[str, FloatArray]:
     """Return the numbers that each image has, of the images of one forget set after the other."""
-    return joined([image_scores(side.pair) for side in sides])
+    return joined([side.images for side in sides])
 
 
 def quantiles_of(numbers: Mapping[str, FloatArray], sides: Sequence[Side]) -> tuple[ImageQuantiles, ...]:
@@ -70,7 +72,7 @@ def quantiles_of(numbers: Mapping[str, FloatArray], sides: Sequence[Side]) -> tu
     return tuple(
         ImageQuantiles(
             number=number,
-            n=len(sides[0].pair.unlearned),
+            n=sides[0].image_runs,
             quantiles=quantiles(numbers[number]),
             worst=ids[int(numbers[number].argmax())],
         )

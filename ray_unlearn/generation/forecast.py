@@ -20,6 +20,9 @@ from ray_unlearn.generation.estimates import Estimate, Step, estimate, expected_
 from ray_unlearn.store import Record
 from ray_unlearn.study.schema import Execution, Study
 
+_ALONE = 0.7
+"""CPU time of a run of one thread over its wall time, below which it waited for others: it does nothing else."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forecast:
@@ -33,7 +36,7 @@ class Forecast:
     free_bytes: int | None
     """Free bytes where the runs go; None for an object store."""
     busy: str = ""
-    """Why a step that was measured took longer than it does alone; empty where nothing says so."""
+    """Why runs, or a step that was measured, took longer than they do alone; empty where nothing says so."""
 
     @property
     def seconds(self) -> float | None:
@@ -88,7 +91,7 @@ def look_ahead(checks: Checks, *, workers: int | None, gpus_per_worker: float | 
         device=device,
         gpus_per_worker=share,
         free_bytes=_free_bytes(checks),
-        busy=busy,
+        busy=busy or _waited(study, records, estimates),
     )
 
 
@@ -99,6 +102,21 @@ def _busy(cores_of_a_step: int) -> str:
     if load + cores_of_a_step < cores + 0.5:
         return ""
     return f"this machine is busy (load {load:.1f} on {cores} cores), so the measured step took longer than alone"
+
+
+def _waited(study: Study, records: Mapping[str, Mapping[int, Record]], estimates: Mapping[str, Estimate]) -> str:
+    """Return that runs of one thread waited for the CPU, so that their seconds are no measure; else nothing."""
+    basis = [one for name, each in records.items() if estimates[name].pending for one in each.values()]
+    wall_s = sum(sum(one.seconds.values()) for one in basis)
+    if study.execution.cpus_per_worker > 1 or not wall_s or any(one.device != "cpu" for one in basis):
+        return ""
+    share = sum(sum(one.cpu_seconds.values()) for one in basis) / wall_s
+    if not 0 < share < _ALONE:
+        return ""
+    return (
+        f"the runs that were made had {100 * share:.0f} % of a core each, because other processes, or more workers "
+        "than cores, used the machine; alone they take as much less"
+    )
 
 
 def _records(checks: Checks) -> Mapping[str, Mapping[int, Record]]:

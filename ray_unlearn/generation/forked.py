@@ -11,14 +11,9 @@ Does not cover: forking (`usercode.fork_server`), what a worker does (`run.forke
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ray_unlearn.data.decode import DecodedSlice, DecodeJob
@@ -26,15 +21,14 @@ from ray_unlearn.data.prepare import in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.errors import StudyError
 from ray_unlearn.generation.inline import inline_device
-from ray_unlearn.run.forked import WORK, NotOpened
 from ray_unlearn.run.job import Job
 from ray_unlearn.run.outcome import Attempt
+from ray_unlearn.run.worker_process import NotOpened, WorkerDied, WorkerProcess
 from ray_unlearn.schedule.deadlines import Deadlines
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.schedule.pool import Finished, Lost, Pool, Ready, Report
 from ray_unlearn.study.schema import Execution, Study
-from ray_unlearn.usercode.fork_server import ForkServer, ServerLost, fork_server, start
-from ray_unlearn.usercode.processes import how_it_ended
+from ray_unlearn.usercode.fork_server import ServerLost, fork_server, start
 from ray_unlearn.usercode.wire import ready
 from ray_unlearn.wording import plural
 
@@ -42,9 +36,6 @@ if TYPE_CHECKING:
     from ray_unlearn.generation.records import Work
 
 _POLL_S = 1.0
-_TAIL_BYTES = 2**12
-"""Bytes of what a worker printed last, outside of runs, that are kept to say why it died."""
-_READ_BYTES = 2**16
 
 
 class ForkedBackend:
@@ -106,55 +97,15 @@ def check_cpu(execution: Execution) -> None:
         )
 
 
-@dataclass(slots=True)
-class _Forked:
-    """A worker's process, seen from here."""
-
-    server: ForkServer
-    """The server that forked it, and has forked nothing else."""
-    channel: Connection
-    output: int
-    """Descriptor of what it prints outside of runs; -1 once all is read."""
-    is_ready: bool = False
-    tail: bytearray = field(default_factory=bytearray)
-
-    def keep(self, data: bytes) -> None:
-        """Keep the end of what it printed."""
-        self.tail += data
-        del self.tail[:-_TAIL_BYTES]
-
-    def read_output(self) -> None:
-        """Read a part of what it printed, which is there."""
-        if data := os.read(self.output, _READ_BYTES):
-            self.keep(data)
-        else:
-            self.output = -1
-
-    def how_it_died(self) -> str:
-        """Wait until all that belongs to a worker which has died is gone; return how it died."""
-        try:
-            how = how_it_ended(self.server.end_fork(self.keep).status)
-        except ServerLost as error:
-            how = str(error)
-        last = next((line.strip() for line in reversed(self.tail.decode(errors="replace").splitlines()) if line), "")
-        return f"worker process died: it {how}{f'; its last line: {last[:200]}' if last else ''}"
-
-    def end(self) -> None:
-        """Kill it and all that it started."""
-        self.channel.close()
-        self.server.close()
-
-
 class ForkedPool:
     """Processes of this machine that each hold one worker."""
 
     device = "cpu"
 
     def __init__(self, job: Job, workers: int) -> None:
-        # Only the driver writes the splits' file: for a million images, it would be 62 MB for every worker.
-        self._job = replace(job, data=replace(job.data, arrows={}))
-        self._count = workers
-        self._workers: dict[int, _Forked] = {}
+        self._job, self._count = job, workers
+        self._workers: dict[int, WorkerProcess] = {}
+        self._opening: set[int] = set()
         self._not_started: list[Report] = []
         self._started = 0
         self._timeout_s = job.plan.study.execution.run_timeout_s
@@ -173,34 +124,17 @@ class ForkedPool:
         """Fork a process, which opens the job."""
         self._started += 1
         try:
-            self._workers[self._started] = self._forked()
+            with fork_server() as first:
+                scripts = first.clone() if self._scripts or self._job.isolates_any else None
+                self._workers[self._started] = WorkerProcess(first.clone(), self._job, self.device, scripts=scripts)
+            self._opening.add(self._started)
         except ServerLost as error:
             self._not_started.append(Lost(self._started, str(error), died=True))
         return self._started
 
-    def _forked(self) -> _Forked:
-        ours, theirs = socket.socketpair()
-        files = [theirs.detach()]
-        channel = Connection(ours.detach())
-        try:
-            with fork_server() as first:
-                server = first.clone()
-                files += [first.clone().given_away()] if self._scripts else []
-            output = server.begin_fork(WORK, {"folder": str(Path.cwd())}, files)
-        except BaseException:
-            channel.close()
-            raise
-        finally:
-            for descriptor in files:
-                os.close(descriptor)
-        with suppress(OSError):  # `wait` finds a process that has died already
-            channel.send((self._job, self.device))
-        return _Forked(server, channel, output)
-
     def submit(self, worker: int, attempts: Sequence[Attempt], *, flush: bool) -> None:
         """Send a worker runs; it executes its calls in order."""
-        with suppress(OSError):  # as above
-            self._workers[worker].channel.send((attempts, flush))
+        self._workers[worker].send(attempts, flush=flush)
         self._deadlines.given(worker, attempts, time.monotonic())
 
     def wait(self) -> list[Report]:
@@ -215,18 +149,16 @@ class ForkedPool:
         return [*reports, *(self._too_long(worker) for worker, _ in self._deadlines.overdue(time.monotonic()))]
 
     def _report(self, worker: int) -> Report:
-        one = self._workers[worker]
         try:
-            message = one.channel.recv()
-        except (EOFError, OSError):
-            cause = one.how_it_died()
+            message = self._workers[worker].receive()
+        except WorkerDied as error:
             self.stop(worker)
-            return Lost(worker, cause, died=True)
+            return Lost(worker, str(error), died=True)
         if isinstance(message, NotOpened):
             self.stop(worker)
             return Lost(worker, message.cause, message.unshared)
-        if not one.is_ready:
-            one.is_ready = True
+        if worker in self._opening:
+            self._opening.discard(worker)
             return Ready(worker, message)
         self._deadlines.answered(worker, time.monotonic())
         return Finished(worker, message)
@@ -240,9 +172,9 @@ class ForkedPool:
     def stop(self, worker: int) -> None:
         """Kill a worker, and forget its calls in flight."""
         self._deadlines.forget(worker)
-        one = self._workers.pop(worker, None)
-        if one is not None:
-            one.end()
+        self._opening.discard(worker)
+        if worker in self._workers:
+            self._workers.pop(worker).close()
 
     def close(self) -> None:
         """Kill every worker."""

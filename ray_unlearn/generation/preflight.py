@@ -70,6 +70,8 @@ def import_what_runs_need() -> None:
     try:
         import pandas  # noqa: F401 - tables of metrics are written at the end
 
+        import ray_unlearn.run.worker  # noqa: F401
+
     except Exception as error:  # a damaged library, or one built for another machine, may raise anything
         reason = without_keys(" ".join(str(error).split()))[:300]
         raise RayUnlearnError(

@@ -30,6 +30,7 @@ from ray_unlearn.study.schema import Normalize, Study
 from ray_unlearn.study.uris import label
 
 _TRIED_IMAGES = 2  # a training step of a large net on large images takes seconds per image
+_JUDGED_IMAGES = 64
 _CANNOT = "and the net cannot take a training step on one (batch normalisation needs two values per channel)"
 
 
@@ -68,6 +69,7 @@ def check_model(job: Job) -> Iterator[str]:
     for population in populations:
         if isinstance(population.method.options, WeightsOptions):
             yield from check_weights(study, job.data.num_classes, model, population.method.options)
+            yield from _at_chance(job, model, population.method.options.weights[-1])
 
 
 def _check_method(population: Population, model: nn.Module, num_classes: int) -> None:
@@ -124,6 +126,26 @@ def check_weights(study: Study, num_classes: int, model: nn.Module, options: Wei
             if text not in said:
                 yield note
             said.add(text)
+
+
+def _at_chance(job: Job, model: nn.Module, path: str) -> Iterator[str]:
+    """Yield a line where the model, which holds a file's net, is no better on training images than one class is."""
+    first = job.data.train
+    if first.storage.local is None:
+        return
+    pixels = Pixels(first.map(), torch.device("cpu"))
+    rows = Seeds(study=0).numpy("chance").permutation(len(pixels))[:_JUDGED_IMAGES]
+    images = ImageSet(pixels, rows, Scaling.of(job.plan.study.data.normalize))
+    images_BCHW, labels_B = images.batch(np.arange(len(rows)))
+    with torch.no_grad():
+        right = int((models.Template(model).copy().eval()(images_BCHW).argmax(1) == labels_B).sum())
+    largest = int(torch.bincount(labels_B).max())
+    if right <= largest + 3 * (largest * (1 - largest / len(rows))) ** 0.5:
+        yield (
+            f"{label(path)}: its net is right on {right} of {len(rows)} training images, and {largest} of them are of "
+            "one class, so it knows no more than chance: check data.image_size and data.normalize (as it was trained), "
+            "the order of the classes, and that it is a trained one"
+        )
 
 
 def _check_normalisation(study: Study, found: Scales | None, where: str) -> Iterator[str]:

@@ -70,7 +70,9 @@ def _about_batches(error: Exception, batches: Literal["challenge", "tuple"]) -> 
 
 
 def _about_machine(error: Exception) -> str:
-    """Return what to do where a function asks for a GPU, a user at a keyboard, or more batches than there are."""
+    """Return what to do where a function asks for a GPU, a keyboard, gradients or batches that a run has not."""
+    if "does not require grad and does not have a grad_fn" in str(error):
+        return "no gradients are computed here: by @torch.no_grad or inference_mode, or all parameters are frozen"
     if isinstance(error, EOFError) and "reading a line" in str(error):
         return "nobody answers input() in a run: give the function keyword arguments instead"
     if isinstance(error, StopIteration):

@@ -18,6 +18,7 @@ from ray_unlearn.errors import MethodError, StudyError, did_you_mean
 from ray_unlearn.methods import METHODS, Method
 from ray_unlearn.methods.form import check_script_form
 from ray_unlearn.methods.keywords import checked, hidden
+from ray_unlearn.methods.rescaling import rescales
 from ray_unlearn.methods.script import ScriptOptions, script_method
 from ray_unlearn.methods.unrepeatable import draws_anew
 from ray_unlearn.models import open_weights
@@ -108,13 +109,28 @@ def remarks(study: Study, uses: Mapping[str, MethodUse]) -> list[str]:
                 for key in hidden(use.name, use.source, keys, use.options.arguments)  # type: ignore[attr-defined]
             ]
             lines += _unrepeatable(population, use)
+            lines += _rescaling(study, population, use)
     return lines
+
+
+def _texts(use: MethodUse) -> dict[str, str]:
+    return {Path(use.name.rpartition(":")[0]).name: use.source, **use.modules}
+
+
+def _rescaling(study: Study, population: str, use: MethodUse) -> list[str]:
+    """Return a line where a script seems to scale images that the study has scaled."""
+    found = [f"{file}:{line}: {text}" for file, source in _texts(use).items() for line, text in rescales(source)]
+    if not found or study.data.normalize in ("raw", "unit"):
+        return []
+    return [
+        f"population {population}: its script seems to scale images ({found[0]}), which data.normalize has done; "
+        "scale in one of the two: data.normalize: raw hands out 0..255, and unit 0..1"
+    ]
 
 
 def _unrepeatable(population: str, use: MethodUse) -> list[str]:
     """Return a line where the runs of a script have other bytes when they are made again."""
-    texts = {Path(use.name.rpartition(":")[0]).name: use.source, **use.modules}
-    found = [f"{file}:{line}: {call}" for file, text in texts.items() for line, call in draws_anew(text)]
+    found = [f"{file}:{line}: {call}" for file, text in _texts(use).items() for line, call in draws_anew(text)]
     if not found:
         return []
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""

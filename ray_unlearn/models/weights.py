@@ -191,11 +191,14 @@ def _is_head(
 
 
 def _check_plain(name: str, tensor: torch.Tensor, where: str) -> None:
-    """Refuse a tensor that is complex, quantised, sparse or without data."""
+    """Refuse a tensor that is complex, quantised, sparse or without data, and a variance below 0."""
     plain = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized or tensor.is_complex())
     if not plain:
         kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
-        raise ModelError(f"{where}: tensor {name!r}: expected plain numbers; found {kind}")
+        dense = "; tensor.to_dense() makes it one" if tensor.layout != torch.strided else ""
+        raise ModelError(f"{where}: tensor {name!r}: expected plain numbers; found {kind}{dense}")
+    if name.endswith("running_var") and (tensor < 0).any():
+        raise ModelError(f"{where}: tensor {name!r} has values below 0, which no variance is: the file is damaged")
 
 
 def _check_values(name: str, tensor: torch.Tensor, own: nn.Parameter, where: str) -> None:

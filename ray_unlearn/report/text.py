@@ -116,7 +116,7 @@ def plan_lines(scores: Scores) -> list[str]:
     for one in found.separations:
         many = "more runs do not show it" if one.runs is None else f"{plural(one.runs, 'run')} a side show it"
         lines.append(f"{one.first} - {one.second} = {decimals(one.difference)}: {many}")
-    return [*lines, "in 80 % of studies, for all pairs at once, if the difference stays what it is"]
+    return [*lines, "in 80 % of studies, for all pairs at once, if F goes on changing as it did at the last doubling"]
 
 
 def growth_lines(scores: Scores) -> list[str]:

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,7 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.model import Model
 from ray_unlearn.study.schema import Execution
 from ray_unlearn.study.shuffle import Shuffle
+from ray_unlearn.usercode.imports import let_spawned_import
 from ray_unlearn.usercode.memory import keep_freed_memory
 from ray_unlearn.usercode.wire import read_all, write_result
 
@@ -154,6 +157,7 @@ def _made(arguments: Mapping[str, Any], sets: Mapping[str, ImageSet]) -> nn.Modu
     show_warnings_briefly()
     count_gpus_by_cuda()
     configure(device, opened.execution)
+    let_spawned_import(arguments["method"], arguments["source"], Path(tempfile.gettempdir()))
     method = script_method(arguments["method"], arguments["source"], arguments["planned"])
     net = opened.originals[arguments["original"]].to(device)
     rng = Seeds(**arguments["seeds"])

@@ -7,7 +7,8 @@
 
 A run is published while the next one trains: all training happens in the caller's thread, one publication at most is
 in flight in another. A run's bytes depend on the run and the thread count alone, not on the worker or its earlier runs.
-A script runs in a process of its own (`apart`); what a run's code prints is kept as the run's log.
+A script runs in a process of its own (`apart`), a run that the study isolates in a worker of its own (`made_alone`);
+what a run's code prints is kept as the run's log.
 
 Does not cover: the order of runs (`ray_unlearn.schedule`).
 """
@@ -42,6 +43,7 @@ from ray_unlearn.run.publisher import Publisher
 from ray_unlearn.run.run_log import RunLog, recorded
 from ray_unlearn.run.settings import arithmetic, configure, device_name, warm_up
 from ray_unlearn.run.taken_back import compare, load
+from ray_unlearn.run.worker_process import made_alone
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import FailedRecord
 from ray_unlearn.store.arithmetic import SCRIPT, arithmetic_of
@@ -99,7 +101,7 @@ class Worker:
 
         """
         job, execution = self._job, self._job.plan.study.execution
-        if any(population.method.source for population in job.plan.populations.values()):
+        if job.isolates_any or any(population.method.source for population in job.plan.populations.values()):
             start_fork_server()  # its imports take as long as all that follows
         check_shared(job.store, job.marker)
         keep_freed_memory()
@@ -161,6 +163,8 @@ class Worker:
         """Make one run and begin to publish it; return the outcomes known so far. Every failure is an outcome."""
         start, log = time.monotonic(), RunLog()
         try:
+            if self._job.isolates(run):
+                return [*self.flush(), *made_alone(self._job, str(self._device), run, attempt)]
             with recorded(log):
                 made = self._make(run, attempt, start, log)
         except (Exception, SystemExit) as error:  # a method that calls sys.exit fails its run, not the worker

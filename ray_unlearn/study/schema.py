@@ -287,6 +287,11 @@ class Execution(Block):
     script_memory_gib: Float | None = Field(
         None, gt=0, description="GiB that the processes of a script's run may hold (Linux). Default: 0.9 of the memory."
     )
+    isolate: Literal["scripts", "all"] = Field(
+        "scripts",
+        description="Runs that have a process each. all: also those over the net of a factory, whose code may change "
+        "the process for later runs; costs 0.1 s of a CPU core per run.",
+    )
     track: tuple[Annotated[str, Field(pattern=r"^(tensorboard|mlflow|wandb|trackio)(=.+)?$")], ...] = Field(
         (),
         description="Trackers that get every made run's metrics: tensorboard, mlflow, wandb (offline) or trackio, "

@@ -26,6 +26,7 @@ import hashlib
 import importlib
 import itertools
 import linecache
+import re
 import sys
 import sysconfig
 import traceback
@@ -221,9 +222,30 @@ def script_function(method: str, source: str) -> Iterator[Callable[..., Any]]:
         remove_folder(folder)
 
 
+def _module_name(source: str) -> str:
+    return f"{SCRIPT_PREFIX}{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+
+
+def let_spawned_import(method: str, source: str, folder: Path) -> None:
+    """Put a module into a folder, and that on the path, by which Python processes that a script spawns find the script.
+
+    A process of `multiprocessing.get_context("spawn")` inherits the path, and imports the modules of the functions that
+    it is to call. Without this, a pool of such processes starts one after another for ever.
+    """
+    copy = folder / "script.txt"
+    copy.write_text(source, encoding="utf-8")
+    (folder / f"{_module_name(source)}.py").write_text(
+        f"__file__ = {method.rpartition(':')[0]!r}\n"
+        f"with open({str(copy)!r}, encoding='utf-8') as source:\n"
+        "    exec(compile(source.read(), __file__, 'exec'), globals())\n",
+        encoding="utf-8",
+    )
+    sys.path.append(str(folder))
+
+
 def _load(method: str, source: str) -> Callable[..., Any]:
     path, _, name = method.rpartition(":")
-    module = ModuleType(f"{SCRIPT_PREFIX}{hashlib.sha256(source.encode()).hexdigest()[:12]}")
+    module = ModuleType(_module_name(source))
     module.__file__ = path
     sys.modules[module.__name__] = module  # what the script defines can be pickled to a DataLoader's workers
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)  # tracebacks show its lines
@@ -235,7 +257,10 @@ def _load(method: str, source: str) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if not callable(function):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise MethodError(f"method {method}: no function {name!r} in {path}{did_you_mean(name, names)}")
+        hint = did_you_mean(name, names)
+        if re.search(rf"(?m)^[ \t]+def {re.escape(name)}\b", source):
+            hint = "; it is defined, but not at the top of the file: `if __name__ == '__main__':` is false in a run"
+        raise MethodError(f"method {method}: no function {name!r} in {path}{hint}")
     return function  # type: ignore[no-any-return]
 
 

@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=int, help="of b, c and d; default: the CPU cores, on a GPU 1")
     add("--sides", default=SIDES, help="which of a, b, c, d")
     add("--device", choices=["cpu", "cuda"], default="cpu")
-    add("--backend", choices=["ray", "inline"], default="ray", help="of d; inline leaves c out")
+    add("--backend", choices=["auto", "ray", "inline"], default="auto", help="of d; inline leaves c out")
     add("--original", type=Path, help="weights to start from; default: freshly initialised")
     add("--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="override the study of d")
     add("--folder", type=Path, help="keep everything that is made here")
@@ -110,7 +110,8 @@ def _sides(asked: argparse.Namespace) -> str:
     sides = "".join(side for side in SIDES if side in asked.sides)
     if not sides or set(asked.sides) - set(SIDES):
         raise StudyError(f"--sides {asked.sides}: expected some of {SIDES}")
-    if asked.backend == "ray" and set("cd") & set(sides) and importlib.util.find_spec("ray") is None:
+    needs_ray = (asked.backend != "inline" and "c" in sides) or (asked.backend == "ray" and "d" in sides)
+    if needs_ray and importlib.util.find_spec("ray") is None:
         raise ClusterError("sides c and d need Ray: pip install 'ray[default]', or use --backend inline")
     if asked.backend == "inline" and "c" in sides:
         _say("side c is left out: Ray Tune needs Ray, and --backend inline does without")

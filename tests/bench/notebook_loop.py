@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -64,7 +64,7 @@ class Setting:
     workers: int
     threads: int
     """Cores of the machine; the thread count of `ray_unlearn` where it runs inline."""
-    backend: str
+    backend: Literal["auto", "ray", "inline"]
     overrides: list[str]
     """Of ray_unlearn's study, KEY.KEY=VALUE."""
 

@@ -31,7 +31,7 @@ def study_side(setting: Setting) -> dict[str, Any]:
 
     """
     study = study_of(setting)
-    summary = generate(study, backend="inline" if setting.backend == "inline" else "ray")
+    summary = generate(study, backend=setting.backend)
     if summary.exit_code:
         raise RayUnlearnError("; ".join(summary.lines()))
     store = StudyStore(open_storage(study.storage), study.name)

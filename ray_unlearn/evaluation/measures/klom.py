@@ -42,6 +42,10 @@ FLOOR = 1e-5
 """Smallest share of a bin in the second histogram."""
 
 
+def _p95(of_E: FloatArray) -> float:
+    return float(np.percentile(of_E, 95))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Divergence:
     """KL of each example in one direction, in nats."""
@@ -52,7 +56,7 @@ class Divergence:
     @property
     def p95(self) -> float:
         """95th percentile over examples, linear between order statistics: the published summary."""
-        return float(np.percentile(self.per_example, 95))
+        return _p95(self.per_example)
 
     @property
     def mean(self) -> float:
@@ -109,22 +113,35 @@ def _kl(first_EB: FloatArray, second_EB: FloatArray) -> FloatArray:
     return total_E
 
 
+def _direction(found: Klom, way: str) -> Divergence:
+    return found.retrained_to_unlearned if way == "retrained_to_unlearned" else found.unlearned_to_retrained
+
+
+_ELSEWHERE = dict[str, Callable[[Pair], Klom]]()
+"""Computation of both directions by split, shared by their measures."""
+
+
 def on_forget(pair: Pair) -> Klom:
     """Return both directions on the forget images."""
     return klom(*pair.phi("forget"))
 
 
-def _computation(split: str) -> tuple[Callable[[Pair], float], Callable[[Pair], float]]:
-    """Return both directions' summaries of one split, which share the histograms."""
+def _computation(split: str, way: str) -> tuple[Callable[[Pair], float], Callable[[Pair], tuple[float, float] | None]]:
+    """Return one direction's summary of one split, and that on two halves of its images."""
 
     def elsewhere(pair: Pair) -> Klom:
         return klom(*pair.phi(split))
 
-    both = on_forget if split == "forget" else elsewhere
-    return (
-        lambda pair: pair.once(both).retrained_to_unlearned.p95,
-        lambda pair: pair.once(both).unlearned_to_retrained.p95,
-    )
+    both = on_forget if split == "forget" else _ELSEWHERE.setdefault(split, elsewhere)
+
+    def compute(pair: Pair) -> float:
+        return _direction(pair.once(both), way).p95
+
+    def halves(pair: Pair) -> tuple[float, float] | None:
+        half_E, of_E = pair.half_of(split), _direction(pair.once(both), way).per_example
+        return None if half_E is None else (_p95(of_E[half_E]), _p95(of_E[~half_E]))
+
+    return compute, halves
 
 
 _DEVIATION = (
@@ -151,10 +168,12 @@ def _measures(split: str) -> dict[str, Measure]:
             source=source,
             deviation=_DEVIATION,
             needs=(split,),
-            error=0.6,
+            error=0.55,
             compute=compute,
+            halves=halves,
         )
-        for (name, sides, source), compute in zip(directions, _computation(split), strict=True)
+        for name, sides, source in directions
+        for compute, halves in [_computation(split, name)]
     }
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, cast
 import numpy as np
 
 from ray_unlearn.evaluation.outputs import Lack, Outputs
-from ray_unlearn.evaluation.populations import FloatArray
+from ray_unlearn.evaluation.populations import FloatArray, random_half
 from ray_unlearn.evaluation.roc import Roc, roc
 
 Mode = Literal["parity", "exact"]
@@ -57,6 +57,13 @@ class Pair:
     def phi(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Return phi of both sides, [runs, images] each."""
         return self.unlearned.splits[split].phi_RN, self.reference.splits[split].phi_RN
+
+    def half_of(self, split: str) -> np.ndarray | None:
+        """Return a mask of half of a split's images, the same for every pair of a study; None with a single image."""
+        images, key = len(self.unlearned.splits[split].labels_N), ("half", split)
+        if key not in self._known:
+            self._known[key] = random_half(images, self.make_rng()) if images > 1 else None
+        return cast("np.ndarray | None", self._known[key])
 
     def once(self, compute: Callable[[Pair], T]) -> T:
         """Return what a function makes of this pair, computed at the first call: measures of one attack share it."""
@@ -109,6 +116,9 @@ class Measure:
     error: float = 1.0
     """Share of the jackknife's standard error that is this number's: percentiles and rates are no averages over runs,
     and vary between large subsets more than between studies. Estimated as the factors of `intervals`."""
+    halves: Callable[[Pair], tuple[float, float] | None] | None = None
+    """Values on two halves of the images, where `error` is that of what images have alone: what both halves have in
+    common is an average over runs. None where a half has no image."""
     undefined: str = "not defined here: runs that do not differ, too few images, or a reference that is never right"
     """Reason why there may be no value although all splits and runs are there."""
     compute: Callable[[Pair], float | None] | None = None
@@ -141,7 +151,15 @@ def enough_negatives(negatives: int, fpr: float) -> bool:
 
 
 def rates(
-    attack: str, label: str, recognised: str, accused: str, one: Measure, at: At, *, error: float = 1.0
+    attack: str,
+    label: str,
+    recognised: str,
+    accused: str,
+    one: Measure,
+    at: At,
+    *,
+    error: float = 1.0,
+    halves: At | None = None,
 ) -> dict[str, Measure]:
     """Return an attack's true positive rates at false positive rates of 0.1 % and 1 %, as measures by name.
 
@@ -156,6 +174,7 @@ def rates(
         accused: what a false positive is a share of.
         one: the attack's own measure; what it takes, the rates take.
         error: as in `Measure`.
+        halves: as in `Measure`, at a false positive rate.
         at: returns the rate at a false positive rate, of a `Pair`, or of each run of a `Single`, as `one` is computed.
 
     """
@@ -168,6 +187,7 @@ def rates(
             undefined=f"needs {round(1 / fpr):,} or more {accused} that the attack did not use otherwise",
             upper=1.0,
             error=error,
+            halves=partial(halves, fpr=fpr) if halves else None,
             compute=partial(at, fpr=fpr) if one.compute else None,
             per_run=partial(at, fpr=fpr) if one.per_run else None,
         )

@@ -3,6 +3,9 @@
     distance = shift_and_spread(unlearned_UE, retrained_RE)    # phi, margins or losses
     distance.mean_absolute_shift, distance.median_spread_ratio
 
+The interval of the mean shift is too narrow where runs are few and images many and alike: in simulated studies of 200
+images with a correlation of 0.3 to 0.4, 16 and 32 runs, it held the truth in 84 %; elsewhere in 93 to 100 %.
+
 Does not cover: tests of significance (`evaluation.permutation`).
 """
 

@@ -181,6 +181,15 @@ def _rate(pair: Pair, *, fpr: float) -> float | None:
     return curve(pair).tpr_at(fpr) if enough_negatives(pair.reference.splits["forget"].phi_RN.size, fpr) else None
 
 
+def _halves(pair: Pair, *, fpr: float) -> tuple[float, float] | None:
+    found, half_E = pair.once(attack), pair.half_of("forget")
+    if half_E is None:
+        return None
+    sides = found.unlearned_scores, found.retrained_scores
+    one, other = (roc(*(side[:, mask_E] for side in sides)).tpr_at(fpr) for mask_E in (half_E, ~half_E))
+    return one, other
+
+
 _AUC = Measure(
     label="U-LiRA AUC",
     better="null",
@@ -195,5 +204,5 @@ _AUC = Measure(
 _BOTH = replace(_AUC, source="Hayes et al., SaTML 2025; Carlini et al., S&P 2022")
 MEASURES = {
     "u_lira_auc": _AUC,
-    **rates("u_lira", "U-LiRA", "unlearned models", "retrained ones", _BOTH, _rate, error=0.65),
+    **rates("u_lira", "U-LiRA", "unlearned models", "retrained ones", _BOTH, _rate, error=0.65, halves=_halves),
 }

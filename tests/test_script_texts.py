@@ -1,4 +1,4 @@
-"""Randomness in a script that no seed of a run reaches: named before any run, line by line."""
+"""What a script's text tells before any run: randomness that no seed of a run reaches, images that are scaled again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY, merged
 
+from ray_unlearn.methods.rescaling import rescales
 from ray_unlearn.methods.resolve import remarks, resolve
 from ray_unlearn.methods.unrepeatable import draws_anew
 from ray_unlearn.study import parse_study
@@ -79,4 +80,40 @@ def test_a_study_says_so_for_the_script_and_what_it_imports(tmp_path: Path, monk
     assert line.startswith(
         "population mine: its script draws what no seed of a run reaches (mine.py:5: np.random.default_rng(), and 1 "
         "more), so a run that is made again has other bytes"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "batch['image'] / 255",
+        "x.float() / 255.0",
+        "transforms.Normalize(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))",
+        "v2.Normalize(MEAN, STD)",
+        "TF.normalize(x, mean=MEAN, std=STD)",
+    ],
+)
+def test_images_that_a_script_scales(text: str):
+    """Law: a division by 255, and a normalisation by mean and standard deviation, are named with their line."""
+    assert rescales(f"def unlearning(net, *loaders):\n    images = {text}\n") == [(2, text)]
+    assert rescales("images /= 255\n") == [(1, "images /= 255")]
+
+
+@pytest.mark.parametrize("text", ["8 / 255", "F.normalize(features, dim=1)", "x / 256", "x * 255", "x / scale"])
+def test_what_scales_no_image(text: str):
+    """Law: a number of the attack's kind, vectors of length one, and other factors are not."""
+    assert rescales(f"y = {text}\n") == []
+
+
+@pytest.mark.parametrize(("normalize", "count"), [("standard", 1), ("unit", 0), ("raw", 0)])
+def test_a_script_that_scales_again_is_said_to(normalize: str, count: int, tmp_path: Path, monkeypatch):
+    """Law: only where the study has subtracted a mean; pixels of 0..255 and of 0..1 are for scripts to scale."""
+    monkeypatch.setattr("ray_unlearn.methods.resolve.check_script_form", lambda method, source: None)
+    (tmp_path / "mine.py").write_text("def unlearning(net, retain, forget, validation):\n    x = retain / 255\n")
+    changes = {"data": {"normalize": normalize}, "populations": {"mine": {"method": f"{tmp_path}/mine.py:unlearning"}}}
+    study = parse_study(merged(TINY, changes), where="test")
+    lines = remarks(study, {name: resolve(study, name) for name in study.populations})
+    assert len(lines) == count
+    assert all(
+        "its script seems to scale images (mine.py:2: retain / 255), which data.normalize" in one for one in lines
     )

@@ -1,0 +1,149 @@
+"""How often each test and each bound claims something that is not so: simulated studies of known truth.
+
+    uv run python tests/bench/error_rates.py                   # the table of evaluation/README.md: two CPU minutes
+
+All are at 5 %. The permutation tests' own rates and their power are `calibration.py --tests`.
+
+- `families`: Holm's correction over both tests of three methods that are all retraining, with one reference.
+- `looks`: a study without any difference, looked at 4 times; at 5 % each, and as alpha is spent.
+- `audits`: single models that reveal nothing about their forget set, whose bound of epsilon is above 0.
+- `bounds`: models that do not differ, whose lower bound of epsilon is above 0: of an image, and of any of 40.
+- `equivalences`: methods whose F is a fifth of the null below it, just as the margin says, called equivalent; and
+  retrained models called equivalent, which is right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import replace
+
+import numpy as np
+from calibration import SCALE, Cell, F, f_alone
+
+from ray_unlearn.evaluation.intervals import standard_error, subsets
+from ray_unlearn.evaluation.looks import Looks
+from ray_unlearn.evaluation.lower_bounds import epsilon_lower_bounds
+from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
+from ray_unlearn.evaluation.measures.measure import Mode
+from ray_unlearn.evaluation.one_run import audited
+from ray_unlearn.evaluation.permutation import holm, permutation_tests
+from ray_unlearn.evaluation.resampling import Settings
+from ray_unlearn.evaluation.scores import Equivalence, Estimate
+from ray_unlearn.evaluation.whole_populations import equivalence
+
+LEVEL = 0.05
+AT_THE_MARGIN = {16: 0.775, 32: 0.565}
+"""Shift in standard deviations at which F is a fifth below the null (exact, rho 0.15, 40 images), by N."""
+
+
+def phi(rng: np.random.Generator, runs: int, images: int, rho: float) -> np.ndarray:
+    """Return models that share `rho` of the variance of all images."""
+    shared, own = rng.normal(size=(runs, 1)), rng.normal(size=(runs, images))
+    return math.sqrt(rho) * shared + math.sqrt(1 - rho) * own
+
+
+def families(studies: int, seed: int = 0, *, runs: int = 16, methods: int = 3) -> float:
+    """Return the share of studies in which any of the tests, corrected, finds a difference."""
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(studies):
+        reference = phi(rng, 2 * runs, 40, 0.15)
+        tests = {
+            (method, name): one.p
+            for method in range(methods)
+            for name, one in permutation_tests(phi(rng, runs, 40, 0.15), reference, rng, 399).items()
+        }
+        found.append(min(holm(tests).values()) <= LEVEL)
+    return float(np.mean(found))
+
+
+def looks(studies: int, seed: int = 0, sizes: tuple[int, ...] = (6, 12, 18, 24)) -> tuple[float, float]:
+    """Return the share of studies in which any look finds a difference, at 5 % each and as alpha is spent."""
+    rng, levels, taken = np.random.default_rng(seed), [], Looks()
+    for size in sizes:
+        share = size / sizes[-1]
+        taken, look = taken.take("a", runs=size, reference_runs=size, share=share, identity="a")
+        levels.append(look.level)
+    found = []
+    for _ in range(studies):
+        ours, theirs = (phi(rng, sizes[-1], 6, 0.14) for _ in range(2))
+        found.append([permutation_tests(ours[:n], theirs[:n], rng, 399)["energy"].p for n in sizes])
+    p = np.array(found)
+    return float((p <= LEVEL).any(axis=1).mean()), float((p <= levels).any(axis=1).mean())
+
+
+def audits(studies: int, seed: int = 0, *, images: int) -> float:
+    """Return the share of models that reveal nothing and have a bound above 0."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(studies):
+        forget, control = rng.normal(size=(2, images))
+        found.append(audited(forget, control, rng) > 0)
+    return float(np.mean(found))
+
+
+def bounds(studies: int, seed: int = 0, *, runs: int) -> tuple[float, float]:
+    """Return the share of images with a bound of their own above 0, and of studies with one for all above 0."""
+    rng = np.random.default_rng(seed)
+    found = [epsilon_lower_bounds(phi(rng, runs, 40, 0.15), phi(rng, runs, 40, 0.15), rng) for _ in range(studies)]
+    return float(np.mean([one.each_E > 0 for one in found])), float(np.mean([one.all_E.any() for one in found]))
+
+
+def equivalences(studies: int, seed: int = 0, *, runs: int, shift: float, mode: Mode = "exact") -> list[Equivalence]:
+    """Return the answers about methods whose images are all shifted; the reference has twice as many runs."""
+    rng, found = np.random.default_rng(seed), []
+    cell = Cell(mode=mode, runs=runs, images=40, world="perfect", rho=0.15)
+    for study in range(studies):
+        settings = Settings(mode=mode, resamples=30, seed=study)
+        unlearned, reference = (
+            cell.population("unlearned", rng),
+            replace(cell, runs=2 * runs).population("retrained", rng),
+        )
+        forget = unlearned.splits["forget"]
+        moved = replace(forget, phi_RN=forget.phi_RN + SCALE * shift)
+        unlearned = replace(unlearned, splits={"forget": moved})
+        drawn = subsets(unlearned, first := reference.take(range(runs)), settings)
+        values, draws = f_alone(unlearned, first, drawn, mode)
+        error = standard_error(F, draws, drawn, mode)
+        halves = settings.halves("retrained", 2 * runs, runs)
+        phi_RE = reference.splits["forget"].phi_RN
+        half, other = (np.concatenate([phi_RE[pair[k]] for pair in halves], axis=1) for k in (0, 1))
+        estimate = Estimate(
+            value=values[F],
+            n=runs,
+            se=error.se,
+            df=error.df,
+            at_null_n=forgetting_quality(np.tile(moved.phi_RN, (1, len(halves))), half, mode).score,
+            null=forgetting_quality(other, half, mode).score,
+            null_n=runs,
+        )
+        answer = equivalence(estimate)
+        found += [answer] if answer else []
+    return found
+
+
+def below(answers: list[Equivalence]) -> float:
+    """Return how far F is below the null, as a share of the null, on average."""
+    return -float(np.mean([one.difference for one in answers]) / (np.mean([one.margin for one in answers]) / 0.2))
+
+
+def main() -> None:
+    """Simulate and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=1500)
+    studies = parser.parse_args().studies
+    print(f"families {families(studies):.1%}")
+    print("looks {:.1%} at 5 % each, {:.1%} as spent".format(*looks(studies)))
+    for images in (20, 60, 200):
+        print(f"audits of {images} images a side {audits(2 * studies, images=images):.1%}")
+    for runs in (16, 64):
+        print("bounds, {} runs: {:.2%} of images, {:.1%} of studies".format(runs, *bounds(studies // 4, runs=runs)))
+    for runs, shift in AT_THE_MARGIN.items():
+        for moved in (shift, 0.0):
+            answers = equivalences(studies // 4, runs=runs, shift=moved)
+            share = np.mean([one.equivalent for one in answers])
+            print(f"equivalences, {runs} runs, F {below(answers):.1%} below the null: {share:.1%} called equivalent")
+
+
+if __name__ == "__main__":
+    main()
