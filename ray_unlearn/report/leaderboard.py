@@ -136,7 +136,8 @@ def _cells(entry: Entry, population: str) -> tuple[Cell, Cell]:
         return DASH, DASH
     score = estimate(found, "score")
     bar = score_bar(score, top_of(scores), f"{population} in {scores.study}: score")
-    cell = replace(estimate_cell(score, 0, null=True), bar=bar, good=False if lost_accuracy(found) else None)
+    shared_n = score.n if score.null_n == score.n else 0  # which the null's line states already
+    cell = replace(estimate_cell(score, shared_n, null=True), bar=bar, good=False if lost_accuracy(found) else None)
     places, rank = place(scores, population), scores.ranks.get("score", {}).get(population)
     why = "" if rank else "no place: numbers of runs differ, or too few runs"
     cost = cost_cell(found)

@@ -4,7 +4,7 @@
 
 The challenge forgot whole persons. Where nobody knows who is on a picture, images with the same coarse pattern of light
 stand in for them: the column `look` has the 12 bits of a difference hash (in 3 rows of 5 grey pixels, is a pixel
-brighter than the one to its left). Of 20,000 images, a group has GG. It is no person, and no claim about people.
+brighter than the one to its left). 20,000 images are in 2,679 groups of 1 to 686. A group says nothing of persons.
 
 Does not cover: images themselves; every other column stays as it is.
 """
