@@ -20,7 +20,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,6 +81,26 @@ class Seeds:
             finally:
                 random.setstate(python_state)
                 np.random.set_state(numpy_state)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedSeeds(Seeds):
+    """The same streams; it keeps every generator that it hands out, so that their states can be saved and restored."""
+
+    handed: list[tuple[str, torch.Generator | np.random.Generator]] = field(default_factory=list, compare=False)
+    """Purpose and generator, in the order in which they were asked for."""
+
+    def numpy(self, purpose: str) -> np.random.Generator:
+        """Return a fresh NumPy generator for `purpose`, and keep it."""
+        generator = Seeds.numpy(self, purpose)
+        self.handed.append((purpose, generator))
+        return generator
+
+    def torch(self, purpose: str) -> torch.Generator:
+        """Return a fresh torch CPU generator for `purpose`, and keep it."""
+        generator = Seeds.torch(self, purpose)
+        self.handed.append((purpose, generator))
+        return generator
 
 
 @contextlib.contextmanager

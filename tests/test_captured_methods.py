@@ -25,27 +25,38 @@ from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.training import fit, predict
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 
-SHORT = {"epochs": 2.0, "batch_size": 8, "channels_last": False}
-"""30 retain images in batches of 8: three full ones, which are replayed, and one of 6, which is not."""
+SHORT = {"epochs": 1.0, "batch_size": 8, "channels_last": False}
+"""30 retain images in batches of 8: three full ones, which are replayed, and one of 6, which is not; of 10 to forget
+one and one of 2. More epochs below are of methods that change something between them."""
 OPTIONS = {
     "train": {"on": "train"},
-    "finetune": {"augment": {"crop": 1, "flip": True}, "schedule": "cosine", "schedule_per": "batch"},
+    "finetune": {"epochs": 2.0, "augment": {"crop": 1, "flip": True}, "schedule": "cosine", "schedule_per": "batch"},
     "negative_gradient_plus": {"forget_batch_size": 3},
-    "catastrophic_forgetting_k": {"max_norm": 1.0, "anchor": 0.1, "decay_epochs": (1,), "statistics": "batch"},
+    "catastrophic_forgetting_k": {
+        "epochs": 2.0,
+        "max_norm": 1.0,
+        "anchor": 0.1,
+        "decay_epochs": (1,),
+        "statistics": "batch",
+    },
     "exact_unlearning_k": {"restart_lr": 0.005},
-    "forget": {"epochs": 3.0, "augment": {"flip": True}},
-    "random_label": {"order": "joint"},
-    "l1_sparse": {"alpha": 0.05},
+    "kookmin": {"epochs": 2.0, "warmup_epochs": 1.0},
+    "forget": {"epochs": 2.0, "augment": {"flip": True}},
+    "random_label": {"epochs": 2.0, "order": "joint"},
+    "salun": {"epochs": 2.0},
+    "l1_sparse": {"epochs": 2.0, "alpha": 0.05},
+    "seif": {"epochs": 2.0},
     "scrub": {"epochs": 3.0, "forget_batch_size": 4, "decay_epochs": (1, 2), "msteps": 2},
-    "fanchuan": {"retain_batch_size": 12, "precision": "bf16"},
+    "fanchuan": {"epochs": 2.0, "retain_batch_size": 12, "precision": "bf16"},
     "jit": {"samples": 2},
     "amun": {"steps": 3},
-    "toshi_marvel": {"variant": "pseudo_label"},
+    "toshi_marvel": {"variant": "pseudo_label", "scratch_epochs": 1.0},
+    "amnesiacs": {"validation_epochs": 1.0},
     "unsir": {"noise_steps": 2, "noise_batch_size": 4, "noise_batches": 2, "impair_batch_size": 8},
     "sfron": {"iterations": 14, "forget_every": 3},
     "noisy_finetune": {"steps": 6},
     "noisy_finetune_reference": {"steps": 6, "clipped": "weights"},
-    "sun": {"epochs": 6.0},
+    "sun": {"epochs": 5.0, "final_lrs": (2e-4, 1e-3, 1e-3)},
 }
 
 
@@ -139,7 +150,7 @@ def test_a_methods_recorded_steps_give_its_bytes(digits, name):
     assert results[0][1] == results[1][1]
     assert same_weights(results[0][0], results[1][0])
     assert not same_weights(results[0][0], original.state_dict())
-    assert engines.replays > 1
+    assert engines.replays > 0
     assert (len(engines) > 0) == (name in readme_row("captured, one graph for all runs of a worker"))
 
 

@@ -626,6 +626,15 @@ def test_c_nets_that_lack_what_a_method_changes(factory: str, method: dict[str, 
     assert expected in str(caught.value)
 
 
+def test_c_nets_a_population_that_is_made_stops_no_other(study, tmp_path: Path):
+    """Law: runs of a version that did not look for it stay, and the study goes on; a further one is refused."""
+    made = study("HeadFirst", populations={"finetune": None, "mine": {"method": "sun", "count": 1}})
+    (tmp_path / "store" / "tiny" / "mine" / "00000").mkdir(parents=True)
+    assert not any("mine" in line for line in tried(made))
+    with pytest.raises(MethodError, match=r"^populations\.mine: "):
+        tried(study("HeadFirst", populations={"finetune": None, "mine": {"method": "sun", "count": 2}}))
+
+
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning", "ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("case", REFUSED)
 def test_c_nets_refused_before_any_run(case: str, study, monkeypatch, tmp_path: Path):

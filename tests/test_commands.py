@@ -25,11 +25,12 @@ from ray_unlearn.cli.epilogs import EXAMPLES
 
 LEFT_OUT = {
     r"^submit ": "needs a job server: test_submitting, test_job",
-    r"^quickstart": "test_cli_judging runs it",
+    r"^quickstart": "test_cli_scores runs it",
     r"^forget ": "trains ResNet-18 for half an hour: test_deletion asks the same of a small net",
-    r"--jobs 8|--workers|--gpus-per-worker": "shares work out on Ray: test_cli_judging, test_ray",
+    r"--jobs 8|--workers|--gpus-per-worker": "shares work out on Ray: test_cli_scores, test_ray",
     r"EasyDUB-dataset": "a folder of 40 files: test_interchange writes and imports it",
     r"--figures": "twelve pictures as PDF and SVG: test_report_paper",
+    r"^leaderboard |--against": "reads other people's stores and digests: test_leaderboard",
     r"five-methods": "reads the store of a benchmark",
     r"NAME|I/K": "a placeholder stands for a name",
 }

@@ -56,7 +56,7 @@ def unknown_calls() -> list[str]:
     """Return the calls in modules' docstrings of names that neither the package nor the example defines."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     defined = {node.name for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, kinds)}
-    defined |= {*dir(builtins), "Counter", "Field", "Path", "log"}  # of libraries that everyone knows
+    defined |= {*dir(builtins), "Counter", "Field", "Path", "log", "partial"}  # of libraries that everyone knows
     defined |= {"factory", "method", "unlearning"}  # a user's own
     return [
         f"{module}: {name}"

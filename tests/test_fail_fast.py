@@ -126,9 +126,12 @@ def test_a_mistake_in_a_script_ends_its_population_alone(tmp_path: Path, capsys)
     )
     assert inline(file) == 3
     shown = capsys.readouterr()
-    assert shown.err.count("not subscriptable (mine.py:2)") == 3
+    assert shown.err.count("not subscriptable (mine.py:2)") == 1, "the other two name the first"
+    assert shown.err.count(": in the same way as mine/00000") == 2
     assert shown.out.count("not subscriptable (mine.py:2)") == 1
     assert "not made: mine/00000, mine/00001, mine/00002: TypeError: " in shown.out
+    assert "will not be made: mine/00000, mine/00001, mine/00002 failed in the same way" in shown.err
+    assert f"`ray-unlearn logs {file} mine/00000` shows the traceback" in shown.err
     last = [line for line in shown.out.splitlines() if line.startswith("not made: 4 runs of mine: ")]
     assert f"`ray-unlearn logs {file} mine/00000` shows the traceback" in last[0]
     assert len(list(tmp_path.glob("store/tiny/finetune/0*"))) == 3

@@ -13,6 +13,7 @@ import pytest
 import slow
 from conftest import payload_bytes
 from slow import SlowStorage, hurry, mixed_study_in, records_in, slow_study_in
+from test_unfinished import STATE, events_of, study_in
 
 from ray_unlearn.generation import Summary, generate
 from ray_unlearn.store import open_storage
@@ -142,3 +143,30 @@ def test_a_worker_killed_while_it_trains_and_publishes_costs_both_and_no_more(
     assert generate(study, backend="inline").made == 5
     found = {name: data for name, data in payload_bytes(tmp_path / "store/tiny").items() if ".tmp-" not in name}
     assert found == payload_bytes(whole / "store/tiny")
+
+
+@pytest.mark.long
+def test_a_worker_killed_on_ray_is_replaced_by_one_that_goes_on(ray_cluster: None, tmp_path: Path) -> None:
+    """Law: an actor that dies after a state loses the epochs since then; the bytes are those of the inline backend."""
+    changes = {"training": {"epochs": 400}, "populations": {"scrub": None, "finetune": None}}
+    plain = study_in(tmp_path / "inline", **changes, execution={"resume_every_minutes": None})
+    assert generate(plain, backend="inline").exit_code == 0
+    folder = tmp_path / "ray"
+    state = folder / "tiny/original/unfinished" / STATE
+
+    def kill() -> None:
+        for _ in range(6000):
+            ready = [event for event in events_of(folder) if event.get("event") == "ready"]
+            if ready and state.exists():
+                os.kill(ready[-1]["pid"], signal.SIGKILL)
+                return
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    summary = generate(study_in(folder, **changes), backend="ray", workers=1)
+    killer.join()
+    assert (summary.made, summary.exit_code) == (1, 0)
+    (note,) = [event["note"] for event in events_of(folder) if "note" in event]
+    assert note.startswith("went on after epoch ")
+    assert payload_bytes(folder / "tiny") == payload_bytes(tmp_path / "inline/tiny")

@@ -255,7 +255,7 @@ def test_a_worker_holds_one_shadow_at_a_time(tiny: MakeStudy):
     for index in range(4):
         run = Run(population="forgetful", index=index, original=index)
         assert [one.error for one in worker.work([(run, 1)], flush=True)] == [""]
-        assert list(worker._originals) == [Run(population="shadows", index=index)]
+        assert list(worker._starts.read) == [Run(population="shadows", index=index)]
     worker.close()
 
 

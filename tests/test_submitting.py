@@ -482,7 +482,7 @@ def test_all_that_cannot_judge_reports_it_though_runs_failed(
     def refused(*given: Any) -> None:
         raise StoreError("s3://bucket: cannot write scores.json: access denied")
 
-    monkeypatch.setattr("ray_unlearn.cli.whole._judge", refused)
+    monkeypatch.setattr("ray_unlearn.cli.all_._judge", refused)
     hot = {"method": "finetune", "lr": 1e9, "epochs": 3, "weight_decay": 1.0}
     assert main(["all", write(tmp_path, populations={"hot": hot}), "--backend", "inline"]) == 1
     assert capsys.readouterr().out.endswith("\nnot scored: s3://bucket: cannot write scores.json: access denied\n")

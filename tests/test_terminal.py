@@ -210,12 +210,12 @@ def test_no_cluster_controls_the_terminal(tmp_path: Path, capfd, monkeypatch: py
 
 def test_a_fault_of_ours_shows_its_traceback_as_text(capfd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Law: an exception that no room expects ends with 1; its text, and its lines, are escaped."""
-    from ray_unlearn.cli import making
+    from ray_unlearn.cli import status
 
     def broken(*_: object) -> None:
         raise LookupError(HOSTILE)
 
-    monkeypatch.setattr(making, "store_of", broken)
+    monkeypatch.setattr(status, "store_of", broken)
     assert main(["status", study(tmp_path)]) == 1
     said = capfd.readouterr().err
     assert "Traceback" in said

@@ -20,6 +20,6 @@ def test_a_file_is_one_unit_and_all_files_of_ray_are_one():
 def test_files_of_ray_are_known_by_their_marks():
     """Law: a file with one test of Ray is one of them, others are not."""
     found = {file.name: uses_ray(file) for file in TESTS.glob("test_*.py")}
-    assert found["test_cli_judging.py"]
+    assert found["test_cli_scores.py"]
     assert not found["test_order.py"]
     assert 10 < sum(found.values()) < 30

@@ -24,17 +24,23 @@ import typer
 
 from ray_unlearn import __version__
 from ray_unlearn.cli import (
-    deleting,
+    all_,
+    evaluate,
     examples,
-    importing,
-    judging,
+    export,
+    forget,
+    generate,
+    import_,
+    init,
     leaderboard,
     logs,
-    making,
-    planning,
-    starting,
-    submitting,
-    whole,
+    methods,
+    plan,
+    quickstart,
+    report,
+    status,
+    submit,
+    verify,
 )
 from ray_unlearn.cli.epilogs import epilog
 from ray_unlearn.cli.options import naming_study
@@ -52,26 +58,26 @@ app = typer.Typer(
 )
 
 for command in (
-    starting.quickstart,
-    starting.init,
+    quickstart.quickstart,
+    init.init,
     examples.examples,
-    starting.methods,
-    planning.plan,
-    making.prepare,
-    making.generate,
-    making.status,
-    making.verify,
+    methods.methods,
+    plan.plan,
+    generate.prepare,
+    generate.generate,
+    status.status,
+    verify.verify,
     logs.logs,
-    judging.evaluate,
-    judging.report,
-    making.export,
-    submitting.submit,
+    evaluate.evaluate,
+    report.report,
+    export.export,
+    submit.submit,
 ):
     app.command(epilog=epilog(command.__name__))(naming_study(command))
 app.command(epilog=epilog("leaderboard"))(leaderboard.leaderboard)
-app.command("import", epilog=epilog("import"))(importing.import_)
-app.command(epilog=epilog("forget"))(deleting.forget)
-app.command("all", epilog=epilog("all"))(naming_study(whole.everything))
+app.command("import", epilog=epilog("import"))(import_.import_)
+app.command(epilog=epilog("forget"))(forget.forget)
+app.command("all", epilog=epilog("all"))(naming_study(all_.everything))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -297,6 +297,12 @@ class RunData:
     engines: Any = None
     """The worker's captured steps (`training.fast.cuda_graph.Engines`), kept between its runs; None without a GPU."""
 
+    resuming: Any = None
+    """Saves and restores the run's state between epochs (`training.resuming.Resuming`); None where a run is made in one
+    go."""
+    slot: Any = None
+    """The run's place among runs that are trained in one step (`training.packed.Slot`); None where it is alone."""
+
     def unobserved(self) -> RunData:
         """Return the same sets without the epoch hook, for training an auxiliary model that is not the run's."""
         return replace(self, on_epoch=_no_hook)

@@ -6,7 +6,7 @@ The order is settled when every population has a single place. Places are those 
 may spend (`looks`): all looks together name a wrong place in 5 % of studies at most. An early look may spend almost
 nothing, so only large differences end a study there. Intervals hold each for its own look.
 
-Does not cover: making the runs (`cli.whole` repeats the stages), nor how many more are needed (`planning`).
+Does not cover: making the runs (`cli.all_` repeats the stages), nor how many more are needed (`planning`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The `auto` backend: forked processes of this machine where they are enough, else Ray.
 
-    backend = AutoBackend(None, partial(ray_backend, None, None, None))
+    backend = AutoBackend(None, open_ray)
     place = backend.chosen(job, work)            # a backend for the runs to make
     place.why                                    # why it was chosen, for the line with which runs begin
 

@@ -27,7 +27,7 @@ from ray_unlearn.errors import DamagedFile, PopulationChanged, RayUnlearnError, 
 from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.job import check_sets, check_storage
 from ray_unlearn.generation.preflight import check_device, check_precision, import_what_runs_need
-from ray_unlearn.generation.records import check_kept
+from ray_unlearn.generation.records import check_kept, check_packs
 from ray_unlearn.monitor.tracking import check_trackers
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.agreement import disagreements
@@ -229,6 +229,7 @@ def _check_held(plan: Plan, store: StudyStore) -> None:
     store.check(plan, _differences(plan.study, store))
     held = {name: store.records(name, p.digest) for name, p in plan.populations.items()}
     check_kept(plan, store, held)
+    check_packs(plan, store, held)
     check_device(plan, inline_device(plan.study.execution), held)
 
 

@@ -11,6 +11,7 @@ Does not cover: the runs that the store holds already (`records`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,8 +62,49 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
     check_sets(plan, data)
-    said = (*remarks(study, methods), *unheld(study, methods), *check_model(job))
+    said = (*remarks(study, methods), *unheld(study, methods), *not_resumed(job), *not_packed(job), *check_model(job))
     return replace(job, remarks=said, data=data.warned((*data.warnings, *lone_images(job))))
+
+
+def not_resumed(job: Job) -> list[str]:
+    """Return a line for each reason why runs begin anew after a preemption although the study asks them to go on."""
+    from ray_unlearn.methods.resolve import why_no_resume
+
+    execution = job.plan.study.execution
+    if execution.resume_every_minutes is None:
+        return []
+    packed = "" if execution.pack == 1 else "a pack of runs is trained in one go"
+    reasons = {
+        name: why_no_resume(one.method) or (packed if not one.method.no_pack else "")
+        for name, one in job.plan.populations.items()
+    }
+    found = _by_reason(reasons)
+    return [f"execution.resume_every_minutes: interrupted runs of {names} begin anew: {why}" for why, names in found]
+
+
+def not_packed(job: Job) -> list[str]:
+    """Return a line for each reason why runs are trained one by one although the study asks for packs.
+
+    Raises:
+        StudyError: no population can be trained in packs.
+
+    """
+    size = job.plan.study.execution.pack
+    if size == 1:
+        return []
+    found = _by_reason({name: one.method.no_pack for name, one in job.plan.populations.items()})
+    lines = [f"execution.pack: runs of {names} are trained one by one: {why}" for why, names in found]
+    if all(one.method.no_pack for one in job.plan.populations.values()):
+        raise StudyError(f"execution.pack: {size} packs no population; set it to 1: {'; '.join(lines)}")
+    return lines
+
+
+def _by_reason(reasons: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return each reason with the populations that have it; those without a reason are left out."""
+    found: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        found.setdefault(why, []).append(name)
+    return [(why, ", ".join(names)) for why, names in found.items() if why]
 
 
 def check_storage(storage: str) -> None:

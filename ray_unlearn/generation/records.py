@@ -10,8 +10,11 @@ Does not cover: the format of records (`store`).
 
 from __future__ import annotations
 
+import socket
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ray_unlearn.errors import DamagedFile, StoreError
@@ -21,8 +24,9 @@ from ray_unlearn.schedule.pool import Ready
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arithmetic import mixing
 from ray_unlearn.store.metrics import publish_metrics
-from ray_unlearn.store.records import CHECKPOINT, Record
+from ray_unlearn.store.records import CHECKPOINT, IMPORTED, FailedRecord, Record
 from ray_unlearn.store.study_store import StudyStore
+from ray_unlearn.store.unfinished import remove_made
 from ray_unlearn.study.plan import ORIGINAL, Plan, Run, Shard
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
@@ -107,6 +111,7 @@ def _held(job: Job) -> Held:
     """
     held = {name: job.store.compact(name, p.digest) for name, p in job.plan.populations.items()}
     check_kept(job.plan, job.store, held)
+    check_packs(job.plan, job.store, held)
     return held
 
 
@@ -118,6 +123,24 @@ def check_kept(plan: Plan, store: StudyStore, held: Held) -> None:
             raise StoreError(
                 f"population {name}: {without} of its runs were made with keep_checkpoints: false, and the study now "
                 f"asks for checkpoints; set it back to false, or remove {store.uri}/{name} to make them again"
+            )
+
+
+def check_packs(plan: Plan, store: StudyStore, held: Held) -> None:
+    """Refuse runs that were trained in packs of another size than the study's: their last bits are others."""
+    size = plan.study.execution.pack
+    for name, population in plan.populations.items():
+        now = "1" if population.method.no_pack else str(size)
+        others = Counter(
+            record.arithmetic.get("pack", "1") for record in held[name].values() if record.method != IMPORTED
+        )
+        del others[now]
+        if others:
+            then, count = others.most_common(1)[0]
+            raise StoreError(
+                f"population {name}: {count} of its runs were trained with execution.pack: {then}, and now it would be "
+                f"{now}, which gives other last bits; set execution.pack to {then}, or remove {store.uri}/{name} to "
+                "make them again"
             )
 
 
@@ -144,13 +167,26 @@ class FailureRecords:
 
     def __call__(self, event: Event) -> None:
         """Record a failure; log it if the storage does not accept the record. The run stays pending either way."""
-        from ray_unlearn.run.worker import record_failure
-
         if isinstance(event, Failed):
             try:
-                record_failure(self._job, event.outcome, event.attempt)
+                _record_failure(self._job, event.outcome, event.attempt)
             except StoreError as error:
                 self._log(f"the failure itself could not be recorded: {error}")
+
+
+def _record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
+    """Record why a run failed, and its output, in the folder of its population."""
+    failure = FailedRecord(
+        population=outcome.run.population,
+        index=outcome.run.index,
+        digest=job.plan.populations[outcome.run.population].digest,
+        error=outcome.error,
+        traceback=outcome.traceback,
+        attempts=attempts,
+        host=socket.gethostname(),
+        failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    job.store.publish_failure(outcome.run, failure, outcome.log)
 
 
 class ArithmeticWarnings:
@@ -182,6 +218,8 @@ def finish(job: Job, tally: Tally, held: Held) -> str:
     """
     job.store.sweep(job.plan)  # files that dead workers left
     known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
+    for name, records in known.items():
+        remove_made(job.store, name, records)
     try:
         publish_metrics(job.store, known)
     except StoreError as error:

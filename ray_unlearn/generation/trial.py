@@ -28,6 +28,7 @@ from ray_unlearn.study.changes import refusal_of_frozen
 from ray_unlearn.study.plan import Population
 from ray_unlearn.study.schema import Normalize, Study
 from ray_unlearn.study.uris import label
+from ray_unlearn.training.packed import try_packed
 
 _TRIED_IMAGES = 2  # a training step of a large net on large images takes seconds per image
 _JUDGED_IMAGES = 64
@@ -56,8 +57,10 @@ def check_model(job: Job) -> Iterator[str]:
         trains=any(trains(population) for population in populations),
         folder=study.model.folder,
     )
+    if study.execution.pack > 1 and not all(population.method.no_pack for population in populations):
+        try_packed(model, images_BCHW, labels_B)
     for population in populations:
-        _check_method(population, model, job.data.num_classes)
+        _check_method(job, population, model)
     yield from _pretrained(job)
     scaling = Scaling.of(study.data.normalize)
     if ":" in study.model.arch and (line := models.scaled_twice(model, images_BCHW, scaling)):
@@ -72,8 +75,8 @@ def check_model(job: Job) -> Iterator[str]:
             yield from _at_chance(job, model, population.method.options.weights[-1])
 
 
-def _check_method(population: Population, model: nn.Module, num_classes: int) -> None:
-    """Check that a net has what a population's method, or each method of a mix, changes.
+def _check_method(job: Job, population: Population, model: nn.Module) -> None:
+    """Check that a net has what a population's method, or each method of a mix, changes, where runs are to be made.
 
     Raises:
         MethodError: it lacks that.
@@ -85,8 +88,10 @@ def _check_method(population: Population, model: nn.Module, num_classes: int) ->
         check = METHODS[name].check
         try:
             if check is not None:
-                check(model, options, num_classes)
+                check(model, options, job.data.num_classes)
         except MethodError as error:
+            if len(job.store.indexes(population.name)) == population.count:  # an earlier version made them
+                return
             raise MethodError(f"populations.{population.name}: {error}") from error
 
 

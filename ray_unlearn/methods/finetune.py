@@ -62,4 +62,5 @@ METHOD = Method(
         "competition": pinned(FinetuneOptions, COMPETITION),
         "published_sparse": pinned(FinetuneOptions, SPARSE, epochs=10.0, lr=0.01),
     },
+    packs=True,
 )

@@ -64,6 +64,12 @@ class Method:
     """Population that the guarantee compares with: its method, and the options in which it differs."""
     distribution: Mapping[str, str] = field(default_factory=dict)
     """Name and version of the installed distribution that it is of, set by the registry; empty for the package's."""
+    no_resume: str | None = None
+    """Why a run of it cannot go on from an epoch in its middle (`training.resuming`); empty: it can. None says nothing,
+    which means that it can for the package's own methods, and that it cannot for an installed one."""
+    packs: bool = False
+    """Whether its runs can be trained in one step (`training.packed`): the last thing that it does is one `fit` of
+    cross-entropy on one set, with nothing of its own."""
     not_captured: str | None = None
     """Why its steps are not captured as CUDA graphs, for a method that cannot keep the contract of `training.step`;
     empty: they are. None says nothing, which means that those of the package's own methods are, and that those of an
@@ -75,6 +81,15 @@ class Method:
     def revision(self) -> int:
         """1 as the method was first released, and one more with every correction of all nets but those of defaults."""
         return 1 + sum(one.revises for one in self.corrections)
+
+    @property
+    def why_no_resume(self) -> str:
+        """Why a run cannot go on from an epoch in its middle; empty where it can."""
+        if not issubclass(self.options, Batches):
+            return "it trains no epochs"
+        if self.no_resume is None:
+            return "the distribution that it is of does not say that it can" if self.distribution else ""
+        return self.no_resume
 
     @property
     def why_not_captured(self) -> str:

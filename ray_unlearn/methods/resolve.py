@@ -24,7 +24,7 @@ from ray_unlearn.methods.unrepeatable import draws_anew
 from ray_unlearn.models import open_weights
 from ray_unlearn.store.records import IMPORTED
 from ray_unlearn.study.identity import identity_of
-from ray_unlearn.study.plan import MethodUse
+from ray_unlearn.study.plan import ORIGINAL, MethodUse
 from ray_unlearn.study.recipe import Batches
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.wrong_keys import describe_all
@@ -77,7 +77,18 @@ def resolve(study: Study, population: str) -> MethodUse:
         modules=module_texts(name, source) if source else {},
         deterministic=method.is_deterministic(options),
         corrections={one.name: one.corrections for one in methods if one.corrections},
+        no_pack=_why_no_pack(study, population, method, options),
     )
+
+
+def _why_no_pack(study: Study, population: str, method: Method, options: BaseModel) -> str:
+    """Return why runs of a population cannot be trained several in one step; empty where they can."""
+    if not method.packs:
+        return f"{method.name} does more than train on one set with cross-entropy"
+    if study.populations[population].on_halves or (study.data.forget.sets > 1 and population != ORIGINAL):
+        return "its runs see different images, and may take different numbers of steps"
+    precision = getattr(options, "precision", "fp32")
+    return "" if precision == "fp32" else f"precision {precision}: packed steps are computed in fp32"
 
 
 def _source_of(study: Study, population: str) -> str:
@@ -159,6 +170,14 @@ def method_of(use: MethodUse) -> Method:
                 f"method {use.name}: the study was planned with {one}; here is {other}; install the same version"
             )
     return method
+
+
+def why_no_resume(use: MethodUse) -> str:
+    """Return why runs of a population cannot go on from an epoch in their middle; empty where they can."""
+    if use.source:
+        return f"{use.name} is a script, whose loop nothing can go on with"
+    reasons = (one.why_no_resume for one in _parts(use.options) or [METHODS[use.name]])
+    return next(filter(None, reasons), "")
 
 
 def _identity(method: Method) -> Any:

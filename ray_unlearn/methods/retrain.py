@@ -44,4 +44,5 @@ METHOD = Method(
     source="NeurIPS 2023 Machine Unlearning Challenge: 30 epochs, Adam 1e-4, weight decay 5e-3, cosine, batch 64",
     cost="epochs on retain",
     inherits=tuple(Recipe.model_fields),
+    packs=True,
 )

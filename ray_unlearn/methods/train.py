@@ -49,4 +49,5 @@ METHOD = Method(
     source="NeurIPS 2023 Machine Unlearning Challenge: 30 epochs, Adam 1e-4, weight decay 5e-3, cosine, batch 64",
     cost="epochs on the set trained on",
     inherits=tuple(Recipe.model_fields),
+    packs=True,
 )

@@ -63,6 +63,8 @@ class ConsoleSink:
                 self.log(f"{event.outcome.run}: {line}")
         if isinstance(event, Made):
             self.done += 1
+            if event.outcome.note:
+                self.log(f"{event.outcome.run}: {event.outcome.note}")
             self._show(force=self.done + self.failed == self.total)
         elif isinstance(event, Failed):
             self.failed += 1

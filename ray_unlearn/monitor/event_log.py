@@ -99,7 +99,8 @@ class Recorder:
         outcome = event.outcome
         who = {"worker": event.worker, "run": str(outcome.run), "attempt": event.attempt}
         if isinstance(event, Made):
-            self._log.write("made", **who, **_figures(outcome.spent or Spent()))
+            note = {"note": without_places(outcome.note)} if outcome.note else {}
+            self._log.write("made", **who, **_figures(outcome.spent or Spent()), **note)
         elif event.worker is not None:
             self._log.write("failed", **who, **_failure(outcome))
         if event.worker is not None and outcome.recycle:

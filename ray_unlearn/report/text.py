@@ -51,6 +51,9 @@ def status_lines(found: Sequence[PopulationStatus], uri: str) -> list[str]:
         if one.more:
             are = "is" if one.more == 1 else "are"
             lines.append(f"{one.population}: {plural(one.more, 'run')} beyond the planned {one.planned} {are} kept")
+        if one.unfinished:
+            runs = listed([f"{index:05d}" for index in one.unfinished])
+            lines.append(f"{one.population}: {plural(len(one.unfinished), 'run')} will go on inside: {runs}")
         lines += [
             f"failed: {one.population}/{index:05d} after {plural(failure.attempts, 'attempt')}: {failure.error}"
             for index, failure in one.failed.items()
@@ -204,6 +207,7 @@ def method_values(method: Method) -> dict[str, Any]:
         "starts_from": method.starts_from,
         "cost": method.cost,
         "deterministic": method.deterministic,
+        "no_resume": method.why_no_resume,
         "not_captured": method.why_not_captured,
         "presets": {name: dict(options) for name, options in method.presets.items()},
         "preset_sources": {name: method.preset_source(name) for name in method.presets},
@@ -260,6 +264,7 @@ def method_lines(method: Method) -> list[str]:
     lines += [f"  open: {each}" for each in method.open]
     lines += [f"  states: {method.guarantee}"] * bool(method.guarantee)
     lines.append(f"  cost: {_cost(method)}" + ("; deterministic: its runs have no spread" * method.deterministic))
+    lines.append(f"  goes on inside a run (execution.resume_every_minutes): {_yes_or(method.why_no_resume)}")
     lines.append(f"  steps captured as CUDA graphs on a GPU: {_yes_or(method.why_not_captured)}")
     for name, options in values["presets"].items():
         lines.append(f"  preset {name}: {_settings(method, options)}  # {values['preset_sources'][name]}")

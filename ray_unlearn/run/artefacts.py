@@ -10,12 +10,14 @@ Does not cover: the format of outputs.arrow (`store.outputs`), storing the bytes
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.metadata
 import platform
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -98,6 +100,16 @@ class RunWriter:
             self.payloads[f"stage-{number:04d}.arrow"] = self._encoded(self._logits(model))
         if number in wanted.checkpoints:
             self.payloads[f"stage-{number:04d}.safetensors"] = checkpoint_bytes(model, self.study.checkpoint_dtype)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Return what epochs left here, as JSON values and files by name."""
+        values = {"epoch_loss": self.epoch_loss, "stages": self.stages, "images": self.images}
+        return copy.deepcopy(values), dict(self.payloads)
+
+    def restore(self, values: Mapping[str, Any], payloads: Mapping[str, bytes]) -> None:
+        """Take over what `state` returned."""
+        self.epoch_loss, self.stages, self.images = [*values["epoch_loss"]], [*values["stages"]], values["images"]
+        self.payloads = dict(payloads)
 
     def predict(self, model: nn.Module) -> None:
         """Keep the finished model's logits and metrics."""

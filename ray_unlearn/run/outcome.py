@@ -91,13 +91,17 @@ class Outcome:
     """Output that the run printed; for a published run, only if the job is verbose."""
     sha256: str = ""
     """sha256 of the outputs of a published run; empty in all other cases."""
+    note: str = ""
+    """What became of the run's stored state: where it went on, or why it began anew; empty if there was none."""
 
 
 Attempt = tuple[Run, int]
 """A run, and the number of the attempt at it, from 1."""
 
 
-def success_of(run: Run, record: Record, work: Span, publication: Span, *, images: int, log: bytes = b"") -> Outcome:
+def success_of(
+    run: Run, record: Record, work: Span, publication: Span, *, images: int, log: bytes = b"", note: str = ""
+) -> Outcome:
     """Return the outcome of an attempt that was published.
 
     Args:
@@ -107,6 +111,7 @@ def success_of(run: Run, record: Record, work: Span, publication: Span, *, image
         publication: span of publishing, by the same clock.
         images: number of images that it was trained on.
         log: output that it printed, if the job is verbose.
+        note: what became of its stored state.
 
     """
     took = Spent(
@@ -115,8 +120,8 @@ def success_of(run: Run, record: Record, work: Span, publication: Span, *, image
         size_bytes=sum(payload.size_bytes for payload in record.payloads.values()),
         images=images,
     )
-    seconds = work[1] - work[0]
-    return Outcome(run=run, seconds=seconds, metrics=record.metrics, spent=took, log=log, sha256=outputs_sha256(record))
+    seconds, sha256 = work[1] - work[0], outputs_sha256(record)
+    return Outcome(run=run, seconds=seconds, metrics=record.metrics, spent=took, log=log, sha256=sha256, note=note)
 
 
 def outputs_sha256(record: Record) -> str:

@@ -16,11 +16,10 @@ Does not cover: the order of runs (`ray_unlearn.schedule`).
 from __future__ import annotations
 
 import functools
-import math
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,27 +30,29 @@ from torch import nn
 
 from ray_unlearn import models
 from ray_unlearn.data.images import ImageSet, RunData, Scaling
-from ray_unlearn.errors import MethodError, RayUnlearnError, TrainingDiverged
-from ray_unlearn.methods.resolve import method_of
-from ray_unlearn.models import Template
+from ray_unlearn.errors import MethodError, RayUnlearnError
+from ray_unlearn.methods.resolve import method_of, why_no_resume
 from ray_unlearn.run.apart import RunsApart
 from ray_unlearn.run.artefacts import RunWriter, output_sets, versions
+from ray_unlearn.run.finite import check_metrics, check_weights
 from ray_unlearn.run.job import Job
 from ray_unlearn.run.outcome import Attempt, FailedApart, Outcome, WorkerInfo, failure_of, success_of
+from ray_unlearn.run.packing import PackedRun, train_pack
 from ray_unlearn.run.probe import clues, probe_images, probe_logits, tensors_of
 from ray_unlearn.run.publisher import Publisher
 from ray_unlearn.run.run_log import RunLog, recorded
 from ray_unlearn.run.settings import arithmetic, configure, device_name, warm_up
+from ray_unlearn.run.starts import Starts
 from ray_unlearn.run.taken_back import compare, load
+from ray_unlearn.run.unfinished import Keeper, conditions_of
 from ray_unlearn.run.worker_process import made_alone
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store import FailedRecord
 from ray_unlearn.store.arithmetic import SCRIPT, arithmetic_of
 from ray_unlearn.store.membership import Members, fingerprint, half_of_train
-from ray_unlearn.store.records import CHECKPOINT, payload_of
 from ray_unlearn.store.sharing import check_shared
-from ray_unlearn.study.plan import ORIGINAL, Run
+from ray_unlearn.study.plan import Run
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
+from ray_unlearn.training.packed import Slot
 from ray_unlearn.usercode.fork_server import start as start_fork_server
 from ray_unlearn.usercode.memory import keep_freed_memory, resident_bytes
 
@@ -74,19 +75,21 @@ class _Unpublished:
     original_sha256: str
     threads: int
     log: bytes = b""
+    keeper: Keeper | None = None
 
 
 class Worker:
     """Opens a job once and executes its runs."""
 
-    def __init__(self, job: Job, device: str) -> None:
-        self._job = job
+    def __init__(self, job: Job, device: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take a job; `clock` measures the minutes between two states of a run."""
+        self._job, self._clock = job, clock
         self._device = torch.device(device)
-        self._originals: dict[Run, tuple[str, Template]] = {}
-        """Originals read so far, and the last shadow: sha256 and model."""
         self._by_forget_set: dict[int, tuple[dict[str, ImageSet], dict[str, ImageSet]]] = {}
         threads = job.plan.study.execution.cpus_per_worker
         self._publisher: Publisher[Outcome] = Publisher(functools.partial(torch.set_num_threads, threads))
+        self._packed: dict[Run, PackedRun] = {}
+        """Runs of the last pack that are trained and not yet predicted."""
         self._poisoned = False
         self._grown = False
         self._apart: RunsApart | None = None
@@ -114,7 +117,7 @@ class Worker:
         self._engines = Engines(cuda_graph) if captures else None
         planned = next(iter(job.plan.populations.values())).identity["model"]  # all populations' is the same
         models.check_source(job.plan.study.model, planned)
-        self._template = Template(self._fresh(Seeds(study=0)))
+        self._starts = Starts(job)
         warm_up()
         return WorkerInfo(
             host=socket.gethostname(),
@@ -140,9 +143,14 @@ class Worker:
     def work(self, attempts: Sequence[Attempt], flush: bool = False) -> list[Outcome]:
         """Execute runs one after another; return the outcomes known so far, with `flush` those of all runs."""
         known: list[Outcome] = []
+        packs: dict[object, list[Run]] = {}
+        for run, _ in attempts:
+            packs.setdefault(self._job.plan.pack_of(run) or run, []).append(run)
         for run, attempt in attempts:
             if self._poisoned or self._grown or any(outcome.unwritable for outcome in known):
                 break  # the scheduler replaces this worker, or ends
+            if self._job.plan.pack_of(run) and run not in self._packed and not self._job.isolates(run):
+                self._packed = self._trained_pack(packs[self._job.plan.pack_of(run)])
             known += self.execute(run, attempt)
             known = self._leaving(known) if self._has_grown() else known
         return known + (self.flush() if flush else [])
@@ -161,7 +169,8 @@ class Worker:
 
     def execute(self, run: Run, attempt: int) -> list[Outcome]:
         """Make one run and begin to publish it; return the outcomes known so far. Every failure is an outcome."""
-        start, log = time.monotonic(), RunLog()
+        share_s = self._packed[run].seconds[0] if run in self._packed else 0.0
+        start, log = time.monotonic() - share_s, RunLog()
         try:
             if self._job.isolates(run):
                 return [*self.flush(), *made_alone(self._job, str(self._device), run, attempt)]
@@ -192,17 +201,26 @@ class Worker:
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         study, population = self._job.plan.study, self._job.plan.populations[run.population]
         rng, half = self._seeds(run), self._half(run)
-        writer = self._writer(run, half)
+        packed, keeper = self._packed.pop(run, None), None
+        writer = packed.writer if packed else self._writer(run, half)
         data = self._run_data(writer, half)
-        if population.method.source:
+        if packed:
+            model = packed.trained()
+            self._check_foreign(model, run)
+        elif population.method.source:
             model = self._trained_apart(run, rng, log, data if half or self._job.plan.forget_set_of(run) else None)
+        elif study.execution.resume_every_minutes is None or why_no_resume(population.method):
+            model = self._trained(run, data, rng)
         else:
-            model = self._trained(run, rng, data)
+            spent = lambda: (time.monotonic() - start, self._cpu_s() - began_cpu)  # noqa: E731
+            keeper = self._keeper(run, writer, spent)
+            model = keeper.trained(functools.partial(self._trained, run), data, rng)
+        earlier = keeper.before if keeper else (0.0, packed.seconds[1] if packed else 0.0)
         models.round_parameters(model, study.checkpoint_dtype)  # outputs are those of the published weights
-        _check_weights(model)
+        check_weights(model)
         trained, trained_cpu = time.monotonic(), self._cpu_s()
         writer.predict(model)
-        _check_metrics(writer)
+        check_metrics(writer)
         return _Unpublished(
             run=run,
             attempt=attempt,
@@ -210,10 +228,35 @@ class Worker:
             model=model if self._device.type == "cpu" else model.to("cpu"),  # frees GPU memory for the next run
             rng=rng,
             started_at=started_at,
-            seconds={"train": trained - start, "predict": time.monotonic() - trained},
-            cpu_seconds={"train": trained_cpu - began_cpu, "predict": self._cpu_s() - trained_cpu},
-            original_sha256=self._sha256_of_start(run),
+            seconds={"train": earlier[0] + trained - start, "predict": time.monotonic() - trained},
+            cpu_seconds={"train": earlier[1] + trained_cpu - began_cpu, "predict": self._cpu_s() - trained_cpu},
+            original_sha256=self._starts.sha256(run),
             threads=torch.get_num_threads(),
+            keeper=keeper,
+        )
+
+    def _trained_pack(self, runs: Sequence[Run]) -> dict[Run, PackedRun]:
+        """Train runs of one pack; whatever fails is the outcome of the runs that it ends."""
+        configure(self._device, self._job.plan.study.execution)
+
+        def begin(writer: RunWriter, run: Run, slot: Slot) -> nn.Module:
+            return self._trained(run, replace(self._run_data(writer, None), slot=slot), self._seeds(run))
+
+        return train_pack(runs, self._job.plan.study.execution.pack, lambda run: self._writer(run, None), begin)
+
+    def _keeper(self, run: Run, writer: RunWriter, spent: Callable[[], tuple[float, float]]) -> Keeper:
+        """Return what saves and restores the run's state."""
+        study, device, threads = self._job.plan.study, device_name(self._device), torch.get_num_threads()
+        packages = versions(models.package_of(study.model))
+        here = arithmetic_of(device, threads, packages, self._arithmetic(run))
+        return Keeper(
+            store=self._job.store,
+            run=run,
+            conditions=conditions_of(writer.population.digest, self._starts.sha256(run), packages, here),
+            writer=writer,
+            every_s=60 * (study.execution.resume_every_minutes or 0.0),
+            spent=spent,
+            clock=self._clock,
         )
 
     def trained_here(self, run: Run) -> nn.Module:
@@ -223,7 +266,7 @@ class Worker:
         """
         configure(self._device, self._job.plan.study.execution)
         half = self._half(run)
-        return self._trained(run, self._seeds(run), self._run_data(self._writer(run, half), half))
+        return self._trained(run, self._run_data(self._writer(run, half), half), self._seeds(run))
 
     def _seeds(self, run: Run) -> Seeds:
         return Seeds(study=self._job.plan.study.seed, population=run.population, original=run.original, run=run.index)
@@ -241,18 +284,23 @@ class Worker:
             membership=fingerprint(half) if half else "",
         )
 
-    def _trained(self, run: Run, rng: Seeds, data: RunData) -> nn.Module:
+    def _trained(self, run: Run, data: RunData, rng: Seeds) -> nn.Module:
         """Return the model that one of the package's methods, or of an installed distribution's, trained here."""
-        use, arch = self._job.plan.populations[run.population].method, self._job.plan.study.model.arch
-        method, model = method_of(use), self._starting_model(run, rng)
+        use, model = self._job.plan.populations[run.population].method, self._starts.model(run, rng)
         model = model if self._device.type == "cpu" else model.to(self._device)
         with rng.global_state("method"):  # dropout draws from the global generators
-            method.apply(model, data, use.options, rng)
-        if method.distribution:
+            method_of(use).apply(model, data, use.options, rng)
+        if data.slot is None:  # else it is trained later
+            self._check_foreign(model, run)
+        return model
+
+    def _check_foreign(self, model: nn.Module, run: Run) -> None:
+        """Check a trained net where it, or the method, is another's code (`_check_fresh`)."""
+        use, arch = self._job.plan.populations[run.population].method, self._job.plan.study.model.arch
+        if method_of(use).distribution:
             self._check_fresh(model, f"method {use.name}")
         elif ":" in arch:
             self._check_fresh(model, f"model.arch {arch}")
-        return model
 
     def _trained_apart(self, run: Run, rng: Seeds, log: RunLog, data: RunData | None) -> nn.Module:
         """Return the model that a script trained, in a process of its own; on all images where `data` is None."""
@@ -261,7 +309,7 @@ class Worker:
             raise MethodError(f"run {run}: a script needs an original to start from")
         if self._apart is None:
             self._apart = RunsApart(self._job, self._device, self._sets, self._train)
-        return self._apart.made(run, rng, self._original(start)[1], log, data)
+        return self._apart.made(run, rng, self._starts.original(start)[1], log, data)
 
     def _check_fresh(self, model: nn.Module, where: str) -> None:
         """Check that a net, of another's code or trained by it, has all that its outputs depend on in its state.
@@ -270,7 +318,7 @@ class Worker:
             MethodError: a fresh net with the same state gives other outputs.
 
         """
-        images_BCHW, fresh = probe_images(self._sets), self._template.copy()
+        images_BCHW, fresh = probe_images(self._sets), self._starts.template.copy()
         load(fresh, tensors_of(model), where)
         found = clues(model, fresh)
         logits_BC = probe_logits(model, images_BCHW, self._device)
@@ -300,19 +348,19 @@ class Worker:
                 shards=self._job.data.shards,
             )
             self._job.store.publish(made.run, payloads, record)
+            if made.keeper:
+                made.keeper.made()
         except Exception as error:  # a full disk, or anything else that may happen to one run
             return failure_of(made.run, start, error, log=made.log)
         log = made.log if self._job.verbose else b""
-        return success_of(made.run, record, (start, end), (began, time.monotonic()), images=made.writer.images, log=log)
+        spans, note = ((start, end), (began, time.monotonic())), made.keeper.note if made.keeper else ""
+        return success_of(made.run, record, *spans, images=made.writer.images, log=log, note=note)
 
     def _arithmetic(self, run: Run) -> dict[str, str]:
         """Return what a run's record says of the conditions that no digest covers."""
         found = arithmetic(self._device, self._job.plan.study.execution)
-        return found | SCRIPT if self._job.plan.populations[run.population].method.source else found
-
-    def _sha256_of_start(self, run: Run) -> str:
-        start = self._job.plan.start_of(run)
-        return self._originals[start][0] if start else ""
+        pack = {"pack": str(self._job.plan.study.execution.pack)} if self._job.plan.pack_of(run) else {}
+        return found | pack | (SCRIPT if self._job.plan.populations[run.population].method.source else {})
 
     def _half(self, run: Run) -> Members | None:
         """Return the half of the train split that the run is limited to; None for all of it."""
@@ -337,58 +385,3 @@ class Worker:
             on_images=writer.on_images,
             engines=self._engines,
         )
-
-    def _fresh(self, rng: Seeds) -> nn.Module:
-        study = self._job.plan.study
-        return models.build(study.model, self._job.data.num_classes, rng, study.data.image_size)
-
-    def _starting_model(self, run: Run, rng: Seeds) -> nn.Module:
-        start = self._job.plan.start_of(run)
-        if start is None:
-            return self._fresh(rng)
-        return self._original(start)[1].copy()
-
-    def _original(self, start: Run) -> tuple[str, Template]:
-        """Return an original's sha256 and net, read once."""
-        if start not in self._originals:
-            if start.population != ORIGINAL:  # a shadow starts one run of a population: hundreds would fill memory
-                self._originals = {one: kept for one, kept in self._originals.items() if one.population == ORIGINAL}
-            data = self._job.store.payload(start, CHECKPOINT)
-            model = self._template.copy()
-            weights = models.parse_weights(data, CHECKPOINT)
-            models.load_weights(model, weights, where=f"{self._job.store.uri}/{start}")
-            self._originals[start] = payload_of(data).sha256, Template(model)
-        return self._originals[start]
-
-
-def record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
-    """Record why a run failed, and its output, in the folder of its population."""
-    failure = FailedRecord(
-        population=outcome.run.population,
-        index=outcome.run.index,
-        digest=job.plan.populations[outcome.run.population].digest,
-        error=outcome.error,
-        traceback=outcome.traceback,
-        attempts=attempts,
-        host=socket.gethostname(),
-        failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    job.store.publish_failure(outcome.run, failure, outcome.log)
-
-
-def _check_metrics(writer: RunWriter) -> None:
-    """Check that no loss overflowed, which can happen with finite weights: no record could be read back with it."""
-    for where, metrics in (("", writer.metrics), *((f" of epoch {s['epoch']:.0f}", s) for s in writer.stages)):
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise TrainingDiverged(f"{name}{where} is {value} after training; a lower lr may help")
-
-
-def _check_weights(model: nn.Module) -> None:
-    state = {
-        name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point() and tensor.numel()
-    }
-    largest = torch._foreach_norm(list(state.values()), math.inf)  # one call for all; NaN stays NaN
-    for name, norm in zip(state, torch.stack([each.float() for each in largest]).tolist(), strict=True):
-        if not math.isfinite(norm):
-            raise TrainingDiverged(f"tensor {name!r} holds NaN or infinity after training")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.study.plan import Run
@@ -27,7 +27,9 @@ AHEAD_S = 0.5
 class Batching:
     """Running estimate of the seconds per run of each population."""
 
-    def __init__(self) -> None:
+    def __init__(self, pack_of: Callable[[Run], object] = lambda run: None) -> None:
+        """Take the function of a run that returns its pack, or None; runs of one pack share a call."""
+        self._pack_of = pack_of
         self._seconds: dict[str, float] = {}
 
     def note(self, outcome: Outcome) -> None:
@@ -40,10 +42,14 @@ class Batching:
         return sum(self._seconds.get(run.population, math.inf) for run in runs)
 
     def take(self, queue: deque[Run], *, at_most: int, alone: Collection[Run]) -> list[Run]:
-        """Take at least one run from the queue's front for one call; a run in `alone` shares its call with no other."""
+        """Take at least one run from the queue's front for one call; a run in `alone` shares its call with no other.
+
+        A pack is not divided, however many runs it has, and however long they take.
+        """
         runs = [queue.popleft()]
-        while queue and len(runs) < at_most and queue[0] not in alone and runs[0] not in alone:
-            if self.expected_s([*runs, queue[0]]) > CALL_S:
+        while queue and queue[0] not in alone and runs[0] not in alone:
+            full = len(runs) >= at_most or self.expected_s([*runs, queue[0]]) > CALL_S
+            if full and (self._pack_of(runs[-1]) is None or self._pack_of(runs[-1]) != self._pack_of(queue[0])):
                 break
             runs.append(queue.popleft())
         return runs

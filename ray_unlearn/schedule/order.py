@@ -30,10 +30,11 @@ def in_order(plan: Plan, pending: Iterable[Run], *, interleave: bool) -> list[Ru
     waiting = Counter(start for run in runs if (start := plan.start_of(run)) is not None)
     position = {name: place for place, name in enumerate(plan.populations)}
 
-    def urgency(run: Run) -> tuple[int, int, int]:
+    def urgency(run: Run) -> tuple[int, int, int, int]:
         if waiting[run]:
-            return (-waiting[run], run.index, 0)
+            return (-waiting[run], run.index, 0, 0)
         place = position[run.population]
-        return (0, run.index, place) if interleave else (0, place, run.index)
+        turn = run.index // plan.study.execution.pack  # runs of a pack follow each other
+        return (0, turn, place, run.index) if interleave else (0, place, run.index, 0)
 
     return sorted(runs, key=urgency)

@@ -137,7 +137,7 @@ class _Scheduler:
         self._held = 0
         """Number of runs in flight, of all workers."""
         self._wanted = 0
-        self._batching = Batching()
+        self._batching = Batching(plan.pack_of)
         self._attempts: Counter[Run] = Counter()
         self._deaths: Counter[Run] = Counter()
         self._vanished: Counter[Run] = Counter()

@@ -30,6 +30,7 @@ FORMATS: Mapping[str, int] = {
     "outputs": 2,  # 2: margins of an imported run; one with logits states no format, so that its bytes stay the same
     "manifest": 2,  # 2: states its format; the shards that it lists are of its format
     "events": 2,  # 2: the first event of a log states the format
+    "unfinished run": 1,
     "records.jsonl": 2,  # 2: every line holds the record's text as stored, and states its format
 }
 """Formats by kind of file: the newest that this version reads, and the one that it writes. 1 is that of version 0.1.0.

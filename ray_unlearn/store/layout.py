@@ -12,6 +12,7 @@
     <storage>/<study>/<population>/records.jsonl             a copy of its records, read at once; large ones only
     <storage>/<study>/<population>/00007/record.json         with model.safetensors, outputs.arrow, log.txt, stages
     <storage>/<study>/<population>/failed/00007.json         the last failure of a run not yet made, with 00007.log.txt
+    <storage>/<study>/<population>/unfinished/00007.state    what a run not yet made goes on from; of long runs only
 
 On an object store, a payload's object has its sha256 in its name (model-0123456789abcdef.safetensors), so that drivers
 whose bytes differ never write over each other's, and a record names exactly what its own driver wrote. Stores of
@@ -116,6 +117,14 @@ class Layout:
     def failed_log(self, run: Run) -> str:
         """Log of a failed run; absent where it printed nothing."""
         return f"{self.failures(run.population)}/{run.index:05d}.{LOG}"
+
+    def unfinished_folder(self, population: str) -> str:
+        """Folder of the states of a population's unfinished runs."""
+        return f"{self.study}/{population}/unfinished"
+
+    def unfinished(self, run: Run) -> str:
+        """State that an unfinished run goes on from."""
+        return f"{self.unfinished_folder(run.population)}/{run.index:05d}.state"
 
 
 def addressed(file: str, sha256: str) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ray_unlearn.store import FailedRecord, Record, StudyStore
+from ray_unlearn.store.unfinished import unfinished
 from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:  # `status` needs no table, and the import takes half a second
@@ -36,6 +37,8 @@ class PopulationStatus:
     """Failures of runs that are not made, by index."""
     more: int
     """Number of finished runs beyond the planned count, made when it was larger."""
+    unfinished: tuple[int, ...] = ()
+    """Indexes of planned runs that are not made and go on from a stored state."""
 
 
 def study_status(study: Study, store: StudyStore) -> list[PopulationStatus]:
@@ -53,6 +56,7 @@ def study_status(study: Study, store: StudyStore) -> list[PopulationStatus]:
                 done=len(done),
                 failed=failures,
                 more=len(indexes) - len(done),
+                unfinished=tuple(i for i in unfinished(store, name) if i not in indexes and i < spec.planned),
             )
         )
     return found

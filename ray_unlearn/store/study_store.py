@@ -102,7 +102,8 @@ class StudyStore:
         folders = [self.name]
         if self.storage.local is not None:  # nothing is renamed on an object store, so nothing is left there
             populations = [self.layout.population(name) for name in plan.populations]
-            folders += [*populations, *(self.layout.failures(name) for name in plan.populations)]
+            further = (self.layout.failures, self.layout.unfinished_folder)
+            folders += [*populations, *(each(name) for name in plan.populations for each in further)]
         for folder in folders:
             self.storage.sweep(folder, stamp.mtime_ns if stamp else None)
 
@@ -207,6 +208,7 @@ class StudyStore:
         """Make a run pending again: its record is removed first, so that no half-removed run counts as finished."""
         self.storage.remove(self.layout.record(run))
         self.storage.remove(self.layout.run(run))
+        self.storage.remove(self.layout.unfinished(run))
 
     def publish_failure(self, run: Run, failure: FailedRecord, log: bytes = b"") -> None:
         """Publish a failed run's log, then the record of its failure; the run stays pending."""

@@ -21,6 +21,7 @@ from ray_unlearn.store.membership import compared_half, split_sizes
 from ray_unlearn.store.records import RECORD, Record, payload_of
 from ray_unlearn.store.starts import is_of_original, start_population
 from ray_unlearn.store.study_store import StudyStore
+from ray_unlearn.store.unfinished import read_state, remove_state, unfinished
 from ray_unlearn.study.plan import Run
 
 _READERS = 4
@@ -28,14 +29,19 @@ _READERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One file of one run that differs from its record, or the damaged record of its failure."""
+    """One file of one run that differs from its record, or the damaged record of its failure, or its damaged state."""
 
     run: Run
     file: str
     message: str
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether the file is outside the run's folder: the record of a failure, or the state of an unfinished run."""
+        return self.file.startswith(("failed/", "unfinished/"))
+
     def __str__(self) -> str:
-        folder = f"{self.run.population}/" if self.file.startswith("failed/") else f"{self.run}/"
+        folder = f"{self.run.population}/" if self.is_apart else f"{self.run}/"
         return f"{folder}{self.file}: {self.message}"
 
 
@@ -84,22 +90,32 @@ def verify(store: StudyStore, populations: Iterable[str], shards: Mapping[str, s
         files=len(payloads),
         size_bytes=sum(payload.size_bytes for payload in payloads),
         silent=tuple(run for run, (record, _) in zip(runs, checked, strict=True) if record and not record.shards),
-        problems=(*(problem for _, found in checked for problem in found), *_bad_failures(store, names)),
+        problems=(
+            *(problem for _, found in checked for problem in found),
+            *_bad_failures(store, names),
+            *_bad_states(store, names),
+        ),
         leftovers=leftovers(store, {run: record for run, (record, bad) in zip(runs, checked, strict=True) if not bad}),
     )
 
 
 def repair(store: StudyStore, problems: Iterable[Problem]) -> list[Run]:
-    """Make every run with a problem pending again; return those runs. A damaged record of a failure is removed."""
+    """Make every run with a problem pending again; return those runs.
+
+    A damaged record of a failure is removed, and so is the damaged state of an unfinished run, which then begins anew.
+    """
     problems = list(problems)
-    failures = {problem.run for problem in problems if problem.file.startswith("failed/")}
-    for run in failures:
-        store.storage.remove(store.layout.failed_log(run))
-        store.storage.remove(store.layout.failure(run))
-    runs = sorted({problem.run for problem in problems if not problem.file.startswith("failed/")})
+    apart = {problem.run for problem in problems if problem.is_apart}
+    for problem in problems:
+        if problem.file.startswith("failed/"):
+            store.storage.remove(store.layout.failed_log(problem.run))
+            store.storage.remove(store.layout.failure(problem.run))
+        elif problem.is_apart:
+            remove_state(store, problem.run)
+    runs = sorted({problem.run for problem in problems if not problem.is_apart})
     for run in runs:
         store.discard(run)
-    return sorted({*runs, *failures})
+    return sorted({*runs, *apart})
 
 
 def _readable(store: StudyStore, population: str, readers: ThreadPoolExecutor) -> dict[int, Record]:
@@ -144,6 +160,17 @@ def _bad_failures(store: StudyStore, populations: Iterable[str]) -> Iterator[Pro
                 store.failed(run)
             except DamagedFile:
                 yield Problem(run, f"failed/{index:05d}.json", "cannot be read as the record of a failure")
+
+
+def _bad_states(store: StudyStore, populations: Iterable[str]) -> Iterator[Problem]:
+    for name in populations:
+        for index in unfinished(store, name):
+            run = Run(population=name, index=index)
+            try:
+                read_state(store, run)
+            except DamagedFile:
+                file = store.layout.unfinished(run).removeprefix(f"{store.layout.population(name)}/")
+                yield Problem(run, file, "is damaged; the run would begin anew")
 
 
 @dataclass(frozen=True, slots=True)

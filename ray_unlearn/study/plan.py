@@ -84,6 +84,9 @@ class MethodUse:
     modules: Mapping[str, str] = field(default_factory=dict)
     """Source text of the modules that a script imports from its folder, by their path in it."""
 
+    no_pack: str = "the method was not asked"
+    """Why its runs cannot be trained several in one step; empty where they can."""
+
     def texts(self, script: str) -> dict[str, str]:
         """Return all source text of a script method, by the name of its file; empty for other methods."""
         return {script: self.source, **self.modules} if self.source else {}
@@ -170,6 +173,12 @@ class Plan:
         """Return the run that `run` starts from, of the original or of shadows, or None."""
         population = self.populations[run.population]
         return Run(population=population.starts_from, index=run.original) if population.originals else None
+
+    def pack_of(self, run: Run) -> tuple[str, int] | None:
+        """Return the pack that a run is trained in, population and number; None where it is trained alone."""
+        size = self.study.execution.pack
+        packed = size > 1 and not self.populations[run.population].method.no_pack
+        return (run.population, run.index // size) if packed else None
 
     def forget_set_of(self, run: Run) -> int:
         """Return the number of the forget set that a run is about: its retain and forget images, and its outputs'."""

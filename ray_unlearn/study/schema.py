@@ -248,7 +248,8 @@ class Evaluation(Block):
 class Execution(Block):
     """Where and how fast runs are made; on the same kind of device, only the thread count changes results.
 
-    `cuda_graph` and `deterministic` change the last bits on a GPU: leave them as they are inside a study.
+    `pack` changes the last bits, and so do `cuda_graph` and `deterministic` on a GPU: leave them as they are inside a
+    study.
     """
 
     workers: Annotated[Int, Field(ge=1)] | Literal["auto"] = Field(
@@ -282,7 +283,22 @@ class Execution(Block):
         "Results with and without agree to rounding, and each repeats bit for bit where deterministic.",
     )
     run_timeout_s: Float | None = Field(
-        None, gt=0, description="Seconds after which a script's process, on Ray any run, is ended. Default: no limit."
+        None,
+        gt=0,
+        description="Seconds after which a run is ended; inline, a script's alone. Default: no limit.",
+    )
+    pack: Int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Runs of a population that are trained in one step, where method and net can: each with its own "
+        "order and weights. It changes the last bits, so a population keeps to one number.",
+    )
+    resume_every_minutes: Float | None = Field(
+        None,
+        ge=0,
+        description="Minutes after which a run saves its state at the end of an epoch, so that a preempted run goes on "
+        "from there, to the same bytes. 0: after every epoch. Scripts cannot. Default: runs begin anew.",
     )
     script_memory_gib: Float | None = Field(
         None, gt=0, description="GiB that the processes of a script's run may hold (Linux). Default: 0.9 of the memory."
@@ -290,7 +306,7 @@ class Execution(Block):
     isolate: Literal["scripts", "all"] = Field(
         "scripts",
         description="Runs that have a process each. all: also those over the net of a factory, whose code may change "
-        "the process for later runs; costs 0.1 s of a CPU core per run.",
+        "the process for later runs; costs 0.2 s of a CPU core per run.",
     )
     track: tuple[Annotated[str, Field(pattern=r"^(tensorboard|mlflow|wandb|trackio)(=.+)?$")], ...] = Field(
         (),

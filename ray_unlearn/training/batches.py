@@ -114,10 +114,10 @@ def batches(images: ImageSet, epoch: Draws, batch_size: int, recipe: Recipe) -> 
         yield load(images, drawn, recipe)
 
 
-def parts(images: ImageSet, epoch: Draws, batch_size: int) -> Iterator[Draws]:
-    """Yield the draws of an epoch's batches; images on disk are requested ahead of time."""
+def parts(images: ImageSet, epoch: Draws, batch_size: int, first: int = 0) -> Iterator[Draws]:
+    """Yield the draws of an epoch's batches, from number `first` on; images on disk are requested ahead of time."""
     announce = _announcer(images, epoch, batch_size)
-    for start in range(0, len(epoch), batch_size):
+    for start in range(first * batch_size, len(epoch), batch_size):
         announce(start)
         yield epoch.part(start, start + batch_size)
 
@@ -139,15 +139,26 @@ class Stream:
         self.images = images
         self._size, self._recipe, self._generator = batch_size, recipe, generator
         self._pass: Iterator[Draws] = iter(())
+        self.taken = 0
+        """Number of batches taken from the pass."""
+        self.before: torch.Tensor | None = None
+        """State of the generator that the pass was drawn from; None before the first pass."""
 
     def __next__(self) -> Draws:
         """Return the draws of the next batch, on the device of the set's batches."""
         drawn = next(self._pass, None)
         if drawn is None:
-            epoch = draw(self.images, self._size, self._recipe.augment, self._generator).on_device_of(self.images)
-            self._pass = parts(self.images, epoch, self._size)
+            self.begin(self._generator.get_state())
             drawn = next(self._pass)
+        self.taken += 1
         return drawn
+
+    def begin(self, state: torch.Tensor, taken: int = 0) -> None:
+        """Draw the pass that the generator gives in this state, and go to its batch number `taken`."""
+        self.before, self.taken = state, taken
+        self._generator.set_state(state)
+        epoch = draw(self.images, self._size, self._recipe.augment, self._generator).on_device_of(self.images)
+        self._pass = parts(self.images, epoch, self._size, taken)
 
     def batch(self) -> Batch:
         """Return the next batch."""

@@ -17,7 +17,7 @@ Does not cover: perturbations before training, and other actions that happen onc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,11 +28,12 @@ from ray_unlearn.data.images import ImageSet, RunData
 from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
-from ray_unlearn.training.batches import Draws, Stream, batches, draw, sizes_of
+from ray_unlearn.training.batches import Batch, Draws, Stream, batches, draw, sizes_of
 from ray_unlearn.training.fast import make_stepper
 from ray_unlearn.training.objective import Loss, class_weights, cross_entropy
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
 from ray_unlearn.training.precision import arithmetic, check_supported
+from ray_unlearn.training.resuming import NotResumable
 from ray_unlearn.training.step import Hooks, Step
 
 
@@ -97,9 +98,12 @@ class Training:
         self._rate = rate or partial(rate_factor, recipe)
         self.steps_per_epoch = len(sizes_of(len(self._images[0]), self._sizes[0]))
         self._remaining = max(1, round(recipe.epochs * self.steps_per_epoch))
-        plain = len(sets) == 1 and all(each is None for each in (loss, hooks, parameters, optimizer))
+        self.plain = len(sets) == 1 and all(each is None for each in (loss, hooks, parameters, optimizer))
+        """Whether it is the default objective on one set, with nothing of a method's own."""
         fixed = (self._step, data, self._images, self._sizes, self._streams, self.optimizer, weights_C)
-        self._take = make_stepper(*fixed, plain=plain)
+        self._take = make_stepper(*fixed, plain=self.plain)
+        if data.resuming is not None:
+            data.resuming.opened(self)
 
     @property
     def done(self) -> bool:
@@ -118,22 +122,93 @@ class Training:
             TrainingDiverged: the epoch's mean loss is NaN or infinite.
 
         """
+        resuming = self.data.resuming
+        if resuming is not None and resuming.skips(self):
+            return
+        draws, rates = self.begin_epoch()
+        with arithmetic(self.recipe.precision):
+            total = self._take(self._steps, draws, rates, self.optimizer)
+        self.end_epoch(float(total), draws)
+        if resuming is not None:
+            resuming.trained(self)
+
+    def begin_epoch(self) -> tuple[Draws, list[float]]:
+        """Draw the next epoch, on the device; return its draws, and the rate of each step."""
         self.model.train()
         steps, images = min(self.steps_per_epoch, self._remaining), self._images[0]
         draws = draw(images, self._sizes[0], self.recipe.augment, self._generator, steps).on_device_of(images)
         progress = [self.epochs_done + step / self.steps_per_epoch for step in range(steps)]
-        rates = [self.recipe.lr * self._rate(epochs) for epochs in progress]
-        with arithmetic(self.recipe.precision):
-            total = self._take(self._steps, draws, rates, self.optimizer)
-        self._remaining -= steps
+        return draws, [self.recipe.lr * self._rate(epochs) for epochs in progress]
+
+    def end_epoch(self, total: float, draws: Draws) -> None:
+        """Count an epoch that was trained, and report it, with the sum of its images' losses.
+
+        Raises:
+            TrainingDiverged: the sum is NaN or infinite.
+
+        """
+        self._remaining -= min(self.steps_per_epoch, self._remaining)
         self.epochs_done += 1
-        self._report(float(total) / len(draws), len(draws))
+        self._report(total / len(draws), len(draws))
+
+    def batches(self, draws: Draws) -> Iterator[Batch]:
+        """Yield the batches of an epoch of the first set."""
+        return batches(self._images[0], draws, self._sizes[0], self.recipe)
+
+    @property
+    def num_images(self) -> int:
+        """Number of images of the first set."""
+        return len(self._images[0])
+
+    @property
+    def loss(self) -> Loss:
+        """The objective."""
+        return self._step.loss
+
+    def skip(self) -> None:
+        """Count an epoch that an earlier execution of the run trained; what `before_step` counts is counted, too."""
+        self.model.train()
+        usual = [sizes_of(len(images), size) for images, size in zip(self._images, self._sizes, strict=True)]
+        first = self.epochs_done * self.steps_per_epoch
+        for step in range(first, first + min(self.steps_per_epoch, self._remaining)):
+            self._step.hooks.before_step(tuple(sizes[step % len(sizes)] for sizes in usual))
+        self._remaining -= min(self.steps_per_epoch, self._remaining)
+        self.epochs_done += 1
+        self._take.skip(self.optimizer)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the optimisers that hold state of this training, by name."""
+        return {"own": self.optimizer, **self._take.optimizers()}
+
+    def stream_tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that streams, and a quicker way of taking steps, keep between epochs."""
+        streams = {f"stream.{i}": each.before for i, each in enumerate(self._streams) if each.before is not None}
+        return {**streams, **self._take.state()}
+
+    def position(self) -> dict[str, Any]:
+        """Return how far the training and its streams have come, as JSON values."""
+        taken = [each.taken for each in self._streams]
+        return {"epochs_done": self.epochs_done, "remaining": self._remaining, "taken": taken}
+
+    def restore(self, position: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        """Go to a position in every stream of batches, with the tensors of `stream_tensors`.
+
+        Raises:
+            NotResumable: the training has another number of epochs or streams.
+
+        """
+        found = self.position()
+        if any(found[key] != position[key] for key in ("epochs_done", "remaining")):
+            raise NotResumable(f"a training is at {found}, and was at {position}")
+        for i, (stream, taken) in enumerate(zip(self._streams, position["taken"], strict=True)):
+            if f"stream.{i}" in tensors:
+                stream.begin(tensors[f"stream.{i}"], taken)
+        self._take.restore(tensors)
 
     def _steps(self, draws: Draws, rates: Sequence[float], optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """Take an epoch's steps; return the sum of its images' losses, on the device."""
         total = torch.zeros((), device=self.data.device)
-        first_set = batches(self._images[0], draws, self._sizes[0], self.recipe)
-        for rate, batch in zip(rates, first_set, strict=True):
+        for rate, batch in zip(rates, self.batches(draws), strict=True):
             set_rate(optimizer, rate)
             taken = (batch, *(stream.batch() for stream in self._streams))
             self._step.hooks.before_step(tuple(map(len, taken)))
@@ -152,12 +227,17 @@ class Training:
 def fit(model: nn.Module, data: RunData, recipe: Recipe, rng: Seeds, **how: Any) -> None:
     """Train `model` in place for all of the recipe's epochs; `how` are the options of `Training`.
 
+    A run of a pack is trained later, together with the others (`packed`).
+
     Raises:
         TrainingDiverged: an epoch's mean loss is NaN or infinite.
         MethodError: a set is empty or missing, or the class weights do not fit.
 
     """
     training = Training(model, data, recipe, rng, **how)
+    if data.slot is not None:
+        data.slot.join(training)
+        return
     while not training.done:
         training.epoch()
     model.train()

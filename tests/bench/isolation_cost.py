@@ -88,7 +88,7 @@ class Both:
     def apart(self, index: int) -> nn.Module:
         """Make a run in a process of its own."""
         run, rng = _run(index)
-        original = self.worker._original(Run(population="original", index=0))[1]
+        original = self.worker._starts.original(Run(population="original", index=0))[1]
         return self.runs.made(run, rng, original, RunLog())
 
     def cpu_s(self) -> float:

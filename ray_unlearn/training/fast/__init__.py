@@ -14,7 +14,7 @@ CPU), nets with hooks on modules, optimisers that `make_optimizer` did not make,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,9 +31,6 @@ from ray_unlearn.training.step import Step
 
 Steps = Callable[[Draws, Sequence[float], torch.optim.Optimizer], torch.Tensor]
 """Function of an epoch's draws, the rate of each step and the optimiser; returns the sum of its images' losses."""
-Stepper = Callable[[Steps, Draws, Sequence[float], torch.optim.Optimizer], torch.Tensor]
-"""The same, with the loop that takes the steps eagerly as first argument. A stepper does not keep the loop: a training
-that refers to itself would hold its optimiser's state until the garbage collector runs."""
 _KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -47,7 +44,7 @@ def make_stepper(
     weights_C: torch.Tensor | None,
     *,
     plain: bool,
-) -> Stepper:
+) -> Quickest:
     """Return a stepper that takes a training's epochs in the quickest way.
 
     Args:
@@ -61,12 +58,16 @@ def make_stepper(
         plain: whether the training is the default objective on one set, with nothing of a method's own.
 
     """
-    return _Quickest(step, data, images, sizes, streams, optimizer, weights_C, plain)
+    return Quickest(step, data, images, sizes, streams, optimizer, weights_C, plain)
 
 
 @dataclass
-class _Quickest:
-    """Stepper that chooses anew for every epoch: a method may have changed the model in between."""
+class Quickest:
+    """Stepper that chooses anew for every epoch: a method may have changed the model in between.
+
+    It does not keep the loop that takes steps eagerly: a training that refers to itself would hold its optimiser's
+    state until the garbage collector runs.
+    """
 
     step: Step
     data: RunData
@@ -85,18 +86,41 @@ class _Quickest:
     ) -> torch.Tensor:
         """Take an epoch's steps."""
         self.epochs += 1
-        model, recipe = self.step.model, self.step.recipe
+        model = self.step.model
         if self._captures(optimizer):
-            if self.plain and len(draws) >= self.sizes[0] and can_stand_in(model, optimizer, recipe):
+            if self.plain and len(draws) >= self.sizes[0] and can_stand_in(model, optimizer, self.step.recipe):
                 set_rate(optimizer, rates[-1])
                 return self._engine(optimizer).epoch(model, optimizer, draws, rates, self.weights_C)
             return self._on_own_tensors(draws, rates, optimizer)
-        first = self.plain and self.epochs == 1 and self.data.device.type == "cpu"
-        if first and can_stand_in(model, optimizer, recipe):
-            self.live = LiveTaps.of(model, recipe, self.images[0].pixels.image_size)
+        self._look_for_live_taps(optimizer)
         if self.live is None or optimizer is not self.optimizer:
             return eagerly(draws, rates, optimizer)
         return self.live.epoch(eagerly, draws, rates)
+
+    def skip(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count an epoch that is not trained; the way of the first one is chosen as if it were."""
+        self.epochs += 1
+        if not self._captures(optimizer):
+            self._look_for_live_taps(optimizer)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the optimiser of the live taps, which lasts from one epoch to the next."""
+        return {"live": self.live.optimizer} if self.live else {}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that are kept between epochs beside the model and the optimisers."""
+        return self.live.momenta() if self.live else {}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over the tensors of `state`."""
+        if self.live:
+            self.live.restore(tensors)
+
+    def _look_for_live_taps(self, optimizer: torch.optim.Optimizer) -> None:
+        """Choose at the first epoch whether the training's steps are taken on live taps."""
+        first, model = self.plain and self.epochs == 1 and self.data.device.type == "cpu", self.step.model
+        if first and can_stand_in(model, optimizer, self.step.recipe):
+            self.live = LiveTaps.of(model, self.step.recipe, self.images[0].pixels.image_size)
 
     def _captures(self, optimizer: torch.optim.Optimizer) -> bool:
         """Return whether an epoch's steps are captured."""
@@ -127,8 +151,8 @@ class _Quickest:
 def can_stand_in(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> bool:
     """Return whether a copy of the model with the recipe's optimiser would take the same steps.
 
-    The optimiser must be of the recipe's kind, over all
-    parameters: methods that freeze some parameters freeze others in the next run, and an engine would be used once.
+    The optimiser must be of the recipe's kind, over all parameters: methods that freeze some parameters freeze others
+    in the next run, and an engine would be used once.
     """
     if _has_hooks(model):
         return False

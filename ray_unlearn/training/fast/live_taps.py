@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -46,7 +46,7 @@ class _Layer:
         (height, width), (rows, columns) = conv.kernel_size, window
         taps = [(row, column) for row in range(height) for column in range(width)]
         self._dead = [tap for tap in taps if tap[0] not in range(height)[rows] or tap[1] not in range(width)[columns]]
-        self._momenta: dict[Tap, torch.Tensor] = {}
+        self.momenta: dict[Tap, torch.Tensor] = {}
         self.live = nn.Parameter(self._window_OHWI.flatten(1).contiguous())
 
     @property
@@ -79,10 +79,10 @@ class _Layer:
         a, b, c, d = factors
         for tap in self._dead if self.whole.requires_grad and factors != (1, 0, 0, 1) else ():
             weight_OI = self.whole.detach()[:, :, tap[0], tap[1]]
-            momentum_OI = self._momenta.setdefault(tap, torch.zeros_like(weight_OI))
+            momentum_OI = self.momenta.setdefault(tap, torch.zeros_like(weight_OI))
             moved_OI = c * weight_OI + d * momentum_OI
             weight_OI.mul_(a).add_(momentum_OI, alpha=b)
-            self._momenta[tap] = moved_OI
+            self.momenta[tap] = moved_OI
 
 
 class LiveTaps:
@@ -119,6 +119,22 @@ class LiveTaps:
             for layer in self._layers:
                 layer.move_dead(factors)
         return total
+
+    def momenta(self) -> dict[str, torch.Tensor]:
+        """Return the momenta of dead taps, by layer and tap."""
+        return {
+            f"dead.{i}.{row}.{column}": momentum_OI
+            for i, layer in enumerate(self._layers)
+            for (row, column), momentum_OI in layer.momenta.items()
+        }
+
+    def restore(self, momenta: Mapping[str, torch.Tensor]) -> None:
+        """Take over the momenta of dead taps; other names are ignored."""
+        for name, momentum_OI in momenta.items():
+            kind, *place = name.split(".")
+            if kind == "dead":
+                i, row, column = map(int, place)
+                self._layers[i].momenta[row, column] = momentum_OI.clone()
 
     def __enter__(self) -> LiveTaps:
         """Replace weights by their live taps."""

@@ -43,6 +43,14 @@ def trim(model: nn.Module) -> nn.Module:
     return model
 
 
+def untrimmed(model: nn.Module) -> nn.Module:
+    """Make every convolution of a model an ordinary one again, in place; return the model."""
+    for module in model.modules():
+        if type(module) is TrimmedConv2d:
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
+    return model
+
+
 class TrimmedConv2d(nn.Conv2d):
     """An nn.Conv2d that skips taps which no pixel meets, and pixels which no tap meets, where that pays."""
 

@@ -1,16 +1,14 @@
-"""Subcommands that score populations: evaluate, report.
+"""Subcommand `evaluate`: scores of a study's populations.
 
     ray-unlearn evaluate faces.yaml --mode exact
-    ray-unlearn report faces.yaml
 
-Does not cover: how a score is computed (`ray_unlearn.evaluation`) or shown (`ray_unlearn.report`). Neither needs torch;
-Ray is imported only where parts are computed on it.
+Does not cover: how a score is computed (`ray_unlearn.evaluation`). It needs no torch; Ray is imported only where parts
+are computed on it.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,12 +19,11 @@ from ray_unlearn.cli.options import (
     Every,
     Overrides,
     StudyFile,
-    check_ending,
     names_in,
     store_of,
     typed,
 )
-from ray_unlearn.errors import StoreReadOnly, StudyError
+from ray_unlearn.errors import StudyError
 from ray_unlearn.terminal import print_error, print_line
 from ray_unlearn.wording import listed
 
@@ -44,15 +41,6 @@ class Mode(StrEnum):
 
     parity = "parity"
     exact = "exact"
-
-
-class ReportFormat(StrEnum):
-    """File format of a report."""
-
-    html = "html"
-    markdown = "markdown"
-    latex = "latex"
-    csv = "csv"
 
 
 def evaluate(
@@ -162,70 +150,3 @@ def execution(jobs: int | None, address: str | None) -> Execute:
         yield from on_ray(tasks, jobs=jobs, address=address)
 
     return execute
-
-
-def report(
-    study: StudyFile,
-    form: Annotated[
-        ReportFormat | None,
-        typer.Option(
-            "--format",
-            help="html: a page; markdown: tables for a README; latex, csv: one table. Default: by the ending of "
-            "--output, else html.",
-        ),
-    ] = None,
-    columns: Annotated[
-        list[str],
-        typer.Option(
-            "--columns",
-            metavar="A,B",
-            help="Columns of one table with one value per cell (latex, markdown, csv): population, method, N, p, cost, "
-            "seconds, SPLIT_accuracy, a measure of scores.parquet (F, RA and TA for short), or MEASURE@null: its value "
-            "at the null's N.",
-        ),
-    ] = [],  # noqa: B006
-    output: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Output file. Default: report.html, .md, .tex or .csv in the store."),
-    ] = None,
-    images: Annotated[
-        bool, typer.Option("--images", help="Put pictures of the images that each method forgot worst on the page.")
-    ] = False,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Save the page's pictures in DIR, too, as PDF and SVG.")
-    ] = None,
-    overrides: Overrides = [],  # noqa: B006
-) -> None:
-    """Write the last evaluation as a page, or as a paper's table.
-
-    The page opens without a network.
-    """
-    from ray_unlearn.generation.thumbnails import worst_pictures
-    from ray_unlearn.report.publish import check_images, draw, render, save
-    from ray_unlearn.study import load_study
-
-    chosen = _form_of(output, form)
-    loaded = load_study(study, overrides)
-    store = store_of(loaded)
-    check_images(chosen.value, images=images)
-    pictures = worst_pictures(loaded, store, print_error) if images else ()
-    text = render(store, chosen.value, names_in(columns), pictures)
-    try:
-        print_line(f"wrote {save(store, chosen.value, text, output)}")
-    except StoreReadOnly as error:
-        raise StoreReadOnly(f"{error}; --output FILE writes the report elsewhere") from error
-    if figures is not None:
-        print_line(f"wrote {len(draw(store, figures))} files in {figures}")
-
-
-def _form_of(output: Path | None, form: ReportFormat | None) -> ReportFormat:
-    """Return the format that is asked for, or that a file's ending shows; refuse an ending of another format."""
-    from ray_unlearn.report.publish import ENDINGS
-
-    ending = output.suffix.lower() if output is not None else ""
-    if form is None:
-        by_ending = (one for one in ReportFormat if ending in ENDINGS[one.value])
-        form = next(by_ending, ReportFormat.html)
-    if output is not None and ending:  # a name without an ending, such as /dev/stdout, holds any format
-        check_ending(output, ENDINGS[form.value], f"the report's format is {form.value}")
-    return form

@@ -83,7 +83,7 @@ def everything(
 
 def _decided(study: Study, make: Callable[..., Summary], backend: Backend, address: str | None) -> Summary:
     """Make runs and look at their scores, until they decide or all are made; return the summary of the last runs."""
-    from ray_unlearn.cli.judging import execution
+    from ray_unlearn.cli.evaluate import execution
     from ray_unlearn.evaluation.decided import decided
     from ray_unlearn.evaluation.evaluate import evaluate
 
@@ -106,7 +106,7 @@ def _decided(study: Study, make: Callable[..., Summary], backend: Backend, addre
 
 def _judge(study: Study, backend: Backend, address: str | None) -> None:
     """Score the populations and publish the page, unless the study has no reference."""
-    from ray_unlearn.cli.judging import execution
+    from ray_unlearn.cli.evaluate import execution
     from ray_unlearn.evaluation.evaluate import evaluate
     from ray_unlearn.report.publish import publish
     from ray_unlearn.report.text import score_lines
