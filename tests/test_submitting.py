@@ -457,7 +457,7 @@ def test_options_of_workers_reach_the_driver(tmp_path: Path, capsys, command: st
     """Law: both commands that make runs pass them on; here the driver refuses them, so it was asked."""
     on_gpu = ["--set", "execution.device=cuda"]
     for option, named in (
-        (["--workers", "2", *on_gpu], "--workers 2"),
+        (["--workers", "2", *on_gpu], "inline with --workers"),
         (["--gpus-per-worker", "0.5"], "--gpus-per-worker"),
     ):
         assert main([command, write(tmp_path), "--backend", "inline", *option]) != 0
