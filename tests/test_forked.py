@@ -154,7 +154,7 @@ def test_a_driver_that_is_killed_takes_its_workers_with_it(tmp_path: Path):
     assert f"made {7 - made} runs" in again.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 def test_a_signal_ends_the_workers_within_the_grace(tmp_path: Path, number: signal.Signals):
     """Law: 128 + the signal, one last line, no worker left."""
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(slow_study(tmp_path, 9)))
