@@ -300,6 +300,17 @@ def test_a_state_of_another_definition_is_ignored(stopped: Path, tmp_path: Path)
     assert "it was made with another digest (then" in outcome.note
 
 
+def test_a_state_lacks_the_stage_files_that_the_study_asks_for_since(stopped: Path, tmp_path: Path) -> None:
+    """Law: a digest does not cover `stages`: with others than the state's, a run begins anew and has all its files."""
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    _, worker = opened(study_in(tmp_path, stages={"checkpoints": [1, 2]}))
+    outcome = attempted(worker, RUNS[0])
+    worker.close()
+    assert outcome is not None
+    assert "it was made with another stages (then" in outcome.note
+    assert (tmp_path / "tiny/original/00000/stage-0002.safetensors").exists()
+
+
 def test_states_are_as_far_apart_as_the_study_says(tmp_path: Path) -> None:
     """Law: a state is saved at the first end of an epoch after so many minutes, by the worker's clock."""
     now, saved = iter(range(0, 10_000, 40)), []  # seconds: 40 pass between two looks at the clock

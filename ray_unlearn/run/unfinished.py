@@ -165,16 +165,17 @@ def _short(value: object) -> str:
 
 
 def conditions_of(
-    digest: str, original: str, packages: Mapping[str, str], arithmetic: Mapping[str, str]
+    digest: str, stages: str, original: str, packages: Mapping[str, str], arithmetic: Mapping[str, str]
 ) -> dict[str, str]:
     """Return what must be the same for a state to be used, by name.
 
     Args:
-        digest: digest of the run's population.
+        digest: digest of the run's population, which does not cover `stages`.
+        stages: the study's section, as JSON: a state has the stage files and metrics of its epochs, and no others.
         original: sha256 of the checkpoint that the run starts from; empty from scratch.
         packages: versions of Python and of packages, by name.
         arithmetic: device, threads, instructions and settings (`store.arithmetic`).
 
     """
-    own = {"digest": digest, "original": original, "source text of ray-unlearn": code_sha256()}
+    own = {"digest": digest, "stages": stages, "original": original, "source text of ray-unlearn": code_sha256()}
     return {**own, **{f"version of {name}": version for name, version in packages.items()}, **arithmetic}
