@@ -348,3 +348,15 @@ def test_after_the_first_run_long_work_goes_over_to_ray():
     for worker in (1, 2, 3):
         pool.stop(worker)
     assert (here.stopped, ray.stopped, begun) == ([1, 2], [1], [495.0])
+
+
+def test_a_worker_that_died_here_is_not_waited_for_after_the_move():
+    """Law: the first pool is asked for reports, which may take a second, only while it has workers."""
+    here, ray = Fake("here", 1), Fake("ray", 1)
+    left = Left([Run(population="finetune", index=0)], {"finetune": 400.0})
+    pool = MovingPool(here, left, begin=lambda s: lambda: ray, most_s=300.0)
+    assert pool.start() == 1
+    here.reports.append(Lost(1, "it died", died=True))
+    assert pool.wait() == [Lost(1, "it died", died=True)]
+    here.reports.append(Ready(1, None))  # type: ignore[arg-type]
+    assert pool.wait() == []
