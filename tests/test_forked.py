@@ -20,6 +20,7 @@ from slow import hurry, mixed_study_in, records_in, slow_study
 from ray_unlearn.errors import ClusterError, StudyError
 from ray_unlearn.generation import Summary, backends, generate
 from ray_unlearn.generation.auto import MOST_S, AutoBackend, workers_here
+from ray_unlearn.generation.cores import cores
 from ray_unlearn.generation.forked import ForkedPool
 from ray_unlearn.generation.moving import Left, MovingPool
 from ray_unlearn.run.outcome import Outcome
@@ -278,6 +279,27 @@ def test_workers_here_are_no_more_than_cores():
     assert found == [2, 1, 2]
     assert workers_here(Execution(workers=2), 1) == 1
     assert workers_here(Execution(cpus_per_worker=2), None) == 1
+
+
+@pytest.mark.usefixtures("two_cpus")
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 2),
+        ({"cpu.max": "max 100000"}, 2),
+        ({"cpu.max": "150000 100000"}, 1),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "800000 100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+    ],
+)
+def test_a_container_has_the_cores_of_its_quota(tmp_path: Path, files: dict[str, str], expected: int):
+    """Law: a quota of a control group counts as Ray counts it, rounded down; 64 workers would share two cores."""
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    assert cores(tmp_path) == expected
 
 
 def test_a_cluster_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch):
