@@ -106,6 +106,17 @@ def test_places_that_overlap_are_shown_as_the_same_set(board: tuple[StudyStore, 
     assert "no place" in rows["kookmin"][2].notes[-1]
 
 
+def test_intervals_hold_for_all_methods_of_a_study_at_once():
+    """Law: of several methods beside each other, each has the interval that holds for the luckiest, too."""
+    ranks = {name: Rank(best=1, worst=2, low=0.01, high=0.99) for name in ("finetune", "kookmin")}
+    several = make_scores().model_copy(update={"ranks": {"score": ranks}})
+    rows = {row[0].text: row for row in board_table([Entry(several)]).rows}
+    assert rows["kookmin"][1].interval == "[0.010, 0.990]"
+    own = make_scores().populations["kookmin"].measures["score"]
+    rows = {row[0].text: row for row in board_table([Entry(make_scores().model_copy(update={"ranks": {}}))]).rows}
+    assert rows["kookmin"][1].interval == f"[{own.low:.3f}, {own.high:.3f}]"
+
+
 def test_the_command_writes_a_page_and_markdown(
     board: tuple[StudyStore, StudyStore, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

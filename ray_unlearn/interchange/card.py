@@ -17,6 +17,7 @@ from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.evaluation.scores import Estimate, Scores
 from ray_unlearn.interchange.sets import OfSet
+from ray_unlearn.report.ranking import at_once, quoted
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.outputs import Margin
 from ray_unlearn.store.records import IMPORTED
@@ -108,7 +109,7 @@ def _sections(
 
 def _scores(store: StudyStore) -> Scores | None:
     try:
-        return read_scores(store)
+        return quoted(read_scores(store))
     except StoreError:
         return None
 
@@ -142,5 +143,5 @@ def _null(scores: Scores | None) -> str:
     return (
         f"Null: {scores.reference} against itself, {found.null_n} runs a side, reaches F {found.null:.3f} "
         f"({found.null_low:.3f} to {found.null_high:.3f} over halvings), {scores.mode} mode. Compare F at that N with "
-        "it. The intervals are of 95 %."
+        f"it. The intervals are of 95 %{at_once(scores)}."
     )

@@ -21,11 +21,13 @@ from ray_unlearn.evaluation.scores import PopulationScores, Scores
 from ray_unlearn.report.markdown import escaped, markdown_table
 from ray_unlearn.report.page import asset, policy, template
 from ray_unlearn.report.ranking import (
+    at_once,
     estimate,
     lost_accuracy,
     null_of,
     originals_of,
     place,
+    quoted,
     reference_of,
     slice_of,
 )
@@ -41,10 +43,11 @@ LEAD = (
 )
 EXPLAINED = (
     "Score: forgetting quality times the ratios of retain and test accuracy to those of retrained models, with N runs "
-    "a side and its 95 % interval over seeds. Null: the same number between halves of the retrained models. Places: "
-    "all that the runs allow, at 95 % for all methods of a study together; methods whose places overlap are tied. Rows "
-    "stand by the middle of their places, averaged over studies, which claims nothing. Scores of different studies do "
-    "not compare. Cost: a run's training over that of retraining, medians. A cross: accuracy was lost."
+    "a side and a 95 % interval over seeds, for all methods of a study at once where they have places. Null: the same "
+    "number between halves of the retrained models. Places: all that the runs allow, at 95 % for all methods of a "
+    "study together; methods whose places overlap are tied. Rows stand by the middle of their places, averaged over "
+    "studies, which claims nothing. Scores of different studies do not compare. Cost: a run's training over that of "
+    "retraining, medians. A cross: accuracy was lost."
 )
 
 
@@ -80,11 +83,12 @@ def leaderboard_markdown(board: Sequence[Entry]) -> str:
 
 def board_table(board: Sequence[Entry]) -> Table:
     """Return methods x studies, and the row of retraining against itself."""
+    board = [replace(one, scores=quoted(one.scores)) for one in board]
     columns = [Column("method", align="left")]
     for one in board:
         unit = f"{one.scores.mode} mode"
         columns += [
-            Column(one.scores.study, f"score, {unit}", "score, 95 % interval, N and null"),
+            Column(one.scores.study, f"score, {unit}", f"score, 95 % interval{at_once(one.scores)}, N and null"),
             Column("place", one.scores.study, "all places that the runs allow; cost"),
         ]
     rows = [_row(board, population) for population in _in_order(board)]
