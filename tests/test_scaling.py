@@ -39,6 +39,10 @@ def by_imagenet(images: torch.Tensor) -> torch.Tensor:
     return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
+def of_imagenet(images: torch.Tensor) -> torch.Tensor:
+    return images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+
+
 def said(before: Callable[[torch.Tensor], torch.Tensor], normalize: str | Normalize) -> str | None:
     """Return what is said of a net and a study's scaling; images are random pixels."""
     scaling = Scaling.of(normalize)
@@ -55,6 +59,11 @@ def said(before: Callable[[torch.Tensor], torch.Tensor], normalize: str | Normal
         (by_255, "raw"),  # the study hands out pixels, the net scales them
         (by_imagenet, "unit"),
         (lambda images: by_imagenet(images / 255), "raw"),
+        (lambda images: images - 255 * torch.tensor(MEAN).view(3, 1, 1), "raw"),  # Caffe's, without a deviation
+        (lambda images: 255 * (images - torch.tensor(MEAN).view(3, 1, 1)), "unit"),
+        (of_imagenet, IMAGENET),  # undoes the study's scaling
+        (lambda images: 255 * of_imagenet(images), IMAGENET),
+        (lambda images: (of_imagenet(images) - 0.5) / 0.5, IMAGENET),  # torchvision's transform_input
         (nn.BatchNorm2d(3), "standard"),  # begins with what it learns
         (nn.AvgPool2d(2), "standard"),  # other images, which no factor explains
         (lambda images: images.flip(3) / 255, "unit"),
@@ -82,6 +91,8 @@ def test_images_that_are_scaled_once(before, normalize):
             "black to white is -1.99 to 1.13e+03 at its first layer, and data.normalize makes it 0 to 255",
         ),
         (lambda images: 2 * images - 1, "standard", "black to white is -5 to 3 at its first layer"),
+        (lambda images: 2 * images - 1, Normalize(mean=[0.5] * 3, std=[0.5] * 3), "black to white is -3 to 1 at its f"),
+        (lambda images: 2 * images - 1, "raw", "black to white is -1 to 509 at its first layer"),
     ],
 )
 def test_images_that_are_scaled_twice(before, normalize, expected):

@@ -53,10 +53,16 @@ def test_a_generator_that_no_run_seeds(call):
         "transforms.RandomCrop(32)",
         "torch.Generator()",  # torch's begin at a number of their own, which is always the same
         "rng.normal(time.time())",
+        "class Random:\n    pass\nstrategy = Random()",
+        "tp.importance.Random()",
+        "t = time.time()\nfor t in range(3):\n    torch.manual_seed(t)",
+        "if __name__ == '__main__':\n    torch.manual_seed(int(time.time()))\n    random.Random()",
     ],
 )
 def test_what_repeats(line):
-    """Law: seeded generators, global ones, times that seed nothing, and other functions of these names are not."""
+    """Law: seeded generators, global ones, times that seed nothing, other functions and classes of these names, and
+    what only a main program does are not.
+    """
     assert draws_anew(f"{line}\n") == []
 
 

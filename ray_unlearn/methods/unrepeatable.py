@@ -5,7 +5,8 @@
 Torch's, NumPy's and Python's global generators are seeded before every run. A generator of a script's own is not, where
 it begins without a seed, or with one of the clock, the process or the system.
 
-Does not cover: the same in a package that the script imports, and what the order of threads changes.
+Does not cover: the same in a package that the script imports, what the order of threads changes, and what is under
+`if __name__ == "__main__":`, which is false in a run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Collection
 
 _UNSEEDED = {"default_rng", "RandomState", "SeedSequence", "PCG64", "MT19937", "Philox", "SFC64", "Random"}
 """Makers of generators that ask the system for a seed where they get none."""
+_OF_PYTHON = ("Random", "random.Random")
+"""How Python's generator is called; `Random` of other modules, and a class of the script's own, may be anything."""
 _SEEDING = {"seed", "manual_seed", "manual_seed_all", "seed_everything", "set_seed", "PRNGKey", *_UNSEEDED}
 """Functions that take a seed."""
 _CLOCKS = {
@@ -31,7 +34,7 @@ _GENERATORS = re.compile(r"(?i)(?:^|\.)(?:random|torch|cuda)$|generator|rng")
 
 def draws_anew(source: str) -> list[tuple[int, str]]:
     """Return the lines of a text with such randomness, and the calls, in the order of the lines."""
-    tree = ast.parse(source)
+    tree = _Imported().visit(ast.parse(source))
     clocks = {
         target.id
         for node in ast.walk(tree)
@@ -39,9 +42,22 @@ def draws_anew(source: str) -> list[tuple[int, str]]:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    found = {(call.lineno, ast.unparse(call)) for call in _calls_in(tree) if _is_anew(call, clocks)}
+    loops = [node.target for node in ast.walk(tree) if isinstance(node, ast.For | ast.comprehension)]
+    clocks -= {one.id for target in loops for one in ast.walk(target) if isinstance(one, ast.Name)}
+    classes = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    calls = [call for call in _calls_in(tree) if _name_of(call) not in classes]
+    found = {(call.lineno, ast.unparse(call)) for call in calls if _is_anew(call, clocks)}
     inside = {(line, text) for line, text in found if any(text != other and text in other for _, other in found)}
     return sorted(found - inside)
+
+
+class _Imported(ast.NodeTransformer):
+    """Leaves out what is under `if __name__ == "__main__":`."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        """Return an `if` as it is, or the `else` of one that only a main program enters."""
+        self.generic_visit(node)
+        return node.orelse if ast.unparse(node.test) == "__name__ == '__main__'" else node
 
 
 def _is_anew(call: ast.Call, clocks: Collection[str]) -> bool:
@@ -50,7 +66,8 @@ def _is_anew(call: ast.Call, clocks: Collection[str]) -> bool:
     if name in _SEEDING and any(_reads_clock(each, clocks) for each in given):
         return True
     of_library = isinstance(call.func, ast.Attribute) and _GENERATORS.search(ast.unparse(call.func.value))
-    return name in _SYSTEMS or (not given and (name in _UNSEEDED or (name == "seed" and bool(of_library))))
+    makes = name in _UNSEEDED and (name != "Random" or ast.unparse(call.func) in _OF_PYTHON)
+    return name in _SYSTEMS or (not given and (makes or (name == "seed" and bool(of_library))))
 
 
 def _reads_clock(node: ast.expr, clocks: Collection[str]) -> bool:

@@ -3,8 +3,8 @@
     scaled_twice(model, images_BCHW, Scaling.of("standard"))     # a line, or None
 
 The first such layer gets a x + b of the images, per channel, in a net that divides by 255 or has a Normalize in it.
-That is meant where the study hands out raw pixels (0..255) or pixels in 0..1; after mean and standard deviation it is
-not.
+That is meant where the study hands out raw pixels (0..255) or pixels in 0..1. After mean and standard deviation it is
+not, unless it replaces these: torchvision's GoogLeNet and Inception make -1..1 of what is standard for ImageNet.
 
 Does not cover: a net that does more to its images first (noise, patches, other colours), and one that begins with
 batch normalisation, which needs no scaling.
@@ -22,9 +22,11 @@ from ray_unlearn.data.images import Scaling
 from ray_unlearn.models.template import Template
 from ray_unlearn.seeds import nothing_drawn
 
-_SPANS = 0.25, 8.0
-"""Least and largest difference, at the first layer, between a white and a black image that were scaled once: 1 for
-pixels in 0..1, about 4.5 for mean and standard deviation of a data set."""
+_SPANS = 0.25, 256.0
+"""Least and largest difference, at the first layer, between a white and a black image that the net alone scaled: 1 for
+pixels in 0..1, about 4.5 for mean and standard deviation of a data set, 255 where only a mean is subtracted."""
+_REPLACED_SPANS = 0.9, 6.0
+"""The same where the net replaces the study's mean and standard deviation by others, with 0 near the middle."""
 _TOLERANCE = 1e-3
 
 
@@ -50,8 +52,7 @@ def scaled_twice(model: nn.Module, images_BCHW: torch.Tensor, scaling: Scaling) 
         return None
     shift, scale = torch.tensor(scaling.shift), torch.tensor(scaling.scale)
     black, white = (factors * (pixel - shift) / scale + offsets for pixel in (0.0, 255.0))
-    span = float((white - black).abs().mean())
-    if not shift.any() and _SPANS[0] <= span <= _SPANS[1]:
+    if _is_once(black, white, after_mean=bool(shift.any())):
         return None
     there, here = f"{_mean(black)} to {_mean(white)}", f"{_mean(-shift / scale)} to {_mean((255 - shift) / scale)}"
     return (
@@ -59,6 +60,15 @@ def scaled_twice(model: nn.Module, images_BCHW: torch.Tensor, scaling: Scaling) 
         f"first layer, and data.normalize makes it {here}; scale in one of the two: data.normalize: raw hands out "
         "0..255, and unit 0..1"
     )
+
+
+def _is_once(black: torch.Tensor, white: torch.Tensor, *, after_mean: bool) -> bool:
+    """Return whether black and white at the first layer are those of images with one scaling."""
+    span, middle = float((white - black).abs().mean()), float((white + black).mean()) / 2
+    if not after_mean:
+        return _SPANS[0] <= span <= _SPANS[1]
+    undone = float(black.abs().max()) < 0.01 and any(torch.allclose(white, torch.tensor(top)) for top in (1.0, 255.0))
+    return undone or (_REPLACED_SPANS[0] <= span <= _REPLACED_SPANS[1] and abs(middle) <= span / 5)
 
 
 def _mean(values_C: torch.Tensor) -> str:
