@@ -71,6 +71,7 @@ def leaderboard_page(board: Sequence[Entry]) -> str:
         facts=f"{len(board)} {'study' if len(board) == 1 else 'studies'}, {plural(len(_names(board)), 'method')}",
         board=board_table(board),
         studies=studies_table(board),
+        warnings=_warnings(board),
         versions=", ".join(versions),
     )
 
@@ -78,7 +79,13 @@ def leaderboard_page(board: Sequence[Entry]) -> str:
 def leaderboard_markdown(board: Sequence[Entry]) -> str:
     """Return the board as GitHub's Markdown."""
     tables = [part for table in (board_table(board), studies_table(board)) for part in markdown_table(table)]
-    return "\n\n".join(["# Leaderboard", escaped(LEAD), *tables]) + "\n"
+    warnings = "\n".join(f"- Warning: {escaped(line)}" for line in _warnings(board))
+    return "\n\n".join(["# Leaderboard", escaped(LEAD), *([warnings] if warnings else []), *tables]) + "\n"
+
+
+def _warnings(board: Sequence[Entry]) -> list[str]:
+    """Return the warnings of whole evaluations, after the study that they are about."""
+    return [f"{one.scores.study}: {line}" for one in board for line in one.scores.warnings]
 
 
 def board_table(board: Sequence[Entry]) -> Table:
