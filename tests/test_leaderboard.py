@@ -28,7 +28,7 @@ from ray_unlearn.wording import MISSING
 
 COUNTS = {"retrained": 12, "near": 6}
 SHIFTS = {"near": 0.1, "mine": -6.0}
-LINEAGE = {"original_digest": "digest of original", "model": {"arch": "small_cnn"}, "seed": 0}
+LINEAGE = {"original_digest": "digest of original", "originals": 1, "model": {"arch": "small_cnn"}, "seed": 0}
 
 
 def shared(name: str) -> dict[str, object]:
@@ -78,6 +78,7 @@ def test_each_cell_has_its_n_its_interval_and_its_null(board: tuple[StudyStore, 
     table = board_table([Entry(scores), Entry(read_scores(board[1]))])
     rows = {row[0].text: row for row in table.rows}
     assert next(iter(rows)) == "retraining itself"
+    assert table.columns[1].unit == "score, parity mode, 1 original"
     assert {*rows} == {"retraining itself", "near", *METHODS}
     found = scores.populations["near"].measures["score"]
     cell, place = rows["near"][1:3]
@@ -177,6 +178,7 @@ def test_a_packed_folder_gives_the_store_back(board: tuple[StudyStore, StudyStor
         ("model", {"arch": "resnet18"}, r"mine is of another study than .*model\.arch"),
         ("seed", 1, r"mine is of another study than .*seed"),
         ("original_digest", "another", r"mine is of another study than .*original_digest"),
+        ("originals", 2, r"mine is of another study than .*originals"),
     ],
 )
 def test_a_population_of_another_study_is_refused(

@@ -48,8 +48,9 @@ from ray_unlearn.wording import listed
 FOLDER = "study"
 _RECORDS = "records.jsonl"
 _COLUMNS = {"run", "split", "image_id", "label", "logits"}
-_SHARED = ("data", "model", "outputs", "seed", "original_digest")
-"""What populations of one study have in common; `original_digest` covers the recipe of its originals."""
+_SHARED = ("data", "model", "outputs", "seed", "original_digest", "originals")
+"""What populations that are ranked together have in common; `original_digest` covers the recipe of their originals, and
+`originals` is how many they start from: from one, even a perfect method has a lower F than from several."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,7 +184,8 @@ def check_same_study(store: StudyStore, pack: Pack, population: str) -> None:
     """Check that a packed population was made of the study that a store holds.
 
     Raises:
-        StoreError: its images, net, seed or originals are others; the message names the first difference.
+        StoreError: its images, net, seed, originals or their number are those of no population of the store; the
+            message names the first differences.
 
     """
     where = f"{pack.folder}: population {population}"
@@ -196,10 +198,11 @@ def check_same_study(store: StudyStore, pack: Pack, population: str) -> None:
                 f"found {theirs[:16]}; add rows to the study that they were made in"
             )
     theirs = pack.populations[population]["identity"]
-    ours = next((one for name in names if is_unlearned(one := _identity(store, name))), None)
-    if ours is None:
+    own = [one for name in names if is_unlearned(one := _identity(store, name))]
+    if not own:
         raise StoreError(f"{where}: {store.uri} holds no unlearned population yet; a row is added beside its own")
-    if lines := diff({key: ours.get(key) for key in _SHARED}, {key: theirs.get(key) for key in _SHARED}):
+    found = [diff({key: ours.get(key) for key in _SHARED}, {key: theirs.get(key) for key in _SHARED}) for ours in own]
+    if lines := min(found, key=len):
         raise StoreError(
             f"{where} is of another study than {store.uri} holds: {'; '.join(lines[:3])}; add it to the study that it "
             "was made in"
