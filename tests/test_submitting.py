@@ -455,9 +455,13 @@ def test_all_does_every_stage_once(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize("command", ["generate", "all"])
 def test_options_of_workers_reach_the_driver(tmp_path: Path, capsys, command: str) -> None:
     """Law: both commands that make runs pass them on; here the driver refuses them, so it was asked."""
-    for option in (["--workers", "2"], ["--gpus-per-worker", "0.5"]):
+    on_gpu = ["--set", "execution.device=cuda"]
+    for option, named in (
+        (["--workers", "2", *on_gpu], "inline with --workers"),
+        (["--gpus-per-worker", "0.5"], "--gpus-per-worker"),
+    ):
         assert main([command, write(tmp_path), "--backend", "inline", *option]) != 0
-        assert "--gpus-per-worker are for --backend ray" in capsys.readouterr().err
+        assert named in capsys.readouterr().err
 
 
 def test_all_judges_what_was_made_next_to_failures(tmp_path: Path, capsys) -> None:

@@ -157,7 +157,7 @@ def _made(arguments: Mapping[str, Any], sets: Mapping[str, ImageSet]) -> nn.Modu
     show_warnings_briefly()
     count_gpus_by_cuda()
     configure(device, opened.execution)
-    let_spawned_import(arguments["method"], arguments["source"], Path(tempfile.gettempdir()))
+    let_spawned_import(arguments["method"], arguments["source"], Path(tempfile.gettempdir()).with_name("modules"))
     method = script_method(arguments["method"], arguments["source"], arguments["planned"])
     net = opened.originals[arguments["original"]].to(device)
     rng = Seeds(**arguments["seeds"])

@@ -227,11 +227,12 @@ def _module_name(source: str) -> str:
 
 
 def let_spawned_import(method: str, source: str, folder: Path) -> None:
-    """Put a module into a folder, and that on the path, by which Python processes that a script spawns find the script.
+    """Make a folder with a module, and put it on the path: Python processes that a script spawns find the script there.
 
     A process of `multiprocessing.get_context("spawn")` inherits the path, and imports the modules of the functions that
     it is to call. Without this, a pool of such processes starts one after another for ever.
     """
+    folder.mkdir()
     copy = folder / "script.txt"
     copy.write_text(source, encoding="utf-8")
     (folder / f"{_module_name(source)}.py").write_text(
