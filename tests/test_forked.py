@@ -20,6 +20,7 @@ from slow import hurry, mixed_study_in, records_in, slow_study
 from ray_unlearn.errors import ClusterError, StudyError
 from ray_unlearn.generation import Summary, backends, generate
 from ray_unlearn.generation.auto import MOST_S, AutoBackend, workers_here
+from ray_unlearn.generation.cores import cores
 from ray_unlearn.generation.forked import ForkedPool
 from ray_unlearn.generation.moving import Left, MovingPool
 from ray_unlearn.run.outcome import Outcome
@@ -280,6 +281,27 @@ def test_workers_here_are_no_more_than_cores():
     assert workers_here(Execution(cpus_per_worker=2), None) == 1
 
 
+@pytest.mark.usefixtures("two_cpus")
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 2),
+        ({"cpu.max": "max 100000"}, 2),
+        ({"cpu.max": "150000 100000"}, 1),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "800000 100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+    ],
+)
+def test_a_container_has_the_cores_of_its_quota(tmp_path: Path, files: dict[str, str], expected: int):
+    """Law: a quota of a control group counts as Ray counts it, rounded down; 64 workers would share two cores."""
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    assert cores(tmp_path) == expected
+
+
 def test_a_cluster_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch):
     """Law: an address, RAY_ADDRESS and a share of GPUs mean Ray; nothing of them means a look at the work."""
     assert backends.ray_is_named("auto", None) == "a cluster's address is given"
@@ -348,3 +370,15 @@ def test_after_the_first_run_long_work_goes_over_to_ray():
     for worker in (1, 2, 3):
         pool.stop(worker)
     assert (here.stopped, ray.stopped, begun) == ([1, 2], [1], [495.0])
+
+
+def test_a_worker_that_died_here_is_not_waited_for_after_the_move():
+    """Law: the first pool is asked for reports, which may take a second, only while it has workers."""
+    here, ray = Fake("here", 1), Fake("ray", 1)
+    left = Left([Run(population="finetune", index=0)], {"finetune": 400.0})
+    pool = MovingPool(here, left, begin=lambda s: lambda: ray, most_s=300.0)
+    assert pool.start() == 1
+    here.reports.append(Lost(1, "it died", died=True))
+    assert pool.wait() == [Lost(1, "it died", died=True)]
+    here.reports.append(Ready(1, None))  # type: ignore[arg-type]
+    assert pool.wait() == []

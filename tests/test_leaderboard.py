@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -28,7 +28,7 @@ from ray_unlearn.wording import MISSING
 
 COUNTS = {"retrained": 12, "near": 6}
 SHIFTS = {"near": 0.1, "mine": -6.0}
-LINEAGE = {"original_digest": "digest of original", "model": {"arch": "small_cnn"}, "seed": 0}
+LINEAGE = {"original_digest": "digest of original", "originals": 1, "model": {"arch": "small_cnn"}, "seed": 0}
 
 
 def shared(name: str) -> dict[str, object]:
@@ -78,6 +78,7 @@ def test_each_cell_has_its_n_its_interval_and_its_null(board: tuple[StudyStore, 
     table = board_table([Entry(scores), Entry(read_scores(board[1]))])
     rows = {row[0].text: row for row in table.rows}
     assert next(iter(rows)) == "retraining itself"
+    assert table.columns[1].unit == "score, parity mode, 1 original"
     assert {*rows} == {"retraining itself", "near", *METHODS}
     found = scores.populations["near"].measures["score"]
     cell, place = rows["near"][1:3]
@@ -177,6 +178,7 @@ def test_a_packed_folder_gives_the_store_back(board: tuple[StudyStore, StudyStor
         ("model", {"arch": "resnet18"}, r"mine is of another study than .*model\.arch"),
         ("seed", 1, r"mine is of another study than .*seed"),
         ("original_digest", "another", r"mine is of another study than .*original_digest"),
+        ("originals", 2, r"mine is of another study than .*originals"),
     ],
 )
 def test_a_population_of_another_study_is_refused(
@@ -254,3 +256,94 @@ def test_runs_are_compared_with_a_file_of_digests(
     file.write_text("population\n")
     assert main(["verify", str(study), "--against", str(file)]) == 1
     assert "expected a file of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("study.json", lambda text: text.replace('"first"', '"../first"'), "expected the name of a study"),
+        (
+            "mine/population.json",
+            lambda text: text.replace('"digest"', '"other"'),
+            "expected a digest, and an identity",
+        ),
+        ("mine/population.json", lambda text: text.replace('"seed"', '"other"'), r"is of another study than .*seed"),
+        ("mine/records.jsonl", lambda text: text + text, "expected a record for each run; found run 0 twice"),
+        ("mine/records.jsonl", None, "cannot be read"),
+        ("splits/*.arrow", None, "missing; expected the ids of the images"),
+    ],
+)
+def test_a_damaged_folder_is_one_error(
+    board: tuple[StudyStore, StudyStore, Path], tmp_path: Path, file: str, change: Callable[[str], str], message: str
+):
+    """Law: what a stranger's folder lacks, has twice or names otherwise is an error that says so, and adds no row."""
+    damaged = shutil.copytree(board[2], tmp_path / "damaged")
+    changed = next((damaged / "study").glob(file))
+    if change is None:
+        changed.unlink()
+    else:
+        changed.write_text(change(changed.read_text()))
+    with pytest.raises(StoreError, match=message):
+        with_added(board[0], [read_pack(damaged)])
+
+
+def test_an_image_that_no_split_has_is_refused(board: tuple[StudyStore, StudyStore, Path], tmp_path: Path):
+    """Law: outputs of unknown images, and of no image at all, are not those that the record names."""
+    for empty in (False, True):
+        changed = shutil.copytree(board[2], tmp_path / str(empty))
+        for file in (changed / "outputs" / "mine").glob("*.parquet"):
+            table = pq.read_table(file)
+            other = table.set_column(2, "image_id", [["x"] * len(table)])
+            pq.write_table(other.slice(0, 0 if empty else len(table)), file)
+        with pytest.raises(StoreError, match="population mine, run 0: expected outputs of the sha256"):
+            with_added(board[0], [read_pack(changed)])
+
+
+def test_scores_that_runs_were_made_since_are_called_so(board: tuple[StudyStore, StudyStore, Path], tmp_path: Path):
+    """Law: the board says which population has more runs than its scores are of."""
+    assert not any("can be scored" in line for line in with_added(board[0], [])[0].warnings)
+    shutil.copytree(board[0].storage.uri, tmp_path / "later")
+    later = StudyStore(open_storage(str(tmp_path / "later")), "first")
+    old = read_scores(later)
+    near = old.populations["near"].model_copy(update={"runs": 4})
+    save(later, old.model_copy(update={"populations": {**old.populations, "near": near}}))
+    scores, _ = with_added(later, [])
+    line = "first: near: 6 runs can be scored, and these scores are of 4; `ray-unlearn evaluate` computes them anew"
+    assert line in leaderboard_page([Entry(scores)])
+    assert line.replace("`", r"\`") in leaderboard_markdown([Entry(scores)])
+
+
+def test_a_packed_folder_names_no_person_and_no_folder(board: tuple[StudyStore, StudyStore, Path], tmp_path: Path):
+    """Law: no accuracy by group, which is a person, and no path of this machine, wherever a study has one."""
+    first = board[0]
+    shutil.copytree(first.storage.uri, tmp_path / "own")
+    store = StudyStore(open_storage(str(tmp_path / "own")), "first")
+    scores = read_scores(store)
+    near = scores.populations["near"]
+    person = near.slices[0].model_copy(update={"by": "group", "key": "Ada"})
+    near = near.model_copy(update={"slices": (*near.slices, person)})
+    save(store, scores.model_copy(update={"populations": {**scores.populations, "near": near}}))
+    others = {"reference": "retrained", "populations": {"other": "/home/ada/storage/study/other"}}
+    study = study_of(tmp_path / "own", COUNTS, name="first", evaluation=others)
+    export_hub(store, study, [*COUNTS], tmp_path / "hub")
+    held = {file.name: file.read_text() for file in (tmp_path / "hub" / "study").glob("*.json")}
+    assert {*held} == {"study.json", "scores.json"}
+    assert not any(text in one for one in held.values() for text in ("Ada", "/home/ada", str(tmp_path)))
+    assert json.loads(held["study.json"])["evaluation"]["populations"] == {"other": "other"}
+    assert json.loads(held["scores.json"])["populations"]["near"]["slices"]
+
+
+def test_digests_of_nothing_are_refused(
+    board: tuple[StudyStore, StudyStore, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Law: a population that the study does not have, and one without runs, give no file."""
+    study, loaded = tmp_path / "study.yaml", board[0].study()
+    assert loaded is not None
+    study.write_text(yaml.safe_dump(loaded.model_dump(mode="json")))
+    export = ["export", str(study), str(tmp_path / "digests.csv"), "--format", "digests"]
+    assert main([*export, "--population", "neer"]) == 2
+    assert "not a population of the study" in capsys.readouterr().err
+    assert main([*export, "--set", "name=empty"]) == 1
+    assert "no run is made yet" in capsys.readouterr().err
+    assert not (tmp_path / "digests.csv").exists()
+    assert main(["verify", str(study), "--repair", "--against", str(study)]) == 2

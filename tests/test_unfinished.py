@@ -17,7 +17,7 @@ from plans import PAYLOADS, finetune, plan_of, record_of
 from pyarrow import fs
 from test_filesystem import Killed
 
-from ray_unlearn.errors import DamagedFile, NewerFormat, StoreUnwritable
+from ray_unlearn.errors import DamagedFile, NewerFormat, StoreError, StoreUnwritable
 from ray_unlearn.generation import generate, open_job
 from ray_unlearn.generation.job import not_resumed
 from ray_unlearn.methods import METHODS
@@ -31,6 +31,7 @@ from ray_unlearn.store.metrics import study_status
 from ray_unlearn.store.unfinished import publish_state, read_state, remove_made, unfinished
 from ray_unlearn.store.verify import repair, verify
 from ray_unlearn.study import Run, Study, parse_study
+from ray_unlearn.training.resuming import NotResumable, Resuming, Snapshot
 
 RUNS = [Run(population=name, index=0) for name in ("original", "scrub", "finetune")]
 STATE = "00000.state"
@@ -298,6 +299,43 @@ def test_a_state_of_another_definition_is_ignored(stopped: Path, tmp_path: Path)
     worker.close()
     assert outcome is not None
     assert "it was made with another digest (then" in outcome.note
+
+
+def test_a_state_lacks_the_stage_files_that_the_study_asks_for_since(stopped: Path, tmp_path: Path) -> None:
+    """Law: a digest does not cover `stages`: with others than the state's, a run begins anew and has all its files."""
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    _, worker = opened(study_in(tmp_path, stages={"checkpoints": [1, 2]}))
+    outcome = attempted(worker, RUNS[0])
+    worker.close()
+    assert outcome is not None
+    assert "it was made with another stages (then" in outcome.note
+    assert (tmp_path / "tiny/original/00000/stage-0002.safetensors").exists()
+
+
+def test_a_state_that_cannot_be_restored_is_ignored(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: trainings other than the state's are found at its own epoch; the run begins anew in the same attempt.
+
+    A made run whose state cannot be removed is made all the same.
+    """
+
+    def refuse(self: Resuming, snapshot: Snapshot) -> None:
+        raise NotResumable("the method has the trainings [0, 1], the snapshot [0]")
+
+    def keep(store: StudyStore, run: Run) -> None:
+        raise StoreError("cannot remove")
+
+    monkeypatch.setattr(Resuming, "_restore", refuse)
+    monkeypatch.setattr(module, "remove_state", keep)
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    job, worker = opened(study_in(tmp_path))
+    outcome = attempted(worker, RUNS[0])
+    worker.close()
+    assert outcome is not None
+    assert "ignored: NotResumable: the method has the trainings [0, 1]" in outcome.note
+    assert job.store.indexes("original") == [0]
+    assert unfinished(job.store, "original") == [0]
 
 
 def test_states_are_as_far_apart_as_the_study_says(tmp_path: Path) -> None:

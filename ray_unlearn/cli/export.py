@@ -93,9 +93,7 @@ def export(
     if file.exists() and not overwrite:
         raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
     loaded = load_study(study, overrides)
-    if population not in loaded.populations:
-        hint = did_you_mean(population, loaded.populations)
-        raise StudyError(f"--population {population}: not a population of the study{hint}")
+    _check_names([population], loaded)
     from ray_unlearn.export import export_competition, export_model
 
     if one_model:
@@ -117,8 +115,20 @@ def _export_digests(study: Study, file: Path, populations: list[str], *, overwri
     check_ending(file, (".csv",), "digests are a table")
     if file.exists() and not overwrite:
         raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
-    count = write_digests(store_of(study), populations or list(study.populations), file)
+    _check_names(populations, study)
+    store = store_of(study)
+    chosen = [name for name in populations or study.populations if store.made(name)]
+    if not chosen:
+        raise StoreError(f"{store.uri}: no run is made yet; `ray-unlearn generate` makes them")
+    count = write_digests(store, chosen, file)
     print_line(f"wrote the digests of {count} runs to {file}")
+
+
+def _check_names(populations: list[str], study: Study) -> None:
+    for name in populations:
+        if name not in study.populations:
+            hint = did_you_mean(name, study.populations)
+            raise StudyError(f"--population {name}: not a population of the study{hint}")
 
 
 def _export_outputs(study: Study, folder: Path, populations: list[str], form: ExportFormat, more: Any) -> None:
@@ -127,11 +137,7 @@ def _export_outputs(study: Study, folder: Path, populations: list[str], form: Ex
     from ray_unlearn.interchange.writing import export_outputs
     from ray_unlearn.study.schema import Evaluation
 
-    for name in populations:
-        if name not in study.populations:
-            raise StudyError(
-                f"--population {name}: not a population of the study{did_you_mean(name, study.populations)}"
-            )
+    _check_names(populations, study)
     store = store_of(study)
     chosen = populations or [name for name in study.populations if store.made(name)]
     if not chosen:

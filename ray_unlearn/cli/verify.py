@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from ray_unlearn.cli.options import Overrides, StudyFile, store_of, typed
-from ray_unlearn.errors import StoreError
+from ray_unlearn.errors import StoreError, StudyError
 from ray_unlearn.terminal import print_line
 
 
@@ -35,6 +35,8 @@ def verify(
 
     Files of runs are compared with their records, decoded images with their manifests.
     """
+    if against is not None and repair:
+        raise StudyError("verify: --repair is for damaged files; --against compares runs, and repairs none")
     if against is not None:
         _verify_against(study, against, overrides)
         return

@@ -13,7 +13,6 @@ Does not cover: the two places themselves (`forked`, `cluster.backend`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.prepare import LARGE_ROWS, in_place
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.errors import ClusterError, RayUnlearnError
+from ray_unlearn.generation.cores import cores
 from ray_unlearn.generation.forked import ForkedBackend
 from ray_unlearn.generation.inline import inline_device
 from ray_unlearn.generation.moving import Left, MovingPool
@@ -47,18 +47,14 @@ def ray_is_needed(execution: Execution) -> str:
     """Return why a study's runs cannot be in forked processes of this machine; empty if they can."""
     if inline_device(execution) != "cpu":
         return f"runs are on {inline_device(execution)}"
-    if execution.cpus_per_worker > (cpus := _cpus()):
+    if execution.cpus_per_worker > (cpus := cores()):
         return f"this machine has {cpus} CPUs, and execution.cpus_per_worker is {execution.cpus_per_worker}"
     return ""
 
 
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def workers_here(execution: Execution, workers: int | None) -> int:
     """Return how many workers are asked for, at most as many as this machine has cores for."""
-    fit = max(1, _cpus() // execution.cpus_per_worker)
+    fit = max(1, cores() // execution.cpus_per_worker)
     return min(workers or (execution.workers if isinstance(execution.workers, int) else fit), fit)
 
 

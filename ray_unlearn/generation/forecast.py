@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ray_unlearn.errors import RayUnlearnError
 from ray_unlearn.generation.checks import Checks
+from ray_unlearn.generation.cores import cores
 from ray_unlearn.generation.estimates import Estimate, Step, estimate, expected_sizes, records_of, total_s
 from ray_unlearn.store import Record
 from ray_unlearn.study.schema import Execution, Study
@@ -160,7 +161,7 @@ def _workers(study: Study, device: str, share: float) -> int:
     execution = study.execution
     if isinstance(execution.workers, int):
         return execution.workers
-    fit = max(1, len(os.sched_getaffinity(0)) // execution.cpus_per_worker)
+    fit = max(1, cores() // execution.cpus_per_worker)
     if device == "cuda":
         import torch
 

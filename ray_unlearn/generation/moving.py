@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ray_unlearn.run.outcome import Attempt
-from ray_unlearn.schedule.pool import Finished, Leaving, Pool, Ready, Report
+from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Pool, Ready, Report
 from ray_unlearn.study.plan import Run
 
 
@@ -117,6 +117,8 @@ class MovingPool:
         found: list[Report] = []
         for report in pool.wait():
             found.append(replace(report, worker=self._numbers[id(pool), report.worker]))
+            if isinstance(report, Lost):  # nobody stops it: without this, the first pool would be waited for, empty
+                self._workers.pop(found[-1].worker, None)
             if isinstance(report, Ready) and pool is self._next and not self._is_over:
                 self._is_over = True
                 found += [Leaving(worker) for worker, (owner, _) in self._workers.items() if owner is self._here]

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores
+from ray_unlearn.evaluation.outdated import outdated
 from ray_unlearn.evaluation.scores import Scores
-from ray_unlearn.interchange.packed import Pack, check_same_study, unpack
+from ray_unlearn.interchange.packed import Pack, check_same_study, is_unlearned, unpack
 from ray_unlearn.store import StudyStore
-from ray_unlearn.study.plan import ORIGINAL
 
 
 def with_added(
@@ -26,17 +26,19 @@ def with_added(
 ) -> tuple[Scores, frozenset[str]]:
     """Return a study's scores, with the populations of packed folders that it does not have itself.
 
+    More runs than the scores are of are a warning of theirs.
+
     Raises:
         StoreError: the study was not evaluated, a folder is of another study, has no new population, or too few runs.
 
     """
     scores = read_scores(store)
     if not packs:
-        return scores, frozenset()
+        return _noted(scores, store), frozenset()
     study = store.study()
     if study is None:
         raise StoreError(f"{store.uri}: no study was generated here; `ray-unlearn generate` makes one")
-    runs = min(one.runs for one in scores.populations.values() if one.role == "unlearned")
+    runs = min((one.runs for one in scores.populations.values() if one.role == "unlearned"), default=0)
     added: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number, pack in enumerate(packs):
@@ -56,7 +58,12 @@ def with_added(
         wider = study.model_copy(update={"evaluation": others})
         most = max(one.runs for one in scores.populations.values())
         found = evaluate(wider, store, mode=scores.mode, first=most, log=log)
-    return found, frozenset(added)
+    return _noted(found, store), frozenset(added)
+
+
+def _noted(scores: Scores, store: StudyStore) -> Scores:
+    """Add a warning for each population that has more runs by now."""
+    return scores.model_copy(update={"warnings": (*scores.warnings, *outdated(scores, store))})
 
 
 def _new_of(store: StudyStore, pack: Pack, known: Sequence[str]) -> list[str]:
@@ -64,7 +71,7 @@ def _new_of(store: StudyStore, pack: Pack, known: Sequence[str]) -> list[str]:
     new = []
     for name, content in pack.populations.items():
         same = (store.held(name) or {}).get("digest") == content["digest"]
-        if name == ORIGINAL or same or "original_digest" not in content["identity"]:
+        if same or not is_unlearned(content["identity"]):
             continue
         if name in known:
             raise StoreError(

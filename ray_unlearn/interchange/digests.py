@@ -93,7 +93,7 @@ def _read(file: Path) -> dict[str, dict[int, tuple[str, str]]]:
             raise ValueError(f"the columns {', '.join(head)}")
         for name, index, digest, sha256 in rows:
             found.setdefault(name, {})[int(index)] = digest, sha256
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise StoreError(
             f"{file}: expected a file of `ray-unlearn export STUDY FILE.csv --format digests`; found {error}"
         ) from error

@@ -9,7 +9,7 @@
     study/splits/<digest>.arrow                  image ids and classes of every split; no groups (persons)
     study/<population>/population.json           digest and identity
     study/<population>/records.jsonl             a record per line, without the host's name
-    study/scores.json                            the last evaluation, where there is one
+    study/scores.json                            the last evaluation, where there is one; no groups
 
 Outputs come from the Parquet files and are encoded anew: their sha256 has to be that of the run's record.
 
@@ -19,8 +19,10 @@ Does not cover: images, checkpoints, and several forget sets.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -29,20 +31,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_unlearn.errors import StoreError
+from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.evaluation.outputs import read_image_names
+from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.store.arrow import open_parquet_file, read_table
 from ray_unlearn.store.formats import parse_object, stamped
 from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.store.records import CHECKPOINT, OUTPUTS, parse_record, payload_of
+from ray_unlearn.study.forget import NAME_PATTERN, POPULATION_PATTERN
 from ray_unlearn.study.identity import diff
 from ray_unlearn.study.plan import ORIGINAL, Run
 from ray_unlearn.study.schema import Study
+from ray_unlearn.wording import listed
 
 FOLDER = "study"
 _RECORDS = "records.jsonl"
-_SHARED = ("data", "model", "outputs", "seed", "original_digest")
-"""What populations of one study have in common; `original_digest` covers the recipe of its originals."""
+_COLUMNS = {"run", "split", "image_id", "label", "logits"}
+_SHARED = ("data", "model", "outputs", "seed", "original_digest", "originals")
+"""What populations that are ranked together have in common; `original_digest` covers the recipe of their originals, and
+`originals` is how many they start from: from one, even a perfect method has a lower F than from several."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,12 +66,22 @@ class Pack:
         """Return the records of a population's runs, by index.
 
         Raises:
+            StoreError: the file cannot be read, or is not of one record for each run of the population.
             DamagedFile: one was changed.
 
         """
         file = self.folder / FOLDER / population / _RECORDS
-        lines = file.read_text(encoding="utf-8").splitlines()
-        return sorted((parse_record(line, str(file)) for line in lines), key=lambda record: record.index)
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"{file}: cannot be read: {error}; export it again") from error
+        found = sorted((parse_record(line, str(file)) for line in lines), key=lambda record: record.index)
+        for record, following in pairwise([*found, None]):
+            if record and record.population != population:
+                raise StoreError(f"{file}: expected runs of {population}; found one of {record.population}")
+            if record and following and record.index == following.index:
+                raise StoreError(f"{file}: expected a record for each run; found run {record.index} twice")
+        return found
 
 
 def write_study(store: StudyStore, study: Study, made: Mapping[str, Mapping[int, Record]], folder: Path) -> None:
@@ -80,7 +98,7 @@ def write_study(store: StudyStore, study: Study, made: Mapping[str, Mapping[int,
         (folder / name / _RECORDS).write_text("".join(lines), encoding="utf-8")
         _copy_splits(store, held["identity"]["data"]["splits"], folder / "splits")
     if store.storage.exists(store.layout.scores_json):
-        (folder / "scores.json").write_bytes(store.storage.read(store.layout.scores_json))
+        (folder / "scores.json").write_text(_without_groups(read_scores(store)), encoding="utf-8")
 
 
 def _portable(tree: Any) -> Any:
@@ -89,13 +107,24 @@ def _portable(tree: Any) -> Any:
         return {
             key: _last(value) if key in ("path", "images", "ids") else _portable(value) for key, value in tree.items()
         }
-    return tree
+    if isinstance(tree, list):
+        return [_portable(one) for one in tree]
+    return _last(tree) if isinstance(tree, str) and PurePath(tree).is_absolute() else tree
 
 
 def _last(value: Any) -> Any:
     if isinstance(value, list):
         return [_last(one) for one in value]
     return PurePath(value).name if isinstance(value, str) else value
+
+
+def _without_groups(scores: Scores) -> str:
+    """Return scores.json without accuracies by group: a group is a person."""
+    populations = {
+        name: one.model_copy(update={"slices": tuple(part for part in one.slices if part.by != "group")})
+        for name, one in scores.populations.items()
+    }
+    return scores.model_copy(update={"populations": populations}).model_dump_json(indent=1)
 
 
 def _public(record: Record) -> Record:
@@ -120,26 +149,43 @@ def read_pack(folder: Path) -> Pack:
     """Open a packed folder.
 
     Raises:
-        StoreError: it is none, or one of an earlier version, which held no identities.
+        StoreError: it is none, or one of an earlier version, which held no identities, or of several forget sets.
 
     """
     study_json = folder / FOLDER / "study.json"
     if not study_json.is_file():
         raise StoreError(
             f"{folder}: expected a folder that `ray-unlearn export STUDY {folder} --format hub` wrote; found no "
-            f"{FOLDER}/study.json; export it again with this version"
+            f"{FOLDER}/study.json, which earlier versions, and studies with several forget sets, do not have"
         )
     study = parse_object("study", study_json.read_bytes(), str(study_json))
     files = sorted((folder / FOLDER).glob("*/population.json"))
-    populations = {file.parent.name: parse_object("population", file.read_bytes(), str(file)) for file in files}
-    return Pack(folder=folder, study=str(study["name"]), populations=populations)
+    populations = {file.parent.name: _parsed(file) for file in files}
+    name = study.get("name")
+    if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
+        raise StoreError(f"{study_json}: expected the name of a study; found {name!r}")
+    return Pack(folder=folder, study=name, populations=populations)
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    """Return digest and identity of a packed population, whose name a study could have."""
+    content = parse_object("population", file.read_bytes(), str(file))
+    identity = content.get("identity")
+    data = identity.get("data") if isinstance(identity, dict) else None
+    splits = data.get("splits") if isinstance(data, dict) else None
+    if not isinstance(content.get("digest"), str) or not isinstance(splits, str):
+        raise StoreError(f"{file}: expected a digest, and an identity with data.splits; found others; export it again")
+    if not re.fullmatch(POPULATION_PATTERN, file.parent.name):
+        raise StoreError(f"{file}: expected a folder with the name of a population; found {file.parent.name!r}")
+    return content
 
 
 def check_same_study(store: StudyStore, pack: Pack, population: str) -> None:
     """Check that a packed population was made of the study that a store holds.
 
     Raises:
-        StoreError: its images, net, seed or originals are others; the message names the first difference.
+        StoreError: its images, net, seed, originals or their number are those of no population of the store; the
+            message names the first differences.
 
     """
     where = f"{pack.folder}: population {population}"
@@ -151,15 +197,22 @@ def check_same_study(store: StudyStore, pack: Pack, population: str) -> None:
                 f"{pack.folder}: {name} was made differently than in {store.uri}: expected the digest {ours[:16]}; "
                 f"found {theirs[:16]}; add rows to the study that they were made in"
             )
-    ours = (store.held(next(name for name in names if "original_digest" in _identity(store, name))) or {})["identity"]
     theirs = pack.populations[population]["identity"]
-    keys = [key for key in _SHARED if key in theirs or key == "data"]
-    if lines := diff({key: ours.get(key) for key in keys}, {key: theirs.get(key) for key in keys}):
+    own = [one for name in names if is_unlearned(one := _identity(store, name))]
+    if not own:
+        raise StoreError(f"{where}: {store.uri} holds no unlearned population yet; a row is added beside its own")
+    found = [diff({key: ours.get(key) for key in _SHARED}, {key: theirs.get(key) for key in _SHARED}) for ours in own]
+    if lines := min(found, key=len):
         raise StoreError(
             f"{where} is of another study than {store.uri} holds: {'; '.join(lines[:3])}; add it to the study that it "
             "was made in"
         )
     _check_runs(store, pack, population)
+
+
+def is_unlearned(identity: Mapping[str, Any]) -> bool:
+    """Return whether runs of a population start from the study's originals; those of shadows do not."""
+    return "original_digest" in identity and identity.get("starts_from", ORIGINAL) == ORIGINAL
 
 
 def _identity(store: StudyStore, population: str) -> Mapping[str, Any]:
@@ -197,17 +250,19 @@ def unpack(pack: Pack, populations: Sequence[str], storage: str, runs: int | Non
 
     """
     store = StudyStore(open_storage(storage), pack.study)
-    for file in sorted((pack.folder / FOLDER / "splits").iterdir()):
-        store.storage.publish_file(f"{store.name}/splits/{file.name}", file.read_bytes())
     for name in populations:
         content = json.dumps(pack.populations[name]).encode()
         store.storage.publish_file(store.layout.population_json(name), content)
-        names = read_image_names(store, pack.populations[name]["identity"]["data"]["splits"]).ids
+        digest = pack.populations[name]["identity"]["data"]["splits"]
+        _unpack_splits(pack, store, digest)
+        names = read_image_names(store, digest).ids
         positions = {split: {one: i for i, one in enumerate(ids)} for split, ids in names.items()}
         outputs = _outputs(pack, name)
         for record in pack.records(name)[:runs]:
-            data = _encoded(outputs.filter(pc.equal(outputs["run"], record.index)), positions)
-            expected, found = record.payloads[OUTPUTS].sha256, payload_of(data).sha256
+            rows = outputs.filter(pc.equal(outputs["run"], record.index))
+            data = _encoded(rows, positions) if len(rows) else b""
+            expected = record.payloads[OUTPUTS].sha256 if OUTPUTS in record.payloads else "none"
+            found = payload_of(data).sha256
             if expected != found:
                 raise StoreError(
                     f"{pack.folder}: population {name}, run {record.index}: expected outputs of the sha256 "
@@ -217,25 +272,34 @@ def unpack(pack: Pack, populations: Sequence[str], storage: str, runs: int | Non
     return store
 
 
+def _unpack_splits(pack: Pack, store: StudyStore, digest: str) -> None:
+    file = pack.folder / FOLDER / "splits" / PurePath(store.layout.splits(digest)).name
+    if not file.is_file():
+        raise StoreError(f"{file}: missing; expected the ids of the images; export the folder again")
+    store.storage.publish_file(store.layout.splits(digest), file.read_bytes())
+
+
 def _outputs(pack: Pack, population: str) -> pa.Table:
     """Return the outputs of a population's runs, a row per run and image."""
     tables = []
     for file in sorted((pack.folder / "outputs" / population).glob("*.parquet")):
         with pa.OSFile(str(file)) as opened:
             tables.append(open_parquet_file(opened).read())
-    if not tables or "logits" not in tables[0].column_names:
-        raise StoreError(f"{pack.folder}/outputs/{population}: expected Parquet files with logits; found none")
+    if not tables or any(not {*table.column_names} >= _COLUMNS for table in tables):
+        raise StoreError(
+            f"{pack.folder}/outputs/{population}: expected Parquet files with {listed(sorted(_COLUMNS))}; found others"
+        )
     return pa.concat_tables(tables)
 
 
 def _encoded(table: pa.Table, positions: Mapping[str, Mapping[str, int]]) -> bytes:
-    """Return one run's outputs as the store has them: splits in their order in the file."""
+    """Return one run's outputs as the store has them, splits in their order in the file; an unknown image is at -1."""
     splits = table["split"].to_pylist()
     found = {}
     for split in dict.fromkeys(splits):
         rows = table.filter(pa.array([one == split for one in splits]))
         found[split] = SplitLogits(
-            np.array([positions[split][one] for one in rows["image_id"].to_pylist()]),
+            np.array([positions.get(split, {}).get(one, -1) for one in rows["image_id"].to_pylist()]),
             rows["label"].to_numpy(),
             np.array(rows["logits"].to_pylist(), np.float32),
         )

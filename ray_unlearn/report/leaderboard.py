@@ -39,15 +39,16 @@ ITSELF = "retraining itself"
 """Name of the row of nulls."""
 LEAD = (
     "How close unlearning methods come to retraining, by the score of the NeurIPS 2023 challenge. 1 is out of reach: a "
-    "perfect method would get what retraining gets against itself."
+    "perfect method would get what retraining gets against itself, and less where all runs start from few originals."
 )
 EXPLAINED = (
     "Score: forgetting quality times the ratios of retain and test accuracy to those of retrained models, with N runs "
     "a side and a 95 % interval over seeds, for all methods of a study at once where they have places. Null: the same "
     "number between halves of the retrained models. Places: all that the runs allow, at 95 % for all methods of a "
     "study together; methods whose places overlap are tied. Rows stand by the middle of their places, averaged over "
-    "studies, which claims nothing. Scores of different studies do not compare. Cost: a run's training over that of "
-    "retraining, medians. A cross: accuracy was lost."
+    "studies, which claims nothing. From fewer than 4 originals, intervals and places hold for these originals alone, "
+    "and a perfect method stays below the null. Scores of different studies do not compare. Cost: a run's training "
+    "over that of retraining, medians. A cross: accuracy was lost."
 )
 
 
@@ -71,6 +72,7 @@ def leaderboard_page(board: Sequence[Entry]) -> str:
         facts=f"{len(board)} {'study' if len(board) == 1 else 'studies'}, {plural(len(_names(board)), 'method')}",
         board=board_table(board),
         studies=studies_table(board),
+        warnings=_warnings(board),
         versions=", ".join(versions),
     )
 
@@ -78,7 +80,13 @@ def leaderboard_page(board: Sequence[Entry]) -> str:
 def leaderboard_markdown(board: Sequence[Entry]) -> str:
     """Return the board as GitHub's Markdown."""
     tables = [part for table in (board_table(board), studies_table(board)) for part in markdown_table(table)]
-    return "\n\n".join(["# Leaderboard", escaped(LEAD), *tables]) + "\n"
+    warnings = "\n".join(f"- Warning: {escaped(line)}" for line in _warnings(board))
+    return "\n\n".join(["# Leaderboard", escaped(LEAD), *([warnings] if warnings else []), *tables]) + "\n"
+
+
+def _warnings(board: Sequence[Entry]) -> list[str]:
+    """Return the warnings of whole evaluations, after the study that they are about."""
+    return [f"{one.scores.study}: {line}" for one in board for line in one.scores.warnings]
 
 
 def board_table(board: Sequence[Entry]) -> Table:
@@ -86,7 +94,7 @@ def board_table(board: Sequence[Entry]) -> Table:
     board = [replace(one, scores=quoted(one.scores)) for one in board]
     columns = [Column("method", align="left")]
     for one in board:
-        unit = f"{one.scores.mode} mode"
+        unit = f"{one.scores.mode} mode{_starts(one.scores)}"
         columns += [
             Column(one.scores.study, f"score, {unit}", f"score, 95 % interval{at_once(one.scores)}, N and null"),
             Column("place", one.scores.study, "all places that the runs allow; cost"),
@@ -100,6 +108,15 @@ def board_table(board: Sequence[Entry]) -> Table:
         reference=ITSELF,
         explained=EXPLAINED,
     )
+
+
+def _starts(scores: Scores) -> str:
+    """Return how many originals runs start from, such as `, 2 originals`; empty where all are from scratch."""
+    found = [one.originals for one in scores.populations.values() if one.role == "unlearned" and one.originals]
+    if not found:
+        return ""
+    few = f"{min(found)} to " if min(found) < max(found) else ""
+    return f", {few}{plural(max(found), 'original')}"
 
 
 def _names(board: Sequence[Entry]) -> list[str]:

@@ -34,7 +34,7 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.unfinished import publish_state, read_state, remove_state
 from ray_unlearn.study.plan import Run
-from ray_unlearn.training.resuming import Resuming, Snapshot
+from ray_unlearn.training.resuming import NotResumable, Resuming, Snapshot
 
 _FILES = "file."
 """Prefix of the tensors that hold the bytes of stage files."""
@@ -80,7 +80,7 @@ class Keeper:
                     return model
                 error: Exception | str = f"the method ended before epoch {snapshot.epoch}"
             except Exception as raised:
-                if not resuming.behind:
+                if not (resuming.behind or isinstance(raised, NotResumable)):
                     with suppress(StoreError):  # the next attempt begins anew: the state may be why it failed
                         remove_state(self.store, self.run)
                     raise
@@ -89,9 +89,10 @@ class Keeper:
         return self._execute(train, data, rng, Resuming(self._save, self.every_s, clock=self.clock))
 
     def made(self) -> None:
-        """Remove the state of a run that is made."""
+        """Remove the state of a run that is made; one that cannot be removed goes with the next `generate`."""
         if self.kept:
-            remove_state(self.store, self.run)
+            with suppress(StoreError):
+                remove_state(self.store, self.run)
 
     def _execute(self, train: Train, data: RunData, rng: Seeds, resuming: Resuming) -> nn.Module:
         return train(replace(data, resuming=resuming), resuming.recorded(rng))
@@ -118,7 +119,7 @@ class Keeper:
         return snapshot
 
     def _check(self, content: Mapping[str, Any]) -> None:
-        held, here = {"run": str(self.run), **content["conditions"]}, {"run": str(self.run), **self.conditions}
+        held, here = content["conditions"], self.conditions
         differing = sorted(name for name in held.keys() | here.keys() if held.get(name) != here.get(name))
         if content["run"] != str(self.run):
             raise _Differs(f"it is of run {content['run']}")
@@ -165,16 +166,17 @@ def _short(value: object) -> str:
 
 
 def conditions_of(
-    digest: str, original: str, packages: Mapping[str, str], arithmetic: Mapping[str, str]
+    digest: str, stages: str, original: str, packages: Mapping[str, str], arithmetic: Mapping[str, str]
 ) -> dict[str, str]:
     """Return what must be the same for a state to be used, by name.
 
     Args:
-        digest: digest of the run's population.
+        digest: digest of the run's population, which does not cover `stages`.
+        stages: the study's section, as JSON: a state has the stage files and metrics of its epochs, and no others.
         original: sha256 of the checkpoint that the run starts from; empty from scratch.
         packages: versions of Python and of packages, by name.
         arithmetic: device, threads, instructions and settings (`store.arithmetic`).
 
     """
-    own = {"digest": digest, "original": original, "source text of ray-unlearn": code_sha256()}
+    own = {"digest": digest, "stages": stages, "original": original, "source text of ray-unlearn": code_sha256()}
     return {**own, **{f"version of {name}": version for name, version in packages.items()}, **arithmetic}
