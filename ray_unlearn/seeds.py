@@ -19,9 +19,9 @@ import functools
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -101,6 +101,57 @@ class RecordedSeeds(Seeds):
         generator = Seeds.torch(self, purpose)
         self.handed.append((purpose, generator))
         return generator
+
+
+def generator_states(handed: RecordedSeeds | None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the states of the generators that were handed out, and of the global ones: tensors, and JSON values."""
+    import torch
+
+    tensors = {"random.torch": torch.get_rng_state()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        tensors |= {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    kind, keys, *rest = np.random.get_state()
+    tensors["random.numpy"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
+    own: list[Any] = []
+    for i, (purpose, generator) in enumerate(handed.handed if handed else ()):
+        if isinstance(generator, torch.Generator):
+            tensors[f"random.own.{i}"] = generator.get_state()
+            own.append([purpose, None])
+        else:
+            own.append([purpose, generator.bit_generator.state])
+    return tensors, {"own": own, "numpy": [kind, *rest], "python": random.getstate()}
+
+
+def restore_generators(handed: RecordedSeeds | None, tensors: Mapping[str, torch.Tensor], values: Any) -> None:
+    """Restore what `generator_states` returned.
+
+    Raises:
+        ValueError: other generators were handed out than then.
+
+    """
+    import torch
+
+    generators = handed.handed if handed else []
+    if [purpose for purpose, _ in generators] != [purpose for purpose, _ in values["own"]]:
+        raise ValueError("the method has drawn from other streams than when the snapshot was made")
+    for i, ((_, generator), (_, state)) in enumerate(zip(generators, values["own"], strict=True)):
+        if isinstance(generator, torch.Generator):
+            rewind(generator, tensors[f"random.own.{i}"])
+        else:
+            generator.bit_generator.state = state
+    torch.set_rng_state(tensors["random.torch"])
+    count = sum(name.startswith("random.cuda.") for name in tensors)
+    if count:
+        torch.cuda.set_rng_state_all([tensors[f"random.cuda.{i}"] for i in range(count)])
+    kind, *rest = values["numpy"]
+    np.random.set_state((kind, tensors["random.numpy"].numpy().astype(np.uint32), *rest))
+    version, words, gauss = values["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
+def rewind(generator: torch.Generator, state: torch.Tensor) -> None:
+    """Put a generator back into a state that it had."""
+    generator.set_state(state)
 
 
 @contextlib.contextmanager

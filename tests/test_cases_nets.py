@@ -707,7 +707,7 @@ def test_c_nets_that_all_start_alike(study, tmp_path: Path):
     weights = models.checkpoint_bytes(models.build(study("seeded").model, 10, Seeds(study=0), 8), "fp32")
     (tmp_path / "w.safetensors").write_bytes(weights)
     original = {"weights": str(tmp_path / "w.safetensors"), "method": None, "on": None}
-    assert tried(study("seeded", populations={"original": original})) == ()
+    assert not any("same weights" in line for line in tried(study("seeded", populations={"original": original})))
 
 
 # How factories are called

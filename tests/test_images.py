@@ -112,5 +112,6 @@ def test_a_run_has_no_test_set(tmp_path):
     data = run_data(tmp_path)
     assert not hasattr(data, "test")
     assert set(type(data).__slots__) == {
-        "train", "retain", "forget", "validation", "num_classes", "device", "on_epoch", "engines", "on_images"
+        "train", "retain", "forget", "validation", "num_classes", "device", "on_epoch", "engines", "on_images",
+        "resuming", "slot",
     }  # fmt: skip

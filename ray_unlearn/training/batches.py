@@ -21,6 +21,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn.data.images import ImageSet, upload
 from ray_unlearn.data.order import draw_order, reading_order
+from ray_unlearn.seeds import rewind
 from ray_unlearn.study.recipe import Augment, Recipe
 from ray_unlearn.training.transforms import transformed
 
@@ -156,7 +157,7 @@ class Stream:
     def begin(self, state: torch.Tensor, taken: int = 0) -> None:
         """Draw the pass that the generator gives in this state, and go to its batch number `taken`."""
         self.before, self.taken = state, taken
-        self._generator.set_state(state)
+        rewind(self._generator, state)
         epoch = draw(self.images, self._size, self._recipe.augment, self._generator).on_device_of(self.images)
         self._pass = parts(self.images, epoch, self._size, taken)
 

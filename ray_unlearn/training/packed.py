@@ -2,7 +2,7 @@
 
     pack = Pack(size=4)
     for slot, run in enumerate(runs):            # each with its own model, streams and starting weights
-        method.run(model, replace(data, slot=Slot(pack, slot)), options, rng)        # `fit` joins the pack
+        method.run(model, dataclasses.replace(data, slot=Slot(pack, slot)), options, rng)    # `fit` joins the pack
     errors = pack.train()                        # {slot: TrainingDiverged}; the other models are trained
 
 Each run keeps its own order, augmentation and weights. A run's arithmetic depends on its slot and on the size of the

@@ -1,7 +1,7 @@
 """Resuming inside a run: its state after an epoch, and the same method executed again from there.
 
     resuming = Resuming(save, every_s=600.0)     # save(snapshot) is called after an epoch, when one is due
-    method.run(model, replace(data, resuming=resuming), options, resuming.recorded(rng))
+    method.run(model, dataclasses.replace(data, resuming=resuming), options, resuming.recorded(rng))
     Resuming(save, every_s=600.0, start=snapshot)            # skips the epochs up to the snapshot's
 
 A method is a Python function, whose variables no file can hold. A run is resumed by executing it from its beginning:
@@ -18,19 +18,17 @@ Does not cover: where a snapshot is kept, and when one is too old to be used (`r
 
 from __future__ import annotations
 
-import random
 import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
 from ray_unlearn.errors import RayUnlearnError
-from ray_unlearn.seeds import RecordedSeeds, Seeds
+from ray_unlearn.seeds import RecordedSeeds, Seeds, generator_states, restore_generators
 
 Tensors = dict[str, torch.Tensor]
 
@@ -159,7 +157,7 @@ class Resuming:
             tensors |= {f"streams.{i}.{name}": tensor for name, tensor in each.stream_tensors().items()}
         for number, final in self._final.items():
             tensors |= {f"final.{number}.{name}": tensor for name, tensor in final.items()}
-        draws, states = _generators(self._handed)
+        draws, states = generator_states(self._handed)
         tensors |= draws
         values = {
             "epoch": self.epoch,
@@ -183,7 +181,10 @@ class Resuming:
         for i, each in alive.items():
             each.restore(known[i], _below(tensors, f"streams.{i}."))
             each.model.train(values["modes"][str(i)])
-        _restore_generators(self._handed, tensors, values["generators"])
+        try:
+            restore_generators(self._handed, tensors, values["generators"])
+        except ValueError as error:
+            raise NotResumable(str(error)) from error
 
 
 def _distinct(owned: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -239,38 +240,3 @@ def _copy_into(own: Tensors, saved: Tensors, where: str) -> None:
         raise NotResumable(f"{where} has other tensors than the snapshot")
     for name, tensor in own.items():
         tensor.copy_(saved[name])
-
-
-def _generators(handed: RecordedSeeds | None) -> tuple[Tensors, dict[str, Any]]:
-    """Return the states of the generators that the method got, and of the global ones."""
-    tensors: Tensors = {"random.torch": torch.get_rng_state()}
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        tensors |= {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    kind, keys, *rest = np.random.get_state()
-    tensors["random.numpy"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
-    own: list[Any] = []
-    for i, (purpose, generator) in enumerate(handed.handed if handed else ()):
-        if isinstance(generator, torch.Generator):
-            tensors[f"random.own.{i}"] = generator.get_state()
-            own.append([purpose, None])
-        else:
-            own.append([purpose, generator.bit_generator.state])
-    return tensors, {"own": own, "numpy": [kind, *rest], "python": random.getstate()}
-
-
-def _restore_generators(handed: RecordedSeeds | None, tensors: Mapping[str, torch.Tensor], values: Any) -> None:
-    generators = handed.handed if handed else []
-    if [purpose for purpose, _ in generators] != [purpose for purpose, _ in values["own"]]:
-        raise NotResumable("the method has drawn from other streams than when the snapshot was made")
-    for i, ((_, generator), (_, state)) in enumerate(zip(generators, values["own"], strict=True)):
-        if isinstance(generator, torch.Generator):
-            generator.set_state(tensors[f"random.own.{i}"])
-        else:
-            generator.bit_generator.state = state
-    torch.set_rng_state(tensors["random.torch"])
-    if cuda := _below(tensors, "random.cuda."):
-        torch.cuda.set_rng_state_all([cuda[str(i)] for i in range(len(cuda))])
-    kind, *rest = values["numpy"]
-    np.random.set_state((kind, tensors["random.numpy"].numpy().astype(np.uint32), *rest))
-    version, words, gauss = values["python"]
-    random.setstate((version, tuple(words), gauss))
