@@ -154,5 +154,5 @@ def test_what_a_node_does_not_finish_before_it_goes_is_taken_back(tmp_path: Path
         cluster.remove_node(first, allow_graceful=False)
         cluster.add_node(**GPU_NODE)
         assert driver.finish() == 0, driver.said
-    assert "retrying mine/00000 (attempt 1 of 2): node" in driver.said
+    assert "retrying mine/00000 (attempt 1 of 1): node" in driver.said
     assert records_in(study.parent) == COUNT + 1
