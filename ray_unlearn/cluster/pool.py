@@ -88,7 +88,7 @@ class RayPool:
         """Call in flight -> its worker."""
         self._timeout_s = execution.run_timeout_s
         scripts = {name for name, population in job.plan.populations.items() if population.method.source}
-        self._deadlines = Deadlines(self._timeout_s, apart=scripts)
+        self._deadlines = Deadlines(self._timeout_s, scripts, job.plan.pack_size)
         self._placing: dict[Any, int] = {}
         """Call in flight that asks a worker for its node -> the worker."""
         self._opening: set[int] = set()

@@ -113,7 +113,7 @@ class ForkedPool:
         self._started = 0
         self._timeout_s = job.plan.study.execution.run_timeout_s
         self._scripts = {name for name, population in job.plan.populations.items() if population.method.source}
-        self._deadlines = Deadlines(self._timeout_s, apart=self._scripts)
+        self._deadlines = Deadlines(self._timeout_s, self._scripts, job.plan.pack_size)
 
     def describe(self) -> str:
         """Return the number of workers, and where they are."""
