@@ -222,7 +222,8 @@ def work(pending: int, **seconds: float) -> Any:
 
 def job(**execution: Any) -> Any:
     populations: dict[str, Any] = {}
-    plan = SimpleNamespace(study=SimpleNamespace(execution=Execution(**execution)), populations=populations)
+    study = SimpleNamespace(execution=Execution(**execution))
+    plan = SimpleNamespace(study=study, populations=populations, pack_size=lambda run: 1)
     return SimpleNamespace(plan=plan)
 
 
