@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 
 from ray_unlearn.run.outcome import Attempt
+from ray_unlearn.schedule.pool import Lost
 
 MORE_S = 15.0
 """Seconds in which a worker ends a script's processes, and reports."""
@@ -60,6 +61,11 @@ class Deadlines:
             for worker, attempts in first.items()
             if now - self._since[worker] > self._limit_s + self._more_s(attempts)
         ]
+
+    def exceeded(self, worker: int) -> Lost:
+        """Return the report of a worker that is ended for its call; the scheduler decides which run is to blame."""
+        limit_s = float(self._limit_s or 0)
+        return Lost(worker, f"took longer than execution.run_timeout_s: {limit_s:g}", overdue_s=limit_s)
 
     def _more_s(self, attempts: Sequence[Attempt]) -> float:
         return MORE_S if any(run.population in self._apart for run, _ in attempts) else 0.0
