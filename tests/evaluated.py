@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from conftest import TINY, merged
 
 from ray_unlearn.store import Record, StudyStore, open_storage
@@ -133,3 +134,8 @@ def evaluated_store(
             logits = draw_logits(1000 * number + seed, **how)
             publish(store, name, index, {split: logits[split] for split in saved})
     return study, store
+
+
+def leave_fits_out(patch: pytest.MonkeyPatch) -> None:
+    """Leave the fits of the logistic attack out: they are nearly all of a small evaluation's time."""
+    patch.setattr("ray_unlearn.evaluation.measures.logistic_attack.simple_attack", lambda *_: 0.5)

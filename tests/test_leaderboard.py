@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from evaluated import SPLITS_DIGEST, draw_logits, evaluated_store, publish, study_of
+from evaluated import SPLITS_DIGEST, draw_logits, evaluated_store, leave_fits_out, publish, study_of
 from scored import METHODS, make_scores
 
 from ray_unlearn.cli import main
@@ -51,9 +51,9 @@ def publish_runs(store: StudyStore, population: str, count: int) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """Leave the fits of the logistic attack out: they are nearly all of an evaluation's time, and not on the board."""
+    """Leave out what is not on the board."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ray_unlearn.evaluation.measures.logistic_attack.simple_attack", lambda *_: 0.5)
+        leave_fits_out(patch)
         yield
 
 
