@@ -16,6 +16,7 @@ import torch
 import yaml
 from conftest import payload_bytes
 from slow import hurry, mixed_study_in, records_in, slow_study
+from waiting import until
 
 from ray_unlearn.errors import ClusterError, StudyError
 from ray_unlearn.generation import Summary, backends, generate
@@ -183,13 +184,6 @@ def test_a_signal_ends_the_workers_within_the_grace(tmp_path: Path, number: sign
 
 def said_in(folder: Path) -> list[str]:
     return (folder / "said").read_text().splitlines()
-
-
-def until(done: Callable[[], bool], seconds: float) -> None:
-    ends_at = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < ends_at
-        time.sleep(0.02)
 
 
 def status_of(pid: int) -> dict[str, str]:

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from ray_unlearn.run.outcome import Attempt
+from ray_unlearn.schedule.pool import Lost
 from ray_unlearn.study.plan import Run
 
 MORE_S = 15.0
@@ -71,6 +72,11 @@ class Deadlines:
             for worker, attempts in first.items()
             if now - self._since[worker] > self._limit_s * self._runs(attempts) + self._more_s(attempts)
         ]
+
+    def exceeded(self, worker: int) -> Lost:
+        """Return the report of a worker that is ended for its call; the scheduler decides which run is to blame."""
+        limit_s = float(self._limit_s or 0)
+        return Lost(worker, f"took longer than execution.run_timeout_s: {limit_s:g}", overdue_s=limit_s)
 
     def _runs(self, attempts: Sequence[Attempt]) -> int:
         return max((self._pack_size(run) for run, _ in attempts), default=1)

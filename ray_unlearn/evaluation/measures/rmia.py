@@ -156,11 +156,15 @@ def _relative(target_UE: FloatArray, reference_RE: FloatArray, a: float) -> Floa
 
 def share_below(relative_UX: FloatArray, population_UZ: FloatArray) -> FloatArray:
     """Return for each target and image the share of its population that is strictly below, [U, X]."""
-    below = [
-        np.searchsorted(population_Z, relative_X, side="left")
-        for relative_X, population_Z in zip(relative_UX, np.sort(population_UZ, axis=1), strict=True)
-    ]
-    return np.asarray(np.stack(below) / population_UZ.shape[1], dtype=np.float64)
+    images, size = relative_UX.shape[1], population_UZ.shape[1]
+    order_UX = np.argsort(relative_UX, axis=1)
+    sorted_UX, sorted_UZ = np.take_along_axis(relative_UX, order_UX, axis=1), np.sort(population_UZ, axis=1)
+    # Merging two sorted halves is faster than looking images up one by one; an image comes before its equals.
+    of_population = np.argsort(np.concatenate([sorted_UX, sorted_UZ], axis=1), axis=1, kind="stable") >= images
+    share_UX = np.empty(relative_UX.shape)
+    below_UX = np.cumsum(of_population, axis=1)[~of_population].reshape(relative_UX.shape)
+    np.put_along_axis(share_UX, order_UX, below_UX / size, axis=1)
+    return share_UX
 
 
 def attack(pair: Pair) -> RmiaResult | None:

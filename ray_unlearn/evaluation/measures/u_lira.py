@@ -35,7 +35,7 @@ import numpy.typing as npt
 
 from ray_unlearn.evaluation.measures.measure import Measure, Pair, enough_negatives, rates
 from ray_unlearn.evaluation.populations import FloatArray, compared
-from ray_unlearn.evaluation.roc import Roc, roc
+from ray_unlearn.evaluation.roc import Roc, roc, tpr_at
 
 MIN_RUNS = 3
 """One is left out, and a variance needs two."""
@@ -148,6 +148,10 @@ class _Sums:
         their sum of squares is that of all - sum(d^2) - sum(d)^2 / (R - S). A place that a block names twice, which
         happens where the other population is smaller, is left out once.
         """
+        if places_BS.shape[1] == 1:
+            sum_BE, left = self.deviation_RE[places_BS[:, 0]], len(self.deviation_RE) - 1
+            squares_BE = self.squares_E - sum_BE**2 - sum_BE**2 / left
+            return self.mean_E - sum_BE / left, np.maximum(squares_BE, 0) / (left - 1)
         rows_BR = np.zeros((len(places_BS), len(self.deviation_RE)))
         np.put_along_axis(rows_BR, places_BS, 1.0, axis=1)
         left_B1 = len(self.deviation_RE) - rows_BR.sum(axis=1, keepdims=True)
@@ -186,7 +190,7 @@ def _halves(pair: Pair, *, fpr: float) -> tuple[float, float] | None:
     if half_E is None:
         return None
     sides = found.unlearned_scores, found.retrained_scores
-    one, other = (roc(*(side[:, mask_E] for side in sides)).tpr_at(fpr) for mask_E in (half_E, ~half_E))
+    one, other = (tpr_at(*(side[:, mask_E] for side in sides), fpr) for mask_E in (half_E, ~half_E))
     return one, other
 
 
