@@ -114,7 +114,7 @@ def evaluate(
         execute=execution(jobs, address),
     )
     if watch:
-        from ray_unlearn.cli.watching import Compared, watch_scores
+        from ray_unlearn.cli.watching import Compared, decision, watch_scores
         from ray_unlearn.monitor.watch import Watch
 
         if as_json or plan:
@@ -126,7 +126,10 @@ def evaluate(
         specs = loaded.populations
         chosen = [name for name in names_in(only) or specs if name != ORIGINAL and not specs[name].on_halves]
         compared = Compared(reference_of(loaded), chosen, loaded.data.forget.sets)
-        raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
+        watched = Watch(loaded, store)
+        raise typer.Exit(
+            watch_scores(watched, every_s, compared, lambda first: score(first=first), decision(loaded, store))
+        )
     scores = score(log=print_error)
     alone = f", which now hold {listed(names_in(only))} alone" if only else ""
     wrote = f"wrote {store.uri}/scores.json and scores.parquet{alone}"
