@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from ray_unlearn.errors import EvaluationError, did_you_mean
 from ray_unlearn.evaluation.attack_tables import AttackTables, Floats, Indexes, Table, attack_tables
 from ray_unlearn.evaluation.blocks import Pooled
+from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.parity import parity_epsilons
 
 Search = Callable[[Floats, Floats, AttackTables], Floats]
@@ -43,11 +43,6 @@ MAX_PARITY = 10_000.0
 """The single thresholds of `parity` take 100 places per unit of phi; phi itself is within +-104."""
 TILE = 64
 """Left ends of `exact` at a time: 64 x 1024 indexes at N = 512 stay in the cache; 256 was 3 times slower."""
-COMPILED_FROM = 1 << 16
-"""Values of phi, of both sides, from which compiled loops pay for their loading: 64 images at N = 512.
-
-An evaluation looks at hundreds of subsets of as many values.
-"""
 _VALUES = 1 << 13
 """Values of phi, of both sides, at a time: their arrays stay in the cache. Half and twice as many took longer."""
 
@@ -92,7 +87,7 @@ def example_epsilons(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, *, mode: 
 
 def _fastest(mode: str, values: int) -> Search:
     """Return the search of a mode: compiled loops for many values, where Numba is installed, else NumPy's."""
-    if values >= COMPILED_FROM and find_spec("numba"):
+    if pays(values):
         from ray_unlearn.evaluation.compiled.parity import parity_compiled
         from ray_unlearn.evaluation.compiled.search import exact_compiled
 
