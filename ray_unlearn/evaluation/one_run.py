@@ -11,7 +11,7 @@ r guesses are right with a probability of at most
     P[W >= v] + 2 m delta max_i P[v > W >= v - i] / i,    W ~ Bin(r, e^eps / (1 + e^eps))
 
 The largest epsilon for which that is at most 5 % is the bound: the programs of its Appendix D, read in several public
-copies; the paper prints 0.553 for m = r = 100, v = 75, epsilon = log 3, and `p_value` gives it for one number of guesses.
+copies. The paper prints 0.553 for m = r = 100, v = 75, epsilon = log 3; so does `p_value` for one number of guesses.
 
 Here "in" is a forget image (trained on, then unlearned), "out" one that no model was trained on. Chance must have
 decided which is which: forget set and control set have to be drawn from one pool. The study's draws have fixed sizes; a
@@ -177,9 +177,7 @@ def _as_surprising(right: tuple[int, ...], guesses: tuple[int, ...], level: floa
 
     bounds = [lower_bounds(size) for size in guesses]
     largest = max(bound[v] for bound, v in zip(bounds, right, strict=True))
-    larger, equal = (
-        tuple(_first(bound, largest * (1 + side * 1e-9)) for bound in bounds) for side in (1, -1)
-    )
+    larger, equal = (tuple(_first(bound, largest * (1 + side * 1e-9)) for bound in bounds) for side in (1, -1))
     return _Order(larger, equal, right[-1])
 
 
