@@ -205,8 +205,8 @@ def main() -> None:
         shares = [memorised(20_000, pairs=pairs, accuracy=accuracy)[0] for accuracy in (0.5, 0.8, 0.95)]
         print(f"{pairs} pairs: called memorised at accuracies 0.5, 0.8, 0.95:", *(f"{share:.2%}" for share in shares))
     for runs in (8, 16, 64):
-        for name, shares in coverages(studies, runs=runs).items():
-            print(f"{runs} runs: {name} " + ", ".join(f"{what} {share:.1%}" for what, share in shares.items()))
+        for name, held in coverages(studies, runs=runs).items():
+            print(f"{runs} runs: {name} " + ", ".join(f"{what} {share:.1%}" for what, share in held.items()))
 
 
 if __name__ == "__main__":
