@@ -30,7 +30,9 @@ from __future__ import annotations
 
 import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class RayUnlearnError(Exception):
@@ -63,6 +65,15 @@ class TrainingDiverged(RayUnlearnError):
 
 class StoreError(RayUnlearnError):
     """The study's folder cannot be read or written."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure of the system inside this block into a `StoreError` that names the file or folder."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 class PopulationChanged(StoreError):

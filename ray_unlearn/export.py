@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ray_unlearn.errors import StoreError
+from ray_unlearn.errors import StoreError, writing
 from ray_unlearn.models import parse_weights
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.forget_sets import splits_held
@@ -116,10 +116,9 @@ def _replacing(file: Path) -> Iterator[Path]:
     """Yield a temporary file beside `file`, which replaces it once the block is done."""
     temporary = file.with_name(f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{file.name}")
     try:
-        yield temporary
-        temporary.replace(file)
-    except OSError as error:
-        raise StoreError(f"{file}: cannot be written: {error.strerror or error}") from error
+        with writing(file):
+            yield temporary
+            temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ray_unlearn.errors import StoreError
+from ray_unlearn.errors import writing
 from ray_unlearn.generation import Summary, generate
 from ray_unlearn.generation.backends import BackendName
 from ray_unlearn.study import load_study
@@ -70,10 +70,8 @@ def quickstart(folder: Path, backend: BackendName = "auto") -> tuple[Path, Summa
 
     """
     file = folder / "study.yaml"
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():
             file.write_text(STUDY, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error
     return file, generate(load_study(file), backend=backend)

@@ -1,6 +1,7 @@
 r"""The only module that writes to the terminal: standard output, standard error, and Rich's progress and tables.
 
     print_line(f"failed: {why}")                        # a line on standard output; print_error: on standard error
+    run_script(main)                             # of a script
     console = open_console(error=True)           # a Rich console that escapes its texts in the same way
     visible("a\x1b[2Jb")                         # r"a\u001b[2Jb"
 
@@ -16,10 +17,12 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+from ray_unlearn.errors import Interrupted, RayUnlearnError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from rich.console import Console
 
@@ -63,6 +66,19 @@ def show(text: str, *, error: bool = False) -> None:
     stream = Escaping(sys.stderr if error else sys.stdout)
     stream.write(text)
     stream.flush()
+
+
+def run_script(main: Callable[[], object]) -> NoReturn:
+    """Run a script's main function and exit with the code that it returns, else 0.
+
+    A user's error ends the script as it ends a command: one line on standard error, and the error's exit code.
+    """
+    try:
+        code = main()
+        sys.exit(code if isinstance(code, int) else 0)
+    except (RayUnlearnError, Interrupted) as error:
+        print_error(f"error: {error}")
+        sys.exit(error.exit_code)
 
 
 class Escaping:

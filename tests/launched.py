@@ -23,13 +23,13 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import machines
+from waiting import until, which
 
 HOME = "/mnt/home"
 STUDIES = "/mnt/studies"
@@ -71,7 +71,7 @@ sleep infinity & wait
 
 def missing() -> str:
     """Return why no such host can be made here; empty if one can."""
-    absent = [name for name in ("sshd", "ssh", "ssh-keygen", "rsync") if not _which(name)]
+    absent = [name for name in ("sshd", "ssh", "ssh-keygen", "rsync") if not which(name)]
     if absent:
         return f"needs Debian's openssh-server and rsync (absent: {', '.join(absent)})"
     made = machines.possible() and subprocess.run(["unshare", "-p", "-u", "-f", "true"], check=False).returncode == 0
@@ -152,7 +152,7 @@ class Host(machines.Machine):
         """Start its ssh server; it admits the key of `hosts`."""
         (self.home / ".ssh/sshd_config").write_text(_SSHD.format(home=HOME))
         self.says("ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/host_key")
-        self.says(f"{_which('sshd')} -f ~/.ssh/sshd_config -E ~/.ssh/sshd.log")
+        self.says(f"{which('sshd')} -f ~/.ssh/sshd_config -E ~/.ssh/sshd.log")
 
     def processes(self, name: str) -> list[str]:
         """Return the command lines there that contain a name."""
@@ -206,15 +206,3 @@ def hosts(count: int, folder: Path, shared: Path) -> Iterator[list[Host]]:
         finally:
             for host in made:
                 host.end()
-
-
-def _which(name: str) -> str:
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
-
-
-def until(condition: Callable[[], object], limit_s: float = 30.0, said: Callable[[], object] = str) -> None:
-    """Wait until something is so; fail after a time, with what `said` returns."""
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {limit_s:g} s\n{said()}"
-        time.sleep(0.05)

@@ -52,6 +52,10 @@ class Machine:
         for device in ("lo", "eth0"):
             ip("-n", self.name, "link", "set", device, "up")
 
+    def log(self) -> str:
+        """Return what its first process has printed."""
+        return (self.folder / "log").read_text()
+
     def start(self, *command: str, **environment: str) -> None:
         """Start its first process, which keeps its /tmp alive."""
         prepare = f'mount --bind {self.folder} /tmp && mount -t tmpfs tmpfs /dev/shm && exec "$@"'

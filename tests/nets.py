@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
 
 import numpy as np
+import pytest
 import torch
 from samples import indices_of
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from ray_unlearn.data.images import RunData
+from ray_unlearn.data.images import ImageSet, RunData
 
 
 class SmallConv(nn.Module):
@@ -77,19 +81,66 @@ def close(one: nn.Module, other: nn.Module) -> bool:
 
 
 class Linear(nn.Module):
-    """One linear layer that remembers the images it was trained on."""
+    """One linear layer on raw pixels that remembers the batches it was trained on."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest: float = 0.01) -> None:
         super().__init__()
         self.layer = nn.utils.skip_init(nn.Linear, 192, 3)  # draws nothing
         with torch.no_grad():
-            self.layer.weight.copy_(torch.linspace(-0.01, 0.01, 576).reshape(3, 192))
+            self.layer.weight.copy_(torch.linspace(-largest, largest, 576).reshape(3, 192))
             self.layer.bias.zero_()
+        self.batches: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.batches.append(images.detach().clone())
+        return self.layer(images.flatten(1) / 255)
+
+    @property
+    def seen(self) -> list[int]:
+        """The indices of the images that it was trained on."""
+        return [index for batch in self.batches for index in indices_of(batch)]
+
+
+class Remembering(nn.Module):
+    """Layers, drawn from one seed, on raw pixels; remembers the images they were trained on."""
+
+    def __init__(self, layers: Callable[[], Sequence[nn.Module]]) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(*layers())
         self.seen: list[int] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.seen += indices_of(images)
-        return self.layer(images.flatten(1) / 255)
+        self.seen += indices_of(images) if self.training else []
+        return self.layers(images / 255)
+
+
+def squared_gradients(model: nn.Module, images: ImageSet, size: int) -> list[torch.Tensor]:
+    """Return the mean over batches of `size` images of the squared gradient of their mean loss, in plain torch."""
+    total = [torch.zeros_like(parameter) for parameter in model.parameters()]
+    starts = range(0, len(images), size)
+    for start in starts:
+        batch, labels = images.batch(np.arange(start, min(start + size, len(images))))
+        gradients = torch.autograd.grad(F.cross_entropy(model(batch), labels), list(model.parameters()))
+        for sums, gradient in zip(total, gradients, strict=True):
+            sums.add_(gradient**2 / len(starts))
+    return total
+
+
+@contextmanager
+def optimizers_of(module: ModuleType) -> Iterator[list[torch.optim.Optimizer]]:
+    """Yield the list of the optimisers that a method's module makes inside the block."""
+    made, make = list[torch.optim.Optimizer](), module.make_optimizer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "make_optimizer", lambda *given: made.append(make(*given)) or made[-1])
+        yield made
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of a net's parameters by name."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def dropping(num_classes: int) -> nn.Module:

@@ -16,10 +16,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from waiting import free_port, until, which
 
 _NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue")
 _CONF = """\
@@ -53,7 +54,7 @@ PartitionName=p Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 def missing() -> str:
     """Return why no Slurm can be started here; empty if one can."""
-    absent = [name for name in _NEEDED if not _which(name)]
+    absent = [name for name in _NEEDED if not which(name)]
     if absent:
         return f"no Slurm on this machine (absent: {', '.join(absent)})"
     return "" if os.geteuid() == 0 else "a Slurm of one's own needs root"
@@ -78,14 +79,14 @@ class Slurm:
         socket_file = self.folder / "munge" / "socket"
         munge = [f"--socket={socket_file}", f"--key-file={key}", f"--pid-file={self.folder}/munge/pid"]
         munge += [f"--log-file={self.folder}/munge/log", f"--seed-file={self.folder}/munge/seed", "--force"]
-        self._start("runuser", "-u", "munge", "--", _which("munged"), "--foreground", *munge)
-        conf = _CONF.format(host=_host(), folder=self.folder, ports=[_free_port(), _free_port()])
+        self._start("runuser", "-u", "munge", "--", which("munged"), "--foreground", *munge)
+        conf = _CONF.format(host=_host(), folder=self.folder, ports=[free_port(), free_port()])
         (self.folder / "slurm.conf").write_text(conf)
-        _until(socket_file.exists, 20)
-        self._start(_which("slurmctld"), "-D", "-f", str(self.folder / "slurm.conf"))
-        self._start(_which("slurmd"), "-D", "-f", str(self.folder / "slurm.conf"))
+        until(socket_file.exists, 20)
+        self._start(which("slurmctld"), "-D", "-f", str(self.folder / "slurm.conf"))
+        self._start(which("slurmd"), "-D", "-f", str(self.folder / "slurm.conf"))
         try:
-            _until(lambda: self.says("sinfo", "-h", "-o", "%T", check=False) == "idle", 60)
+            until(lambda: self.says("sinfo", "-h", "-o", "%T", check=False) == "idle", 60)
         except AssertionError:
             logs = [path.read_text() for path in sorted(self.folder.glob("*.log"))]
             raise AssertionError("\n".join(logs)[-3000:]) from None
@@ -119,14 +120,14 @@ class Slurm:
 
     def wait(self, job: str, timeout_s: float = 240.0) -> list[str]:
         """Return the states of a job's tasks, once none waits or runs."""
-        _until(lambda: not {*self.states(job)} & {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING"}, timeout_s)
+        until(lambda: not {*self.states(job)} & {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING"}, timeout_s)
         return self.states(job)
 
     def end(self) -> None:
         """End every job, then the daemons."""
         with suppress(AssertionError, subprocess.TimeoutExpired):
             self.says("scancel", "--full", "--user=root", check=False)
-            _until(lambda: not self.says("squeue", "-h", check=False), 60)
+            until(lambda: not self.says("squeue", "-h", check=False), 60)
         for daemon in reversed(self._daemons):
             with suppress(ProcessLookupError):
                 os.killpg(daemon.pid, signal.SIGTERM)
@@ -148,23 +149,5 @@ def slurm(folder: Path) -> Iterator[Slurm]:
         cluster.end()
 
 
-def _which(name: str) -> str:
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
-
-
 def _host() -> str:
     return socket.gethostname().partition(".")[0]
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def _until(what: object, timeout_s: float) -> None:
-    assert callable(what)
-    end = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.3)

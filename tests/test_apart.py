@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 import yaml
 from conftest import TINY, merged, payload_bytes
 from torch import nn
+from waiting import until
 
 from ray_unlearn.errors import MethodError
 from ray_unlearn.generation import generate, open_job
@@ -198,12 +198,12 @@ def test_a_command_that_ends_takes_its_scripts_with_it(tmp_path, number: signal.
     study = merged(TINY | {"storage": str(tmp_path / "store")}, {"populations": populations})
     file.write_text(yaml.safe_dump(study))
     process = forks.start(["generate", str(file), "--backend", "inline"], tmp_path / "said")
-    _until(lambda: marks.exists() and marks.read_text().endswith("\n"), 120)
+    until(lambda: marks.exists() and marks.read_text().endswith("\n"), 120)
     os.kill(process.pid, number)
     process.join(30)
     assert process.exitcode == code
     child, folder, grandchild = marks.read_text().split()
-    _until(lambda: not (_lives(child) or _lives(grandchild) or Path(folder).parent.exists()), 20)
+    until(lambda: not (_lives(child) or _lives(grandchild) or Path(folder).parent.exists()), 20)
 
 
 def _lives(pid: str) -> bool:
@@ -213,13 +213,6 @@ def _lives(pid: str) -> bool:
         return False
 
 
-def _until(done: Callable[[], bool], seconds: float) -> None:
-    ends_at = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < ends_at
-        time.sleep(0.05)
-
-
 def test_a_server_that_is_gone_is_replaced(tiny, tmp_path):
     """Law: whether it ended for want of work or was killed, the next run gets another one."""
     populations = {"finetune": None} | scripts(tmp_path, {"plain": "net[-1].bias.data += 1"})
@@ -227,7 +220,7 @@ def test_a_server_that_is_gone_is_replaced(tiny, tmp_path):
     with fork_server.fork_server() as server:
         server.do("ray_unlearn.run.child:prepare", {})
         os.kill(server._pid, signal.SIGKILL)
-    _until(lambda: server.has_ended, 10)
+    until(lambda: server.has_ended, 10)
     assert generate(study, backend="inline").made == 2
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from conftest import merged, payload_bytes
 from slow import hurry, slow_study, slow_study_in
+from waiting import until
 
 from ray_unlearn.generation import generate
 
@@ -114,7 +115,7 @@ def test_nodes_appear_for_six_workers_and_go_when_they_are_idle(version: str, tm
         host.says(f"(umask 077; ray get-auth-token --generate) && {set_up} {START}")
         with Nodes(host) as nodes:
             said = host.says(f"python -m ray_unlearn.cli generate {launched.STUDIES}/study.yaml --address auto")
-            launched.until(lambda: nodes.count() == 1, 90)
+            until(lambda: nodes.count() == 1, 90)
         print(said, nodes.seen, sep="\n")
     assert said.count("worker ready") == WORKERS
     assert max(count for _, count in nodes.seen) == 1 + WORKERS // CPUS

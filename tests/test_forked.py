@@ -16,14 +16,16 @@ import torch
 import yaml
 from conftest import payload_bytes
 from slow import hurry, mixed_study_in, records_in, slow_study
+from waiting import until
 
 from ray_unlearn.errors import ClusterError, StudyError
 from ray_unlearn.generation import Summary, backends, generate
 from ray_unlearn.generation.auto import MOST_S, AutoBackend, workers_here
 from ray_unlearn.generation.cores import cores
 from ray_unlearn.generation.forked import ForkedPool
-from ray_unlearn.generation.moving import Left, MovingPool
+from ray_unlearn.generation.moving import Earlier, Left, MovingPool
 from ray_unlearn.run.outcome import Outcome
+from ray_unlearn.run.worker_process import working_folder
 from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report
 from ray_unlearn.study import parse_study
 from ray_unlearn.study.places import Places
@@ -50,8 +52,8 @@ def watched() -> Iterator[Callable[[Callable[[Report], object]], list[Report]]]:
     def watch(handle: Callable[[Report], object]) -> list[Report]:
         reports: list[Report] = []
 
-        def wait(pool: ForkedPool) -> list[Report]:
-            found = original(pool)
+        def wait(pool: ForkedPool, *most_s: float) -> list[Report]:
+            found = original(pool, *most_s)
             for report in found:
                 handle(report)
             reports.extend(found)
@@ -124,6 +126,15 @@ def test_a_run_that_takes_too_long_is_ended_whatever_its_method(tmp_path: Path):
     assert summary.failed == {Run(population="mine", index=0): "took longer than execution.run_timeout_s: 0.5"}
 
 
+def test_a_removed_working_folder_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Law: a worker begins where its command is, and at the root where that folder is gone, as inline runs work on."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    assert working_folder() == str(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert working_folder() == "/"
+
+
 def test_what_forked_workers_cannot_do_is_refused(tiny):
     """Law: a GPU, a cluster, a share of a GPU: one line that names the way."""
     with pytest.raises(
@@ -175,13 +186,6 @@ def said_in(folder: Path) -> list[str]:
     return (folder / "said").read_text().splitlines()
 
 
-def until(done: Callable[[], bool], seconds: float) -> None:
-    ends_at = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < ends_at
-        time.sleep(0.02)
-
-
 def status_of(pid: int) -> dict[str, str]:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -222,7 +226,8 @@ def work(pending: int, **seconds: float) -> Any:
 
 def job(**execution: Any) -> Any:
     populations: dict[str, Any] = {}
-    plan = SimpleNamespace(study=SimpleNamespace(execution=Execution(**execution)), populations=populations)
+    study = SimpleNamespace(execution=Execution(**execution))
+    plan = SimpleNamespace(study=study, populations=populations, pack_size=lambda run: 1)
     return SimpleNamespace(plan=plan)
 
 
@@ -321,6 +326,7 @@ class Fake:
 
     def __init__(self, name: str, room: int) -> None:
         self.name, self.room, self.reports, self.stopped, self.started = name, room, list[Report](), list[int](), 0
+        self.waited_s: list[float] = []
 
     def describe(self) -> str:
         return self.name
@@ -335,7 +341,8 @@ class Fake:
     def submit(self, worker: int, attempts: Any, *, flush: bool) -> None:
         self.reports.append(Finished(worker, [Outcome(run=run, seconds=10.0) for run, _ in attempts]))
 
-    def wait(self) -> list[Report]:
+    def wait(self, most_s: float = 1.0) -> list[Report]:
+        self.waited_s.append(most_s)
         found, self.reports = self.reports, []
         return found
 
@@ -370,6 +377,34 @@ def test_after_the_first_run_long_work_goes_over_to_ray():
     for worker in (1, 2, 3):
         pool.stop(worker)
     assert (here.stopped, ray.stopped, begun) == ([1, 2], [1], [495.0])
+    assert here.waited_s[0] == 1.0
+    assert {*ray.waited_s} == {0.05}  # one that waited for a second would keep the other's reports for as long
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_rays_counters_have_the_events_from_before_the_move(monkeypatch: pytest.MonkeyPatch):
+    """Law: the sinks of Ray are opened once its pool is, and given every earlier event with its time; then each new."""
+    counted: list[str] = []
+
+    def sinks(study: object, earlier: Earlier) -> list[Any]:
+        assert all(at_s <= time.monotonic() for at_s, _ in earlier)
+        counted.extend(str(event) for _, event in earlier)
+        return [counted.append]
+
+    ray = SimpleNamespace(why="", begin=lambda: None, has_begun=False, pool=lambda job: Fake("ray", 1), sinks=sinks)
+    monkeypatch.setattr(ForkedPool, "wait", lambda pool, most_s: [])
+    place = AutoBackend(None, lambda: ray, lambda line: None).chosen(job(), work(100, finetune=2.0))  # type: ignore
+    monkeypatch.setattr("ray_unlearn.generation.auto.MOST_S", 10.0)
+    pool, (sink,) = place.pool(job()), place.sinks(None)  # type: ignore[arg-type]
+    for event, begun, expected in (
+        ("ready", False, []),
+        ("made 0", True, ["ready", "made 0"]),
+        ("made 1", True, ["ready", "made 0", "made 1"]),
+    ):
+        ray.has_begun = begun
+        pool.wait()
+        sink(event)  # type: ignore[arg-type]
+        assert counted == expected
 
 
 def test_a_worker_that_died_here_is_not_waited_for_after_the_move():

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import forks
 import pytest
 from conftest import TINY, merged, payload_bytes
 from slow import hurry, records_in, slow_study
+from waiting import free_port, listens, until
 
 from ray_unlearn.errors import StudyError
 from ray_unlearn.generation import generate
@@ -29,12 +29,6 @@ from ray_unlearn.study import load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -63,24 +57,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
     with (tmp_path / "head.log").open("wb") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        _wait_for(dashboard)
+        until(lambda: listens(dashboard))
         yield f"http://127.0.0.1:{dashboard}", environment
     finally:
         head.send_signal(signal.SIGTERM)  # `ray start --block` ends the processes that it started
         head.wait(timeout=60)
         shutil.rmtree(environment["RAY_TMPDIR"], ignore_errors=True)
-
-
-def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        else:
-            return
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +147,7 @@ def test_a_study_is_submitted_stopped_and_submitted_again(cluster, user, tmp_pat
     said = re.match(r"(tiny-[0-9a-f]{8}-a)1 runs already on \S+; attached to it, nothing submitted\n", attached.stdout)
     assert said, attached.stdout + attached.stderr
     follow, stop = (line[8:] for line in attached.stdout.splitlines()[-2:])
-    _wait_for_records(tmp_path, 2)
+    until(lambda: records_in(tmp_path) >= 2)
     begun = time.monotonic()
     assert pasted(user, stop).returncode == 0
     assert time.monotonic() - begun < 30
@@ -200,13 +182,6 @@ def test_an_adaptive_study_is_decided_in_a_job(cluster, user, tmp_path: Path):
     assert payload_bytes(tmp_path / "store" / "tiny") == payload_bytes(tmp_path / "inline" / "tiny")
 
 
-def _wait_for_records(folder: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while records_in(folder) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(600)
@@ -228,7 +203,7 @@ def test_anyone_who_waits_ends_with_the_drivers_code(cluster, user, tmp_path: Pa
     slow = write(tmp_path / "slow", slow_study(tmp_path / "slow", 30))
     command = [sys.executable, "-m", "ray_unlearn", "submit", str(slow), "--address", cluster[0], "--wait"]
     waiting = subprocess.Popen(command, env=user, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    _wait_for_records(tmp_path / "slow", 2)
+    until(lambda: records_in(tmp_path / "slow") >= 2)
     waiting.send_signal(signal.SIGINT)
     _, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 130, err

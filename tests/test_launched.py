@@ -19,6 +19,7 @@ import yaml
 from conftest import merged, payload_bytes
 from slow import hurry, records_in, slow_study, slow_study_in
 from test_cluster import variant
+from waiting import until
 
 from ray_unlearn.generation import generate
 
@@ -87,13 +88,13 @@ def test_the_cluster_is_launched_loses_a_node_and_makes_the_study(tmp_path: Path
         (laptop.home / "mine/study.yaml").write_text(yaml.safe_dump(sent).replace(f"{folder}/", ""))
         laptop.says("(umask 077; ray get-auth-token --generate); pip install -q ~/ray_unlearn")
         print(laptop.says("cd ~/ray_unlearn && ray up -y cluster.yaml", 400)[-1500:])
-        launched.until(lambda: all(host.processes("raylet/raylet") for host in workers), 240, lambda: monitor(head))
+        until(lambda: all(host.processes("raylet/raylet") for host in workers), 240, lambda: monitor(head))
         with laptop.running("cd ~/ray_unlearn && ray dashboard cluster.yaml") as tunnel:
-            launched.until(lambda: laptop.sh("curl -s http://127.0.0.1:8265").returncode == 0, 60, lambda: tunnel.said)
+            until(lambda: laptop.sh("curl -s http://127.0.0.1:8265").returncode == 0, 60, lambda: tunnel.said)
             submit = "cd mine && ray-unlearn submit study.yaml --stage generate --address http://127.0.0.1:8265 --wait"
             with laptop.running(submit) as driver:
                 begun = partial(works, driver, shared)
-                launched.until(lambda: begun() or driver.ended, 120, lambda: driver.said)
+                until(lambda: begun() or driver.ended, 120, lambda: driver.said)
                 workers[0].power_off()
                 while not driver.ended:
                     seen |= series(head)
@@ -102,7 +103,7 @@ def test_the_cluster_is_launched_loses_a_node_and_makes_the_study(tmp_path: Path
         assert driver.process.returncode == 0
         print(laptop.says("cd ~/ray_unlearn && ray down -y cluster.yaml")[-1500:])
         # `ray down` stops the head's Ray; without docker, the nodes' ends when it has missed the head for a minute.
-        launched.until(lambda: not any(host.processes("raylet/raylet") for host in (head, workers[1])), 120)
+        until(lambda: not any(host.processes("raylet/raylet") for host in (head, workers[1])), 120)
     assert driver.said.count("worker ready") >= 3
     assert shown() <= seen
     plain = slow_study_in(tmp_path / "plain", COUNT)

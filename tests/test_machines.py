@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import machines
@@ -12,6 +11,7 @@ import yaml
 from conftest import TINY, merged
 from s3 import moto_server
 from s3_cycle import payloads
+from waiting import until
 
 from ray_unlearn.generation import generate
 from ray_unlearn.store import StudyStore, open_storage
@@ -28,13 +28,6 @@ ENVIRONMENT = {
 }
 
 
-def wait_until(condition, log: Path, limit_s: float = 120.0) -> None:
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.1)
-
-
 @pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.skipif(not machines.possible(), reason="needs root, ip and nsenter, to make network namespaces")
@@ -48,16 +41,16 @@ def test_a_study_on_machines_that_share_nothing_but_the_network(tmp_path: Path):
         at = f"{head.address}:6379"
         own = ("--node-ip-address", head.address, "--num-cpus", "0", "--include-dashboard", "false")
         head.start(*RAY, "--head", "--port", "6379", *own, **ENVIRONMENT)
-        wait_until(lambda: "Ray runtime started" in (head.folder / "log").read_text(), head.folder / "log")
+        until(lambda: "Ray runtime started" in head.log(), said=head.log)
         for other in others:
             join = ("--address", at, "--node-ip-address", other.address, "--num-cpus", "1")
             other.start(*RAY, *join, **ENVIRONMENT)
         for other in others:
-            wait_until(lambda o=other: "Ray runtime started" in (o.folder / "log").read_text(), other.folder / "log")
+            until(lambda o=other: "Ray runtime started" in o.log(), said=other.log)
         command = (sys.executable, "-m", "ray_unlearn.cli", "generate", "/tmp/study.yaml", "--address", at)
         driver = head.run(*command, **ENVIRONMENT)
         store = StudyStore(open_storage(tree["storage"]), "tiny")
-        wait_until(lambda: len(store.indexes("finetune")) >= 10 or driver.poll() is not None, head.folder / "log")
+        until(lambda: len(store.indexes("finetune")) >= 10 or driver.poll() is not None, said=head.log)
         others[0].unplug()
         said, _ = driver.communicate(timeout=200)
         assert driver.returncode == 0, said

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from samples import digit_runs, indices_of, run_data, same_weights
+from nets import Remembering
+from samples import digit_runs, run_data, same_weights
 from torch import nn
 
 from ray_unlearn.errors import MethodError
@@ -17,20 +18,10 @@ RNG = Seeds(study=0, population="test")
 ONE_STEP = {"epochs": 1.0, "validation_epochs": 1.0, "batch_size": 64, "weight_decay": 0.0}
 
 
-class Net(nn.Module):
-    """Two convolutions and two linear layers on raw pixels; remembers the images it was trained on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            convolutions = [nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3)]
-            self.layers = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(64, 6), nn.Tanh(), nn.Linear(6, 3))
-        self.seen: list[int] = []
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.seen += indices_of(images) if self.training else []
-        return self.layers(images / 255)
+def two_and_two() -> Remembering:
+    """Return two convolutions and two linear layers."""
+    head = lambda: [nn.Flatten(), nn.Linear(64, 6), nn.Tanh(), nn.Linear(6, 3)]  # noqa: E731
+    return Remembering(lambda: [nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3), *head()])
 
 
 def step(model: nn.Module, loss: torch.Tensor, lr: float) -> None:
@@ -49,7 +40,7 @@ def kl(p_logits: torch.Tensor, q_logits: torch.Tensor, T: float) -> torch.Tensor
 
 def expected(data, validation, objective: str, T: float) -> nn.Module:
     """Return the model after the reset, one step of distillation and one of repair, in plain torch."""
-    teacher, model = Net(), Net()
+    teacher, model = two_and_two(), two_and_two()
     with RNG.global_state("reset"):
         model.layers[0].reset_parameters()
         model.layers[6].reset_parameters()
@@ -68,7 +59,7 @@ def expected(data, validation, objective: str, T: float) -> nn.Module:
 def test_reset_then_distil_then_repair(tmp_path, objective):
     """Law: first convolution and last linear layer fresh; a step on validation, then one on retain, momentum apart."""
     data = run_data(tmp_path, validation=9)
-    model = Net()
+    model = two_and_two()
     options = AmnesiacsOptions(lr=2.0, validation_lr=0.2, temperature=2.0, objective=objective, **ONE_STEP)
     amnesiacs(model, data, options, RNG)
     by_hand = expected(data, data.validation, objective, T=2.0)
@@ -84,7 +75,7 @@ def test_temperature_scaling_is_an_option(tmp_path):
     """Law: with it the warm-up's step is T^2 = 4 times as long, which a rate of four times as much gives without."""
     moved = []
     for options in ({"validation_lr": 0.2, "temperature_scaling": True}, {"validation_lr": 0.8}):
-        model = Net()
+        model = two_and_two()
         amnesiacs(model, run_data(tmp_path), AmnesiacsOptions(lr=1e-30, temperature=2.0, **options, **ONE_STEP), RNG)
         moved.append(model)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*(m.parameters() for m in moved), strict=True))
@@ -92,7 +83,7 @@ def test_temperature_scaling_is_an_option(tmp_path):
 
 def test_only_the_first_and_the_last_layer_are_reset(tmp_path):
     """Law: with rates that move nothing, these two change, and what is between them stays as it was."""
-    model, before = Net(), Net()
+    model, before = two_and_two(), two_and_two()
     options = AmnesiacsOptions(lr=1e-30, validation_lr=1e-30, **ONE_STEP)
     amnesiacs(model, run_data(tmp_path), options, RNG)
     changed = [not torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True)]
@@ -103,7 +94,7 @@ def test_validation_images_of_some_classes(tmp_path):
     """Law: `validation_classes: [0, 1]` distils on those alone; retain is whole."""
     data = run_data(tmp_path, validation=9)  # labels 26 % 3 = 2, 0, 1, ...
     chosen = data.validation.subset(np.array([1, 2, 4, 5, 7, 8]))
-    model = Net()
+    model = two_and_two()
     options = AmnesiacsOptions(lr=2.0, validation_lr=0.2, temperature=2.0, validation_classes=(0, 1), **ONE_STEP)
     amnesiacs(model, data, options, RNG)
     by_hand = expected(data, chosen, "port", T=2.0)
@@ -116,7 +107,7 @@ def test_validation_images_of_some_classes(tmp_path):
 def test_a_study_without_validation_is_refused(tmp_path, classes):
     """Law: one line states which set is missing."""
     with pytest.raises(MethodError, match="trains on the validation set, which this study does not have"):
-        amnesiacs(Net(), run_data(tmp_path, validation=0), AmnesiacsOptions(validation_classes=classes), RNG)
+        amnesiacs(two_and_two(), run_data(tmp_path, validation=0), AmnesiacsOptions(validation_classes=classes), RNG)
 
 
 def test_rates_of_the_phases(tmp_path, monkeypatch):
@@ -125,7 +116,7 @@ def test_rates_of_the_phases(tmp_path, monkeypatch):
 
     rates = []
     monkeypatch.setattr(loop, "set_rate", lambda optimizer, rate: rates.append(rate))
-    amnesiacs(Net(), run_data(tmp_path), AmnesiacsOptions(), RNG)
+    amnesiacs(two_and_two(), run_data(tmp_path), AmnesiacsOptions(), RNG)
     assert rates == pytest.approx([9e-4, 9e-4, 9e-4, 1e-3, 7.5e-4, 2.5e-4])
 
 

@@ -7,7 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from samples import digit_runs, indices_of, run_data, same_weights
+from nets import Linear
+from samples import digit_runs, run_data, same_weights
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
@@ -130,27 +131,10 @@ def test_labels_of_a_net(tmp_path, monkeypatch):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-class Watcher(nn.Module):
-    """One linear layer that remembers the images that it was shown, and how bright they were."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.utils.skip_init(nn.Linear, 192, 3)
-        with torch.no_grad():
-            self.layer.weight.copy_(torch.linspace(-0.01, 0.01, 576).reshape(3, 192))
-            self.layer.bias.zero_()
-        self.seen = []
-
-    def forward(self, images):
-        if self.training:
-            self.seen += indices_of(images)
-        return self.layer(images.flatten(1) / 255)
-
-
 def test_one_step_on_the_unmoved_images_by_hand(tmp_path):
     """Law: theta - lr * gradient of CE(forget image, nearest other class): the images unmoved, no retain image seen."""
     data, lr = run_data(tmp_path, forget=7), 0.5
-    model, plain = Watcher(), Watcher().eval()
+    model, plain = Linear(), Linear().eval()
     labels = torch.tensor(by_hand(plain, data.forget, 0.1, 1.0))
     boundary_shrink(
         model, data, BoundaryShrinkOptions(lr=lr, batch_size=8, exclude_own=True, clamp=False, **PLAIN), RNG

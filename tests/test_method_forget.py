@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from nets import optimizers_of, weights_of
 from samples import digit_runs, run_data, same_weights
 from torch import nn
 
@@ -42,21 +43,19 @@ class Net(nn.Module):
         return self.layers(images / 255)
 
 
-def history(folder, monkeypatch, run: int = 0, **options):
+def history(folder, run: int = 0, **options):
     """Run the method; return the weights before it and after each epoch, and each epoch's optimiser and its rate."""
-    made, epochs, states = [], [], []
-    make = module.make_optimizer
-    monkeypatch.setattr(module, "make_optimizer", lambda *given: made.append(make(*given)) or made[-1])
+    model, epochs = Net(), []
+    states = [weights_of(model)]
 
     def note(model, epoch, loss):
-        states.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        states.append(weights_of(model))
         epochs.append((len(made), made[-1].param_groups[0]["lr"]))
 
-    model = Net()
-    states.append({name: p.detach().clone() for name, p in model.named_parameters()})
     data = replace(run_data(folder), on_epoch=note)
     options = ForgetOptions(**{"batch_size": 64, **options})
-    forget(model, data, options, Seeds(study=0, population="test", run=run))
+    with optimizers_of(module) as made:
+        forget(model, data, options, Seeds(study=0, population="test", run=run))
     return states, epochs
 
 
@@ -69,22 +68,22 @@ def history(folder, monkeypatch, run: int = 0, **options):
         ({"epoch_lrs": (0.1, 0.2), "schedule": "constant", "epochs": 3.0}, [1, 2, 2], [0.1, 0.2, 0.2]),
     ],
 )
-def test_cycles_and_rates(tmp_path, monkeypatch, options, optimizers, rates):
+def test_cycles_and_rates(tmp_path, options, optimizers, rates):
     """Law: [1, 2, 2] or [2, 1, 1, 1] epochs, a new optimiser per cycle, the rates published; the last cycle goes on."""
-    _, epochs = history(tmp_path, monkeypatch, **options)
+    _, epochs = history(tmp_path, **options)
     assert [made for made, _ in epochs] == optimizers
     assert [rate for _, rate in epochs] == pytest.approx(rates)
 
 
 @pytest.mark.parametrize(("options", "starts"), [({}, {0, 1, 3}), (VARIANT_2, {0, 2, 3, 4})])
-def test_only_the_start_of_a_cycle_resets(tmp_path, monkeypatch, options, starts):
+def test_only_the_start_of_a_cycle_resets(tmp_path, options, starts):
     """Law: with rates that move nothing, all tensors but the classifier's change there, or convolutions beyond 1x1."""
     tiny = {"lr": 1e-30, "epoch_lrs": (1e-30,), "schedule": "constant"}
     for pool, expected in (
         ("convolutions", CANDIDATES),
         ("tensors", CANDIDATES | {"layers.2.weight", "layers.2.bias"}),
     ):
-        states, _ = history(tmp_path, monkeypatch, **{**options, **tiny, "layers": 60, "pool": pool})
+        states, _ = history(tmp_path, **{**options, **tiny, "layers": 60, "pool": pool})
         for epoch, (before, after) in enumerate(itertools.pairwise(states)):
             changed = {name for name in before if not torch.equal(before[name], after[name])}
             assert changed == (expected if epoch in starts else set())
@@ -99,7 +98,7 @@ def test_a_resnets_pool():
     assert [round(100 * (1 - (50 / 51) ** (6 * cycles))) for cycles in (1, 2, 3)] == [11, 21, 30]
 
 
-def test_a_tensor_is_drawn_alone(tmp_path, monkeypatch):
+def test_a_tensor_is_drawn_alone(tmp_path):
     """Law: one draw changes one tensor to its layer's default: not the other, nor a normalisation's statistics."""
     layer = nn.BatchNorm2d(3)
     with torch.no_grad():
@@ -108,16 +107,16 @@ def test_a_tensor_is_drawn_alone(tmp_path, monkeypatch):
     module.reset_tensors([(layer, "weight")], Seeds(study=0), "reset")
     found = {name: float(tensor.double().mean()) for name, tensor in layer.state_dict().items()}
     assert found == {"weight": 1, "bias": 7, "running_mean": 7, "running_var": 7, "num_batches_tracked": 7}
-    states, _ = history(tmp_path, monkeypatch, lr=1e-30, layers=1, epochs=1.0, cycles=(1,))
+    states, _ = history(tmp_path, lr=1e-30, layers=1, epochs=1.0, cycles=(1,))
     assert sum(not torch.equal(states[0][name], states[1][name]) for name in states[0]) == 1
 
 
-def test_layers_are_drawn_with_replacement(tmp_path, monkeypatch):
+def test_layers_are_drawn_with_replacement(tmp_path):
     """Law: two draws from two layers hit one alone in half of 24 cycles: 12, within 4 standard errors of 2.45."""
     both = alone = 0
     which = set()
     for run in range(8):
-        states, _ = history(tmp_path, monkeypatch, run=run, lr=1e-30, layers=2, **CONVOLUTIONS)
+        states, _ = history(tmp_path, run=run, lr=1e-30, layers=2, **CONVOLUTIONS)
         for epoch in (0, 1, 3):
             hit = [not torch.equal(states[epoch][name], states[epoch + 1][name]) for name in sorted(CANDIDATES)]
             which.add(tuple(hit))
@@ -127,11 +126,11 @@ def test_layers_are_drawn_with_replacement(tmp_path, monkeypatch):
     assert which == {(True, True, False, False), (False, False, True, True), (True, True, True, True)}
 
 
-def test_the_regression_by_hand(tmp_path, monkeypatch):
+def test_the_regression_by_hand(tmp_path):
     """Law: one step on mean (f - f0)^2 over images and classes, both on the same noisy retain images."""
     options = {"epochs": 1.0, "cycles": (1,), "lr": 0.01, "weight_decay": 0.1, "layers": 1, "image_noise_std": 3.0}
     options |= CONVOLUTIONS
-    states, _ = history(tmp_path, monkeypatch, **options)
+    states, _ = history(tmp_path, **options)
     (_, of_model), (_, of_teacher) = Net.seen
     assert [training for training, _ in Net.seen] == [True, False]
     assert torch.equal(of_model, of_teacher)
@@ -156,7 +155,7 @@ def test_the_regression_by_hand(tmp_path, monkeypatch):
 def test_the_target_stays_the_original(tmp_path, monkeypatch):
     """Law: with no layer changed and no noise to decay, f = f0 in every cycle, so that nothing moves at all."""
     monkeypatch.setattr(module, "reset_tensors", lambda *given: None)
-    states, _ = history(tmp_path, monkeypatch, weight_decay=0.0, lr=0.1)
+    states, _ = history(tmp_path, weight_decay=0.0, lr=0.1)
     assert all(torch.allclose(states[0][name], states[-1][name], atol=1e-6) for name in states[0])
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from conftest import TINY, merged
-from samples import digit_runs, indices_of, run_data, same_weights
-from torch import nn
+from nets import Linear
+from samples import digit_runs, run_data, same_weights
 
 from ray_unlearn.errors import StudyError
 from ray_unlearn.methods import METHODS
@@ -15,22 +15,9 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.study import parse_study
 
 
-class Watcher(nn.Module):
-    """One linear layer that remembers the images it was trained on."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(192, 3)
-        self.seen = []
-
-    def forward(self, images):
-        self.seen += indices_of(images)
-        return self.layer(images.flatten(1) / 255)
-
-
 def test_it_sees_each_retain_image_once_per_epoch_and_no_other(tmp_path):
     """Law: a retrained model never sees the forget set, nor a held-out image."""
-    model = Watcher()
+    model = Linear()
     METHODS["retrain"].run(model, run_data(tmp_path), RetrainOptions(epochs=2.0, batch_size=5), Seeds(study=0))
     assert sorted(model.seen) == sorted(2 * list(range(20)))
 

@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from nets import squared_gradients
 from samples import digit_runs, run_data, same_weights
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn import models
 from ray_unlearn.data.images import RunData
@@ -72,18 +72,6 @@ def test_signs_are_kept(monkeypatch):
     assert dampened(monkeypatch, [-3.0, 3.0], [1.0, 1.0], [30.0, 30.0]) == pytest.approx([-0.1, 0.1])
 
 
-def by_hand(model, images, size):
-    """Return the mean over batches of `size` images of the squared gradient of their mean loss, in plain torch."""
-    total = [torch.zeros_like(parameter) for parameter in model.parameters()]
-    starts = range(0, len(images), size)
-    for start in starts:
-        batch, labels = images.batch(np.arange(start, min(start + size, len(images))))
-        gradients = torch.autograd.grad(F.cross_entropy(model(batch), labels), list(model.parameters()))
-        for sums, gradient in zip(total, gradients, strict=True):
-            sums.add_(gradient**2 / len(starts))
-    return total
-
-
 @pytest.mark.parametrize("size", [1, 2])
 def test_importances_are_of_all_training_images_and_of_the_forget_set(tmp_path, size):
     """Law: I_D on retain and forget together, I_f on forget, in evaluation mode; buffers keep their bits."""
@@ -92,7 +80,7 @@ def test_importances_are_of_all_training_images_and_of_the_forget_set(tmp_path, 
     before = copy.deepcopy(model).eval()
     options = SelectiveSynapticDampeningOptions(alpha=1.5, dampening=0.8, images_per_gradient=size)
     selective_synaptic_dampening(model, data, options, RNG)
-    of_all, of_forget = by_hand(before, data.train, size), by_hand(before, data.forget, size)
+    of_all, of_forget = (squared_gradients(before, images, size) for images in (data.train, data.forget))
     changed = 0
     for found, start, d, f in zip(model.parameters(), before.parameters(), of_all, of_forget, strict=True):
         expected = torch.where(f > 1.5 * d, start * 0.8 * d / f, start)
@@ -109,7 +97,7 @@ def test_a_smaller_last_batch_counts_as_much(tmp_path):
     data = run_data(tmp_path, retain=20, normalize="unit")
     model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0)).eval()
     found = mean_squared_gradient(model, data.retain, cross_entropy(), 16)
-    for parameter, expected in zip(model.parameters(), by_hand(model, data.retain, 16), strict=True):
+    for parameter, expected in zip(model.parameters(), squared_gradients(model, data.retain, 16), strict=True):
         assert torch.allclose(found[parameter], expected, rtol=1e-4, atol=1e-12)
 
 

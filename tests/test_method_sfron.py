@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from nets import HandSGD, SmallConv, batch_of, close, copy_of
+from nets import HandSGD, SmallConv, batch_of, close, copy_of, squared_gradients
 from samples import digit_runs, run_data, same_weights
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
@@ -18,25 +17,13 @@ from ray_unlearn.training import Batch
 RNG = Seeds(study=0, population="sfron")
 
 
-def squared(model, images, size):
-    """Return the mean over batches of the squared gradient of their mean loss, in plain torch."""
-    total, starts = [torch.zeros_like(p) for p in model.parameters()], range(0, len(images), size)
-    for start in starts:
-        batch, labels = images.batch(np.arange(start, min(start + size, len(images))))
-        gradients = torch.autograd.grad(F.cross_entropy(model(batch), labels), list(model.parameters()))
-        for sums, gradient in zip(total, gradients, strict=True):
-            sums.add_(gradient**2 / len(starts))
-    return total
-
-
 @pytest.mark.parametrize("threshold", [1.0, 3.0])
 def test_the_mask_by_hand(tmp_path, threshold):
     """Law: 1 where the squared gradient on forget is at least so many times that on retain."""
     data, model = run_data(tmp_path), SmallConv().eval()
     found = saliency(model, data, SfronOptions(threshold=threshold, importance_batch_size=4))
-    for parameter, f, r in zip(
-        model.parameters(), squared(model, data.forget, 4), squared(model, data.retain, 4), strict=True
-    ):
+    of_forget, of_retain = (squared_gradients(model, images, 4) for images in (data.forget, data.retain))
+    for parameter, f, r in zip(model.parameters(), of_forget, of_retain, strict=True):
         clear = ((f - threshold * r).abs() > 1e-4 * f) & (r > 1e-12)
         assert torch.equal(found[parameter][clear], (f >= threshold * r)[clear].float())
         assert 0 < float(found[parameter].mean()) < 1 or parameter.ndim == 1

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from nets import optimizers_of, weights_of
 from samples import digit_runs, indices_of, run_data, same_weights
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
@@ -43,20 +44,18 @@ class Net(nn.Module):
         return self.layers(images / 255)
 
 
-def history(folder, monkeypatch, run: int = 0, **options):
+def history(folder, run: int = 0, **options):
     """Run the method; return the weights before it and after each epoch, and each epoch's optimiser and its rate."""
-    made, epochs, states = [], [], []
-    make = module.make_optimizer
-    monkeypatch.setattr(module, "make_optimizer", lambda *given: made.append(make(*given)) or made[-1])
+    model, epochs = Net(), []
+    states = [weights_of(model)]
 
     def note(model, epoch, loss):
-        states.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        states.append(weights_of(model))
         epochs.append((made[-1], made[-1].param_groups[0]["lr"]))
 
-    model = Net()
-    states.append({name: p.detach().clone() for name, p in model.named_parameters()})
     data = replace(run_data(folder), on_epoch=note)
-    sun(model, data, SunOptions(batch_size=64, **options), Seeds(study=0, population="test", run=run))
+    with optimizers_of(module) as made:
+        sun(model, data, SunOptions(batch_size=64, **options), Seeds(study=0, population="test", run=run))
     assert model.seen == set(range(20))
     assert all(parameter.requires_grad for parameter in model.parameters())
     return states, epochs, data
@@ -67,9 +66,9 @@ def changed(before, after):
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_each_epoch_trains_its_tensors(tmp_path, monkeypatch):
+def test_each_epoch_trains_its_tensors(tmp_path):
     """Law: five epochs of 9 random tensors and all batch normalisation, differently drawn; then four of everything."""
-    states, epochs, _ = history(tmp_path, monkeypatch, lr=1e-2, **KINDS)
+    states, epochs, _ = history(tmp_path, lr=1e-2, **KINDS)
     assert len(epochs) == 9
     everything = set(states[0])
     assert len(everything) == 16
@@ -85,11 +84,11 @@ def test_each_epoch_trains_its_tensors(tmp_path, monkeypatch):
     assert len({id(optimizer) for optimizer, _ in epochs}) == 9
 
 
-def test_noise_goes_to_six_of_the_nine(tmp_path, monkeypatch):
+def test_noise_goes_to_six_of_the_nine(tmp_path):
     """Law: with a rate that moves nothing, epoch 0 changes the classifier alone, epochs 1 to 4 six by N(0, 0.04^2)."""
     draws = []
     for run in range(3):
-        states, epochs, _ = history(tmp_path, monkeypatch, run=run, lr=1e-30, final_lrs=(1e-30,) * 4, **KINDS)
+        states, epochs, _ = history(tmp_path, run=run, lr=1e-30, final_lrs=(1e-30,) * 4, **KINDS)
         trained = [{id(p) for p in optimizer.param_groups[0]["params"]} for optimizer, _ in epochs]
         assert [len(each) for each in trained] == [13] * 5 + [16] * 4
         moved = [changed(before, after) for before, after in itertools.pairwise(states)]
@@ -104,13 +103,11 @@ def test_noise_goes_to_six_of_the_nine(tmp_path, monkeypatch):
     assert abs(float(noise.std()) - 0.04) < 5 * 0.04 / (2 * len(noise)) ** 0.5
 
 
-def test_noise_goes_to_tensors_that_no_epoch_chose_before(tmp_path, monkeypatch):
+def test_noise_goes_to_tensors_that_no_epoch_chose_before(tmp_path):
     """Law: as in the port, a tensor gets noise in at most one epoch, and none that epoch 0 trained gets any."""
     noisy = 0
     for run in range(4):
-        states, epochs, _ = history(
-            tmp_path, monkeypatch, run=run, lr=1e-30, final_lrs=(1e-30,) * 4, pool="weights", tensors=4
-        )
+        states, epochs, _ = history(tmp_path, run=run, lr=1e-30, final_lrs=(1e-30,) * 4, pool="weights", tensors=4)
         moved = [changed(before, after) for before, after in itertools.pairwise(states)]
         model = list(states[0])
         trained = [[p.shape for p in optimizer.param_groups[0]["params"]] for optimizer, _ in epochs]
@@ -149,9 +146,9 @@ def test_the_pools_of_a_resnet():
     assert {pool: 62 - size for pool, size in sizes.items()} == {"port": 28, "weights": 22}
 
 
-def test_the_last_epochs_step_by_hand(tmp_path, monkeypatch):
+def test_the_last_epochs_step_by_hand(tmp_path):
     """Law: w - lr (gradient + wd w) on retain, at the last of `final_lrs`, without a moment from earlier epochs."""
-    states, _, data = history(tmp_path, monkeypatch, lr=0.05, final_lrs=(0.05, 0.05, 0.05, 0.2), weight_decay=0.01)
+    states, _, data = history(tmp_path, lr=0.05, final_lrs=(0.05, 0.05, 0.05, 0.2), weight_decay=0.01)
     by_hand = Net()
     by_hand.load_state_dict(states[-2], strict=False)
     images, labels = data.retain.batch(np.arange(20))
@@ -161,11 +158,11 @@ def test_the_last_epochs_step_by_hand(tmp_path, monkeypatch):
         assert torch.allclose(states[-1][name], expected, atol=1e-5)
 
 
-def test_small_models_and_few_epochs(tmp_path, monkeypatch):
+def test_small_models_and_few_epochs(tmp_path):
     """Law: beyond the model's tensors all train; with no more epochs than `final_lrs` there is no first stage."""
-    states, epochs, _ = history(tmp_path, monkeypatch, tensors=99, **KINDS)
+    states, epochs, _ = history(tmp_path, tensors=99, **KINDS)
     assert len(changed(states[1], states[2])) == 16
-    states, epochs, _ = history(tmp_path, monkeypatch, epochs=2.0, final_lrs=(0.1, 0.2, 0.3))
+    states, epochs, _ = history(tmp_path, epochs=2.0, final_lrs=(0.1, 0.2, 0.3))
     assert [rate for _, rate in epochs] == pytest.approx([0.1, 0.2])
     assert len(changed(states[1], states[2])) == 16
 

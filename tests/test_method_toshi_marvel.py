@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from samples import digit_runs, indices_of, run_data, same_weights
+from nets import Remembering
+from samples import digit_runs, run_data, same_weights
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
@@ -22,19 +23,9 @@ RNG = Seeds(study=0, population="test")
 ONE_STEP = {"epochs": 1.0, "scratch_epochs": 1.0, "batch_size": 64, "momentum": 0.0, "weight_decay": 0.0}
 
 
-class Net(nn.Module):
-    """Two convolutions and a classifier on raw pixels; remembers the images it was trained on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3))
-        self.seen: list[int] = []
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.seen += indices_of(images) if self.training else []
-        return self.layers(images / 255)
+def net() -> Remembering:
+    """Return two convolutions and a classifier."""
+    return Remembering(lambda: [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3)])
 
 
 def stepped(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, lr: float) -> nn.Module:
@@ -60,13 +51,13 @@ def everything(images):
 def test_transpose_swaps_every_kernel_and_repairs_on_retain(tmp_path):
     """Law: w[o, i, y, x] -> w[o, i, x, y] in every convolution, nothing else; then cross-entropy on retain alone."""
     data = run_data(tmp_path)
-    model, by_hand = Net(), Net()
+    model, by_hand = net(), net()
     toshi_marvel(model, data, ToshiMarvelOptions(variant="transpose", lr=0.1, **ONE_STEP), RNG)
     with torch.no_grad():
         for layer in (by_hand.layers[0], by_hand.layers[1]):
             layer.weight.copy_(torch.from_numpy(np.swapaxes(layer.weight.numpy().copy(), 2, 3).copy()))
     assert close(model, stepped(by_hand, *everything(data.retain), lr=0.1))
-    assert not close(model, stepped(Net(), *everything(data.retain), lr=0.1))
+    assert not close(model, stepped(net(), *everything(data.retain), lr=0.1))
     assert sorted(model.seen) == list(range(20))
 
 
@@ -81,7 +72,7 @@ def test_pseudo_labels_from_two_functions(tmp_path):
         variant="pseudo_label", lr=1.0, scratch_lr=0.2, entropy_threshold=threshold, **ONE_STEP
     )
     heard = []
-    model, original = Net(), Net()
+    model, original = net(), net()
     toshi_marvel(model, replace(data, on_epoch=lambda net, epoch, loss: heard.append((net, epoch))), options, RNG)
 
     retain, retain_labels = everything(data.retain)
@@ -120,7 +111,7 @@ def test_the_index_chooses(tmp_path):
     for shares, expected in [({}, "ptp"), ({"transpose_share": 3, "pseudo_label_share": 1}, "ttp")]:
         for run, variant in enumerate(expected):
             rng = Seeds(study=0, population="test", run=run)
-            mixed, alone = Net(), Net()
+            mixed, alone = net(), net()
             toshi_marvel(mixed, data, ToshiMarvelOptions(lr=0.01, batch_size=7, **shares), rng)
             kind = {"p": "pseudo_label", "t": "transpose"}[variant]
             toshi_marvel(alone, data, ToshiMarvelOptions(variant=kind, lr=0.01, batch_size=7), rng)

@@ -7,8 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from nets import Linear
 from samples import digit_runs, indices_of, run_data, same_weights
-from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn.methods.unsir import UnsirOptions, unsir, worst_noise
@@ -17,23 +17,6 @@ from ray_unlearn.seeds import Seeds
 RNG = Seeds(study=0, population="unsir")
 ONE = {"optimizer": "sgd", "momentum": 0.0, "batch_size": 64, "impair_batch_size": 64}
 SMALL = {"noise_steps": 2, "noise_batch_size": 2, "noise_batches": 3}
-
-
-class Net(nn.Module):
-    """One linear layer on raw pixels that remembers what it was trained on."""
-
-    def __init__(self, largest: float = 0.01) -> None:
-        super().__init__()
-        self.layer = nn.utils.skip_init(nn.Linear, 192, 3)
-        with torch.no_grad():
-            self.layer.weight.copy_(torch.linspace(-largest, largest, 576).reshape(3, 192))
-            self.layer.bias.zero_()
-        self.batches: list[torch.Tensor] = []
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            self.batches.append(images.detach().clone())
-        return self.layer(images.flatten(1) / 255)
 
 
 def adam(start: torch.Tensor, gradient_of, steps: int, lr: float) -> torch.Tensor:
@@ -51,11 +34,11 @@ def test_the_noise_by_hand():
 
     The weights are so large that both terms have gradients of one size: each one's sign shows.
     """
-    model, start = Net(25.0), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model, start = Linear(25.0), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def gradient_of(x: torch.Tensor) -> torch.Tensor:
         x = x.clone().requires_grad_()
-        loss = -F.cross_entropy(Net(25.0)(x), torch.tensor([1, 1])) + 0.1 * (x**2).sum() / 2
+        loss = -F.cross_entropy(Linear(25.0)(x), torch.tensor([1, 1])) + 0.1 * (x**2).sum() / 2
         return torch.autograd.grad(loss, x)[0]
 
     found = worst_noise(model, start, 1, UnsirOptions(noise_steps=3))
@@ -67,7 +50,7 @@ def test_the_noise_by_hand():
 def test_impair_and_repair_by_hand(tmp_path):
     """Law: a step on noise under its class and on the first retain images of each class; a step on those alone."""
     data = run_data(tmp_path, retain=20, forget=2)  # forget labels: 20 % 3 = 2, 0
-    model, hand = Net(), Net()
+    model, hand = Linear(), Linear()
     unsir(model, data, UnsirOptions(lr=0.5, impair_lr=2.0, retain_per_class=2, **ONE, **SMALL), RNG)
     noise = torch.randn((2, 2, 3, 8, 8), generator=RNG.torch("noise"))
     noise = [worst_noise(hand, noise[i], label, UnsirOptions(**SMALL)) for i, label in enumerate((0, 2))]
@@ -93,7 +76,7 @@ def test_whole_classes(tmp_path):
     twos = data.forget.subset(np.flatnonzero(data.forget.labels_N == 2))
     data = copy.copy(data)
     object.__setattr__(data, "forget", twos)
-    model = Net()
+    model = Linear()
     unsir(model, data, UnsirOptions(**{**ONE, **SMALL, "impair_batch_size": 256}), RNG)
     assert len(model.batches[0]) == 20 + 2 * 3
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import yaml
 from conftest import payload_bytes
 from slow import records_in, slow_study
 from slurm import Slurm, missing, slurm
+from waiting import until
 
 from ray_unlearn.cli import main
 from ray_unlearn.generation import generate
@@ -57,14 +57,6 @@ def reference(study: Path, tmp_path: Path) -> dict[str, bytes]:
     return payload_bytes(tmp_path / "inline" / "tiny")
 
 
-def until(made: int, study: Path) -> None:
-    """Wait until this many runs are recorded."""
-    end = time.monotonic() + 200
-    while records_in(study.parent) < made:
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def log_of(study: Path) -> str:
     """Return all logs of a study's jobs."""
     return "".join(path.read_text() for path in sorted(study.parent.glob("*.log")))
@@ -80,7 +72,7 @@ def checked(study: Path, tmp_path: Path) -> None:
 def test_three_shards_share_a_store(cluster: Slurm, study: Path, tmp_path: Path):
     """Law: the array's tasks make each run once, but for the original; a task requeued in the middle goes on."""
     job = cluster.submit("--mem=1G", str(JOBS / "array.sbatch"), study.name, cwd=study.parent)
-    until(20, study)
+    until(lambda: records_in(study.parent) >= 20, 200)
     cluster.says("scontrol", "requeue", f"{job}_2")
     assert cluster.wait(job) == ["COMPLETED"] * 3, log_of(study)
     checked(study, tmp_path)
@@ -90,7 +82,7 @@ def test_three_shards_share_a_store(cluster: Slurm, study: Path, tmp_path: Path)
 def test_thirty_seconds_before_its_end_a_shard_queues_itself_again(cluster: Slurm, study: Path, tmp_path: Path):
     """Law: SIGTERM with 30 s of grace, as at the end of a job's time: the driver ends in 10 s, and its task goes on."""
     job = cluster.submit("--array=1-1", "--mem=1G", str(JOBS / "array.sbatch"), study.name, cwd=study.parent)
-    until(10, study)
+    until(lambda: records_in(study.parent) >= 10, 200)
     cluster.says("scancel", "--batch", "--signal=TERM", f"{job}_1")  # what --signal=B:TERM@30 sends
     assert cluster.wait(job) == ["COMPLETED"], log_of(study)
     checked(study, tmp_path)
@@ -101,9 +93,9 @@ def test_ray_in_one_job_is_requeued_and_interrupted(cluster: Slurm, study: Path,
     """Law: `ray symmetric-run` beside other Rays of the machine, which it neither joins nor stops; twice broken off."""
     wanted = ["--nodes=1", "--cpus-per-task=2", "--mem=4G", str(JOBS / "ray.sbatch"), study.name, "--workers", "2"]
     job = cluster.submit(*wanted, cwd=study.parent)
-    until(15, study)
+    until(lambda: records_in(study.parent) >= 15, 200)
     cluster.says("scontrol", "requeue", job)
-    until(30, study)
+    until(lambda: records_in(study.parent) >= 30, 200)
     cluster.says("scancel", "--batch", "--signal=TERM", job)
     assert cluster.wait(job, 400) == ["COMPLETED"], log_of(study)
     checked(study, tmp_path)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import TINY, merged
+from waiting import free_port
 
 from ray_unlearn.cli import main
 from ray_unlearn.cluster import job_server as ray_jobs
@@ -219,12 +220,6 @@ def test_what_cannot_work_is_refused_before_a_server_is_asked(
     assert said in capsys.readouterr().err
 
 
-def unused_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.parametrize("address", ["auto", "ray://127.0.0.1:10001", "10.0.0.1:6379", "file:///etc/passwd"])
 def test_an_address_that_is_no_dashboards_is_refused(tmp_path: Path, capsys, address: str) -> None:
     """Law: only http(s); Ray would import a module named by another scheme."""
@@ -236,7 +231,7 @@ def test_an_address_that_is_no_dashboards_is_refused(tmp_path: Path, capsys, add
 
 def test_an_address_where_no_one_listens_is_one_line(tmp_path: Path, capsys) -> None:
     """Law: exit code 1, at once, with what to look at."""
-    address = f"http://127.0.0.1:{unused_port()}"
+    address = f"http://127.0.0.1:{free_port()}"
     assert main(["submit", write(tmp_path), "--address", address]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {address}: no job server can be reached ([Errno 111] Connection refused); ")

@@ -29,8 +29,9 @@ from test_submitting import FakeServer
 
 from ray_unlearn.cli import main
 from ray_unlearn.cluster import job_server as ray_jobs
+from ray_unlearn.errors import StudyError
 from ray_unlearn.submit.jobs import Attempt
-from ray_unlearn.terminal import Escaping, print_line, safe, show, visible
+from ray_unlearn.terminal import Escaping, print_line, run_script, safe, show, visible
 
 HOSTILE = "a\x1b[2Jb\x1b]0;pwned\x07c\x9b31md\u202ee\u2066f\r\x08\x7fg"
 SEEN = "a\\u001b[2Jb"
@@ -324,6 +325,23 @@ def doors(source: str) -> list[str]:
             if any(re.fullmatch(r"sys\.(__)?std(out|err)(__)?", each) for each in given) and name != "Escaping":
                 found.append(f"{node.lineno}: {name} of a standard stream")
     return found
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "line"),
+    [(lambda: 3, 3, ""), (lambda: {"figures": 1}, 0, ""), (StudyError("its --size: 0"), 2, "error: its --size: 0\n")],
+)
+def test_a_script_ends_as_a_command_does(ends: Any, code: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Law: with the code that its main function returns, else 0; an error is one line, and has its own code."""
+
+    def main() -> object:
+        if isinstance(ends, StudyError):
+            raise ends
+        return ends()
+
+    with pytest.raises(SystemExit) as ended:
+        run_script(main)
+    assert (ended.value.code, capsys.readouterr().err) == (code, line)
 
 
 def test_there_is_one_door() -> None:

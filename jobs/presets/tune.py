@@ -54,9 +54,10 @@ from trials import (
     with_trials,
 )
 
-from ray_unlearn.errors import RayUnlearnError, StudyError, did_you_mean
+from ray_unlearn.errors import StudyError, did_you_mean
 from ray_unlearn.generation import generate
 from ray_unlearn.study import load_study
+from ray_unlearn.terminal import run_script
 from ray_unlearn.usercode.imports import is_script
 
 HERE = Path(__file__).resolve().parent
@@ -209,8 +210,4 @@ def _spaces(arguments: argparse.Namespace) -> dict[str, Space]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RayUnlearnError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    run_script(main)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ray_unlearn.errors import StoreError, StudyError, did_you_mean
+from ray_unlearn.errors import StudyError, did_you_mean, writing
 from ray_unlearn.terminal import print_line
 
 _PACKAGE = Path(__file__).parents[1]
@@ -41,10 +41,8 @@ def examples(
         return
     if file.exists():
         raise StudyError(f"{file}: exists already and is not overwritten; choose another name")
-    try:
+    with writing(file):
         file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{file}: cannot be written: {error.strerror or error}") from error
     print_line(f"wrote {file}")
 
 

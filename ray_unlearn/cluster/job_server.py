@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_unlearn.errors import ClusterError
-from ray_unlearn.study.uris import without_keys
+from ray_unlearn.study.uris import last_line
 from ray_unlearn.submit.jobs import Attempt, Submission
 
 ADDRESS = "http://127.0.0.1:8265"
@@ -126,7 +126,7 @@ class JobServer:
                 if "already exists" in str(error):
                     return False
                 if "No available agent" not in str(error) or time.monotonic() > until:
-                    raise ClusterError(f"{self.address} does not accept the job: {_reason(error)}") from error
+                    raise ClusterError(f"{self.address} does not accept the job: {last_line(error)}") from error
                 self._report("the cluster has only just started and accepts no jobs yet; trying again")
                 time.sleep(_AGAIN_S)
             else:
@@ -177,9 +177,9 @@ class JobServer:
                 "RAY_AUTH_TOKEN, a file named by RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token"
             ) from error
         except OSError as error:  # requests' errors are OSErrors
-            raise ClusterError(f"{self.address}: {_reason(error)}") from error
+            raise ClusterError(f"{self.address}: {last_line(error)}") from error
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise ClusterError(f"{self.address} does not answer as Ray's job server: {_reason(error)}") from error
+            raise ClusterError(f"{self.address} does not answer as Ray's job server: {last_line(error)}") from error
 
 
 def _tail(client: Any, submission_id: str, *, skip: int) -> Iterator[str]:
@@ -249,9 +249,3 @@ def _attempt(job: Any) -> Attempt:
         message=job.message or "",
         metadata=job.metadata or {},
     )
-
-
-def _reason(error: BaseException) -> str:
-    """Return the last line of an error's text: of a server's traceback, the most informative one."""
-    lines = [line.strip() for line in without_keys(str(error)).splitlines() if line.strip(" .")]
-    return lines[-1][:300] if lines else type(error).__name__

@@ -27,7 +27,7 @@ from ray_unlearn.schedule.deadlines import Deadlines
 from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report
 from ray_unlearn.schedule.resources import Needs, check_share, waiting_line
 from ray_unlearn.study.schema import Execution
-from ray_unlearn.study.uris import without_keys
+from ray_unlearn.study.uris import last_line
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.run.job import Job
@@ -86,9 +86,8 @@ class RayPool:
         self._handles: dict[int, Any] = {}
         self._pending: dict[Any, int] = {}
         """Call in flight -> its worker."""
-        self._timeout_s = execution.run_timeout_s
         scripts = {name for name, population in job.plan.populations.items() if population.method.source}
-        self._deadlines = Deadlines(self._timeout_s, apart=scripts)
+        self._deadlines = Deadlines(execution.run_timeout_s, apart=scripts, pack_size=job.plan.pack_size)
         self._placing: dict[Any, int] = {}
         """Call in flight that asks a worker for its node -> the worker."""
         self._opening: set[int] = set()
@@ -148,8 +147,8 @@ class RayPool:
         self._pending[self._handles[worker].work.remote(attempts, flush)] = worker
         self._deadlines.given(worker, attempts, time.monotonic())
 
-    def wait(self) -> list[Report]:
-        """Return the reports of finished calls, waiting for about a second at most.
+    def wait(self, most_s: float = _POLL_S) -> list[Report]:
+        """Return the reports of finished calls, waiting for `most_s` seconds at most.
 
         Raises:
             ClusterLost: Ray has died.
@@ -157,16 +156,18 @@ class RayPool:
         """
         self._check()
         if not self._pending:
-            time.sleep(_POLL_S)
+            time.sleep(most_s)
             return self._departures()
-        done = self._done(1, _POLL_S)
+        done = self._done(1, most_s)
         if done:
             done = self._done(len(self._pending), 0)
         self._check()  # after Ray's death, all calls would count as done
         self._log_waiting()
         # In the order of the calls; a lost call removes the worker's other calls, too.
         events = [self._event(reference) for reference in done if reference in self._pending]
-        late = [self._too_long(worker) for worker, _ in self._deadlines.overdue(time.monotonic())]
+        late = [self._deadlines.exceeded(worker) for worker, _ in self._deadlines.overdue(time.monotonic())]
+        for one in late:
+            self.stop(one.worker)
         return [*(event for event in events if event), *late, *self._departures()]
 
     def _departures(self) -> list[Report]:
@@ -194,17 +195,11 @@ class RayPool:
             workers = "1 worker moves" if count == 1 else f"{count} workers move"
             self._log(f"node {notice.address} is drained{left}: its {workers} elsewhere")
 
-    def _too_long(self, worker: int) -> Report:
-        """End a worker whose call took too long; the scheduler decides which of its runs is to blame."""
-        self.stop(worker)
-        limit_s = float(self._timeout_s or 0)
-        return Lost(worker, f"took longer than execution.run_timeout_s: {limit_s:g}", overdue_s=limit_s)
-
     def _done(self, count: int, timeout_s: float) -> list[Any]:
         try:
             return list(ray.wait(list(self._pending), num_returns=count, timeout=timeout_s)[0])
         except RayError as error:
-            raise ClusterLost(f"Ray is gone: {_reason(error)}; what was made is kept") from error
+            raise ClusterLost(f"Ray is gone: {last_line(error)}; what was made is kept") from error
 
     def _event(self, reference: Any) -> Report | None:
         worker = self._pending.pop(reference)
@@ -212,12 +207,12 @@ class RayPool:
             value = ray.get(reference)
         except RayActorError as error:
             gone = self._is_gone(worker, error)
-            return replace(self._lost(worker, f"worker process died: {_reason(error)}", preempted=gone), died=True)
+            return replace(self._lost(worker, f"worker process died: {last_line(error)}", preempted=gone), died=True)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, RayUnlearnError) else None
-            return self._lost(worker, str(cause) if cause else _reason(error), isinstance(cause, StorageNotShared))
+            return self._lost(worker, str(cause) if cause else last_line(error), isinstance(cause, StorageNotShared))
         except RayError as error:  # out of memory, or an object that was lost with a node
-            return self._lost(worker, _reason(error), preempted=self._is_gone(worker, error))
+            return self._lost(worker, last_line(error), preempted=self._is_gone(worker, error))
         if self._placing.pop(reference, None):
             self._node_of[worker] = value
             self._placed_at, self._patience_s = time.monotonic(), _PATIENCE_S
@@ -269,8 +264,3 @@ class RayPool:
                 line = f"{waiting} of {len(self._handles)} workers have room, and have not started yet"
             if line:
                 self._log(line)
-
-
-def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in without_keys(str(error)).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__

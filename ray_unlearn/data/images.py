@@ -207,6 +207,11 @@ class Scaling:
         rows = images_BHWC.reshape(batch * height, width * channels)  # long rows vectorise, rows of three do not
         return torch.sub(rows, shift).div_(scale).view(images_BHWC.shape).permute(0, 3, 1, 2)
 
+    def by_channel(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return shift and scale, [3, 1, 1] each."""
+        shift, scale = (torch.tensor(each, device=device).view(3, 1, 1) for each in (self.shift, self.scale))
+        return shift, scale
+
 
 @cache  # each copy from Python waits for the GPU; never dropped, because captured steps hold the addresses
 def _along_a_row(scaling: Scaling, width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

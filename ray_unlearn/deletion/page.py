@@ -11,11 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import PurePath
-
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from ray_unlearn.deletion import words
 from ray_unlearn.deletion.findings import Findings, Image, Side
@@ -46,6 +42,8 @@ class Context:
 
 def deletion_page(study: Study, found: Findings, context: Context) -> str:
     """Return the page; every text of the user is escaped."""
+    from ray_unlearn.report.page import asset, template  # imports matplotlib
+
     model = PurePath((study.populations[ORIGINAL].weights or ("the model",))[0]).name
     method = study.populations[UNLEARNED].method_name
     retrained = found.sides.get(RETRAINED)
@@ -55,8 +53,8 @@ def deletion_page(study: Study, found: Findings, context: Context) -> str:
         plural(found.sides[UNLEARNED].runs, "unlearned model"),
         plural(retrained.runs if retrained else 0, "retrained model"),
     ]
-    return _template().render(
-        style=files("ray_unlearn.report").joinpath("page.css").read_text(encoding="utf-8"),
+    return template("page.html", room="deletion").render(
+        style=asset("page.css"),
         title=f"Request to delete {plural(len(found.images), 'image')} from {model}",
         facts=facts,
         verdict=words.verdict(found),
@@ -87,12 +85,3 @@ def _image(one: Image) -> dict[str, object]:
     retrained = f", {percent(one.retrained)} % in retrained models" if one.retrained is not None else ""
     said = f"{one.image_id}: confidence {percent(one.before)} % before, {percent(one.unlearned)} % unlearned{retrained}"
     return asdict(one) | {"words": said, "state": words.image_words(one)}
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("ray_unlearn", "deletion"), autoescape=True, undefined=StrictUndefined, auto_reload=False
-    )
-    environment.globals.update(percent=percent)
-    return environment.get_template("page.html")

@@ -15,9 +15,10 @@ Does not cover: which numbers there are (`measures`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -29,6 +30,8 @@ from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.seeds import Seeds
 
+T = TypeVar("T")
+R = TypeVar("R")
 Rows = np.ndarray
 """int64, sorted positions on the run axis."""
 
@@ -97,6 +100,10 @@ class Draws:
     """The same of all runs; empty where they are not known."""
     halves: dict[str, FloatArray] = field(default_factory=dict)
     """[K, 2] by measure, of those that state it: values on two halves of the images."""
+    signed: dict[str, FloatArray] = field(default_factory=dict)
+    """[K] by measure, of those that are means of absolute values: mean of the signed values."""
+    signed_E: dict[str, FloatArray] = field(default_factory=dict)
+    """[images] by measure: the signed values of all runs; empty where they are not known."""
     first: Pair | None = None
     """The first of the pairs, with what was computed of it; None without any."""
 
@@ -107,28 +114,59 @@ def values_on(
     pairs: Sequence[tuple[Rows, Rows]],
     settings: Settings,
     alone: PerRun,
-    points_E: FloatArray | None = None,
+    whole: Pair | None = None,
+    threads: int = 1,
 ) -> Draws:
-    """Return every measure on each pair (rows of the one, rows of the other); `points_E`: of all runs, if known.
+    """Return every measure on each pair (rows of the one, rows of the other).
 
     Of few runs the same rows are drawn several times, and computed once.
+
+    Args:
+        unlearned: the population.
+        reference: retrained models, or the other half of them.
+        pairs: rows of both.
+        settings: the mode, and the generator of attacks.
+        alone: values [R] of the population's runs, of measures that look at one model at a time.
+        whole: all runs, whose images' values intervals take; None where no interval follows.
+        threads: how many pairs are computed at once; no number depends on it.
+
     """
-    known = dict[tuple[bytes, bytes], _OnRows]()
-    first = None
-    for ours, theirs in pairs:
-        if (key := _key(ours, theirs)) not in known:
-            taken = {name: values_R[ours] for name, values_R in alone.items()}
-            pair = Pair(unlearned.take(ours), reference.take(theirs), settings.mode, settings.attack_rng, taken)
-            known[key], first = _on_rows(pair), first or pair
+
+    def pair_of(rows: tuple[Rows, Rows]) -> Pair:
+        taken = {name: values_R[rows[0]] for name, values_R in alone.items()}
+        sides = unlearned.take(rows[0]), reference.take(rows[1])
+        return Pair(*sides, settings.mode, settings.attack_rng, taken)
+
+    different = {_key(*rows): rows for rows in pairs}
+    first = pair_of(pairs[0]) if pairs else None
+    first_key = _key(*pairs[0]) if pairs else None
+    computed = in_order(
+        lambda key: _on_rows(first if first and key == first_key else pair_of(different[key])), list(different), threads
+    )
+    known = dict(zip(different, computed, strict=True))
     found = [known[_key(*rows)] for rows in pairs]
     names, halved = _of_all([one.values for one in found]), _of_all([one.halves for one in found])
+    scored, signed = "forgetting_quality" in names, _of_all([one.signed for one in found])
     return Draws(
         values={name: np.array([one.values[name] for one in found]) for name in names},
-        points_KE=np.stack([one.points_E for one in found]) if "forgetting_quality" in names else np.empty((0, 0)),
-        points_E=np.empty(0) if points_E is None else points_E,
+        points_KE=np.stack([one.points_E for one in found]) if scored else np.empty((0, 0)),
+        points_E=whole.once(quality_of).points_E if whole and scored else np.empty(0),
         halves={name: np.array([one.halves[name] for one in found]) for name in halved},
+        signed={name: np.array([one.signed[name] for one in found]) for name in signed},
+        signed_E=_signed(whole, signed) if whole else {},
         first=first,
     )
+
+
+def in_order(compute: Callable[[T], R], values: Sequence[T], threads: int) -> list[R]:
+    """Return what a function makes of each value, in order; NumPy and compiled loops let other threads go on."""
+    if threads == 1:
+        return [compute(value) for value in values]
+    pool = ThreadPoolExecutor(threads)
+    try:
+        return list(pool.map(compute, values))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class _OnRows(NamedTuple):
@@ -137,6 +175,7 @@ class _OnRows(NamedTuple):
     values: Values
     points_E: FloatArray
     halves: dict[str, tuple[float, float]]
+    signed: dict[str, float]
 
 
 def _on_rows(pair: Pair) -> _OnRows:
@@ -144,7 +183,14 @@ def _on_rows(pair: Pair) -> _OnRows:
     halves = {
         name: both for name in values if (of := MEASURES[name].halves) is not None and (both := of(pair)) is not None
     }
-    return _OnRows(values, pair.once(quality_of).points_E if "forgetting_quality" in values else np.empty(0), halves)
+    points_E = pair.once(quality_of).points_E if "forgetting_quality" in values else np.empty(0)
+    signed = {name: float(signed_E.mean()) for name, signed_E in _signed(pair, values).items()}
+    return _OnRows(values, points_E, halves, signed)
+
+
+def _signed(pair: Pair, names: Iterable[str]) -> dict[str, FloatArray]:
+    """Return the images' signed values, by those measures that are means of absolute values."""
+    return {name: of(pair) for name in names if (of := MEASURES[name].signed) is not None}
 
 
 def _of_all(found: Sequence[Mapping[str, object]]) -> list[str]:

@@ -72,6 +72,9 @@ class ForkedBackend:
             StudyError: the study's runs are for a GPU.
 
         """
+        return self._forked(job)
+
+    def _forked(self, job: Job) -> ForkedPool:
         check_cpu(job.plan.study.execution)
         self._pool = ForkedPool(job, self._workers)
         return self._pool
@@ -108,9 +111,9 @@ class ForkedPool:
         self._opening: set[int] = set()
         self._not_started: list[Report] = []
         self._started = 0
-        self._timeout_s = job.plan.study.execution.run_timeout_s
         self._scripts = {name for name, population in job.plan.populations.items() if population.method.source}
-        self._deadlines = Deadlines(self._timeout_s, apart=self._scripts)
+        limit_s = job.plan.study.execution.run_timeout_s
+        self._deadlines = Deadlines(limit_s, apart=self._scripts, pack_size=job.plan.pack_size)
 
     def describe(self) -> str:
         """Return the number of workers, and where they are."""
@@ -137,16 +140,19 @@ class ForkedPool:
         self._workers[worker].send(attempts, flush=flush)
         self._deadlines.given(worker, attempts, time.monotonic())
 
-    def wait(self) -> list[Report]:
-        """Return the reports of the workers, waiting for about a second at most."""
+    def wait(self, most_s: float = _POLL_S) -> list[Report]:
+        """Return the reports of the workers, waiting for `most_s` seconds at most."""
         watched = {one.channel.fileno(): number for number, one in self._workers.items()}
         printed = {one.output: number for number, one in self._workers.items() if one.output >= 0}
         reports, self._not_started = self._not_started, []
-        found = ready([*watched, *printed], 0 if reports else _POLL_S)
+        found = ready([*watched, *printed], 0 if reports else most_s)
         for descriptor in found & printed.keys():
             self._workers[printed[descriptor]].read_output()
         reports += [self._report(watched[descriptor]) for descriptor in sorted(found & watched.keys())]
-        return [*reports, *(self._too_long(worker) for worker, _ in self._deadlines.overdue(time.monotonic()))]
+        late = [self._deadlines.exceeded(worker) for worker, _ in self._deadlines.overdue(time.monotonic())]
+        for one in late:
+            self.stop(one.worker)
+        return [*reports, *late]
 
     def _report(self, worker: int) -> Report:
         try:
@@ -162,12 +168,6 @@ class ForkedPool:
             return Ready(worker, message)
         self._deadlines.answered(worker, time.monotonic())
         return Finished(worker, message)
-
-    def _too_long(self, worker: int) -> Report:
-        """End a worker whose call took too long; the scheduler decides which of its runs is to blame."""
-        self.stop(worker)
-        limit_s = float(self._timeout_s or 0)
-        return Lost(worker, f"took longer than execution.run_timeout_s: {limit_s:g}", overdue_s=limit_s)
 
     def stop(self, worker: int) -> None:
         """Kill a worker, and forget its calls in flight."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ray_unlearn.errors import StoreError, StudyError
+from ray_unlearn.errors import StudyError, writing
 
 
 @contextmanager
@@ -31,10 +31,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise StudyError(f"{folder}: exists already and is not overwritten; choose another name")
     pending = folder.with_name(f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{folder.name}")
     try:
-        pending.mkdir(parents=True)
-        yield pending
-        pending.rename(folder)
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        with writing(folder):
+            pending.mkdir(parents=True)
+            yield pending
+            pending.rename(folder)
     finally:
         shutil.rmtree(pending, ignore_errors=True)

@@ -86,10 +86,7 @@ def adversarial(
     Shapes float32 [N, 3, H, W], int64 [N] and int64 [found], positions in rising order.
     """
     model.eval()
-    scale, shift = (
-        torch.tensor(each, device=images.pixels.device).view(3, 1, 1)
-        for each in (images.scaling.scale, images.scaling.shift)
-    )
+    shift, scale = images.scaling.by_channel(images.pixels.device)
     moved, predicted = [], []
     for start in range(0, len(images), _BATCH_SIZE):
         scaled, labels_B = images.batch(np.arange(start, min(start + _BATCH_SIZE, len(images))))

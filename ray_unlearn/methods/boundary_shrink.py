@@ -73,10 +73,7 @@ def boundary_shrink(model: nn.Module, data: RunData, options: BoundaryShrinkOpti
 def nearest_class(model: nn.Module, images: ImageSet, options: BoundaryShrinkOptions) -> np.ndarray:
     """Return int64 [N]: the likeliest class after a step of `epsilon` pixel ranges up the loss."""
     model.eval()
-    scale, shift = (
-        torch.tensor(each, device=images.pixels.device).view(3, 1, 1)
-        for each in (images.scaling.scale, images.scaling.shift)
-    )
+    shift, scale = images.scaling.by_channel(images.pixels.device)
     step = 255 * options.epsilon / scale
     found = []
     for start in range(0, len(images), _BATCH_SIZE):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from ray_unlearn.errors import StoreError
+from ray_unlearn.errors import writing
 from ray_unlearn.evaluation.scores import PopulationScores, Scores
 from ray_unlearn.report import curve_pictures, image_pictures, overview_pictures
 from ray_unlearn.report.ink import for_paper, kept
@@ -41,7 +41,7 @@ def save_figures(scores: Scores, folder: Path) -> list[Path]:
 
     """
     files = []
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, draw in _drawings(scores):
             with kept() as figures:
@@ -50,8 +50,6 @@ def save_figures(scores: Scores, folder: Path) -> list[Path]:
                 for ending in ENDINGS:
                     files.append(folder / f"{name}{ending}")
                     files[-1].write_bytes(for_paper(figure, ending[1:]))
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return files
 
 

@@ -41,7 +41,7 @@ from ray_unlearn.report.shadow_tables import shadow_tables
 from ray_unlearn.report.table import Bar
 from ray_unlearn.report.verdict import caveat, plain, sets_of, verdict
 from ray_unlearn.report.worst_images import Shown
-from ray_unlearn.wording import decimals, joined, plural
+from ray_unlearn.wording import decimals, joined, percent, plural
 
 _SELDOM = ("retain-", "validation-")
 """Splits whose classes and groups are folded away."""
@@ -134,12 +134,12 @@ def html_page(scores: Scores, study: Mapping[str, object], images: Sequence[Show
 
 
 @cache
-def template(name: str) -> Template:
-    """Return a template of this folder, with the functions that its macros use."""
+def template(name: str, room: str = "report") -> Template:
+    """Return a template of a room's folder, with the functions that macros use."""
     environment = Environment(
-        loader=PackageLoader("ray_unlearn", "report"), autoescape=True, undefined=StrictUndefined, auto_reload=False
+        loader=PackageLoader("ray_unlearn", room), autoescape=True, undefined=StrictUndefined, auto_reload=False
     )
-    environment.globals.update(on_scale=_on_scale, plural=plural)
+    environment.globals.update(on_scale=_on_scale, plural=plural, percent=percent)
     return environment.get_template(name)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ray_unlearn.errors import DamagedFile, StoreError, StudyError
+from ray_unlearn.errors import DamagedFile, StoreError, StudyError, writing
 from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.evaluation.outputs import data_warnings
 from ray_unlearn.evaluation.scores import Scores
@@ -123,10 +123,8 @@ def save(store: StudyStore, form: Form, text: str, output: Path | None = None) -
 
     """
     if output is not None:
-        try:
+        with writing(output):
             output.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise StoreError(f"{output}: cannot be written: {error.strerror or error}") from error
         return str(output)
     name = store.layout.report(ENDINGS[form][0][1:])
     store.storage.publish_file(name, text.encode())

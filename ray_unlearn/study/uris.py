@@ -55,6 +55,12 @@ def error_line(error: BaseException, uri: str) -> str:
     return without_keys((text.replace(uri, label(uri)) if "://" in uri else text).splitlines()[0])
 
 
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's text, without credentials: of a server's traceback, the most informative."""
+    lines = [line.strip() for line in without_keys(str(error)).splitlines() if line.strip(" .")]
+    return lines[-1][:300] if lines else type(error).__name__
+
+
 def labelled(tree: Any) -> Any:
     """Return plain values with every URI as `label` writes it."""
     if isinstance(tree, str):

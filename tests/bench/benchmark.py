@@ -46,6 +46,7 @@ from typing import TYPE_CHECKING, Any
 from notebook_loop import Setting
 
 from ray_unlearn.errors import ClusterError, RayUnlearnError, StudyError
+from ray_unlearn.terminal import print_line, run_script
 
 # The processes of every side import this file. What they do not need is imported where it is used, so that no side
 # waits for what another one needs.
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         base = _prepare(asked, folder)
         results = _interleave(asked, base, sides)
         found = _figures(asked, base, results)
-    _say("\n".join([*table_lines(found), "", *floor_lines(found), "", *remark_lines(found)]))
+    print_line("\n".join([*table_lines(found), "", *floor_lines(found), "", *remark_lines(found)]))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1) + "\n")
     return found
@@ -114,7 +115,7 @@ def _sides(asked: argparse.Namespace) -> str:
     if needs_ray and importlib.util.find_spec("ray") is None:
         raise ClusterError("sides c and d need Ray: pip install 'ray[default]', or use --backend inline")
     if asked.backend == "inline" and "c" in sides:
-        _say("side c is left out: Ray Tune needs Ray, and --backend inline does without")
+        print_line("side c is left out: Ray Tune needs Ray, and --backend inline does without")
         sides = sides.replace("c", "")
     return sides
 
@@ -189,7 +190,7 @@ def _interleave(asked: argparse.Namespace, base: Setting, sides: str) -> list[di
             results.append({"side": side, "repeat": repeat, "peak_device_mb": memory.peak_mb, **took})
             if not asked.folder:
                 shutil.rmtree(out)
-            _say(f"{side}, repeat {repeat + 1}: {results[-1]['steady_s']:.1f} of {results[-1]['wall_s']:.1f} s")
+            print_line(f"{side}, repeat {repeat + 1}: {results[-1]['steady_s']:.1f} of {results[-1]['wall_s']:.1f} s")
     return results
 
 
@@ -263,14 +264,5 @@ def _figures(asked: argparse.Namespace, base: Setting, results: list[dict[str, A
     }
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except RayUnlearnError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    run_script(main)

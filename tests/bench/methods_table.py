@@ -42,7 +42,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ray_unlearn.errors import RayUnlearnError, StoreError
+from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, forgetting_quality
 from ray_unlearn.evaluation.outputs import read_outputs
 from ray_unlearn.evaluation.populations import FloatArray
@@ -55,6 +55,7 @@ from ray_unlearn.store.records import CHECKPOINT, OUTPUTS
 from ray_unlearn.study import Study, load_study
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.plan import ORIGINAL
+from ray_unlearn.terminal import run_script
 
 _DIVISIONS = 10  # of the reference into two halves
 
@@ -238,8 +239,4 @@ def _cell(mean: float, spread: float) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except RayUnlearnError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    run_script(main)

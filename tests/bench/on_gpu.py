@@ -36,6 +36,7 @@ import torch
 
 from ray_unlearn.errors import RayUnlearnError, first_line
 from ray_unlearn.study.schema import Execution
+from ray_unlearn.terminal import print_line, run_script
 
 HERE = Path(__file__).resolve().parent
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -288,8 +289,7 @@ def _run(script: str, words: list[str]) -> None:
 
 
 def _printed(rows: list[Row], out: Path | None) -> list[Row]:
-    sys.stdout.write(table(rows) + "\n\n")
-    sys.stdout.flush()
+    print_line(table(rows) + "\n")
     if out:
         out.with_suffix(".md").write_text(table(rows) + "\n")
         out.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
@@ -297,8 +297,4 @@ def _printed(rows: list[Row], out: Path | None) -> list[Row]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RayUnlearnError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    run_script(main)

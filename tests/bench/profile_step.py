@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,11 +31,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ray_unlearn import models
 from ray_unlearn.data.images import ImageSet, Pixels, RunData, Scaling
 from ray_unlearn.data.shards import Shard
-from ray_unlearn.errors import RayUnlearnError
 from ray_unlearn.methods.masks import Held
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.model import Model
 from ray_unlearn.study.recipe import Recipe
+from ray_unlearn.terminal import run_script
 from ray_unlearn.training import Batch, Hooks, Training, cross_entropy
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 from ray_unlearn.training.precision import allow_tensor_float_32, arithmetic, autocast, check_present
@@ -248,8 +247,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RayUnlearnError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    run_script(main)

@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,8 +38,9 @@ from sweep_members import Report, run_members
 from sweep_runs import Setting
 from sweep_table import table_lines
 
-from ray_unlearn.errors import Interrupted, RayUnlearnError, StudyError
+from ray_unlearn.errors import RayUnlearnError, StudyError
 from ray_unlearn.interrupts import interrupts
+from ray_unlearn.terminal import print_line, run_script
 from ray_unlearn.training.precision import check_present
 
 WAYS = ("streams", "processes", "mps", "packed")
@@ -63,7 +63,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
                 _add(found, setting, cell, repeat, reference)
                 if asked.json:
                     asked.json.write_text(json.dumps(found, indent=1) + "\n")
-    _say("\n".join(["", *table_lines(found)]))
+    print_line("\n".join(["", *table_lines(found)]))
     return found
 
 
@@ -136,11 +136,11 @@ def _add(found: dict[str, Any], setting: Setting, cell: Cell, repeat: int, refer
             if way == "alone":  # nothing could be compared
                 raise
             found["left_out"].append({"way": way, "runs": runs, "why": str(error)})
-            _say(f"{way}, {runs}: left out: {error}")
+            print_line(f"{way}, {runs}: left out: {error}")
             return
     found["device"] = reports[0].device
     found["cells"].append({"way": way, "runs": runs, "repeat": repeat, **figures})
-    _say(f"{way}, {runs}, repeat {repeat + 1}: {figures['steps_per_s']:,.1f} steps/s")
+    print_line(f"{way}, {runs}, repeat {repeat + 1}: {figures['steps_per_s']:,.1f} steps/s")
 
 
 def _measure(setting: Setting, cell: Cell, weights: Path) -> list[Report]:
@@ -199,14 +199,5 @@ def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ratio if math.isfinite(ratio) else math.inf
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except (RayUnlearnError, Interrupted) as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    run_script(main)

@@ -21,12 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_unlearn.errors import RayUnlearnError, StoreError
+from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.report.leaderboard import Entry, board_table, studies_table
 from ray_unlearn.report.markdown import markdown_table
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.terminal import run_script
 from ray_unlearn.wording import MISSING, plural
 
 README = Path(__file__).resolve().parent / "README.md"
@@ -201,8 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RayUnlearnError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    run_script(main)
