@@ -1,6 +1,6 @@
 """How often each test and each bound claims something that is not so: simulated studies of known truth.
 
-    uv run python tests/bench/error_rates.py                   # the table of evaluation/README.md: two CPU minutes
+    uv run python tests/bench/error_rates.py                   # the tables of evaluation/README.md: 30 CPU minutes
 
 All are at 5 %. The permutation tests' own rates and their power are `calibration.py --tests`.
 
@@ -168,9 +168,9 @@ def main() -> None:
     studies = parser.parse_args().studies
     print(f"families {families(studies):.1%}")
     print("looks {:.1%} at 5 % each, {:.1%} as spent".format(*looks(studies)))
-    for images in (20, 60, 200):
+    for images in (21, 60, 200):
         print(f"audits of {images} images a side {audits(2 * studies, images=images):.1%}")
-    for runs in (16, 64):
+    for runs in (16, 32, 64):
         print("bounds, {} runs: {:.2%} of images, {:.1%} of studies".format(runs, *bounds(studies // 4, runs=runs)))
     for mode, runs, twice in DESIGNS:
         for rho in (0.0, 0.15, 0.4):
