@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluated import evaluated_store
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.evaluation.one_run import (
     audited,
     audited_images,
     control_splits,
+    guessed,
     largest_epsilon,
     p_value,
     standardised,
@@ -26,38 +28,93 @@ from ray_unlearn.study.schema import Data
 
 
 def test_the_paper_s_example() -> None:
-    """Appendix D: 75 of 100 right at epsilon = log 3 has p = 0.553; by hand, none of none has p = 1."""
-    assert p_value(100, 75, 100, math.log(3), 0.0) == pytest.approx(0.553, abs=0.001)
-    assert p_value(10, 0, 0, 0.0, 0.0) == 1
-    assert p_value(10, 10, 10, 0.0, 0.0) == pytest.approx(2.0**-10)
+    """Appendix D: 75 of 100 right at epsilon = log 3 has p = 0.553; by hand, none of one has p = 1."""
+    assert p_value(100, (75,), (100,), math.log(3), 0.0) == pytest.approx(0.553, abs=0.001)
+    assert p_value(10, (0,), (1,), 0.0, 0.0) == 1
+    assert p_value(10, (10,), (10,), 0.0, 0.0) == pytest.approx(2.0**-10)
 
 
 def test_the_term_of_delta_by_hand() -> None:
     """2 of 2 right by a fair coin: 1/4 + 2 m delta max(P[1] / 1, P[0 or 1] / 2) = 1/4 + 2 x 3 x 0.01 x 1/2."""
-    assert p_value(3, 2, 2, 0.0, 0.01) == pytest.approx(0.25 + 0.03)
+    assert p_value(3, (2,), (2,), 0.0, 0.01) == pytest.approx(0.25 + 0.03)
 
 
 def test_the_bound_is_where_p_meets_the_error() -> None:
     """Law: it is rejected and what is above it is not; right guesses by chance show nothing."""
-    found = largest_epsilon(1000, 75, 100, 1e-4, 0.05)
-    assert p_value(1000, 75, 100, found, 1e-4) == pytest.approx(0.05, abs=1e-4)
-    assert found < largest_epsilon(1000, 75, 100, 0.0, 0.05) < math.log(3)
-    assert largest_epsilon(100, 52, 100, 0.0, 0.05) == 0
-    assert binom.sf(74, 100, 1 / (1 + math.exp(-largest_epsilon(100, 75, 100, 0.0, 0.05)))) == pytest.approx(0.05, 1e-6)
+    found = largest_epsilon(1000, (75,), (100,), 1e-4, 0.05)
+    assert p_value(1000, (75,), (100,), found, 1e-4) == pytest.approx(0.05, abs=1e-4)
+    assert found < largest_epsilon(1000, (75,), (100,), 0.0, 0.05) < math.log(3)
+    assert largest_epsilon(100, (52,), (100,), 0.0, 0.05) == 0
+    bound = largest_epsilon(100, (75,), (100,), 0.0, 0.05)
+    assert binom.sf(74, 100, 1 / (1 + math.exp(-bound))) == pytest.approx(0.05, 1e-5)
+
+
+@pytest.mark.parametrize("right", [(2, 4, 6), (2, 3, 6), (1, 3, 7), (0, 2, 5), (2, 2, 4)])
+@pytest.mark.parametrize("fewer", [0, 1])
+def test_several_numbers_of_guesses_count_at_once(right: tuple[int, ...], fewer: int) -> None:
+    """Law: p is that of all 256 series of 8 tosses, in the order of the largest Clopper-Pearson bound and the sum.
+
+    With delta, a series counts from one right guess less on, too, and the gain is taken 2 m delta times.
+    """
+    guesses, chance, m, delta = (2, 4, 8), 0.6, 8, 0.01
+
+    def order(numbers: tuple[int, ...]) -> tuple[float, int]:
+        low = [beta.ppf(0.05 / 3, v, r - v + 1) if v else 0.0 for v, r in zip(numbers, guesses, strict=True)]
+        return round(float(max(low)), 9), numbers[-1]
+
+    def as_large(more: int) -> float:
+        total = 0.0
+        for tosses in itertools.product((0, 1), repeat=8):
+            heads = [min(sum(tosses[:r]) + more, r) for r in guesses]
+            if order(tuple(heads)) >= order(right):
+                total += chance ** sum(tosses) * (1 - chance) ** (8 - sum(tosses))
+        return total
+
+    p = as_large(0)
+    if fewer:
+        p += 2 * m * delta * max((as_large(more) - p) / more for more in range(1, 8))
+    assert p_value(m, right, guesses, math.log(0.6 / 0.4), delta * fewer) == pytest.approx(min(p, 1.0))
+
+
+def test_the_bound_is_never_below_that_of_bonferroni() -> None:
+    """Law: at least the largest of four bounds at a quarter of the error, whatever is right; above it for most."""
+    rng, guesses, larger = np.random.default_rng(5), (10, 20, 42, 82), []
+    for accuracy in rng.uniform(0.5, 1, 40):
+        heads = rng.random(82) < accuracy
+        right = tuple(int(heads[:r].sum()) for r in guesses)
+        each = [largest_epsilon(83, (v,), (r,), 1e-5, 0.0125) for v, r in zip(right, guesses, strict=True)]
+        larger.append(largest_epsilon(83, right, guesses, 1e-5, 0.05) - max(each))
+    assert min(larger) > -1e-5
+    assert np.median(larger) > 0.02
+
+
+@pytest.mark.parametrize(("images", "attained", "next_one"), [(20, 0.027, 0.062), (83, 0.043, 0.053)])
+def test_blind_models_are_shown_as_often_as_whole_numbers_of_guesses_allow(
+    images: int, attained: float, next_one: float
+) -> None:
+    """Law: the rate where nothing is revealed is the largest attainable below 5 %; the next one is above."""
+    rng, guesses = np.random.default_rng(6), tuple(2 * half for half in guessed(images))
+    series = rng.random((2000, guesses[-1])) < 0.5
+    p = np.array([p_value(images, tuple(heads[:r].sum() for r in guesses), guesses, 0.0, 1e-5) for heads in series])
+    assert p[p <= 0.05].max() == pytest.approx(attained, abs=0.0006)
+    assert p[p > 0.05].min() == pytest.approx(next_one, abs=0.0006)
+    assert (p <= 0.05).mean() == pytest.approx(attained, abs=3 * (attained / 2000) ** 0.5)
 
 
 def test_a_model_that_forgot_is_shown_nothing_and_one_that_did_not_is() -> None:
-    """Law: of 300 models alike on both sets, one in twenty has a bound at most; scores far apart have one near log."""
+    """Law: of 300 models alike on both sets, one in twenty has a bound at most; scores far apart have the ceiling."""
     rng = np.random.default_rng(1)
     blind = [audited(rng.normal(size=60), rng.normal(size=80), rng) for _ in range(300)]
     assert np.count_nonzero(blind) <= 0.05 * 300 + 2 * (300 * 0.05 * 0.95) ** 0.5
     assert np.median(blind) == 0
     shifted = [audited(rng.normal(size=60) + 1.5, rng.normal(size=80), rng) for _ in range(40)]
     assert np.median(shifted) > 0.3
-    apart = audited(np.arange(60.0) + 100, np.arange(80.0), rng)
     images = audited_images(60, 80)
     assert images == math.floor(120 - 3.3 * 120**0.5)
-    assert apart == pytest.approx(largest_epsilon(images, 2 * (images // 2), 2 * (images // 2), 1e-5, 0.0125), rel=0.5)
+    all_right = tuple(2 * half for half in guessed(images))
+    ceiling = largest_epsilon(images, all_right, all_right, 1e-5, 0.05)
+    apart = [audited(np.arange(60.0) + 100, np.arange(80.0), np.random.default_rng(seed)) for seed in range(20)]
+    assert ceiling / 2 < np.median(apart) <= max(apart) <= ceiling
 
 
 def test_equal_scores_are_guessed_by_chance() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ray_unlearn.evaluation.comparison import attack_alone, attack_curves, check_forget
+from ray_unlearn.evaluation.equivalence import equivalence
 from ray_unlearn.evaluation.forget_sets import mean_curves
 from ray_unlearn.evaluation.looks import ALPHA
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
@@ -25,7 +26,6 @@ from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.evaluation.resampling import Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, Growth, ImageQuantiles, PopulationScores
-from ray_unlearn.evaluation.whole_populations import equivalence
 from ray_unlearn.evaluation.worst_images import image_scores, joined, limit, quantiles, share_beyond
 
 CURVE_POINTS = 60

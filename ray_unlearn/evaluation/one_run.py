@@ -2,7 +2,7 @@
 
     splits, why = control_splits(study.data)     # ("validation",), "", or none and the reason why there is none
     bound = audited(forget_E, control_C, rng)    # lower bound of epsilon with 95 % confidence, from one model's scores
-    largest_epsilon(m=1000, right=75, guesses=100, delta=1e-4, error=0.05)
+    largest_epsilon(m=1000, right=(75,), guesses=(100,), delta=1e-4, error=0.05)
 
 Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run" (NeurIPS 2023, arXiv 2305.08846): of m images
 each is in or out by a fair coin; an auditor guesses some of them. If a model reveals no more than epsilon, v or more of
@@ -10,15 +10,25 @@ r guesses are right with a probability of at most
 
     P[W >= v] + 2 m delta max_i P[v > W >= v - i] / i,    W ~ Bin(r, e^eps / (1 + e^eps))
 
-The largest epsilon for which that is at most 5 % is the bound. `p_value` and `largest_epsilon` are the programs of
-its Appendix D, read in several public copies; the paper prints 0.553 for m = r = 100, v = 75, epsilon = log 3.
+The largest epsilon for which that is at most 5 % is the bound: the programs of its Appendix D, read in several public
+copies. The paper prints 0.553 for m = r = 100, v = 75, epsilon = log 3; so does `p_value` for one number of guesses.
 
 Here "in" is a forget image (trained on, then unlearned), "out" one that no model was trained on. Chance must have
 decided which is which: forget set and control set have to be drawn from one pool. The study's draws have fixed sizes; a
 coin per image comes of it by drawing how many of the m images are forget images from Bin(m, 1/2), and then that many of
 each set. An image's score is its phi under the model, in the retrained models' standard deviations above their mean:
 retrained models saw neither set. The highest scores are guessed "in", as many of the lowest "out", the others are left
-out. How many are guessed is tried in four ways, each at a quarter of the error (Bonferroni).
+out. How many are guessed is tried in four ways (`SHARES`), which the paper leaves to the auditor's choice in advance.
+
+All four count at once, without Bonferroni's correction. The paper's proof goes guess by guess: given the model and all
+guesses before it, a guess is right with a probability of at most e^eps / (1 + e^eps). So in the order of confidence the
+right guesses are at most as many as heads of independent coins, after every guess, and the four numbers together are
+below those of one series of coins. With W_j heads among the first r_j and numbers v_j to be reached, P[W >= v] above
+becomes P[W_j >= v_j for any j], and v - i becomes v_j - i. The numbers v_j are those that are as surprising as the most
+surprising of the four: by the lower Clopper-Pearson bound of the share of right guesses, at a quarter of the error; of
+equal ones, those with as many right guesses among all. They do not depend on epsilon, so that the probability rises
+with it, and the bound is never below that of Bonferroni. Where a model reveals nothing, it is above 0 in the largest
+share of runs below 5 % that whole numbers of guesses have in this order.
 
 Does not cover: forget sets that are a class, a person or a list, to which no control set is alike; and what many runs
 show together (`lower_bounds`, which needs no random forget set).
@@ -27,6 +37,9 @@ show together (`lower_bounds`, which needs no random forget set).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,12 +48,13 @@ from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.study.schema import Data
 
 SHARES = (1.0, 0.5, 0.25, 0.125)
-"""Shares of the images that are guessed."""
+"""Shares of the images that are guessed, all of which count."""
 LEAST_IMAGES = 20
 """Images that an audit takes: with 20 and no error, the bound is about 1."""
-_ERROR = 0.05
-_STEPS = 30
-"""Halvings of the search for epsilon, as in the authors' program."""
+ERROR = 0.05
+"""Probability of a bound that is too high."""
+_STEP = 1e-7
+"""Precision of epsilon."""
 
 
 def control_splits(data: Data) -> tuple[tuple[str, ...], str]:
@@ -77,13 +91,15 @@ def audited(forget_E: FloatArray, control_C: FloatArray, rng: np.random.Generato
     )
     inside = np.arange(images) < many_in
     order = np.lexsort((rng.random(images), scores))
-    found = 0.0
-    for share in SHARES:
-        half = max(1, round(share * images / 2))
-        half = min(half, images // 2)
-        right = int((~inside[order[:half]]).sum() + inside[order[-half:]].sum())
-        found = max(found, largest_epsilon(images, right, 2 * half, DELTA, _ERROR / len(SHARES)))
-    return found
+    halves = guessed(images)
+    right = tuple(int((~inside[order[:half]]).sum() + inside[order[-half:]].sum()) for half in halves)
+    return largest_epsilon(images, right, tuple(2 * half for half in halves), DELTA, ERROR)
+
+
+def guessed(images: int) -> tuple[int, ...]:
+    """Return how many of so many images are guessed "in", and as many "out", in each way; fewest first."""
+    halves = {min(max(1, round(share * images / 2)), images // 2) for share in SHARES}
+    return tuple(sorted(halves))
 
 
 def audited_images(forget: int, control: int) -> int:
@@ -92,35 +108,105 @@ def audited_images(forget: int, control: int) -> int:
     return max(2, math.floor(both - 3.3 * both**0.5)) if both else 0
 
 
-def largest_epsilon(m: int, right: int, guesses: int, delta: float, error: float) -> float:
+@lru_cache(maxsize=4096)
+def largest_epsilon(m: int, right: tuple[int, ...], guesses: tuple[int, ...], delta: float, error: float) -> float:
     """Return the largest epsilon that so many right guesses reject.
 
     Args:
         m: images, each in or out by a fair coin.
-        right: right guesses.
-        guesses: guesses, at most m.
+        right: right guesses among the first `guesses`, by confidence.
+        guesses: rising numbers of guesses, at most m.
         delta: of (epsilon, delta).
         error: probability of a bound that is too high.
 
     """
-    low, high = 0.0, 1.0
-    if p_value(m, right, guesses, 0.0, delta) > error:
+    from scipy.optimize import brentq
+
+    def excess(epsilon: float) -> float:
+        return p_value(m, right, guesses, epsilon, delta, error) - error
+
+    high = 1.0
+    if excess(0.0) > 0:
         return 0.0
-    while p_value(m, right, guesses, high, delta) < error:
-        high += 1
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if p_value(m, right, guesses, middle, delta) < error else (low, middle)
-    return low
+    while excess(high) < 0:
+        high *= 2
+    return max(0.0, float(brentq(excess, 0.0, high, xtol=_STEP)) - 2 * _STEP)
 
 
-def p_value(m: int, right: int, guesses: int, epsilon: float, delta: float) -> float:
-    """Return the probability of so many right guesses, or more, if a model reveals no more than epsilon."""
-    from scipy.stats import binom
+def p_value(
+    m: int, right: tuple[int, ...], guesses: tuple[int, ...], epsilon: float, delta: float, error: float = 0.05
+) -> float:
+    """Return the probability of guesses as surprising as these if a model reveals no more than epsilon.
 
+    Args:
+        m: as in `largest_epsilon`, and so are `right`, `guesses` and `delta`.
+        right: see there.
+        guesses: see there.
+        epsilon: what the model reveals.
+        delta: see there.
+        error: level at which numbers of right guesses are put in order; with one number of guesses it has no effect.
+
+    """
+    order = _as_surprising(right, guesses, error / len(guesses))
     chance = 1 / (1 + math.exp(-epsilon))
-    p = float(binom.sf(right - 1, guesses, chance))
-    if right:
-        below = np.cumsum(binom.pmf(np.arange(right - 1, -1, -1), guesses, chance))
-        p += 2 * m * delta * float((below / np.arange(1, right + 1)).max())
-    return min(p, 1.0)
+    p = _as_large(order, guesses, chance, 0)
+    gained, more = 0.0, 0
+    while delta and (more := more + 1) <= max(order.equal) and gained < (1 - p) / more:  # no later one can gain more
+        gained = max(gained, (_as_large(order, guesses, chance, more) - p) / more)
+    return min(p + 2 * m * delta * gained, 1.0)
+
+
+class _Order(NamedTuple):
+    """Numbers of right guesses, for each number of guesses, from which a result is as surprising as the one at hand."""
+
+    larger: tuple[int, ...]
+    """More surprising, by any of them."""
+    equal: tuple[int, ...]
+    """As surprising, by any of them."""
+    last: int
+    """Right guesses among all: of results that are as surprising, those with as many."""
+
+
+@lru_cache(maxsize=256)
+def _as_surprising(right: tuple[int, ...], guesses: tuple[int, ...], level: float) -> _Order:
+    from scipy.special import betaincinv
+
+    def lower_bounds(size: int) -> FloatArray:
+        v = np.arange(1, size + 1)
+        return np.concatenate([[0.0], betaincinv(v, size - v + 1, level)])
+
+    bounds = [lower_bounds(size) for size in guesses]
+    largest = max(bound[v] for bound, v in zip(bounds, right, strict=True))
+    larger, equal = (tuple(_first(bound, largest * (1 + side * 1e-9)) for bound in bounds) for side in (1, -1))
+    return _Order(larger, equal, right[-1])
+
+
+def _first(rising: FloatArray, value: float) -> int:
+    """Return the first place that reaches a value, or one beyond all that right guesses and their errors can reach."""
+    place = int(np.searchsorted(rising, value))
+    return place if place < len(rising) else 3 * place
+
+
+def _as_large(order: _Order, guesses: tuple[int, ...], chance: float, fewer: int) -> float:
+    """Return the probability that one series of coins is as surprising; each number to be reached is so much fewer."""
+    not_larger, less = (_not_reached([v - fewer for v in least], guesses, chance) for least in order[:2])
+    last = max(order.last - fewer, 0)
+    return float(1 - not_larger[:last].sum() - less[last:].sum())
+
+
+def _not_reached(least: Sequence[int], guesses: tuple[int, ...], chance: float) -> FloatArray:
+    """Return the probability of each number of heads, of series that reach none of the numbers at their tosses."""
+    heads = np.ones(1)
+    for number, size, before in zip(least, guesses, (0, *guesses), strict=False):
+        heads = np.convolve(heads, _binomial(size - before, chance))
+        heads[max(number, 0) :] = 0
+    return heads
+
+
+def _binomial(tosses: int, chance: float) -> FloatArray:
+    """Return the probabilities of 0, 1, ... heads."""
+    from scipy.special import gammaln
+
+    heads = np.arange(tosses + 1)
+    ways = gammaln(tosses + 1) - gammaln(heads + 1) - gammaln(tosses - heads + 1)
+    return np.asarray(np.exp(ways + heads * math.log(chance) + (tosses - heads) * math.log1p(-chance)))

@@ -26,6 +26,7 @@ from ray_unlearn.evaluation.comparison import (
     compare,
     why_missing,
 )
+from ray_unlearn.evaluation.equivalence import error_at_null
 from ray_unlearn.evaluation.forget_sets import OnSet, over_sets
 from ray_unlearn.evaluation.intervals import Subsets, interval, standard_error, subsets, t_quantile
 from ray_unlearn.evaluation.measures import MEASURES
@@ -126,6 +127,9 @@ def on_set(
     beside_null = values_on(unlearned, reference, at_null, settings, attacked.values, threads=threads)
     names_of = [name for name, one in MEASURES.items() if one.applies(unlearned)]
     measures = {name: _estimate(name, values, draws, drawn, beside_null.values, pair, names) for name in names_of}
+    if quality and (error := error_at_null(unlearned, reference, null_runs, beside_null)):
+        update = {"at_null_se": error.se, "at_null_df": error.df}
+        measures["forgetting_quality"] = measures["forgetting_quality"].model_copy(update=update)
     scored = described.model_copy(
         update={
             "measures": measures,

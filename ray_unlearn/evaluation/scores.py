@@ -21,12 +21,13 @@ from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.shadow_values import Memorisation, ShadowAttack
 
-FORMAT: Literal[4] = 4
+FORMAT: Literal[5] = 5
 """Rises with every change of the schema, and of any number: kept parts of another format are computed again.
 
-4: U-LiRA of single images leaves models of one original out together, as the measure does. 3: calibrated intervals,
-permutation tests, ranks that admit ties; attacks divide test images at random. 2: populations of fewer runs than can be
-scored have no F and no score; in 1 these were 0. Files of earlier formats are read with a warning.
+5: equivalence by the standard error of the difference itself; audits of one run and bounds of epsilon by exact joint
+probabilities. 4: U-LiRA of single images leaves models of one original out together, as the measure does. 3: calibrated
+intervals, permutation tests, ranks that admit ties; attacks divide test images at random. 2: populations of fewer runs
+than can be scored have no F and no score; in 1 these were 0. Files of earlier formats are read with a warning.
 """
 
 OLDER = (
@@ -60,6 +61,9 @@ class Estimate(_Value):
     """Runs on each side; for a number of single models, runs of the population."""
     at_null_n: float | None = None
     """The same number at `null_n` runs a side, the reference's being one half of it: comparable with `null`."""
+    at_null_se: float | None = None
+    """Standard error of `at_null_n` minus 0.8 `null`, and its degrees of freedom; of F of one forget set only."""
+    at_null_df: float | None = None
     null: float | None = None
     """The same number between two disjoint halves of the reference, `null_n` runs a side: what retraining gets."""
     null_low: float | None = None
@@ -346,7 +350,7 @@ NOT_SAVED = "not saved"
 class Scores(_Value):
     """One evaluation of a study."""
 
-    format: Literal[1, 2, 3, 4] = FORMAT
+    format: Literal[1, 2, 3, 4, 5] = FORMAT
     study: str
     mode: Mode
     reference: str

@@ -18,7 +18,7 @@ import numpy as np
 
 from ray_unlearn.errors import StoreReadOnly
 from ray_unlearn.evaluation.measures.measure import MakeRng
-from ray_unlearn.evaluation.measures.memorisation import MEMORISED, Memorised, memorisation
+from ray_unlearn.evaluation.measures.memorisation import MEMORISED, Memorised, by_chance, memorisation
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_outputs
 from ray_unlearn.evaluation.scores import PopulationScores
 from ray_unlearn.evaluation.shadow_attacks import LEAST_PAIRS as LEAST_UNLEARNED
@@ -29,6 +29,7 @@ from ray_unlearn.evaluation.shadows import LEAST_PAIRS, ShadowPhi, complete_pair
 from ray_unlearn.evaluation.slices import class_name
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.membership import Members, is_shadow, members_of, split_sizes
+from ray_unlearn.wording import plural
 
 Records = Mapping[int, Record]
 """Records by run index."""
@@ -38,6 +39,8 @@ MOST_TARGETS = 8
 _RUNS_AT_ONCE = 8
 _QUANTILES = (0.5, 0.9, 0.99, 1.0)
 _SHOWN = 10
+_CHANCE = 0.05
+"""Share of the images called memorised from which on those that are so by chance are worth a warning."""
 _KNOWN: dict[tuple[str, ...], dict[str, ShadowFit]] = {}
 """Fits of the shadows that this process read last, by store, population, splits and checksums of their records."""
 
@@ -100,8 +103,21 @@ def score_shadows(
     if scores:
         with suppress(StoreReadOnly):
             store.storage.publish_file(store.layout.memorisation(name), _as_csv(scores, names))
-    update = {"attacks": attacks, "curves": curves, "memorisation": _memorised(scores, names)}
+    known = _memorised(scores, names)
+    warnings = (*described.warnings, *(_chance(known) if known else ()))
+    update = {"attacks": attacks, "curves": curves, "memorisation": known, "warnings": warnings}
     return described.model_copy(update=update)
+
+
+def _chance(found: Memorisation) -> tuple[str, ...]:
+    """Return a warning where many of the images called memorised would be so by chance."""
+    chance = found.by_chance or 0.0
+    if chance <= _CHANCE * max(1, found.memorised):
+        return ()
+    return (
+        f"{plural(found.memorised, 'image')} with a memorisation of {MEMORISED} or more; of {found.models} shadows, "
+        f"{chance:.0f} would have it by chance if none was memorised: more shadows tell them apart",
+    )
 
 
 def score_originals(
@@ -183,6 +199,7 @@ def _memorised(scores: Mapping[str, Memorised], names: ImageNames) -> Memorisati
         mean=float(score_N.mean()),
         quantiles=tuple(np.quantile(score_N, _QUANTILES).tolist()),
         memorised=int((score_N >= MEMORISED).sum()),
+        by_chance=sum(by_chance(one) for one in scores.values()),
         hardest=tuple(_image(scores[split], split, place, names) for split, place in hardest),
     )
 

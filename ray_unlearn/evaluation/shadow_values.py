@@ -60,5 +60,7 @@ class Memorisation(_Value):
     """Scores at the quantiles 0.5, 0.9, 0.99 and 1, over images."""
     memorised: int
     """Images with a score of 0.25 or more."""
+    by_chance: float | None = None
+    """Images that would have such a score if none was memorised; None in scores of earlier versions."""
     hardest: tuple[MemorisedImage, ...]
     """Up to ten images with the largest scores."""

@@ -22,10 +22,11 @@ from ray_unlearn.evaluation.lower_bounds import LEAST_RUNS, epsilon_lower_bounds
 from ray_unlearn.evaluation.measures.forgetting_quality import ForgettingQuality
 from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.one_run import (
+    ERROR,
     LEAST_IMAGES,
-    SHARES,
     audited,
     audited_images,
+    guessed,
     largest_epsilon,
     standardised,
 )
@@ -128,6 +129,7 @@ def one_run_audit(
         standardised(unlearned.splits[split].phi_RN, reference.splits[split].phi_RN) for split in ("forget", control)
     )
     rng = settings.rng("one-run", unlearned.population)
+    all_right = tuple(2 * half for half in guessed(images))
     bounds = [audited(mine, others, rng) for mine, others in zip(forget_RE, control_RC, strict=True)]
     return OneRunAudit(
         control=control,
@@ -135,7 +137,7 @@ def one_run_audit(
         images=images,
         median=float(np.median(bounds)),
         shown=int(np.count_nonzero(bounds)),
-        ceiling=largest_epsilon(images, 2 * (images // 2), 2 * (images // 2), DELTA, 0.05 / len(SHARES)),
+        ceiling=largest_epsilon(images, all_right, all_right, DELTA, ERROR),
     )
 
 

@@ -1,10 +1,10 @@
-"""Scores of a population as a whole: indistinguishable, equivalent, of how many originals.
+"""Scores of a population as a whole: indistinguishable, of how many originals.
 
     tests_of([(unlearned, reference)], settings) # {"energy": PermutationTest(p=...), ...}
     adjusted(populations)                        # the same, corrected for being several
-    equivalence(quality, se, df)
 
-Does not cover: the formulas (`permutation`, `originals`), and the order of populations (`ranks`).
+Does not cover: the formulas (`permutation`, `originals`), equivalence (`equivalence`), and the order of populations
+(`ranks`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,12 @@ from itertools import count
 
 import numpy as np
 
-from ray_unlearn.evaluation.intervals import t_quantile
 from ray_unlearn.evaluation.looks import ALPHA
 from ray_unlearn.evaluation.originals import buys_more, variance_shares
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.permutation import LEAST_RUNS, holm, least_p, stratified_tests
 from ray_unlearn.evaluation.resampling import Settings
-from ray_unlearn.evaluation.scores import Equivalence, Estimate, Originals, PermutationTest, PopulationScores
-
-MARGIN = 0.2
-"""Margin of equivalence, as a share of the null: F is surely no more than a fifth below retraining's own."""
+from ray_unlearn.evaluation.scores import Originals, PermutationTest, PopulationScores
 
 
 def tests_of(sides: Sequence[tuple[Outputs, Outputs]], settings: Settings) -> dict[str, PermutationTest]:
@@ -74,19 +70,6 @@ def adjusted(populations: Mapping[str, PopulationScores]) -> dict[str, Populatio
         )
         for name, found in populations.items()
     }
-
-
-def equivalence(quality: Estimate, error: float = ALPHA) -> Equivalence | None:
-    """Return whether F is surely at most a fifth of the null below it; None without a null or an interval.
-
-    The standard error is that of F at N. The difference from the null is a mean over halvings of both, which varied
-    less in every simulated study: the bound is on the safe side.
-    """
-    if quality.null is None or quality.at_null_n is None or quality.se is None or quality.df is None:
-        return None
-    difference, margin = quality.at_null_n - quality.null, MARGIN * quality.null
-    low = difference - t_quantile(1 - error, quality.df) * quality.se
-    return Equivalence(difference=difference, low=low, margin=margin, equivalent=low > -margin)
 
 
 def variance_of(unlearned: Outputs, reference: Outputs) -> Originals | None:

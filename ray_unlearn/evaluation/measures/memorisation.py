@@ -2,6 +2,7 @@
 
     scores = memorisation(pairs_of(...))         # of pairs of shadows: {"forget": Memorised(...), "retain": ...}
     scores["forget"].score_N                     # float64 in -1..1
+    by_chance(scores["forget"])                  # images that would have 0.25 or more if none was memorised
 
 Feldman and Zhang, "What Neural Networks Memorize and Why: Discovering the Long Tail via Influence Estimation" (NeurIPS
 2020): mem(i) = P(right about i | trained on i) - P(right | not), both estimated by the share of models (their program:
@@ -9,13 +10,16 @@ google-research/heldout-influence-estimation, mnist-example/mnist_infl_mem.py at
 images, shadows on half. They call an image memorised from a score of 0.25 on.
 
 With K pairs a score is a multiple of 1 / K, so that many tie: `gap_N`, the same difference of the label's mean
-probability, tells ties apart.
+probability, tells ties apart. And with few pairs scores of 0.25 arise by chance: with 8, in 23 % of images that half of
+the models are right about, with or without them; with 32, in 3 %. `by_chance` says in how many: given how many of an
+image's 2 K models are right, each K of them are as likely to be those trained on it (Fisher's exact test).
 
 Does not cover: influence on other images.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -63,6 +67,21 @@ class Memorised:
     def score_N(self) -> FloatArray:
         """Memorisation, -1..1; a difference of whole numbers is divided, so that equal scores are equal."""
         return (self.right_inside_N - self.right_outside_N) / self.pairs
+
+
+def by_chance(one: Memorised) -> float:
+    """Return the expected number of images with a score of `MEMORISED` or more, if none of them was memorised."""
+    right_N = np.round(one.right_inside_N + one.right_outside_N).astype(np.int64)
+    counts = np.bincount(right_N, minlength=2 * one.pairs + 1)
+    return float(sum(number * _reached(right, one.pairs) for right, number in enumerate(counts) if number))
+
+
+def _reached(right: int, pairs: int) -> float:
+    """Return the probability of such a score of an image that `right` of 2 K models are right about."""
+    inside = np.arange(max(0, right - pairs), min(right, pairs) + 1)
+    ways = [math.comb(pairs, k) * math.comb(pairs, right - k) for k in inside.tolist()]
+    reached = (2 * inside - right) / pairs >= MEMORISED
+    return sum(way for way, far in zip(ways, reached, strict=True) if far) / math.comb(2 * pairs, right)
 
 
 def memorisation(pairs: Iterable[Mapping[str, PairSplit]]) -> dict[str, Memorised]:
