@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from evaluated import evaluated_store
 
+from ray_unlearn.cli.evaluate import threads_of
 from ray_unlearn.cluster.scoring import threads_of_a_part
 from ray_unlearn.evaluation import resampling
 from ray_unlearn.evaluation.cache import in_this_process
@@ -50,3 +51,9 @@ def test_subsets_are_computed_at_once_and_no_number_changes(tmp_path: Path, monk
 def test_a_part_takes_its_share_of_the_cpus(parts: int, jobs: int | None, cpus: list[float], threads: int) -> None:
     """And never more than any node has, where Ray would wait for ever."""
     assert threads_of_a_part(parts, jobs, cpus) == threads
+
+
+def test_an_evaluation_of_seconds_takes_one_core_and_a_longer_one_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting cores imports what takes half a second."""
+    monkeypatch.setattr("ray_unlearn.generation.cores.cores", lambda: 7)
+    assert [threads_of(seconds) for seconds in (4.9, 5.0, 200.0)] == [1, 7, 7]

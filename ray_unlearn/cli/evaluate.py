@@ -143,7 +143,7 @@ def evaluate(
         print_line(f"\n{wrote}; `{typed('report', study, overrides)}` makes a page of them")
 
 
-def _threads(expected_s: float) -> int:
+def threads_of(expected_s: float) -> int:
     """Return how many threads an evaluation takes in this process: one for each core, where that pays."""
     if expected_s < THREADED_S:
         return 1
@@ -159,7 +159,7 @@ def execution(jobs: int | None, address: str | None) -> Execute:
     def execute(tasks: Sequence[Task]) -> Iterable[tuple[Task, str]]:
         expected_s = sum(task.expected_s for task in tasks)
         if jobs == 1 or (jobs is None and address is None and expected_s < LARGE_S):
-            yield from in_this_process(tasks, jobs or _threads(expected_s))
+            yield from in_this_process(tasks, jobs or threads_of(expected_s))
             return
         from ray_unlearn.cluster.scoring import on_ray
 
