@@ -11,17 +11,22 @@ import pytest
 import yaml
 from confidences import recipe
 from conftest import TINY, merged
-from scored import make_scores
+from scored import METHODS, make_scores
 
-from ray_unlearn.cli import main
+from ray_unlearn.cli import all_, main
+from ray_unlearn.cli.options import Backend
+from ray_unlearn.cli.watching import decision, watch_status
 from ray_unlearn.errors import StudyError
 from ray_unlearn.evaluation.decided import decided
+from ray_unlearn.evaluation.evaluate import save
 from ray_unlearn.evaluation.intervals import interval, standard_error, subsets
 from ray_unlearn.evaluation.looks import Looks
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.ranks import ranks
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import Estimate, Rank
+from ray_unlearn.monitor.watch import Driver, Look, Made
+from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study import Study, parse_study
 from ray_unlearn.study.adaptive import UpTo
 
@@ -84,6 +89,44 @@ def test_an_order_without_ties_or_narrow_intervals_decide():
     )
     assert "at most" in decided(with_places(tied), widest)
     assert decided(with_places(tied), 0.99 * widest) == ""
+
+
+def test_a_watch_knows_that_a_decided_study_needs_no_more_runs(tmp_path: Path, capsys):
+    """Law: 0 where the last scores have every run that is made, at a look, and decide; 3 for any other end."""
+    study = study_of(retrained=UNTIL, finetune=UNTIL, ssd=UNTIL)
+    store = StudyStore(open_storage(str(tmp_path)), "tiny")
+    scores = make_scores({name: METHODS[name] for name in ("finetune", "ssd")}, runs=16)
+    places = {name: Rank(best=n, worst=n, low=0.0, high=1.0) for n, name in enumerate(("finetune", "ssd"), start=1)}
+
+    def ends(*made: int) -> int:
+        counts = zip(("retrained", "finetune", "ssd"), made, strict=True)
+        populations = [Made(population="original", planned=1, made=1, failed=0)]
+        populations += [Made(population=name, planned=100, made=count, failed=0) for name, count in counts]
+        look = Look(populations=tuple(populations), driver=Driver.ended, runs_per_s=None, left_s=None)
+        return watch_status(SimpleNamespace(look=lambda: look), 0.0, decision(study, store))  # type: ignore[arg-type]
+
+    assert ends(16, 16, 16) == 3
+    save(store, scores.model_copy(update={"ranks": {"score": places}}))
+    assert ends(16, 16, 16) == 0
+    assert "the order is settled: 49 of 301 runs made, and the others need not be" in capsys.readouterr().out
+    assert (ends(16, 16, 15), ends(17, 17, 17), ends(32, 32, 32)) == (3, 3, 3)
+    save(store, scores)
+    assert ends(16, 16, 16) == 3
+
+
+def test_a_warning_is_said_at_the_first_look_alone(monkeypatch: pytest.MonkeyPatch):
+    """Law: every look's `generate` is given the same set of warnings that were printed."""
+    sets: list[set[str]] = []
+    monkeypatch.setattr("ray_unlearn.evaluation.evaluate.evaluate", lambda *_, **__: None)
+    monkeypatch.setattr("ray_unlearn.evaluation.decided.decided", lambda *_: "")
+
+    def make(*, first: int, said: set[str]) -> SimpleNamespace:
+        sets.append(said)
+        return SimpleNamespace(exit_code=0)
+
+    all_._decided(study_of(retrained=UNTIL, a=UNTIL, b=UNTIL), make, Backend.inline, None)  # type: ignore[arg-type]
+    assert len(sets) == 4
+    assert all(one is sets[0] for one in sets)
 
 
 def estimate(values: np.ndarray) -> Estimate:

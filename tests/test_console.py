@@ -71,6 +71,27 @@ def test_runs_made_earlier_are_a_first_estimate():
     assert TimeLeft({"finetune": 1}).seconds(0.0) is None
 
 
+def test_a_pack_is_at_work_as_a_whole_and_no_worker_takes_anothers_runs():
+    """Law: 8 runs of 1 s in packs of 4 take two workers 4 s: a whole pack is trained before its first run is reported.
+
+    What one worker holds takes as long as it takes, however many others are idle.
+    """
+    left = TimeLeft({"finetune": 8}, {"finetune": 1.0}, lambda run: run.index // 4)
+    for worker in (1, 2):
+        left.note(Ready(worker, HERE), 0.0)
+    left.note(Started(1, [(finetune(i), 1) for i in range(4)]), 0.0)
+    assert left.seconds(1.0) == 3.5
+    left.note(Started(2, [(finetune(i), 1) for i in range(4, 8)]), 1.0)
+    assert left.seconds(3.0) == 2.0
+    left.note(Made(Outcome(run=finetune(0), seconds=1.0), 1, 1), 4.0)
+    assert left.seconds(4.0) == 1.0  # worker 1 reports three more runs; worker 2 has one second left
+    alone = TimeLeft({"finetune": 1}, {"finetune": 10.0})
+    for worker in (1, 2):
+        alone.note(Ready(worker, HERE), 0.0)
+    alone.note(Started(1, [(finetune(0), 1)]), 0.0)
+    assert alone.seconds(4.0) == 6.0
+
+
 def test_each_event_that_concerns_people_is_a_line():
     """Law: retries state which attempt comes, failures how many there were; a cause that keeps workers from starting is
     reported once, and not where a node went away or a ready worker is lost."""

@@ -33,6 +33,15 @@ def test_a_call_may_take_as_long_as_one_run():
     assert deadlines.overdue(1e9) == []
 
 
+def test_a_pack_may_take_as_long_as_all_its_runs():
+    """Law: a run of a pack of three has 30 s, alone in its call too, because the whole pack is computed for it."""
+    deadlines = Deadlines(10.0, pack_size=lambda run: 3 if run.index else 1)
+    for worker, attempts in ((1, ONE), (2, TWO), (3, TWO[:1])):
+        deadlines.given(worker, attempts, 0.0)
+    assert [worker for worker, _ in deadlines.overdue(30.0)] == [1]
+    assert [worker for worker, _ in deadlines.overdue(30.1)] == [1, 2, 3]
+
+
 def test_an_idle_worker_is_never_overdue():
     """Law: time runs while a call is in flight only; a call without runs has one run's time to publish."""
     deadlines = Deadlines(10.0)

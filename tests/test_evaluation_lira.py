@@ -85,6 +85,17 @@ def test_a_method_that_is_perfect_over_originals_is_not_known_by_its_originals()
     assert np.mean(with_) == pytest.approx(0.49, abs=0.03)
 
 
+@pytest.mark.parametrize("originals", [None, np.arange(12) % 4])
+def test_images_at_a_time_change_no_bit(originals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: two images at a time give what all at once give."""
+    unlearned_UE, retrained_RE = np.random.default_rng(8).normal(0.2, 1.3, (2, 12, 9))
+    whole = u_lira(unlearned_UE, retrained_RE, originals)
+    monkeypatch.setattr("ray_unlearn.evaluation.measures.u_lira._VALUES", 1)
+    parts = u_lira(unlearned_UE, retrained_RE, originals)
+    assert np.array_equal(parts.unlearned_scores, whole.unlearned_scores)
+    assert np.array_equal(parts.retrained_scores, whole.retrained_scores)
+
+
 def test_an_affine_map_of_an_example_changes_nothing_and_neither_does_the_order_of_runs() -> None:
     """Law: units, offset and sign of phi do not matter, example by example; a run's scores go where it goes."""
     unlearned_UE, retrained_RE = populations(shift=0.5)

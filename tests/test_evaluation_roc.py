@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.roc import roc
+from ray_unlearn.evaluation.roc import roc, rocs_of_counts, tpr_at
 
 
 def samples(seed: int, positives: int = 30, negatives: int = 50):
@@ -58,6 +58,26 @@ def test_the_rate_at_a_rate_is_reached_and_never_interpolated() -> None:
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(EvaluationError, match=r"^tpr_at: expected a false positive rate in \[0, 1\], found"):
             curve.tpr_at(wrong)
+
+
+@pytest.mark.parametrize("fpr", [0, 0.001, 0.01, 0.29, 0.5, 0.57, 0.58, 1])
+def test_one_rate_is_that_of_the_curve(fpr) -> None:
+    """Law: the same number without the curve, also with ties, and where 0.29 x 100 is rounded below 29."""
+    for seed, negatives in enumerate((1, 50, 100, 1000)):
+        positives_P, negatives_N = samples(seed, 30, negatives)
+        assert tpr_at(positives_P, negatives_N, fpr) == roc(positives_P, negatives_N).tpr_at(fpr)
+    with pytest.raises(EvaluationError, match="expected a false positive rate"):
+        tpr_at([0], [1], 1.1)
+
+
+def test_curves_of_counts_are_the_curves() -> None:
+    """Law: to the last bit, with scores that neither side has in between, and at both ends."""
+    rng = np.random.default_rng(2)
+    ours, theirs = rng.integers(3, 12, (4, 30)), rng.integers(0, 21, (4, 17))
+    for row, curve in enumerate(rocs_of_counts(ours, theirs, 20)):
+        expected = roc(ours[row] / 20, theirs[row] / 20)
+        assert curve.true_positive_rate.tolist() == expected.true_positive_rate.tolist()
+        assert curve.false_positive_rate.tolist() == expected.false_positive_rate.tolist()
 
 
 def test_extremes_and_symmetries() -> None:

@@ -191,6 +191,12 @@ def ray_outside(modules: Sources) -> list[str]:
     return [m for m in outside if any(n.split(".")[0] == "ray" for n in imports(modules[m]))]
 
 
+def numba_outside(modules: Sources) -> list[str]:
+    """Return the modules that import Numba, which not everybody has, and are not compiled loops."""
+    outside = [m for m in modules if not m.startswith("evaluation.compiled")]
+    return [m for m in outside if any(name.split(".")[0] == "numba" for name in imports(modules[m]))]
+
+
 def torch_outside(modules: Sources) -> list[str]:
     """Return the modules that import torch, for more than types, in rooms that work without it."""
     return [
@@ -318,6 +324,7 @@ LAWS: dict[str, tuple[Callable[[Sources], list[str]], dict[str, str]]] = {
         {"methods.mix": "def f():\n    from ray_unlearn.methods import METHODS"},
     ),
     "one room imports Ray": (ray_outside, {"run.worker": "def f():\n    import ray.exceptions"}),
+    "only compiled loops import Numba": (numba_outside, {"evaluation.parity": "def f():\n    from numba import njit"}),
     "torch stays out of the rooms that need none": (torch_outside, {"report.text": "from torch import nn"}),
     "the scheduler has no clock and no storage": (impure, {"schedule.scheduler": "import time\n"}),
     "the straight path is short": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from ray_unlearn.generation import Summary, backends, generate
 from ray_unlearn.generation.auto import MOST_S, AutoBackend, workers_here
 from ray_unlearn.generation.cores import cores
 from ray_unlearn.generation.forked import ForkedPool
-from ray_unlearn.generation.moving import Left, MovingPool
+from ray_unlearn.generation.moving import Earlier, Left, MovingPool
 from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report
 from ray_unlearn.study import parse_study
@@ -50,8 +51,8 @@ def watched() -> Iterator[Callable[[Callable[[Report], object]], list[Report]]]:
     def watch(handle: Callable[[Report], object]) -> list[Report]:
         reports: list[Report] = []
 
-        def wait(pool: ForkedPool) -> list[Report]:
-            found = original(pool)
+        def wait(pool: ForkedPool, *most_s: float) -> list[Report]:
+            found = original(pool, *most_s)
             for report in found:
                 handle(report)
             reports.extend(found)
@@ -215,7 +216,8 @@ def work(pending: int, **seconds: float) -> Any:
 
 def job(**execution: Any) -> Any:
     populations: dict[str, Any] = {}
-    plan = SimpleNamespace(study=SimpleNamespace(execution=Execution(**execution)), populations=populations)
+    study = SimpleNamespace(execution=Execution(**execution))
+    plan = SimpleNamespace(study=study, populations=populations, pack_size=lambda run: 1)
     return SimpleNamespace(plan=plan)
 
 
@@ -314,6 +316,7 @@ class Fake:
 
     def __init__(self, name: str, room: int) -> None:
         self.name, self.room, self.reports, self.stopped, self.started = name, room, list[Report](), list[int](), 0
+        self.waited_s: list[float] = []
 
     def describe(self) -> str:
         return self.name
@@ -328,7 +331,8 @@ class Fake:
     def submit(self, worker: int, attempts: Any, *, flush: bool) -> None:
         self.reports.append(Finished(worker, [Outcome(run=run, seconds=10.0) for run, _ in attempts]))
 
-    def wait(self) -> list[Report]:
+    def wait(self, most_s: float = 1.0) -> list[Report]:
+        self.waited_s.append(most_s)
         found, self.reports = self.reports, []
         return found
 
@@ -363,6 +367,34 @@ def test_after_the_first_run_long_work_goes_over_to_ray():
     for worker in (1, 2, 3):
         pool.stop(worker)
     assert (here.stopped, ray.stopped, begun) == ([1, 2], [1], [495.0])
+    assert here.waited_s[0] == 1.0
+    assert {*ray.waited_s} == {0.05}  # one that waited for a second would keep the other's reports for as long
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_rays_counters_have_the_events_from_before_the_move(monkeypatch: pytest.MonkeyPatch):
+    """Law: the sinks of Ray are opened once its pool is, and given every earlier event with its time; then each new."""
+    counted: list[str] = []
+
+    def sinks(study: object, earlier: Earlier) -> list[Any]:
+        assert all(at_s <= time.monotonic() for at_s, _ in earlier)
+        counted.extend(str(event) for _, event in earlier)
+        return [counted.append]
+
+    ray = SimpleNamespace(why="", begin=lambda: None, has_begun=False, pool=lambda job: Fake("ray", 1), sinks=sinks)
+    monkeypatch.setattr(ForkedPool, "wait", lambda pool, most_s: [])
+    place = AutoBackend(None, lambda: ray, lambda line: None).chosen(job(), work(100, finetune=2.0))  # type: ignore
+    monkeypatch.setattr("ray_unlearn.generation.auto.MOST_S", 10.0)
+    pool, (sink,) = place.pool(job()), place.sinks(None)  # type: ignore[arg-type]
+    for event, begun, expected in (
+        ("ready", False, []),
+        ("made 0", True, ["ready", "made 0"]),
+        ("made 1", True, ["ready", "made 0", "made 1"]),
+    ):
+        ray.has_begun = begun
+        pool.wait()
+        sink(event)  # type: ignore[arg-type]
+        assert counted == expected
 
 
 def test_a_worker_that_died_here_is_not_waited_for_after_the_move():

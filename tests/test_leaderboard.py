@@ -17,6 +17,7 @@ from scored import METHODS, make_scores
 from ray_unlearn.cli import main
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores, save
+from ray_unlearn.evaluation.looks import Looks
 from ray_unlearn.evaluation.scores import Rank
 from ray_unlearn.interchange.added import with_added
 from ray_unlearn.interchange.hub import export_hub
@@ -139,9 +140,11 @@ def test_the_command_writes_a_page_and_markdown(
 
 
 def test_a_row_is_added_from_packed_populations(board: tuple[StudyStore, StudyStore, Path], tmp_path: Path):
-    """Law: a packed population gets the score that it has in its own store, a place among all, and is marked."""
+    """Law: a packed population gets the score that it has in its own store, a place among all, and is marked; it takes
+    no look of the study's.
+    """
     first, second, pack = board
-    before = first.storage.read(first.layout.scores_json)
+    before, taken = first.storage.read(first.layout.scores_json), Looks.read(first, "parity")
     scores, added = with_added(first, [read_pack(pack)])
     assert added == {"mine"}
     theirs = read_scores(StudyStore(open_storage(str(pack.parent / "c")), "first"))
@@ -149,6 +152,8 @@ def test_a_row_is_added_from_packed_populations(board: tuple[StudyStore, StudySt
     assert {*scores.ranks["score"]} == {"near", "mine"}
     assert scores.ranks["score"]["near"].best == 1
     assert first.storage.read(first.layout.scores_json) == before
+    assert scores.populations["mine"].look is not None
+    assert Looks.read(first, "parity") == taken  # a look at it is none of the study's
     text = leaderboard_markdown([Entry(scores, added), Entry(read_scores(second))])
     assert "mine finetune, added from packed populations" in text
     assert "mine" in leaderboard_page([Entry(scores, added)])

@@ -201,8 +201,8 @@ def test_the_driver_says_what_is_not_packed(tmp_path: Path) -> None:
     job = open_job(study_in(tmp_path, **resumed))
     found = [line for line in job.remarks if line.startswith("execution.")]
     assert found == [
-        "execution.resume_every_minutes: interrupted runs of original, retrained begin anew: a pack of runs is trained "
-        "in one go",
+        "execution.resume_every_minutes: interrupted runs of original, retrained begin anew: a pack is trained in one "
+        "go; with execution.pack: 1, they go on",
         "execution.pack: runs of finetune are trained one by one: precision bf16: packed steps are computed in fp32",
         "execution.pack: runs of kookmin are trained one by one: kookmin does more than train on one set with "
         "cross-entropy",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -17,11 +18,14 @@ import torch
 import yaml
 from conftest import TINY, merged
 
+from ray_unlearn import models
 from ray_unlearn.cli import main
 from ray_unlearn.generation import generate
 from ray_unlearn.generation.estimates import Estimate, Step, estimate, expected_sizes, total_s
 from ray_unlearn.generation.forecast import _waited
+from ray_unlearn.generation.measured_step import measure_step
 from ray_unlearn.quickstart import STUDY
+from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.study import Study, load_study
 
@@ -225,7 +229,7 @@ def test_quick_checks_import_no_torch(quick: Path):
 
 def test_time_is_shared_by_workers_after_the_originals():
     """Law: 8 runs of 10 s and 4 of 5 s take 2 workers 50 s; with more workers than runs, the original and then the
-    longest run."""
+    longest run; a pack is one worker's."""
 
     def one(name: str, count: int, seconds: float) -> Estimate:
         return Estimate(population=name, planned=count, made=0, seconds=seconds, size_bytes=1, basis="", relative=None)
@@ -234,6 +238,8 @@ def test_time_is_shared_by_workers_after_the_originals():
     assert total_s(parts, 2) == 50.0
     assert total_s([one("original", 1, 30.0), *parts], 2) == 65.0
     assert total_s([one("original", 1, 30.0), *parts], 100) == 40.0
+    packed = dataclasses.replace(one("c", 16, 1.0), pack=8)
+    assert (total_s([packed], 1), total_s([packed], 2), total_s([packed], 4)) == (16.0, 8.0, 8.0)
     unknown = Estimate(population="c", planned=2, made=1, seconds=None, size_bytes=None, basis="", relative=None)
     assert total_s([unknown], 1) is None
 
@@ -257,6 +263,19 @@ def test_a_step_is_scaled_by_epochs_and_images(tiny: Callable[..., Study]):
     assert found["finetune"].seconds == pytest.approx(240 + 37)
     assert found["finetune"].size_bytes == 4000 + 370 * 56
     assert estimate(study, {}, sizes, None)["finetune"].seconds is None
+
+
+def test_a_packed_step_is_measured_for_packed_populations(tiny: Callable[..., Study], monkeypatch: pytest.MonkeyPatch):
+    """Law: images and epochs times a packed step, per run; the second pack of 5 runs is as long as a full one of 4."""
+    study = tiny(populations={"finetune": {"count": 5}}, execution={"pack": 4})
+    sizes = {"train": 90, "retain": 80, "forget": 10, "test": 360, "classes": 10}
+    step = Step(train_s=1.0, predict_s=0.0, parameters=1, packed_s=0.25)
+    found = estimate(study, {}, sizes, step, ["finetune"])
+    assert (found["original"].seconds, found["original"].pack) == (90.0, 1)
+    assert (found["finetune"].seconds, found["finetune"].pack) == (80 * 0.25 * 8 / 5, 4)
+    model = models.build(study.model, 10, Seeds(study=0))
+    monkeypatch.setattr("ray_unlearn.generation.measured_step._LEAST_S", 0.0)
+    assert measure_step(study, model, 10, torch.device("cpu")).packed_s > 0
 
 
 @pytest.mark.shared

@@ -27,11 +27,12 @@ def test_counts_are_on_the_nodes_prometheus_endpoint(ray_cluster: None):
     """
     import ray
 
-    from ray_unlearn.cluster.prometheus import RayMeters
+    from ray_unlearn.cluster.backend import RayBackend
 
-    meters = RayMeters(parse_study({**TINY, "name": "counted", "storage": "."}, where="a test"))
-    for worker in (1, 2):
-        meters(Ready(worker, WorkerInfo(host="here", pid=1, device="cpu")))
+    study = parse_study({**TINY, "name": "counted", "storage": "."}, where="a test")
+    here = WorkerInfo(host="here", pid=1, device="cpu")
+    earlier = [(time.monotonic() - 5, Ready(worker, here)) for worker in (1, 2)]
+    (meters,) = RayBackend(address=None, workers=None).sinks(study, earlier)
     spent = Spent(seconds={"train": 1.5, "predict": 1.0}, size_bytes=10)
     for index in range(3):
         meters(Made(Outcome(run=Run(population="finetune", index=index), seconds=1.5, spent=spent), 1, 1))

@@ -22,6 +22,7 @@ from PIL import Image
 from scored import LONG, STUDY, make_scores
 
 from ray_unlearn.evaluation.scores import Estimate
+from ray_unlearn.report.leaderboard import Entry, leaderboard_page
 from ray_unlearn.report.page import html_page
 from ray_unlearn.wording import MISSING
 
@@ -92,6 +93,14 @@ const found = {
 parent.postMessage(JSON.stringify(found), "*");
 """
 
+BOARD_PROBE = """
+const frame = document.querySelector("#standing .frame");
+const place = document.querySelector("#standing tbody td:nth-of-type(2)").getBoundingClientRect();
+const edge = frame.getBoundingClientRect().right;
+const found = {whole: frame.scrollWidth <= frame.clientWidth, place: place.right <= edge};
+parent.postMessage(JSON.stringify(found), "*");
+"""
+
 FRAME = """<!doctype html><meta name="color-scheme" content="light dark">
 <script>addEventListener("message", (said) => { document.documentElement.dataset.found = said.data; });</script>
 <iframe src="report.html" style="border: 0; height: 900px; width: WIDTHpx"></iframe>"""
@@ -125,9 +134,9 @@ def page() -> str:
 def probed(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], list[str]]]:
     """Return a function: page, width, scheme -> what the probe found, and the console's lines."""
 
-    def probe(page: str, width: int, scheme: int) -> tuple[dict[str, Any], list[str]]:
-        probing = page.replace("</body>", f"<script>{PROBE}</script></body>")
-        probing = probing.replace("script-src ", f"script-src 'sha256-{digest(PROBE)}' ")
+    def probe(page: str, width: int, scheme: int, script: str = PROBE) -> tuple[dict[str, Any], list[str]]:
+        probing = page.replace("</body>", f"<script>{script}</script></body>")
+        probing = probing.replace("script-src ", f"script-src 'sha256-{digest(script)}' ")
         (tmp_path / "report.html").write_text(probing, encoding="utf-8")
         frame = tmp_path / "frame.html"
         frame.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
@@ -172,6 +181,14 @@ def test_a_phone_page_of_twelve_methods_is_under_six_screens(probed: Callable[..
     twelve = make_scores({f"method-{number}": (f"method-{number}", 0.01 + 0.015 * number) for number in range(12)})
     found, _ = probed(html_page(twelve, STUDY), 390, LIGHT)
     assert found["folded"] < 6 * 844
+
+
+def test_a_leaderboard_of_three_studies_fits(probed: Callable[..., Any]) -> None:
+    """A window of 1,000 pixels shows all three studies; a phone shows one with its places, and scrolls to others."""
+    board = [Entry(make_scores(study=f"reference-{name}")) for name in ("digits", "cifar10", "faces")]
+    page = leaderboard_page(board)
+    assert probed(page, 1000, LIGHT, BOARD_PROBE) == ({"whole": True, "place": True}, [])
+    assert probed(page, 390, LIGHT, BOARD_PROBE) == ({"whole": False, "place": True}, [])
 
 
 def brightness(colour: str) -> float:

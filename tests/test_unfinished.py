@@ -379,6 +379,9 @@ def test_commands_know_the_states(stopped: Path, tmp_path: Path, capsys: pytest.
     damage(state)
     (problem,) = verify(store, store.populations()).problems
     assert str(problem) == f"original/unfinished/{STATE}: is damaged; the run would begin anew"
+    newer(state)
+    (problem,) = verify(store, store.populations()).problems
+    assert "was saved by a later version; with this one, the run would begin anew" in str(problem)
     assert repair(store, [problem]) == [RUNS[0]]
     assert not state.exists()
     state.write_bytes(whole)

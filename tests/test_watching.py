@@ -22,6 +22,7 @@ from ray_unlearn.errors import Interrupted, StoreError
 from ray_unlearn.monitor.watch import PATIENCE_S, SILENT_S, Driver, Look, Made, Watch, rate_of
 from ray_unlearn.store import FailedRecord, Storage, StudyStore, open_storage
 from ray_unlearn.study import Run
+from ray_unlearn.study.adaptive import UpTo
 
 ORIGINAL = Run(population="original", index=0)
 
@@ -216,6 +217,22 @@ def test_a_driver_of_this_machine_whose_process_is_gone_is_known_at_once(making:
     making.lines.clear()
     making.event("begun", 0, host=host, pid=os.getpid())
     assert making.look().driver is Driver.working
+
+
+def test_between_two_looks_of_an_adaptive_study_its_command_goes_on(making: Making):
+    """Law: `all` scores for as long as it takes between two logs; while its process lives here, it has not ended."""
+    study = making.plan.study
+    grows = study.populations["finetune"].model_copy(update={"count": UpTo(up_to=100)})
+    adaptive = study.model_copy(update={"populations": {**study.populations, "finetune": grows}})
+    host = os.uname().nodename
+    for pid, expected in ((os.getpid(), Driver.none), (2**22 + 1, Driver.ended)):  # above Linux's largest pid
+        making.lines.clear()
+        making.event("begun", 0, host=host, pid=pid)
+        making.event("ended", 1)
+        for one, state in ((study, Driver.ended), (adaptive, expected)):
+            making.watch = Watch(one, making.store, making.clock)
+            making.look()
+            assert making.look(after_s=PATIENCE_S + 1).driver is state
 
 
 def in_the_way(making: Making, patch: pytest.MonkeyPatch) -> None:

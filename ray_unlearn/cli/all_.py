@@ -88,9 +88,9 @@ def _decided(study: Study, make: Callable[..., Summary], backend: Backend, addre
     from ray_unlearn.evaluation.evaluate import evaluate
 
     wanted, jobs = study.adaptive, 1 if backend is Backend.inline else None
-    looks = wanted.looks if wanted else ()
+    looks, said = wanted.looks if wanted else (), set[str]()
     for number, runs in enumerate(looks, start=1):
-        summary = make(first=runs)
+        summary = make(first=runs, said=said)
         if summary.exit_code or wanted is None:
             break
         scores = evaluate(study, store_of(study), first=runs, execute=execution(jobs, address), log=print_line)

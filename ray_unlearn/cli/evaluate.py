@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 LARGE_S = 300.0
 """Expected seconds on one core above which an evaluation goes to Ray, unless --jobs is given."""
 
+THREADED_S = 5.0
+"""Expected seconds above which it takes all cores of this machine: to count them imports half a second of modules."""
+
 
 class Mode(StrEnum):
     """Attacks that the forgetting quality tries."""
@@ -65,7 +68,9 @@ def evaluate(
     jobs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Number of parallel tasks. 1: in this process; more: on Ray. Default: by expected time."
+            min=1,
+            help="Number of cores. 1: in this process; more: on Ray. Default: all cores, in this process or, where it "
+            "would take minutes, on Ray.",
         ),
     ] = None,
     address: Address = None,
@@ -109,7 +114,7 @@ def evaluate(
         execute=execution(jobs, address),
     )
     if watch:
-        from ray_unlearn.cli.watching import Compared, watch_scores
+        from ray_unlearn.cli.watching import Compared, decision, watch_scores
         from ray_unlearn.monitor.watch import Watch
 
         if as_json or plan:
@@ -121,7 +126,10 @@ def evaluate(
         specs = loaded.populations
         chosen = [name for name in names_in(only) or specs if name != ORIGINAL and not specs[name].on_halves]
         compared = Compared(reference_of(loaded), chosen, loaded.data.forget.sets)
-        raise typer.Exit(watch_scores(Watch(loaded, store), every_s, compared, lambda first: score(first=first)))
+        watched = Watch(loaded, store)
+        raise typer.Exit(
+            watch_scores(watched, every_s, compared, lambda first: score(first=first), decision(loaded, store))
+        )
     scores = score(log=print_error)
     alone = f", which now hold {listed(names_in(only))} alone" if only else ""
     wrote = f"wrote {store.uri}/scores.json and scores.parquet{alone}"
@@ -135,6 +143,15 @@ def evaluate(
         print_line(f"\n{wrote}; `{typed('report', study, overrides)}` makes a page of them")
 
 
+def _threads(expected_s: float) -> int:
+    """Return how many threads an evaluation takes in this process: one for each core, where that pays."""
+    if expected_s < THREADED_S:
+        return 1
+    from ray_unlearn.generation.cores import cores
+
+    return cores()
+
+
 def execution(jobs: int | None, address: str | None) -> Execute:
     """Return the function that computes parts, here or on Ray; Ray starts only once there is a part to compute."""
     from ray_unlearn.evaluation.cache import in_this_process
@@ -142,7 +159,7 @@ def execution(jobs: int | None, address: str | None) -> Execute:
     def execute(tasks: Sequence[Task]) -> Iterable[tuple[Task, str]]:
         expected_s = sum(task.expected_s for task in tasks)
         if jobs == 1 or (jobs is None and address is None and expected_s < LARGE_S):
-            yield from in_this_process(tasks)
+            yield from in_this_process(tasks, jobs or _threads(expected_s))
             return
         from ray_unlearn.cluster.scoring import on_ray
 

@@ -46,14 +46,14 @@ def status(
     loaded = load_study(study, overrides)
     store = store_of(loaded)
     if watch:
-        from ray_unlearn.cli.watching import watch_status
+        from ray_unlearn.cli.watching import decision, watch_status
         from ray_unlearn.monitor.watch import Watch
 
         if as_json or plot:
             raise StudyError(
                 "status: --watch repeats until all runs are made; --json and --plot read once, so leave one out"
             )
-        raise typer.Exit(watch_status(Watch(loaded, store), every_s))
+        raise typer.Exit(watch_status(Watch(loaded, store), every_s, decision(loaded, store)))
     if plot is not None:
         from ray_unlearn.report.curves import check_picture, save_curves
 

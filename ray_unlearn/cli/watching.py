@@ -3,8 +3,8 @@
     raise typer.Exit(watch_status(Watch(study, store), every_s=5.0))
 
 On a terminal a table is refreshed in place; elsewhere each change is printed as a line. Both end with exit code 0 when
-every planned run is made, and with 3 when the driver has ended and no other followed within 15 s, or when its events
-have stopped.
+every planned run is made, or the last scores of an adaptive study decide it without the rest; and with 3 when the
+driver has ended and no other followed within 15 s, or when its events have stopped.
 
 Does not cover: reading progress (`monitor.watch`) and computing scores (`evaluation`).
 """
@@ -18,12 +18,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from ray_unlearn.errors import StoreError
 from ray_unlearn.monitor.watch import Driver, Look, Watch
+from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.terminal import open_console, print_error, print_line
 from ray_unlearn.wording import aligned, duration, plural
 
 if TYPE_CHECKING:
     from ray_unlearn.evaluation.scores import Scores
+    from ray_unlearn.store import StudyStore
+    from ray_unlearn.study import Study
 
 GROWTH = 1.5
 """Factor by which a population's runs grow before scores are computed again; all together cost a few times the last."""
@@ -32,13 +36,38 @@ LEAST = 6
 three runs."""
 
 
-def watch_status(watch: Watch, every_s: float) -> int:
+Decide = Callable[[Look], str]
+"""Function that returns why a study needs no more runs than it has; empty where it needs all that are planned."""
+
+
+def decision(study: Study, store: StudyStore) -> Decide:
+    """Return the function of a study: `until: decided` needs no more runs where the last scores decide and have all."""
+
+    def decide(look: Look) -> str:
+        from ray_unlearn.evaluation.decided import decided
+        from ray_unlearn.evaluation.evaluate import read_scores
+
+        if study.adaptive is None:
+            return ""
+        made = {one.population: one.made for one in look.populations if one.population != ORIGINAL}
+        try:
+            scores = read_scores(store)
+        except StoreError:
+            return ""
+        scored = {name: one.runs for name, one in scores.populations.items()}
+        is_a_look = len({*made.values()}) == 1 and {*made.values()} <= {*study.adaptive.looks}
+        return decided(scores, study.adaptive.width) if is_a_look and made.items() <= scored.items() else ""
+
+    return decide
+
+
+def watch_status(watch: Watch, every_s: float, decide: Decide = lambda look: "") -> int:
     """Show a study's progress until it is done; return the exit code."""
     with _shown() as show:
         while True:
             look = watch.look()
             show(look)
-            end = _end(look)
+            end = _end(look, decide)
             if end is not None:
                 break
             time.sleep(every_s)
@@ -47,7 +76,13 @@ def watch_status(watch: Watch, every_s: float) -> int:
     return code
 
 
-def watch_scores(watch: Watch, every_s: float, compared: Compared, score: Callable[[int | None], Scores]) -> int:
+def watch_scores(
+    watch: Watch,
+    every_s: float,
+    compared: Compared,
+    score: Callable[[int | None], Scores],
+    decide: Decide = lambda look: "",
+) -> int:
     """Score populations again whenever they have grown, until the study is done; return the exit code.
 
     Args:
@@ -55,6 +90,7 @@ def watch_scores(watch: Watch, every_s: float, compared: Compared, score: Callab
         every_s: seconds between two looks.
         compared: the populations, and their reference.
         score: returns the scores of each population's first n runs; of all runs for None.
+        decide: the study's `decision`.
 
     """
     from ray_unlearn.report.text import growth_lines
@@ -62,7 +98,7 @@ def watch_scores(watch: Watch, every_s: float, compared: Compared, score: Callab
     scored, waits = dict[str, int](), ""
     while True:
         look = watch.look()
-        end, (sizes, common) = _end(look), compared.sizes(look)
+        end, (sizes, common) = _end(look, decide), compared.sizes(look)
         if sizes and (end or _grown(sizes, scored)):
             for line in growth_lines(score(None if end else common)):
                 print_line(f"{_now()} {line}")
@@ -116,7 +152,7 @@ def _grown(sizes: Mapping[str, int], scored: Mapping[str, int]) -> bool:
     return any(size > scored.get(name, 0) and size >= GROWTH * scored.get(name, 0) for name, size in sizes.items())
 
 
-def _end(look: Look) -> tuple[int, str] | None:
+def _end(look: Look, decide: Decide) -> tuple[int, str] | None:
     """Return the exit code and the last line where the watch ends, else None."""
     planned, failed = sum(one.planned for one in look.populations), sum(one.failed for one in look.populations)
     if look.all_made:
@@ -124,6 +160,8 @@ def _end(look: Look) -> tuple[int, str] | None:
     rest = (
         f"{look.made} of {plural(planned, 'run')} made, {failed} failed; `ray-unlearn generate` makes what is missing"
     )
+    if look.driver in (Driver.ended, Driver.silent) and (why := decide(look)):
+        return 0, f"{why}: {look.made} of {plural(planned, 'run')} made, and the others need not be"
     if look.driver is Driver.ended:
         return 3, f"the driver has ended: {rest}"
     if look.driver is Driver.silent:

@@ -23,7 +23,7 @@ from ray_unlearn.cluster.local import LocalCluster
 from ray_unlearn.cluster.pool import RayPool
 from ray_unlearn.cluster.start import Start
 from ray_unlearn.errors import ClusterError, first_line
-from ray_unlearn.schedule.events import Sink
+from ray_unlearn.schedule.events import Event, Sink
 from ray_unlearn.study.schema import Study
 from ray_unlearn.terminal import print_error
 
@@ -106,11 +106,14 @@ class RayBackend:
             raise ClusterError(f"this machine: {missing}; lower execution.cpus_per_worker or --gpus-per-worker")
         return self._pool
 
-    def sinks(self, study: Study) -> Sequence[Sink]:
-        """Return the sink for Ray's own Prometheus endpoint."""
+    def sinks(self, study: Study, earlier: Sequence[tuple[float, Event]] = ()) -> Sequence[Sink]:
+        """Return the sink for Ray's own Prometheus endpoint, which has counted earlier events, each with its time."""
         from ray_unlearn.cluster.prometheus import RayMeters
 
-        return [RayMeters(study)]
+        meters = RayMeters(study)
+        for at_s, event in earlier:
+            meters.note(event, at_s)
+        return [meters]
 
     def check(self) -> None:
         """Do nothing while Ray lives.

@@ -87,7 +87,7 @@ class RayPool:
         self._pending: dict[Any, int] = {}
         """Call in flight -> its worker."""
         scripts = {name for name, population in job.plan.populations.items() if population.method.source}
-        self._deadlines = Deadlines(execution.run_timeout_s, apart=scripts)
+        self._deadlines = Deadlines(execution.run_timeout_s, apart=scripts, pack_size=job.plan.pack_size)
         self._placing: dict[Any, int] = {}
         """Call in flight that asks a worker for its node -> the worker."""
         self._opening: set[int] = set()
@@ -147,8 +147,8 @@ class RayPool:
         self._pending[self._handles[worker].work.remote(attempts, flush)] = worker
         self._deadlines.given(worker, attempts, time.monotonic())
 
-    def wait(self) -> list[Report]:
-        """Return the reports of finished calls, waiting for about a second at most.
+    def wait(self, most_s: float = _POLL_S) -> list[Report]:
+        """Return the reports of finished calls, waiting for `most_s` seconds at most.
 
         Raises:
             ClusterLost: Ray has died.
@@ -156,9 +156,9 @@ class RayPool:
         """
         self._check()
         if not self._pending:
-            time.sleep(_POLL_S)
+            time.sleep(most_s)
             return self._departures()
-        done = self._done(1, _POLL_S)
+        done = self._done(1, most_s)
         if done:
             done = self._done(len(self._pending), 0)
         self._check()  # after Ray's death, all calls would count as done

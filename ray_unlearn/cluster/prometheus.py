@@ -43,14 +43,21 @@ class RayMeters:
         self._rate = metrics.Gauge("unlearn_images_per_second", "Trained on, in the last minute.", ("study",))
         self._new: Counter[str] = Counter()
         self._new_bytes: Counter[str] = Counter()
-        self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+        self._recent: deque[tuple[float, int]] = deque()
+        """Time of a run's end in s, and its images; the first one is the first event's time, without images."""
         self._reported_at = float("-inf")
         self._ready: set[int] = set()
 
     def __call__(self, event: Event) -> None:
-        """Count an event."""
+        """Count an event that happens now."""
+        self.note(event, time.monotonic())
+
+    def note(self, event: Event, at_s: float) -> None:
+        """Count an event that happened at a time, in seconds of `time.monotonic`."""
+        if not self._recent:
+            self._recent.append((at_s, 0))
         if isinstance(event, Made):
-            self._made_run(event.outcome.run, event.outcome.spent or Spent())
+            self._made_run(event.outcome.run, event.outcome.spent or Spent(), at_s)
         elif isinstance(event, Failed):
             self._failed.inc(1, self._tags(event.outcome.run.population))
         elif isinstance(event, Ready):
@@ -60,12 +67,12 @@ class RayMeters:
             self._ready.discard(event.worker)
             self._workers_are()
 
-    def _made_run(self, run: Run, spent: Spent) -> None:
+    def _made_run(self, run: Run, spent: Spent, at_s: float) -> None:
         """Count a run, its bytes, its seconds and its images; report to Ray now and then."""
         self._seconds.observe(sum(spent.seconds.values()), self._tags(run.population))
         self._new[run.population] += 1
         self._new_bytes[run.population] += spent.size_bytes
-        self._recent.append((time.monotonic(), spent.images))
+        self._recent.append((at_s, spent.images))
         if time.monotonic() - self._reported_at > _REPORT_EVERY_S:
             self._report()
 

@@ -28,7 +28,7 @@ def on_ray(tasks: Sequence[Task], *, jobs: int | None, address: str | None) -> I
 
     Args:
         tasks: the parts.
-        jobs: maximum number of parts at once; default as many as the cluster has CPUs for.
+        jobs: CPUs to use; default all. Where there are fewer parts, each computes several subsets of runs at once.
         address: address of a Ray cluster; default RAY_ADDRESS, else a local cluster is started and stopped.
 
     Raises:
@@ -40,29 +40,39 @@ def on_ray(tasks: Sequence[Task], *, jobs: int | None, address: str | None) -> I
         backend = RayBackend(address=address, workers=None)
         try:
             backend.connect()
-            yield from _execute(tasks, jobs or len(tasks), backend.check)
+            yield from _execute(tasks, jobs, backend.check)
         finally:
             backend.close()
 
 
-def _execute(tasks: Sequence[Task], at_once: int, check: Callable[[], None]) -> Iterable[tuple[Task, str]]:
-    compute = ray.remote(num_cpus=1, max_retries=3)(Task.run)
+def _execute(tasks: Sequence[Task], jobs: int | None, check: Callable[[], None]) -> Iterable[tuple[Task, str]]:
+    threads = threads_of_a_part(
+        len(tasks), jobs, [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    )
+    compute, at_once = ray.remote(num_cpus=threads, max_retries=3)(Task.run), jobs // threads if jobs else len(tasks)
     waiting = sorted(tasks, key=lambda task: task.expected_s)
     running: dict[Any, Task] = {}
     try:
-        yield from _results(compute, waiting, running, at_once, check)
+        yield from _results(compute, waiting, running, (at_once, threads), check)
     finally:
         for reference in running:
             ray.cancel(reference)
 
 
+def threads_of_a_part(parts: int, jobs: int | None, cpus_by_node: Sequence[float]) -> int:
+    """Return how many CPUs a part takes: its share where there are more than parts, and no more than any node has."""
+    smallest = min([cpus for cpus in cpus_by_node if cpus >= 1], default=1.0)
+    return max(1, int(min(smallest, (jobs or sum(cpus_by_node)) // parts)))
+
+
 def _results(
-    compute: Any, waiting: list[Task], running: dict[Any, Task], at_once: int, check: Callable[[], None]
+    compute: Any, waiting: list[Task], running: dict[Any, Task], limits: tuple[int, int], check: Callable[[], None]
 ) -> Iterable[tuple[Task, str]]:
+    at_once, threads = limits
     while waiting or running:
         while waiting and len(running) < at_once:
             task = waiting.pop()
-            running[compute.remote(task)] = task
+            running[compute.remote(task, threads)] = task
         try:
             ready, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_S)
             check()

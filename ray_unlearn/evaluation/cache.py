@@ -183,16 +183,16 @@ class Task:
         outputs, runs = record.payloads.get(OUTPUTS), len(self.population.records)
         images = outputs.size_bytes / _BYTES_PER_IMAGE if outputs else 0  # reading them reports what is wrong
         comparisons = 2 * self.settings.resamples + 7 * self.settings.growth_draws
-        return 0.08 * runs + images * comparisons * (3e-5 + 7e-7 * runs)  # fitted at N = 32, 64 and 512
+        return 0.08 * min(ATTACKED, runs) + images * comparisons * (2e-5 + 1e-7 * runs)  # fitted at N = 32, 256 and 416
 
-    def run(self) -> str:
-        """Compute the part; return it as JSON."""
+    def run(self, threads: int = 1) -> str:
+        """Compute the part; return it as JSON. `threads`: subsets of runs that are computed at once."""
         fits = self._fits()
         if self.null:
             sides = [self._read(one).with_shadows(fits) for one in self.reference.by_set()]
-            return Part(key=self.key, null=score_null(sides, self.null_runs, self.settings)).model_dump_json()
+            return Part(key=self.key, null=score_null(sides, self.null_runs, self.settings, threads)).model_dump_json()
         if self.role == "unlearned":
-            scored = self._scored(fits)
+            scored = self._scored(fits, threads)
             part = Part(key=self.key, population=scored.population, draws=scored.draws, images=scored.images)
             return part.model_dump_json()
         each = [self._described(one, in_parts(*self._held(one), one.records)) for one in self.population.by_set()]
@@ -223,7 +223,7 @@ class Task:
             update={"slices": merged_slices([one.slices for one in each])}
         )
 
-    def _scored(self, fits: Mapping[str, ShadowFit]) -> Scored:
+    def _scored(self, fits: Mapping[str, ShadowFit], threads: int) -> Scored:
         """Return the scores of an unlearned population, over all forget sets."""
         described, each, originals = [], [], self.population.common_originals
         for ours, theirs in zip(self.population.by_set(), self.reference.by_set(), strict=True):
@@ -231,7 +231,8 @@ class Task:
             check_same_images(outputs, others)
             described.append(self._described(ours, [outputs]))
             names = self._names(ours)
-            each.append(on_set(described[-1], outputs, others, names, self.null_runs, self.settings, originals))
+            sides = outputs, others, names
+            each.append(on_set(described[-1], *sides, self.null_runs, self.settings, originals, threads))
         scored = whole(each, self.settings)
         if len(each) == 1:
             audit = one_run_audit(each[0].side.unlearned, each[0].side.reference, *self.control, self.settings)
@@ -278,7 +279,7 @@ Execute = Callable[[Sequence[Task]], Iterable[tuple[Task, str]]]
 """Tasks -> (task, its part) as each is there, in any order."""
 
 
-def in_this_process(tasks: Sequence[Task]) -> Iterable[tuple[Task, str]]:
-    """Compute one part after another."""
+def in_this_process(tasks: Sequence[Task], threads: int = 1) -> Iterable[tuple[Task, str]]:
+    """Compute one part after another, each by so many threads."""
     for task in tasks:
-        yield task, task.run()
+        yield task, task.run(threads)

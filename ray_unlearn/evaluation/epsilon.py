@@ -18,6 +18,8 @@ Does not cover: from epsilon to a score (`quality.py`), and confidence bounds on
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +40,11 @@ MAX_PARITY = 10_000.0
 """The single thresholds of `parity` take 100 places per unit of phi; phi itself is within +-104."""
 TILE = 64
 """Left ends of `exact` at a time: 64 x 1024 indexes at N = 512 stay in the cache; 256 was 3 times slower."""
+COMPILED_FROM = 1 << 16
+"""Values of phi, of both sides, from which compiled loops pay for their loading: 64 images at N = 512.
+
+An evaluation looks at hundreds of subsets of as many values.
+"""
 _VALUES = 1 << 13
 """Values of phi, of both sides, at a time: their arrays stay in the cache. Half and twice as many took longer."""
 
@@ -68,18 +75,27 @@ def example_epsilons(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, *, mode: 
     """
     unlearned, retrained = _checked(unlearned_NE, retrained_NE, mode)
     tables = attack_tables(len(retrained), len(unlearned))
-    best = parity_epsilons if mode == "parity" else exact_epsilons
     unlearned_EN, retrained_EN = np.sort(unlearned.T, axis=1), np.sort(retrained.T, axis=1)
     guarded_E = _guarded(unlearned_EN, retrained_EN)
     epsilon_E = np.full(len(guarded_E), CAP)
     open_E = np.flatnonzero(~guarded_E)
-    size = max(1, _VALUES // (len(unlearned) + len(retrained)))
+    best, size = _fastest(mode, unlearned.size + retrained.size), max(1, _VALUES // (len(unlearned) + len(retrained)))
     for start in range(0, len(open_E), size):
         images = open_E[start : start + size]
         epsilon_E[images] = best(unlearned_EN[images], retrained_EN[images], tables)
     undecided_E = np.isneginf(epsilon_E)
     epsilon_E[undecided_E] = CAP
     return ExampleEpsilons(np.clip(epsilon_E, 0.0, CAP), guarded_E, undecided_E)
+
+
+def _fastest(mode: str, values: int) -> Callable[[Floats, Floats, AttackTables], Floats]:
+    """Return the search of a mode: compiled loops for many values, where Numba is installed, else NumPy's."""
+    if values >= COMPILED_FROM and find_spec("numba"):
+        from ray_unlearn.evaluation.compiled.parity import parity_compiled
+        from ray_unlearn.evaluation.compiled.search import exact_compiled
+
+        return parity_compiled if mode == "parity" else exact_compiled
+    return parity_epsilons if mode == "parity" else exact_epsilons
 
 
 def exact_epsilons(unlearned_EN: Floats, retrained_EN: Floats, tables: AttackTables) -> Floats:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -63,6 +63,7 @@ def evaluate(
     populations: Sequence[str] = (),
     mode: Mode | None = None,
     first: int | None = None,
+    guests: Collection[str] = (),
     execute: Execute = in_this_process,
     log: Callable[[str], None] = lambda line: None,
 ) -> Scores:
@@ -75,6 +76,8 @@ def evaluate(
         mode: overrides `evaluation.mode`.
         first: only so many runs of every population, those with the smallest indexes; such scores are not published,
             only returned. Default all.
+        guests: populations of others, beside which the study's own are shown; looks at them are not kept, because
+            their number of runs is planned elsewhere.
         execute: where parts are computed.
         log: called with one line per step of progress.
 
@@ -94,7 +97,7 @@ def evaluate(
     reference = held[reference_of(study)]
     tasks = _tasks(study, store, settings, held, reference)
     parts = _computed(store, tasks, execute, log)
-    looks = _looks(study, store, settings, tasks)
+    looks = _looks(study, store, settings, tasks, guests)
     scores = _assembled(study, store, settings, tasks, parts, looks, warnings)
     if first is not None:
         return scores  # of a look in between: what was published of more runs stays
@@ -233,8 +236,10 @@ def _older(store: StudyStore, tasks: Sequence[Task]) -> int:
     return found
 
 
-def _looks(study: Study, store: StudyStore, settings: Settings, tasks: Sequence[Task]) -> dict[str, Look]:
-    """Return the look that this is at each unlearned population with enough runs to test; keep all looks."""
+def _looks(
+    study: Study, store: StudyStore, settings: Settings, tasks: Sequence[Task], guests: Collection[str]
+) -> dict[str, Look]:
+    """Return the look that this is at each unlearned population with enough runs to test; keep those at no guests."""
     found, looks = dict[str, Look](), Looks.read(store, settings.mode)
     before = looks
     for task in tasks:
@@ -244,9 +249,10 @@ def _looks(study: Study, store: StudyStore, settings: Settings, tasks: Sequence[
         planned, own = planned_runs(study, task.reference), planned_runs(study, task.population)
         share = min(1.0, theirs / planned, runs / min(planned, own))
         identity = digest([one.identity[0] for one in (task.population, task.reference)])
-        looks, found[task.part] = looks.take(
+        grown, found[task.part] = looks.take(
             task.part, runs=runs, reference_runs=theirs, share=share, identity=identity
         )
+        looks = looks if task.part in guests else grown
     if looks != before:
         looks.save(store, settings.mode)
     return found

@@ -65,20 +65,21 @@ class NullPart(_Value):
     """Numbers of single images on the first halving."""
 
 
-def score_null(sides: Sequence[Outputs], size: int, settings: Settings) -> NullPart:
+def score_null(sides: Sequence[Outputs], size: int, settings: Settings, threads: int = 1) -> NullPart:
     """Compare halves of the reference, of `size` runs each, as if one were a method's population.
 
     Args:
         sides: the reference's outputs for each forget set; numbers are means over sets.
         size: runs of a half.
         settings: gives the halves.
+        threads: halvings that are computed at once.
 
     Raises:
         EvaluationError: it has no outputs of the forget set.
 
     """
     check_forget(*sides)
-    each = [_halved(side, size, settings) for side in sides]
+    each = [_halved(side, size, settings, threads) for side in sides]
     names = [name for name in each[0].values if all(name in one.values for one in each)]
     found = {name: np.mean([one.values[name] for one in each], axis=0) for name in names}
     growth = [_growth(side, settings) for side in sides]
@@ -104,10 +105,11 @@ class _Halved(NamedTuple):
     """Numbers of each forget image on the first halving."""
 
 
-def _halved(reference: Outputs, size: int, settings: Settings) -> _Halved:
+def _halved(reference: Outputs, size: int, settings: Settings, threads: int) -> _Halved:
     halves = settings.halves(reference.population, len(reference), size)
     alone = attack_alone(reference, settings.attack_rng)
-    found = values_on(reference, reference, [(other, half) for half, other in halves], settings, alone.values)
+    pairs = [(other, half) for half, other in halves]
+    found = values_on(reference, reference, pairs, settings, alone.values, threads=threads)
     rocs = alone.curves | (attack_curves(found.first) if found.first else {})
     curves = {}
     for name, curve in rocs.items():

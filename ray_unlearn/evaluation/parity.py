@@ -25,35 +25,29 @@ THRESHOLDS_PER_UNIT = 100
 BUFFER = 2.0
 """Distance that interval ends reach around the narrower sample's upper and lower end, in phi."""
 NUM_LEFT = 400
-_STEP = 2 * BUFFER / (NUM_LEFT - 1)
+STEP = 2 * BUFFER / (NUM_LEFT - 1)
 """Distance of neighbouring left ends of a right end, and of diagonals."""
-_NEAR = 1e-7
+NEAR = 1e-7
 """Share of a step within which rounding may decide whether a value is below an end; more for values beyond 1."""
 
 
 def parity_epsilons(unlearned_EN: Floats, retrained_EN: Floats, tables: AttackTables) -> Floats:
     """Return the largest epsilon of each example over the official grids of thresholds and intervals."""
     pooled = Pooled.of(unlearned_EN, retrained_EN)
-    below_E = np.median(retrained_EN, axis=1) <= np.median(unlearned_EN, axis=1)
-    best_E = np.full(len(below_E), -np.inf)
-    _thresholds(best_E, pooled, Attacks(tables, ~below_E))
-    width_retrained, width_unlearned = (sample[:, -1] - sample[:, 0] for sample in (retrained_EN, unlearned_EN))
-    # The narrower sample is followed; of equal ones, that which is called negative by thresholds.
-    of_retrained_E = np.where(below_E, width_unlearned >= width_retrained, width_retrained < width_unlearned)
-    narrow_EN = np.where(of_retrained_E[:, None], retrained_EN, unlearned_EN)
-    grid = Grid.of(narrow_EN[:, 0], narrow_EN[:, -1])
+    rules = Rules.of(unlearned_EN, retrained_EN)
+    best_E, grid = np.full(len(unlearned_EN), -np.inf), rules.grid
+    _thresholds(best_E, pooled, rules.thresholds, Attacks(tables, rules.retrained_above_E))
     for steps, search in ((NUM_LEFT, _even), (NUM_LEFT + 1, _odd)):
         some = np.flatnonzero(grid.steps_E == steps)
         if len(some):
-            attacks = Attacks(tables, of_retrained_E[some])
+            attacks = Attacks(tables, rules.retrained_inside_E[some])
             best_E[some] = np.maximum(best_E[some], search(pooled.take(some), grid.take(some), attacks))
     return best_E
 
 
-def _thresholds(best_E: Floats, pooled: Pooled, attacks: Attacks) -> None:
+def _thresholds(best_E: Floats, pooled: Pooled, grid: Thresholds, attacks: Attacks) -> None:
     """Raise the best of each example by "all at or above a threshold", on a grid from its smallest to largest value."""
     values_EV = pooled.values_EV
-    grid = Thresholds.of(values_EV[:, 0], values_EV[:, -1])
     step_E = np.where(grid.step_E > 0, grid.step_E, 1)
     place_EV = (values_EV - grid.start_E[:, None]) / step_E[:, None]
     up_to_EV = np.floor(place_EV).astype(np.intp) + 1
@@ -136,6 +130,37 @@ class Grid(NamedTuple):
         return np.asarray(np.where(j == NUM_LEFT - 1, stop, j * ((stop - start) / (NUM_LEFT - 1)) + start))
 
 
+class Rules(NamedTuple):
+    """What decides the attacks on each image."""
+
+    retrained_above_E: NDArray[np.bool_]
+    """Whether models at or above a threshold are called retrained: where their median is above the unlearned ones'."""
+    retrained_inside_E: NDArray[np.bool_]
+    """Whether models inside an interval are called retrained: where they are the narrower sample."""
+    thresholds: Thresholds
+    grid: Grid
+
+    @classmethod
+    def of(cls, unlearned_EN: Floats, retrained_EN: Floats) -> Rules:
+        """Return the rules for sorted samples of as many runs.
+
+        Interval ends follow the narrower sample; of equal ones, that which is called negative by thresholds.
+        """
+        below_E = _median(retrained_EN) <= _median(unlearned_EN)
+        width_retrained, width_unlearned = (sample[:, -1] - sample[:, 0] for sample in (retrained_EN, unlearned_EN))
+        inside_E = np.where(below_E, width_unlearned >= width_retrained, width_retrained < width_unlearned)
+        narrow_EN = np.where(inside_E[:, None], retrained_EN[:, [0, -1]], unlearned_EN[:, [0, -1]])
+        low_E = np.minimum(unlearned_EN[:, 0], retrained_EN[:, 0])
+        high_E = np.maximum(unlearned_EN[:, -1], retrained_EN[:, -1])
+        return cls(~below_E, inside_E, Thresholds.of(low_E, high_E), Grid.of(narrow_EN[:, 0], narrow_EN[:, 1]))
+
+
+def _median(sorted_EN: Floats) -> Floats:
+    """Return the median of each sorted row."""
+    runs = sorted_EN.shape[1]
+    return np.asarray((sorted_EN[:, (runs - 1) // 2] + sorted_EN[:, runs // 2]) / 2)
+
+
 def _scale(values_EV: Floats) -> Floats:
     """Return the size of the numbers whose rounding errors matter, 1 or more, [E, 1]."""
     return np.asarray(np.maximum(1.0, np.abs(values_EV[:, [0, -1]]).max(axis=1, keepdims=True) + BUFFER))
@@ -172,7 +197,7 @@ def _right_ends(pooled: Pooled, grid: Grid) -> Indexes:
     place_EV = (values_EV - grid.low_E[:, None]) * (last_E / (grid.high_E - grid.low_E)[:, None])
     place_EV = np.clip(place_EV, -1, last_E + 1)
     below_EV = np.ceil(place_EV).astype(np.intp)
-    row, value, at = _close(place_EV, _NEAR * _scale(values_EV))
+    row, value, at = _close(place_EV, NEAR * _scale(values_EV))
     below_EV[row, value] = at + (grid.right(row, at) < values_EV[row, value])
     return np.clip(below_EV, 0, last_E + 1)
 
@@ -181,8 +206,8 @@ def _even(pooled: Pooled, grid: Grid, attacks: Attacks) -> Floats:
     """Return the best of the intervals where right ends step as left ends do: end (i, j) is at diagonal i + j."""
     row, place, first_i, last_i = _reached(_right_ends(pooled, grid), NUM_LEFT)
     right = Ends.of(row, place, pooled, attacks)
-    place_EV = np.clip((pooled.values_EV - grid.first_left_E[:, None]) / _STEP, -1, 2 * NUM_LEFT)
-    share = _NEAR * _scale(pooled.values_EV)
+    place_EV = np.clip((pooled.values_EV - grid.first_left_E[:, None]) / STEP, -1, 2 * NUM_LEFT)
+    share = NEAR * _scale(pooled.values_EV)
     below_EV, up_to_EV = np.ceil(place_EV - share).astype(np.intp), np.floor(place_EV + share).astype(np.intp) + 1
     diagonals = 2 * NUM_LEFT - 1
     row, place, first_d, last_d = _reached(np.clip(below_EV, 0, diagonals), diagonals, np.clip(up_to_EV, 0, diagonals))
@@ -291,11 +316,11 @@ def _odd(pooled: Pooled, grid: Grid, attacks: Attacks) -> Floats:
 
 def _cuts(pooled: Pooled, grid: Grid) -> tuple[Indexes, Indexes]:
     """Return the diagonal that each value cuts, and how many of its right ends 0, 1, ... have their left end above."""
-    place_EV = np.clip((pooled.values_EV - grid.first_left_E[:, None]) / _STEP, -1, 2 * NUM_LEFT)
+    place_EV = np.clip((pooled.values_EV - grid.first_left_E[:, None]) / STEP, -1, 2 * NUM_LEFT)
     diagonal_EV = np.floor(place_EV).astype(np.intp) + 1
     cut_EV = NUM_LEFT * (diagonal_EV - place_EV)
     above_EV = np.ceil(cut_EV).astype(np.intp)
-    row, value, at = _close(cut_EV, NUM_LEFT * _NEAR * _scale(pooled.values_EV))
+    row, value, at = _close(cut_EV, NUM_LEFT * NEAR * _scale(pooled.values_EV))
     j = diagonal_EV[row, value] - at
     there = (at > 0) & (at < NUM_LEFT) & (j >= 0) & (j < NUM_LEFT)
     row, value, at, j = row[there], value[there], at[there], j[there]

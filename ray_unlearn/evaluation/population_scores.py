@@ -100,12 +100,14 @@ def on_set(
     null_runs: int,
     settings: Settings,
     originals: npt.NDArray[np.int64] | None = None,
+    threads: int = 1,
 ) -> OnSet:
     """Add what compares the population with the reference on the images of one forget set.
 
     Values are of N = as many runs of the reference, its first; intervals of subsets of these. What is compared with
     the null is of `null_runs`, as many as the null has, against the same halves of the whole reference. `originals`:
-    those of all forget sets, where there are several (`intervals.subsets`).
+    those of all forget sets, where there are several (`intervals.subsets`). `threads`: how many
+    subsets are computed at once.
 
     Raises:
         EvaluationError: a side has no outputs of the forget set.
@@ -119,9 +121,10 @@ def on_set(
     values, drawn = compare(pair), subsets(unlearned, theirs, settings, originals)
     quality = pair.once(quality_of) if "forgetting_quality" in values else None
     points_E = quality.points_E if quality else None
-    draws = replace(values_on(unlearned, theirs, drawn.pairs, settings, attacked.values, points_E), first=None)
+    draws = values_on(unlearned, theirs, drawn.pairs, settings, attacked.values, points_E, threads)
+    draws = replace(draws, first=None)
     at_null = _at_null(unlearned, reference, null_runs, settings)
-    beside_null = values_on(unlearned, reference, at_null, settings, attacked.values)
+    beside_null = values_on(unlearned, reference, at_null, settings, attacked.values, threads=threads)
     names_of = [name for name, one in MEASURES.items() if one.applies(unlearned)]
     measures = {name: _estimate(name, values, draws, drawn, beside_null.values, pair, names) for name in names_of}
     scored = described.model_copy(

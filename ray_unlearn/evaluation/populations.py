@@ -105,8 +105,8 @@ def _real(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
 
 def _finite(array: npt.NDArray[Any], name: str) -> FloatArray:
     result = array.astype(np.float64)
-    wrong = np.argwhere(~np.isfinite(result))
-    if len(wrong):
+    if not (finite := np.isfinite(result)).all():
+        wrong = np.argwhere(~finite)
         place = ", ".join(map(str, wrong[0]))
         raise EvaluationError(
             f"{name}[{place}]: expected finite numbers, found {result[tuple(wrong[0])]} ({len(wrong)} in all); "

@@ -15,9 +15,10 @@ Does not cover: which numbers there are (`measures`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -29,6 +30,8 @@ from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.seeds import Seeds
 
+T = TypeVar("T")
+R = TypeVar("R")
 Rows = np.ndarray
 """int64, sorted positions on the run axis."""
 
@@ -108,18 +111,35 @@ def values_on(
     settings: Settings,
     alone: PerRun,
     points_E: FloatArray | None = None,
+    threads: int = 1,
 ) -> Draws:
-    """Return every measure on each pair (rows of the one, rows of the other); `points_E`: of all runs, if known.
+    """Return every measure on each pair (rows of the one, rows of the other).
 
     Of few runs the same rows are drawn several times, and computed once.
+
+    Args:
+        unlearned: the population.
+        reference: retrained models, or the other half of them.
+        pairs: rows of both.
+        settings: the mode, and the generator of attacks.
+        alone: values [R] of the population's runs, of measures that look at one model at a time.
+        points_E: of all runs, if known.
+        threads: how many pairs are computed at once; no number depends on it.
+
     """
-    known = dict[tuple[bytes, bytes], _OnRows]()
-    first = None
-    for ours, theirs in pairs:
-        if (key := _key(ours, theirs)) not in known:
-            taken = {name: values_R[ours] for name, values_R in alone.items()}
-            pair = Pair(unlearned.take(ours), reference.take(theirs), settings.mode, settings.attack_rng, taken)
-            known[key], first = _on_rows(pair), first or pair
+
+    def pair_of(rows: tuple[Rows, Rows]) -> Pair:
+        taken = {name: values_R[rows[0]] for name, values_R in alone.items()}
+        sides = unlearned.take(rows[0]), reference.take(rows[1])
+        return Pair(*sides, settings.mode, settings.attack_rng, taken)
+
+    different = {_key(*rows): rows for rows in pairs}
+    first = pair_of(pairs[0]) if pairs else None
+    first_key = _key(*pairs[0]) if pairs else None
+    computed = in_order(
+        lambda key: _on_rows(first if first and key == first_key else pair_of(different[key])), list(different), threads
+    )
+    known = dict(zip(different, computed, strict=True))
     found = [known[_key(*rows)] for rows in pairs]
     names, halved = _of_all([one.values for one in found]), _of_all([one.halves for one in found])
     return Draws(
@@ -129,6 +149,17 @@ def values_on(
         halves={name: np.array([one.halves[name] for one in found]) for name in halved},
         first=first,
     )
+
+
+def in_order(compute: Callable[[T], R], values: Sequence[T], threads: int) -> list[R]:
+    """Return what a function makes of each value, in order; NumPy and compiled loops let other threads go on."""
+    if threads == 1:
+        return [compute(value) for value in values]
+    pool = ThreadPoolExecutor(threads)
+    try:
+        return list(pool.map(compute, values))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class _OnRows(NamedTuple):

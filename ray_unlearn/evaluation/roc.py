@@ -43,8 +43,7 @@ class Roc:
             EvaluationError: `fpr` outside [0, 1].
 
         """
-        if not 0 <= fpr <= 1:
-            raise EvaluationError(f"tpr_at: expected a false positive rate in [0, 1], found {fpr}")
+        _check_rate(fpr)
         last = np.searchsorted(self.false_positive_rate, fpr, side="right") - 1
         return float(self.true_positive_rate[last])
 
@@ -81,11 +80,57 @@ def roc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> Roc:
         EvaluationError: a sample is empty or holds NaN.
 
     """
-    scores = [_scores(positives, "positives"), _scores(negatives, "negatives")]
-    values, step = np.unique(np.concatenate(scores), return_inverse=True)
-    cut = len(scores[0])
-    rates = [_rate_from_above(part, len(values)) for part in (step[:cut], step[cut:])]
-    return Roc(true_positive_rate=rates[0], false_positive_rate=rates[1])
+    ours, theirs = _scores(positives, "positives"), _scores(negatives, "negatives")
+    both = np.concatenate([np.sort(ours), np.sort(theirs)])
+    order = np.argsort(both, kind="stable")  # merges two sorted samples, in a quarter of the time of sorting them again
+    values, positive = both[order], order < len(ours)
+    first = np.flatnonzero(np.append(True, values[1:] > values[:-1]))
+    below: npt.NDArray[np.intp] = np.cumsum(positive)[first] - positive[first]
+    return Roc(
+        true_positive_rate=_rate_from_above(below, len(ours)),
+        false_positive_rate=_rate_from_above(first - below, len(theirs)),
+    )
+
+
+def rocs_of_counts(positives_UX: npt.NDArray[np.intp], negatives_UY: npt.NDArray[np.intp], most: int) -> list[Roc]:
+    """Return `roc` of each row of scores that are whole numbers from 0 to `most`, without sorting them."""
+    rows_U1 = np.arange(len(positives_UX))[:, None] * (most + 1)
+    counts_2US = [
+        np.bincount((rows_U1 + scores).ravel(), minlength=rows_U1.size * (most + 1)).reshape(-1, most + 1)
+        for scores in (positives_UX, negatives_UY)
+    ]
+    there_US = (counts_2US[0] + counts_2US[1]) > 0
+    ours_US, theirs_US = (np.cumsum(counts_US, axis=1) - counts_US for counts_US in counts_2US)
+    return [
+        Roc(
+            true_positive_rate=_rate_from_above(ours_S[there_S], positives_UX.shape[1]),
+            false_positive_rate=_rate_from_above(theirs_S[there_S], negatives_UY.shape[1]),
+        )
+        for ours_S, theirs_S, there_S in zip(ours_US, theirs_US, there_US, strict=True)
+    ]
+
+
+def tpr_at(positives: npt.ArrayLike, negatives: npt.ArrayLike, fpr: float) -> float:
+    """Return `roc(positives, negatives).tpr_at(fpr)` without the other points of the curve.
+
+    Raises:
+        EvaluationError: a sample is empty or holds NaN, or `fpr` is outside [0, 1].
+
+    """
+    _check_rate(fpr)
+    ours, theirs = _scores(positives, "positives"), _scores(negatives, "negatives")
+    accused = int(fpr * len(theirs))
+    accused += (accused + 1) / len(theirs) <= fpr  # the product is rounded
+    accused -= accused / len(theirs) > fpr
+    if accused == len(theirs):
+        return 1.0
+    place = len(theirs) - accused - 1
+    return int(np.count_nonzero(ours > np.partition(theirs, place)[place])) / len(ours)
+
+
+def _check_rate(fpr: float) -> None:
+    if not 0 <= fpr <= 1:
+        raise EvaluationError(f"tpr_at: expected a false positive rate in [0, 1], found {fpr}")
 
 
 def _scores(values: npt.ArrayLike, name: str) -> FloatArray:
@@ -97,7 +142,10 @@ def _scores(values: npt.ArrayLike, name: str) -> FloatArray:
     return scores
 
 
-def _rate_from_above(step: npt.NDArray[np.intp], steps: int) -> FloatArray:
+def _rate_from_above(below: npt.NDArray[np.intp], size: int) -> FloatArray:
     """Return 0 and then the share of a sample at or above each distinct score, from the highest down."""
-    counts = np.bincount(step, minlength=steps)[::-1]
-    return np.concatenate([[0.0], np.cumsum(counts) / len(step)])
+    rates = np.empty(len(below) + 1)
+    rates[0] = 0
+    np.subtract(size, below[::-1], out=rates[1:])
+    rates[1:] /= size
+    return rates

@@ -24,7 +24,7 @@ from ray_unlearn.errors import ClusterError, RayUnlearnError
 from ray_unlearn.generation.cores import cores
 from ray_unlearn.generation.forked import ForkedBackend
 from ray_unlearn.generation.inline import inline_device
-from ray_unlearn.generation.moving import Left, MovingPool
+from ray_unlearn.generation.moving import Earlier, LateSink, Left, MovingPool, Polled
 from ray_unlearn.run.job import Job
 from ray_unlearn.schedule.events import Sink
 from ray_unlearn.schedule.pool import Pool
@@ -147,27 +147,40 @@ class _Moving(ForkedBackend):
     ) -> None:
         super().__init__(workers)
         self._left, self._on_ray, self._log, self._stays = left, on_ray, log, False
+        self._moved_to: RayBackend | None = None
         known = "the first run shows how much work it is" if expected_s is None else _long(expected_s)
         self.why = f"without Ray, because {known}"
 
     def pool(self, job: Job) -> Pool:
         """Return a pool that begins here."""
 
-        def begin(expected_s: float) -> Callable[[], Pool | None]:
+        def begin(expected_s: float) -> Callable[[], Polled | None]:
             ray = self._on_ray(_long(expected_s))
             if ray is None:
+                self._stays = True
                 return lambda: None
             self._log(f"going over to Ray: {_long(expected_s)}; runs go on here while it starts")
             ray.begin()
             return lambda: self._there(ray, job)
 
-        return MovingPool(super().pool(job), self._left, begin=begin, most_s=MOST_S)
+        return MovingPool(self._forked(job), self._left, begin=begin, most_s=MOST_S)
 
-    def _there(self, ray: RayBackend, job: Job) -> Pool | None:
+    def sinks(self, study: Study) -> Sequence[Sink]:
+        """Return a sink for Ray's monitoring system, which gets all events once Ray is there."""
+
+        def opened(earlier: Earlier) -> Sequence[Sink] | None:
+            if self._moved_to is None:
+                return () if self._stays else None
+            return self._moved_to.sinks(study, earlier)
+
+        return [LateSink(opened)]
+
+    def _there(self, ray: RayBackend, job: Job) -> Polled | None:
         if self._stays or not ray.has_begun:
             return None
         try:
-            return ray.pool(job)
+            pool, self._moved_to = ray.pool(job), ray
+            return pool
         except RayUnlearnError as error:
             self._log(f"runs stay on this machine: {error}")
             self._stays = True

@@ -126,7 +126,7 @@ def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Record
         phases.enter("workers")
         check_precision(job.plan, pool.device, {run.population for run in pending})
         check_device(job.plan, pool.device, work.held)
-        left = TimeLeft(Counter(run.population for run in pending), work.seconds())
+        left = TimeLeft(Counter(run.population for run in pending), work.seconds(), job.plan.pack_of)
         file = study.places.file
         progress = show_progress(planned, planned - len(pending), study.execution, left, job.verbose, file)
         console = stack.enter_context(progress)

@@ -14,8 +14,8 @@ Does not cover: waiting for a cluster, and starting it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.study.plan import ORIGINAL
@@ -35,6 +35,8 @@ class Step:
     predict_s: float
     parameters: int
     """Numbers in a checkpoint."""
+    packed_s: float = 0.0
+    """As `train_s`, for each of the runs of a pack; 0 where the study has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +52,8 @@ class Estimate:
     """Of all payloads of a run."""
     basis: str
     """What the seconds come from, in words."""
+    pack: int = 1
+    """Number of runs that are trained together, by one worker."""
     relative: float | None
     """Seconds over those of the reference population, CPU times where all records have them; None for it and for
     originals."""
@@ -66,7 +70,11 @@ class Estimate:
 
 
 def estimate(
-    study: Study, records: Mapping[str, Mapping[int, Record]], sizes: Mapping[str, int], step: Step | None
+    study: Study,
+    records: Mapping[str, Mapping[int, Record]],
+    sizes: Mapping[str, int],
+    step: Step | None,
+    packed: Collection[str] = (),
 ) -> dict[str, Estimate]:
     """Return an estimate for every population.
 
@@ -75,11 +83,13 @@ def estimate(
         records: records of made runs by population and run.
         sizes: number of images of each split, known or expected.
         step: a measured step; None where none was measured.
+        packed: names of the populations that are trained in packs.
 
     """
     found: dict[str, tuple[float | None, int | None, str]] = {}
     for name, spec in study.populations.items():
-        found[name] = _cost(study, name, spec, records, sizes, step)
+        of_packs = replace(step, train_s=_packed_s(step, study, spec)) if step and name in packed else step
+        found[name] = _cost(study, name, spec, records, sizes, of_packs)
     reference = (study.evaluation or Evaluation()).reference
     theirs = found[reference][0] if reference in found else None
     cpu_s = {name: _cpu_s(records.get(name, {}).values()) for name in found}
@@ -94,6 +104,7 @@ def estimate(
             seconds=seconds,
             size_bytes=size_bytes,
             basis=basis,
+            pack=study.execution.pack if name in packed else 1,
             relative=_ratio(cpu_s[name], cpu_s[reference]) or _ratio(seconds, theirs) if compared and theirs else None,
         )
     return estimates
@@ -102,16 +113,24 @@ def estimate(
 def total_s(estimates: Iterable[Estimate], workers: int) -> float | None:
     """Return the seconds until every run is made; None where a population with runs to make has no estimate.
 
-    Workers share the runs evenly, but no run is divided, and no other starts before the originals that are to make.
+    Workers share the runs evenly, but no run and no pack is divided, and no other starts before the originals that are
+    to make.
     """
     pending = [one for one in estimates if one.pending]
-    costs = {one.population: (one.pending, one.seconds) for one in pending if one.seconds is not None}
-    if len(costs) < len(pending):
+    known = [(one, one.seconds) for one in pending if one.seconds is not None]
+    if len(known) < len(pending):
         return None
-    work = sum(runs * seconds for runs, seconds in costs.values())
-    originals, original_s = costs.pop(ORIGINAL, (0, 0.0))
-    chain = math.ceil(originals / workers) * original_s + max((seconds for _, seconds in costs.values()), default=0.0)
+    work = sum(one.pending * seconds for one, seconds in known)
+    longest = {one.population: min(one.pack, one.pending) * seconds for one, seconds in known}
+    originals = sum(math.ceil(math.ceil(o.pending / o.pack) / workers) for o in pending if o.population == ORIGINAL)
+    chain = originals * longest.pop(ORIGINAL, 0.0) + max(longest.values(), default=0.0)
     return max(work / workers, chain)
+
+
+def _packed_s(step: Step, study: Study, spec: PopulationSpec) -> float:
+    """Return the seconds of an image of each run: a pack that lacks runs takes as long as a full one."""
+    pack = study.execution.pack
+    return step.packed_s * pack * math.ceil(spec.planned / pack) / spec.planned
 
 
 def _cost(

@@ -80,10 +80,11 @@ def look_ahead(checks: Checks, *, workers: int | None, gpus_per_worker: float | 
     study = checks.study
     records = _records(checks)
     device = _device(study.execution, with_torch=checks.model is not None)
-    estimates, busy = estimate(study, records, _sizes(checks), None), ""
+    packed = _packed(checks, records)
+    estimates, busy = estimate(study, records, _sizes(checks), None, packed), ""
     if checks.model is not None and any(one.seconds is None for one in estimates.values() if one.pending):
         busy = _busy(study.execution.cpus_per_worker)
-        estimates = estimate(study, records, _sizes(checks), _step(checks, device))
+        estimates = estimate(study, records, _sizes(checks), _step(checks, device), packed)
     gpus = study.execution.gpus_per_worker if gpus_per_worker is None else gpus_per_worker
     share = (1.0 if gpus == "auto" else float(gpus)) if device == "cuda" else 0.0
     return Forecast(
@@ -125,6 +126,15 @@ def _records(checks: Checks) -> Mapping[str, Mapping[int, Record]]:
         return records_of(checks.study, checks.store) if checks.store else {}
     except RayUnlearnError:  # damaged ones are a problem of the checks
         return {}
+
+
+def _packed(checks: Checks, records: Mapping[str, Mapping[int, Record]]) -> list[str]:
+    """Return the populations that are trained in packs; without the methods, those whose records say so."""
+    if checks.study.execution.pack == 1:
+        return []
+    if checks.plan is not None:
+        return [name for name, one in checks.plan.populations.items() if not one.method.no_pack]
+    return [name for name, each in records.items() if any("pack" in one.arithmetic for one in each.values())]
 
 
 def _sizes(checks: Checks) -> dict[str, int]:

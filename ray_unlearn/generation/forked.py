@@ -72,6 +72,9 @@ class ForkedBackend:
             StudyError: the study's runs are for a GPU.
 
         """
+        return self._forked(job)
+
+    def _forked(self, job: Job) -> ForkedPool:
         check_cpu(job.plan.study.execution)
         self._pool = ForkedPool(job, self._workers)
         return self._pool
@@ -109,7 +112,8 @@ class ForkedPool:
         self._not_started: list[Report] = []
         self._started = 0
         self._scripts = {name for name, population in job.plan.populations.items() if population.method.source}
-        self._deadlines = Deadlines(job.plan.study.execution.run_timeout_s, apart=self._scripts)
+        limit_s = job.plan.study.execution.run_timeout_s
+        self._deadlines = Deadlines(limit_s, apart=self._scripts, pack_size=job.plan.pack_size)
 
     def describe(self) -> str:
         """Return the number of workers, and where they are."""
@@ -136,12 +140,12 @@ class ForkedPool:
         self._workers[worker].send(attempts, flush=flush)
         self._deadlines.given(worker, attempts, time.monotonic())
 
-    def wait(self) -> list[Report]:
-        """Return the reports of the workers, waiting for about a second at most."""
+    def wait(self, most_s: float = _POLL_S) -> list[Report]:
+        """Return the reports of the workers, waiting for `most_s` seconds at most."""
         watched = {one.channel.fileno(): number for number, one in self._workers.items()}
         printed = {one.output: number for number, one in self._workers.items() if one.output >= 0}
         reports, self._not_started = self._not_started, []
-        found = ready([*watched, *printed], 0 if reports else _POLL_S)
+        found = ready([*watched, *printed], 0 if reports else most_s)
         for descriptor in found & printed.keys():
             self._workers[printed[descriptor]].read_output()
         reports += [self._report(watched[descriptor]) for descriptor in sorted(found & watched.keys())]

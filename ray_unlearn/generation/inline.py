@@ -74,7 +74,8 @@ class InlineBackend:
         if execution.run_timeout_s is not None and not scripts:
             raise StudyError(
                 f"execution.run_timeout_s: {execution.run_timeout_s:g}, but the inline backend cannot end a run of its "
-                "own process; use --backend ray, or --set execution.run_timeout_s=null"
+                "own process; use --workers 1 with it, which forks a process, --backend ray, or --set "
+                "execution.run_timeout_s=null"
             )
         device = inline_device(execution)
         check_present(torch.device(device))

@@ -73,7 +73,7 @@ def not_resumed(job: Job) -> list[str]:
     execution = job.plan.study.execution
     if execution.resume_every_minutes is None:
         return []
-    packed = "" if execution.pack == 1 else "a pack of runs is trained in one go"
+    packed = "" if execution.pack == 1 else "a pack is trained in one go; with execution.pack: 1, they go on"
     reasons = {
         name: why_no_resume(one.method) or (packed if not one.method.no_pack else "")
         for name, one in job.plan.populations.items()

@@ -22,6 +22,7 @@ from ray_unlearn.generation.estimates import Step
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.schema import Study
 from ray_unlearn.training import fit, predict
+from ray_unlearn.training.packed import Pack, Slot
 
 _LEAST_S = 0.1
 """Seconds of the measured epoch; more steps are taken until they last that long."""
@@ -43,14 +44,18 @@ def measure_step(study: Study, model: nn.Module, num_classes: int, device: torch
         start = time.monotonic()
         predict(model, data.retain)
         predict_s = (time.monotonic() - start) / size
+        pack = study.execution.pack
+        packed_s = _train_s(study, model, num_classes, device, size, Pack(pack)) / pack if pack > 1 else 0.0
     finally:
         torch.set_num_threads(threads)
     numbers = sum(tensor.numel() for tensor in model.state_dict().values())
-    return Step(train_s=seconds / count, predict_s=predict_s, parameters=numbers)
+    return Step(train_s=seconds / count, predict_s=predict_s, parameters=numbers, packed_s=packed_s / size)
 
 
-def _train_s(study: Study, model: nn.Module, num_classes: int, device: torch.device, count: int) -> float:
-    """Return the seconds of the second of two epochs over `count` images."""
+def _train_s(
+    study: Study, model: nn.Module, num_classes: int, device: torch.device, count: int, pack: Pack | None = None
+) -> float:
+    """Return the seconds of the second of two epochs over `count` images; of all runs of a pack, where one is given."""
     ends: list[float] = []
     data = _blank(study, num_classes, device, count)
     data = RunData(
@@ -61,9 +66,13 @@ def _train_s(study: Study, model: nn.Module, num_classes: int, device: torch.dev
         num_classes=num_classes,
         device=device,
         on_epoch=lambda model, epoch, loss: ends.append(time.monotonic()),
+        slot=Slot(pack, 0) if pack else None,
     )
     recipe = study.training.model_copy(update={"epochs": 2.0, "class_weights": "none", "warmup_epochs": 0.0})
+    recipe = recipe.model_copy(update={"precision": "fp32"}) if pack else recipe
     fit(model.to(device), data, recipe, Seeds(study=0))
+    if pack:
+        pack.train()
     return ends[1] - ends[0]
 
 

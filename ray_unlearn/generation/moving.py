@@ -6,18 +6,59 @@
 Forked workers go on while Ray starts. With Ray's first ready worker they leave, as workers of a node that is removed
 do: they finish the runs that they have.
 
+A sink that is there only in the second place gets all events once it is (`LateSink`).
+
 Does not cover: the rule by which a place is chosen (`auto`).
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from ray_unlearn.run.outcome import Attempt
+from ray_unlearn.schedule.events import Event, Sink
 from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Pool, Ready, Report
 from ray_unlearn.study.plan import Run
+
+_TURN_S = 0.05
+"""Seconds for which one of two pools is waited for, before the other is looked at."""
+_TURNS = 10
+
+
+class Polled(Pool, Protocol):
+    """A pool that can be waited for as long as the caller says."""
+
+    def wait(self, most_s: float = 1.0) -> list[Report]:
+        """Return reports as soon as there are any; an empty list after `most_s` seconds."""
+        ...
+
+
+Earlier = Sequence[tuple[float, Event]]
+"""Events, each with the time when it happened, in seconds of `time.monotonic`."""
+
+
+class LateSink:
+    """A sink that keeps events until those that they are for are there."""
+
+    def __init__(self, open_sinks: Callable[[Earlier], Sequence[Sink] | None]) -> None:
+        """Take the function that opens the sinks and gives them earlier events; it returns None until it can."""
+        self._open = open_sinks
+        self._earlier: list[tuple[float, Event]] = []
+        self._sinks: Sequence[Sink] | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Give an event to the sinks, or keep it."""
+        if self._sinks is None:
+            self._earlier.append((time.monotonic(), event))
+            self._sinks = self._open(self._earlier)
+            return
+        self._earlier.clear()
+        for sink in self._sinks:
+            sink(event)
 
 
 class Left:
@@ -50,7 +91,7 @@ class MovingPool:
     """Two pools, the second of which replaces the first; workers of both have numbers of this one."""
 
     def __init__(
-        self, here: Pool, left: Left, *, begin: Callable[[float], Callable[[], Pool | None]], most_s: float
+        self, here: Polled, left: Left, *, begin: Callable[[float], Callable[[], Polled | None]], most_s: float
     ) -> None:
         """Begin with the first pool.
 
@@ -63,9 +104,9 @@ class MovingPool:
 
         """
         self._here, self._left, self._begin, self._most_s = here, left, begin, most_s
-        self._there: Callable[[], Pool | None] | None = None
+        self._there: Callable[[], Polled | None] | None = None
         """Gives the second pool, which may not be there yet; None until it is needed."""
-        self._next: Pool | None = None
+        self._next: Polled | None = None
         self._is_over = False
         """Whether the second pool has a ready worker, so that the first gets no more runs."""
         self._workers: dict[int, tuple[Pool, int]] = {}
@@ -104,8 +145,7 @@ class MovingPool:
     def wait(self) -> list[Report]:
         """Return the reports of all workers; go over to the other pool where it is time."""
         self._move_on()
-        reports = self._reports(self._here) if self._is_any_here() or self._next is None else []
-        reports += self._reports(self._next) if self._next is not None else []
+        reports = self._of_both()
         for report in reports:
             if isinstance(report, Finished):
                 for outcome in report.outcomes:
@@ -113,9 +153,20 @@ class MovingPool:
                         self._left.note(outcome.run, outcome.seconds)
         return reports
 
-    def _reports(self, pool: Pool) -> list[Report]:
+    def _of_both(self) -> list[Report]:
+        """Return reports of the pools that have workers; two are looked at in turns."""
+        if self._next is None:
+            return self._reports(self._here, 1.0 if self._there is None else _TURNS * _TURN_S)
+        if not self._is_any_here():
+            return self._reports(self._next, 1.0)
+        for _ in range(_TURNS):
+            if found := [*self._reports(self._here, _TURN_S), *self._reports(self._next, _TURN_S)]:
+                return found
+        return []
+
+    def _reports(self, pool: Polled, most_s: float) -> list[Report]:
         found: list[Report] = []
-        for report in pool.wait():
+        for report in pool.wait(most_s):
             found.append(replace(report, worker=self._numbers[id(pool), report.worker]))
             if isinstance(report, Lost):  # nobody stops it: without this, the first pool would be waited for, empty
                 self._workers.pop(found[-1].worker, None)

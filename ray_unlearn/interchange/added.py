@@ -3,7 +3,7 @@
     scores, names = with_added(store, [Path("hub")])     # names: the populations that were added
 
 A packed population is scored with as many runs as the study's own, against the study's reference; what is computed of
-it is kept in the store's folder of scores, and scores.json stays as it is.
+it is kept in the store's folder of scores; scores.json stays as it is, and so do the looks that the study has taken.
 
 Does not cover: which folders may be added (`packed.check_same_study`), and the table (`report.leaderboard`).
 """
@@ -57,7 +57,7 @@ def with_added(
         others = study.evaluation.model_copy(update={"populations": {**study.evaluation.populations, **added}})
         wider = study.model_copy(update={"evaluation": others})
         most = max(one.runs for one in scores.populations.values())
-        found = evaluate(wider, store, mode=scores.mode, first=most, log=log)
+        found = evaluate(wider, store, mode=scores.mode, first=most, guests=added, log=log)
     return _noted(found, store), frozenset(added)
 
 

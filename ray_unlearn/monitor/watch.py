@@ -16,6 +16,7 @@ Does not cover: showing the progress (`cli.watching`), scores (`evaluation`).
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -153,9 +154,11 @@ class Watch:
         *before, news_at = self._news.get(log, (-1, 0, now))
         news_at = news_at if before == [made, len(events)] else now
         self._news[log] = made, len(events), news_at
+        host, pid = str(events[0].get("host")), str(events[0].get("pid"))
         if events[-1]["event"] in _OVER:
-            return Driver.none if now - news_at < PATIENCE_S else Driver.ended
-        if now - news_at > SILENT_S or has_ended(str(events[0].get("host")), str(events[0].get("pid"))):
+            looks = self._study.adaptive and host == socket.gethostname() and not has_ended(host, pid)  # `all` goes on
+            return Driver.none if looks or now - news_at < PATIENCE_S else Driver.ended
+        if now - news_at > SILENT_S or has_ended(host, pid):
             return Driver.silent
         return Driver.working if _begun(events) else Driver.preparing
 

@@ -37,6 +37,8 @@ from ray_unlearn.wording import MISSING, decimals, joined, percent, plural, span
 
 ITSELF = "retraining itself"
 """Name of the row of nulls."""
+_FEW = 2
+"""As many studies fit a screen with a bar on the left of each score; with more, the bars stand above the scores."""
 LEAD = (
     "How close unlearning methods come to retraining, by the score of the NeurIPS 2023 challenge. 1 is out of reach: a "
     "perfect method would get what retraining gets against itself, and less where all runs start from few originals."
@@ -71,6 +73,7 @@ def leaderboard_page(board: Sequence[Entry]) -> str:
         lead=LEAD,
         facts=f"{len(board)} {'study' if len(board) == 1 else 'studies'}, {plural(len(_names(board)), 'method')}",
         board=board_table(board),
+        many=len(board) > _FEW,
         studies=studies_table(board),
         warnings=_warnings(board),
         versions=", ".join(versions),

@@ -6,8 +6,9 @@
     deadlines.overdue(now)                       # [(worker, attempts of the call that takes too long)]
 
 A run's limit applies to its whole call, because runs that share a call are expected to take a fraction of a second
-together. When a call exceeds the limit, each of its runs is tried again alone, and only then blamed. Runs of scripts
-have processes of their own, which the worker ends in time; it is ended itself only where that did not help.
+together; a pack, which is computed as a whole whichever of its runs are left, has the limits of as many runs as it is
+for. When a call exceeds the limit, each of its runs is tried again alone, and only then blamed. Runs of scripts have
+processes of their own, which the worker ends in time; it is ended itself only where that did not help.
 
 Does not cover: ending the worker (the pool does), how often a run is tried again (`scheduler`).
 """
@@ -15,10 +16,11 @@ Does not cover: ending the worker (the pool does), how often a run is tried agai
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ray_unlearn.run.outcome import Attempt
 from ray_unlearn.schedule.pool import Lost
+from ray_unlearn.study.plan import Run
 
 MORE_S = 15.0
 """Seconds in which a worker ends a script's processes, and reports."""
@@ -27,9 +29,18 @@ MORE_S = 15.0
 class Deadlines:
     """Calls in flight by worker, and the time at which each worker began its oldest call."""
 
-    def __init__(self, limit_s: float | None, apart: Collection[str] = ()) -> None:
-        """Begin without calls; `apart` names the populations whose runs have processes of their own."""
-        self._limit_s, self._apart = limit_s, apart
+    def __init__(
+        self, limit_s: float | None, apart: Collection[str] = (), pack_size: Callable[[Run], int] = lambda run: 1
+    ) -> None:
+        """Begin without calls.
+
+        Args:
+            limit_s: seconds that a run may take; None without a limit.
+            apart: names of the populations whose runs have processes of their own.
+            pack_size: returns the number of runs that are trained in one step with a run.
+
+        """
+        self._limit_s, self._apart, self._pack_size = limit_s, apart, pack_size
         self._calls: dict[int, deque[Sequence[Attempt]]] = {}
         self._since: dict[int, float] = {}
 
@@ -59,13 +70,16 @@ class Deadlines:
         return [
             (worker, attempts)
             for worker, attempts in first.items()
-            if now - self._since[worker] > self._limit_s + self._more_s(attempts)
+            if now - self._since[worker] > self._limit_s * self._runs(attempts) + self._more_s(attempts)
         ]
 
     def exceeded(self, worker: int) -> Lost:
         """Return the report of a worker that is ended for its call; the scheduler decides which run is to blame."""
         limit_s = float(self._limit_s or 0)
         return Lost(worker, f"took longer than execution.run_timeout_s: {limit_s:g}", overdue_s=limit_s)
+
+    def _runs(self, attempts: Sequence[Attempt]) -> int:
+        return max((self._pack_size(run) for run, _ in attempts), default=1)
 
     def _more_s(self, attempts: Sequence[Attempt]) -> float:
         return MORE_S if any(run.population in self._apart for run, _ in attempts) else 0.0

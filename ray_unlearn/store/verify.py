@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_unlearn.errors import DamagedFile
+from ray_unlearn.errors import DamagedFile, NewerFormat
 from ray_unlearn.store.filesystem import Stamp
 from ray_unlearn.store.forget_sets import splits_held, wrong_set
 from ray_unlearn.store.leftovers import leftovers
@@ -166,11 +166,13 @@ def _bad_states(store: StudyStore, populations: Iterable[str]) -> Iterator[Probl
     for name in populations:
         for index in unfinished(store, name):
             run = Run(population=name, index=index)
+            file = store.layout.unfinished(run).removeprefix(f"{store.layout.population(name)}/")
             try:
                 read_state(store, run)
             except DamagedFile:
-                file = store.layout.unfinished(run).removeprefix(f"{store.layout.population(name)}/")
                 yield Problem(run, file, "is damaged; the run would begin anew")
+            except NewerFormat:
+                yield Problem(run, file, "was saved by a later version; with this one, the run would begin anew")
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,10 @@ class Plan:
         packed = size > 1 and not self.populations[run.population].method.no_pack
         return (run.population, run.index // size) if packed else None
 
+    def pack_size(self, run: Run) -> int:
+        """Return the number of runs that a run's pack is for; 1 where it is trained alone."""
+        return 1 if self.pack_of(run) is None else self.study.execution.pack
+
     def forget_set_of(self, run: Run) -> int:
         """Return the number of the forget set that a run is about: its retain and forget images, and its outputs'."""
         return run.index % self.populations[run.population].forget_sets

@@ -253,14 +253,16 @@ class Execution(Block):
     """
 
     workers: Annotated[Int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="Number of workers. auto: as many as the cluster has resources for."
+        "auto",
+        description="Number of workers; --workers overrides it, and alone counts for --backend inline. auto: as many "
+        "as the cluster, or without Ray this machine, has resources for.",
     )
     cpus_per_worker: Int = Field(1, ge=1, description="CPU cores per worker; also the thread count of every run.")
     gpus_per_worker: Annotated[Float, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="GPUs per worker. auto: 1 where the device is cuda, else 0."
+        "auto", description="GPUs per worker, on Ray. auto: 1 where the device is cuda, else 0."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Device of the runs. auto: cuda where the cluster has GPUs."
+        "auto", description="Device of the runs. auto: cuda where the cluster, or without Ray this machine, has GPUs."
     )
     interleave: bool = Field(
         True, description="Run 0 of every population, then run 1 of every, ..., so that all can be compared early."
@@ -279,13 +281,15 @@ class Execution(Block):
     )
     cuda_graph: bool = Field(
         True,
-        description="On GPUs, replay the training step as one captured graph, where no Python code decides within it. "
+        description="On GPUs, replay the step of a run that is in no pack as one captured graph, where no Python code "
+        "decides within it. "
         "Results with and without agree to rounding, and each repeats bit for bit where deterministic.",
     )
     run_timeout_s: Float | None = Field(
         None,
         gt=0,
-        description="Seconds after which a run is ended; inline, a script's alone. Default: no limit.",
+        description="Seconds after which a run is ended; a pack has it for each of its runs. --backend inline without "
+        "--workers can end a script's alone. Default: no limit.",
     )
     pack: Int = Field(
         1,
@@ -314,7 +318,10 @@ class Execution(Block):
         "each with =FOLDER or =URI; default: trackers/NAME in the storage.",
     )
     recycle_growth_gib: Float = Field(
-        4.0, gt=0, description="GiB of memory growth since its first run after which a worker is replaced."
+        4.0,
+        gt=0,
+        description="GiB of memory growth since its first run after which a worker is replaced; one of --backend "
+        "inline without --workers opens itself anew, in the same process.",
     )
 
 

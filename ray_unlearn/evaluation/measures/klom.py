@@ -85,7 +85,9 @@ def klom(unlearned_UE: npt.ArrayLike, retrained_RE: npt.ArrayLike) -> Klom:
         EvaluationError: wrong shapes, no run, different examples, NaN or infinity.
 
     """
-    unlearned_UE, retrained_RE = (np.clip(part, -CLIP, CLIP) for part in compared(unlearned_UE, retrained_RE))
+    unlearned_UE, retrained_RE = compared(unlearned_UE, retrained_RE)
+    for margins in (unlearned_UE, retrained_RE):
+        np.clip(margins, -CLIP, CLIP, out=margins)
     low_E = np.minimum(unlearned_UE.min(axis=0), retrained_RE.min(axis=0))
     high_E = np.maximum(unlearned_UE.max(axis=0), retrained_RE.max(axis=0))
     unlearned_EB = _shares(unlearned_UE, low_E, high_E)
@@ -100,9 +102,13 @@ def _shares(margins_RE: FloatArray, low_E: FloatArray, high_E: FloatArray) -> Fl
     """Return each example's histogram over runs as shares, [E, BINS]; bins are left-closed, the last one closed."""
     runs, examples = margins_RE.shape
     width_E = np.where(high_E > low_E, high_E - low_E, 1)  # one value everywhere: all in the first bin
-    bin_RE = np.minimum((margins_RE - low_E) * BINS / width_E, BINS - 1).astype(np.int64)
-    flat = bin_RE + np.arange(examples) * BINS
-    counts_EB = np.bincount(flat.ravel(), minlength=examples * BINS).reshape(examples, BINS)
+    place_RE = margins_RE - low_E
+    place_RE *= BINS
+    place_RE /= width_E
+    np.minimum(place_RE, BINS - 1, out=place_RE)
+    flat_RE = place_RE.astype(np.intp)
+    flat_RE += np.arange(examples) * BINS
+    counts_EB = np.bincount(flat_RE.ravel(), minlength=examples * BINS).reshape(examples, BINS)
     return np.asarray(counts_EB / runs, dtype=np.float64)
 
 

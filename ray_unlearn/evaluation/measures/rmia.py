@@ -44,7 +44,7 @@ from ray_unlearn.errors import EvaluationError
 from ray_unlearn.evaluation.confidence import probability_of
 from ray_unlearn.evaluation.measures.measure import Measure, Pair, enough_negatives, rates
 from ray_unlearn.evaluation.populations import FloatArray, by_runs, random_half, same_examples
-from ray_unlearn.evaluation.roc import Roc, roc
+from ray_unlearn.evaluation.roc import Roc, roc, rocs_of_counts
 
 A = 0.3
 """How p of a model that saw x is guessed from one that did not: p_in = a p_out + 1 - a. Fixed; see above."""
@@ -127,9 +127,10 @@ def rmia(
         )
     forget_UE, test_UT = _relative(*forget, a), _relative(*test, a)
     population_UZ = test_UT[:, population]
-    member_UE, other_UX = share_below(forget_UE, population_UZ), share_below(test_UT[:, ~population], population_UZ)
-    curves = (roc(member_E, other_X) for member_E, other_X in zip(member_UE, other_UX, strict=True))
-    return RmiaResult(member_scores=member_UE, non_member_scores=other_UX, curves=tuple(curves))
+    size, sorted_UZ = population_UZ.shape[1], np.sort(population_UZ, axis=1)
+    member_UE, other_UX = (_below(some_UX, sorted_UZ) for some_UX in (forget_UE, test_UT[:, ~population]))
+    curves = tuple(rocs_of_counts(member_UE, other_UX, size))
+    return RmiaResult(member_scores=member_UE / size, non_member_scores=other_UX / size, curves=curves)
 
 
 def _alike(target: npt.ArrayLike, reference: npt.ArrayLike, images: str) -> tuple[FloatArray, FloatArray]:
@@ -156,11 +157,20 @@ def _relative(target_UE: FloatArray, reference_RE: FloatArray, a: float) -> Floa
 
 def share_below(relative_UX: FloatArray, population_UZ: FloatArray) -> FloatArray:
     """Return for each target and image the share of its population that is strictly below, [U, X]."""
-    below = [
-        np.searchsorted(population_Z, relative_X, side="left")
-        for relative_X, population_Z in zip(relative_UX, np.sort(population_UZ, axis=1), strict=True)
-    ]
-    return np.asarray(np.stack(below) / population_UZ.shape[1], dtype=np.float64)
+    return np.asarray(_below(relative_UX, np.sort(population_UZ, axis=1)) / population_UZ.shape[1])
+
+
+def _below(relative_UX: FloatArray, sorted_UZ: FloatArray) -> npt.NDArray[np.intp]:
+    """Return for each target and image how many of its sorted population are strictly below, [U, X].
+
+    Merging two sorted halves is faster than looking images up one by one. An image is merged before its equals.
+    """
+    found_UX = np.empty(relative_UX.shape, np.intp)
+    for relative_X, sorted_Z, found_X in zip(relative_UX, sorted_UZ, found_UX, strict=True):
+        order_X = np.argsort(relative_X)
+        merged = np.argsort(np.concatenate([relative_X[order_X], sorted_Z]), kind="stable")
+        found_X[order_X] = np.flatnonzero(merged < len(order_X)) - np.arange(len(order_X))
+    return found_UX
 
 
 def attack(pair: Pair) -> RmiaResult | None:

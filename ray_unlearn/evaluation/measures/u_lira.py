@@ -35,10 +35,14 @@ import numpy.typing as npt
 
 from ray_unlearn.evaluation.measures.measure import Measure, Pair, enough_negatives, rates
 from ray_unlearn.evaluation.populations import FloatArray, compared
-from ray_unlearn.evaluation.roc import Roc, roc
+from ray_unlearn.evaluation.roc import Roc, roc, tpr_at
 
+Places = npt.NDArray[np.intp]
+"""[B, S]: the rows of B blocks of S runs, which are left out together."""
 MIN_RUNS = 3
 """One is left out, and a variance needs two."""
+_VALUES = 1 << 15
+"""Values of both populations at a time."""
 VARIANCE_FLOOR = 1e-4
 """Smallest variance of a Gaussian, as a share of its example's variance over both populations: 1 % of its spread."""
 
@@ -97,36 +101,49 @@ def u_lira(
 
     """
     seen_UE, unseen_RE = compared(unlearned_UE, retrained_RE, at_least=MIN_RUNS)
-    origin_E = unseen_RE[0].copy()  # an example on which all models agree is exactly 0 from here on, also in its mean
-    seen_UE -= origin_E
-    unseen_RE -= origin_E
-    floor_E = VARIANCE_FLOOR * np.concatenate([seen_UE, unseen_RE]).var(axis=0, ddof=1)
     blocks = _blocks(np.arange(len(seen_UE)) if originals_U is None else np.asarray(originals_U), len(unseen_RE))
-    unlearned = _own_minus_other(seen_UE, unseen_RE, floor_E, blocks)
-    retrained = -_own_minus_other(unseen_RE, seen_UE, floor_E, list(np.arange(len(unseen_RE))[:, None]))
-    return LiraResult(unlearned_scores=unlearned, retrained_scores=retrained, curve=roc(unlearned, retrained))
+    for images in _together(seen_UE.shape[1], seen_UE.size + unseen_RE.size, blocks):
+        seen_UE[:, images], unseen_RE[:, images] = _scores(seen_UE[:, images], unseen_RE[:, images], blocks)
+    return LiraResult(unlearned_scores=seen_UE, retrained_scores=unseen_RE, curve=roc(seen_UE, unseen_RE))
 
 
-def _blocks(originals_U: npt.NDArray[np.generic], others: int) -> list[npt.NDArray[np.intp]]:
-    """Return the places of the models of each original; one block for each model where blocks would be too large."""
+def _together(examples: int, values: int, blocks: list[Places]) -> list[slice]:
+    """Return examples whose arrays stay in the cache together; all, where a matrix product may round otherwise.
+
+    Two or more, because NumPy adds up a single column in another order.
+    """
+    single = all(places_BS.shape[1] == 1 for places_BS in blocks)
+    parts = max(1, min(examples // 2, values // _VALUES)) if single else 1
+    cuts = np.arange(parts + 1) * examples // parts
+    return [slice(start, end) for start, end in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)]
+
+
+def _scores(seen_UE: FloatArray, unseen_RE: FloatArray, blocks: list[Places]) -> tuple[FloatArray, FloatArray]:
+    """Return the scores of both populations on some examples."""
+    origin_E = unseen_RE[0]  # an example on which all models agree is exactly 0 from here on, also in its mean
+    seen_UE, unseen_RE = seen_UE - origin_E, unseen_RE - origin_E
+    floor_E = VARIANCE_FLOOR * np.concatenate([seen_UE, unseen_RE]).var(axis=0, ddof=1)
+    unlearned_UE = _own_minus_other(seen_UE, unseen_RE, floor_E, blocks)
+    return unlearned_UE, -_own_minus_other(unseen_RE, seen_UE, floor_E, [np.arange(len(unseen_RE))[:, None]])
+
+
+def _blocks(originals_U: npt.NDArray[np.generic], others: int) -> list[Places]:
+    """Return blocks by size: the models of each original, or each model alone where blocks would be too large."""
     places, runs = np.unique(originals_U, return_inverse=True)[1], len(originals_U)
     blocks = [np.flatnonzero(places == block) for block in range(places.max() + 1)]
     largest = max(map(len, blocks))
     if largest > min(runs, others) - 2:
-        return list(np.arange(runs)[:, None])
-    return blocks
+        return [np.arange(runs)[:, None]]
+    return [np.stack([one for one in blocks if len(one) == size]) for size in {len(block) for block in blocks}]
 
 
-def _own_minus_other(
-    own_RE: FloatArray, other_ME: FloatArray, floor_E: FloatArray, blocks: list[npt.NDArray[np.intp]]
-) -> FloatArray:
+def _own_minus_other(own_RE: FloatArray, other_ME: FloatArray, floor_E: FloatArray, blocks: list[Places]) -> FloatArray:
     """Return log p(phi | own population without the model's block) - log p(phi | other population without as many)."""
     scores_RE, own, other = np.empty_like(own_RE), _Sums(own_RE), _Sums(other_ME)
-    for size in {len(block) for block in blocks}:  # blocks of one size at once
-        places_BS = np.stack([block for block in blocks if len(block) == size])
+    for places_BS in blocks:
         inside = own.without(places_BS)
         outside = other.without(places_BS % len(other_ME))
-        for step in range(size):
+        for step in range(places_BS.shape[1]):
             phi_BE = own_RE[places_BS[:, step]]
             ours = _log_density(phi_BE, inside[0], np.maximum(inside[1], floor_E))
             scores_RE[places_BS[:, step]] = ours - _log_density(phi_BE, outside[0], np.maximum(outside[1], floor_E))
@@ -141,13 +158,17 @@ class _Sums:
         self.deviation_RE = phi_RE - self.mean_E
         self.squares_E = (self.deviation_RE**2).sum(axis=0)
 
-    def without(self, places_BS: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
+    def without(self, places_BS: Places) -> tuple[FloatArray, FloatArray]:
         """Return mean and variance (ddof 1) over the runs outside each block: [B, E] both.
 
         With d = phi - mean of all, and sums over a block of S runs: the others' mean is mean - sum(d) / (R - S), and
         their sum of squares is that of all - sum(d^2) - sum(d)^2 / (R - S). A place that a block names twice, which
         happens where the other population is smaller, is left out once.
         """
+        if places_BS.shape[1] == 1:
+            sum_BE, left = self.deviation_RE[places_BS[:, 0]], len(self.deviation_RE) - 1
+            squares_BE = self.squares_E - sum_BE**2 - sum_BE**2 / left
+            return self.mean_E - sum_BE / left, np.maximum(squares_BE, 0) / (left - 1)
         rows_BR = np.zeros((len(places_BS), len(self.deviation_RE)))
         np.put_along_axis(rows_BR, places_BS, 1.0, axis=1)
         left_B1 = len(self.deviation_RE) - rows_BR.sum(axis=1, keepdims=True)
@@ -185,8 +206,8 @@ def _halves(pair: Pair, *, fpr: float) -> tuple[float, float] | None:
     found, half_E = pair.once(attack), pair.half_of("forget")
     if half_E is None:
         return None
-    sides = found.unlearned_scores, found.retrained_scores
-    one, other = (roc(*(side[:, mask_E] for side in sides)).tpr_at(fpr) for mask_E in (half_E, ~half_E))
+    ours, theirs = found.unlearned_scores, found.retrained_scores
+    one, other = (tpr_at(ours[:, mask_E], theirs[:, mask_E], fpr) for mask_E in (half_E, ~half_E))
     return one, other
 
 

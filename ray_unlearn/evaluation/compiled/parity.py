@@ -1,0 +1,204 @@
+"""Compiled: the official evaluator's attacks on each image, with the numbers of `evaluation.parity` to the last bit.
+
+    parity_compiled(unlearned_EN, retrained_EN, tables)          # both sorted; -inf: every attack dropped
+
+Needs Numba, which the extra `fast` installs. `evaluation.parity` defines the ends and computes them in NumPy; here they
+are computed image by image, in the same order of operations.
+
+Legend: E images, N runs, V runs of both sides, right end i, left end j of a right end, diagonal d = i + j.
+
+Does not cover: which of the intervals is best (`compiled.search`), the guard, the cap and undecided images (`epsilon`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ray_unlearn.evaluation.attack_tables import AttackTables, Floats, Indexes, Table
+from ray_unlearn.evaluation.compiled.search import Room, add, best_of, by_positives, compiled, new_room, pool
+from ray_unlearn.evaluation.parity import BUFFER, NEAR, NUM_LEFT, STEP, Grid, Rules, Thresholds
+
+
+def parity_compiled(unlearned_EN: Floats, retrained_EN: Floats, tables: AttackTables) -> Floats:
+    """Return what `parity.parity_epsilons` returns; where that is below 0, any number up to 0."""
+    rules = Rules.of(unlearned_EN, retrained_EN)
+    sides_2E = np.where(np.stack([rules.retrained_above_E, rules.retrained_inside_E]), 0, 1)
+    return parity_best(unlearned_EN, retrained_EN, sides_2E, rules.thresholds, rules.grid, by_positives(tables))
+
+
+class _Line(NamedTuple):
+    """The official grids of one image."""
+
+    start: float
+    """First threshold; the next three are as in `parity.Thresholds`."""
+    end: float
+    step: float
+    num: int
+    low: float
+    """First right end; the next three are as in `parity.Grid`."""
+    high: float
+    width: float
+    steps: int
+
+
+@compiled
+def _threshold(line: _Line, place: int) -> float:
+    """Return a threshold, as `Thresholds.at`."""
+    if place < max(line.num // 2, 1):
+        return float(np.float32(line.start + line.step * place))
+    return float(np.float32(line.end - line.step * (line.num - 1 - place)))
+
+
+@compiled
+def _right(line: _Line, i: int) -> float:
+    """Return a right end, as `Grid.right`."""
+    last = line.steps - 1
+    return line.high if i == last else i * ((line.high - line.low) / last) + line.low
+
+
+@compiled
+def _left(line: _Line, i: int, j: int) -> float:
+    """Return a left end, as `Grid.left`."""
+    middle = _right(line, i) - line.width
+    start, stop = middle - BUFFER, middle + BUFFER
+    return stop if j == NUM_LEFT - 1 else j * ((stop - start) / (NUM_LEFT - 1)) + start
+
+
+@compiled
+def _best_threshold(room: Room, line: _Line, positive: int, table_PN: Table) -> float:
+    """Return the best of "all at or above a threshold"."""
+    values_V, counts_2C = room.values_V, room.counts_2C
+    all_p, all_n = counts_2C[positive, -1], counts_2C[1 - positive, -1]
+    best, place, at = -np.inf, 0, 0
+    while at < line.num:
+        threshold = _threshold(line, at)
+        while place < len(values_V) and values_V[place] < threshold:
+            place += 1
+        p, n = all_p - counts_2C[positive, place], all_n - counts_2C[1 - positive, place]
+        best = max(best, float(table_PN[p, n]))
+        if place == len(values_V):
+            break
+        at += 1
+        if values_V[place] > threshold + 8 * line.step > threshold:  # those below that value have the same models above
+            at = max(at, int((values_V[place] - line.start) / line.step) - 2)
+    return best
+
+
+@compiled
+def _right_ends(room: Room, line: _Line, positive: int) -> None:
+    """Count what each right end has below or at it."""
+    place, values_V = 0, room.values_V
+    for i in range(line.steps):
+        end = _right(line, i)
+        while place < len(values_V) and values_V[place] <= end:
+            place += 1
+        room.right_2R[0, i], room.right_2R[1, i] = room.counts_2C[positive, place], room.counts_2C[1 - positive, place]
+
+
+@compiled
+def _one_by_one(
+    room: Room, line: _Line, positive: int, table_PN: Table, diagonal: int, places: tuple[int, int]
+) -> float:
+    """Return the best of the intervals on a diagonal whose left ends, computed each, have one of these places."""
+    best = -np.inf
+    for i in range(max(0, diagonal - NUM_LEFT + 1), min(line.steps - 1, diagonal) + 1):
+        end, place = _left(line, i, diagonal - i), places[1]
+        while place > places[0] and room.values_V[place - 1] >= end:
+            place -= 1
+        p = room.right_2R[0, i] - room.counts_2C[positive, place]
+        n = room.right_2R[1, i] - room.counts_2C[1 - positive, place]
+        if p >= 0 and n >= 0:  # else the ends are crossed
+            best = max(best, float(table_PN[p, n]))
+    return best
+
+
+@compiled
+def _falling(room: Room, line: _Line, pieces: int, diagonal: int, places: tuple[int, int], fall: float) -> int:
+    """Add the left ends of a diagonal that fall over values, each value between right ends that are computed."""
+    i, last, place = max(0, diagonal - NUM_LEFT + 1), min(line.steps - 1, diagonal), places[1]
+    top = (line.low - line.width) - BUFFER + diagonal * STEP
+    while i <= last:
+        end, until = _left(line, i, diagonal - i), last + 1
+        while place > places[0] and room.values_V[place - 1] >= end:
+            place -= 1
+        if place > places[0]:
+            value = room.values_V[place - 1]
+            until = min(max(i + 1, int((top - value) / fall)), until)
+            while until > i + 1 and _left(line, until - 1, diagonal - until + 1) <= value:
+                until -= 1
+            while until <= last and _left(line, until, diagonal - until) > value:
+                until += 1
+        pieces = add(room, pieces, place, i, until - 1)
+        i = until
+    return pieces
+
+
+@compiled
+def _best_interval(room: Room, line: _Line, positive: int, table_PN: Table, best: float) -> float:
+    """Return the best of all intervals, or `best` where that is larger.
+
+    Of one diagonal the left ends fall from the first right end to the last: by rounding alone where there are 400 right
+    ends, by a whole step where there are 401. Where no value is among them, all are one left end.
+    """
+    values_V, first, upto, pieces = room.values_V, 0, 0, 0
+    _right_ends(room, line, positive)
+    near = NEAR * STEP * max(1.0, max(abs(values_V[0]), abs(values_V[-1])) + BUFFER)
+    fall = STEP - (line.high - line.low) / (line.steps - 1) if line.steps > NUM_LEFT else 0.0
+    for diagonal in range(NUM_LEFT + line.steps - 1):
+        top = (line.low - line.width) - BUFFER + diagonal * STEP
+        low, high = max(0, diagonal - NUM_LEFT + 1), min(line.steps - 1, diagonal)
+        while first < len(values_V) and values_V[first] < top - high * fall - near:
+            first += 1
+        while upto < len(values_V) and values_V[upto] < top - low * fall + near:
+            upto += 1
+        if first == upto:
+            pieces = add(room, pieces, first, low, high)
+        elif fall > 0:
+            pieces = _falling(room, line, pieces, diagonal, (first, upto), fall)
+        else:
+            best = max(best, _one_by_one(room, line, positive, table_PN, diagonal, (first, upto)))
+    return best_of(room, pieces, line.steps, positive, table_PN, best)
+
+
+@compiled
+def parity_best(
+    unlearned_EN: Floats,
+    retrained_EN: Floats,
+    sides_2E: Indexes,
+    thresholds: Thresholds,
+    grid: Grid,
+    tables_2PN: tuple[Table, Table],
+) -> Floats:
+    """Return the largest epsilon of each image over the official grids of thresholds and intervals; no cap, no guard.
+
+    Args:
+        unlearned_EN: sorted, as many runs as the other.
+        retrained_EN: sorted.
+        sides_2E: who is called positive, 0 for retrained and 1 for unlearned models: at or above a threshold, and
+            inside an interval.
+        thresholds: grid of each image.
+        grid: likewise.
+        tables_2PN: as in `exact_best`.
+
+    """
+    values = retrained_EN.shape[1] + unlearned_EN.shape[1]
+    room = new_room(values, 2 * values + 2 * NUM_LEFT, NUM_LEFT + 1)
+    best_E = np.full(len(unlearned_EN), -np.inf)
+    for image in range(len(best_E)):
+        pool(unlearned_EN[image], retrained_EN[image], room)
+        line = _Line(
+            thresholds.start_E[image],
+            thresholds.end_E[image],
+            thresholds.step_E[image],
+            thresholds.num_E[image],
+            grid.low_E[image],
+            grid.high_E[image],
+            grid.width_E[image],
+            grid.steps_E[image],
+        )
+        above, inside = sides_2E[0, image], sides_2E[1, image]
+        best = _best_threshold(room, line, above, tables_2PN[above])
+        best_E[image] = _best_interval(room, line, inside, tables_2PN[inside], best)
+    return best_E

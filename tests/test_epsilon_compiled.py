@@ -1,0 +1,83 @@
+"""Compiled loops give NumPy's epsilon to the last bit; skipped, saying so, without Numba."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from test_epsilon import awkward
+
+from ray_unlearn.evaluation import epsilon
+from ray_unlearn.evaluation.epsilon import ExampleEpsilons, example_epsilons
+
+pytest.importorskip("numba", reason="needs the extra fast: pip install 'ray-unlearn[fast]'")
+
+Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
+
+
+def alike(runs: int, digits: int | None = None, scale: float = 1.0) -> Draw:
+    """Return a draw of 12 images, rounded to so many digits: with ties, and values on the ends of intervals."""
+
+    def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        mean, spread = rng.normal(2, 3, 12), rng.lognormal(0, 0.6, 12)
+        both = scale * (mean + spread * rng.normal(size=(2, runs, 12)) + [[[0.0]], [[rng.choice([0.0, 0.1, 1.0])]]])
+        return tuple(both if digits is None else np.round(both, digits))  # type: ignore[return-value]
+
+    return draw
+
+
+def small(kind: str) -> Draw:
+    """Return a draw of one image of 3 to 14 runs that is hard on rounding."""
+    return lambda rng: tuple(sample_N[:, None] for sample_N in awkward(kind, rng))  # type: ignore[return-value]
+
+
+DRAWS = {
+    **{kind: (small(kind), 30) for kind in ("plain", "rounded", "planted", "tiny", "wide", "clipped", "touching")},
+    "64 runs": (alike(64), 4),
+    "33 runs with ties": (alike(33, 1), 4),
+    "100 runs on hundredths": (alike(100, 2), 2),
+    "40 runs, far apart": (alike(40, None, 30.0), 2),
+    "300 runs close together": (alike(300, 3, 0.05), 2),
+}
+
+
+def with_values(
+    monkeypatch: pytest.MonkeyPatch, start: int, draws: list[tuple[np.ndarray, ...]], mode: str
+) -> list[ExampleEpsilons]:
+    """Return the epsilons of all draws, compiled from so many values on."""
+    monkeypatch.setattr(epsilon, "COMPILED_FROM", start)
+    return [example_epsilons(*pair, mode=mode) for pair in draws]
+
+
+@pytest.mark.parametrize("mode", ["parity", "exact"])
+@pytest.mark.parametrize("name", DRAWS)
+def test_compiled_loops_give_the_same_bits(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: epsilon, guard and undecided are NumPy's, also with ties, values on ends, and 401 right ends."""
+    (draw, times), rng = DRAWS[name], np.random.default_rng(17)
+    draws = [draw(rng) for _ in range(times)]
+    defined, found = (with_values(monkeypatch, start, draws, mode) for start in (1 << 60, 0))
+    for one, other in zip(defined, found, strict=True):
+        assert all(np.array_equal(*both) for both in zip(one, other, strict=True))
+
+
+def test_exact_takes_unequal_numbers_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates are of each side's own number."""
+    rng = np.random.default_rng(4)
+    draws = [(rng.normal(0.4, 1, (runs, 5)), rng.normal(0, 1, (others, 5))) for runs, others in ((3, 40), (40, 7))]
+    defined, found = (with_values(monkeypatch, start, draws, "exact") for start in (1 << 60, 0))
+    assert [one.epsilon_E.tolist() for one in defined] == [one.epsilon_E.tolist() for one in found]
+
+
+def test_large_calls_are_compiled_and_small_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call below the limit does not load Numba; one at it uses the loops."""
+    compiled = []
+    monkeypatch.setattr(
+        "ray_unlearn.evaluation.compiled.search.exact_compiled", lambda *args: compiled.append(1) or np.ones(2)
+    )
+    monkeypatch.setattr(epsilon, "COMPILED_FROM", 24)
+    rng = np.random.default_rng(5)
+    example_epsilons(*rng.normal(size=(2, 5, 2)), mode="exact")
+    assert not compiled
+    assert example_epsilons(*rng.normal(size=(2, 6, 2)), mode="exact").epsilon_E.tolist() == [1, 1]
+    assert compiled
