@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import yaml
 from conftest import TINY, merged
 
@@ -17,10 +18,11 @@ from ray_unlearn.store.arrow import ipc_bytes
 from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.store.records import payload_of
 from ray_unlearn.study import Run, Study, parse_study
+from ray_unlearn.study.identity import digest
 
 SIZES = {"retain": 30, "forget": 12, "test": 20}
 CLASSES = 3
-SPLITS_DIGEST = "ab" * 32
+SPLITS_DIGEST = digest({split: [f"{split}-{i:03d}" for i in range(size)] for split, size in SIZES.items()})
 
 
 def labels_of(split: str) -> np.ndarray:
@@ -66,7 +68,7 @@ def publish(
 ) -> Record:
     """Publish one run with these logits, or this outputs.arrow, and its population's identity with these keys, too."""
     found = {"data": {"splits": SPLITS_DIGEST}, "outputs": {}, **(identity or {})}
-    content = {"digest": f"digest of {name}", "identity": found}
+    content = {"digest": fields.get("digest", f"digest of {name}"), "identity": found}
     store.storage.publish_file(store.layout.population_json(name), json.dumps(content).encode())
     payloads = {"outputs.arrow": logits if isinstance(logits, bytes) else outputs_bytes(logits)}
     scratch = name in ("original", "retrained")
@@ -139,3 +141,8 @@ def evaluated_study(folder: Path, counts: Mapping[str, int]) -> Path:
     file, values = folder / "study.yaml", json.loads(study.model_dump_json(exclude_unset=True))
     file.write_text(yaml.safe_dump(values | {"storage": "store"}, sort_keys=False))
     return file
+
+
+def leave_fits_out(patch: pytest.MonkeyPatch) -> None:
+    """Leave the fits of the logistic attack out: they are nearly all of a small evaluation's time."""
+    patch.setattr("ray_unlearn.evaluation.measures.logistic_attack.simple_attack", lambda *_: 0.5)

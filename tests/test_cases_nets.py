@@ -127,6 +127,16 @@ class FailsInTraining(Wrapped):
             raise ValueError("needs labels")
         return self.net(x)
 
+class Exits(Wrapped):
+    def forward(self, x):
+        raise SystemExit(0)
+
+class ExitsInTraining(Wrapped):
+    def forward(self, x):
+        if self.training:
+            raise SystemExit(0)
+        return self.net(x)
+
 class RandomAtEvaluation(Wrapped):
     def forward(self, x):
         return nn.functional.dropout(self.net(x), 0.5, True)
@@ -570,6 +580,8 @@ REFUSED = {
         "FailsInTraining",
         "training step on 2 images of 8x8 pixels fails: needs labels (nets_of_cases.py:",
     ),
+    "exits": ("Exits", "fails on images of 8x8 pixels: it calls sys.exit"),
+    "exits in training": ("ExitsInTraining", "training step on 2 images of 8x8 pixels fails: it calls sys.exit"),
     "detached": (
         "Detached",
         "training step on 2 images of 8x8 pixels fails: no gradient reaches its logits: it detaches",

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import TINY, merged
+from evaluated import leave_fits_out
 from others_files import FORGET, draw_logits, margins_of, write_klom_oracle, write_klom_unlearned, write_lira
 from test_readme import DOCUMENTS, commands_in
 
@@ -74,6 +75,7 @@ def test_every_command_that_is_shown_works(tmp_path: Path, monkeypatch: pytest.M
     """Law: each ends with 0 where what it names is there, and what it writes is not."""
     commands = [command for command in shown() if not is_left_out(command)]
     assert len(commands) > 30
+    leave_fits_out(monkeypatch)
     write_inputs(tmp_path)
     monkeypatch.chdir(tmp_path)
     wrong = {}

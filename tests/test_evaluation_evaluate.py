@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from evaluated import SIZES, draw_logits, evaluated_store, publish, publish_splits, study_of
+from evaluated import SIZES, draw_logits, evaluated_store, leave_fits_out, publish, publish_splits, study_of
 
 from ray_unlearn.errors import EvaluationError, StoreError, StudyError
 from ray_unlearn.evaluation import forgetting_quality
@@ -510,8 +510,9 @@ def test_scores_that_disagree_with_themselves_are_one_error(tmp_path: Path):
             read_scores(store)
 
 
-def test_the_growth_curve_has_a_range_at_every_n(tmp_path: Path):
+def test_the_growth_curve_has_a_range_at_every_n(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Law: at N itself it is F with its interval, below it the range of one study with so many runs; never empty."""
+    leave_fits_out(monkeypatch)
     study, store = evaluated_store(tmp_path, {"retrained": 16, "again": 16})
     found = evaluate(study, store, mode="exact").populations["again"]
     few, whole = found.growth

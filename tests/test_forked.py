@@ -25,6 +25,7 @@ from ray_unlearn.generation.cores import cores
 from ray_unlearn.generation.forked import ForkedPool
 from ray_unlearn.generation.moving import Earlier, Left, MovingPool
 from ray_unlearn.run.outcome import Outcome
+from ray_unlearn.run.worker_process import working_folder
 from ray_unlearn.schedule.pool import Finished, Leaving, Lost, Ready, Report
 from ray_unlearn.study import parse_study
 from ray_unlearn.study.places import Places
@@ -123,6 +124,15 @@ def test_a_run_that_takes_too_long_is_ended_whatever_its_method(tmp_path: Path):
     study = parse_study(tree, where="slow").with_file(Places(), str(tmp_path))
     summary = generate(study, backend="inline", workers=1)
     assert summary.failed == {Run(population="mine", index=0): "took longer than execution.run_timeout_s: 0.5"}
+
+
+def test_a_removed_working_folder_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Law: a worker begins where its command is, and at the root where that folder is gone, as inline runs work on."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    assert working_folder() == str(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert working_folder() == "/"
 
 
 def test_what_forked_workers_cannot_do_is_refused(tiny):

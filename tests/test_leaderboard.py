@@ -7,11 +7,12 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from evaluated import draw_logits, evaluated_store, publish, study_of
+from evaluated import SPLITS_DIGEST, draw_logits, evaluated_store, leave_fits_out, publish, study_of
 from scored import METHODS, make_scores
 
 from ray_unlearn.cli import main
@@ -25,31 +26,34 @@ from ray_unlearn.interchange.packed import check_same_study, read_pack, unpack
 from ray_unlearn.report.leaderboard import Entry, board_table, leaderboard_markdown, leaderboard_page
 from ray_unlearn.report.ranking import null_of
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.study.identity import digest
 from ray_unlearn.wording import MISSING
 
 COUNTS = {"retrained": 12, "near": 6}
 SHIFTS = {"near": 0.1, "mine": -6.0}
-LINEAGE = {"original_digest": "digest of original", "originals": 1, "model": {"arch": "small_cnn"}, "seed": 0}
+SHARED = {"data": {"splits": SPLITS_DIGEST, "classes": 3}, "outputs": {"splits": ["retain", "forget", "test"]}}
+LINEAGE = {"originals": 1, "model": {"arch": "small_cnn"}, "seed": 0}
 
 
 def shared(name: str) -> dict[str, object]:
-    """Return what the identity of a population of the study has."""
-    splits = {"data": {"splits": "ab" * 32, "classes": 3}, "outputs": {"splits": ["retain", "forget", "test"]}}
-    return splits if name in ("original", "retrained") else splits | LINEAGE
+    """Return the identity of a population of the study."""
+    own: dict[str, object] = {**SHARED, "name": name}
+    lineage = {**LINEAGE, "original_digest": digest({**SHARED, "name": "original"})}
+    return own if name in ("original", "retrained") else own | lineage
 
 
 def publish_runs(store: StudyStore, population: str, count: int) -> None:
     for index in range(count):
         shutil.rmtree(Path(store.uri) / population / f"{index:05d}", ignore_errors=True)
         logits = draw_logits(sum(map(ord, population)) * 100 + index, shift=SHIFTS.get(population, 0.0))
-        publish(store, population, index, logits, shared(population))
+        publish(store, population, index, logits, shared(population), digest=digest(shared(population)))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """Leave the fits of the logistic attack out: they are nearly all of an evaluation's time, and not on the board."""
+    """Leave out what is not on the board."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ray_unlearn.evaluation.measures.logistic_attack.simple_attack", lambda *_: 0.5)
+        leave_fits_out(patch)
         yield
 
 
@@ -182,7 +186,7 @@ def test_a_packed_folder_gives_the_store_back(board: tuple[StudyStore, StudyStor
         ("data", {"splits": "cd" * 32, "classes": 3}, r"mine is of another study than .*data\.splits"),
         ("model", {"arch": "resnet18"}, r"mine is of another study than .*model\.arch"),
         ("seed", 1, r"mine is of another study than .*seed"),
-        ("original_digest", "another", r"mine is of another study than .*original_digest"),
+        ("original_digest", "another", r"the originals of population mine: expected the digest another"),
         ("originals", 2, r"mine is of another study than .*originals"),
     ],
 )
@@ -191,12 +195,17 @@ def test_a_population_of_another_study_is_refused(
 ):
     """Law: other images, another net, seed or original is refused, and the difference named."""
     changed = shutil.copytree(board[2], tmp_path / "changed")
-    file = changed / "study" / "mine" / "population.json"
-    content = json.loads(file.read_text())
-    content["identity"][key] = value
-    file.write_text(json.dumps(content))
+    restate(changed, "mine", **{key: value})
     with pytest.raises(StoreError, match=message):
         check_same_study(board[0], read_pack(changed), "mine")
+
+
+def restate(pack: Path, population: str, **changes: object) -> None:
+    """Change a packed identity, and its digest with it."""
+    file = pack / "study" / population / "population.json"
+    content = json.loads(file.read_text())
+    identity = content["identity"] | changes
+    file.write_text(json.dumps(content | {"identity": identity, "digest": digest(identity)}))
 
 
 def test_other_digests_are_refused(board: tuple[StudyStore, StudyStore, Path], tmp_path: Path):
@@ -208,8 +217,7 @@ def test_other_digests_are_refused(board: tuple[StudyStore, StudyStore, Path], t
         ("near", "near is on the board already"),
     ]:
         changed = shutil.copytree(pack, tmp_path / name)
-        file = changed / "study" / name / "population.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"digest": "another"}))
+        restate(changed, name, options={"lr": 1.0})
         with pytest.raises(StoreError, match=message):
             with_added(first, [read_pack(changed)])
 
@@ -247,15 +255,16 @@ def test_runs_are_compared_with_a_file_of_digests(
     assert "19 runs equal" in capsys.readouterr().out
     lines = file.read_text().splitlines()
     place = next(number for number, line in enumerate(lines) if line.startswith("near,0,"))
-    assert re.fullmatch(r"near,0,digest of near,[0-9a-f]{16}", lines[place])
+    assert re.fullmatch(r"near,0,[0-9a-f]{16},[0-9a-f]{16}", lines[place])
+    known = lines[place].split(",")[2]
     lines[place] = lines[place][:-16] + "0" * 16
-    file.write_text("\n".join([*lines, "near,17,digest of near,0123456789abcdef"]))
+    file.write_text("\n".join([*lines, f"near,17,{known},0123456789abcdef"]))
     assert main(["verify", str(study), "--against", str(file)]) == 1
     out = capsys.readouterr().out
     assert "near/0: other outputs: expected the sha256 0000000000000000" in out
     assert "18 runs equal" in out
     assert "1 different, 1 not made" in out
-    file.write_text(file.read_text().replace("digest of near", "another"))
+    file.write_text(file.read_text().replace(known, "another"))
     assert main(["verify", str(study), "--against", str(file)]) == 1
     assert "near: another experiment: expected the digest another" in capsys.readouterr().out
     file.write_text("population\n")
@@ -272,20 +281,27 @@ def test_runs_are_compared_with_a_file_of_digests(
             lambda text: text.replace('"digest"', '"other"'),
             "expected a digest, and an identity",
         ),
-        ("mine/population.json", lambda text: text.replace('"seed"', '"other"'), r"is of another study than .*seed"),
+        ("mine/population.json", lambda text: text.replace('"seed"', '"other"'), "the identity: expected the digest"),
+        ("original/population.json", lambda text: text.replace("retain", "test"), "the identity: expected the digest"),
+        ("splits/*.arrow", lambda data: data.replace(b"forget-000", b"forget-999"), "the images: expected the digest"),
+        ("splits/*.arrow", lambda data: data[:100], "cannot be read as the ids of images"),
         ("mine/records.jsonl", lambda text: text + text, "expected a record for each run; found run 0 twice"),
         ("mine/records.jsonl", None, "cannot be read"),
         ("splits/*.arrow", None, "missing; expected the ids of the images"),
     ],
 )
 def test_a_damaged_folder_is_one_error(
-    board: tuple[StudyStore, StudyStore, Path], tmp_path: Path, file: str, change: Callable[[str], str], message: str
+    board: tuple[StudyStore, StudyStore, Path], tmp_path: Path, file: str, change: Callable[[Any], Any], message: str
 ):
-    """Law: what a stranger's folder lacks, has twice or names otherwise is an error that says so, and adds no row."""
+    """Law: what a stranger's folder lacks, has twice, names otherwise, or has under a digest that is not its own, is an
+    error that says so, and adds no row.
+    """
     damaged = shutil.copytree(board[2], tmp_path / "damaged")
     changed = next((damaged / "study").glob(file))
     if change is None:
         changed.unlink()
+    elif changed.suffix == ".arrow":
+        changed.write_bytes(change(changed.read_bytes()))
     else:
         changed.write_text(change(changed.read_text()))
     with pytest.raises(StoreError, match=message):

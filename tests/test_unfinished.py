@@ -374,12 +374,15 @@ def test_commands_know_the_states(stopped: Path, tmp_path: Path, capsys: pytest.
     state = tmp_path / "tiny/original/unfinished" / STATE
     whole = state.read_bytes()
     store = open_job(study).store
-    assert "original: 1 run will go on inside: 00000" in status_lines(study_status(study, store), store.uri)
+    lines = status_lines(study_status(study, store), store.uri)
+    assert "original: 1 run will go on inside: 00000 after epoch 2" in lines
     assert verify(store, store.populations()).problems == ()
     damage(state)
     (problem,) = verify(store, store.populations()).problems
     assert str(problem) == f"original/unfinished/{STATE}: is damaged; the run would begin anew"
     newer(state)
+    lines = status_lines(study_status(study, store), store.uri)
+    assert "original: 1 run will go on inside: 00000" in lines  # whose epoch this version cannot read
     (problem,) = verify(store, store.populations()).problems
     assert "was saved by a later version; with this one, the run would begin anew" in str(problem)
     assert repair(store, [problem]) == [RUNS[0]]

@@ -49,6 +49,7 @@ from ray_unlearn.store.records import OUTPUTS
 from ray_unlearn.study.forget_sets import runs_by_set
 from ray_unlearn.study.identity import digest
 
+_SIGNED = sorted(name for name, one in MEASURES.items() if one.signed)
 _BYTES_PER_IMAGE = 50  # of outputs.arrow with ten classes
 
 
@@ -166,7 +167,7 @@ class Task:
                 "null": [self.null, self.null_runs] if self.null or self.role == "unlearned" else None,
                 "version": importlib.metadata.version("ray-unlearn"),
                 "measures": sorted(MEASURES),
-                "rules": [ATTACKED, *(sorted(factors.items()) for factors in (SHARED, APART))],
+                "rules": [ATTACKED, *(sorted(factors.items()) for factors in (SHARED, APART)), _SIGNED],
                 "population": None if self.null else [self.population.name, self.role, self.population.identity],
                 "reference": [self.reference.name, self.reference.identity],
                 "names": self.names_sha256,

@@ -120,8 +120,7 @@ def on_set(
     pair = Pair(unlearned, theirs, settings.mode, settings.attack_rng, attacked.values)
     values, drawn = compare(pair), subsets(unlearned, theirs, settings, originals)
     quality = pair.once(quality_of) if "forgetting_quality" in values else None
-    points_E = quality.points_E if quality else None
-    draws = values_on(unlearned, theirs, drawn.pairs, settings, attacked.values, points_E, threads)
+    draws = values_on(unlearned, theirs, drawn.pairs, settings, attacked.values, pair, threads)
     draws = replace(draws, first=None)
     at_null = _at_null(unlearned, reference, null_runs, settings)
     beside_null = values_on(unlearned, reference, at_null, settings, attacked.values, threads=threads)

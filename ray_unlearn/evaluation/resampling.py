@@ -15,7 +15,7 @@ Does not cover: which numbers there are (`measures`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -100,6 +100,10 @@ class Draws:
     """The same of all runs; empty where they are not known."""
     halves: dict[str, FloatArray] = field(default_factory=dict)
     """[K, 2] by measure, of those that state it: values on two halves of the images."""
+    signed: dict[str, FloatArray] = field(default_factory=dict)
+    """[K] by measure, of those that are means of absolute values: mean of the signed values."""
+    signed_E: dict[str, FloatArray] = field(default_factory=dict)
+    """[images] by measure: the signed values of all runs; empty where they are not known."""
     first: Pair | None = None
     """The first of the pairs, with what was computed of it; None without any."""
 
@@ -110,7 +114,7 @@ def values_on(
     pairs: Sequence[tuple[Rows, Rows]],
     settings: Settings,
     alone: PerRun,
-    points_E: FloatArray | None = None,
+    whole: Pair | None = None,
     threads: int = 1,
 ) -> Draws:
     """Return every measure on each pair (rows of the one, rows of the other).
@@ -123,7 +127,7 @@ def values_on(
         pairs: rows of both.
         settings: the mode, and the generator of attacks.
         alone: values [R] of the population's runs, of measures that look at one model at a time.
-        points_E: of all runs, if known.
+        whole: all runs, whose images' values intervals take; None where no interval follows.
         threads: how many pairs are computed at once; no number depends on it.
 
     """
@@ -142,11 +146,14 @@ def values_on(
     known = dict(zip(different, computed, strict=True))
     found = [known[_key(*rows)] for rows in pairs]
     names, halved = _of_all([one.values for one in found]), _of_all([one.halves for one in found])
+    scored, signed = "forgetting_quality" in names, _of_all([one.signed for one in found])
     return Draws(
         values={name: np.array([one.values[name] for one in found]) for name in names},
-        points_KE=np.stack([one.points_E for one in found]) if "forgetting_quality" in names else np.empty((0, 0)),
-        points_E=np.empty(0) if points_E is None else points_E,
+        points_KE=np.stack([one.points_E for one in found]) if scored else np.empty((0, 0)),
+        points_E=whole.once(quality_of).points_E if whole and scored else np.empty(0),
         halves={name: np.array([one.halves[name] for one in found]) for name in halved},
+        signed={name: np.array([one.signed[name] for one in found]) for name in signed},
+        signed_E=_signed(whole, signed) if whole else {},
         first=first,
     )
 
@@ -168,6 +175,7 @@ class _OnRows(NamedTuple):
     values: Values
     points_E: FloatArray
     halves: dict[str, tuple[float, float]]
+    signed: dict[str, float]
 
 
 def _on_rows(pair: Pair) -> _OnRows:
@@ -175,7 +183,14 @@ def _on_rows(pair: Pair) -> _OnRows:
     halves = {
         name: both for name in values if (of := MEASURES[name].halves) is not None and (both := of(pair)) is not None
     }
-    return _OnRows(values, pair.once(quality_of).points_E if "forgetting_quality" in values else np.empty(0), halves)
+    points_E = pair.once(quality_of).points_E if "forgetting_quality" in values else np.empty(0)
+    signed = {name: float(signed_E.mean()) for name, signed_E in _signed(pair, values).items()}
+    return _OnRows(values, points_E, halves, signed)
+
+
+def _signed(pair: Pair, names: Iterable[str]) -> dict[str, FloatArray]:
+    """Return the images' signed values, by those measures that are means of absolute values."""
+    return {name: of(pair) for name in names if (of := MEASURES[name].signed) is not None}
 
 
 def _of_all(found: Sequence[Mapping[str, object]]) -> list[str]:

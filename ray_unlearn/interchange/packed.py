@@ -11,7 +11,10 @@
     study/<population>/records.jsonl             a record per line, without the host's name
     study/scores.json                            the last evaluation, where there is one; no groups
 
-Outputs come from the Parquet files and are encoded anew: their sha256 has to be that of the run's record.
+Outputs come from the Parquet files and are encoded anew: their sha256 has to be that of the run's record. Digests are
+computed anew: of an identity, of the images of each split, and of the originals where they are packed, too. So nobody
+can change what a population states of itself, and keep the digest under which others know it. Whether somebody made the
+outputs as stated, only making a run again shows.
 
 Does not cover: images, checkpoints, and several forget sets.
 """
@@ -22,7 +25,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -30,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_unlearn.errors import StoreError
+from ray_unlearn.errors import StoreError, first_line
 from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.evaluation.outputs import read_image_names
 from ray_unlearn.evaluation.scores import Scores
@@ -40,7 +43,7 @@ from ray_unlearn.store.formats import parse_object, stamped
 from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.store.records import CHECKPOINT, OUTPUTS, parse_record, payload_of
 from ray_unlearn.study.forget import NAME_PATTERN, POPULATION_PATTERN
-from ray_unlearn.study.identity import diff
+from ray_unlearn.study.identity import diff, digest
 from ray_unlearn.study.plan import ORIGINAL, Run
 from ray_unlearn.study.schema import Study
 from ray_unlearn.wording import listed
@@ -134,12 +137,12 @@ def _public(record: Record) -> Record:
     return record.model_copy(update={"host": "", "payloads": kept}).sealed()
 
 
-def _copy_splits(store: StudyStore, digest: str, folder: Path) -> None:
-    table = read_table(store.storage.read(store.layout.splits(digest)))
+def _copy_splits(store: StudyStore, splits: str, folder: Path) -> None:
+    table = read_table(store.storage.read(store.layout.splits(splits)))
     place = table.schema.get_field_index("group")
     table = table.set_column(place, "group", pa.array([""] * len(table), pa.string()))
     folder.mkdir(exist_ok=True)
-    (folder / PurePath(store.layout.splits(digest)).name).write_bytes(ipc_bytes(table))
+    (folder / PurePath(store.layout.splits(splits)).name).write_bytes(ipc_bytes(table))
 
 
 def read_pack(folder: Path) -> Pack:
@@ -158,6 +161,7 @@ def read_pack(folder: Path) -> Pack:
     study = parse_object("study", study_json.read_bytes(), str(study_json))
     files = sorted((folder / FOLDER).glob("*/population.json"))
     populations = {file.parent.name: _parsed(file) for file in files}
+    _check_originals(folder, populations)
     name = study.get("name")
     if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
         raise StoreError(f"{study_json}: expected the name of a study; found {name!r}")
@@ -174,7 +178,26 @@ def _parsed(file: Path) -> dict[str, Any]:
         raise StoreError(f"{file}: expected a digest, and an identity with data.splits; found others; export it again")
     if not re.fullmatch(POPULATION_PATTERN, file.parent.name):
         raise StoreError(f"{file}: expected a folder with the name of a population; found {file.parent.name!r}")
+    _check_digest(f"{file}: the identity", digest(identity), content["digest"])
     return content
+
+
+def _check_originals(folder: Path, populations: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that populations which start from the packed originals name the digest of these."""
+    if (original := populations.get(ORIGINAL)) is None:
+        return
+    for name, content in populations.items():
+        if is_unlearned(content["identity"]):
+            stated = str(content["identity"]["original_digest"])
+            _check_digest(f"{folder}: the originals of population {name}", original["digest"], stated)
+
+
+def _check_digest(what: str, found: str, stated: str) -> None:
+    if found != stated:
+        raise StoreError(
+            f"{what}: expected the digest {stated[:16]}, as the folder states it; found {found[:16]}; the folder is "
+            "damaged, or was changed; export it again"
+        )
 
 
 def check_same_study(store: StudyStore, pack: Pack, population: str) -> None:
@@ -218,12 +241,12 @@ def _identity(store: StudyStore, population: str) -> Mapping[str, Any]:
 
 def _check_runs(store: StudyStore, pack: Pack, population: str) -> None:
     """Check that each run has its population's digest, and started from one of the store's originals."""
-    where, digest = f"{pack.folder}: population {population}", pack.populations[population]["digest"]
+    where, stated = f"{pack.folder}: population {population}", pack.populations[population]["digest"]
     starts = {one.payloads[CHECKPOINT].sha256 for one in store.made(ORIGINAL).values() if CHECKPOINT in one.payloads}
     for record in pack.records(population):
-        if record.digest != digest:
+        if record.digest != stated:
             raise StoreError(
-                f"{where}, run {record.index}: expected the digest {digest[:16]}, as population.json has it; found "
+                f"{where}, run {record.index}: expected the digest {stated[:16]}, as population.json has it; found "
                 f"{record.digest[:16]}; export it again"
             )
         if starts and record.original_sha256 and record.original_sha256 not in starts:
@@ -250,9 +273,9 @@ def unpack(pack: Pack, populations: Sequence[str], storage: str, runs: int | Non
     for name in populations:
         content = json.dumps(pack.populations[name]).encode()
         store.storage.publish_file(store.layout.population_json(name), content)
-        digest = pack.populations[name]["identity"]["data"]["splits"]
-        _unpack_splits(pack, store, digest)
-        names = read_image_names(store, digest).ids
+        splits = pack.populations[name]["identity"]["data"]["splits"]
+        _unpack_splits(pack, store, splits)
+        names = read_image_names(store, splits).ids
         positions = {split: {one: i for i, one in enumerate(ids)} for split, ids in names.items()}
         outputs = _outputs(pack, name)
         for record in pack.records(name)[:runs]:
@@ -269,11 +292,30 @@ def unpack(pack: Pack, populations: Sequence[str], storage: str, runs: int | Non
     return store
 
 
-def _unpack_splits(pack: Pack, store: StudyStore, digest: str) -> None:
-    file = pack.folder / FOLDER / "splits" / PurePath(store.layout.splits(digest)).name
+def _unpack_splits(pack: Pack, store: StudyStore, splits: str) -> None:
+    file = pack.folder / FOLDER / "splits" / PurePath(store.layout.splits(splits)).name
     if not file.is_file():
         raise StoreError(f"{file}: missing; expected the ids of the images; export the folder again")
-    store.storage.publish_file(store.layout.splits(digest), file.read_bytes())
+    data = file.read_bytes()
+    _check_splits(file, data, splits)
+    store.storage.publish_file(store.layout.splits(splits), data)
+
+
+def _check_splits(file: Path, data: bytes, stated: str) -> None:
+    """Check that the images of each split have the digest that names the file; it does not list empty splits."""
+    try:
+        rows = read_table(data).select(["split", "image_id"]).to_pydict()
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise StoreError(
+            f"{file}: cannot be read as the ids of images: {first_line(error)}; export it again"
+        ) from error
+    ids: dict[str, list[str]] = {}
+    for split, image_id in zip(rows["split"], rows["image_id"], strict=True):
+        ids.setdefault(split, []).append(image_id)
+    empty = [name for name in ("validation", "test") if name not in ids]
+    added = [some for count in range(len(empty) + 1) for some in combinations(empty, count)]
+    possible = [digest({**ids, **{name: [] for name in some}}) for some in added]
+    _check_digest(f"{file}: the images", stated if stated in possible else possible[0], stated)
 
 
 def _outputs(pack: Pack, population: str) -> pa.Table:

@@ -80,7 +80,7 @@ def returns_more(model: nn.Module, image_size: int) -> bool:
         for training in (False, True):
             try:
                 output = model.train(training)(torch.zeros(2, 3, image_size, image_size))
-            except Exception:  # noqa: S112 - a module may raise anything
+            except (Exception, SystemExit):  # noqa: S112 - a module may raise anything
                 continue
             if not isinstance(output, torch.Tensor):
                 return True
@@ -102,7 +102,7 @@ def materialise(model: nn.Module, image_size: int | None, arch: str) -> None:
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(2, 3, image_size, image_size))
-    except Exception as error:  # a module may raise anything
+    except (Exception, SystemExit) as error:  # a module may raise anything
         reason = first_line(error)
         raise ModelError(
             f"model {arch}: its lazy modules get no shape from images of {image_size}x{image_size} pixels: {reason}"

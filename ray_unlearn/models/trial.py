@@ -123,8 +123,8 @@ def try_net(
         lines = list(_remarks(net, images_BCHW, logits)) if ":" in arch else []
         try:
             lines += _step(net, images_BCHW, labels_B)
-        except Exception as error:  # a module may raise anything
-            reason = first_line(error)
+        except (Exception, SystemExit) as error:  # a module may raise anything
+            reason = _reason(error)
             said = f"one training step on {len(images_BCHW)} images of {size} fails: {reason}{line_in(error, folder)}"
             if trains:
                 raise ModelError(f"model {arch}: {said}") from error
@@ -141,7 +141,7 @@ def copied(model: nn.Module, arch: str) -> nn.Module:
     """
     try:
         return Template(model).copy()
-    except Exception as error:  # deepcopy calls the module's own code
+    except (Exception, SystemExit) as error:  # deepcopy calls the module's own code
         old = [
             name for name, each in model.named_modules() for hook in each._forward_pre_hooks.values() if _is_old(hook)
         ]
@@ -152,7 +152,7 @@ def copied(model: nn.Module, arch: str) -> nn.Module:
             else f"{old[0] or 'the net'!r} uses torch.nn.utils.weight_norm, whose modules cannot be copied; use "
             "torch.nn.utils.parametrizations.weight_norm (its tensors have other names)"
             if old
-            else f"copy.deepcopy fails: {first_line(error)}"
+            else f"copy.deepcopy fails: {_reason(error)}"
         )
         raise ModelError(f"model {arch}: cannot be copied, and every run needs a copy: {why}") from error
 
@@ -169,8 +169,8 @@ def _prunes(hook: object) -> bool:
 def _evaluated(net: nn.Module, images_BCHW: torch.Tensor, arch: str, size: str, folder: str) -> torch.Tensor:
     try:
         logits = net.eval()(images_BCHW.clone())
-    except Exception as error:  # a module may raise anything
-        reason = f"{first_line(error)}{line_in(error, folder)}"
+    except (Exception, SystemExit) as error:  # a module may raise anything
+        reason = f"{_reason(error)}{line_in(error, folder)}"
         if isinstance(error, ModelError):
             raise ModelError(f"model {arch}: {reason}") from error
         if "to have 1 channels" in reason:
@@ -187,7 +187,7 @@ def _evaluated(net: nn.Module, images_BCHW: torch.Tensor, arch: str, size: str, 
     return logits
 
 
-def _size_hint(error: Exception, net: nn.Module, images_BCHW: torch.Tensor) -> str:
+def _size_hint(error: BaseException, net: nn.Module, images_BCHW: torch.Tensor) -> str:
     """Return the size of images that a first linear layer over whole images expects; empty where there is none."""
     found = re.search(r"shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)", str(error))
     first = next((layer for layer in net.modules() if any(True for _ in layer.parameters(recurse=False))), None)
@@ -298,6 +298,10 @@ def fails_on_one(model: nn.Module, images_BCHW: torch.Tensor) -> bool:
     try:
         with nothing_drawn(torch.device("cpu")), torch.no_grad():
             net(images_BCHW[:1].clone())
-    except Exception:  # a module may raise anything
+    except (Exception, SystemExit):  # a module may raise anything
         return True
     return False
+
+
+def _reason(error: BaseException) -> str:
+    return "it calls sys.exit" if isinstance(error, SystemExit) else first_line(error)

@@ -52,7 +52,8 @@ def status_lines(found: Sequence[PopulationStatus], uri: str) -> list[str]:
             are = "is" if one.more == 1 else "are"
             lines.append(f"{one.population}: {plural(one.more, 'run')} beyond the planned {one.planned} {are} kept")
         if one.unfinished:
-            runs = listed([f"{index:05d}" for index in one.unfinished])
+            after = {index: f" after epoch {epoch}" for index, epoch in one.epochs.items()}
+            runs = listed([f"{index:05d}{after.get(index, '')}" for index in one.unfinished])
             lines.append(f"{one.population}: {plural(len(one.unfinished), 'run')} will go on inside: {runs}")
         lines += [
             f"failed: {one.population}/{index:05d} after {plural(failure.attempts, 'attempt')}: {failure.error}"

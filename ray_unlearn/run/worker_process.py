@@ -80,7 +80,7 @@ class WorkerProcess:
         files = [theirs.detach(), *([scripts.given_away()] if scripts else [])]
         self.channel = Connection(ours.detach())
         try:
-            self.output = server.begin_fork(_WORK, {"folder": str(Path.cwd())}, files, limit_s=limit_s)
+            self.output = server.begin_fork(_WORK, {"folder": working_folder()}, files, limit_s=limit_s)
             """Descriptor of what it prints outside of runs; -1 once all is read."""
         except BaseException:
             self.channel.close()
@@ -150,6 +150,14 @@ class WorkerProcess:
         """Kill it, all that it started, and its server."""
         self.channel.close()
         self.server.close()
+
+
+def working_folder() -> str:
+    """Return this process's working folder; the root where it was removed, since no relative name is meant there."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return "/"
 
 
 def made_alone(job: Job, device: str, run: Run, attempt: int) -> list[Outcome]:

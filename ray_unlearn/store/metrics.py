@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ray_unlearn.store import FailedRecord, Record, StudyStore
-from ray_unlearn.store.unfinished import unfinished
+from ray_unlearn.store.unfinished import epoch_of, unfinished
+from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:  # `status` needs no table, and the import takes half a second
@@ -39,6 +40,8 @@ class PopulationStatus:
     """Number of finished runs beyond the planned count, made when it was larger."""
     unfinished: tuple[int, ...] = ()
     """Indexes of planned runs that are not made and go on from a stored state."""
+    epochs: Mapping[int, int] = field(default_factory=dict)
+    """Number of epochs that their states have, by index, where it can be read."""
 
 
 def study_status(study: Study, store: StudyStore) -> list[PopulationStatus]:
@@ -47,6 +50,8 @@ def study_status(study: Study, store: StudyStore) -> list[PopulationStatus]:
     for name, spec in study.populations.items():
         indexes = list(store.made(name))
         done = [index for index in indexes if index < spec.planned]
+        left = [index for index in unfinished(store, name) if index not in indexes and index < spec.planned]
+        states = {index: epoch_of(store, Run(population=name, index=index)) for index in left}
         failures = {i: f for i, f in store.failures(name).items() if i not in indexes and i < spec.planned}
         found.append(
             PopulationStatus(
@@ -56,7 +61,8 @@ def study_status(study: Study, store: StudyStore) -> list[PopulationStatus]:
                 done=len(done),
                 failed=failures,
                 more=len(indexes) - len(done),
-                unfinished=tuple(i for i in unfinished(store, name) if i not in indexes and i < spec.planned),
+                unfinished=tuple(left),
+                epochs={index: epoch for index, epoch in states.items() if epoch is not None},
             )
         )
     return found

@@ -18,7 +18,9 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ray_unlearn.errors import DamagedFile
+from pyarrow import NativeFile
+
+from ray_unlearn.errors import DamagedFile, RayUnlearnError
 from ray_unlearn.store.formats import parse_object, stamped
 from ray_unlearn.store.layout import run_index
 from ray_unlearn.store.study_store import StudyStore
@@ -26,6 +28,7 @@ from ray_unlearn.study.plan import Run
 
 _KIND = "unfinished run"
 _ENDING = ".state"
+_CHUNK_BYTES = 2**16
 
 
 def publish_state(store: StudyStore, run: Run, content: Mapping[str, Any], tensors: bytes) -> None:
@@ -60,6 +63,24 @@ def read_state(store: StudyStore, run: Run) -> tuple[dict[str, Any], bytes] | No
         raise DamagedFile(f"{where}: its sha256 differs from the one that it states")
     content, _, tensors = body.partition(b"\n")
     return parse_object(_KIND, content, where), tensors
+
+
+def epoch_of(store: StudyStore, run: Run) -> int | None:
+    """Return the number of epochs that a run's state has, from its beginning alone; None where that cannot be read."""
+
+    def two_lines(file: NativeFile) -> list[bytes]:
+        data = b""
+        while data.count(b"\n") < 2 and (more := file.read(_CHUNK_BYTES)):
+            data += more
+        return data.split(b"\n")[:2]
+
+    name = store.layout.unfinished(run)
+    try:
+        first, content = store.storage.read_within(name, two_lines)
+        parse_object(_KIND, first, name)
+        return int(parse_object(_KIND, content, name)["epoch"])
+    except (FileNotFoundError, RayUnlearnError, KeyError, TypeError, ValueError):
+        return None
 
 
 def remove_state(store: StudyStore, run: Run) -> None:

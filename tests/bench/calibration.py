@@ -33,7 +33,7 @@ import numpy as np
 from ray_unlearn.evaluation.comparison import compare
 from ray_unlearn.evaluation.intervals import Subsets, interval, standard_error, subsets
 from ray_unlearn.evaluation.measures import MEASURES
-from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality, quality_of
+from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
 from ray_unlearn.evaluation.measures.measure import Mode, Pair
 from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 from ray_unlearn.evaluation.permutation import holm, permutation_tests
@@ -130,8 +130,8 @@ def studies(cell: Cell) -> Iterator[dict[str, tuple[float, float, float, float]]
         drawn = subsets(unlearned, reference, settings)
         if cell.every:
             pair = Pair(unlearned, reference, cell.mode, settings.attack_rng)
-            values, points_E = compare(pair), pair.once(quality_of).points_E
-            draws = values_on(unlearned, reference, drawn.pairs, settings, {}, points_E)
+            values = compare(pair)
+            draws = values_on(unlearned, reference, drawn.pairs, settings, {}, pair)
         else:
             values, draws = f_alone(unlearned, reference, drawn, cell.mode)
         errors = {name: standard_error(name, draws, drawn, cell.mode) for name in draws.values}

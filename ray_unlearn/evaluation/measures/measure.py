@@ -119,6 +119,9 @@ class Measure:
     halves: Callable[[Pair], tuple[float, float] | None] | None = None
     """Values on two halves of the images, where `error` is that of what images have alone: what both halves have in
     common is an average over runs. None where a half has no image."""
+    signed: Callable[[Pair], FloatArray] | None = None
+    """Signed values of the images, [images], where the measure is the mean of their absolute values: the upper end of
+    its interval is made of these (`evaluation.intervals`)."""
     undefined: str = "not defined here: runs that do not differ, too few images, or a reference that is never right"
     """Reason why there may be no value although all splits and runs are there."""
     compute: Callable[[Pair], float | None] | None = None
