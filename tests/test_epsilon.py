@@ -14,6 +14,7 @@ import torch
 from confidences import BENCHMARK, GOLDEN, gaussian, hundredths
 
 from ray_unlearn.errors import EvaluationError
+from ray_unlearn.evaluation import compiled
 from ray_unlearn.evaluation.attack_tables import attack_tables
 from ray_unlearn.evaluation.blocks import Pooled
 from ray_unlearn.evaluation.epsilon import example_epsilons
@@ -445,3 +446,11 @@ def test_bad_input_is_one_line(unlearned: Any, retrained: Any, mode: Any, messag
         example_epsilons(unlearned, retrained, mode=mode)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_without_numba_no_call_is_left_to_compiled_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large it is; and with Numba small calls are not either."""
+    monkeypatch.setattr(compiled, "find_spec", lambda name: None)
+    assert not compiled.pays(1 << 40)
+    monkeypatch.setattr(compiled, "find_spec", lambda name: name)
+    assert [compiled.pays(values) for values in (compiled.FROM - 1, compiled.FROM)] == [False, True]

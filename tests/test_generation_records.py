@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from ray_unlearn.errors import StoreError
 from ray_unlearn.generation import generate, open_job
 from ray_unlearn.generation.records import published_run
+from ray_unlearn.run.outcome import Attempt, Outcome
+from ray_unlearn.run.worker import Worker
 from ray_unlearn.store import StudyStore
 from ray_unlearn.study import Run
 
@@ -37,3 +40,17 @@ def test_only_a_record_of_this_very_experiment_counts(tiny, monkeypatch: pytest.
 
     monkeypatch.setattr(StudyStore, "record", unreadable)
     assert published_run(job, Run(population="finetune", index=0)) is None
+
+
+def test_a_folder_that_is_removed_while_runs_are_made_is_no_success(tiny, monkeypatch: pytest.MonkeyPatch):
+    """Law: without the population.json that the command wrote, nothing that it made counts; it must not say 4 of 4."""
+    work = Worker.work
+
+    def removed(worker: Worker, attempts: Sequence[Attempt], flush: bool = False) -> list[Outcome]:
+        found = work(worker, attempts, flush)
+        (Path(open_job(tiny()).store.uri) / "finetune/population.json").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Worker, "work", removed)
+    with pytest.raises(StoreError, match=r"finetune/population\.json is gone, .*the folder was removed or replaced"):
+        generate(tiny(), backend="inline")

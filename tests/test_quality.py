@@ -124,3 +124,12 @@ def test_the_benchmark_finds_no_difference() -> None:
     assert found["largest_difference"] < 1e-6
     assert set(found["ms_per_example"]) == {"definition", "parity", "exact"}
     assert 0 < found["peak_mb"]["parity"] < 10
+
+
+def test_a_study_is_extrapolated_from_two_measurements() -> None:
+    """Law: 5 s with 2 halvings and 10 s with 12 are 54 s with 100; a study is its methods and one null."""
+    assert BENCHMARK.extrapolated((2, 12), (5.0, 10.0), 100) == 54
+    found = BENCHMARK.whole(8, {"retain": 12, "forget": 5, "test": 12}, (2, 3), 4, 3)
+    assert found["study"] == 3 * found["method"]["extrapolated"] + found["null"]["extrapolated"]
+    assert min(found["method"]["seconds"] + found["null"]["seconds"]) > 0
+    assert "3 methods and the null, 4 halvings, extrapolated: " in BENCHMARK.whole_lines(found, 4, 3)[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 from conftest import TINY, merged, payload_bytes
 from plans import PAYLOADS, finetune, plan_of, record_of
 from pyarrow import fs
@@ -27,6 +29,7 @@ from ray_unlearn.run import worker as worker_module
 from ray_unlearn.run.outcome import Outcome
 from ray_unlearn.run.worker import Job, Worker
 from ray_unlearn.store import Storage, StudyStore, disk
+from ray_unlearn.store.formats import stamped
 from ray_unlearn.store.metrics import study_status
 from ray_unlearn.store.unfinished import publish_state, read_state, remove_made, unfinished
 from ray_unlearn.store.verify import repair, verify
@@ -260,8 +263,28 @@ def test_states_on_an_object_store_are_neither_runs_nor_leftovers() -> None:
     assert unfinished(store, "finetune") == [1]
 
 
+def rewrite(path: Path, change: Callable[[bytes, bytes], tuple[bytes, bytes]]) -> None:
+    """Change a state's content and tensors, and its sha256 with them."""
+    _, content, tensors = path.read_bytes().split(b"\n", 2)
+    body = b"\n".join(change(content, tensors))
+    first = stamped("unfinished run", {"sha256": hashlib.sha256(body).hexdigest()})
+    path.write_bytes(json.dumps(first).encode() + b"\n" + body)
+
+
+def without_numbers(content: bytes, tensors: bytes) -> tuple[bytes, bytes]:
+    found = safetensors.torch.load(tensors)
+    spoiled = {name: each * float("nan") if each.is_floating_point() else each for name, each in found.items()}
+    return content, safetensors.torch.save(spoiled)
+
+
 SPOILED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "damaged": (damage, {}, "sha256 differs"),
+    "no content": (lambda path: rewrite(path, lambda *_: (b"{}", b"")), {}, "it lacks what a state has (KeyError"),
+    "other types": (
+        lambda path: rewrite(path, lambda _, tensors: (b'{"run": "original/00000", "conditions": 1}', tensors)),
+        {},
+        "it lacks what a state has (AttributeError",
+    ),
     "other code": (lambda path: None, {"code_sha256": lambda: "0" * 64}, "source text of ray-unlearn (then"),
     "another torch": (lambda path: None, {"versions": lambda _: {"torch": "9.9"}}, "version of torch (then"),
     "another device": (lambda path: None, {"device_name": lambda _: "other"}, "device (then cpu, now other)"),
@@ -287,6 +310,22 @@ def test_a_state_that_does_not_fit_is_ignored_with_a_reason(
     assert expected in outcome.note
     assert bytes_of(payload_bytes(tmp_path / "tiny"), RUNS[0]) == bytes_of(made.payloads, RUNS[0])
     assert not (tmp_path / "tiny/original/unfinished" / STATE).exists()
+
+
+def test_a_state_from_which_a_run_fails_is_not_used_again(
+    stopped: Path, tmp_path: Path, killed: Callable[[int], None]
+) -> None:
+    """Law: weights of the last epoch that are no numbers fail that attempt alone: the next one begins anew."""
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    state = tmp_path / "tiny/original/unfinished" / STATE
+    _, worker = opened(study_in(tmp_path))
+    killed(1)
+    assert attempted(worker, RUNS[0]) is None
+    rewrite(state, without_numbers)
+    (outcome,) = worker.work([(RUNS[0], 1)], flush=True)
+    worker.close()
+    assert outcome.error.endswith("holds NaN or infinity after training")
+    assert not state.exists()
 
 
 def test_a_state_of_another_definition_is_ignored(stopped: Path, tmp_path: Path) -> None:

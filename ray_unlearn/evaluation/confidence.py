@@ -41,8 +41,11 @@ def logit_scaled_confidence(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.
 
 def probability_of(phi: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the label's probability 1 / (1 + exp(-phi)) without overflow, exact to rounding at both ends."""
-    small = np.exp(-np.abs(phi))
-    probability: NDArray[np.float64] = np.where(phi >= 0, 1, small) / (1 + small)
+    small = np.abs(phi)  # one array, changed in place: new ones of this size cost more than what is computed
+    np.exp(np.negative(small, out=small), out=small)
+    probability: NDArray[np.float64] = np.where(phi >= 0, 1, small)
+    small += 1
+    probability /= small
     return probability
 
 

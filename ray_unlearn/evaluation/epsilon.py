@@ -19,7 +19,7 @@ Does not cover: from epsilon to a score (`quality.py`), and confidence bounds on
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +28,11 @@ from numpy.typing import ArrayLike, NDArray
 from ray_unlearn.errors import EvaluationError, did_you_mean
 from ray_unlearn.evaluation.attack_tables import AttackTables, Floats, Indexes, Table, attack_tables
 from ray_unlearn.evaluation.blocks import Pooled
+from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.parity import parity_epsilons
 
+Search = Callable[[Floats, Floats, AttackTables], Floats]
+"""(unlearned, retrained, both sorted [E, N]; tables) -> the best epsilon of each image."""
 MODES = ("parity", "exact")
 CAP = 50.0
 RANGE_RATIO = 0.01
@@ -40,11 +43,6 @@ MAX_PARITY = 10_000.0
 """The single thresholds of `parity` take 100 places per unit of phi; phi itself is within +-104."""
 TILE = 64
 """Left ends of `exact` at a time: 64 x 1024 indexes at N = 512 stay in the cache; 256 was 3 times slower."""
-COMPILED_FROM = 1 << 16
-"""Values of phi, of both sides, from which compiled loops pay for their loading: 64 images at N = 512.
-
-An evaluation looks at hundreds of subsets of as many values.
-"""
 _VALUES = 1 << 13
 """Values of phi, of both sides, at a time: their arrays stay in the cache. Half and twice as many took longer."""
 
@@ -79,23 +77,30 @@ def example_epsilons(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, *, mode: 
     guarded_E = _guarded(unlearned_EN, retrained_EN)
     epsilon_E = np.full(len(guarded_E), CAP)
     open_E = np.flatnonzero(~guarded_E)
-    best, size = _fastest(mode, unlearned.size + retrained.size), max(1, _VALUES // (len(unlearned) + len(retrained)))
-    for start in range(0, len(open_E), size):
-        images = open_E[start : start + size]
-        epsilon_E[images] = best(unlearned_EN[images], retrained_EN[images], tables)
+    epsilon_E[open_E] = _fastest(mode, unlearned.size + retrained.size)(
+        unlearned_EN[open_E], retrained_EN[open_E], tables
+    )
     undecided_E = np.isneginf(epsilon_E)
     epsilon_E[undecided_E] = CAP
     return ExampleEpsilons(np.clip(epsilon_E, 0.0, CAP), guarded_E, undecided_E)
 
 
-def _fastest(mode: str, values: int) -> Callable[[Floats, Floats, AttackTables], Floats]:
+def _fastest(mode: str, values: int) -> Search:
     """Return the search of a mode: compiled loops for many values, where Numba is installed, else NumPy's."""
-    if values >= COMPILED_FROM and find_spec("numba"):
+    if pays(values):
         from ray_unlearn.evaluation.compiled.parity import parity_compiled
         from ray_unlearn.evaluation.compiled.search import exact_compiled
 
         return parity_compiled if mode == "parity" else exact_compiled
-    return parity_epsilons if mode == "parity" else exact_epsilons
+    return partial(_some_at_a_time, parity_epsilons if mode == "parity" else exact_epsilons)
+
+
+def _some_at_a_time(best: Search, unlearned_EN: Floats, retrained_EN: Floats, tables: AttackTables) -> Floats:
+    """Return the epsilons of all images, of which few are in memory in every form at once."""
+    size = max(1, _VALUES // (unlearned_EN.shape[1] + retrained_EN.shape[1]))
+    starts = range(0, len(unlearned_EN), size)
+    found = [best(unlearned_EN[start : start + size], retrained_EN[start : start + size], tables) for start in starts]
+    return np.concatenate([np.empty(0), *found])
 
 
 def exact_epsilons(unlearned_EN: Floats, retrained_EN: Floats, tables: AttackTables) -> Floats:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.errors import EvaluationError
+from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.populations import FloatArray
 
 
@@ -81,7 +82,13 @@ def roc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> Roc:
 
     """
     ours, theirs = _scores(positives, "positives"), _scores(negatives, "negatives")
-    both = np.concatenate([np.sort(ours), np.sort(theirs)])
+    ours, theirs = np.sort(ours), np.sort(theirs)
+    if pays(len(ours) + len(theirs)):
+        from ray_unlearn.evaluation.compiled.rates import rates
+
+        true, false = rates(ours, theirs)
+        return Roc(true_positive_rate=true, false_positive_rate=false)
+    both = np.concatenate([ours, theirs])
     order = np.argsort(both, kind="stable")  # merges two sorted samples, in a quarter of the time of sorting them again
     values, positive = both[order], order < len(ours)
     first = np.flatnonzero(np.append(True, values[1:] > values[:-1]))

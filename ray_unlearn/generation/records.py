@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -207,15 +207,27 @@ class ArithmeticWarnings:
                 self._logged.add(line)
 
 
+def _check_there(job: Job, populations: Collection[str]) -> None:
+    """Check that the folder into which runs were published is still the one that this command admitted."""
+    for name in sorted(populations):
+        if (job.store.held(name) or {}).get("digest") != job.plan.populations[name].digest:
+            raise StoreError(
+                f"{job.store.uri}: {name}/population.json is gone, or another's: the folder was removed or replaced "
+                "while runs were made, so what is there is not whole; remove the rest of it, and `ray-unlearn "
+                "generate` makes it again"
+            )
+
+
 def finish(job: Job, tally: Tally, held: Held) -> str:
     """Update the files that are derived from records; return why that failed, if runs failed, too, else "".
 
     Done even if no run was made: the previous command may have been killed before this step.
 
     Raises:
-        StoreError: the files cannot be written, and no run failed.
+        StoreError: the files cannot be written, and no run failed; or the folder was removed while runs were made.
 
     """
+    _check_there(job, {run.population for run in tally.made})
     job.store.sweep(job.plan)  # files that dead workers left
     known = {name: job.store.compact(name, p.digest, held[name]) for name, p in job.plan.populations.items()}
     for name, records in known.items():

@@ -30,6 +30,7 @@ import ray_unlearn
 from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import DamagedFile, NewerFormat, StoreError
 from ray_unlearn.run.artefacts import RunWriter
+from ray_unlearn.run.finite import check_weights
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.unfinished import publish_state, read_state, remove_state
@@ -77,6 +78,7 @@ class Keeper:
             try:
                 model = self._execute(train, data, rng, resuming)
                 if not resuming.behind:
+                    check_weights(model)
                     return model
                 error: Exception | str = f"the method ended before epoch {snapshot.epoch}"
             except Exception as raised:
@@ -106,16 +108,22 @@ class Keeper:
             self.kept = True
             content, data = found
             self._check(content)
-            tensors = safetensors.torch.load(data)
+            return self._restored(content, safetensors.torch.load(data))
         except (DamagedFile, NewerFormat, StoreError, _Differs, safetensors.SafetensorError) as error:
-            self.kept = True
-            self._ignore(" ".join(str(error).split()))
-            return None
+            why = " ".join(str(error).split())
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            why = f"it lacks what a state has ({type(error).__name__}: {error})"
+        self.kept = True
+        self._ignore(why)
+        return None
+
+    def _restored(self, content: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Snapshot:
+        """Return the snapshot of a state, and restore what the writer has of it."""
         files = {name: bytes(t.numpy()) for name, t in tensors.items() if name.startswith(_FILES)}
-        self.writer.restore(content["writer"], {name.removeprefix(_FILES): each for name, each in files.items()})
-        self.before = content["seconds"], content["cpu_seconds"]
         snapshot = Snapshot({name: t for name, t in tensors.items() if name not in files}, content["training"])
+        self.before = float(content["seconds"]), float(content["cpu_seconds"])
         self.note = f"went on after epoch {snapshot.epoch}"
+        self.writer.restore(content["writer"], {name.removeprefix(_FILES): each for name, each in files.items()})
         return snapshot
 
     def _check(self, content: Mapping[str, Any]) -> None:

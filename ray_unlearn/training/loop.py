@@ -8,7 +8,7 @@
 The first set determines the number of steps of an epoch; batches of further sets come from endless reshuffled streams
 of their own. An epoch's draws are copied to the device at its start, and the loss is summed there and read once, at its
 end, so that a GPU never waits inside an epoch. Steps may be executed in a quicker way that gives the same run
-(`fast.make_stepper`): on a GPU they are captured, which is why losses and hooks are pure tensor code (`step` has the
+(`fast.Stepper`): on a GPU they are captured, which is why losses and hooks are pure tensor code (`step` has the
 contract).
 
 Does not cover: perturbations before training, and other actions that happen once; methods do them around `fit`.
@@ -29,7 +29,7 @@ from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
 from ray_unlearn.training.batches import Batch, Draws, Stream, batches, draw, sizes_of
-from ray_unlearn.training.fast import make_stepper
+from ray_unlearn.training.fast import Stepper
 from ray_unlearn.training.objective import Loss, class_weights, cross_entropy
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
 from ray_unlearn.training.precision import arithmetic, check_supported
@@ -101,7 +101,7 @@ class Training:
         self.plain = len(sets) == 1 and all(each is None for each in (loss, hooks, parameters, optimizer))
         """Whether it is the default objective on one set, with nothing of a method's own."""
         fixed = (self._step, data, self._images, self._sizes, self._streams, self.optimizer, weights_C)
-        self._take = make_stepper(*fixed, plain=self.plain)
+        self._take = Stepper(*fixed, plain=self.plain)
         if data.resuming is not None:
             data.resuming.opened(self)
 

@@ -2,11 +2,16 @@
 
     OMP_NUM_THREADS=1 uv run python tests/bench/benchmark_evaluation.py --json figures.json  # N = 512: 20 s on one core
     OMP_NUM_THREADS=1 uv run python tests/bench/benchmark_evaluation.py --runs 64 --examples 50
+    OMP_NUM_THREADS=1 uv run python tests/bench/benchmark_evaluation.py --whole   # a study: a minute on one core
 
 Prints CPU milliseconds per example of both on the same synthetic phi (Gaussian, sigma 1.5), with the spread over
 repeats, their ratio, the largest difference of epsilon, and the peak memory that NumPy allocates for 1,000 examples.
 Expected at N = 512 on an AMD EPYC core: 200 ms for the definition, 1 ms for parity and exact, 20 MB. Needs no GPU, no
 Ray and no data.
+
+`--whole` times all that `evaluate` computes of one population and of the null, from outputs in memory: N = 512, 1,000
+forget, 2,000 retain and 2,000 test images, `parity`, with 2 and 12 halvings. CPU time is linear in halvings, so that of
+100, and of 12 methods and the null, is extrapolated, and said to be.
 """
 
 import argparse
@@ -16,15 +21,21 @@ import os
 import statistics
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.evaluation import forgetting_quality
+from ray_unlearn.evaluation import forgetting_quality, population_scores
+from ray_unlearn.evaluation.nulls import score_null
+from ray_unlearn.evaluation.outputs import ImageNames, Outputs, SplitOutputs
+from ray_unlearn.evaluation.population_scores import describe, on_set
+from ray_unlearn.evaluation.resampling import Settings
+from ray_unlearn.store import Record
 
 Floats = NDArray[np.float64]
 
@@ -126,6 +137,76 @@ def measure(
     }
 
 
+def outputs(population: str, images: dict[str, int], runs: int, shift: float) -> Outputs:
+    """Return outputs of a population whose phi of an image are Gaussian, in part the same for all images of a run."""
+    scratch, world = population == "retrained", np.random.default_rng(99)
+    rng = np.random.default_rng(int(scratch))
+    splits = {}
+    for split, number in images.items():
+        mean_N, spread_N = world.normal(2, 2, number), world.lognormal(0, 0.4, number)
+        noise_RN = 0.93 * rng.normal(size=(runs, number)) + 0.37 * rng.normal(size=(runs, 1))
+        phi_RN = mean_N + spread_N * noise_RN + (shift if split == "forget" else 0)
+        phi_RN = phi_RN.astype(np.float32).astype(np.float64)
+        splits[split] = SplitOutputs(np.arange(number), np.arange(number) % 10, phi_RN, phi_RN > 0)
+    fields = {
+        "population": population, "original": 0, "digest": "", "method": "train" if scratch else "finetune",
+        "options": {}, "seeds": {}, "original_sha256": "" if scratch else "0" * 64, "metrics": {}, "epoch_loss": [1.0],
+        "stages": [], "seconds": {"train": 1.0}, "started_at": "2026-01-01T00:00:00+00:00", "device": "cpu",
+        "threads": 1, "host": "here", "versions": {}, "attempt": 1, "checksum": "",
+    }  # fmt: skip
+    payloads = [{"outputs.arrow": {"size_bytes": 1, "sha256": f"{run:064d}"}} for run in range(runs)]
+    records = [Record.model_validate({**fields, "index": run, "payloads": one}) for run, one in enumerate(payloads)]
+    return Outputs(population, tuple(records), splits)
+
+
+def whole(runs: int, images: dict[str, int], halvings: tuple[int, int], wanted: int, methods: int) -> dict[str, Any]:
+    """Return CPU seconds of a method and of the null with few and more halvings, and those of a study, extrapolated."""
+    unlearned, reference = (outputs(name, images, runs, shift) for name, shift in (("ours", 0.3), ("retrained", 0.0)))
+    ids = {split: [f"{split}{place}" for place in range(number)] for split, number in images.items()}
+    names = ImageNames(ids, {split: [""] * len(some) for split, some in ids.items()}, ())
+
+    def method(settings: Settings) -> None:
+        described = describe([unlearned], unlearned.records, names, "unlearned", "finetune", reference.records)
+        on = on_set(described, unlearned, reference, names, runs // 2, settings)
+        population_scores.whole([on], settings)
+
+    def null(settings: Settings) -> None:
+        score_null([reference], runs // 2, settings)
+
+    found: dict[str, Any] = {"runs": runs, "images": images, "halvings": halvings, "compiled": bool(find_spec("numba"))}
+    for name, compute in (("method", method), ("null", null)):
+        compute(Settings(mode="parity", resamples=2, seed=0))  # imports, and what is compiled
+        seconds = []
+        for resamples in halvings:
+            start = time.process_time()
+            compute(Settings(mode="parity", resamples=resamples, seed=0))
+            seconds.append(time.process_time() - start)
+        found[name] = {"seconds": seconds, "extrapolated": extrapolated(halvings, seconds, wanted)}
+    found["study"] = methods * found["method"]["extrapolated"] + found["null"]["extrapolated"]
+    return found
+
+
+def extrapolated(halvings: Sequence[int], seconds: Sequence[float], wanted: int) -> float:
+    """Return the seconds of a number of halvings, on the line through two measurements."""
+    each = (seconds[1] - seconds[0]) / (halvings[1] - halvings[0])
+    return seconds[0] + each * (wanted - halvings[0])
+
+
+def whole_lines(found: dict[str, Any], wanted: int, methods: int) -> list[str]:
+    """Return what was measured, and what is extrapolated from it."""
+    few, more = found["halvings"]
+    how = "compiled loops" if found["compiled"] else "NumPy alone"
+    lines = [f"N = {found['runs']}, images {found['images']}, parity, {how}; CPU seconds on one core"]
+    for name in ("method", "null"):
+        one, other = found[name]["seconds"]
+        lines += [f"{name:>6}: {one:.1f} with {few} halvings, {other:.1f} with {more}; {wanted} extrapolated: "]
+        lines[-1] += f"{found[name]['extrapolated']:.0f}"
+    return [
+        *lines,
+        f"{methods} methods and the null, {wanted} halvings, extrapolated: {found['study'] / 60:.1f} minutes",
+    ]
+
+
 def main() -> None:
     """Measure, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,7 +215,14 @@ def main() -> None:
     parser.add_argument("--naive-examples", type=int, default=6, help="how many of them the definition does")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--whole", action="store_true", help="time a study's evaluation instead, of --runs runs")
     asked = parser.parse_args()
+    if asked.whole:
+        study = whole(asked.runs, {"retain": 2000, "forget": 1000, "test": 2000}, (2, 12), 100, 12)
+        print("\n".join(whole_lines(study, 100, 12)))
+        if asked.json:
+            asked.json.write_text(json.dumps(study, indent=2) + "\n")
+        return
     found = measure(asked.runs, asked.examples, min(asked.naive_examples, asked.examples), asked.repeats)
     lines = [f"N = {found['runs']}, OMP_NUM_THREADS {found['threads']}, {found['repeats']} repeats"]
     for name, value in found["ms_per_example"].items():

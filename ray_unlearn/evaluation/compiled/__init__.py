@@ -1,4 +1,20 @@
 """Loops that Numba compiles, where the extra `fast` installed it; NumPy's code beside this folder defines the numbers.
 
-Does not cover: when they are used (`epsilon.py`).
+    if pays(values):
+        from ray_unlearn.evaluation.compiled.rates import rates
+
+Does not cover: what is computed (`epsilon`, `parity`, `roc`).
 """
+
+from importlib.util import find_spec
+
+FROM = 1 << 16
+"""Values in a call from which compiled loops pay for their loading: phi of 64 images at N = 512, both sides.
+
+An evaluation makes hundreds of calls of one size.
+"""
+
+
+def pays(values: int) -> bool:
+    """Return whether a call with so many values is left to compiled loops: where it is large, and Numba is there."""
+    return values >= FROM and find_spec("numba") is not None

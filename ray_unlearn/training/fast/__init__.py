@@ -1,6 +1,6 @@
-"""Quicker ways to take a training's steps, behind one function.
+"""Quicker ways to take a training's steps, behind one class.
 
-    take = make_stepper(step, data, sets, sizes, streams, optimizer, weights_C, plain=True)
+    take = Stepper(step, data, sets, sizes, streams, optimizer, weights_C, plain=True)
     total = take(eagerly, draws, rates, optimizer)        # one epoch
 
 `eagerly` is the training loop itself. Quicker ways give the same run. On a GPU, a captured step is replayed: of the
@@ -34,49 +34,30 @@ Steps = Callable[[Draws, Sequence[float], torch.optim.Optimizer], torch.Tensor]
 _KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-def make_stepper(
-    step: Step,
-    data: RunData,
-    images: Sequence[ImageSet],
-    sizes: Sequence[int],
-    streams: Sequence[Stream],
-    optimizer: torch.optim.Optimizer,
-    weights_C: torch.Tensor | None,
-    *,
-    plain: bool,
-) -> Quickest:
-    """Return a stepper that takes a training's epochs in the quickest way.
-
-    Args:
-        step: the training's step.
-        data: the run's data; its engines, if it has any, capture steps.
-        images: the sets to train on.
-        sizes: images per step of each.
-        streams: draws of the sets after the first.
-        optimizer: made for this training; an epoch with another optimiser is not taken on live taps.
-        weights_C: class weights of the default objective, float32 [C], or None.
-        plain: whether the training is the default objective on one set, with nothing of a method's own.
-
-    """
-    return Quickest(step, data, images, sizes, streams, optimizer, weights_C, plain)
-
-
 @dataclass
-class Quickest:
-    """Stepper that chooses anew for every epoch: a method may have changed the model in between.
+class Stepper:
+    """Takes a training's epochs in the quickest way, chosen anew for each: a method may have changed the model between.
 
     It does not keep the loop that takes steps eagerly: a training that refers to itself would hold its optimiser's
     state until the garbage collector runs.
     """
 
     step: Step
+    """The training's step."""
     data: RunData
+    """The run's data; its engines, if it has any, capture steps."""
     images: Sequence[ImageSet]
+    """The sets to train on."""
     sizes: Sequence[int]
+    """Images per step of each."""
     streams: Sequence[Stream]
+    """Draws of the sets after the first."""
     optimizer: torch.optim.Optimizer
+    """Made for this training; an epoch with another optimiser is not taken on live taps."""
     weights_C: torch.Tensor | None
+    """Class weights of the default objective, float32 [C], or None."""
     plain: bool
+    """Whether the training is the default objective on one set, with nothing of a method's own."""
     live: LiveTaps | None = None
     own: OwnSteps | None = None
     epochs: int = 0

@@ -17,7 +17,7 @@ depend on whether it was the first. A smaller last batch is computed eagerly, on
 Captured and eager epochs are the same arithmetic in the same order; on a GPU the captured rate is float32, so that the
 two agree to rounding, not in every bit. Each repeats itself bit for bit with `execution.deterministic`.
 
-Does not cover: which trainings an engine may serve (`make_stepper`); objectives and hooks of a method's own, whose
+Does not cover: which trainings an engine may serve (`Stepper`); objectives and hooks of a method's own, whose
 tensors are the run's (`own_steps`).
 """
 

@@ -1,4 +1,4 @@
-"""Compiled loops give NumPy's epsilon to the last bit; skipped, saying so, without Numba."""
+"""Compiled loops give NumPy's numbers to the last bit; skipped, saying so, without Numba."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from test_epsilon import awkward
 
-from ray_unlearn.evaluation import epsilon
+from ray_unlearn.evaluation import compiled
 from ray_unlearn.evaluation.epsilon import ExampleEpsilons, example_epsilons
+from ray_unlearn.evaluation.roc import roc
 
 pytest.importorskip("numba", reason="needs the extra fast: pip install 'ray-unlearn[fast]'")
 
@@ -46,7 +47,7 @@ def with_values(
     monkeypatch: pytest.MonkeyPatch, start: int, draws: list[tuple[np.ndarray, ...]], mode: str
 ) -> list[ExampleEpsilons]:
     """Return the epsilons of all draws, compiled from so many values on."""
-    monkeypatch.setattr(epsilon, "COMPILED_FROM", start)
+    monkeypatch.setattr(compiled, "FROM", start)
     return [example_epsilons(*pair, mode=mode) for pair in draws]
 
 
@@ -71,13 +72,32 @@ def test_exact_takes_unequal_numbers_of_runs(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_large_calls_are_compiled_and_small_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call below the limit does not load Numba; one at it uses the loops."""
-    compiled = []
+    called = []
     monkeypatch.setattr(
-        "ray_unlearn.evaluation.compiled.search.exact_compiled", lambda *args: compiled.append(1) or np.ones(2)
+        "ray_unlearn.evaluation.compiled.search.exact_compiled", lambda *args: called.append(1) or np.ones(2)
     )
-    monkeypatch.setattr(epsilon, "COMPILED_FROM", 24)
+    monkeypatch.setattr(compiled, "FROM", 24)
     rng = np.random.default_rng(5)
     example_epsilons(*rng.normal(size=(2, 5, 2)), mode="exact")
-    assert not compiled
+    assert not called
     assert example_epsilons(*rng.normal(size=(2, 6, 2)), mode="exact").epsilon_E.tolist() == [1, 1]
-    assert compiled
+    assert called
+
+
+def test_curves_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: to the last bit, with ties within and across, infinities, zeros of both signs, and one value a side."""
+    rng = np.random.default_rng(6)
+    tied = [rng.integers(-3, 4, size) * rng.choice([-1.0, 1.0], size) for size in (40, 25)]
+    pairs = [
+        (rng.normal(size=30), rng.normal(size=50)),
+        (tied[0], tied[1]),
+        (np.array([np.inf, -np.inf, 1]), np.array([-np.inf])),
+        (np.zeros(1), -np.zeros(2)),
+    ]
+    found = []
+    for start in (1 << 60, 0):
+        monkeypatch.setattr(compiled, "FROM", start)
+        curves = [roc(*pair) for pair in pairs]
+        rates = [(curve.true_positive_rate.tolist(), curve.false_positive_rate.tolist()) for curve in curves]
+        found.append(rates)
+    assert found[0] == found[1]
