@@ -1,7 +1,8 @@
-"""Checkpoints for other programs: a population as the competition's zip, or one model as a file.
+"""Checkpoints for other programs: a population as the competition's zip, or one model as a file; new folders.
 
     export_competition(store, "finetune", count=512, file=Path("submission.zip"))
     export_model(store, Run(population="finetune", index=0), Path("model.pth"))        # or model.safetensors
+    with new_folder(Path("hub")) as pending: ...                                       # appears whole, or not at all
 
 The zip holds exactly N `unlearned_checkpoint_{i}.pth`. The only module that writes a pickle, because the competition's
 evaluator and much serving code read nothing else: a `.pth` is `torch.save` of a state dict in fp32, and loads with
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ray_unlearn.errors import StoreError, writing
+from ray_unlearn.errors import StoreError, StudyError, writing
 from ray_unlearn.models import parse_weights
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.forget_sets import splits_held
@@ -112,15 +114,41 @@ def save_pth(values: np.ndarray, file: Path) -> None:
 
 
 @contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside `folder`, which takes its name once the block is done, and is removed where it fails.
+
+    Raises:
+        StudyError: the folder exists.
+        StoreError: it cannot be written.
+
+    """
+    if folder.exists():
+        raise StudyError(f"{folder}: exists already and is not overwritten; choose another name")
+    pending = _temporary(folder)
+    try:
+        with writing(folder):
+            pending.mkdir(parents=True)
+            yield pending
+            pending.rename(folder)
+    finally:
+        shutil.rmtree(pending, ignore_errors=True)
+
+
+@contextmanager
 def _replacing(file: Path) -> Iterator[Path]:
     """Yield a temporary file beside `file`, which replaces it once the block is done."""
-    temporary = file.with_name(f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{file.name}")
+    temporary = _temporary(file)
     try:
         with writing(file):
             yield temporary
             temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Return a path of its own beside `path`, which is hidden."""
+    return path.with_name(f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")
 
 
 def _as_pth(data: bytes) -> bytes:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from conftest import TINY, merged
 
 from ray_unlearn.store import Record, StudyStore, open_storage
+from ray_unlearn.store.arrow import ipc_bytes
 from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.store.records import payload_of
 from ray_unlearn.study import Run, Study, parse_study
@@ -110,10 +112,7 @@ def publish_splits(store: StudyStore, group: str = "") -> None:
             "group": [group and f"{group}{i % 2}" for i in range(len(rows))],
         }
     ).replace_schema_metadata({"class_names": json.dumps(["young", "middle", "old"])})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    store.storage.publish_file(store.layout.splits(SPLITS_DIGEST), bytes(sink.getvalue()))
+    store.storage.publish_file(store.layout.splits(SPLITS_DIGEST), ipc_bytes(table))
 
 
 def evaluated_store(
@@ -134,6 +133,14 @@ def evaluated_store(
             logits = draw_logits(1000 * number + seed, **how)
             publish(store, name, index, {split: logits[split] for split in saved})
     return study, store
+
+
+def evaluated_study(folder: Path, counts: Mapping[str, int]) -> Path:
+    """Return the file of a study whose store, next to it, has outputs of these populations."""
+    study, _ = evaluated_store(folder / "store", counts)
+    file, values = folder / "study.yaml", json.loads(study.model_dump_json(exclude_unset=True))
+    file.write_text(yaml.safe_dump(values | {"storage": "store"}, sort_keys=False))
+    return file
 
 
 def leave_fits_out(patch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,13 @@ def payloads(store: StudyStore) -> dict[str, bytes]:
     return found
 
 
+def made_on_a_disk(folder: Path) -> dict[str, bytes]:
+    """Return the payloads of the study on a disk."""
+    study = study_on(str(folder))
+    generate(study, backend="inline")
+    return payloads(StudyStore(open_storage(study.storage), study.name))
+
+
 def live(uri: str, folder: Path, expected: dict[str, bytes]) -> None:
     """Generate, resume, look, verify, repair, evaluate and export; fail where anything differs from a disk."""
     assert generate(study_on(uri, 1), backend="inline").made == 1 + 1 + RETRAINED

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import TINY, merged
+from conftest import TINY, merged, payload_bytes
 from safetensors.torch import save_file
 
+from ray_unlearn.generation import generate
 from ray_unlearn.models import small_cnn
 from ray_unlearn.store import Storage
 from ray_unlearn.study import Study, parse_study
@@ -69,6 +70,14 @@ def mixed_study_in(folder: Path, count: int) -> Study:
 def hurry(folder: Path) -> None:
     """Let the runs of the study in `folder` take no time from now on."""
     (folder / "quickly").touch()
+
+
+def unhurt(folder: Path, count: int) -> dict[str, bytes]:
+    """Return the payloads of the study in `folder`, made here without a wait and without an interruption."""
+    study = slow_study_in(folder, count)
+    hurry(folder)
+    assert generate(study, backend="inline").made == count + 1
+    return payload_bytes(folder / "store/tiny")
 
 
 class SlowStorage(Storage):

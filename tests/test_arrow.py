@@ -19,7 +19,7 @@ from ray_unlearn.data.shards import Example, encode_shard, map_shard, read_colum
 from ray_unlearn.errors import DataError, StoreError
 from ray_unlearn.evaluation.outputs import decode_outputs, read_image_names
 from ray_unlearn.store import StudyStore, open_storage
-from ray_unlearn.store.arrow import open_parquet_file, parquet_extension_types, read_table
+from ray_unlearn.store.arrow import ipc_bytes, open_parquet_file, parquet_extension_types, read_table
 from ray_unlearn.study.schema import Columns
 
 awake: list[str] = []
@@ -78,11 +78,9 @@ PLACES = ("column", "struct", "list", "list of structs", "dictionary of structs"
 
 
 def ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
+    data = ipc_bytes(table)
     awake.clear()
-    return bytes(sink.getvalue())
+    return data
 
 
 def test_pyarrow_itself_wakes_the_type():

@@ -23,6 +23,8 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import payload_bytes
+from test_models import Tied
+from test_models import pth as saved
 from torch import nn
 from torch.nn.utils import prune
 
@@ -49,13 +51,6 @@ STATE: State = dict(NET.state_dict())
 def under(prefix: str, state: State | None = None) -> State:
     """Return a state dict with a prefix before each name."""
     return {prefix + name: tensor for name, tensor in (state or STATE).items()}
-
-
-def saved(value: Any, **options: Any) -> bytes:
-    """Return the bytes of torch.save."""
-    sink = io.BytesIO()
-    torch.save(value, sink, **options)
-    return sink.getvalue()
 
 
 def loaded(data: bytes, name: str, key: str | None = None, net: nn.Module | None = None) -> tuple[State, str]:
@@ -210,15 +205,6 @@ def test_c_weights_of_a_net_that_the_model_wraps():
     state, notes = loaded(saved(STATE), "a.pth", net=Wrapping())
     assert is_net({name.removeprefix("inner."): tensor for name, tensor in state.items()})
     assert "with the prefix 'inner.' before the names" in notes
-
-
-class Tied(nn.Module):
-    """Two names for one parameter."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encode, self.decode = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
-        self.decode.weight = self.encode.weight
 
 
 def test_c_weights_tied_tensors_that_safetensors_leaves_out(tmp_path: Path):

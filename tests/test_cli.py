@@ -117,7 +117,7 @@ def test_init_writes_a_study_once(tmp_path, capsys):
 def test_init_schema_is_json_schema(capsys):
     """Law: --schema prints the JSON schema, with the study's own keys."""
     assert main(["init", "--schema", "schema.json"]) == 2
-    assert "--schema is printed, and writes no file; found schema.json, too" in capsys.readouterr().err
+    assert "--schema prints the schema and writes no file; found schema.json, too" in capsys.readouterr().err
     assert main(["init", "--schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert {"name", "data", "populations", "stages", "execution"} <= schema["properties"].keys()

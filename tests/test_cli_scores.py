@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TINY, merged
-from evaluated import evaluated_store
+from evaluated import evaluated_store, evaluated_study
 
 from ray_unlearn import quickstart
 from ray_unlearn.cli import main
@@ -23,11 +22,7 @@ COUNTS = {"retrained": 8, "again": 4, "shifted": 4}
 @pytest.fixture
 def study(tmp_path: Path) -> str:
     """A study file whose store holds outputs of three populations."""
-    loaded, _ = evaluated_store(tmp_path / "store", COUNTS)
-    file = tmp_path / "study.yaml"
-    values = json.loads(loaded.model_dump_json(exclude_unset=True))
-    file.write_text(yaml.safe_dump(values | {"storage": "store"}, sort_keys=False))
-    return str(file)
+    return str(evaluated_study(tmp_path, COUNTS))
 
 
 def test_evaluate_prints_a_table_and_report_makes_the_page(study: str, tmp_path: Path, capsys: pytest.CaptureFixture):

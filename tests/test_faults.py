@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import payload_bytes
 from forks import start
-from slow import hurry, records_in, slow_study
+from slow import hurry, records_in, slow_study, unhurt
 
 from ray_unlearn.cli import main
 from ray_unlearn.generation import generate
@@ -59,12 +59,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[signal.Signals, Driv
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("uninterrupted") / "study"
-    folder.mkdir()
-    (folder / "study.yaml").write_text(yaml.safe_dump(slow_study(folder, COUNT)))
-    hurry(folder)
-    assert generate(load_study(folder / "study.yaml"), backend="inline").made == COUNT + 1
-    return payload_bytes(folder / "store/tiny")
+    return unhurt(tmp_path_factory.mktemp("uninterrupted"), COUNT)
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -25,6 +25,7 @@ from ray_unlearn.errors import DataError, ModelError, StudyError
 from ray_unlearn.evaluation.outputs import read_outputs
 from ray_unlearn.models import load_weights, parse_weights, small_cnn
 from ray_unlearn.store import Record, StudyStore, open_storage
+from ray_unlearn.store.arrow import ipc_bytes
 from ray_unlearn.store.records import payload_of
 from ray_unlearn.study import load_study
 from ray_unlearn.study.schema import Columns
@@ -213,11 +214,8 @@ def test_outputs_that_are_none_are_a_store_error(template: Path, tmp_path: Path)
 
     shutil.copytree(template / "store", tmp_path / "store")
     store = StudyStore(open_storage(str(tmp_path / "store")), "tiny")
-    sink = pa.BufferOutputStream()
     strange = pa.table({"x": [1]})
-    with pa.ipc.new_file(sink, strange.schema) as writer:
-        writer.write_table(strange)
-    for data in (bytes(sink.getvalue()), b"", b"ARROW1\0\0"):
+    for data in (ipc_bytes(strange), b"", b"ARROW1\0\0"):
         (tmp_path / "store/tiny/finetune/00000/outputs.arrow").write_bytes(data)
         records = store.made("finetune")
         payloads = {**records[0].payloads, "outputs.arrow": payload_of(data)}

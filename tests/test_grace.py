@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import payload_bytes
-from slow import hurry, records_in, slow_study
+from slow import hurry, records_in, slow_study, unhurt
 
 from ray_unlearn.generation import generate
 from ray_unlearn.interrupts import GRACE_S, RESUMABLE
@@ -84,11 +84,7 @@ MOMENTS: dict[str, Callable[[Command], bool]] = {
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "study.yaml").write_text(yaml.safe_dump(slow_study(folder, COUNT)))
-    hurry(folder)
-    assert generate(load_study(folder / "study.yaml"), backend="inline").made == COUNT + 1
-    return payload_bytes(folder / "store/tiny")
+    return unhurt(tmp_path_factory.mktemp("undisturbed"), COUNT)
 
 
 def strike(command: Command, moment: str, number: signal.Signals) -> float:

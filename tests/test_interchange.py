@@ -36,7 +36,7 @@ from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outpu
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.evaluation.shadows import pairs_of
 from ray_unlearn.store import StudyStore, open_storage
-from ray_unlearn.store.arrow import read_table
+from ray_unlearn.store.arrow import ipc_bytes, read_table
 from ray_unlearn.store.membership import membership_matrix
 from ray_unlearn.store.outputs import decode_margins
 from ray_unlearn.study import Run, load_study, parse_study
@@ -379,10 +379,7 @@ def test_populations_of_other_images_are_refused(tmp_path: Path, identity: dict[
     table = read_table(store.storage.read(store.layout.splits(SPLITS_DIGEST)))
     ids = [("other" if one == "retain-004" else one) for one in table.column("image_id").to_pylist()]
     moved = table.set_column(table.column_names.index("image_id"), "image_id", pa.array(ids))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, moved.schema) as writer:
-        writer.write_table(moved)
-    away.storage.publish_file(away.layout.splits("cd" * 32), bytes(sink.getvalue()))
+    away.storage.publish_file(away.layout.splits("cd" * 32), ipc_bytes(moved))
     tree = study.model_dump(mode="json")
     tree["evaluation"]["populations"] = {"theirs": f"{away.uri}/scrub"}
     with pytest.raises(StoreError, match=re.escape(expected)):

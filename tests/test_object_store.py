@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from plans import finetune, plan_of, record_of
 from s3 import Proxy, Server, moto_server
-from s3_cycle import PLANNED, live, payloads, study_on
+from s3_cycle import PLANNED, live, made_on_a_disk, payloads, study_on
 from samples import encoded, picture, prepare, write_parquet
 
 from ray_unlearn.data.sources import open_source
@@ -50,10 +50,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The payloads of the study on a disk."""
-    study = study_on(str(tmp_path_factory.mktemp("disk")))
-    generate(study, backend="inline")
-    return payloads(StudyStore(open_storage(study.storage), study.name))
+    return made_on_a_disk(tmp_path_factory.mktemp("disk"))
 
 
 def test_the_whole_life_of_a_study(server: Server, prefix: str, tmp_path: Path, expected: dict[str, bytes]):

@@ -30,6 +30,7 @@ from ray_unlearn.errors import NewerFormat
 from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.evaluation.outputs import decode_outputs, read_image_names
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.arrow import ipc_bytes
 from ray_unlearn.store.compaction import decode
 from ray_unlearn.store.events import EventReader
 from ray_unlearn.store.formats import FORMATS
@@ -232,11 +233,8 @@ def test_other_files_of_a_later_format_are_refused_by_name(newest: Path):
 
 def as_arrow(table: pa.Table) -> bytes:
     """Return a table as a file of a later format."""
-    sink = pa.BufferOutputStream()
     table = table.replace_schema_metadata({"format": "99", "made_by": "9.9"})
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+    return ipc_bytes(table)
 
 
 # A simulated later version

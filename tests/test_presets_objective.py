@@ -12,6 +12,7 @@ import pytest
 from presets_job import objective
 
 from ray_unlearn.errors import StoreError
+from ray_unlearn.store.arrow import ipc_bytes
 
 FAILED, Seen, judge, seen_in = objective.FAILED, objective.Seen, objective.judge, objective.seen_in
 kolmogorov_smirnov, margins = objective.kolmogorov_smirnov, objective.margins
@@ -30,10 +31,7 @@ def outputs(splits: list[str], labels: list[int], logits_NC: np.ndarray) -> byte
             "logits": values,
         }
     )
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+    return ipc_bytes(table)
 
 
 def likeliest(classes: list[int], sure: float = 2.0) -> np.ndarray:

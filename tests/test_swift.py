@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 from s3 import Proxy, Server
-from s3_cycle import live, payloads, study_on
+from s3_cycle import live, made_on_a_disk
 
-from ray_unlearn.generation import generate
-from ray_unlearn.store import StudyStore, open_storage, retries
+from ray_unlearn.store import retries
 
 ENDPOINT = os.environ.get("RAY_UNLEARN_SWIFT_ENDPOINT", "")
 
@@ -36,10 +35,7 @@ def bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The payloads of the study on a disk."""
-    study = study_on(str(tmp_path_factory.mktemp("disk")))
-    generate(study, backend="inline")
-    return payloads(StudyStore(open_storage(study.storage), study.name))
+    return made_on_a_disk(tmp_path_factory.mktemp("disk"))
 
 
 def test_the_whole_life_of_a_study_on_swift(server: Server, bucket: str, tmp_path: Path, expected: dict[str, bytes]):

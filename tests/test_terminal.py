@@ -26,6 +26,7 @@ from conftest import TINY, merged
 from PIL import Image
 from test_floors import MODULES
 from test_submitting import FakeServer
+from test_submitting import write as study
 
 from ray_unlearn.cli import main
 from ray_unlearn.cluster import job_server as ray_jobs
@@ -36,13 +37,6 @@ from ray_unlearn.terminal import Escaping, print_line, run_script, safe, show, v
 HOSTILE = "a\x1b[2Jb\x1b]0;pwned\x07c\x9b31md\u202ee\u2066f\r\x08\x7fg"
 SEEN = "a\\u001b[2Jb"
 FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-
-def study(folder: Path, **changes: Any) -> str:
-    """Write TINY with changes; return the file."""
-    file = folder / "study.yaml"
-    file.write_text(json.dumps(merged(TINY | {"storage": str(folder / "store")}, changes)))
-    return str(file)
 
 
 def made(folder: Path) -> tuple[str, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ from ray_unlearn.store.filesystem import Stamp
 from ray_unlearn.store.leftovers import remove_old
 from ray_unlearn.store.records import payload_of
 from ray_unlearn.store.verify import repair, verify
-from ray_unlearn.study import Run
+from ray_unlearn.study import Plan, Run
 
 ORIGINAL = Run(population="original", index=0)
 THEIRS = {"model.safetensors": b"WEIGHTS", "outputs.arrow": b"LOGITS"}
@@ -89,6 +89,20 @@ def test_a_record_names_its_own_drivers_payloads_in_every_order(monkeypatch):
     assert made == {PAYLOADS["outputs.arrow"], THEIRS["outputs.arrow"]}  # either may come first
 
 
+def both_publish(
+    store: StudyStore, plan: Plan, monkeypatch: pytest.MonkeyPatch, look: Callable[[], None] = lambda: None
+) -> list[BaseException | None]:
+    """Publish a run twice: both find no record, twice; then one writes its record, and the other writes over it."""
+    ended, _ = interleaved(
+        monkeypatch,
+        lambda: store.publish(RUN, PAYLOADS, record_of(plan, RUN)),
+        lambda: store.publish(RUN, THEIRS, record_of(plan, RUN, THEIRS)),
+        order=[0] * 4 + [1] * 4 + [0, 1],
+        look=look,
+    )
+    return ended
+
+
 def test_a_reader_that_has_one_drivers_record_still_finds_its_payloads(monkeypatch):
     """Law: a record that is written over names payloads that stay: what was read before is not mixed with what is."""
     plan, store, seen = plan_of(1), StudyStore(bucket(), "tiny"), []
@@ -99,14 +113,7 @@ def test_a_reader_that_has_one_drivers_record_still_finds_its_payloads(monkeypat
         if record and record not in seen:
             seen.append(record)
 
-    # Both find no record, twice; then one writes its record, and the other writes over it.
-    interleaved(
-        monkeypatch,
-        lambda: store.publish(RUN, PAYLOADS, record_of(plan, RUN)),
-        lambda: store.publish(RUN, THEIRS, record_of(plan, RUN, THEIRS)),
-        order=[0] * 4 + [1] * 4 + [0, 1],
-        look=look,
-    )
+    both_publish(store, plan, monkeypatch, look)
     assert [{file: store.payload(RUN, file, record) for file in PAYLOADS} for record in seen] == [PAYLOADS, THEIRS]
     assert held_by(store, RUN) == THEIRS
 
@@ -116,12 +123,7 @@ def test_what_the_other_driver_wrote_is_left_over_and_goes_after_a_day(monkeypat
     plan, storage = plan_of(2), bucket()
     store = StudyStore(storage, "tiny")
     store.admit(plan)
-    interleaved(
-        monkeypatch,
-        lambda: store.publish(RUN, PAYLOADS, record_of(plan, RUN)),
-        lambda: store.publish(RUN, THEIRS, record_of(plan, RUN, THEIRS)),
-        order=[0] * 4 + [1] * 4 + [0, 1],
-    )
+    both_publish(store, plan, monkeypatch)
     storage.publish_file("tiny/finetune/00000/notes.txt", b"mine")
     half = store.stored_as("model.safetensors", payload_of(b"killed"))
     storage.publish_file(f"tiny/finetune/00001/{half}", b"killed")
@@ -222,12 +224,7 @@ def test_two_drivers_on_s3(s3: str, tmp_path: Path, monkeypatch, capsys):
     )
     assert ended[0] is None
     assert isinstance(ended[1], PopulationChanged)
-    ended, _ = interleaved(
-        monkeypatch,
-        lambda: store.publish(RUN, PAYLOADS, record_of(plan, RUN)),
-        lambda: store.publish(RUN, THEIRS, record_of(plan, RUN, THEIRS)),
-        order=[0] * 4 + [1] * 4 + [0, 1],
-    )
+    ended = both_publish(store, plan, monkeypatch)
     assert ended == [None, None]
     assert held_by(store, RUN) == THEIRS
     checked = verify(store, store.populations())

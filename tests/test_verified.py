@@ -159,12 +159,17 @@ def flip(folder: Path, count: int = 600) -> Path:
     return file
 
 
-def test_damaged_shards_make_no_run(tmp_path: Path, capsys, monkeypatch):
-    """Law: 600 flipped bytes: `generate` makes nothing, names shard and command; repaired, all bytes are as before."""
-    monkeypatch.chdir(tmp_path)
+def made_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Make tiny.yaml in this folder, from now on the current one; return its payloads."""
+    monkeypatch.chdir(folder)
     Path("tiny.yaml").write_text(json.dumps(merged(TINY, {"storage": "store"})))
     assert main(["generate", "tiny.yaml", "--backend", "inline"]) == 0
-    whole = payload_bytes(tmp_path / "store/tiny")
+    return payload_bytes(folder / "store/tiny")
+
+
+def test_damaged_shards_make_no_run(tmp_path: Path, capsys, monkeypatch):
+    """Law: 600 flipped bytes: `generate` makes nothing, names shard and command; repaired, all bytes are as before."""
+    whole = made_in(tmp_path, monkeypatch)
     shutil.rmtree(tmp_path / "store/tiny/finetune/00001")
     file = flip(tmp_path / "store")
     capsys.readouterr()
@@ -203,10 +208,7 @@ def test_a_worker_refuses_what_the_driver_saw_whole(tiny, monkeypatch):
 
 def test_runs_made_from_other_shards_are_pending_again(tmp_path: Path, capsys, monkeypatch):
     """Law: shard and manifest changed together deceive `generate`; when they are repaired, runs made from them go."""
-    monkeypatch.chdir(tmp_path)
-    Path("tiny.yaml").write_text(json.dumps(merged(TINY, {"storage": "store"})))
-    assert main(["generate", "tiny.yaml", "--backend", "inline"]) == 0
-    whole = payload_bytes(tmp_path / "store/tiny")
+    whole = made_in(tmp_path, monkeypatch)
     file = flip(tmp_path / "store", 200_000)
     manifest = file.parent / MANIFEST
     good = manifest.read_text()
@@ -234,9 +236,7 @@ def test_runs_made_from_other_shards_are_pending_again(tmp_path: Path, capsys, m
 
 def test_records_state_what_was_read_and_old_ones_that_they_do_not(tmp_path: Path, capsys, monkeypatch):
     """Law: a record names each source's folder; of records without, `--repair` states what it cannot know."""
-    monkeypatch.chdir(tmp_path)
-    Path("tiny.yaml").write_text(json.dumps(merged(TINY, {"storage": "store"})))
-    assert main(["generate", "tiny.yaml", "--backend", "inline"]) == 0
+    made_in(tmp_path, monkeypatch)
     folders = {f"data-cache/{path.name}" for path in (tmp_path / "store/data-cache").iterdir()}
     for path in sorted((tmp_path / "store/tiny").glob("*/*/record.json")):
         record = parse_record(path.read_bytes(), str(path))

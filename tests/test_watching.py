@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TINY, merged
-from evaluated import evaluated_store
+from evaluated import evaluated_store, evaluated_study
 from plans import finetune, plan_of, record_of
 
 from ray_unlearn.cli import main, watching
@@ -295,11 +295,8 @@ def test_damaged_events_do_not_end_watching(data: bytes, making: Making):
 
 def test_status_does_without_events_too(tmp_path: Path, capsys: pytest.CaptureFixture):
     """Law: where they cannot be read, plain `status` reports it in a line, and --watch goes on; both end with 0."""
-    loaded, store = evaluated_store(tmp_path / "store", {"retrained": 2, "again": 2})
-    store.storage.publish_file("tiny/events", b"a file where the folder should be")
-    file = tmp_path / "study.yaml"
-    values = json.loads(loaded.model_dump_json(exclude_unset=True))
-    file.write_text(yaml.safe_dump(values | {"storage": "store"}, sort_keys=False))
+    file = evaluated_study(tmp_path, {"retrained": 2, "again": 2})
+    (tmp_path / "store/tiny/events").write_bytes(b"a file where the folder should be")
     assert main(["status", str(file)]) == 0
     assert "events cannot be read: " in capsys.readouterr().out
     assert main(["status", str(file), "--watch"]) == 0
@@ -451,10 +448,7 @@ def test_scores_of_the_first_runs_are_not_published(tmp_path: Path):
 
 def test_evaluate_watch_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     """Law: with all made already, one line per population with N and interval, and 0."""
-    loaded, _ = evaluated_store(tmp_path / "store", {"retrained": 8, "again": 8})
-    file = tmp_path / "study.yaml"
-    values = json.loads(loaded.model_dump_json(exclude_unset=True))
-    file.write_text(yaml.safe_dump(values | {"storage": "store"}, sort_keys=False))
+    file = evaluated_study(tmp_path, {"retrained": 8, "again": 8})
     assert main(["evaluate", str(file), "--watch", "--jobs", "1"]) == 0
     (scored, last) = capsys.readouterr().out.splitlines()
     assert "N=8 again: score " in scored

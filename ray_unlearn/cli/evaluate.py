@@ -54,8 +54,8 @@ def evaluate(
             "--only",
             "--populations",
             metavar="A,B",
-            help="Score only these populations, with the reference and the original. The files of scores then hold "
-            "these alone.",
+            help="Score only these populations, with the reference and the original. The score files then hold no "
+            "other population.",
         ),
     ] = [],  # noqa: B006
     mode: Annotated[
@@ -88,7 +88,7 @@ def evaluate(
         bool,
         typer.Option(
             "--plan",
-            help="Also print what more runs would buy: the widths of intervals, and the number of runs that would "
+            help="Also print what more runs would give: the widths of intervals, and the number of runs that would "
             "separate neighbours in the ranking.",
         ),
     ] = False,

@@ -44,12 +44,16 @@ def export(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="Output file: .zip, or .pth or .safetensors for one model; of other formats, a folder."
+            metavar="FILE",
+            help="Output file (.zip, .pth, .safetensors, .csv), or output folder of the other formats.",
         ),
     ],
     population: Annotated[
         str,
-        typer.Option(metavar="A,B", help="The population to export; of formats that hold several, default: all made."),
+        typer.Option(
+            metavar="A,B",
+            help="Population to export; a list where the format holds several. Default: all.",
+        ),
     ] = "",
     run: Annotated[
         int | None, typer.Option(min=0, help="The run whose model is written to a .pth or .safetensors file.")
@@ -88,7 +92,7 @@ def export(
         _export_outputs(load_study(study, overrides), file, names_in([population]), form, more)
         return
     if not population:
-        raise StudyError("export: a .zip file, or one model, is of one population; --population NAME says of which")
+        raise StudyError("export: expected --population NAME: a .zip file, or a model, is of one population")
     one_model = _is_one_model(file, run, form)
     if file.exists() and not overwrite:
         raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")

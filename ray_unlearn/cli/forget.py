@@ -30,23 +30,24 @@ def forget(
     model: Annotated[str | None, typer.Option(metavar="FILE", help="The trained model: .pth or .safetensors.")] = None,
     arch: Annotated[
         str | None,
-        typer.Option(help="Its architecture: resnet18, small_cnn, timm:NAME, or module:factory."),
+        typer.Option(help="Architecture of the model: resnet18, small_cnn, timm:NAME, or module:factory."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Its training images: a folder per class, Parquet, or another source of a study.")
+        str | None, typer.Option(help="Training images of the model: a folder per class, Parquet, or another source.")
     ] = None,
     ids: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="The images to forget: CSV with a column image_id, .txt, .json or .npy."),
     ] = None,
     test: Annotated[
-        str | None, typer.Option(help="Images that it was not trained on. Default: a tenth of --data, with a warning.")
+        str | None,
+        typer.Option(help="Images on which it was not trained. Default: a tenth of --data, with a warning."),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="The unlearning method, of `ray-unlearn methods`. Default: kookmin.")
+        str | None, typer.Option(help="Unlearning method; `ray-unlearn methods` lists them. Default: kookmin.")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Pixels a side, as the model was trained. Default: 32.")
+        int | None, typer.Option(help="Pixels per side of the images on which the model was trained. Default: 32.")
     ] = None,
     normalize: Annotated[
         str | None,
@@ -56,7 +57,8 @@ def forget(
         ),
     ] = None,
     expect_accuracy: Annotated[
-        float | None, typer.Option(help="Its accuracy on test images, 0 to 1, if known: another one is refused.")
+        float | None,
+        typer.Option(help="Accuracy of the model on test images, 0 to 1, to be checked before any work."),
     ] = None,
     budget: Annotated[str, typer.Option(help="Time for making models: 90s, 30m, 1h30m.")] = "30m",
     out: Annotated[
@@ -98,7 +100,7 @@ def forget(
         options = ", ".join([*map(_option, given), *["--out"] * (out is not None)])
         raise StudyError(
             f"forget: expected a study file, or --model, --arch, --data and --ids; found both {study} and {options}; "
-            "what the file says is changed in the file"
+            "to change the request, edit the file"
         )
     found = forget_study(
         study, overrides, seconds=seconds, thumbnails=thumbnails, backend=backend.value, say=print_error

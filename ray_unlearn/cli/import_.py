@@ -44,7 +44,7 @@ def import_(
     ] = None,
     train: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of training images, the first of the columns. Default: by the files."),
+        typer.Option(min=1, help="Number of training images, which are the first columns. Default: the files'."),
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Classes of the training, then of the test images (.npy).")
@@ -56,11 +56,11 @@ def import_(
             help="Ids of the training, then of the test images (.csv, .txt). Default: train-00000 and so on.",
         ),
     ] = None,
-    epoch: Annotated[str | None, typer.Option(help="Epoch that is read, where files hold several.")] = None,
+    epoch: Annotated[str | None, typer.Option(help="Epoch to read, where the files hold several.")] = None,
     forget_set: Annotated[int | None, typer.Option(min=0, help="Number of EasyDUB's forget set.")] = None,
     augmentation: Annotated[
         int | None,
-        typer.Option(min=0, help="Which of LiRA's augmentations is read. Default: 0, the image as it is."),
+        typer.Option(min=0, help="Number of LiRA's augmentation to read. Default: 0, the image as it is."),
     ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Population to compare others with. Default: retrained, or the only one.")

@@ -40,7 +40,7 @@ def init(
     from ray_unlearn.study.template import DELETION, PLACEHOLDERS, TEMPLATE
 
     if schema and file is not None:
-        raise StudyError(f"init: --schema is printed, and writes no file; found {file}, too; leave one out")
+        raise StudyError(f"init: --schema prints the schema and writes no file; found {file}, too; leave one out")
     if schema:
         print_line(json.dumps(Study.model_json_schema(), indent=1))
         return

@@ -1,4 +1,4 @@
-"""Subcommand `verify`: whether a store is as its records say, or as somebody else's digests do.
+"""Subcommand `verify`: whether a store is as its records state, or has the digests that another person's store has.
 
     ray-unlearn verify faces.yaml --repair
 
@@ -26,7 +26,7 @@ def verify(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Compare the runs with those of somebody else instead: a file of `export --format digests`.",
+            help="Compare the runs with those of another store instead; its `export --format digests` wrote FILE.",
         ),
     ] = None,
     overrides: Overrides = [],  # noqa: B006

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_unlearn.errors import DataError
-from ray_unlearn.store.arrow import map_table, read_ipc
+from ray_unlearn.store.arrow import ipc_bytes, map_table, read_ipc
 
 _HEAD_BYTES = 16 * 2**10  # the schema, and the place of each column
 _ROW_BYTES, _MORE_BYTES = 128, 64 * 2**10  # of the end, per image and in all; longer names cost a few more requests
@@ -97,10 +97,7 @@ def encode_shard(examples: Sequence[Example]) -> bytes:
         "pixel_digest": pa.array([e.pixel_digest() for e in examples], pa.binary(16)),
     }
     batch = pa.record_batch(list(columns.values()), names=list(columns))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
+    return ipc_bytes(batch)
 
 
 def map_shard(path: str) -> Shard:

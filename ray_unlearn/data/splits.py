@@ -28,7 +28,7 @@ from ray_unlearn.data.class_names import same_number
 from ray_unlearn.data.id_lists import by_name, find, mask_of, names_of, no_image, positions, read_ids
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store.arrow import read_table
+from ray_unlearn.store.arrow import ipc_bytes, read_table
 from ray_unlearn.store.formats import stamped
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Data
@@ -97,10 +97,7 @@ def with_warnings(splits_arrow: bytes, warnings: Sequence[str]) -> bytes:
 
 
 def _file(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+    return ipc_bytes(table)
 
 
 def make_splits(data: Data, seeds: Seeds, images: ImageTable, forget_set: int = 0) -> Splits:

@@ -49,8 +49,9 @@ def check_replaceable(study: Study, folder: Path) -> None:
         raise StoreError(f"{folder}: cannot be read: {error.strerror or error}") from error
     if strange:
         raise StudyError(
-            f"{folder / strange[0]}: the unlearned model would be written over it, but {_SUMS} beside it does not say "
-            "that this request wrote it; move it away, or choose another folder (-o FOLDER, or that of the study file)"
+            f"{folder / strange[0]}: the unlearned model would be written over it, but {_SUMS} in its folder does not "
+            "name it as a file of this request; move it away, or choose another folder (-o FOLDER, or that of the "
+            "study file)"
         )
 
 

@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores
-from ray_unlearn.evaluation.outdated import outdated
-from ray_unlearn.evaluation.scores import Scores
+from ray_unlearn.evaluation.scores import PopulationScores, Scores
 from ray_unlearn.interchange.packed import Pack, check_same_study, is_unlearned, unpack
 from ray_unlearn.store import StudyStore
+from ray_unlearn.store.forget_sets import splits_held
+from ray_unlearn.study.forget_sets import runs_by_set
+from ray_unlearn.wording import plural
 
 
 def with_added(
@@ -63,7 +65,7 @@ def with_added(
 
 def _noted(scores: Scores, store: StudyStore) -> Scores:
     """Add a warning for each population that has more runs by now."""
-    return scores.model_copy(update={"warnings": (*scores.warnings, *outdated(scores, store))})
+    return scores.model_copy(update={"warnings": (*scores.warnings, *_outdated(scores, store))})
 
 
 def _new_of(store: StudyStore, pack: Pack, known: Sequence[str]) -> list[str]:
@@ -85,3 +87,32 @@ def _new_of(store: StudyStore, pack: Pack, known: Sequence[str]) -> list[str]:
             f"{', '.join(pack.populations) or 'none'}"
         )
     return new
+
+
+def _outdated(scores: Scores, store: StudyStore) -> list[str]:
+    """Return a line per population that has more runs to score than its scores are of; none without a study.json."""
+    study = store.study()
+    if study is None:
+        return []
+    lines = []
+    planned = {name: spec.planned for name, spec in study.populations.items()}
+    theirs = _of_each_set(store, scores.reference, planned.get(scores.reference, 0))
+    for name, found in scores.populations.items():
+        each = _of_each_set(store, name, planned.get(name, 0))
+        if (there := _scorable(found, each, theirs)) > found.runs:
+            lines.append(
+                f"{name}: {plural(there, 'run')} can be scored, and these scores are of {found.runs}; "
+                "`ray-unlearn evaluate` computes them anew"
+            )
+    return lines
+
+
+def _of_each_set(store: StudyStore, name: str, planned: int) -> list[int]:
+    """Return how many planned runs are made, by forget set; none of a population that the study does not have."""
+    indexes = [index for index in store.made(name) if index < planned] if planned else []
+    return [len(runs) for runs in runs_by_set(indexes, max(1, len(splits_held(store.held(name) or {}))))]
+
+
+def _scorable(found: PopulationScores, each: list[int], theirs: list[int]) -> int:
+    """Return how many runs an evaluation reads: of unlearned ones, as many of each set, and no more than theirs."""
+    return min(*each, *theirs) * len(each) if found.role == "unlearned" else sum(each)

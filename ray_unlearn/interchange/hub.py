@@ -28,8 +28,8 @@ import pyarrow as pa
 import safetensors.torch
 
 from ray_unlearn.evaluation.outputs import ImageNames, read_image_names
+from ray_unlearn.export import new_folder
 from ray_unlearn.interchange.card import card
-from ray_unlearn.interchange.folders import new_folder
 from ray_unlearn.interchange.packed import write_study
 from ray_unlearn.interchange.sets import OfSet, by_forget_set
 from ray_unlearn.store import Record, StudyStore

@@ -38,7 +38,7 @@ from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.evaluation.outputs import read_image_names
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.store import Record, StudyStore, open_storage
-from ray_unlearn.store.arrow import open_parquet_file, read_table
+from ray_unlearn.store.arrow import ipc_bytes, open_parquet_file, read_table
 from ray_unlearn.store.formats import parse_object, stamped
 from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.store.records import CHECKPOINT, OUTPUTS, parse_record, payload_of
@@ -142,10 +142,7 @@ def _copy_splits(store: StudyStore, splits: str, folder: Path) -> None:
     place = table.schema.get_field_index("group")
     table = table.set_column(place, "group", pa.array([""] * len(table), pa.string()))
     folder.mkdir(exist_ok=True)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    (folder / PurePath(store.layout.splits(splits)).name).write_bytes(bytes(sink.getvalue()))
+    (folder / PurePath(store.layout.splits(splits)).name).write_bytes(ipc_bytes(table))
 
 
 def read_pack(folder: Path) -> Pack:

@@ -21,8 +21,7 @@ import numpy as np
 
 from ray_unlearn.errors import StoreError, StudyError
 from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_image_names, read_outputs
-from ray_unlearn.export import save_pth
-from ray_unlearn.interchange.folders import new_folder
+from ray_unlearn.export import new_folder, save_pth
 from ray_unlearn.interchange.margins import KLOM_FILES, PHASES
 from ray_unlearn.interchange.sets import OfSet, by_forget_set
 from ray_unlearn.store import Record, StudyStore

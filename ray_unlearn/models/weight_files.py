@@ -196,7 +196,7 @@ def _reason(error: Exception, data: bytes, where: str) -> str:
     elif found[0][0] in refused and not found[0][1]:
         what, take = f"a whole module of class {found[0][0]}, not its state dict", ".state_dict()"
     else:
-        what = f"it holds objects beside the weights: {shown}"
+        what = f"it holds objects in addition to the weights: {shown}"
         module = any(each.startswith("torch.nn.modules.") for each in culprits.values())
         take = (f"[{wrapper!r}]" if wrapper else "") + (".state_dict()" if module else "")
     load = (

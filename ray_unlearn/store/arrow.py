@@ -1,5 +1,6 @@
 """The only module that opens Arrow IPC and Parquet files; it never instantiates an extension type of a file.
 
+    data = ipc_bytes(table)                      # an Arrow IPC file
     table = read_table(data)                     # an Arrow IPC file in memory
     table = map_table(path)                      # one on a disk, its columns views of the page cache
     parquet = open_parquet_file(stream)          # pq.ParquetFile; columns have the types that Parquet itself states
@@ -121,6 +122,14 @@ def read_ipc(
     table.drop_columns(large).validate(full=True)  # Arrow does not check offsets by itself
     table.validate()
     return table
+
+
+def ipc_bytes(values: pa.Table | pa.RecordBatch) -> bytes:
+    """Return an Arrow IPC file of these values."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, values.schema) as writer:
+        writer.write(values)
+    return bytes(sink.getvalue())
 
 
 def read_table(data: Any) -> pa.Table:

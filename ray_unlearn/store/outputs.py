@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from ray_unlearn.store.arrow import read_table
+from ray_unlearn.store.arrow import ipc_bytes, read_table
 from ray_unlearn.store.formats import check_format, stamped
 from ray_unlearn.store.records import OUTPUTS
 
@@ -88,10 +88,7 @@ def _encoded(
         **values,
     }
     batch = pa.record_batch(list(columns.values()), names=list(columns), metadata=metadata)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
+    return ipc_bytes(batch)
 
 
 def decode_outputs(data: bytes, where: str = OUTPUTS) -> dict[str, SplitLogits]:

@@ -23,6 +23,7 @@ from ray_unlearn.evaluation.outputs import ImageNames
 from ray_unlearn.evaluation.scores import Cost, PopulationScores, Summary
 from ray_unlearn.evaluation.shadow_scores import score_shadows
 from ray_unlearn.store import Record, StudyStore, open_storage
+from ray_unlearn.store.arrow import ipc_bytes
 from ray_unlearn.store.membership import fingerprint, half_of_train
 from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.store.records import payload_of
@@ -83,10 +84,7 @@ def make_store(folder: Path, shadows: int, sizes: dict[str, int]) -> None:
     table = pa.table(
         {"split": pa.array([name for name, size in sizes.items() for _ in range(size)]).dictionary_encode()}
     )
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    store.storage.publish_file(store.layout.splits("0" * 64), bytes(sink.getvalue()))
+    store.storage.publish_file(store.layout.splits("0" * 64), ipc_bytes(table))
     for index in range(shadows):
         publish(store, index, sizes)
 

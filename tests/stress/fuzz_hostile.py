@@ -23,6 +23,7 @@ from fuzz_bench import Attack, Bench
 from fuzz_bytes import damaged, encoded
 from fuzz_study import TREE
 
+from ray_unlearn.store.arrow import ipc_bytes
 from ray_unlearn.store.records import payload_of
 
 
@@ -68,10 +69,7 @@ def _poisoned(rng: Random, file: Path) -> bytes:
         table = table.append_column("more", column)
     else:
         table = table.set_column(table.column_names.index(name), name, column)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+    return ipc_bytes(table)
 
 
 def _agree(file: Path) -> None:

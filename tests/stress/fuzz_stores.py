@@ -17,6 +17,7 @@ from fuzz_bytes import damaged, odd_json
 from fuzz_study import odd_value
 
 from ray_unlearn.store import Record
+from ray_unlearn.store.arrow import ipc_bytes
 from ray_unlearn.store.records import payload_of
 
 READERS = (
@@ -124,10 +125,7 @@ def _odd_arrow(rng: Random, file: Path) -> bytes:
         table = table.slice(0, rng.choice((0, 1, count // 2)))
     else:
         table = table.set_column(table.column_names.index(name), name, odd_column(rng, count))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+    return ipc_bytes(table)
 
 
 def arguments(bench: Bench, rng: Random) -> Attack:
