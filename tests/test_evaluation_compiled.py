@@ -14,6 +14,7 @@ from ray_unlearn.evaluation.lower_bounds import epsilon_lower_bounds
 from ray_unlearn.evaluation.measures.klom import klom
 from ray_unlearn.evaluation.measures.rmia import rmia
 from ray_unlearn.evaluation.measures.svc_efficacy import svc_forget_efficacy, svc_scores
+from ray_unlearn.evaluation.measures.u_lira import u_lira
 from ray_unlearn.evaluation.roc import roc
 
 pytest.importorskip("numba", reason="needs the extra fast: pip install 'ray-unlearn[fast]'")
@@ -167,6 +168,24 @@ def test_lower_bounds_are_those_of_numpy(digits: int, monkeypatch: pytest.Monkey
     def compute() -> list[object]:
         bounds = epsilon_lower_bounds(unlearned, retrained, np.random.default_rng(2))
         return [bounds.each_E.tolist(), bounds.all_E.tolist()]
+
+    defined, found = both_ways(monkeypatch, compute)
+    assert defined == found
+
+
+@pytest.mark.parametrize("digits", [0, 8])
+@pytest.mark.parametrize("runs", [(30, 30), (30, 7), (5, 40)])
+def test_u_lira_is_that_of_numpy(digits: int, runs: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: scores to the last bit, with sides of unequal size, images on which models agree, and originals."""
+    rng = np.random.default_rng(10)
+    unlearned, retrained = (np.round(rng.normal(2, 3, (size, 40)), digits) for size in runs)
+    unlearned[:, 0] = retrained[:, 0] = 2.0
+    unlearned[:, 1], retrained[:, 1] = 5.0, 3.0
+    starts = [None, np.arange(runs[0])[::-1], np.arange(runs[0]) % 4]
+
+    def compute() -> list[object]:
+        attacks = [u_lira(unlearned, retrained, originals) for originals in starts]
+        return [scores.tolist() for one in attacks for scores in (one.unlearned_scores, one.retrained_scores)]
 
     defined, found = both_ways(monkeypatch, compute)
     assert defined == found
