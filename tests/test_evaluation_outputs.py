@@ -43,6 +43,7 @@ def test_probabilities_are_computed_once_for_all_subsets_of_runs(monkeypatch: py
     some = whole.take([4, 1, 7, 0])
     for found, rows in ((some, [4, 1, 7, 0]), (some.take([2, 0]), [7, 4]), (whole, range(9))):
         assert found.probability_RN.tolist() == probability_of(phi_RN[list(rows)]).tolist()
+        assert found.accuracy_R.tolist() == found.correct_RN.mean(1).tolist()
     assert calls == [9]
 
 

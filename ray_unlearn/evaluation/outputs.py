@@ -98,6 +98,13 @@ class SplitOutputs:
     @property
     def accuracy_R(self) -> np.ndarray:
         """Share of right answers of each run, float64; errors as `loss_RN`."""
+        if self.taken_of is None:
+            return self._accuracy_R
+        whole, rows = self.taken_of
+        return whole.accuracy_R[rows]
+
+    @cached_property
+    def _accuracy_R(self) -> np.ndarray:
         self._check("answers")
         return np.asarray(self.correct_RN.mean(1))
 
