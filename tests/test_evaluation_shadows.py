@@ -668,11 +668,15 @@ def test_the_report_shows_attacks_and_memorisation(tmp_path: Path):
     assert original["LiRA offline"][2].value == scores.populations["original"].attacks["lira_offline"].auc
     assert [cell.text for cell in original["LiRA offline"][5:]] == ["42", "20", "16"]
     assert [row[0].text for row in memorised.rows] == ["shadows"]
+    known = scores.populations["shadows"].memorisation
+    assert known is not None
+    assert known.by_chance is not None
+    assert memorised.rows[0][4].notes[1] == f"{known.by_chance:.0f} by chance"
     lines = shadow_lines(scores)
     assert [line.split()[0].rstrip(":,") for line in lines] == ["AUC", "original", "shadows", "shadows", "forgetful"]
     assert lines[1].split()[1:4] == [MISSING, original["LiRA offline"][2].text, MISSING]
     assert lines[2].split()[-1] == "14"
-    assert " of 42 train images are memorised (0.25 or more)" in lines[3]
+    assert f" of 42 train images are memorised (0.25 or more, {known.by_chance:.0f} by chance)" in lines[3]
     assert max(map(len, lines)) <= 100
     captions = [table.caption for table in measure_tables(scores)]
     assert "LiRA: attacks that know shadow models" in captions

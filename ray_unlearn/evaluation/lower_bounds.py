@@ -44,7 +44,8 @@ _LARGEST = 20.0
 _PRECISION = 1e-4
 """Of epsilon; the bound is rounded down."""
 _POINTS = 100
-"""Pairs of rates on either part of the line that the largest probability is looked for on."""
+"""Pairs of rates on either part of the line that the largest probability is looked for on: it is missed by a two
+thousandth of itself at most, next to 5,000 pairs, with 8 to 128 runs a side."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -8,27 +8,34 @@ Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run" (NeurI
 each is in or out by a fair coin; an auditor guesses some of them. If a model reveals no more than epsilon, v or more of
 r guesses are right with a probability of at most
 
-    P[W >= v] + 2 m delta max_i P[v > W >= v - i] / i,    W ~ Bin(r, e^eps / (1 + e^eps))
+    P[W >= v] + m delta / (1 + e^eps),    W ~ Bin(r, e^eps / (1 + e^eps))
 
-The largest epsilon for which that is at most 5 % is the bound: the programs of its Appendix D, read in several public
-copies. The paper prints 0.553 for m = r = 100, v = 75, epsilon = log 3; so does `p_value` for one number of guesses.
+The largest epsilon for which that is at most 5 % is the bound. The paper prints 0.553 for m = r = 100, v = 75, epsilon
+= log 3 and delta = 0; so does `p_value` for one number of guesses.
+
+The term of delta is not the paper's, 2 m delta max_i P[v > W >= v - i] / i, which fails where p is near 1: m = r = 5,
+v = 2, epsilon = 1 and delta = 0.05 give 0.989, but a mechanism with 2 right guesses wherever there would be 0 or 1 is
+allowed, and has 1. Ours comes of replacing guesses by coins, one after another. With q = e^eps / (1 + e^eps), a guess
+that is right with a probability of p_i, given those before it, adds at most the mean of max(0, p_i - q). That is the
+mean of max(0, p_i - e^eps (1 - p_i)) over 1 + e^eps, and for each image the former is at most delta.
 
 Here "in" is a forget image (trained on, then unlearned), "out" one that no model was trained on. Chance must have
 decided which is which: forget set and control set have to be drawn from one pool. The study's draws have fixed sizes; a
 coin per image comes of it by drawing how many of the m images are forget images from Bin(m, 1/2), and then that many of
 each set. An image's score is its phi under the model, in the retrained models' standard deviations above their mean:
-retrained models saw neither set. The highest scores are guessed "in", as many of the lowest "out", the others are left
-out. How many are guessed is tried in four ways (`SHARES`), which the paper leaves to the auditor's choice in advance.
+retrained models saw neither set. As sizes are fixed, epsilon is that of exchanging a forget image for a control image.
+The highest scores are guessed "in", as many of the lowest "out", the others are left out. How many are guessed is tried
+in four ways (`SHARES`), which the paper leaves to the auditor's choice in advance.
 
 All four count at once, without Bonferroni's correction. The paper's proof goes guess by guess: given the model and all
-guesses before it, a guess is right with a probability of at most e^eps / (1 + e^eps). So in the order of confidence the
-right guesses are at most as many as heads of independent coins, after every guess, and the four numbers together are
-below those of one series of coins. With W_j heads among the first r_j and numbers v_j to be reached, P[W >= v] above
-becomes P[W_j >= v_j for any j], and v - i becomes v_j - i. The numbers v_j are those that are as surprising as the most
-surprising of the four: by the lower Clopper-Pearson bound of the share of right guesses, at a quarter of the error; of
-equal ones, those with as many right guesses among all. They do not depend on epsilon, so that the probability rises
-with it, and the bound is never below that of Bonferroni. Where a model reveals nothing, it is above 0 in the largest
-share of runs below 5 % that whole numbers of guesses have in this order.
+guesses before it, a guess is right with a probability of at most q. So in the order of confidence the right guesses are
+at most as many as heads of independent coins, after every guess, and the four numbers together are below those of one
+series of coins. With W_j heads among the first r_j and numbers v_j to be reached, P[W >= v] above becomes P[W_j >= v_j
+for any j]; the proof needs only that more right guesses never leave this event. The numbers v_j are those that are as
+surprising as the most surprising of the four: by the lower Clopper-Pearson bound of the share of right guesses, at a
+quarter of the error; of equal ones, those with as many right guesses among all. They do not depend on epsilon, so that
+P rises with it, and the bound is never below that of Bonferroni. Where a model reveals nothing, it is above 0 in the
+largest share of runs below 5 % - m delta / 2 that whole numbers of guesses have in this order.
 
 Does not cover: forget sets that are a class, a person or a list, to which no control set is alike; and what many runs
 show together (`lower_bounds`, which needs no random forget set).
@@ -122,15 +129,18 @@ def largest_epsilon(m: int, right: tuple[int, ...], guesses: tuple[int, ...], de
     """
     from scipy.optimize import brentq
 
-    def excess(epsilon: float) -> float:
+    def excess(epsilon: float, delta: float = delta) -> float:
         return p_value(m, right, guesses, epsilon, delta, error) - error
 
-    high = 1.0
-    if excess(0.0) > 0:
+    if excess(0.0, 0.0) > 0:  # and so with every epsilon
         return 0.0
+    low = next((step / 4 for step in range(40) if excess(step / 4) < 0), None)
+    if low is None:
+        return 0.0
+    high = low + 1
     while excess(high) < 0:
-        high *= 2
-    return max(0.0, float(brentq(excess, 0.0, high, xtol=_STEP)) - 2 * _STEP)
+        low, high = high, 2 * high
+    return max(0.0, float(brentq(excess, low, high, xtol=_STEP)) - 2 * _STEP)
 
 
 def p_value(
@@ -149,11 +159,7 @@ def p_value(
     """
     order = _as_surprising(right, guesses, error / len(guesses))
     chance = 1 / (1 + math.exp(-epsilon))
-    p = _as_large(order, guesses, chance, 0)
-    gained, more = 0.0, 0
-    while delta and (more := more + 1) <= max(order.equal) and gained < (1 - p) / more:  # no later one can gain more
-        gained = max(gained, (_as_large(order, guesses, chance, more) - p) / more)
-    return min(p + 2 * m * delta * gained, 1.0)
+    return min(_as_large(order, guesses, chance) + m * delta * (1 - chance), 1.0)
 
 
 class _Order(NamedTuple):
@@ -177,21 +183,16 @@ def _as_surprising(right: tuple[int, ...], guesses: tuple[int, ...], level: floa
 
     bounds = [lower_bounds(size) for size in guesses]
     largest = max(bound[v] for bound, v in zip(bounds, right, strict=True))
-    larger, equal = (tuple(_first(bound, largest * (1 + side * 1e-9)) for bound in bounds) for side in (1, -1))
+    larger, equal = (
+        tuple(int(np.searchsorted(bound, largest * (1 + side * 1e-9))) for bound in bounds) for side in (1, -1)
+    )
     return _Order(larger, equal, right[-1])
 
 
-def _first(rising: FloatArray, value: float) -> int:
-    """Return the first place that reaches a value, or one beyond all that right guesses and their errors can reach."""
-    place = int(np.searchsorted(rising, value))
-    return place if place < len(rising) else 3 * place
-
-
-def _as_large(order: _Order, guesses: tuple[int, ...], chance: float, fewer: int) -> float:
-    """Return the probability that one series of coins is as surprising; each number to be reached is so much fewer."""
-    not_larger, less = (_not_reached([v - fewer for v in least], guesses, chance) for least in order[:2])
-    last = max(order.last - fewer, 0)
-    return float(1 - not_larger[:last].sum() - less[last:].sum())
+def _as_large(order: _Order, guesses: tuple[int, ...], chance: float) -> float:
+    """Return the probability that one series of coins is as surprising."""
+    not_larger, less = (_not_reached(least, guesses, chance) for least in order[:2])
+    return float(1 - not_larger[: order.last].sum() - less[order.last :].sum())
 
 
 def _not_reached(least: Sequence[int], guesses: tuple[int, ...], chance: float) -> FloatArray:
@@ -199,7 +200,7 @@ def _not_reached(least: Sequence[int], guesses: tuple[int, ...], chance: float) 
     heads = np.ones(1)
     for number, size, before in zip(least, guesses, (0, *guesses), strict=False):
         heads = np.convolve(heads, _binomial(size - before, chance))
-        heads[max(number, 0) :] = 0
+        heads[number:] = 0
     return heads
 
 

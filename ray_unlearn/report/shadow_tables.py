@@ -98,8 +98,9 @@ def _memorisation_table(scores: Scores) -> Table | None:
         rows=tuple(_memorisation_row(one, memorised) for one, memorised in found),
         explained=(
             "Share of the models trained on an image that are right about it, minus that of the models not trained on "
-            "it (Feldman and Zhang 2020). scores/memorisation has every image; forget: {hardest: N, by: memorisation, "
-            f"of: {scores.study}}} makes them the forget set of another study."
+            "it (Feldman and Zhang 2020). By chance: as many would reach it if none was memorised. scores/memorisation "
+            f"has every image; forget: {{hardest: N, by: memorisation, of: {scores.study}}} makes them the forget set "
+            "of another study."
         ),
     )
 
@@ -115,9 +116,14 @@ def _memorisation_row(found: PopulationScores, one: Memorisation) -> tuple[Cell,
         number(one.images, f"{one.images:,}"),
         number(one.models, str(one.models)),
         number(one.mean, spread),
-        number(one.memorised, f"{one.memorised:,}", f"{percent(one.memorised / one.images)} %"),
+        number(one.memorised, f"{one.memorised:,}", f"{percent(one.memorised / one.images)} %", _by_chance(one)),
         Cell(text=hardest[0] if hardest else "", notes=tuple(hardest[1:])),
     )
+
+
+def _by_chance(one: Memorisation) -> str:
+    """Return how many images would be called memorised if none was; "" for scores of earlier versions."""
+    return "" if one.by_chance is None else f"{one.by_chance:,.0f} by chance"
 
 
 def shadow_lines(scores: Scores) -> list[str]:
@@ -135,7 +141,7 @@ def shadow_lines(scores: Scores) -> list[str]:
         if memorised := one.memorisation:
             lines.append(
                 f"{one.population}: {memorised.memorised:,} of {memorised.images:,} train images are memorised "
-                f"({MEMORISED} or more)"
+                f"({', '.join(filter(None, (f'{MEMORISED} or more', _by_chance(memorised))))})"
             )
     return lines
 

@@ -1,6 +1,6 @@
 """Compare the reference studies with the orders that the field published; write tables into README.md of this folder.
 
-    python jobs/studies/reference/field.py studies/reference-digits studies/reference-cifar10
+    python jobs/studies/reference/field.py studies/reference-digits studies/reference-cifar10 studies/reference-faces
 
 Published orders, with their sources, are below. Agreement with an order is Kendall's tau-b of our scores with it; of
 pairs, the share in which the better one has the higher score. The interval is of 2,000 bootstrap samples of the
