@@ -20,6 +20,8 @@ from ray_unlearn import models
 from ray_unlearn.data.study_data import StudyData
 from ray_unlearn.errors import MethodError, ModelError
 from ray_unlearn.generation import generate, open_job
+from ray_unlearn.generation.checks import Checks
+from ray_unlearn.generation.forecast import look_ahead
 from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.models.logits import logits_of
 from ray_unlearn.seeds import Seeds
@@ -130,6 +132,14 @@ class FailsInTraining(Wrapped):
 class Exits(Wrapped):
     def forward(self, x):
         raise SystemExit(0)
+
+class LazyExits(Wrapped):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.last = nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        raise SystemExit("no GPU")
 
 class ExitsInTraining(Wrapped):
     def forward(self, x):
@@ -580,7 +590,8 @@ REFUSED = {
         "FailsInTraining",
         "training step on 2 images of 8x8 pixels fails: needs labels (nets_of_cases.py:",
     ),
-    "exits": ("Exits", "fails on images of 8x8 pixels: it calls sys.exit"),
+    "exits": ("Exits", "fails on images of 8x8 pixels: it calls sys.exit(0)"),
+    "lazy, exits": ("LazyExits", "no shape from images of 8x8 pixels: it calls sys.exit('no GPU')"),
     "exits in training": ("ExitsInTraining", "training step on 2 images of 8x8 pixels fails: it calls sys.exit"),
     "detached": (
         "Detached",
@@ -660,9 +671,10 @@ def test_c_nets_refused_before_any_run(case: str, study, monkeypatch, tmp_path: 
     assert str(caught.value).startswith(f"model nets_of_cases:{factory}: ")
 
 
-def test_c_nets_that_only_scripts_train(study, tmp_path: Path):
+@pytest.mark.parametrize("factory", ["FailsInTraining", "ExitsInTraining"])
+def test_c_nets_that_only_scripts_train(factory: str, study, tmp_path: Path):
     """Law: where no method of the package trains the net, a training step that fails is said, not refused."""
-    made = study("FailsInTraining")
+    made = study(factory)
     weights = models.checkpoint_bytes(models.build(made.model, 10, Seeds(study=0), 8), "fp32")
     (tmp_path / "w.safetensors").write_bytes(weights)
     (tmp_path / "mine.py").write_text("def unlearning(net, retain, forget, validation):\n    pass\n")
@@ -670,7 +682,12 @@ def test_c_nets_that_only_scripts_train(study, tmp_path: Path):
         "original": {"weights": str(tmp_path / "w.safetensors"), "method": None, "on": None},
         "finetune": {"method": f"{tmp_path}/mine.py:unlearning", "noise_std": None},
     }
-    assert any("training step on 2 images" in line for line in tried(study("FailsInTraining", populations=populations)))
+    made = study(factory, populations=populations)
+    assert any("training step on 2 images" in line for line in tried(made))
+    checks = Checks(made)
+    checks.before_torch()
+    checks.with_torch()
+    assert look_ahead(checks, workers=1).seconds is None, "a step of such a net cannot be measured"
 
 
 def test_c_nets_that_draw_at_evaluation(study):

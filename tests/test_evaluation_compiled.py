@@ -10,6 +10,11 @@ from test_epsilon import awkward
 
 from ray_unlearn.evaluation import compiled
 from ray_unlearn.evaluation.epsilon import ExampleEpsilons, example_epsilons
+from ray_unlearn.evaluation.lower_bounds import epsilon_lower_bounds
+from ray_unlearn.evaluation.measures.klom import klom
+from ray_unlearn.evaluation.measures.rmia import rmia
+from ray_unlearn.evaluation.measures.svc_efficacy import svc_forget_efficacy, svc_scores
+from ray_unlearn.evaluation.measures.u_lira import u_lira
 from ray_unlearn.evaluation.roc import roc
 
 pytest.importorskip("numba", reason="needs the extra fast: pip install 'ray-unlearn[fast]'")
@@ -101,3 +106,86 @@ def test_curves_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
         rates = [(curve.true_positive_rate.tolist(), curve.false_positive_rate.tolist()) for curve in curves]
         found.append(rates)
     assert found[0] == found[1]
+
+
+def both_ways(monkeypatch: pytest.MonkeyPatch, compute: Callable[[], list[object]]) -> tuple[list[object], ...]:
+    """Return what is computed by NumPy, and what is computed by compiled loops."""
+    found = []
+    for start in (1 << 60, 0):
+        monkeypatch.setattr(compiled, "FROM", start)
+        found.append(compute())
+    return tuple(found)
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 100.0])
+@pytest.mark.parametrize("digits", [0, 8])
+def test_rmia_and_klom_are_those_of_numpy(scale: float, digits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: scores, curves and divergences to the last bit, with ties, certain images, and margins that are clipped."""
+    rng = np.random.default_rng(7)
+    forget, test = (np.round(rng.normal(0.5, scale, (2, 9, images)), digits) for images in (14, 25))
+    test[:, :, 0] = 3.0  # one value everywhere
+    population = np.arange(25) % 2 == 0
+
+    def compute() -> list[object]:
+        attack = rmia(
+            target_forget=forget[0],
+            target_test=test[0],
+            reference_forget=forget[1],
+            reference_test=test[1],
+            population=population,
+        )
+        curves = [(one.true_positive_rate.tolist(), one.false_positive_rate.tolist()) for one in attack.curves]
+        divergence = klom(test[0], test[1, :5])
+        ways = divergence.retrained_to_unlearned, divergence.unlearned_to_retrained
+        scores = [attack.member_scores.tolist(), attack.non_member_scores.tolist()]
+        return [scores, curves, *(way.per_example.tolist() for way in ways)]
+
+    defined, found = both_ways(monkeypatch, compute)
+    assert defined == found
+
+
+def test_a_classifiers_scores_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: to the last bit, also for images without doubt, far from all others, and with merged images."""
+    rng = np.random.default_rng(8)
+    retain, test, forget = rng.beta(5, 1, 700), rng.beta(2, 1, 1200), np.append(rng.beta(3, 1, 60), [0, 1, 1e-300, 40])
+
+    def compute() -> list[object]:
+        scores = svc_scores(retain, test, forget, np.random.default_rng(1))
+        share = svc_forget_efficacy(retain, test, forget, np.random.default_rng(1))
+        return [share, *(one.tolist() for one in scores)]
+
+    defined, found = both_ways(monkeypatch, compute)
+    assert defined == found
+
+
+@pytest.mark.parametrize("digits", [0, 8])
+def test_lower_bounds_are_those_of_numpy(digits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: the same attack is chosen of several that are equally good, and judged alike."""
+    rng = np.random.default_rng(9)
+    unlearned, retrained = np.round(rng.normal(1, 1, (20, 8)), digits), np.round(rng.normal(0, 1, (14, 8)), digits)
+    unlearned[:, 0] = retrained[:, 0] = 2.0
+
+    def compute() -> list[object]:
+        bounds = epsilon_lower_bounds(unlearned, retrained, np.random.default_rng(2))
+        return [bounds.each_E.tolist(), bounds.all_E.tolist()]
+
+    defined, found = both_ways(monkeypatch, compute)
+    assert defined == found
+
+
+@pytest.mark.parametrize("digits", [0, 8])
+@pytest.mark.parametrize("runs", [(30, 30), (30, 7), (5, 40)])
+def test_u_lira_is_that_of_numpy(digits: int, runs: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: scores to the last bit, with sides of unequal size, images on which models agree, and originals."""
+    rng = np.random.default_rng(10)
+    unlearned, retrained = (np.round(rng.normal(2, 3, (size, 40)), digits) for size in runs)
+    unlearned[:, 0] = retrained[:, 0] = 2.0
+    unlearned[:, 1], retrained[:, 1] = 5.0, 3.0
+    starts = [None, np.arange(runs[0])[::-1], np.arange(runs[0]) % 4]
+
+    def compute() -> list[object]:
+        attacks = [u_lira(unlearned, retrained, originals) for originals in starts]
+        return [scores.tolist() for one in attacks for scores in (one.unlearned_scores, one.retrained_scores)]
+
+    defined, found = both_ways(monkeypatch, compute)
+    assert defined == found

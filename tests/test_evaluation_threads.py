@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from evaluated import evaluated_store
 
 from ray_unlearn.cli.evaluate import threads_of
+from ray_unlearn.cluster import scoring
 from ray_unlearn.cluster.scoring import threads_of_a_part
 from ray_unlearn.evaluation import resampling
 from ray_unlearn.evaluation.cache import in_this_process
@@ -51,6 +54,16 @@ def test_subsets_are_computed_at_once_and_no_number_changes(tmp_path: Path, monk
 def test_a_part_takes_its_share_of_the_cpus(parts: int, jobs: int | None, cpus: list[float], threads: int) -> None:
     """And never more than any node has, where Ray would wait for ever."""
     assert threads_of_a_part(parts, jobs, cpus) == threads
+
+
+def test_a_part_waits_for_no_cpu_that_workers_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: parts share what is free on the nodes that stay, so that runs are scored while others are made."""
+    monkeypatch.setattr("ray.nodes", lambda: [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 8.0}}])
+    monkeypatch.setattr("ray_unlearn.cluster.nodes._draining", dict)
+    monkeypatch.setattr("ray_unlearn.cluster.nodes._free", lambda: {"a": {"CPU": 3.0}, "gone": {"CPU": 1.0}})
+    monkeypatch.setattr(scoring, "_results", lambda compute, waiting, running, limits, check: [limits])
+    tasks: list[Any] = [SimpleNamespace(expected_s=1.0)]
+    assert list(scoring._execute(tasks, None, lambda: None)) == [(1, 3)]
 
 
 def test_an_evaluation_of_seconds_takes_one_core_and_a_longer_one_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,6 +161,11 @@ def test_a_row_is_added_from_packed_populations(board: tuple[StudyStore, StudySt
     text = leaderboard_markdown([Entry(scores, added), Entry(read_scores(second))])
     assert "mine finetune, added from packed populations" in text
     assert "mine" in leaderboard_page([Entry(scores, added)])
+    plain = StudyStore(open_storage(str(shutil.copytree(first.storage.uri, tmp_path / "plain"))), "first")
+    study = json.loads(plain.storage.read(plain.layout.study_json)) | {"evaluation": None}
+    plain.storage.publish_file(plain.layout.study_json, json.dumps(study).encode())
+    found = with_added(plain, [read_pack(pack)])[0].populations["mine"]  # the reference is the default one
+    assert found.measures["score"].value == theirs.populations["mine"].measures["score"].value
 
 
 def test_a_packed_folder_gives_the_store_back(board: tuple[StudyStore, StudyStore, Path], tmp_path: Path):

@@ -159,6 +159,13 @@ def test_an_installed_method_that_fails_hides_no_mistyped_name(entry):
         resolve(parse_study(merged(TINY, {"populations": {"mine": {"method": "fintune"}}}), where="x"), "mine")
 
 
+def test_an_installed_method_that_exits_on_import_is_refused(entry):
+    """Law: a distribution that calls sys.exit ends no command in silence."""
+    entry("import sys\nsys.exit(0)\n")
+    with pytest.raises(MethodError, match=r"shrinkers 1\.2 cannot be imported: SystemExit: it calls sys\.exit\(0\)"):
+        METHODS["shrink"]
+
+
 def test_an_alias_of_the_packages_own_is_refused(entry):
     """Law: a distribution cannot give one of the package's names another meaning, by an alias either."""
     entry(MODULE.replace('    source="a test"', '    aliases={"MSG": {}},\n    source="a test"'))

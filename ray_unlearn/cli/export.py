@@ -52,7 +52,7 @@ def export(
         str,
         typer.Option(
             metavar="A,B",
-            help="Population to export; a list where the format holds several. Default: all.",
+            help="Population to export; a list, by default of all, where the format holds several.",
         ),
     ] = "",
     run: Annotated[

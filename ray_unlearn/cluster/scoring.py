@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from ray_unlearn.cluster.backend import RayBackend
+from ray_unlearn.cluster.nodes import Nodes
 from ray_unlearn.errors import ClusterError, ClusterLost, RayUnlearnError
 from ray_unlearn.evaluation.cache import Task
 from ray_unlearn.interrupts import interrupts
@@ -28,7 +29,8 @@ def on_ray(tasks: Sequence[Task], *, jobs: int | None, address: str | None) -> I
 
     Args:
         tasks: the parts.
-        jobs: CPUs to use; default all. Where there are fewer parts, each computes several subsets of runs at once.
+        jobs: CPUs to use; default all that are free. Where there are fewer parts, each computes several subsets of runs
+            at once.
         address: address of a Ray cluster; default RAY_ADDRESS, else a local cluster is started and stopped.
 
     Raises:
@@ -46,9 +48,9 @@ def on_ray(tasks: Sequence[Task], *, jobs: int | None, address: str | None) -> I
 
 
 def _execute(tasks: Sequence[Task], jobs: int | None, check: Callable[[], None]) -> Iterable[tuple[Task, str]]:
-    threads = threads_of_a_part(
-        len(tasks), jobs, [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    )
+    nodes = Nodes()
+    nodes.look()
+    threads = threads_of_a_part(len(tasks), jobs, [free.get("CPU", 0) for free in nodes.free])
     compute, at_once = ray.remote(num_cpus=threads, max_retries=3)(Task.run), jobs // threads if jobs else len(tasks)
     waiting = sorted(tasks, key=lambda task: task.expected_s)
     running: dict[Any, Task] = {}
@@ -59,10 +61,13 @@ def _execute(tasks: Sequence[Task], jobs: int | None, check: Callable[[], None])
             ray.cancel(reference)
 
 
-def threads_of_a_part(parts: int, jobs: int | None, cpus_by_node: Sequence[float]) -> int:
-    """Return how many CPUs a part takes: its share where there are more than parts, and no more than any node has."""
-    smallest = min([cpus for cpus in cpus_by_node if cpus >= 1], default=1.0)
-    return max(1, int(min(smallest, (jobs or sum(cpus_by_node)) // parts)))
+def threads_of_a_part(parts: int, jobs: int | None, free_by_node: Sequence[float]) -> int:
+    """Return how many CPUs a part takes: its share where more are free than parts, and no more than on any node.
+
+    A part that asked for CPUs which a study's workers hold would wait until all their runs are made.
+    """
+    smallest = min([cpus for cpus in free_by_node if cpus >= 1], default=1.0)
+    return max(1, int(min(smallest, (jobs or sum(free_by_node)) // parts)))
 
 
 def _results(

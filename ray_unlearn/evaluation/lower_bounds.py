@@ -32,8 +32,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.evaluation.attack_tables import DELTA
+from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.populations import FloatArray, compared, random_half
 
+Counts = npt.NDArray[np.intp]
 LEAST_RUNS = 4
 """Runs a side: two to choose on, two to judge on."""
 _ERROR = 0.05
@@ -184,8 +186,18 @@ def _attack(unlearned_N: FloatArray, retrained_M: FloatArray, table: FloatArray)
     below_r = np.searchsorted(np.sort(retrained_M), values_V, "left")
     below_u = np.searchsorted(np.sort(unlearned_N), values_V, "left")
     below_r, below_u = np.append(below_r, len(retrained_M)), np.append(below_u, len(unlearned_N))
+    means, left, right = _best_pair(below_r, below_u, table)
+    ends = np.concatenate([[-np.inf], (values_V[1:] + values_V[:-1]) / 2, [np.inf]])
+    return float(ends[left]), float(ends[right]), means
+
+
+def _best_pair(below_r: Counts, below_u: Counts, table: FloatArray) -> tuple[int, int, int]:
+    """Return the table, and the places of the ends, of the first largest bound."""
+    if pays(len(below_r) ** 2):
+        from ray_unlearn.evaluation.compiled.counts import best_pair
+
+        return best_pair(below_r, below_u, table)
     left, right = np.triu_indices(len(below_r), 1)
     bounds = table[:, below_r[right] - below_r[left], below_u[right] - below_u[left]]
     means, best = np.unravel_index(int(bounds.argmax()), bounds.shape)
-    ends = np.concatenate([[-np.inf], (values_V[1:] + values_V[:-1]) / 2, [np.inf]])
-    return float(ends[left[best]]), float(ends[right[best]]), int(means)
+    return int(means), int(left[best]), int(right[best])

@@ -32,7 +32,8 @@ class Roc:
     @property
     def auc(self) -> float:
         """Area under the curve by trapezia, which is the Mann-Whitney statistic with ties counted 1/2."""
-        return float(np.trapezoid(self.true_positive_rate, self.false_positive_rate))
+        false, true = self.false_positive_rate, self.true_positive_rate
+        return float(((false[1:] - false[:-1]) * (true[1:] + true[:-1]) / 2).sum())
 
     def tpr_at(self, fpr: float) -> float:
         """Return the largest true positive rate whose false positive rate is <= `fpr` (a share, not per cent).
@@ -101,6 +102,14 @@ def roc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> Roc:
 
 def rocs_of_counts(positives_UX: npt.NDArray[np.intp], negatives_UY: npt.NDArray[np.intp], most: int) -> list[Roc]:
     """Return `roc` of each row of scores that are whole numbers from 0 to `most`, without sorting them."""
+    if pays(positives_UX.size + negatives_UY.size):
+        from ray_unlearn.evaluation.compiled.rates import rates_of_counts
+
+        true_US, false_US, points_U = rates_of_counts(positives_UX, negatives_UY, most)
+        rows = zip(true_US, false_US, points_U.tolist(), strict=True)
+        return [
+            Roc(true_positive_rate=true[:points], false_positive_rate=false[:points]) for true, false, points in rows
+        ]
     rows_U1 = np.arange(len(positives_UX))[:, None] * (most + 1)
     counts_2US = [
         np.bincount((rows_U1 + scores).ravel(), minlength=rows_U1.size * (most + 1)).reshape(-1, most + 1)

@@ -162,7 +162,7 @@ def _step(checks: Checks, device: str) -> Step | None:
         return None
     try:
         return measure_step(checks.study, checks.model, checks.num_classes, torch.device(device))
-    except Exception:  # a user's net may raise anything, and only scripts may train it
+    except (Exception, SystemExit):  # a user's net may raise anything, and only scripts may train it
         return None
 
 

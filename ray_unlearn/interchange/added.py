@@ -20,6 +20,7 @@ from ray_unlearn.interchange.packed import Pack, check_same_study, is_unlearned,
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.forget_sets import splits_held
 from ray_unlearn.study.forget_sets import runs_by_set
+from ray_unlearn.study.schema import Evaluation
 from ray_unlearn.wording import plural
 
 
@@ -54,9 +55,8 @@ def with_added(
                     )
             unpacked = unpack(pack, new, f"{folder}/{number}", runs)
             added |= {name: f"{folder}/{number}/{unpacked.name}/{name}" for name in new}
-        if study.evaluation is None:
-            raise StoreError(f"{store.uri}: the study names no reference; add evaluation: {{reference: NAME}}")
-        others = study.evaluation.model_copy(update={"populations": {**study.evaluation.populations, **added}})
+        wanted = study.evaluation or Evaluation()
+        others = wanted.model_copy(update={"populations": {**wanted.populations, **added}})
         wider = study.model_copy(update={"evaluation": others})
         most = max(one.runs for one in scores.populations.values())
         found = evaluate(wider, store, mode=scores.mode, first=most, guests=added, log=log)

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ray_unlearn.errors import MethodError
+from ray_unlearn.errors import MethodError, first_line
 from ray_unlearn.methods.method import Method
 from ray_unlearn.usercode.sources import name_and_version
 
@@ -105,8 +105,8 @@ def _loaded(entry: importlib.metadata.EntryPoint, own: Mapping[str, Method]) -> 
     """
     try:
         method = entry.load()
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    except (Exception, SystemExit) as error:  # a module may raise anything on import
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise MethodError(f"method {entry.name!r} of {_of(entry)} cannot be imported: {reason}") from error
     if isinstance(method, Method) and (taken := method.aliases.keys() & {*own, *aliases_of(own)}):
         raise MethodError(f"{_of(entry)} has a method {min(taken)!r}, which is a name of ray_unlearn's")

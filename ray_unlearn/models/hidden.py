@@ -50,7 +50,7 @@ def check_state(model: nn.Module, other: nn.Module, images_BCHW: torch.Tensor, a
     net, fresh = Template(model).copy(), Template(other).copy()
     with torch.no_grad(), Seeds(study=0).global_state("trial"):
         for _ in range(_PASSES):
-            with contextlib.suppress(Exception):  # a net that only scripts train may fail here
+            with contextlib.suppress(Exception, SystemExit):  # a net that only scripts train may fail here
                 net.train()(images_BCHW.clone())
         try:
             fresh.load_state_dict(net.state_dict())
@@ -94,7 +94,7 @@ def _differing(net: nn.Module, other: nn.Module) -> Iterator[str]:
 def seeds_itself(model: nn.Module, images_BCHW: torch.Tensor) -> bool:
     """Return whether a pass in training mode sets torch's seed, so that draws after it repeat."""
     net, found = Template(model).copy().train(), []
-    with torch.no_grad(), contextlib.suppress(Exception):
+    with torch.no_grad(), contextlib.suppress(Exception, SystemExit):
         for seed in range(2):
             with Seeds(study=seed).global_state("trial"):
                 net(images_BCHW.clone())

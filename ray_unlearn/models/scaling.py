@@ -86,7 +86,11 @@ def _first_input(model: nn.Module, images_BCHW: torch.Tensor) -> torch.Tensor | 
     for module in net.modules():
         if any(True for _ in module.parameters(recurse=False)) and not any(True for _ in module.children()):
             module.register_forward_pre_hook(look)
-    with contextlib.suppress(Exception), torch.no_grad(), nothing_drawn(torch.device("cpu")):  # the trial names errors
+    with (
+        contextlib.suppress(Exception, SystemExit),
+        torch.no_grad(),
+        nothing_drawn(torch.device("cpu")),
+    ):  # the trial names errors
         net(images_BCHW.clone())
     first = found[0] if found else None
     return first if isinstance(first, torch.Tensor) and first.shape == images_BCHW.shape else None

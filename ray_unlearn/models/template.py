@@ -29,7 +29,7 @@ class Template:
         try:
             _Structure(buffer, self._tensors).dump(model)
             self._structure = buffer.getvalue()
-        except Exception:  # a module may hold anything: functions of a function, open files
+        except (Exception, SystemExit):  # a module may hold anything: functions of a function, open files
             self._structure = b""
 
     def copy(self) -> nn.Module:

@@ -124,7 +124,7 @@ def try_net(
         try:
             lines += _step(net, images_BCHW, labels_B)
         except (Exception, SystemExit) as error:  # a module may raise anything
-            reason = _reason(error)
+            reason = first_line(error)
             said = f"one training step on {len(images_BCHW)} images of {size} fails: {reason}{line_in(error, folder)}"
             if trains:
                 raise ModelError(f"model {arch}: {said}") from error
@@ -152,7 +152,7 @@ def copied(model: nn.Module, arch: str) -> nn.Module:
             else f"{old[0] or 'the net'!r} uses torch.nn.utils.weight_norm, whose modules cannot be copied; use "
             "torch.nn.utils.parametrizations.weight_norm (its tensors have other names)"
             if old
-            else f"copy.deepcopy fails: {_reason(error)}"
+            else f"copy.deepcopy fails: {first_line(error)}"
         )
         raise ModelError(f"model {arch}: cannot be copied, and every run needs a copy: {why}") from error
 
@@ -170,7 +170,7 @@ def _evaluated(net: nn.Module, images_BCHW: torch.Tensor, arch: str, size: str, 
     try:
         logits = net.eval()(images_BCHW.clone())
     except (Exception, SystemExit) as error:  # a module may raise anything
-        reason = f"{_reason(error)}{line_in(error, folder)}"
+        reason = f"{first_line(error)}{line_in(error, folder)}"
         if isinstance(error, ModelError):
             raise ModelError(f"model {arch}: {reason}") from error
         if "to have 1 channels" in reason:
@@ -301,7 +301,3 @@ def fails_on_one(model: nn.Module, images_BCHW: torch.Tensor) -> bool:
     except (Exception, SystemExit):  # a module may raise anything
         return True
     return False
-
-
-def _reason(error: BaseException) -> str:
-    return "it calls sys.exit" if isinstance(error, SystemExit) else first_line(error)

@@ -3,7 +3,7 @@
     if pays(values):
         from ray_unlearn.evaluation.compiled.rates import rates
 
-Does not cover: what is computed (`epsilon`, `parity`, `roc`).
+Does not cover: what is computed (`epsilon`, `parity`, `roc`, `lower_bounds`, and files of `measures`).
 """
 
 from importlib.util import find_spec

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.measures.measure import Measure, Pair
 from ray_unlearn.evaluation.populations import FloatArray, compared
 
@@ -86,16 +87,25 @@ def klom(unlearned_UE: npt.ArrayLike, retrained_RE: npt.ArrayLike) -> Klom:
 
     """
     unlearned_UE, retrained_RE = compared(unlearned_UE, retrained_RE)
-    for margins in (unlearned_UE, retrained_RE):
-        np.clip(margins, -CLIP, CLIP, out=margins)
-    low_E = np.minimum(unlearned_UE.min(axis=0), retrained_RE.min(axis=0))
-    high_E = np.maximum(unlearned_UE.max(axis=0), retrained_RE.max(axis=0))
-    unlearned_EB = _shares(unlearned_UE, low_E, high_E)
-    retrained_EB = _shares(retrained_RE, low_E, high_E)
+    unlearned_EB, retrained_EB = _histograms(unlearned_UE, retrained_RE)
     return Klom(
         retrained_to_unlearned=Divergence(per_example=_kl(retrained_EB, unlearned_EB)),
         unlearned_to_retrained=Divergence(per_example=_kl(unlearned_EB, retrained_EB)),
     )
+
+
+def _histograms(unlearned_UE: FloatArray, retrained_RE: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return each example's histograms over the runs of both sides as shares, [E, BINS]; the inputs are clipped."""
+    if pays(unlearned_UE.size + retrained_RE.size):
+        from ray_unlearn.evaluation.compiled.counts import binned
+
+        unlearned_EB, retrained_EB = binned(unlearned_UE, retrained_RE, CLIP, BINS)
+        return unlearned_EB / len(unlearned_UE), retrained_EB / len(retrained_RE)
+    for margins in (unlearned_UE, retrained_RE):
+        np.clip(margins, -CLIP, CLIP, out=margins)
+    low_E = np.minimum(unlearned_UE.min(axis=0), retrained_RE.min(axis=0))
+    high_E = np.maximum(unlearned_UE.max(axis=0), retrained_RE.max(axis=0))
+    return _shares(unlearned_UE, low_E, high_E), _shares(retrained_RE, low_E, high_E)
 
 
 def _shares(margins_RE: FloatArray, low_E: FloatArray, high_E: FloatArray) -> FloatArray:

@@ -41,6 +41,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.errors import EvaluationError
+from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.confidence import probability_of
 from ray_unlearn.evaluation.measures.measure import Measure, Pair, enough_negatives, rates
 from ray_unlearn.evaluation.populations import FloatArray, by_runs, random_half, same_examples
@@ -165,6 +166,10 @@ def _below(relative_UX: FloatArray, sorted_UZ: FloatArray) -> npt.NDArray[np.int
 
     Merging two sorted halves is faster than looking images up one by one. An image is merged before its equals.
     """
+    if pays(relative_UX.size):
+        from ray_unlearn.evaluation.compiled.counts import below
+
+        return below(relative_UX, np.argsort(relative_UX, axis=1), sorted_UZ)
     found_UX = np.empty(relative_UX.shape, np.intp)
     for relative_X, sorted_Z, found_X in zip(relative_UX, sorted_UZ, found_UX, strict=True):
         order_X = np.argsort(relative_X)

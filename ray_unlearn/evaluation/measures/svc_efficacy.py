@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.measures.logistic_attack import MIN_IMAGES
 from ray_unlearn.evaluation.measures.measure import ALL, Measure, Single, SingleAttack, rates
 from ray_unlearn.evaluation.populations import FloatArray, by_examples, random_half, thinned
@@ -58,7 +59,7 @@ def svc_forget_efficacy(
     """
     classifier = _svc(retain_confidence, by_examples(test_confidence, "test confidence"), rng)
     forget_E = by_examples(forget_confidence, "forget confidence")
-    return float(np.mean(classifier.predict(forget_E[:, None]) == 0))
+    return float(np.mean(_scores(classifier, forget_E) < 0))
 
 
 def svc_scores(
@@ -80,7 +81,17 @@ def svc_scores(
     forget_E = by_examples(forget_confidence, "forget confidence")
     fitted_T = random_half(len(test_T), rng)
     classifier = _svc(retain_confidence, test_T[fitted_T], rng)
-    return classifier.decision_function(forget_E[:, None]), classifier.decision_function(test_T[~fitted_T, None])
+    return _scores(classifier, forget_E), _scores(classifier, test_T[~fitted_T])
+
+
+def _scores(classifier: Any, values_X: FloatArray) -> FloatArray:
+    """Return the classifier's decision function, below 0 where it takes an image for a test image."""
+    if pays(len(values_X) * len(classifier.support_)):
+        from ray_unlearn.evaluation.compiled.kernels import decisions
+
+        support_S, coefficients_S = classifier.support_vectors_[:, 0], classifier.dual_coef_[0]
+        return decisions(values_X, support_S, coefficients_S, float(classifier.intercept_[0]))
+    return np.asarray(classifier.decision_function(values_X[:, None]))
 
 
 def _svc(members: npt.ArrayLike, others_T: FloatArray, rng: np.random.Generator) -> Any:

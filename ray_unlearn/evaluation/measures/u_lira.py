@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.measures.measure import Measure, Pair, enough_negatives, rates
 from ray_unlearn.evaluation.populations import FloatArray, compared
 from ray_unlearn.evaluation.roc import Roc, roc, tpr_at
@@ -102,8 +103,9 @@ def u_lira(
     """
     seen_UE, unseen_RE = compared(unlearned_UE, retrained_RE, at_least=MIN_RUNS)
     blocks = _blocks(np.arange(len(seen_UE)) if originals_U is None else np.asarray(originals_U), len(unseen_RE))
+    compiled = _alone(blocks) and pays(seen_UE.size + unseen_RE.size)
     for images in _together(seen_UE.shape[1], seen_UE.size + unseen_RE.size, blocks):
-        seen_UE[:, images], unseen_RE[:, images] = _scores(seen_UE[:, images], unseen_RE[:, images], blocks)
+        seen_UE[:, images], unseen_RE[:, images] = _scores(seen_UE[:, images], unseen_RE[:, images], blocks, compiled)
     return LiraResult(unlearned_scores=seen_UE, retrained_scores=unseen_RE, curve=roc(seen_UE, unseen_RE))
 
 
@@ -112,19 +114,26 @@ def _together(examples: int, values: int, blocks: list[Places]) -> list[slice]:
 
     Two or more, because NumPy adds up a single column in another order.
     """
-    single = all(places_BS.shape[1] == 1 for places_BS in blocks)
-    parts = max(1, min(examples // 2, values // _VALUES)) if single else 1
+    parts = max(1, min(examples // 2, values // _VALUES)) if _alone(blocks) else 1
     cuts = np.arange(parts + 1) * examples // parts
     return [slice(start, end) for start, end in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)]
 
 
-def _scores(seen_UE: FloatArray, unseen_RE: FloatArray, blocks: list[Places]) -> tuple[FloatArray, FloatArray]:
-    """Return the scores of both populations on some examples."""
+def _alone(blocks: list[Places]) -> bool:
+    """Return whether every run is left out alone."""
+    return all(places_BS.shape[1] == 1 for places_BS in blocks)
+
+
+def _scores(
+    seen_UE: FloatArray, unseen_RE: FloatArray, blocks: list[Places], compiled: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Return the scores of both populations on some examples; compiled where every run is left out alone."""
     origin_E = unseen_RE[0]  # an example on which all models agree is exactly 0 from here on, also in its mean
     seen_UE, unseen_RE = seen_UE - origin_E, unseen_RE - origin_E
     floor_E = VARIANCE_FLOOR * np.concatenate([seen_UE, unseen_RE]).var(axis=0, ddof=1)
-    unlearned_UE = _own_minus_other(seen_UE, unseen_RE, floor_E, blocks)
-    return unlearned_UE, -_own_minus_other(unseen_RE, seen_UE, floor_E, [np.arange(len(unseen_RE))[:, None]])
+    unlearned_UE = _own_minus_other(seen_UE, unseen_RE, floor_E, blocks, compiled)
+    alone = [np.arange(len(unseen_RE))[:, None]]
+    return unlearned_UE, -_own_minus_other(unseen_RE, seen_UE, floor_E, alone, compiled)
 
 
 def _blocks(originals_U: npt.NDArray[np.generic], others: int) -> list[Places]:
@@ -137,9 +146,17 @@ def _blocks(originals_U: npt.NDArray[np.generic], others: int) -> list[Places]:
     return [np.stack([one for one in blocks if len(one) == size]) for size in {len(block) for block in blocks}]
 
 
-def _own_minus_other(own_RE: FloatArray, other_ME: FloatArray, floor_E: FloatArray, blocks: list[Places]) -> FloatArray:
+def _own_minus_other(
+    own_RE: FloatArray, other_ME: FloatArray, floor_E: FloatArray, blocks: list[Places], compiled: bool
+) -> FloatArray:
     """Return log p(phi | own population without the model's block) - log p(phi | other population without as many)."""
     scores_RE, own, other = np.empty_like(own_RE), _Sums(own_RE), _Sums(other_ME)
+    if compiled:
+        from ray_unlearn.evaluation.compiled.gaussians import log_ratios, spreads
+
+        sums = own.all, other.all
+        spread_2RE = spreads(*sums, floor_E)
+        return log_ratios(own_RE, *sums, spread_2RE, np.log(spread_2RE))
     for places_BS in blocks:
         inside = own.without(places_BS)
         outside = other.without(places_BS % len(other_ME))
@@ -157,6 +174,7 @@ class _Sums:
         self.mean_E = phi_RE.mean(axis=0)
         self.deviation_RE = phi_RE - self.mean_E
         self.squares_E = (self.deviation_RE**2).sum(axis=0)
+        self.all = self.deviation_RE, self.mean_E, self.squares_E
 
     def without(self, places_BS: Places) -> tuple[FloatArray, FloatArray]:
         """Return mean and variance (ddof 1) over the runs outside each block: [B, E] both.
