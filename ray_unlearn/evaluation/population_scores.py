@@ -107,8 +107,8 @@ def on_set(
 
     Values are of N = as many runs of the reference, its first; intervals of subsets of these. What is compared with
     the null is of `null_runs`, as many as the null has, against the same halves of the whole reference. `originals`:
-    those of all forget sets, where there are several (`intervals.subsets`). `threads`: how many
-    subsets are computed at once.
+    those of all forget sets, where there are several (`intervals.subsets`). `threads`: how many subsets are computed at
+    once.
 
     Raises:
         EvaluationError: a side has no outputs of the forget set.
