@@ -166,4 +166,4 @@ def _sample(name: str, values: ArrayLike) -> Floats:
             f"{name}: expected finite values, found {sample[run, example]} at run {run}, example {example}; "
             "leave that run out, or make it again"
         )
-    return sample.astype(np.float64)
+    return sample.astype(np.float64, copy=False)

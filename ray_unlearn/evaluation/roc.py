@@ -33,7 +33,9 @@ class Roc:
     def auc(self) -> float:
         """Area under the curve by trapezia, which is the Mann-Whitney statistic with ties counted 1/2."""
         false, true = self.false_positive_rate, self.true_positive_rate
-        return float(((false[1:] - false[:-1]) * (true[1:] + true[:-1]) / 2).sum())
+        twice = false[1:] - false[:-1]
+        twice *= true[1:] + true[:-1]
+        return float(twice.sum()) / 2
 
     def tpr_at(self, fpr: float) -> float:
         """Return the largest true positive rate whose false positive rate is <= `fpr` (a share, not per cent).

@@ -102,10 +102,10 @@ def _right_ends(room: Room, line: _Line, positive: int) -> int:
         while place < len(values_V) and values_V[place] <= end:
             place += 1
         if place > before:
-            room.right_2R[0, rights] = room.counts_2C[positive, place]
-            room.right_2R[1, rights] = room.counts_2C[1 - positive, place]
+            room.right_3R[0, rights] = room.counts_2C[positive, place]
+            room.right_3R[1, rights] = room.counts_2C[1 - positive, place]
             rights, before = rights + 1, place
-        room.end_R[i] = rights - 1
+        room.right_3R[2, i] = rights - 1
     return rights
 
 
@@ -119,7 +119,7 @@ def _one_by_one(
     """
     known = -1
     for i in range(max(0, diagonal - NUM_LEFT + 1), min(line.steps - 1, diagonal) + 1):
-        right = room.end_R[i]
+        right = room.right_3R[2, i]
         if right != known:
             known, hope = right, -np.inf
             for place in range(places[0], places[1] + 1):
@@ -135,8 +135,8 @@ def _one_by_one(
 @compiled
 def _between(room: Room, positive: int, table_PN: Table, place: int, right: int) -> float:
     """Return the epsilon of what is between a left end with so many values below and a right end; -inf if crossed."""
-    p = room.right_2R[0, right] - room.counts_2C[positive, place]
-    n = room.right_2R[1, right] - room.counts_2C[1 - positive, place]
+    p = room.right_3R[0, right] - room.counts_2C[positive, place]
+    n = room.right_3R[1, right] - room.counts_2C[1 - positive, place]
     return float(table_PN[p, n]) if p >= 0 and n >= 0 else -np.inf
 
 
@@ -156,7 +156,7 @@ def _falling(room: Room, line: _Line, pieces: int, diagonal: int, places: tuple[
                 until -= 1
             while until <= last and _left(line, until, diagonal - until) > value:
                 until += 1
-        pieces = add(room, pieces, place, room.end_R[i], room.end_R[until - 1])
+        pieces = add(room, pieces, place, room.right_3R[2, i], room.right_3R[2, until - 1])
         i = until
     return pieces
 
@@ -180,7 +180,7 @@ def _best_interval(room: Room, line: _Line, positive: int, table_PN: Table, best
         while upto < len(values_V) and values_V[upto] < top - low * fall + near:
             upto += 1
         if first == upto:
-            pieces = add(room, pieces, first, room.end_R[low], room.end_R[high])
+            pieces = add(room, pieces, first, room.right_3R[2, low], room.right_3R[2, high])
         elif fall > 0:
             pieces = _falling(room, line, pieces, diagonal, (first, upto), fall)
         else:

@@ -50,10 +50,11 @@ class Room(NamedTuple):
     """Left ends as they are found: values below, and the first and last right end that they may have."""
     left_4L: Indexes
     """Left ends with an attack that is not dropped: positives and negatives below, first and last right end."""
-    right_2R: Indexes
-    """Positives and negatives up to each right end, of those that differ in them."""
-    end_R: Indexes
-    """Which of these each right end of the official grid is."""
+    right_3R: Indexes
+    """Positives and negatives up to each right end, of those that differ in them; which each end of a grid is.
+
+    One array, because each array of a room adds to the time of every image.
+    """
     first_N: Indexes
     """First right end that has so many negatives below."""
     window_KR: Floats
@@ -71,8 +72,7 @@ def new_room(values: int, lefts: int, rights: int) -> Room:
         np.zeros((2, values + 1), np.int64),
         np.empty((3, lefts), np.int64),
         np.empty((4, lefts), np.int64),
-        np.empty((2, rights), np.int64),
-        np.empty(rights, np.int64),
+        np.empty((3, rights), np.int64),
         np.empty(values + 2, np.int64),
         np.empty((levels, rights)),
         np.empty((2, lefts)),
@@ -82,21 +82,17 @@ def new_room(values: int, lefts: int, rights: int) -> Room:
 @compiled
 def pool(unlearned_N: Floats, retrained_N: Floats, room: Room) -> None:
     """Merge two sorted samples and count them."""
-    r, u = 0, 0
+    r, u, values_V, counts_2C = 0, 0, room.values_V, room.counts_2C
     while r < len(retrained_N) and u < len(unlearned_N):  # without another branch, which would be predicted wrongly
-        ours, theirs = unlearned_N[u], retrained_N[r]
-        room.values_V[r + u] = min(theirs, ours)
-        of_retrained = int(theirs <= ours)
+        of_retrained = int(retrained_N[r] <= unlearned_N[u])
+        values_V[r + u] = min(retrained_N[r], unlearned_N[u])
         r, u = r + of_retrained, u + 1 - of_retrained
-        room.counts_2C[0, r + u], room.counts_2C[1, r + u] = r, u
-    while r < len(retrained_N):
-        room.values_V[r + u] = retrained_N[r]
-        r += 1
-        room.counts_2C[0, r + u], room.counts_2C[1, r + u] = r, u
-    while u < len(unlearned_N):
-        room.values_V[r + u] = unlearned_N[u]
-        u += 1
-        room.counts_2C[0, r + u], room.counts_2C[1, r + u] = r, u
+        counts_2C[0, r + u], counts_2C[1, r + u] = r, u
+    while r + u < len(values_V):
+        of_retrained = int(r < len(retrained_N))
+        values_V[r + u] = retrained_N[r] if of_retrained else unlearned_N[u]
+        r, u = r + of_retrained, u + 1 - of_retrained
+        counts_2C[0, r + u], counts_2C[1, r + u] = r, u
 
 
 @compiled
@@ -104,7 +100,7 @@ def _search(room: Room, lefts: int, rights: int, sizes: tuple[int, int], table_P
     """Return the best of all left ends with the right ends that they may have, or `best` where that is larger.
 
     Args:
-        room: `left_4L` and `right_2R` are filled.
+        room: `left_4L` and `right_3R` are filled.
         lefts: how many left ends there are.
         rights: how many right ends there are.
         sizes: P and N.
@@ -150,7 +146,7 @@ def _sums(
     """Find each left end's largest sum; return which has the largest of all, and whether no other comes near 0."""
     window_KR, (positive, negative, begin) = room.window_KR, weights
     for right in range(rights):
-        window_KR[0, right] = positive * room.right_2R[0, right] - negative * room.right_2R[1, right]
+        window_KR[0, right] = positive * room.right_3R[0, right] - negative * room.right_3R[1, right]
     level, width = 1, 2
     while width <= rights:
         half, shorter_R, longer_R = width >> 1, window_KR[level - 1], window_KR[level]
@@ -177,7 +173,7 @@ def _partners(room: Room, left: int, weights: tuple[float, float, float], limit:
     positives, negatives, low, high = room.left_4L[:, left]
     best = -np.inf
     for right in range(low, high + 1):
-        p, n = room.right_2R[0, right] - positives, room.right_2R[1, right] - negatives
+        p, n = room.right_3R[0, right] - positives, room.right_3R[1, right] - negatives
         if weights[2] + weights[0] * p - weights[1] * n >= limit:
             best = max(best, float(table_PN[p, n]))
     return best
@@ -200,11 +196,11 @@ def _kept(room: Room, pieces: int, rights: int, positive: int) -> tuple[int, boo
     """Fill `left_4L` without right ends whose attack is dropped; return how many left ends, and if one is perfect."""
     all_p, all_n = room.counts_2C[positive, -1], room.counts_2C[1 - positive, -1]
     all_from, lefts = rights, 0
-    while all_from > 0 and room.right_2R[0, all_from - 1] == all_p:
+    while all_from > 0 and room.right_3R[0, all_from - 1] == all_p:
         all_from -= 1
     right = 0
     for negatives in range(all_n + 2):
-        while right < rights and room.right_2R[1, right] < negatives:
+        while right < rights and room.right_3R[1, right] < negatives:
             right += 1
         room.first_N[negatives] = right
     for piece in range(pieces):
@@ -212,7 +208,7 @@ def _kept(room: Room, pieces: int, rights: int, positive: int) -> tuple[int, boo
         positives, negatives = room.counts_2C[positive, place], room.counts_2C[1 - positive, place]
         if positives == 0:
             with_all = max(low, all_from)
-            if with_all <= high and room.right_2R[1, with_all] == negatives:
+            if with_all <= high and room.right_3R[1, with_all] == negatives:
                 return 0, True
             high = min(high, all_from - 1)
         low = max(low, room.first_N[negatives + 1])
@@ -239,8 +235,8 @@ def _all_blocks(room: Room, positive: int, table_PN: Table, best: float) -> floa
     ends, last = 0, len(room.values_V)
     for place in range(last + 1):
         if place in (0, last) or room.values_V[place] > room.values_V[place - 1]:
-            room.right_2R[0, ends] = room.counts_2C[positive, place]
-            room.right_2R[1, ends] = room.counts_2C[1 - positive, place]
+            room.right_3R[0, ends] = room.counts_2C[positive, place]
+            room.right_3R[1, ends] = room.counts_2C[1 - positive, place]
             room.piece_3L[0, ends] = place
             ends += 1
     for end in range(ends - 1):
