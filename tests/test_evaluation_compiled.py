@@ -10,7 +10,7 @@ from test_epsilon import awkward
 
 from ray_unlearn.evaluation import compiled
 from ray_unlearn.evaluation.epsilon import ExampleEpsilons, example_epsilons
-from ray_unlearn.evaluation.lower_bounds import epsilon_lower_bounds
+from ray_unlearn.evaluation.lower_bounds import _best_pair, epsilon_lower_bounds
 from ray_unlearn.evaluation.measures.klom import klom
 from ray_unlearn.evaluation.measures.rmia import rmia
 from ray_unlearn.evaluation.measures.svc_efficacy import svc_forget_efficacy, svc_scores
@@ -189,3 +189,13 @@ def test_u_lira_is_that_of_numpy(digits: int, runs: tuple[int, int], monkeypatch
 
     defined, found = both_ways(monkeypatch, compute)
     assert defined == found
+
+
+def test_of_equal_attacks_the_first_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: by table, then left end, then right end, as NumPy's argmax; a table of -inf alone has a first one too."""
+    rng = np.random.default_rng(11)
+    counts = [np.sort(rng.integers(0, 5, 12)) for _ in range(2)]
+    tables = [rng.integers(0, 4, (2, 5, 5)).astype(np.float64), np.full((2, 5, 5), -np.inf)]
+    defined, found = both_ways(monkeypatch, lambda: [_best_pair(counts[0], counts[1], table) for table in tables])
+    assert defined == found
+    assert found[1] == (0, 0, 1)
