@@ -9,7 +9,8 @@ import pytest
 from evaluated import SPLITS_DIGEST, draw_logits, evaluated_store, labels_of, publish
 
 from ray_unlearn.errors import StoreError
-from ray_unlearn.evaluation.outputs import read_image_names, read_outputs
+from ray_unlearn.evaluation.confidence import probability_of
+from ray_unlearn.evaluation.outputs import SplitOutputs, read_image_names, read_outputs
 
 
 def test_outputs_are_the_runs_in_order(tmp_path: Path):
@@ -29,6 +30,21 @@ def test_outputs_are_the_runs_in_order(tmp_path: Path):
     half = outputs.take([2, 0])
     assert [record.index for record in half.records] == [2, 0]
     assert (half.splits["forget"].phi_RN == outputs.splits["forget"].phi_RN[[2, 0]]).all()
+
+
+def test_probabilities_are_computed_once_for_all_subsets_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: some runs, and some of these, share what was computed of all; the bits are those of their own phi."""
+    phi_RN = np.random.default_rng(0).normal(0, 20, (9, 13))
+    whole = SplitOutputs(np.arange(13), np.zeros(13, np.int64), phi_RN, phi_RN > 0)
+    calls: list[int] = []
+    monkeypatch.setattr(
+        "ray_unlearn.evaluation.outputs.probability_of", lambda phi: calls.append(len(phi)) or probability_of(phi)
+    )
+    some = whole.take([4, 1, 7, 0])
+    for found, rows in ((some, [4, 1, 7, 0]), (some.take([2, 0]), [7, 4]), (whole, range(9))):
+        assert found.probability_RN.tolist() == probability_of(phi_RN[list(rows)]).tolist()
+        assert found.accuracy_R.tolist() == found.correct_RN.mean(1).tolist()
+    assert calls == [9]
 
 
 def test_damaged_outputs_are_refused(tmp_path: Path):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_unlearn.errors import EvaluationError, StoreError, first_line
-from ray_unlearn.evaluation.confidence import logit_scaled_confidence
+from ray_unlearn.evaluation.confidence import logit_scaled_confidence, probability_of
 from ray_unlearn.evaluation.shadow_fits import ShadowFit
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.arrow import read_table
@@ -63,6 +63,8 @@ class SplitOutputs:
     """What a population of shadows makes of the images; None where the study has none."""
     margin: Margin | None = None
     """Kind of the margins that phi was taken from; None for logits."""
+    taken_of: tuple[SplitOutputs, np.ndarray | Sequence[int]] | None = field(default=None, repr=False)
+    """The same split of more runs, and the rows of these among them: what is computed of each run, these share."""
 
     @property
     def lacks(self) -> frozenset[Lack]:
@@ -81,14 +83,34 @@ class SplitOutputs:
         return np.asarray(np.logaddexp(0.0, -self.phi_RN))
 
     @property
+    def probability_RN(self) -> np.ndarray:
+        """Probability of the label, float64; errors as `loss_RN`."""
+        if self.taken_of is None:
+            return self._probability_RN
+        whole, rows = self.taken_of
+        return whole.probability_RN[rows]
+
+    @cached_property
+    def _probability_RN(self) -> np.ndarray:
+        self._check("probabilities")
+        return probability_of(self.phi_RN)
+
+    @property
     def accuracy_R(self) -> np.ndarray:
         """Share of right answers of each run, float64; errors as `loss_RN`."""
+        if self.taken_of is None:
+            return self._accuracy_R
+        whole, rows = self.taken_of
+        return whole.accuracy_R[rows]
+
+    @cached_property
+    def _accuracy_R(self) -> np.ndarray:
         self._check("answers")
         return np.asarray(self.correct_RN.mean(1))
 
     def take(self, rows: np.ndarray | Sequence[int]) -> SplitOutputs:
         """Return the split under some of the runs."""
-        return replace(self, phi_RN=self.phi_RN[rows], correct_RN=self.correct_RN[rows])
+        return replace(self, phi_RN=self.phi_RN[rows], correct_RN=self.correct_RN[rows], taken_of=(self, rows))
 
     def _check(self, needed: Lack) -> None:
         if needed in self.lacks:

@@ -36,6 +36,7 @@ with a = 0, 0.77 with 0.3 and 0.74 with 0.6. The value of `A` is the default of 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,7 @@ def rmia(
     reference_test: npt.ArrayLike,
     population: npt.NDArray[np.bool_],
     a: float = A,
+    given: Literal["phi", "probability"] = "phi",
 ) -> RmiaResult:
     """Return the attack's scores, and each target's area and true positive rates.
 
@@ -110,6 +112,7 @@ def rmia(
         reference_test: phi [R, T], of the same models.
         population: which test images [T] are the population z, not all and not none.
         a: in [0, 1], see `A`.
+        given: what the arrays hold: phi, or the label's probability.
 
     Raises:
         EvaluationError: wrong shapes, different images or models, under 2 test images, NaN or infinity, `a` outside.
@@ -126,6 +129,8 @@ def rmia(
             f"rmia: expected a mask of {test[0].shape[1]} test images, some in the population and some outside; "
             f"found {int(population.sum())} of {len(population)}"
         )
+    if given == "phi":
+        forget, test = ((probability_of(target), probability_of(reference)) for target, reference in (forget, test))
     forget_UE, test_UT = _relative(*forget, a), _relative(*test, a)
     population_UZ = test_UT[:, population]
     size, sorted_UZ = population_UZ.shape[1], np.sort(population_UZ, axis=1)
@@ -150,9 +155,9 @@ def _same_models(forget: tuple[FloatArray, FloatArray], test: tuple[FloatArray, 
 
 
 def _relative(target_UE: FloatArray, reference_RE: FloatArray, a: float) -> FloatArray:
-    """Return p / pbar, [U, E]."""
-    mean_E = ((1 + a) * probability_of(reference_RE).mean(axis=0) + (1 - a)) / 2
-    relative: FloatArray = probability_of(target_UE) / np.maximum(mean_E, np.finfo(np.float64).tiny)  # 0 where a = 1
+    """Return p / pbar of probabilities, [U, E]."""
+    mean_E = ((1 + a) * reference_RE.mean(axis=0) + (1 - a)) / 2
+    relative: FloatArray = target_UE / np.maximum(mean_E, np.finfo(np.float64).tiny)  # 0 where a = 1
     return relative
 
 
@@ -180,7 +185,9 @@ def _below(relative_UX: FloatArray, sorted_UZ: FloatArray) -> npt.NDArray[np.int
 
 def attack(pair: Pair) -> RmiaResult | None:
     """Return the attack, or None where there are not two test images: a non-member, and one of the population."""
-    (target_forget, reference_forget), (target_test, reference_test) = (pair.phi(split) for split in _NEEDS)
+    (target_forget, reference_forget), (target_test, reference_test) = (
+        [side.splits[split].probability_RN for side in (pair.unlearned, pair.reference)] for split in _NEEDS
+    )
     if target_test.shape[1] < 2:
         return None
     return rmia(
@@ -189,6 +196,7 @@ def attack(pair: Pair) -> RmiaResult | None:
         reference_forget=reference_forget,
         reference_test=reference_test,
         population=random_half(target_test.shape[1], pair.make_rng()),
+        given="probability",
     )
 
 
