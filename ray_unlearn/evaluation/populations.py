@@ -4,7 +4,7 @@
     unlearned_UE, retrained_RE = compared(unlearned, retrained, at_least=3)
     losses_E = by_examples(losses, "forget losses")
 
-All arrays are returned as float64, for every stored type.
+All arrays are returned as float64, for every stored type; those that are float64 are not copied.
 
 Does not cover: which outputs are compared, and that they are of the same images in the same order; the caller knows.
 """
@@ -104,7 +104,7 @@ def _real(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
 
 
 def _finite(array: npt.NDArray[Any], name: str) -> FloatArray:
-    result = array.astype(np.float64)
+    result = array.astype(np.float64, copy=False)
     if not (finite := np.isfinite(result)).all():
         wrong = np.argwhere(~finite)
         place = ", ".join(map(str, wrong[0]))

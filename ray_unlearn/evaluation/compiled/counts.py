@@ -1,6 +1,6 @@
 """Compiled: counts of values below others, and in the bins of histograms, without the arrays that NumPy needs.
 
-    below_UX = below(values_UX, np.argsort(values_UX, axis=1), sorted_UZ)     # RMIA
+    below_UX = below(values_UX, sorted_UZ)                                            # RMIA
     unlearned_EB, retrained_EB = binned(unlearned_UE, retrained_RE, clip, bins)        # KLOM
 
 Needs Numba, which the extra `fast` installs. Does not cover: what is made of the counts (`measures.rmia`,
@@ -17,24 +17,23 @@ from ray_unlearn.evaluation.compiled.search import compiled
 
 
 @compiled
-def below(values_UX: Floats, order_UX: npt.NDArray[np.intp], sorted_UZ: Floats) -> npt.NDArray[np.intp]:
-    """Return how many of each row's sorted others are strictly below each of its values, which an order sorts.
+def below(values_UX: Floats, sorted_UZ: Floats) -> npt.NDArray[np.intp]:
+    """Return how many of each row's sorted others are strictly below each of its values.
 
-    Both rows are merged without a branch that depends on the values: half of these would be predicted wrongly.
+    All values of a row halve their ranges of others together, without a branch that depends on the values: half of
+    these would be predicted wrongly.
     """
-    found_UX, size = np.empty(values_UX.shape, np.intp), sorted_UZ.shape[1]
-    value_X, other_Z = np.empty(values_UX.shape[1] + 1), np.empty(size + 1)
-    value_X[-1] = other_Z[-1] = np.inf  # both ends without a question in the loop
+    found_UX, size, half = np.zeros(values_UX.shape, np.intp), sorted_UZ.shape[1], 1
+    while 2 * half - 1 < size:
+        half *= 2
+    other_Z = np.full(2 * half - 1, np.inf)
     for row in range(len(values_UX)):
-        for x in range(values_UX.shape[1]):
-            value_X[x] = values_UX[row, order_UX[row, x]]
-        for z in range(size):
-            other_Z[z] = sorted_UZ[row, z]
-        x, z = 0, 0
-        while x < values_UX.shape[1]:
-            found_UX[row, order_UX[row, x]] = z
-            step = int(other_Z[z] < value_X[x])
-            x, z = x + 1 - step, z + step
+        other_Z[:size] = sorted_UZ[row]
+        value_X, found_X, step = values_UX[row], found_UX[row], half
+        while step:
+            for x in range(len(value_X)):
+                found_X[x] += step * int(other_Z[found_X[x] + step - 1] < value_X[x])
+            step >>= 1
     return found_UX
 
 

@@ -67,51 +67,77 @@ def _left(line: _Line, i: int, j: int) -> float:
 
 
 @compiled
+def _is_at(line: _Line, values_V: Floats, place: int) -> bool:
+    """Return whether a threshold has just so many values below; thresholds rise."""
+    at = 0
+    if place > 0:
+        below = values_V[place - 1]
+        if line.step > 0:
+            at = min(max(int((below - line.start) / line.step), 0), line.num)
+        while at > 0 and _threshold(line, at - 1) > below:
+            at -= 1
+        while at < line.num and _threshold(line, at) <= below:
+            at += 1
+    return at < line.num and (place == len(values_V) or _threshold(line, at) <= values_V[place])
+
+
+@compiled
 def _best_threshold(room: Room, line: _Line, positive: int, table_PN: Table) -> float:
-    """Return the best of "all at or above a threshold"."""
-    values_V, counts_2C = room.values_V, room.counts_2C
+    """Return the best of "all at or above a threshold", which is sought for places between values that look better."""
+    counts_2C, best = room.counts_2C, -np.inf
     all_p, all_n = counts_2C[positive, -1], counts_2C[1 - positive, -1]
-    best, place, at = -np.inf, 0, 0
-    while at < line.num:
-        threshold = _threshold(line, at)
-        while place < len(values_V) and values_V[place] < threshold:
-            place += 1
-        p, n = all_p - counts_2C[positive, place], all_n - counts_2C[1 - positive, place]
-        best = max(best, float(table_PN[p, n]))
-        if place == len(values_V):
-            break
-        at += 1
-        if values_V[place] > threshold + 8 * line.step > threshold:  # those below that value have the same models above
-            at = max(at, int((values_V[place] - line.start) / line.step) - 2)
+    for place in range(counts_2C.shape[1]):
+        found = float(table_PN[all_p - counts_2C[positive, place], all_n - counts_2C[1 - positive, place]])
+        if found > best and _is_at(line, room.values_V, place):
+            best = found
     return best
 
 
 @compiled
-def _right_ends(room: Room, line: _Line, positive: int) -> None:
-    """Count what each right end has below or at it."""
-    place, values_V = 0, room.values_V
+def _right_ends(room: Room, line: _Line, positive: int) -> int:
+    """Count what each right end has below or at it; return how many of them differ."""
+    place, rights, before, values_V = 0, 0, -1, room.values_V
     for i in range(line.steps):
         end = _right(line, i)
         while place < len(values_V) and values_V[place] <= end:
             place += 1
-        room.right_2R[0, i], room.right_2R[1, i] = room.counts_2C[positive, place], room.counts_2C[1 - positive, place]
+        if place > before:
+            room.right_2R[0, rights] = room.counts_2C[positive, place]
+            room.right_2R[1, rights] = room.counts_2C[1 - positive, place]
+            rights, before = rights + 1, place
+        room.end_R[i] = rights - 1
+    return rights
 
 
 @compiled
 def _one_by_one(
-    room: Room, line: _Line, positive: int, table_PN: Table, diagonal: int, places: tuple[int, int]
+    room: Room, line: _Line, positive: int, table_PN: Table, diagonal: int, places: tuple[int, int], best: float
 ) -> float:
-    """Return the best of the intervals on a diagonal whose left ends, computed each, have one of these places."""
-    best = -np.inf
+    """Return the best of the intervals on a diagonal whose left ends have one of these places, or `best` if larger.
+
+    A left end is computed where one of the places would be better than the best that is known.
+    """
+    known = -1
     for i in range(max(0, diagonal - NUM_LEFT + 1), min(line.steps - 1, diagonal) + 1):
-        end, place = _left(line, i, diagonal - i), places[1]
-        while place > places[0] and room.values_V[place - 1] >= end:
-            place -= 1
-        p = room.right_2R[0, i] - room.counts_2C[positive, place]
-        n = room.right_2R[1, i] - room.counts_2C[1 - positive, place]
-        if p >= 0 and n >= 0:  # else the ends are crossed
-            best = max(best, float(table_PN[p, n]))
+        right = room.end_R[i]
+        if right != known:
+            known, hope = right, -np.inf
+            for place in range(places[0], places[1] + 1):
+                hope = max(hope, _between(room, positive, table_PN, place, right))
+        if hope > best:
+            end, place = _left(line, i, diagonal - i), places[1]
+            while place > places[0] and room.values_V[place - 1] >= end:
+                place -= 1
+            best = max(best, _between(room, positive, table_PN, place, right))
     return best
+
+
+@compiled
+def _between(room: Room, positive: int, table_PN: Table, place: int, right: int) -> float:
+    """Return the epsilon of what is between a left end with so many values below and a right end; -inf if crossed."""
+    p = room.right_2R[0, right] - room.counts_2C[positive, place]
+    n = room.right_2R[1, right] - room.counts_2C[1 - positive, place]
+    return float(table_PN[p, n]) if p >= 0 and n >= 0 else -np.inf
 
 
 @compiled
@@ -130,7 +156,7 @@ def _falling(room: Room, line: _Line, pieces: int, diagonal: int, places: tuple[
                 until -= 1
             while until <= last and _left(line, until, diagonal - until) > value:
                 until += 1
-        pieces = add(room, pieces, place, i, until - 1)
+        pieces = add(room, pieces, place, room.end_R[i], room.end_R[until - 1])
         i = until
     return pieces
 
@@ -143,7 +169,7 @@ def _best_interval(room: Room, line: _Line, positive: int, table_PN: Table, best
     ends, by a whole step where there are 401. Where no value is among them, all are one left end.
     """
     values_V, first, upto, pieces = room.values_V, 0, 0, 0
-    _right_ends(room, line, positive)
+    rights = _right_ends(room, line, positive)
     near = NEAR * STEP * max(1.0, max(abs(values_V[0]), abs(values_V[-1])) + BUFFER)
     fall = STEP - (line.high - line.low) / (line.steps - 1) if line.steps > NUM_LEFT else 0.0
     for diagonal in range(NUM_LEFT + line.steps - 1):
@@ -154,12 +180,12 @@ def _best_interval(room: Room, line: _Line, positive: int, table_PN: Table, best
         while upto < len(values_V) and values_V[upto] < top - low * fall + near:
             upto += 1
         if first == upto:
-            pieces = add(room, pieces, first, low, high)
+            pieces = add(room, pieces, first, room.end_R[low], room.end_R[high])
         elif fall > 0:
             pieces = _falling(room, line, pieces, diagonal, (first, upto), fall)
         else:
-            best = max(best, _one_by_one(room, line, positive, table_PN, diagonal, (first, upto)))
-    return best_of(room, pieces, line.steps, positive, table_PN, best)
+            best = _one_by_one(room, line, positive, table_PN, diagonal, (first, upto), best)
+    return best_of(room, pieces, rights, positive, table_PN, best)
 
 
 @compiled

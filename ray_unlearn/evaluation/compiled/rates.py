@@ -21,19 +21,16 @@ def rates(positives_P: Floats, negatives_M: Floats) -> tuple[Floats, Floats]:
     ours, theirs = len(positives_P), len(negatives_M)
     rates_2S = np.empty((2, ours + theirs + 1))
     rates_2S[:, 0] = 0.0
-    step, p, m = 0, ours, theirs
+    step, p, m, before = 0, ours, theirs, np.nan
+    while p > 0 and m > 0:  # without another branch, which would be predicted wrongly
+        positive, negative = positives_P[p - 1], negatives_M[m - 1]
+        value = max(positive, negative)
+        p, m, step = p - int(positive == value), m - int(negative == value), step + int(value != before)
+        rates_2S[0, step], rates_2S[1, step], before = (ours - p) / ours, (theirs - m) / theirs, value
     while p > 0 or m > 0:
-        value = -np.inf
-        if p > 0:
-            value = positives_P[p - 1]
-        if m > 0:
-            value = max(value, negatives_M[m - 1])
-        while p > 0 and positives_P[p - 1] == value:
-            p -= 1
-        while m > 0 and negatives_M[m - 1] == value:
-            m -= 1
-        step += 1
-        rates_2S[0, step], rates_2S[1, step] = (ours - p) / ours, (theirs - m) / theirs
+        value = positives_P[p - 1] if p > 0 else negatives_M[m - 1]
+        p, m, step = max(p - 1, 0), m - int(p == 0), step + int(value != before)
+        rates_2S[0, step], rates_2S[1, step], before = (ours - p) / ours, (theirs - m) / theirs, value
     return rates_2S[0, : step + 1], rates_2S[1, : step + 1]
 
 

@@ -51,7 +51,9 @@ class Room(NamedTuple):
     left_4L: Indexes
     """Left ends with an attack that is not dropped: positives and negatives below, first and last right end."""
     right_2R: Indexes
-    """Positives and negatives up to each right end."""
+    """Positives and negatives up to each right end, of those that differ in them."""
+    end_R: Indexes
+    """Which of these each right end of the official grid is."""
     first_N: Indexes
     """First right end that has so many negatives below."""
     window_KR: Floats
@@ -70,6 +72,7 @@ def new_room(values: int, lefts: int, rights: int) -> Room:
         np.empty((3, lefts), np.int64),
         np.empty((4, lefts), np.int64),
         np.empty((2, rights), np.int64),
+        np.empty(rights, np.int64),
         np.empty(values + 2, np.int64),
         np.empty((levels, rights)),
         np.empty((2, lefts)),
@@ -80,12 +83,20 @@ def new_room(values: int, lefts: int, rights: int) -> Room:
 def pool(unlearned_N: Floats, retrained_N: Floats, room: Room) -> None:
     """Merge two sorted samples and count them."""
     r, u = 0, 0
-    for place in range(len(room.values_V)):
-        of_retrained = u == len(unlearned_N) or (r < len(retrained_N) and retrained_N[r] <= unlearned_N[u])
-        room.values_V[place] = retrained_N[r] if of_retrained else unlearned_N[u]
-        r += of_retrained
-        u = place + 1 - r
-        room.counts_2C[0, place + 1], room.counts_2C[1, place + 1] = r, u
+    while r < len(retrained_N) and u < len(unlearned_N):  # without another branch, which would be predicted wrongly
+        ours, theirs = unlearned_N[u], retrained_N[r]
+        room.values_V[r + u] = min(theirs, ours)
+        of_retrained = int(theirs <= ours)
+        r, u = r + of_retrained, u + 1 - of_retrained
+        room.counts_2C[0, r + u], room.counts_2C[1, r + u] = r, u
+    while r < len(retrained_N):
+        room.values_V[r + u] = retrained_N[r]
+        r += 1
+        room.counts_2C[0, r + u], room.counts_2C[1, r + u] = r, u
+    while u < len(unlearned_N):
+        room.values_V[r + u] = unlearned_N[u]
+        u += 1
+        room.counts_2C[0, r + u], room.counts_2C[1, r + u] = r, u
 
 
 @compiled

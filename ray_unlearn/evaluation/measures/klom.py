@@ -95,14 +95,13 @@ def klom(unlearned_UE: npt.ArrayLike, retrained_RE: npt.ArrayLike) -> Klom:
 
 
 def _histograms(unlearned_UE: FloatArray, retrained_RE: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return each example's histograms over the runs of both sides as shares, [E, BINS]; the inputs are clipped."""
+    """Return each example's histograms over the runs of both sides as shares, [E, BINS], of clipped values."""
     if pays(unlearned_UE.size + retrained_RE.size):
         from ray_unlearn.evaluation.compiled.counts import binned
 
         unlearned_EB, retrained_EB = binned(unlearned_UE, retrained_RE, CLIP, BINS)
         return unlearned_EB / len(unlearned_UE), retrained_EB / len(retrained_RE)
-    for margins in (unlearned_UE, retrained_RE):
-        np.clip(margins, -CLIP, CLIP, out=margins)
+    unlearned_UE, retrained_RE = np.clip(unlearned_UE, -CLIP, CLIP), np.clip(retrained_RE, -CLIP, CLIP)
     low_E = np.minimum(unlearned_UE.min(axis=0), retrained_RE.min(axis=0))
     high_E = np.maximum(unlearned_UE.max(axis=0), retrained_RE.max(axis=0))
     return _shares(unlearned_UE, low_E, high_E), _shares(retrained_RE, low_E, high_E)

@@ -132,9 +132,9 @@ def rmia(
     if given == "phi":
         forget, test = ((probability_of(target), probability_of(reference)) for target, reference in (forget, test))
     forget_UE, test_UT = _relative(*forget, a), _relative(*test, a)
-    population_UZ = test_UT[:, population]
+    population_UZ = test_UT.compress(population, axis=1)
     size, sorted_UZ = population_UZ.shape[1], np.sort(population_UZ, axis=1)
-    member_UE, other_UX = (_below(some_UX, sorted_UZ) for some_UX in (forget_UE, test_UT[:, ~population]))
+    member_UE, other_UX = (_below(some_UX, sorted_UZ) for some_UX in (forget_UE, test_UT.compress(~population, axis=1)))
     curves = tuple(rocs_of_counts(member_UE, other_UX, size))
     return RmiaResult(member_scores=member_UE / size, non_member_scores=other_UX / size, curves=curves)
 
@@ -169,12 +169,13 @@ def share_below(relative_UX: FloatArray, population_UZ: FloatArray) -> FloatArra
 def _below(relative_UX: FloatArray, sorted_UZ: FloatArray) -> npt.NDArray[np.intp]:
     """Return for each target and image how many of its sorted population are strictly below, [U, X].
 
-    Merging two sorted halves is faster than looking images up one by one. An image is merged before its equals.
+    In NumPy, merging two sorted halves is faster than looking images up one by one. An image is merged before its
+    equals.
     """
     if pays(relative_UX.size):
         from ray_unlearn.evaluation.compiled.counts import below
 
-        return below(relative_UX, np.argsort(relative_UX, axis=1), sorted_UZ)
+        return below(relative_UX, sorted_UZ)
     found_UX = np.empty(relative_UX.shape, np.intp)
     for relative_X, sorted_Z, found_X in zip(relative_UX, sorted_UZ, found_UX, strict=True):
         order_X = np.argsort(relative_X)

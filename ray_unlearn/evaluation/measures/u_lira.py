@@ -104,9 +104,10 @@ def u_lira(
     seen_UE, unseen_RE = compared(unlearned_UE, retrained_RE, at_least=MIN_RUNS)
     blocks = _blocks(np.arange(len(seen_UE)) if originals_U is None else np.asarray(originals_U), len(unseen_RE))
     compiled = _alone(blocks) and pays(seen_UE.size + unseen_RE.size)
+    ours_UE, theirs_RE = np.empty_like(seen_UE), np.empty_like(unseen_RE)
     for images in _together(seen_UE.shape[1], seen_UE.size + unseen_RE.size, blocks):
-        seen_UE[:, images], unseen_RE[:, images] = _scores(seen_UE[:, images], unseen_RE[:, images], blocks, compiled)
-    return LiraResult(unlearned_scores=seen_UE, retrained_scores=unseen_RE, curve=roc(seen_UE, unseen_RE))
+        ours_UE[:, images], theirs_RE[:, images] = _scores(seen_UE[:, images], unseen_RE[:, images], blocks, compiled)
+    return LiraResult(unlearned_scores=ours_UE, retrained_scores=theirs_RE, curve=roc(ours_UE, theirs_RE))
 
 
 def _together(examples: int, values: int, blocks: list[Places]) -> list[slice]:
