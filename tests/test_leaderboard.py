@@ -313,6 +313,18 @@ def test_a_damaged_folder_is_one_error(
         with_added(board[0], [read_pack(damaged)])
 
 
+def test_an_identity_with_a_uri_keeps_its_digest(board: tuple[StudyStore, StudyStore, Path], tmp_path: Path):
+    """Law: an identity is kept without the options of a URI, which its digest covers; such a folder is not damaged."""
+    folder = shutil.copytree(board[2], tmp_path / "uri")
+    file = folder / "study" / "mine" / "population.json"
+    content = json.loads(file.read_text())
+    content["identity"]["options"] = {"masks": "s3://bucket/masks?version=1"}
+    content["digest"] = digest(content["identity"])
+    content["identity"]["options"] = {"masks": "s3://bucket/masks"}
+    file.write_text(json.dumps(content))
+    assert read_pack(folder).populations["mine"]["digest"] == content["digest"]
+
+
 def test_an_image_that_no_split_has_is_refused(board: tuple[StudyStore, StudyStore, Path], tmp_path: Path):
     """Law: outputs of unknown images, and of no image at all, are not those that the record names."""
     for empty in (False, True):

@@ -29,6 +29,8 @@ from ray_unlearn.study.plan import Run
 _KIND = "unfinished run"
 _ENDING = ".state"
 _CHUNK_BYTES = 2**16
+_HEADER_BYTES = 2**24
+"""Most that the two lines before the tensors have; a damaged file may have no line at all."""
 
 
 def publish_state(store: StudyStore, run: Run, content: Mapping[str, Any], tensors: bytes) -> None:
@@ -70,7 +72,7 @@ def epoch_of(store: StudyStore, run: Run) -> int | None:
 
     def two_lines(file: NativeFile) -> list[bytes]:
         data = b""
-        while data.count(b"\n") < 2 and (more := file.read(_CHUNK_BYTES)):
+        while data.count(b"\n") < 2 and len(data) < _HEADER_BYTES and (more := file.read(_CHUNK_BYTES)):
             data += more
         return data.split(b"\n")[:2]
 
