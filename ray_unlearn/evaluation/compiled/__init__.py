@@ -3,8 +3,8 @@
     if pays(values):
         from ray_unlearn.evaluation.compiled.rates import rates
 
-Numba keeps compiled code in `__pycache__`, and compares the time of a loop's own file alone: after a change of `search`,
-remove the files there, or `parity` and `rates` go on with the old one.
+Numba keeps compiled code in `__pycache__` by the time of a loop's own file alone. After a change of `search`, remove
+the files there, or `parity` and `rates` go on with the old one.
 
 Does not cover: what is computed (`epsilon`, `parity`, `roc`, `lower_bounds`, and files of `measures`).
 """
