@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from ray_unlearn.evaluation.comparison import ATTACKED
 from ray_unlearn.evaluation.forget_sets import merged_slices
-from ray_unlearn.evaluation.intervals import APART, SHARED
+from ray_unlearn.evaluation.intervals import ALONE, APART, REST, SHARED
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.nulls import NullPart, score_null
@@ -167,7 +167,7 @@ class Task:
                 "null": [self.null, self.null_runs] if self.null or self.role == "unlearned" else None,
                 "version": importlib.metadata.version("ray-unlearn"),
                 "measures": sorted(MEASURES),
-                "rules": [ATTACKED, *(sorted(factors.items()) for factors in (SHARED, APART)), _SIGNED],
+                "rules": [ATTACKED, *(sorted(factors.items()) for factors in (SHARED, APART, REST, ALONE)), _SIGNED],
                 "population": None if self.null else [self.population.name, self.role, self.population.identity],
                 "reference": [self.reference.name, self.reference.identity],
                 "names": self.names_sha256,

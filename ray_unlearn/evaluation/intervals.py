@@ -40,6 +40,7 @@ Does not cover: nulls (`nulls`), tests (`permutation`), and intervals over forge
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -57,6 +58,10 @@ APART: Mapping[Mode, float] = {"parity": 1.8, "exact": 1.7}
 """Variance between studies of what an image has alone, over that between subsets that lack 3/16 of the runs."""
 _LATTICE = (0.5, 2.0)
 """Ends of the ratio of two variances over images."""
+REST: Mapping[Mode, float] = {"parity": 1.8, "exact": 0.8}
+"""The same of what images share beside a common shift, for the ends of intervals that know it."""
+ALONE: Mapping[Mode, float] = {"parity": 1.45, "exact": 1.25}
+"""`APART` for the ends of intervals that know the common shift."""
 SHARED_DF = 5
 """Degrees of freedom of the shared part. Its estimate has a coefficient of variation of 0.2 to 0.25 at N = 16 to 64, as
 with 8, and is small where F is small by chance, which takes longer tails."""
@@ -85,8 +90,9 @@ class Error:
     """Degrees of freedom of the t distribution that its interval is of."""
     apart: float = 0.0
     """Part of it that images have alone, which more runs hardly reduce."""
-    above: float = 0.0
-    """Standard error that the upper end is made of, where it is larger than `se`."""
+    below: float | None = None
+    """Standard errors that the lower and the upper end are made of, where they are others than `se`."""
+    above: float | None = None
 
 
 def subsets(
@@ -137,25 +143,64 @@ def standard_error(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error
     shared = _in_both(draws.halves[name], variance) if name in draws.halves else 0.0
     total = (shared + (variance - shared) * MEASURES[name].error ** 2) * drawn.factor
     if name not in _MADE_OF_POINTS or drawn.over_originals:
-        return Error(se=total**0.5, df=drawn.units - 1, above=_above(name, draws, drawn))
+        above = _above(name, draws, drawn)
+        return Error(se=total**0.5, df=drawn.units - 1, above=None if above is None else max(total**0.5, above))
     points_KE = draws.points_KE
     each = float(points_KE.var(axis=0, ddof=1).sum()) / points_KE.shape[1] ** 2
     f, mean = float(draws.values["forgetting_quality"].mean()), float(values_K.mean())
     if not f or not mean:
         return Error(se=total**0.5, df=drawn.units - 1)
     apart = each * (mean / f) ** 2  # of a score, which is F times two ratios
-    shared = SHARED[mode] * max(variance - apart, 0) * drawn.factor
-    apart *= APART[mode] * (_lattice(draws) if mode == "exact" else 1.0)
-    df = min(SHARED_DF, drawn.units - 1)
-    both = (shared + apart) ** 2 / (shared**2 / df + apart**2 / (drawn.units - 1)) if shared + apart else 1.0
-    return Error(se=(shared + apart) ** 0.5, df=both, apart=apart**0.5)
+    shared = max(variance - apart, 0) * drawn.factor
+    apart *= _lattice(draws) if mode == "exact" else 1.0
+    se, df = _of_two_parts(SHARED[mode] * shared, APART[mode] * apart, drawn.units - 1, drawn.units - 1)
+    below, above = _ends(draws, drawn, mode, (shared, apart), mean / f) or (None, None)
+    quantile = t_quantile(0.975, df)
+    return Error(
+        se=se,
+        df=df,
+        apart=(APART[mode] * apart) ** 0.5,
+        below=None if below is None else below / quantile,
+        above=None if above is None else above / quantile,
+    )
 
 
-def _above(name: str, draws: Draws, drawn: Subsets) -> float:
-    """Return the standard error for the upper end of a mean of absolute values; 0 for all other measures."""
+def _of_two_parts(shared: float, apart: float, units: int, images: int) -> tuple[float, float]:
+    """Return the standard error of two variances, and its degrees of freedom (Welch and Satterthwaite)."""
+    df = min(SHARED_DF, units)
+    both = (shared + apart) ** 2 / (shared**2 / df + apart**2 / images) if shared + apart else 1.0
+    return (shared + apart) ** 0.5, both
+
+
+def _ends(
+    draws: Draws, drawn: Subsets, mode: Mode, parts: tuple[float, float], ratio: float
+) -> tuple[float, float] | None:
+    """Return how far the ends of F's interval, or of a score's, lie below and above it; None without a common shift.
+
+    Args:
+        draws: all runs' points and common shift.
+        drawn: the subsets.
+        mode: that of F.
+        parts: variances of what images share, by the jackknife, and of what they have alone on subsets.
+        ratio: the score over F; 1 for F.
+
+    """
+    shift = draws.shift
+    if shift is None:
+        return None
+    shared, apart = parts
+    rest = REST[mode] * max(shared - (ratio * shift.slope) ** 2, 0.0)
+    se, df = _of_two_parts(rest, ALONE[mode] * apart, drawn.units - 1, len(draws.points_E))
+    margin, value = t_quantile(0.975, df) * se, float(draws.points_E.mean())
+    lowest, highest = shift.allowed()
+    return math.hypot(margin, ratio * max(0.0, value - lowest)), math.hypot(margin, ratio * max(0.0, highest - value))
+
+
+def _above(name: str, draws: Draws, drawn: Subsets) -> float | None:
+    """Return the standard error for the upper end of a mean of absolute values; None for all other measures."""
     signed_E = draws.signed_E.get(name, np.empty(0))
     if not len(signed_E):
-        return 0.0
+        return None
     quantile = t_quantile(0.975, drawn.units - 1)
     margin = quantile * float(np.var(draws.signed[name], ddof=1) * drawn.factor) ** 0.5
     moved = max(float(np.abs(signed_E + by).mean()) for by in (-margin, margin))
@@ -176,7 +221,8 @@ def _lattice(draws: Draws) -> float:
 def interval(name: str, value: float, error: Error, level: float = 0.95) -> tuple[float, float]:
     """Return a measure's two-sided interval, cut where the measure ends; a measure's smallest value is 0."""
     quantile, upper = t_quantile((1 + level) / 2, error.df), MEASURES[name].upper
-    low, high = max(0.0, value - quantile * error.se), value + quantile * max(error.se, error.above)
+    below, above = (error.se if end is None else end for end in (error.below, error.above))
+    low, high = max(0.0, value - quantile * below), value + quantile * above
     return low, high if upper is None else max(value, min(upper, high))
 
 

@@ -22,6 +22,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from ray_unlearn.evaluation.common_shift import CommonShift, common_shift
 from ray_unlearn.evaluation.comparison import PerRun, Values, compare
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, quality_of
@@ -104,6 +105,8 @@ class Draws:
     """[K] by measure, of those that are means of absolute values: mean of the signed values."""
     signed_E: dict[str, FloatArray] = field(default_factory=dict)
     """[images] by measure: the signed values of all runs; empty where they are not known."""
+    shift: CommonShift | None = None
+    """The shift that the images of all runs have in common; None where F is not computed, or all runs not known."""
     first: Pair | None = None
     """The first of the pairs, with what was computed of it; None without any."""
 
@@ -154,6 +157,7 @@ def values_on(
         halves={name: np.array([one.halves[name] for one in found]) for name in halved},
         signed={name: np.array([one.signed[name] for one in found]) for name in signed},
         signed_E=_signed(whole, signed) if whole else {},
+        shift=common_shift(*whole.phi("forget"), settings.mode) if whole and scored else None,
         first=first,
     )
 

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from ray_unlearn.evaluation.common_shift import common_shift
 from ray_unlearn.evaluation.comparison import compare
 from ray_unlearn.evaluation.intervals import Subsets, interval, standard_error, subsets
 from ray_unlearn.evaluation.measures import MEASURES
@@ -145,7 +146,11 @@ def f_alone(unlearned: Outputs, reference: Outputs, drawn: Subsets, mode: Mode) 
     theirs = np.concatenate([phi_RE[rows] for _, rows in drawn.pairs], axis=1)
     points_KE = forgetting_quality(ours, theirs, mode).points_E.reshape(len(drawn.pairs), -1)
     whole = forgetting_quality(phi_UE, phi_RE, mode)
-    return {F: whole.score}, Draws(values={F: points_KE.mean(axis=1)}, points_KE=points_KE, points_E=whole.points_E)
+    shift = common_shift(phi_UE, phi_RE, mode)
+    draws = Draws(
+        values={F: points_KE.mean(axis=1)}, points_KE=points_KE, points_E=whole.points_E, shift=shift
+    )
+    return {F: whole.score}, draws
 
 
 def coverage(cell: Cell) -> dict[str, dict[str, float]]:
