@@ -25,15 +25,15 @@ def rows_of(latex: str) -> dict[str, list[str]]:
 
 
 def test_a_latex_table_has_one_value_per_cell():
-    """Law: value ± half the interval; the null is in the reference's row at its own N; names are escaped."""
+    """Law: value ± the longer side of the interval; the null is in the reference's row at its N; names are escaped."""
     scores = make_scores()
     quality = scores.populations["kookmin"].measures["forgetting_quality"]
     assert quality.value is not None
     assert quality.low is not None
     assert quality.high is not None
     rows = rows_of(paper_table(scores, "latex", COLUMNS))
-    half = (quality.high - quality.low) / 2
-    assert rows["kookmin"][:3] == ["kookmin", "64", rf"{quality.value:.3f} $\pm$ {half:.3f}"]
+    longer = max(quality.high - quality.value, quality.value - quality.low)
+    assert rows["kookmin"][:3] == ["kookmin", "64", rf"{quality.value:.3f} $\pm$ {longer:.3f}"]
     assert rows["retrained"][2:4] == ["--", f"{quality.null:.3f} (N = {quality.null_n})"]
     assert LONG.replace("_", r"\_") in rows
     assert all(len(row) == len(COLUMNS) for row in rows.values())
@@ -60,7 +60,7 @@ def test_markdown_with_columns_is_one_table():
     """Law: as many cells as columns in every row, and a sentence that explains ±."""
     table, note = paper_table(make_scores(), "markdown", COLUMNS).split("\n\n")
     assert {line.count("|") for line in table.splitlines()} == {len(COLUMNS) + 1}
-    assert "half of the 95 % interval" in note
+    assert "longer side of its 95 % interval" in note
 
 
 @pytest.mark.parametrize("form", ["latex", "markdown", "csv"])

@@ -23,6 +23,17 @@ at N = 16 and 64 it is 30 % below. So `apart` is multiplied by the variance over
 mean on the subsets. Without it, `apart` was 10 % too small at N = 32 and 30 % too large at N = 16 and 64. The grid of
 `parity` is so fine that this ratio is 1 (0.9 to 1.05), and it is left out there.
 
+F also is largest where both populations are alike, and an interval that reaches as far up as down covers equal
+populations in 97 to 99 %. Most of what images share is a shift that all have in common, and `common_shift` gives the
+values of F that this shift allows. So where it is known the ends of F's interval, and of a score's, are
+
+    value - sqrt(margin^2 + (value - lowest)^2)  and  value + sqrt(margin^2 + (highest - value)^2)
+
+with the margin of what images have alone (`ALONE`) and of what they share beside that shift: the jackknife's variance
+less the square of F's change by a standard error of the shift (`REST`). Where there may be no shift, the lower end is
+often so far down that equal populations are never below it; then the upper end has what is left of the 5 %. They are `Error.below` and `above`; ranks and
+plans compare by `se`. Over originals and over several forget sets intervals are symmetric.
+
 A mean of absolute values, such as the shift of the mean, is smallest where the values with their sign are around 0, and
 hardly changes there. A study in which the part that images share happens to cancel the true shift has a small value and
 a small jackknife error, and its interval ends below the truth. So the upper end is at least the mean of absolute values
@@ -58,9 +69,9 @@ APART: Mapping[Mode, float] = {"parity": 1.8, "exact": 1.7}
 """Variance between studies of what an image has alone, over that between subsets that lack 3/16 of the runs."""
 _LATTICE = (0.5, 2.0)
 """Ends of the ratio of two variances over images."""
-REST: Mapping[Mode, float] = {"parity": 1.8, "exact": 0.8}
+REST: Mapping[Mode, float] = {"parity": 2.0, "exact": 1.0}
 """The same of what images share beside a common shift, for the ends of intervals that know it."""
-ALONE: Mapping[Mode, float] = {"parity": 1.45, "exact": 1.25}
+ALONE: Mapping[Mode, float] = {"parity": 1.55, "exact": 1.35}
 """`APART` for the ends of intervals that know the common shift."""
 SHARED_DF = 5
 """Degrees of freedom of the shared part. Its estimate has a coefficient of variation of 0.2 to 0.25 at N = 16 to 64, as
@@ -191,9 +202,12 @@ def _ends(
     shared, apart = parts
     rest = REST[mode] * max(shared - (ratio * shift.slope) ** 2, 0.0)
     se, df = _of_two_parts(rest, ALONE[mode] * apart, drawn.units - 1, len(draws.points_E))
-    margin, value = t_quantile(0.975, df) * se, float(draws.points_E.mean())
+    value, quantile = float(draws.points_E.mean()), t_quantile(0.975, df)
     lowest, highest = shift.allowed()
-    return math.hypot(margin, ratio * max(0.0, value - lowest)), math.hypot(margin, ratio * max(0.0, highest - value))
+    below = math.hypot(quantile * se, ratio * max(0.0, value - lowest))
+    if shift.may_be_none and se:
+        quantile = t_quantile(1 - max(0.025, 0.05 - _beyond(below / se)), df)
+    return below, math.hypot(quantile * se, ratio * max(0.0, highest - value))
 
 
 def _above(name: str, draws: Draws, drawn: Subsets) -> float | None:
@@ -224,6 +238,13 @@ def interval(name: str, value: float, error: Error, level: float = 0.95) -> tupl
     below, above = (error.se if end is None else end for end in (error.below, error.above))
     low, high = max(0.0, value - quantile * below), value + quantile * above
     return low, high if upper is None else max(value, min(upper, high))
+
+
+def _beyond(errors: float) -> float:
+    """Return the chance that a normal number lies more than so many standard errors above its mean."""
+    from scipy.special import ndtr
+
+    return float(ndtr(-errors))
 
 
 def t_quantile(share: float, df: float) -> float:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
 
 from ray_unlearn.evaluation.intervals import Error, t_quantile
-from ray_unlearn.evaluation.ranks import difference_error
+from ray_unlearn.evaluation.ranks import difference_error, error_of
 from ray_unlearn.evaluation.scores import Estimate, Growth, Plan, Separation
 
 _LARGEST = 8192
@@ -77,11 +77,6 @@ def falls(growths: Iterable[Sequence[Growth]]) -> float:
     return min(_STEEPEST, math.log(before / after) / math.log(second.n / first.n))
 
 
-def error_of(estimate: Estimate) -> Error:
-    """Return an estimate's standard error with its parts."""
-    return Error(se=estimate.se or 0.0, df=estimate.df or 1.0, apart=estimate.se_apart)
-
-
 def se_at(error: Error, runs: int, size: int) -> float:
     """Return the standard error at `size` runs a side of one that was estimated at `runs`."""
     apart = min(error.apart, error.se) ** 2
@@ -89,7 +84,9 @@ def se_at(error: Error, runs: int, size: int) -> float:
 
 
 def _width(error: Error, runs: int, size: int) -> float:
-    return 2 * t_quantile(0.975, error.df * size / runs) * se_at(error, runs, size)
+    ends = sum(error.se if end is None else end for end in (error.below, error.above))
+    share = se_at(error, runs, size) / error.se if error.se else 1.0
+    return t_quantile(0.975, error.df * size / runs) * ends * share
 
 
 def runs_needed(gap: float, error: Error, runs: int, pairs: int) -> int | None:

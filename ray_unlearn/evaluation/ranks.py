@@ -45,7 +45,7 @@ def ranks(
     if len({one.n for one in found.values()}) != 1 or any(one.se is None or one.df is None for one in found.values()):
         return {}
     values = {name: float(one.value or 0.0) for name, one in found.items()}
-    errors = {name: Error(se=float(one.se or 0.0), df=float(one.df or 1.0)) for name, one in found.items()}
+    errors = {name: error_of(one) for name, one in found.items()}
     pairs = list(combinations(found, 2))
     better = dict.fromkeys(found, 0)
     worse = dict.fromkeys(found, 0)
@@ -62,6 +62,15 @@ def ranks(
         low, high = interval(measure, values[name], errors[name], level)
         places[name] = Rank(best=1 + better[name], worst=len(found) - worse[name], low=low, high=high)
     return places
+
+
+def error_of(estimate: Estimate) -> Error:
+    """Return an estimate's standard error with its parts, and those that the ends of its interval are made of."""
+    value, df = estimate.value, estimate.df or 1.0
+    below = above = None
+    if value is not None and estimate.low is not None and estimate.high is not None:
+        below, above = (abs(value - end) / t_quantile(0.975, df) for end in (estimate.low, estimate.high))
+    return Error(se=estimate.se or 0.0, df=df, apart=estimate.se_apart, below=below, above=above)
 
 
 def difference_error(one: Error, other: Error, draws: Sequence[float], others: Sequence[float]) -> Error:

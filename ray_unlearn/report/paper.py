@@ -2,7 +2,7 @@ r"""Scores -> one table for a paper: a population per row, one value per cell, i
 
     text = paper_table(scores, "latex", ["population", "N", "forgetting_quality", "test_accuracy"])
 
-A cell is the value ± half the width of its 95 % interval, with its N where that is not the row's. Columns:
+A cell is the value ± the longer side of its 95 % interval, with its N where that is not the row's. Columns:
 `population`, `method`, `N`, every measure by its name in scores.parquet, `MEASURE@null` (the value at the null's N, and
 in the reference's row the null itself), `SPLIT_accuracy` in percent, `p`, `cost` and `seconds`. CSV has numbers as they
 are: a column each for the value, both ends of the interval, and N. Intervals of score and F hold for all populations at
@@ -132,11 +132,11 @@ def _text(entry: Entry, runs: int) -> str:
     value = entry.value
     if value is None or isinstance(value, str):
         return MISSING if value is None else value
-    half = (entry.high - entry.low) / 2 if entry.low is not None and entry.high is not None else None
+    longer = max((abs(value - end) for end in (entry.low, entry.high) if end is not None), default=None)
     own_n = "" if entry.n in (None, runs) else f"(N = {entry.n})"
     if isinstance(value, int):
         return joined(str(value), own_n)
-    shown = [f"{100 * one:.1f}" if entry.percent else decimals(one) for one in (value, half) if one is not None]
+    shown = [f"{100 * one:.1f}" if entry.percent else decimals(one) for one in (value, longer) if one is not None]
     return joined(" ± ".join(shown), own_n)
 
 
@@ -155,7 +155,7 @@ def _note(scores: Scores) -> str:
         f" The row {scores.reference} has the null: retraining against itself at N = {null.null_n}." if null else ""
     )
     several = f" (of score and F{words})" if (words := at_once(scores)) else ""
-    return f"Value ± half of the 95 % interval over N runs{several}; {scores.mode} mode.{at_null}"
+    return f"Value ± the longer side of its 95 % interval over N runs{several}; {scores.mode} mode.{at_null}"
 
 
 def _csv(names: Sequence[str], rows: Sequence[Sequence[Entry]]) -> str:
