@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_unlearn.evaluation.intervals import APART, SHARED, SHARED_DF, Error, Subsets, interval, standard_error, subsets
+from ray_unlearn.evaluation.common_shift import CommonShift
+from ray_unlearn.evaluation.intervals import (
+    ALONE,
+    APART,
+    SHARED,
+    SHARED_DF,
+    Error,
+    Subsets,
+    interval,
+    standard_error,
+    subsets,
+)
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.resampling import Draws, Settings, growth_sizes
 
@@ -120,6 +131,33 @@ def test_the_error_of_f_has_two_parts(mode):
     assert found.se**2 == pytest.approx(4 * SHARED[mode] * (total - tenth) + APART[mode] * tenth)
     assert SHARED_DF <= found.df < 12
     assert standard_error("score", draws, drawn, mode).se == pytest.approx(found.se / 2)
+
+
+@pytest.mark.parametrize(("distance", "quantile"), [(1.0, 1.645), (3.0, 1.96)])
+def test_ends_of_f_are_those_of_the_common_shift_and_a_margin(distance: float, quantile: float):
+    """By hand: F is 1 - 0.1 x distance, and 1,000 images vary alone, by so little that margins hardly count.
+
+    At a distance of 1, F is 0.9, and 0.71 to 1 are allowed, with 5 % above; at 3 it is 0.7, and 0.504 to 0.864 are. The
+    jackknife's shared variance, 4 x 0.045^2, is below the square of 0.1, the change of F by a standard error, so that
+    nothing is left of it. A score of half of F has half the sides.
+    """
+    rng = np.random.default_rng(0)
+    by, f = np.linspace(-3.5, 3.5, 29), 1 - 0.1 * distance
+    shift = CommonShift(distance=distance, wider=1.0, along=1 - 0.1 * np.abs(distance + by))
+    together_K = rng.permutation(np.repeat([-1.0, 1.0], 50))[:, None] * 0.045
+    points_KE = f + together_K + rng.permutation(np.tile([-1.0, 1.0], 50_000)).reshape(100, 1000) * 0.5
+    drawn = Subsets(pairs=[], factor=4.0, units=32, over_originals=False)
+    values = {"forgetting_quality": points_KE.mean(axis=1), "score": points_KE.mean(axis=1) / 2}
+    draws = Draws(values=values, points_KE=points_KE, points_E=np.full(1000, f), shift=shift)
+    lowest, highest = shift.allowed()
+    margin = (ALONE["parity"] / 1000) ** 0.5 * 0.5
+    low, high = interval("forgetting_quality", f, standard_error("forgetting_quality", draws, drawn, "parity"))
+    assert f - low == pytest.approx(np.hypot(1.96 * margin, f - lowest), rel=0.02)
+    assert min(1.0, f + np.hypot(quantile * margin, highest - f)) == pytest.approx(high, rel=0.02)
+    half = interval("score", f / 2, standard_error("score", draws, drawn, "parity"))
+    assert f / 2 - half[0] == pytest.approx((f - low) / 2)
+    without = standard_error("forgetting_quality", replace(draws, shift=None), drawn, "parity")
+    assert (without.below, without.above) == (None, None)
 
 
 @pytest.mark.parametrize(("mode", "factor"), [("parity", 1.0), ("exact", 0.5)])

@@ -31,8 +31,9 @@ values of F that this shift allows. So where it is known the ends of F's interva
 
 with the margin of what images have alone (`ALONE`) and of what they share beside that shift: the jackknife's variance
 less the square of F's change by a standard error of the shift (`REST`). Where there may be no shift, the lower end is
-often so far down that equal populations are never below it; then the upper end has what is left of the 5 %. They are `Error.below` and `above`; ranks and
-plans compare by `se`. Over originals and over several forget sets intervals are symmetric.
+often so far down that equal populations are never below it; then the upper end has what is left of the 5 %. They are
+`Error.below` and `above`; ranks and plans compare by `se`. Over originals and over several forget sets intervals are
+symmetric.
 
 A mean of absolute values, such as the shift of the mean, is smallest where the values with their sign are around 0, and
 hardly changes there. A study in which the part that images share happens to cancel the true shift has a small value and
