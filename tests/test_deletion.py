@@ -135,8 +135,8 @@ def check_it_is_the_model_that_is_described(found: Deletion, store: StudyStore) 
 
 
 def check_a_later_request(ask: Ask, place: Path, tmp_path: Path) -> None:
-    """Law: a request for the model that an earlier one wrote names that one's images, which it would learn again; a list
-    that was edited in place is another request."""
+    """Law: a request for the model that an earlier one wrote names that one's images, which it would learn again;
+    a list that was edited in place is another request."""
     for name, listed in (("one", [FORGOTTEN[0], "light/05.png"]), ("all", [*FORGOTTEN, "light/05.png"])):
         (tmp_path / f"{name}.csv").write_text("\n".join(["image_id", *listed]) + "\n")
     asked = Request(
