@@ -31,7 +31,7 @@ from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.evaluation.outputs import decode_outputs, read_image_names
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.arrow import ipc_bytes
-from ray_unlearn.store.compaction import decode
+from ray_unlearn.store.reading import decode
 from ray_unlearn.store.events import EventReader
 from ray_unlearn.store.formats import FORMATS
 

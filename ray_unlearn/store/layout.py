@@ -27,8 +27,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ray_unlearn.store.compaction import COMPACTED
-from ray_unlearn.store.records import LOG, RECORD
+from ray_unlearn.store.records import COMPACTED, LOG, RECORD
 from ray_unlearn.study.plan import Run
 
 DATA_CACHE = "data-cache"

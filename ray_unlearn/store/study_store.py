@@ -19,11 +19,10 @@ from typing import Any
 
 from ray_unlearn.errors import DamagedFile, PopulationChanged, StoreError, StudyError
 from ray_unlearn.store.claims import create_once
-from ray_unlearn.store.compaction import encode
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.formats import parse_object, stamped
 from ray_unlearn.store.layout import Layout, addressed, run_index
-from ray_unlearn.store.reading import Found, find_records
+from ray_unlearn.store.reading import Found, encode, find_records
 from ray_unlearn.store.records import (
     CHECKPOINT,
     LOG,
