@@ -21,7 +21,7 @@ from ray_unlearn.errors import DamagedFile, PopulationChanged, StoreError, Study
 from ray_unlearn.store.claims import create_once
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.formats import parse_object, stamped
-from ray_unlearn.store.layout import Layout, addressed, run_index
+from ray_unlearn.store.layout import Layout, addressed, run_indexes
 from ray_unlearn.store.reading import Found, encode, find_records
 from ray_unlearn.store.records import (
     CHECKPOINT,
@@ -278,8 +278,7 @@ class StudyStore:
 
     def indexes(self, population: str) -> list[int]:
         """Return the run indexes that have a folder, finished or not, sorted."""
-        found = (run_index(name) for name in self.storage.folders(self.layout.population(population)))
-        return sorted(index for index in found if index is not None)
+        return run_indexes(self.storage.folders(self.layout.population(population)))
 
     def is_given_up(self, population: str) -> bool:
         """Return whether runs of a population failed and none is made: another definition of it then takes its place.
@@ -316,9 +315,7 @@ class StudyStore:
 
     def failed_indexes(self, population: str) -> list[int]:
         """Return the run indexes that have a failure, sorted; failures are not read, and the run may be made since."""
-        names = self.storage.sizes(self.layout.failures(population))
-        found = (run_index(name.removesuffix(".json")) for name in names)
-        return sorted(index for index in found if index is not None)
+        return run_indexes(self.storage.sizes(self.layout.failures(population)), ".json")
 
     def log(self, run: Run) -> bytes:
         """Return the output of a finished or failed run; empty where it printed nothing.
