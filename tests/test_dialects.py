@@ -128,6 +128,10 @@ LISTS = {
     "Windows' path": ["img\\003.png"],
     "CSV": ("f.csv", "image_path,age_class\nimg/003.png,a\n"),
     "CSV with semicolons and a mark": ("f.csv", "\ufeffimage_id;x\n003.png;a\n"),
+    "CSV with another heading": ("f.csv", "filename;age\r\n003.png;3\r\n"),
+    "CSV of Windows' paths": ("f.csv", "path\nC:\\faces\\img\\003.png\n"),
+    "CSV without a heading": ("f.csv", "img/003\n"),
+    "JSON": ("f.json", '["003.png"]'),
     "a series of pandas": ("f.csv", ",0\n0,003.png\n"),
     "text of Windows": ("f.txt", "\ufeff003.png\r\n"),
     "an array of positions": ("f.npy", array(np.array([2]))),
@@ -146,10 +150,18 @@ def test_lists_are_read_in_every_form(form: str, folder: Path):
 NUMBERED = [f"image-{i}-x.png" for i in range(12)]
 
 
-@pytest.mark.parametrize("text", ["3, 4\n", "[3 4]\n", "3.000000000000000000e+00\n4.000000000000000000e+00\n"])
-def test_positions_in_a_text_may_be_in_one_line_or_as_numpy_saves_them(text: str, folder: Path):
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("f.txt", "3, 4\n"),
+        ("f.txt", "[3 4]\n"),
+        ("f.txt", "3.000000000000000000e+00\n4.000000000000000000e+00\n"),
+        ("f.tsv", "index\tname\n3\tx\n4\ty\n"),
+    ],
+)
+def test_positions_may_be_in_one_line_in_a_column_or_as_numpy_saves_them(file: str, text: str, folder: Path):
     """Law: the same positions."""
-    assert forgotten(folder, ("f.txt", text), NUMBERED) == NUMBERED[3:5]
+    assert forgotten(folder, (file, text), NUMBERED) == NUMBERED[3:5]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +178,25 @@ def test_lists_that_mean_two_things_or_none_are_refused(ids: Any, names: Any, me
     """Law: a number that is one image's position and another's name is not guessed; nor is a mask of other length."""
     with pytest.raises(DataError, match=message):
         forgotten(folder, ids, names)
+
+
+FOLDERS = [*(f"{c}/{i}.png" for c in "ab" for i in range(6)), "b/only.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("3.png", r"'3\.png' is the name of 2 images; name them with their folders"),
+        ("a/only.png", r"is not in data\.train"),
+        ("x/a/only", r"is not in data\.train"),
+        ("b/x/only.png", r"is not in data\.train"),
+        ("C:\\a\\only.png", r"is not in data\.train"),
+    ],
+)
+def test_a_file_name_has_to_mean_one_image_of_its_folder(name: str, message: str, folder: Path):
+    """Law: a name of two images, and a folder that has no such image, are refused; nothing is guessed."""
+    with pytest.raises(DataError, match=message):
+        forgotten(folder, [name], FOLDERS)
 
 
 def test_a_number_is_the_same_written_as_a_fraction(folder: Path):
