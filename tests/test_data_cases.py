@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import decimal
 import io
-import json
 import os
 import re
 import struct
@@ -435,78 +434,15 @@ def test_a_client_that_fails_is_one_line(monkeypatch):
 # Lists of images to forget.
 
 
-def ids_file(folder: Path, name: str, content: Any) -> str:
-    file = folder / name
-    if name.endswith(".npy"):
-        np.save(file, content)
-    else:
-        file.write_text(content if isinstance(content, str) else json.dumps(content))
-    return str(file)
-
-
-NUMBERED = [str(i) for i in (12, 7, 30, 5, 9, 11)]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("a.txt", "12\n7\n\n", ["12", "7"]),
-        ("a.json", [12, "7"], ["12", "7"]),
-        ("a.npy", np.array([12, 7]), ["12", "7"]),
-        ("a.npy", np.array(["12", "7"]), ["12", "7"]),
-        ("a.npy", np.array([0, 4, 2]), ["12", "9", "30"]),
-        ("a.npy", np.array([True, False, False, True, False, False]), ["12", "5"]),
-        ("a.csv", " image_id ,x\n12,1\n7.0,1\n", ["12", "7"]),
-        ("a.csv", "image_id\n12.0\n7\n", ["12", "7"]),
-    ],
-)
-def test_lists_of_every_kind_are_taken(name: str, content: Any, expected: list[str], tmp_path: Path):
-    """Law: ids as text or numbers; positions where no entry is an id; one boolean per image."""
-    file = write_parquet(tmp_path / "a.parquet", [0, 1] * 3, key=NUMBERED)
-    forget = {"ids": ids_file(tmp_path, name, content)}
-    data = data_of(tmp_path, str(file), columns={"id": "key"}, forget=forget)
-    assert sorted(NUMBERED[i] for i in data.splits.sets["forget"]) == sorted(expected)
-
-
 def test_whole_numbers_in_the_study_are_ids(tmp_path: Path):
     """Law: `ids: [12, 7]` needs no quotes; what it names has the same digest as with them."""
-    file = write_parquet(tmp_path / "a.parquet", [0, 1] * 3, key=NUMBERED)
+    file = write_parquet(tmp_path / "a.parquet", [0, 1] * 3, key=["12", "7", "30", "5", "9", "11"])
     one, other = (
         data_of(tmp_path, str(file), columns={"id": "key"}, forget={"ids": ids}) for ids in ([12, 7], ["12", "7"])
     )
     assert one.splits.digest == other.splits.digest
     with pytest.raises(Exception, match="ids"):
         parse_study(merged(TINY, {"data": {"forget": {"fraction": None, "ids": [True]}}}), where="x")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("a.txt", "12\n1234\n", r"entry 1: image id '1234' is not in data\.train; as a position, it is none of 0 to 5"),
-        ("a.txt", "-1\n", r"image id '-1' is not in data\.train; as a position, it is none of 0 to 5"),
-        (
-            "a.npy",
-            np.array([1, 0, 0, 1, 0, 0]),
-            r"entry 2: .* was already named at .*; a mask of zeros and ones is wri",
-        ),
-        ("a.json", {"forget": [1], "retain": [2]}, "found a dictionary with the keys 'forget', 'retain': write one of"),
-        ("a.npy", np.array([12, 8]), r"entry 1: image id '8' is not in data\.train"),
-        ("a.json", [[1]], "expected a list of ids"),
-        ("a.json", "[", "cannot be read as a list of ids"),
-        ("a.npy", np.array([{"a": 1}], dtype=object), "cannot be read as a list of ids"),
-        ("a.csv", "image_id\n012\n", r"image id '012' is not in data\.train \(did you mean '12'\?\)"),
-    ],
-)
-def test_lists_that_name_nothing_are_refused(name: str, content: Any, said: str, tmp_path: Path):
-    """Law: file and entry are named; a number written otherwise is suggested by value; no pickle is read."""
-    file = write_parquet(tmp_path / "a.parquet", [0, 1] * 3, key=NUMBERED)
-    if name.endswith(".npy") and content.dtype == object:
-        np.save(tmp_path / name, content, allow_pickle=True)
-        forget = {"ids": str(tmp_path / name)}
-    else:
-        forget = {"ids": ids_file(tmp_path, name, content)}
-    with pytest.raises(DataError, match=said):
-        data_of(tmp_path, str(file), columns={"id": "key"}, forget=forget)
 
 
 @pytest.mark.parametrize(

@@ -164,9 +164,46 @@ def test_positions_may_be_in_one_line_in_a_column_or_as_numpy_saves_them(file: s
     assert forgotten(folder, (file, text), NUMBERED) == NUMBERED[3:5]
 
 
+NUMBERS = ["12", "7", "30", "5", "9", "11"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("f.txt", "12\n7\n\n", ["12", "7"]),
+        ("f.json", '[12, "7"]', ["12", "7"]),
+        ("f.npy", array(np.array([12, 7])), ["12", "7"]),
+        ("f.npy", array(np.array(["12", "7"])), ["12", "7"]),
+        ("f.npy", array(np.array([0, 4, 2])), ["12", "30", "9"]),
+        ("f.npy", array(np.array([True, False, False, True, False, False])), ["12", "5"]),
+        ("f.csv", " image_id ,x\n12,1\n7.0,1\n", ["12", "7"]),
+        ("f.csv", "image_id\n12.0\n7\n", ["12", "7"]),
+    ],
+)
+def test_numbers_are_ids_where_one_is(file: str, content: str | bytes, expected: list[str], folder: Path):
+    """Law: ids as text or numbers; positions where no entry is an id; one boolean per image."""
+    assert forgotten(folder, (file, content), NUMBERS) == expected
+
+
 @pytest.mark.parametrize(
     ("ids", "names", "message"),
     [
+        (
+            ("f.txt", "12\n1234\n"),
+            NUMBERS,
+            r"entry 1: image id '1234' is not in .*; as a position, it is none of 0 to 5",
+        ),
+        (("f.txt", "-1\n"), NUMBERS, r"image id '-1' is not in data\.train; as a position, it is none of 0 to 5"),
+        (("f.npy", array(np.arange(6) % 3 // 2)), NUMBERS, r"already named at .*; a mask of zeros and ones is wri"),
+        (
+            ("f.json", '{"forget": [1], "retain": [2]}'),
+            NUMBERS,
+            "found a dictionary with the keys 'forget', 'retain': w",
+        ),
+        (("f.npy", array(np.array([12, 8]))), NUMBERS, r"entry 1: image id '8' is not in data\.train"),
+        (("f.json", "[[1]]"), NUMBERS, "expected a list of ids"),
+        (("f.json", "["), NUMBERS, "cannot be read as a list of ids"),
+        (("f.csv", "image_id\n012\n"), NUMBERS, r"image id '012' is not in data\.train \(did you mean '12'\?\)"),
         (["3"], None, r"3 is the position of image 'img/004\.png', and the name of image 'img/003\.png'; write the im"),
         (["003"], None, r"003 is the position of image 'img/004\.png', and the name of image 'img/003\.png'"),
         (("f.npy", array(np.arange(5) == 3)), None, "5 booleans, and data.train has 12 images"),
@@ -175,7 +212,10 @@ def test_positions_may_be_in_one_line_in_a_column_or_as_numpy_saves_them(file: s
     ],
 )
 def test_lists_that_mean_two_things_or_none_are_refused(ids: Any, names: Any, message: str, folder: Path):
-    """Law: a number that is one image's position and another's name is not guessed; nor is a mask of other length."""
+    """Law: file and entry are named; a number that is one image's position and another's name is not guessed.
+
+    Neither is a mask of other length; a number written otherwise is suggested by its value; no pickle is read.
+    """
     with pytest.raises(DataError, match=message):
         forgotten(folder, ids, names)
 
