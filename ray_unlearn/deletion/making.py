@@ -44,7 +44,7 @@ from ray_unlearn.generation import Summary, generate
 from ray_unlearn.generation.backends import BackendName
 from ray_unlearn.generation.thumbnails import thumbnails as drawn
 from ray_unlearn.report.publish import publish
-from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store import StudyStore
 from ray_unlearn.study.loading import load_study
 from ray_unlearn.study.plan import ORIGINAL, Run
 from ray_unlearn.study.schema import Study
@@ -144,7 +144,7 @@ def forget_study(
     study = load_study(file, overrides)
     check_form(study, str(file))
     check_replaceable(study, file.parent)
-    store = StudyStore(open_storage(study.storage), study.name)
+    store = StudyStore.of(study)
     end, said = time.monotonic() + seconds, set[str]()
     _made(generate(with_count(study, 1), backend="inline", only=[ORIGINAL], said=said), "the original")
     try:

@@ -1,6 +1,6 @@
 """One study's folder: admit a plan, publish runs, read records back.
 
-    store = StudyStore(open_storage(study.storage), study.name)
+    store = StudyStore.of(study)
     store.admit(plan)
     store.publish(run, payloads, record)
     records = store.made("finetune")             # {index: Record}
@@ -19,7 +19,7 @@ from typing import Any
 
 from ray_unlearn.errors import DamagedFile, PopulationChanged, StoreError, StudyError
 from ray_unlearn.store.claims import create_once
-from ray_unlearn.store.filesystem import Storage
+from ray_unlearn.store.filesystem import Storage, open_storage
 from ray_unlearn.store.formats import parse_object, stamped
 from ray_unlearn.store.layout import Layout, addressed, run_indexes
 from ray_unlearn.store.reading import Found, encode, find_records
@@ -51,6 +51,11 @@ class StudyStore:
 
     storage: Storage
     name: str
+
+    @classmethod
+    def of(cls, study: Study) -> StudyStore:
+        """Return the store of a study; no file is created."""
+        return cls(open_storage(study.storage), study.name)
 
     @property
     def layout(self) -> Layout:
