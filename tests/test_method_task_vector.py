@@ -70,12 +70,6 @@ def test_statistics_stay_and_no_one_learns_of_the_copies(tmp_path):
     assert model.training
 
 
-def test_published_values():
-    """Law: the port: SGD with momentum 0.9, no decay, rates 1e-4, 5e-4, 1e-3, three repeats, scale 1."""
-    known = TaskVectorOptions()
-    assert (known.lrs, known.epochs, known.momentum, known.weight_decay, known.scale) == ((1e-3,), 1.0, 0.9, 0.0, 1.0)
-
-
 def test_runs_differ_and_repeat(tmp_path):
     """Law: finite; a run repeats bit for bit, and another run goes differently."""
     data, found = run_data(tmp_path, normalize="standard"), []
