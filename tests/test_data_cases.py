@@ -28,7 +28,7 @@ from PIL import Image
 from pyarrow import fs
 from samples import column, encoded, picture, prepare, write_parquet
 
-from ray_unlearn.data.class_names import alike, in_order, is_split, remark_on
+from ray_unlearn.data.class_names import alike, in_order, is_split, no_label, remark_on
 from ray_unlearn.data.copies import copies
 from ray_unlearn.data.decode import decode
 from ray_unlearn.data.folders import open_class_folders, open_competition
@@ -475,6 +475,13 @@ def test_class_names_that_look_alike():
     assert alike(["cat", "cats"]) == ""
 
 
+def test_a_class_named_as_a_missing_label_is_said():
+    """Law: `nan` is a class like any other, which is said."""
+    said = "data.train: a class is named 'NaN', which is how a missing label is often written"
+    assert no_label(["cat", "NaN"]) == said
+    assert no_label(["cat", "nana", "none of these"]) == ""
+
+
 def test_a_class_without_a_test_image_is_said(tmp_path: Path):
     """Law: one warning names classes that a test source lacks; a whole one, and a part of train, give none."""
     folder_of(tmp_path / "train", {"a": 4, "b": 4, "c": 4})
@@ -500,6 +507,7 @@ def test_a_pickled_list_of_ids_is_named(name: str, tmp_path: Path):
 def test_a_list_that_names_another_split_is_refused(tmp_path: Path):
     """Law: `test/a/0.png` is no image of data.train, though it has one of that name below its own folder."""
     root = folder_of(tmp_path / "train", {"a": 3, "b": 3})
+    held = folder_of(tmp_path / "held", {"a": 3, "b": 3}, start=50)
     named = [f"{split}/a/0.png" for split in ("faces/train", "faces", "test", "val")]
     assert [len(data_of(tmp_path, str(root), forget={"ids": [one]}).splits.sets["forget"]) for one in named[:2]] == [
         1,
@@ -508,6 +516,8 @@ def test_a_list_that_names_another_split_is_refused(tmp_path: Path):
     for one, split in zip(named[2:], ("test", "validation"), strict=True):
         with pytest.raises(DataError, match=f"'{one}' is in a folder of {split} images, .* name it 'a/0.png' if"):
             data_of(tmp_path, str(root), forget={"ids": [one]})
+    with pytest.raises(DataError, match=r"'held/a/0\.png' is in a folder of test images, "):
+        data_of(tmp_path, str(root), test=str(held), forget={"ids": ["held/a/0.png"]})
 
 
 # Depth of grey images.

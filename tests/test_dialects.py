@@ -178,6 +178,7 @@ NUMBERS = ["12", "7", "30", "5", "9", "11"]
         ("f.npy", array(np.array([True, False, False, True, False, False])), ["12", "5"]),
         ("f.csv", " image_id ,x\n12,1\n7.0,1\n", ["12", "7"]),
         ("f.csv", "image_id\n12.0\n7\n", ["12", "7"]),
+        ("f.csv", "image_id,forget,male\n12,1,0\n7,1,1\n", ["12", "7"]),
     ],
 )
 def test_numbers_are_ids_where_one_is(file: str, content: str | bytes, expected: list[str], folder: Path):
@@ -201,6 +202,14 @@ def test_numbers_are_ids_where_one_is(file: str, content: str | bytes, expected:
             "found a dictionary with the keys 'forget', 'retain': w",
         ),
         (("f.npy", array(np.array([12, 8]))), NUMBERS, r"entry 1: image id '8' is not in data\.train"),
+        (("f.npy", array(np.array([0, 1, -1]))), NUMBERS, r"entry 2: -1 is no position in .*, which has 0 to 5"),
+        (("f.npy", array(np.array([1, 6]))), NUMBERS, r"entry 1: 6 is no position in data\.train, which has 0 to 5"),
+        (("f.csv", "image_id,Forget?\n12,0\n7,1\n"), NUMBERS, r"column 'Forget\?' says .* such as '0', '1'; all rows"),
+        (
+            ("f.csv", "image_id,split\n12,retain\n7,forget\n"),
+            NUMBERS,
+            "column 'split' says which rows .*'forget', 'reta",
+        ),
         (("f.json", "[[1]]"), NUMBERS, "expected a list of ids"),
         (("f.json", "["), NUMBERS, "cannot be read as a list of ids"),
         (("f.csv", "image_id\n012\n"), NUMBERS, r"image id '012' is not in data\.train \(did you mean '12'\?\)"),

@@ -33,6 +33,7 @@ from ray_unlearn.store import StudyStore
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.study.plan import ORIGINAL, Ingredients, MethodUse, Plan, Population, make_plan
 from ray_unlearn.study.schema import Source, Study
+from ray_unlearn.usercode.exits import stays
 
 if TYPE_CHECKING:  # it brings torch
     from torch import nn
@@ -197,7 +198,8 @@ class Checks:
     def _checked(self, check: Callable[[], T], key: str = "") -> T | None:
         """Return the value of a check; None where it fails, which is noted: with `key`, where it names no key."""
         try:
-            return check()
+            with stays(key or "the study's own code"):
+                return check()
         except RayUnlearnError as error:
             self._note(str(error), key, error.exit_code)
             return None
