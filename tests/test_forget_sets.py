@@ -26,7 +26,7 @@ from ray_unlearn.evaluation.forget_sets import _in_common, error_over_sets, mean
 from ray_unlearn.evaluation.image_table import image_table
 from ray_unlearn.evaluation.intervals import Error, interval, subsets
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
-from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs, read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs, read_outputs
 from ray_unlearn.evaluation.permutation import permutation_tests, stratified_tests
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import Curve, Scores
@@ -37,6 +37,7 @@ from ray_unlearn.interchange.hub import export_hub
 from ray_unlearn.interchange.writing import export_outputs
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.forget_sets import splits_held
+from ray_unlearn.store.splits import read_image_names
 from ray_unlearn.store.verify import verify
 from ray_unlearn.study import Run, Study, parse_study
 from ray_unlearn.study.forget import Forget

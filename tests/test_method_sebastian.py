@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from nets import HandSGD, SmallConv, batch_of, close, copy_of
-from samples import run_data
+from samples import run_data, small_net
 from torch import nn
 
 from ray_unlearn import models
@@ -89,7 +89,7 @@ def test_every_step_by_hand(tmp_path, power):
 @pytest.mark.parametrize("rounded", [True, False])
 def test_rounding(tmp_path, rounded):
     """Law: every parameter is a half-precision number at the end, or is left alone; buffers are never rounded."""
-    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+    model = small_net()
     model[1].running_var.fill_(1e6)  # beyond half's largest number
     sebastian(model, run_data(tmp_path), SebastianOptions(round_to_half=rounded, epochs=1), RNG)
     assert all(torch.equal(p, p.half().float()) for p in model.parameters()) == rounded

@@ -221,9 +221,7 @@ def _reference_row(scores: Scores, top: float) -> tuple[Cell, ...] | None:
         return None
 
     def cell(one: Estimate | None) -> Cell:
-        if one is None:
-            return DASH
-        return number(one.null, decimals(one.null), interval=span(one.null_low, one.null_high))
+        return DASH if one is None else number(one.null, decimals(one.null), interval=span(one.null_low, one.null_high))
 
     return (
         DASH,

@@ -355,10 +355,9 @@ class StudyStore:
         if expected is None:
             hint = ", or keep_checkpoints: false" if file == CHECKPOINT else ""
             raise StoreError(f"{self.uri}: run {run} has no {file} (not made{hint})")
-        try:
+        data = b""
+        with suppress(FileNotFoundError):
             data = self.stored(run, file, expected)
-        except FileNotFoundError:
-            data = b""
         if payload_of(data) != expected:
             raise StoreError(
                 f"{self.uri}: run {run}: {file} differs from its record; run `ray-unlearn verify STUDY --repair`"
