@@ -76,6 +76,17 @@ def writing(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def check_new(path: Path, otherwise: str = "") -> None:
+    """Check that nothing has a name that is to be written; `otherwise` ends the advice.
+
+    Raises:
+        StudyError: something has.
+
+    """
+    if path.exists():
+        raise StudyError(f"{path}: exists already and is not overwritten; choose another name{otherwise}")
+
+
 class PopulationChanged(StoreError):
     """The folder already holds this population, made from something else."""
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ray_unlearn.errors import StoreError, StudyError, writing
+from ray_unlearn.errors import StoreError, check_new, writing
 from ray_unlearn.models import parse_weights
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.forget_sets import splits_held
@@ -122,8 +122,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         StoreError: it cannot be written.
 
     """
-    if folder.exists():
-        raise StudyError(f"{folder}: exists already and is not overwritten; choose another name")
+    check_new(folder)
     pending = _temporary(folder)
     try:
         with writing(folder):

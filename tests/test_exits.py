@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import yaml
 from conftest import TINY, merged
 
+from ray_unlearn.cli import main
 from ray_unlearn.errors import ModelError
 from ray_unlearn.generation import generate, open_job
 from ray_unlearn.generation.checks import Checks
@@ -21,7 +24,7 @@ from ray_unlearn.study import Study, load_study
 from ray_unlearn.usercode.exits import Exit, stays, threads_left
 
 NETS = """
-import itertools, multiprocessing, os, sys, threading, time
+import ctypes, itertools, multiprocessing, os, sys, threading, time
 from torch import nn
 
 class Net(nn.Module):
@@ -64,6 +67,10 @@ class ExitsLate(Net):
 class Forks(Net):
     def act(self):
         os.fork()
+
+class Crashes(Net):
+    def act(self):
+        ctypes.string_at(0)
 
 def works():
     pass
@@ -128,6 +135,26 @@ def test_a_net_that_starts_a_thread_ends_with_its_command(study, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "left a thread running (Thread-" in done.stderr
     assert "made 4 runs" in done.stdout
+
+
+def test_an_exit_that_nothing_else_meets_is_an_error_of_the_command(study, tmp_path: Path, monkeypatch, capsys):
+    """Law: no command ends with exit code 0 because a user's code ended Python."""
+    study("nets_of_exits:Net")
+
+    def leaves(*_: object) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr("ray_unlearn.generation.driver.check_files", leaves)
+    assert main(["generate", str(tmp_path / "study.yaml")]) == 1
+    assert "error: it calls sys.exit(0): code of a net, a method or a plugin" in capsys.readouterr().err
+
+
+def test_a_crash_of_c_code_shows_the_line_of_the_net(study, tmp_path: Path):
+    """Law: what Python cannot catch ends the command by its signal, and the net's line is on standard error."""
+    study("nets_of_exits:Crashes")
+    done = forks.run(["generate", str(tmp_path / "study.yaml"), "--backend", "inline"], timeout_s=60)
+    assert done.returncode == -signal.SIGSEGV
+    assert re.search(r'nets_of_exits\.py", line \d+ in act', done.stderr)
 
 
 def test_a_copy_of_the_process_ends_where_the_block_does():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ray_unlearn.cli.options import Overrides, StudyFile, check_ending, names_in, store_of
-from ray_unlearn.errors import StoreError, StudyError, did_you_mean
+from ray_unlearn.errors import StoreError, StudyError, check_new, did_you_mean
 from ray_unlearn.terminal import print_line
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def export(
     if not population:
         raise StudyError("export: expected --population NAME: a .zip file, or a model, is of one population")
     one_model = _is_one_model(file, run, form)
-    if file.exists() and not overwrite:
-        raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
+    if not overwrite:
+        check_new(file, ", or use --overwrite")
     loaded = load_study(study, overrides)
     _check_names([population], loaded)
     from ray_unlearn.export import export_competition, export_model
@@ -117,8 +117,8 @@ def _export_digests(study: Study, file: Path, populations: list[str], *, overwri
     from ray_unlearn.interchange.digests import write_digests
 
     check_ending(file, (".csv",), "digests are a table")
-    if file.exists() and not overwrite:
-        raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
+    if not overwrite:
+        check_new(file, ", or use --overwrite")
     _check_names(populations, study)
     store = store_of(study)
     chosen = [name for name in populations or study.populations if store.made(name)]
