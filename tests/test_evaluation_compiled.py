@@ -12,6 +12,7 @@ from ray_unlearn.evaluation import compiled
 from ray_unlearn.evaluation.epsilon import ExampleEpsilons, example_epsilons
 from ray_unlearn.evaluation.lower_bounds import _best_pair, epsilon_lower_bounds
 from ray_unlearn.evaluation.measures.klom import klom
+from ray_unlearn.evaluation.measures.logistic_attack import _fit
 from ray_unlearn.evaluation.measures.rmia import rmia
 from ray_unlearn.evaluation.measures.svc_efficacy import svc_forget_efficacy, svc_scores
 from ray_unlearn.evaluation.measures.u_lira import u_lira
@@ -142,6 +143,16 @@ def test_rmia_and_klom_are_those_of_numpy(scale: float, digits: int, monkeypatch
 
     defined, found = both_ways(monkeypatch, compute)
     assert defined == found
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 60.0])
+def test_a_logistic_fit_is_scikit_learns(scale: float) -> None:
+    """Law: weight and intercept to the last bit, of losses of any range, with ties, and of one value alone."""
+    rng, member = np.random.default_rng(12), np.repeat([0.0, 1.0], [40, 25])
+    samples = [np.append(rng.gamma(0.7, scale, 40), rng.gamma(0.4, scale, 25)) for _ in range(8)]
+    samples += [np.round(samples[0], 1), -samples[1], np.full(65, scale)]
+    found, defined = ([_fit(values, member, compiled=how) for values in samples] for how in (True, False))
+    assert found == defined
 
 
 def test_a_classifiers_scores_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:

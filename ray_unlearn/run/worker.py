@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from ray_unlearn import models
-from ray_unlearn.data.images import ImageSet, RunData, Scaling
+from ray_unlearn.data.images import ImageSet, RunData, Scaling, read_only
 from ray_unlearn.errors import MethodError, RayUnlearnError
 from ray_unlearn.methods.resolve import method_of, why_no_resume
 from ray_unlearn.run.apart import RunsApart
@@ -138,6 +138,7 @@ class Worker:
             study, splits = self._job.plan.study, self._job.data.splits_of(forget_set)
             scaling = Scaling.of(study.data.normalize)
             sets = {name: ImageSet(self._pixels, indexes, scaling) for name, indexes in splits.sets.items()}
+            read_only(self._pixels.labels_N, *splits.sets.values())  # a method that writes on them would change others
             self._by_forget_set[forget_set] = sets, output_sets(study, sets)
         return self._by_forget_set[forget_set]
 
