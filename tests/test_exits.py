@@ -15,12 +15,14 @@ import forks
 import pytest
 import yaml
 from conftest import TINY, merged
+from torch import nn
 
 from ray_unlearn.cli import main
 from ray_unlearn.errors import ModelError
 from ray_unlearn.generation import generate, open_job
 from ray_unlearn.generation.checks import Checks
-from ray_unlearn.study import Study, load_study
+from ray_unlearn.run.packing import train_pack
+from ray_unlearn.study import Run, Study, load_study
 from ray_unlearn.usercode.exits import Exit, stays, threads_left
 
 NETS = """
@@ -126,6 +128,16 @@ def test_a_net_that_ends_its_process_later_fails_its_runs(study):
     summary = generate(study("nets_of_exits:ExitsLate"), backend="inline")
     assert (summary.made, summary.exit_code) == (0, 3), summary
     assert "os._exit(0)" in str(summary.failed)
+
+
+def test_a_net_that_ends_its_process_in_a_pack_fails_the_packs_runs(monkeypatch: pytest.MonkeyPatch):
+    """Law: the error is that of each run of the pack, not of the worker."""
+    monkeypatch.setattr("ray_unlearn.run.packing.Pack.train", lambda pack: os._exit(0))
+    runs = [Run(population="a", index=index) for index in range(2)]
+    found = train_pack(runs, 2, lambda run: None, lambda *_: nn.Identity())  # type: ignore[arg-type, return-value]
+    for run in runs:
+        with pytest.raises(Exit, match=r"os\._exit\(0\)"):
+            found[run].trained()
 
 
 def test_a_net_that_starts_a_thread_ends_with_its_command(study, tmp_path: Path):
