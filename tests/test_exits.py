@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,8 @@ def test_outside_the_block_and_in_other_threads_a_process_may_end(monkeypatch: p
         with pytest.raises(ModelError, match=r"net x: it calls os\._exit\(3\), and"), stays("net x"):
             os._exit(3)
         threading.Thread(target=over.wait, daemon=True).start()
+        executor = ThreadPoolExecutor(1)
+        executor.submit(int)
     other.start()
     other.join()
     os._exit(4)
@@ -200,4 +203,5 @@ def test_outside_the_block_and_in_other_threads_a_process_may_end(monkeypatch: p
     assert threads_left() == ["own"]
     over.set()
     own.join()
+    executor.shutdown()
     assert threads_left() == []

@@ -95,7 +95,7 @@ def test_ray_in_one_job_is_requeued_and_interrupted(cluster: Slurm, study: Path,
     job = cluster.submit(*wanted, cwd=study.parent)
     until(lambda: records_in(study.parent) >= 15, 200, lambda: log_of(study))
     cluster.says("scontrol", "requeue", job)
-    until(lambda: records_in(study.parent) >= 30, 200, lambda: log_of(study))
+    until(lambda: records_in(study.parent) >= 30, 400, lambda: log_of(study))
     cluster.says("scancel", "--batch", "--signal=TERM", job)
     assert cluster.wait(job, 400) == ["COMPLETED"], log_of(study)
     checked(study, tmp_path)

@@ -19,6 +19,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import thread as executors
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -66,8 +67,11 @@ def stays(where: str = "") -> Iterator[None]:
 
 
 def threads_left() -> list[str]:
-    """Return the names of the threads that began during a block, and that keep this process alive."""
-    return sorted(thread.name for thread in _threads if thread.is_alive())
+    """Return the names of the threads that began during a block, and that keep this process alive.
+
+    Those of executors do not: Python ends them when it ends.
+    """
+    return sorted(thread.name for thread in {*_threads} - {*executors._threads_queues} if thread.is_alive())
 
 
 @functools.cache
