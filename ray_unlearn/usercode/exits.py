@@ -1,7 +1,7 @@
 """A block of a user's code that cannot end this process, replace it by another program, or double it.
 
     with stays("model nets:tiny"):
-        net(images_BCHW)                         # ModelError where it calls os._exit, os.exec*, os.fork or sys.exit
+        factory(num_classes=9)                   # ModelError where it calls os._exit, os.exec*, os.fork or sys.exit
 
 A net whose code calls `os._exit(0)` while the driver tries it would end the command with exit code 0 and nothing made;
 one that calls `os.fork()` would leave two drivers, and two more at the next call. Inside the block, and in its thread,
@@ -19,13 +19,15 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import thread as executors
 from contextlib import contextmanager
 from typing import NoReturn
 
 from ray_unlearn.errors import ModelError, first_line
 
 _EXIT = os._exit
-_FORKS_WELL = "multiprocessing.popen_fork"
+_FORKS_WELL = ".popen_fork"
+"""End of the module's name by which `multiprocessing`, and packages of its kind, fork."""
 _inside = threading.local()
 """`process`: the process that is in a block with this thread; 0 or none outside."""
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
@@ -66,8 +68,11 @@ def stays(where: str = "") -> Iterator[None]:
 
 
 def threads_left() -> list[str]:
-    """Return the names of the threads that began during a block, and that keep this process alive."""
-    return sorted(thread.name for thread in _threads if thread.is_alive())
+    """Return the names of the threads that began during a block, and that keep this process alive.
+
+    Those of executors do not: Python ends them when it ends.
+    """
+    return sorted(thread.name for thread in {*_threads} - {*executors._threads_queues} if thread.is_alive())
 
 
 @functools.cache
@@ -93,5 +98,5 @@ def _listen(event: str, arguments: tuple[object, ...]) -> None:
         return
     if event == "os.exec":
         raise Exit(f"os.exec*({arguments[0]!r})")
-    if sys._getframe(1).f_globals.get("__name__") != _FORKS_WELL:
+    if not str(sys._getframe(1).f_globals.get("__name__")).endswith(_FORKS_WELL):
         raise Exit(f"{event}()")
