@@ -8,7 +8,7 @@ one that calls `os.fork()` would leave two drivers, and two more at the next cal
 such a call raises `Exit` where it is made. `multiprocessing` may fork, because its processes end by themselves. Threads
 that would keep the finished command alive are noted.
 
-Does not cover: C code that exits or crashes, and signals that the code sends to its own process.
+Does not cover: compiled extensions that exit or crash, and signals that the code sends to its own process.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from ray_unlearn.errors import ModelError, first_line
 _EXIT = os._exit
 _FORKS_WELL = ".popen_fork"
 """End of the module's name by which `multiprocessing`, and packages of its kind, fork."""
+_OF_C = ("exit", "_exit", "_Exit", "quick_exit", "fork", "vfork")
+"""Functions that Python code reaches through `ctypes`, which reports each that it looks up."""
 _inside = threading.local()
 """`process`: the process that is in a block with this thread; 0 or none outside."""
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
@@ -94,9 +96,12 @@ def _exit(status: int) -> NoReturn:
 
 
 def _listen(event: str, arguments: tuple[object, ...]) -> None:
-    if event not in ("os.exec", "os.fork", "os.forkpty") or not _is_inside():
+    if event not in ("os.exec", "os.fork", "os.forkpty", "ctypes.dlsym") or not _is_inside():
         return
     if event == "os.exec":
         raise Exit(f"os.exec*({arguments[0]!r})")
-    if not str(sys._getframe(1).f_globals.get("__name__")).endswith(_FORKS_WELL):
+    if event == "ctypes.dlsym":
+        if arguments[1] in _OF_C:
+            raise Exit(f"{arguments[1]} of the C library")
+    elif not str(sys._getframe(1).f_globals.get("__name__")).endswith(_FORKS_WELL):
         raise Exit(f"{event}()")
