@@ -32,8 +32,9 @@ values of F that this shift allows. So where it is known the ends of F's interva
 with the margin of what images have alone (`ALONE`) and of what they share beside that shift: the jackknife's variance
 less the square of F's change by a standard error of the shift (`REST`). Where there may be no shift, the lower end is
 often so far down that equal populations are never below it; then the upper end has what is left of the 5 %. They are
-`Error.below` and `above`; ranks and plans compare by `se`. Over originals and over several forget sets intervals are
-symmetric.
+`Error.below` and `above`. A score's sides are F's times its ratio to F, and less where its accuracies make good for a
+part of what F loses, by the jackknife's variances of both. Ranks and plans compare by `se`. Over originals and over
+several forget sets intervals are symmetric.
 
 A mean of absolute values, such as the shift of the mean, is smallest where the values with their sign are around 0, and
 hardly changes there. A study in which the part that images share happens to cancel the true shift has a small value and
@@ -159,14 +160,18 @@ def standard_error(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error
         return Error(se=total**0.5, df=drawn.units - 1, above=None if above is None else max(total**0.5, above))
     points_KE = draws.points_KE
     each = float(points_KE.var(axis=0, ddof=1).sum()) / points_KE.shape[1] ** 2
-    f, mean = float(draws.values["forgetting_quality"].mean()), float(values_K.mean())
+    f_K = draws.values["forgetting_quality"]
+    f, mean = float(f_K.mean()), float(values_K.mean())
     if not f or not mean:
         return Error(se=total**0.5, df=drawn.units - 1)
-    apart = each * (mean / f) ** 2  # of a score, which is F times two ratios
+    ratio = mean / f  # of a score, which is F times two ratios
+    apart = each * ratio**2
     shared = max(variance - apart, 0) * drawn.factor
+    of_f = max(float(np.var(f_K, ddof=1)) - each, 0) * drawn.factor
+    alike = min(1.0, shared / (of_f * ratio**2)) ** 0.5 if of_f else 1.0
     apart *= _lattice(draws) if mode == "exact" else 1.0
     se, df = _of_two_parts(SHARED[mode] * shared, APART[mode] * apart, drawn.units - 1, drawn.units - 1)
-    below, above = _ends(draws, drawn, mode, (shared, apart), mean / f) or (None, None)
+    below, above = _ends(draws, drawn, mode, (shared, apart), ratio * alike) or (None, None)
     quantile = t_quantile(0.975, df)
     return Error(
         se=se,
@@ -194,7 +199,7 @@ def _ends(
         drawn: the subsets.
         mode: that of F.
         parts: variances of what images share, by the jackknife, and of what they have alone on subsets.
-        ratio: the score over F; 1 for F.
+        ratio: how much the score changes where F changes by 1; 1 for F.
 
     """
     shift = draws.shift
