@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -109,12 +109,33 @@ class SplitOutputs:
         return np.asarray(self.correct_RN.mean(1))
 
     def take(self, rows: np.ndarray | Sequence[int]) -> SplitOutputs:
-        """Return the split under some of the runs."""
-        return replace(self, phi_RN=self.phi_RN[rows], correct_RN=self.correct_RN[rows], taken_of=(self, rows))
+        """Return the split under some of the runs; phi and answers are copied where they are first asked for."""
+        some = object.__new__(_SomeRuns)
+        some.__dict__.update({name: self.__dict__[name] for name in ("positions_N", "labels_N", "shadows", "margin")})
+        some.__dict__["taken_of"] = (self, rows)
+        return some
 
     def _check(self, needed: Lack) -> None:
         if needed in self.lacks:
             raise EvaluationError(f"{needed} are not known: {WHY_LACKING[needed]}")
+
+
+class _SomeRuns(SplitOutputs):
+    """One split under some of its runs: compiled loops read these among all runs, and need no copy."""
+
+    @cached_property
+    def phi_RN(self) -> np.ndarray:
+        whole, rows = self._whole
+        return np.asarray(whole.phi_RN[rows])
+
+    @cached_property
+    def correct_RN(self) -> np.ndarray:
+        whole, rows = self._whole
+        return np.asarray(whole.correct_RN[rows])
+
+    @property
+    def _whole(self) -> tuple[SplitOutputs, np.ndarray | Sequence[int]]:
+        return cast("tuple[SplitOutputs, np.ndarray | Sequence[int]]", self.taken_of)
 
 
 @dataclass(frozen=True)

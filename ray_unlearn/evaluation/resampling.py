@@ -99,7 +99,8 @@ class Draws:
     points_E: FloatArray = field(default_factory=lambda: np.empty(0))
     """The same of all runs; empty where they are not known."""
     halves: dict[str, FloatArray] = field(default_factory=dict)
-    """[K, 2] by measure, of those that state it: values on two halves of the images."""
+    """[K, 2] by measure, of those that state it: values on two halves of the images; this and what follows are for
+    intervals, and empty where none is made."""
     signed: dict[str, FloatArray] = field(default_factory=dict)
     """[K] by measure, of those that are means of absolute values: mean of the signed values."""
     signed_E: dict[str, FloatArray] = field(default_factory=dict)
@@ -141,7 +142,9 @@ def values_on(
     first = pair_of(pairs[0]) if pairs else None
     first_key = _key(*pairs[0]) if pairs else None
     computed = in_order(
-        lambda key: _on_rows(first if first and key == first_key else pair_of(different[key])), list(different), threads
+        lambda key: _on_rows(first if first and key == first_key else pair_of(different[key]), whole is not None),
+        list(different),
+        threads,
     )
     known = dict(zip(different, computed, strict=True))
     found = [known[_key(*rows)] for rows in pairs]
@@ -178,13 +181,15 @@ class _OnRows(NamedTuple):
     signed: dict[str, float]
 
 
-def _on_rows(pair: Pair) -> _OnRows:
+def _on_rows(pair: Pair, for_interval: bool) -> _OnRows:
+    """Return all measures, and what intervals take of them besides, where one follows."""
     values = compare(pair)
+    measured = values if for_interval else ()
     halves = {
-        name: both for name in values if (of := MEASURES[name].halves) is not None and (both := of(pair)) is not None
+        name: both for name in measured if (of := MEASURES[name].halves) is not None and (both := of(pair)) is not None
     }
     points_E = pair.once(quality_of).points_E if "forgetting_quality" in values else np.empty(0)
-    signed = {name: float(signed_E.mean()) for name, signed_E in _signed(pair, values).items()}
+    signed = {name: float(signed_E.mean()) for name, signed_E in _signed(pair, measured).items()}
     return _OnRows(values, points_E, halves, signed)
 
 
