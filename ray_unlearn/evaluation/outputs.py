@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from ray_unlearn.errors import EvaluationError, StoreError, first_line
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence, probability_of
+from ray_unlearn.evaluation.ordered import Ordered, ordered_by_value
 from ray_unlearn.evaluation.shadow_fits import ShadowFit
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.arrow import read_table
@@ -107,6 +108,11 @@ class SplitOutputs:
     def _accuracy_R(self) -> np.ndarray:
         self._check("answers")
         return np.asarray(self.correct_RN.mean(1))
+
+    @cached_property
+    def ordered(self) -> Ordered:
+        """All runs in the order of phi, image by image."""
+        return ordered_by_value(self.phi_RN)
 
     def take(self, rows: np.ndarray | Sequence[int]) -> SplitOutputs:
         """Return the split under some of the runs; phi and answers are copied where they are first asked for."""
