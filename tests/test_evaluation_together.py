@@ -14,7 +14,7 @@ from ray_unlearn.evaluation.measures.measure import Mode, Pair
 from ray_unlearn.evaluation.ordered import ordered_by_value
 from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 
-IMAGES = {"forget": 30, "retain": 12, "test": 14}
+IMAGES = {"forget": 30, "retain": 12, "validation": 9, "test": 14}
 RUNS = 33
 
 

@@ -12,6 +12,7 @@ Does not cover: computing them for a study (`evaluation.comparison`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ray_unlearn.evaluation.measures import (
@@ -60,6 +61,7 @@ CURVES: dict[str, Callable[[Pair], Roc | None]] = {
 """ROC of attacks that know the reference; each attack's own measure begins with its name."""
 TOGETHER: dict[Callable[[Pair], Any], Callable[[Sequence[Pair]], Sequence[Any] | None]] = {
     forgetting_quality.points_of: forgetting_quality.points_together,
+    **{compute: partial(klom.klom_together, split=split) for split, compute in klom.ON.items()},
 }
 """What takes long of a pair -> the same of many subsets of the same runs at once, or None where that does not pay."""
 SINGLE_CURVES: dict[str, Callable[[Single], Roc]] = {
