@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from ray_unlearn.evaluation import compiled
-from ray_unlearn.evaluation.measures import TOGETHER
+from ray_unlearn.evaluation.measures import TOGETHER, rmia
 from ray_unlearn.evaluation.measures.measure import Mode, Pair
+from ray_unlearn.evaluation.measures.shift_and_spread import shift_and_spread
+from ray_unlearn.evaluation.measures.u_lira import u_lira
 from ray_unlearn.evaluation.ordered import ordered_by_value
 from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 
@@ -77,6 +79,37 @@ def test_subsets_together_are_those_one_by_one(
             monkeypatch.setattr(compiled, "FROM", 1 << 60)
             for pair, one in zip(pairs, found, strict=True):
                 assert numbers(one) == numbers(compute(pair))
+
+
+@pytest.mark.parametrize(("scale", "digits"), [(1.0, 15), (1.0, 2), (3.0, 0), (0.02, 15), (30.0, 1)])
+def test_one_pair_is_that_of_numpy(scale: float, digits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: RMIA, U-LiRA and distances to the last bit, of some runs and of all, with ties and certain images."""
+    pytest.importorskip("numba", reason="needs the extra fast: pip install 'ray-unlearn[fast]'")
+    sides = population("ours", 1, scale, digits, 0.4), population("retrained", 2, scale, digits, 0.0)
+    found: list[list[object]] = []
+    for start in (0, 1 << 60):
+        monkeypatch.setattr(compiled, "FROM", start)
+        pairs = [*pairs_of(sides, 5)[:2], Pair(*sides, "parity", lambda: np.random.default_rng(0))]
+        attacks = [rmia.summary(pair) for pair in pairs]
+        assert all(attack is not None and attack.non_members == 7 for attack in attacks)
+        results = [[one.auc_U.tolist(), {fpr: tpr.tolist() for fpr, tpr in one.tpr.items()}] for one in attacks if one]
+        others = [numbers(compute(*pair.phi("forget"))) for pair in pairs for compute in (u_lira, shift_and_spread)]
+        areas = [u_lira(*pair.phi("forget")).auc for pair in pairs]
+        found.append([repr(results), repr(others), areas])
+    assert found[0] == found[1]
+
+
+def test_ratios_that_differ_are_told_apart() -> None:
+    """Law: NumPy is left no target whose ratios all differ, and those that have some in common."""
+    pytest.importorskip("numba", reason="needs the extra fast: pip install 'ray-unlearn[fast]'")
+    from ray_unlearn.evaluation.compiled.likelihoods import separations
+
+    rng, half = np.random.default_rng(4), np.arange(12) % 2 == 0
+    forget, test = rng.random((5, 6)), rng.random((5, 12))
+    test[3, 0] = test[3, 1] = 0.5
+    test[4, 1] = test[4, 3] = 0.5  # no image of the population is among these
+    found = separations((forget, np.ones(6)), (test, np.ones(12)), np.arange(5), half, (0.01,))
+    assert found.left_U.tolist() == [False, False, False, True, False]
 
 
 def test_other_pairs_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,16 @@ class SplitOutputs:
         whole, rows = self.taken_of
         return whole.probability_RN[rows]
 
+    @property
+    def among_all(self) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of all runs that these were taken of, and the rows of these, int64; errors as `loss_RN`."""
+        if self.taken_of is None:
+            return self._probability_RN, np.arange(len(self.phi_RN))
+        whole, rows = self.taken_of
+        if whole.taken_of is None:
+            return whole.probability_RN, np.asarray(rows, dtype=np.int64)
+        return self.probability_RN, np.arange(len(rows))
+
     @cached_property
     def _probability_RN(self) -> np.ndarray:
         self._check("probabilities")

@@ -1,12 +1,11 @@
 """Compiled: U-LiRA's scores of models that are left out one at a time, without the arrays that NumPy needs in between.
 
-    side = spread_of(unlearned_UE, columns, origin_E), spread_of(retrained_RE, columns, origin_E)
-    variances(side, floor_of(*side), spread_2RE)
-    log_ratios(own, other, sign, scores_RE, columns)
+    ours_UE, theirs_RE = scores_of(unlearned_UE, retrained_RE, VARIANCE_FLOOR, 1 << 14)
+    mean_E, sd_E = moments(phi_RE)
 
 A model's density by either population lacks the run at its place, whichever of both it belongs to: so one variance and
 one logarithm for each run serve both. NumPy takes the logarithms: its vector form has other last bits than the C
-library's. Sums are in NumPy's order, row by row.
+library's. Sums are in NumPy's order, row by row. `moments` are those of `measures.shift_and_spread`.
 
 Needs Numba, which the extra `fast` installs. Does not cover: blocks of several models (`measures.u_lira`, which also
 defines the scores).
@@ -131,3 +130,23 @@ def _log_ratios(own: Gaussians, other: Gaussians, sign: float, found_RE: Floats,
             apart = value - (other.mean_E[e] - other.deviation_RE[place, e] / other_left)
             without = -(apart * apart) / (2 * other.spread_RE[place, e]) - other.log_RE[place, e] / 2
             found_RE[run, first + e] = sign * (density - without)
+
+
+@compiled
+def moments(values_RE: Floats) -> tuple[Floats, Floats]:
+    """Return means and standard deviations (ddof 1) over runs of two images or more, exactly 0 where all agree."""
+    runs, images = values_RE.shape
+    mean_E, sd_E, varied_E = np.zeros(images), np.zeros(images), np.zeros(images, np.int64)
+    for run in range(runs):
+        for e in range(images):
+            mean_E[e] += values_RE[run, e]
+            varied_E[e] += values_RE[run, e] != values_RE[0, e]
+    for e in range(images):
+        mean_E[e] /= runs
+    for run in range(runs):
+        for e in range(images):
+            apart = values_RE[run, e] - mean_E[e]
+            sd_E[e] += apart * apart
+    for e in range(images):
+        sd_E[e] = np.sqrt(sd_E[e] / (runs - 1)) if varied_E[e] else 0.0
+    return mean_E, sd_E
