@@ -41,7 +41,7 @@ LEFT_OUT = 3 / 16
 LEAST_ORIGINALS = 4
 """Least number of originals for an interval over originals too; with fewer, it is conditional on these originals."""
 _GROWTH_FROM = 8
-_TOGETHER = 50
+_TOGETHER = 100
 """Subsets that are computed together at most."""
 
 
@@ -150,7 +150,8 @@ def values_on(
         for compute, together in TOGETHER.items():
             for pair, value in zip(some, together(some) or (), strict=False):
                 pair.knows(compute, value)
-        return [_on_rows(pair, whole is not None) for pair in some]
+        some.reverse()  # a pair's arrays go when it is done
+        return [_on_rows(some.pop(), whole is not None) for _ in keys]
 
     keys, size = list(different), min(_TOGETHER, -(-len(different) // threads))
     computed = in_order(of_some, [keys[start : start + size] for start in range(0, len(keys), size or 1)], threads)

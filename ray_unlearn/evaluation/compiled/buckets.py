@@ -381,20 +381,11 @@ def summaries(side: Ordered, member_KN: Indexes, size: int) -> Floats:
     for image in range(images):
         for k in range(subsets):
             member_N, middle, upper, seen = member_KN[k], (size - 1) // 2, size // 2, 0
-            row = found[k * images + image]
-            for place in range(len(member_N)):
-                if member_N[side.run_EN[image, place]]:
-                    value = side.values_EN[image, place]
-                    if seen == 0:
-                        row[0] = value
-                    if seen == middle:
-                        row[1] = value
-                    if seen == upper:
-                        row[2] = value
-                        break
-                    seen += 1
-            last = len(member_N) - 1
-            while not member_N[side.run_EN[image, last]]:
-                last -= 1
-            row[3] = side.values_EN[image, last]
+            low, lower, higher, high = 0, 0, 0, 0
+            for place in range(len(member_N)):  # without a branch: half of them would be predicted wrongly
+                seen += member_N[side.run_EN[image, place]]
+                low, high = low + int(seen < 1), high + int(seen < size)
+                lower, higher = lower + int(seen <= middle), higher + int(seen <= upper)
+            row, values_N = found[k * images + image], side.values_EN[image]
+            row[0], row[1], row[2], row[3] = values_N[low], values_N[lower], values_N[higher], values_N[high]
     return found

@@ -118,10 +118,10 @@ def points_together(pairs: Sequence[Pair]) -> list[NDArray[np.float64]] | None:
     from ray_unlearn.evaluation.compiled.buckets import buckets
 
     bins_KE = buckets(found, size, num_buckets(size))
-    for pair, bins_E in zip(pairs, bins_KE, strict=True):
+    for bins_E, *members in zip(bins_KE, found.member_KU == 1, found.member_KR == 1, strict=True):
         if len(unknown := np.flatnonzero(bins_E == 0)):
-            ours, theirs = (side_RE[:, unknown] for side_RE in pair.phi("forget"))
-            bins_E[unknown] = forgetting_quality(ours, theirs, pair.mode).bins
+            ours, theirs = (side.phi_RN[np.ix_(rows, unknown)] for side, rows in zip(found[:2], members, strict=True))
+            bins_E[unknown] = forgetting_quality(ours, theirs).bins
     return [points_of_bins(bins_E, size) for bins_E in bins_KE]
 
 
