@@ -141,7 +141,8 @@ _TOO_MANY = 5000  # names to compare: a second's work
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text; the name of its type where it has none; of an exit, the call."""
     if isinstance(error, SystemExit):
-        return f"it calls sys.exit({'' if error.code is None else repr(error.code)})"
+        code = "" if error.code is None else repr(error.code)
+        return f"it calls {getattr(error, 'call', f'sys.exit({code})')}"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from pyarrow import fs
 from samples import column, encoded, picture, prepare, write_parquet
 
-from ray_unlearn.data.class_names import alike, in_order, is_split, remark_on
+from ray_unlearn.data.class_names import alike, in_order, is_split, no_label, remark_on
 from ray_unlearn.data.copies import copies
 from ray_unlearn.data.decode import decode
 from ray_unlearn.data.folders import open_class_folders, open_competition
@@ -451,6 +451,7 @@ NUMBERED = [str(i) for i in (12, 7, 30, 5, 9, 11)]
         ("a.npy", np.array([True, False, False, True, False, False]), ["12", "5"]),
         ("a.csv", " image_id ,x\n12,1\n7.0,1\n", ["12", "7"]),
         ("a.csv", "image_id\n12.0\n7\n", ["12", "7"]),
+        ("a.csv", "image_id,forget,male\n12,1,0\n7,1,1\n", ["12", "7"]),
     ],
 )
 def test_lists_of_every_kind_are_taken(name: str, content: Any, expected: list[str], tmp_path: Path):
@@ -484,6 +485,14 @@ def test_whole_numbers_in_the_study_are_ids(tmp_path: Path):
         ),
         ("a.json", {"forget": [1], "retain": [2]}, "found a dictionary with the keys 'forget', 'retain': write one of"),
         ("a.npy", np.array([12, 8]), r"entry 1: image id '8' is not in data\.train"),
+        ("a.npy", np.array([0, 1, -1]), r"entry 2: -1 is no position in data\.train, which has 0 to 5"),
+        ("a.npy", np.array([1, 6]), r"entry 1: 6 is no position in data\.train, which has 0 to 5"),
+        (
+            "a.csv",
+            "image_id,Forget?\n12,0\n7,1\n",
+            r"column 'Forget\?' says which rows .* such as '0', '1'; all rows of",
+        ),
+        ("a.csv", "image_id,split\n12,retain\n7,forget\n", "column 'split' says which rows .*'forget', 'retain'; all"),
         ("a.json", [[1]], "expected a list of ids"),
         ("a.json", "[", "cannot be read as a list of ids"),
         ("a.npy", np.array([{"a": 1}], dtype=object), "cannot be read as a list of ids"),
@@ -532,6 +541,13 @@ def test_class_names_that_look_alike():
     assert alike(["cat", "cats"]) == ""
 
 
+def test_a_class_named_as_a_missing_label_is_said():
+    """Law: `nan` is a class like any other, which is said."""
+    said = "data.train: a class is named 'NaN', which is how a missing label is often written"
+    assert no_label(["cat", "NaN"]) == said
+    assert no_label(["cat", "nana", "none of these"]) == ""
+
+
 def test_a_class_without_a_test_image_is_said(tmp_path: Path):
     """Law: one warning names classes that a test source lacks; a whole one, and a part of train, give none."""
     folder_of(tmp_path / "train", {"a": 4, "b": 4, "c": 4})
@@ -557,6 +573,7 @@ def test_a_pickled_list_of_ids_is_named(name: str, tmp_path: Path):
 def test_a_list_that_names_another_split_is_refused(tmp_path: Path):
     """Law: `test/a/0.png` is no image of data.train, though it has one of that name below its own folder."""
     root = folder_of(tmp_path / "train", {"a": 3, "b": 3})
+    held = folder_of(tmp_path / "held", {"a": 3, "b": 3}, start=50)
     named = [f"{split}/a/0.png" for split in ("faces/train", "faces", "test", "val")]
     assert [len(data_of(tmp_path, str(root), forget={"ids": [one]}).splits.sets["forget"]) for one in named[:2]] == [
         1,
@@ -565,3 +582,5 @@ def test_a_list_that_names_another_split_is_refused(tmp_path: Path):
     for one, split in zip(named[2:], ("test", "validation"), strict=True):
         with pytest.raises(DataError, match=f"'{one}' is in a folder of {split} images, .* name it 'a/0.png' if"):
             data_of(tmp_path, str(root), forget={"ids": [one]})
+    with pytest.raises(DataError, match=r"'held/a/0\.png' is in a folder of test images, "):
+        data_of(tmp_path, str(root), test=str(held), forget={"ids": ["held/a/0.png"]})

@@ -12,6 +12,7 @@ Does not cover: the work of a subcommand, which is done in the room that it call
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -46,6 +47,7 @@ from ray_unlearn.cli.epilogs import epilog
 from ray_unlearn.cli.options import naming_study
 from ray_unlearn.errors import Interrupted, RayUnlearnError
 from ray_unlearn.terminal import Escaping, print_error, print_line
+from ray_unlearn.usercode.exits import threads_left
 
 app = typer.Typer(
     name="ray-unlearn",
@@ -118,11 +120,20 @@ def run() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     code = main()
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # Python would wait for threads that wait for a storage
-        with suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+        _end(code)
+    if threads := threads_left():  # and for these without end
+        print_error(f"warning: the net's code left a thread running ({', '.join(threads)}); it ends with this command")
+        atexit._run_exitfuncs()
+        _end(code)
     sys.exit(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End this process now, whatever its threads do."""
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 @app.callback(invoke_without_command=True)

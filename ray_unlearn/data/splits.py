@@ -25,13 +25,13 @@ import numpy as np
 import pyarrow as pa
 
 from ray_unlearn.data.class_names import same_number
-from ray_unlearn.data.id_lists import by_name, find, mask_of, names_of, no_image, positions, read_ids
+from ray_unlearn.data.id_lists import by_name, find, mask_of, names_of, no_image, no_position, positions, read_ids
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.arrow import ipc_bytes, read_table
 from ray_unlearn.store.formats import stamped
 from ray_unlearn.study.identity import digest
-from ray_unlearn.study.schema import Data
+from ray_unlearn.study.schema import Data, Source
 
 SPLITS = ("retain", "forget", "validation", "test")
 
@@ -201,10 +201,12 @@ def _named(data: Data, images: ImageTable) -> np.ndarray:
         array = isinstance(data.forget.ids, str) and data.forget.ids.lower().endswith(".npy")
         found_positions = positions(listed, images.ids[: images.num_train], certain=array)
         places = [*(found_positions or places)]  # the starting kit's forget_idx
+        if array and found_positions is None and (problem := no_position(listed, images.num_train)):
+            raise DataError(problem)
     if any(place is None for place in places):
         names = names_of(position)
         places = [
-            by_name(text, names, position, where) if place is None else place
+            by_name(text, names, position, where, _elsewhere(data)) if place is None else place
             for (where, text), place in zip(listed, places, strict=True)
         ]
     found: dict[int, str] = {}
@@ -223,6 +225,17 @@ def _named(data: Data, images: ImageTable) -> np.ndarray:
     if not found:
         raise DataError("data.forget.ids: names no image; the forget set is empty")
     return np.array(sorted(found), dtype=np.int64)
+
+
+def _elsewhere(data: Data) -> dict[str, str]:
+    """Return the names of the folders that test and validation images come from, where those of train have others."""
+    folders = {
+        role: source.path.rstrip("/").rpartition("/")[2]
+        for role in ("train", "test", "validation")
+        if isinstance(source := getattr(data, role), Source) and isinstance(source.path, str)
+    }
+    train = folders.pop("train", "")
+    return {folder: role for role, folder in folders.items() if folder != train}
 
 
 def _selected(data: Data, seeds: Seeds, images: ImageTable, rest: np.ndarray) -> np.ndarray:

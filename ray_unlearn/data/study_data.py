@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_unlearn.data.class_names import alike, remark_on
+from ray_unlearn.data.class_names import alike, no_label, remark_on
 from ray_unlearn.data.copies import copies, few_images, straddling, words_of
 from ray_unlearn.data.near_copies import hashes, near_copies
 from ray_unlearn.data.node_cache import cache_folder
@@ -289,7 +289,7 @@ def _assemble(
         further=tuple(further),
         shuffle=study.data.shuffle,
         warnings=(
-            *filter(None, (remark_on(study.data.forget.label, names or ()), alike(names or ()))),
+            *filter(None, (remark_on(study.data.forget.label, names or ()), alike(names or ()), no_label(names or ()))),
             *_empty_classes(names, num_classes, table.labels_N[: table.num_train]),
             *_untested(names, table.labels_N, table.num_train, splits),
             *straddling(splits.sets, table.groups),

@@ -36,7 +36,7 @@ from ray_unlearn.deletion.request import (
     write_count,
 )
 from ray_unlearn.deletion.scales import check_scale
-from ray_unlearn.errors import ModelError, ReferenceNotMade, StoreError
+from ray_unlearn.errors import ModelError, PopulationChanged, ReferenceNotMade, StoreError
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.export import write_file
@@ -144,7 +144,13 @@ def forget_study(
     check_replaceable(study, file.parent)
     store = StudyStore(open_storage(study.storage), study.name)
     end, said = time.monotonic() + seconds, set[str]()
-    _made(generate(with_count(study, 1), backend="inline", only=[ORIGINAL], said=said), "the original")
+    try:
+        _made(generate(with_count(study, 1), backend="inline", only=[ORIGINAL], said=said), "the original")
+    except PopulationChanged as error:
+        raise PopulationChanged(
+            f"{file}: its models were made for another request: the list, the images, or the original that it names "
+            f"have changed since; choose another folder (-o FOLDER, or that of the study file)\n{error}"
+        ) from error
     try:
         check_scale(study, store)
         say(original.check(study, store))
