@@ -22,9 +22,9 @@ from ray_unlearn.evaluation.attack_tables import Floats, Indexes, Table, attack_
 from ray_unlearn.evaluation.compiled.parity import Line, falling, has_threshold, left_end, right_ends
 from ray_unlearn.evaluation.compiled.search import ROUNDING, Room, add, by_positives, compiled, new_room, weights_of
 from ray_unlearn.evaluation.epsilon import guarded
-from ray_unlearn.evaluation.measures.forgetting_quality import BUCKET
-from ray_unlearn.evaluation.ordered import Ordered, Together
+from ray_unlearn.evaluation.ordered import Ordered
 from ray_unlearn.evaluation.parity import BUFFER, NEAR, NUM_LEFT, STEP, Grid, Rules, Thresholds
+from ray_unlearn.evaluation.together import Together
 
 _RIGHTS = NUM_LEFT + 1
 UNLEARNED = 1
@@ -32,13 +32,14 @@ RETRAINED = 1 << 16
 """What a run adds to the running sum; both counts are in one number."""
 
 
-def buckets(found: Together, size: int, last: int) -> Indexes:
+def buckets(found: Together, size: int, last: int, width: float) -> Indexes:
     """Return the bucket of each image on each subset, [K, E], `last` + 1 beyond the last that scores; 0: not found.
 
     Args:
         found: subsets of `size` runs of both sides.
         size: runs of a side.
         last: number of buckets that score.
+        width: of a bucket.
 
     """
     unlearned, reference = found.unlearned.ordered, found.reference.ordered
@@ -50,7 +51,9 @@ def buckets(found: Together, size: int, last: int) -> Indexes:
     sides_2E = np.where(np.stack([rules.retrained_above_E, rules.retrained_inside_E]), 0, 1)
     weight_KV = np.concatenate([RETRAINED * found.member_KR, UNLEARNED * found.member_KU], axis=1)
     tables = by_positives(attack_tables(size, size))
-    bins_KE = bins_of(reference, unlearned, weight_KV, sides_2E, rules.thresholds, rules.grid, size, tables, last)
+    bins_KE = bins_of(
+        reference, unlearned, weight_KV, sides_2E, rules.thresholds, rules.grid, size, tables, last, width
+    )
     bins_KE[guarded(*ends).reshape(bins_KE.shape)] = last + 1
     return bins_KE
 
@@ -271,6 +274,7 @@ def _bucket(
     size: int,
     tables_2PN: tuple[Table, Table],
     last: int,
+    width: float,
     guess: int,
 ) -> int:
     """Return the bucket of a subset, `last` + 1 beyond the last that scores, 0 where none of its edges is reached."""
@@ -283,13 +287,13 @@ def _bucket(
         ends.right_2R[0, right], ends.right_2R[1, right] = (count >> shift) & 65535, (count >> (16 - shift)) & 65535
     reached, missed, edge = 0, last + 1, min(max(guess, 1), last)
     while missed - reached > 1:
-        found = _by_interval(ends, lefts, rights, (size, size), BUCKET * edge, tables_2PN[sides[1]])
+        found = _by_interval(ends, lefts, rights, (size, size), width * edge, tables_2PN[sides[1]])
         if found == -np.inf:
-            found = _by_threshold(room, line, count_C, sides[0], (size, size), BUCKET * edge, tables_2PN[sides[0]])
+            found = _by_threshold(room, line, count_C, sides[0], (size, size), width * edge, tables_2PN[sides[0]])
         if found == -np.inf:
             missed = edge
         else:
-            reached = last if found >= BUCKET * last else int(found / BUCKET)
+            reached = last if found >= width * last else int(found / width)
         edge = missed - 1 if reached == 0 else reached + 1
     return reached + 1 if reached else 0
 
@@ -305,6 +309,7 @@ def bins_of(
     size: int,
     tables_2PN: tuple[Table, Table],
     last: int,
+    width: float,
 ) -> Indexes:
     """Return the bucket of each image on each subset, [K, E], `last` + 1 beyond the last that scores; 0: not found.
 
@@ -318,6 +323,7 @@ def bins_of(
         size: runs of a subset on each side.
         tables_2PN: as in `parity.parity_best`.
         last: number of buckets that score.
+        width: of a bucket.
 
     """
     subsets, values = weight_KV.shape
@@ -353,7 +359,9 @@ def bins_of(
                     count_C[place + 1] = count
                 sides = (sides_2KE[0, at], sides_2KE[1, at])
                 line_of = _line(thresholds, grid, at)
-                found = _bucket(room, line_of, ends, lefts, rights, count_C, sides, size, tables_2PN, last, guess)
+                found = _bucket(
+                    room, line_of, ends, lefts, rights, count_C, sides, size, tables_2PN, last, width, guess
+                )
                 bins_KE[k, image] = found
                 guess = found if found else guess
     return bins_KE

@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.epsilon import MAX_PARITY, example_epsilons
 from ray_unlearn.evaluation.measures.measure import Measure, Pair
-from ray_unlearn.evaluation.ordered import together
+from ray_unlearn.evaluation.together import together
 
 BUCKET = 0.5
 """Width of a bucket of epsilon, closed on the left: [0, 0.5), [0.5, 1), ..."""
@@ -117,7 +117,7 @@ def points_together(pairs: Sequence[Pair]) -> list[NDArray[np.float64]] | None:
         return None
     from ray_unlearn.evaluation.compiled.buckets import buckets
 
-    bins_KE = buckets(found, size, num_buckets(size))
+    bins_KE = buckets(found, size, num_buckets(size), BUCKET)
     for bins_E, *members in zip(bins_KE, found.member_KU == 1, found.member_KR == 1, strict=True):
         if len(unknown := np.flatnonzero(bins_E == 0)):
             ours, theirs = (side.phi_RN[np.ix_(rows, unknown)] for side, rows in zip(found[:2], members, strict=True))

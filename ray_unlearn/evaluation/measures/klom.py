@@ -35,8 +35,8 @@ import numpy.typing as npt
 
 from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.measures.measure import Measure, Pair
-from ray_unlearn.evaluation.ordered import together
 from ray_unlearn.evaluation.populations import FloatArray, compared
+from ray_unlearn.evaluation.together import together
 
 BINS = 20
 CLIP = 100.0
