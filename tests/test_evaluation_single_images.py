@@ -12,7 +12,8 @@ import pytest
 from scipy.stats import beta, binom, norm
 
 from ray_unlearn.evaluation import forgetting_quality
-from ray_unlearn.evaluation.lower_bounds import epsilon_lower_bounds, lower_bound
+from ray_unlearn.evaluation.attack_errors import _order, lower_bound
+from ray_unlearn.evaluation.lower_bounds import epsilon_lower_bounds
 from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.originals import buys_more, variance_shares
 from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
@@ -59,6 +60,40 @@ def test_the_bound_is_where_results_as_good_have_five_percent(false_positives: i
     assert 0.2 < bound < 2
     assert largest_p(bound) <= 0.05
     assert largest_p(bound + 0.02) > 0.05 - 0.002
+
+
+def halved(num_retrained: int, num_unlearned: int, false_positives: int, false_negatives: int, error: float) -> float:
+    """Return the bound by halving 0 to 20 until it is known to 1e-4: 200 pairs of rates at every epsilon."""
+    sizes, order = (num_retrained, num_unlearned), _order(num_retrained, num_unlearned, error)
+    if order[false_positives, false_negatives] == -math.inf:
+        return 0.0
+    as_good = order >= order[false_positives, false_negatives] - 1e-12
+
+    def largest_p(epsilon: float) -> float:
+        low = np.linspace(0, (1 - 1e-5) / (1 + math.exp(epsilon)), 100)
+        high = 1 - 1e-5 - math.exp(epsilon) * low
+        rates = np.concatenate([low, high]), np.concatenate([high, low]).clip(0, 1)
+        exactly = [
+            np.stack([math.comb(size, k) * rate**k * (1 - rate) ** (size - k) for k in range(size + 1)])
+            for size, rate in zip(sizes, rates, strict=True)
+        ]
+        return float(np.einsum("vp,vw,wp->p", exactly[0], as_good, exactly[1]).max())
+
+    low, high = 0.0, 20.0
+    while high - low > 1e-4 and largest_p(0.0) <= error:
+        middle = (low + high) / 2
+        low, high = (low, middle) if largest_p(middle) > error else (middle, high)
+    return low
+
+
+@pytest.mark.parametrize("error", [0.05, 0.05 / 300])
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 5), (7, 4), (24, 17)])
+def test_the_bound_is_that_of_halving_an_interval(sizes: tuple[int, int], error: float):
+    """Law: to the last bit, for all errors that a few runs can make, and for some of more."""
+    every = tuple(range(0, size + 1, 1 + size // 8) for size in sizes)
+    for first in every[0]:
+        for second in every[1]:
+            assert lower_bound(*sizes, first, second, error) == halved(*sizes, first, second, error), (first, second)
 
 
 def test_results_that_show_nothing_have_a_bound_of_zero():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -10,14 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from conftest import TINY, merged
+from conftest import TINY, merged, payload_bytes
 from forks import run
 
 from ray_unlearn.cli import main
+from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError, StudyError
+from ray_unlearn.generation import generate
 from ray_unlearn.methods import ALIASES, METHODS
 from ray_unlearn.methods.resolve import method_of, resolve
+from ray_unlearn.seeds import Seeds
 from ray_unlearn.study import parse_study
 
 MODULE = """
@@ -150,6 +155,53 @@ def test_other_names_of_an_installed_method(entry, capsys):
     assert "installed with: shrinkers 1.2" in capsys.readouterr().out
     with pytest.raises(StudyError, match=r"no method 'HALP' \(did you mean 'HALF'\?\)"):
         identity(method="HALP")
+
+
+def test_the_files_of_an_editable_installation_are_its_identity(entry, tmp_path):
+    """Law: a method that its author edits under one version is another one; an installed copy is its version alone."""
+    entry(MODULE)
+    installed_copy = METHODS["shrink"].distribution
+    assert dict(installed_copy) == {"name": "shrinkers", "version": "1.2"}
+    (tmp_path / "shrinkers-1.2.dist-info" / "direct_url.json").write_text('{"dir_info": {"editable": true}}')
+    found = []
+    for helper in ("RATE = 1\n", "RATE = 2\n", "RATE = 1\n"):
+        (tmp_path / "helper.py").write_text(helper)
+        (tmp_path / "shrinkers.py").write_text("import helper\n" + MODULE)
+        METHODS._loaded.clear()
+        found.append(dict(METHODS["shrink"].distribution))
+    assert found[0] == found[2] != found[1]
+    assert found[0].keys() == {*installed_copy, "files_sha256"}
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        ("return model", None),
+        ("return {'loss': 0.5}", None),
+        ("return (m := copy.deepcopy(model)).apply(halve)", "it changed the net that it got, and returned another net"),
+        ("return [copy.deepcopy(model).apply(halve) for _ in 'ab']", "net that it got, and returned 2 nets or state"),
+    ],
+)
+def test_what_an_installed_method_returns_is_not_dropped(end: str, expected: str | None, entry):
+    """Law: a net beside the one that was changed is refused, as a script's is; what holds no weights is left alone."""
+    halve = "import copy\n\ndef halve(net):\n    for p in net.parameters(recurse=False):\n        p.data.mul_(0.5)\n"
+    entry(halve + MODULE.replace("    fit(model, data, options, rng)\n", f"    {end}\n"))
+    method, net = METHODS["shrink"], torch.nn.Linear(2, 2)
+    data = RunData(*[None] * 4, num_classes=2, device=torch.device("cpu"))  # type: ignore[arg-type]
+    with pytest.raises(MethodError, match=expected) if expected else contextlib.nullcontext():
+        method.apply(net, data, method.options(), Seeds(study=0))
+
+
+@pytest.mark.parametrize("array", ["forget.pixels.labels_N", "retain.indices"])
+def test_an_installed_method_cannot_change_other_runs_images(array: str, entry, tiny, tmp_path):
+    """Law: one that writes on labels or on the order of images fails, and no other run sees it."""
+    entry(MODULE.replace("    fit(model", f"    data.{array}[:] = 0\n    fit(model"))
+    alone = generate(tiny(name="alone", populations={"finetune": {"count": 2}}), backend="inline")
+    mixed = generate(tiny(populations={"finetune": {"count": 2}, "mine": {"method": "shrink"}}), backend="inline")
+    assert (alone.made, mixed.made) == (3, 3)
+    (reason,) = mixed.failed.values()
+    assert "assignment destination is read-only" in reason
+    assert payload_bytes(tmp_path / "store" / "alone") == payload_bytes(tmp_path / "store" / "tiny")
 
 
 def test_an_installed_method_that_fails_hides_no_mistyped_name(entry):

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "validation"}
 _SPLITS |= {"valid": "validation", "validation": "validation", "dev": "validation", "eval": "test"}
+_NO_LABELS = ("nan", "none", "null", "n/a", "<na>", "nat", "unlabeled", "unlabelled")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
@@ -67,6 +68,17 @@ def alike(names: Sequence[str]) -> str:
         if other != name:
             return f"data.train: classes {other!r} and {name!r} are two, though only capitals or blanks differ"
     return ""
+
+
+def no_label(names: Sequence[str]) -> str:
+    """Return a remark where a name is how programs write that there is no label; else an empty text.
+
+    Among numbers, every other name is remarked on already (`data.tables`).
+    """
+    if any(map(_NUMBER.fullmatch, names)):
+        return ""
+    found = next((name for name in names if name.strip().casefold() in _NO_LABELS), "")
+    return found and f"data.train: a class is named {found!r}, which is how a missing label is often written"
 
 
 def _by_numbers(name: str) -> list[tuple[int, str]]:

@@ -43,6 +43,9 @@ _COLUMNS = (
     "position",
 )
 """Columns of a CSV file that hold ids, file names or positions; the first that it has."""
+_FORGETTING = {"forget", "forgotten", "unlearn", "delete", "deleted", "remove", "removed", "erase", "erased"}
+"""Words in the name of a column that says of each row whether it is to be forgotten."""
+_YES_OR_NO = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "y", "n"}
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle")
 _NUMBERS = re.compile(r"\[?\d+(?:[\s,;]+\d+)+[\s,;]*\]?")
 _SAVED = re.compile(r"\d\.\d{6,}e[+-]\d{2,3}")
@@ -51,12 +54,13 @@ Listed = list[tuple[str, str]]
 """Entries of a list: (where, image id or position)."""
 
 
-def read_ids(ids: str | Sequence[str], count: int | None = None) -> Listed:
+def read_ids(ids: str | Sequence[str], count: int | None = None, *, forget: bool = True) -> Listed:
     """Return the entries of a list in the study, or of a file.
 
     Args:
         ids: the list, or the file's path.
         count: number of images, which an array of booleans has to have; None where it is not known yet.
+        forget: whether it lists images to forget: then no column of a file may say that some rows are not meant.
 
     Raises:
         DataError: the file does not exist, or is of another kind.
@@ -81,10 +85,23 @@ def read_ids(ids: str | Sequence[str], count: int | None = None) -> Listed:
     name = next((one for one in _COLUMNS if one in table.columns), None)
     if name is None and len(table.columns) > 1:
         raise DataError(f"{ids}: no column 'image_id'; found {list(table.columns)}")
+    for column in table.columns if forget else ():
+        _check_column(ids, str(column), [str(cell).strip().lower() for cell in table[column]])
     if name is None:  # one column without a name: its first line is an entry, too
         only = str(table.columns[0])
         return [(f"{ids} line {i}", str(entry).strip()) for i, entry in enumerate([only, *table[table.columns[0]]])]
     return [(f"{ids} row {i}", str(image_id).strip()) for i, image_id in enumerate(table[name])]
+
+
+def _check_column(ids: str, column: str, cells: Sequence[str]) -> None:
+    """Refuse a column that says which of the rows are to be forgotten: a list names all of its rows."""
+    kinds, named = {*cells}, _FORGETTING & {*re.split(r"[^a-z]+", column.lower())}
+    if len(kinds) > 1 and ((named and kinds <= _YES_OR_NO) or "forget" in kinds):
+        raise DataError(
+            f"{ids}: column {column!r} says which rows are to be forgotten, with values such as "
+            f"{', '.join(map(repr, sorted(kinds)[:3]))}; all rows of a list are, whatever its other columns say: "
+            "keep the rows that are to be forgotten alone, without this column"
+        )
 
 
 def _entries(file: Path, count: int | None) -> list[str]:
@@ -153,10 +170,23 @@ def names_of(position: Mapping[str, int]) -> dict[str, dict[str, int]]:
     return found
 
 
-def by_name(text: str, names: Mapping[str, Mapping[str, int]], position: Mapping[str, int], where: str) -> int | None:
+def by_name(
+    text: str,
+    names: Mapping[str, Mapping[str, int]],
+    position: Mapping[str, int],
+    where: str,
+    elsewhere: Mapping[str, str] | None = None,
+) -> int | None:
     """Return the position of the only image with this file name, with or without folders and suffix; None for none.
 
     Where both the text and the image's id have folders, these agree from the file upwards.
+
+    Args:
+        text: the file name.
+        names: id -> position of images by the shorter forms of their ids (`names_of`).
+        position: id -> position.
+        where: the entry, for errors.
+        elsewhere: name of the folder of another source -> its split.
 
     Raises:
         DataError: several images have it, or a folder before the image's says that it is of another split.
@@ -166,7 +196,8 @@ def by_name(text: str, names: Mapping[str, Mapping[str, int]], position: Mapping
     parts = [text, *("/".join(path.parts[start:]) for start in range(1, len(path.parts)))]
     start = next((start for start, part in enumerate(parts) if part in position), None)
     if start is not None:
-        split = is_split(path.parts[start - 1]) if start else ""
+        folder = path.parts[start - 1] if start else ""
+        split = (elsewhere or {}).get(folder) or is_split(folder)
         if split in ("test", "validation"):
             raise DataError(
                 f"{where}: {text!r} is in a folder of {split} images, and only images of data.train are forgotten; "
@@ -225,6 +256,18 @@ def positions(listed: Listed, ids: Sequence[str], *, certain: bool) -> list[int]
                 "write the images' ids"
             )
     return found
+
+
+def no_position(listed: Listed, count: int) -> str:
+    """Return the error of the first number of an array that is no position; empty where it holds other than numbers."""
+    numbers = [whole(text.removeprefix("-")) for _, text in listed]
+    outside = (entry for entry, n in zip(listed, numbers, strict=True) if n is None or n >= count or "-" in entry[1])
+    where, text = next(outside, ("", ""))
+    return (
+        f"{where}: {text} is no position in data.train, which has 0 to {count - 1}"
+        if text and None not in numbers
+        else ""
+    )
 
 
 def no_image(text: str, position: Mapping[str, int], num_train: int) -> str:

@@ -273,6 +273,12 @@ class ImageSet:
         return ImageSet(self.pixels, np.concatenate([self.indices, other.indices]), self.scaling, labels)
 
 
+def read_only(*arrays: np.ndarray) -> None:
+    """Let writing on these arrays be a ValueError; tensors that share their memory stay as they are."""
+    for array in arrays:
+        array.setflags(write=False)
+
+
 EpochHook = Callable[[torch.nn.Module, int, float], None]
 
 

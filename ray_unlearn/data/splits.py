@@ -22,16 +22,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pyarrow as pa
 
 from ray_unlearn.data.class_names import same_number
-from ray_unlearn.data.id_lists import by_name, find, mask_of, names_of, no_image, positions, read_ids
+from ray_unlearn.data.id_lists import by_name, find, mask_of, names_of, no_image, no_position, positions, read_ids
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store.arrow import ipc_bytes, read_table
-from ray_unlearn.store.formats import stamped
+from ray_unlearn.store.splits import encode_splits
 from ray_unlearn.study.identity import digest
-from ray_unlearn.study.schema import Data
+from ray_unlearn.study.schema import Data, Source
 
 SPLITS = ("retain", "forget", "validation", "test")
 
@@ -67,37 +65,8 @@ class Splits:
         return {name: len(indexes) for name, indexes in self.sets.items()}
 
     def arrow(self, images: ImageTable) -> bytes:
-        """Return the splits as an Arrow IPC file: split, image_id, label, group, one row per image.
-
-        The schema's metadata hold `format`, `made_by` and, where the source has class names, a JSON list `class_names`;
-        `with_warnings` adds `warnings`.
-        """
-        names = [name for name, indexes in self.sets.items() for _ in indexes]
-        order = np.concatenate(list(self.sets.values()))
-        table = pa.table(
-            {
-                "split": pa.array(names).dictionary_encode(),
-                "image_id": pa.array([images.ids[i] for i in order], pa.string()),
-                "label": pa.array(images.labels_N[order], pa.int64()),
-                "group": pa.array([images.groups[i] for i in order], pa.string()),
-            }
-        )
-        names_of_classes = {"class_names": json.dumps(images.class_names)} if images.class_names else {}
-        metadata = {key: str(value) for key, value in stamped("splits", names_of_classes).items()}
-        return _file(table.replace_schema_metadata(metadata))
-
-
-def with_warnings(splits_arrow: bytes, warnings: Sequence[str]) -> bytes:
-    """Return a splits file with warnings about the images in its metadata, as a JSON list; the same bytes for none."""
-    if not warnings:
-        return splits_arrow
-    table = read_table(splits_arrow)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"warnings": json.dumps(warnings).encode()})
-    return _file(table)
-
-
-def _file(table: pa.Table) -> bytes:
-    return ipc_bytes(table)
+        """Return the splits as the file that is saved with the study."""
+        return encode_splits(self.sets, images.ids, images.labels_N, images.groups, images.class_names)
 
 
 def make_splits(data: Data, seeds: Seeds, images: ImageTable, forget_set: int = 0) -> Splits:
@@ -201,10 +170,12 @@ def _named(data: Data, images: ImageTable) -> np.ndarray:
         array = isinstance(data.forget.ids, str) and data.forget.ids.lower().endswith(".npy")
         found_positions = positions(listed, images.ids[: images.num_train], certain=array)
         places = [*(found_positions or places)]  # the starting kit's forget_idx
+        if array and found_positions is None and (problem := no_position(listed, images.num_train)):
+            raise DataError(problem)
     if any(place is None for place in places):
         names = names_of(position)
         places = [
-            by_name(text, names, position, where) if place is None else place
+            by_name(text, names, position, where, _elsewhere(data)) if place is None else place
             for (where, text), place in zip(listed, places, strict=True)
         ]
     found: dict[int, str] = {}
@@ -223,6 +194,17 @@ def _named(data: Data, images: ImageTable) -> np.ndarray:
     if not found:
         raise DataError("data.forget.ids: names no image; the forget set is empty")
     return np.array(sorted(found), dtype=np.int64)
+
+
+def _elsewhere(data: Data) -> dict[str, str]:
+    """Return the names of the folders that test and validation images come from, where those of train have others."""
+    folders = {
+        role: source.path.rstrip("/").rpartition("/")[2]
+        for role in ("train", "test", "validation")
+        if isinstance(source := getattr(data, role), Source) and isinstance(source.path, str)
+    }
+    train = folders.pop("train", "")
+    return {folder: role for role, folder in folders.items() if folder != train}
 
 
 def _selected(data: Data, seeds: Seeds, images: ImageTable, rest: np.ndarray) -> np.ndarray:

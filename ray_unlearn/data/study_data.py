@@ -19,17 +19,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_unlearn.data.class_names import alike, remark_on
+from ray_unlearn.data.class_names import alike, no_label, remark_on
 from ray_unlearn.data.copies import copies, few_images, straddling, words_of
 from ray_unlearn.data.near_copies import hashes, near_copies
 from ray_unlearn.data.node_cache import cache_folder
 from ray_unlearn.data.prepare import DecodeAll, Prepared, check_classes, in_place, prepare_source
 from ray_unlearn.data.rows import OpenSource, Role
 from ray_unlearn.data.sources import has_columns, open_source
-from ray_unlearn.data.splits import ImageTable, Splits, make_splits, with_warnings
+from ray_unlearn.data.splits import ImageTable, Splits, make_splits
 from ray_unlearn.errors import DataError
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Storage
+from ray_unlearn.store.splits import with_warnings
 from ray_unlearn.study.forget import Forget
 from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.schema import Columns, Data, Source, Study
@@ -289,7 +290,7 @@ def _assemble(
         further=tuple(further),
         shuffle=study.data.shuffle,
         warnings=(
-            *filter(None, (remark_on(study.data.forget.label, names or ()), alike(names or ()))),
+            *filter(None, (remark_on(study.data.forget.label, names or ()), alike(names or ()), no_label(names or ()))),
             *_empty_classes(names, num_classes, table.labels_N[: table.num_train]),
             *_untested(names, table.labels_N, table.num_train, splits),
             *straddling(splits.sets, table.groups),

@@ -18,6 +18,7 @@ from torch import nn
 
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods.presets import settings, tuned_presets
+from ray_unlearn.methods.returned import tensors_of, use_returned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.changes import Correction
 from ray_unlearn.study.plan import StartsFrom
@@ -30,8 +31,9 @@ class Method:
     """A registered method."""
 
     name: str
-    run: Callable[[nn.Module, RunData, Any, Seeds], None]
-    """(model on the device, what the run may see, options, the run's generators) -> None."""
+    run: Callable[[nn.Module, RunData, Any, Seeds], object]
+    """(model on the device, what the run may see, options, the run's generators) -> None; of an installed distribution,
+    what a script's function may return, too (`returned`)."""
     options: type[BaseModel]
     check: Callable[[nn.Module, Any, int], object] | None = None
     """(model, options, number of classes): raises MethodError where the net lacks what the method changes; called
@@ -63,7 +65,8 @@ class Method:
     reference: tuple[str, Mapping[str, Any]] | None = None
     """Population that the guarantee compares with: its method, and the options in which it differs."""
     distribution: Mapping[str, str] = field(default_factory=dict)
-    """Name and version of the installed distribution that it is of, set by the registry; empty for the package's."""
+    """Name and version of the installed distribution that it is of, and the digest of its files where the installation
+    is editable, set by the registry; empty for the package's."""
     no_resume: str | None = None
     """Why a run of it cannot go on from an epoch in its middle (`training.resuming`); empty: it can. None says nothing,
     which means that it can for the package's own methods, and that it cannot for an installed one."""
@@ -101,8 +104,16 @@ class Method:
         return self.not_captured
 
     def apply(self, model: nn.Module, data: RunData, options: BaseModel, rng: Seeds) -> None:
-        """Run it; without captured steps where it does not promise what they need."""
-        self.run(model, replace(data, engines=None) if self.why_not_captured else data, options, rng)
+        """Run it; without captured steps where it does not promise what they need.
+
+        Raises:
+            MethodError: it is of an installed distribution, and returned what is no result (`use_returned`).
+
+        """
+        before = tensors_of(model) if self.distribution else {}
+        returned = self.run(model, replace(data, engines=None) if self.why_not_captured else data, options, rng)
+        if self.distribution:
+            use_returned(self.name, returned, model, before)
 
     def defaults(self, study: Study) -> dict[str, Any]:
         """Return the options that the study's `training` block gives where the population is silent."""

@@ -9,7 +9,7 @@ A distribution adds a method by an entry point in its pyproject.toml; `METHOD` i
     theirs = "their_package.their_module:METHOD"
 
 Such a method is treated as the package's own, its aliases included, but its identity holds the distribution's name and
-version.
+version; of an editable installation (`pip install -e`), the digest of its files, too.
 
 Does not cover: scripts (`script`), whose text is their identity.
 """
@@ -18,13 +18,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ray_unlearn.errors import MethodError, first_line
 from ray_unlearn.methods.method import Method
-from ray_unlearn.usercode.sources import name_and_version
+from ray_unlearn.usercode.exits import stays
+from ray_unlearn.usercode.sources import is_editable, name_and_version, package_sha256
 
 GROUP = "ray_unlearn.methods"
 
@@ -104,7 +106,8 @@ def _loaded(entry: importlib.metadata.EntryPoint, own: Mapping[str, Method]) -> 
 
     """
     try:
-        method = entry.load()
+        with stays():
+            method = entry.load()
     except (Exception, SystemExit) as error:  # a module may raise anything on import
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise MethodError(f"method {entry.name!r} of {_of(entry)} cannot be imported: {reason}") from error
@@ -115,7 +118,7 @@ def _loaded(entry: importlib.metadata.EntryPoint, own: Mapping[str, Method]) -> 
         raise MethodError(
             f"method {entry.name!r} of {_of(entry)}: {entry.value}: expected a Method of that name; found {found}"
         )
-    return replace(method, distribution=_distribution(entry))
+    return replace(method, distribution=_distribution(entry) | _files_of(entry))
 
 
 def _of(entry: importlib.metadata.EntryPoint) -> str:
@@ -125,3 +128,11 @@ def _of(entry: importlib.metadata.EntryPoint) -> str:
 
 def _distribution(entry: importlib.metadata.EntryPoint) -> dict[str, str]:
     return name_and_version(entry.dist) if entry.dist else {"name": entry.value, "version": "unknown"}
+
+
+def _files_of(entry: importlib.metadata.EntryPoint) -> dict[str, str]:
+    """Return the digest of an editable installation's files, which are edited under one version; else nothing."""
+    file = sys.modules[entry.module].__file__
+    return (
+        {"files_sha256": package_sha256(entry.module, file)} if file and entry.dist and is_editable(entry.dist) else {}
+    )

@@ -1,4 +1,4 @@
-"""What a script's function returns: a net or a state dict instead of a change of the net that it got.
+"""What a script's function, or an installed method, returns: a net or a state dict instead of a change of its net.
 
     use_returned("mine.py:unlearning", returned, net, before)        # the net then holds what was returned
 
@@ -28,14 +28,15 @@ def use_returned(method: str, returned: Any, net: nn.Module, before: Mapping[str
     """Copy what a function returned into the net that it got and left alone; do nothing where it changed that net.
 
     Args:
-        method: the script's name, for errors.
+        method: its name, for errors.
         returned: what the function returned.
         net: the net that it got.
         before: the net's tensors before the call.
 
     Raises:
         MethodError: both the net and what was returned are changed, and differ; or the net cannot hold what was
-            returned; or the net was left alone, and what was returned holds no weights, or several nets'.
+            returned; or several other nets were returned; or the net was left alone, and what was returned holds no
+            weights.
 
     """
     if inspect.isgenerator(returned) or inspect.isawaitable(returned):
@@ -55,12 +56,18 @@ def use_returned(method: str, returned: Any, net: nn.Module, before: Mapping[str
                 "the result? Expected one of them: return nothing, or leave the first argument alone"
             )
         _load(method, net, state, what)
-    elif not changed and (found or not _is_plain(returned)):
+    elif found or (not changed and not _is_plain(returned)):
         what = f"{len(found)} nets or state dicts" if found else _described(returned)
+        did = "changed the net that it got" if changed else "left the net that it got as it was"
         raise MethodError(
-            f"method {method}: it left the net that it got as it was, and returned {what}; expected the net to be "
-            "changed, or one net or one state dict to be returned"
+            f"method {method}: it {did}, and returned {what}; expected the net to be changed, or one net or one state "
+            "dict to be returned"
         )
+
+
+def tensors_of(net: nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of a net's tensors, with which it is compared later."""
+    return {name: value.clone() for name, value in net.state_dict().items() if isinstance(value, torch.Tensor)}
 
 
 def _load(method: str, net: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:

@@ -42,7 +42,7 @@ from ray_unlearn.data.images import ImageSet, RunData, Scaling
 from ray_unlearn.data.order import draw_order
 from ray_unlearn.methods.explained import explained
 from ray_unlearn.methods.method import Method
-from ray_unlearn.methods.returned import use_returned
+from ray_unlearn.methods.returned import tensors_of, use_returned
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Block, Int
@@ -148,7 +148,7 @@ def script_method(method: str, source: str, planned: Mapping[str, Any]) -> Metho
 
     def run(model: nn.Module, data: RunData, options: ScriptOptions, rng: Seeds) -> None:
         check_script(method, source, planned)
-        before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+        before = tensors_of(model)
         # A seed that the script sets on import does not decide: the generators are seeded after it, too.
         with rng.global_state("script-import"), script_function(method, source) as function, rng.global_state("script"):
             with explained(method, options.batches):

@@ -260,7 +260,10 @@ def method_lines(method: Method) -> list[str]:
     for alias, implied in method.aliases.items():
         with_options = "".join(f" with {key}: {value}" for key, value in implied.items())
         lines.append(f"  also called: {alias}{with_options}")
-    lines += [f"  installed with: {' '.join(method.distribution.values())}"] * bool(method.distribution)
+    if method.distribution:
+        files = method.distribution.get("files_sha256", "")
+        editable = f" (editable; its files, {files[:12]}, are part of the identity)" if files else ""
+        lines.append(f"  installed with: {method.distribution['name']} {method.distribution['version']}{editable}")
     lines += [f"  read: {method.opened}"] * bool(method.opened)
     lines += [f"  open: {each}" for each in method.open]
     lines += [f"  states: {method.guarantee}"] * bool(method.guarantee)

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from ray_unlearn import models
-from ray_unlearn.data.images import ImageSet, RunData, Scaling
+from ray_unlearn.data.images import ImageSet, RunData, Scaling, read_only
 from ray_unlearn.errors import MethodError, RayUnlearnError
 from ray_unlearn.methods.resolve import method_of, why_no_resume
 from ray_unlearn.run.apart import RunsApart
@@ -53,6 +53,7 @@ from ray_unlearn.store.sharing import check_shared
 from ray_unlearn.study.plan import Run
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 from ray_unlearn.training.packed import Slot
+from ray_unlearn.usercode.exits import stays
 from ray_unlearn.usercode.fork_server import start as start_fork_server
 from ray_unlearn.usercode.memory import keep_freed_memory, resident_bytes
 
@@ -137,6 +138,7 @@ class Worker:
             study, splits = self._job.plan.study, self._job.data.splits_of(forget_set)
             scaling = Scaling.of(study.data.normalize)
             sets = {name: ImageSet(self._pixels, indexes, scaling) for name, indexes in splits.sets.items()}
+            read_only(self._pixels.labels_N, *splits.sets.values())  # a method that writes on them would change others
             self._by_forget_set[forget_set] = sets, output_sets(study, sets)
         return self._by_forget_set[forget_set]
 
@@ -174,7 +176,7 @@ class Worker:
         try:
             if self._job.isolates(run):
                 return [*self.flush(), *made_alone(self._job, str(self._device), run, attempt)]
-            with recorded(log):
+            with recorded(log), stays():
                 made = self._make(run, attempt, start, log)
         except (Exception, SystemExit) as error:  # a method that calls sys.exit fails its run, not the worker
             self._poisoned = self._device.type == "cuda" and not isinstance(error, RayUnlearnError | FailedApart)

@@ -6,6 +6,7 @@
     script_modules(Path("methods/mine.py"))      # [methods/shared.py, methods/nets/__init__.py, ...]
     module_files(Path("methods"), "nets")        # [methods/nets/__init__.py, ...]; empty where it is not there
     distribution_of(Path(".../site-packages/nets/tiny.py"))      # {"name": "nets", "version": "1.2.0"}
+    package_sha256("nets.tiny", "/home/me/nets/src/nets/tiny.py")       # of an editable installation
 
 No path is in an identity but those inside the folder. Of an installed module, its own file is hashed alone; its
 distribution's name and version identify the rest. This package itself is no user's code: a study may be next to its
@@ -18,9 +19,11 @@ Does not cover: imports by a computed name (`importlib.import_module(name)`); of
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import json
 import socket
 import tokenize
 from collections.abc import Iterable, Mapping
@@ -122,6 +125,23 @@ def module_identity(name: str, file: str | None, folder: str) -> dict[str, Any]:
     return found
 
 
+def package_sha256(name: str, file: str) -> str:
+    """Return the digest of all files of an imported module's package, and of what they import from beside it.
+
+    Args:
+        name: the module's full name.
+        file: its file.
+
+    Raises:
+        MethodError: one of the files is not Python.
+
+    """
+    path = Path(file)
+    root = path.parents[name.count(".") + (path.name == "__init__.py")]
+    found = sorted({path, *module_files(root, name.partition(".")[0])})
+    return digest([[one.relative_to(root).as_posix(), sha256_of(one)] for one in found])
+
+
 # Files
 
 
@@ -220,6 +240,13 @@ def name_and_version(distribution: importlib.metadata.Distribution) -> dict[str,
     The part of a version after `+` is left out: it names a build (`+cpu`, `+cu126`), not other code.
     """
     return {"name": distribution.name, "version": distribution.version.partition("+")[0]}
+
+
+def is_editable(distribution: importlib.metadata.Distribution) -> bool:
+    """Return whether a distribution is its author's folder: files may change while name and version do not."""
+    with contextlib.suppress(ValueError, AttributeError):  # no file, or one of another form
+        return bool(json.loads(distribution.read_text("direct_url.json") or "{}").get("dir_info", {}).get("editable"))
+    return False
 
 
 @functools.cache
