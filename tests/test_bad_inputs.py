@@ -347,7 +347,10 @@ def test_the_refused_change_is_shown(tmp_path: Path, capsys):
     assert main(changed_lr(tmp_path)) == 1
     lines = capsys.readouterr().err.splitlines()
     assert "  options.lr: 0.001 -> 0.01" in lines
-    assert lines[-1] == "Give the changed population another name, the study another name, or change it back."
+    assert (
+        lines[-1]
+        == "Rename the changed population or the study, leave the population out of the study file, or change it back."
+    )
 
 
 @pytest.mark.parametrize(
