@@ -209,7 +209,7 @@ def test_the_refusal_states_who_made_the_population(tmp_path: Path):
         assert lines[1] == "  options.lr: 0.001 -> 0.01"
         assert lines[-2:] == [
             f"It was made by ray-unlearn {said}.",
-            "Rename the changed population or the study, leave the population out of the study file, or change it back.",
+            "Rename the changed population or the study, leave the population out of the file, or change it back.",
         ]
 
 

@@ -88,9 +88,7 @@ def refusal(
     made_by = f"It was made by ray-unlearn {held.get('made_by', _UNSTATED)}."
     ours = ("format:", "revisions", *unrecorded)  # how a difference of versions begins, which no user can change back
     can_go_back = not changed or any(not line.startswith(ours) for line in changed)
-    advice = (
-        "Rename the changed population or the study, leave the population out of the study file, or change it back."
-    )
+    advice = "Rename the changed population or the study, leave the population out of the file, or change it back."
     if not can_go_back:
         advice = _ANEW
     named = [line.replace("method.script_sha256:", f"method.script_sha256 of {script}:") for line in changed]
