@@ -1,6 +1,6 @@
 """A fitted RBF classifier on one feature, and what needs its scores' signs and order alone.
 
-    classifier = RbfClassifier(SVC(gamma=1).fit(values_K[:, None], labels_K), values_K)
+    classifier = RbfClassifier(sklearn.svm.SVC(gamma=1).fit(...), values_K)
     classifier.scores(values_X)                  # its decision function, to the last bit
     classifier.below_zero(values_X)              # scores < 0, bool [X]
     ordered([classifier, ...], values_RX)        # [R, X]: less, equal and greater where the scores are
