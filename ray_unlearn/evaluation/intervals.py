@@ -24,17 +24,16 @@ mean on the subsets. Without it, `apart` was 10 % too small at N = 32 and 30 % t
 `parity` is so fine that this ratio is 1 (0.9 to 1.05), and it is left out there.
 
 F also is largest where both populations are alike, and an interval that reaches as far up as down covers equal
-populations in 97 to 99 %. Most of what images share is a shift that all have in common, and `common_shift` gives the
-values of F that this shift allows. So where it is known the ends of F's interval, and of a score's, are
+populations in 98 to 99 %. Most of what images share is a shift that all have in common, and `common_shift` gives the
+values of F that this shift allows. So where it is known the ends of F's interval are
 
-    value - sqrt(margin^2 + (value - lowest)^2)  and  value + sqrt(margin^2 + (highest - value)^2)
+    F - sqrt(margin^2 + (F - lowest)^2)  and  F + sqrt(margin^2 + (highest - F)^2)
 
 with the margin of what images have alone (`ALONE`) and of what they share beside that shift: the jackknife's variance
 less the square of F's change by a standard error of the shift (`REST`). Where there may be no shift, the lower end is
 often so far down that equal populations are never below it; then the upper end has what is left of the 5 %. They are
-`Error.below` and `above`. A score's sides are F's times its ratio to F, and less where its accuracies make good for a
-part of what F loses, by the jackknife's variances of both. Ranks and plans compare by `se`. Over originals and over
-several forget sets intervals are symmetric.
+`Error.below` and `above`. A score, ranks and plans go by `se`: a score also has accuracies, which make good for a part
+of what F loses. Over originals and over several forget sets intervals are symmetric.
 
 A mean of absolute values, such as the shift of the mean, is smallest where the values with their sign are around 0, and
 hardly changes there. A study in which the part that images share happens to cancel the true shift has a small value and
@@ -55,11 +54,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from ray_unlearn.evaluation.common_shift import CommonShift
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.outputs import Outputs
@@ -160,26 +160,18 @@ def standard_error(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error
         return Error(se=total**0.5, df=drawn.units - 1, above=None if above is None else max(total**0.5, above))
     points_KE = draws.points_KE
     each = float(points_KE.var(axis=0, ddof=1).sum()) / points_KE.shape[1] ** 2
-    f_K = draws.values["forgetting_quality"]
-    f, mean = float(f_K.mean()), float(values_K.mean())
+    f, mean = float(draws.values["forgetting_quality"].mean()), float(values_K.mean())
     if not f or not mean:
         return Error(se=total**0.5, df=drawn.units - 1)
-    ratio = mean / f  # of a score, which is F times two ratios
-    apart = each * ratio**2
+    apart = each * (mean / f) ** 2  # of a score, which is F times two ratios
     shared = max(variance - apart, 0) * drawn.factor
-    of_f = max(float(np.var(f_K, ddof=1)) - each, 0) * drawn.factor
-    alike = min(1.0, shared / (of_f * ratio**2)) ** 0.5 if of_f else 1.0
     apart *= _lattice(draws) if mode == "exact" else 1.0
     se, df = _of_two_parts(SHARED[mode] * shared, APART[mode] * apart, drawn.units - 1, drawn.units - 1)
-    below, above = _ends(draws, drawn, mode, (shared, apart), ratio * alike) or (None, None)
-    quantile = t_quantile(0.975, df)
-    return Error(
-        se=se,
-        df=df,
-        apart=(APART[mode] * apart) ** 0.5,
-        below=None if below is None else below / quantile,
-        above=None if above is None else above / quantile,
-    )
+    error = Error(se=se, df=df, apart=(APART[mode] * apart) ** 0.5)
+    if name != "forgetting_quality" or draws.shift is None:
+        return error
+    below, above = _sides(draws, draws.shift, (REST[mode] * max(shared - draws.shift.slope**2, 0), ALONE[mode] * apart))
+    return replace(error, below=below / t_quantile(0.975, df), above=above / t_quantile(0.975, df))
 
 
 def _of_two_parts(shared: float, apart: float, units: int, images: int) -> tuple[float, float]:
@@ -189,31 +181,23 @@ def _of_two_parts(shared: float, apart: float, units: int, images: int) -> tuple
     return (shared + apart) ** 0.5, both
 
 
-def _ends(
-    draws: Draws, drawn: Subsets, mode: Mode, parts: tuple[float, float], ratio: float
-) -> tuple[float, float] | None:
-    """Return how far the ends of F's interval, or of a score's, lie below and above it; None without a common shift.
+def _sides(draws: Draws, shift: CommonShift, parts: tuple[float, float]) -> tuple[float, float]:
+    """Return how far the ends of F's 95 % interval lie below and above it.
 
     Args:
-        draws: all runs' points and common shift.
-        drawn: the subsets.
-        mode: that of F.
-        parts: variances of what images share, by the jackknife, and of what they have alone on subsets.
-        ratio: how much the score changes where F changes by 1; 1 for F.
+        draws: points of all runs.
+        shift: their common shift.
+        parts: variances of what images share beside it, and of what they have alone.
 
     """
-    shift = draws.shift
-    if shift is None:
-        return None
-    shared, apart = parts
-    rest = REST[mode] * max(shared - (ratio * shift.slope) ** 2, 0.0)
-    se, df = _of_two_parts(rest, ALONE[mode] * apart, drawn.units - 1, len(draws.points_E))
-    value, quantile = float(draws.points_E.mean()), t_quantile(0.975, df)
+    value = float(draws.points_E.mean())
+    se, df = _of_two_parts(*parts, SHARED_DF, len(draws.points_E))
+    quantile = t_quantile(0.975, df)
     lowest, highest = shift.allowed()
-    below = math.hypot(quantile * se, ratio * max(0.0, value - lowest))
+    below = math.hypot(quantile * se, max(0.0, value - lowest))
     if shift.may_be_none and se:
         quantile = t_quantile(1 - max(0.025, 0.05 - _beyond(below / se)), df)
-    return below, math.hypot(quantile * se, ratio * max(0.0, highest - value))
+    return below, math.hypot(quantile * se, max(0.0, highest - value))
 
 
 def _above(name: str, draws: Draws, drawn: Subsets) -> float | None:
