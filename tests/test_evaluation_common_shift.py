@@ -43,7 +43,7 @@ def test_a_distance_is_the_statistic_of_welchs_test():
     ours_UE, theirs_RE = sides(0.4)
     sd_E = np.sqrt((ours_UE.var(axis=0, ddof=1) + theirs_RE.var(axis=0, ddof=1)) / 2)
     expected = ttest_ind((ours_UE / sd_E).mean(axis=1), (theirs_RE / sd_E).mean(axis=1), equal_var=False).statistic
-    shift = common_shift(ours_UE, theirs_RE, "exact")
+    shift = common_shift(ours_UE, theirs_RE, "exact", 0.1)
     assert shift is not None
     assert shift.distance == pytest.approx(expected)
     assert shift.wider == pytest.approx(2.0423 / 1.96, rel=1e-4)  # 30 degrees of freedom
@@ -53,7 +53,8 @@ def test_a_distance_is_the_statistic_of_welchs_test():
 def test_along_is_the_mean_of_f_over_chance_shifts(mode: str):
     """Law: F of moved images, averaged over 4,000 normal shifts, to 2 %; largest near a distance of 0."""
     ours_UE, theirs_RE = sides(1.0)
-    shift = common_shift(ours_UE, theirs_RE, cast("Mode", mode))
+    value = forgetting_quality(ours_UE, theirs_RE, mode).score
+    shift = common_shift(ours_UE, theirs_RE, cast("Mode", mode), value)
     assert shift is not None
     sd_E = np.sqrt((ours_UE.var(axis=0, ddof=1) + theirs_RE.var(axis=0, ddof=1)) / 2)
     error = (ours_UE / sd_E).mean(axis=1).mean() - (theirs_RE / sd_E).mean(axis=1).mean()
@@ -81,9 +82,9 @@ def test_allowed_values_lie_between_the_ends_of_the_distance():
 def test_images_that_do_not_vary_have_no_common_shift():
     """Law: constants do not move; one image that varies is enough."""
     still = np.zeros((8, 3))
-    assert common_shift(still, still + 1, "exact") is None
+    assert common_shift(still, still + 1, "exact", 0.1) is None
     one = still.copy()
     one[:, 1] = np.arange(8)
-    shift = common_shift(one, one[::-1] + 0.5, "exact")
+    shift = common_shift(one, one[::-1] + 0.5, "exact", 0.1)
     assert shift is not None
     assert np.isfinite(shift.along).all()

@@ -11,8 +11,9 @@ from ray_unlearn.evaluation.scores import Estimate, Growth
 
 
 def estimate(value: float, se: float, apart: float = 0.0, n: int = 16, df: float = 15) -> Estimate:
-    """Return an estimate."""
-    return Estimate(value=value, low=0.0, high=1.0, se=se, se_apart=apart, df=df, n=n)
+    """Return an estimate with a symmetric interval."""
+    half = t_quantile(0.975, df) * se
+    return Estimate(value=value, low=value - half, high=value + half, se=se, se_apart=apart, df=df, n=n)
 
 
 def test_what_images_share_shrinks_and_what_they_have_alone_does_not() -> None:
@@ -31,6 +32,14 @@ def test_widths_and_separations_of_a_study() -> None:
     assert [(one.first, one.second) for one in found.separations] == [("a", "b"), ("b", "c")]
     assert 16 < (found.separations[0].runs or 0) < 64
     assert found.separations[1].runs is None
+
+
+def test_widths_are_in_proportion_to_the_interval_that_is_there() -> None:
+    """Law: a width at N is that of the interval, whose sides may differ; at four times N half of it."""
+    one = estimate(0.2, 0.04, df=1e9).model_copy(update={"low": 0.1, "high": 0.22})
+    found = plan("forgetting_quality", {"a": one}, {})
+    assert found is not None
+    assert found.widths["a"][0::2][:2] == pytest.approx((0.12, 0.06))
 
 
 def test_widths_fall_as_f_does() -> None:

@@ -11,7 +11,7 @@ from ray_unlearn.evaluation.scores import Estimate
 
 def estimate(value: float, se: float = 0.01, n: int = 32) -> Estimate:
     """Return an estimate with a standard error, known as well as can be."""
-    return Estimate(value=value, low=value, high=value, se=se, df=1e6, n=n)
+    return Estimate(value=value, low=value - 1.96 * se, high=value + 1.96 * se, se=se, df=1e6, n=n)
 
 
 def places(values: dict[str, float], draws: dict | None = None, **given: float) -> dict[str, tuple[int, int]]:
@@ -45,6 +45,15 @@ def test_an_early_look_widens_no_interval():
     assert [(one.low, one.high) for one in late.values()] == [(one.low, one.high) for one in early.values()]
     assert [late[name].best for name in "abc"] == [3, 2, 1]
     assert [early[name].worst for name in "abc"] == [3, 3, 1]
+
+
+def test_intervals_at_once_keep_the_sides_of_each():
+    """By hand: of two populations at once, 2.2414 errors a side instead of 1.96; an end at 0 stays there."""
+    wide = {"low": 0.0, "high": 0.20 + 1.96 * 0.02}
+    values = {"a": estimate(0.20).model_copy(update=wide), "b": estimate(0.1)}
+    found = ranks("forgetting_quality", values, {})
+    assert (found["a"].low, found["a"].high) == pytest.approx((0.0, 0.20 + 2.2414 * 0.02), abs=1e-5)
+    assert (found["b"].low, found["b"].high) == pytest.approx((0.1 - 0.022414, 0.1 + 0.022414), abs=1e-5)
 
 
 def test_what_does_not_compare_has_no_place():

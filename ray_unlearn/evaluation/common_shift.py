@@ -1,6 +1,6 @@
 """F along the shift that all images have in common, and the values of F that this shift allows.
 
-    shift = common_shift(unlearned_UE, retrained_RE, "exact")    # CommonShift(distance=1.3, along=..., ...)
+    shift = common_shift(unlearned_UE, retrained_RE, "exact", f) # CommonShift(distance=1.3, along=..., ...)
     lowest, highest = shift.allowed()                            # of the mean of F over studies
 
 A model that is better than another is better at many images, so that the runs' mean phi moves together on all images.
@@ -78,13 +78,14 @@ class CommonShift:
         return float(after - before) / 2
 
 
-def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode) -> CommonShift | None:
+def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode, value: float) -> CommonShift | None:
     """Return the shift that all images have in common; None where no image varies, or the images' mean does not.
 
     Args:
         unlearned_UE: phi of the unlearned models, [runs, images].
         retrained_RE: phi of the retrained models; in `parity` as many runs.
         mode: that of F.
+        value: their F, without any shift.
 
     """
     from scipy.special import stdtrit
@@ -98,7 +99,9 @@ def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode)
     error = float(np.sqrt(ours_U.var(ddof=1) / len(ours_U) + theirs_R.var(ddof=1) / len(theirs_R)))
     if not error:
         return None
-    moved = [forgetting_quality(unlearned_UE + by * error * sd_E, retrained_RE, mode).score for by in _MOVES]
+    moved = [
+        forgetting_quality(unlearned_UE + by * error * sd_E, retrained_RE, mode).score if by else value for by in _MOVES
+    ]
     shifts = _ALONG[:, None] + _CHANCE
     return CommonShift(
         distance=float(ours_U.mean() - theirs_R.mean()) / error,

@@ -169,7 +169,7 @@ def values_on(
         halves={name: np.array([one.halves[name] for one in found]) for name in halved},
         signed={name: np.array([one.signed[name] for one in found]) for name in signed},
         signed_E=_signed(whole, signed) if whole else {},
-        shift=common_shift(*whole.phi("forget"), settings.mode) if whole and scored else None,
+        shift=common_shift(*whole.phi("forget"), settings.mode, f_of(whole)) if whole and scored else None,
         first=first,
     )
 

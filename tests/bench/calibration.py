@@ -146,7 +146,7 @@ def f_alone(unlearned: Outputs, reference: Outputs, drawn: Subsets, mode: Mode) 
     theirs = np.concatenate([phi_RE[rows] for _, rows in drawn.pairs], axis=1)
     points_KE = forgetting_quality(ours, theirs, mode).points_E.reshape(len(drawn.pairs), -1)
     whole = forgetting_quality(phi_UE, phi_RE, mode)
-    shift = common_shift(phi_UE, phi_RE, mode)
+    shift = common_shift(phi_UE, phi_RE, mode, whole.score)
     draws = Draws(values={F: points_KE.mean(axis=1)}, points_KE=points_KE, points_E=whole.points_E, shift=shift)
     return {F: whole.score}, draws
 
