@@ -12,6 +12,7 @@ Does not cover: the work of a subcommand, which is done in the room that it call
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ends_within(GRACE_S), interrupts():
             given = list(arguments) if arguments is not None else None
-            return int(app(args=given, prog_name="ray-unlearn", standalone_mode=False) or 0)
+            return int(_command()(args=given, prog_name="ray-unlearn", standalone_mode=False) or 0)
     except SystemExit as done:  # how the command line framework ends, with our exit codes
         return done.code if isinstance(done.code, int) else 1
     except Interrupted as stop:
@@ -101,6 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         return _shown(error)
+
+
+@functools.cache
+def _command() -> Any:
+    """Return the command line as the framework runs it, which takes 18 ms to build; a process may run many commands."""
+    return typer.main.get_command(app)
 
 
 def _shown(error: Any) -> int:
