@@ -3,8 +3,6 @@
 Does not cover: anything else.
 """
 
-import sys
+from ray_unlearn.cli import run
 
-from ray_unlearn.cli import main
-
-sys.exit(main())
+run()

@@ -67,6 +67,17 @@ class StoreError(RayUnlearnError):
     """The study's folder cannot be read or written."""
 
 
+def check_new(path: Path, more: str = "") -> None:
+    """Refuse to write over a file or folder; `more` ends the message.
+
+    Raises:
+        StudyError: it exists.
+
+    """
+    if path.exists():
+        raise StudyError(f"{path}: exists already and is not overwritten; choose another name{more}")
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn a failure of the system inside this block into a `StoreError` that names the file or folder."""
@@ -141,7 +152,8 @@ _TOO_MANY = 5000  # names to compare: a second's work
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text; the name of its type where it has none; of an exit, the call."""
     if isinstance(error, SystemExit):
-        return f"it calls sys.exit({'' if error.code is None else repr(error.code)})"
+        code = "" if error.code is None else repr(error.code)
+        return f"it calls {getattr(error, 'call', f'sys.exit({code})')}"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

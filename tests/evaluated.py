@@ -145,4 +145,4 @@ def evaluated_study(folder: Path, counts: Mapping[str, int]) -> Path:
 
 def leave_fits_out(patch: pytest.MonkeyPatch) -> None:
     """Leave the fits of the logistic attack out: they are nearly all of a small evaluation's time."""
-    patch.setattr("ray_unlearn.evaluation.measures.logistic_attack.simple_attack", lambda *_: 0.5)
+    patch.setattr("ray_unlearn.evaluation.measures.logistic_attack.simple_attack", lambda *_, **__: 0.5)

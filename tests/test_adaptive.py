@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from confidences import recipe
-from conftest import TINY, merged
+from conftest import TINY, merged, write_study
 from scored import METHODS, make_scores
 
 from ray_unlearn.cli import all_, main
@@ -27,6 +27,7 @@ from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import Estimate, Rank
 from ray_unlearn.monitor.watch import Driver, Look, Made
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.events import EventReader
 from ray_unlearn.study import Study, parse_study
 from ray_unlearn.study.adaptive import UpTo
 
@@ -114,9 +115,10 @@ def test_a_watch_knows_that_a_decided_study_needs_no_more_runs(tmp_path: Path, c
     assert ends(16, 16, 16) == 3
 
 
-def test_a_warning_is_said_at_the_first_look_alone(monkeypatch: pytest.MonkeyPatch):
-    """Law: every look's `generate` is given the same set of warnings that were printed."""
+def test_every_look_says_that_it_scores_and_a_warning_is_said_at_the_first(tmp_path: Path, monkeypatch):
+    """Law: every look's `generate` is given the same set of warnings that were printed, and its scores have a log."""
     sets: list[set[str]] = []
+    study = study_of(retrained=UNTIL, a=UNTIL, b=UNTIL).model_copy(update={"storage": str(tmp_path)})
     monkeypatch.setattr("ray_unlearn.evaluation.evaluate.evaluate", lambda *_, **__: None)
     monkeypatch.setattr("ray_unlearn.evaluation.decided.decided", lambda *_: "")
 
@@ -124,8 +126,10 @@ def test_a_warning_is_said_at_the_first_look_alone(monkeypatch: pytest.MonkeyPat
         sets.append(said)
         return SimpleNamespace(exit_code=0)
 
-    all_._decided(study_of(retrained=UNTIL, a=UNTIL, b=UNTIL), make, Backend.inline, None)  # type: ignore[arg-type]
+    all_._decided(study, make, Backend.inline, None)  # type: ignore[arg-type]
     assert len(sets) == 4
+    logs = EventReader(StudyStore(open_storage(str(tmp_path)), study.name)).logs()
+    assert [[event["event"] for event in log] for log in logs.values()] == [["scoring", "ended"]] * 4
     assert all(one is sets[0] for one in sets)
 
 
@@ -255,8 +259,7 @@ def test_six_populations_on_digits_stop_when_they_are_decided(tmp_path: Path, ca
         "outputs": {"splits": ["retain", "forget", "test"]},
         "evaluation": {"reference": "retrained"},
     }
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(merged(TINY, changes)))
+    file = write_study(tmp_path, **changes)
     assert main(["all", str(file), "--backend", "inline"]) == 0
     said = capsys.readouterr().out
     print(said)

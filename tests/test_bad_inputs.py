@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
-from conftest import TINY, merged
+from conftest import write_study
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -25,9 +24,7 @@ Case = Callable[[Path], list[str]]
 
 def generate(folder: Path, *more: str, **changes: Any) -> list[str]:
     """Write TINY with changes into `folder`; return the command that generates it inline."""
-    file = folder / "study.yaml"
-    file.write_text(yaml.safe_dump(merged(TINY | {"storage": "store"}, changes), sort_keys=False))
-    return ["generate", str(file), "--backend", "inline", *more]
+    return ["generate", str(write_study(folder, **changes)), "--backend", "inline", *more]
 
 
 def from_text(folder: Path, text: str) -> list[str]:

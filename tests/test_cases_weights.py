@@ -373,6 +373,10 @@ KINDS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
         ("under 'model'", "found['model'].state_dict()"),
     ),
     "an attack": (lambda: saved({"model": STATE, "x": Attack()}), ("reading it would run posix.mkdir", "attack")),
+    "an attack, oldest format": (
+        lambda: saved({"model": STATE, "x": Attack()}, _use_new_zipfile_serialization=False),
+        ("reading it would run posix.mkdir", "attack"),
+    ),
     "plain pickle": (
         lambda: pickle.dumps(STATE),
         ("a plain pickle, which torch.save did not write", "pickle.loads(pathlib.Path("),
@@ -485,6 +489,14 @@ SPECIAL: dict[str, tuple[Callable[[], State], str]] = {
         "tensor '0.weight': expected fractions; found int8, as in a net that was quantised",
     ),
     "NaN": (lambda: STATE | {"1.bias": torch.full((4,), torch.nan)}, "tensor '1.bias' holds NaN or infinity"),
+    "NaN statistics": (
+        lambda: STATE | {"1.running_mean": torch.full((4,), torch.nan)},
+        "'1.running_mean' holds NaN or",
+    ),
+    "whole statistics": (
+        lambda: STATE | {"1.running_var": torch.ones(4, dtype=torch.int8)},
+        "tensor '1.running_var': expected fractions; found int8",
+    ),
     "too large": (
         lambda: STATE | {"1.bias": torch.full((4,), 1e300, dtype=torch.double)},
         "tensor '1.bias' holds NaN or inf",
@@ -508,11 +520,17 @@ SPECIAL: dict[str, tuple[Callable[[], State], str]] = {
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("case", SPECIAL)
 def test_c_weights_of_another_net(case: str):
-    """Law: a state dict that does not fit is refused with a tensor's name, and by its kind where it has one."""
+    """Law: a state dict that does not fit is refused with a tensor's name, and by its kind where it has one.
+
+    The net keeps its weights.
+    """
     make, said = SPECIAL[case]
+    net = small()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     with pytest.raises(ModelError) as caught:
-        models.load_weights(small(), make(), "w.pth", num_classes=10)
+        models.load_weights(net, make(), "w.pth", num_classes=10)
     assert said in str(caught.value), str(caught.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 def test_c_weights_of_a_net_that_scaled_pixels_up_to_255():
@@ -587,18 +605,26 @@ def test_c_weights_that_no_training_leaves(change: State, said: str):
 
 
 def test_c_weights_at_chance_are_said_to_be(tiny: Callable[..., Study], tmp_path: Path):
-    """Law: a file that fits by its shapes and knows nothing of the images is named before any run, no trained one."""
+    """Law: a file that fits by its shapes and knows nothing of the images is named before any run, no trained one; so
+    is one whose net has two classes in each other's place."""
     generate(tiny(populations={"finetune": None}, training={"epochs": 20}), backend="inline")
     (trained,) = (tmp_path / "store").rglob("model.safetensors")
     (tmp_path / "random.pth").write_bytes(saved(small().state_dict()))
+    state, order = safetensors.torch.load(trained.read_bytes()), [*range(6), 9, 7, 8, 6]
+    head = {name: state[name][order] for name in ("14.weight", "14.bias")}
+    (tmp_path / "swapped.pth").write_bytes(saved(state | head))
     lines = [
         line
-        for file in (trained, tmp_path / "random.pth")
+        for file in (trained, tmp_path / "random.pth", tmp_path / "swapped.pth")
         for line in open_job(
             tiny(populations={"original": {"weights": str(file), "method": None, "on": None}}, name="other")
         ).remarks
-        if "no more than chance" in line
+        if "the order of the classes" in line
     ]
-    assert len(lines) == 1
+    assert len(lines) == 2
+    assert (
+        "swapped.pth: its net takes most training images of some classes for those of another (6 for 9, 9 for 6)"
+        in lines[1]
+    )
     assert "random.pth: its net is right on " in lines[0]
     assert " of 64 training images, and " in lines[0]

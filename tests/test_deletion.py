@@ -23,15 +23,17 @@ from safetensors.torch import load_file
 
 import ray_unlearn as ru
 from ray_unlearn.cli import main
-from ray_unlearn.deletion import Deletion, Request, files, making, words
+from ray_unlearn.deletion import Deletion, Request, files, making, original, words
 from ray_unlearn.deletion.findings import Findings, _larger
-from ray_unlearn.deletion.request import budget_s
-from ray_unlearn.errors import ModelError, StudyError
+from ray_unlearn.deletion.request import budget_s, write
+from ray_unlearn.errors import ModelError, PopulationChanged, StudyError
+from ray_unlearn.evaluation.outputs import read_outputs
 from ray_unlearn.generation import Summary
 from ray_unlearn.models import small_cnn
 from ray_unlearn.schedule.events import Ended
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study import Run, load_study
+from ray_unlearn.wording import percent
 
 TRAINING = {"epochs": 8, "lr": 1e-2, "batch_size": 16, "schedule": "constant", "weight_decay": 0.0}
 FORGOTTEN = ["dark/00.png", "dark/01.png", "light/02.png"]
@@ -90,7 +92,7 @@ def ask(place: Path, tmp_path: Path) -> Ask:
             "budget": "10m",
             "backend": "inline",
             "most": 1,
-            "say": lambda line: None,
+            "log": lambda line: None,
         }
         return ru.forget(**(values | changes))
 
@@ -121,10 +123,40 @@ def check_images_of_the_report(study: Path, place: Path) -> None:
         ru.report(load_study(study), "csv", images=True)
 
 
+def check_it_is_the_model_that_is_described(found: Deletion, store: StudyStore) -> None:
+    """Law: accuracy and confidence of `it` are those of the file that is handed out, and the mean is called a mean."""
+    splits = read_outputs(store, "unlearned", store.made("unlearned")).splits
+    first, mean = (percent(each) for each in (splits["test"].accuracy_R[0], splits["test"].accuracy_R.mean()))
+    verdict, (confidence, *_) = words.verdict(found.findings), words.reasons(found.findings)
+    assert re.search(rf"(to|at) {first} % \(mean of all 5 unlearned models: {mean} %\)\.$", verdict)
+    ours_RE = np.exp(-splits["forget"].loss_RN)
+    mean = f"(mean of all 5 unlearned models: {percent(ours_RE.mean())} %)"
+    assert f"{percent(ours_RE[0].mean())} % after {mean}" in confidence
+
+
+def check_a_later_request(ask: Ask, place: Path, tmp_path: Path) -> None:
+    """Law: a request for the model that an earlier one wrote names that one's images, which it would learn again;
+    a list that was edited in place is another request."""
+    for name, listed in (("one", [FORGOTTEN[0], "light/05.png"]), ("all", [*FORGOTTEN, "light/05.png"])):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["image_id", *listed]) + "\n")
+    asked = Request(
+        model=str(tmp_path / "out/model.pth"), arch="small_cnn", data=str(place / "photos"), ids="", test="x"
+    )
+    files = [write(replace(asked, ids=str(tmp_path / f"{name}.csv")), tmp_path / name) for name in ("one", "all")]
+    (line,), none = (original.warnings(load_study(file)) for file in files)
+    assert "model.pth was made to forget 3 images" in line
+    assert "2 of them, such as 'dark/01.png', are not in this list" in line
+    assert none == original.warnings(load_study(tmp_path / "out/study.yaml")) == []
+    other = tmp_path / "out/study.yaml"
+    other.write_text(other.read_text().replace(str(place / "delete.csv"), str(tmp_path / "one.csv")))
+    with pytest.raises(PopulationChanged, match="its models were made for another request: the list, the images, or"):
+        making.forget_study(other, seconds=1, backend="inline", say=lambda line: None)
+
+
 def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask, place: Path, tmp_path: Path, capsys):
     """Law: the model is unlearned run 0 in both files; the page names each image, what was tested, and its limits."""
     said: list[str] = []
-    found = ask(most=5, say=said.append)
+    found = ask(most=5, log=said.append)
     assert capsys.readouterr().err.count("warning: data.forget: 3 images") == 1, "once, not for each stage"
     assert said[0].startswith("model.pth: accuracy ")
     assert "% on 57 retained images, " in said[0]
@@ -147,6 +179,7 @@ def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask,
     assert [one.image_id for one in found.findings.images] == FORGOTTEN
     assert all(one.epsilon is not None for one in found.findings.images)
     assert found._repr_html_().startswith("<iframe srcdoc=")
+    check_it_is_the_model_that_is_described(found, StudyStore(open_storage(str(out)), "deletion"))
     check_images_of_the_report(out / "study.yaml", place)
     again = ask(most=5)  # the same request in the same folder: nothing is made, the same is written
     assert again.page.read_text() == page
@@ -155,6 +188,7 @@ def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask,
     assert main(["forget", str(out / "study.yaml"), "--budget", "1s", "--backend", "inline"]) == 0
     with pytest.raises(StudyError, match=r"another request is there \(populations.unlearned.method: \"finetune\" ->"):
         ask(method="scrub")
+    check_a_later_request(ask, place, tmp_path)
 
 
 def test_without_retrained_models_there_is_a_page_that_claims_nothing(ask: Ask):
@@ -172,7 +206,7 @@ def test_too_few_models_for_a_test_are_said_with_the_budget_that_is_enough(ask: 
     """Law: the page and the progress name a budget that the command takes."""
     monkeypatch.setattr(making, "_retraining_s", lambda *_: -math.inf)  # one pair is tried, whatever is left
     said: list[str] = []
-    page = ask(budget="0.01s", most=5, say=said.append).page.read_text()
+    page = ask(budget="0.01s", most=5, log=said.append).page.read_text()
     budget = re.search(r"1 of each are too few for a test; --budget (\d+m) is about enough for 5", said[-1] + page)
     assert budget is not None
     assert budget_s(budget[1]) >= 120
@@ -320,7 +354,7 @@ def test_the_command_that_repeats_a_request_names_its_file_and_overrides(
 
 
 def test_held_out_images_that_the_model_was_trained_on_are_warned_of(ask: Ask):
-    """Law: without test images a tenth is held out of the training images, and the page says what that means."""
+    """Law: without test images a tenth is held out, and the page says what that means; `say` is `log`, too."""
     said: list[str] = []
     found = ask(test=None, budget="1s", say=said.append)
     assert any("the original was trained on them" in line for line in said)
@@ -399,7 +433,7 @@ def test_the_verdict_follows_the_test_and_names_lost_accuracy(ask: Ask):
     same = replace(found, scores=found.scores.model_copy(update={"tests": alike}))
     assert words.verdict(same).startswith("No difference was found")
     assert "would have shown a difference of" in " ".join(words.tested(same))
-    after = replace(found.sides["unlearned"], accuracy=found.sides["unlearned"].accuracy | {"test": 0.5})
+    after = replace(found.sides["unlearned"], first_test=0.5)
     costly = replace(same, sides=found.sides | {"unlearned": after})
     assert "It paid with accuracy" in words.verdict(costly)
     few = replace(apart, sides=found.sides | {"retrained": replace(found.sides["retrained"], runs=4)})

@@ -9,9 +9,11 @@ import pytest
 from test_epsilon import awkward
 
 from ray_unlearn.evaluation import compiled
+from ray_unlearn.evaluation.attack_errors import from_rates
 from ray_unlearn.evaluation.epsilon import ExampleEpsilons, example_epsilons
 from ray_unlearn.evaluation.lower_bounds import _best_pair, epsilon_lower_bounds
 from ray_unlearn.evaluation.measures.klom import klom
+from ray_unlearn.evaluation.measures.logistic_attack import _fit
 from ray_unlearn.evaluation.measures.rmia import rmia
 from ray_unlearn.evaluation.measures.svc_efficacy import svc_forget_efficacy, svc_scores
 from ray_unlearn.evaluation.measures.u_lira import u_lira
@@ -144,13 +146,23 @@ def test_rmia_and_klom_are_those_of_numpy(scale: float, digits: int, monkeypatch
     assert defined == found
 
 
+@pytest.mark.parametrize("scale", [0.01, 1.0, 60.0])
+def test_a_logistic_fit_is_scikit_learns(scale: float) -> None:
+    """Law: weight and intercept to the last bit, of losses of any range, with ties, and of one value alone."""
+    rng, member = np.random.default_rng(12), np.repeat([0.0, 1.0], [40, 25])
+    samples = [np.append(rng.gamma(0.7, scale, 40), rng.gamma(0.4, scale, 25)) for _ in range(8)]
+    samples += [np.round(samples[0], 1), -samples[1], np.full(65, scale)]
+    found, defined = ([_fit(values, member, compiled=how) for values in samples] for how in (True, False))
+    assert found == defined
+
+
 def test_a_classifiers_scores_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: to the last bit, also for images without doubt, far from all others, and with merged images."""
     rng = np.random.default_rng(8)
     retain, test, forget = rng.beta(5, 1, 700), rng.beta(2, 1, 1200), np.append(rng.beta(3, 1, 60), [0, 1, 1e-300, 40])
 
     def compute() -> list[object]:
-        scores = svc_scores(retain, test, forget, np.random.default_rng(1))
+        scores = svc_scores([retain], [test], [forget], lambda: np.random.default_rng(1))
         share = svc_forget_efficacy(retain, test, forget, np.random.default_rng(1))
         return [share, *(one.tolist() for one in scores)]
 
@@ -191,11 +203,19 @@ def test_u_lira_is_that_of_numpy(digits: int, runs: tuple[int, int], monkeypatch
     assert defined == found
 
 
-def test_of_equal_attacks_the_first_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Law: by table, then left end, then right end, as NumPy's argmax; a table of -inf alone has a first one too."""
-    rng = np.random.default_rng(11)
-    counts = [np.sort(rng.integers(0, 5, 12)) for _ in range(2)]
-    tables = [rng.integers(0, 4, (2, 5, 5)).astype(np.float64), np.full((2, 5, 5), -np.inf)]
-    defined, found = both_ways(monkeypatch, lambda: [_best_pair(counts[0], counts[1], table) for table in tables])
+@pytest.mark.parametrize("sizes", [(1, 9), (9, 1), (6, 6), (40, 25)])
+def test_of_equal_attacks_the_first_is_chosen(sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: by table, then left end, then right end, as NumPy's argmax, with ties between the sides and within them.
+
+    A table of -inf alone has a first one too.
+    """
+    rng, order = np.random.default_rng(11), from_rates(*sizes, 0.025)
+    tables = [np.stack([order[::-1], order[:, ::-1]]), np.full((2, *order.shape), -np.inf)]
+    samples = [[np.round(rng.normal(0, 3, size), digits) for size in sizes] for digits in [0] * 40 + [1] * 10]
+    counts = []
+    for sides in samples:
+        values = np.unique(np.concatenate(sides))
+        counts.append([np.append(np.searchsorted(np.sort(side), values), len(side)) for side in sides])
+    defined, found = both_ways(monkeypatch, lambda: [_best_pair(*both, table) for table in tables for both in counts])
     assert defined == found
-    assert found[1] == (0, 0, 1)
+    assert found[-1] == (0, 0, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,10 @@ from samples import write_parquet
 
 from ray_unlearn.errors import ClusterError, MethodError, RayUnlearnError
 from ray_unlearn.generation import driver, generate
+from ray_unlearn.generation.checks import Checks
+from ray_unlearn.generation.preflight import import_what_runs_need
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.usercode.memory import address_space
 
 MISSING = {
     "a table": ({"data": {"train": "none.parquet"}}, "none.parquet: no such file"),
@@ -165,6 +169,37 @@ def test_an_environment_that_is_not_whole_is_one_line(tiny, monkeypatch, backend
         RayUnlearnError, match=r"cannot be imported: (ModuleNotFound|Import)Error: .*not whole: `uv sync"
     ):
         generate(tiny(), backend=backend)
+
+
+class Unmapped:
+    """An importer of this process, to which the kernel gives no more addresses."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "ray_unlearn.run.worker":
+            raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+
+
+def test_a_limit_of_addresses_that_the_libraries_leave_nothing_of_is_named(tiny, monkeypatch):
+    """Law: under `ulimit -v`, where threads would not start and libraries abort or hang, one error says what to do."""
+    (soft, hard), more = resource.getrlimit(resource.RLIMIT_AS), 2**30
+    import_what_runs_need()
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (address_space() + more // 2, hard))
+        with pytest.raises(RayUnlearnError, match=r"limited to \d+\.\d GiB .* its libraries take .*`ulimit -v unlim"):
+            import_what_runs_need()
+        monkeypatch.delitem(sys.modules, "ray_unlearn.run.worker")
+        monkeypatch.setattr(sys, "meta_path", [Unmapped(), *sys.meta_path])
+        with pytest.raises(RayUnlearnError, match=r"limited to .*failed to map segment .*`ulimit -v unlimited"):
+            import_what_runs_need()
+        checks = Checks(tiny())
+        checks.with_torch()
+        assert "failed to map segment" in "".join(checks.problems)
+        monkeypatch.undo()
+        resource.setrlimit(resource.RLIMIT_AS, (address_space() + 2 * more, hard))
+        import_what_runs_need()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def test_tf32_on_a_cpu_is_refused_once_before_any_run(tiny, tmp_path):

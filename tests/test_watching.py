@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import TINY, merged
+from conftest import write_study
 from evaluated import evaluated_store, evaluated_study
 from plans import finetune, plan_of, record_of
 
@@ -219,20 +218,25 @@ def test_a_driver_of_this_machine_whose_process_is_gone_is_known_at_once(making:
     assert making.look().driver is Driver.working
 
 
-def test_between_two_looks_of_an_adaptive_study_its_command_goes_on(making: Making):
-    """Law: `all` scores for as long as it takes between two logs; while its process lives here, it has not ended."""
-    study = making.plan.study
+def test_between_two_logs_of_runs_an_adaptive_studys_command_is_at_its_scores(making: Making):
+    """Law: `all` scores for as long as it takes, and says so in a log; a process that lives on, as a notebook's, does
+    not keep a watch from its end."""
+    study, here = making.plan.study, {"host": os.uname().nodename, "pid": os.getpid()}
     grows = study.populations["finetune"].model_copy(update={"count": UpTo(up_to=100)})
     adaptive = study.model_copy(update={"populations": {**study.populations, "finetune": grows}})
-    host = os.uname().nodename
-    for pid, expected in ((os.getpid(), Driver.none), (2**22 + 1, Driver.ended)):  # above Linux's largest pid
-        making.lines.clear()
-        making.event("begun", 0, host=host, pid=pid)
-        making.event("ended", 1)
-        for one, state in ((study, Driver.ended), (adaptive, expected)):
-            making.watch = Watch(one, making.store, making.clock)
-            making.look()
-            assert making.look(after_s=PATIENCE_S + 1).driver is state
+    making.watch = Watch(adaptive, making.store, making.clock)
+    making.event("begun", 0, **here)
+    making.event("ended", 1)
+    assert making.look().driver is Driver.none
+    assert making.look(after_s=PATIENCE_S + 1).driver is Driver.ended
+    making.another("scoring", **here)
+    assert making.look().driver is Driver.scoring
+    making.another("scoring", "alive", **here)
+    assert making.look(after_s=SILENT_S - 1).driver is Driver.scoring
+    assert making.look(after_s=SILENT_S + 1).driver is Driver.silent
+    making.another("scoring", "alive", "ended", **here)
+    assert making.look().driver is Driver.none
+    assert making.look(after_s=PATIENCE_S + 1).driver is Driver.ended
 
 
 def in_the_way(making: Making, patch: pytest.MonkeyPatch) -> None:
@@ -464,8 +468,7 @@ def test_evaluate_watch_from_the_command_line(tmp_path: Path, capsys: pytest.Cap
 
 def test_an_interrupt_ends_watching(making: Making, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
     """Law: Ctrl-C is exit code 130 and one line, no traceback."""
-    file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump(merged(TINY, {"storage": str(tmp_path / "store")})))
+    file = write_study(tmp_path)
 
     def interrupted(seconds: float) -> None:
         os.kill(os.getpid(), signal.SIGINT)

@@ -12,6 +12,8 @@ Does not cover: the work of a subcommand, which is done in the room that it call
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
 import functools
 import os
 import signal
@@ -45,8 +47,9 @@ from ray_unlearn.cli import (
 )
 from ray_unlearn.cli.epilogs import epilog
 from ray_unlearn.cli.options import naming_study
-from ray_unlearn.errors import Interrupted, RayUnlearnError
+from ray_unlearn.errors import Interrupted, RayUnlearnError, first_line
 from ray_unlearn.terminal import Escaping, print_error, print_line
+from ray_unlearn.usercode.exits import threads_left
 
 app = typer.Typer(
     name="ray-unlearn",
@@ -81,6 +84,10 @@ app.command(epilog=epilog("forget"))(forget.forget)
 app.command("all", epilog=epilog("all"))(naming_study(all_.everything))
 
 
+_COMPLETES = "_RAY_UNLEARN_COMPLETE"
+"""Variable with which a shell asks the command line framework for completions."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     from ray_unlearn.interrupts import GRACE_S, RESUMABLE, ends_within, interrupts
@@ -89,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ends_within(GRACE_S), interrupts():
             given = list(arguments) if arguments is not None else None
             return int(_command()(args=given, prog_name="ray-unlearn", standalone_mode=False) or 0)
-    except SystemExit as done:  # how the command line framework ends, with our exit codes
-        return done.code if isinstance(done.code, int) else 1
+    except SystemExit as done:
+        return _left(done)
     except Interrupted as stop:
         print_error(f"{stop}; {RESUMABLE}")
         return stop.exit_code
@@ -110,6 +117,14 @@ def _command() -> Any:
     return typer.main.get_command(app)
 
 
+def _left(done: SystemExit) -> int:
+    """Return the exit code where something ends Python; a user's code, which does so, is no success."""
+    if _COMPLETES in os.environ and isinstance(done.code, int):  # how the framework ends a shell's completion
+        return done.code
+    print_error(f"error: {first_line(done)}: code of a net, a method or a plugin, which ended this command")
+    return 1
+
+
 def _shown(error: Any) -> int:
     """Print an error that no room raised: a wrong command line, or a bug with its traceback; return the exit code."""
     stream = Escaping(sys.stderr)
@@ -123,13 +138,24 @@ def _shown(error: Any) -> int:
 def run() -> NoReturn:
     """Run the `ray-unlearn` command and exit. Ctrl-C while Python itself starts or ends shows no traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with suppress(AttributeError, OSError, ValueError):  # where standard error is no file
+        faulthandler.enable()  # a crash in C code of a net shows the net's line
     code = main()
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # Python would wait for threads that wait for a storage
-        with suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+        _end(code)
+    if threads := threads_left():  # and for these without end
+        print_error(f"warning: the net's code left a thread running ({', '.join(threads)}); it ends with this command")
+        atexit._run_exitfuncs()
+        _end(code)
     sys.exit(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End this process now, whatever its threads do."""
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 @app.callback(invoke_without_command=True)

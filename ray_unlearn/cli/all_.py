@@ -86,6 +86,7 @@ def _decided(study: Study, make: Callable[..., Summary], backend: Backend, addre
     from ray_unlearn.cli.evaluate import execution
     from ray_unlearn.evaluation.decided import decided
     from ray_unlearn.evaluation.evaluate import evaluate
+    from ray_unlearn.monitor.event_log import scoring
 
     wanted, jobs = study.adaptive, 1 if backend is Backend.inline else None
     looks, said = wanted.looks if wanted else (), set[str]()
@@ -93,7 +94,8 @@ def _decided(study: Study, make: Callable[..., Summary], backend: Backend, addre
         summary = make(first=runs, said=said)
         if summary.exit_code or wanted is None:
             break
-        scores = evaluate(study, store_of(study), first=runs, execute=execution(jobs, address), log=print_line)
+        with scoring(store := store_of(study)):
+            scores = evaluate(study, store, first=runs, execute=execution(jobs, address), log=print_line)
         why = decided(scores, wanted.width)
         planned = [spec.planned for name, spec in study.populations.items() if name != "original"]
         saved = f"{sum(planned) - runs * len(planned)} of {plural(sum(planned), 'run')} need not be made"

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ray_unlearn.deletion.request import STUDY_FILE
 from ray_unlearn.errors import StoreError, StudyError
 from ray_unlearn.export import model_content, write_file
 from ray_unlearn.store import StudyStore
@@ -53,6 +54,15 @@ def check_replaceable(study: Study, folder: Path) -> None:
             "name it as a file of this request; move it away, or choose another folder (-o FOLDER, or that of the "
             "study file)"
         )
+
+
+def earlier_request(model: Path) -> Path | None:
+    """Return the study file of the request that wrote a model, beside it; None where the model is of none."""
+    file = model.parent / STUDY_FILE
+    try:
+        return file if file.is_file() and (sha256_of(model), model.name) in _sums(model.parent) else None
+    except OSError:
+        return None
 
 
 def write_models(store: StudyStore, run: Run, folder: Path) -> list[tuple[str, str]]:

@@ -40,6 +40,10 @@ class Side:
     """Mean confidence on the forgotten images."""
     memory: float | None
     """Share of pairs of a forgotten and a held-out image of one class where the forgotten has the larger confidence."""
+    first_test: float | None
+    """Accuracy of run 0 on test images; of the unlearned runs, this is the model that is handed out."""
+    first_confidence: float
+    """Mean confidence of run 0 on the forgotten images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,8 @@ def _side(name: str, found: Outputs) -> Side:
         accuracy={split: float(one.accuracy_R.mean()) for split, one in found.splits.items()},
         confidence=float(ours_RE.mean()),
         memory=_memory(ours_RE, forget.labels_N, np.exp(-test.loss_RN), test.labels_N) if test is not None else None,
+        first_test=float(test.accuracy_R[0]) if test is not None else None,
+        first_confidence=float(ours_RE[0].mean()),
     )
 
 

@@ -8,16 +8,19 @@ Does not cover: whether weights fit the architecture (`models.load_weights`).
 from __future__ import annotations
 
 import math
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 
-from ray_unlearn.errors import ModelError
+from ray_unlearn.data.id_lists import read_ids
+from ray_unlearn.deletion.files import earlier_request
+from ray_unlearn.errors import ModelError, RayUnlearnError
 from ray_unlearn.evaluation.outputs import SplitOutputs, read_outputs
 from ray_unlearn.store import StudyStore
+from ray_unlearn.study.loading import load_study
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Study
-from ray_unlearn.wording import percent
+from ray_unlearn.wording import percent, plural
 
 _SURE = 3.0
 """Standard errors that a difference must have."""
@@ -49,13 +52,34 @@ def check(study: Study, store: StudyStore) -> str:
 
 
 def warnings(study: Study) -> list[str]:
-    """Return what the numbers of held-out images do not mean."""
+    """Return what the numbers of held-out images do not mean, and what an earlier request forgot."""
+    lines = []
     if isinstance(study.data.test, float):
-        return [
+        lines.append(
             "no test images were given: the held-out ones are drawn from the training images, and the original was "
             "trained on them, so its accuracy on them measures memory; --test names images that it never saw"
-        ]
-    return []
+        )
+    return lines + _learned_again(study)
+
+
+def _learned_again(study: Study) -> list[str]:
+    """Return a line where the original is the result of an earlier request, whose images this one retains."""
+    model = Path((study.populations[ORIGINAL].weights or ("",))[0])
+    if (file := earlier_request(model)) is None or study.data.forget.ids is None:
+        return []
+    try:
+        forgotten = {text for _, text in read_ids(load_study(file).data.forget.ids or ())}
+        others = forgotten - {text for _, text in read_ids(study.data.forget.ids)}
+    except RayUnlearnError:  # the earlier request's list is gone
+        return []
+    if not others:
+        return []
+    return [
+        f"{model.name} was made to forget {plural(len(forgotten), 'image')} ({file}), and {len(others)} of them, such "
+        f"as {min(others)!r}, are not in this list: where the training images still hold them, they are retained now, "
+        "and both unlearned and retrained models are trained on them again; name them in this list too, or take them "
+        "out of the training images"
+    ]
 
 
 def _accuracy(split: SplitOutputs) -> str:

@@ -15,6 +15,7 @@ from ray_unlearn.store import StudyStore
 from ray_unlearn.store.records import CHECKPOINT
 from ray_unlearn.study.plan import ORIGINAL, Run
 from ray_unlearn.study.schema import Normalize, Study
+from ray_unlearn.usercode.exits import stays
 from ray_unlearn.wording import percent
 
 USUAL: dict[str, str | Normalize] = {
@@ -45,7 +46,8 @@ def check_scale(study: Study, store: StudyStore) -> None:
     ours = store.made(ORIGINAL)[0].metrics["retain_accuracy"]
     if stated is not None or ours > 1 - _SURE:
         return
-    found = _accuracies(study, store)
+    with stays(f"model {study.model.arch}"):
+        found = _accuracies(study, store)
     best = max(USUAL, key=lambda name: found[name])
     if found[best] > found["ours"] + _SURE:
         raise ModelError(

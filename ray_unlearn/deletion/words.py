@@ -55,13 +55,15 @@ def _apart(found: Findings, images: str) -> str:
 
 
 def _accuracy_words(before: Side, after: Side) -> str:
+    """Return what the model that is handed out lost; the mean over unlearned models is named beside it."""
     if "test" not in before.accuracy:
         return "There are no held-out images to measure its accuracy on."
-    lost = before.accuracy["test"] - after.accuracy["test"]
-    ends = f"{percent(before.accuracy['test'])} % to {percent(after.accuracy['test'])} %"
-    if percent(before.accuracy["test"]) == percent(after.accuracy["test"]):
-        return f"Accuracy on held-out images stayed at {percent(after.accuracy['test'])} %."
-    if lost > LOST_ACCURACY:
+    first, now = before.accuracy["test"], after.accuracy["test"] if after.first_test is None else after.first_test
+    others = f" (mean of all {after.runs} unlearned models: {percent(after.accuracy['test'])} %)" * (after.runs > 1)
+    ends = f"{percent(first)} % to {percent(now)} %{others}"
+    if percent(first) == percent(now):
+        return f"Accuracy on held-out images stayed at {percent(now)} %{others}."
+    if first - now > LOST_ACCURACY:
         return f"It paid with accuracy: on held-out images it went from {ends}."
     return f"Accuracy on held-out images went from {ends}."
 
@@ -71,8 +73,7 @@ def smallest_p(found: Findings) -> float | None:
     retrained = found.sides.get(RETRAINED)
     if found.scores is None or retrained is None or min(retrained.runs, found.sides[UNLEARNED].runs) < FEW:
         return None
-    tests = found.scores.tests.values()
-    return min((one.p if one.adjusted is None else one.adjusted for one in tests), default=None)
+    return min((one.corrected for one in found.scores.tests.values()), default=None)
 
 
 def reasons(found: Findings) -> list[str]:
@@ -81,7 +82,8 @@ def reasons(found: Findings) -> list[str]:
     retrained = found.sides.get(RETRAINED)
     lines = [
         f"Confidence in the right class on the forgotten images: {percent(before.confidence)} % before, "
-        f"{percent(after.confidence)} % after"
+        f"{percent(after.first_confidence)} % after"
+        + (f" (mean of all {after.runs} unlearned models: {percent(after.confidence)} %)" * (after.runs > 1))
         + (f", {percent(retrained.confidence)} % in models that never saw them." if retrained else ".")
     ]
     p = smallest_p(found)

@@ -29,10 +29,11 @@ from ray_unlearn.generation.job import check_sets, check_storage
 from ray_unlearn.generation.preflight import check_device, check_precision, import_what_runs_need
 from ray_unlearn.generation.records import check_kept, check_packs
 from ray_unlearn.monitor.tracking import check_trackers
-from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store import StudyStore
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.study.plan import ORIGINAL, Ingredients, MethodUse, Plan, Population, make_plan
 from ray_unlearn.study.schema import Source, Study
+from ray_unlearn.usercode.exits import stays
 
 if TYPE_CHECKING:  # it brings torch
     from torch import nn
@@ -86,7 +87,7 @@ class Checks:
 
     def _open_store(self) -> StudyStore:
         check_storage(self.study.storage)
-        store = StudyStore(open_storage(self.study.storage), self.study.name)
+        store = StudyStore.of(self.study)
         _check_writable(store)
         return store
 
@@ -99,7 +100,10 @@ class Checks:
 
     def with_torch(self) -> None:
         """Check methods, originals, the architecture and weights; imports torch, which takes seconds."""
+        before = len(self.problems)
         self._checked(import_what_runs_need)
+        if len(self.problems) > before:
+            return
         from ray_unlearn import models
 
         found = self._methods()
@@ -197,7 +201,8 @@ class Checks:
     def _checked(self, check: Callable[[], T], key: str = "") -> T | None:
         """Return the value of a check; None where it fails, which is noted: with `key`, where it names no key."""
         try:
-            return check()
+            with stays(key or "the study's own code"):
+                return check()
         except RayUnlearnError as error:
             self._note(str(error), key, error.exit_code)
             return None

@@ -20,6 +20,7 @@ from ray_unlearn.generation.cores import cores
 from ray_unlearn.generation.estimates import Estimate, Step, estimate, expected_sizes, records_of, total_s
 from ray_unlearn.store import Record
 from ray_unlearn.study.schema import Execution, Study
+from ray_unlearn.usercode.exits import stays
 
 _ALONE = 0.7
 """CPU time of a run of one thread over its wall time, below which it waited for others: it does nothing else."""
@@ -161,7 +162,8 @@ def _step(checks: Checks, device: str) -> Step | None:
     if checks.model is None or (device == "cuda" and not torch.cuda.is_available()):
         return None
     try:
-        return measure_step(checks.study, checks.model, checks.num_classes, torch.device(device))
+        with stays():
+            return measure_step(checks.study, checks.model, checks.num_classes, torch.device(device))
     except (Exception, SystemExit):  # a user's net may raise anything, and only scripts may train it
         return None
 

@@ -26,6 +26,7 @@ from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.study.loading import located
 from ray_unlearn.study.plan import ORIGINAL, Ingredients, Plan, make_plan
 from ray_unlearn.study.schema import Study
+from ray_unlearn.usercode.exits import stays
 
 if TYPE_CHECKING:
     from ray_unlearn.run.job import Job
@@ -62,8 +63,10 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
     check_sets(plan, data)
-    said = (*remarks(study, methods), *unheld(study, methods), *not_resumed(job), *not_packed(job), *check_model(job))
-    return replace(job, remarks=said, data=data.warned((*data.warnings, *lone_images(job))))
+    said = (*remarks(study, methods), *unheld(study, methods), *not_resumed(job), *not_packed(job))
+    with stays(f"model {study.model.arch}"):
+        said, lone = (*said, *check_model(job)), lone_images(job)
+    return replace(job, remarks=said, data=data.warned((*data.warnings, *lone)))
 
 
 def not_resumed(job: Job) -> list[str]:

@@ -12,17 +12,24 @@ Does not cover: the contents of the study's files (`job`), checks on other machi
 
 from __future__ import annotations
 
+import re
+import resource
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ray_unlearn.errors import ClusterError, MethodError, ModelError, RayUnlearnError
-from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store import StudyStore
 from ray_unlearn.store.records import Record
 from ray_unlearn.study.plan import Plan
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import without_keys
 from ray_unlearn.usercode.fork_server import start
 from ray_unlearn.usercode.imports import is_script, read_script
+from ray_unlearn.usercode.memory import address_space
+
+_GIB = 2**30
+_LEAST_ADDRESSES = 2**30
+"""Bytes of addresses that must be left after the imports: with less, threads cannot start, or libraries abort."""
 
 
 def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
@@ -31,7 +38,7 @@ def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
     If the store cannot be read, None is returned: its next reader raises the error.
     """
     try:
-        store = StudyStore(open_storage(study.storage), study.name)
+        store = StudyStore.of(study)
         wanted = {name: spec.planned for name, spec in study.populations.items() if name in (only or study.populations)}
         return store if any(len(store.indexes(name)) < planned for name, planned in wanted.items()) else None
     except RayUnlearnError:
@@ -64,9 +71,10 @@ def import_what_runs_need() -> None:
     """Import torch and the modules that need it, which takes seconds, while Ray starts.
 
     Raises:
-        RayUnlearnError: an import fails: the environment is damaged.
+        RayUnlearnError: an import fails: the environment is damaged, or this process may not have enough addresses.
 
     """
+    limit = _limit_of_addresses()
     try:
         import pandas  # noqa: F401 - tables of metrics are written at the end
 
@@ -74,10 +82,30 @@ def import_what_runs_need() -> None:
 
     except Exception as error:  # a damaged library, or one built for another machine, may raise anything
         reason = without_keys(" ".join(str(error).split()))[:300]
+        if limit and (isinstance(error, MemoryError) or re.search("map segment|allocate memory|start new th", reason)):
+            raise RayUnlearnError(_too_few_addresses(limit, reason)) from error
         raise RayUnlearnError(
             f"a module that runs need cannot be imported: {type(error).__name__}: {reason}; the environment is not "
             "whole: `uv sync --reinstall`, or pip install --force-reinstall torch torchvision"
         ) from error
+    if limit and limit - (taken := address_space()) < _LEAST_ADDRESSES:
+        why = f"its libraries take {taken / _GIB:.1f} GiB, and threads and images need {_LEAST_ADDRESSES / _GIB:g} more"
+        raise RayUnlearnError(_too_few_addresses(limit, why))
+
+
+def _limit_of_addresses() -> int:
+    """Return the bytes of addresses that this process may have (RLIMIT_AS); 0 without a limit."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return 0 if limit == resource.RLIM_INFINITY else limit
+
+
+def _too_few_addresses(limit: int, reason: str) -> str:
+    """Return what to do about libraries or threads that find no addresses; they might also hang, or end the process."""
+    return (
+        f"this process is limited to {limit / _GIB:.1f} GiB of addresses (RLIMIT_AS), which are no memory in use, and "
+        f"they do not suffice: {reason}; set `ulimit -v unlimited`, and limit memory by a control group instead (a "
+        "container's or Slurm's --mem, systemd-run -p MemoryMax=...)"
+    )
 
 
 def check_device(plan: Plan, device: str, held: Mapping[str, Mapping[int, Record]]) -> None:

@@ -8,6 +8,7 @@ Does not cover: how a net is tried (`models.trial`), how weights are read (`mode
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -32,6 +33,8 @@ from ray_unlearn.training.packed import try_packed
 
 _TRIED_IMAGES = 2  # a training step of a large net on large images takes seconds per image
 _JUDGED_IMAGES = 64
+_FEWEST_OF_A_CLASS, _MOST_OF_A_CLASS = 3, 2 / 3
+"""Images of a class, of those judged, and share of them that a net has to take for one other class."""
 _CANNOT = "and the net cannot take a training step on one (batch normalisation needs two values per channel)"
 
 
@@ -143,7 +146,8 @@ def _at_chance(job: Job, model: nn.Module, path: str) -> Iterator[str]:
     images = ImageSet(pixels, rows, Scaling.of(job.plan.study.data.normalize))
     images_BCHW, labels_B = images.batch(np.arange(len(rows)))
     with torch.no_grad():
-        right = int((models.Template(model).copy().eval()(images_BCHW).argmax(1) == labels_B).sum())
+        said_B = models.Template(model).copy().eval()(images_BCHW).argmax(1)
+    right = int((said_B == labels_B).sum())
     largest = int(torch.bincount(labels_B).max())
     if right <= largest + 3 * (largest * (1 - largest / len(rows))) ** 0.5:
         yield (
@@ -151,6 +155,28 @@ def _at_chance(job: Job, model: nn.Module, path: str) -> Iterator[str]:
             "one class, so it knows no more than chance: check data.image_size and data.normalize (as it was trained), "
             "the order of the classes, and that it is a trained one"
         )
+    elif swapped := _swapped(said_B, labels_B):
+        names = job.data.class_names or ()
+        pairs = (" for ".join(names[one] if names else str(one) for one in pair) for pair in swapped.items())
+        yield (
+            f"{label(path)}: its net takes most training images of some classes for those of another ("
+            f"{', '.join(pairs)}): check the order of the classes"
+        )
+
+
+def _swapped(said_B: torch.Tensor, labels_B: torch.Tensor) -> dict[int, int]:
+    """Return class -> class that the net says of most of its images, for classes that change places; empty for none.
+
+    A class is left out where fewer than `_FEWEST_OF_A_CLASS` of its images, or `_MOST_OF_A_CLASS`, are said to be one.
+    """
+    found = {}
+    for true in sorted({*labels_B.tolist()}):
+        said, votes = Counter(said_B[labels_B == true].tolist()).most_common(1)[0]
+        if said != true and votes >= max(_FEWEST_OF_A_CLASS, _MOST_OF_A_CLASS * int((labels_B == true).sum())):
+            found[true] = said
+    while {*found} != {*found.values()}:
+        found = {true: said for true, said in found.items() if true in found.values() and said in found}
+    return found
 
 
 def _check_normalisation(study: Study, found: Scales | None, where: str) -> Iterator[str]:

@@ -25,6 +25,7 @@ from typing import Any
 
 from ray_unlearn.errors import MethodError, first_line
 from ray_unlearn.methods.method import Method
+from ray_unlearn.usercode.exits import stays
 from ray_unlearn.usercode.sources import is_editable, name_and_version, package_sha256
 
 GROUP = "ray_unlearn.methods"
@@ -105,7 +106,8 @@ def _loaded(entry: importlib.metadata.EntryPoint, own: Mapping[str, Method]) -> 
 
     """
     try:
-        method = entry.load()
+        with stays():
+            method = entry.load()
     except (Exception, SystemExit) as error:  # a module may raise anything on import
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise MethodError(f"method {entry.name!r} of {_of(entry)} cannot be imported: {reason}") from error

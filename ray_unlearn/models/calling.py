@@ -21,6 +21,7 @@ import torch
 
 from ray_unlearn.errors import ModelError, first_line
 from ray_unlearn.study.uris import labelled
+from ray_unlearn.usercode.exits import stays
 from ray_unlearn.usercode.offline import offline
 
 NAMES = ("num_classes", "n_classes", "nb_classes", "num_class", "n_class", "nclasses", "nclass", "num_labels")
@@ -37,7 +38,7 @@ def call(arch: str, factory: Callable[..., Any], num_classes: int, options: Mapp
     arguments = arguments_of(factory, num_classes, options)
     _check_arguments(arch, factory, arguments, options)
     try:
-        with offline(f"model {arch}:"), _settings_kept():
+        with offline(f"model {arch}:"), stays(), _settings_kept():
             return factory(**arguments)
     except ModelError:
         raise

@@ -144,8 +144,9 @@ def load_weights(
     _check_shapes(own, found.state, where, num_classes)
     for name, tensor in found.state.items():
         _check_plain(name, tensor, where)
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        _check_values(name, found.state[name], parameter, where)
+    for name, tensor in own.items():
+        if tensor.is_floating_point():
+            _check_values(name, found.state[name], tensor, where)
     model.load_state_dict(dict(found.state))
     return Fitted(
         state=found.state,
@@ -201,8 +202,8 @@ def _check_plain(name: str, tensor: torch.Tensor, where: str) -> None:
         raise ModelError(f"{where}: tensor {name!r} has values below 0, which no variance is: the file is damaged")
 
 
-def _check_values(name: str, tensor: torch.Tensor, own: nn.Parameter, where: str) -> None:
-    """Refuse whole numbers for weights, NaN, and what is infinite as the model's type."""
+def _check_values(name: str, tensor: torch.Tensor, own: torch.Tensor, where: str) -> None:
+    """Refuse whole numbers for fractions, NaN, and what is infinite as the model's type."""
     if not tensor.is_floating_point():
         kind = str(tensor.dtype).removeprefix("torch.")
         raise ModelError(

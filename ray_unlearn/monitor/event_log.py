@@ -7,7 +7,8 @@
     recorder.ended(tally, phases)
 
 Lines: begun; ready, given, made, equal, failed, given up, ended early, recycled, poisoned, leaving, lost, stopped;
-preparing and alive (`store.events`); ended, or broken off. No line holds a path or a URI: they are cut out of errors
+preparing and alive (`store.events`); ended, or broken off. A log that begins with scoring is of a look at an adaptive
+study's scores, between the logs of its runs. No line holds a path or a URI: they are cut out of errors
 here, and the run's file under failed/ has the whole text.
 
 Does not cover: the log's files (`store.events`), statistics of a log (`monitor.utilisation`).
@@ -19,22 +20,35 @@ import os
 import re
 import socket
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ray_unlearn.run.outcome import Outcome, Spent
 from ray_unlearn.schedule.events import Ended, Equal, Event, Failed, Made, Retried, Started, Stopped, Tally
 from ray_unlearn.schedule.pool import Leaving, Lost, Ready
-from ray_unlearn.store.events import EventLog
+from ray_unlearn.store import StudyStore
+from ray_unlearn.store.events import EventLog, event_log
 from ray_unlearn.study.plan import Run
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.run.job import Job
 
+SCORING = "scoring"
+"""First event of a log of a look at scores."""
 _MOST_CHARACTERS = 300
 _WORD = re.compile(r"[^\s'\",;()\[\]]*[/\\][^\s'\",;()\[\]]*")
 _RUN_OR_FRACTION = re.compile(r"([A-Za-z0-9_-]+/\d{5}|\d+/\d+):?")
+
+
+@contextmanager
+def scoring(store: StudyStore) -> Iterator[None]:
+    """Write a log while a block computes an adaptive study's scores: `--watch` sees that its command goes on."""
+    with event_log(store) as log:
+        log.write(SCORING, host=socket.gethostname(), pid=os.getpid())
+        yield
+        log.write("ended")
 
 
 class Recorder:

@@ -16,13 +16,13 @@ Does not cover: showing the progress (`cli.watching`), scores (`evaluation`).
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ray_unlearn.monitor.event_log import SCORING
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.disk import has_ended
 from ray_unlearn.store.events import ALIVE_EVERY_S, Event, EventReader
@@ -45,13 +45,22 @@ class Driver(StrEnum):
 
     none = "no driver now"
     preparing = "preparing"
+    scoring = "at its scores"
     working = "at work"
     ended = "ended"
     silent = "silent"
     unknown = "unknown: its events cannot be read"
 
 
-_BEST = (Driver.working, Driver.preparing, Driver.none, Driver.silent, Driver.ended, Driver.unknown)
+_BEST = (
+    Driver.working,
+    Driver.preparing,
+    Driver.scoring,
+    Driver.none,
+    Driver.silent,
+    Driver.ended,
+    Driver.unknown,
+)
 """States, best first. Of the newest log, and of the newest whose driver began, the better state is shown, so that a
 command that was refused hides no other."""
 
@@ -156,10 +165,11 @@ class Watch:
         self._news[log] = made, len(events), news_at
         host, pid = str(events[0].get("host")), str(events[0].get("pid"))
         if events[-1]["event"] in _OVER:
-            looks = self._study.adaptive and host == socket.gethostname() and not has_ended(host, pid)  # `all` goes on
-            return Driver.none if looks or now - news_at < PATIENCE_S else Driver.ended
+            return Driver.none if now - news_at < PATIENCE_S else Driver.ended
         if now - news_at > SILENT_S or has_ended(host, pid):
             return Driver.silent
+        if events[0]["event"] == SCORING:
+            return Driver.scoring
         return Driver.working if _begun(events) else Driver.preparing
 
     def _given_up(self, events: list[Event]) -> set[str]:

@@ -21,6 +21,7 @@ from ray_unlearn.run.artefacts import RunWriter
 from ray_unlearn.run.run_log import RunLog, recorded
 from ray_unlearn.study.plan import Run
 from ray_unlearn.training.packed import Pack, Slot
+from ray_unlearn.usercode.exits import stays
 
 
 @dataclass(kw_only=True)
@@ -54,7 +55,7 @@ def train_pack(
     start, start_cpu = time.monotonic(), time.process_time()
     pack = Pack(size)
     found = {run: PackedRun(writer=writer_of(run)) for run in runs}
-    with recorded(RunLog()):
+    with recorded(RunLog()), stays():
         for run, one in found.items():
             try:
                 one.model = begin(one.writer, run, Slot(pack, run.index % size))
@@ -62,7 +63,7 @@ def train_pack(
                 one.error = error
         try:
             failed = pack.train()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             for one in found.values():
                 one.error = one.error or error
             failed = {}

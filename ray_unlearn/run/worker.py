@@ -53,6 +53,7 @@ from ray_unlearn.store.sharing import check_shared
 from ray_unlearn.study.plan import Run
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
 from ray_unlearn.training.packed import Slot
+from ray_unlearn.usercode.exits import stays
 from ray_unlearn.usercode.fork_server import start as start_fork_server
 from ray_unlearn.usercode.memory import keep_freed_memory, resident_bytes
 
@@ -175,7 +176,7 @@ class Worker:
         try:
             if self._job.isolates(run):
                 return [*self.flush(), *made_alone(self._job, str(self._device), run, attempt)]
-            with recorded(log):
+            with recorded(log), stays():
                 made = self._make(run, attempt, start, log)
         except (Exception, SystemExit) as error:  # a method that calls sys.exit fails its run, not the worker
             self._poisoned = self._device.type == "cuda" and not isinstance(error, RayUnlearnError | FailedApart)

@@ -37,6 +37,7 @@ from types import ModuleType
 from typing import Any
 
 from ray_unlearn.errors import MethodError, ModelError, did_you_mean
+from ray_unlearn.usercode.exits import stays
 from ray_unlearn.usercode.offline import offline
 from ray_unlearn.usercode.sources import module_identity, sha256_of, text_of
 
@@ -123,7 +124,7 @@ def find_factory(arch: str, folder: str = "") -> Callable[..., Any]:
     if folder and folder not in sys.path:
         _studies.append(add_folder(folder, first=False))
     try:
-        with offline(f"model.arch: {arch!r}"):
+        with offline(f"model.arch: {arch!r}"), stays():
             found = getattr(importlib.import_module(module_name), name)
     except (Exception, SystemExit) as error:  # a module may raise anything on import, and a script ends
         where = f", installed on every node or in {folder}" if folder else ""

@@ -2,6 +2,7 @@
 
     keep_freed_memory()                          # once per process
     resident_bytes()                             # bytes of memory that only this process holds
+    address_space()                              # bytes of addresses, in use or not
 
 Does not cover: the memory of a script's processes (`processes`).
 """
@@ -40,3 +41,11 @@ def resident_bytes() -> int:
         pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def address_space() -> int:
+    """Return the bytes of addresses that this process has reserved, in use or not; 0 without Linux's /proc."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0

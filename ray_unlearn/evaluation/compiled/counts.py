@@ -74,12 +74,28 @@ def _in_bins(values_RE: Floats, clip: float, low_E: Floats, width_E: Floats, bin
 def best_pair(below_r: npt.NDArray[np.intp], below_u: npt.NDArray[np.intp], tables_2VW: Floats) -> tuple[int, int, int]:
     """Return the table, left and right end of the first largest entry, by what each side has between two ends.
 
-    First in the order of tables, then of left ends, then of right ends, which are beyond the left.
+    First in the order of tables, then of left ends, then of right ends, which are beyond the left. The first table
+    rises with what the first side has and falls with the second's, the second table the other way. So ends that would
+    be better one value further in or out are left out: with two sides of single values, three of four.
     """
-    best, found = -np.inf, (0, 0, 1)
+    best, found, last = -np.inf, (0, 0, 1), len(below_r) - 1
+    rights_R = np.empty(last, np.intp)
     for table in range(len(tables_2VW)):
-        for left in range(len(below_r) - 1):
-            for right in range(left + 1, len(below_r)):
+        wanted, other = (below_r, below_u) if table == 0 else (below_u, below_r)
+        rights = 0
+        for right in range(1, last + 1):
+            if wanted[right] > wanted[right - 1] and (right == last or other[right + 1] > other[right]):
+                rights_R[rights] = right
+                rights += 1
+        first = 0
+        for left in range(last):
+            while first < rights and rights_R[first] <= left:
+                first += 1
+            if wanted[left + 1] > wanted[left] and (left == 0 or other[left] > other[left - 1]):
+                ends_R = rights_R[first:rights]
+            else:  # nothing is further in than one value
+                ends_R = np.array([left + 1])
+            for right in ends_R:
                 value = tables_2VW[table, below_r[right] - below_r[left], below_u[right] - below_u[left]]
                 if value > best:
                     best, found = value, (table, left, right)

@@ -20,11 +20,12 @@ Does not cover: populations of models (U-LiRA, RMIA).
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.measures.measure import Measure, Single, SingleAttack, rates
 from ray_unlearn.evaluation.populations import FloatArray, by_examples, thinned
 from ray_unlearn.evaluation.roc import Roc
@@ -36,7 +37,9 @@ MIN_IMAGES = 10
 """Of each kind: a tenth of all is held out, and both kinds must be in it."""
 
 
-def simple_attack(forget_losses: npt.ArrayLike, test_losses: npt.ArrayLike, rng: np.random.Generator) -> float:
+def simple_attack(
+    forget_losses: npt.ArrayLike, test_losses: npt.ArrayLike, rng: np.random.Generator, *, compiled: bool = False
+) -> float:
     """Return the mean accuracy of telling one model's forget images from test images by their losses.
 
     Equally many of both: the larger set is thinned by `rng`, without replacement, in its own order. Then scikit-learn's
@@ -46,6 +49,7 @@ def simple_attack(forget_losses: npt.ArrayLike, test_losses: npt.ArrayLike, rng:
         forget_losses: cross-entropy [E], in nats, E >= 10.
         test_losses: [T], T >= 10, of the same model.
         rng: draws the images that stay; nothing else is random.
+        compiled: whether the classifier is fitted by compiled loops, with the same numbers.
 
     Raises:
         EvaluationError: wrong shapes, too few images, NaN or infinity.
@@ -54,9 +58,9 @@ def simple_attack(forget_losses: npt.ArrayLike, test_losses: npt.ArrayLike, rng:
     forget_E = by_examples(forget_losses, "forget losses", at_least=MIN_IMAGES)
     test_T = by_examples(test_losses, "test losses", at_least=MIN_IMAGES)
     size = min(len(forget_E), len(test_T))
-    features = np.concatenate([thinned(test_T, size, rng), thinned(forget_E, size, rng)])[:, None]
-    member = np.repeat([0, 1], size)
-    return float(np.mean([_accuracy(features, member, *split) for split in _splits(size)]))
+    values = np.concatenate([thinned(test_T, size, rng), thinned(forget_E, size, rng)])
+    member = np.repeat([0.0, 1.0], size)
+    return float(np.mean([_accuracy(values, member, *split, compiled=compiled) for split in _splits(size)]))
 
 
 @lru_cache(maxsize=4)
@@ -69,22 +73,38 @@ def _splits(size: int) -> Sequence[tuple[npt.NDArray[np.intp], npt.NDArray[np.in
 
 
 def _accuracy(
-    features: FloatArray, member: npt.NDArray[Any], fitted: npt.NDArray[np.intp], held_out: npt.NDArray[np.intp]
+    values_K: FloatArray,
+    member_K: FloatArray,
+    fitted: npt.NDArray[np.intp],
+    held_out: npt.NDArray[np.intp],
+    *,
+    compiled: bool,
 ) -> float:
-    """Return the accuracy on what is held out, without scikit-learn's checks: they take longer than its sums."""
+    """Return the accuracy on what is held out."""
+    weight, intercept = _fit(values_K[fitted], member_K[fitted], compiled=compiled)
+    predicted = values_K[held_out] * weight + intercept > 0
+    return float(np.mean(predicted == member_K[held_out]))
+
+
+def _fit(values_K: FloatArray, member_K: FloatArray, *, compiled: bool) -> tuple[float, float]:
+    """Return the classifier's weight and intercept, without those of scikit-learn's checks that can be left out."""
+    if compiled:
+        from ray_unlearn.evaluation.compiled.logistic import fit
+
+        return fit(values_K, member_K)
     from sklearn import config_context
     from sklearn.linear_model import LogisticRegression
 
     with config_context(assume_finite=True, skip_parameter_validation=True):
-        model = LogisticRegression().fit(features[fitted], member[fitted])
-    predicted = features[held_out, 0] * model.coef_[0, 0] + model.intercept_[0] > 0
-    return float(np.mean(predicted == member[held_out]))
+        model = LogisticRegression().fit(values_K[:, None], member_K)
+    return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
 def attack(single: Single) -> SingleAttack:
     """Return the attack on every run: its accuracy, and the ROC of the losses themselves."""
     forget_RE, test_RT = (single.outputs.splits[split].loss_RN for split in _NEEDS)
-    found = [simple_attack(mine, others, single.make_rng()) for mine, others in zip(forget_RE, test_RT, strict=True)]
+    models, compiled = zip(forget_RE, test_RT, strict=True), pays(forget_RE.size + test_RT.size)
+    found = [simple_attack(*model, single.make_rng(), compiled=compiled) for model in models]
     return SingleAttack.of(found, -forget_RE, -test_RT)
 
 
