@@ -151,11 +151,9 @@ def test_a_worker_on_a_node_that_drains_is_warned_once_and_taken_back_before_the
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_process_that_dies_is_not_blamed_where_its_node_goes(tiny, monkeypatch: pytest.MonkeyPatch):
-    """Law: a worker killed in its run was preempted where its node drains at that moment.
-
-    Where no node drains, it is blamed: test_ray.py has a worker killed, and the next attempt is counted.
-    """
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_process_that_dies_is_blamed_unless_its_node_goes(tiny, monkeypatch: pytest.MonkeyPatch, leaves: bool):
+    """Law: a worker killed in its run is lost either way; it was preempted where its node drains at that moment."""
     job = open_job(tiny())
     job.store.admit(job.plan)
     pool = RayPool(job, 1, print)
@@ -163,10 +161,11 @@ def test_a_process_that_dies_is_not_blamed_where_its_node_goes(tiny, monkeypatch
     ready = next(event for event in iter_events(pool) if isinstance(event, Ready))
     pool.submit(worker, [(job.plan.runs[0], 1)], flush=True)
     monkeypatch.setattr(ray_nodes, "_EVERY_S", 60.0)  # the death is seen before the notice
-    monkeypatch.setattr(ray_nodes, "_draining", lambda: {ray.nodes()[0]["NodeID"]: 0})
+    if leaves:
+        monkeypatch.setattr(ray_nodes, "_draining", lambda: {ray.nodes()[0]["NodeID"]: 0})
     os.kill(ready.info.pid, signal.SIGKILL)
     lost = next(event for event in iter_events(pool) if isinstance(event, Lost))
-    assert (lost.worker, lost.died, lost.preempted) == (worker, True, True)
+    assert (lost.worker, lost.died, lost.preempted) == (worker, True, leaves)
     assert lost.cause.startswith("worker process died: ")
 
 
