@@ -7,8 +7,10 @@ import functools
 import os
 import re
 import secrets
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,6 +138,24 @@ def disks_are_not_waited_for() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.setattr(os, "fsync", lambda descriptor: None)
     yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_servers_import_nothing() -> Iterator[None]:
+    """The process that forks scripts' runs is forked, too (forks.py): a new interpreter imports torch for 4 s.
+
+    It is one in test_hostile_scripts.py, and where Ray's workers start it.
+    """
+    import forks
+
+    from ray_unlearn.usercode import fork_server
+
+    stands_for = SimpleNamespace(Popen=forks.Server, DEVNULL=None, TimeoutExpired=subprocess.TimeoutExpired)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(fork_server, "subprocess", stands_for)
+    yield
+    fork_server.stop()
     patch.undo()
 
 

@@ -15,8 +15,10 @@ Does not cover: what a command does while it imports; /proc/PID/environ, which i
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -38,11 +40,32 @@ _LOADED = [
 def forked(target: Callable[..., None], *arguments: Any) -> BaseProcess:
     """Start a function of a module in a forked process."""
     imports.forget()  # the process gets this one's path, on which the folder of the last study may be
+    return _started(target, *arguments)
+
+
+def _started(target: Callable[..., None], *arguments: Any) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_LOADED)
     process = context.Process(target=target, args=arguments)
     process.start()
     return process
+
+
+class Server:
+    """Stands for the new interpreter that a fork server is: it is forked, and imports nothing again."""
+
+    def __init__(self, command: list[str], **how: Any) -> None:
+        path, descriptor, preparation = command[-3:]
+        with socket.socket(fileno=os.dup(int(descriptor))) as theirs:
+            self._process = _started(_served, json.loads(path), theirs, preparation)
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        self._process.join(timeout_s)  # it ends as soon as it has forked
+
+
+def _served(path: list[str], connection: socket.socket, preparation: str) -> None:
+    sys.path[:] = path
+    serve(connection.detach(), preparation)
 
 
 def start(

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from samples import encoded, picture
 
 from ray_unlearn import __version__
-from ray_unlearn.cli import main
+from ray_unlearn.cli import _command, main
 from ray_unlearn.methods import METHODS
 from ray_unlearn.models import small_cnn
 from ray_unlearn.report import curves
@@ -72,6 +72,13 @@ def test_version_and_help(capsys):
     for name in COMMANDS:
         assert name in text
         assert main([name, "--help"]) == 0
+
+
+def test_the_command_line_is_built_once(capsys):
+    """Law: the second command of a process finds it built, which takes 18 ms."""
+    for _ in range(2):
+        assert main(["--version"]) == 0
+    assert _command.cache_info().misses == 1
 
 
 def test_a_summary_fits_a_line_of_80_columns(capsys, monkeypatch):

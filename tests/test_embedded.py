@@ -39,7 +39,10 @@ def test_digits_are_scikit_learns(tmp_path):
 def test_the_announced_number_of_digits_is_true(part):
     """Law: num_rows is what the slices yield; the two parts are different sources."""
     source = open_digits(part)
-    assert len(rows_of(source)) == source.num_rows
+    rows = rows_of(source)
+    assert len(rows) == source.num_rows
+    assert not any(row.image.flags.writeable for row in rows)  # both parts, and all studies, share them
+    assert rows_of(source)[0].image.base is rows[0].image.base
     assert open_digits("train").fingerprint != open_digits("test").fingerprint
 
 

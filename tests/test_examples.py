@@ -8,12 +8,14 @@ from __future__ import annotations
 import ast
 import builtins
 import doctest
+import functools
 import importlib
 import re
 from typing import Any
 
 import pytest
 from conftest import TINY
+from test_floors import parsed
 from test_readme import DOCUMENTS, ROOT
 
 from ray_unlearn.methods.resolve import resolve
@@ -21,9 +23,10 @@ from ray_unlearn.study import parse_study
 from ray_unlearn.study.yaml12 import parse_yaml
 
 MODULES = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in ROOT.glob("ray_unlearn/**/*.py")}
-TREES = {name: ast.parse(text) for name, text in MODULES.items()}
+TREES = {name: parsed(text) for name, text in MODULES.items()}
 
 
+@functools.cache
 def studies() -> dict[str, dict[str, Any]]:
     """Return every study, or part of one, that a document or a module's docstring shows, by its place."""
     blocks = {name: re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) for name, text in DOCUMENTS.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -94,12 +95,13 @@ def check(summary: Summary, made: int) -> None:
 
 @pytest.fixture
 def own_server(tmp_path, monkeypatch):
-    """A fork server whose folders are in one of the test's own."""
+    """A fork server in an interpreter of its own, as outside of tests, whose folders are in one of the test's own."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     fork_server.stop()
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(fork_server, "subprocess", subprocess)
     yield folder
     fork_server.stop()
 

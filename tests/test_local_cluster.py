@@ -199,42 +199,49 @@ def test_another_user_gets_nothing(drivers: Callable[[str], Generating]) -> None
     done = temporary / "pwned"
     job = json.dumps({"entrypoint": f"touch {done}", "submission_id": "x"})
     post = f"""
-        import http.client
-        for port in {numbers}:
+        def ask(port):
             for where in ("/api/job_agent/jobs/", "/api/jobs/"):
                 for headers in ({{}}, {{"Authorization": "Bearer 0"}}):
                     client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
                     try:
                         client.request("POST", where, {job!r}, headers | {{"Content-Type": "application/json"}})
-                        print(port, client.getresponse().status)
+                        yield port, client.getresponse().status
                     except Exception as error:
-                        print(port, type(error).__name__)
+                        yield port, type(error).__name__
     """
-    script = temporary / "post.py"
-    script.write_text(textwrap.dedent(post))
-    script.chmod(0o644)
-    answers = as_nobody(f"{python()} {script}").stdout.splitlines()
+    answers = answers_to_nobody(temporary / "post.py", post, numbers)
     assert len(answers) == 4 * len(numbers)
     assert [line.split()[1] for line in answers if line.split()[0] == str(agent)] in (["401", "403"] * 2, [])
     assert not done.exists()
 
-    get = f"""
-        import http.client
-        for port in {numbers}:
+    get = """
+        def ask(port):
             try:
                 client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
                 client.request("GET", "/metrics")
                 answer = client.getresponse()
-                print(port, answer.status, answer.getheader("Content-Type"))
+                yield port, answer.status, answer.getheader("Content-Type")
             except Exception as error:
-                print(port, type(error).__name__)
+                yield port, type(error).__name__
     """
-    script.write_text(textwrap.dedent(get))
-    answers = as_nobody(f"{python()} {script}").stdout.splitlines()
+    answers = answers_to_nobody(temporary / "get.py", get, numbers)
     assert len(answers) == len(numbers)
     open_to_all = [line for line in answers if " 200 " in line]
     assert len(open_to_all) <= 3
     assert all("text/plain" in line for line in open_to_all), answers
+
+
+def answers_to_nobody(script: Path, ask: str, ports: list[int]) -> list[str]:
+    """Return the lines of `ask`, a function in `script`, for every port; all are asked at once: some never answer."""
+    each = f"""
+        with concurrent.futures.ThreadPoolExecutor({len(ports)}) as pool:
+            for lines in pool.map(lambda port: list(ask(port)), {ports}):
+                for line in lines:
+                    print(*line)
+    """
+    script.write_text("import concurrent.futures\nimport http.client\n" + textwrap.dedent(ask) + textwrap.dedent(each))
+    script.chmod(0o644)
+    return as_nobody(f"{python()} {script}").stdout.splitlines()
 
 
 def python() -> str:

@@ -244,7 +244,7 @@ def as_arrow(table: pa.Table) -> bytes:
 def later_version(folder: Path) -> Path:
     """Return a copy of this package with one more optional field in records and one more neutral option in finetune."""
     package = folder / "later" / "ray_unlearn"
-    shutil.copytree(Path(ray_unlearn.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(ray_unlearn.__file__).parent, package)  # with its bytecode, which holds for unchanged files
     records = package / "store" / "records.py"
     text = records.read_text()
     added = text.replace("    attempt: int\n", '    attempt: int\n    later: str = ""\n', 1)

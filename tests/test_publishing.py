@@ -20,7 +20,7 @@ from ray_unlearn.methods import finetune
 from ray_unlearn.run.publisher import Publisher
 from ray_unlearn.store.filesystem import Storage
 
-PAUSE_S = 0.3
+PAUSE_S = 0.1
 
 
 class SlowDisk:
@@ -141,7 +141,7 @@ def test_an_interrupt_leaves_no_half_of_what_was_in_publication(tmp_path: Path, 
 def test_bytes_do_not_depend_on_when_they_were_published(tiny, tmp_path: Path, disk: SlowDisk):
     """Law: the slowest disk and the quickest hold the same bytes: the next run never touches what is being written."""
     originals = {"original": {"count": 3}, "finetune": TINY["populations"]["finetune"]}
-    for name, pause_s in (("slow", 0.2), ("quick", 0.0)):
+    for name, pause_s in (("slow", 0.1), ("quick", 0.0)):
         disk.pause_s = pause_s
         study = tiny(storage=str(tmp_path / name), populations=originals, checkpoint_dtype="bf16")
         assert generate(study, backend="inline").made == 6

@@ -56,6 +56,7 @@ def killed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Kille
             if records_in(folder) >= 4 and ours:
                 victims.append(max(ours))
                 os.kill(victims[0], signal.SIGKILL)
+                hurry(folder)
             time.sleep(0.02)
 
     killer = threading.Thread(target=kill_one)
@@ -128,6 +129,7 @@ def test_a_worker_killed_while_it_trains_and_publishes_costs_both_and_no_more(
         made_before.append(records_in(tmp_path))
         (victim,) = actor_pids() - strangers
         os.kill(victim, signal.SIGKILL)
+        hurry(tmp_path)
 
     killer = threading.Thread(target=kill)
     killer.start()

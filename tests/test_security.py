@@ -6,7 +6,6 @@ dependencies, ports and file modes are looked at. Credentials in URIs: `test_sec
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import os
 import re
@@ -20,7 +19,7 @@ import pytest
 from conftest import payload_bytes
 from packaging.requirements import Requirement
 from packaging.version import Version
-from test_floors import MODULES, imports, unsafe
+from test_floors import MODULES, calls, imports, unsafe
 
 from ray_unlearn.cli.options import typed
 from ray_unlearn.errors import RayUnlearnError
@@ -38,14 +37,11 @@ SHELLS = {"os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "subpro
 
 def shells(source: str) -> list[str]:
     """Return each call that hands a text to a shell."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
-            shell = any(k.arg == "shell" and ast.unparse(k.value) != "False" for k in node.keywords)
-            if name in SHELLS or shell:
-                found.append(f"{node.lineno}: {name}")
-    return found
+    return [
+        f"{call.line}: {call.function}"
+        for call in calls(source)
+        if call.function in SHELLS or call.keywords.get("shell", "False") != "False"
+    ]
 
 
 def test_scripts_execute_nothing_that_they_read():
@@ -87,10 +83,10 @@ def test_nothing_listens_but_ray():
         client = {"asyncio", "http"} if name == "cluster.job_server" else set()  # a client of the job server: see below
         assert not {imported.split(".")[0] for imported in imports(source)} & (servers - client), name
         assert not {"http.server", "http"} & imports(source), name
-        calls = [ast.unparse(n.func) for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)]
+        called = [call.function for call in calls(source)]
         asks = asking.get(name, set())
-        assert {call for call in calls if call.startswith("socket.")} <= {"socket.gethostname"} | asks, name
-        assert {call for call in calls if call.startswith("asyncio.")} <= {"asyncio.run", "asyncio.wait_for"}, name
+        assert {call for call in called if call.startswith("socket.")} <= {"socket.gethostname"} | asks, name
+        assert {call for call in called if call.startswith("asyncio.")} <= {"asyncio.run", "asyncio.wait_for"}, name
 
 
 def shipped() -> Iterator[Path]:

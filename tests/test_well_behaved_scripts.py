@@ -119,7 +119,7 @@ def test_a_process_of_its_own_changes_no_byte(scripted, tmp_path, names: list[st
 @pytest.mark.ray
 @pytest.mark.parametrize("names", SETS)
 def test_well_behaved_scripts_give_the_same_bytes_on_ray(scripted, tmp_path, ray_cluster, names: list[str]):
-    """Law: whichever worker makes a run, inline and on Ray the bytes are the same."""
+    """Law: inline and on Ray the bytes are the same. Which of two workers makes a run is no matter: test_forked.py."""
     assert generate(scripted(*names), backend="inline").failed == {}
-    assert generate(scripted(*names, storage="ray"), backend="ray", workers=2).failed == {}
+    assert generate(scripted(*names, storage="ray"), backend="ray", workers=1).failed == {}
     assert payload_bytes(tmp_path / "ray/tiny") == payload_bytes(tmp_path / "store/tiny")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import functools
 import os
 import signal
 import sys
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ends_within(GRACE_S), interrupts():
             given = list(arguments) if arguments is not None else None
-            return int(app(args=given, prog_name="ray-unlearn", standalone_mode=False) or 0)
+            return int(_command()(args=given, prog_name="ray-unlearn", standalone_mode=False) or 0)
     except SystemExit as done:
         return _left(done)
     except Interrupted as stop:
@@ -108,6 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         return _shown(error)
+
+
+@functools.cache
+def _command() -> Any:
+    """Return the command line as the framework runs it, which takes 18 ms to build; a process may run many commands."""
+    return typer.main.get_command(app)
 
 
 def _left(done: SystemExit) -> int:

@@ -36,7 +36,7 @@ _WEB = ("http://", "https://")
 _CONNECT_S = 10.0
 _PATIENCE_S = 90.0
 """Seconds that a server may be without an agent, or out of reach while a job is followed."""
-_AGAIN_S = 2.0
+_AGAIN_S = 1.0
 _SILENCE_S = 60.0
 """Seconds without a line of the log after which a new connection is made: the old one may have broken unnoticed."""
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")

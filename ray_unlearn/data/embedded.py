@@ -10,6 +10,7 @@ Does not cover: a licence for CIFAR-10; its authors state none.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,14 +37,22 @@ class DigitsSlice:
 
     def rows(self) -> Iterator[Row]:
         """Yield digits as uint8 [8, 8], their 17 grey levels spread over 0..255."""
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-        for i in range(len(pixels)):
+        pixels_NHW, labels_N = _digits()
+        for i, label in enumerate(labels_N):
             if (i % _TEST_EVERY == 0) == (self.part == "test"):
                 image_id = f"digits-{i:04d}"
-                yield Row(image=pixels[i], image_id=image_id, label=int(digits.target[i]), where=image_id)
+                yield Row(image=pixels_NHW[i], image_id=image_id, label=label, where=image_id)
+
+
+@functools.cache
+def _digits() -> tuple[np.ndarray, list[int]]:
+    """Return all digits, uint8 [1797, 8, 8] that nobody may write to, and their labels; both parts are read from it."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels_NHW = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    pixels_NHW.flags.writeable = False
+    return pixels_NHW, [int(label) for label in digits.target]
 
 
 def open_digits(part: Part) -> OpenSource:

@@ -82,8 +82,8 @@ def pixel_digest(pixels: np.ndarray) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
 
 
-def encode_shard(examples: Sequence[Example]) -> bytes:
-    """Return an Arrow IPC file of these images; the same images give the same bytes."""
+def encode_shard(examples: Sequence[Example], digests: Sequence[bytes] | None = None) -> bytes:
+    """Return an Arrow IPC file of these images, whose digests may be known; the same images give the same bytes."""
     pixels = np.stack([e.pixels for e in examples])
     images = pa.FixedShapeTensorArray.from_numpy_ndarray(pixels)
     columns = {
@@ -93,7 +93,7 @@ def encode_shard(examples: Sequence[Example]) -> bytes:
         "group": pa.array([e.group for e in examples], pa.string()),
         "age": pa.array([e.age for e in examples], pa.float64(), from_pandas=False),
         "given": pa.array([e.given for e in examples], pa.string()),
-        "digest": pa.array([e.digest() for e in examples], pa.binary(16)),
+        "digest": pa.array(digests or [e.digest() for e in examples], pa.binary(16)),
         "pixel_digest": pa.array([e.pixel_digest() for e in examples], pa.binary(16)),
     }
     batch = pa.record_batch(list(columns.values()), names=list(columns))

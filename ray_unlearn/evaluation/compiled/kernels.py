@@ -1,6 +1,6 @@
 """Compiled: kernel and decision function of scikit-learn's RBF classifier on one feature, to its last bit.
 
-    SVC(kernel="precomputed").fit(kernel(values_K), labels_K)                # SVC(gamma=1).fit(values_K[:, None], ...)
+    sklearn.svm.SVC(kernel="precomputed").fit(kernel(values_K), labels_K)    # SVC(gamma=1).fit(values_K[:, None], ...)
     scores_X = decisions(values_X, support_S, coefficients_S, intercept)     # SVC(gamma=1).decision_function
 
 libsvm adds the terms of the support vectors one after another, with the C library's exponential, which Numba calls too.
