@@ -67,6 +67,17 @@ class StoreError(RayUnlearnError):
     """The study's folder cannot be read or written."""
 
 
+def check_new(path: Path, more: str = "") -> None:
+    """Refuse to write over a file or folder; `more` ends the message.
+
+    Raises:
+        StudyError: it exists.
+
+    """
+    if path.exists():
+        raise StudyError(f"{path}: exists already and is not overwritten; choose another name{more}")
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn a failure of the system inside this block into a `StoreError` that names the file or folder."""

@@ -25,13 +25,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ray_unlearn.errors import StoreError, StudyError, writing
+from ray_unlearn.errors import StoreError, check_new, writing
 from ray_unlearn.models import parse_weights
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.forget_sets import splits_held
 from ray_unlearn.store.records import CHECKPOINT, Payload, payload_of
 from ray_unlearn.store.starts import check_starts
 from ray_unlearn.study.plan import ORIGINAL, Run
+from ray_unlearn.wording import first_of
 
 _PTH = ".pth"
 _SAME_TIME = (1980, 1, 1, 0, 0, 0)  # the zip's own zero: the same checkpoints give the same file
@@ -52,9 +53,8 @@ def export_competition(store: StudyStore, population: str, count: int, file: Pat
     check_starts(store, population, records)
     missing = [index for index in range(count) if index not in records]
     if missing:
-        shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         raise StoreError(
-            f"population {population}: {len(missing)} of {count} checkpoints are missing (runs {shown}); "
+            f"population {population}: {len(missing)} of {count} checkpoints are missing (runs {first_of(missing)}); "
             "run `ray-unlearn generate` first: the competition expects exactly N"
         )
     with _replacing(file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
@@ -122,8 +122,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         StoreError: it cannot be written.
 
     """
-    if folder.exists():
-        raise StudyError(f"{folder}: exists already and is not overwritten; choose another name")
+    check_new(folder)
     pending = _temporary(folder)
     try:
         with writing(folder):

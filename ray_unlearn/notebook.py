@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.evaluation.scores_table import scores_table
-from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store import StudyStore
 from ray_unlearn.study.loading import parse_study as parse
 from ray_unlearn.study.loading import resolved
 from ray_unlearn.study.schema import Study
@@ -92,7 +92,7 @@ def results(study: Study) -> Results:
     """
     from ray_unlearn.evaluation.evaluate import read_scores
 
-    store = StudyStore(open_storage(study.storage), study.name)
+    store = StudyStore.of(study)
     evaluated = store.storage.exists(store.layout.scores_json)
     return Results(study, store, read_scores(store) if evaluated else None)
 
@@ -128,7 +128,7 @@ def evaluate(
         from ray_unlearn.cluster.scoring import on_ray
 
         execute = partial(on_ray, jobs=jobs, address=address)
-    store = StudyStore(open_storage(study.storage), study.name)
+    store = StudyStore.of(study)
     return Results(
         study, store, compute(study, store, populations=populations, mode=mode, execute=execute, log=print_error)
     )
@@ -163,7 +163,7 @@ def report(
     from ray_unlearn.report.publish import check_images, draw, render, save
 
     check_images(form, images=images)
-    store = StudyStore(open_storage(study.storage), study.name)
+    store = StudyStore.of(study)
     text = render(store, form, columns, worst_pictures(study, store, print_error) if images else ())
     address = save(store, form, text, None if output is None else Path(output))
     return Report(text, form, address, tuple(draw(store, Path(figures))) if figures is not None else ())

@@ -11,7 +11,7 @@ Does not cover: which numbers belong together (`report`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 MISSING = "\u2013"
 MINUS = "\u2212"
@@ -64,6 +64,12 @@ def joined(*parts: str, by: str = " ") -> str:
 def listed(names: list[str]) -> str:
     """Return `a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def first_of(items: Iterable[object], most: int = 8) -> str:
+    """Return the first items of a list in words, `3, 7, 9, ...`."""
+    names = list(map(str, items))
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def short(name: str, width: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ray_unlearn.study import Study, parse_study
 
@@ -107,6 +108,13 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         else:
             result[key] = value
     return result
+
+
+def write_study(folder: Path, **changes: Any) -> Path:
+    """Write TINY with changes as `folder`/study.yaml, in the order of its keys; it stores below `folder`."""
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(merged(TINY | {"storage": "store"}, changes), sort_keys=False))
+    return file
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,7 +22,7 @@ from ray_unlearn import models
 from ray_unlearn.data.embedded import DigitsSlice
 from ray_unlearn.data.images import ImageSet, Pixels, RunData, Scaling
 from ray_unlearn.data.prepare import Prepared, prepare_source
-from ray_unlearn.data.rows import OpenSource
+from ray_unlearn.data.rows import OpenSource, Row
 from ray_unlearn.data.shards import Example, encode_shard, map_shard
 from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.train import TrainOptions
@@ -72,6 +72,11 @@ def write_parquet(
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, row_group_size=rows_per_group)
     return path
+
+
+def rows_of(source: OpenSource) -> list[Row]:
+    """Return every row of a source."""
+    return [row for part in source.slices for row in part.rows()]
 
 
 def prepare(source: OpenSource, folder: Path, *, image_size: int = 8, **options: Any) -> Prepared:
@@ -155,6 +160,11 @@ def on_gpu(data: RunData, budget_bytes: float = 1e9) -> RunData:
 def indices_of(images_BCHW: torch.Tensor) -> list[int]:
     """Return the indices of numbered images in a raw, unaugmented batch."""
     return [int(value) for value in images_BCHW[:, 0, 0, 0].tolist()]
+
+
+def small_net(seed: int = 0) -> nn.Module:
+    """Return a small net with batch normalisation and three classes, the same for the same seed."""
+    return models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=seed))
 
 
 def digits_and_original(folder: Path) -> tuple[RunData, nn.Module]:

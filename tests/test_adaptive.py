@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from confidences import recipe
-from conftest import TINY, merged
+from conftest import TINY, merged, write_study
 from scored import METHODS, make_scores
 
 from ray_unlearn.cli import all_, main
@@ -259,8 +259,7 @@ def test_six_populations_on_digits_stop_when_they_are_decided(tmp_path: Path, ca
         "outputs": {"splits": ["retain", "forget", "test"]},
         "evaluation": {"reference": "retrained"},
     }
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(merged(TINY, changes)))
+    file = write_study(tmp_path, **changes)
     assert main(["all", str(file), "--backend", "inline"]) == 0
     said = capsys.readouterr().out
     print(said)

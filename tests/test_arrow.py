@@ -17,9 +17,10 @@ from samples import encoded, picture
 from ray_unlearn.data.parquet import open_parquet
 from ray_unlearn.data.shards import Example, encode_shard, map_shard, read_columns
 from ray_unlearn.errors import DataError, StoreError
-from ray_unlearn.evaluation.outputs import decode_outputs, read_image_names
+from ray_unlearn.evaluation.outputs import decode_outputs
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.arrow import ipc_bytes, open_parquet_file, parquet_extension_types, read_table
+from ray_unlearn.store.splits import read_image_names
 from ray_unlearn.study.schema import Columns
 
 awake: list[str] = []

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
-from conftest import TINY, merged
+from conftest import write_study
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -25,9 +24,7 @@ Case = Callable[[Path], list[str]]
 
 def generate(folder: Path, *more: str, **changes: Any) -> list[str]:
     """Write TINY with changes into `folder`; return the command that generates it inline."""
-    file = folder / "study.yaml"
-    file.write_text(yaml.safe_dump(merged(TINY | {"storage": "store"}, changes), sort_keys=False))
-    return ["generate", str(file), "--backend", "inline", *more]
+    return ["generate", str(write_study(folder, **changes)), "--backend", "inline", *more]
 
 
 def from_text(folder: Path, text: str) -> list[str]:
@@ -347,7 +344,10 @@ def test_the_refused_change_is_shown(tmp_path: Path, capsys):
     assert main(changed_lr(tmp_path)) == 1
     lines = capsys.readouterr().err.splitlines()
     assert "  options.lr: 0.001 -> 0.01" in lines
-    assert lines[-1] == "Give the changed population another name, the study another name, or change it back."
+    assert (
+        lines[-1]
+        == "Rename the changed population or the study, leave the population out of the file, or change it back."
+    )
 
 
 @pytest.mark.parametrize(
@@ -362,5 +362,5 @@ def test_a_change_is_refused_in_the_words_of_the_study_file(provoke, theirs: str
     assert main(provoke(tmp_path)) == 1
     said = capsys.readouterr().err
     assert re.search(
-        rf"^  {theirs}$\n  in the study: {ours}$\n^It was made by ray-unlearn .*\n^Give ", said, re.MULTILINE
+        rf"^  {theirs}$\n  in the study: {ours}$\n^It was made by ray-unlearn .*\n^Rename ", said, re.MULTILINE
     )

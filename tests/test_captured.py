@@ -17,16 +17,15 @@ import numpy as np
 import pytest
 import torch
 from samples import on_gpu, run_data
+from samples import small_net as net
 from torch import nn
 
-from ray_unlearn import models
 from ray_unlearn.data.images import RunData
 from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.generation import open_job
 from ray_unlearn.run.worker import Worker
 from ray_unlearn.seeds import Seeds, nothing_drawn
 from ray_unlearn.study.recipe import Augment, Recipe
-from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Hooks, Training, cross_entropy, fit, predict
 from ray_unlearn.training.batches import draw
 from ray_unlearn.training.fast import can_stand_in
@@ -67,11 +66,6 @@ class Counting(Engines):
 def recipe(**changes) -> Recipe:
     """Return two epochs of Adam in batches of 8: of 20 images, two full batches and one of 4."""
     return Recipe(**{"epochs": 2, "batch_size": 8, "lr": 3e-3, "channels_last": False, **changes})
-
-
-def net(seed: int = 0) -> nn.Module:
-    """Return a small net with batch normalisation, the same for the same seed."""
-    return models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=seed))
 
 
 def one_shard(folder) -> RunData:

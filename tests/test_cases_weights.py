@@ -373,6 +373,10 @@ KINDS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
         ("under 'model'", "found['model'].state_dict()"),
     ),
     "an attack": (lambda: saved({"model": STATE, "x": Attack()}), ("reading it would run posix.mkdir", "attack")),
+    "an attack, oldest format": (
+        lambda: saved({"model": STATE, "x": Attack()}, _use_new_zipfile_serialization=False),
+        ("reading it would run posix.mkdir", "attack"),
+    ),
     "plain pickle": (
         lambda: pickle.dumps(STATE),
         ("a plain pickle, which torch.save did not write", "pickle.loads(pathlib.Path("),
@@ -516,11 +520,17 @@ SPECIAL: dict[str, tuple[Callable[[], State], str]] = {
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("case", SPECIAL)
 def test_c_weights_of_another_net(case: str):
-    """Law: a state dict that does not fit is refused with a tensor's name, and by its kind where it has one."""
+    """Law: a state dict that does not fit is refused with a tensor's name, and by its kind where it has one.
+
+    The net keeps its weights.
+    """
     make, said = SPECIAL[case]
+    net = small()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     with pytest.raises(ModelError) as caught:
-        models.load_weights(small(), make(), "w.pth", num_classes=10)
+        models.load_weights(net, make(), "w.pth", num_classes=10)
     assert said in str(caught.value), str(caught.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 def test_c_weights_of_a_net_that_scaled_pixels_up_to_255():

@@ -109,7 +109,10 @@ def test_a_corrected_method_refuses_its_older_runs_with_the_reason(
     assert lines[0] == '  revisions: (absent) -> {"finetune":2}'
     assert lines[1] == "The method finetune was corrected in 0.2: noise was added before the last step, not after it."
     assert lines[2].startswith("It was made by ray-unlearn ")
-    assert lines[3] == "Give the population or the study another name to make it anew; the runs that are there stay."
+    assert (
+        lines[3]
+        == "Give the population or the study another name to make it anew, or leave it out of the file; its runs stay."
+    )
     assert payload_bytes(tmp_path / "store") == before
     renamed = tiny(populations={"finetune": None, "again": {"method": "finetune", "count": 1}})
     assert generate(renamed, backend="inline").made == 1
@@ -134,7 +137,7 @@ def test_runs_that_changed_frozen_parameters_are_refused(tiny: Callable[..., Stu
     assert lines == [
         "The method sun was corrected in 0.2: it changed frozen parameters, which stay as they are now.",
         "It was made by ray-unlearn 0.1.0 or earlier.",
-        "Give the population or the study another name to make it anew; the runs that are there stay.",
+        "Give the population or the study another name to make it anew, or leave it out of the file; its runs stay.",
     ]
     held = {"identity": {}}
     assert refusal_of_frozen(held, {"finetune": (Correction("0.2", "other"),)}) == []
@@ -206,7 +209,7 @@ def test_the_refusal_states_who_made_the_population(tmp_path: Path):
         assert lines[1] == "  options.lr: 0.001 -> 0.01"
         assert lines[-2:] == [
             f"It was made by ray-unlearn {said}.",
-            "Give the changed population another name, the study another name, or change it back.",
+            "Rename the changed population or the study, leave the population out of the file, or change it back.",
         ]
 
 
@@ -224,7 +227,7 @@ def test_what_the_first_version_did_not_record_is_reported(tmp_path: Path):
         "method.modules: version 0.1.0 did not record the modules that a script imports from its folder, so these runs "
         "may be of other code."
     )
-    assert lines[4].endswith("to make it anew; the runs that are there stay.")
+    assert lines[4].endswith("or leave it out of the file; its runs stay.")
     lines = refused(tmp_path / "b", plan, later, identity=then, digest="0", made_by="0.2.0")
     assert len(lines) == 4
     assert lines[-1].endswith("or change it back.")

@@ -7,12 +7,10 @@ import shutil
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import TINY, merged, payload_bytes
+from conftest import payload_bytes, write_study
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
@@ -27,13 +25,6 @@ from ray_unlearn.store import Record
 from ray_unlearn.study.template import TEMPLATE
 
 
-def write_study(folder: Path, **changes: Any) -> str:
-    """Write TINY with changes as `folder`/study.yaml; it stores below `folder`."""
-    file = folder / "study.yaml"
-    file.write_text(yaml.safe_dump(merged(TINY | {"storage": "store"}, changes), sort_keys=False))
-    return str(file)
-
-
 def inline(file: str, *more: str) -> int:
     return main(["generate", file, "--backend", "inline", *more])
 
@@ -42,7 +33,7 @@ def inline(file: str, *more: str) -> int:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished study; tests that change it take a copy."""
     folder = tmp_path_factory.mktemp("made")
-    assert inline(write_study(folder)) == 0
+    assert inline(str(write_study(folder))) == 0
     return folder
 
 
@@ -152,7 +143,7 @@ def test_methods_lists_all_with_their_options(capsys):
 
 def test_prepare_decodes_and_makes_no_checkpoint(tmp_path, capsys):
     """Law: prepare prints classes and set sizes, fills data-cache, and touches no population."""
-    file = write_study(tmp_path)
+    file = str(write_study(tmp_path))
     for _ in range(2):
         assert main(["prepare", file, "--backend", "inline"]) == 0
         text = capsys.readouterr().out
@@ -163,7 +154,7 @@ def test_prepare_decodes_and_makes_no_checkpoint(tmp_path, capsys):
 
 def test_generate_makes_everything_once(tmp_path, capsys):
     """Law: 0 and `made 4 runs`; again 0 and `nothing to do`, with no byte changed."""
-    file = write_study(tmp_path)
+    file = str(write_study(tmp_path))
     assert inline(file) == 0
     first = capsys.readouterr()
     assert first.out.startswith("start: ")
@@ -178,7 +169,7 @@ def test_generate_makes_everything_once(tmp_path, capsys):
 
 def test_only_and_set_narrow_and_change_a_study(tmp_path, capsys):
     """Law: --only makes a population and its original; --set counts like the file; names may be comma-separated."""
-    file = write_study(tmp_path, populations={"retrained": {"method": "train", "on": "retain"}})
+    file = str(write_study(tmp_path, populations={"retrained": {"method": "train", "on": "retain"}}))
     assert inline(file, "--only", "finetune", "--set", "populations.finetune.count=1") == 0
     assert "made 2 runs" in capsys.readouterr().out
     assert inline(file, "--populations", "finetune,retrained") == 0  # what `evaluate` calls it
@@ -188,7 +179,7 @@ def test_only_and_set_narrow_and_change_a_study(tmp_path, capsys):
 def test_a_study_with_failed_runs_ends_with_3(tmp_path, capsys):
     """Law: a run that diverges at lr 1e9 is named with its reason, the others are made, exit code 3."""
     hot = {"method": "finetune", "lr": 1e9, "epochs": 3, "weight_decay": 1.0}
-    file = write_study(tmp_path, populations={"hot": hot})
+    file = str(write_study(tmp_path, populations={"hot": hot}))
     assert inline(file) == 3
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
@@ -312,9 +303,8 @@ def test_a_class_without_an_image_is_warned_of(tmp_path: Path, capsys):
         path.write_bytes(encoded(picture(index)))
     (tmp_path / "faces" / "bird").mkdir()
     data = {"train": "faces", "test": None, "limit": None}
-    file = write_study(
-        tmp_path, data=data, populations={"original": {"method": "train", "on": "train"}, "finetune": None}
-    )
+    original = {"method": "train", "on": "train"}
+    file = str(write_study(tmp_path, data=data, populations={"original": original, "finetune": None}))
     warning = "warning: data.train: no image of class bird, which counts as one of the 3 classes all the same"
     assert main(["prepare", file, "--backend", "inline"]) == 0
     assert warning in capsys.readouterr().out.splitlines()
@@ -326,7 +316,7 @@ def test_a_class_without_an_image_is_warned_of(tmp_path: Path, capsys):
 def test_verify_of_nothing_reports_it(tmp_path: Path, copy: Path, capsys):
     """Law: where no run is made none is verified; images that another study decoded there are named, and only they."""
     (tmp_path / "alone").mkdir()
-    alone = write_study(tmp_path / "alone")
+    alone = str(write_study(tmp_path / "alone"))
     assert main(["verify", alone]) == 0
     said = f"no run is made in {tmp_path / 'alone/store/tiny'} yet; `ray-unlearn generate {alone}` makes the runs\n"
     assert capsys.readouterr().out == said

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -15,16 +13,6 @@ from ray_unlearn.data.decode import DecodeJob, decode, decode_slice
 from ray_unlearn.data.rows import Row
 from ray_unlearn.errors import DataError
 from ray_unlearn.store.filesystem import open_storage
-
-
-def declared_png(width: int, height: int) -> bytes:
-    """Return a tiny PNG whose header declares width x height grey pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "GIF", "WEBP"])
@@ -112,15 +100,6 @@ def test_damaged_images_are_refused(case):
         decode(damaged(case), 8)
     assert "\n" not in str(caught.value)
     assert " at 0x" not in str(caught.value)  # an address would differ from run to run
-
-
-@pytest.mark.parametrize("side", [10_000, 60_000])
-def test_a_decompression_bomb_is_refused_unread(side):
-    """Law: a 70-byte file that declares 100 million or 3.6 billion pixels is refused before it is inflated."""
-    bomb = declared_png(side, side)
-    assert len(bomb) < 100
-    with pytest.raises(DataError, match="exceeds limit"):
-        decode(bomb, 8)
 
 
 def job(tmp_path, **changes) -> DecodeJob:

@@ -92,7 +92,7 @@ def ask(place: Path, tmp_path: Path) -> Ask:
             "budget": "10m",
             "backend": "inline",
             "most": 1,
-            "say": lambda line: None,
+            "log": lambda line: None,
         }
         return ru.forget(**(values | changes))
 
@@ -150,13 +150,13 @@ def check_a_later_request(ask: Ask, place: Path, tmp_path: Path) -> None:
     other = tmp_path / "out/study.yaml"
     other.write_text(other.read_text().replace(str(place / "delete.csv"), str(tmp_path / "one.csv")))
     with pytest.raises(PopulationChanged, match="its models were made for another request: the list, the images, or"):
-        making.forget_study(other, seconds=1, backend="inline", say=lambda line: None)
+        making.forget_study(other, seconds=1, backend="inline", log=lambda line: None)
 
 
 def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask, place: Path, tmp_path: Path, capsys):
     """Law: the model is unlearned run 0 in both files; the page names each image, what was tested, and its limits."""
     said: list[str] = []
-    found = ask(most=5, say=said.append)
+    found = ask(most=5, log=said.append)
     assert capsys.readouterr().err.count("warning: data.forget: 3 images") == 1, "once, not for each stage"
     assert said[0].startswith("model.pth: accuracy ")
     assert "% on 57 retained images, " in said[0]
@@ -206,7 +206,7 @@ def test_too_few_models_for_a_test_are_said_with_the_budget_that_is_enough(ask: 
     """Law: the page and the progress name a budget that the command takes."""
     monkeypatch.setattr(making, "_retraining_s", lambda *_: -math.inf)  # one pair is tried, whatever is left
     said: list[str] = []
-    page = ask(budget="0.01s", most=5, say=said.append).page.read_text()
+    page = ask(budget="0.01s", most=5, log=said.append).page.read_text()
     budget = re.search(r"1 of each are too few for a test; --budget (\d+m) is about enough for 5", said[-1] + page)
     assert budget is not None
     assert budget_s(budget[1]) >= 120
@@ -354,7 +354,7 @@ def test_the_command_that_repeats_a_request_names_its_file_and_overrides(
 
 
 def test_held_out_images_that_the_model_was_trained_on_are_warned_of(ask: Ask):
-    """Law: without test images a tenth is held out of the training images, and the page says what that means."""
+    """Law: without test images a tenth is held out, and the page says what that means; `say` is `log`, too."""
     said: list[str] = []
     found = ask(test=None, budget="1s", say=said.append)
     assert any("the original was trained on them" in line for line in said)

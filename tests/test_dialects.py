@@ -128,6 +128,10 @@ LISTS = {
     "Windows' path": ["img\\003.png"],
     "CSV": ("f.csv", "image_path,age_class\nimg/003.png,a\n"),
     "CSV with semicolons and a mark": ("f.csv", "\ufeffimage_id;x\n003.png;a\n"),
+    "CSV with another heading": ("f.csv", "filename;age\r\n003.png;3\r\n"),
+    "CSV of Windows' paths": ("f.csv", "path\nC:\\faces\\img\\003.png\n"),
+    "CSV without a heading": ("f.csv", "img/003\n"),
+    "JSON": ("f.json", '["003.png"]'),
     "a series of pandas": ("f.csv", ",0\n0,003.png\n"),
     "text of Windows": ("f.txt", "\ufeff003.png\r\n"),
     "an array of positions": ("f.npy", array(np.array([2]))),
@@ -146,15 +150,69 @@ def test_lists_are_read_in_every_form(form: str, folder: Path):
 NUMBERED = [f"image-{i}-x.png" for i in range(12)]
 
 
-@pytest.mark.parametrize("text", ["3, 4\n", "[3 4]\n", "3.000000000000000000e+00\n4.000000000000000000e+00\n"])
-def test_positions_in_a_text_may_be_in_one_line_or_as_numpy_saves_them(text: str, folder: Path):
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("f.txt", "3, 4\n"),
+        ("f.txt", "[3 4]\n"),
+        ("f.txt", "3.000000000000000000e+00\n4.000000000000000000e+00\n"),
+        ("f.tsv", "index\tname\n3\tx\n4\ty\n"),
+    ],
+)
+def test_positions_may_be_in_one_line_in_a_column_or_as_numpy_saves_them(file: str, text: str, folder: Path):
     """Law: the same positions."""
-    assert forgotten(folder, ("f.txt", text), NUMBERED) == NUMBERED[3:5]
+    assert forgotten(folder, (file, text), NUMBERED) == NUMBERED[3:5]
+
+
+NUMBERS = ["12", "7", "30", "5", "9", "11"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("f.txt", "12\n7\n\n", ["12", "7"]),
+        ("f.json", '[12, "7"]', ["12", "7"]),
+        ("f.npy", array(np.array([12, 7])), ["12", "7"]),
+        ("f.npy", array(np.array(["12", "7"])), ["12", "7"]),
+        ("f.npy", array(np.array([0, 4, 2])), ["12", "30", "9"]),
+        ("f.npy", array(np.array([True, False, False, True, False, False])), ["12", "5"]),
+        ("f.csv", " image_id ,x\n12,1\n7.0,1\n", ["12", "7"]),
+        ("f.csv", "image_id\n12.0\n7\n", ["12", "7"]),
+        ("f.csv", "image_id,forget,male\n12,1,0\n7,1,1\n", ["12", "7"]),
+    ],
+)
+def test_numbers_are_ids_where_one_is(file: str, content: str | bytes, expected: list[str], folder: Path):
+    """Law: ids as text or numbers; positions where no entry is an id; one boolean per image."""
+    assert forgotten(folder, (file, content), NUMBERS) == expected
 
 
 @pytest.mark.parametrize(
     ("ids", "names", "message"),
     [
+        (
+            ("f.txt", "12\n1234\n"),
+            NUMBERS,
+            r"entry 1: image id '1234' is not in .*; as a position, it is none of 0 to 5",
+        ),
+        (("f.txt", "-1\n"), NUMBERS, r"image id '-1' is not in data\.train; as a position, it is none of 0 to 5"),
+        (("f.npy", array(np.arange(6) % 3 // 2)), NUMBERS, r"already named at .*; a mask of zeros and ones is wri"),
+        (
+            ("f.json", '{"forget": [1], "retain": [2]}'),
+            NUMBERS,
+            "found a dictionary with the keys 'forget', 'retain': w",
+        ),
+        (("f.npy", array(np.array([12, 8]))), NUMBERS, r"entry 1: image id '8' is not in data\.train"),
+        (("f.npy", array(np.array([0, 1, -1]))), NUMBERS, r"entry 2: -1 is no position in .*, which has 0 to 5"),
+        (("f.npy", array(np.array([1, 6]))), NUMBERS, r"entry 1: 6 is no position in data\.train, which has 0 to 5"),
+        (("f.csv", "image_id,Forget?\n12,0\n7,1\n"), NUMBERS, r"column 'Forget\?' says .* such as '0', '1'; all rows"),
+        (
+            ("f.csv", "image_id,split\n12,retain\n7,forget\n"),
+            NUMBERS,
+            "column 'split' says which rows .*'forget', 'reta",
+        ),
+        (("f.json", "[[1]]"), NUMBERS, "expected a list of ids"),
+        (("f.json", "["), NUMBERS, "cannot be read as a list of ids"),
+        (("f.csv", "image_id\n012\n"), NUMBERS, r"image id '012' is not in data\.train \(did you mean '12'\?\)"),
         (["3"], None, r"3 is the position of image 'img/004\.png', and the name of image 'img/003\.png'; write the im"),
         (["003"], None, r"003 is the position of image 'img/004\.png', and the name of image 'img/003\.png'"),
         (("f.npy", array(np.arange(5) == 3)), None, "5 booleans, and data.train has 12 images"),
@@ -163,9 +221,31 @@ def test_positions_in_a_text_may_be_in_one_line_or_as_numpy_saves_them(text: str
     ],
 )
 def test_lists_that_mean_two_things_or_none_are_refused(ids: Any, names: Any, message: str, folder: Path):
-    """Law: a number that is one image's position and another's name is not guessed; nor is a mask of other length."""
+    """Law: file and entry are named; a number that is one image's position and another's name is not guessed.
+
+    Neither is a mask of other length; a number written otherwise is suggested by its value; no pickle is read.
+    """
     with pytest.raises(DataError, match=message):
         forgotten(folder, ids, names)
+
+
+FOLDERS = [*(f"{c}/{i}.png" for c in "ab" for i in range(6)), "b/only.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("3.png", r"'3\.png' is the name of 2 images; name them with their folders"),
+        ("a/only.png", r"is not in data\.train"),
+        ("x/a/only", r"is not in data\.train"),
+        ("b/x/only.png", r"is not in data\.train"),
+        ("C:\\a\\only.png", r"is not in data\.train"),
+    ],
+)
+def test_a_file_name_has_to_mean_one_image_of_its_folder(name: str, message: str, folder: Path):
+    """Law: a name of two images, and a folder that has no such image, are refused; nothing is guessed."""
+    with pytest.raises(DataError, match=message):
+        forgotten(folder, [name], FOLDERS)
 
 
 def test_a_number_is_the_same_written_as_a_fraction(folder: Path):

@@ -9,18 +9,13 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
-from samples import column, decoded, prepare
+from samples import column, decoded, prepare, rows_of
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 from torchvision.datasets import utils as torchvision_utils
 
 from ray_unlearn.data.embedded import open_cifar10, open_digits
 from ray_unlearn.errors import DataError
-
-
-def rows_of(source):
-    """Return every row of a source."""
-    return [row for part in source.slices for row in part.rows()]
 
 
 def test_digits_are_scikit_learns(tmp_path):

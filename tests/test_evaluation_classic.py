@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 from sklearn.svm import SVC
@@ -15,8 +17,9 @@ from ray_unlearn.errors import EvaluationError
 from ray_unlearn.evaluation.comparison import attack_alone, compare
 from ray_unlearn.evaluation.measures.logistic_attack import simple_attack
 from ray_unlearn.evaluation.measures.measure import Pair
-from ray_unlearn.evaluation.measures.svc_efficacy import svc_forget_efficacy, svc_scores
+from ray_unlearn.evaluation.measures.svc_efficacy import _svc, svc_forget_efficacy, svc_scores
 from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
+from ray_unlearn.evaluation.rbf_classifier import RbfClassifier, ordered
 
 
 def rng() -> np.random.Generator:
@@ -131,10 +134,42 @@ def test_the_roc_of_the_classifier_is_of_images_that_it_never_saw() -> None:
     fitted = np.isin(np.arange(40), same.permutation(40)[:20])
     shadow = np.concatenate([retain_K[np.sort(same.choice(30, 20, replace=False))], test_T[fitted]])[:, None]
     expected = SVC(C=3, gamma="auto", kernel="rbf").fit(shadow, [1] * 20 + [0] * 20)
-    forget, unseen = svc_scores(retain_K, test_T, forget_E, rng())
+    (forget,), (unseen,) = svc_scores([retain_K], [test_T], [forget_E], rng)
     assert np.allclose(forget, expected.decision_function(forget_E[:, None]))
     assert np.allclose(unseen, expected.decision_function(test_T[~fitted, None]))
     assert not np.array_equal(fitted, np.arange(40) % 2 == 0)
+
+
+@pytest.mark.parametrize("sharpness", [1e-9, 1e-3, 1.0])
+def test_scores_are_in_the_order_of_the_classifiers(sharpness: float) -> None:
+    """Law: of 300 images a model, with ties, within rounding of one another or apart: the same ranks and signs."""
+    draw = np.random.default_rng(4)
+    kinds = [np.exp(-sharpness * draw.gamma(0.5, scale, (3, 300))) for scale in (0.5, 1.0, 0.8)]
+    kinds[2][:, ::7] = kinds[2][:, :1]
+    retain_RK, test_RT, forget_RE = kinds
+    classifiers = [_svc(retain_K, test_T, rng()) for retain_K, test_T in zip(retain_RK, test_RT, strict=True)]
+    exactly = [one.scores(forget_E) for one, forget_E in zip(classifiers, forget_RE, strict=True)]
+    found = ordered(classifiers, forget_RE)
+    assert np.array_equal(rankdata(found, "dense"), rankdata(exactly, "dense"))
+    assert np.allclose(found, exactly)
+    for one, forget_E, scores_E in zip(classifiers, forget_RE, exactly, strict=True):
+        assert np.array_equal(one.below_zero(forget_E), scores_E < 0)
+
+
+def test_the_sign_of_a_score_is_that_of_its_sum() -> None:
+    """Law: where two support vectors cancel up to rounding, the sum decides, with the C library's exponential."""
+    values = 0.45 + np.linspace(-2e-15, 2e-15, 300)
+
+    def summed(values_X1: np.ndarray) -> np.ndarray:
+        terms = [math.exp(-((one - 0.2) ** 2)) - math.exp(-((one - 0.7) ** 2)) for one in values_X1[:, 0].tolist()]
+        return np.array(terms)
+
+    fitted = SimpleNamespace(
+        kernel="rbf", support_=[0, 1], dual_coef_=np.array([[1.0, -1.0]]), intercept_=[0.0], decision_function=summed
+    )
+    below = RbfClassifier(fitted, np.array([0.2, 0.7])).below_zero(values)
+    assert np.array_equal(below, summed(values[:, None]) < 0)
+    assert 0 < below.sum() < 300
 
 
 def test_the_first_runs_alone_are_attacked_one_at_a_time(monkeypatch) -> None:

@@ -193,7 +193,7 @@ def test_a_classifiers_scores_are_scikit_learns(monkeypatch: pytest.MonkeyPatch)
     retain, test, forget = rng.beta(5, 1, 700), rng.beta(2, 1, 1200), np.append(rng.beta(3, 1, 60), [0, 1, 1e-300, 40])
 
     def compute() -> list[object]:
-        scores = svc_scores(retain, test, forget, np.random.default_rng(1))
+        scores = svc_scores([retain], [test], [forget], lambda: np.random.default_rng(1))
         share = svc_forget_efficacy(retain, test, forget, np.random.default_rng(1))
         return [share, *(one.tolist() for one in scores)]
 

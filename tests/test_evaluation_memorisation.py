@@ -14,9 +14,9 @@ from samples import encoded, picture
 
 from ray_unlearn.errors import DataError, StudyError
 from ray_unlearn.evaluation.memorisation import hardest_images
-from ray_unlearn.evaluation.outputs import read_image_names
 from ray_unlearn.generation import generate
 from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store.splits import read_image_names
 from ray_unlearn.study import parse_study
 
 

@@ -10,7 +10,8 @@ from evaluated import SPLITS_DIGEST, draw_logits, evaluated_store, labels_of, pu
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import probability_of
-from ray_unlearn.evaluation.outputs import SplitOutputs, read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import SplitOutputs, read_outputs
+from ray_unlearn.store.splits import read_image_names
 
 
 def test_outputs_are_the_runs_in_order(tmp_path: Path):

@@ -39,7 +39,7 @@ from ray_unlearn.evaluation.measures.memorisation import memorisation
 from ray_unlearn.evaluation.measures.rmia import share_below
 from ray_unlearn.evaluation.measures.shadow_u_lira import shadow_u_lira
 from ray_unlearn.evaluation.memorisation import most_memorised
-from ray_unlearn.evaluation.outputs import read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import read_outputs
 from ray_unlearn.evaluation.shadow_attacks import NO_NEGATIVES
 from ray_unlearn.evaluation.shadow_fits import MANY_PAIRS, ShadowFit, Side
 from ray_unlearn.evaluation.shadows import PairSplit, ShadowPhi, complete_pairs, pairs_of
@@ -52,6 +52,7 @@ from ray_unlearn.report.shadow_tables import shadow_lines, shadow_tables
 from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.store.membership import HALVED, fingerprint, half_of, half_of_train, membership_matrix
 from ray_unlearn.store.outputs import SplitLogits, encode_outputs
+from ray_unlearn.store.splits import read_image_names
 from ray_unlearn.study import Run, Study, parse_study
 from ray_unlearn.wording import MISSING
 

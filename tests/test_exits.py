@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,18 @@ import forks
 import pytest
 import yaml
 from conftest import TINY, merged
+from torch import nn
 
+from ray_unlearn.cli import main
 from ray_unlearn.errors import ModelError
 from ray_unlearn.generation import generate, open_job
 from ray_unlearn.generation.checks import Checks
-from ray_unlearn.study import Study, load_study
+from ray_unlearn.run.packing import train_pack
+from ray_unlearn.study import Run, Study, load_study
 from ray_unlearn.usercode.exits import Exit, stays, threads_left
 
 NETS = """
-import itertools, multiprocessing, os, sys, threading, time
+import ctypes, itertools, multiprocessing, os, sys, threading, time
 from torch import nn
 
 class Net(nn.Module):
@@ -42,6 +48,10 @@ class ExitsWhenMade(Net):
 class ExitsForward(Net):
     def act(self):
         os._exit(0)
+
+class ExitsByC(Net):
+    def act(self):
+        ctypes.CDLL(None)._exit(0)
 
 class ReplacesProcess(Net):
     def act(self):
@@ -65,6 +75,10 @@ class Forks(Net):
     def act(self):
         os.fork()
 
+class Crashes(Net):
+    def act(self):
+        ctypes.string_at(0)
+
 def works():
     pass
 
@@ -82,6 +96,7 @@ REFUSED = {
     "exits_at_import:net": r"model\.arch: 'exits_at_import:net' cannot be imported \(os\._exit\(0\)\)",
     "nets_of_exits:ExitsWhenMade": r"the factory fails: Exit: it calls os\._exit\(0\) \(nets_of_exits\.py:\d+\)",
     "nets_of_exits:ExitsForward": r"fails on images of 8x8 pixels: it calls os\._exit\(0\) \(nets_of_exits\.py:\d+\)",
+    "nets_of_exits:ExitsByC": r"fails on images of 8x8 pixels: it calls _exit of the C library",
     "nets_of_exits:ReplacesProcess": r"fails on images of 8x8 pixels: it calls os\.exec\*\(b?'/bin/true'\)",
     "nets_of_exits:Forks": r"fails on images of 8x8 pixels: it calls os\.fork\(\) \(nets_of_exits\.py:\d+\)",
     "nets_of_exits:ExitsAtOneImage": r"it calls sys\.exit\(0\), and it is executed in this command's process",
@@ -111,7 +126,7 @@ def test_a_net_that_ends_its_process_is_refused(arch: str, study):
     checks = Checks(made.model_copy(update={"data": made.data.model_copy(update={"classes": 10})}))
     checks.before_torch()
     checks.with_torch()
-    assert "it calls" in str(checks.problems) or "os._exit(0)" in str(checks.problems)
+    assert re.search("it calls|os._exit", "".join(checks.problems))
 
 
 def test_a_net_that_ends_its_process_later_fails_its_runs(study):
@@ -119,6 +134,16 @@ def test_a_net_that_ends_its_process_later_fails_its_runs(study):
     summary = generate(study("nets_of_exits:ExitsLate"), backend="inline")
     assert (summary.made, summary.exit_code) == (0, 3), summary
     assert "os._exit(0)" in str(summary.failed)
+
+
+def test_a_net_that_ends_its_process_in_a_pack_fails_the_packs_runs(monkeypatch: pytest.MonkeyPatch):
+    """Law: the error is that of each run of the pack, not of the worker."""
+    monkeypatch.setattr("ray_unlearn.run.packing.Pack.train", lambda pack: os._exit(0))
+    runs = [Run(population="a", index=index) for index in range(2)]
+    found = train_pack(runs, 2, lambda run: None, lambda *_: nn.Identity())  # type: ignore[arg-type, return-value]
+    for run in runs:
+        with pytest.raises(Exit, match=r"os\._exit\(0\)"):
+            found[run].trained()
 
 
 def test_a_net_that_starts_a_thread_ends_with_its_command(study, tmp_path: Path):
@@ -130,11 +155,31 @@ def test_a_net_that_starts_a_thread_ends_with_its_command(study, tmp_path: Path)
     assert "made 4 runs" in done.stdout
 
 
+def test_an_exit_that_nothing_else_meets_is_an_error_of_the_command(study, tmp_path: Path, monkeypatch, capsys):
+    """Law: no command ends with exit code 0 because a user's code ended Python."""
+    study("nets_of_exits:Net")
+
+    def leaves(*_: object) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr("ray_unlearn.generation.driver.check_files", leaves)
+    assert main(["generate", str(tmp_path / "study.yaml")]) == 1
+    assert "error: it calls sys.exit(0): code of a net, a method or a plugin" in capsys.readouterr().err
+
+
+def test_a_crash_of_c_code_shows_the_line_of_the_net(study, tmp_path: Path):
+    """Law: what Python cannot catch ends the command by its signal, and the net's line is on standard error."""
+    study("nets_of_exits:Crashes")
+    done = forks.run(["generate", str(tmp_path / "study.yaml"), "--backend", "inline"], timeout_s=60)
+    assert done.returncode == -signal.SIGSEGV
+    assert re.search(r'nets_of_exits\.py", line \d+ in act', done.stderr)
+
+
 def test_a_copy_of_the_process_ends_where_the_block_does():
     """Law: a fork by C code, which Python does not see, does not get behind the block."""
-    process = os.getpid()
+    process, fork_of_c = os.getpid(), ctypes.PyDLL(None).fork
     with stays():
-        copy = ctypes.PyDLL(None).fork()
+        copy = fork_of_c()
     if os.getpid() != process:
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]) == 1
@@ -154,6 +199,8 @@ def test_outside_the_block_and_in_other_threads_a_process_may_end(monkeypatch: p
         with pytest.raises(ModelError, match=r"net x: it calls os\._exit\(3\), and"), stays("net x"):
             os._exit(3)
         threading.Thread(target=over.wait, daemon=True).start()
+        executor = ThreadPoolExecutor(1)
+        executor.submit(int)
     other.start()
     other.join()
     os._exit(4)
@@ -161,4 +208,5 @@ def test_outside_the_block_and_in_other_threads_a_process_may_end(monkeypatch: p
     assert threads_left() == ["own"]
     over.set()
     own.join()
+    executor.shutdown()
     assert threads_left() == []

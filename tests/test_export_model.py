@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from conftest import TINY, merged
+from conftest import write_study
 from safetensors.torch import load_file
 
 from ray_unlearn.cli import main
@@ -20,8 +19,7 @@ from ray_unlearn.study import load_study
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study file whose runs are made."""
-    file = tmp_path_factory.mktemp("made") / "study.yaml"
-    file.write_text(yaml.safe_dump(merged(TINY, {"storage": "store"})))
+    file = write_study(tmp_path_factory.mktemp("made"))
     assert generate(load_study(file), backend="inline").exit_code == 0
     return file
 

@@ -26,7 +26,7 @@ from ray_unlearn.evaluation.forget_sets import _in_common, error_over_sets, mean
 from ray_unlearn.evaluation.image_table import image_table
 from ray_unlearn.evaluation.intervals import Error, interval, subsets
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
-from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs, read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs, read_outputs
 from ray_unlearn.evaluation.permutation import permutation_tests, stratified_tests
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import Curve, Scores
@@ -35,8 +35,9 @@ from ray_unlearn.generation import generate
 from ray_unlearn.generation.job import open_job
 from ray_unlearn.interchange.hub import export_hub
 from ray_unlearn.interchange.writing import export_outputs
-from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store import StudyStore
 from ray_unlearn.store.forget_sets import splits_held
+from ray_unlearn.store.splits import read_image_names
 from ray_unlearn.store.verify import verify
 from ray_unlearn.study import Run, Study, parse_study
 from ray_unlearn.study.forget import Forget
@@ -60,11 +61,6 @@ CHANGES: dict[str, Any] = {
 }
 
 
-def store_of(study: Study) -> StudyStore:
-    """Return the store of a study."""
-    return StudyStore(open_storage(study.storage), study.name)
-
-
 def with_sets(make: MakeStudy, sets: int) -> Study:
     """Return a study with so many forget sets and an original and a method."""
     return make(data={"forget": {"sets": sets}}, populations={"finetune": {"count": 3 * SETS}})
@@ -82,7 +78,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Study:
 @pytest.fixture(scope="module")
 def scored(made: Study) -> Scores:
     """Its scores."""
-    return evaluate(made, store_of(made))
+    return evaluate(made, StudyStore.of(made))
 
 
 # The sets, and the runs
@@ -224,12 +220,12 @@ def test_a_raised_count_moves_no_run(made: Study, scored: Scores):
     assert generate(parse_study(tree, where="more"), backend="inline", only=["finetune"]).failed == {}
     after = payload_bytes(folder / "finetune")
     assert {file: after[file] for file in before} == before
-    assert [one.forget_set for _, one in sorted(store_of(made).made("finetune").items())][-3:] == [3, 0, 1]
+    assert [one.forget_set for _, one in sorted(StudyStore.of(made).made("finetune").items())][-3:] == [3, 0, 1]
 
 
 def test_records_name_the_set_and_readers_compare_it(made: Study, tmp_path: Path):
     """Law: outputs are of the record's own set; a record of another set is a problem, and no score."""
-    store = store_of(made)
+    store = StudyStore.of(made)
     digests = splits_held(store.held("retrained") or {})
     job = open_job(made)
     labels = job.data.splits_of(2).sets["forget"]
@@ -260,7 +256,7 @@ NAMES = ("finetune", "retrained")
 
 def test_measures_are_means_over_sets(made: Study, scored: Scores):
     """Law: F is the mean of F within each set at its N, and so is the null's; tests divide runs within sets."""
-    store, found = store_of(made), scored.populations["finetune"]
+    store, found = StudyStore.of(made), scored.populations["finetune"]
     sides = []
     for number in range(SETS):
         records = [store.made(name) for name in NAMES]
@@ -290,12 +286,12 @@ def test_measures_are_means_over_sets(made: Study, scored: Scores):
 
 def test_runs_that_are_not_made_yet_are_named(made: Study, scored: Scores):
     """Law: with 2 runs of each set nothing is scored, with none of one set neither; the reason is there."""
-    two = evaluate(made, store_of(made), first=2 * SETS)
+    two = evaluate(made, StudyStore.of(made), first=2 * SETS)
     missing = two.populations["finetune"].measures["forgetting_quality"].missing
     assert missing.startswith("needs 3 runs a side, and there are 2")
     assert "only 2 runs of each forget set: a score takes 3 runs on each side" in two.populations["finetune"].warnings
     with pytest.raises(ReferenceNotMade, match=r"the reference retrained has no finished run of forget set 3; "):
-        evaluate(made, store_of(made), first=3)
+        evaluate(made, StudyStore.of(made), first=3)
 
 
 def test_the_page_and_the_tables_say_how_many_sets(made: Study, scored: Scores):
@@ -308,10 +304,10 @@ def test_the_page_and_the_tables_say_how_many_sets(made: Study, scored: Scores):
     text = html_page(scored, {})
     assert "4 forget sets of 9 forget images" in text
     assert line[1:] in text
-    table = image_table(made, store_of(made))
+    table = image_table(made, StudyStore.of(made))
     assert set(table.columns) >= {"forget_set", "image_id"}
     of_set = table[(table["population"] == "finetune") & (table["forget_set"] == 2)]
-    names = read_image_names(store_of(made), splits_held(store_of(made).held("finetune") or {})[2])
+    names = read_image_names(StudyStore.of(made), splits_held(StudyStore.of(made).held("finetune") or {})[2])
     assert of_set["image_id"].tolist() == list(names.ids["forget"])
     assert set(of_set["runs"]) == {3}
 
@@ -321,7 +317,7 @@ def test_pictures_are_of_the_images_of_every_set(made: Study, scored: Scores):
     from ray_unlearn.generation.thumbnails import thumbnails
     from ray_unlearn.report.worst_images import worst_images
 
-    store = store_of(made)
+    store = StudyStore.of(made)
     found = worst_images(made, store, scored)
     names = dict.fromkeys(one.image_id for images in found.values() for one in images)
     forgotten = set(read_image_names(store, splits_held(store.held("finetune") or {})[0]).ids["forget"])
@@ -341,7 +337,7 @@ def test_pictures_are_of_the_images_of_every_set(made: Study, scored: Scores):
 
 def test_each_forget_set_is_exported_into_a_folder(made: Study, tmp_path: Path):
     """Law: set k's folder has its images in its own order, its runs, and their margins; originals are with set 0."""
-    store, names = store_of(made), ["original", "finetune"]
+    store, names = StudyStore.of(made), ["original", "finetune"]
     export_outputs(store, names, "klom", tmp_path / "klom", "retrained")
     export_hub(store, made, names, tmp_path / "hub")
     for number, digest in enumerate(splits_held(store.held("finetune") or {})):
@@ -368,11 +364,11 @@ def test_what_takes_one_forget_set_says_so(made: Study, tiny: MakeStudy, tmp_pat
     from ray_unlearn.export import export_competition
 
     with pytest.raises(StoreError, match="population finetune: its runs are about 4 forget sets, and the competition"):
-        export_competition(store_of(made), "finetune", 12, tmp_path / "submission.zip")
+        export_competition(StudyStore.of(made), "finetune", 12, tmp_path / "submission.zip")
     tree = made.model_dump(mode="json")
-    tree["evaluation"]["populations"] = {"base": f"{store_of(made).uri}/original"}
+    tree["evaluation"]["populations"] = {"base": f"{StudyStore.of(made).uri}/original"}
     with pytest.raises(StoreError, match="base and retrained do not compare: 1 and 4 forget sets"):
-        evaluate(parse_study(tree, where="a test"), store_of(made))
+        evaluate(parse_study(tree, where="a test"), StudyStore.of(made))
     hardest = {"fraction": None, "hardest": 3, "by": "confidence_gap", "of": made.name}
     study = tiny(name="next", storage=made.storage, data={"forget": hardest})
     with pytest.raises(DataError, match=r"study tiny in .* has 4 forget sets; expected a study with one"):

@@ -8,11 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
-import yaml
-from conftest import TINY, merged, payload_bytes
+from conftest import payload_bytes, write_study
 
 from ray_unlearn import models
 from ray_unlearn.errors import ModelError
@@ -48,9 +46,7 @@ def written(folder: Path, arch: str = "studys_net:tiny", bias: bool = True) -> P
     folder.mkdir()
     (folder / "studys_net.py").write_text(NET)
     (folder / "studys_parts.py").write_text(PARTS.format(bias))
-    changes: dict[str, Any] = {"storage": "store", "model": {"arch": arch, "options": None}}
-    (folder / "study.yaml").write_text(yaml.safe_dump(merged(TINY, changes)))
-    return folder / "study.yaml"
+    return write_study(folder, model={"arch": arch, "options": None})
 
 
 def parameters(study: Study) -> int:

@@ -32,13 +32,14 @@ from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence
 from ray_unlearn.evaluation.evaluate import evaluate, read_scores
 from ray_unlearn.evaluation.image_table import image_table
-from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import Outputs, read_outputs
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.evaluation.shadows import pairs_of
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.arrow import ipc_bytes, read_table
 from ray_unlearn.store.membership import membership_matrix
 from ray_unlearn.store.outputs import decode_margins
+from ray_unlearn.store.splits import read_image_names
 from ray_unlearn.study import Run, load_study, parse_study
 
 RUNS = 8

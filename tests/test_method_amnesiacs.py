@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from nets import Remembering
-from samples import digit_runs, run_data, same_weights
+from samples import run_data
 from torch import nn
 
 from ray_unlearn.errors import MethodError
-from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.amnesiacs import AmnesiacsOptions, amnesiacs
 from ray_unlearn.seeds import Seeds
 
@@ -118,18 +117,3 @@ def test_rates_of_the_phases(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "set_rate", lambda optimizer, rate: rates.append(rate))
     amnesiacs(two_and_two(), run_data(tmp_path), AmnesiacsOptions(), RNG)
     assert rates == pytest.approx([9e-4, 9e-4, 9e-4, 1e-3, 7.5e-4, 2.5e-4])
-
-
-def test_published_values():
-    """Law: SGD, both phases 3 epochs with weight decay 5e-4; T 5."""
-    options = AmnesiacsOptions(**METHODS["amnesiacs"].presets["competition"])
-    assert (options.epochs, options.validation_epochs, options.temperature) == (3, 3, 5)
-    assert (options.lr, options.validation_lr, options.weight_decay) == (1e-3, 9e-4, 5e-4)
-    assert (options.optimizer, options.momentum, options.schedule) == ("sgd", 0.9, "cosine")
-
-
-def test_runs_on_digits(tmp_path):
-    """Law: losses stay finite, a run repeats bit for bit, another index gives another model."""
-    first, again, other = digit_runs(tmp_path, "amnesiacs")
-    assert same_weights(first, again)
-    assert not same_weights(first, other)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from nets import HandSGD, SmallConv, batch_of, close, copy_of
-from samples import digit_runs, run_data, same_weights
+from samples import run_data
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
@@ -108,18 +108,3 @@ def test_every_step_by_hand(tmp_path, with_forget):
         optimizer.step(F.cross_entropy(hand(images[which]), labels[which]), 0.05 * 0.1 ** (step // per_epoch))
     assert sorted(nearest(torch.cat(seen[:per_epoch]), images).tolist()) == list(range(count))
     assert close(model, hand)
-
-
-def test_published_values():
-    """Law: SGD 0.01, 10 epochs, a tenth after each; radius 0.04, 50 steps; the forget images are trained on."""
-    known = AmunOptions()
-    assert (known.epochs, known.lr, known.momentum, known.weight_decay) == (10, 0.01, 0.9, 5e-4)
-    assert (known.schedule, known.step_epochs, known.gamma) == ("step", 1.0, 0.1)
-    assert (known.epsilon, known.steps, known.with_forget) == (0.04, 50, True)
-
-
-def test_digits(tmp_path):
-    """Law: finite; a run repeats bit for bit, and another run goes differently."""
-    first, again, other = digit_runs(tmp_path, "amun", epochs=2.0, batch_size=8)
-    assert same_weights(first, again)
-    assert not same_weights(first, other)

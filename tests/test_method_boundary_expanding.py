@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from nets import HandSGD, SmallConv, batch_of, close, copy_of
-from samples import digit_runs, run_data, same_weights
+from samples import run_data
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
@@ -58,10 +58,3 @@ def test_another_head_is_refused(tmp_path):
     """Law: a last linear layer that does not name the classes is one line with both numbers."""
     with pytest.raises(MethodError, match="has 4 outputs; expected 3, one per class"):
         boundary_expanding(SmallConv(classes=4), run_data(tmp_path), BoundaryExpandingOptions(), RNG)
-
-
-def test_digits(tmp_path):
-    """Law: finite; a run repeats bit for bit, and another run goes differently."""
-    first, again, other = digit_runs(tmp_path, "boundary_expanding", batch_size=4, lr=0.01)
-    assert same_weights(first, again)
-    assert not same_weights(first, other)

@@ -6,12 +6,11 @@ import copy
 
 import pytest
 import torch
-from samples import digit_runs, run_data, same_weights
+from samples import run_data, small_net
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 from torchvision.models import resnet18, vit_b_16
 
-from ray_unlearn import models
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods.catastrophic_forgetting_k import (
     CatastrophicForgettingKOptions,
@@ -20,14 +19,9 @@ from ray_unlearn.methods.catastrophic_forgetting_k import (
 )
 from ray_unlearn.methods.units import classifier, last_units
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.schema import Model
 
 RNG = Seeds(study=0, population="test")
 PLAIN = {"epochs": 2.0, "lr": 0.05, "batch_size": 8}
-
-
-def small_cnn():
-    return models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
 
 
 def last_linear(model):
@@ -59,7 +53,7 @@ def test_blocks_of_a_resnet(k, expected):
 )
 def test_blocks_of_a_flat_sequential(k, expected):
     """Law: each convolution with its normalisation is a block; layers without parameters are none."""
-    assert names(small_cnn(), k) == expected
+    assert names(small_net(), k) == expected
 
 
 @pytest.mark.parametrize(
@@ -128,7 +122,7 @@ def test_encoder_layers_of_a_net_with_several_lists_are_refused():
     with pytest.raises(MethodError, match=r"found layer1, layer2, layer3, layer4; set unit: block or layer$"):
         names(resnet18(num_classes=3), 1, "encoder_layer")
     with pytest.raises(MethodError, match=r"expected one list of equal blocks.*found none"):
-        names(small_cnn(), 1, "encoder_layer")
+        names(small_net(), 1, "encoder_layer")
 
 
 def test_a_last_linear_layer_with_other_outputs_is_no_classifier(tmp_path):
@@ -161,7 +155,7 @@ def test_more_blocks_than_there_are(tmp_path):
     """Law: refused in one line that states how many there are."""
     with pytest.raises(MethodError, match=r"^k is 4, but the model has 3 blocks before its classifier$"):
         catastrophic_forgetting_k(
-            small_cnn(), run_data(tmp_path), CatastrophicForgettingKOptions(k=4, unit="block"), RNG
+            small_net(), run_data(tmp_path), CatastrophicForgettingKOptions(k=4, unit="block"), RNG
         )
 
 
@@ -170,7 +164,7 @@ def test_more_blocks_than_there_are(tmp_path):
 )
 def test_all_but_the_last_blocks_stays_bit_equal(tmp_path, k, moving):
     """Law: frozen parameters and running statistics keep their bits under weight decay and momentum; the rest moves."""
-    model = small_cnn()
+    model = small_net()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     options = CatastrophicForgettingKOptions(
         k=k, unit="block", statistics="moving", weight_decay=0.1, momentum=0.9, **PLAIN
@@ -197,7 +191,7 @@ def test_a_frozen_block_of_a_resnet_stays_bit_equal(tmp_path):
 @pytest.mark.parametrize(("statistics", "still"), [("frozen", {1, 5, 9}), ("moving", {1, 5}), ("batch", set())])
 def test_whose_statistics_stay(tmp_path, statistics, still):
     """Law: frozen: of all normalisations; moving: of those that do not move; batch: of none (SCRUB's MIA notebook)."""
-    model = small_cnn()
+    model = small_net()
     before = copy.deepcopy(model)
     options = CatastrophicForgettingKOptions(unit="block", statistics=statistics, **PLAIN)
     catastrophic_forgetting_k(model, run_data(tmp_path, normalize="unit"), options, RNG)
@@ -206,7 +200,7 @@ def test_whose_statistics_stay(tmp_path, statistics, still):
 
 def test_the_classifier_may_stay(tmp_path):
     """Law: without `moves_classifier` the last block alone moves, as SCRUB's notebooks have it."""
-    model = small_cnn()
+    model = small_net()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     options = CatastrophicForgettingKOptions(unit="block", moves_classifier=False, **PLAIN)
     catastrophic_forgetting_k(model, run_data(tmp_path, normalize="unit"), options, RNG)
@@ -218,14 +212,14 @@ def test_nothing_to_move_is_refused(tmp_path):
     """Law: no layer and no classifier is one line, not an optimiser without parameters."""
     with pytest.raises(MethodError, match=r"k is 0 with unit: layer: no parameter of the model would move"):
         catastrophic_forgetting_k(
-            small_cnn(), run_data(tmp_path), CatastrophicForgettingKOptions(k=0, unit="layer"), RNG
+            small_net(), run_data(tmp_path), CatastrophicForgettingKOptions(k=0, unit="layer"), RNG
         )
 
 
 def test_two_anchored_steps_by_hand(tmp_path):
     """Law: gradient of CE + anchor / 2 |w - w0|^2, all normalisation in evaluation mode, no momentum: SCRUB, small."""
     data = run_data(tmp_path, retain=8, normalize="unit")
-    model, lr, anchor = small_cnn(), 0.5, 0.3
+    model, lr, anchor = small_net(), 0.5, 0.3
     hand, start = copy.deepcopy(model).eval(), copy.deepcopy(model)
     images, labels = data.retain.batch(torch.arange(8).numpy())
     for _ in range(2):
@@ -264,7 +258,7 @@ def test_rates_by_epoch(options, expected):
 def test_one_step_by_hand(tmp_path):
     """Law: the moving part takes the gradient step of the retain set's cross-entropy, and the weight decay."""
     data = run_data(tmp_path, retain=8, normalize="unit")
-    model = small_cnn()
+    model = small_net()
     by_hand = copy.deepcopy(model).train()
     for i in (1, 5):  # normalisations of the frozen part
         by_hand[i].eval()
@@ -290,7 +284,7 @@ def test_one_step_by_hand(tmp_path):
 def test_a_clipped_step_by_hand(tmp_path):
     """Law: Goel et al. (learn.py, train): the moving gradients together have a norm of at most 10; here 0.01."""
     data = run_data(tmp_path, retain=8, normalize="unit")
-    model = small_cnn()
+    model = small_net()
     by_hand = copy.deepcopy(model).train()
     images, labels = data.retain.batch(torch.arange(8).numpy())
     gradients = torch.autograd.grad(F.cross_entropy(by_hand(images), labels), list(by_hand[14].parameters()))
@@ -301,10 +295,3 @@ def test_a_clipped_step_by_hand(tmp_path):
     for found, start, gradient in zip(model[14].parameters(), by_hand[14].parameters(), gradients, strict=True):
         assert torch.allclose(found, start - 10.0 * 0.01 / norm * gradient, atol=1e-5)
         assert not torch.allclose(found, start, atol=1e-4)
-
-
-def test_runs_differ_and_repeat(tmp_path):
-    """Law: finite on digits; the same run twice is bit-equal, another index is another order."""
-    first, again, other = digit_runs(tmp_path, "catastrophic_forgetting_k", epochs=2.0, batch_size=8)
-    assert same_weights(first, again)
-    assert not same_weights(first, other)

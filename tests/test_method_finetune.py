@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from nets import Linear
-from samples import run_data
+from samples import run_data, small_net
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from ray_unlearn import models
 from ray_unlearn.methods.finetune import FinetuneOptions, finetune
 from ray_unlearn.methods.perturbations import add_noise
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.schema import Model
 
 RNG = Seeds(study=0, population="test")
 
@@ -50,7 +48,7 @@ def test_start_noise_has_its_spread_and_differs_between_runs():
 
 def test_noise_reaches_every_parameter_and_no_buffer():
     """Law: weights, biases, scales and shifts get noise; running statistics do not."""
-    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+    model = small_net()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     add_noise(model.parameters(), 0.1, RNG.torch("start-noise"))
     parameters = dict(model.named_parameters())

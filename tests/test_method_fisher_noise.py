@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from samples import digit_runs, run_data, same_weights
+from samples import digit_runs, run_data, same_weights, small_net
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
@@ -61,7 +61,7 @@ def test_the_fisher_is_expected_over_the_models_own_labels(tmp_path):
     """Law: mean over images of sum_y p_y (d CE(y))^2, by hand, class by class; not the square at the true label."""
     data, model = (
         run_data(tmp_path, normalize="unit"),
-        models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0)),
+        small_net(),
     )
     found = fisher_diagonal(model, data.retain)
     expected = [torch.zeros_like(parameter) for parameter in model.parameters()]

@@ -10,14 +10,13 @@ import pytest
 import torch
 import torchvision
 from nets import optimizers_of, weights_of
-from samples import digit_runs, run_data, same_weights
+from samples import run_data
 from torch import nn
 
-from ray_unlearn.errors import MethodError, StudyError
+from ray_unlearn.errors import MethodError
 from ray_unlearn.methods import METHODS
 from ray_unlearn.methods import forget as module
 from ray_unlearn.methods.forget import ForgetOptions, forget
-from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.seeds import Seeds
 
 CANDIDATES = {"layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"}
@@ -166,24 +165,3 @@ def test_a_model_without_candidates_is_refused(tmp_path):
         forget(model, run_data(tmp_path), ForgetOptions(**CONVOLUTIONS), Seeds(study=0))
     with pytest.raises(MethodError, match="parameters outside the classifier, and the model has none"):
         forget(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), run_data(tmp_path), ForgetOptions(), Seeds(study=0))
-
-
-def test_published_values(tiny):
-    """Law: both variants as described; a study names the second as a preset."""
-    one, two = ForgetOptions(), ForgetOptions(**VARIANT_2)
-    assert (one.cycles, one.epochs, one.lr, one.schedule, one.cosine_epochs) == ((1, 2, 2), 5, 1e-3, "cosine", 2)
-    assert (two.cycles, two.epochs, sum(two.cycles)) == ((2, 1, 1, 1), 5, 5)
-    assert two.epoch_lrs == (5e-4, 1e-3, 1e-3, 1e-3, 1e-3)
-    assert (one.layers, one.image_noise_std, one.optimizer, one.momentum) == (6, 0.1, "sgd", 0.9)
-    population = {"method": "forget", "preset": "competition_variant_2"}
-    assert resolve(tiny(populations={"mine": population}), "mine").options.cycles == (2, 1, 1, 1)
-    with pytest.raises(StudyError, match="schedule: input should be 'constant' or 'cosine'"):
-        resolve(tiny(populations={"mine": {**population, "schedule": "linear"}}), "mine")
-
-
-@pytest.mark.parametrize("variant", [{}, VARIANT_2])
-def test_runs_on_digits(tmp_path, variant):
-    """Law: losses stay finite, a run repeats bit for bit, another index gives another model."""
-    first, again, other = digit_runs(tmp_path, "forget", **variant)
-    assert same_weights(first, again)
-    assert not same_weights(first, other)

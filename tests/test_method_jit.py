@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from nets import HandSGD, SmallConv, batch_of, close, copy_of
-from samples import digit_runs, run_data, same_weights
+from samples import run_data
 
 from ray_unlearn.methods.jit import JitOptions, jit
 from ray_unlearn.seeds import Seeds
@@ -38,17 +38,3 @@ def test_every_step_by_hand(tmp_path):
         optimizer.step(total / 2, 0.01)
     assert close(model, hand)
     assert not close(model, SmallConv())
-
-
-def test_published_values():
-    """Law: forget_random_main.py for VGG16: SGD 3e-4, noise 0.01; 25 samples; one pass."""
-    known = JitOptions()
-    assert (known.lr, known.noise_std, known.samples, known.epochs) == (3e-4, 0.01, 25, 1.0)
-    assert (known.optimizer, known.momentum, known.weight_decay, known.schedule) == ("sgd", 0.0, 0.0, "constant")
-
-
-def test_digits(tmp_path):
-    """Law: finite; a run repeats bit for bit, and another run goes differently."""
-    first, again, other = digit_runs(tmp_path, "jit", batch_size=4, samples=3, lr=1e-3)
-    assert same_weights(first, again)
-    assert not same_weights(first, other)

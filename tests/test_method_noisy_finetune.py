@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from nets import SmallConv, batch_of, close, copy_of
-from samples import digit_runs, run_data, same_weights
+from samples import run_data, same_weights
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
@@ -147,10 +147,3 @@ def test_the_reference_is_the_same_from_scratch():
     method, reference = METHODS["noisy_finetune"], METHODS["noisy_finetune_reference"]
     assert (reference.run, reference.options, reference.published) == (method.run, method.options, method.published)
     assert (method.starts_from, reference.starts_from) == ("original", "scratch")
-
-
-def test_digits(tmp_path):
-    """Law: finite; a run repeats bit for bit, and another run goes differently."""
-    first, again, other = digit_runs(tmp_path, "noisy_finetune", batch_size=10, epochs=1, steps=2)
-    assert same_weights(first, again)
-    assert not same_weights(first, other)

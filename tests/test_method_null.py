@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from conftest import TINY, merged
-from samples import digit_runs, run_data, same_weights
+from samples import run_data, same_weights
 from torch import nn
 
-from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.null import NullOptions, null
 from ray_unlearn.methods.resolve import resolve
 from ray_unlearn.seeds import Seeds
@@ -26,14 +25,6 @@ def test_nothing_changes(tmp_path):
     assert same_weights(before, dict(model.state_dict()))
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-
-
-def test_runs_are_equal_and_it_reports_it(tmp_path):
-    """Law: declared deterministic, and is; it trains nothing."""
-    first, *others = digit_runs(tmp_path, "null")
-    assert all(same_weights(first, other) for other in others)
-    assert METHODS["null"].deterministic
-    assert METHODS["null"].cost == "none"
 
 
 def test_a_study_can_name_it():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from nets import HandSGD, SmallConv, batch_of, close, copy_of
-from samples import digit_runs, indices_of, run_data, same_weights
+from samples import indices_of, run_data
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn.errors import MethodError
@@ -33,13 +33,6 @@ class Watched(SmallConv):
 
         logits.register_hook(note)
         return logits
-
-
-def test_published_values():
-    """Law: 10 epochs of SGD at a constant 0.01."""
-    known = RandomLabelOptions()
-    assert (known.epochs, known.optimizer, known.lr, known.momentum) == (10, "sgd", 0.01, 0.9)
-    assert (known.weight_decay, known.schedule) == (5e-4, "constant")
 
 
 def test_forget_labels_may_be_wrong_and_new_in_every_epoch(tmp_path):
@@ -132,10 +125,3 @@ def test_one_class_is_refused(tmp_path):
     data = run_data(tmp_path, classes=1)
     with pytest.raises(MethodError, match="random labels need at least two classes; the data has one"):
         random_label(SmallConv(classes=1), data, RandomLabelOptions(), RNG)
-
-
-def test_digits(tmp_path):
-    """Law: finite; a run repeats bit for bit, and another run goes differently."""
-    first, again, other = digit_runs(tmp_path, "random_label", epochs=3, batch_size=8)
-    assert same_weights(first, again)
-    assert not same_weights(first, other)

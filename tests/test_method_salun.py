@@ -32,14 +32,6 @@ def saliency(data, model, indices) -> list[torch.Tensor]:
     return [gradient.abs() for gradient in torch.autograd.grad(loss, list(model.parameters()))]
 
 
-def test_published_values():
-    """Law: half of the parameters, 10 epochs of SGD at a constant 0.013, batches of 256 on CIFAR-10."""
-    known = SalunOptions()
-    assert (known.saliency, known.epochs, known.optimizer, known.lr) == (0.5, 10, "sgd", 0.013)
-    assert (known.momentum, known.weight_decay, known.schedule) == (0.9, 5e-4, "constant")
-    assert (known.order, known.exclude_own) == ("sequential", False)
-
-
 @pytest.mark.parametrize("share", [0.5, 0.2])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_masked_parameters_keep_every_bit(tmp_path, share, optimizer):

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 import torch
 from nets import squared_gradients
-from samples import digit_runs, run_data, same_weights
+from samples import run_data, small_net
 from torch import nn
 
-from ray_unlearn import models
 from ray_unlearn.data.images import RunData
-from ray_unlearn.methods import METHODS
 from ray_unlearn.methods import selective_synaptic_dampening as room
 from ray_unlearn.methods.selective_synaptic_dampening import (
     SelectiveSynapticDampeningOptions,
@@ -22,7 +20,6 @@ from ray_unlearn.methods.selective_synaptic_dampening import (
     selective_synaptic_dampening,
 )
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.schema import Model
 from ray_unlearn.training import cross_entropy
 from ray_unlearn.training.gradients import mean_squared_gradient
 
@@ -76,7 +73,7 @@ def test_signs_are_kept(monkeypatch):
 def test_importances_are_of_all_training_images_and_of_the_forget_set(tmp_path, size):
     """Law: I_D on retain and forget together, I_f on forget, in evaluation mode; buffers keep their bits."""
     data = run_data(tmp_path, retain=8, forget=4, normalize="unit")
-    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+    model = small_net()
     before = copy.deepcopy(model).eval()
     options = SelectiveSynapticDampeningOptions(alpha=1.5, dampening=0.8, images_per_gradient=size)
     selective_synaptic_dampening(model, data, options, RNG)
@@ -95,7 +92,7 @@ def test_importances_are_of_all_training_images_and_of_the_forget_set(tmp_path, 
 def test_a_smaller_last_batch_counts_as_much(tmp_path):
     """Law: as the authors divide by the number of batches: of 20 images in batches of 16, the last 4 count half."""
     data = run_data(tmp_path, retain=20, normalize="unit")
-    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0)).eval()
+    model = small_net().eval()
     found = mean_squared_gradient(model, data.retain, cross_entropy(), 16)
     for parameter, expected in zip(model.parameters(), squared_gradients(model, data.retain, 16), strict=True):
         assert torch.allclose(found[parameter], expected, rtol=1e-4, atol=1e-12)
@@ -104,7 +101,7 @@ def test_a_smaller_last_batch_counts_as_much(tmp_path):
 def test_lfssd_by_hand(tmp_path):
     """Law: importance is the mean over batches of |d (mean over images of |logits|^2)|, and no label plays a part."""
     data = run_data(tmp_path, retain=8, forget=6, normalize="unit")
-    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+    model = small_net()
     before = copy.deepcopy(model).eval()
 
     def importance(images):
@@ -135,13 +132,3 @@ def test_assd_by_hand(monkeypatch):
     assert adaptive_alpha(of_all, of_forget, 0.1) == pytest.approx(100 - math.log(11))
     theta = dampened(monkeypatch, [2.0] * 3, [1.0, 1.0, 1.0], [1.0, 2.0, 4.0], alpha="adaptive")
     assert theta == pytest.approx([2.0, 2.0, 0.5])
-
-
-def test_it_is_deterministic_and_reports_it(tmp_path):
-    """Law: every run from one original is equal, bit for bit, and finite; the published values are the defaults."""
-    first, *others = digit_runs(tmp_path, "selective_synaptic_dampening", alpha=2.0)
-    assert all(same_weights(first, other) for other in others)
-    assert METHODS["selective_synaptic_dampening"].deterministic
-    known = SelectiveSynapticDampeningOptions()
-    assert known.images_per_gradient == 128
-    assert (known.alpha, known.dampening, known.exponent, known.lower_bound) == (10, 1, 1, 1)

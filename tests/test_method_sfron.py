@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from nets import HandSGD, SmallConv, batch_of, close, copy_of, squared_gradients
-from samples import digit_runs, run_data, same_weights
+from samples import run_data
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn.methods.sfron import SfronOptions, adaptive_loss, saliency, sfron
@@ -63,17 +63,3 @@ def test_every_step_by_hand(tmp_path):
         scales = {p: m * (0.2 / (norm + 1e-6)) for p, m in zip(hand.parameters(), mask, strict=True)}
         optimizer.step(ascent, 0.05 * factor, scales)
     assert close(model, hand)
-
-
-def test_published_values():
-    """Law: sfron.py for a tenth of CIFAR-10."""
-    known = SfronOptions()
-    assert (known.iterations, known.forget_every, known.ascent, known.adaptive) == (1500, 5, 25.0, 0.5)
-    assert (known.max_norm, known.threshold, known.lr, known.weight_decay) == (7.0, 1.0, 0.01, 5e-4)
-
-
-def test_digits(tmp_path):
-    """Law: finite; a run repeats bit for bit, and another run goes differently."""
-    first, again, other = digit_runs(tmp_path, "sfron", iterations=12, batch_size=8)
-    assert same_weights(first, again)
-    assert not same_weights(first, other)

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 from nets import Linear
-from samples import run_data, same_weights
+from samples import run_data, same_weights, small_net
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from ray_unlearn import models
 from ray_unlearn.methods.task_vector import TaskVectorOptions, task_vector
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.schema import Model
 
 RNG = Seeds(study=0, population="vector")
 PLAIN = {"momentum": 0.0, "batch_size": 64}
@@ -61,7 +59,7 @@ def test_statistics_stay_and_no_one_learns_of_the_copies(tmp_path):
 
     heard = []
     data = replace(run_data(tmp_path, normalize="unit"), on_epoch=lambda *given: heard.append(given))
-    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+    model = small_net()
     before = {name: tensor.clone() for name, tensor in model.named_buffers()}
     task_vector(model, data, TaskVectorOptions(lrs=(0.1,), repeats=2, batch_size=3), RNG)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_buffers())
@@ -70,17 +68,11 @@ def test_statistics_stay_and_no_one_learns_of_the_copies(tmp_path):
     assert model.training
 
 
-def test_published_values():
-    """Law: the port: SGD with momentum 0.9, no decay, rates 1e-4, 5e-4, 1e-3, three repeats, scale 1."""
-    known = TaskVectorOptions()
-    assert (known.lrs, known.epochs, known.momentum, known.weight_decay, known.scale) == ((1e-3,), 1.0, 0.9, 0.0, 1.0)
-
-
 def test_runs_differ_and_repeat(tmp_path):
     """Law: finite; a run repeats bit for bit, and another run goes differently."""
     data, found = run_data(tmp_path, normalize="standard"), []
     for run in (0, 0, 1):
-        model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+        model = small_net()
         options = TaskVectorOptions(lrs=(0.01, 0.1), batch_size=2, merge="consensus")
         task_vector(model, data, options, Seeds(study=0, population="vector", run=run))
         found.append(model.state_dict())

@@ -13,10 +13,9 @@ import safetensors.torch
 import torch
 from conftest import TINY, merged
 from nets import Linear
-from samples import run_data
+from samples import run_data, small_net
 from torch.utils.data import DataLoader
 
-from ray_unlearn import models
 from ray_unlearn.data.images import Scaling
 from ray_unlearn.errors import MethodError, ModelError, StudyError
 from ray_unlearn.methods import METHODS
@@ -28,7 +27,6 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.study import parse_study
 from ray_unlearn.study.plan import Ingredients, make_plan
 from ray_unlearn.study.recipe import INHERITED, Recipe
-from ray_unlearn.study.schema import Model
 from ray_unlearn.training.batches import sizes_of
 
 RNG = Seeds(study=0, population="test")
@@ -143,7 +141,7 @@ def test_train_sees_exactly_its_images(tmp_path, on, expected):
 
 def weights_file(path: Path, seed: int) -> Path:
     """Write the weights of a small net as safetensors."""
-    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=seed))
+    model = small_net(seed)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(safetensors.torch.save(dict(model.state_dict())))
     return path
@@ -168,7 +166,7 @@ def test_each_run_imports_its_own_file_and_refuses_a_changed_one(tmp_path):
     use = resolve(study(weights=[str(p) for p in paths]), "mine")
     data = run_data(tmp_path)
     for run, path in enumerate(paths):
-        model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=9))
+        model = small_net(9)
         method_of(use).run(model, data, use.options, Seeds(study=0, run=run))
         expected = safetensors.torch.load_file(path)
         assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())

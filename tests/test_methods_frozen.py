@@ -6,16 +6,14 @@ import copy
 
 import pytest
 import torch
-from samples import run_data
+from samples import run_data, small_net
 from torch import nn
 
-from ray_unlearn import models
 from ray_unlearn.errors import MethodError
 from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.perturbations import scratch_copy
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Recipe
-from ray_unlearn.study.schema import Model
 
 FROM_ORIGINAL = sorted(
     name for name, m in METHODS.items() if m.starts_from == "original" and name not in ("null", "mix")
@@ -37,7 +35,7 @@ LIVELY = {
 def test_frozen_parameters_stay(tmp_path, name, frozen):
     """Law: whatever part is frozen, the method runs, changes something else, and none of the frozen bits or flags."""
     data = run_data(tmp_path, normalize="standard")
-    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+    model = small_net()
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(key not in FROZEN[frozen])
     before = copy.deepcopy(model)
@@ -67,7 +65,7 @@ def test_frozen_parameters_stay(tmp_path, name, frozen):
 )
 def test_a_method_whose_layers_are_all_frozen_is_refused(tmp_path, name, kind, what):
     """Law: what is left of it is plain fine-tuning, which would be published under the method's name."""
-    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+    model = small_net()
     for layer in model.modules():
         if isinstance(layer, kind):
             layer.requires_grad_(False)
@@ -79,7 +77,7 @@ def test_a_method_whose_layers_are_all_frozen_is_refused(tmp_path, name, kind, w
 
 def test_a_scratch_copy_keeps_what_is_frozen():
     """Law: the copy that knows nothing has the frozen weights of the model, as a retrained model would."""
-    model = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+    model = small_net()
     model[0].weight.requires_grad_(False)
     fresh = scratch_copy(model, Seeds(study=1), "scratch")
     assert torch.equal(fresh[0].weight, model[0].weight)

@@ -396,6 +396,27 @@ def test_what_a_preset_pins(name):
     assert found == steady | PINNED[name]
 
 
+OTHER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "negative_gradient_plus": {"forget_batch_size": None},
+    "catastrophic_forgetting_k": {"moves_classifier": True, "anchor": 0.0},
+    "exact_unlearning_k": {"decay_epochs": (), "decay_lr": None, "moves_classifier": True, "anchor": 0.0},
+    "random_label": {"order": "joint"},
+    "task_vector": {"lrs": (1e-3,), "repeats": 1, "merge": "mean"},
+    "noisy_finetune": {"epsilon": 1.0},
+    "noisy_finetune_reference": {"epsilon": 1.0},
+}
+"""Options whose defaults are not those of the method's first published preset."""
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.published])
+def test_defaults_are_those_of_the_first_published_preset(name):
+    """Law: without a preset, a method's own options have the values of its main source, but for those listed."""
+    method = METHODS[name]
+    defaults = method.options().model_dump(exclude={*method.inherits, *UNPINNED})
+    preset = options_of(f"{name}/{next(iter(method.published))}")
+    assert defaults == {option: preset[option] for option in defaults} | OTHER_DEFAULTS.get(name, {})
+
+
 def test_no_default_has_a_schedule_that_no_source_has():
     """Law: a cosine is a default where the competition's entries and SFRon have it, and nowhere else."""
     cosine = {

@@ -28,12 +28,13 @@ from ray_unlearn.data.integrity import damaged
 from ray_unlearn.data.prepare import read_manifest
 from ray_unlearn.errors import NewerFormat
 from ray_unlearn.evaluation.evaluate import read_scores
-from ray_unlearn.evaluation.outputs import decode_outputs, read_image_names
+from ray_unlearn.evaluation.outputs import decode_outputs
 from ray_unlearn.store import StudyStore, open_storage
 from ray_unlearn.store.arrow import ipc_bytes
-from ray_unlearn.store.compaction import decode
 from ray_unlearn.store.events import EventReader
 from ray_unlearn.store.formats import FORMATS
+from ray_unlearn.store.reading import decode
+from ray_unlearn.store.splits import read_image_names
 
 STORES = sorted((Path(__file__).parent / "stores").glob("format-*.zip"))
 RUNS = {"original": 1, "retrained": 3, "finetune": 2, "mine": 1}

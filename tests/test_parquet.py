@@ -10,17 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
-from samples import IMAGE_STRUCT, column, copied, decoded, encoded, picture, prepare, write_parquet
+from samples import IMAGE_STRUCT, column, copied, decoded, encoded, picture, prepare, rows_of, write_parquet
 
 from ray_unlearn.data import files, parquet
 from ray_unlearn.data.parquet import is_parquet, open_parquet
 from ray_unlearn.errors import DataError
 from ray_unlearn.study.schema import Columns
-
-
-def rows_of(source):
-    """Return every row of a source."""
-    return [row for part in source.slices for row in part.rows()]
 
 
 @pytest.mark.parametrize("plain", [False, True])

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY, merged
+from conftest import TINY, merged, write_study
 
 from ray_unlearn import models
 from ray_unlearn.cli import main
@@ -113,8 +113,7 @@ def test_a_wrong_value_hides_no_other_problem(tmp_path: Path, capsys):
         "populations": {"finetune": {"epochs": "two", "lr": -1}},
         "evaluation": {"reference": "nowhere"},
     }
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(merged(TINY, changes), sort_keys=False))
+    file = write_study(tmp_path, **changes)
     assert main(["plan", str(file)]) == 2
     said = [line.removeprefix(f"error: {file}:").partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
     assert [line.partition(": ")[0] for line in said] == [
@@ -138,8 +137,7 @@ def test_a_refusal_that_populations_share_is_one_problem(tmp_path: Path, capsys)
         "training": {"augment": {"transforms": ["RandomCropp"]}},
         "populations": {"other": {"method": "nothing"}},
     }
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(merged(TINY, changes), sort_keys=False))
+    file = write_study(tmp_path, **changes)
     first, second = planned(file, code=2, capsys=capsys)["problems"]
     assert re.search(
         r":\d+: training\.augment\.transforms: .*'RandomCropp'.* \(populations original, finetune\)$", first
@@ -188,8 +186,7 @@ def test_runs_that_waited_for_the_cpu_are_no_measure(tiny: Callable[..., Study],
 )
 def test_what_generate_refuses_is_a_problem(changes, code, says, tmp_path: Path, capsys):
     """Law: without decoding an image, without a file, and with the line of the key."""
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(merged(TINY, changes), sort_keys=False))
+    file = write_study(tmp_path, **changes)
     problems = planned(file, code=code, capsys=capsys)["problems"]
     (problem,) = problems
     assert re.search(says, problem), problem

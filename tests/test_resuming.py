@@ -12,16 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from samples import run_data
+from samples import run_data, small_net
 from test_live import net as net_with_dead_taps
 from torch import nn
 
-from ray_unlearn import models
 from ray_unlearn.data.images import RunData
 from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.method import Method
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.study.model import Model
 from ray_unlearn.study.recipe import Augment, Recipe
 from ray_unlearn.training import Batch, Training, cross_entropy, fit
 from ray_unlearn.training.fast import live_taps
@@ -81,7 +79,7 @@ def execution(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Execution]:
     """A small net with batch normalisation, and 26 images."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    net = models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=0))
+    net = small_net()
     yield Execution(run_data(tmp_path_factory.mktemp("data"), normalize="standard"), net)
     torch.set_num_threads(threads)
 

@@ -48,6 +48,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         "data.columns.lable: unknown key (did you mean 'label'?)",
     ),
     "a key that is not text": ({3: 3}, "3: keys should be strings; found 3"),  # type: ignore[dict-item]
+    "a key that was a word": (
+        {"populations": {"original": {True: "train"}}},  # type: ignore[dict-item]
+        "populations.original.1: keys should be strings; found True: programs that read YAML 1.1 turn on "
+        "and yes into it; write the word",
+    ),
     "a key of two lines": (
         {"model": {"a\nb": 3}},
         "model.a b: unknown key (valid: arch, freeze, grey, options, pretrained, stem, trim_dead_taps)",

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import TINY, merged
+from conftest import write_study
 from safetensors.torch import load_file
 
 from ray_unlearn.cli import main
@@ -40,9 +39,7 @@ def study(tmp_path: Path) -> Path:
     """A study of the script, one population with and one without an option."""
     (tmp_path / "mine.py").write_text(SCRIPT)
     mine = {"plain": {"method": "mine.py:unlearning"}, "far": {"method": "mine.py:unlearning", "step": 2, "times": 3}}
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(merged(TINY, {"storage": "store", "populations": {**mine, "finetune": None}})))
-    return file
+    return write_study(tmp_path, populations={**mine, "finetune": None})
 
 
 def test_arguments_reach_the_function_and_are_in_the_record(study: Path, capsys: pytest.CaptureFixture):

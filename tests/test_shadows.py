@@ -22,7 +22,7 @@ from ray_unlearn.generation.checks import Checks
 from ray_unlearn.generation.estimates import Step, estimate
 from ray_unlearn.generation.job import open_job
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store import StudyStore
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.arrow import read_table
 from ray_unlearn.store.membership import fingerprint, half_of_train, members_of, membership_matrix, split_sizes
@@ -34,11 +34,6 @@ from ray_unlearn.study.plan import Shard
 HALF = {"method": "train", "on": {"half_of": "train", "balanced": True}}
 SIZES = {"retain": 31, "forget": 8}
 MakeStudy = Callable[..., Study]
-
-
-def store_of(study: Study) -> StudyStore:
-    """Return the store of a study."""
-    return StudyStore(open_storage(study.storage), study.name)
 
 
 def shadow_study(make: MakeStudy, count: int = 4, **changes: Any) -> Study:
@@ -118,7 +113,7 @@ def test_records_name_the_half_and_readers_find_it(tiny: MakeStudy):
     """Law: every record has the fingerprint of its own half, and a half that differs is refused."""
     study = shadow_study(tiny)
     assert generate(study, backend="inline").exit_code == 0
-    store = store_of(study)
+    store = StudyStore.of(study)
     records, held = store.made("shadows"), store.held("shadows") or {}
     sizes = split_sizes(store, held["identity"]["data"]["splits"])
     found = [members_of(records[index], "shadows", sizes) for index in range(4)]
@@ -139,7 +134,7 @@ def test_verify_compares_halves(tiny: MakeStudy):
     """Law: a record whose fingerprint is another half's is a problem; `--repair` would make the run anew."""
     study = shadow_study(tiny)
     generate(study, backend="inline")
-    store = store_of(study)
+    store = StudyStore.of(study)
     assert verify(store, ["shadows"]).problems == ()
     record = store.record(Run(population="shadows", index=2))
     assert isinstance(record, Record)
@@ -153,7 +148,8 @@ def test_a_run_on_whole_splits_has_no_half(tiny: MakeStudy):
     """Law: records of other populations have no fingerprint."""
     study = tiny()
     generate(study, backend="inline")
-    assert {one.membership for name in ("original", "finetune") for one in store_of(study).made(name).values()} == {""}
+    store = StudyStore.of(study)
+    assert {one.membership for name in ("original", "finetune") for one in store.made(name).values()} == {""}
 
 
 # Growth and crashes
@@ -186,17 +182,12 @@ def test_a_killed_driver_changes_no_half(tmp_path: Path):
     process.join()
     made = len(list(folder.glob("*/record.json")))
     assert 2 <= made < 12
+    found = []
     for name in ("killed", "whole"):
         study = parse_study(tree | {"storage": str(tmp_path / name)}, "a test")
         assert generate(study, backend="inline").exit_code == 0
+        found.append({index: one.membership for index, one in StudyStore.of(study).made("shadows").items()})
     assert payload_bytes(tmp_path / "killed" / "tiny") == payload_bytes(tmp_path / "whole" / "tiny")
-    found = [
-        {
-            index: one.membership
-            for index, one in store_of(parse_study(tree | {"storage": str(tmp_path / n)}, "")).made("shadows").items()
-        }
-        for n in ("killed", "whole")
-    ]
     assert found[0] == found[1]
     assert len(set(found[0].values())) == 12
 
@@ -226,7 +217,7 @@ def test_run_i_starts_from_shadow_i_and_sees_its_half(tiny: MakeStudy, monkeypat
     monkeypatch.setattr(Worker, "_run_data", watched)
     study = from_shadows(tiny)
     assert generate(study, backend="inline").exit_code == 0
-    store, job = store_of(study), open_job(study)
+    store, job = StudyStore.of(study), open_job(study)
     shadows, made = store.made("shadows"), store.made("forgetful")
     for index in range(4):
         assert made[index].original == index
@@ -277,9 +268,9 @@ def test_a_population_from_shadows_that_was_left_out_agrees(tiny: MakeStudy):
     study = tiny(populations=others | {"forgetful": forgetful})
     generate(study, backend="inline")
     generate(tiny(populations=others), backend="inline")
-    assert disagreements(study, store_of(study)) == []
+    assert disagreements(study, StudyStore.of(study)) == []
     moved = tiny(populations=others | {"forgetful": forgetful | {"starts_from": "more"}})
-    assert disagreements(moved, store_of(study)) == ['population forgetful: starts_from: "shadows" -> "more"']
+    assert disagreements(moved, StudyStore.of(study)) == ['population forgetful: starts_from: "shadows" -> "more"']
 
 
 def test_parts_of_a_job_array_have_the_shadows_that_they_need(tiny: MakeStudy):
@@ -350,7 +341,7 @@ def test_a_script_that_starts_from_shadows_gets_its_half(tiny: MakeStudy, tmp_pa
     study = tiny(populations={"finetune": None, "shadows": HALF | {"count": 4}, "mine": mine})
     assert generate(study, backend="inline").failed == {}
     job = open_job(study)
-    sets, store = job.data.splits.sets, store_of(study)
+    sets, store = job.data.splits.sets, StudyStore.of(study)
     for index in range(4):
         half = half_of_train(study.seed, "shadows", index, job.data.splits.sizes())
         expected = [sorted(sets[name][half[name]].tolist()) for name in ("retain", "forget")]

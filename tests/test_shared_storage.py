@@ -35,10 +35,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharing, "_LOOK_AGAIN_S", (0.0,))
 
 
-def store_of(study: Study) -> StudyStore:
-    return StudyStore(open_storage(study.storage), study.name)
-
-
 def elsewhere(job: Job, folder: Path) -> Job:
     """Return the job as a machine sees it whose storage is another folder."""
     return replace(job, store=StudyStore(open_storage(str(folder)), job.store.name))
@@ -201,7 +197,7 @@ def test_foreign_files_are_ignored_and_stay(tiny: Callable[..., Study]):
     before = payload_bytes(root / "tiny")
     places = ("", "tiny", "tiny/finetune", "tiny/finetune/00001", "tiny/finetune/failed", "tiny/splits")
     planted = {path: data for place in places for path, data in plant(root / place).items()}
-    store = store_of(study)
+    store = StudyStore.of(study)
 
     assert store.populations() == ["finetune", "original"]
     assert [(one.done, one.failed, one.more) for one in study_status(study, store)] == [(1, {}, 0), (3, {}, 0)]
@@ -263,7 +259,7 @@ def test_a_clock_that_jumps_changes_nothing(tiny: Callable[..., Study], tmp_path
     rest = generate(study, backend="inline")
     assert (half.made, rest.already, rest.made) == (2, 2, 2)
     assert clock.looks >= 4
-    records = store_of(study).made("finetune")
+    records = StudyStore.of(study).made("finetune")
     assert records[0].started_at > records[1].started_at > records[2].started_at
     assert all(seconds >= 0 for record in records.values() for seconds in record.seconds.values())
     assert half.seconds >= 0

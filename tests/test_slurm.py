@@ -72,7 +72,7 @@ def checked(study: Path, tmp_path: Path) -> None:
 def test_three_shards_share_a_store(cluster: Slurm, study: Path, tmp_path: Path):
     """Law: the array's tasks make each run once, but for the original; a task requeued in the middle goes on."""
     job = cluster.submit("--mem=1G", str(JOBS / "array.sbatch"), study.name, cwd=study.parent)
-    until(lambda: records_in(study.parent) >= 20, 200)
+    until(lambda: records_in(study.parent) >= 20, 200, lambda: log_of(study))
     cluster.says("scontrol", "requeue", f"{job}_2")
     assert cluster.wait(job) == ["COMPLETED"] * 3, log_of(study)
     checked(study, tmp_path)
@@ -82,7 +82,7 @@ def test_three_shards_share_a_store(cluster: Slurm, study: Path, tmp_path: Path)
 def test_thirty_seconds_before_its_end_a_shard_queues_itself_again(cluster: Slurm, study: Path, tmp_path: Path):
     """Law: SIGTERM with 30 s of grace, as at the end of a job's time: the driver ends in 10 s, and its task goes on."""
     job = cluster.submit("--array=1-1", "--mem=1G", str(JOBS / "array.sbatch"), study.name, cwd=study.parent)
-    until(lambda: records_in(study.parent) >= 10, 200)
+    until(lambda: records_in(study.parent) >= 10, 200, lambda: log_of(study))
     cluster.says("scancel", "--batch", "--signal=TERM", f"{job}_1")  # what --signal=B:TERM@30 sends
     assert cluster.wait(job) == ["COMPLETED"], log_of(study)
     checked(study, tmp_path)
@@ -93,9 +93,9 @@ def test_ray_in_one_job_is_requeued_and_interrupted(cluster: Slurm, study: Path,
     """Law: `ray symmetric-run` beside other Rays of the machine, which it neither joins nor stops; twice broken off."""
     wanted = ["--nodes=1", "--cpus-per-task=2", "--mem=4G", str(JOBS / "ray.sbatch"), study.name, "--workers", "2"]
     job = cluster.submit(*wanted, cwd=study.parent)
-    until(lambda: records_in(study.parent) >= 15, 200)
+    until(lambda: records_in(study.parent) >= 15, 200, lambda: log_of(study))
     cluster.says("scontrol", "requeue", job)
-    until(lambda: records_in(study.parent) >= 30, 200)
+    until(lambda: records_in(study.parent) >= 30, 400, lambda: log_of(study))
     cluster.says("scancel", "--batch", "--signal=TERM", job)
     assert cluster.wait(job, 400) == ["COMPLETED"], log_of(study)
     checked(study, tmp_path)

@@ -12,7 +12,7 @@ import forks
 import pandas as pd
 import pytest
 import yaml
-from conftest import TINY, merged
+from conftest import TINY, write_study
 from plans import finetune
 
 from ray_unlearn.cli import main
@@ -129,8 +129,7 @@ def test_a_tracker_holds_what_metrics_parquet_holds(name: str, tmp_path: Path, m
         pytest.skip(f"{name} is not installed: uv pip install {name}")
     where = tmp_path / "store" / "trackers" / name
     monkeypatch.setenv("TRACKIO_DIR", str(where))
-    study = tmp_path / "study.yaml"
-    study.write_text(yaml.safe_dump(merged(TINY, {"storage": "store", "execution": {"track": [name]}})))
+    study = write_study(tmp_path, execution={"track": [name]})
     generate(load_study(study, ["populations.finetune.count=2"]), backend="inline")
     generate(load_study(study), backend="inline")
     wanted = expected(tmp_path)
@@ -148,8 +147,7 @@ def test_a_tracker_that_is_not_installed_is_refused(tiny: Callable[..., Study], 
         StudyError, match=r"execution\.track: wandb needs a package .* pip install 'ray-unlearn\[wandb\]'"
     ):
         generate(tiny(execution={"track": ["wandb"]}), backend="inline")
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(merged(TINY, {"execution": {"track": ["trackio=here"]}})))
+    file = write_study(tmp_path, execution={"track": ["trackio=here"]})
     assert main(["plan", str(file), "--quick"]) == 2
     assert "execution.track: trackio needs a package" in capsys.readouterr().err
     assert load_study(file).execution.track == (f"trackio={tmp_path / 'here'}",)

@@ -14,15 +14,14 @@ import numpy as np
 import pytest
 import torch
 from samples import indices_of, numbered_pixels, picture, run_data
+from samples import small_net as net
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from ray_unlearn import models
 from ray_unlearn.data.images import ImageSet, Scaling
 from ray_unlearn.errors import MethodError, TrainingDiverged
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Augment, Recipe
-from ray_unlearn.study.schema import Model
 from ray_unlearn.training import Hooks, Training, accuracy_and_loss, class_weights, fit, predict
 from ray_unlearn.training.batches import Batch, Draws, Stream, augment, draw, load, sizes_of
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
@@ -34,11 +33,6 @@ PLAIN = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "
 def recipe(**changes) -> Recipe:
     """Return a recipe of one epoch of plain SGD in batches of 8."""
     return Recipe(**{**PLAIN, "epochs": 1, "lr": 0.01, "batch_size": 8, **changes})
-
-
-def net(seed: int = 0) -> nn.Module:
-    """Return a small net with batch normalisation, the same for the same seed."""
-    return models.build(Model(arch="small_cnn", options={"width": 4}), 3, Seeds(study=seed))
 
 
 class Linear(nn.Module):

@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import TINY, merged
+from conftest import write_study
 from evaluated import evaluated_store, evaluated_study
 from plans import finetune, plan_of, record_of
 
@@ -469,8 +468,7 @@ def test_evaluate_watch_from_the_command_line(tmp_path: Path, capsys: pytest.Cap
 
 def test_an_interrupt_ends_watching(making: Making, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
     """Law: Ctrl-C is exit code 130 and one line, no traceback."""
-    file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump(merged(TINY, {"storage": str(tmp_path / "store")})))
+    file = write_study(tmp_path)
 
     def interrupted(seconds: float) -> None:
         os.kill(os.getpid(), signal.SIGINT)

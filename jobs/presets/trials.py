@@ -33,7 +33,7 @@ from ray_unlearn.errors import StoreError, StudyError, TrainingDiverged, did_you
 from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.keywords import literal_defaults
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store import FailedRecord, StudyStore, open_storage
+from ray_unlearn.store import FailedRecord, StudyStore
 from ray_unlearn.store.records import OUTPUTS
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.plan import ORIGINAL, Run
@@ -270,7 +270,7 @@ def _diverged(failure: FailedRecord) -> bool:
 
 
 def _store(study: Study) -> StudyStore:
-    return StudyStore(open_storage(study.storage), study.name)
+    return StudyStore.of(study)
 
 
 def _original(store: StudyStore) -> Seen:

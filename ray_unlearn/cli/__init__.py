@@ -13,6 +13,7 @@ Does not cover: the work of a subcommand, which is done in the room that it call
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import os
 import signal
 import sys
@@ -45,7 +46,7 @@ from ray_unlearn.cli import (
 )
 from ray_unlearn.cli.epilogs import epilog
 from ray_unlearn.cli.options import naming_study
-from ray_unlearn.errors import Interrupted, RayUnlearnError
+from ray_unlearn.errors import Interrupted, RayUnlearnError, first_line
 from ray_unlearn.terminal import Escaping, print_error, print_line
 from ray_unlearn.usercode.exits import threads_left
 
@@ -82,6 +83,10 @@ app.command(epilog=epilog("forget"))(forget.forget)
 app.command("all", epilog=epilog("all"))(naming_study(all_.everything))
 
 
+_COMPLETES = "_RAY_UNLEARN_COMPLETE"
+"""Variable with which a shell asks the command line framework for completions."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     from ray_unlearn.interrupts import GRACE_S, RESUMABLE, ends_within, interrupts
@@ -90,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ends_within(GRACE_S), interrupts():
             given = list(arguments) if arguments is not None else None
             return int(app(args=given, prog_name="ray-unlearn", standalone_mode=False) or 0)
-    except SystemExit as done:  # how the command line framework ends, with our exit codes
-        return done.code if isinstance(done.code, int) else 1
+    except SystemExit as done:
+        return _left(done)
     except Interrupted as stop:
         print_error(f"{stop}; {RESUMABLE}")
         return stop.exit_code
@@ -103,6 +108,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         return _shown(error)
+
+
+def _left(done: SystemExit) -> int:
+    """Return the exit code where something ends Python; a user's code, which does so, is no success."""
+    if _COMPLETES in os.environ and isinstance(done.code, int):  # how the framework ends a shell's completion
+        return done.code
+    print_error(f"error: {first_line(done)}: code of a net, a method or a plugin, which ended this command")
+    return 1
 
 
 def _shown(error: Any) -> int:
@@ -118,6 +131,8 @@ def _shown(error: Any) -> int:
 def run() -> NoReturn:
     """Run the `ray-unlearn` command and exit. Ctrl-C while Python itself starts or ends shows no traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with suppress(AttributeError, OSError, ValueError):  # where standard error is no file
+        faulthandler.enable()  # a crash in C code of a net shows the net's line
     code = main()
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # Python would wait for threads that wait for a storage
         _end(code)

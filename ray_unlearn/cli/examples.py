@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ray_unlearn.errors import StudyError, did_you_mean, writing
+from ray_unlearn.errors import StudyError, check_new, did_you_mean, writing
 from ray_unlearn.terminal import print_line
 
 _PACKAGE = Path(__file__).parents[1]
@@ -39,8 +39,7 @@ def examples(
     if file is None:
         print_line(text.rstrip())
         return
-    if file.exists():
-        raise StudyError(f"{file}: exists already and is not overwritten; choose another name")
+    check_new(file)
     with writing(file):
         file.write_text(text, encoding="utf-8")
     print_line(f"wrote {file}")

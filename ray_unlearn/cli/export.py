@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ray_unlearn.cli.options import Overrides, StudyFile, check_ending, names_in, store_of
-from ray_unlearn.errors import StoreError, StudyError, did_you_mean
+from ray_unlearn.errors import StoreError, StudyError, check_new, did_you_mean
 from ray_unlearn.terminal import print_line
 
 if TYPE_CHECKING:
+    from ray_unlearn.store import StudyStore
     from ray_unlearn.study import Study
 
 
@@ -36,6 +37,7 @@ class ExportFormat(StrEnum):
 OUTPUTS = (ExportFormat.klom, ExportFormat.easydub, ExportFormat.lira, ExportFormat.hub)
 """Formats that are folders of several populations' outputs."""
 
+_OVERWRITE = ", or use --overwrite"
 MODEL_ENDINGS = (".pth", ".safetensors")
 
 
@@ -94,8 +96,8 @@ def export(
     if not population:
         raise StudyError("export: expected --population NAME: a .zip file, or a model, is of one population")
     one_model = _is_one_model(file, run, form)
-    if file.exists() and not overwrite:
-        raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
+    if not overwrite:
+        check_new(file, _OVERWRITE)
     loaded = load_study(study, overrides)
     _check_names([population], loaded)
     from ray_unlearn.export import export_competition, export_model
@@ -117,13 +119,12 @@ def _export_digests(study: Study, file: Path, populations: list[str], *, overwri
     from ray_unlearn.interchange.digests import write_digests
 
     check_ending(file, (".csv",), "digests are a table")
-    if file.exists() and not overwrite:
-        raise StudyError(f"{file}: exists already and is not overwritten; choose another name, or use --overwrite")
+    if not overwrite:
+        check_new(file, _OVERWRITE)
     _check_names(populations, study)
     store = store_of(study)
     chosen = [name for name in populations or study.populations if store.made(name)]
-    if not chosen:
-        raise StoreError(f"{store.uri}: no run is made yet; `ray-unlearn generate` makes them")
+    _check_any(chosen, store)
     count = write_digests(store, chosen, file)
     print_line(f"wrote the digests of {count} runs to {file}")
 
@@ -135,6 +136,11 @@ def _check_names(populations: list[str], study: Study) -> None:
             raise StudyError(f"--population {name}: not a population of the study{hint}")
 
 
+def _check_any(populations: list[str], store: StudyStore) -> None:
+    if not populations:
+        raise StoreError(f"{store.uri}: no run is made yet; `ray-unlearn generate` makes them")
+
+
 def _export_outputs(study: Study, folder: Path, populations: list[str], form: ExportFormat, more: Any) -> None:
     """Write outputs of several populations into a folder; `more`: keyword arguments of a hub's export."""
     from ray_unlearn.interchange.hub import export_hub
@@ -144,8 +150,7 @@ def _export_outputs(study: Study, folder: Path, populations: list[str], form: Ex
     _check_names(populations, study)
     store = store_of(study)
     chosen = populations or [name for name in study.populations if store.made(name)]
-    if not chosen:
-        raise StoreError(f"{store.uri}: no run is made yet; `ray-unlearn generate` makes them")
+    _check_any(chosen, store)
     if form is ExportFormat.hub:
         written = export_hub(store, study, chosen, folder, **more)
     else:

@@ -103,7 +103,7 @@ def forget(
             "to change the request, edit the file"
         )
     found = forget_study(
-        study, overrides, seconds=seconds, thumbnails=thumbnails, backend=backend.value, say=print_error
+        study, overrides, seconds=seconds, thumbnails=thumbnails, backend=backend.value, log=print_error
     )
     print_line("\n".join(found.lines))
     if found.failed:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ray_unlearn.errors import StudyError
+from ray_unlearn.errors import StudyError, check_new
 from ray_unlearn.terminal import print_line
 
 
@@ -46,8 +46,7 @@ def init(
         return
     if file is None:
         raise StudyError("init: expected the FILE to write, or --schema")
-    if file.exists():
-        raise StudyError(f"{file}: exists already and is not overwritten; choose another name")
+    check_new(file)
     if template is StudyTemplate.deletion:
         file.write_text(DELETION.substitute(PLACEHOLDERS), encoding="utf-8")
         print_line(f"wrote {file}; fill it in, then: ray-unlearn forget {file}")

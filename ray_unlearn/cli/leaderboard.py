@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_unlearn.cli.options import check_ending
+from ray_unlearn.cli.options import check_ending, store_of
 from ray_unlearn.errors import StoreError, writing
 from ray_unlearn.terminal import print_error, print_line
 
@@ -76,7 +76,6 @@ def _store(text: str) -> StudyStore:
     from ray_unlearn.study import load_study
 
     if text.endswith((".yaml", ".yml")):
-        study = load_study(Path(text))
-        return StudyStore(open_storage(study.storage), study.name)
+        return store_of(load_study(Path(text)))
     storage, _, name = text.rstrip("/").rpartition("/")
     return StudyStore(open_storage(storage or "."), name)

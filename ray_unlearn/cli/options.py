@@ -146,9 +146,9 @@ def names_in(items: list[str]) -> list[str]:
 
 def store_of(study: Study) -> StudyStore:
     """Return the store of a study; no file is created."""
-    from ray_unlearn.store import StudyStore, open_storage
+    from ray_unlearn.store import StudyStore
 
-    return StudyStore(open_storage(study.storage), study.name)
+    return StudyStore.of(study)
 
 
 def check_ending(file: Path, endings: Sequence[str], what: str) -> None:

@@ -54,12 +54,13 @@ Listed = list[tuple[str, str]]
 """Entries of a list: (where, image id or position)."""
 
 
-def read_ids(ids: str | Sequence[str], count: int | None = None) -> Listed:
+def read_ids(ids: str | Sequence[str], count: int | None = None, *, forget: bool = True) -> Listed:
     """Return the entries of a list in the study, or of a file.
 
     Args:
         ids: the list, or the file's path.
         count: number of images, which an array of booleans has to have; None where it is not known yet.
+        forget: whether it lists images to forget: then no column of a file may say that some rows are not meant.
 
     Raises:
         DataError: the file does not exist, or is of another kind.
@@ -84,7 +85,7 @@ def read_ids(ids: str | Sequence[str], count: int | None = None) -> Listed:
     name = next((one for one in _COLUMNS if one in table.columns), None)
     if name is None and len(table.columns) > 1:
         raise DataError(f"{ids}: no column 'image_id'; found {list(table.columns)}")
-    for column in table.columns:
+    for column in table.columns if forget else ():
         _check_column(ids, str(column), [str(cell).strip().lower() for cell in table[column]])
     if name is None:  # one column without a name: its first line is an entry, too
         only = str(table.columns[0])

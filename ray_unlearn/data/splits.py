@@ -22,14 +22,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pyarrow as pa
 
 from ray_unlearn.data.class_names import same_number
 from ray_unlearn.data.id_lists import by_name, find, mask_of, names_of, no_image, no_position, positions, read_ids
 from ray_unlearn.errors import DataError, did_you_mean
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store.arrow import ipc_bytes, read_table
-from ray_unlearn.store.formats import stamped
+from ray_unlearn.store.splits import encode_splits
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Data, Source
 
@@ -67,37 +65,8 @@ class Splits:
         return {name: len(indexes) for name, indexes in self.sets.items()}
 
     def arrow(self, images: ImageTable) -> bytes:
-        """Return the splits as an Arrow IPC file: split, image_id, label, group, one row per image.
-
-        The schema's metadata hold `format`, `made_by` and, where the source has class names, a JSON list `class_names`;
-        `with_warnings` adds `warnings`.
-        """
-        names = [name for name, indexes in self.sets.items() for _ in indexes]
-        order = np.concatenate(list(self.sets.values()))
-        table = pa.table(
-            {
-                "split": pa.array(names).dictionary_encode(),
-                "image_id": pa.array([images.ids[i] for i in order], pa.string()),
-                "label": pa.array(images.labels_N[order], pa.int64()),
-                "group": pa.array([images.groups[i] for i in order], pa.string()),
-            }
-        )
-        names_of_classes = {"class_names": json.dumps(images.class_names)} if images.class_names else {}
-        metadata = {key: str(value) for key, value in stamped("splits", names_of_classes).items()}
-        return _file(table.replace_schema_metadata(metadata))
-
-
-def with_warnings(splits_arrow: bytes, warnings: Sequence[str]) -> bytes:
-    """Return a splits file with warnings about the images in its metadata, as a JSON list; the same bytes for none."""
-    if not warnings:
-        return splits_arrow
-    table = read_table(splits_arrow)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"warnings": json.dumps(warnings).encode()})
-    return _file(table)
-
-
-def _file(table: pa.Table) -> bytes:
-    return ipc_bytes(table)
+        """Return the splits as the file that is saved with the study."""
+        return encode_splits(self.sets, images.ids, images.labels_N, images.groups, images.class_names)
 
 
 def make_splits(data: Data, seeds: Seeds, images: ImageTable, forget_set: int = 0) -> Splits:

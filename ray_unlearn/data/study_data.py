@@ -26,10 +26,11 @@ from ray_unlearn.data.node_cache import cache_folder
 from ray_unlearn.data.prepare import DecodeAll, Prepared, check_classes, in_place, prepare_source
 from ray_unlearn.data.rows import OpenSource, Role
 from ray_unlearn.data.sources import has_columns, open_source
-from ray_unlearn.data.splits import ImageTable, Splits, make_splits, with_warnings
+from ray_unlearn.data.splits import ImageTable, Splits, make_splits
 from ray_unlearn.errors import DataError
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store import Storage
+from ray_unlearn.store.splits import with_warnings
 from ray_unlearn.study.forget import Forget
 from ray_unlearn.study.identity import identity_of
 from ray_unlearn.study.schema import Columns, Data, Source, Study

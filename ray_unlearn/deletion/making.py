@@ -44,7 +44,7 @@ from ray_unlearn.generation import Summary, generate
 from ray_unlearn.generation.backends import BackendName
 from ray_unlearn.generation.thumbnails import thumbnails as drawn
 from ray_unlearn.report.publish import publish
-from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store import StudyStore
 from ray_unlearn.study.loading import load_study
 from ray_unlearn.study.plan import ORIGINAL, Run
 from ray_unlearn.study.schema import Study
@@ -59,7 +59,7 @@ _GROWTH = 4
 _TRAINING_OVER_PREDICTION = 3.0
 """Time of a training step over that of a prediction of the same images: forward, and twice that backward."""
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def forget(
     thumbnails: bool = False,
     backend: BackendName = "auto",
     most: int = MOST,
-    say: Say = print_error,
+    log: Log = print_error,
+    say: Log | None = None,
     **request: Any,
 ) -> Deletion:
     """Answer one deletion request.
@@ -110,7 +111,8 @@ def forget(
         thumbnails: put pictures of the forgotten images on the page.
         backend: as of `generate`.
         most: unlearned and retrained runs at most.
-        say: called with one line per step of progress.
+        log: called with one line per step of progress.
+        say: older name of `log`.
         request: fields of `Request`: model, arch, data, ids, test, method, image_size, normalize, training, ...
 
     Raises:
@@ -120,7 +122,7 @@ def forget(
     """
     seconds = budget_s(budget)
     file = write(Request(**request), Path(out))
-    return forget_study(file, seconds=seconds, thumbnails=thumbnails, backend=backend, most=most, say=say)
+    return forget_study(file, seconds=seconds, thumbnails=thumbnails, backend=backend, most=most, log=say or log)
 
 
 def forget_study(
@@ -131,7 +133,7 @@ def forget_study(
     thumbnails: bool = False,
     backend: BackendName = "auto",
     most: int = MOST,
-    say: Say = print_error,
+    log: Log = print_error,
 ) -> Deletion:
     """Answer the deletion request of a study file; model and page are written into its folder.
 
@@ -142,7 +144,7 @@ def forget_study(
     study = load_study(file, overrides)
     check_form(study, str(file))
     check_replaceable(study, file.parent)
-    store = StudyStore(open_storage(study.storage), study.name)
+    store = StudyStore.of(study)
     end, said = time.monotonic() + seconds, set[str]()
     try:
         _made(generate(with_count(study, 1), backend="inline", only=[ORIGINAL], said=said), "the original")
@@ -153,17 +155,17 @@ def forget_study(
         ) from error
     try:
         check_scale(study, store)
-        say(original.check(study, store))
+        log(original.check(study, store))
     except ModelError:
         _make_room(store)
         raise
     warnings = original.warnings(study)
     for line in warnings:
-        say(f"warning: {line}")
-    study, note, failed = _make(file, study, store, end, partial(generate, said=said), backend, most, say)
+        log(f"warning: {line}")
+    study, note, failed = _make(file, study, store, end, partial(generate, said=said), backend, most, log)
     warnings += [line for line in (note, failed) if line]
     write_count(file, max(1, len(store.made(UNLEARNED))))
-    scores = _scores(study, store, say)
+    scores = _scores(study, store, log)
     return replace(_written(file, overrides, study, store, scores, warnings, thumbnails), failed=failed)
 
 
@@ -187,7 +189,7 @@ def _make(
     make: Callable[..., Summary],
     backend: BackendName,
     most: int,
-    say: Say,
+    log: Log,
 ) -> tuple[Study, str, str]:
     """Make the unlearned model, then pairs of unlearned and retrained runs until the budget is used.
 
@@ -197,7 +199,7 @@ def _make(
 
     """
     _made(make(with_count(study, 1), backend="inline", only=[UNLEARNED]), "the unlearned model")
-    say(f"the unlearned model is made; {duration(max(0.0, end - time.monotonic()))} of the budget are left")
+    log(f"the unlearned model is made; {duration(max(0.0, end - time.monotonic()))} of the budget are left")
     done = _pairs(store)
     expected_s = 0.0 if done else _retraining_s(study, store)
     if not done and expected_s > end - time.monotonic():
@@ -205,7 +207,7 @@ def _make(
             f"No model was retrained: one would take about {duration(expected_s)}, more than the budget leaves; "
             "--budget gives more time"
         )
-        say(note)
+        log(note)
         return with_count(study, 1), note, ""
     pair_s = expected_s
     while done < most:
@@ -214,7 +216,7 @@ def _make(
         count = min(most, done + max(fits, 0 if done else 1), max(1, _GROWTH * done))
         if count <= done:
             break
-        say(f"making unlearned and retrained models: {done} of each so far, {count} then")
+        log(f"making unlearned and retrained models: {done} of each so far, {count} then")
         summary = make(with_count(study, count), backend=backend, only=[UNLEARNED, RETRAINED])
         if summary.exit_code:
             return with_count(study, count), "", _ended_early(file, summary)
@@ -224,7 +226,7 @@ def _make(
     if done < min(words.FEW, most):
         more_min = math.ceil(pair_s * (words.FEW - done) / 60) + 1
         note = f"{done} of each are too few for a test; --budget {more_min}m is about enough for {words.FEW}"
-        say(note)
+        log(note)
     return with_count(study, max(done, 1)), note, ""
 
 
@@ -248,10 +250,10 @@ def _retraining_s(study: Study, store: StudyStore) -> float:
     return record.seconds.get("predict", 0.0) * _TRAINING_OVER_PREDICTION * study.training.epochs
 
 
-def _scores(study: Study, store: StudyStore, say: Say) -> Scores | None:
+def _scores(study: Study, store: StudyStore, log: Log) -> Scores | None:
     """Score the runs, and publish the study's own report; None where no retrained model is there."""
     try:
-        scores = evaluate(study, store, log=say)
+        scores = evaluate(study, store, log=log)
     except ReferenceNotMade:
         return None
     publish(store, "html")

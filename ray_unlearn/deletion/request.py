@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from ray_unlearn.errors import StoreError, StudyError
-from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store import StudyStore
 from ray_unlearn.study.identity import diff
 from ray_unlearn.study.loading import load_study
 from ray_unlearn.study.recipe import Recipe
@@ -138,7 +138,7 @@ def write(request: Request, out: Path) -> Path:
 def _gives_way(file: Path) -> bool:
     """Return whether a study file is of a request of which no model was made."""
     study = load_study(file)
-    store = StudyStore(open_storage(study.storage), study.name)
+    store = StudyStore.of(study)
     begun = any(store.indexes(name) for name in study.populations)
     return not begun and _FORM.fullmatch(file.read_text(encoding="utf-8")) is not None
 

@@ -73,8 +73,7 @@ def smallest_p(found: Findings) -> float | None:
     retrained = found.sides.get(RETRAINED)
     if found.scores is None or retrained is None or min(retrained.runs, found.sides[UNLEARNED].runs) < FEW:
         return None
-    tests = found.scores.tests.values()
-    return min((one.p if one.adjusted is None else one.adjusted for one in tests), default=None)
+    return min((one.corrected for one in found.scores.tests.values()), default=None)
 
 
 def reasons(found: Findings) -> list[str]:

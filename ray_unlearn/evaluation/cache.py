@@ -24,14 +24,7 @@ from ray_unlearn.evaluation.intervals import APART, SHARED
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.nulls import NullPart, score_null
-from ray_unlearn.evaluation.outputs import (
-    ImageNames,
-    Outputs,
-    check_same_images,
-    original_of,
-    read_image_names,
-    read_outputs,
-)
+from ray_unlearn.evaluation.outputs import Outputs, check_same_images, original_of, read_outputs
 from ray_unlearn.evaluation.population_scores import Scored, describe, on_set, whole
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import FORMAT, OneRunAudit, PopulationScores, Role
@@ -46,6 +39,7 @@ from ray_unlearn.evaluation.shadow_scores import (
 from ray_unlearn.evaluation.single_images import one_run_audit
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.records import OUTPUTS
+from ray_unlearn.store.splits import ImageNames, read_image_names
 from ray_unlearn.study.forget_sets import runs_by_set
 from ray_unlearn.study.identity import digest
 

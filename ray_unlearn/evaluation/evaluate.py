@@ -29,7 +29,6 @@ from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.nulls import with_null
 from ray_unlearn.evaluation.one_run import control_splits
 from ray_unlearn.evaluation.other_stores import planned_runs
-from ray_unlearn.evaluation.outputs import image_names_sha256, read_image_names
 from ray_unlearn.evaluation.permutation import LEAST_RUNS
 from ray_unlearn.evaluation.planning import falls, plan
 from ray_unlearn.evaluation.ranks import RANKED, ranks
@@ -49,6 +48,7 @@ from ray_unlearn.evaluation.whole_populations import adjusted
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.formats import parse_object
+from ray_unlearn.store.splits import image_names_sha256, read_image_names
 from ray_unlearn.store.starts import start_population
 from ray_unlearn.study.identity import digest
 from ray_unlearn.study.schema import Evaluation, Study

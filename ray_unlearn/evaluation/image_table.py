@@ -26,10 +26,11 @@ from ray_unlearn.evaluation.epsilon import example_epsilons
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.other_stores import check_images, described, populations_of
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs, check_same_images, read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import Outputs, check_same_images, read_outputs
 from ray_unlearn.evaluation.slices import class_name
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.membership import is_shadow
+from ray_unlearn.store.splits import ImageNames, read_image_names
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, Study
 

@@ -24,11 +24,12 @@ import numpy as np
 
 from ray_unlearn.errors import DataError
 from ray_unlearn.evaluation.measures.memorisation import Memorised, memorisation
-from ray_unlearn.evaluation.outputs import Outputs, read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import Outputs, read_outputs
 from ray_unlearn.evaluation.shadows import LEAST_PAIRS, complete_pairs, pairs_of
 from ray_unlearn.store import Record, Storage, StudyStore
 from ray_unlearn.store.forget_sets import splits_held
 from ray_unlearn.store.membership import HALVED, is_shadow, split_sizes
+from ray_unlearn.store.splits import read_image_names
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, Study
 

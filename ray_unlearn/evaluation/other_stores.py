@@ -17,11 +17,11 @@ from typing import Any
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.cache import Population
-from ray_unlearn.evaluation.outputs import read_image_names
 from ray_unlearn.store import Record, StudyStore, open_storage
 from ray_unlearn.store.forget_sets import splits_held, wrong_set
 from ray_unlearn.store.membership import is_shadow
 from ray_unlearn.store.records import IMPORTED
+from ray_unlearn.store.splits import read_image_names
 from ray_unlearn.store.starts import check_starts, start_population
 from ray_unlearn.study.identity import diff
 from ray_unlearn.study.plan import ORIGINAL

@@ -11,7 +11,6 @@ Does not cover: checkpoints; nothing here needs a model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -19,17 +18,15 @@ from functools import cached_property
 from typing import Literal, Protocol, cast
 
 import numpy as np
-import pyarrow as pa
 
 from ray_unlearn.errors import EvaluationError, StoreError, first_line
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence, probability_of
 from ray_unlearn.evaluation.ordered import Ordered, ordered_by_value
 from ray_unlearn.evaluation.shadow_fits import ShadowFit
 from ray_unlearn.store import Record, StudyStore
-from ray_unlearn.store.arrow import read_table
-from ray_unlearn.store.formats import check_format
 from ray_unlearn.store.outputs import UNKNOWN, Margin, SplitLogits, SplitMargins, decode_margins, decode_outputs
-from ray_unlearn.store.records import IMPORTED, OUTPUTS, payload_of
+from ray_unlearn.store.records import IMPORTED, OUTPUTS
+from ray_unlearn.store.splits import UNREADABLE
 from ray_unlearn.study.plan import Run
 
 _READERS = 8
@@ -44,8 +41,6 @@ _LACKS: Mapping[Margin | None, frozenset[Lack]] = {
     "log_odds": frozenset({"answers"}),
     "top_two": frozenset({"probabilities"}),
 }
-_UNREADABLE = (pa.ArrowException, OSError, KeyError, IndexError, AttributeError, TypeError, ValueError, OverflowError)
-"""Errors of Arrow and NumPy for a file that is not ours, although its record agrees with it."""
 
 
 @dataclass(frozen=True)
@@ -284,7 +279,7 @@ def read_run(store: StudyStore, population: str, index: int, record: Record) -> 
             kind, splits = margins
             return {name: scored(split, kind) for name, split in splits.items()}
         found = decode_outputs(data, where)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise StoreError(
             f"{store.uri}: run {run}: {OUTPUTS} does not hold outputs ({first_line(error)[:200]})"
         ) from error
@@ -306,71 +301,3 @@ def scored(split: SplitLogits | SplitMargins, kind: Margin | None = None) -> Spl
     phi_N = logit_scaled_confidence(split.logits_NC, split.labels_N)
     correct_N = split.logits_NC.argmax(1) == split.labels_N
     return SplitOutputs(split.positions_N, split.labels_N, phi_N[None], correct_N[None])
-
-
-@dataclass(frozen=True)
-class ImageNames:
-    """Content of the splits file: ids and groups of the images, in the order of their positions; class names."""
-
-    ids: Mapping[str, Sequence[str]]
-    groups: Mapping[str, Sequence[str]]
-    """Empty text where an image has none."""
-    class_names: tuple[str, ...]
-    """Empty where the source has none."""
-
-
-def image_names_sha256(store: StudyStore, digest: str) -> str:
-    """Return the hash of the splits file, which changes with groups and class names; its digest is of the ids alone.
-
-    Raises:
-        StoreError: it is missing.
-
-    """
-    return payload_of(_splits_file(store, digest)).sha256
-
-
-def _splits_file(store: StudyStore, digest: str) -> bytes:
-    name = store.layout.splits(digest)
-    try:
-        return store.storage.read(name)
-    except FileNotFoundError:
-        raise StoreError(f"{store.uri}: {name} is missing; `ray-unlearn generate` writes it again") from None
-
-
-def read_image_names(store: StudyStore, digest: str) -> ImageNames:
-    """Read the splits file that a population's identity names.
-
-    Raises:
-        StoreError: it is missing or cannot be read.
-
-    """
-    try:
-        table = read_table(_splits_file(store, digest))
-        check_format("splits", table.schema.metadata or {}, f"{store.storage.uri}/{store.layout.splits(digest)}")
-        rows = table.select([name for name in ("split", "image_id", "group") if name in table.column_names]).to_pydict()
-    except _UNREADABLE as error:
-        name = store.layout.splits(digest)
-        raise StoreError(f"{store.uri}: {name} is damaged; `ray-unlearn generate` writes it again") from error
-    ids: dict[str, list[str]] = {}
-    groups: dict[str, list[str]] = {}
-    none = [""] * len(table)  # a splits file that an older version wrote has no groups
-    for split, image_id, group in zip(rows["split"], rows["image_id"], rows.get("group", none), strict=True):
-        ids.setdefault(split, []).append(image_id)
-        groups.setdefault(split, []).append(group)
-    names = json.loads((table.schema.metadata or {}).get(b"class_names", b"[]"))
-    return ImageNames(ids, groups, tuple(map(str, names)))
-
-
-def data_warnings(store: StudyStore, digest: str) -> list[str]:
-    """Return what `generate` warned of the images of a splits file; none of a file of an earlier version.
-
-    Raises:
-        StoreError: it is missing or cannot be read.
-
-    """
-    name = store.layout.splits(digest)
-    try:
-        found = json.loads((read_table(_splits_file(store, digest)).schema.metadata or {}).get(b"warnings", b"[]"))
-    except _UNREADABLE as error:
-        raise StoreError(f"{store.uri}: {name} is damaged; `ray-unlearn generate` writes it again") from error
-    return [str(line) for line in found]

@@ -38,7 +38,7 @@ from ray_unlearn.evaluation.measures.forgetting_quality import (
 )
 from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs, original_of
+from ray_unlearn.evaluation.outputs import Outputs, original_of
 from ray_unlearn.evaluation.ranks import RANKED
 from ray_unlearn.evaluation.resampling import Draws, Rows, Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
@@ -48,6 +48,7 @@ from ray_unlearn.evaluation.whole_populations import tests_of, variance_of
 from ray_unlearn.evaluation.worst_images import image_scores
 from ray_unlearn.store import Record
 from ray_unlearn.store.membership import MEMBERS
+from ray_unlearn.store.splits import ImageNames
 
 _EXAMPLES_AT = (0.1, 0.37, 0.63, 0.9)
 """Quantiles of the reference's mean phi: from images that retrained models get wrong to those they are sure of."""

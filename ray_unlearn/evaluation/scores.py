@@ -154,6 +154,11 @@ class PermutationTest(_Value):
     least_runs: int | None = None
     """Runs a side, of each forget set, at which it could find a difference; None where it could with these."""
 
+    @property
+    def corrected(self) -> float:
+        """The p after Holm's correction, where it is known, else p alone."""
+        return self.p if self.adjusted is None else self.adjusted
+
 
 class Equivalence(_Value):
     """Whether F is at most a margin below what retraining gets against itself, at the null's N."""

@@ -19,7 +19,7 @@ import numpy as np
 from ray_unlearn.errors import StoreReadOnly
 from ray_unlearn.evaluation.measures.measure import MakeRng
 from ray_unlearn.evaluation.measures.memorisation import MEMORISED, Memorised, by_chance, memorisation
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_outputs
+from ray_unlearn.evaluation.outputs import Outputs, read_outputs
 from ray_unlearn.evaluation.scores import PopulationScores
 from ray_unlearn.evaluation.shadow_attacks import LEAST_PAIRS as LEAST_UNLEARNED
 from ray_unlearn.evaluation.shadow_attacks import Attacked, attacks_on, together, u_lira_of_pairs
@@ -29,6 +29,7 @@ from ray_unlearn.evaluation.shadows import LEAST_PAIRS, ShadowPhi, complete_pair
 from ray_unlearn.evaluation.slices import class_name
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.membership import Members, is_shadow, members_of, split_sizes
+from ray_unlearn.store.splits import ImageNames
 from ray_unlearn.wording import plural
 
 Records = Mapping[int, Record]

@@ -30,12 +30,13 @@ from ray_unlearn.evaluation.one_run import (
     largest_epsilon,
     standardised,
 )
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs
+from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import EpsilonBounds, ImageQuantiles, OneRunAudit, Slice
 from ray_unlearn.evaluation.slices import forget_keys
 from ray_unlearn.evaluation.worst_images import joined, quantiles
+from ray_unlearn.store.splits import ImageNames
 from ray_unlearn.wording import plural
 
 Number = Literal["epsilon", "u_lira_auc", "klom"]

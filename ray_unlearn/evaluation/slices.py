@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs, SplitOutputs
+from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 from ray_unlearn.evaluation.populations import FloatArray, by_runs
 from ray_unlearn.evaluation.scores import Cost, Slice, Stage, Summary
 from ray_unlearn.store import Record
 from ray_unlearn.store.outputs import UNKNOWN
+from ray_unlearn.store.splits import ImageNames
 
 GROUPS_SHOWN = 50
 """Groups (persons) of a split: those with the most images."""

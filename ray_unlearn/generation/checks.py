@@ -29,7 +29,7 @@ from ray_unlearn.generation.job import check_sets, check_storage
 from ray_unlearn.generation.preflight import check_device, check_precision, import_what_runs_need
 from ray_unlearn.generation.records import check_kept, check_packs
 from ray_unlearn.monitor.tracking import check_trackers
-from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store import StudyStore
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.study.plan import ORIGINAL, Ingredients, MethodUse, Plan, Population, make_plan
 from ray_unlearn.study.schema import Source, Study
@@ -87,7 +87,7 @@ class Checks:
 
     def _open_store(self) -> StudyStore:
         check_storage(self.study.storage)
-        store = StudyStore(open_storage(self.study.storage), self.study.name)
+        store = StudyStore.of(self.study)
         _check_writable(store)
         return store
 

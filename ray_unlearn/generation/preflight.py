@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ray_unlearn.errors import ClusterError, MethodError, ModelError, RayUnlearnError
-from ray_unlearn.store import StudyStore, open_storage
+from ray_unlearn.store import StudyStore
 from ray_unlearn.store.records import Record
 from ray_unlearn.study.plan import Plan
 from ray_unlearn.study.schema import Study
@@ -38,7 +38,7 @@ def probably_pending(study: Study, only: Sequence[str]) -> StudyStore | None:
     If the store cannot be read, None is returned: its next reader raises the error.
     """
     try:
-        store = StudyStore(open_storage(study.storage), study.name)
+        store = StudyStore.of(study)
         wanted = {name: spec.planned for name, spec in study.populations.items() if name in (only or study.populations)}
         return store if any(len(store.indexes(name)) < planned for name, planned in wanted.items()) else None
     except RayUnlearnError:

@@ -59,8 +59,8 @@ def thumbnails(study: Study, made_of: Mapping[str, Any], image_ids: Collection[s
     return uris
 
 
-def worst_pictures(study: Study, store: StudyStore, say: Callable[[str], None]) -> Sequence[Shown]:
-    """Return pictures of the images that each method forgot worst; say it where no image has an epsilon.
+def worst_pictures(study: Study, store: StudyStore, log: Callable[[str], None]) -> Sequence[Shown]:
+    """Return pictures of the images that each method forgot worst; log a line where no image has an epsilon.
 
     Raises:
         StoreError: there is no evaluation, or the study has other images than its runs were made of.
@@ -69,7 +69,7 @@ def worst_pictures(study: Study, store: StudyStore, say: Callable[[str], None]) 
     found = worst_images(study, store, read_scores(store))
     image_ids = dict.fromkeys(one.image_id for images in found.values() for one in images)
     if not image_ids:
-        say("warning: no image has an epsilon, which takes 3 runs of a method and of the reference: no pictures")
+        log("warning: no image has an epsilon, which takes 3 runs of a method and of the reference: no pictures")
         return []
     population = next(name for name, images in found.items() if images)  # all that are compared have the same images
     made_of = (store.held(population) or {})["identity"]["data"]

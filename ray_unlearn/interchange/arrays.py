@@ -23,6 +23,7 @@ from ray_unlearn.data.arrays import opened_npz
 from ray_unlearn.data.id_lists import read_ids, whole
 from ray_unlearn.errors import DataError, first_line
 from ray_unlearn.store.disk import check_regular_file
+from ray_unlearn.wording import first_of
 
 _PIECE_BYTES = 2**22
 
@@ -55,7 +56,7 @@ def read_array(path: Path) -> np.ndarray:
     tree = read_tree(path)
     if isinstance(tree, np.ndarray):
         return tree
-    raise DataError(f"{path}: expected one array; found a dictionary of {_shown(tree)}")
+    raise DataError(f"{path}: expected one array; found a dictionary of {first_of(tree)}")
 
 
 def read_tree(path: Path) -> np.ndarray | dict[str, np.ndarray]:
@@ -103,14 +104,13 @@ def _plain(value: Any, where: str) -> np.ndarray:
     return found
 
 
-def pick(tree: np.ndarray | dict[str, np.ndarray], key: str | None, where: Path, what: str) -> np.ndarray:
-    """Return one of a file's arrays.
+def pick(tree: np.ndarray | dict[str, np.ndarray], epoch: str | None, where: Path) -> np.ndarray:
+    """Return one of a file's arrays, which are of several epochs.
 
     Args:
         tree: what the file holds.
-        key: name of the array; None for the only one.
+        epoch: key of the array; None for the only one.
         where: the file, for messages.
-        what: what the keys are, and the option that chooses one, as `epochs; --epoch`.
 
     Raises:
         DataError: it has several and none is chosen, or none of this name.
@@ -118,12 +118,12 @@ def pick(tree: np.ndarray | dict[str, np.ndarray], key: str | None, where: Path,
     """
     if isinstance(tree, np.ndarray):
         return tree
-    if key is None and len(tree) == 1:
+    if epoch is None and len(tree) == 1:
         return next(iter(tree.values()))
-    if key is None or key not in tree:
-        asked = f"no {key}; " if key is not None else ""
-        raise DataError(f"{where}: {asked}holds {_shown(tree)} ({what} chooses one)")
-    return tree[key]
+    if epoch is None or epoch not in tree:
+        asked = f"no {epoch}; " if epoch is not None else ""
+        raise DataError(f"{where}: {asked}holds {first_of(tree)} (--epoch chooses one)")
+    return tree[epoch]
 
 
 def stacked(arrays: Sequence[np.ndarray], files: Sequence[Path]) -> np.ndarray:
@@ -137,10 +137,6 @@ def stacked(arrays: Sequence[np.ndarray], files: Sequence[Path]) -> np.ndarray:
         if array.shape != arrays[0].shape:
             raise DataError(f"{file}: expected {list(arrays[0].shape)}, as {files[0]} has; found {list(array.shape)}")
     return np.stack(arrays)
-
-
-def _shown(tree: Mapping[str, np.ndarray]) -> str:
-    return ", ".join(list(tree)[:8]) + (", ..." if len(tree) > 8 else "")
 
 
 def read_positions(path: Path, num_train: int) -> list[int]:

@@ -27,7 +27,6 @@ import numpy as np
 import pyarrow as pa
 import safetensors.torch
 
-from ray_unlearn.evaluation.outputs import ImageNames, read_image_names
 from ray_unlearn.export import new_folder
 from ray_unlearn.interchange.card import card
 from ray_unlearn.interchange.packed import write_study
@@ -36,6 +35,7 @@ from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.arrow import ParquetWriter
 from ray_unlearn.store.outputs import Margin, SplitLogits, SplitMargins, decode_margins, decode_outputs
 from ray_unlearn.store.records import CHECKPOINT, OUTPUTS
+from ray_unlearn.store.splits import ImageNames, read_image_names
 from ray_unlearn.study.plan import Run
 from ray_unlearn.study.schema import Study
 

@@ -128,7 +128,7 @@ def read_logits(wanted: Request) -> tuple[Images, list[Brought]]:
         files = sorted(one for one in path.iterdir() if one.suffix in (".npy", ".pt")) if path.is_dir() else [path]
         if not files:
             raise DataError(f"{path}: expected a file .npy or .pt per model; found none")
-        arrays = [np.asarray(pick(read_tree(file), wanted.epoch, file, "--epoch")) for file in files]
+        arrays = [np.asarray(pick(read_tree(file), wanted.epoch, file)) for file in files]
         values = stacked(arrays, files) if path.is_dir() else arrays[0]
         hashes = [{file.name: sha256_of(file)} for file in files]
         origins = [Origin(one) for one in hashes] if path.is_dir() else rows_of(hashes[0], range(len(values)))

@@ -46,7 +46,7 @@ def read_klom(wanted: Request) -> tuple[Images, list[Brought]]:
     found, num_train = [], None
     for name, path in wanted.paths.items():
         files = [path / file for file in KLOM_FILES] if path.is_dir() else [path]
-        parts = [np.asarray(pick(read_tree(file), wanted.epoch, file, "--epoch")) for file in files]
+        parts = [np.asarray(pick(read_tree(file), wanted.epoch, file)) for file in files]
         if any(part.ndim != 2 or len(part) != len(parts[0]) for part in parts):
             shapes = ", ".join(f"{file.name} {list(part.shape)}" for file, part in zip(files, parts, strict=True))
             raise DataError(f"{path}: expected [models, images], equally many models; found {shapes}")

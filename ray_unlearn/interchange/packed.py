@@ -35,13 +35,13 @@ import pyarrow.compute as pc
 
 from ray_unlearn.errors import StoreError, first_line
 from ray_unlearn.evaluation.evaluate import read_scores
-from ray_unlearn.evaluation.outputs import read_image_names
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.store import Record, StudyStore, open_storage
-from ray_unlearn.store.arrow import ipc_bytes, open_parquet_file, read_table
+from ray_unlearn.store.arrow import open_parquet_file
 from ray_unlearn.store.formats import parse_object, stamped
 from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.store.records import CHECKPOINT, OUTPUTS, parse_record, payload_of
+from ray_unlearn.store.splits import UNREADABLE, decode_ids, read_image_names, without_groups
 from ray_unlearn.study.forget import NAME_PATTERN, POPULATION_PATTERN
 from ray_unlearn.study.identity import diff, digest
 from ray_unlearn.study.plan import ORIGINAL, Run
@@ -138,11 +138,9 @@ def _public(record: Record) -> Record:
 
 
 def _copy_splits(store: StudyStore, splits: str, folder: Path) -> None:
-    table = read_table(store.storage.read(store.layout.splits(splits)))
-    place = table.schema.get_field_index("group")
-    table = table.set_column(place, "group", pa.array([""] * len(table), pa.string()))
+    name = store.layout.splits(splits)
     folder.mkdir(exist_ok=True)
-    (folder / PurePath(store.layout.splits(splits)).name).write_bytes(ipc_bytes(table))
+    (folder / PurePath(name).name).write_bytes(without_groups(store.storage.read(name)))
 
 
 def read_pack(folder: Path) -> Pack:
@@ -305,14 +303,11 @@ def _unpack_splits(pack: Pack, store: StudyStore, splits: str) -> None:
 def _check_splits(file: Path, data: bytes, stated: str) -> None:
     """Check that the images of each split have the digest that names the file; it does not list empty splits."""
     try:
-        rows = read_table(data).select(["split", "image_id"]).to_pydict()
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        ids = decode_ids(data)
+    except UNREADABLE as error:
         raise StoreError(
             f"{file}: cannot be read as the ids of images: {first_line(error)}; export it again"
         ) from error
-    ids: dict[str, list[str]] = {}
-    for split, image_id in zip(rows["split"], rows["image_id"], strict=True):
-        ids.setdefault(split, []).append(image_id)
     empty = [name for name in ("validation", "test") if name not in ids]
     added = [some for count in range(len(empty) + 1) for some in combinations(empty, count)]
     possible = [digest({**ids, **{name: [] for name in some}}) for some in added]

@@ -100,7 +100,7 @@ class Request:
         found = Images.of(num_train=num_train, num_test=num_test, forget=forget, labels=labels, prefix=prefix)
         if self.ids is None:
             return found
-        ids = tuple(text for _, text in read_ids(str(self.ids)))
+        ids = tuple(text for _, text in read_ids(str(self.ids), forget=False))
         if len(ids) != len(found.ids) or len({*ids}) < len(ids):
             raise DataError(
                 f"{self.ids}: expected {len(found.ids):,} different ids, of the training and then of the test images; "

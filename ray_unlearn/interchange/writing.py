@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ray_unlearn.errors import StoreError, StudyError
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs, read_image_names, read_outputs
+from ray_unlearn.evaluation.outputs import Outputs, read_outputs
 from ray_unlearn.export import new_folder, save_pth
 from ray_unlearn.interchange.margins import KLOM_FILES, PHASES
 from ray_unlearn.interchange.sets import OfSet, by_forget_set
@@ -28,6 +28,7 @@ from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.membership import HALVED, is_shadow, membership_matrix
 from ray_unlearn.store.outputs import UNKNOWN, decode_margins, decode_outputs
 from ray_unlearn.store.records import OUTPUTS
+from ray_unlearn.store.splits import ImageNames, read_image_names
 from ray_unlearn.study.plan import Run
 
 _SPLIT_OF = dict(zip(PHASES, ("retain", "forget", "test"), strict=True))

@@ -25,6 +25,7 @@ import torch
 
 from ray_unlearn.errors import ModelError
 from ray_unlearn.study.uris import label, without_keys
+from ray_unlearn.wording import first_of
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "weights", "params", "network", "rmodel")
 """Keys under which files usually hold a state dict, the usual one first."""
@@ -147,7 +148,7 @@ def _kind_of_archive(data: bytes) -> str:
             return f"{kind}, a program with its weights: save the weights alone, as torch.save({how}.state_dict(), NEW)"
     if any(name.endswith("data.pkl") for name in names):
         return ""
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    shown = first_of(names, 5)
     if names and all(name.endswith(".npy") for name in names):
         return f".npz, NumPy arrays ({shown}): save them as tensors, by safetensors or torch.save"
     return (

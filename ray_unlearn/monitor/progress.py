@@ -1,25 +1,36 @@
-"""The sink that shows progress where the command runs.
+"""The sink that shows progress where the command runs: a notebook's cell, a terminal, or a file.
 
     with show_progress(512, 100, study.execution, TimeLeft({"finetune": 412})) as console:
         console.log("412 of 512 runs to make")
         for event in schedule(...):
             console(event)
 
-Does not cover: the sinks themselves (`console`, `notebook_bar`).
+In a notebook the cell has one output, which is replaced as runs are made: a bar in HTML, with the last lines of the log
+below it. It needs IPython, which a notebook has, and no widgets.
+
+Does not cover: the sinks of terminals and files (`console`).
 """
 
 from __future__ import annotations
 
+import html
 import threading
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ray_unlearn.monitor.console import LINE_EVERY_S, Bar, ConsoleSink
-from ray_unlearn.monitor.notebook_bar import NotebookBar
 from ray_unlearn.monitor.time_left import TimeLeft
 from ray_unlearn.study.schema import Execution
 from ray_unlearn.terminal import open_console
+
+_LINES = 6
+_EVERY_S = 0.5
+
+Show = Callable[[str], None]
+"""Replaces the HTML of the cell's output."""
 
 
 @contextmanager
@@ -68,3 +79,39 @@ def _ticking(sink: ConsoleSink) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+class NotebookBar(ConsoleSink):
+    """Sink with a bar in the output of a notebook's cell."""
+
+    def __init__(self, *arguments: Any, show: Show | None = None, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._put = show or displayed()
+        self._lines: deque[str] = deque(maxlen=_LINES)
+        self._put_at = float("-inf")
+        self._put_now()
+
+    def log(self, line: str) -> None:
+        """Add one line below the bar."""
+        self._lines.append(line)
+        self._put_now()
+
+    def _show(self, *, force: bool) -> None:
+        if force or time.monotonic() - self._put_at > _EVERY_S:
+            self._put_now()
+
+    def _put_now(self) -> None:
+        self._put_at = time.monotonic()
+        lines = "".join(f"<div>{html.escape(line)}</div>" for line in self._lines)
+        self._put(
+            f'<progress value="{self.done}" max="{self.total}" style="width: 40%"></progress> '
+            f"{self.done}/{self.total} runs, {html.escape(self.describe())}<small>{lines}</small>"
+        )
+
+
+def displayed() -> Show:
+    """Return a function that replaces the HTML of an output of the current cell."""
+    from IPython.display import HTML, display
+
+    handle = display(HTML(""), display_id=True)
+    return lambda text: handle.update(HTML(text))

@@ -21,7 +21,7 @@ from ray_unlearn.evaluation.scores import (
 )
 from ray_unlearn.report.ranking import ranked
 from ray_unlearn.report.table import DASH, POPULATION, Cell, Column, Table, name, number
-from ray_unlearn.report.verdict import ERROR
+from ray_unlearn.report.verdict import ERROR, p_words
 from ray_unlearn.wording import decimals, percent
 
 _TESTS = {"energy": "energy distance", "log_variance": "log-variance ratio"}
@@ -74,8 +74,8 @@ def evidence_table(scores: Scores) -> Table | None:
 def _test_cell(found: PermutationTest | None) -> Cell:
     if found is None:
         return DASH
-    p = found.p if found.adjusted is None else found.adjusted
-    return number(p, f"{p:.2g}" if p < 0.1 else f"{p:.2f}", f"alone {found.p:.2g}", good=p > ERROR)
+    p = found.corrected
+    return number(p, p_words(p), f"alone {found.p:.2g}", good=p > ERROR)
 
 
 def _equivalence_cell(found: PopulationScores) -> Cell:

@@ -31,8 +31,8 @@ from ray_unlearn.report.ranking import (
     reference_of,
     slice_of,
 )
-from ray_unlearn.report.score_tables import cost_cell, estimate_cell, score_bar
-from ray_unlearn.report.table import DASH, Bar, Cell, Column, Table, name, number
+from ray_unlearn.report.score_tables import cost_cell, estimate_cell, null_bar, score_bar, top_of
+from ray_unlearn.report.table import DASH, Cell, Column, Table, name, number
 from ray_unlearn.wording import MISSING, decimals, joined, percent, plural, span
 
 ITSELF = "retraining itself"
@@ -177,20 +177,10 @@ def _null_row(board: Sequence[Entry]) -> tuple[Cell, ...]:
         if found is None or found.null is None:
             cells += [DASH, DASH]
             continue
-        words = f"retraining against itself in {one.scores.study}: score {decimals(found.null)} at N = {found.null_n}"
-        bar = Bar(
-            found.null, found.null_low, found.null_high, found.null_low, found.null_high, top_of(one.scores), words
-        )
+        bar = null_bar(found, top_of(one.scores), f" in {one.scores.study}")
         ends = span(found.null_low, found.null_high)
         cells += [number(found.null, decimals(found.null), interval=ends, n=found.null_n, bar=bar), DASH]
     return name(ITSELF, "the null: range over halvings"), *cells
-
-
-def top_of(scores: Scores) -> float:
-    """Return the end of the scale of a study's scores."""
-    found = [estimate(one, "score") for one in scores.populations.values() if one.role == "unlearned"]
-    ends = [end for one in found for end in (one.value, one.high, one.null, one.null_high) if end is not None]
-    return 1.05 * max(ends, default=1.0) or 1.0
 
 
 def studies_table(board: Sequence[Entry]) -> Table:

@@ -102,12 +102,11 @@ def _entry(scores: Scores, one: PopulationScores, name: str) -> Entry:
         here = slice_of(one, name.removesuffix(ACCURACY))
         return _mean(here.accuracy, percent=True) if here else Entry()
     seconds = one.cost.seconds
-    corrected = [test.p if test.adjusted is None else test.adjusted for test in one.tests.values()]
     plain = {
         "population": Entry(one.population),
         "method": Entry(one.method),
         "N": Entry(one.runs),
-        "p": Entry(min(corrected, default=None), n=one.runs),
+        "p": Entry(min((test.corrected for test in one.tests.values()), default=None), n=one.runs),
         "cost": Entry(one.cost.relative, n=seconds.n if seconds else None),
         "seconds": _mean(seconds) if seconds else Entry(),
     }

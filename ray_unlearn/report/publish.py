@@ -16,12 +16,12 @@ from typing import Literal
 
 from ray_unlearn.errors import DamagedFile, StoreError, StudyError, writing
 from ray_unlearn.evaluation.evaluate import read_scores
-from ray_unlearn.evaluation.outputs import data_warnings
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.report.worst_images import Shown
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.arithmetic import mixtures
 from ray_unlearn.store.formats import parse_object
+from ray_unlearn.store.splits import data_warnings
 
 Form = Literal["html", "markdown", "latex", "csv"]
 ENDINGS: dict[Form, tuple[str, ...]] = {

@@ -110,7 +110,7 @@ def _reasons(missing: dict[str, str]) -> list[str]:
 def ranking_table(scores: Scores) -> Table:
     """Return one row per unlearned population, best score first, and one of retraining against itself."""
     scores = quoted(scores)
-    top, shared_n = _top(scores), _shared_null_n(scores)
+    top, shared_n = top_of(scores), _shared_null_n(scores)
     placed, found, absent = comparable(scores), ranked(scores), nowhere(scores, RANKED)
     places = [nth if one.population in placed else None for nth, one in enumerate(found, 1)]
     held = f"Intervals of score and F hold{at_once(scores)}. Places such as 1-3 are a tie: other runs could turn them."
@@ -162,7 +162,8 @@ def _shared_null_n(scores: Scores, keys: Iterable[str] = HEADLINE) -> int:
     return sizes.pop() if len(sizes) == 1 else 0
 
 
-def _top(scores: Scores) -> float:
+def top_of(scores: Scores) -> float:
+    """Return the end of the scale of a study's scores."""
     found = [estimate(one, "score") for one in ranked(scores)]
     ends = [end for one in found for end in (one.value, one.high, one.null, one.null_high) if end is not None]
     return 1.05 * max(ends, default=1.0) or 1.0
@@ -204,6 +205,14 @@ def score_bar(found: Estimate, top: float, what: str) -> Bar | None:
     return Bar(found.value, found.low, found.high, low, high, top, words + null)
 
 
+def null_bar(found: Estimate, top: float, where: str = "") -> Bar | None:
+    """Return a score of retraining against itself on the scale of `score_bar`; None where it was not measured."""
+    if found.null is None:
+        return None
+    words = f"retraining against itself{where}: score {decimals(found.null)} at N = {found.null_n}"
+    return Bar(found.null, found.null_low, found.null_high, found.null_low, found.null_high, top, words)
+
+
 def _reference_row(scores: Scores, top: float) -> tuple[Cell, ...] | None:
     """Return retraining against itself, where it was measured: its values are the nulls, at the null's N."""
     reference, score, quality = reference_of(scores), null_of(scores, "score"), null_of(scores, "forgetting_quality")
@@ -212,19 +221,13 @@ def _reference_row(scores: Scores, top: float) -> tuple[Cell, ...] | None:
         return None
 
     def cell(one: Estimate | None) -> Cell:
-        if one is None:
-            return DASH
-        return number(one.null, decimals(one.null), interval=span(one.null_low, one.null_high))
+        return DASH if one is None else number(one.null, decimals(one.null), interval=span(one.null_low, one.null_high))
 
-    bar = None
-    if score is not None and score.null is not None:
-        words = f"retraining against itself: score {decimals(score.null)} at N = {score.null_n}"
-        bar = Bar(score.null, score.null_low, score.null_high, score.null_low, score.null_high, top, words)
     return (
         DASH,
         name(reference.population, "against itself"),
         number(found.null_n, str(found.null_n)),
-        replace(cell(score), bar=bar),
+        replace(cell(score), bar=null_bar(score, top) if score else None),
         cell(score),
         *[cell(quality)] * 2,
         *[DASH] * 2,

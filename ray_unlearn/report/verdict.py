@@ -32,14 +32,20 @@ def plain(scores: Scores) -> str:
     if best is None:
         which = "The method" if len(by_f) == 1 else "Every method that could be compared"
         return f"{which} lost accuracy, so none is called close to models that never saw the forgotten images."
+    if tied := _tied(scores):
+        first = f"Which of {tied} comes closest to retraining is not settled; {best.population} is ahead"
+    else:
+        how = "comes closest to retraining" if len(by_f) > 1 else "was compared with retraining"
+        first = f"{best.population} {how}"
+    return f"{first}{_scale(best)}. {_answer(best)} {_kept(best)}".strip()
+
+
+def _tied(scores: Scores) -> str:
+    """Return the populations that may be the closest by F, of those that kept their accuracy; "" where one alone is."""
     may = [name for name in firsts(scores, "forgetting_quality") if not _lost(scores, name)]
-    if len(may) > 1:
-        shown = listed(may if len(may) <= _MANY else [*may[: _MANY - 1], f"{len(may) - _MANY + 1} more"])
-        first = f"Which of {shown} comes closest to retraining is not settled"
-        return f"{first}; {best.population} is ahead{_scale(best)}. {_told(best)} {_kept(best)}".strip()
-    how = "comes closest to retraining" if len(by_f) > 1 else "was compared with retraining"
-    first = f"{best.population} {how}"
-    return f"{first}{_scale(best)}. {_told(best)} {_kept(best)}".strip()
+    if len(may) < 2:
+        return ""
+    return listed(may if len(may) <= _MANY else [*may[: _MANY - 1], f"{len(may) - _MANY + 1} more"])
 
 
 def _lost(scores: Scores, name: str) -> bool:
@@ -54,7 +60,7 @@ def _scale(found: PopulationScores) -> str:
     return f": {round(100 * quality.at_null_n / quality.null)} on a scale where retraining itself gets 100"
 
 
-def _told(found: PopulationScores) -> str:
+def _answer(found: PopulationScores) -> str:
     """Return the answer of the tests."""
     test, p = _p(found)
     if not test:
@@ -116,13 +122,11 @@ def _losers(scores: Scores, names: list[str]) -> str:
 
 def _headline(scores: Scores, best: PopulationScores, quality: Estimate) -> str:
     """Return the first sentence: the name of the closest population, or all names that may be the closest."""
-    may = [name for name in firsts(scores, "forgetting_quality") if not _lost(scores, name)]
     apart = ", though distinguishable from it" if _p(best)[1] <= ERROR else ""
     number = f"F {_number(scores, 'forgetting_quality', best.population, quality)} at N = {quality.n}"
-    if len(may) < 2:
-        return f"Closest to retraining{apart}: {best.population}, {number}."
-    shown = listed(may if len(may) <= _MANY else [*may[: _MANY - 1], f"{len(may) - _MANY + 1} more"])
-    return f"Which of {shown} is closest to retraining is not settled; the highest is {best.population}, {number}."
+    if tied := _tied(scores):
+        return f"Which of {tied} is closest to retraining is not settled; the highest is {best.population}, {number}."
+    return f"Closest to retraining{apart}: {best.population}, {number}."
 
 
 def _number(scores: Scores, measure: str, population: str, found: Estimate) -> str:
@@ -148,9 +152,8 @@ def _against_the_null(quality: Estimate, scores: Scores) -> list[str]:
 
 def _p(found: PopulationScores) -> tuple[str, float]:
     """Return the test with the smallest p after correction, and that p; 2 without tests."""
-    corrected = {name: one.p if one.adjusted is None else one.adjusted for name, one in found.tests.items()}
-    test = min(corrected, key=corrected.__getitem__, default="")
-    return test, corrected.get(test, 2.0)
+    test = min(found.tests, key=lambda name: found.tests[name].corrected, default="")
+    return test, found.tests[test].corrected if test else 2.0
 
 
 def runs_needed(found: PopulationScores) -> int:
@@ -165,12 +168,12 @@ def _tested(found: PopulationScores) -> list[str]:
     if not test:
         return []
     if p <= ERROR:
-        return [f"Its models differ from retrained ones: {_STATISTICS[test]} distinguishes them (p = {_p_words(p)})."]
+        return [f"Its models differ from retrained ones: {_STATISTICS[test]} distinguishes them (p = {p_words(p)})."]
     if enough := runs_needed(found):
         return [
             f"So few runs cannot distinguish its models from retrained ones, however they differ; {enough} a side can."
         ]
-    answer = f"These runs do not distinguish its models from retrained ones (p = {_p_words(p)})"
+    answer = f"These runs do not distinguish its models from retrained ones (p = {p_words(p)})"
     one = found.equivalence
     if one is None:
         return [f"{answer}."]
@@ -178,7 +181,8 @@ def _tested(found: PopulationScores) -> list[str]:
     return [f"{answer}, and F is surely {within}." if one.equivalent else f"{answer}, nor show that F is {within}."]
 
 
-def _p_words(p: float) -> str:
+def p_words(p: float) -> str:
+    """Return a p as sentences and tables show it."""
     return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 

@@ -39,7 +39,8 @@ class EqualFailures:
 
     def is_tried_at_once(self, outcome: Outcome) -> bool:
         """Return whether a run that failed is tried again before others: whether a population fails is found early."""
-        return self._counts(outcome)
+        passing = outcome.poisoned or outcome.of_storage
+        return self._enabled and not passing and outcome.run.population not in self._proven
 
     def made(self, run: Run) -> None:
         """Note a run that was made: its population does not end any more."""
@@ -47,15 +48,11 @@ class EqualFailures:
 
     def noted(self, outcome: Outcome) -> str:
         """Note a run that was given up; return why its population ends, or "" where it does not end now."""
-        if not self._counts(outcome):
+        if not self.is_tried_at_once(outcome):
             return ""
         failed = self._given_up.setdefault(_failure(outcome), [])
         failed.append(outcome.run)
         return _why(failed) if len(failed) == ENOUGH else ""
-
-    def _counts(self, outcome: Outcome) -> bool:
-        passing = outcome.poisoned or outcome.of_storage
-        return self._enabled and not passing and outcome.run.population not in self._proven
 
 
 def _failure(outcome: Outcome) -> Failure:

@@ -24,7 +24,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -180,12 +180,7 @@ class EventReader:
 
     def logs(self) -> dict[str, list[Event]]:
         """Return every log's events, oldest log first; empty where there are none."""
-        folder, logs = self._store.layout.events_folder, dict[str, list[Event]]()
-        for name, stamp in sorted(self._store.storage.stamps(folder).items()):
-            log = event_log_of(name)
-            if log is not None:
-                logs.setdefault(log, []).extend(self._read(folder, name, stamp))
-        return logs
+        return {log: self._events(parts) for log, parts in self._listed().items()}
 
     def newest(self, kind: str = "") -> list[Event]:
         """Return the events of the newest log, or the newest that has an event of a kind; empty where there is none.
@@ -194,13 +189,8 @@ class EventReader:
             StoreError: they cannot be read.
 
         """
-        folder, stamps = self._store.layout.events_folder, self._store.storage.stamps(self._store.layout.events_folder)
-        parts: dict[str, list[str]] = {}
-        for name in sorted(stamps):
-            if (log := event_log_of(name)) is not None:
-                parts.setdefault(log, []).append(name)
-        for log in sorted(parts, reverse=True):
-            events = [event for name in parts[log] for event in self._read(folder, name, stamps[name])]
+        for parts in reversed(self._listed().values()):
+            events = self._events(parts)
             if not kind or any(event["event"] == kind for event in events):
                 return events
         return []
@@ -212,7 +202,19 @@ class EventReader:
         except StoreError as error:
             return [], str(error)
 
-    def _read(self, folder: str, name: str, stamp: Stamp) -> list[Event]:
+    def _listed(self) -> dict[str, dict[str, Stamp]]:
+        """Return the stamps of each log's parts by name, oldest log first."""
+        logs: dict[str, dict[str, Stamp]] = {}
+        for name, stamp in sorted(self._store.storage.stamps(self._store.layout.events_folder).items()):
+            if (log := event_log_of(name)) is not None:
+                logs.setdefault(log, {})[name] = stamp
+        return logs
+
+    def _events(self, parts: Mapping[str, Stamp]) -> list[Event]:
+        return [event for name, stamp in parts.items() for event in self._read(name, stamp)]
+
+    def _read(self, name: str, stamp: Stamp) -> list[Event]:
+        folder = self._store.layout.events_folder
         held = self._parts.get(name)
         if held is None or held[0] != stamp:
             data = b""

@@ -24,11 +24,11 @@ Does not cover: how files are written (`filesystem`).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ray_unlearn.store.compaction import COMPACTED
-from ray_unlearn.store.records import LOG, RECORD
+from ray_unlearn.store.records import COMPACTED, LOG, RECORD
 from ray_unlearn.study.plan import Run
 
 DATA_CACHE = "data-cache"
@@ -147,3 +147,9 @@ def event_log_of(file: str) -> str | None:
 def run_index(folder: str) -> int | None:
     """Return the run index in a folder's name, or None for any other folder."""
     return int(folder) if len(folder) == 5 and folder.isdigit() else None
+
+
+def run_indexes(names: Iterable[str], ending: str = "") -> list[int]:
+    """Return the run indexes in the names that end so, sorted; other names are left out."""
+    found = (run_index(name.removesuffix(ending)) for name in names if name.endswith(ending))
+    return sorted(index for index in found if index is not None)

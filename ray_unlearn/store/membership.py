@@ -26,8 +26,8 @@ import numpy.typing as npt
 
 from ray_unlearn.errors import StoreError
 from ray_unlearn.seeds import Seeds
-from ray_unlearn.store.arrow import read_table
 from ray_unlearn.store.records import Record
+from ray_unlearn.store.splits import read_image_names
 from ray_unlearn.store.study_store import StudyStore
 
 HALVED = ("retain", "forget")
@@ -107,14 +107,8 @@ def split_sizes(store: StudyStore, digest: str) -> dict[str, int]:
         StoreError: the file is missing or cannot be read.
 
     """
-    name = store.layout.splits(digest)
-    try:
-        column = read_table(store.storage.read(name)).column("split").to_pylist()
-    except (OSError, KeyError, ValueError) as error:  # Arrow's errors are of these kinds
-        raise StoreError(
-            f"{store.uri}: {name} is missing or damaged; `ray-unlearn generate` writes it again"
-        ) from error
-    return {split: column.count(split) for split in HALVED}
+    ids = read_image_names(store, digest).ids
+    return {split: len(ids.get(split, ())) for split in HALVED}
 
 
 def membership_matrix(store: StudyStore, population: str) -> npt.NDArray[np.bool_]:

@@ -29,6 +29,8 @@ CHECKPOINT = "model.safetensors"
 OUTPUTS = "outputs.arrow"
 IMPORTED = "imported"
 """Method of runs whose outputs another program made; such a record has no seeds, no recipe, no times."""
+COMPACTED = "records.jsonl"
+"""Copy of a population's records (`reading`)."""
 LOG = "log.txt"
 """Output of the run's code; absent where it printed nothing."""
 

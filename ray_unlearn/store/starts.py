@@ -18,6 +18,7 @@ from ray_unlearn.errors import StoreError
 from ray_unlearn.store.records import CHECKPOINT, Record
 from ray_unlearn.store.study_store import StudyStore
 from ray_unlearn.study.plan import ORIGINAL
+from ray_unlearn.wording import first_of
 
 
 def start_population(store: StudyStore, population: str) -> str:
@@ -56,9 +57,8 @@ def check_starts(
     start = start_population(store, population)
     starts = store.made(start) if originals is None or start != ORIGINAL else originals
     if astray := other_starts(records, starts):
-        shown = ", ".join(map(str, astray[:8])) + (", ..." if len(astray) > 8 else "")
         raise StoreError(
-            f"{store.uri}: {len(astray)} of {len(records)} runs of {population} (runs {shown}) started from another "
-            "original than is there now (made anew, or by two drivers at once); `ray-unlearn verify --repair` makes "
-            "them pending"
+            f"{store.uri}: {len(astray)} of {len(records)} runs of {population} (runs {first_of(astray)}) started from "
+            "another original than is there now (made anew, or by two drivers at once); `ray-unlearn verify --repair` "
+            "makes them pending"
         )

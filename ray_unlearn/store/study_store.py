@@ -1,6 +1,6 @@
 """One study's folder: admit a plan, publish runs, read records back.
 
-    store = StudyStore(open_storage(study.storage), study.name)
+    store = StudyStore.of(study)
     store.admit(plan)
     store.publish(run, payloads, record)
     records = store.made("finetune")             # {index: Record}
@@ -19,11 +19,10 @@ from typing import Any
 
 from ray_unlearn.errors import DamagedFile, PopulationChanged, StoreError, StudyError
 from ray_unlearn.store.claims import create_once
-from ray_unlearn.store.compaction import encode
-from ray_unlearn.store.filesystem import Storage
+from ray_unlearn.store.filesystem import Storage, open_storage
 from ray_unlearn.store.formats import parse_object, stamped
-from ray_unlearn.store.layout import Layout, addressed, run_index
-from ray_unlearn.store.reading import Found, find_records
+from ray_unlearn.store.layout import Layout, addressed, run_indexes
+from ray_unlearn.store.reading import Found, encode, find_records
 from ray_unlearn.store.records import (
     CHECKPOINT,
     LOG,
@@ -52,6 +51,11 @@ class StudyStore:
 
     storage: Storage
     name: str
+
+    @classmethod
+    def of(cls, study: Study) -> StudyStore:
+        """Return the store of a study; no file is created."""
+        return cls(open_storage(study.storage), study.name)
 
     @property
     def layout(self) -> Layout:
@@ -170,7 +174,7 @@ class StudyStore:
             raise DamagedFile(f"{where}: {error}; `ray-unlearn generate` writes it again") from error
 
     def publish(self, run: Run, payloads: Mapping[str, bytes], record: Record) -> None:
-        """Publish a finished run: payloads, then its record; then forget its earlier failure.
+        """Publish a finished run: the payloads that its record names, then the record; then forget its earlier failure.
 
         A run that another driver published meanwhile stays as it is. Payloads without a record are no run: on a disk
         they are replaced. On an object store each payload's name holds its sha256, so two drivers at the same run whose
@@ -190,7 +194,7 @@ class StudyStore:
                 self._check_current(run.population, record.digest)
                 self.storage.remove(self.layout.record(run))
             last = (RECORD, record.sealed().model_dump_json(indent=1).encode())
-            files = {self.stored_as(file, payload_of(data)): data for file, data in payloads.items()}
+            files = {self.stored_as(file, record.payloads[file]): data for file, data in payloads.items()}
             self.storage.publish_folder(self.layout.run(run), files, last)
         if self.storage.exists(self.layout.failure(run)):
             self.storage.remove(self.layout.failed_log(run))
@@ -279,8 +283,7 @@ class StudyStore:
 
     def indexes(self, population: str) -> list[int]:
         """Return the run indexes that have a folder, finished or not, sorted."""
-        found = (run_index(name) for name in self.storage.folders(self.layout.population(population)))
-        return sorted(index for index in found if index is not None)
+        return run_indexes(self.storage.folders(self.layout.population(population)))
 
     def is_given_up(self, population: str) -> bool:
         """Return whether runs of a population failed and none is made: another definition of it then takes its place.
@@ -317,9 +320,7 @@ class StudyStore:
 
     def failed_indexes(self, population: str) -> list[int]:
         """Return the run indexes that have a failure, sorted; failures are not read, and the run may be made since."""
-        names = self.storage.sizes(self.layout.failures(population))
-        found = (run_index(name.removesuffix(".json")) for name in names)
-        return sorted(index for index in found if index is not None)
+        return run_indexes(self.storage.sizes(self.layout.failures(population)), ".json")
 
     def log(self, run: Run) -> bytes:
         """Return the output of a finished or failed run; empty where it printed nothing.
@@ -354,10 +355,9 @@ class StudyStore:
         if expected is None:
             hint = ", or keep_checkpoints: false" if file == CHECKPOINT else ""
             raise StoreError(f"{self.uri}: run {run} has no {file} (not made{hint})")
-        try:
+        data = b""
+        with suppress(FileNotFoundError):
             data = self.stored(run, file, expected)
-        except FileNotFoundError:
-            data = b""
         if payload_of(data) != expected:
             raise StoreError(
                 f"{self.uri}: run {run}: {file} differs from its record; run `ray-unlearn verify STUDY --repair`"

@@ -22,12 +22,11 @@ from pyarrow import NativeFile
 
 from ray_unlearn.errors import DamagedFile, RayUnlearnError
 from ray_unlearn.store.formats import parse_object, stamped
-from ray_unlearn.store.layout import run_index
+from ray_unlearn.store.layout import run_indexes
 from ray_unlearn.store.study_store import StudyStore
 from ray_unlearn.study.plan import Run
 
 _KIND = "unfinished run"
-_ENDING = ".state"
 _CHUNK_BYTES = 2**16
 _HEADER_BYTES = 2**24
 """Most that the two lines before the tensors have; a damaged file may have no line at all."""
@@ -92,9 +91,7 @@ def remove_state(store: StudyStore, run: Run) -> None:
 
 def unfinished(store: StudyStore, population: str) -> list[int]:
     """Return the indexes of the runs that have a state, sorted; states are not read, and a run may be made since."""
-    names = store.storage.sizes(store.layout.unfinished_folder(population))
-    found = (run_index(name.removesuffix(_ENDING)) for name in names if name.endswith(_ENDING))
-    return sorted(index for index in found if index is not None)
+    return run_indexes(store.storage.sizes(store.layout.unfinished_folder(population)), ".state")
 
 
 def remove_made(store: StudyStore, population: str, made: Collection[int]) -> list[int]:

@@ -29,7 +29,7 @@ _UNRECORDED = {
 """Values that version 0.1.0 did not record, by their place in an identity."""
 
 _UNSTATED = "0.1.0 or earlier"
-_ANEW = "Give the population or the study another name to make it anew; the runs that are there stay."
+_ANEW = "Give the population or the study another name to make it anew, or leave it out of the file; its runs stay."
 _MOST_LINES = 24
 
 
@@ -88,7 +88,7 @@ def refusal(
     made_by = f"It was made by ray-unlearn {held.get('made_by', _UNSTATED)}."
     ours = ("format:", "revisions", *unrecorded)  # how a difference of versions begins, which no user can change back
     can_go_back = not changed or any(not line.startswith(ours) for line in changed)
-    advice = "Give the changed population another name, the study another name, or change it back."
+    advice = "Rename the changed population or the study, leave the population out of the file, or change it back."
     if not can_go_back:
         advice = _ANEW
     named = [line.replace("method.script_sha256:", f"method.script_sha256 of {script}:") for line in changed]

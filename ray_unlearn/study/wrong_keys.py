@@ -81,6 +81,8 @@ def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
     hint = ""
     if error["type"] == "literal_error":
         hint = did_you_mean(str(found), error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
+    if error["type"] == "invalid_key" and isinstance(found, bool):  # written by a program of YAML 1.1, which PyYAML is
+        hint = f": programs that read YAML 1.1 turn {'on and yes' if found else 'off and no'} into it; write the word"
     return f"{key}: {message[0].lower()}{message[1:]}; found {_short(found)}{hint}"
 
 

@@ -1,14 +1,14 @@
 """A block of a user's code that cannot end this process, replace it by another program, or double it.
 
     with stays("model nets:tiny"):
-        net(images_BCHW)                         # ModelError where it calls os._exit, os.exec*, os.fork or sys.exit
+        factory(num_classes=9)                   # ModelError where it calls os._exit, os.exec*, os.fork or sys.exit
 
 A net whose code calls `os._exit(0)` while the driver tries it would end the command with exit code 0 and nothing made;
 one that calls `os.fork()` would leave two drivers, and two more at the next call. Inside the block, and in its thread,
 such a call raises `Exit` where it is made. `multiprocessing` may fork, because its processes end by themselves. Threads
 that would keep the finished command alive are noted.
 
-Does not cover: C code that exits or crashes, and signals that the code sends to its own process.
+Does not cover: compiled extensions that exit or crash, and signals that the code sends to its own process.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import thread as executors
 from contextlib import contextmanager
 from typing import NoReturn
 
 from ray_unlearn.errors import ModelError, first_line
 
 _EXIT = os._exit
-_FORKS_WELL = "multiprocessing.popen_fork"
+_FORKS_WELL = ".popen_fork"
+"""End of the module's name by which `multiprocessing`, and packages of its kind, fork."""
+_OF_C = ("exit", "_exit", "_Exit", "quick_exit", "fork", "vfork")
+"""Functions that Python code reaches through `ctypes`, which reports each that it looks up."""
 _inside = threading.local()
 """`process`: the process that is in a block with this thread; 0 or none outside."""
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
@@ -66,8 +70,11 @@ def stays(where: str = "") -> Iterator[None]:
 
 
 def threads_left() -> list[str]:
-    """Return the names of the threads that began during a block, and that keep this process alive."""
-    return sorted(thread.name for thread in _threads if thread.is_alive())
+    """Return the names of the threads that began during a block, and that keep this process alive.
+
+    Those of executors do not: Python ends them when it ends.
+    """
+    return sorted(thread.name for thread in {*_threads} - {*executors._threads_queues} if thread.is_alive())
 
 
 @functools.cache
@@ -89,9 +96,12 @@ def _exit(status: int) -> NoReturn:
 
 
 def _listen(event: str, arguments: tuple[object, ...]) -> None:
-    if event not in ("os.exec", "os.fork", "os.forkpty") or not _is_inside():
+    if event not in ("os.exec", "os.fork", "os.forkpty", "ctypes.dlsym") or not _is_inside():
         return
     if event == "os.exec":
         raise Exit(f"os.exec*({arguments[0]!r})")
-    if sys._getframe(1).f_globals.get("__name__") != _FORKS_WELL:
+    if event == "ctypes.dlsym":
+        if arguments[1] in _OF_C:
+            raise Exit(f"{arguments[1]} of the C library")
+    elif not str(sys._getframe(1).f_globals.get("__name__")).endswith(_FORKS_WELL):
         raise Exit(f"{event}()")

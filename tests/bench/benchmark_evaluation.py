@@ -32,10 +32,11 @@ from numpy.typing import NDArray
 
 from ray_unlearn.evaluation import forgetting_quality, population_scores
 from ray_unlearn.evaluation.nulls import score_null
-from ray_unlearn.evaluation.outputs import ImageNames, Outputs, SplitOutputs
+from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 from ray_unlearn.evaluation.population_scores import describe, on_set
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.store import Record
+from ray_unlearn.store.splits import ImageNames
 
 Floats = NDArray[np.float64]
 

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_unlearn.evaluation.outputs import ImageNames
 from ray_unlearn.evaluation.scores import Cost, PopulationScores, Summary
 from ray_unlearn.evaluation.shadow_scores import score_shadows
 from ray_unlearn.store import Record, StudyStore, open_storage
@@ -27,6 +26,7 @@ from ray_unlearn.store.arrow import ipc_bytes
 from ray_unlearn.store.membership import fingerprint, half_of_train
 from ray_unlearn.store.outputs import SplitLogits, encode_outputs
 from ray_unlearn.store.records import payload_of
+from ray_unlearn.store.splits import ImageNames
 from ray_unlearn.study import Run
 
 CLASSES = 10

@@ -18,15 +18,14 @@ Does not cover: populations of models (U-LiRA, RMIA), and the papers' other feat
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.measures.logistic_attack import MIN_IMAGES
-from ray_unlearn.evaluation.measures.measure import ALL, Measure, Single, SingleAttack, rates
-from ray_unlearn.evaluation.populations import FloatArray, by_examples, random_half, thinned
+from ray_unlearn.evaluation.measures.measure import ALL, MakeRng, Measure, Single, SingleAttack, rates
+from ray_unlearn.evaluation.populations import FloatArray, by_examples, by_runs, random_half, thinned
+from ray_unlearn.evaluation.rbf_classifier import RbfClassifier, ordered
 from ray_unlearn.evaluation.roc import Roc
 
 MAX_POINTS = 500
@@ -59,43 +58,43 @@ def svc_forget_efficacy(
     """
     classifier = _svc(retain_confidence, by_examples(test_confidence, "test confidence"), rng)
     forget_E = by_examples(forget_confidence, "forget confidence")
-    return float(np.mean(_scores(classifier, forget_E) < 0))
+    return float(np.mean(classifier.below_zero(forget_E)))
 
 
 def svc_scores(
-    retain_confidence: npt.ArrayLike,
-    test_confidence: npt.ArrayLike,
-    forget_confidence: npt.ArrayLike,
-    rng: np.random.Generator,
+    retain_RK: npt.ArrayLike, test_RT: npt.ArrayLike, forget_RE: npt.ArrayLike, make_rng: MakeRng
 ) -> tuple[FloatArray, FloatArray]:
-    """Return how much a classifier of "retain or test" takes images for members: forget [E], unseen test [T - T // 2].
+    """Return how much classifiers of "retain or test" take images for members: forget [R, E], unseen test [R, T'].
 
-    Fitted as in `svc_forget_efficacy`, but to a random half of the test images, which rng draws first; the others are
-    the negatives of the attack's ROC.
+    The numbers are in the order of the classifiers' scores, with the same ties, and equal up to rounding.
+
+    Fitted as in `svc_forget_efficacy`, a model each, but to a random half of the test images, which a fresh generator
+    draws first; the others, T' = T - T // 2, are the negatives of the attack's ROC.
+
+    Args:
+        retain_RK: probability of the label on retain images, of R models.
+        test_RT: on test images.
+        forget_RE: on forget images.
+        make_rng: returns the same fresh generator for each model.
 
     Raises:
         EvaluationError: wrong shapes, fewer than 2 test images, NaN or infinity.
 
     """
-    test_T = by_examples(test_confidence, "test confidence", at_least=2)
-    forget_E = by_examples(forget_confidence, "forget confidence")
-    fitted_T = random_half(len(test_T), rng)
-    classifier = _svc(retain_confidence, test_T[fitted_T], rng)
-    return _scores(classifier, forget_E), _scores(classifier, test_T[~fitted_T])
+    test_RT, forget_RE = by_runs(test_RT, "test confidence"), by_runs(forget_RE, "forget confidence")
+    classifiers, judged = [], []
+    for retain_K, test_T, forget_E in zip(by_runs(retain_RK, "retain confidence"), test_RT, forget_RE, strict=True):
+        rng = make_rng()
+        fitted_T = random_half(len(by_examples(test_T, "test confidence", at_least=2)), rng)
+        classifiers.append(_svc(retain_K, test_T[fitted_T], rng))
+        judged.append(np.concatenate([forget_E, test_T[~fitted_T]]))
+    scores_RX, forget = ordered(classifiers, np.stack(judged)), forget_RE.shape[1]
+    return scores_RX[:, :forget], scores_RX[:, forget:]
 
 
-def _scores(classifier: Any, values_X: FloatArray) -> FloatArray:
-    """Return the classifier's decision function, below 0 where it takes an image for a test image."""
-    if pays(len(values_X) * len(classifier.support_)):
-        from ray_unlearn.evaluation.compiled.kernels import decisions
-
-        support_S, coefficients_S = classifier.support_vectors_[:, 0], classifier.dual_coef_[0]
-        return decisions(values_X, support_S, coefficients_S, float(classifier.intercept_[0]))
-    return np.asarray(classifier.decision_function(values_X[:, None]))
-
-
-def _svc(members: npt.ArrayLike, others_T: FloatArray, rng: np.random.Generator) -> Any:
+def _svc(members: npt.ArrayLike, others_T: FloatArray, rng: np.random.Generator) -> RbfClassifier:
     """Return a classifier fitted to equally many of both."""
+    from sklearn import config_context
     from sklearn.svm import SVC
 
     members_K = by_examples(members, "retain confidence")
@@ -103,7 +102,14 @@ def _svc(members: npt.ArrayLike, others_T: FloatArray, rng: np.random.Generator)
     kinds = [_merged(thinned(values, size, rng)) for values in (members_K, others_T)]
     values, weights = (np.concatenate([kind[part] for kind in kinds]) for part in (0, 1))
     labels = np.repeat([1, 0], [len(kind[0]) for kind in kinds])
-    return SVC(C=3, gamma="auto", kernel="rbf").fit(values[:, None], labels, sample_weight=weights)
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        if pays(len(values) ** 2):
+            from ray_unlearn.evaluation.compiled.kernels import kernel
+
+            fitted = SVC(C=3, kernel="precomputed").fit(kernel(values), labels, sample_weight=weights)
+        else:
+            fitted = SVC(C=3, gamma="auto", kernel="rbf").fit(values[:, None], labels, sample_weight=weights)
+    return RbfClassifier(fitted, values)
 
 
 def _merged(values: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -122,10 +128,9 @@ def _merged(values: FloatArray) -> tuple[FloatArray, FloatArray]:
 def attack(single: Single) -> SingleAttack:
     """Return the attack on every run: its efficacy, and the ROC of the classifier's scores."""
     retain, test, forget = (np.exp(-single.outputs.splits[split].loss_RN) for split in ("retain", "test", "forget"))
-    models = list(zip(retain, test, forget, strict=True))
+    models = zip(retain, test, forget, strict=True)
     found = [svc_forget_efficacy(*model, single.make_rng()) for model in models]
-    scores = [svc_scores(*model, single.make_rng()) for model in models]
-    return SingleAttack.of(found, *(np.stack([pair[kind] for pair in scores]) for kind in (0, 1)))
+    return SingleAttack.of(found, *svc_scores(retain, test, forget, single.make_rng))
 
 
 def curve(single: Single) -> Roc:
