@@ -150,7 +150,7 @@ def check_a_later_request(ask: Ask, place: Path, tmp_path: Path) -> None:
     other = tmp_path / "out/study.yaml"
     other.write_text(other.read_text().replace(str(place / "delete.csv"), str(tmp_path / "one.csv")))
     with pytest.raises(PopulationChanged, match="its models were made for another request: the list, the images, or"):
-        making.forget_study(other, seconds=1, backend="inline", say=lambda line: None)
+        making.forget_study(other, seconds=1, backend="inline", log=lambda line: None)
 
 
 def test_a_request_leaves_a_model_its_hash_and_a_page_with_every_image(ask: Ask, place: Path, tmp_path: Path, capsys):

@@ -158,16 +158,16 @@ def test_scores_are_in_the_order_of_the_classifiers(sharpness: float) -> None:
 
 def test_the_sign_of_a_score_is_that_of_its_sum() -> None:
     """Law: where two support vectors cancel up to rounding, the sum decides, with the C library's exponential."""
-    support, values = np.array([[0.2], [0.7]]), 0.45 + np.linspace(-2e-15, 2e-15, 300)
+    values = 0.45 + np.linspace(-2e-15, 2e-15, 300)
 
     def summed(values_X1: np.ndarray) -> np.ndarray:
         terms = [math.exp(-((one - 0.2) ** 2)) - math.exp(-((one - 0.7) ** 2)) for one in values_X1[:, 0].tolist()]
         return np.array(terms)
 
     fitted = SimpleNamespace(
-        support_vectors_=support, dual_coef_=np.array([[1.0, -1.0]]), intercept_=[0.0], decision_function=summed
+        kernel="rbf", support_=[0, 1], dual_coef_=np.array([[1.0, -1.0]]), intercept_=[0.0], decision_function=summed
     )
-    below = RbfClassifier(fitted).below_zero(values)
+    below = RbfClassifier(fitted, np.array([0.2, 0.7])).below_zero(values)
     assert np.array_equal(below, summed(values[:, None]) < 0)
     assert 0 < below.sum() < 300
 

@@ -17,9 +17,10 @@ from ray_unlearn.evaluation.measures.logistic_attack import _fit
 from ray_unlearn.evaluation.measures.rmia import rmia
 from ray_unlearn.evaluation.measures.svc_efficacy import svc_forget_efficacy, svc_scores
 from ray_unlearn.evaluation.measures.u_lira import u_lira
-from ray_unlearn.evaluation.roc import roc
+from ray_unlearn.evaluation.roc import roc, separation, tpr_on_halves
 
 pytest.importorskip("numba", reason="needs the extra fast: pip install 'ray-unlearn[fast]'")
+from ray_unlearn.evaluation.compiled.sums import DEPTH, pairwise
 
 Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
@@ -117,6 +118,36 @@ def both_ways(monkeypatch: pytest.MonkeyPatch, compute: Callable[[], list[object
         monkeypatch.setattr(compiled, "FROM", start)
         found.append(compute())
     return tuple(found)
+
+
+@pytest.mark.parametrize("number", [0, 1, 7, 8, 20, 127, 128, 129, 136, 256, 257, 501, 5000])
+def test_sums_are_in_numpys_order(number: int) -> None:
+    """Law: to the last bit, for numbers of very different size, of which another order gives another sum."""
+    rng = np.random.default_rng(number)
+    values = rng.normal(size=number + 3) * np.exp(5 * rng.normal(size=number + 3))
+    assert pairwise(values, number, np.empty((2, DEPTH))) == values[:number].sum()
+
+
+@pytest.mark.parametrize("digits", [1, 12])
+@pytest.mark.parametrize(("ours", "theirs"), [((30, 11), (40, 11)), ((5, 700), (90, 700))])
+def test_areas_and_rates_are_those_of_the_curve(
+    ours: tuple[int, int], theirs: tuple[int, int], digits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: also where scores are equal, or differ in the last bit alone, and on two halves of the images."""
+    rng = np.random.default_rng(13)
+    positives, negatives = np.round(rng.normal(0.5, 1, ours), digits), np.round(rng.normal(0, 1, theirs), digits)
+    close = negatives.copy()
+    close[0, 0] = np.nextafter(positives[0, 0], np.inf)
+    half = rng.random(ours[1]) < 0.5
+
+    def compute() -> list[object]:
+        rates = [tpr_on_halves(positives, side, half, fpr) for side in (negatives, close) for fpr in (0.001, 0.01, 0.9)]
+        return [*rates, *(separation(positives, side, (0.0, 0.01, 0.3)) for side in (negatives, close))]
+
+    curve = roc(positives, negatives)
+    defined, found = both_ways(monkeypatch, compute)
+    assert defined == found
+    assert found[-2] == (curve.auc, {fpr: curve.tpr_at(fpr) for fpr in (0.0, 0.01, 0.3)})
 
 
 @pytest.mark.parametrize("scale", [0.1, 3.0, 100.0])

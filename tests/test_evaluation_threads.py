@@ -28,11 +28,11 @@ def test_subsets_are_computed_at_once_and_no_number_changes(tmp_path: Path, monk
         part.unlink()
     both, compute, pairs = threading.Barrier(2), resampling._on_rows, list[Pair]()
 
-    def met(pair: Pair) -> resampling._OnRows:
+    def met(pair: Pair, for_interval: bool) -> resampling._OnRows:
         pairs.append(pair)
         if len(pairs) <= 2:
             both.wait(60)  # one thread alone would wait here for ever
-        return compute(pair)
+        return compute(pair, for_interval)
 
     monkeypatch.setattr(resampling, "_on_rows", met)
     assert evaluate(study, store, execute=lambda tasks: in_this_process(tasks, threads=2)) == alone

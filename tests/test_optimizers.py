@@ -60,6 +60,19 @@ def test_a_gradient_in_another_layout_counts_as_the_same_gradient():
     assert torch.equal(models[0][0].weight, models[1][0].weight)
 
 
+def test_gradients_are_stepped_where_they_are():
+    """Law: a gradient that lies in memory as its parameter does is not copied, of a 1x1 kernel in either format."""
+    model = net().to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, recipe("sgd"))
+    backward(model, 0)
+    model[2].weight.grad = torch.ones(1, 8, 1, 1)
+    assert model[2].weight.grad.stride() != model[2].weight.stride()
+    optimizer.step()
+    views = optimizer.param_groups[0]["params"]
+    for parameter, view in zip(model.parameters(), views, strict=True):
+        assert view.grad.data_ptr() == parameter.grad.data_ptr()
+
+
 def test_parameters_without_a_gradient_stay():
     """Law: as in torch, no gradient means no step, not even weight decay; zero_grad forgets them."""
     model = net()

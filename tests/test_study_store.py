@@ -48,6 +48,17 @@ def made(store: StudyStore, plan: Plan) -> list[int]:
     return sorted(store.records("finetune", plan.populations["finetune"].digest))
 
 
+def test_publishing_takes_hashes_from_the_record(store: StudyStore, monkeypatch: pytest.MonkeyPatch):
+    """Law: what the record says of a payload names it in the store; a checkpoint of megabytes is not hashed again."""
+    plan = plan_of(1)
+    store.admit(plan)
+    record = record_of(plan, finetune(0))
+    with monkeypatch.context() as unhashed:
+        unhashed.setattr("ray_unlearn.store.study_store.payload_of", None)
+        store.publish(finetune(0), PAYLOADS, record)
+    assert {name: store.payload(finetune(0), name) for name in PAYLOADS} == PAYLOADS
+
+
 def test_admit_twice_changes_nothing(store: StudyStore):
     """Law: the same plan, or one with a larger count, is welcome; population.json stays byte for byte."""
     store.admit(plan_of(3))

@@ -74,7 +74,7 @@ def example_epsilons(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, *, mode: 
     unlearned, retrained = _checked(unlearned_NE, retrained_NE, mode)
     tables = attack_tables(len(retrained), len(unlearned))
     unlearned_EN, retrained_EN = np.sort(unlearned.T, axis=1), np.sort(retrained.T, axis=1)
-    guarded_E = _guarded(unlearned_EN, retrained_EN)
+    guarded_E = guarded(unlearned_EN, retrained_EN)
     epsilon_E = np.full(len(guarded_E), CAP)
     open_E = np.flatnonzero(~guarded_E)
     epsilon_E[open_E] = _fastest(mode, unlearned.size + retrained.size)(
@@ -121,7 +121,8 @@ def _largest_block(counts: Indexes, either: Table) -> float:
     return best
 
 
-def _guarded(unlearned_EN: Floats, retrained_EN: Floats) -> NDArray[np.bool_]:
+def guarded(unlearned_EN: Floats, retrained_EN: Floats) -> NDArray[np.bool_]:
+    """Return the examples, sorted along runs, whose ranges have a ratio below `RANGE_RATIO` or are both zero."""
     ranges_2E = np.stack([sample[:, -1] - sample[:, 0] for sample in (unlearned_EN, retrained_EN)])
     small_E, large_E = ranges_2E.min(axis=0), ranges_2E.max(axis=0)
     guarded_E: NDArray[np.bool_] = small_E / np.where(large_E == 0, 1.0, large_E) < RANGE_RATIO

@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 
 from ray_unlearn.errors import EvaluationError, StoreError, first_line
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence, probability_of
+from ray_unlearn.evaluation.ordered import Ordered, ordered_by_value
 from ray_unlearn.evaluation.shadow_fits import ShadowFit
 from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.outputs import UNKNOWN, Margin, SplitLogits, SplitMargins, decode_margins, decode_outputs
@@ -85,6 +86,16 @@ class SplitOutputs:
         whole, rows = self.taken_of
         return whole.probability_RN[rows]
 
+    @property
+    def among_all(self) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of all runs that these were taken of, and the rows of these, int64; errors as `loss_RN`."""
+        if self.taken_of is None:
+            return self._probability_RN, np.arange(len(self.phi_RN))
+        whole, rows = self.taken_of
+        if whole.taken_of is None:
+            return whole.probability_RN, np.asarray(rows, dtype=np.int64)
+        return self.probability_RN, np.arange(len(rows))
+
     @cached_property
     def _probability_RN(self) -> np.ndarray:
         self._check("probabilities")
@@ -103,13 +114,39 @@ class SplitOutputs:
         self._check("answers")
         return np.asarray(self.correct_RN.mean(1))
 
+    @cached_property
+    def ordered(self) -> Ordered:
+        """All runs in the order of phi, image by image."""
+        return ordered_by_value(self.phi_RN)
+
     def take(self, rows: np.ndarray | Sequence[int]) -> SplitOutputs:
-        """Return the split under some of the runs."""
-        return replace(self, phi_RN=self.phi_RN[rows], correct_RN=self.correct_RN[rows], taken_of=(self, rows))
+        """Return the split under some of the runs; phi and answers are copied where they are first asked for."""
+        some = object.__new__(_SomeRuns)
+        some.__dict__.update({name: self.__dict__[name] for name in ("positions_N", "labels_N", "shadows", "margin")})
+        some.__dict__["taken_of"] = (self, rows)
+        return some
 
     def _check(self, needed: Lack) -> None:
         if needed in self.lacks:
             raise EvaluationError(f"{needed} are not known: {WHY_LACKING[needed]}")
+
+
+class _SomeRuns(SplitOutputs):
+    """One split under some of its runs: compiled loops read these among all runs, and need no copy."""
+
+    @cached_property
+    def phi_RN(self) -> np.ndarray:
+        whole, rows = self._whole
+        return np.asarray(whole.phi_RN[rows])
+
+    @cached_property
+    def correct_RN(self) -> np.ndarray:
+        whole, rows = self._whole
+        return np.asarray(whole.correct_RN[rows])
+
+    @property
+    def _whole(self) -> tuple[SplitOutputs, np.ndarray | Sequence[int]]:
+        return cast("tuple[SplitOutputs, np.ndarray | Sequence[int]]", self.taken_of)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A fitted RBF classifier on one feature, and what needs its scores' signs and order alone.
 
-    classifier = RbfClassifier(SVC(gamma=1).fit(...))
+    classifier = RbfClassifier(sklearn.svm.SVC(gamma=1).fit(...), values_K)
     classifier.scores(values_X)                  # its decision function, to the last bit
     classifier.below_zero(values_X)              # scores < 0, bool [X]
     ordered([classifier, ...], values_RX)        # [R, X]: less, equal and greater where the scores are
@@ -34,18 +34,18 @@ come to 1.1e-13 at most, and those of the polynomial's 33 sums to less than four
 
 
 class RbfClassifier:
-    """What scikit-learn's `SVC(gamma=1)` was fitted to."""
+    """What scikit-learn's `SVC(gamma=1)` was fitted to, or `SVC(kernel="precomputed")` with the compiled kernel."""
 
-    def __init__(self, fitted: Any) -> None:
-        self._fitted = fitted
-        self._support_S, self._coefficients_S = fitted.support_vectors_[:, 0], fitted.dual_coef_[0]
+    def __init__(self, fitted: Any, values_K: FloatArray) -> None:
+        self._fitted, self._compiled = fitted, fitted.kernel == "precomputed"
+        self._support_S, self._coefficients_S = values_K[fitted.support_], fitted.dual_coef_[0]
         self._intercept = float(fitted.intercept_[0])
         self.rounding = _ROUNDING * (float(np.abs(self._coefficients_S).sum()) + abs(self._intercept))
         """Most by which `nearly` is off."""
 
     def scores(self, values_X: FloatArray) -> FloatArray:
         """Return the decision function, below 0 where a value is taken for one of class 0."""
-        if pays(len(values_X) * len(self._support_S)):
+        if self._compiled or pays(len(values_X) * len(self._support_S)):
             from ray_unlearn.evaluation.compiled.kernels import decisions
 
             return decisions(values_X, self._support_S, self._coefficients_S, self._intercept)

@@ -18,13 +18,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from ray_unlearn.evaluation.comparison import PerRun, Values, compare
-from ray_unlearn.evaluation.measures import MEASURES
-from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, quality_of
+from ray_unlearn.evaluation.measures import MEASURES, TOGETHER
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, points_of, quality_of
 from ray_unlearn.evaluation.measures.measure import Mode, Pair
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.populations import FloatArray
@@ -40,6 +41,8 @@ LEFT_OUT = 3 / 16
 LEAST_ORIGINALS = 4
 """Least number of originals for an interval over originals too; with fewer, it is conditional on these originals."""
 _GROWTH_FROM = 8
+_TOGETHER = 100
+"""Subsets that are computed together at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +102,8 @@ class Draws:
     points_E: FloatArray = field(default_factory=lambda: np.empty(0))
     """The same of all runs; empty where they are not known."""
     halves: dict[str, FloatArray] = field(default_factory=dict)
-    """[K, 2] by measure, of those that state it: values on two halves of the images."""
+    """[K, 2] by measure, of those that state it: values on two halves of the images; this and what follows are for
+    intervals, and empty where none is made."""
     signed: dict[str, FloatArray] = field(default_factory=dict)
     """[K] by measure, of those that are means of absolute values: mean of the signed values."""
     signed_E: dict[str, FloatArray] = field(default_factory=dict)
@@ -140,10 +144,18 @@ def values_on(
     different = {_key(*rows): rows for rows in pairs}
     first = pair_of(pairs[0]) if pairs else None
     first_key = _key(*pairs[0]) if pairs else None
-    computed = in_order(
-        lambda key: _on_rows(first if first and key == first_key else pair_of(different[key])), list(different), threads
-    )
-    known = dict(zip(different, computed, strict=True))
+
+    def of_some(keys: Sequence[tuple[bytes, bytes]]) -> list[_OnRows]:
+        some = [first if first and key == first_key else pair_of(different[key]) for key in keys]
+        for compute, together in TOGETHER.items():
+            for pair, value in zip(some, together(some) or (), strict=False):
+                pair.knows(compute, value)
+        some.reverse()  # a pair's arrays go when it is done
+        return [_on_rows(some.pop(), whole is not None) for _ in keys]
+
+    keys, size = list(different), min(_TOGETHER, -(-len(different) // threads))
+    computed = in_order(of_some, [keys[start : start + size] for start in range(0, len(keys), size or 1)], threads)
+    known = dict(zip(different, chain.from_iterable(computed), strict=True))
     found = [known[_key(*rows)] for rows in pairs]
     names, halved = _of_all([one.values for one in found]), _of_all([one.halves for one in found])
     scored, signed = "forgetting_quality" in names, _of_all([one.signed for one in found])
@@ -178,13 +190,15 @@ class _OnRows(NamedTuple):
     signed: dict[str, float]
 
 
-def _on_rows(pair: Pair) -> _OnRows:
+def _on_rows(pair: Pair, for_interval: bool) -> _OnRows:
+    """Return all measures, and what intervals take of them besides, where one follows."""
     values = compare(pair)
+    measured = values if for_interval else ()
     halves = {
-        name: both for name in values if (of := MEASURES[name].halves) is not None and (both := of(pair)) is not None
+        name: both for name in measured if (of := MEASURES[name].halves) is not None and (both := of(pair)) is not None
     }
-    points_E = pair.once(quality_of).points_E if "forgetting_quality" in values else np.empty(0)
-    signed = {name: float(signed_E.mean()) for name, signed_E in _signed(pair, values).items()}
+    points_E = pair.once(points_of) if "forgetting_quality" in values else np.empty(0)
+    signed = {name: float(signed_E.mean()) for name, signed_E in _signed(pair, measured).items()}
     return _OnRows(values, points_E, halves, signed)
 
 

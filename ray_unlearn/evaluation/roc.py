@@ -10,7 +10,9 @@ Does not cover: intervals, and which sample is the positive one; each attack doc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -128,6 +130,52 @@ def rocs_of_counts(positives_UX: npt.NDArray[np.intp], negatives_UY: npt.NDArray
     ]
 
 
+class Separation(NamedTuple):
+    """What is read off a curve."""
+
+    auc: float
+    """As `Roc.auc`."""
+    tpr: Mapping[float, float]
+    """False positive rate -> what `Roc.tpr_at` returns."""
+
+
+def separation(positives: FloatArray, negatives: FloatArray, fprs: tuple[float, ...]) -> Separation:
+    """Return what `roc` gives at these rates, from large samples without the points of a curve.
+
+    Args:
+        positives: as in `roc`.
+        negatives: as in `roc`.
+        fprs: false positive rates, rising.
+
+    """
+    if pays(positives.size + negatives.size):
+        from ray_unlearn.evaluation.compiled.areas import area_and_rates
+
+        accused = [_accused(fpr, negatives.size) for fpr in fprs]
+        if accused[-1] < negatives.size and (found := area_and_rates(positives.ravel(), negatives.ravel(), accused)):
+            return Separation(found[0], dict(zip(fprs, found[1], strict=True)))
+    curve = roc(positives, negatives)
+    return Separation(curve.auc, {fpr: curve.tpr_at(fpr) for fpr in fprs})
+
+
+def tpr_on_halves(
+    positives_PE: FloatArray, negatives_ME: FloatArray, half_E: npt.NDArray[np.bool_], fpr: float
+) -> tuple[float, float]:
+    """Return `tpr_at` on the images of a half, and on the others.
+
+    Of large samples only the highest negatives are put in order: those above a quantile of a few.
+    """
+    if pays(positives_PE.size + negatives_ME.size):
+        from ray_unlearn.evaluation.compiled.areas import rates_on_halves
+
+        images = len(half_E)
+        accused = [_accused(fpr, len(negatives_ME) * size) for size in (int(half_E.sum()), int((~half_E).sum()))]
+        if images > 1 and (found := rates_on_halves(positives_PE, negatives_ME, half_E, accused)):
+            return found
+    one, other = (tpr_at(positives_PE[:, mask_E], negatives_ME[:, mask_E], fpr) for mask_E in (half_E, ~half_E))
+    return one, other
+
+
 def tpr_at(positives: npt.ArrayLike, negatives: npt.ArrayLike, fpr: float) -> float:
     """Return `roc(positives, negatives).tpr_at(fpr)` without the other points of the curve.
 
@@ -137,13 +185,18 @@ def tpr_at(positives: npt.ArrayLike, negatives: npt.ArrayLike, fpr: float) -> fl
     """
     _check_rate(fpr)
     ours, theirs = _scores(positives, "positives"), _scores(negatives, "negatives")
-    accused = int(fpr * len(theirs))
-    accused += (accused + 1) / len(theirs) <= fpr  # the product is rounded
-    accused -= accused / len(theirs) > fpr
+    accused = _accused(fpr, len(theirs))
     if accused == len(theirs):
         return 1.0
     place = len(theirs) - accused - 1
     return int(np.count_nonzero(ours > np.partition(theirs, place)[place])) / len(ours)
+
+
+def _accused(fpr: float, negatives: int) -> int:
+    """Return how many negatives may be called positive."""
+    accused = int(fpr * negatives)
+    accused += (accused + 1) / negatives <= fpr  # the product is rounded
+    return accused - (accused / negatives > fpr)
 
 
 def _check_rate(fpr: float) -> None:

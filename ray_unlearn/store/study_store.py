@@ -174,7 +174,7 @@ class StudyStore:
             raise DamagedFile(f"{where}: {error}; `ray-unlearn generate` writes it again") from error
 
     def publish(self, run: Run, payloads: Mapping[str, bytes], record: Record) -> None:
-        """Publish a finished run: payloads, then its record; then forget its earlier failure.
+        """Publish a finished run: the payloads that its record names, then the record; then forget its earlier failure.
 
         A run that another driver published meanwhile stays as it is. Payloads without a record are no run: on a disk
         they are replaced. On an object store each payload's name holds its sha256, so two drivers at the same run whose
@@ -194,7 +194,7 @@ class StudyStore:
                 self._check_current(run.population, record.digest)
                 self.storage.remove(self.layout.record(run))
             last = (RECORD, record.sealed().model_dump_json(indent=1).encode())
-            files = {self.stored_as(file, payload_of(data)): data for file, data in payloads.items()}
+            files = {self.stored_as(file, record.payloads[file]): data for file, data in payloads.items()}
             self.storage.publish_folder(self.layout.run(run), files, last)
         if self.storage.exists(self.layout.failure(run)):
             self.storage.remove(self.layout.failed_log(run))

@@ -53,7 +53,11 @@ class _Flat(torch.optim.Optimizer):
                 raise MethodError("a parameter's memory format changed after its optimiser was made; make a new one")
             if parameter.data_ptr() != view.data_ptr():  # a layer went to another device and back, for example
                 view.data = _flat(parameter.detach())
-            view.grad = None if parameter.grad is None else _flat(_laid_out_as(parameter.grad, parameter))
+            gradient = parameter.grad
+            if gradient is not None:
+                own = gradient if gradient.stride() == stride else _laid_out_as(gradient, parameter)
+                gradient = own.as_strided(view.shape, (1,))  # `_flat`, for memory that is known to have no gaps
+            view.grad = gradient
         super().step(closure)
 
 
@@ -132,7 +136,11 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _laid_out_as(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Return the gradient in its parameter's memory layout; autograd uses that layout, hooks need not."""
-    if gradient.stride() == parameter.stride():
+    """Return the gradient in its parameter's memory layout; autograd uses that layout, hooks need not.
+
+    The stride of an axis of one element says nothing about memory: kernels of 1x1 have one in either format.
+    """
+    axes = zip(parameter.shape, gradient.stride(), parameter.stride(), strict=True)
+    if all(size == 1 or of_gradient == of_parameter for size, of_gradient, of_parameter in axes):
         return gradient
     return torch.empty_like(parameter).copy_(gradient)

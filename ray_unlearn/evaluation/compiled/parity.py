@@ -28,7 +28,7 @@ def parity_compiled(unlearned_EN: Floats, retrained_EN: Floats, tables: AttackTa
     return parity_best(unlearned_EN, retrained_EN, sides_2E, rules.thresholds, rules.grid, by_positives(tables))
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """The official grids of one image."""
 
     start: float
@@ -43,8 +43,12 @@ class _Line(NamedTuple):
     steps: int
 
 
+_Line = Line
+"""Its name in compiled code that an earlier version may have left in `__pycache__`."""
+
+
 @compiled
-def _threshold(line: _Line, place: int) -> float:
+def _threshold(line: Line, place: int) -> float:
     """Return a threshold, as `Thresholds.at`."""
     if place < max(line.num // 2, 1):
         return float(np.float32(line.start + line.step * place))
@@ -52,37 +56,43 @@ def _threshold(line: _Line, place: int) -> float:
 
 
 @compiled
-def _right(line: _Line, i: int) -> float:
+def right_end(line: Line, i: int) -> float:
     """Return a right end, as `Grid.right`."""
     last = line.steps - 1
     return line.high if i == last else i * ((line.high - line.low) / last) + line.low
 
 
 @compiled
-def _left(line: _Line, i: int, j: int) -> float:
+def left_end(line: Line, i: int, j: int) -> float:
     """Return a left end, as `Grid.left`."""
-    middle = _right(line, i) - line.width
+    middle = right_end(line, i) - line.width
     start, stop = middle - BUFFER, middle + BUFFER
     return stop if j == NUM_LEFT - 1 else j * ((stop - start) / (NUM_LEFT - 1)) + start
 
 
 @compiled
-def _is_at(line: _Line, values_V: Floats, place: int) -> bool:
-    """Return whether a threshold has just so many values below; thresholds rise."""
+def has_threshold(line: Line, below: float, value: float) -> bool:
+    """Return whether a threshold is above one value, and not above the next; either is infinite where there is none."""
     at = 0
-    if place > 0:
-        below = values_V[place - 1]
+    if below > -np.inf:
         if line.step > 0:
             at = min(max(int((below - line.start) / line.step), 0), line.num)
         while at > 0 and _threshold(line, at - 1) > below:
             at -= 1
         while at < line.num and _threshold(line, at) <= below:
             at += 1
-    return at < line.num and (place == len(values_V) or _threshold(line, at) <= values_V[place])
+    return at < line.num and _threshold(line, at) <= value
 
 
 @compiled
-def _best_threshold(room: Room, line: _Line, positive: int, table_PN: Table) -> float:
+def _is_at(line: Line, values_V: Floats, place: int) -> bool:
+    """Return whether a threshold has just so many values below; thresholds rise."""
+    below = values_V[place - 1] if place > 0 else -np.inf
+    return has_threshold(line, below, values_V[place] if place < len(values_V) else np.inf)
+
+
+@compiled
+def _best_threshold(room: Room, line: Line, positive: int, table_PN: Table) -> float:
     """Return the best of "all at or above a threshold", which is sought for places between values that look better."""
     counts_2C, best = room.counts_2C, -np.inf
     all_p, all_n = counts_2C[positive, -1], counts_2C[1 - positive, -1]
@@ -94,11 +104,11 @@ def _best_threshold(room: Room, line: _Line, positive: int, table_PN: Table) -> 
 
 
 @compiled
-def _right_ends(room: Room, line: _Line, positive: int) -> int:
+def right_ends(room: Room, line: Line, positive: int) -> int:
     """Count what each right end has below or at it; return how many of them differ."""
     place, rights, before, values_V = 0, 0, -1, room.values_V
     for i in range(line.steps):
-        end = _right(line, i)
+        end = right_end(line, i)
         while place < len(values_V) and values_V[place] <= end:
             place += 1
         if place > before:
@@ -111,7 +121,7 @@ def _right_ends(room: Room, line: _Line, positive: int) -> int:
 
 @compiled
 def _one_by_one(
-    room: Room, line: _Line, positive: int, table_PN: Table, diagonal: int, places: tuple[int, int], best: float
+    room: Room, line: Line, positive: int, table_PN: Table, diagonal: int, places: tuple[int, int], best: float
 ) -> float:
     """Return the best of the intervals on a diagonal whose left ends have one of these places, or `best` if larger.
 
@@ -125,7 +135,7 @@ def _one_by_one(
             for place in range(places[0], places[1] + 1):
                 hope = max(hope, _between(room, positive, table_PN, place, right))
         if hope > best:
-            end, place = _left(line, i, diagonal - i), places[1]
+            end, place = left_end(line, i, diagonal - i), places[1]
             while place > places[0] and room.values_V[place - 1] >= end:
                 place -= 1
             best = max(best, _between(room, positive, table_PN, place, right))
@@ -141,20 +151,20 @@ def _between(room: Room, positive: int, table_PN: Table, place: int, right: int)
 
 
 @compiled
-def _falling(room: Room, line: _Line, pieces: int, diagonal: int, places: tuple[int, int], fall: float) -> int:
+def falling(room: Room, line: Line, pieces: int, diagonal: int, places: tuple[int, int], fall: float) -> int:
     """Add the left ends of a diagonal that fall over values, each value between right ends that are computed."""
     i, last, place = max(0, diagonal - NUM_LEFT + 1), min(line.steps - 1, diagonal), places[1]
     top = (line.low - line.width) - BUFFER + diagonal * STEP
     while i <= last:
-        end, until = _left(line, i, diagonal - i), last + 1
+        end, until = left_end(line, i, diagonal - i), last + 1
         while place > places[0] and room.values_V[place - 1] >= end:
             place -= 1
         if place > places[0]:
             value = room.values_V[place - 1]
             until = min(max(i + 1, int((top - value) / fall)), until)
-            while until > i + 1 and _left(line, until - 1, diagonal - until + 1) <= value:
+            while until > i + 1 and left_end(line, until - 1, diagonal - until + 1) <= value:
                 until -= 1
-            while until <= last and _left(line, until, diagonal - until) > value:
+            while until <= last and left_end(line, until, diagonal - until) > value:
                 until += 1
         pieces = add(room, pieces, place, room.right_3R[2, i], room.right_3R[2, until - 1])
         i = until
@@ -162,14 +172,14 @@ def _falling(room: Room, line: _Line, pieces: int, diagonal: int, places: tuple[
 
 
 @compiled
-def _best_interval(room: Room, line: _Line, positive: int, table_PN: Table, best: float) -> float:
+def _best_interval(room: Room, line: Line, positive: int, table_PN: Table, best: float) -> float:
     """Return the best of all intervals, or `best` where that is larger.
 
     Of one diagonal the left ends fall from the first right end to the last: by rounding alone where there are 400 right
     ends, by a whole step where there are 401. Where no value is among them, all are one left end.
     """
     values_V, first, upto, pieces = room.values_V, 0, 0, 0
-    rights = _right_ends(room, line, positive)
+    rights = right_ends(room, line, positive)
     near = NEAR * STEP * max(1.0, max(abs(values_V[0]), abs(values_V[-1])) + BUFFER)
     fall = STEP - (line.high - line.low) / (line.steps - 1) if line.steps > NUM_LEFT else 0.0
     for diagonal in range(NUM_LEFT + line.steps - 1):
@@ -182,7 +192,7 @@ def _best_interval(room: Room, line: _Line, positive: int, table_PN: Table, best
         if first == upto:
             pieces = add(room, pieces, first, room.right_3R[2, low], room.right_3R[2, high])
         elif fall > 0:
-            pieces = _falling(room, line, pieces, diagonal, (first, upto), fall)
+            pieces = falling(room, line, pieces, diagonal, (first, upto), fall)
         else:
             best = _one_by_one(room, line, positive, table_PN, diagonal, (first, upto), best)
     return best_of(room, pieces, rights, positive, table_PN, best)
@@ -214,7 +224,7 @@ def parity_best(
     best_E = np.full(len(unlearned_EN), -np.inf)
     for image in range(len(best_E)):
         pool(unlearned_EN[image], retrained_EN[image], room)
-        line = _Line(
+        line = Line(
             thresholds.start_E[image],
             thresholds.end_E[image],
             thresholds.step_E[image],

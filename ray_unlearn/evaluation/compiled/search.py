@@ -28,7 +28,7 @@ from ray_unlearn.evaluation.attack_tables import DELTA, AttackTables, Floats, In
 
 F = TypeVar("F", bound=Callable[..., object])
 
-_ROUNDING = 3e-6
+ROUNDING = 3e-6
 """Most by which the sum of an attack may be below 0 although the table's float32 says that its epsilon is above b.
 
 The table's rates, differences and logarithms are rounded to float32: 1.5e-7 of the sum, and 2e-6 of epsilon.
@@ -115,24 +115,24 @@ def _search(room: Room, lefts: int, rights: int, sizes: tuple[int, int], table_P
         factor, before = math.exp(max(best, 0.0)), best
         many = False
         for way in range(2):
-            top, few = _sums(room, lefts, rights, _weights(way, factor, sizes), room.found_2L[way])
+            top, few = _sums(room, lefts, rights, weights_of(way, factor, sizes), room.found_2L[way])
             many |= not few
             limit = room.found_2L[way, top]
-            if first or limit > -_ROUNDING:
-                weights = _weights(way, factor, sizes)
-                best = max(best, _partners(room, top, weights, min(limit, 0.0) - _ROUNDING, table_PN))
+            if first or limit > -ROUNDING:
+                weights = weights_of(way, factor, sizes)
+                best = max(best, _partners(room, top, weights, min(limit, 0.0) - ROUNDING, table_PN))
         again, first = best > before, False
         if many and not again:  # rounding may decide between several
             for way in range(2):
-                weights = _weights(way, factor, sizes)
+                weights = weights_of(way, factor, sizes)
                 for left in range(lefts):
-                    if room.found_2L[way, left] > -_ROUNDING:
-                        best = max(best, _partners(room, left, weights, -_ROUNDING, table_PN))
+                    if room.found_2L[way, left] > -ROUNDING:
+                        best = max(best, _partners(room, left, weights, -ROUNDING, table_PN))
     return best
 
 
 @compiled
-def _weights(way: int, factor: float, sizes: tuple[int, int]) -> tuple[float, float, float]:
+def weights_of(way: int, factor: float, sizes: tuple[int, int]) -> tuple[float, float, float]:
     """Return what each positive and each negative inside add to the sum that is above 0, and what it begins with."""
     if way == 0:
         return factor / sizes[0], 1.0 / sizes[1], 1.0 - DELTA - factor
@@ -161,7 +161,7 @@ def _sums(
             level, length = level + 1, length >> 1
         largest = max(window_KR[level, low], window_KR[level, high + 1 - (1 << level)])
         found_L[left] = begin + largest - (positive * room.left_4L[0, left] - negative * room.left_4L[1, left])
-        near += found_L[left] > -_ROUNDING
+        near += found_L[left] > -ROUNDING
         if found_L[left] > found_L[top]:
             top = left
     return top, near <= 1

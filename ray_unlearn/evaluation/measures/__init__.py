@@ -11,7 +11,9 @@ Does not cover: computing them for a study (`evaluation.comparison`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from ray_unlearn.evaluation.measures import (
     accuracy_ratios,
@@ -57,6 +59,11 @@ CURVES: dict[str, Callable[[Pair], Roc | None]] = {
     "shadow_rmia_online": shadow_rmia.online_curve,
 }
 """ROC of attacks that know the reference; each attack's own measure begins with its name."""
+TOGETHER: dict[Callable[[Pair], Any], Callable[[Sequence[Pair]], Sequence[Any] | None]] = {
+    forgetting_quality.points_of: forgetting_quality.points_together,
+    **{compute: partial(klom.klom_together, split=split) for split, compute in klom.ON.items()},
+}
+"""What takes long of a pair -> the same of many subsets of the same runs at once, or None where that does not pay."""
 SINGLE_CURVES: dict[str, Callable[[Single], Roc]] = {
     "lira_offline_auc": curve_of(lira.attack_offline, "lira"),
     "shadow_rmia_offline_auc": curve_of(shadow_rmia.attack_offline, "shadow_rmia"),

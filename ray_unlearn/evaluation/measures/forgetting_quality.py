@@ -20,13 +20,16 @@ Does not cover: intervals and nulls of F, which a score means nothing without, a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ray_unlearn.evaluation.epsilon import example_epsilons
+from ray_unlearn.evaluation.compiled import pays
+from ray_unlearn.evaluation.epsilon import MAX_PARITY, example_epsilons
 from ray_unlearn.evaluation.measures.measure import Measure, Pair
+from ray_unlearn.evaluation.together import together
 
 BUCKET = 0.5
 """Width of a bucket of epsilon, closed on the left: [0, 0.5), [0.5, 1), ..."""
@@ -66,7 +69,7 @@ def forgetting_quality(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, mode: s
     found = example_epsilons(unlearned_NE, retrained_NE, mode=mode)
     num_unlearned, num_retrained = len(np.asarray(unlearned_NE)), len(np.asarray(retrained_NE))
     bins = np.floor(found.epsilon_E / BUCKET).astype(np.int64) + 1
-    points_E = np.where(bins <= num_buckets(num_unlearned), np.ldexp(2.0, -bins), 0.0)
+    points_E = points_of_bins(bins, num_unlearned)
     return ForgettingQuality(
         score=float(points_E.mean()),
         points_E=points_E,
@@ -80,6 +83,11 @@ def forgetting_quality(unlearned_NE: ArrayLike, retrained_NE: ArrayLike, mode: s
     )
 
 
+def points_of_bins(bins: NDArray[np.int64], num_runs: int) -> NDArray[np.float64]:
+    """Return the points of each example."""
+    return np.where(bins <= num_buckets(num_runs), np.ldexp(2.0, -bins), 0.0)
+
+
 def num_buckets(num_runs: int) -> int:
     """Return B = 2 ceil(log(N - 1)), the buckets that score: 8 at N = 32, 14 at 512, 0 at 2."""
     return 2 * math.ceil(math.log(num_runs - 1))
@@ -90,9 +98,36 @@ def quality_of(pair: Pair) -> ForgettingQuality:
     return forgetting_quality(*pair.phi("forget"), pair.mode)
 
 
+def points_of(pair: Pair) -> NDArray[np.float64]:
+    """Return the points of each forget image, whose mean is F."""
+    return pair.once(quality_of).points_E
+
+
+def points_together(pairs: Sequence[Pair]) -> list[NDArray[np.float64]] | None:
+    """Return `points_of` each of several subsets of the same runs, in `parity`; None where one by one is the way.
+
+    Buckets alone are found, and an image without one is computed by itself.
+    """
+    sizes = {len(side) for pair in pairs for side in (pair.unlearned, pair.reference)}
+    size, images = max(sizes), len(pairs[0].unlearned.splits["forget"].labels_N)
+    if pairs[0].mode != "parity" or len(sizes) > 1 or size < LEAST_TO_SCORE or not pays(2 * size * images):
+        return None
+    found = together(pairs, "forget")
+    if found is None or max(np.abs(side.phi_RN).max() for side in found[:2]) > MAX_PARITY:
+        return None
+    from ray_unlearn.evaluation.compiled.buckets import buckets
+
+    bins_KE = buckets(found, size, num_buckets(size), BUCKET)
+    for bins_E, *members in zip(bins_KE, found.member_KU == 1, found.member_KR == 1, strict=True):
+        if len(unknown := np.flatnonzero(bins_E == 0)):
+            ours, theirs = (side.phi_RN[np.ix_(rows, unknown)] for side, rows in zip(found[:2], members, strict=True))
+            bins_E[unknown] = forgetting_quality(ours, theirs).bins
+    return [points_of_bins(bins_E, size) for bins_E in bins_KE]
+
+
 def f_of(pair: Pair) -> float:
     """Return F of the forget images."""
-    return pair.once(quality_of).score
+    return float(pair.once(points_of).mean())
 
 
 DEVIATION = (

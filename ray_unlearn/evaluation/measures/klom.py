@@ -26,8 +26,9 @@ Does not cover: which examples (forget, retain, validation: one call each), inte
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ import numpy.typing as npt
 from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.measures.measure import Measure, Pair
 from ray_unlearn.evaluation.populations import FloatArray, compared
+from ray_unlearn.evaluation.together import together
 
 BINS = 20
 CLIP = 100.0
@@ -123,17 +125,44 @@ def _shares(margins_RE: FloatArray, low_E: FloatArray, high_E: FloatArray) -> Fl
 
 def _kl(first_EB: FloatArray, second_EB: FloatArray) -> FloatArray:
     """Return sum of first * log(first / max(second, FLOOR)) over the bins where first is not empty, [E]."""
-    ratio_EB = np.where(first_EB > 0, first_EB, 1) / np.where(first_EB > 0, np.maximum(second_EB, FLOOR), 1)
-    total_E: FloatArray = (first_EB * np.log(ratio_EB)).sum(axis=1)
+    total_E: FloatArray = _terms(first_EB, second_EB).sum(axis=1)
     return total_E
+
+
+def _terms(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Return what a bin adds by its shares in both histograms."""
+    ratio = np.where(first > 0, first, 1) / np.where(first > 0, np.maximum(second, FLOOR), 1)
+    return np.asarray(first * np.log(ratio))
+
+
+@lru_cache(maxsize=4)
+def _terms_by_count(first: int, second: int) -> FloatArray:
+    """Return what a bin adds by the runs in it, of so many on either side, [first + 1, second + 1]."""
+    return _terms((np.arange(first + 1) / first)[:, None], (np.arange(second + 1) / second)[None, :])
+
+
+def klom_together(pairs: Sequence[Pair], split: str) -> list[Klom] | None:
+    """Return `klom` of each of several subsets of the same runs; None where one by one is the way."""
+    if split not in pairs[0].unlearned.splits or split not in pairs[0].reference.splits:
+        return None
+    sizes = {(len(pair.unlearned), len(pair.reference)) for pair in pairs}
+    (unlearned, retrained), images = max(sizes), len(pairs[0].unlearned.splits[split].labels_N)
+    if len(sizes) > 1 or not pays((unlearned + retrained) * images) or not (found := together(pairs, split)):
+        return None
+    from ray_unlearn.evaluation.compiled.histograms import divergences
+
+    both = _terms_by_count(retrained, unlearned), _terms_by_count(unlearned, retrained)
+    sides, members = (found.unlearned.ordered, found.reference.ordered), (found.member_KU, found.member_KR)
+    return [
+        Klom(
+            retrained_to_unlearned=Divergence(per_example=one_E), unlearned_to_retrained=Divergence(per_example=other_E)
+        )
+        for one_E, other_E in zip(*divergences(*sides, members, CLIP, BINS, both), strict=True)
+    ]
 
 
 def _direction(found: Klom, way: str) -> Divergence:
     return found.retrained_to_unlearned if way == "retrained_to_unlearned" else found.unlearned_to_retrained
-
-
-_ELSEWHERE = dict[str, Callable[[Pair], Klom]]()
-"""Computation of both directions by split, shared by their measures."""
 
 
 def on_forget(pair: Pair) -> Klom:
@@ -141,19 +170,33 @@ def on_forget(pair: Pair) -> Klom:
     return klom(*pair.phi("forget"))
 
 
+def on_retain(pair: Pair) -> Klom:
+    """Return both directions on retain images."""
+    return klom(*pair.phi("retain"))
+
+
+def on_validation(pair: Pair) -> Klom:
+    """Return both directions on validation images."""
+    return klom(*pair.phi("validation"))
+
+
+def on_test(pair: Pair) -> Klom:
+    """Return both directions on test images."""
+    return klom(*pair.phi("test"))
+
+
+ON = {"forget": on_forget, "retain": on_retain, "validation": on_validation, "test": on_test}
+"""Computation of both directions by split, shared by their measures."""
+
+
 def _computation(split: str, way: str) -> tuple[Callable[[Pair], float], Callable[[Pair], tuple[float, float] | None]]:
     """Return one direction's summary of one split, and that on two halves of its images."""
 
-    def elsewhere(pair: Pair) -> Klom:
-        return klom(*pair.phi(split))
-
-    both = on_forget if split == "forget" else _ELSEWHERE.setdefault(split, elsewhere)
-
     def compute(pair: Pair) -> float:
-        return _direction(pair.once(both), way).p95
+        return _direction(pair.once(ON[split]), way).p95
 
     def halves(pair: Pair) -> tuple[float, float] | None:
-        half_E, of_E = pair.half_of(split), _direction(pair.once(both), way).per_example
+        half_E, of_E = pair.half_of(split), _direction(pair.once(ON[split]), way).per_example
         return None if half_E is None else (_p95(of_E[half_E]), _p95(of_E[~half_E]))
 
     return compute, halves
@@ -192,4 +235,4 @@ def _measures(split: str) -> dict[str, Measure]:
     }
 
 
-MEASURES = {name: one for split in ("forget", "retain", "validation", "test") for name, one in _measures(split).items()}
+MEASURES = {name: one for split in ON for name, one in _measures(split).items()}

@@ -71,6 +71,10 @@ class Pair:
             self._known[compute] = compute(self)
         return cast(T, self._known[compute])
 
+    def knows(self, compute: Callable[[Pair], T], value: T) -> None:
+        """Take what a function makes of this pair, which was computed together with that of other pairs."""
+        self._known[compute] = value
+
 
 @dataclass(frozen=True)
 class Single:

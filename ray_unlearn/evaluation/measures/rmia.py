@@ -35,8 +35,9 @@ with a = 0, 0.77 with 0.3 and 0.74 with 0.6. The value of `A` is the default of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,7 @@ import numpy.typing as npt
 from ray_unlearn.errors import EvaluationError
 from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.confidence import probability_of
-from ray_unlearn.evaluation.measures.measure import Measure, Pair, enough_negatives, rates
+from ray_unlearn.evaluation.measures.measure import FALSE_POSITIVES, Measure, Pair, enough_negatives, rates
 from ray_unlearn.evaluation.populations import FloatArray, by_runs, random_half, same_examples
 from ray_unlearn.evaluation.roc import Roc, roc, rocs_of_counts
 
@@ -131,7 +132,11 @@ def rmia(
         )
     if given == "phi":
         forget, test = ((probability_of(target), probability_of(reference)) for target, reference in (forget, test))
-    forget_UE, test_UT = _relative(*forget, a), _relative(*test, a)
+    return _scored(_relative(*forget, a), _relative(*test, a), population)
+
+
+def _scored(forget_UE: FloatArray, test_UT: FloatArray, population: npt.NDArray[np.bool_]) -> RmiaResult:
+    """Return the attack by p / pbar of each target and image."""
     population_UZ = test_UT.compress(population, axis=1)
     size, sorted_UZ = population_UZ.shape[1], np.sort(population_UZ, axis=1)
     member_UE, other_UX = (_below(some_UX, sorted_UZ) for some_UX in (forget_UE, test_UT.compress(~population, axis=1)))
@@ -156,9 +161,12 @@ def _same_models(forget: tuple[FloatArray, FloatArray], test: tuple[FloatArray, 
 
 def _relative(target_UE: FloatArray, reference_RE: FloatArray, a: float) -> FloatArray:
     """Return p / pbar of probabilities, [U, E]."""
-    mean_E = ((1 + a) * reference_RE.mean(axis=0) + (1 - a)) / 2
-    relative: FloatArray = target_UE / np.maximum(mean_E, np.finfo(np.float64).tiny)  # 0 where a = 1
-    return relative
+    return np.asarray(target_UE / _pbar(reference_RE.mean(axis=0), a))
+
+
+def _pbar(mean_E: FloatArray, a: float) -> FloatArray:
+    """Return pbar by the mean over reference models, above 0 also where a = 1."""
+    return np.maximum(((1 + a) * mean_E + (1 - a)) / 2, np.finfo(np.float64).tiny)
 
 
 def share_below(relative_UX: FloatArray, population_UZ: FloatArray) -> FloatArray:
@@ -182,6 +190,49 @@ def _below(relative_UX: FloatArray, sorted_UZ: FloatArray) -> npt.NDArray[np.int
         merged = np.argsort(np.concatenate([relative_X[order_X], sorted_Z]), kind="stable")
         found_X[order_X] = np.flatnonzero(merged < len(order_X)) - np.arange(len(order_X))
     return found_UX
+
+
+class Summary(NamedTuple):
+    """What is reported of each target."""
+
+    auc_U: FloatArray
+    tpr: Mapping[float, FloatArray]
+    """False positive rate -> true positive rate of each target."""
+    non_members: int
+
+
+def summary(pair: Pair) -> Summary | None:
+    """Return what measures take of the attack, from large populations without scores; None as `attack`."""
+    fprs = tuple(FALSE_POSITIVES.values())
+    sizes = [len(pair.unlearned.splits[split].labels_N) for split in _NEEDS]
+    if min(sizes) > 1 and pays(len(pair.unlearned) * sum(sizes)):
+        return _summary_compiled(pair, sizes[1], fprs)
+    found = pair.once(attack)
+    if found is None:
+        return None
+    tpr = {fpr: found.tpr_per_target(fpr) for fpr in fprs}
+    return Summary(found.auc_per_target, tpr, found.non_member_scores.shape[1])
+
+
+def _summary_compiled(pair: Pair, test_images: int, fprs: tuple[float, ...]) -> Summary:
+    """Return the same by compiled loops, which read probabilities among all runs."""
+    from ray_unlearn.evaluation.compiled.likelihoods import separations, sums_of
+
+    sides, population = [], random_half(test_images, pair.make_rng())
+    for split in _NEEDS:
+        target_NE, rows_U = pair.unlearned.splits[split].among_all
+        reference_NE, rows_R = pair.reference.splits[split].among_all
+        sides.append((target_NE, _pbar(sums_of(reference_NE, rows_R) / len(rows_R), A)))
+    found = separations(sides[0], sides[1], rows_U, population, fprs)
+    auc_U, left = found.twice_U / 2, np.flatnonzero(found.left_U)
+    tpr = dict(zip(fprs, found.tpr_FU, strict=True))
+    if len(left):
+        forget_UE, test_UT = (all_NE[rows_U[left]] / pbar_E for all_NE, pbar_E in sides)
+        again = _scored(forget_UE, test_UT, population)
+        auc_U[left] = again.auc_per_target
+        for fpr, tpr_U in tpr.items():
+            tpr_U[left] = again.tpr_per_target(fpr)
+    return Summary(auc_U, tpr, int((~population).sum()))
 
 
 def attack(pair: Pair) -> RmiaResult | None:
@@ -208,15 +259,15 @@ def curve(pair: Pair) -> Roc | None:
 
 
 def _auc(pair: Pair) -> float | None:
-    found = pair.once(attack)
-    return None if found is None else found.auc
+    found = pair.once(summary)
+    return None if found is None else float(found.auc_U.mean())
 
 
 def _rate(pair: Pair, *, fpr: float) -> float | None:
-    found = pair.once(attack)
-    if found is None or not enough_negatives(found.non_member_scores.shape[1], fpr):
+    found = pair.once(summary)
+    if found is None or not enough_negatives(found.non_members, fpr):
         return None
-    return float(found.tpr_per_target(fpr).mean())
+    return float(found.tpr[fpr].mean())
 
 
 _NEEDS = ("forget", "test")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.measures.measure import Measure, Pair
 from ray_unlearn.evaluation.populations import FloatArray, compared
 
@@ -54,18 +55,20 @@ def shift_and_spread(unlearned_UE: npt.ArrayLike, retrained_RE: npt.ArrayLike) -
 
     """
     unlearned_UE, retrained_RE = compared(unlearned_UE, retrained_RE, at_least=2)
-    sd_E = _sd(retrained_RE)
+    (our_mean_E, our_sd_E), (mean_E, sd_E) = _moments(unlearned_UE), _moments(retrained_RE)
     sd_E[sd_E == 0] = np.nan
     with np.errstate(divide="ignore"):  # log 0 = -inf is the answer
-        log_ratio_E = np.log(_sd(unlearned_UE) / sd_E)
-    return ShiftAndSpread(
-        shift=(unlearned_UE.mean(axis=0) - retrained_RE.mean(axis=0)) / sd_E, log_spread_ratio=log_ratio_E
-    )
+        log_ratio_E = np.log(our_sd_E / sd_E)
+    return ShiftAndSpread(shift=(our_mean_E - mean_E) / sd_E, log_spread_ratio=log_ratio_E)
 
 
-def _sd(values_RE: FloatArray) -> FloatArray:
-    """Return standard deviations (ddof 1) over runs, exactly 0 where all runs agree, [E]."""
-    return np.where(np.ptp(values_RE, axis=0) > 0, values_RE.std(axis=0, ddof=1), 0)
+def _moments(values_RE: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return means and standard deviations (ddof 1) over runs, exactly 0 where all runs agree, [E] both."""
+    if values_RE.shape[1] > 1 and pays(values_RE.size):
+        from ray_unlearn.evaluation.compiled.gaussians import moments
+
+        return moments(values_RE)
+    return values_RE.mean(axis=0), np.where(np.ptp(values_RE, axis=0) > 0, values_RE.std(axis=0, ddof=1), 0)
 
 
 def _distance(pair: Pair) -> ShiftAndSpread:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ray_unlearn.evaluation.compiled import pays
 from ray_unlearn.evaluation.measures.logistic_attack import MIN_IMAGES
 from ray_unlearn.evaluation.measures.measure import ALL, MakeRng, Measure, Single, SingleAttack, rates
 from ray_unlearn.evaluation.populations import FloatArray, by_examples, by_runs, random_half, thinned
@@ -93,6 +94,7 @@ def svc_scores(
 
 def _svc(members: npt.ArrayLike, others_T: FloatArray, rng: np.random.Generator) -> RbfClassifier:
     """Return a classifier fitted to equally many of both."""
+    from sklearn import config_context
     from sklearn.svm import SVC
 
     members_K = by_examples(members, "retain confidence")
@@ -100,7 +102,14 @@ def _svc(members: npt.ArrayLike, others_T: FloatArray, rng: np.random.Generator)
     kinds = [_merged(thinned(values, size, rng)) for values in (members_K, others_T)]
     values, weights = (np.concatenate([kind[part] for kind in kinds]) for part in (0, 1))
     labels = np.repeat([1, 0], [len(kind[0]) for kind in kinds])
-    return RbfClassifier(SVC(C=3, gamma="auto", kernel="rbf").fit(values[:, None], labels, sample_weight=weights))
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        if pays(len(values) ** 2):
+            from ray_unlearn.evaluation.compiled.kernels import kernel
+
+            fitted = SVC(C=3, kernel="precomputed").fit(kernel(values), labels, sample_weight=weights)
+        else:
+            fitted = SVC(C=3, gamma="auto", kernel="rbf").fit(values[:, None], labels, sample_weight=weights)
+    return RbfClassifier(fitted, values)
 
 
 def _merged(values: FloatArray) -> tuple[FloatArray, FloatArray]:

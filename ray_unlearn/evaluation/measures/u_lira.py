@@ -29,26 +29,27 @@ seeds. Nor one variance for all examples, which LiRA advises below 64 models or 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.evaluation.compiled import pays
-from ray_unlearn.evaluation.measures.measure import Measure, Pair, enough_negatives, rates
+from ray_unlearn.evaluation.measures.measure import FALSE_POSITIVES, Measure, Pair, enough_negatives, rates
 from ray_unlearn.evaluation.populations import FloatArray, compared
-from ray_unlearn.evaluation.roc import Roc, roc, tpr_at
+from ray_unlearn.evaluation.roc import Roc, Separation, roc, separation, tpr_on_halves
 
 Places = npt.NDArray[np.intp]
 """[B, S]: the rows of B blocks of S runs, which are left out together."""
 MIN_RUNS = 3
 """One is left out, and a variance needs two."""
-_VALUES = 1 << 15
+_VALUES = 1 << 14
 """Values of both populations at a time."""
 VARIANCE_FLOOR = 1e-4
 """Smallest variance of a Gaussian, as a share of its example's variance over both populations: 1 % of its spread."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LiraResult:
     """Scores of every model on every example (positive: looks unlearned), and what an attacker gets from them."""
 
@@ -56,13 +57,24 @@ class LiraResult:
     """[U, E], float64, natural logarithm: models that were trained on the example and unlearned it (the positives)."""
     retrained_scores: FloatArray
     """[R, E]: models that never saw it (the negatives)."""
-    curve: Roc
-    """ROC over all models and examples together."""
+
+    @cached_property
+    def curve(self) -> Roc:
+        """ROC over all models and examples together."""
+        return roc(self.unlearned_scores, self.retrained_scores)
+
+    @cached_property
+    def _separation(self) -> Separation:
+        return separation(self.unlearned_scores, self.retrained_scores, tuple(FALSE_POSITIVES.values()))
 
     @property
     def auc(self) -> float:
         """Area under the pooled curve: 1/2 if the populations cannot be distinguished."""
-        return self.curve.auc
+        return self._separation.auc
+
+    def tpr_at(self, fpr: float) -> float:
+        """Return the true positive rate at a false positive rate of at most `fpr`, 0.001 or 0.01, not interpolated."""
+        return self._separation.tpr[fpr]
 
     @property
     def accuracy(self) -> float:
@@ -74,12 +86,12 @@ class LiraResult:
     @property
     def tpr_at_01_percent(self) -> float:
         """True positive rate where the false positive rate is at most 0.1 %, not interpolated."""
-        return self.curve.tpr_at(0.001)
+        return self.tpr_at(0.001)
 
     @property
     def tpr_at_1_percent(self) -> float:
         """True positive rate where the false positive rate is at most 1 %, not interpolated."""
-        return self.curve.tpr_at(0.01)
+        return self.tpr_at(0.01)
 
 
 def u_lira(
@@ -103,11 +115,15 @@ def u_lira(
     """
     seen_UE, unseen_RE = compared(unlearned_UE, retrained_RE, at_least=MIN_RUNS)
     blocks = _blocks(np.arange(len(seen_UE)) if originals_U is None else np.asarray(originals_U), len(unseen_RE))
-    compiled = _alone(blocks) and pays(seen_UE.size + unseen_RE.size)
+    if seen_UE.shape[1] > 1 and _alone(blocks) and pays(seen_UE.size + unseen_RE.size):
+        from ray_unlearn.evaluation.compiled.gaussians import scores_of
+
+        ours_UE, theirs_RE = scores_of(seen_UE, unseen_RE, VARIANCE_FLOOR, _VALUES)
+        return LiraResult(unlearned_scores=ours_UE, retrained_scores=theirs_RE)
     ours_UE, theirs_RE = np.empty_like(seen_UE), np.empty_like(unseen_RE)
     for images in _together(seen_UE.shape[1], seen_UE.size + unseen_RE.size, blocks):
-        ours_UE[:, images], theirs_RE[:, images] = _scores(seen_UE[:, images], unseen_RE[:, images], blocks, compiled)
-    return LiraResult(unlearned_scores=ours_UE, retrained_scores=theirs_RE, curve=roc(ours_UE, theirs_RE))
+        ours_UE[:, images], theirs_RE[:, images] = _scores(seen_UE[:, images], unseen_RE[:, images], blocks)
+    return LiraResult(unlearned_scores=ours_UE, retrained_scores=theirs_RE)
 
 
 def _together(examples: int, values: int, blocks: list[Places]) -> list[slice]:
@@ -125,16 +141,14 @@ def _alone(blocks: list[Places]) -> bool:
     return all(places_BS.shape[1] == 1 for places_BS in blocks)
 
 
-def _scores(
-    seen_UE: FloatArray, unseen_RE: FloatArray, blocks: list[Places], compiled: bool
-) -> tuple[FloatArray, FloatArray]:
-    """Return the scores of both populations on some examples; compiled where every run is left out alone."""
+def _scores(seen_UE: FloatArray, unseen_RE: FloatArray, blocks: list[Places]) -> tuple[FloatArray, FloatArray]:
+    """Return the scores of both populations on some examples."""
     origin_E = unseen_RE[0]  # an example on which all models agree is exactly 0 from here on, also in its mean
     seen_UE, unseen_RE = seen_UE - origin_E, unseen_RE - origin_E
     floor_E = VARIANCE_FLOOR * np.concatenate([seen_UE, unseen_RE]).var(axis=0, ddof=1)
-    unlearned_UE = _own_minus_other(seen_UE, unseen_RE, floor_E, blocks, compiled)
+    unlearned_UE = _own_minus_other(seen_UE, unseen_RE, floor_E, blocks)
     alone = [np.arange(len(unseen_RE))[:, None]]
-    return unlearned_UE, -_own_minus_other(unseen_RE, seen_UE, floor_E, alone, compiled)
+    return unlearned_UE, -_own_minus_other(unseen_RE, seen_UE, floor_E, alone)
 
 
 def _blocks(originals_U: npt.NDArray[np.generic], others: int) -> list[Places]:
@@ -147,17 +161,9 @@ def _blocks(originals_U: npt.NDArray[np.generic], others: int) -> list[Places]:
     return [np.stack([one for one in blocks if len(one) == size]) for size in {len(block) for block in blocks}]
 
 
-def _own_minus_other(
-    own_RE: FloatArray, other_ME: FloatArray, floor_E: FloatArray, blocks: list[Places], compiled: bool
-) -> FloatArray:
+def _own_minus_other(own_RE: FloatArray, other_ME: FloatArray, floor_E: FloatArray, blocks: list[Places]) -> FloatArray:
     """Return log p(phi | own population without the model's block) - log p(phi | other population without as many)."""
     scores_RE, own, other = np.empty_like(own_RE), _Sums(own_RE), _Sums(other_ME)
-    if compiled:
-        from ray_unlearn.evaluation.compiled.gaussians import log_ratios, spreads
-
-        sums = own.all, other.all
-        spread_2RE = spreads(*sums, floor_E)
-        return log_ratios(own_RE, *sums, spread_2RE, np.log(spread_2RE))
     for places_BS in blocks:
         inside = own.without(places_BS)
         outside = other.without(places_BS % len(other_ME))
@@ -175,7 +181,6 @@ class _Sums:
         self.mean_E = phi_RE.mean(axis=0)
         self.deviation_RE = phi_RE - self.mean_E
         self.squares_E = (self.deviation_RE**2).sum(axis=0)
-        self.all = self.deviation_RE, self.mean_E, self.squares_E
 
     def without(self, places_BS: Places) -> tuple[FloatArray, FloatArray]:
         """Return mean and variance (ddof 1) over the runs outside each block: [B, E] both.
@@ -214,20 +219,19 @@ def curve(pair: Pair) -> Roc:
 
 
 def _auc(pair: Pair) -> float:
-    return curve(pair).auc
+    return pair.once(attack).auc
 
 
 def _rate(pair: Pair, *, fpr: float) -> float | None:
-    return curve(pair).tpr_at(fpr) if enough_negatives(pair.reference.splits["forget"].phi_RN.size, fpr) else None
+    found = pair.once(attack)
+    return found.tpr_at(fpr) if enough_negatives(found.retrained_scores.size, fpr) else None
 
 
 def _halves(pair: Pair, *, fpr: float) -> tuple[float, float] | None:
     found, half_E = pair.once(attack), pair.half_of("forget")
     if half_E is None:
         return None
-    ours, theirs = found.unlearned_scores, found.retrained_scores
-    one, other = (tpr_at(ours[:, mask_E], theirs[:, mask_E], fpr) for mask_E in (half_E, ~half_E))
-    return one, other
+    return tpr_on_halves(found.unlearned_scores, found.retrained_scores, half_E, fpr)
 
 
 _AUC = Measure(
