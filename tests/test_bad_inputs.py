@@ -160,6 +160,11 @@ CASES: dict[str, tuple[Case, int, str]] = {
         2,
         rf"{POPULATION}\.noise_sd: unknown key \(did you mean 'noise_std'\?\) \(method finetune\)",
     ),
+    "population key typo": (
+        lambda f: generate(f, populations={"finetune": {"cuont": 3}}),
+        2,
+        rf"{POPULATION}\.cuont: unknown key \(did you mean 'count'\?\) \(method finetune\)",
+    ),
     "method option impossible": (
         lambda f: generate(f, populations={"finetune": {"noise_std": -1}}),
         2,

@@ -54,7 +54,8 @@ def resolve(study: Study, population: str) -> MethodUse:
         own = _with_arguments(population, name, source, spec.options) if source else spec.options
         options = method.options.model_validate({**method.defaults(study), **preset, **implied, **own})
     except ValidationError as error:
-        problems = (f"populations.{population}.{one} (method {name})" for one in describe_all(error, method.options))
+        found = describe_all(error, method.options, type(spec).model_fields)
+        problems = (f"populations.{population}.{one} (method {name})" for one in found)
         raise StudyError("\n".join(problems)) from None
     if isinstance(options, Batches):
         check_transforms(options.augment.transforms, study.data.image_size, _source_of(study, population))

@@ -47,12 +47,19 @@ def lines_of(error: ValidationError, places: Places) -> list[str]:
     return [*lines, f"{places.file}: {left:,} more wrong keys"] if left else lines
 
 
-def describe_all(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Describe every wrong key of a block; of the members of a union about one key, the error closest to the cause."""
+def describe_all(error: ValidationError, model: type[BaseModel], also: Iterable[str] = ()) -> list[str]:
+    """Describe every wrong key of a block; of the members of a union about one key, the error closest to the cause.
+
+    Args:
+        error: what pydantic found.
+        model: the block.
+        also: further keys that may be written in the block, which an unknown key may be meant for.
+
+    """
     chosen: dict[str, ErrorDetails] = {}
     for one in sorted(error.errors(), key=_distance):
         chosen.setdefault((keys_of(one) or ("",))[0], one)
-    return [describe(one, model) for one in chosen.values()]
+    return [describe(one, model, also) for one in chosen.values()]
 
 
 def describe_first(error: ValidationError, model: type[BaseModel]) -> str:
@@ -65,14 +72,15 @@ def _distance(error: ErrorDetails) -> tuple[bool, int]:
     return error["type"] != "extra_forbidden", -len(keys_of(error))
 
 
-def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
+def describe(error: ErrorDetails, model: type[BaseModel], also: Iterable[str] = ()) -> str:
     """Describe one pydantic error: the key's path, what was expected, what was found, the nearest valid name."""
     path = keys_of(error)
     key, found = ".".join(path), error.get("input")
     if error["type"] == "extra_forbidden":
         if model is Study and key in PopulationSpec.model_fields:
             return f"{key}: unknown key; a population has it: populations.NAME.{key}"
-        return f"{key}: unknown key{did_you_mean(path[-1], _fields(model, path[:-1]))}"
+        own = also if len(path) == 1 else ()
+        return f"{key}: unknown key{did_you_mean(path[-1], [*_fields(model, path[:-1]), *own])}"
     if error["type"] == "missing":
         return f"{key}: missing; this key is required"
     message = error["msg"].removeprefix("Value error, ")
