@@ -26,7 +26,7 @@ import numpy as np
 from ray_unlearn.evaluation.common_shift import CommonShift, common_shift
 from ray_unlearn.evaluation.comparison import PerRun, Values, compare
 from ray_unlearn.evaluation.measures import MEASURES, TOGETHER
-from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, points_of, quality_of
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, f_of, points_of, quality_of
 from ray_unlearn.evaluation.measures.measure import Mode, Pair
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.populations import FloatArray
