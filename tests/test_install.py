@@ -103,6 +103,14 @@ def test_the_shell_completes(words: str, found: list[str]):
     assert sorted(done.stdout.split()) == found
 
 
+def test_completion_is_shown_without_an_error(capsys):
+    """Law: --show-completion, after which the framework ends Python, succeeds."""
+    assert main(["--show-completion", "bash"]) == 0
+    shown = capsys.readouterr()
+    assert "complete" in shown.out
+    assert shown.err == ""
+
+
 def test_release_files_name_this_version():
     """Law: CITATION.cff has the fields of its format and this version; the Dockerfile has cluster.yaml's Ray."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
