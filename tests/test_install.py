@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -88,6 +89,16 @@ def test_every_command_has_examples_that_parse(capsys):
             printed.append(capsys.readouterr().out)
         assert printed[0] == printed[1]
         assert all(f"\n    {line}\n" in printed[0] for line in lines)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_no_option_that_the_command_lacks(command: str):
+    """Law: an option in a help text is the command's own; one of another command is in backquotes, with its command."""
+    found = typer.main.get_command(app).commands[command]
+    for one in getattr(found, "commands", {command: found}).values():
+        texts = [one.help, *(getattr(each, "help", None) for each in one.params)]
+        named = {name for text in texts for name in re.findall(r"--[a-z-]+", re.sub(r"`[^`]*`", "", text or ""))}
+        assert named <= {name for each in one.params for name in each.opts}
 
 
 @pytest.mark.parametrize(
