@@ -148,7 +148,7 @@ def run() -> NoReturn:
 
 
 def _end(code: int) -> NoReturn:
-    """End this process now, whatever its threads do."""
+    """End this process now, without waiting for its threads."""
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
