@@ -11,7 +11,7 @@ from evaluated import SPLITS_DIGEST, draw_logits, evaluated_store, labels_of, pu
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import probability_of
 from ray_unlearn.evaluation.outputs import SplitOutputs, read_outputs
-from ray_unlearn.store.splits import read_image_names
+from ray_unlearn.store.splits import read_image_names, without_groups
 
 
 def test_outputs_are_the_runs_in_order(tmp_path: Path):
@@ -67,11 +67,13 @@ def test_runs_of_other_images_are_refused(tmp_path: Path):
 
 
 def test_image_names_are_those_of_the_splits_file(tmp_path: Path):
-    """Law: ids and class names come back in order; a file without groups has empty ones."""
+    """Law: ids and class names come back in order; a file without groups has empty ones, and there are none to hide."""
     _, store = evaluated_store(tmp_path, {"retrained": 1})
     names = read_image_names(store, SPLITS_DIGEST)
     assert names.ids["forget"][:2] == ["forget-000", "forget-001"]
     assert names.class_names == ("young", "middle", "old")
     assert set(names.groups["test"]) == {""}
+    held = store.storage.read(store.layout.splits(SPLITS_DIGEST))
+    assert without_groups(held) == held
     with pytest.raises(StoreError, match=r"tiny/splits/.* is missing"):
         read_image_names(store, "cd" * 32)
