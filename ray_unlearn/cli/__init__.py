@@ -116,7 +116,7 @@ def _command() -> Any:
 def _left(done: SystemExit) -> int:
     """Return the exit code where something ends Python: the framework's completion, or a user's code, which fails."""
     *_, (frame, _line) = traceback.walk_tb(done.__traceback__)
-    if frame.f_globals["__name__"].partition(".")[0] == typer.__name__ and isinstance(done.code, int):
+    if str(frame.f_globals.get("__name__")).partition(".")[0] == typer.__name__ and isinstance(done.code, int):
         return done.code
     print_error(f"error: {first_line(done)}: code of a net, a method or a plugin, which ended this command")
     return 1
