@@ -91,10 +91,10 @@ def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode,
     from scipy.special import stdtrit
 
     sides = (unlearned_UE, retrained_RE)
-    sd_E = np.sqrt(sum(side.var(axis=0, ddof=1) for side in sides) / 2)
-    varies_E = sd_E > 0
+    varies_E = np.any([np.ptp(side, axis=0) > 0 for side in sides], axis=0)
     if not varies_E.any():
         return None
+    sd_E = np.where(varies_E, np.sqrt(sum(side.var(axis=0, ddof=1) for side in sides) / 2), 0.0)
     ours_U, theirs_R = ((side[:, varies_E] / sd_E[varies_E]).mean(axis=1) for side in sides)
     error = float(np.sqrt(ours_U.var(ddof=1) / len(ours_U) + theirs_R.var(ddof=1) / len(theirs_R)))
     if not error:
