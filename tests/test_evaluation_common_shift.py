@@ -101,3 +101,11 @@ def test_an_image_whose_variance_is_rounding_alone_does_not_count(ours: float, t
     assert shift is not None
     assert expected is not None
     assert shift.distance == pytest.approx(expected.distance)
+
+
+def test_images_that_parity_cannot_move_have_no_common_shift():
+    """Law: margins near 10,000, which `parity` takes, and not after six standard errors; `exact` moves them."""
+    ours_UE, theirs_RE = (9_900 * side / np.abs(side).max() for side in sides(0.4, runs=6, images=5))
+    value = forgetting_quality(ours_UE, theirs_RE, "parity").score
+    assert common_shift(ours_UE, theirs_RE, "parity", value) is None
+    assert common_shift(ours_UE, theirs_RE, "exact", value) is not None
