@@ -213,6 +213,23 @@ def test_the_refusal_states_who_made_the_population(tmp_path: Path):
         ]
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({}, {"files_sha256": "a"}, "A copy of the same version continues them: pip install it without -e."),
+        ({"files_sha256": "a"}, {}, "(pip install -e), which continues them with the same files."),
+        ({"files_sha256": "a"}, {"files_sha256": "b"}, "which continues them with the same files."),
+        ({"version": "1"}, {"version": "2"}, ""),
+    ],
+)
+def test_the_refusal_says_which_installation_continues_the_runs(before: dict[str, str], now: dict[str, str], said: str):
+    """Law: where a method's distribution was installed in another way, or edited, the user reads how to go on."""
+    held = {"made_by": "0.2.0", "identity": {"method": {"name": "shrink", "distribution": before}}}
+    lines = refusal(held, {"method": {"name": "shrink", "distribution": now}}, {})
+    assert len(lines) == 3 + bool(said)
+    assert said in lines[1]
+
+
 def test_what_the_first_version_did_not_record_is_reported(tmp_path: Path):
     """Law: a script's modules that 0.1.0 did not write down are one reason; for later runs they are none."""
     plan = plan_of(2)

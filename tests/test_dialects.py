@@ -179,6 +179,7 @@ NUMBERS = ["12", "7", "30", "5", "9", "11"]
         ("f.csv", " image_id ,x\n12,1\n7.0,1\n", ["12", "7"]),
         ("f.csv", "image_id\n12.0\n7\n", ["12", "7"]),
         ("f.csv", "image_id,forget,male\n12,1,0\n7,1,1\n", ["12", "7"]),
+        ("f.csv", "path,class,deleted_at\n12,cat,\n7,dog,2026-01-01\n", ["12", "7"]),
     ],
 )
 def test_numbers_are_ids_where_one_is(file: str, content: str | bytes, expected: list[str], folder: Path):
@@ -205,6 +206,7 @@ def test_numbers_are_ids_where_one_is(file: str, content: str | bytes, expected:
         (("f.npy", array(np.array([0, 1, -1]))), NUMBERS, r"entry 2: -1 is no position in .*, which has 0 to 5"),
         (("f.npy", array(np.array([1, 6]))), NUMBERS, r"entry 1: 6 is no position in data\.train, which has 0 to 5"),
         (("f.csv", "image_id,Forget?\n12,0\n7,1\n"), NUMBERS, r"column 'Forget\?' says .* such as '0', '1'; all rows"),
+        (("f.csv", "image_id,forget\n12,x\n7,\n"), NUMBERS, r"column 'forget' says which rows .* such as '', 'x'"),
         (
             ("f.csv", "image_id,split\n12,retain\n7,forget\n"),
             NUMBERS,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import re
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,24 @@ def test_a_copy_of_the_process_ends_where_the_block_does():
     if os.getpid() != process:
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]) == 1
+
+
+def test_processes_that_end_by_themselves_are_allowed(monkeypatch: pytest.MonkeyPatch):
+    """Law: `os.spawn*` and pools may fork, also where a debugger has its own `os.fork`; an open pool is no thread."""
+    fork = os.fork
+
+    def of_debugger() -> int:
+        return fork()
+
+    monkeypatch.setattr("os.fork", of_debugger)
+    with stays():
+        assert os.spawnv(os.P_WAIT, "/bin/true", ["true"]) == 0  # noqa: S606
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context("fork"))
+        assert pool.submit(abs, -1).result() == 1
+        with pytest.raises(Exit, match=r"os\.fork\(\)"):
+            os.fork()
+    assert threads_left() == []
+    pool.shutdown()
 
 
 def test_outside_the_block_and_in_other_threads_a_process_may_end(monkeypatch: pytest.MonkeyPatch):

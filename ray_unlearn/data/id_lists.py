@@ -45,7 +45,8 @@ _COLUMNS = (
 """Columns of a CSV file that hold ids, file names or positions; the first that it has."""
 _FORGETTING = {"forget", "forgotten", "unlearn", "delete", "deleted", "remove", "removed", "erase", "erased"}
 """Words in the name of a column that says of each row whether it is to be forgotten."""
-_YES_OR_NO = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "y", "n"}
+_YES_OR_NO = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "y", "n", "x", ""}
+"""Cells of such a column: empty where the others are marked."""
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle")
 _NUMBERS = re.compile(r"\[?\d+(?:[\s,;]+\d+)+[\s,;]*\]?")
 _SAVED = re.compile(r"\d\.\d{6,}e[+-]\d{2,3}")
@@ -85,7 +86,7 @@ def read_ids(ids: str | Sequence[str], count: int | None = None, *, forget: bool
     name = next((one for one in _COLUMNS if one in table.columns), None)
     if name is None and len(table.columns) > 1:
         raise DataError(f"{ids}: no column 'image_id'; found {list(table.columns)}")
-    for column in table.columns if forget else ():
+    for column in table.columns.drop(name or table.columns[0]) if forget else ():
         _check_column(ids, str(column), [str(cell).strip().lower() for cell in table[column]])
     if name is None:  # one column without a name: its first line is an entry, too
         only = str(table.columns[0])

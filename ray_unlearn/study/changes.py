@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ray_unlearn.study.identity import diff
+from ray_unlearn.study.identity import ABSENT, diff
 
 NEWER_BYTES: Mapping[int, str] = {
     2: "optimisers became one fused kernel, and convolutions skip the taps that meet only padding",
@@ -28,6 +28,8 @@ _UNRECORDED = {
 }
 """Values that version 0.1.0 did not record, by their place in an identity."""
 
+_FILES = ".files_sha256: "
+"""Part of the line of a difference in an editable installation's files, which no installed copy records."""
 _UNSTATED = "0.1.0 or earlier"
 _ANEW = "Give the population or the study another name to make it anew, or leave it out of the file; its runs stay."
 _MOST_LINES = 24
@@ -84,6 +86,7 @@ def refusal(
         *_other_defaults(changed if older else (), corrections),
         *unrecorded.values(),
         *_other_bytes(before, now),
+        *_other_files(changed),
     ]
     made_by = f"It was made by ray-unlearn {held.get('made_by', _UNSTATED)}."
     ours = ("format:", "revisions", *unrecorded)  # how a difference of versions begins, which no user can change back
@@ -171,3 +174,16 @@ def _other_bytes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     if not isinstance(old, int) or not isinstance(new, int):
         return []
     return [f"The same study gives other bytes since format {n}: {NEWER_BYTES[n]}." for n in range(old + 1, new + 1)]
+
+
+def _other_files(changed: Sequence[str]) -> list[str]:
+    """Return which installation of a distribution continues the runs, where its files differ or were not recorded."""
+    before = {line.partition(_FILES)[2].partition(" -> ")[0] for line in changed if _FILES in line}
+    if not before:
+        return []
+    if ABSENT in before:
+        return [
+            "These runs record no files of the distribution: it was an installed copy, or none were recorded yet. "
+            "A copy of the same version continues them: pip install it without -e."
+        ]
+    return ["These runs are of an editable installation (pip install -e), which continues them with the same files."]

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from ray_unlearn.study.uris import labelled
 
-_ABSENT = "(absent)"
+ABSENT = "(absent)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +85,14 @@ def diff(old: Any, new: Any, path: str = "") -> list[str]:
         lines = []
         for key in sorted({*old, *new}):
             inner = f"{path}.{key}" if path else str(key)
-            lines += diff(old.get(key, _ABSENT), new.get(key, _ABSENT), inner)
+            lines += diff(old.get(key, ABSENT), new.get(key, ABSENT), inner)
         return lines
     return [] if canonical(old) == canonical(new) else [f"{path}: {_show(old)} -> {_show(new)}"]
 
 
 def _show(value: Any) -> str:
     value = labelled(value)
-    text = value if value == _ABSENT else canonical(value)
+    text = value if value == ABSENT else canonical(value)
     if len(text) <= 60:
         return text
     return canonical(f"{value[:55]}...") if isinstance(value, str) else text[:57] + "..."

@@ -5,8 +5,8 @@
 
 A net whose code calls `os._exit(0)` while the driver tries it would end the command with exit code 0 and nothing made;
 one that calls `os.fork()` would leave two drivers, and two more at the next call. Inside the block, and in its thread,
-such a call raises `Exit` where it is made. `multiprocessing` may fork, because its processes end by themselves. Threads
-that would keep the finished command alive are noted.
+such a call raises `Exit` where it is made. `multiprocessing` and `os.spawn*` may fork, because their processes end by
+themselves. Threads that would keep the finished command alive are noted.
 
 Does not cover: compiled extensions that exit or crash, and signals that the code sends to its own process.
 """
@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import thread as executors
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from ray_unlearn.errors import ModelError, first_line
@@ -28,8 +29,14 @@ from ray_unlearn.errors import ModelError, first_line
 _EXIT = os._exit
 _FORKS_WELL = ".popen_fork"
 """End of the module's name by which `multiprocessing`, and packages of its kind, fork."""
+_SPAWNS = "_spawnvef"
+"""Function of `os` by which its `spawn*` fork: the copy becomes another program, or ends."""
+_MOST_WRAPPERS = 3
+"""Functions between these and the fork: debuggers and gevent put their own in the place of `os.fork`."""
 _OF_C = ("exit", "_exit", "_Exit", "quick_exit", "fork", "vfork")
 """Functions that Python code reaches through `ctypes`, which reports each that it looks up."""
+_MANAGER = "_ExecutorManagerThread"
+"""Class of the thread of a pool of processes: of `concurrent.futures`, and of joblib's loky."""
 _inside = threading.local()
 """`process`: the process that is in a block with this thread; 0 or none outside."""
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
@@ -72,9 +79,10 @@ def stays(where: str = "") -> Iterator[None]:
 def threads_left() -> list[str]:
     """Return the names of the threads that began during a block, and that keep this process alive.
 
-    Those of executors do not: Python ends them when it ends.
+    Those of executors, of threads and of processes, do not: Python ends them when it ends.
     """
-    return sorted(thread.name for thread in {*_threads} - {*executors._threads_queues} if thread.is_alive())
+    running = (one for one in {*_threads} - {*executors._threads_queues} if one.is_alive())
+    return sorted(one.name for one in running if type(one).__name__ != _MANAGER)
 
 
 @functools.cache
@@ -103,5 +111,16 @@ def _listen(event: str, arguments: tuple[object, ...]) -> None:
     if event == "ctypes.dlsym":
         if arguments[1] in _OF_C:
             raise Exit(f"{arguments[1]} of the C library")
-    elif not str(sys._getframe(1).f_globals.get("__name__")).endswith(_FORKS_WELL):
+    elif not _ends_by_itself(sys._getframe(1)):
         raise Exit(f"{event}()")
+
+
+def _ends_by_itself(frame: FrameType | None) -> bool:
+    """Return whether the frame that forks is of `multiprocessing` or `os.spawn*`, whose copies never return to it."""
+    for _ in range(1 + _MOST_WRAPPERS):
+        if frame is None:
+            return False
+        if frame.f_code.co_name == _SPAWNS or str(frame.f_globals.get("__name__")).endswith(_FORKS_WELL):
+            return True
+        frame = frame.f_back
+    return False
