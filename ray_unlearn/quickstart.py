@@ -52,7 +52,7 @@ READING = (
 WHY = (
     "why they differ: retrained models differ from one another, because each begins from other weights. kookmin draws "
     "a third of the original's weights anew for every seed and trains on, so its models differ as retrained ones do. "
-    "ascent only pushes the original away from the forgotten images: it stays near the original, whatever the seed."
+    "ascent only pushes the original away from the forgotten images: it stays near the original with every seed."
 )
 """The sentences below them: the mechanism, not the numbers, which are those of the machine."""
 

@@ -145,7 +145,7 @@ def disks_are_not_waited_for() -> Iterator[None]:
 def fork_servers_import_nothing() -> Iterator[None]:
     """The process that forks scripts' runs is forked, too (forks.py): a new interpreter imports torch for 4 s.
 
-    It is one in test_hostile_scripts.py, and where Ray's workers start it.
+    A new interpreter starts it in test_hostile_scripts.py, and on Ray's workers.
     """
     import forks
 

@@ -204,7 +204,7 @@ def test_a3_a_missing_folder_is_explained(body: str, tmp_path: Path):
             r"grad_fn{}; no gradients are computed here: by @torch\.no_grad",
         ),
         ("next(iter([]))", MethodError, r"StopIteration: {}; next\(\) found no further batch"),
-        ("raise EOFError('EOF when reading a line')", MethodError, r"a line{}; nobody answers input\(\) in a run"),
+        ("raise EOFError('EOF when reading a line')", MethodError, r"a line{}; input\(\) gets no answer in a run"),
         (
             "raise RuntimeError('Found no NVIDIA driver')",
             RuntimeError,

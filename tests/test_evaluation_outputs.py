@@ -11,7 +11,8 @@ from evaluated import SPLITS_DIGEST, draw_logits, evaluated_store, labels_of, pu
 from ray_unlearn.errors import StoreError
 from ray_unlearn.evaluation.confidence import probability_of
 from ray_unlearn.evaluation.outputs import SplitOutputs, read_outputs
-from ray_unlearn.store.splits import read_image_names
+from ray_unlearn.store.arrow import ipc_bytes, read_table
+from ray_unlearn.store.splits import read_image_names, without_groups
 
 
 def test_outputs_are_the_runs_in_order(tmp_path: Path):
@@ -75,3 +76,13 @@ def test_image_names_are_those_of_the_splits_file(tmp_path: Path):
     assert set(names.groups["test"]) == {""}
     with pytest.raises(StoreError, match=r"tiny/splits/.* is missing"):
         read_image_names(store, "cd" * 32)
+
+
+def test_a_splits_file_of_an_older_version_has_no_groups_to_hide(tmp_path: Path):
+    """Law: a file without the column is packed as it is, and its groups are read as empty."""
+    _, store = evaluated_store(tmp_path, {"retrained": 1})
+    name = store.layout.splits(SPLITS_DIGEST)
+    older = ipc_bytes(read_table(store.storage.read(name)).drop_columns(["group"]))
+    assert without_groups(older) == older
+    store.storage.publish_file(name, older)
+    assert set(read_image_names(store, SPLITS_DIGEST).groups["forget"]) == {""}

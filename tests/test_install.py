@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -90,6 +91,16 @@ def test_every_command_has_examples_that_parse(capsys):
         assert all(f"\n    {line}\n" in printed[0] for line in lines)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_no_option_that_the_command_lacks(command: str):
+    """Law: an option in a help text is the command's own; one of another command is in backquotes, with its command."""
+    found = typer.main.get_command(app).commands[command]
+    for one in getattr(found, "commands", {command: found}).values():
+        texts = [one.help, *(getattr(each, "help", None) for each in one.params)]
+        named = {name for text in texts for name in re.findall(r"--[a-z-]+", re.sub(r"`[^`]*`", "", text or ""))}
+        assert named <= {name for each in one.params for name in each.opts}
+
+
 @pytest.mark.parametrize(
     ("words", "found"), [("ray-unlearn pl", ["plan"]), ("ray-unlearn e", ["evaluate", "examples", "export"])]
 )
@@ -101,6 +112,14 @@ def test_the_shell_completes(words: str, found: list[str]):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert sorted(done.stdout.split()) == found
+
+
+def test_completion_is_shown_without_an_error(capsys):
+    """Law: --show-completion, after which the framework ends Python, succeeds."""
+    assert main(["--show-completion", "bash"]) == 0
+    shown = capsys.readouterr()
+    assert "complete" in shown.out
+    assert shown.err == ""
 
 
 def test_release_files_name_this_version():

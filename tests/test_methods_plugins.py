@@ -24,6 +24,7 @@ from ray_unlearn.methods import ALIASES, METHODS
 from ray_unlearn.methods.resolve import method_of, resolve
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study import parse_study
+from ray_unlearn.usercode.sources import package_sha256
 
 MODULE = """
 import torch
@@ -171,6 +172,23 @@ def test_the_files_of_an_editable_installation_are_its_identity(entry, tmp_path)
         found.append(dict(METHODS["shrink"].distribution))
     assert found[0] == found[2] != found[1]
     assert found[0].keys() == {*installed_copy, "files_sha256"}
+
+
+@pytest.mark.parametrize("package", [True, False])
+def test_the_files_of_a_package_are_hashed_with_and_without_an_init(package: bool, tmp_path: Path):
+    """Law: an edited module that the method imports is another digest; one that nothing imports is not, of a folder."""
+    folder = tmp_path / "theirs" / "sub"
+    folder.mkdir(parents=True)
+    if package:
+        (tmp_path / "theirs" / "__init__.py").touch()
+    (folder / "method.py").write_text("from . import near\nfrom theirs.far import RATE\n")
+    files = (folder / "near.py", tmp_path / "theirs" / "far.py", folder / "other.py")
+    found = []
+    for edited in (None, *files):
+        for file in files:
+            file.write_text("RATE = 2\n" if file == edited else "RATE = 1\n")
+        found.append(package_sha256("theirs.sub.method", str(folder / "method.py")))
+    assert len({*found}) == 4 if package else (len({*found[:3]}), found[3]) == (3, found[0])
 
 
 @pytest.mark.parametrize(

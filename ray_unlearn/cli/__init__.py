@@ -84,10 +84,6 @@ app.command(epilog=epilog("forget"))(forget.forget)
 app.command("all", epilog=epilog("all"))(naming_study(all_.everything))
 
 
-_COMPLETES = "_RAY_UNLEARN_COMPLETE"
-"""Variable with which a shell asks the command line framework for completions."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     from ray_unlearn.interrupts import GRACE_S, RESUMABLE, ends_within, interrupts
@@ -118,8 +114,9 @@ def _command() -> Any:
 
 
 def _left(done: SystemExit) -> int:
-    """Return the exit code where something ends Python; a user's code, which does so, is no success."""
-    if _COMPLETES in os.environ and isinstance(done.code, int):  # how the framework ends a shell's completion
+    """Return the exit code where something ends Python: the framework's completion, or a user's code, which fails."""
+    *_, (frame, _line) = traceback.walk_tb(done.__traceback__)
+    if str(frame.f_globals.get("__name__")).partition(".")[0] == typer.__name__ and isinstance(done.code, int):
         return done.code
     print_error(f"error: {first_line(done)}: code of a net, a method or a plugin, which ended this command")
     return 1
@@ -151,7 +148,7 @@ def run() -> NoReturn:
 
 
 def _end(code: int) -> NoReturn:
-    """End this process now, whatever its threads do."""
+    """End this process now, without waiting for its threads."""
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()

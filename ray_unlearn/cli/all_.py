@@ -21,7 +21,7 @@ from ray_unlearn.cli.options import (
     KeepGoing,
     Overrides,
     StudyFile,
-    Where,
+    WhereWithWorkers,
     Workers,
     named,
     store_of,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 def everything(
     study: StudyFile,
-    backend: Where = Backend.auto,
+    backend: WhereWithWorkers = Backend.auto,
     address: Address = None,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,

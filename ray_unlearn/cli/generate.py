@@ -20,6 +20,7 @@ from ray_unlearn.cli.options import (
     ShardOf,
     StudyFile,
     Where,
+    WhereWithWorkers,
     Workers,
     named,
     names_in,
@@ -52,7 +53,7 @@ def generate(
             "--only", "--populations", metavar="A,B", help="Make only these populations, and their originals."
         ),
     ] = [],  # noqa: B006
-    backend: Where = Backend.auto,
+    backend: WhereWithWorkers = Backend.auto,
     address: Address = None,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,

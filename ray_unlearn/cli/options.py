@@ -37,13 +37,15 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YA
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a key of the study file. Repeatable.")
 ]
-Where = Annotated[
-    Backend,
-    typer.Option(
-        help="Where the work is done. inline: in this process, or with --workers N in N processes forked on this "
-        "machine; auto: in such processes where they are enough, else on Ray."
-    ),
+_WHERE = (
+    "Where the work is done. inline: in this process{}; auto: in processes forked on this machine where they are "
+    "enough, else on Ray."
+)
+Where = Annotated[Backend, typer.Option(help=_WHERE.format(""))]
+WhereWithWorkers = Annotated[
+    Backend, typer.Option(help=_WHERE.format(", or with --workers N in N processes forked on this machine"))
 ]
+"""The same of commands that have --workers."""
 Address = Annotated[
     str | None, typer.Option(help="Address of a Ray cluster. Default: RAY_ADDRESS, else a local cluster.")
 ]

@@ -46,7 +46,7 @@ class DigitsSlice:
 
 @functools.cache
 def _digits() -> tuple[np.ndarray, list[int]]:
-    """Return all digits, uint8 [1797, 8, 8] that nobody may write to, and their labels; both parts are read from it."""
+    """Return all digits, uint8 [1797, 8, 8], read-only, and their labels; both parts are read from it."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

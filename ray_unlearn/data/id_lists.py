@@ -100,7 +100,7 @@ def _check_column(ids: str, column: str, cells: Sequence[str]) -> None:
     if len(kinds) > 1 and ((named and kinds <= _YES_OR_NO) or "forget" in kinds):
         raise DataError(
             f"{ids}: column {column!r} says which rows are to be forgotten, with values such as "
-            f"{', '.join(map(repr, sorted(kinds)[:3]))}; all rows of a list are, whatever its other columns say: "
+            f"{', '.join(map(repr, sorted(kinds)[:3]))}; all rows of a list are, and its other columns do not count: "
             "keep the rows that are to be forgotten alone, without this column"
         )
 

@@ -76,7 +76,7 @@ class Request:
 
 _RECIPE = ("epochs", "optimizer", "lr", "weight_decay", "schedule", "batch_size")
 _FORM = re.compile(re.sub(r"\\\$\w+", lambda _: ".*", re.escape(DELETION.template)))
-"""The lines of a request's file, whatever its values are."""
+"""The lines that every request's file has."""
 
 
 def _path(text: str) -> str:

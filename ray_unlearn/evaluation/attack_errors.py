@@ -11,7 +11,7 @@
 Clopper-Pearson bounds there, with half of the error probability each. But both rates are rarely so high at once: models
 that do not differ had a bound above 0 in 0.01 % of simulated images instead of 5 %. Here that number puts the possible
 results in order, and the bound is the largest epsilon with a probability of so good a result, or a better one, of at
-most 5 % whatever the rates are that it allows: an exact unconditional test, as Barnard's of two proportions (Biometrika
+most 5 % for all rates that it allows: an exact unconditional test, as Barnard's of two proportions (Biometrika
 1947). It holds with the same confidence.
 
 Does not cover: which attack is judged, and on which runs (`lower_bounds`).

@@ -235,7 +235,7 @@ class OneRunAudit(_Value):
     missing: str = ""
     """Reason why the audit does not apply; all other fields are then empty."""
     control: str = ""
-    """Split that the forget images are told from; drawn at random from the same images."""
+    """Split that the forget images are distinguished from; drawn at random from the same images."""
     runs: int = 0
     """Runs that were audited, each alone."""
     images: int = 0

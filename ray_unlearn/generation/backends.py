@@ -138,7 +138,7 @@ def forks(name: BackendName, address: str | None, workers: int | None, gpus_per_
 
 
 def ray_is_named(address: str | None, gpus_per_worker: float | None) -> str:
-    """Return why Ray must be used whatever the study is; empty if it need not."""
+    """Return why Ray must be used for any study; empty if it need not be."""
     if address or os.environ.get("RAY_ADDRESS"):
         return "a cluster's address is given"
     if gpus_per_worker is not None:

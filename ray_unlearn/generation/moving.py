@@ -168,7 +168,7 @@ class MovingPool:
         found: list[Report] = []
         for report in pool.wait(most_s):
             found.append(replace(report, worker=self._numbers[id(pool), report.worker]))
-            if isinstance(report, Lost):  # nobody stops it: without this, the first pool would be waited for, empty
+            if isinstance(report, Lost):  # without this, the first pool would be waited for, empty
                 self._workers.pop(found[-1].worker, None)
             if isinstance(report, Ready) and pool is self._next and not self._is_over:
                 self._is_over = True

@@ -13,8 +13,8 @@
 
 Outputs come from the Parquet files and are encoded anew: their sha256 has to be that of the run's record. Digests are
 computed anew: of an identity that names no URI, of the images of each split, and of originals that are packed, too. So
-nobody can change what a population states of itself, and keep the digest under which others know it. Whether somebody
-made the outputs as stated, only making a run again shows.
+a population whose statements about itself were changed has another digest than the published one. Whether the outputs
+were made as stated, only making a run again shows.
 
 Does not cover: images, checkpoints, and several forget sets.
 """

@@ -16,7 +16,7 @@ it; xcadet/deepunlearn munl/unlearning/exact_unlearning_k.py (a port).
 Caveats:
 - The caveats of CF-k hold here, too.
 - SCRUB trains as long as the original (30 epochs; 25 in its other experiments). Its rate drops after 11, 16 and 21
-  epochs; its helper sets it to a tenth of 5e-4 at the first drop, whatever it was before. Deep Unlearn searches the
+  epochs; its helper sets it to a tenth of 5e-4 at the first drop, from any earlier rate. Deep Unlearn searches the
   number of epochs.
 - The units get fresh weights in every run, as in Deep Unlearn and, for nets without pretraining, in Goel et al. SCRUB,
   and Goel et al. with pretraining, give them the weights that the original started from, so that all runs start alike.

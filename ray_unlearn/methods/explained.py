@@ -74,7 +74,7 @@ def _about_machine(error: Exception) -> str:
     if "does not require grad and does not have a grad_fn" in str(error):
         return "no gradients are computed here: by @torch.no_grad or inference_mode, or all parameters are frozen"
     if isinstance(error, EOFError) and "reading a line" in str(error):
-        return "nobody answers input() in a run: give the function keyword arguments instead"
+        return "input() gets no answer in a run: give the function keyword arguments instead"
     if isinstance(error, StopIteration):
         return "next() found no further batch: an epoch is over; itertools.cycle begins again"
     if re.search(r"no NVIDIA driver|not compiled with CUDA|No CUDA GPUs are available", str(error)):

@@ -51,8 +51,8 @@ def last_units(model: nn.Module, head: nn.Linear, k: int, unit: str) -> list[nn.
     A `block` is a child with parameters; a plain `nn.Sequential`, and any that holds the classifier, counts by its own
     children: torchvision's ResNets have residual blocks, a flat Sequential has layers. A `stage` is the same, but a
     Sequential that does not hold the classifier counts as one: torchvision's layer4. An `encoder_layer` is an entry of
-    the net's one list of equal blocks, as Transformers for images have it; what lies between the last of them and the
-    classifier belongs to it. A `layer` is a convolution or a linear layer; the classifier is the first of the k. A
+    the net's one list of equal blocks, as Transformers for images have it; layers between the last of them and the
+    classifier belong to it. A `layer` is a convolution or a linear layer; the classifier is the first of the k. A
     child or layer whose parameters are all one-dimensional (a normalisation) belongs to the unit before it and comes
     right after it in the list.
 

@@ -101,7 +101,7 @@ def _split(arch: str) -> tuple[str, str]:
 
 @contextmanager
 def _fetching(key: str, what: str) -> Iterator[None]:
-    """Make one line of whatever a library raises that reads or downloads something."""
+    """Make one line of any error of a library that reads or downloads something."""
     try:
         yield
     except ModelError:

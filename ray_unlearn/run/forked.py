@@ -42,7 +42,7 @@ def work(arguments: Mapping[str, Any], files: Sequence[int]) -> None:
             while not isinstance(answer, NotOpened):
                 attempts, flush = channel.recv()
                 channel.send(worker.work(attempts, flush))
-        except EOFError:  # nobody needs the worker any more
+        except EOFError:  # the driver closed the worker, or has ended
             return
 
 

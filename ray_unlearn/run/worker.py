@@ -238,7 +238,7 @@ class Worker:
         )
 
     def _trained_pack(self, runs: Sequence[Run]) -> dict[Run, PackedRun]:
-        """Train runs of one pack; whatever fails is the outcome of the runs that it ends."""
+        """Train runs of one pack; a failure is the outcome of the runs that it ends."""
         configure(self._device, self._job.plan.study.execution)
 
         def begin(writer: RunWriter, run: Run, slot: Slot) -> nn.Module:

@@ -72,9 +72,11 @@ def with_warnings(data: bytes, warnings: Sequence[str]) -> bytes:
 
 
 def without_groups(data: bytes) -> bytes:
-    """Return a splits file whose groups are empty texts: a group is a person."""
+    """Return a splits file whose groups are empty texts: a group is a person. Files of older versions may have none."""
     table = read_table(data)
     place = table.schema.get_field_index("group")
+    if place < 0:
+        return data
     return ipc_bytes(table.set_column(place, "group", pa.array([""] * len(table), pa.string())))
 
 

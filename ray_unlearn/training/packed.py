@@ -7,7 +7,7 @@
 
 Each run keeps its own order, augmentation and weights. A run's arithmetic depends on its slot and on the size of the
 pack alone: a slot is one group of a grouped convolution and one product of a batch of products. A slot without a run
-computes what the pack's first run computes, and nobody reads it. Results agree with unpacked runs to rounding.
+computes what the pack's first run computes, and its result is not used. Results agree with unpacked runs to rounding.
 
 Does not cover: objectives, hooks and sets of a method's own, and trainings with several sets (`Method.packs`); which
 runs share a pack (`run.packing`).

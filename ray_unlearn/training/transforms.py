@@ -5,7 +5,7 @@
 
 A transform gets one uint8 image [3, H, W] on the CPU and has to give another of the same shape. torchvision draws from
 torch's global generator, which is seeded for each image from the run's own stream, so that a run gives the same images
-whatever its device, its worker and its earlier runs. It costs 0.2 to 4 ms per image and core, and on a GPU a copy to
+on every device and worker, after any other runs. It costs 0.2 to 4 ms per image and core, and on a GPU a copy to
 the CPU and back; crops and flips (`batches`) cost neither. Enumerations are named by their values: `interpolation:
 bilinear`, `policy: cifar10`.
 

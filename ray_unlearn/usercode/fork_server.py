@@ -65,7 +65,7 @@ class ForkServer:
     """A server, seen from the process that started it."""
 
     owner: object = None
-    """What the server has opened, for whoever opened it."""
+    """The object for which the server opened what it holds."""
 
     def __init__(self, connection: socket.socket, pid: int = 0) -> None:
         """Take a server's connection, and its process id, where it is known already."""

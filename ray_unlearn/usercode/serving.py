@@ -72,7 +72,7 @@ def serve(descriptor: int, preparation: str) -> NoReturn:
         gather_pages()
         _serve(connection)
     except (EOFError, OSError, SystemExit):
-        pass  # nobody waits for an answer any more
+        pass  # the process that asked has ended
     except Exception as error:  # a damaged library may raise anything when it is imported
         with contextlib.suppress(OSError):
             send(connection, {"refused": f"the process that forks runs cannot start: {type(error).__name__}: {error}"})
@@ -252,7 +252,7 @@ def _be_the_child(
         code = 0
     except BrokenPipeError:
         pass
-    except BaseException as error:  # a stranger's code may raise anything, and nobody is above to handle it
+    except BaseException as error:  # a user's code may raise anything, and no caller handles it
         code = NO_RESULT if isinstance(error, OSError | MemoryError) else 1
         with contextlib.suppress(BaseException):
             traceback.print_exc()

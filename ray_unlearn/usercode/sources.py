@@ -128,6 +128,8 @@ def module_identity(name: str, file: str | None, folder: str) -> dict[str, Any]:
 def package_sha256(name: str, file: str) -> str:
     """Return the digest of all files of an imported module's package, and of what they import from beside it.
 
+    Of a folder without `__init__.py` it covers the module and what it imports.
+
     Args:
         name: the module's full name.
         file: its file.
@@ -138,7 +140,7 @@ def package_sha256(name: str, file: str) -> str:
     """
     path = Path(file)
     root = path.parents[name.count(".") + (path.name == "__init__.py")]
-    found = sorted({path, *module_files(root, name.partition(".")[0])})
+    found = sorted({path, *_closure(_files(root, name, namespaces=True), root, namespaces=True)})
     return digest([[one.relative_to(root).as_posix(), sha256_of(one)] for one in found])
 
 
@@ -159,7 +161,8 @@ def script_modules(script: Path, source: str | None = None) -> list[Path]:
 
     """
     root = script.parent
-    return sorted(set(_closure(_targets(script, _parsed(script, source), root, namespaces=True), root, script)))
+    pending = _targets(script, _parsed(script, source), root, namespaces=True)
+    return sorted(set(_closure(pending, root, script, namespaces=True)))
 
 
 def module_files(folder: Path, name: str) -> list[Path]:
@@ -172,14 +175,17 @@ def module_files(folder: Path, name: str) -> list[Path]:
     return _closure(_files(folder, name, namespaces=False), folder)
 
 
-def _closure(pending: list[Path], root: Path, script: Path | None = None) -> list[Path]:
-    """Return files and those of a folder that they import, in turn; of a script, folders without `__init__.py`, too."""
+def _closure(pending: list[Path], root: Path, script: Path | None = None, *, namespaces: bool = False) -> list[Path]:
+    """Return files and those of a folder that they import, in turn, the script left out.
+
+    With `namespaces` imports are followed into folders without `__init__.py`, too.
+    """
     found: dict[Path, None] = {}
     while pending:
         path = pending.pop(0)
         if path != script and path not in found:
             found[path] = None
-            pending += _targets(path, _parsed(path), root, namespaces=script is not None)
+            pending += _targets(path, _parsed(path), root, namespaces=namespaces)
     return list(found)
 
 

@@ -124,7 +124,7 @@ def write_result(descriptor: int, report: Mapping[str, Any], tensors: bytes = b"
 
 
 def read_result(descriptor: int, most_bytes: int) -> tuple[dict[str, Any], bytes]:
-    """Return the report, and the bytes of tensors, that a stranger's process wrote; nobody may write any more.
+    """Return the report, and the bytes of tensors, that the process of a user's code wrote; it must have ended.
 
     Raises:
         ValueError: the file is not of this form, or is larger.

@@ -2,7 +2,7 @@
 
     python jobs/studies/reference/groups.py fairface64/train.parquet fairface64/train-groups.parquet
 
-The challenge forgot whole persons. Where nobody knows who is on a picture, images with the same coarse pattern of light
+The challenge forgot whole persons. Where persons on pictures are unknown, images with the same coarse pattern of light
 stand in for them: the column `look` has the 12 bits of a difference hash (in 3 rows of 5 grey pixels, is a pixel
 brighter than the one to its left). 20,000 images are in 2,679 groups of 1 to 686. A group says nothing of persons.
 

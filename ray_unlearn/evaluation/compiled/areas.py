@@ -3,7 +3,7 @@
     found = area_and_rates(positives_P, negatives_M, accused)    # (area, rates), or None where some scores are equal
 
 The last bit of a score says which side it is of, so that both sides are sorted as one. Neighbours that differ in that
-bit alone are not told apart: there is no result then. `evaluation.roc` defines the numbers.
+bit alone are not distinguished: there is no result then. `evaluation.roc` defines the numbers.
 
 Needs Numba, which the extra `fast` installs. Does not cover: the points (`compiled.rates`).
 """

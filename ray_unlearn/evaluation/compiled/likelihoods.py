@@ -3,7 +3,7 @@
     found = separations(forget, test, rows_U, population, fprs)  # areas and rates by target; which targets are left
 
 The last two bits of a ratio say whose it is: a non-member's, a member's, or the population's. Neighbours of which one
-is the population's and that differ in these bits alone are not told apart: such targets are left to NumPy.
+is the population's and that differ in these bits alone are not distinguished: such targets are left to NumPy.
 
 Needs Numba, which the extra `fast` installs. Does not cover: the definition (`measures.rmia`).
 """
@@ -32,7 +32,7 @@ class Separations(NamedTuple):
     tpr_FU: Floats
     """True positive rate by false positive rate."""
     left_U: npt.NDArray[np.bool_]
-    """Targets that are not told apart here."""
+    """Targets that this module leaves to NumPy."""
 
 
 @compiled
