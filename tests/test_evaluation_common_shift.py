@@ -88,3 +88,24 @@ def test_images_that_do_not_vary_have_no_common_shift():
     shift = common_shift(one, one[::-1] + 0.5, "exact", 0.1)
     assert shift is not None
     assert np.isfinite(shift.along).all()
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(0.1, 0.1), (0.1, 0.3), (103.97, 103.97)])
+def test_an_image_whose_variance_is_rounding_alone_does_not_count(ours: float, theirs: float):
+    """Law: the variance of six times 0.1 is 2e-34; the shift is that of the other images, with F of all."""
+    ours_UE, theirs_RE = sides(0.4, runs=6, images=5)
+    expected = common_shift(ours_UE[:, 1:], theirs_RE[:, 1:], "exact", 0.1)
+    ours_UE[:, 0], theirs_RE[:, 0] = ours, theirs
+    assert 0 < ours_UE.var(axis=0)[0] < 1e-20
+    shift = common_shift(ours_UE, theirs_RE, "exact", 0.1)
+    assert shift is not None
+    assert expected is not None
+    assert shift.distance == pytest.approx(expected.distance)
+
+
+def test_images_that_parity_cannot_move_have_no_common_shift():
+    """Law: margins near 10,000, which `parity` takes, and not after six standard errors; `exact` moves them."""
+    ours_UE, theirs_RE = (9_900 * side / np.abs(side).max() for side in sides(0.4, runs=6, images=5))
+    value = forgetting_quality(ours_UE, theirs_RE, "parity").score
+    assert common_shift(ours_UE, theirs_RE, "parity", value) is None
+    assert common_shift(ours_UE, theirs_RE, "exact", value) is not None

@@ -29,6 +29,7 @@ from functools import cache
 
 import numpy as np
 
+from ray_unlearn.evaluation.epsilon import MAX_PARITY
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.populations import FloatArray
@@ -81,6 +82,8 @@ class CommonShift:
 def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode, value: float) -> CommonShift | None:
     """Return the shift that all images have in common; None where no image varies, or the images' mean does not.
 
+    None in `parity`, too, where moved images would be beyond what it takes (`epsilon.MAX_PARITY`).
+
     Args:
         unlearned_UE: phi of the unlearned models, [runs, images].
         retrained_RE: phi of the retrained models; in `parity` as many runs.
@@ -91,13 +94,14 @@ def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode,
     from scipy.special import stdtrit
 
     sides = (unlearned_UE, retrained_RE)
-    sd_E = np.sqrt(sum(side.var(axis=0, ddof=1) for side in sides) / 2)
-    varies_E = sd_E > 0
+    varies_E = np.any([np.ptp(side, axis=0) > 0 for side in sides], axis=0)
     if not varies_E.any():
         return None
+    sd_E = np.where(varies_E, np.sqrt(sum(side.var(axis=0, ddof=1) for side in sides) / 2), 0.0)
     ours_U, theirs_R = ((side[:, varies_E] / sd_E[varies_E]).mean(axis=1) for side in sides)
     error = float(np.sqrt(ours_U.var(ddof=1) / len(ours_U) + theirs_R.var(ddof=1) / len(theirs_R)))
-    if not error:
+    farthest = float((np.abs(unlearned_UE).max(axis=0) + _MOVES[-1] * error * sd_E).max())
+    if not error or (mode == "parity" and farthest > MAX_PARITY):
         return None
     moved = [
         forgetting_quality(unlearned_UE + by * error * sd_E, retrained_RE, mode).score if by else value for by in _MOVES

@@ -13,7 +13,7 @@ result is in [0, 50], and is that of float32 rates and logarithms.
 
 Legend: N runs, E examples.
 
-Does not cover: from epsilon to a score (`quality.py`), and confidence bounds on FPR and FNR.
+Does not cover: from epsilon to F (`measures.forgetting_quality`), and confidence bounds on FPR and FNR.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ se^2 of the difference = se_a^2 + se_b^2 - 2 r se_a se_b, with r the correlation
 a population run from 1 + how many are surely better to how many are not surely worse: all true places are in these sets
 with 95 % confidence (in the way of Mogstad, Romano, Shaikh and Wilhelm, Review of Economic Studies 2024).
 
-The best of several is the luckiest of several, and its own 95 % interval misses too often (in 33 % of studies of twelve
-equal methods). The interval of a `Rank` holds for all populations at once, hence for the best.
+The best of several is the luckiest of several, and its own 95 % interval may miss too often (symmetric ones in 19 % of
+studies of twelve equal methods). The interval of a `Rank` holds for all populations at once, hence for the best.
 
 Does not cover: populations with different numbers of runs, whose F do not compare.
 """

@@ -6,7 +6,8 @@
     uv run python tests/bench/calibration.py --tests                      # type I error and power of the tests
     uv run python tests/bench/calibration.py --table verify --json cells.json    # the whole grid: an hour
 
-The factors of `evaluation/intervals.py` were chosen on the grid `fit`; `verify` has other worlds and other draws.
+`SHARED` and `APART` of `evaluation/intervals.py` were chosen on the grid `fit`; `verify` has other worlds and other
+draws. `REST` and `ALONE` were chosen on the cells of both with N = 16 and 32.
 
 A world states how phi of the unlearned models is next to that of retrained ones: `perfect` alike, `shift` 0.35 sd above
 with 0.85 of the spread, `t3` and `bimodal` the same with other shapes, `far` 1 sd above. `rho` is the share of variance

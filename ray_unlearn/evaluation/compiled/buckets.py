@@ -1,6 +1,6 @@
 """Compiled: the bucket of epsilon of each image on many subsets of the same runs, by the official grids.
 
-    bins_KE = buckets(pooled of both sides, weights, rules, tables, last)      # 0: not found here
+    bins_KE = buckets(together(pairs, "forget"), 416, 14, 0.5)   # 416 runs a side; 0: not found here
 
 A bucket takes no largest epsilon, only whether any attack reaches its edge: a linear condition on the models inside
 (`compiled.search`). Subsets of an image share most of the work. All runs are sorted once; the models of a subset below

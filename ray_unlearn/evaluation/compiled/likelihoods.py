@@ -1,6 +1,6 @@
 """Compiled: RMIA's areas and rates of each target, from likelihood ratios that are sorted once, without scores.
 
-    found = separations(forget, test, population, pbars, fprs)   # areas and rates by target; which targets are left
+    found = separations(forget, test, rows_U, population, fprs)  # areas and rates by target; which targets are left
 
 The last two bits of a ratio say whose it is: a non-member's, a member's, or the population's. Neighbours of which one
 is the population's and that differ in these bits alone are not distinguished: such targets are left to NumPy.
