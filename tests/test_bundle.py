@@ -279,13 +279,13 @@ def test_modules_are_found_once_however_they_are_imported(tmp_path: Path) -> Non
 def test_the_code_travels_when_asked(tmp_path: Path) -> None:
     """Law: --ship-code takes the package's files, bytecode and documents left out.
 
-    It is 2.1 MB of text, 0.8 MB in a zip file, as Ray sends it; a data set or a build product would show.
+    It is 2.6 MB of text, 1.0 MB in a zip file, as Ray sends it; a data set or a build product would show.
     """
     parcel = pack(write(tmp_path), [], ship_code=True)
     assert {"ray_unlearn/__init__.py", "ray_unlearn/py.typed", "ray_unlearn/report/page.css"} <= set(parcel.files)
     assert not any("__pycache__" in name or name.endswith(".pyc") for name in parcel.files)
     assert not any(name.endswith(".md") for name in parcel.files)
-    assert parcel.size_bytes < 2_500_000
+    assert parcel.size_bytes < 2_900_000
 
 
 def names_of(file: Path, *overrides: str, **how: Any) -> str:

@@ -124,7 +124,7 @@ def test_a_mistake_in_a_script_ends_its_population_alone(tmp_path: Path, capsys)
         populations={"mine": {"method": f"{tmp_path}/mine.py:unlearning", "count": 7}},
         execution={"max_attempts": 1},
     )
-    assert inline(file) == 3
+    assert inline(str(file)) == 3
     shown = capsys.readouterr()
     assert shown.err.count("not subscriptable (mine.py:2)") == 1, "the other two name the first"
     assert shown.err.count(": in the same way as mine/00000") == 2
@@ -138,10 +138,10 @@ def test_a_mistake_in_a_script_ends_its_population_alone(tmp_path: Path, capsys)
     (tmp_path / "mine.py").write_text(MENDED)
     assert main(["status", file]) == 0
     assert "refuse" not in capsys.readouterr().out
-    assert inline(file) == 0  # no run of the population was made, so the mended script is its first
+    assert inline(str(file)) == 0  # no run of the population was made, so the mended script is its first
     assert not list(tmp_path.glob("store/tiny/mine/failed/*"))
     (tmp_path / "mine.py").write_text(MENDED.replace("rand", "randn"))
-    assert inline(file) == 1  # now there are runs, and another script is refused
+    assert inline(str(file)) == 1  # now there are runs, and another script is refused
 
 
 def test_keep_going_is_the_studys_key(tmp_path: Path):

@@ -118,7 +118,7 @@ def distances(found: float) -> tuple[float, float]:
     """Return the 95 % interval of a distance, from the absolute value of its normal estimate of standard error 1.
 
     >>> [round(end, 2) for end in distances(1.0)]
-    [0.0, 2.9]
+    [0.0, 2.92]
     """
     lowest_X, highest_X = _belt()
     nearest = int(found / _STEP)

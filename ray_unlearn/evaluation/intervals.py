@@ -27,7 +27,7 @@ F also is largest where both populations are alike, and an interval that reaches
 populations in 98 to 99 %. Most of what images share is a shift that all have in common, and `common_shift` gives the
 values of F that this shift allows. So where it is known the ends of F's interval are
 
-    F - sqrt(margin^2 + (F - lowest)^2)  and  F + sqrt(margin^2 + (highest - F)^2)
+    F - (margin^2 + (F - lowest)^2)^0.5  and  F + (margin^2 + (highest - F)^2)^0.5
 
 with the margin of what images have alone (`ALONE`) and of what they share beside that shift: the jackknife's variance
 less the square of F's change by a standard error of the shift (`REST`). Where there may be no shift, the lower end is
