@@ -136,7 +136,7 @@ def test_a_mistake_in_a_script_ends_its_population_alone(tmp_path: Path, capsys)
     assert f"`ray-unlearn logs {file} mine/00000` shows the traceback" in last[0]
     assert len(list(tmp_path.glob("store/tiny/finetune/0*"))) == 3
     (tmp_path / "mine.py").write_text(MENDED)
-    assert main(["status", file]) == 0
+    assert main(["status", str(file)]) == 0
     assert "refuse" not in capsys.readouterr().out
     assert inline(str(file)) == 0  # no run of the population was made, so the mended script is its first
     assert not list(tmp_path.glob("store/tiny/mine/failed/*"))
