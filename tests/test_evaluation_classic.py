@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 from sklearn.svm import SVC
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ray_unlearn.errors import EvaluationError
 from ray_unlearn.evaluation.comparison import attack_alone, compare
@@ -170,6 +171,27 @@ def test_the_sign_of_a_score_is_that_of_its_sum() -> None:
     below = RbfClassifier(fitted, np.array([0.2, 0.7])).below_zero(values)
     assert np.array_equal(below, summed(values[:, None]) < 0)
     assert 0 < below.sum() < 300
+
+
+def test_fits_have_one_thread_of_blas(monkeypatch) -> None:
+    """Law: so their numbers do not depend on a machine's cores, and no thread waits in a loop; later the others are back."""
+
+    def threads(*_: Any, **__: Any) -> float:
+        found.append([one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"])
+        return 0.5
+
+    found: list[list[int]] = []
+    phi_RN = np.random.default_rng(8).normal(size=(2, 12))
+    splits = {
+        one: SplitOutputs(np.arange(12), np.zeros(12, np.int64), phi_RN, phi_RN > 0) for one in ("forget", "test")
+    }
+    records: Any = tuple(SimpleNamespace(original=0, original_sha256="ab", method="a") for _ in range(2))
+    monkeypatch.setattr("ray_unlearn.evaluation.measures.logistic_attack.simple_attack", threads)
+    with threadpool_limits(2, user_api="blas"):
+        attack_alone(Outputs("kookmin", records, splits), rng)
+        threads()
+    assert set(found[0]) == set(found[1]) == {1}
+    assert set(found[2]) == {2}
 
 
 def test_the_first_runs_alone_are_attacked_one_at_a_time(monkeypatch) -> None:

@@ -101,10 +101,17 @@ def _fit(values_K: FloatArray, member_K: FloatArray, *, compiled: bool) -> tuple
 
 
 def attack(single: Single) -> SingleAttack:
-    """Return the attack on every run: its accuracy, and the ROC of the losses themselves."""
+    """Return the attack on every run: its accuracy, and the ROC of the losses themselves.
+
+    On one thread of BLAS: others wait in loops between the tiny products of a fit, which took up to ten times as much
+    CPU time, and the last bits of fits to over 10,000 images depended on their number.
+    """
+    from threadpoolctl import threadpool_limits
+
     forget_RE, test_RT = (single.outputs.splits[split].loss_RN for split in _NEEDS)
     models, compiled = zip(forget_RE, test_RT, strict=True), pays(forget_RE.size + test_RT.size)
-    found = [simple_attack(*model, single.make_rng(), compiled=compiled) for model in models]
+    with threadpool_limits(1, user_api="blas"):
+        found = [simple_attack(*model, single.make_rng(), compiled=compiled) for model in models]
     return SingleAttack.of(found, -forget_RE, -test_RT)
 
 
