@@ -174,7 +174,7 @@ def test_the_sign_of_a_score_is_that_of_its_sum() -> None:
 
 
 def test_fits_have_one_thread_of_blas(monkeypatch) -> None:
-    """Law: so their numbers do not depend on a machine's cores, and no thread waits in a loop; later the others are back."""
+    """Law: so their numbers do not depend on a machine's cores, and no thread waits in a loop; later all are back."""
 
     def threads(*_: Any, **__: Any) -> float:
         found.append([one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"])
@@ -188,7 +188,7 @@ def test_fits_have_one_thread_of_blas(monkeypatch) -> None:
     records: Any = tuple(SimpleNamespace(original=0, original_sha256="ab", method="a") for _ in range(2))
     monkeypatch.setattr("ray_unlearn.evaluation.measures.logistic_attack.simple_attack", threads)
     with threadpool_limits(2, user_api="blas"):
-        attack_alone(Outputs("kookmin", records, splits), rng)
+        attack_alone(Outputs("kookmin", records, {"forget": both, "test": both}), rng)
         threads()
     assert set(found[0]) == set(found[1]) == {1}
     assert set(found[2]) == {2}
