@@ -20,7 +20,6 @@ import numpy as np
 from ray_unlearn.evaluation.attack_tables import Floats
 from ray_unlearn.evaluation.compiled.search import compiled
 
-
 WIDTH = 32
 """Images at a time: a constant, so that loops over them are vectors without a rest; what is kept stays in the cache."""
 
