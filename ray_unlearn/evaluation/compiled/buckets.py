@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ray_unlearn.evaluation.attack_tables import Floats, Indexes, Table, attack_tables
-from ray_unlearn.evaluation.compiled.parity import Line, falling, has_threshold, left_end, right_ends
+from ray_unlearn.evaluation.compiled.parity import Line, falling, has_threshold, left_end, next_near, right_ends
 from ray_unlearn.evaluation.compiled.search import ROUNDING, Room, add, by_positives, compiled, new_room, weights_of
 from ray_unlearn.evaluation.epsilon import guarded
 from ray_unlearn.evaluation.ordered import Ordered
@@ -59,39 +59,31 @@ def buckets(found: Together, size: int, last: int, width: float) -> Indexes:
 
 
 class Ends(NamedTuple):
-    """Interval ends of an image that several subsets share, and what one subset has below them."""
+    """Interval ends of an image that several subsets share, and what one subset has below them.
 
-    place_L: Indexes
-    """Runs below each left end."""
-    low_L: Indexes
-    """First right end that it may have."""
-    high_L: Indexes
-    window_2L: Indexes
-    """Two windows of right ends that cover these."""
-    place_R: Indexes
-    left_2L: Floats
-    """Positives and negatives of the subset below each left end."""
-    right_2R: Floats
-    window_W: Floats
-    """Largest sum of 1, 2, 4, ... right ends from each on."""
-    sum_L: Floats
-    """Largest sum of each left end."""
+    Two arrays, because each array of a tuple is counted at every call of a compiled function.
+    """
+
+    whole: Indexes
+    """Of left ends: runs below, first and last right end that each may have, and the two windows that cover these. Of
+    right ends: runs below. Left and right end that were best on another subset, -1 where none is known. The largest
+    power of 2 up to 0 (as of 1), 1, 2, ..."""
+    real: Floats
+    """Of a subset: positives and negatives below each left and below each right end; largest sum of each left end;
+    largest sum of 1, 2, 4, ... right ends from each on."""
+
+
+PLACE_L, LOW_L, HIGH_L, FIRST_L, SECOND_L, PLACE_R, BEST, LEVEL = range(8)
+P_LEFT, N_LEFT, P_RIGHT, N_RIGHT, SUM_L, WINDOW = range(6)
 
 
 @compiled
 def _new_ends(lefts: int) -> Ends:
     """Return memory for so many left ends."""
-    return Ends(
-        np.empty(lefts, np.int64),
-        np.empty(lefts, np.int64),
-        np.empty(lefts, np.int64),
-        np.empty((2, lefts), np.int64),
-        np.empty(_RIGHTS, np.int64),
-        np.empty((2, lefts)),
-        np.empty((2, _RIGHTS)),
-        np.empty(10 * _RIGHTS),
-        np.empty(lefts),
-    )
+    whole = np.zeros((8, lefts), np.int64)
+    for length in range(2, _RIGHTS + 1):
+        whole[LEVEL, length] = whole[LEVEL, length >> 1] + 1
+    return Ends(whole, np.empty((6, max(lefts, 10 * _RIGHTS))))
 
 
 @compiled
@@ -120,7 +112,7 @@ def _one_by_one(room: Room, line: Line, pieces: int, diagonal: int, places: tupl
     for place in range(places[0], places[1] + 1):
         for i in range(low, high + 1):
             if place_I[i] == place and pieces < room.piece_3L.shape[1]:
-                pieces = add(room, pieces, place, room.right_3R[2, i], room.right_3R[2, i])
+                pieces = add(room.piece_3L, pieces, place, room.right_3R[2, i], room.right_3R[2, i])
     return pieces
 
 
@@ -133,51 +125,47 @@ def _share(room: Room, line: Line, ends: Ends, place_I: Indexes) -> tuple[int, i
     rights, pieces, first, upto, values_V = right_ends(room, line, 0), 0, 0, 0, room.values_V
     near = NEAR * STEP * max(1.0, max(abs(values_V[0]), abs(values_V[-1])) + BUFFER)
     fall = STEP - (line.high - line.low) / (line.steps - 1) if line.steps > NUM_LEFT else 0.0
-    for diagonal in range(NUM_LEFT + line.steps - 1):
-        top = (line.low - line.width) - BUFFER + diagonal * STEP
+    diagonal = 0
+    while diagonal < NUM_LEFT + line.steps - 1:
+        following, top = diagonal + 1, (line.low - line.width) - BUFFER + diagonal * STEP
         low, high = max(0, diagonal - NUM_LEFT + 1), min(line.steps - 1, diagonal)
         while first < len(values_V) and values_V[first] < top - high * fall - near:
             first += 1
         while upto < len(values_V) and values_V[upto] < top - low * fall + near:
             upto += 1
-        if pieces + 2 * NUM_LEFT > len(ends.place_L):
+        if pieces + 2 * NUM_LEFT > ends.whole.shape[1]:
             return 0, 0
         if first == upto:
-            pieces = add(room, pieces, first, room.right_3R[2, low], room.right_3R[2, high])
+            if fall == 0:
+                following = next_near(line, values_V, upto, near, following)
+                high = min(line.steps, following) - 1
+            pieces = add(room.piece_3L, pieces, first, room.right_3R[2, low], room.right_3R[2, high])
         elif fall > 0:
             pieces = falling(room, line, pieces, diagonal, (first, upto), fall)
         else:
             pieces = _one_by_one(room, line, pieces, diagonal, (first, upto), place_I)
-    if pieces >= len(ends.place_L):
+        diagonal = following
+    if pieces >= ends.whole.shape[1]:
         return 0, 0
     for right in range(rights):
-        ends.place_R[right] = room.right_3R[0, right]
+        ends.whole[PLACE_R, right] = room.right_3R[0, right]
     for left in range(pieces):
         low, high = room.piece_3L[1, left], room.piece_3L[2, left]
-        level = _level(high - low + 1)
-        ends.place_L[left], ends.low_L[left], ends.high_L[left] = room.piece_3L[0, left], low, high
-        ends.window_2L[0, left] = level * _RIGHTS + low
-        ends.window_2L[1, left] = level * _RIGHTS + high + 1 - (1 << level)
+        level = ends.whole[LEVEL, high - low + 1]
+        ends.whole[PLACE_L, left], ends.whole[LOW_L, left], ends.whole[HIGH_L, left] = room.piece_3L[0, left], low, high
+        ends.whole[FIRST_L, left] = level * _RIGHTS + low
+        ends.whole[SECOND_L, left] = level * _RIGHTS + high + 1 - (1 << level)
     return pieces, rights
-
-
-@compiled
-def _level(length: int) -> int:
-    """Return the largest power of 2 up to a length."""
-    level, half = 0, length >> 1
-    while half:
-        level, half = level + 1, half >> 1
-    return level
 
 
 @compiled
 def _by_interval(ends: Ends, lefts: int, rights: int, sizes: tuple[int, int], edge: float, table_PN: Table) -> float:
     """Return the epsilon of an interval where it reaches an edge, else -inf."""
-    right_2R, left_2L, window_W, sum_L = ends.right_2R, ends.left_2L, ends.window_W, ends.sum_L
+    window_W, sum_L = ends.real[WINDOW], ends.real[SUM_L]
     for way in range(2):
         positive, negative, begin = weights_of(way, math.exp(edge), sizes)
         for right in range(rights):
-            window_W[right] = positive * right_2R[0, right] - negative * right_2R[1, right]
+            window_W[right] = positive * ends.real[P_RIGHT, right] - negative * ends.real[N_RIGHT, right]
         level, width = 1, 2
         while width <= rights:
             half, shorter_R, longer_R = width >> 1, window_W[(level - 1) * _RIGHTS :], window_W[level * _RIGHTS :]
@@ -186,15 +174,14 @@ def _by_interval(ends: Ends, lefts: int, rights: int, sizes: tuple[int, int], ed
             level, width = level + 1, width << 1
         hits = 0
         for left in range(lefts):
-            largest = max(window_W[ends.window_2L[0, left]], window_W[ends.window_2L[1, left]])
-            sum_L[left] = begin + largest - (positive * left_2L[0, left] - negative * left_2L[1, left])
+            largest = max(window_W[ends.whole[FIRST_L, left]], window_W[ends.whole[SECOND_L, left]])
+            sum_L[left] = begin + largest - (positive * ends.real[P_LEFT, left] - negative * ends.real[N_LEFT, left])
             hits += int(sum_L[left] > -ROUNDING)
-        if hits:
-            for left in range(lefts):
-                if sum_L[left] > -ROUNDING:
-                    found = _of_left(ends, left, rights, sizes, (positive, negative, begin), table_PN)
-                    if found >= edge:
-                        return found
+        for left in range(lefts) if hits else range(0):
+            if sum_L[left] > -ROUNDING:
+                found = _of_left(ends, left, rights, sizes, (positive, negative, begin), table_PN)
+                if found >= edge:
+                    return found
     return -np.inf
 
 
@@ -203,27 +190,36 @@ def _of_left(
     ends: Ends, left: int, rights: int, sizes: tuple[int, int], weights: tuple[float, float, float], table_PN: Table
 ) -> float:
     """Return the largest epsilon of a left end with the right ends that may reach the edge, without dropped attacks."""
-    low, high, (positive, negative, begin) = ends.low_L[left], ends.high_L[left], weights
-    p_left, n_left = ends.left_2L[0, left], ends.left_2L[1, left]
-    low = max(low, _first_above(ends.right_2R[1], rights, n_left))
+    low, high, (positive, negative, begin) = ends.whole[LOW_L, left], ends.whole[HIGH_L, left], weights
+    p_left, n_left = ends.real[P_LEFT, left], ends.real[N_LEFT, left]
+    low = max(low, _first_above(ends.real[N_RIGHT], rights, n_left))
     if p_left == 0:
-        all_from = _first_above(ends.right_2R[0], rights, sizes[0] - 1.0)
-        with_all = max(ends.low_L[left], all_from)
-        if with_all <= high and ends.right_2R[1, with_all] == n_left:
+        all_from = _first_above(ends.real[P_RIGHT], rights, sizes[0] - 1.0)
+        with_all = max(ends.whole[LOW_L, left], all_from)
+        if with_all <= high and ends.real[N_RIGHT, with_all] == n_left:
             return np.inf
         high = min(high, all_from - 1)
     if low > high:
         return -np.inf
-    level, least = _level(high - low + 1), positive * p_left - negative * n_left - begin - 2 * ROUNDING
-    if max(ends.window_W[level * _RIGHTS + low], ends.window_W[level * _RIGHTS + high + 1 - (1 << level)]) < least:
+    level, least = ends.whole[LEVEL, high - low + 1], positive * p_left - negative * n_left - begin - 2 * ROUNDING
+    window_W = ends.real[WINDOW]
+    if max(window_W[level * _RIGHTS + low], window_W[level * _RIGHTS + high + 1 - (1 << level)]) < least:
         return -np.inf
     best = -np.inf
     for right in range(low, high + 1):
-        if ends.window_W[right] >= least:
-            best = max(
-                best, float(table_PN[int(ends.right_2R[0, right] - p_left), int(ends.right_2R[1, right] - n_left)])
-            )
+        if window_W[right] >= least:
+            found = float(table_PN[int(ends.real[P_RIGHT, right] - p_left), int(ends.real[N_RIGHT, right] - n_left)])
+            if found > best:
+                best, ends.whole[BEST, 0], ends.whole[BEST, 1] = found, left, right
     return best
+
+
+@compiled
+def _of_best(ends: Ends, table_PN: Table) -> float:
+    """Return the epsilon between the ends that were best on another subset."""
+    left, right = ends.whole[BEST, 0], ends.whole[BEST, 1]
+    p = int(ends.real[P_RIGHT, right] - ends.real[P_LEFT, left])
+    return float(table_PN[p, int(ends.real[N_RIGHT, right] - ends.real[N_LEFT, left])])
 
 
 @compiled
@@ -241,7 +237,7 @@ def _first_above(count_R: Floats, rights: int, limit: float) -> int:
 
 @compiled
 def _by_threshold(
-    room: Room, line: Line, count_C: Indexes, positive: int, sizes: tuple[int, int], edge: float, table_PN: Table
+    values_V: Floats, line: Line, count_C: Indexes, positive: int, sizes: tuple[int, int], edge: float, table_PN: Table
 ) -> float:
     """Return the epsilon of "all at or above a threshold" where it reaches an edge, else -inf."""
     shift, all_p, all_n, hits = 16 * (1 - positive), sizes[0], sizes[1], 0
@@ -256,15 +252,15 @@ def _by_threshold(
         if count_C[place + 1] > count_C[place]:
             p, n = all_p - ((count_C[place] >> shift) & 65535), all_n - ((count_C[place] >> other) & 65535)
             found = float(table_PN[p, n])
-            if found >= edge and has_threshold(line, below, room.values_V[place]):
+            if found >= edge and has_threshold(line, below, values_V[place]):
                 return found
-            below = room.values_V[place]
+            below = values_V[place]
     return -np.inf
 
 
 @compiled
 def _bucket(
-    room: Room,
+    values_V: Floats,
     line: Line,
     ends: Ends,
     lefts: int,
@@ -280,16 +276,20 @@ def _bucket(
     """Return the bucket of a subset, `last` + 1 beyond the last that scores, 0 where none of its edges is reached."""
     shift = 16 * (1 - sides[1])
     for left in range(lefts):
-        count = count_C[ends.place_L[left]]
-        ends.left_2L[0, left], ends.left_2L[1, left] = (count >> shift) & 65535, (count >> (16 - shift)) & 65535
+        count = count_C[ends.whole[PLACE_L, left]]
+        ends.real[P_LEFT, left], ends.real[N_LEFT, left] = (count >> shift) & 65535, (count >> (16 - shift)) & 65535
     for right in range(rights):
-        count = count_C[ends.place_R[right]]
-        ends.right_2R[0, right], ends.right_2R[1, right] = (count >> shift) & 65535, (count >> (16 - shift)) & 65535
+        count = count_C[ends.whole[PLACE_R, right]]
+        ends.real[P_RIGHT, right], ends.real[N_RIGHT, right] = (count >> shift) & 65535, (count >> (16 - shift)) & 65535
     reached, missed, edge = 0, last + 1, min(max(guess, 1), last)
+    if ends.whole[BEST, 0] >= 0:
+        found = _of_best(ends, tables_2PN[sides[1]])
+        reached = last if found >= width * last else int(max(found, 0.0) / width)
+        edge = reached + 1 if reached else edge
     while missed - reached > 1:
         found = _by_interval(ends, lefts, rights, (size, size), width * edge, tables_2PN[sides[1]])
         if found == -np.inf:
-            found = _by_threshold(room, line, count_C, sides[0], (size, size), width * edge, tables_2PN[sides[0]])
+            found = _by_threshold(values_V, line, count_C, sides[0], (size, size), width * edge, tables_2PN[sides[0]])
         if found == -np.inf:
             missed = edge
         else:
@@ -340,6 +340,7 @@ def bins_of(
             if done_K[first]:
                 continue
             line = _line(thresholds, grid, first * images + image)
+            ends.whole[BEST, 0] = -1
             lefts, rights = _share(room, line, ends, place_I)
             for k in range(first, subsets):
                 at = k * images + image
@@ -360,7 +361,7 @@ def bins_of(
                 sides = (sides_2KE[0, at], sides_2KE[1, at])
                 line_of = _line(thresholds, grid, at)
                 found = _bucket(
-                    room, line_of, ends, lefts, rights, count_C, sides, size, tables_2PN, last, width, guess
+                    room.values_V, line_of, ends, lefts, rights, count_C, sides, size, tables_2PN, last, width, guess
                 )
                 bins_KE[k, image] = found
                 guess = found if found else guess

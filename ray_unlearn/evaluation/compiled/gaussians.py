@@ -1,6 +1,6 @@
 """Compiled: U-LiRA's scores of models that are left out one at a time, without the arrays that NumPy needs in between.
 
-    ours_UE, theirs_RE = scores_of(unlearned_UE, retrained_RE, VARIANCE_FLOOR, 1 << 14)
+    ours_UE, theirs_RE = scores_of(unlearned_UE, retrained_RE, VARIANCE_FLOOR)
     mean_E, sd_E = moments(phi_RE)
 
 A model's density by either population lacks the run at its place, whichever of both it belongs to: so one variance and
@@ -20,98 +20,103 @@ import numpy as np
 from ray_unlearn.evaluation.attack_tables import Floats
 from ray_unlearn.evaluation.compiled.search import compiled
 
+WIDTH = 32
+"""Images at a time: a constant, so that loops over them are vectors without a rest; what is kept stays in the cache."""
+
 
 class Gaussians(NamedTuple):
-    """Some images under a population: values less those of one model, and what Gaussians without a run are made of."""
+    """`WIDTH` images under a population, some of them empty: values, and Gaussians without each run."""
 
-    value_RE: Floats
-    deviation_RE: Floats
-    """Value less the mean."""
-    mean_E: Floats
-    squares_E: Floats
-    """Sum of squared deviations."""
+    value_mean_RF: Floats
+    """Values less those of one model, and means without each run, [runs, 2 * WIDTH]."""
     spread_RE: Floats
-    """Variance without each run; 1 where it is 0."""
+    """Variance without it; 1 where that is 0."""
     log_RE: Floats
     """Its logarithm."""
 
 
-def scores_of(seen_UE: Floats, unseen_RE: Floats, share: float, values: int) -> tuple[Floats, Floats]:
+def scores_of(seen_UE: Floats, unseen_RE: Floats, share: float) -> tuple[Floats, Floats]:
     """Return U-LiRA's scores of both populations, every run left out alone.
 
     Args:
         seen_UE: phi of unlearned models on two images or more.
         unseen_RE: phi of retrained models.
         share: smallest variance, as a share of that over both populations.
-        values: values of both populations at a time, which stay in the cache.
 
     """
-    images, runs = seen_UE.shape[1], len(seen_UE) + len(unseen_RE)
     found = np.empty_like(seen_UE), np.empty_like(unseen_RE)
-    parts = max(1, min(images // 2, images * runs // values))
-    for part in range(parts):
-        columns = part * images // parts, (part + 1) * images // parts
-        origin_E = unseen_RE[0, columns[0] : columns[1]]
-        sides = [_deviations(phi_RE, columns, origin_E) for phi_RE in (seen_UE, unseen_RE)]
-        floor_E = _floor(sides[0], sides[1], share)
-        for side in sides:
-            _variances(side, floor_E)
+    seen, unseen = (
+        Gaussians(np.zeros((len(phi_RE), 2 * WIDTH)), *np.empty((2, len(phi_RE), WIDTH)))
+        for phi_RE in (seen_UE, unseen_RE)
+    )
+    for first in range(0, seen_UE.shape[1], WIDTH):
+        _fit(seen_UE, unseen_RE, first, share, seen, unseen)
+        for side in (seen, unseen):
             np.log(side.spread_RE, out=side.log_RE)
-        _log_ratios(sides[0], sides[1], 1.0, found[0], columns[0])
-        _log_ratios(sides[1], sides[0], -1.0, found[1], columns[0])
+        _log_ratios(seen, unseen, 1.0, found[0], first)
+        _log_ratios(unseen, seen, -1.0, found[1], first)
     return found
 
 
 @compiled
-def _deviations(phi_RE: Floats, columns: tuple[int, int], origin_E: Floats) -> Gaussians:
-    """Return values, means, deviations and squares of some images."""
-    runs, images, first = len(phi_RE), columns[1] - columns[0], columns[0]
-    value_RE, deviation_RE = np.empty((runs, images)), np.empty((runs, images))
-    mean_E, squares_E = np.zeros(images), np.zeros(images)
-    for run in range(runs):
-        for e in range(images):
-            value_RE[run, e] = phi_RE[run, first + e] - origin_E[e]
-            mean_E[e] += value_RE[run, e]
-    for e in range(images):
-        mean_E[e] /= runs
-    for run in range(runs):
-        for e in range(images):
-            deviation = value_RE[run, e] - mean_E[e]
-            deviation_RE[run, e] = deviation
-            squares_E[e] += deviation * deviation
-    return Gaussians(value_RE, deviation_RE, mean_E, squares_E, np.empty((runs, images)), np.empty((runs, images)))
+def _fit(seen_UE: Floats, unseen_RE: Floats, first: int, share: float, seen: Gaussians, unseen: Gaussians) -> None:
+    """Fill values, means and variances of images from `first` on."""
+    all_E, origin_E = np.zeros(WIDTH), unseen_RE[0, first : first + WIDTH].copy()
+    _take(seen_UE, first, origin_E, seen.value_mean_RF)
+    _take(unseen_RE, first, origin_E, unseen.value_mean_RF)
+    _add(seen.value_mean_RF, all_E)
+    seen_mean_E, sum_E = all_E / len(seen_UE), np.zeros(WIDTH)
+    _add(unseen.value_mean_RF, sum_E)
+    _add(unseen.value_mean_RF, all_E)
+    unseen_mean_E, runs = sum_E / len(unseen_RE), len(seen_UE) + len(unseen_RE)
+    all_E /= runs
+    square_E, seen_E, unseen_E = np.zeros(WIDTH), np.zeros(WIDTH), np.zeros(WIDTH)
+    _add_squares(seen.value_mean_RF, seen_mean_E, seen_E)
+    _add_squares(seen.value_mean_RF, all_E, square_E)
+    _add_squares(unseen.value_mean_RF, unseen_mean_E, unseen_E)
+    _add_squares(unseen.value_mean_RF, all_E, square_E)
+    floor_E = share * (square_E / (runs - 1))
+    _leave_out(seen, seen_mean_E, seen_E, floor_E)
+    _leave_out(unseen, unseen_mean_E, unseen_E, floor_E)
 
 
 @compiled
-def _floor(seen: Gaussians, unseen: Gaussians, share: float) -> Floats:
-    """Return the smallest variances: a share of that over both populations."""
-    runs, images = len(seen.value_RE) + len(unseen.value_RE), seen.value_RE.shape[1]
-    mean_E, squares_E = np.zeros(images), np.zeros(images)
-    for value_RE in (seen.value_RE, unseen.value_RE):
-        for run in range(len(value_RE)):
-            for e in range(images):
-                mean_E[e] += value_RE[run, e]
-    for e in range(images):
-        mean_E[e] /= runs
-    for value_RE in (seen.value_RE, unseen.value_RE):
-        for run in range(len(value_RE)):
-            for e in range(images):
-                apart = value_RE[run, e] - mean_E[e]
-                squares_E[e] += apart * apart
-    for e in range(images):
-        squares_E[e] = share * (squares_E[e] / (runs - 1))
-    return squares_E
+def _take(phi_RE: Floats, first: int, origin_E: Floats, value_mean_RF: Floats) -> None:
+    """Fill values less the origin."""
+    for run in range(len(phi_RE)):
+        phi_E, row_F = phi_RE[run, first:], value_mean_RF[run]
+        for e in range(len(origin_E)):
+            row_F[e] = phi_E[e] - origin_E[e]
 
 
 @compiled
-def _variances(side: Gaussians, floor_E: Floats) -> None:
-    """Fill the variances without each run."""
-    left = len(side.value_RE) - 1
+def _add(value_mean_RF: Floats, sum_E: Floats) -> None:
+    for run in range(len(value_mean_RF)):
+        for e in range(WIDTH):
+            sum_E[e] += value_mean_RF[run, e]
+
+
+@compiled
+def _add_squares(value_mean_RF: Floats, mean_E: Floats, sum_E: Floats) -> None:
+    for run in range(len(value_mean_RF)):
+        for e in range(WIDTH):
+            apart = value_mean_RF[run, e] - mean_E[e]
+            sum_E[e] += apart * apart
+
+
+@compiled
+def _leave_out(side: Gaussians, mean_E: Floats, squares_E: Floats, floor_E: Floats) -> None:
+    """Fill means and variances without each run."""
+    left = len(side.value_mean_RF) - 1
     for run in range(left + 1):
-        for e in range(len(floor_E)):
-            square = side.deviation_RE[run, e] * side.deviation_RE[run, e]
-            variance = max(max(side.squares_E[e] - square - square / left, 0.0) / (left - 1), floor_E[e])
-            side.spread_RE[run, e] = variance if variance > 0 else 1.0
+        row_F, spread_E = side.value_mean_RF[run], side.spread_RE[run]
+        for e in range(WIDTH):
+            apart = row_F[e] - mean_E[e]
+            square = apart * apart
+            variance = max(max(squares_E[e] - square - square / left, 0.0) / (left - 1), floor_E[e])
+            spread_E[e] = variance if variance > 0 else 1.0
+        for e in range(WIDTH):
+            row_F[WIDTH + e] = mean_E[e] - (row_F[e] - mean_E[e]) / left
 
 
 @compiled
@@ -120,16 +125,18 @@ def _log_ratios(own: Gaussians, other: Gaussians, sign: float, found_RE: Floats,
 
     Of a smaller other population, places begin again.
     """
-    own_left, other_left = len(own.value_RE) - 1, len(other.value_RE) - 1
-    for run in range(own_left + 1):
-        place = run % (other_left + 1)
-        for e in range(own.value_RE.shape[1]):
-            value = own.value_RE[run, e]
-            apart = value - (own.mean_E[e] - own.deviation_RE[run, e] / own_left)
-            density = -(apart * apart) / (2 * own.spread_RE[run, e]) - own.log_RE[run, e] / 2
-            apart = value - (other.mean_E[e] - other.deviation_RE[place, e] / other_left)
-            without = -(apart * apart) / (2 * other.spread_RE[place, e]) - other.log_RE[place, e] / 2
-            found_RE[run, first + e] = sign * (density - without)
+    images, others, ratio_E = min(WIDTH, found_RE.shape[1] - first), len(other.value_mean_RF), np.empty(WIDTH)
+    for run in range(len(own.value_mean_RF)):
+        place = run % others
+        own_F, own_spread_E, own_log_E = own.value_mean_RF[run], own.spread_RE[run], own.log_RE[run]
+        other_F, spread_E, log_E = other.value_mean_RF[place], other.spread_RE[place], other.log_RE[place]
+        for e in range(WIDTH):
+            apart = own_F[e] - own_F[WIDTH + e]
+            density = -(apart * apart) / (2 * own_spread_E[e]) - own_log_E[e] / 2
+            apart = own_F[e] - other_F[WIDTH + e]
+            without = -(apart * apart) / (2 * spread_E[e]) - log_E[e] / 2
+            ratio_E[e] = sign * (density - without)
+        found_RE[run, first : first + images] = ratio_E[:images]
 
 
 @compiled

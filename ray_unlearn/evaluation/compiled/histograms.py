@@ -49,7 +49,7 @@ def divergences(
     below_u_CL = np.zeros((members[0].shape[1] + 1, LANES), np.uint16)
     below_r_CL = np.zeros((members[1].shape[1] + 1, LANES), np.uint16)
     low_L, high_L, term_2B = np.empty(LANES), np.empty(LANES), np.empty((2, bins))
-    begin_2B, done_L = np.empty((2, bins + 1), np.int64), np.empty(LANES, np.bool_)
+    begin_2B, edge_B, done_L = np.empty((2, bins + 1), np.int64), np.empty(bins + 1), np.empty(LANES, np.bool_)
     for first in range(0, subsets, LANES):
         lanes = min(LANES, subsets - first)
         member_u_NL, member_r_NL = _lanes(members[0], first, lanes), _lanes(members[1], first, lanes)
@@ -62,8 +62,8 @@ def divergences(
             _ends(r_N, below_r_CL, lanes, clip, low_L, high_L)
             for lane in range(lanes):
                 if not done_L[lane]:
-                    _begins(u_N, clip, low_L[lane], high_L[lane], begin_2B[0])
-                    _begins(r_N, clip, low_L[lane], high_L[lane], begin_2B[1])
+                    _begins(u_N, clip, low_L[lane], high_L[lane], begin_2B[0], edge_B)
+                    _begins(r_N, clip, low_L[lane], high_L[lane], begin_2B[1], edge_B)
                 for other in range(lane, lanes) if not done_L[lane] else range(0):
                     if low_L[other] == low_L[lane] and high_L[other] == high_L[lane]:
                         done_L[other] = True
@@ -111,22 +111,28 @@ def _ends(
 
 
 @compiled
-def _begins(values_N: Floats, clip: float, low: float, high: float, begin_B: Indexes) -> None:
+def _begins(values_N: Floats, clip: float, low: float, high: float, begin_B: Indexes, edge_B: Floats) -> None:
     """Fill the first place of each bin, of the first one 0, and the number of values.
 
-    Searched without a branch, near to where a bin begins but for rounding.
+    Searched without a branch, near to where a bin begins but for rounding; `edge_B` is room.
     """
     bins, number = len(begin_B) - 1, len(values_N)
     width = high - low if high > low else 1.0
-    begin_B[0], begin_B[bins] = 0, number
+    near, left = 1e-12 * (abs(low) + abs(high)), number
+    for b in range(bins + 1):
+        begin_B[b], edge_B[b] = 0, low + b * width / bins
+    while left > 1:  # all bins at once, so that none waits for another's value
+        half = left >> 1
+        for b in range(1, bins):
+            begin_B[b] += half * int(values_N[begin_B[b] + half - 1] < edge_B[b])
+        left -= half
     for b in range(1, bins):
-        edge, place, left = low + b * width / bins, 0, number
-        while left > 1:
-            half = left >> 1
-            place += half * int(values_N[place + half - 1] < edge)
-            left -= half
-        while place < number and (min(max(values_N[place], -clip), clip) - low) * bins / width < b:
-            place += 1
-        while place > 0 and (min(max(values_N[place - 1], -clip), clip) - low) * bins / width >= b:
-            place -= 1
+        place = begin_B[b] + int(values_N[begin_B[b]] < edge_B[b])
+        above = place == number or min(max(values_N[place], -clip), clip) > edge_B[b] + near
+        if not (above and (place == 0 or min(max(values_N[place - 1], -clip), clip) < edge_B[b] - near)):
+            while place < number and (min(max(values_N[place], -clip), clip) - low) * bins / width < b:
+                place += 1
+            while place > 0 and (min(max(values_N[place - 1], -clip), clip) - low) * bins / width >= b:
+                place -= 1
         begin_B[b] = place
+    begin_B[bins] = number

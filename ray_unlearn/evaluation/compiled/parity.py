@@ -166,9 +166,26 @@ def falling(room: Room, line: Line, pieces: int, diagonal: int, places: tuple[in
                 until -= 1
             while until <= last and left_end(line, until, diagonal - until) > value:
                 until += 1
-        pieces = add(room, pieces, place, room.right_3R[2, i], room.right_3R[2, until - 1])
+        pieces = add(room.piece_3L, pieces, place, room.right_3R[2, i], room.right_3R[2, until - 1])
         i = until
     return pieces
+
+
+@compiled
+def next_near(line: Line, values_V: Floats, place: int, near: float, diagonal: int) -> int:
+    """Return the first diagonal, from one on, that is near the value at a place or above it, where left ends are even.
+
+    The number of diagonals where there is none.
+    """
+    diagonals, start = NUM_LEFT + line.steps - 1, (line.low - line.width) - BUFFER
+    if place == len(values_V):
+        return diagonals
+    found = max(int(min((values_V[place] - near - start) / STEP, float(diagonals))), diagonal)
+    while found > diagonal and values_V[place] < start + (found - 1) * STEP + near:
+        found -= 1
+    while found < diagonals and not values_V[place] < start + found * STEP + near:
+        found += 1
+    return found
 
 
 @compiled
@@ -182,19 +199,24 @@ def _best_interval(room: Room, line: Line, positive: int, table_PN: Table, best:
     rights = right_ends(room, line, positive)
     near = NEAR * STEP * max(1.0, max(abs(values_V[0]), abs(values_V[-1])) + BUFFER)
     fall = STEP - (line.high - line.low) / (line.steps - 1) if line.steps > NUM_LEFT else 0.0
-    for diagonal in range(NUM_LEFT + line.steps - 1):
-        top = (line.low - line.width) - BUFFER + diagonal * STEP
+    diagonal = 0
+    while diagonal < NUM_LEFT + line.steps - 1:
+        following, top = diagonal + 1, (line.low - line.width) - BUFFER + diagonal * STEP
         low, high = max(0, diagonal - NUM_LEFT + 1), min(line.steps - 1, diagonal)
         while first < len(values_V) and values_V[first] < top - high * fall - near:
             first += 1
         while upto < len(values_V) and values_V[upto] < top - low * fall + near:
             upto += 1
         if first == upto:
-            pieces = add(room, pieces, first, room.right_3R[2, low], room.right_3R[2, high])
+            if fall == 0:
+                following = next_near(line, values_V, upto, near, following)
+                high = min(line.steps, following) - 1
+            pieces = add(room.piece_3L, pieces, first, room.right_3R[2, low], room.right_3R[2, high])
         elif fall > 0:
             pieces = falling(room, line, pieces, diagonal, (first, upto), fall)
         else:
             best = _one_by_one(room, line, positive, table_PN, diagonal, (first, upto), best)
+        diagonal = following
     return best_of(room, pieces, rights, positive, table_PN, best)
 
 

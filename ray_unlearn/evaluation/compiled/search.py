@@ -180,9 +180,9 @@ def _partners(room: Room, left: int, weights: tuple[float, float, float], limit:
 
 
 @compiled
-def add(room: Room, pieces: int, place: int, low: int, high: int) -> int:
+def add(piece_3L: Indexes, pieces: int, place: int, low: int, high: int) -> int:
     """Add right ends that a left end may have; return how many left ends there are then."""
-    piece_3L, last = room.piece_3L, pieces - 1
+    last = pieces - 1
     if pieces and piece_3L[0, last] == place and piece_3L[1, last] <= high + 1 and low <= piece_3L[2, last] + 1:
         piece_3L[1, last] = min(low, piece_3L[1, last])
         piece_3L[2, last] = max(high, piece_3L[2, last])

@@ -118,7 +118,7 @@ def u_lira(
     if seen_UE.shape[1] > 1 and _alone(blocks) and pays(seen_UE.size + unseen_RE.size):
         from ray_unlearn.evaluation.compiled.gaussians import scores_of
 
-        ours_UE, theirs_RE = scores_of(seen_UE, unseen_RE, VARIANCE_FLOOR, _VALUES)
+        ours_UE, theirs_RE = scores_of(seen_UE, unseen_RE, VARIANCE_FLOOR)
         return LiraResult(unlearned_scores=ours_UE, retrained_scores=theirs_RE)
     ours_UE, theirs_RE = np.empty_like(seen_UE), np.empty_like(unseen_RE)
     for images in _together(seen_UE.shape[1], seen_UE.size + unseen_RE.size, blocks):
