@@ -182,9 +182,7 @@ def test_fits_have_one_thread_of_blas(monkeypatch) -> None:
 
     found: list[list[int]] = []
     phi_RN = np.random.default_rng(8).normal(size=(2, 12))
-    splits = {
-        one: SplitOutputs(np.arange(12), np.zeros(12, np.int64), phi_RN, phi_RN > 0) for one in ("forget", "test")
-    }
+    both = SplitOutputs(np.arange(12), np.zeros(12, np.int64), phi_RN, phi_RN > 0)
     records: Any = tuple(SimpleNamespace(original=0, original_sha256="ab", method="a") for _ in range(2))
     monkeypatch.setattr("ray_unlearn.evaluation.measures.logistic_attack.simple_attack", threads)
     with threadpool_limits(2, user_api="blas"):
