@@ -17,7 +17,8 @@ The distance's estimate is the absolute value of a normal one. Its interval is t
 approach to the classical statistical analysis of small signals", Physical Review D 57, 3873, 1998): of each true
 distance, estimates are accepted in the order of their density over that of the distance that fits them best, until 95 %
 are. It has a coverage of 95 % at 0 as elsewhere. The paper's own case is a normal estimate of a mean that is not below
-0; ours has lost its sign, too.
+0; ours has lost its sign, too. Read in gammapy's `feldman_cousins.py` at 0407b81, which orders by this ratio after the
+paper; of the paper itself, arXiv physics/9711021, the abstract alone could be had.
 
 Does not cover: what an image has alone, what only some images share, and spread (`intervals` adds them).
 """

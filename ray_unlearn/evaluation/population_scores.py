@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.evaluation.caveats import caveats
+from ray_unlearn.evaluation.common_shift import CommonShift, common_shift
 from ray_unlearn.evaluation.comparison import (
     Alone,
     Values,
@@ -123,7 +124,7 @@ def on_set(
     values, drawn = compare(pair), subsets(unlearned, theirs, settings, originals)
     quality = pair.once(quality_of) if "forgetting_quality" in values else None
     draws = values_on(unlearned, theirs, drawn.pairs, settings, attacked.values, pair, threads)
-    draws = replace(draws, first=None)
+    draws = replace(draws, first=None, shift=_shift(pair, quality, drawn))
     at_null = _at_null(unlearned, reference, null_runs, settings)
     beside_null = values_on(unlearned, reference, at_null, settings, attacked.values, threads=threads)
     names_of = [name for name, one in MEASURES.items() if one.applies(unlearned)]
@@ -154,6 +155,12 @@ def on_set(
         names=names,
     )
     return OnSet(side=side, population=scored, draws=draws, drawn=drawn)
+
+
+def _shift(pair: Pair, quality: ForgettingQuality | None, drawn: Subsets) -> CommonShift | None:
+    if quality is None or not drawn.pairs or drawn.over_originals:
+        return None
+    return common_shift(*pair.phi("forget"), pair.mode, quality.score)
 
 
 def whole(each: Sequence[OnSet], settings: Settings) -> Scored:

@@ -23,10 +23,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from ray_unlearn.evaluation.common_shift import CommonShift, common_shift
+from ray_unlearn.evaluation.common_shift import CommonShift
 from ray_unlearn.evaluation.comparison import PerRun, Values, compare
 from ray_unlearn.evaluation.measures import MEASURES, TOGETHER
-from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, f_of, points_of, quality_of
+from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, points_of, quality_of
 from ray_unlearn.evaluation.measures.measure import Mode, Pair
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.populations import FloatArray
@@ -110,7 +110,7 @@ class Draws:
     signed_E: dict[str, FloatArray] = field(default_factory=dict)
     """[images] by measure: the signed values of all runs; empty where they are not known."""
     shift: CommonShift | None = None
-    """The shift that the images of all runs have in common; None where F is not computed, or all runs not known."""
+    """The shift that the images of all runs have in common, for the ends of F's interval; None where they need none."""
     first: Pair | None = None
     """The first of the pairs, with what was computed of it; None without any."""
 
@@ -169,7 +169,6 @@ def values_on(
         halves={name: np.array([one.halves[name] for one in found]) for name in halved},
         signed={name: np.array([one.signed[name] for one in found]) for name in signed},
         signed_E=_signed(whole, signed) if whole else {},
-        shift=common_shift(*whole.phi("forget"), settings.mode, f_of(whole)) if whole and scored else None,
         first=first,
     )
 

@@ -134,6 +134,8 @@ def studies(cell: Cell) -> Iterator[dict[str, tuple[float, float, float, float]]
             pair = Pair(unlearned, reference, cell.mode, settings.attack_rng)
             values = compare(pair)
             draws = values_on(unlearned, reference, drawn.pairs, settings, {}, pair)
+            if F in values:
+                draws = replace(draws, shift=common_shift(*pair.phi("forget"), cell.mode, values[F]))
         else:
             values, draws = f_alone(unlearned, reference, drawn, cell.mode)
         errors = {name: standard_error(name, draws, drawn, cell.mode) for name in draws.values}

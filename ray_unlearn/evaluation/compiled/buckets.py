@@ -19,11 +19,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ray_unlearn.evaluation.attack_tables import Floats, Indexes, Table, attack_tables
-from ray_unlearn.evaluation.compiled.parity import Line, falling, has_threshold, left_end, next_near, right_ends
+from ray_unlearn.evaluation.compiled.parity import Line, beside, falling, has_threshold, left_end, right_ends, slack
 from ray_unlearn.evaluation.compiled.search import ROUNDING, Room, add, by_positives, compiled, new_room, weights_of
 from ray_unlearn.evaluation.epsilon import guarded
 from ray_unlearn.evaluation.ordered import Ordered
-from ray_unlearn.evaluation.parity import BUFFER, NEAR, NUM_LEFT, STEP, Grid, Rules, Thresholds
+from ray_unlearn.evaluation.parity import NUM_LEFT, Grid, Rules, Thresholds
 from ray_unlearn.evaluation.together import Together
 
 _RIGHTS = NUM_LEFT + 1
@@ -123,22 +123,13 @@ def _share(room: Room, line: Line, ends: Ends, place_I: Indexes) -> tuple[int, i
     As `parity._best_interval`; side 0 of the counts is places here.
     """
     rights, pieces, first, upto, values_V = right_ends(room, line, 0), 0, 0, 0, room.values_V
-    near = NEAR * STEP * max(1.0, max(abs(values_V[0]), abs(values_V[-1])) + BUFFER)
-    fall = STEP - (line.high - line.low) / (line.steps - 1) if line.steps > NUM_LEFT else 0.0
+    near, fall = slack(line, values_V)
     diagonal = 0
     while diagonal < NUM_LEFT + line.steps - 1:
-        following, top = diagonal + 1, (line.low - line.width) - BUFFER + diagonal * STEP
-        low, high = max(0, diagonal - NUM_LEFT + 1), min(line.steps - 1, diagonal)
-        while first < len(values_V) and values_V[first] < top - high * fall - near:
-            first += 1
-        while upto < len(values_V) and values_V[upto] < top - low * fall + near:
-            upto += 1
+        following, low, high, first, upto = beside(line, values_V, near, fall, diagonal, first, upto)
         if pieces + 2 * NUM_LEFT > ends.whole.shape[1]:
             return 0, 0
         if first == upto:
-            if fall == 0:
-                following = next_near(line, values_V, upto, near, following)
-                high = min(line.steps, following) - 1
             pieces = add(room.piece_3L, pieces, first, room.right_3R[2, low], room.right_3R[2, high])
         elif fall > 0:
             pieces = falling(room, line, pieces, diagonal, (first, upto), fall)

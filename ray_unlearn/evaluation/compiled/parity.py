@@ -189,6 +189,35 @@ def next_near(line: Line, values_V: Floats, place: int, near: float, diagonal: i
 
 
 @compiled
+def slack(line: Line, values_V: Floats) -> tuple[float, float]:
+    """Return how near to a left end rounding may decide, and how far left ends fall from one right end to the next."""
+    near = NEAR * STEP * max(1.0, max(abs(values_V[0]), abs(values_V[-1])) + BUFFER)
+    return near, STEP - (line.high - line.low) / (line.steps - 1) if line.steps > NUM_LEFT else 0.0
+
+
+@compiled
+def beside(
+    line: Line, values_V: Floats, near: float, fall: float, diagonal: int, first: int, upto: int
+) -> tuple[int, int, int, int, int]:
+    """Return where to look next, a diagonal's first and last right end, and the places that its left ends are between.
+
+    Places only go up, from those of an earlier diagonal, `first` and `upto`; they are one where no value is near. Then
+    all diagonals without one are passed at once, and the last right end is the last of these.
+    """
+    top = (line.low - line.width) - BUFFER + diagonal * STEP
+    low, high = max(0, diagonal - NUM_LEFT + 1), min(line.steps - 1, diagonal)
+    while first < len(values_V) and values_V[first] < top - high * fall - near:
+        first += 1
+    while upto < len(values_V) and values_V[upto] < top - low * fall + near:
+        upto += 1
+    following = diagonal + 1
+    if first == upto and fall == 0:
+        following = next_near(line, values_V, upto, near, following)
+        high = min(line.steps, following) - 1
+    return following, low, high, first, upto
+
+
+@compiled
 def _best_interval(room: Room, line: Line, positive: int, table_PN: Table, best: float) -> float:
     """Return the best of all intervals, or `best` where that is larger.
 
@@ -197,20 +226,11 @@ def _best_interval(room: Room, line: Line, positive: int, table_PN: Table, best:
     """
     values_V, first, upto, pieces = room.values_V, 0, 0, 0
     rights = right_ends(room, line, positive)
-    near = NEAR * STEP * max(1.0, max(abs(values_V[0]), abs(values_V[-1])) + BUFFER)
-    fall = STEP - (line.high - line.low) / (line.steps - 1) if line.steps > NUM_LEFT else 0.0
+    near, fall = slack(line, values_V)
     diagonal = 0
     while diagonal < NUM_LEFT + line.steps - 1:
-        following, top = diagonal + 1, (line.low - line.width) - BUFFER + diagonal * STEP
-        low, high = max(0, diagonal - NUM_LEFT + 1), min(line.steps - 1, diagonal)
-        while first < len(values_V) and values_V[first] < top - high * fall - near:
-            first += 1
-        while upto < len(values_V) and values_V[upto] < top - low * fall + near:
-            upto += 1
+        following, low, high, first, upto = beside(line, values_V, near, fall, diagonal, first, upto)
         if first == upto:
-            if fall == 0:
-                following = next_near(line, values_V, upto, near, following)
-                high = min(line.steps, following) - 1
             pieces = add(room.piece_3L, pieces, first, room.right_3R[2, low], room.right_3R[2, high])
         elif fall > 0:
             pieces = falling(room, line, pieces, diagonal, (first, upto), fall)
