@@ -207,6 +207,7 @@ def test_numbers_are_ids_where_one_is(file: str, content: str | bytes, expected:
         (("f.npy", array(np.array([1, 6]))), NUMBERS, r"entry 1: 6 is no position in data\.train, which has 0 to 5"),
         (("f.csv", "image_id,Forget?\n12,0\n7,1\n"), NUMBERS, r"column 'Forget\?' says .* such as '0', '1'; all rows"),
         (("f.csv", "image_id,forget\n12,x\n7,\n"), NUMBERS, r"column 'forget' says which rows .* such as '', 'x'"),
+        (("f.csv", "image_id,forget\n12,0\n7,0\n"), NUMBERS, r"column 'forget' says which rows .* such as '0'"),
         (
             ("f.csv", "image_id,split\n12,retain\n7,forget\n"),
             NUMBERS,

@@ -47,6 +47,7 @@ _FORGETTING = {"forget", "forgotten", "unlearn", "delete", "deleted", "remove", 
 """Words in the name of a column that says of each row whether it is to be forgotten."""
 _YES_OR_NO = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "y", "n", "x", ""}
 """Cells of such a column: empty where the others are marked."""
+_NO = {"0", "0.0", "false", "no", "n"}
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle")
 _NUMBERS = re.compile(r"\[?\d+(?:[\s,;]+\d+)+[\s,;]*\]?")
 _SAVED = re.compile(r"\d\.\d{6,}e[+-]\d{2,3}")
@@ -97,7 +98,7 @@ def read_ids(ids: str | Sequence[str], count: int | None = None, *, forget: bool
 def _check_column(ids: str, column: str, cells: Sequence[str]) -> None:
     """Refuse a column that says which of the rows are to be forgotten: a list names all of its rows."""
     kinds, named = {*cells}, _FORGETTING & {*re.split(r"[^a-z]+", column.lower())}
-    if len(kinds) > 1 and ((named and kinds <= _YES_OR_NO) or "forget" in kinds):
+    if (named and kinds <= _YES_OR_NO and (len(kinds) > 1 or kinds <= _NO)) or (len(kinds) > 1 and "forget" in kinds):
         raise DataError(
             f"{ids}: column {column!r} says which rows are to be forgotten, with values such as "
             f"{', '.join(map(repr, sorted(kinds)[:3]))}; all rows of a list are, and its other columns do not count: "
