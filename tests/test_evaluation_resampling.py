@@ -98,7 +98,7 @@ def test_the_error_of_a_mean_is_the_textbooks():
     drawn = subsets(runs_of([0] * 64), runs_of([-1] * 64, "retrained"), settings(resamples=4000))
     found = np.array([values[rows].mean() for rows, _ in drawn.pairs])
     error = standard_error(
-        "spread_ratio", Draws(values={"spread_ratio": found}, points_KE=np.empty((0, 0))), drawn, "exact"
+        "retain_ratio", Draws(values={"retain_ratio": found}, points_KE=np.empty((0, 0))), drawn, "exact"
     )
     assert error.se == pytest.approx(values.std(ddof=1) / np.sqrt(64), rel=0.05)
     assert error.df == 63

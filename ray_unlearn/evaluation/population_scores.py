@@ -38,6 +38,7 @@ from ray_unlearn.evaluation.measures.forgetting_quality import (
     quality_of,
 )
 from ray_unlearn.evaluation.measures.measure import Pair
+from ray_unlearn.evaluation.moved import moved_measures
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
 from ray_unlearn.evaluation.outputs import Outputs, original_of
 from ray_unlearn.evaluation.ranks import RANKED
@@ -124,7 +125,9 @@ def on_set(
     values, drawn = compare(pair), subsets(unlearned, theirs, settings, originals)
     quality = pair.once(quality_of) if "forgetting_quality" in values else None
     draws = values_on(unlearned, theirs, drawn.pairs, settings, attacked.values, pair, threads)
-    draws = replace(draws, first=None, shift=_shift(pair, quality, drawn))
+    shift = _shift(pair, quality, drawn)
+    moved = moved_measures(pair, values, shift) if drawn.pairs and not drawn.over_originals else {}
+    draws = replace(draws, first=None, shift=shift, moved=moved)
     at_null = _at_null(unlearned, reference, null_runs, settings)
     beside_null = values_on(unlearned, reference, at_null, settings, attacked.values, threads=threads)
     names_of = [name for name, one in MEASURES.items() if one.applies(unlearned)]
