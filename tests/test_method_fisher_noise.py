@@ -59,10 +59,7 @@ INFORMATION = [
 
 def test_the_fisher_is_expected_over_the_models_own_labels(tmp_path):
     """Law: mean over images of sum_y p_y (d CE(y))^2, by hand, class by class; not the square at the true label."""
-    data, model = (
-        run_data(tmp_path, normalize="unit"),
-        small_net(),
-    )
+    data, model = (run_data(tmp_path, normalize="unit"), small_net())
     found = fisher_diagonal(model, data.retain)
     expected = [torch.zeros_like(parameter) for parameter in model.parameters()]
     for i in range(20):

@@ -36,11 +36,7 @@ class Pixels:
     _reading: Reading | None = None
 
     def __init__(
-        self,
-        shards: Sequence[Shard],
-        device: torch.device,
-        budget_bytes: float = 0,
-        shuffle: Shuffle | None = None,
+        self, shards: Sequence[Shard], device: torch.device, budget_bytes: float = 0, shuffle: Shuffle | None = None
     ) -> None:
         self.device = device
         self.shuffle = shuffle or Shuffle()

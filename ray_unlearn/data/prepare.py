@@ -24,14 +24,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ray_unlearn import __version__
-from ray_unlearn.data.decode import (
-    DecodedSlice,
-    DecodeJob,
-    ShardInfo,
-    decode_slice,
-    drop_stale_notes,
-    remove_notes,
-)
+from ray_unlearn.data.decode import DecodedSlice, DecodeJob, ShardInfo, decode_slice, drop_stale_notes, remove_notes
 from ray_unlearn.data.node_cache import NodeCache, cache_folder
 from ray_unlearn.data.rows import OpenSource, Slice
 from ray_unlearn.data.shards import Shard, map_shard, read_columns

@@ -19,13 +19,7 @@ from typing import TYPE_CHECKING
 
 from ray_unlearn.generation.backends import BackendName, Place, forks, open_backend
 from ray_unlearn.generation.job import open_job
-from ray_unlearn.generation.preflight import (
-    check_device,
-    check_files,
-    check_precision,
-    probably_pending,
-    start_early,
-)
+from ray_unlearn.generation.preflight import check_device, check_files, check_precision, probably_pending, start_early
 from ray_unlearn.generation.records import ArithmeticWarnings, FailureRecords, Work, admit, finish, published_run
 from ray_unlearn.generation.summary import Summary
 from ray_unlearn.interrupts import interrupts

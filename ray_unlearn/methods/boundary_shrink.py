@@ -97,14 +97,7 @@ METHOD = Method(
         Correction(
             "0.2",
             "the rate was a thousand times the published one, labels left the own class out, pixels were not clamped",
-            (
-                "lr",
-                "epochs",
-                "weight_decay",
-                "schedule",
-                "exclude_own",
-                "clamp",
-            ),
+            ("lr", "epochs", "weight_decay", "schedule", "exclude_own", "clamp"),
         ),
     ),
     summary="Fine-tune on the forget set under the original's prediction for each image after a step up its loss.",

@@ -251,11 +251,7 @@ class Worker:
             store=self._job.store,
             run=run,
             conditions=conditions_of(
-                writer.population.digest,
-                study.stages.model_dump_json(),
-                self._starts.sha256(run),
-                packages,
-                here,
+                writer.population.digest, study.stages.model_dump_json(), self._starts.sha256(run), packages, here
             ),
             writer=writer,
             every_s=60 * (study.execution.resume_every_minutes or 0.0),
