@@ -155,7 +155,7 @@ def standard_error(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error
     variance = float(np.var(values_K, ddof=1))
     shared = _in_both(draws.halves[name], variance) if name in draws.halves else 0.0
     total = (shared + (variance - shared) * MEASURES[name].error ** 2) * drawn.factor
-    if name not in _MADE_OF_POINTS or drawn.over_originals:
+    if name not in _MADE_OF_POINTS:
         above = _above(name, draws, drawn)
         return Error(se=total**0.5, df=drawn.units - 1, above=None if above is None else max(total**0.5, above))
     points_KE = draws.points_KE
@@ -166,11 +166,13 @@ def standard_error(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error
     apart = each * (mean / f) ** 2  # of a score, which is F times two ratios
     shared = max(variance - apart, 0) * drawn.factor
     apart *= _lattice(draws) if mode == "exact" else 1.0
-    se, df = _of_two_parts(SHARED[mode] * shared, APART[mode] * apart, drawn.units - 1, drawn.units - 1)
+    df_apart = (drawn.units - 1) * (points_KE.shape[1] if drawn.over_originals else 1)
+    se, df = _of_two_parts(SHARED[mode] * shared, APART[mode] * apart, drawn.units - 1, df_apart)
     error = Error(se=se, df=df, apart=(APART[mode] * apart) ** 0.5)
     if name != "forgetting_quality" or draws.shift is None:
         return error
-    below, above = _sides(draws, draws.shift, (REST[mode] * max(shared - draws.shift.slope**2, 0), ALONE[mode] * apart))
+    parts = (REST[mode] * max(shared - draws.shift.slope**2, 0), ALONE[mode] * apart)
+    below, above = _sides(draws, draws.shift, parts, drawn)
     return replace(error, below=below / t_quantile(0.975, df), above=above / t_quantile(0.975, df))
 
 
@@ -189,20 +191,23 @@ def _of_two_parts(shared: float, apart: float, df_shared: int, df_apart: int) ->
     return (shared + apart) ** 0.5, both
 
 
-def _sides(draws: Draws, shift: CommonShift, parts: tuple[float, float]) -> tuple[float, float]:
+def _sides(draws: Draws, shift: CommonShift, parts: tuple[float, float], drawn: Subsets) -> tuple[float, float]:
     """Return how far the ends of F's 95 % interval lie below and above it.
 
     What images have alone has as many degrees of freedom as there are images: with one image a 95 % interval of 16 runs
-    holds the truth in 96 to 99 % of simulated studies, and in 86 to 89 % in `parity` with those of runs.
+    holds the truth in 96 to 99 % of simulated studies, and in 86 to 89 % in `parity` with those of runs. Over originals
+    each image has those of originals.
 
     Args:
         draws: points of all runs.
         shift: their common shift.
         parts: variances of what images share beside it, and of what they have alone.
+        drawn: the subsets that the variances are of.
 
     """
-    value = float(draws.points_E.mean())
-    se, df = _of_two_parts(*parts, SHARED_DF, len(draws.points_E))
+    value, images = float(draws.points_E.mean()), len(draws.points_E)
+    each = drawn.units - 1 if drawn.over_originals else 1
+    se, df = _of_two_parts(*parts, drawn.units - 1 if drawn.over_originals else SHARED_DF, images * each)
     quantile = t_quantile(0.975, df)
     lowest, highest = shift.allowed()
     below = math.hypot(quantile * se, max(0.0, value - lowest))
