@@ -24,7 +24,6 @@ from ray_unlearn.evaluation.intervals import (
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.resampling import Draws, Settings, growth_sizes
 
-
 F = "forgetting_quality"
 
 
