@@ -10,11 +10,11 @@ Does not cover: runs (`ray_unlearn.store.verify`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ray_unlearn.data.decode import ShardInfo, remove_notes
-from ray_unlearn.data.prepare import MANIFEST, read_manifest
+from ray_unlearn.data.prepare import MANIFEST, Manifest, read_manifest
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.layout import DATA_CACHE
 
@@ -32,8 +32,12 @@ class ShardProblem:
 
 def damaged(storage: Storage) -> list[ShardProblem]:
     """Check size and sha256 of every shard that a manifest below `data-cache/` lists."""
-    folders = [f"{DATA_CACHE}/{name}" for name in storage.folders(DATA_CACHE)]
-    return [problem for folder in folders for problem in _damaged(storage, folder)]
+    listed = ((folder, shard) for folder, manifest in _manifests(storage).items() for shard in manifest.shards)
+    return [
+        ShardProblem(folder, _message(shard))
+        for folder, shard in listed
+        if _sha256(storage, f"{folder}/{shard.name}") != shard.sha256
+    ]
 
 
 def is_any(storage: Storage) -> bool:
@@ -43,9 +47,7 @@ def is_any(storage: Storage) -> bool:
 
 def shards_sha256(storage: Storage) -> dict[str, str]:
     """Return {folder of a prepared source: one sha256 over its shards'} for every source in the storage."""
-    folders = [f"{DATA_CACHE}/{name}" for name in storage.folders(DATA_CACHE)]
-    found = {folder: read_manifest(storage, folder) for folder in folders}
-    return {folder: manifest.shards_sha256 for folder, manifest in found.items() if manifest}
+    return {folder: manifest.shards_sha256 for folder, manifest in _manifests(storage).items()}
 
 
 def prepare_again(storage: Storage, problems: Iterable[ShardProblem]) -> None:
@@ -58,11 +60,9 @@ def prepare_again(storage: Storage, problems: Iterable[ShardProblem]) -> None:
         storage.remove(f"{folder}/{MANIFEST}")
 
 
-def _damaged(storage: Storage, folder: str) -> Iterator[ShardProblem]:
-    manifest = read_manifest(storage, folder)
-    for shard in manifest.shards if manifest else ():
-        if _sha256(storage, f"{folder}/{shard.name}") != shard.sha256:
-            yield ShardProblem(folder, _message(shard))
+def _manifests(storage: Storage) -> dict[str, Manifest]:
+    folders = [f"{DATA_CACHE}/{name}" for name in storage.folders(DATA_CACHE)]
+    return {folder: manifest for folder in folders if (manifest := read_manifest(storage, folder))}
 
 
 def _message(shard: ShardInfo) -> str:
