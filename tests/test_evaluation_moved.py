@@ -125,15 +125,15 @@ def test_ends_of_a_distance_are_those_of_the_shift_and_a_margin(variance, own, s
     assert found.se * t_quantile(0.975, found.df) == pytest.approx((high - low) / 2)
 
 
-def test_over_originals_a_distance_has_the_jackknife_alone():
-    """Law: all runs of an original are left out together, and the shift of runs is not that of originals."""
-    name, drawn = "mean_shift", Subsets(pairs=[], factor=3.0, units=4, over_originals=True)
-    values_K = np.array([0.1, 0.2, 0.4])
-    moved = Moved(value=0.2, shift=DISTANCE, slope=0.1, own=0.0, images=100)
-    draws = Draws(values={name: values_K}, points_KE=np.empty((0, 0)), moved={name: moved})
-    found = standard_error(name, draws, drawn, "exact")
-    assert found.se**2 == pytest.approx(3 * values_K.var(ddof=1))
-    assert found.below is None
+def test_over_originals_distances_are_those_of_originals():
+    """Law: with 4 originals of 4 runs each the error is that of originals' means, and there is no score."""
+    pair, starts_U = pair_of(), np.arange(16) % 4
+    values, f = compare(pair), common_shift(*pair.phi("forget"), "exact", 0.1, np.arange(16) % 4)
+    moved = moved_measures(pair, values, f, starts_U)
+    assert set(moved) == {"u_lira_auc", "mean_shift"}
+    assert f is not None
+    assert moved["mean_shift"].shift.distance == f.distance
+    assert moved["mean_shift"].shift.wider == f.wider > common_shift(*pair.phi("forget"), "exact", 0.1).wider
 
 
 def test_a_distance_with_a_sign_has_both_sides():

@@ -30,10 +30,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ray_unlearn.evaluation.epsilon import MAX_PARITY
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
 from ray_unlearn.evaluation.measures.measure import Mode
+from ray_unlearn.evaluation.originals import error_of_mean
 from ray_unlearn.evaluation.populations import FloatArray
 
 _MOVES = np.arange(-6.0, 7.0)
@@ -94,9 +96,10 @@ class Moves:
     ours_U: FloatArray
     """Mean over images of phi in standard deviations, of each unlearned model."""
     theirs_R: FloatArray
-
     error: float
     """Standard error of the difference of both means."""
+    df: float
+    """Its degrees of freedom."""
 
     def shift(self, values_M: Sequence[float] | FloatArray) -> CommonShift:
         """Return the shift from a measure's values after the moves."""
@@ -105,26 +108,41 @@ class Moves:
         shifts = ALONG[:, None] + _CHANCE
         return CommonShift(
             distance=float(self.ours_U.mean() - self.theirs_R.mean()) / self.error,
-            wider=float(stdtrit(len(self.ours_U) + len(self.theirs_R) - 2, 0.975)) / _NORMAL,
+            wider=float(stdtrit(self.df, 0.975)) / _NORMAL,
             along=np.interp(shifts, _MOVES, values_M) @ _WEIGHTS,
         )
 
 
-def moves(unlearned_UE: FloatArray, retrained_RE: FloatArray) -> Moves | None:
-    """Return moves of the unlearned models' images; None where no image varies, or the images' mean does not."""
+def moves(
+    unlearned_UE: FloatArray, retrained_RE: FloatArray, originals_U: NDArray[np.int64] | None = None
+) -> Moves | None:
+    """Return moves of the unlearned models' images; None where no image varies, or the images' mean does not.
+
+    Args:
+        unlearned_UE: phi of the unlearned models, [runs, images].
+        retrained_RE: phi of the retrained models.
+        originals_U: the original of each unlearned model, where the distance is one over originals.
+
+    """
     sides = (unlearned_UE, retrained_RE)
     varies_E = np.any([np.ptp(side, axis=0) > 0 for side in sides], axis=0)
     if not varies_E.any():
         return None
     sd_E = np.where(varies_E, np.sqrt(sum(side.var(axis=0, ddof=1) for side in sides) / 2), 0.0)
     ours_U, theirs_R = ((side[:, varies_E] / sd_E[varies_E]).mean(axis=1) for side in sides)
-    error = float(np.sqrt(ours_U.var(ddof=1) / len(ours_U) + theirs_R.var(ddof=1) / len(theirs_R)))
+    error, df = _error(ours_U, theirs_R, originals_U)
     if not error:
         return None
-    return Moves(by_ME=(_MOVES * error)[:, None] * sd_E, ours_U=ours_U, theirs_R=theirs_R, error=error)
+    return Moves(by_ME=(_MOVES * error)[:, None] * sd_E, ours_U=ours_U, theirs_R=theirs_R, error=error, df=df)
 
 
-def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode, value: float) -> CommonShift | None:
+def common_shift(
+    unlearned_UE: FloatArray,
+    retrained_RE: FloatArray,
+    mode: Mode,
+    value: float,
+    originals_U: NDArray[np.int64] | None = None,
+) -> CommonShift | None:
     """Return the shift that all images have in common; None where there are no `moves`.
 
     None in `parity`, too, where moved images would be beyond what it takes (`epsilon.MAX_PARITY`).
@@ -134,9 +152,10 @@ def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode,
         retrained_RE: phi of the retrained models; in `parity` as many runs.
         mode: that of F.
         value: their F, without any shift.
+        originals_U: the original of each unlearned model, where the distance is one over originals.
 
     """
-    found = moves(unlearned_UE, retrained_RE)
+    found = moves(unlearned_UE, retrained_RE, originals_U)
     if found is None:
         return None
     farthest = float((np.abs(unlearned_UE).max(axis=0) + found.by_ME[-1]).max())
@@ -148,6 +167,16 @@ def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode,
             for by_E in found.by_ME
         ]
     )
+
+
+def _error(ours_U: FloatArray, theirs_R: FloatArray, originals_U: NDArray[np.int64] | None) -> tuple[float, float]:
+    """Return the standard error of a difference of means, and its degrees of freedom (Welch's, over originals)."""
+    theirs = float(theirs_R.var(ddof=1)) / len(theirs_R)
+    if originals_U is None:
+        return float(np.sqrt(ours_U.var(ddof=1) / len(ours_U) + theirs)), len(ours_U) + len(theirs_R) - 2
+    ours, originals = error_of_mean(ours_U, originals_U)
+    parts = ours**2 / (originals - 1) + theirs**2 / (len(theirs_R) - 1)
+    return (ours + theirs) ** 0.5, (ours + theirs) ** 2 / parts if parts else 1.0
 
 
 def distances(found: float) -> tuple[float, float]:

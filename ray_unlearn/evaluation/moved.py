@@ -14,7 +14,7 @@ at others. Its ratios along the shift are those found times exp(slope x standard
 covariance of a run's accuracies and its mean phi. Where F falls, ratios may rise, so that a score has no smallest or
 largest value where populations are equal, and its shift has a sign.
 
-Does not cover: the margin beside the shift (`intervals`), several forget sets, and originals as a level.
+Does not cover: the margin beside the shift (`intervals`), several forget sets, and scores over originals.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from ray_unlearn.evaluation.common_shift import ALONG, CommonShift, Moves, moves
 from ray_unlearn.evaluation.measures import MEASURES
@@ -47,19 +48,25 @@ class Moved:
     images: int
 
 
-def moved_measures(pair: Pair, values: Mapping[str, float], shift: CommonShift | None) -> dict[str, Moved]:
+def moved_measures(
+    pair: Pair,
+    values: Mapping[str, float],
+    shift: CommonShift | None,
+    originals_U: npt.NDArray[np.int64] | None = None,
+) -> dict[str, Moved]:
     """Return the measures of distance, and the score where it is not 0, after moves of all forget images.
 
     Args:
         pair: all runs.
         values: measures of these; those that are not there are left out.
         shift: F along the shift; without it there is no score.
+        originals_U: the original of each unlearned model, where distances are over originals; there is no score then.
 
     Returns:
         None of them with fewer than 8 images, or without a shift.
 
     """
-    found = moves(*pair.phi("forget"))
+    found = moves(*pair.phi("forget"), originals_U)
     if found is None or found.by_ME.shape[1] < _LEAST_IMAGES:
         return {}
     moved = {
@@ -67,7 +74,7 @@ def moved_measures(pair: Pair, values: Mapping[str, float], shift: CommonShift |
         for name, one in MEASURES.items()
         if one.distance and name in values
     }
-    if shift is not None and values.get("score"):
+    if shift is not None and originals_U is None and values.get("score"):
         along = _score_along(pair, values["score"] / values["forgetting_quality"], shift, found)
         moved["score"] = _moved(values["score"], along, along.slope, 0.0, found)
     return moved
