@@ -14,14 +14,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ray_unlearn.data.decode import ShardInfo, remove_notes
-from ray_unlearn.data.prepare import MANIFEST, read_manifest
+from ray_unlearn.data.prepare import MANIFEST, Prepared, read_manifest
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.layout import DATA_CACHE
+from ray_unlearn.study.identity import digest
 
 
 @dataclass(frozen=True, slots=True)
 class ShardProblem:
-    """A shard that differs from its manifest."""
+    """A shard that differs from its manifest, or a manifest whose digest of all images is not that of its shards."""
 
     folder: str
     message: str
@@ -31,7 +32,7 @@ class ShardProblem:
 
 
 def damaged(storage: Storage) -> list[ShardProblem]:
-    """Check size and sha256 of every shard that a manifest below `data-cache/` lists."""
+    """Check size and sha256 of every shard that a manifest below `data-cache/` lists, and what it says of them all."""
     folders = [f"{DATA_CACHE}/{name}" for name in storage.folders(DATA_CACHE)]
     return [problem for folder in folders for problem in _damaged(storage, folder)]
 
@@ -60,9 +61,18 @@ def prepare_again(storage: Storage, problems: Iterable[ShardProblem]) -> None:
 
 def _damaged(storage: Storage, folder: str) -> Iterator[ShardProblem]:
     manifest = read_manifest(storage, folder)
-    for shard in manifest.shards if manifest else ():
-        if _sha256(storage, f"{folder}/{shard.name}") != shard.sha256:
-            yield ShardProblem(folder, _message(shard))
+    if manifest is None:
+        return
+    bad = [shard for shard in manifest.shards if _sha256(storage, f"{folder}/{shard.name}") != shard.sha256]
+    yield from (ShardProblem(folder, _message(shard)) for shard in bad)
+    if not bad and _content(Prepared(storage, folder, manifest)) != manifest.content:
+        yield ShardProblem(folder, f"{MANIFEST}: its digest of the images is not that of its shards")
+
+
+def _content(prepared: Prepared) -> str:
+    """Return the digest of all images, from the digest of each that the shards hold."""
+    columns = [shard.column("digest").to_pylist() for shard in prepared.columns()]
+    return digest([each.hex() for column in columns for each in column])
 
 
 def _message(shard: ShardInfo) -> str:
