@@ -269,6 +269,6 @@ _BOTH = replace(_AUC, source="Hayes et al., SaTML 2025; Carlini et al., S&P 2022
 MEASURES = {
     "u_lira_auc": _AUC,
     **rates(
-        "u_lira", "U-LiRA", "unlearned models", "retrained ones", _BOTH, _rate, error=0.65, halves=_halves, rare=True
+        "u_lira", "U-LiRA", "unlearned models", "retrained ones", _BOTH, _rate, error=0.6, halves=_halves, rare=True
     ),
 }
