@@ -41,6 +41,20 @@ def test_intervals_of_f_hold_the_truth(
     assert 0.8 < found["sd_ratio"] < 1.34
 
 
+@pytest.mark.parametrize(("mode", "world"), [("exact", "shift"), ("parity", "perfect")])
+def test_intervals_over_originals_hold_the_truth(mode: str, world: str) -> None:
+    """Law: 4 originals x 4 runs, a quarter of the variance is the originals': 93 %, and errors right within 30 %.
+
+    With the whole variance over subsets multiplied by m / (N - m), errors were 1.6 times too large.
+    """
+    cell = calibration.Cell(
+        mode=mode, runs=16, images=16, world=world, rho=0.2, originals=4, studies=80, resamples=20, seed=1
+    )
+    found = calibration.coverage(cell)["forgetting_quality"]
+    assert found["coverage"] >= 0.93
+    assert 0.8 < found["sd_ratio"] < 1.3
+
+
 @pytest.mark.parametrize("runs", [16, 32])
 def test_what_images_have_alone_is_found_at_every_n(runs: int) -> None:
     """Law: with images that share nothing, the error's part of images alone is their variance between studies.

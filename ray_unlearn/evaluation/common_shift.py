@@ -29,10 +29,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ray_unlearn.evaluation.epsilon import MAX_PARITY
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
 from ray_unlearn.evaluation.measures.measure import Mode
+from ray_unlearn.evaluation.originals import error_of_mean
 from ray_unlearn.evaluation.populations import FloatArray
 
 _MOVES = np.arange(-6.0, 7.0)
@@ -80,7 +82,13 @@ class CommonShift:
         return float(after - before) / 2
 
 
-def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode, value: float) -> CommonShift | None:
+def common_shift(
+    unlearned_UE: FloatArray,
+    retrained_RE: FloatArray,
+    mode: Mode,
+    value: float,
+    originals_U: NDArray[np.int64] | None = None,
+) -> CommonShift | None:
     """Return the shift that all images have in common; None where no image varies, or the images' mean does not.
 
     None in `parity`, too, where moved images would be beyond what it takes (`epsilon.MAX_PARITY`).
@@ -90,6 +98,7 @@ def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode,
         retrained_RE: phi of the retrained models; in `parity` as many runs.
         mode: that of F.
         value: their F, without any shift.
+        originals_U: the original of each unlearned model, where the distance is one over originals.
 
     """
     from scipy.special import stdtrit
@@ -100,7 +109,7 @@ def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode,
         return None
     sd_E = np.where(varies_E, np.sqrt(sum(side.var(axis=0, ddof=1) for side in sides) / 2), 0.0)
     ours_U, theirs_R = ((side[:, varies_E] / sd_E[varies_E]).mean(axis=1) for side in sides)
-    error = float(np.sqrt(ours_U.var(ddof=1) / len(ours_U) + theirs_R.var(ddof=1) / len(theirs_R)))
+    error, df = _error(ours_U, theirs_R, originals_U)
     farthest = float((np.abs(unlearned_UE).max(axis=0) + _MOVES[-1] * error * sd_E).max())
     if not error or (mode == "parity" and farthest > MAX_PARITY):
         return None
@@ -110,9 +119,19 @@ def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode,
     shifts = _ALONG[:, None] + _CHANCE
     return CommonShift(
         distance=float(ours_U.mean() - theirs_R.mean()) / error,
-        wider=float(stdtrit(len(ours_U) + len(theirs_R) - 2, 0.975)) / _NORMAL,
+        wider=float(stdtrit(df, 0.975)) / _NORMAL,
         along=np.interp(shifts, _MOVES, moved) @ _WEIGHTS,
     )
+
+
+def _error(ours_U: FloatArray, theirs_R: FloatArray, originals_U: NDArray[np.int64] | None) -> tuple[float, float]:
+    """Return the standard error of a difference of means, and its degrees of freedom (Welch's, over originals)."""
+    theirs = float(theirs_R.var(ddof=1)) / len(theirs_R)
+    if originals_U is None:
+        return float(np.sqrt(ours_U.var(ddof=1) / len(ours_U) + theirs)), len(ours_U) + len(theirs_R) - 2
+    ours, originals = error_of_mean(ours_U, originals_U)
+    parts = ours**2 / (originals - 1) + theirs**2 / (len(theirs_R) - 1)
+    return (ours + theirs) ** 0.5, (ours + theirs) ** 2 / parts if parts else 1.0
 
 
 def distances(found: float) -> tuple[float, float]:

@@ -41,7 +41,7 @@ from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
 from ray_unlearn.evaluation.outputs import Outputs, original_of
 from ray_unlearn.evaluation.ranks import RANKED
-from ray_unlearn.evaluation.resampling import Draws, Rows, Settings, growth_sizes, values_on
+from ray_unlearn.evaluation.resampling import LEAST_ORIGINALS, Draws, Rows, Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
 from ray_unlearn.evaluation.single_images import Side, epsilon_bounds, image_numbers, missed, quantiles_of, with_quality
 from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
@@ -158,9 +158,12 @@ def on_set(
 
 
 def _shift(pair: Pair, quality: ForgettingQuality | None, drawn: Subsets) -> CommonShift | None:
-    if quality is None or not drawn.pairs or drawn.over_originals:
+    if quality is None or not drawn.pairs:
         return None
-    return common_shift(*pair.phi("forget"), pair.mode, quality.score)
+    starts_U = pair.unlearned.originals_R if drawn.over_originals else None
+    if starts_U is not None and len(np.unique(starts_U)) < LEAST_ORIGINALS:  # the others are of other forget sets
+        return None
+    return common_shift(*pair.phi("forget"), pair.mode, quality.score, starts_U)
 
 
 def whole(each: Sequence[OnSet], settings: Settings) -> Scored:

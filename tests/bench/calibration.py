@@ -135,7 +135,8 @@ def studies(cell: Cell) -> Iterator[dict[str, tuple[float, float, float, float]]
             values = compare(pair)
             draws = values_on(unlearned, reference, drawn.pairs, settings, {}, pair)
             if F in values:
-                draws = replace(draws, shift=common_shift(*pair.phi("forget"), cell.mode, values[F]))
+                starts = unlearned.originals_R if drawn.over_originals else None
+                draws = replace(draws, shift=common_shift(*pair.phi("forget"), cell.mode, values[F], starts))
         else:
             values, draws = f_alone(unlearned, reference, drawn, cell.mode)
         errors = {name: standard_error(name, draws, drawn, cell.mode) for name in draws.values}
@@ -149,7 +150,8 @@ def f_alone(unlearned: Outputs, reference: Outputs, drawn: Subsets, mode: Mode) 
     theirs = np.concatenate([phi_RE[rows] for _, rows in drawn.pairs], axis=1)
     points_KE = forgetting_quality(ours, theirs, mode).points_E.reshape(len(drawn.pairs), -1)
     whole = forgetting_quality(phi_UE, phi_RE, mode)
-    shift = common_shift(phi_UE, phi_RE, mode, whole.score)
+    starts = unlearned.originals_R if drawn.over_originals else None
+    shift = common_shift(phi_UE, phi_RE, mode, whole.score, starts)
     draws = Draws(values={F: points_KE.mean(axis=1)}, points_KE=points_KE, points_E=whole.points_E, shift=shift)
     return {F: whole.score}, draws
 
