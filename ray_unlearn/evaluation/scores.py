@@ -267,7 +267,7 @@ class Separation(_Value):
     difference: float
     """Difference of the measure now, not below 0."""
     runs: int | None
-    """Runs a side that show it in 80 % of studies; None: more runs do not."""
+    """Runs a side that show it in 80 % of studies; None: 16 times the runs do not."""
 
 
 class Plan(_Value):
