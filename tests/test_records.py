@@ -124,7 +124,7 @@ def test_an_endless_string_is_refused_at_once():
 
 
 def test_a_newer_format_is_refused_by_name():
-    """Law: a record of a later format is no damage: the error names the version that wrote it, or says that it is a later build."""
+    """Law: a later format is no damage: the error names the version that wrote it, or a later build of this one."""
     newer = json.loads(RECORD.text) | {"format": FORMATS["record"] + 1, "versions": {"ray-unlearn": "9.8.7"}}
     with pytest.raises(NewerFormat, match=r"here: format 3 of a record file, written by ray-unlearn 9\.8\.7.*upgrade"):
         parse_record(sealed(newer), "here")
