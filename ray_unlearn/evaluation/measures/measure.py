@@ -128,9 +128,9 @@ class Measure:
     least_images: int = 1
     """Images that it takes of each split."""
     error: float = 1.0
-    """Share of the jackknife's standard error that is this number's: percentiles, medians and rates are no averages over
-    runs, and vary between large subsets more than between studies; of RMIA's area, low values have small errors, which
-    the share makes good for. Estimated as the factors of `intervals`."""
+    """Share of the jackknife's standard error that is this number's. Percentiles, medians and rates are no averages
+    over runs, and vary between large subsets more than between studies; low areas of RMIA have small errors, which a
+    share above 1 makes good for. Estimated as the factors of `intervals`."""
     halves: Callable[[Pair], tuple[float, float] | None] | None = None
     """Values on two halves of the images, where `error` is that of what images have alone: what both halves have in
     common is an average over runs. None where a half has no image."""
