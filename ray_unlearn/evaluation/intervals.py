@@ -74,7 +74,7 @@ APART: Mapping[Mode, float] = {"parity": 1.8, "exact": 1.7}
 """Variance between studies of what an image has alone, over that between subsets that lack 3/16 of the runs."""
 REST: Mapping[Mode, float] = {"parity": 2.0, "exact": 1.0}
 """`SHARED` for the ends of intervals that know the common shift: of what images share beside it."""
-ALONE: Mapping[Mode, float] = {"parity": 1.55, "exact": 1.35}
+ALONE: Mapping[Mode, float] = {"parity": 1.35, "exact": 1.15}
 """`APART` for the ends of intervals that know the common shift."""
 _LATTICE = (0.5, 2.0)
 """Ends of the ratio of two variances over images."""
