@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_unlearn.data.class_names import alike, no_label, remark_on
+from ray_unlearn.data.class_names import alike, by_number, no_label, remark_on
 from ray_unlearn.data.copies import copies, few_images, straddling, words_of
 from ray_unlearn.data.near_copies import hashes, near_copies
 from ray_unlearn.data.node_cache import cache_folder
@@ -172,6 +172,8 @@ def prepare_study(
             continue
         source = (opened or {}).get(role) or open_role(study.data, role, spec)
         remarks += [f"data.{role}: {remark}" for remark in source.remarks]
+        if names and role != "train" and not source.class_names and not isinstance(study.data.classes, tuple):
+            remarks.append(by_number(role, names))
         if source.revision:
             revisions[role] = source.revision
         prepared[role] = prepare_source(

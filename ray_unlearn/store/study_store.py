@@ -145,11 +145,13 @@ class StudyStore:
     def held(self, population: str) -> dict[str, Any] | None:
         """Return the content of population.json: digest, identity, a script's text; None where there is none."""
         name, advice = self.layout.population_json(population), "restore it, or remove the population"
-        content = self._read(name, partial(parse_object, "population"), advice)
-        if content is not None and not (
-            isinstance(content.get("digest"), str) and isinstance(content.get("identity"), dict)
-        ):
-            raise DamagedFile(f"{self.storage.uri}/{name}: lacks the digest or the identity of its runs; {advice}")
+        content, where = self._read(name, partial(parse_object, "population"), advice), f"{self.storage.uri}/{name}"
+        if content is None:
+            return None
+        if not isinstance(content.get("digest"), str) or not isinstance(content.get("identity"), dict):
+            raise DamagedFile(f"{where}: lacks the digest or the identity of its runs; {advice}")
+        if (owner := content["identity"].get("name", population)) != population:
+            raise DamagedFile(f"{where}: is that of population {owner}; {advice}")
         return content
 
     def _read(self, name: str, parse: Callable[[bytes, str], T], advice: str) -> T | None:
