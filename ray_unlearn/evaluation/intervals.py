@@ -76,6 +76,8 @@ REST: Mapping[Mode, float] = {"parity": 2.0, "exact": 1.0}
 """`SHARED` for the ends of intervals that know the common shift: of what images share beside it."""
 ALONE: Mapping[Mode, float] = {"parity": 1.35, "exact": 1.15}
 """`APART` for the ends of intervals that know the common shift."""
+OF_SCORE: Mapping[Mode, tuple[float, float]] = {"parity": (1.5, 1.3), "exact": (0.75, 1.05)}
+"""`REST` and `ALONE` for a score: its ratios are averages over runs, and vary less beside the shift than F does."""
 _LATTICE = (0.5, 2.0)
 """Ends of the ratio of two variances over images."""
 OWN_SEEN = 2
@@ -179,7 +181,8 @@ def standard_error(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error
     if found is None:
         return error
     value, shift = found
-    parts = (REST[mode] * max(shared - shift.slope**2, 0), ALONE[mode] * apart)
+    of_rest, of_alone = OF_SCORE[mode] if name == "score" else (REST[mode], ALONE[mode])
+    parts = (of_rest * max(shared - shift.slope**2, 0), of_alone * apart)
     below, above = _sides(value, shift, parts, of_ends)
     return replace(error, below=below / t_quantile(0.975, df), above=above / t_quantile(0.975, df))
 
@@ -273,9 +276,19 @@ def _lattice(draws: Draws) -> float:
 def interval(name: str, value: float, error: Error, level: float = 0.95) -> tuple[float, float]:
     """Return a measure's two-sided interval, cut where the measure ends; a measure's smallest value is 0."""
     quantile, upper = t_quantile((1 + level) / 2, error.df), MEASURES[name].upper
-    below, above = (error.se if end is None else end for end in (error.below, error.above))
-    low, high = max(0.0, value - quantile * below), value + quantile * above
+    below, above = (quantile * (error.se if end is None else end) for end in (error.below, error.above))
+    low, high = max(0.0, value - below), value + above
+    if MEASURES[name].rare:
+        low, high = _of_roots(value, below)
     return low, high if upper is None else max(value, min(upper, high))
+
+
+def _of_roots(value: float, margin: float) -> tuple[float, float]:
+    """Return an interval that is symmetric on the scale of the square root; a value of 0 has twice the margin above."""
+    if margin >= 2 * value:
+        return 0.0, value + margin + min(margin, margin**2 / (4 * value) if value else margin)
+    shift = margin**2 / (4 * value)
+    return value - margin + shift, value + margin + shift
 
 
 def _beyond(errors: float) -> float:
