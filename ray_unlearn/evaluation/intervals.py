@@ -66,6 +66,7 @@ import numpy.typing as npt
 from ray_unlearn.evaluation.common_shift import CommonShift
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.measure import Mode
+from ray_unlearn.evaluation.originals import variance_shares
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.resampling import LEAST_ORIGINALS, LEFT_OUT, Draws, Rows, Settings
 
@@ -160,8 +161,9 @@ def standard_error(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error
     shared = _in_both(draws.halves[name], variance) if name in draws.halves else 0.0
     total = (shared + (variance - shared) * MEASURES[name].error ** 2) * drawn.factor
     if name not in _MADE_OF_POINTS:
-        above = _above(name, draws, drawn)
-        return Error(se=total**0.5, df=drawn.units - 1, above=None if above is None else max(total**0.5, above))
+        df = _df_over_originals(values_K, drawn) if drawn.over_originals else drawn.units - 1
+        above = _above(name, draws, drawn, df)
+        return Error(se=total**0.5, df=df, above=None if above is None else max(total**0.5, above))
     points_KE = draws.points_KE
     each = float(points_KE.var(axis=0, ddof=1).sum()) / points_KE.shape[1] ** 2
     f, mean = float(draws.values["forgetting_quality"].mean()), float(values_K.mean())
@@ -229,12 +231,26 @@ def _sides(
     return below, math.hypot(quantile * se, max(0.0, highest - value))
 
 
-def _above(name: str, draws: Draws, drawn: Subsets) -> float | None:
+def _df_over_originals(values_K: npt.NDArray[np.float64], drawn: Subsets) -> float:
+    """Return degrees of freedom over originals and retrained runs (Welch and Satterthwaite).
+
+    Subsets that lack the same originals differ by the reference alone, whose part has as many as there are runs. The
+    other part is at least a half: few originals by chance alike would else make an interval of few originals narrow.
+    """
+    lacking = np.unique([ours.tobytes() for ours, _ in drawn.pairs], return_inverse=True)[1]
+    found = variance_shares(values_K[:, None], lacking, np.ones(1))
+    if found is None:
+        return drawn.units - 1
+    ours = max(0.5, found.original)
+    return 1 / (ours**2 / (drawn.units - 1) + (1 - ours) ** 2 / (len(drawn.pairs[0][1]) - 1))
+
+
+def _above(name: str, draws: Draws, drawn: Subsets, df: float) -> float | None:
     """Return the standard error for the upper end of a mean of absolute values; None for all other measures."""
     signed_E = draws.signed_E.get(name, np.empty(0))
     if not len(signed_E):
         return None
-    quantile = t_quantile(0.975, drawn.units - 1)
+    quantile = t_quantile(0.975, df)
     margin = quantile * float(np.var(draws.signed[name], ddof=1) * drawn.factor) ** 0.5
     moved = max(float(np.abs(signed_E + by).mean()) for by in (-margin, margin))
     return (moved - float(np.abs(signed_E).mean())) / quantile
