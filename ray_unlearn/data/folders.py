@@ -280,10 +280,7 @@ def numbered(entries: Sequence[EntryT]) -> list[EntryT]:
 
 
 def source_of(
-    path: str,
-    entries: list[Entry],
-    names: tuple[str, ...] | None,
-    sizes_and_times: list[tuple[int, int]] | None = None,
+    path: str, entries: list[Entry], names: tuple[str, ...] | None, sizes_and_times: list[tuple[int, int]] | None = None
 ) -> OpenSource:
     """Return the source; sizes and times are given for an object store, and read for local files."""
     remote = path if sizes_and_times is not None else ""

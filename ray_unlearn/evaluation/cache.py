@@ -25,6 +25,7 @@ from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.nulls import NullPart, score_null
 from ray_unlearn.evaluation.outputs import Outputs, check_same_images, original_of, read_outputs
+from ray_unlearn.evaluation.permutation import CHOICES
 from ray_unlearn.evaluation.population_scores import Scored, describe, on_set, whole
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import FORMAT, OneRunAudit, PopulationScores, Role
@@ -161,7 +162,12 @@ class Task:
                 "null": [self.null, self.null_runs] if self.null or self.role == "unlearned" else None,
                 "version": importlib.metadata.version("ray-unlearn"),
                 "measures": sorted(MEASURES),
-                "rules": [ATTACKED, *(sorted(factors.items()) for factors in (SHARED, APART, REST, ALONE)), _SIGNED],
+                "rules": [
+                    ATTACKED,
+                    CHOICES,
+                    *(sorted(factors.items()) for factors in (SHARED, APART, REST, ALONE)),
+                    _SIGNED,
+                ],
                 "population": None if self.null else [self.population.name, self.role, self.population.identity],
                 "reference": [self.reference.name, self.reference.identity],
                 "names": self.names_sha256,

@@ -162,10 +162,7 @@ METHOD = Method(
         Correction(
             "0.2",
             "the inverse was exact over random images; the published recursion keeps one vector over the first ones",
-            (
-                "recursion",
-                "images",
-            ),
+            ("recursion", "images"),
         ),
     ),
     summary="Add alpha * N_forget / N * H^-1 (g_forget - g_retain) to the weights, H by WoodFisher.",

@@ -21,7 +21,17 @@ from pydantic_core import PydanticUndefined
 
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import PopulationScores, Scores
-from ray_unlearn.report.ranking import SPLITS, estimate, mode_words, null_of, quoted, ranked, warnings_of, why_no_null
+from ray_unlearn.report.ranking import (
+    SPLITS,
+    estimate,
+    mode_words,
+    null_of,
+    places_line,
+    quoted,
+    ranked,
+    warnings_of,
+    why_no_null,
+)
 from ray_unlearn.report.score_tables import HEADLINE, estimate_cell, ranking_lines_table
 from ray_unlearn.report.shadow_tables import shadow_lines
 from ray_unlearn.report.table import Cell, Table
@@ -85,6 +95,7 @@ def score_lines(scores: Scores) -> list[str]:
         f"{scores.study}: {scores.mode} mode, {mode_words(scores)}",
         *table_lines(table),
         table.explained,
+        *([places] if (places := places_line(scores)) else []),
         *null_lines(scores),
         *([sets] if (sets := sets_line(scores)) else []),
         *([tested] if (tested := test_line(scores)) else []),

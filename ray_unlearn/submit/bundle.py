@@ -115,12 +115,7 @@ class Parcel:
 
 
 def pack(
-    file: str | Path,
-    overrides: list[str],
-    *,
-    stage: Stage = "all",
-    ship_code: bool = False,
-    send: Sequence[Path] = (),
+    file: str | Path, overrides: list[str], *, stage: Stage = "all", ship_code: bool = False, send: Sequence[Path] = ()
 ) -> Parcel:
     """Return the files to send.
 
