@@ -228,3 +228,10 @@ def test_rays_pickled_objects_are_never_unpickled(tmp_path: Path):
     assert not (tmp_path / "pwned").exists()
     pa.ipc.open_file(pa.BufferReader(data)).read_all().column("poison")[0].as_py()
     assert (tmp_path / "pwned").exists()
+
+
+def test_plain_tables_in_memory_are_read_without_a_thread_of_arrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow reads a file of Python's in a thread; one that still frees its last table when Python ends, aborts it."""
+    data = ipc_bytes(pa.table({"split": pa.array(["test", "retain"]).dictionary_encode(), "position": [0, 1]}))
+    monkeypatch.delattr(pa, "PythonFile")
+    assert read_table(data).column("position").to_pylist() == [0, 1]

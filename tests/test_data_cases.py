@@ -473,6 +473,30 @@ def test_class_names_that_look_alike():
     said = "data.train: classes 'cat' and 'Cat ' are two, though only capitals or blanks differ"
     assert alike(["cat", "dog", "Cat "]) == said
     assert alike(["cat", "cats"]) == ""
+    forms = alike(["Z\u00fcrich", "Zu\u0308rich"])
+    assert forms.endswith("are two, though only the forms of Unicode's accents differ")
+
+
+def test_a_test_folder_whose_accents_have_the_form_of_macos_is_read(tmp_path: Path):
+    """Law: the class is the same class, which was refused in favour of a name that looks the same."""
+    train = folder_of(tmp_path / "train", {"Bern": 3, "Z\u00fcrich": 3})
+    test = folder_of(tmp_path / "test", {"Bern": 2, "Zu\u0308rich": 2}, start=9)
+    data = data_of(tmp_path, str(train), test=str(test))
+    assert data.test is not None
+    assert column(data.test, "label") == [0, 0, 1, 1]
+
+
+def test_numbers_that_are_taken_for_another_files_names_are_said(tmp_path: Path):
+    """Law: number 0 of the test file is the training file's first name, rightly or not, which the report repeats."""
+    train = str(write_parquet(tmp_path / "train.parquet", ["dog", "cat", "emu", "fox"] * 2))
+    test = str(write_parquet(tmp_path / "test.parquet", [0, 1, 2, 3], start=20))
+    said = (
+        "data.test: labels are numbers and data.train's are names, which are taken in their order: "
+        "0 is 'cat', 1 is 'dog', 2 is 'emu', ..."
+    )
+    assert said in data_of(tmp_path, train, test=test).warnings
+    named = str(write_parquet(tmp_path / "named.parquet", [0, 1], names=["dog", "cat"], start=30))
+    assert not any("labels are numbers" in line for line in data_of(tmp_path, train, test=named).warnings)
 
 
 def test_a_class_named_as_a_missing_label_is_said():

@@ -100,7 +100,7 @@ def test_the_error_of_a_mean_is_the_textbooks():
     drawn = subsets(runs_of([0] * 64), runs_of([-1] * 64, "retrained"), settings(resamples=4000))
     found = np.array([values[rows].mean() for rows, _ in drawn.pairs])
     error = standard_error(
-        "spread_ratio", Draws(values={"spread_ratio": found}, points_KE=np.empty((0, 0))), drawn, "exact"
+        "retain_ratio", Draws(values={"retain_ratio": found}, points_KE=np.empty((0, 0))), drawn, "exact"
     )
     assert error.se == pytest.approx(values.std(ddof=1) / np.sqrt(64), rel=0.05)
     assert error.df == 63
@@ -197,16 +197,19 @@ def test_a_measure_over_originals_has_the_degrees_of_freedom_of_both_sides(value
     """By hand: 0, 2 without one original and 4, 6 without another: 7 of 9 parts are of originals, 2 of the reference.
 
     No subset without the same originals more alike than others: a half is of originals all the same. Of the former
-    there are 4, and 6 retrained runs in each subset. Where no two subsets lack the same originals, originals count.
+    there are 4, and 6 retrained runs in each subset. Where no two subsets lack the same originals, originals count,
+    and for a median, too.
     """
     ours = [np.arange(6), np.arange(6), np.arange(2, 8), np.arange(2, 8)]
     drawn = Subsets(pairs=[(one, np.arange(6)) for one in ours], factor=3.0, units=4, over_originals=True)
-    draws = Draws(values={"spread_ratio": np.array(values)}, points_KE=np.empty((0, 0)))
-    error = standard_error("spread_ratio", draws, drawn, "parity")
+    names = ("retain_ratio", "spread_ratio")
+    draws = Draws(values=dict.fromkeys(names, np.array(values)), points_KE=np.empty((0, 0)))
+    error, median = (standard_error(name, draws, drawn, "parity") for name in names)
     assert error.se**2 == pytest.approx(3 * 20 / 3)
+    assert median.df == 3
     assert error.df == pytest.approx(1 / (share**2 / 3 + (1 - share) ** 2 / 5))
     apart = replace(drawn, pairs=[(np.arange(k, k + 4), np.arange(4)) for k in range(4)])
-    assert standard_error("spread_ratio", draws, apart, "parity").df == 3
+    assert standard_error("retain_ratio", draws, apart, "parity").df == 3
 
 
 def test_an_interval_ends_where_its_measure_does():

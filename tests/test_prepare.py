@@ -333,3 +333,16 @@ def test_prepare_study_opens_the_test_part_for_tests(tiny, tmp_path, monkeypatch
     data = prepare_study(study, open_storage(study.storage))
     assert parts == ["train", "test"]
     assert (data.num_classes, data.splits.sizes()["test"]) == (10, 360)
+
+
+def test_a_manifest_whose_digest_of_the_images_is_not_its_shards_is_damaged(tmp_path):
+    """Law: every identity holds that digest; one that changed on the disk refuses all runs, and preparing mends it."""
+    source, storage = faces(tmp_path), open_storage(str(tmp_path / "store"))
+    first = prepare_source(source, storage, image_size=8)
+    file = tmp_path / "store" / first.folder / "manifest.json"
+    file.write_text(file.read_text().replace(first.manifest.content, "0" * 64))
+    (problem,) = damaged(storage)
+    assert str(problem) == f"{first.folder}/manifest.json: its digest of the images is not that of its shards"
+    prepare_again(storage, [problem])
+    assert prepare_source(source, storage, image_size=8).manifest.content == first.manifest.content
+    assert damaged(storage) == []

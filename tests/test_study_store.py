@@ -169,6 +169,10 @@ def test_a_damaged_population_json_is_an_error(store: StudyStore):
     store.storage.publish_file("tiny/finetune/population.json", b"[" * 100_000)
     with pytest.raises(StoreError, match=r"tiny/finetune/population\.json: not JSON"):
         store.admit(plan_of(3))
+    store.storage.publish_file("tiny/finetune/population.json", store.storage.read("tiny/original/population.json"))
+    for reads in (store.held, store.made):  # or no run would seem to be made
+        with pytest.raises(DamagedFile, match=r"tiny/finetune/population\.json: is that of population original"):
+            reads("finetune")
     store.storage.publish_file("tiny/finetune/population.json", b'{"digest": "edited", "identity": {}}')
     with pytest.raises(PopulationChanged):
         store.admit(plan_of(3))

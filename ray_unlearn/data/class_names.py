@@ -1,8 +1,10 @@
-"""The order of class names where a source does not state one, and names that are splits rather than classes.
+r"""The order of class names where a source does not state one, and names that are splits rather than classes.
 
     in_order({"10", "2", "1"})                   # ("1", "2", "10"): numbers by value, everything else as text
     remark_on(2, ("class0", "class1", "class10", "class2"))      # 2 is 'class10' ...
     alike(("cat", "Cat"))                        # classes 'cat' and 'Cat' are two ...
+    composed("Zu\u0308rich", names)                # "Z\u00fcrich": a file name of macOS as other systems write it
+    by_number("test", ("cat", "dog"))            # data.test: labels are numbers ... 0 is 'cat', 1 is 'dog'
     is_split("train-00000-of-00002.parquet")     # "train"
 
 Does not cover: names whose order a source states (the `huggingface` metadata, `data.classes`).
@@ -11,12 +13,14 @@ Does not cover: names whose order a source states (the `huggingface` metadata, `
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "validation"}
 _SPLITS |= {"valid": "validation", "validation": "validation", "dev": "validation", "eval": "test"}
 _NO_LABELS = ("nan", "none", "null", "n/a", "<na>", "nat", "unlabeled", "unlabelled")
 _NUMBER = re.compile(r"[0-9]{1,18}")
+_SHOWN = 3
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -64,10 +68,28 @@ def alike(names: Sequence[str]) -> str:
     """Return a remark where two names differ by capitals or blanks alone; else an empty text."""
     known: dict[str, str] = {}
     for name in names:
-        other = known.setdefault("".join(name.split()).casefold(), name)
+        other = known.setdefault("".join(_composed(name).split()).casefold(), name)
         if other != name:
-            return f"data.train: classes {other!r} and {name!r} are two, though only capitals or blanks differ"
+            differ = "capitals or blanks" if _composed(other) != _composed(name) else "the forms of Unicode's accents"
+            return f"data.train: classes {other!r} and {name!r} are two, though only {differ} differ"
     return ""
+
+
+def composed(name: str, names: Sequence[str]) -> str:
+    """Return the one of `names` that is this name but for the form of Unicode's accents; else the name itself."""
+    same = [other for other in names if _composed(other) == _composed(name)]
+    return same[0] if len(same) == 1 else name
+
+
+def by_number(role: str, names: Sequence[str]) -> str:
+    """Return a remark on a source whose labels are numbers, where the names of classes are the training source's."""
+    shown = ", ".join(f"{number} is {name!r}" for number, name in enumerate(names[:_SHOWN]))
+    more = ", ..." * (len(names) > _SHOWN)
+    return f"data.{role}: labels are numbers and data.train's are names, which are taken in their order: {shown}{more}"
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def no_label(names: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field, TypeAdapter, ValidationError
 
+from ray_unlearn.data.class_names import composed
 from ray_unlearn.data.rows import Row, Slice
 from ray_unlearn.data.shards import Example, encode_shard
 from ray_unlearn.errors import DataError, did_you_mean, first_line
@@ -262,6 +263,7 @@ def _example(row: Row, job: DecodeJob, done: DecodedSlice) -> Example | None:
 def _label(row: Row, job: DecodeJob) -> int:
     names, limit, label = job.class_names or (), job.num_classes, row.label
     if isinstance(label, str):
+        label = label if label in names else composed(label, names)
         if label not in names:
             raise DataError(
                 f"{row.where}: label {repr(label)[:80]} is none of the {len(names)} classes{did_you_mean(label, names)}"

@@ -10,18 +10,19 @@ Does not cover: runs (`ray_unlearn.store.verify`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ray_unlearn.data.decode import ShardInfo, remove_notes
-from ray_unlearn.data.prepare import MANIFEST, Manifest, read_manifest
+from ray_unlearn.data.prepare import MANIFEST, Manifest, Prepared, read_manifest
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.layout import DATA_CACHE
+from ray_unlearn.study.identity import digest
 
 
 @dataclass(frozen=True, slots=True)
 class ShardProblem:
-    """A shard that differs from its manifest."""
+    """A shard that differs from its manifest, or a manifest whose digest of all images is not that of its shards."""
 
     folder: str
     message: str
@@ -31,13 +32,8 @@ class ShardProblem:
 
 
 def damaged(storage: Storage) -> list[ShardProblem]:
-    """Check size and sha256 of every shard that a manifest below `data-cache/` lists."""
-    listed = ((folder, shard) for folder, manifest in _manifests(storage).items() for shard in manifest.shards)
-    return [
-        ShardProblem(folder, _message(shard))
-        for folder, shard in listed
-        if _sha256(storage, f"{folder}/{shard.name}") != shard.sha256
-    ]
+    """Check size and sha256 of every shard that a manifest below `data-cache/` lists, and what it says of them all."""
+    return [problem for folder, one in _manifests(storage).items() for problem in _damaged(storage, folder, one)]
 
 
 def is_any(storage: Storage) -> bool:
@@ -63,6 +59,19 @@ def prepare_again(storage: Storage, problems: Iterable[ShardProblem]) -> None:
 def _manifests(storage: Storage) -> dict[str, Manifest]:
     folders = [f"{DATA_CACHE}/{name}" for name in storage.folders(DATA_CACHE)]
     return {folder: manifest for folder in folders if (manifest := read_manifest(storage, folder))}
+
+
+def _damaged(storage: Storage, folder: str, manifest: Manifest) -> Iterator[ShardProblem]:
+    bad = [shard for shard in manifest.shards if _sha256(storage, f"{folder}/{shard.name}") != shard.sha256]
+    yield from (ShardProblem(folder, _message(shard)) for shard in bad)
+    if not bad and _content(Prepared(storage, folder, manifest)) != manifest.content:
+        yield ShardProblem(folder, f"{MANIFEST}: its digest of the images is not that of its shards")
+
+
+def _content(prepared: Prepared) -> str:
+    """Return the digest of all images, from the digest of each that the shards hold."""
+    columns = [shard.column("digest").to_pylist() for shard in prepared.columns()]
+    return digest([each.hex() for column in columns for each in column])
 
 
 def _message(shard: ShardInfo) -> str:

@@ -274,7 +274,7 @@ def _ranked(
         draws = {name: parts[name].draws[measure] for name in unlearned if measure in parts[name].draws}
         if places := ranks(measure, estimates, draws, error):
             found[measure] = places
-        if planned := plan(measure, estimates, draws, falls(one.growth for one in unlearned.values())):
+        if planned := plan(measure, estimates, draws, {name: falls(one.growth) for name, one in unlearned.items()}):
             plans.append(planned)
     return found, plans[0] if plans else None
 

@@ -69,19 +69,23 @@ def ranks(
 
 
 def error_of(estimate: Estimate) -> Error:
-    """Return an estimate's standard error with its parts, and those that the ends of its interval are made of."""
+    """Return an estimate's standard error, and those that the ends of its interval are made of."""
     value, df = estimate.value, estimate.df or 1.0
     below = above = None
     if value is not None and estimate.low is not None and estimate.high is not None:
         below, above = (abs(value - end) / t_quantile(0.975, df) for end in (estimate.low, estimate.high))
-    return Error(se=estimate.se or 0.0, df=df, apart=estimate.se_apart, below=below, above=above)
+    return Error(se=estimate.se or 0.0, df=df, below=below, above=above)
+
+
+def correlation(draws: Sequence[float], others: Sequence[float]) -> float:
+    """Return what two populations' values on the same subsets have in common, from 0 to 1."""
+    if len(draws) == len(others) > 2 and np.ptp(draws) > 0 and np.ptp(others) > 0:
+        return max(0.0, float(np.corrcoef(draws, others)[0, 1]))
+    return 0.0
 
 
 def difference_error(one: Error, other: Error, draws: Sequence[float], others: Sequence[float]) -> Error:
     """Return the standard error of a difference; taken as independent where the draws are not paired or do not vary."""
-    together = 0.0
-    if len(draws) == len(others) > 2 and np.ptp(draws) > 0 and np.ptp(others) > 0:
-        together = max(0.0, float(np.corrcoef(draws, others)[0, 1]))
+    together = correlation(draws, others)
     variance = one.se**2 + other.se**2 - 2 * together * one.se * other.se
-    apart = (one.apart**2 + other.apart**2) ** 0.5 * (1 - together) ** 0.5
-    return Error(se=max(variance, 0.0) ** 0.5, df=min(one.df, other.df), apart=apart)
+    return Error(se=max(variance, 0.0) ** 0.5, df=min(one.df, other.df))

@@ -129,9 +129,15 @@ def plan_lines(scores: Scores) -> list[str]:
     rows += [[name, *map(decimals, widths)] for name, widths in found.widths.items()]
     lines = ["", f"{label} with more runs a side, extrapolated from N={found.n}", *aligned(rows)]
     for one in found.separations:
-        many = "more runs do not show it" if one.runs is None else f"{plural(one.runs, 'run')} a side show it"
+        far = f"{found.sizes[-1]} runs a side do not show it"
+        many = far if one.runs is None else f"{plural(one.runs, 'run')} a side show it"
         lines.append(f"{one.first} - {one.second} = {decimals(one.difference)}: {many}")
-    return [*lines, "in 80 % of studies, for all pairs at once, if F goes on changing as it did at the last doubling"]
+    spent = any(one.look and one.look.share == 1 for one in scores.populations.values())
+    return [
+        *lines,
+        "in 80 % of studies, for all pairs at once, if F goes on changing as it did at the last doubling",
+        *["tests of these runs have spent their 5 %: plan more runs in a study with another seed"] * spent,
+    ]
 
 
 def growth_lines(scores: Scores) -> list[str]:

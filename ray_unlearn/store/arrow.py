@@ -88,6 +88,16 @@ class _Inert:
     def close(self) -> None:
         """Do nothing: the code that opened the source closes it."""
 
+    def opened(self) -> pa.NativeFile:
+        """Return the file as Arrow reads it.
+
+        Arrow reads a `PythonFile` in threads of its own, and such a thread may still have to free what it read when
+        Python ends; then it aborts the process. Memory in which nothing has to be renamed is read without a thread.
+        """
+        if isinstance(self._source, _Memory) and _INERT not in self._footer:
+            return pa.BufferReader(pa.py_buffer(self._source.read_at(self._size, 0)))
+        return pa.PythonFile(self, mode="r")
+
 
 def read_ipc(
     source: Source, size_bytes: int, *, tensors: Collection[str] = (), without: Collection[str] = ()
@@ -107,10 +117,10 @@ def read_ipc(
     inert = _Inert(source, size_bytes)
     options = None
     if without:
-        with pa.ipc.open_file(pa.PythonFile(inert, mode="r")) as reader:
+        with pa.ipc.open_file(inert.opened()) as reader:
             wanted = [i for i, name in enumerate(reader.schema.names) if name not in without]
         options = pa.ipc.IpcReadOptions(included_fields=wanted)
-    with pa.ipc.open_file(pa.PythonFile(inert, mode="r"), options=options) as reader:
+    with pa.ipc.open_file(inert.opened(), options=options) as reader:
         found = extension_types(reader.schema)
         for name in sorted({*found, *tensors}):
             expected = _TENSOR if name in tensors else None

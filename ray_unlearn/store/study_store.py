@@ -152,6 +152,8 @@ class StudyStore:
             raise DamagedFile(
                 f"{where}: lacks the digest or the identity of its runs; restore it, or remove the population"
             )
+        if (name := content["identity"].get("name", population)) != population:
+            raise DamagedFile(f"{where}: is that of population {name}; restore it, or remove the population")
         return content
 
     def study(self) -> Study | None:
