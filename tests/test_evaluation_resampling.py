@@ -100,7 +100,7 @@ def test_the_error_of_a_mean_is_the_textbooks():
     drawn = subsets(runs_of([0] * 64), runs_of([-1] * 64, "retrained"), settings(resamples=4000))
     found = np.array([values[rows].mean() for rows, _ in drawn.pairs])
     error = standard_error(
-        "spread_ratio", Draws(values={"spread_ratio": found}, points_KE=np.empty((0, 0))), drawn, "exact"
+        "retain_ratio", Draws(values={"retain_ratio": found}, points_KE=np.empty((0, 0))), drawn, "exact"
     )
     assert error.se == pytest.approx(values.std(ddof=1) / np.sqrt(64), rel=0.05)
     assert error.df == 63
@@ -190,8 +190,8 @@ def test_over_originals_the_units_are_originals():
     parts = 3 * SHARED["parity"] * 0.9 * total, APART["parity"] * 0.1 * total
     assert both[1].se ** 2 == pytest.approx(sum(parts))
     assert both[1].df == pytest.approx(sum(parts) ** 2 / (parts[0] ** 2 / 3 + parts[1] ** 2 / 30))
-    ratio = Draws(values={"spread_ratio": shared[:, 0]}, points_KE=np.empty((0, 0)))
-    error = standard_error("spread_ratio", ratio, drawn, "parity")
+    ratio = Draws(values={"retain_ratio": shared[:, 0]}, points_KE=np.empty((0, 0)))
+    error = standard_error("retain_ratio", ratio, drawn, "parity")
     assert (error.se**2, error.df) == (pytest.approx(3 * total), 3)
 
 

@@ -182,7 +182,7 @@ def test_a_script_gets_the_images_of_its_set(tiny: MakeStudy, monkeypatch: pytes
 
         def __init__(self, *arguments: Any) -> None: ...
 
-        def made(self, run: Run, rng: Any, original: Any, log: Any, data: Any) -> Any:
+        def made(self, run: Run, rng: Any, start: Run, original: Any, log: Any, data: Any) -> Any:
             given.append(data)
             return original.copy()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 
 import pytest
 from plans import finetune, plan_of, record_of
 from pydantic import ValidationError
 
+from ray_unlearn import __version__
 from ray_unlearn.errors import DamagedFile, NewerFormat
 from ray_unlearn.store import FailedRecord, Payload, Record
 from ray_unlearn.store.formats import FORMATS
@@ -122,10 +124,12 @@ def test_an_endless_string_is_refused_at_once():
 
 
 def test_a_newer_format_is_refused_by_name():
-    """Law: a record of a later format is no damage: the error names the version that wrote it."""
+    """Law: a later format is no damage: the error names the version that wrote it, or a later build of this one."""
     newer = json.loads(RECORD.text) | {"format": FORMATS["record"] + 1, "versions": {"ray-unlearn": "9.8.7"}}
     with pytest.raises(NewerFormat, match=r"here: format 3 of a record file, written by ray-unlearn 9\.8\.7.*upgrade"):
         parse_record(sealed(newer), "here")
+    with pytest.raises(NewerFormat, match=f"to a later build of {re.escape(__version__)}, such as its newest commit"):
+        parse_record(sealed(newer | {"versions": {"ray-unlearn": __version__}}), "here")
 
 
 def test_the_record_of_a_failure_survives_its_file():

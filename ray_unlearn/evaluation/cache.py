@@ -44,7 +44,8 @@ from ray_unlearn.store.splits import ImageNames, read_image_names
 from ray_unlearn.study.forget_sets import runs_by_set
 from ray_unlearn.study.identity import digest
 
-_SIGNED = sorted(name for name, one in MEASURES.items() if one.signed)
+_ENDS = [[name, one.error, bool(one.halves), bool(one.distance)] for name, one in sorted(MEASURES.items())]
+"""What decides the intervals of measures that are not made of points."""
 _BYTES_PER_IMAGE = 50  # of outputs.arrow with ten classes
 
 
@@ -166,7 +167,7 @@ class Task:
                     ATTACKED,
                     CHOICES,
                     *(sorted(factors.items()) for factors in (SHARED, APART, REST, ALONE)),
-                    _SIGNED,
+                    _ENDS,
                 ],
                 "population": None if self.null else [self.population.name, self.role, self.population.identity],
                 "reference": [self.reference.name, self.reference.identity],

@@ -105,9 +105,11 @@ def check_format(kind: str, content: Mapping[Any, Any], where: str, newest: int 
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise DamagedFile(f"{where}: format: expected a whole number from 1; found {stated!r}")
     if found > known:
+        writer = _writer(content)
+        upgrade = "that version" if writer != __version__ else f"a later build of {writer}, such as its newest commit"
         raise NewerFormat(
-            f"{where}: format {found} of a {kind} file, written by ray-unlearn {_writer(content)}; this is "
-            f"ray-unlearn {__version__}, which reads formats up to {known}: upgrade ray-unlearn to that version"
+            f"{where}: format {found} of a {kind} file, written by ray-unlearn {writer}; this is "
+            f"ray-unlearn {__version__}, which reads formats up to {known}: upgrade ray-unlearn to {upgrade}"
         )
     return found
 
