@@ -56,10 +56,7 @@ SCRIPTS: dict[str, tuple[str, str]] = {
     "builtins": ("builtins.len = builtins.sorted = lambda *_: 1 / 0", "its process ended with exit code 1"),
     "threads": ("[threading.Thread(target=time.sleep, args=(600,)).start() for _ in range(20)]", MADE),
     "forks": ("os.fork(); os.fork()", MADE),
-    "orphans": (
-        "if not os.fork():\n        os.setsid(); os.fork() and os._exit(0); time.sleep(600)",
-        MADE,
-    ),
+    "orphans": ("if not os.fork():\n        os.setsid(); os.fork() and os._exit(0); time.sleep(600)", MADE),
     "programs": ("subprocess.Popen(['sleep', '600'], start_new_session=True)", MADE),
     "labels": ("retain.dataset._images.pixels.labels_N[:] = 0", MADE),
     "indices": ("retain.dataset._images.indices[:] = 0; forget.dataset._images.indices[:] = 0", MADE),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ray_unlearn.evaluation.measures import MEASURES
+from ray_unlearn.evaluation.ranks import RANKED
 from ray_unlearn.evaluation.scores import (
     Cost,
     Curve,
@@ -14,6 +15,7 @@ from ray_unlearn.evaluation.scores import (
     ExampleScores,
     Growth,
     PopulationScores,
+    Rank,
     Scores,
     Slice,
     Stage,
@@ -55,6 +57,20 @@ def make_scores(methods: dict[str, tuple[str, float]] = METHODS, runs: int = 64,
         "versions": {"ray_unlearn": "0.2.0", "torch": "2.15.0", "numpy": "2.4.0"},
     }
     return Scores(**values | changes)
+
+
+def settled(scores: Scores) -> Scores:
+    """Return the scores with a single place for each method, by F and by score, and the intervals that each has."""
+    ranks: dict[str, dict[str, Rank]] = {}
+    for measure in RANKED:
+        found = {name: one.measures[measure] for name, one in scores.populations.items() if one.role == "unlearned"}
+        order = sorted(found, key=lambda name: -(found[name].value or 0.0))
+        ranks[measure] = {
+            name: Rank(best=nth, worst=nth, low=one.low or 0.0, high=one.high or 0.0)
+            for nth, name in enumerate(order, 1)
+            if (one := found[name]).value is not None
+        }
+    return scores.model_copy(update={"ranks": ranks})
 
 
 def _summary(mean: float, sd: float, n: int) -> Summary:

@@ -239,34 +239,34 @@ class Cluster:
         """Begin the oldest call: decide now how it ends."""
         held = self._workers[worker]
         attempts, flush = held.calls[0]
-        held.began_at, told, took_s = self.now, list[Outcome](), 0.0
+        held.began_at, ended, took_s = self.now, list[Outcome](), 0.0
         for run, _ in attempts:
             seconds = float(self._rng.lognormal(self._mean, self._sigma))
-            told += held.publishing
+            ended += held.publishing
             held.publishing = []
             if self._rng.random() < self._fail_share:
                 seconds *= float(self._rng.random())
-                told.append(Outcome(run=run, seconds=seconds, error="a failure"))
+                ended.append(Outcome(run=run, seconds=seconds, error="a failure"))
             else:
                 held.publishing = [Outcome(run=run, seconds=seconds)]
             took_s += seconds
         if flush:
-            told, held.publishing, took_s = [*told, *held.publishing], [], took_s + self._publish_s
+            ended, held.publishing, took_s = [*ended, *held.publishing], [], took_s + self._publish_s
         held.until, held.ends = self.now + took_s, next(self._order)
-        self._at(held.until, lambda: self._answer(worker, held.ends, told, took_s))
+        self._at(held.until, lambda: self._answer(worker, held.ends, ended, took_s))
 
-    def _answer(self, worker: int, end: int, told: list[Outcome], took_s: float) -> list[Report]:
+    def _answer(self, worker: int, end: int, ended: list[Outcome], took_s: float) -> list[Report]:
         held = self._workers.get(worker)
         if held is None or held.ends != end:
             return []
         attempts, _ = held.calls.popleft()
         if attempts:
-            self.spans.append((held.began_at, self.now, not any(o.error and o.run == attempts[-1][0] for o in told)))
-        self.made += [(self.now, outcome.run.population) for outcome in told if not outcome.error]
+            self.spans.append((held.began_at, self.now, not any(o.error and o.run == attempts[-1][0] for o in ended)))
+        self.made += [(self.now, outcome.run.population) for outcome in ended if not outcome.error]
         held.idle_since = self.now
         if held.calls:
             self._begin(worker)
-        return [Finished(worker, told)]
+        return [Finished(worker, ended)]
 
     def _end(self, worker: int) -> None:
         """Free a worker's GPU; what it was at is lost."""

@@ -69,10 +69,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         {"populations": {"tuned": {"augment": {"flip": False}}}},
         "population tuned: augment.flip: true -> false",
     ),
-    "an option of a script": (
-        {"populations": {"mine": {"batch_size": 16}}},
-        "population mine: batch_size: 32 -> 16",
-    ),
+    "an option of a script": ({"populations": {"mine": {"batch_size": 16}}}, "population mine: batch_size: 32 -> 16"),
 }
 
 

@@ -112,10 +112,7 @@ def test_what_is_no_plain_tar_is_refused(what: str, tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (
-            {"1.png": b"", "1.cls": b"0", "2.png": b""},
-            r"2\.png: the sample '2' has no class; expected 2\.cls, or",
-        ),
+        ({"1.png": b"", "1.cls": b"0", "2.png": b""}, r"2\.png: the sample '2' has no class; expected 2\.cls, or"),
         ({"1.a.png": b"", "1.b.png": b"", "1.cls": b"0"}, "the sample '1' has 2 images"),
         ({"1.png": b"", "1.PNG": b"", "1.cls": b"0"}, "the sample '1' has 2 images"),
         ({"a/1.5.png": b"", "a/1.5.cls": b"0", "b/2.5.png": b""}, r"a/1\.5\.cls: a class without an image"),

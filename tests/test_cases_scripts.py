@@ -240,10 +240,7 @@ def test_c_scripts_that_expect_another_machine(body: str, error: type[Exception]
 def test_c_scripts_whose_imports_fail(line: str, expected: str, tmp_path: Path):
     """Law: what a script lacks, or imports as part of a package, is named with the next step."""
     source = f"{line}\n\ndef unlearning(net, *loaders):\n    pass\n"
-    with (
-        pytest.raises(MethodError, match=expected),
-        script_function(f"{tmp_path}/mine.py:unlearning", source),
-    ):
+    with pytest.raises(MethodError, match=expected), script_function(f"{tmp_path}/mine.py:unlearning", source):
         pass
 
 

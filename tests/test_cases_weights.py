@@ -99,10 +99,7 @@ READ: dict[str, tuple[Any, str]] = {
     ),
     "timm": ({"state_dict_ema": OTHER, "state_dict": STATE, "arch": "x"}, "it also holds 'state_dict_ema'; `key`"),
     "YOLO's order": ({"ema": OTHER, "model": under("module.")}, "without the prefix 'module.'"),
-    "AveragedModel": (
-        {"n_averaged": torch.tensor(3)} | under("module."),
-        "1 of its tensors are left out: n_averaged",
-    ),
+    "AveragedModel": ({"n_averaged": torch.tensor(3)} | under("module."), "1 of its tensors are left out: n_averaged"),
     "thop": (STATE | {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)}, "2 of its tensors are left out"),
     "MoCo": ({"state_dict": under("module.encoder_q.")}, "without the prefix 'module.encoder_q.'"),
     "parts under prefixes": (SPREAD, "without the prefixes 'backbone.', 'head.deep.' of the names"),

@@ -65,8 +65,7 @@ def test_the_file_and_its_variants_fit_rays_schema(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "types"),
-    [("aws", {"head", "gpu-spot"}), ("gcp", {"head", "gpu_spot"}), ("local", {"local.cluster.node"})],
+    ("name", "types"), [("aws", {"head", "gpu-spot"}), ("gcp", {"head", "gpu_spot"}), ("local", {"local.cluster.node"})]
 )
 def test_ray_up_would_accept_the_file(name: str, types: set[str]) -> None:
     """Ray's own preparation keeps our types and commands; where we set nothing, it would install a nightly build."""

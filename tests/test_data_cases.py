@@ -626,10 +626,7 @@ def wide(number: int = 0) -> bytes:
     return encoded(np.repeat(np.repeat(colours[None], 8, 1), 8, 0).transpose(0, 1, 2))
 
 
-@pytest.mark.parametrize(
-    ("resize", "column"),
-    [("stretch", [0, 1, 2]), ("crop", [1, 1, 1]), ("pad", [0, 1, 2])],
-)
+@pytest.mark.parametrize(("resize", "column"), [("stretch", [0, 1, 2]), ("crop", [1, 1, 1]), ("pad", [0, 1, 2])])
 def test_issue_21_resize(resize: Any, column: list[int]):
     """Law: stretch shows all thirds over the whole height, crop the middle one, pad all with black above and below."""
     found = decode(wide(), 24, resize)

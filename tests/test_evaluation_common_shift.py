@@ -6,11 +6,12 @@ from typing import cast
 
 import numpy as np
 import pytest
-from scipy.stats import norm, ttest_ind
+from scipy.stats import norm, t, ttest_ind
 
 from ray_unlearn.evaluation.common_shift import CommonShift, common_shift, distances
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
 from ray_unlearn.evaluation.measures.measure import Mode
+from ray_unlearn.evaluation.originals import error_of_mean
 
 
 def sides(distance: float, runs: int = 16, images: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +48,25 @@ def test_a_distance_is_the_statistic_of_welchs_test():
     assert shift is not None
     assert shift.distance == pytest.approx(expected)
     assert shift.wider == pytest.approx(2.0423 / 1.96, rel=1e-4)  # 30 degrees of freedom
+
+
+def test_over_originals_a_distance_is_welchs_test_of_their_means():
+    """Worked by SciPy: four originals of four runs are four values, and the degrees of freedom are Welch's."""
+    ours_UE, theirs_RE = sides(0.4)
+    starts_U = np.arange(16) % 4
+    sd_E = np.sqrt((ours_UE.var(axis=0, ddof=1) + theirs_RE.var(axis=0, ddof=1)) / 2)
+    of_originals = [(ours_UE[starts_U == one] / sd_E).mean() for one in range(4)]
+    test = ttest_ind(of_originals, (theirs_RE / sd_E).mean(axis=1), equal_var=False)
+    shift = common_shift(ours_UE, theirs_RE, "exact", 0.1, starts_U)
+    assert shift is not None
+    assert shift.distance == pytest.approx(test.statistic)
+    assert shift.wider == pytest.approx(t.ppf(0.975, test.df) / norm.ppf(0.975))
+
+
+def test_the_error_of_a_mean_counts_originals_by_their_runs():
+    """By hand: 0, 0 and 3 from two originals, mean 1: (2^2 + 2^2) / 3^2 x 2; as many runs each: variance over 2."""
+    assert error_of_mean(np.array([0.0, 0.0, 3.0]), np.array([5, 5, 9])) == (pytest.approx(16 / 9), 2)
+    assert error_of_mean(np.array([1.0, 5.0, 3.0, 7.0]), np.array([0, 1, 0, 1])) == (pytest.approx(8 / 2), 2)
 
 
 @pytest.mark.parametrize("mode", ["parity", "exact"])

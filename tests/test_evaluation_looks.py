@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +51,24 @@ def test_nothing_is_left_after_all_planned_runs_nor_for_fewer_runs_than_before()
     assert warning_of(Look(number=1, share=1.0, level=0.05)) == ""
 
 
-def test_runs_that_are_made_anew_begin_anew() -> None:
-    """Law: another identity forgets the looks at the former runs, and those of other populations stay."""
+def test_another_recipe_begins_anew_and_going_back_does_not() -> None:
+    """Law: another recipe, or reference, has looks of its own; the former ones stay, and so do other populations'."""
     looks, _ = Looks().take("kookmin", runs=32, reference_runs=32, share=1.0, identity="a")
     looks, _ = looks.take("finetune", runs=32, reference_runs=32, share=1.0, identity="a")
     looks, look = looks.take("kookmin", runs=32, reference_runs=64, share=1.0, identity="b")
     assert (look.number, look.level) == (1, pytest.approx(0.05))
-    assert len(looks.populations["finetune"].looks) == 1
+    looks, look = looks.take("kookmin", runs=64, reference_runs=64, share=1.0, identity="a")
+    assert (look.number, look.level) == (2, LEAST_LEVEL)
+    assert len(looks.of("finetune", "a")) == 1
+
+
+def test_as_many_other_runs_are_another_look() -> None:
+    """Law: a look is the same only if it is at the same runs, not at as many."""
+    looks, first = Looks().take("kookmin", runs=16, reference_runs=16, share=0.5, identity="a", which="0 to 15")
+    _, again = looks.take("kookmin", runs=16, reference_runs=16, share=0.5, identity="a", which="0 to 15")
+    _, other = looks.take("kookmin", runs=16, reference_runs=16, share=0.5, identity="a", which="1 to 16")
+    assert again == first
+    assert (other.number, other.level) == (2, LEAST_LEVEL)
 
 
 def test_all_looks_together_err_in_five_per_cent() -> None:
@@ -89,6 +101,22 @@ def test_a_second_evaluation_of_more_runs_is_a_second_look(tmp_path: Path) -> No
     assert any("look 2" in line for line in last.populations["finetune"].warnings)
     assert last.populations["retrained"].look is None
     assert evaluate(study, store).populations["finetune"].look == looks[2]
+
+
+def test_looks_outlive_late_runs_the_other_mode_and_the_folder_of_parts(tmp_path: Path) -> None:
+    """Law: no look is forgotten because run 0 came late, the mode changed, or the computed parts were removed."""
+    study, store = evaluated_store(tmp_path, {"retrained": 8, "finetune": 8})
+    late = [tmp_path / study.name / name / "00000" for name in ("retrained", "finetune")]
+    for folder in late:
+        folder.rename(f"{folder}.kept")
+    first = evaluate(study, store)
+    for folder in late:
+        Path(f"{folder}.kept").rename(folder)
+    shutil.rmtree(tmp_path / study.name / "scores")
+    for mode in ("parity", "exact"):
+        look = evaluate(study, store, mode=mode).populations["finetune"].look
+        assert look == Look(number=2, share=1.0, level=spent(1.0) - spent(7 / 8))
+    assert first.populations["finetune"].look == Look(number=1, share=7 / 8, level=spent(7 / 8))
 
 
 def test_the_plan_of_a_study_is_printed(tmp_path: Path) -> None:

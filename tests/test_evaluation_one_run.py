@@ -74,7 +74,9 @@ def test_no_mechanism_is_right_more_often(
         above[row, [one, other, len(states) + row]] = edges[one], -math.exp(epsilon) * edges[other], -1
     above[-1, len(states) :] = 1
     heads = np.cumsum(states, axis=1)
-    as_large = (heads >= order.larger).any(axis=1) | ((heads >= order.equal).any(axis=1) & (heads[:, -1] >= right[-1]))
+    before = heads[:, -2] if len(guesses) > 1 else 0 * heads[:, -1]
+    as_many = (heads[:, -1] > order.last) | ((heads[:, -1] == order.last) & (before >= order.before))
+    as_large = (heads >= order.larger).any(axis=1) | ((heads >= order.equal).any(axis=1) & as_many)
     sums = np.r_[np.ones(len(states)), np.zeros(len(rows))]
     limits = np.r_[np.zeros(len(rows)), m * delta]
     found = linprog(-np.r_[as_large, np.zeros(len(rows))], above, limits, sums[None], [1])
@@ -103,12 +105,12 @@ def test_the_bound_is_where_p_meets_the_error() -> None:
 
 @pytest.mark.parametrize("right", [(2, 4, 6), (2, 3, 6), (1, 3, 7), (0, 2, 5), (2, 2, 4)])
 def test_several_numbers_of_guesses_count_at_once(right: tuple[int, ...]) -> None:
-    """Law: p is that of all 256 series of 8 tosses, in the order of the largest Clopper-Pearson bound and the sum."""
+    """Law: p is that of all 256 series of 8 tosses, by the largest Clopper-Pearson bound, then all and most guesses."""
     guesses, chance = (2, 4, 8), 0.6
 
-    def order(numbers: tuple[int, ...]) -> tuple[float, int]:
+    def order(numbers: tuple[int, ...]) -> tuple[float, int, int]:
         low = [beta.ppf(0.05 / 3, v, r - v + 1) if v else 0.0 for v, r in zip(numbers, guesses, strict=True)]
-        return round(float(max(low)), 9), numbers[-1]
+        return round(float(max(low)), 9), numbers[-1], numbers[-2]
 
     p = 0.0
     for tosses in itertools.product((0, 1), repeat=8):
@@ -132,7 +134,7 @@ def test_the_bound_is_never_below_that_of_bonferroni() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "attained", "next_one"), [(20, 0.027, 0.062), pytest.param(83, 0.043, 0.053, marks=pytest.mark.long)]
+    ("images", "attained", "next_one"), [(20, 0.05, 0.059), pytest.param(83, 0.0494, 0.0511, marks=pytest.mark.long)]
 )
 def test_blind_models_are_shown_as_often_as_whole_numbers_of_guesses_allow(
     images: int, attained: float, next_one: float

@@ -9,7 +9,7 @@ import pytest
 from scored import make_scores
 
 from ray_unlearn.errors import EvaluationError
-from ray_unlearn.evaluation.permutation import PERMUTATIONS, holm, least_p, permutation_tests
+from ray_unlearn.evaluation.permutation import PERMUTATIONS, choices, holm, least_p, permutation_tests
 from ray_unlearn.evaluation.scores import PermutationTest, PopulationScores
 from ray_unlearn.evaluation.whole_populations import adjusted
 
@@ -69,6 +69,37 @@ def test_a_shift_and_a_smaller_spread_are_seen():
     assert permutation_tests(shifted, reference, rng)["energy"].p < 0.01
     assert permutation_tests(narrow, reference, rng)["log_variance"].p < 0.01
     assert permutation_tests(narrow, reference, rng)["energy"].p > 0.01
+
+
+def test_runs_of_one_original_are_not_independent():
+    """Law: perfect over originals, 4 x 8 runs, a quarter of the variance between originals: called different in 5 % of
+    studies at most, and in most if runs counted alone; 1 sd above is found, and one choice alone finds no more.
+    """
+    rng, starts = np.random.default_rng(5), np.repeat(np.arange(4), 8)
+    found = []
+    for _ in range(60):
+        between, within, reference = (rng.normal(size=(runs, 30)) for runs in (4, 32, 32))
+        perfect = 0.5 * between[starts] + 0.75**0.5 * within
+        alone, level, shifted = (
+            permutation_tests(runs, reference, rng, 199, originals)["energy"].p <= 0.05
+            for runs, originals in ((perfect, None), (perfect, starts), (perfect + 0.5, starts))
+        )
+        one = permutation_tests(perfect[::8] + 0.5, reference, rng, 199)["energy"].p <= 0.05
+        found.append((alone, level, shifted, one))
+    alone, level, shifted, one = np.mean(found, axis=0)
+    assert alone > 0.5
+    assert level <= 0.05
+    assert shifted > max(0.9, one)
+
+
+def test_runs_are_chosen_by_original():
+    """Law: from 4 originals on, each choice has one run of each, and 16 choices at most; else all runs are one."""
+    for starts in (np.arange(40) % 5, np.repeat([0, 1, 2, 3], [50, 3, 2, 1])):
+        found = choices(starts, len(starts))
+        assert len(found) == min(16, np.bincount(starts).max())
+        assert all(len({*starts[rows]}) == len(rows) == starts.max() + 1 for rows in found)
+    assert [len(rows) for rows in choices(np.arange(30) % 3, 30)] == [30]
+    assert [len(rows) for rows in choices(None, 30)] == [30]
 
 
 def test_runs_that_do_not_differ_are_distinguished():

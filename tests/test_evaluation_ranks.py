@@ -56,11 +56,15 @@ def test_intervals_at_once_keep_the_sides_of_each():
     assert (found["b"].low, found["b"].high) == pytest.approx((0.1 - 0.022414, 0.1 + 0.022414), abs=1e-5)
 
 
-def test_what_does_not_compare_has_no_place():
-    """Law: other numbers of runs, or no interval, and no one is ranked; a population without a value is left out."""
-    a, b, none = estimate(0.2), estimate(0.1), Estimate(value=None, n=32, missing="why")
-    assert ranks("score", {"a": a, "b": estimate(0.1, n=16)}, {}) == {}
-    assert ranks("score", {"a": a, "b": Estimate(value=0.1, n=32)}, {}) == {}
+def test_what_does_not_compare_ties():
+    """Law: other numbers of runs, or no interval, and nothing is sure; but the best still has the interval of all, by
+    hand 2.2414 errors a side for two; a population without a value is left out.
+    """
+    a, b, none = estimate(0.9), estimate(0.1), Estimate(value=None, n=32, missing="why")
+    for other in (estimate(0.1, n=16), Estimate(value=0.1, n=32)):
+        found = ranks("score", {"a": a, "b": other}, {})["a"]
+        assert (found.best, found.worst) == (1, 2)
+        assert (found.low, found.high) == pytest.approx((0.9 - 0.022414, 0.9 + 0.022414), abs=1e-5)
     assert ranks("score", {"a": a, "b": b, "c": none}, {}).keys() == {"a", "b"}
     assert ranks("score", {}, {}) == {}
 

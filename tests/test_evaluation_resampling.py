@@ -24,6 +24,8 @@ from ray_unlearn.evaluation.intervals import (
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.resampling import Draws, Settings, growth_sizes
 
+F = "forgetting_quality"
+
 
 def settings(seed: int = 0, resamples: int = 20) -> Settings:
     """Return settings with few resamples."""
@@ -98,7 +100,7 @@ def test_the_error_of_a_mean_is_the_textbooks():
     drawn = subsets(runs_of([0] * 64), runs_of([-1] * 64, "retrained"), settings(resamples=4000))
     found = np.array([values[rows].mean() for rows, _ in drawn.pairs])
     error = standard_error(
-        "spread_ratio", Draws(values={"spread_ratio": found}, points_KE=np.empty((0, 0))), drawn, "exact"
+        "retain_ratio", Draws(values={"retain_ratio": found}, points_KE=np.empty((0, 0))), drawn, "exact"
     )
     assert error.se == pytest.approx(values.std(ddof=1) / np.sqrt(64), rel=0.05)
     assert error.df == 63
@@ -170,15 +172,27 @@ def test_in_exact_the_error_follows_how_far_images_lie_apart(mode, factor):
     assert both[0] ** 2 == pytest.approx(factor * both[1] ** 2)
 
 
-def test_over_originals_the_jackknife_is_alone():
-    """Law: with originals left out, the whole variance is multiplied; degrees of freedom are originals - 1."""
+def test_over_originals_the_units_are_originals():
+    """By hand: shared variance has 3 degrees of freedom with 4 originals, and what 10 images have alone 30.
+
+    Points that images do not share vary by themselves alone; a measure that is no mean of points has the jackknife's.
+    """
     drawn = Subsets(pairs=[], factor=3.0, units=4, over_originals=True)
-    points_KE = np.random.default_rng(0).random((20, 10))
-    f_K = points_KE.mean(axis=1)
-    draws = Draws(values={"forgetting_quality": f_K}, points_KE=points_KE)
-    found = standard_error("forgetting_quality", draws, drawn, "parity")
-    assert found.se**2 == pytest.approx(3 * f_K.var(ddof=1))
-    assert found.df == 3
+    apart = np.zeros((20, 10))
+    apart[2 * np.arange(10), np.arange(10)] = 1.0  # never two images in one subset
+    shared = np.repeat(np.linspace(0, 1, 20)[:, None], 10, axis=1)
+    both = [
+        standard_error(F, Draws(values={F: points_KE.mean(axis=1)}, points_KE=points_KE), drawn, "parity")
+        for points_KE in (apart, shared)
+    ]
+    alone, total = apart.var(axis=0, ddof=1).sum() / 100, shared[:, 0].var(ddof=1)
+    assert (both[0].se ** 2, both[0].df) == (pytest.approx(APART["parity"] * alone), pytest.approx(30))
+    parts = 3 * SHARED["parity"] * 0.9 * total, APART["parity"] * 0.1 * total
+    assert both[1].se ** 2 == pytest.approx(sum(parts))
+    assert both[1].df == pytest.approx(sum(parts) ** 2 / (parts[0] ** 2 / 3 + parts[1] ** 2 / 30))
+    ratio = Draws(values={"retain_ratio": shared[:, 0]}, points_KE=np.empty((0, 0)))
+    error = standard_error("retain_ratio", ratio, drawn, "parity")
+    assert (error.se**2, error.df) == (pytest.approx(3 * total), 3)
 
 
 def test_an_interval_ends_where_its_measure_does():

@@ -46,11 +46,7 @@ def competition(root: Path, *, header: str = HEADER, **rows: list[str]) -> Path:
     return root
 
 
-GOOD = {
-    "retain": ["7-1,0,3,anna", "7-2,1,12,ben"],
-    "forget": ["8-3,2,25,carl"],
-    "validation": ["9-4,0,,"],
-}
+GOOD = {"retain": ["7-1,0,3,anna", "7-2,1,12,ben"], "forget": ["8-3,2,25,carl"], "validation": ["9-4,0,,"]}
 
 
 def test_a_folder_per_class(tmp_path):

@@ -182,7 +182,7 @@ def test_a_script_gets_the_images_of_its_set(tiny: MakeStudy, monkeypatch: pytes
 
         def __init__(self, *arguments: Any) -> None: ...
 
-        def made(self, run: Run, rng: Any, original: Any, log: Any, data: Any) -> Any:
+        def made(self, run: Run, rng: Any, start: Run, original: Any, log: Any, data: Any) -> Any:
             given.append(data)
             return original.copy()
 
@@ -498,7 +498,7 @@ def test_runs_are_divided_within_sets():
     for study in range(100):
         rng = np.random.default_rng(study)
         sides = [tuple(level + rng.normal(size=(runs, 5)) for runs in sizes) for level, sizes in LEVELS]
-        rejected += stratified_tests(sides, rng, 99)["energy"].p <= 0.05
+        rejected += stratified_tests([(*side, None) for side in sides], rng, 99)["energy"].p <= 0.05
         together = [np.concatenate([side[k] for side in sides]) for k in (0, 1)]
         pooled += permutation_tests(*together, rng, 99)["energy"].p <= 0.05
     assert rejected <= 12  # 5, and three standard errors

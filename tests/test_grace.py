@@ -134,10 +134,7 @@ def assert_resumes(command: Command, undisturbed: dict[str, bytes]) -> None:
     assert not list((command.folder / "store").rglob(".tmp-*"))
 
 
-EVERYDAY = [
-    ("torch is imported", INLINE, signal.SIGINT),
-    ("data are decoded", INLINE, signal.SIGTERM),
-]
+EVERYDAY = [("torch is imported", INLINE, signal.SIGINT), ("data are decoded", INLINE, signal.SIGTERM)]
 LONG = [
     (moment, how, number)
     for how in (INLINE, FORKED, RAY)

@@ -260,10 +260,7 @@ REFUSED: dict[str, tuple[Breaks, str]] = {
         lambda f: ["klom", f"a={f}/oracle", f"b={f}/oracle"],
         "--reference retrained: no population of this name",
     ),
-    "other images": (
-        lambda f: ["klom", f"retrained={f}/oracle", f"scrub={f}/scrub.npy"],
-        "expected [models, images]",
-    ),
+    "other images": (lambda f: ["klom", f"retrained={f}/oracle", f"scrub={f}/scrub.npy"], "expected [models, images]"),
     "an unknown number of training images": (
         lambda f: ["logits", f"retrained={f}/retrained.npy"],
         "--train: expected the number of training images",

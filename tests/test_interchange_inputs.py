@@ -9,16 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from others_files import (
-    FORGET,
-    LABELS,
-    TRAIN,
-    draw_logits,
-    margins_of,
-    write_easydub,
-    write_klom_oracle,
-    write_lira,
-)
+from others_files import FORGET, LABELS, TRAIN, draw_logits, margins_of, write_easydub, write_klom_oracle, write_lira
 
 from ray_unlearn.cli import main
 from ray_unlearn.evaluation.confidence import logit_scaled_confidence

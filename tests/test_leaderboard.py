@@ -148,7 +148,7 @@ def test_a_row_is_added_from_packed_populations(board: tuple[StudyStore, StudySt
     no look of the study's.
     """
     first, second, pack = board
-    before, taken = first.storage.read(first.layout.scores_json), Looks.read(first, "parity")
+    before, taken = first.storage.read(first.layout.scores_json), Looks.read(first)
     scores, added = with_added(first, [read_pack(pack)])
     assert added == {"mine"}
     theirs = read_scores(StudyStore(open_storage(str(pack.parent / "c")), "first"))
@@ -157,7 +157,7 @@ def test_a_row_is_added_from_packed_populations(board: tuple[StudyStore, StudySt
     assert scores.ranks["score"]["near"].best == 1
     assert first.storage.read(first.layout.scores_json) == before
     assert scores.populations["mine"].look is not None
-    assert Looks.read(first, "parity") == taken  # a look at it is none of the study's
+    assert Looks.read(first) == taken  # a look at it is none of the study's
     text = leaderboard_markdown([Entry(scores, added), Entry(read_scores(second))])
     assert "mine finetune, added from packed populations" in text
     assert "mine" in leaderboard_page([Entry(scores, added)])

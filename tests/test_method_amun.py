@@ -42,10 +42,8 @@ class Grey:
     def __len__(self) -> int:
         return len(self.levels)
 
-    def batch(self, positions):
-        return self.levels[positions].view(-1, 1, 1, 1).expand(-1, 3, 4, 4).clone(), torch.tensor(self.labels_N)[
-            positions
-        ]
+    def in_order(self):
+        yield self.levels.view(-1, 1, 1, 1).expand(-1, 3, 4, 4).clone(), torch.tensor(self.labels_N)
 
 
 def test_the_search_by_hand(tmp_path):
@@ -60,7 +58,7 @@ def test_the_search_by_hand(tmp_path):
     assert found.tolist() == [0, 1]
     distance = ((moved[0] / 255 - 0.4) ** 2).sum().sqrt()
     assert 0.693 <= float(distance) <= 0.693 + 0.128 + 1e-4  # at most one step of 1.28 / 10 beyond
-    assert torch.equal(moved[1], images.batch(np.array([1]))[0][0])
+    assert torch.equal(moved[1], next(images.in_order())[0][1])
     assert float(moved.min()) >= 0
     assert float(moved.max()) <= 255
 

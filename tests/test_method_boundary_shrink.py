@@ -14,7 +14,6 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn import models
 from ray_unlearn.data.images import ImageSet, Pixels, Scaling
-from ray_unlearn.methods import boundary_shrink as room
 from ray_unlearn.methods.boundary_shrink import BoundaryShrinkOptions, boundary_shrink, nearest_class
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.schema import Model
@@ -120,11 +119,11 @@ def test_labels_of_a_net(tmp_path, monkeypatch):
     data = run_data(tmp_path, retain=8, forget=30, normalize="standard")
     model = models.build(Model(arch="small_cnn", options={"width": 8}), 3, Seeds(study=0))
     before = copy.deepcopy(model.state_dict())
-    plain = copy.deepcopy(model).eval()
+    plain, in_order = copy.deepcopy(model).eval(), ImageSet.in_order
     for epsilon in (0.0, 0.2):
         expected = by_hand(plain, data.forget, epsilon, 63.75)
         assert nearest_class(model, data.forget, others(epsilon)).tolist() == expected
-        monkeypatch.setattr(room, "_BATCH_SIZE", 7)
+        monkeypatch.setattr(ImageSet, "in_order", lambda images: in_order(images, 7))
         assert nearest_class(model, data.forget, others(epsilon)).tolist() == expected
     assert all(label != own for label, own in zip(expected, data.forget.labels_N, strict=True))
     assert same_weights(before, model.state_dict())

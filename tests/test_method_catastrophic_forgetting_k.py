@@ -266,13 +266,7 @@ def test_one_step_by_hand(tmp_path):
     F.cross_entropy(by_hand(images), labels).backward()
     lr, decay = 0.5, 0.01
     options = CatastrophicForgettingKOptions(
-        unit="block",
-        statistics="moving",
-        epochs=1.0,
-        lr=lr,
-        weight_decay=decay,
-        batch_size=8,
-        channels_last=False,
+        unit="block", statistics="moving", epochs=1.0, lr=lr, weight_decay=decay, batch_size=8, channels_last=False
     )
     catastrophic_forgetting_k(model, data, options, RNG)
     for i in (8, 9, 14):

@@ -59,10 +59,7 @@ INFORMATION = [
 
 def test_the_fisher_is_expected_over_the_models_own_labels(tmp_path):
     """Law: mean over images of sum_y p_y (d CE(y))^2, by hand, class by class; not the square at the true label."""
-    data, model = (
-        run_data(tmp_path, normalize="unit"),
-        small_net(),
-    )
+    data, model = (run_data(tmp_path, normalize="unit"), small_net())
     found = fisher_diagonal(model, data.retain)
     expected = [torch.zeros_like(parameter) for parameter in model.parameters()]
     for i in range(20):
@@ -83,9 +80,8 @@ def test_an_image_known_by_heart():
     model = nn.Linear(1, 2, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[math.log(99.0)], [0.0]]))
-    one = type(
-        "One", (), {"__len__": lambda self: 1, "batch": lambda self, at: (torch.ones(1, 1), torch.tensor([0]))}
-    )()
+    batches = [(torch.ones(1, 1), torch.tensor([0]))]
+    one = type("One", (), {"__len__": lambda self: 1, "in_order": lambda self, size: batches})()
     assert fisher_diagonal(model, one)[model.weight].flatten().tolist() == pytest.approx([0.0099, 0.0099], rel=1e-4)
     true = mean_squared_gradient(model, one, lambda m, batch: F.cross_entropy(m(batch.images), batch.labels))
     assert true[model.weight].flatten().tolist() == pytest.approx([1e-4, 1e-4], rel=1e-4)

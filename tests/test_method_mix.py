@@ -7,11 +7,10 @@ from fractions import Fraction
 import pytest
 import torch
 from conftest import TINY, merged
-from samples import copied, digit_runs, run_data, same_weights
+from samples import copied, run_data, same_weights
 from torch import nn
 
 from ray_unlearn.errors import StudyError
-from ray_unlearn.methods import METHODS
 from ray_unlearn.methods.finetune import FinetuneOptions, finetune
 from ray_unlearn.methods.mix import MixOptions, mix
 from ray_unlearn.methods.negative_gradient_plus import NegativeGradientPlusOptions, negative_gradient_plus
@@ -130,11 +129,3 @@ def test_rates_of_the_mix_itself_are_refused():
     """Law: only how batches are made is common to all parts."""
     with pytest.raises(StudyError, match=r"populations\.mine\.lr: unknown key"):
         use(parts=PARTS, lr=0.1)
-
-
-def test_runs_on_digits(tmp_path):
-    """Law: losses stay finite, a run repeats bit for bit, another index gives another model."""
-    first, again, other = digit_runs(tmp_path, "mix", parts=PARTS)
-    assert same_weights(first, again)
-    assert not same_weights(first, other)
-    assert not METHODS["mix"].deterministic

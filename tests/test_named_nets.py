@@ -91,12 +91,7 @@ def test_nets_of_libraries_are_made_by_name(arch: str, options: dict[str, Any], 
 @pytest.mark.parametrize(
     ("arch", "options", "package", "message"),
     [
-        (
-            "timm:test_resnett",
-            {},
-            "timm",
-            r"^model.arch: timm has no model 'test_resnett' \(did you mean 'test_res",
-        ),
+        ("timm:test_resnett", {}, "timm", r"^model.arch: timm has no model 'test_resnett' \(did you mean 'test_res"),
         ("timm:hf-hub:a/b", {}, "timm", "timm has no model 'hf-hub:a/b'"),
         ("timm:test_resnet", {"checkpoint_path": "x.pth"}, "timm", "model.options.checkpoint_path: not an option of a"),
         ("hf:vitt", {}, "transformers", r"no image classifier of type 'vitt' \(did you mean 'vit'\?\)"),

@@ -99,7 +99,7 @@ def test_advice_changes_no_pixel(tmp_path, larger_than_memory):
 
 def test_a_system_without_advice_reads_all_the_same(blocks, monkeypatch):
     """Law: where libc has no madvise, nothing is advised and nothing fails."""
-    monkeypatch.setattr(reading, "_madvise", lambda: None)
+    monkeypatch.setattr(reading, "madvise", lambda: None)
     Reading(blocks).prefetch(np.arange(50))
 
 

@@ -430,8 +430,12 @@ def test_the_verdict_admits_ties() -> None:
     )
     sure = placed(scores, "forgetting_quality", {"a": (2, 2), "b": (1, 1), "c": (3, 3)})
     assert verdict(sure).startswith("Closest to retraining: b, F 0.110 [0.060, 0.160] (as the best of 3) at N = 64.")
-    led = with_measures(scores, "a", score=Estimate(value=0.2, low=0.19, high=0.21, n=64, null=0.19, null_n=32))
-    assert verdict(led).endswith("a leads with 0.200 [0.190, 0.210] at N = 64.")
+    led = with_measures(sure, "a", score=Estimate(value=0.2, low=0.19, high=0.21, n=64, null=0.19, null_n=32))
+    assert verdict(placed(led, "score", {"a": (1, 1), "b": (2, 2), "c": (3, 3)})).endswith(
+        "a leads with 0.200 [0.150, 0.250] (as the best of 3) at N = 64."
+    )
+    assert verdict(led).endswith("a has the most, 0.200 [0.190, 0.210] at N = 64, and that it leads is not settled.")
+    assert "places that these runs allow, by score: a 1-3, b 1-3, c 1-3" in score_lines(led)
     unsettled = placed(led, "score", {"a": (1, 2), "b": (1, 2), "c": (3, 3)})
     assert verdict(unsettled).endswith(
         "a has the most, 0.200 [0.150, 0.250] (as the best of 3) at N = 64, and that it leads is not settled."
@@ -439,7 +443,8 @@ def test_the_verdict_admits_ties() -> None:
     grid = ranking_table(unsettled)
     assert [plain(row[0].text) for row in grid.rows] == ["1-2", "1-2", "3", "--"]
     assert "Places such as 1-3 are a tie" in grid.explained
-    assert "a tie" not in ranking_table(led).explained
+    assert "places that these runs allow, by score: a 1-2, b 1-2, c 3" in score_lines(unsettled)
+    assert "a tie" not in ranking_table(make_scores({"a": ("m", 0.1)})).explained
 
 
 def test_the_verdict_states_what_is_not_known() -> None:
@@ -510,9 +515,9 @@ def test_a_population_without_a_score_has_no_place() -> None:
     """No rank, no headline, no histogram, no dot; N of the others still counts as equal."""
     scores = too_few(make_scores({"a": ("m", 0.10), "b": ("m", 0.11), "two": ("m", 0.5)}), "two")
     grid = ranking_table(scores)
-    assert [plain(row[0].text) for row in grid.rows] == ["1", "2", "--", "--"]
+    assert [plain(row[0].text) for row in grid.rows] == ["1-2", "1-2", "--", "--"]
     assert cells(grid)["two", "F 95 % interval"] == ("--", "needs 3 runs a side")
-    assert verdict(scores).startswith("Closest to retraining: b, ")
+    assert verdict(scores).startswith("Which of b and a is closest to retraining is not settled; the highest is b, ")
     assert "Runs differ in number" not in verdict(scores)
     assert ["two" in svg for svg in (forest(scores), plane(scores))] == [False, False]
     assert histogram(scores, scores.populations["two"]) == ""

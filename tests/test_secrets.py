@@ -128,12 +128,7 @@ def test_a_broken_file_is_not_quoted(tmp_path: Path, capsys):
     """Law: PyYAML repeats the line that it cannot read, cut off anywhere; we state where it is."""
     file = tmp_path / "study.yaml"
     for number, odd in enumerate(ODD):
-        texts = (
-            f"storage: {uri(odd)}: x\n",
-            f"storage: '{uri(odd)}\n",
-            f"a: {{b: {uri(odd)}\nc: 1\n",
-            f"@{uri(odd)}",
-        )
+        texts = (f"storage: {uri(odd)}: x\n", f"storage: '{uri(odd)}\n", f"a: {{b: {uri(odd)}\nc: 1\n", f"@{uri(odd)}")
         for text in texts if odd in FEW else texts[number % 4 :][:1]:
             file.write_text(text)
             main(["status", str(file)])
@@ -217,8 +212,5 @@ def test_a_study_with_keys_continues(tmp_path: Path, tiny):
 
     other = study.model_copy(update={"model": study.model.model_copy(update={"options": {"root": uri("/")}})})
     store = StudyStore(open_storage(study.storage), study.name)
-    store.storage.publish_file(
-        store.layout.study_json,
-        json.dumps(labelled(other.model_dump(mode="json"))).encode(),
-    )
+    store.storage.publish_file(store.layout.study_json, json.dumps(labelled(other.model_dump(mode="json"))).encode())
     assert disagreements(other, store) == []

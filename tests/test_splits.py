@@ -61,9 +61,7 @@ def test_sets_are_disjoint_and_exhaustive(forget: str):
 def check_sets(forget: str, validation: str, test: str, limit: int | None) -> None:
     given = "given" in (forget, validation)
     images = table(
-        given=given,
-        validation=VALIDATION if validation == "source" else 0,
-        test=TEST if test == "source" else 0,
+        given=given, validation=VALIDATION if validation == "source" else 0, test=TEST if test == "source" else 0
     )
     data: dict[str, Any] = {"forget": FORGETS[forget], "limit": limit}
     if validation in ("fraction", "given"):
@@ -144,12 +142,7 @@ def test_named_images_survive_every_draw():
     """Law: limit, test and validation fractions never take an image that the study names."""
     for seed in range(20):
         splits = splits_of(
-            table(validation=0, test=0),
-            seed,
-            limit=10,
-            test=0.3,
-            validation=0.3,
-            forget={"ids": ["i1", "i2", "i3"]},
+            table(validation=0, test=0), seed, limit=10, test=0.3, validation=0.3, forget={"ids": ["i1", "i2", "i3"]}
         )
         assert splits.sets["forget"].tolist() == [1, 2, 3]
 

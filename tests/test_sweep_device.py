@@ -187,10 +187,10 @@ def test_the_first_reason_is_the_error(tmp_path):
     for (_, sink), said in zip(pipes, ("", "OutOfMemoryError: 80 GiB", ""), strict=True):
         sink.send(said)
     with pytest.raises(RayUnlearnError, match=r"^OutOfMemoryError: 80 GiB$"):
-        sweep_members._heard(sources)
+        sweep_members._reports(sources)
     pipes[0][1].close()
     with pytest.raises(RayUnlearnError, match="killed"):
-        sweep_members._heard(sources[:1])
+        sweep_members._reports(sources[:1])
 
 
 # MPS

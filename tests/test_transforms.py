@@ -83,10 +83,7 @@ def test_crops_and_flips_are_what_they_were_without_transforms(images):
     [
         ("RandAugmentt", r"v2 has no transform 'RandAugmentt' \(did you mean 'RandAugment'\?\)"),
         ({"ColorJitter": {"brightnes": 1}}, r"ColorJitter: .*brightnes.*; it takes \(brightness"),
-        (
-            {"Resize": {"size": 4}},
-            r"Resize gives uint8 \[3, 4, 4\]; expected uint8 \[3, 8, 8\], as it gets: data",
-        ),
+        ({"Resize": {"size": 4}}, r"Resize gives uint8 \[3, 4, 4\]; expected uint8 \[3, 8, 8\], as it gets: data"),
         ({"ToDtype": {"dtype": 1}}, "ToDtype.*data.normalize scales images"),
         ("Lambda", "Lambda: .*it needs a function"),
         ({"RandomAffine": {"degrees": 5, "interpolation": "cubical"}}, "RandomAffine: 'cubical' is not a valid"),

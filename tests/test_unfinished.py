@@ -454,10 +454,7 @@ def test_the_driver_names_what_begins_anew(tmp_path: Path, monkeypatch: pytest.M
     assert [line for line in job.remarks if option in line] == [f"{option} finetune begin anew: {why}"]
     use = job.plan.populations["scrub"].method
     script = dataclasses.replace(use, name="mine.py:unlearning", source="def unlearning(): ...")
-    populations = {
-        **job.plan.populations,
-        "scrub": dataclasses.replace(job.plan.populations["scrub"], method=script),
-    }
+    populations = {**job.plan.populations, "scrub": dataclasses.replace(job.plan.populations["scrub"], method=script)}
     found = not_resumed(dataclasses.replace(job, plan=dataclasses.replace(job.plan, populations=populations)))
     expected = f"{option} scrub begin anew: mine.py:unlearning is a script, whose loop nothing can go on with"
     assert found == [expected, f"{option} finetune begin anew: {why}"]

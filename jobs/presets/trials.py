@@ -21,7 +21,6 @@ import contextlib
 import json
 import math
 import re
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -42,6 +41,7 @@ from ray_unlearn.study.yaml12 import parse_yaml
 from ray_unlearn.usercode.imports import is_script, read_script
 
 _SPLITS = {"retain", "forget", "validation"}
+_ORIGINAL = Run(population=ORIGINAL, index=0)
 _DIGITS = 2  # of a sampled number: presets are read by people, and no objective is that sharp
 
 
@@ -99,17 +99,6 @@ class Result:
     failed: int
     """Number of runs that diverged."""
 
-    @property
-    def mean(self) -> float:
-        """Mean objective over seeds."""
-        return statistics.fmean(each.objective for each in self.judgements)
-
-    @property
-    def sd(self) -> float | None:
-        """Standard deviation of the objective over seeds; None for a single one."""
-        values = [each.objective for each in self.judgements]
-        return statistics.stdev(values) if len(values) > 1 else None
-
 
 def make_trials(spaces: Mapping[str, Space], *, count: int, seed: int) -> list[Trial]:
     """Return `count` trials of every method, method by method.
@@ -158,13 +147,8 @@ def with_fixed(trials: Sequence[Trial], texts: Sequence[str]) -> list[Trial]:
         if not (equals and any(key in options_of(trial.method) for trial in trials)):
             raise StudyError(f"--fix {text}: expected KEY=VALUE with an option that one of the methods has")
         fixed[key] = parse_yaml(value)
-    return [
-        replace(
-            trial,
-            options={**trial.options, **{key: one for key, one in fixed.items() if key in options_of(trial.method)}},
-        )
-        for trial in trials
-    ]
+    own = [{key: one for key, one in fixed.items() if key in options_of(trial.method)} for trial in trials]
+    return [replace(trial, options={**trial.options, **more}) for trial, more in zip(trials, own, strict=True)]
 
 
 def options_of(method: str) -> dict[str, Any]:
@@ -189,13 +173,9 @@ def _trials_of(method: str, space: Space, count: int, seed: int) -> list[Trial]:
             raise StudyError(f"tuning: method {shown} has no option {name!r}{did_you_mean(name, options)}")
     rng = Seeds(study=seed, population=shown).numpy("tuning")
     shares = {name: (rng.permutation(count - 1) + rng.random(count - 1)) / max(count - 1, 1) for name in space}
-    published = Trial(method=method, number=0, options={name: options[name] for name in space})
-    return [published] + [
-        Trial(
-            method=method, number=n + 1, options={name: one.at(float(shares[name][n])) for name, one in space.items()}
-        )
-        for n in range(count - 1)
-    ]
+    tried = [{name: one.at(float(shares[name][n])) for name, one in space.items()} for n in range(count - 1)]
+    published = {name: options[name] for name in space}
+    return [Trial(method=method, number=n, options=one) for n, one in enumerate([published, *tried])]
 
 
 def check_study(study: Study) -> None:
@@ -237,8 +217,8 @@ def judge_trials(study: Study, trials: Sequence[Trial]) -> list[Result]:
         StoreError: a run is missing, or failed for another reason than its numbers.
 
     """
-    store = _store(study)
-    original = _original(store)
+    store = StudyStore.of(study)
+    original = _seen(store, _ORIGINAL)
     return [_result(store, study, trial, original) for trial in trials]
 
 
@@ -259,22 +239,14 @@ def _result(store: StudyStore, study: Study, trial: Trial, original: Seen) -> Re
 
 def judge_population(study: Study, population: str) -> list[Judgement]:
     """Judge every run of one of the study's own populations; the controls show how the objective judges them."""
-    store = _store(study)
-    original = _original(store)
+    store = StudyStore.of(study)
+    original = _seen(store, _ORIGINAL)
     return [judge(_seen(store, Run(population=population, index=i)), original) for i in store.made(population)]
 
 
 def _diverged(failure: FailedRecord) -> bool:
     last = failure.traceback.strip().rpartition("\n")[2]
     return last.startswith(f"{TrainingDiverged.__module__}.{TrainingDiverged.__name__}:")
-
-
-def _store(study: Study) -> StudyStore:
-    return StudyStore.of(study)
-
-
-def _original(store: StudyStore) -> Seen:
-    return _seen(store, Run(population=ORIGINAL, index=0))
 
 
 def _seen(store: StudyStore, run: Run) -> Seen:

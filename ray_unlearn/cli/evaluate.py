@@ -13,16 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_unlearn.cli.options import (
-    Address,
-    AsJson,
-    Every,
-    Overrides,
-    StudyFile,
-    names_in,
-    store_of,
-    typed,
-)
+from ray_unlearn.cli.options import Address, AsJson, Every, Overrides, StudyFile, names_in, store_of, typed
 from ray_unlearn.errors import StudyError
 from ray_unlearn.terminal import print_error, print_line
 from ray_unlearn.wording import listed

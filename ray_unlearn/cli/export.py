@@ -46,15 +46,13 @@ def export(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE",
-            help="Output file (.zip, .pth, .safetensors, .csv), or output folder of the other formats.",
+            metavar="FILE", help="Output file (.zip, .pth, .safetensors, .csv), or output folder of the other formats."
         ),
     ],
     population: Annotated[
         str,
         typer.Option(
-            metavar="A,B",
-            help="Population to export; a list, by default of all, where the format holds several.",
+            metavar="A,B", help="Population to export; a list, by default of all, where the format holds several."
         ),
     ] = "",
     run: Annotated[

@@ -29,8 +29,7 @@ def forget(
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="FILE", help="The trained model: .pth or .safetensors.")] = None,
     arch: Annotated[
-        str | None,
-        typer.Option(help="Architecture of the model: resnet18, small_cnn, timm:NAME, or module:factory."),
+        str | None, typer.Option(help="Architecture of the model: resnet18, small_cnn, timm:NAME, or module:factory.")
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Training images of the model: a folder per class, Parquet, or another source.")
@@ -40,8 +39,7 @@ def forget(
         typer.Option(metavar="FILE", help="The images to forget: CSV with a column image_id, .txt, .json or .npy."),
     ] = None,
     test: Annotated[
-        str | None,
-        typer.Option(help="Images on which it was not trained. Default: a tenth of --data, with a warning."),
+        str | None, typer.Option(help="Images on which it was not trained. Default: a tenth of --data, with a warning.")
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="Unlearning method; `ray-unlearn methods` lists them. Default: kookmin.")
@@ -57,8 +55,7 @@ def forget(
         ),
     ] = None,
     expect_accuracy: Annotated[
-        float | None,
-        typer.Option(help="Accuracy of the model on test images, 0 to 1, to be checked before any work."),
+        float | None, typer.Option(help="Accuracy of the model on test images, 0 to 1, to be checked before any work.")
     ] = None,
     budget: Annotated[str, typer.Option(help="Time for making models: 90s, 30m, 1h30m.")] = "30m",
     out: Annotated[

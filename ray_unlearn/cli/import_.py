@@ -59,8 +59,7 @@ def import_(
     epoch: Annotated[str | None, typer.Option(help="Epoch to read, where the files hold several.")] = None,
     forget_set: Annotated[int | None, typer.Option(min=0, help="Number of EasyDUB's forget set.")] = None,
     augmentation: Annotated[
-        int | None,
-        typer.Option(min=0, help="Number of LiRA's augmentation to read. Default: 0, the image as it is."),
+        int | None, typer.Option(min=0, help="Number of LiRA's augmentation to read. Default: 0, the image as it is.")
     ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Population to compare others with. Default: retrained, or the only one.")

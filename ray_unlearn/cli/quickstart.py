@@ -35,11 +35,7 @@ def quickstart(
     file, summary = quickstart(folder, backend.value)
     loaded = load_study(file)
     store = store_of(loaded)
-    for line in [
-        *summary.lines(),
-        "",
-        *accuracy_lines(accuracy_table(store, list(loaded.populations))),
-    ]:
+    for line in [*summary.lines(), "", *accuracy_lines(accuracy_table(store, list(loaded.populations)))]:
         print_line(line)
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)

@@ -79,9 +79,9 @@ class RayBackend:
 
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
         """Decode a large source as a Ray Data job, a small one in place."""
-        from ray_unlearn.data.prepare import LARGE_ROWS, in_place
+        from ray_unlearn.data.prepare import in_place, is_large
 
-        if len(slices) < 2 or sum(part.num_rows for part in slices) < LARGE_ROWS:
+        if not is_large(slices):
             return in_place(slices, job)
         from ray_unlearn.cluster.decoding import decode_with_ray
 

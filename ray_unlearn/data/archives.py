@@ -25,8 +25,7 @@ from typing import Any
 from ray_unlearn.data.class_names import in_order, is_split, reordered
 from ray_unlearn.data.csv_files import packed_as
 from ray_unlearn.data.files import SourceFile, expand
-from ray_unlearn.data.folders import SUFFIXES, check_splits
-from ray_unlearn.data.id_lists import whole
+from ray_unlearn.data.folders import SUFFIXES, check_splits, numbered, size_and_time
 from ray_unlearn.data.rows import OpenSource, Row
 from ray_unlearn.data.strangers import ignored, is_system
 from ray_unlearn.errors import DataError, first_line
@@ -65,14 +64,10 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TarImage:
-    """An image in a tar file, and what is known of it."""
+class TarImage(Row):
+    """An image in a tar file, not read yet."""
 
     member: Member
-    image_id: str
-    label: int | str
-    group: str = ""
-    age: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +87,13 @@ class TarSlice:
             with Path(tar).open("rb") as file:
                 for one in images:
                     file.seek(one.member.offset)
-                    yield _row(one, file.read(one.member.size))
-
-
-def _row(one: TarImage, data: bytes) -> Row:
-    whole_file = len(data) == one.member.size
-    return Row(
-        image=data if whole_file else None,
-        image_id=one.image_id,
-        label=one.label,
-        where=one.member.where,
-        group=one.group,
-        age=one.age,
-        problem="" if whole_file else "the tar file ends inside this image",
-    )
+                    data = file.read(one.member.size)
+                    torn = len(data) < one.member.size
+                    yield (
+                        replace(one, problem="the tar file ends inside this image")
+                        if torn
+                        else replace(one, image=data)
+                    )
 
 
 def is_tar(paths: Sequence[str]) -> bool:
@@ -133,9 +121,7 @@ def open_tars(paths: Sequence[str], columns: Columns) -> OpenSource:
     if any(_pictures(parts) and _ABOUT & parts.keys() for parts in samples.values()):
         images = [image for (_, key), parts in samples.items() for image in _sample(key, parts, columns)]
         others = [part for parts in samples.values() if not _pictures(parts) for part in parts.values()]
-        numbers = [whole(str(one.label)) for one in images]
-        if all(number is not None for number in numbers):
-            images = [replace(one, label=int(number or 0)) for one, number in zip(images, numbers, strict=True)]
+        images = numbered(images) or images
     else:
         if lone := [member.where for member in members if member.name.lower().endswith(".cls")]:
             raise DataError(
@@ -262,6 +248,7 @@ def _sample(key: str, parts: Mapping[str, Member], columns: Columns) -> Iterator
         )
     yield TarImage(
         member=pictures[0],
+        where=where,
         image_id=_plain(about.get(columns.id)) or key,
         label=found,
         group=_plain(about.get(columns.group)),
@@ -302,7 +289,9 @@ def _in_folders(pictures: Sequence[Member], name: str) -> list[TarImage]:
         paths = [PurePosixPath(*path.parts[1:]) for path in paths]
     inside = [(path, member) for path, member in zip(paths, pictures, strict=True) if len(path.parts) > 1]
     check_splits(name, sorted({path.parts[0] for path, _ in inside}))
-    return [TarImage(member=member, image_id=str(path), label=path.parts[0]) for path, member in inside]
+    return [
+        TarImage(member=member, image_id=str(path), label=path.parts[0], where=member.where) for path, member in inside
+    ]
 
 
 def _source(
@@ -310,7 +299,7 @@ def _source(
 ) -> OpenSource:
     named = {str(one.label) for one in images if not isinstance(one.label, int)}
     names = in_order(named) if named else None
-    stats = [[str(Path(file.uri).absolute()), *_size_and_time(file.uri)] for file in files]
+    stats = [[str(Path(file.uri).absolute()), *size_and_time(file.uri)] for file in files]
     remarks = (reordered(names or ()), ignored([PurePosixPath(one.name) for one in others]))
     return OpenSource(
         name=name,
@@ -325,10 +314,4 @@ def _source(
 def _check_sizes(images: Sequence[TarImage]) -> None:
     for one in images:
         if one.member.size > _LARGEST_BYTES:
-            where, size = one.member.where, one.member.size
-            raise DataError(f"{where}: {size:,} bytes; expected an image of at most {_LARGEST_BYTES:,}")
-
-
-def _size_and_time(path: str) -> tuple[int, int]:
-    info = Path(path).stat()
-    return info.st_size, info.st_mtime_ns
+            raise DataError(f"{one.where}: {one.member.size:,} bytes; expected an image of at most {_LARGEST_BYTES:,}")

@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from ray_unlearn.data.files import why_unread
+from ray_unlearn.data.folders import size_and_time
 from ray_unlearn.data.reading import memory_limit
 from ray_unlearn.data.rows import OpenSource, Role, Row
-from ray_unlearn.errors import DataError, first_line
+from ray_unlearn.errors import DataError
 from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.identity import digest
 
@@ -132,7 +134,7 @@ def opened_npz(path: str) -> Any:
             raise DataError(f"{path}: would unpack to {unpacked:,} bytes, and there are {most:,} of memory")
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable .npz file: {_reason(error)}") from error
+        raise DataError(f"{path}: not a readable .npz file: {why_unread(error)}") from error
 
 
 def _load(path: str, name: str) -> np.ndarray:
@@ -144,16 +146,7 @@ def _load(path: str, name: str) -> np.ndarray:
         with opened_npz(path) as held:
             return np.asarray(held[name])
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise DataError(f"{path}: {name} cannot be read: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    text = first_line(error)
-    return (
-        "it holds Python objects, a pickle, which may run code when read"
-        if "pickle" in text or "Python objects" in text
-        else text
-    )
+        raise DataError(f"{path}: {name} cannot be read: {why_unread(error)}") from error
 
 
 def _plain(image: np.ndarray) -> np.ndarray:
@@ -205,4 +198,4 @@ def _scale(found: np.ndarray, where: str) -> float:
 
 def _sizes_and_times(path: Path) -> list[int]:
     files = [path] if path.is_file() else sorted(path.glob("*.npy"))
-    return [number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns)]
+    return [number for file in files for number in size_and_time(file)]

@@ -24,7 +24,7 @@ from urllib.parse import quote, urlsplit
 
 from pyarrow import fs
 
-from ray_unlearn.errors import DataError
+from ray_unlearn.errors import DataError, first_line
 from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.study.uris import error_line, label
 
@@ -87,6 +87,13 @@ def read_local(path: Path, most_bytes: int = _LARGEST_BYTES) -> bytes:
         if os.fstat(file.fileno()).st_size > most_bytes:
             raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes")
         return file.read()
+
+
+def why_unread(error: Exception) -> str:
+    """Return in one line why NumPy could not read a file: it refuses pickles, which may run code when read."""
+    text = first_line(error)
+    is_pickle = "allow_pickle" in text or "Python objects" in text
+    return "it holds Python objects, a pickle, which may run code when read" if is_pickle else text
 
 
 def expand(paths: Iterable[str], suffix: str) -> tuple[SourceFile, ...]:

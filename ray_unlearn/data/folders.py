@@ -18,13 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
-from typing import get_args
+from typing import TypeVar, get_args
 
 from pyarrow import fs
 
 from ray_unlearn.data.class_names import in_order, is_split, reordered
 from ray_unlearn.data.csv_files import read_csv
 from ray_unlearn.data.files import open_filesystem, read_local
+from ray_unlearn.data.id_lists import whole
 from ray_unlearn.data.rows import GivenSplit, OpenSource, Row
 from ray_unlearn.data.strangers import explain, ignored, is_system, unfollowed
 from ray_unlearn.errors import DataError
@@ -43,17 +44,10 @@ _IMAGE_ID = re.compile(r"[A-Za-z0-9_]+-[A-Za-z0-9_]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """One image file and its metadata."""
+class Entry(Row):
+    """One image file, not read yet; its label is a name where the source names its classes."""
 
     path: str
-    image_id: str
-    label: int | str
-    """Label: a name where the source names its classes, so that sources agree on names, not on numbers."""
-    where: str
-    group: str = ""
-    age: float = float("nan")
-    given: GivenSplit = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +66,7 @@ class FileSlice:
     def rows(self) -> Iterator[Row]:
         """Read one file after another."""
         for entry, (image, problem) in zip(self.entries, self._images(), strict=True):
-            yield Row(
-                image=image,
-                image_id=entry.image_id,
-                label=entry.label,
-                where=entry.where,
-                group=entry.group,
-                age=entry.age,
-                given=entry.given,
-                problem=problem,
-            )
+            yield replace(entry, image=image, problem=problem)
 
     def _images(self) -> Iterator[tuple[bytes | None, str]]:
         if not self.root:
@@ -285,15 +270,21 @@ def _label(value: object, where: str) -> int | str:
     raise DataError(f"{where}: age_group: expected an integer or a name; found {value!r}")
 
 
+EntryT = TypeVar("EntryT", bound=Row)
+
+
+def numbered(entries: Sequence[EntryT]) -> list[EntryT]:
+    """Return images with their labels as whole numbers from 0; none where a label is no such number."""
+    numbers = [whole(str(entry.label)) for entry in entries]
+    return [replace(e, label=n) for e, n in zip(entries, numbers, strict=True)] if None not in numbers else []
+
+
 def source_of(
-    path: str,
-    entries: list[Entry],
-    names: tuple[str, ...] | None,
-    sizes_and_times: list[tuple[int, int]] | None = None,
+    path: str, entries: list[Entry], names: tuple[str, ...] | None, sizes_and_times: list[tuple[int, int]] | None = None
 ) -> OpenSource:
     """Return the source; sizes and times are given for an object store, and read for local files."""
     remote = path if sizes_and_times is not None else ""
-    stats = sizes_and_times if sizes_and_times is not None else [_size_and_time(e.path) for e in entries]
+    stats = sizes_and_times if sizes_and_times is not None else [size_and_time(e.path) for e in entries]
     known = [[e.image_id, e.label, e.group, str(e.age), e.given, *stat] for e, stat in zip(entries, stats, strict=True)]
     slices = [FileSlice(tuple(entries[i : i + _SLICE_ROWS]), remote) for i in range(0, len(entries), _SLICE_ROWS)]
     where = label(path) if remote else str(Path(path).absolute())
@@ -306,7 +297,7 @@ def source_of(
     )
 
 
-def _size_and_time(path: str) -> tuple[int, int]:
+def size_and_time(path: str | Path) -> tuple[int, int]:
     """Return size in bytes and time of change in ns; (-1, -1) where there is no such file."""
     try:
         info = Path(path).stat()

@@ -24,8 +24,8 @@ import numpy as np
 
 from ray_unlearn.data.class_names import is_split
 from ray_unlearn.data.csv_files import read_csv
-from ray_unlearn.data.files import read_local
-from ray_unlearn.errors import DataError, did_you_mean, first_line
+from ray_unlearn.data.files import read_local, why_unread
+from ray_unlearn.errors import DataError, did_you_mean
 
 _LARGEST_BYTES = 256 * 2**20
 _EXPECTED = "expected a list of ids, or a .csv file with a column image_id, a .txt, .json or .npy file of them"
@@ -116,11 +116,7 @@ def _entries(file: Path, count: int | None) -> list[str]:
         else:
             found = [entry for line in data.decode("utf-8-sig").splitlines() for entry in _in_line(line.strip())]
     except (OSError, ValueError, EOFError, RecursionError) as error:
-        reason = first_line(error)
-        reason = (
-            "it holds Python objects, a pickle, which may run code when read" if "allow_pickle" in reason else reason
-        )
-        raise DataError(f"{file}: cannot be read as a list of ids ({reason}); {_EXPECTED}") from error
+        raise DataError(f"{file}: cannot be read as a list of ids ({why_unread(error)}); {_EXPECTED}") from error
     if not isinstance(found, list) or not all(map(_is_entry, found)):
         keys = ", ".join(map(repr, list(found)[:5])) if isinstance(found, dict) else ""
         what = f"a dictionary with the keys {keys}: write one of its lists alone" if keys else "other values"

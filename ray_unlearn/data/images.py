@@ -14,7 +14,7 @@ Does not cover: order and augmentation (`training.batches`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
@@ -36,11 +36,7 @@ class Pixels:
     _reading: Reading | None = None
 
     def __init__(
-        self,
-        shards: Sequence[Shard],
-        device: torch.device,
-        budget_bytes: float = 0,
-        shuffle: Shuffle | None = None,
+        self, shards: Sequence[Shard], device: torch.device, budget_bytes: float = 0, shuffle: Shuffle | None = None
     ) -> None:
         self.device = device
         self.shuffle = shuffle or Shuffle()
@@ -257,6 +253,11 @@ class ImageSet:
     def batch(self, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return scaled float32 [B, 3, H, W] and int64 [B] on the device."""
         return self.scaling.apply(self.raw(positions)), self.labels(positions)
+
+    def in_order(self, size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield all images as `batch` returns them, `size` at a time: published logits are of batches of 256."""
+        for start in range(0, len(self), size):
+            yield self.batch(np.arange(start, min(start + size, len(self))))
 
     def subset(self, positions: np.ndarray) -> ImageSet:
         """Return the images at these positions, with the labels that they have here."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ray_unlearn.data.decode import ShardInfo, remove_notes
-from ray_unlearn.data.prepare import MANIFEST, Prepared, read_manifest
+from ray_unlearn.data.prepare import MANIFEST, Manifest, Prepared, read_manifest
 from ray_unlearn.store.filesystem import Storage
 from ray_unlearn.store.layout import DATA_CACHE
 from ray_unlearn.study.identity import digest
@@ -33,8 +33,7 @@ class ShardProblem:
 
 def damaged(storage: Storage) -> list[ShardProblem]:
     """Check size and sha256 of every shard that a manifest below `data-cache/` lists, and what it says of them all."""
-    folders = [f"{DATA_CACHE}/{name}" for name in storage.folders(DATA_CACHE)]
-    return [problem for folder in folders for problem in _damaged(storage, folder)]
+    return [problem for folder, one in _manifests(storage).items() for problem in _damaged(storage, folder, one)]
 
 
 def is_any(storage: Storage) -> bool:
@@ -44,9 +43,7 @@ def is_any(storage: Storage) -> bool:
 
 def shards_sha256(storage: Storage) -> dict[str, str]:
     """Return {folder of a prepared source: one sha256 over its shards'} for every source in the storage."""
-    folders = [f"{DATA_CACHE}/{name}" for name in storage.folders(DATA_CACHE)]
-    found = {folder: read_manifest(storage, folder) for folder in folders}
-    return {folder: manifest.shards_sha256 for folder, manifest in found.items() if manifest}
+    return {folder: manifest.shards_sha256 for folder, manifest in _manifests(storage).items()}
 
 
 def prepare_again(storage: Storage, problems: Iterable[ShardProblem]) -> None:
@@ -59,10 +56,12 @@ def prepare_again(storage: Storage, problems: Iterable[ShardProblem]) -> None:
         storage.remove(f"{folder}/{MANIFEST}")
 
 
-def _damaged(storage: Storage, folder: str) -> Iterator[ShardProblem]:
-    manifest = read_manifest(storage, folder)
-    if manifest is None:
-        return
+def _manifests(storage: Storage) -> dict[str, Manifest]:
+    folders = [f"{DATA_CACHE}/{name}" for name in storage.folders(DATA_CACHE)]
+    return {folder: manifest for folder in folders if (manifest := read_manifest(storage, folder))}
+
+
+def _damaged(storage: Storage, folder: str, manifest: Manifest) -> Iterator[ShardProblem]:
     bad = [shard for shard in manifest.shards if _sha256(storage, f"{folder}/{shard.name}") != shard.sha256]
     yield from (ShardProblem(folder, _message(shard)) for shard in bad)
     if not bad and _content(Prepared(storage, folder, manifest)) != manifest.content:

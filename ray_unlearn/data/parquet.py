@@ -59,15 +59,18 @@ class ParquetSlice:
     """Names in the file's metadata for its integer labels; empty where it has none."""
 
     def rows(self) -> Iterator[Row]:
-        """Yield the groups' rows, a small batch in memory at a time."""
-        names = [name for name in self.columns.model_dump(exclude={"path"}).values() if name is not None]
+        """Yield the rows, a small batch in memory at a time."""
         row = self.first_row
+        for batch in self.batches([name for name in self.columns.model_dump(exclude={"path"}).values() if name]):
+            for values in batch.to_pylist():
+                yield self.row_of(values, row)
+                row += 1
+
+    def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield batches of these columns of the groups."""
         with _reading(self.file) as parquet:
             rows = _batch_rows(parquet.metadata, self.row_groups, _BATCH_ROWS)
-            for batch in parquet.iter_batches(rows, row_groups=list(self.row_groups), columns=names):
-                for values in batch.to_pylist():
-                    yield self.row_of(values, row)
-                    row += 1
+            yield from parquet.iter_batches(rows, row_groups=list(self.row_groups), columns=list(names))
 
     def row_of(self, values: dict[str, Any], row: int) -> Row:
         """Return a row of the table; its number is for messages, and for ids where no column has them."""

@@ -24,14 +24,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ray_unlearn import __version__
-from ray_unlearn.data.decode import (
-    DecodedSlice,
-    DecodeJob,
-    ShardInfo,
-    decode_slice,
-    drop_stale_notes,
-    remove_notes,
-)
+from ray_unlearn.data.decode import DecodedSlice, DecodeJob, ShardInfo, decode_slice, drop_stale_notes, remove_notes
 from ray_unlearn.data.node_cache import NodeCache, cache_folder
 from ray_unlearn.data.rows import OpenSource, Slice
 from ray_unlearn.data.shards import Shard, map_shard, read_columns
@@ -166,8 +159,13 @@ class Prepared:
         return NodeCache.of(cache).get(shard.sha256, shard.size_bytes, fetch)
 
 
-LARGE_ROWS = 16_000
+_LARGE_ROWS = 16_000
 """Rows below which to decode a source in place is quicker than to start Ray Data."""
+
+
+def is_large(slices: Sequence[Slice]) -> bool:
+    """Return whether to decode a source on Ray is worth its start."""
+    return len(slices) > 1 and sum(part.num_rows for part in slices) >= _LARGE_ROWS
 
 
 def in_place(slices: Sequence[Slice], job: DecodeJob) -> Iterator[DecodedSlice]:

@@ -17,15 +17,14 @@ Does not cover: pixels on a GPU, or without a file; for them advice has no effec
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from ray_unlearn.usercode.memory import madvise
 
 _GAP_IMAGES = 8  # gaps of up to this many images (of the forget set, for example) are read, too
 _ALL = 2**62
@@ -59,19 +58,8 @@ class Reading:
         return list(zip(addresses.tolist(), ((last - first + 1) * self._row_bytes).tolist(), strict=True))
 
 
-@cache
-def _madvise() -> Any:
-    """Return libc's function; None where it has none."""
-    try:
-        function = ctypes.CDLL(None).madvise
-    except (OSError, AttributeError, TypeError):
-        return None
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return function
-
-
 def _advise(address: int, size: int, advice: str) -> None:
-    number, function = getattr(mmap, advice, None), _madvise()
+    number, function = getattr(mmap, advice, None), madvise()
     if number is not None and function is not None:
         start = address - address % mmap.PAGESIZE
         function(start, address + size - start, number)

@@ -25,8 +25,8 @@ GivenSplit = Literal["", "retain", "forget", "validation"]
 class Row:
     """One image before decoding."""
 
-    image: bytes | np.ndarray | None
-    """Encoded image, or uint8 [H, W] or [H, W, 3]; None where `problem` has the reason."""
+    image: bytes | np.ndarray | None = None
+    """Encoded image, or uint8 [H, W] or [H, W, 3]; None before it is read, and where `problem` has the reason."""
     image_id: str
     label: int | str | None
     where: str

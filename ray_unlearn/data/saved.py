@@ -11,7 +11,7 @@ Does not cover: images that the files only name (save them with their bytes), an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 from ray_unlearn.data.class_names import in_order, reordered
 from ray_unlearn.data.files import SourceFile, fingerprint
 from ray_unlearn.data.parquet import ParquetSlice, check_columns, class_names_of, is_number
-from ray_unlearn.data.rows import OpenSource, Row
+from ray_unlearn.data.rows import OpenSource
 from ray_unlearn.errors import DataError, first_line
 from ray_unlearn.store.arrow import ArrowStream, extension_types
 from ray_unlearn.study.identity import digest
@@ -33,14 +33,11 @@ STATE, DICT = "state.json", "dataset_dict.json"
 class SavedSlice(ParquetSlice):
     """One Arrow stream of a saved data set."""
 
-    def rows(self) -> Iterator[Row]:
-        """Yield the file's rows, a record batch in memory at a time."""
-        names = [name for name in self.columns.model_dump(exclude={"path"}).values() if name is not None]
-        row = self.first_row
-        for batch in _batches(self.file):
-            for values in batch.select(names).to_pylist():
-                yield self.row_of(values, row)
-                row += 1
+    def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield these columns of the file's record batches."""
+        with _opened(self.file) as stream:
+            for batch in _whole(self.file, stream):
+                yield batch.select(names)
 
 
 def is_saved(path: str) -> bool:
@@ -119,8 +116,3 @@ def _whole(file: SourceFile, stream: ArrowStream) -> Iterator[pa.RecordBatch]:
         yield from stream.batches()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{file.label}: damaged Arrow stream: {first_line(error)}") from error
-
-
-def _batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
-    with _opened(file) as stream:
-        yield from _whole(file, stream)

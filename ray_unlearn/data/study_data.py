@@ -250,25 +250,30 @@ def _assemble(
     num_classes: int,
 ) -> StudyData:
     sizes = {role: source.manifest.num_images for role, source in prepared.items()}
-    by_role = {role: prepared[role].columns() for role in ("train", "validation", "test") if role in prepared}
+    by_role = {str(role): prepared[role].columns() for role in _ROLES if role in prepared}
     _check_disjoint(by_role)
     tables = [table for parts in by_role.values() for table in parts]
-    columns = {
-        name: [value for table in tables for value in table.column(name).to_pylist()]
+    ids, groups, given = (
+        [value for table in tables for value in table.column(name).to_pylist()]
         for name in ("image_id", "group", "given")
-    }
+    )
     table = ImageTable(
-        ids=columns["image_id"],
+        ids=ids,
         labels_N=np.concatenate([table.column("label").to_numpy() for table in tables]),
-        groups=columns["group"],
-        given=columns["given"],
+        groups=groups,
+        given=given,
         num_train=sizes["train"],
         num_validation=sizes.get("validation", 0),
         class_names=names,
     )
     wanted, seeds = _with_hardest(study, hardest, table.ids[: table.num_train]), Seeds(study=study.seed)
     splits, *further = (make_splits(wanted, seeds, table, number) for number in range(wanted.forget.sets))
-    near = _hashes(prepared.values(), tables) if study.data.near_duplicates else None
+    words_N = words_of(tables)
+    hashes_NW = _hashes(prepared.values()) if study.data.near_duplicates and words_N is not None else None
+    unknown = (
+        "data: images that are in two sets were not looked for, because version 0.1 decoded them without digests of "
+        f"pixels; remove {prepared['train'].folder} to decode them again"
+    )
     normalize = study.data.normalize
     identity = {
         "images": {role: source.manifest.content for role, source in prepared.items()},
@@ -295,47 +300,31 @@ def _assemble(
             *filter(None, (remark_on(study.data.forget.label, names or ()), alike(names or ()), no_label(names or ()))),
             *_empty_classes(names, num_classes, table.labels_N[: table.num_train]),
             *_untested(names, table.labels_N, table.num_train, splits),
-            *straddling(splits.sets, table.groups),
-            *_shared_pixels(tables, prepared["train"].folder, splits, table.ids),
-            *(near_copies(splits.sets, *near, table.ids) if near else ()),
+            *_in_two_sets(splits.sets, table, words_N, hashes_NW),
+            *([unknown] if words_N is None else ()),
             *few_images(splits.sets),
-            *_in_further_sets(further, tables, table, near),
+            *(
+                f"forget set {number}: {line}"
+                for number, one in enumerate(further, 1)
+                for line in _in_two_sets({s: one.sets[s] for s in ("retain", "forget")}, table, words_N, hashes_NW)
+            ),
         ),
     )
 
 
-def _hashes(prepared: Iterable[Prepared], tables: Sequence[pa.Table]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return what `near_copies` compares: hashes and words of all images; None where a shard lacks the words."""
-    if (words_N := words_of(tables)) is None:
-        return None
-    shards = [shard for source in prepared for shard in source.map(cache_folder())]
-    return np.concatenate([hashes(shard.pixels_NHWC) for shard in shards]), words_N
+def _hashes(prepared: Iterable[Prepared]) -> np.ndarray:
+    """Return what `near_copies` compares of all images."""
+    return np.concatenate([hashes(shard.pixels_NHWC) for source in prepared for shard in source.map(cache_folder())])
 
 
-def _shared_pixels(tables: Sequence[pa.Table], folder: str, splits: Splits, ids: Sequence[str]) -> Iterator[str]:
-    words_N = words_of(tables)
-    if words_N is None:
-        yield (
-            "data: images that are in two sets were not looked for, because version 0.1 decoded them without digests "
-            f"of pixels; remove {folder} to decode them again"
-        )
-    else:
-        yield from copies(splits.sets, words_N, ids)
-
-
-def _in_further_sets(
-    further: Sequence[Splits],
-    tables: Sequence[pa.Table],
-    images: ImageTable,
-    near: tuple[np.ndarray, np.ndarray] | None,
+def _in_two_sets(
+    sets: Mapping[str, np.ndarray], images: ImageTable, words_N: np.ndarray | None, hashes_NW: np.ndarray | None
 ) -> Iterator[str]:
-    """Yield what is said of groups and copies in both retain and forget, for forget sets 1, 2, ... by number."""
-    words_N = words_of(tables) if further else None
-    for number, splits in enumerate(further, 1):
-        trained = {name: splits.sets[name] for name in ("retain", "forget")}
-        shared = () if words_N is None else copies(trained, words_N, images.ids)
-        nearly = near_copies(trained, *near, images.ids) if near else ()
-        yield from (f"forget set {number}: {line}" for line in (*straddling(trained, images.groups), *shared, *nearly))
+    """Yield a line about groups, equal images and similar ones in two sets; of images only where digests are known."""
+    yield from straddling(sets, images.groups)
+    if words_N is not None:
+        yield from copies(sets, words_N, images.ids)
+        yield from near_copies(sets, hashes_NW, words_N, images.ids) if hashes_NW is not None else ()
 
 
 def _untested(names: tuple[str, ...] | None, labels_N: np.ndarray, num_train: int, splits: Splits) -> Iterator[str]:

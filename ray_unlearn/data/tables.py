@@ -19,7 +19,7 @@ from typing import Any
 
 from ray_unlearn.data.class_names import in_order, is_split, reordered
 from ray_unlearn.data.csv_files import read_csv
-from ray_unlearn.data.folders import SUFFIXES, Entry, source_of
+from ray_unlearn.data.folders import SUFFIXES, Entry, numbered, source_of
 from ray_unlearn.data.id_lists import whole
 from ray_unlearn.data.rows import OpenSource
 from ray_unlearn.errors import DataError, did_you_mean
@@ -72,10 +72,8 @@ def open_table(path: str, columns: Columns, images: str | None = None) -> OpenSo
         raise DataError(f"{path}: no rows; expected one per image")
     splits = [line for name in names if name not in columns.model_dump().values() and (line := _splits(table[name]))]
     _check_single({str(entry.label) for entry in entries}, path, columns.label)
-    numbers = [whole(str(entry.label)) for entry in entries]
-    if all(number is not None for number in numbers):
-        numbered = [replace(e, label=int(n or 0)) for e, n in zip(entries, numbers, strict=True)]
-        return replace(source_of(path, numbered, None), remarks=tuple(splits))
+    if numbers := numbered(entries):
+        return replace(source_of(path, numbers, None), remarks=tuple(splits))
     classes = in_order({str(entry.label) for entry in entries})
     remarks = filter(None, [reordered(classes), _mixed(classes), *splits])
     return replace(source_of(path, entries, classes), remarks=tuple(remarks))

@@ -83,5 +83,5 @@ def _side(found: Side | None, name: str, method: str) -> dict[str, object]:
 
 def _image(one: Image) -> dict[str, object]:
     retrained = f", {percent(one.retrained)} % in retrained models" if one.retrained is not None else ""
-    said = f"{one.image_id}: confidence {percent(one.before)} % before, {percent(one.unlearned)} % unlearned{retrained}"
-    return asdict(one) | {"words": said, "state": words.image_words(one)}
+    text = f"{one.image_id}: confidence {percent(one.before)} % before, {percent(one.unlearned)} % unlearned{retrained}"
+    return asdict(one) | {"words": text, "state": words.image_words(one)}

@@ -2,6 +2,7 @@
 
     lower_bound(64, 64, false_positives=3, false_negatives=10, error=0.05)       # 95 % confidence; 0: shows nothing
     order_VW = from_rates(64, 64, 0.025)         # Clopper-Pearson's epsilon by numbers of errors, falling in both
+    leaks(64, 64, wrong_E2, error=0.05)          # [E] whether the bound of each is above 0
 
 (epsilon, delta) allows false positive and false negative rates with
 
@@ -20,6 +21,7 @@ Does not cover: which attack is judged, and on which runs (`lower_bounds`).
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -63,6 +65,28 @@ def lower_bound(
     as_good_V = (order >= found - 1e-12).sum(axis=1)
     results = _Results(num_retrained, num_unlearned, as_good_V[as_good_V > 0])
     return _LARGEST * _last_step(results, error, round(found / _LARGEST * _STEPS)) / _STEPS
+
+
+def leaks(
+    num_retrained: int, num_unlearned: int, wrong_E2: npt.NDArray[np.intp], error: float
+) -> npt.NDArray[np.bool_]:
+    """Return of which attacks the lower bound is above 0, [E]: those from some place on, in the order of results.
+
+    Args:
+        num_retrained: as in `lower_bound`, and so are `num_unlearned` and `error`.
+        num_unlearned: see there.
+        wrong_E2: false positives and false negatives of each attack, [E, 2].
+        error: see there.
+
+    """
+    order_E = _order(num_retrained, num_unlearned, error)[wrong_E2[:, 0], wrong_E2[:, 1]]
+    values, first = np.unique(order_E, return_index=True)
+
+    def above(place: int) -> bool:
+        return lower_bound(num_retrained, num_unlearned, *map(int, wrong_E2[first[place]]), error) > 0
+
+    least = bisect_left(range(len(values)), True, key=above)
+    return np.asarray(order_E >= values[least]) if least < len(values) else np.zeros(len(order_E), dtype=np.bool_)
 
 
 @lru_cache(maxsize=8)

@@ -25,6 +25,7 @@ from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.nulls import NullPart, score_null
 from ray_unlearn.evaluation.outputs import Outputs, check_same_images, original_of, read_outputs
+from ray_unlearn.evaluation.permutation import CHOICES
 from ray_unlearn.evaluation.population_scores import Scored, describe, on_set, whole
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import FORMAT, OneRunAudit, PopulationScores, Role
@@ -43,7 +44,8 @@ from ray_unlearn.store.splits import ImageNames, read_image_names
 from ray_unlearn.study.forget_sets import runs_by_set
 from ray_unlearn.study.identity import digest
 
-_SIGNED = sorted(name for name, one in MEASURES.items() if one.signed)
+_ENDS = [[name, one.error, bool(one.halves), bool(one.distance)] for name, one in sorted(MEASURES.items())]
+"""What decides the intervals of measures that are not made of points."""
 _BYTES_PER_IMAGE = 50  # of outputs.arrow with ten classes
 
 
@@ -161,7 +163,12 @@ class Task:
                 "null": [self.null, self.null_runs] if self.null or self.role == "unlearned" else None,
                 "version": importlib.metadata.version("ray-unlearn"),
                 "measures": sorted(MEASURES),
-                "rules": [ATTACKED, *(sorted(factors.items()) for factors in (SHARED, APART, REST, ALONE)), _SIGNED],
+                "rules": [
+                    ATTACKED,
+                    CHOICES,
+                    *(sorted(factors.items()) for factors in (SHARED, APART, REST, ALONE)),
+                    _ENDS,
+                ],
                 "population": None if self.null else [self.population.name, self.role, self.population.identity],
                 "reference": [self.reference.name, self.reference.identity],
                 "names": self.names_sha256,

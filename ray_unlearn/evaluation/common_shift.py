@@ -25,14 +25,17 @@ Does not cover: what an image has alone, what only some images share, and spread
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ray_unlearn.evaluation.epsilon import MAX_PARITY
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
 from ray_unlearn.evaluation.measures.measure import Mode
+from ray_unlearn.evaluation.originals import error_of_mean
 from ray_unlearn.evaluation.populations import FloatArray
 
 _MOVES = np.arange(-6.0, 7.0)
@@ -40,7 +43,7 @@ _MOVES = np.arange(-6.0, 7.0)
 _CHANCE = np.linspace(-2.5, 2.5, 11)
 """Chance shifts of studies, in standard errors, and the normal distribution's weights."""
 _WEIGHTS = np.exp(-(_CHANCE**2) / 2) / np.exp(-(_CHANCE**2) / 2).sum()
-_ALONG = np.linspace(-3.5, 3.5, 29)
+ALONG = np.linspace(-3.5, 3.5, 29)
 """Shifts at which the mean over studies is known: as far as all chance shifts lie between the moves."""
 _STEP = 0.01
 """Step of estimates, in standard errors."""
@@ -58,30 +61,89 @@ class CommonShift:
     """Quantile of the t distribution that the distance has, over the normal one's."""
     along: FloatArray
     """[29] mean of F over studies after a shift by -3.5, -3.25, ..., 3.5 standard errors."""
+    has_sign: bool = False
+    """Whether a distance below 0 is another one than that above: its interval is then the t distribution's."""
 
     def allowed(self) -> tuple[float, float]:
         """Return the smallest and the largest mean of F over studies at distances within the 95 % interval."""
         found = self.distance / self.wider
-        ends = np.array(distances(abs(found))) * (1 if found >= 0 else -1)
+        ends = np.array([found - _NORMAL, found + _NORMAL])
+        if not self.has_sign:
+            ends = np.array(distances(abs(found))) * (1 if found >= 0 else -1)
         first, last = sorted((ends - found) * self.wider)
         steps = np.linspace(first, last, 33)
-        values = np.interp(steps, _ALONG, self.along)
+        values = np.interp(steps, ALONG, self.along)
         return float(values.min()), float(values.max())
 
     @property
     def may_be_none(self) -> bool:
         """Whether a distance of 0 is within the 95 % interval."""
-        return distances(abs(self.distance) / self.wider)[0] == 0
+        return not self.has_sign and distances(abs(self.distance) / self.wider)[0] == 0
 
     @property
     def slope(self) -> float:
         """Change of F by a standard error of the distance: the part of its error that a jackknife sees."""
-        before, after = np.interp([-1.0, 1.0], _ALONG, self.along)
+        before, after = np.interp([-1.0, 1.0], ALONG, self.along)
         return float(after - before) / 2
 
 
-def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode, value: float) -> CommonShift | None:
-    """Return the shift that all images have in common; None where no image varies, or the images' mean does not.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moves:
+    """Moves of all images of the unlearned models, and how far these are from the retrained ones."""
+
+    by_ME: FloatArray
+    """[13, images] moves by -6 to 6 standard errors of the distance, in phi."""
+    ours_U: FloatArray
+    """Mean over images of phi in standard deviations, of each unlearned model."""
+    theirs_R: FloatArray
+    error: float
+    """Standard error of the difference of both means."""
+    df: float
+    """Its degrees of freedom."""
+
+    def shift(self, values_M: Sequence[float] | FloatArray) -> CommonShift:
+        """Return the shift from a measure's values after the moves."""
+        from scipy.special import stdtrit
+
+        shifts = ALONG[:, None] + _CHANCE
+        return CommonShift(
+            distance=float(self.ours_U.mean() - self.theirs_R.mean()) / self.error,
+            wider=float(stdtrit(self.df, 0.975)) / _NORMAL,
+            along=np.interp(shifts, _MOVES, values_M) @ _WEIGHTS,
+        )
+
+
+def moves(
+    unlearned_UE: FloatArray, retrained_RE: FloatArray, originals_U: NDArray[np.int64] | None = None
+) -> Moves | None:
+    """Return moves of the unlearned models' images; None where no image varies, or the images' mean does not.
+
+    Args:
+        unlearned_UE: phi of the unlearned models, [runs, images].
+        retrained_RE: phi of the retrained models.
+        originals_U: the original of each unlearned model, where the distance is one over originals.
+
+    """
+    sides = (unlearned_UE, retrained_RE)
+    varies_E = np.any([np.ptp(side, axis=0) > 0 for side in sides], axis=0)
+    if not varies_E.any():
+        return None
+    sd_E = np.where(varies_E, np.sqrt(sum(side.var(axis=0, ddof=1) for side in sides) / 2), 0.0)
+    ours_U, theirs_R = ((side[:, varies_E] / sd_E[varies_E]).mean(axis=1) for side in sides)
+    error, df = _error(ours_U, theirs_R, originals_U)
+    if not error:
+        return None
+    return Moves(by_ME=(_MOVES * error)[:, None] * sd_E, ours_U=ours_U, theirs_R=theirs_R, error=error, df=df)
+
+
+def common_shift(
+    unlearned_UE: FloatArray,
+    retrained_RE: FloatArray,
+    mode: Mode,
+    value: float,
+    originals_U: NDArray[np.int64] | None = None,
+) -> CommonShift | None:
+    """Return the shift that all images have in common; None where there are no `moves`.
 
     None in `parity`, too, where moved images would be beyond what it takes (`epsilon.MAX_PARITY`).
 
@@ -90,29 +152,31 @@ def common_shift(unlearned_UE: FloatArray, retrained_RE: FloatArray, mode: Mode,
         retrained_RE: phi of the retrained models; in `parity` as many runs.
         mode: that of F.
         value: their F, without any shift.
+        originals_U: the original of each unlearned model, where the distance is one over originals.
 
     """
-    from scipy.special import stdtrit
-
-    sides = (unlearned_UE, retrained_RE)
-    varies_E = np.any([np.ptp(side, axis=0) > 0 for side in sides], axis=0)
-    if not varies_E.any():
+    found = moves(unlearned_UE, retrained_RE, originals_U)
+    if found is None:
         return None
-    sd_E = np.where(varies_E, np.sqrt(sum(side.var(axis=0, ddof=1) for side in sides) / 2), 0.0)
-    ours_U, theirs_R = ((side[:, varies_E] / sd_E[varies_E]).mean(axis=1) for side in sides)
-    error = float(np.sqrt(ours_U.var(ddof=1) / len(ours_U) + theirs_R.var(ddof=1) / len(theirs_R)))
-    farthest = float((np.abs(unlearned_UE).max(axis=0) + _MOVES[-1] * error * sd_E).max())
-    if not error or (mode == "parity" and farthest > MAX_PARITY):
+    farthest = float((np.abs(unlearned_UE).max(axis=0) + found.by_ME[-1]).max())
+    if mode == "parity" and farthest > MAX_PARITY:
         return None
-    moved = [
-        forgetting_quality(unlearned_UE + by * error * sd_E, retrained_RE, mode).score if by else value for by in _MOVES
-    ]
-    shifts = _ALONG[:, None] + _CHANCE
-    return CommonShift(
-        distance=float(ours_U.mean() - theirs_R.mean()) / error,
-        wider=float(stdtrit(len(ours_U) + len(theirs_R) - 2, 0.975)) / _NORMAL,
-        along=np.interp(shifts, _MOVES, moved) @ _WEIGHTS,
+    return found.shift(
+        [
+            forgetting_quality(unlearned_UE + by_E, retrained_RE, mode).score if by_E.any() else value
+            for by_E in found.by_ME
+        ]
     )
+
+
+def _error(ours_U: FloatArray, theirs_R: FloatArray, originals_U: NDArray[np.int64] | None) -> tuple[float, float]:
+    """Return the standard error of a difference of means, and its degrees of freedom (Welch's, over originals)."""
+    theirs = float(theirs_R.var(ddof=1)) / len(theirs_R)
+    if originals_U is None:
+        return float(np.sqrt(ours_U.var(ddof=1) / len(ours_U) + theirs)), len(ours_U) + len(theirs_R) - 2
+    ours, originals = error_of_mean(ours_U, originals_U)
+    parts = ours**2 / (originals - 1) + theirs**2 / (len(theirs_R) - 1)
+    return (ours + theirs) ** 0.5, (ours + theirs) ** 2 / parts if parts else 1.0
 
 
 def distances(found: float) -> tuple[float, float]:

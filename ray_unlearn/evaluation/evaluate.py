@@ -45,7 +45,7 @@ from ray_unlearn.evaluation.scores import (
 )
 from ray_unlearn.evaluation.scores_table import scores_table
 from ray_unlearn.evaluation.whole_populations import adjusted
-from ray_unlearn.store import StudyStore
+from ray_unlearn.store import Record, StudyStore
 from ray_unlearn.store.agreement import disagreements
 from ray_unlearn.store.formats import parse_object
 from ray_unlearn.store.splits import image_names_sha256, read_image_names
@@ -97,7 +97,7 @@ def evaluate(
     reference = held[reference_of(study)]
     tasks = _tasks(study, store, settings, held, reference)
     parts = _computed(store, tasks, execute, log)
-    looks = _looks(study, store, settings, tasks, guests)
+    looks = _looks(study, store, tasks, guests)
     scores = _assembled(study, store, settings, tasks, parts, looks, warnings)
     if first is not None:
         return scores  # of a look in between: what was published of more runs stays
@@ -236,11 +236,9 @@ def _older(store: StudyStore, tasks: Sequence[Task]) -> int:
     return found
 
 
-def _looks(
-    study: Study, store: StudyStore, settings: Settings, tasks: Sequence[Task], guests: Collection[str]
-) -> dict[str, Look]:
+def _looks(study: Study, store: StudyStore, tasks: Sequence[Task], guests: Collection[str]) -> dict[str, Look]:
     """Return the look that this is at each unlearned population with enough runs to test; keep those at no guests."""
-    found, looks = dict[str, Look](), Looks.read(store, settings.mode)
+    found, looks = dict[str, Look](), Looks.read(store)
     before = looks
     for task in tasks:
         runs, theirs = len(task.population.records), len(task.reference.records)
@@ -248,14 +246,20 @@ def _looks(
             continue
         planned, own = planned_runs(study, task.reference), planned_runs(study, task.population)
         share = min(1.0, theirs / planned, runs / min(planned, own))
-        identity = digest([one.identity[0] for one in (task.population, task.reference)])
+        sides = [one.records for one in (task.population, task.reference)]
+        identity, which = digest([_recipe(one) for one in sides]), digest([sorted(one) for one in sides])
         grown, found[task.part] = looks.take(
-            task.part, runs=runs, reference_runs=theirs, share=share, identity=identity
+            task.part, runs=runs, reference_runs=theirs, share=share, identity=identity, which=which
         )
         looks = looks if task.part in guests else grown
     if looks != before:
-        looks.save(store, settings.mode)
+        looks.save(store)
     return found
+
+
+def _recipe(records: Mapping[int, Record]) -> str:
+    """Return the digest of the population that runs are of."""
+    return next(iter(records.values())).digest
 
 
 def _ranked(
@@ -270,7 +274,7 @@ def _ranked(
         draws = {name: parts[name].draws[measure] for name in unlearned if measure in parts[name].draws}
         if places := ranks(measure, estimates, draws, error):
             found[measure] = places
-        if planned := plan(measure, estimates, draws, falls(one.growth for one in unlearned.values())):
+        if planned := plan(measure, estimates, draws, {name: falls(one.growth) for name, one in unlearned.items()}):
             plans.append(planned)
     return found, plans[0] if plans else None
 

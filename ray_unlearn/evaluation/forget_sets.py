@@ -112,12 +112,6 @@ def _together(draws: Sequence[Draws]) -> Draws:
             for name in draws[0].halves
             if all(name in one.halves for one in draws)
         },
-        signed={
-            name: np.mean([one.signed[name] for one in draws], axis=0) for name in draws[0].signed if name in names
-        },
-        signed_E={
-            name: np.concatenate([one.signed_E[name] for one in draws]) for name in draws[0].signed_E if name in names
-        },
         points_KE=np.concatenate(points, axis=1) if len({len(one) for one in points}) == 1 else np.empty((0, 0)),
         points_E=np.concatenate([one.points_E for one in draws]),
     )

@@ -1,7 +1,7 @@
 """Looking again and again: the 5 % of all tests are spent over the evaluations of a growing study.
 
-    looks = Looks.read(store, mode)
-    looks, look = looks.take("kookmin", runs=16, reference_runs=16, share=0.5, identity="ab12")
+    looks = Looks.read(store)
+    looks, look = looks.take("kookmin", runs=16, reference_runs=16, share=0.5, identity="ab12", which="c3")
     look.level                                   # 0.0056
 
 Tests at 5 % after 8, 16, 24 and 32 runs find a difference that is not there in 11 % of studies, not 5 %. So a look at
@@ -12,8 +12,10 @@ boundaries, `sfLDOF` of the R package gsDesign): 0.0001 at a quarter, 0.0056 at 
 Lan and DeMets find each boundary from the joint distribution of normal statistics. Here a look's level is the share
 itself, which needs no distribution: by the union bound, all looks together err in 5 % at most, and in a little less.
 
-A look is the same as an earlier one if it is at the same numbers of runs: evaluating twice costs nothing. After a look
-at all planned runs nothing is left; raising `count` then shows where numbers go, and claims nothing.
+A look is the same as an earlier one if it is at the same runs of both sides: evaluating twice costs nothing, nor does
+the other mode, because the tests are the same in both. After a look at all planned runs nothing is left; raising
+`count` then shows where numbers go, and claims nothing. Looks belong to the recipes of the population and the
+reference, not to single runs: a run that comes late, or is made again, forgets none.
 
 Does not cover: 95 % intervals, each of which is of its own look.
 """
@@ -25,13 +27,12 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ray_unlearn.errors import StoreReadOnly
+from ray_unlearn.errors import StoreError, StoreReadOnly
 from ray_unlearn.store import StudyStore
 
 ALPHA = 0.05
 LEAST_LEVEL = 1e-6
 """Level of a look that has nothing left to spend: small enough to claim nothing, and no division by 0."""
-_FILE = "looks.of.study"  # a population's name has no dot
 
 
 class _Value(BaseModel):
@@ -43,16 +44,10 @@ class Taken(_Value):
 
     runs: int
     reference_runs: int
+    which: str
+    """Digest of the indexes of both sides' runs."""
     level: float
     """Share of the 5 % that it spent."""
-
-
-class History(_Value):
-    """Looks at one population, in order."""
-
-    identity: str
-    """Changes when its runs, or the reference's, are made anew: looks at former ones do not count."""
-    looks: tuple[Taken, ...] = ()
 
 
 class Look(_Value):
@@ -67,37 +62,64 @@ class Look(_Value):
 
 
 class Looks(_Value):
-    """All looks at a study's populations, in one mode; kept with the parts of its scores."""
+    """All looks at a study's populations, in either mode; kept beside its scores."""
 
-    populations: dict[str, History] = {}
+    populations: dict[str, tuple[Taken, ...]] = {}
+    """Looks in order, by name and identity of the population."""
 
     @classmethod
-    def read(cls, store: StudyStore, mode: str) -> Self:
-        """Return the looks that were kept; none where there is no such file, or a damaged one."""
-        try:
-            return cls.model_validate_json(store.storage.read(store.layout.scores_part(mode, _FILE)))
-        except (FileNotFoundError, ValidationError):
-            return cls()
+    def read(cls, store: StudyStore) -> Self:
+        """Return the looks that were kept; none where there is no such file.
 
-    def save(self, store: StudyStore, mode: str) -> None:
+        Raises:
+            StoreError: the file is damaged.
+
+        """
+        try:
+            return cls.model_validate_json(store.storage.read(store.layout.looks))
+        except FileNotFoundError:
+            return cls()
+        except ValidationError:
+            raise StoreError(
+                f"{store.storage.uri}/{store.layout.looks}: damaged, or of a later version; it says how much of the "
+                "5 % of all tests was spent; restore it, or delete it to begin anew"
+            ) from None
+
+    def save(self, store: StudyStore) -> None:
         """Keep the looks; a read-only store keeps none."""
         with suppress(StoreReadOnly):
-            content = self.model_dump_json(indent=1).encode()
-            store.storage.publish_file(store.layout.scores_part(mode, _FILE), content)
+            store.storage.publish_file(store.layout.looks, self.model_dump_json(indent=1).encode())
 
-    def take(self, name: str, *, runs: int, reference_runs: int, share: float, identity: str) -> tuple[Self, Look]:
-        """Return the looks with one more, or the same, and that look."""
-        history = self.populations.get(name, History(identity=identity))
-        if history.identity != identity:
-            history = History(identity=identity)
-        for number, one in enumerate(history.looks, start=1):
-            if (one.runs, one.reference_runs) == (runs, reference_runs):
+    def of(self, name: str, identity: str) -> tuple[Taken, ...]:
+        """Return the looks at a population that were taken, in order."""
+        return self.populations.get(_key(name, identity), ())
+
+    def take(
+        self, name: str, *, runs: int, reference_runs: int, share: float, identity: str, which: str = ""
+    ) -> tuple[Self, Look]:
+        """Return the looks with one more, or the same, and that look.
+
+        Args:
+            name: the population.
+            runs: how many of its runs are looked at.
+            reference_runs: and of the reference.
+            share: of the planned runs, above 0 and at most 1.
+            identity: digest of the recipes of both.
+            which: digest of the indexes of both sides' runs.
+
+        """
+        before = self.of(name, identity)
+        for number, one in enumerate(before, start=1):
+            if (one.runs, one.reference_runs, one.which) == (runs, reference_runs, which):
                 return self, Look(number=number, share=share, level=one.level)
-        left = spent(share) - sum(one.level for one in history.looks)
-        taken = Taken(runs=runs, reference_runs=reference_runs, level=max(LEAST_LEVEL, left))
-        grown = history.model_copy(update={"looks": (*history.looks, taken)})
-        found = self.model_copy(update={"populations": {**self.populations, name: grown}})
-        return found, Look(number=len(grown.looks), share=share, level=taken.level)
+        level = max(LEAST_LEVEL, spent(share) - sum(one.level for one in before))
+        taken = (*before, Taken(runs=runs, reference_runs=reference_runs, which=which, level=level))
+        found = self.model_copy(update={"populations": {**self.populations, _key(name, identity): taken}})
+        return found, Look(number=len(taken), share=share, level=level)
+
+
+def _key(name: str, identity: str) -> str:
+    return f"{name} {identity[:16]}"
 
 
 def spent(share: float) -> float:

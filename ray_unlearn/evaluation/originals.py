@@ -8,6 +8,8 @@ With I originals and J runs of each, the mean of phi varies by original / I + ru
 originals leave the first term as it is (arXiv 2510.26714). The shares are those of a one-way analysis of variance with
 random effects, over all forget images together, each in units of the reference's standard deviation.
 
+`error_of_mean` is that variance of any number's mean over runs, from the originals' means alone.
+
 Does not cover: intervals (`intervals`), which leave out whole originals where there are 4 or more.
 """
 
@@ -63,6 +65,18 @@ def variance_shares(phi_RE: FloatArray, originals_R: np.ndarray, sd_E: FloatArra
     return VarianceShares(
         originals=originals, runs_each=runs_each, original=of_original / total, run=float(within) / total
     )
+
+
+def error_of_mean(values_R: FloatArray, originals_R: np.ndarray) -> tuple[float, int]:
+    """Return the variance of the mean over runs if other originals were drawn, and how many originals there are.
+
+    With as many runs of each, the variance of the originals' means over their number; else each deviation counts by the
+    square of its original's share of the runs.
+    """
+    _, place_R, sizes_I = np.unique(originals_R, return_inverse=True, return_counts=True)
+    apart_I = np.bincount(place_R, values_R) - sizes_I * values_R.mean()
+    originals = len(sizes_I)
+    return float((apart_I**2).sum()) / len(values_R) ** 2 * originals / (originals - 1), originals
 
 
 def buys_more(found: VarianceShares, *, original_s: float, run_s: float) -> Literal["originals", "runs"]:

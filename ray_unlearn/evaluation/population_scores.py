@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.evaluation.caveats import caveats
-from ray_unlearn.evaluation.common_shift import CommonShift, common_shift
+from ray_unlearn.evaluation.common_shift import common_shift
 from ray_unlearn.evaluation.comparison import (
     Alone,
     Values,
@@ -38,10 +38,11 @@ from ray_unlearn.evaluation.measures.forgetting_quality import (
     quality_of,
 )
 from ray_unlearn.evaluation.measures.measure import Pair
+from ray_unlearn.evaluation.moved import moved_measures
 from ray_unlearn.evaluation.nulls import CURVE_POINTS
 from ray_unlearn.evaluation.outputs import Outputs, original_of
 from ray_unlearn.evaluation.ranks import RANKED
-from ray_unlearn.evaluation.resampling import Draws, Rows, Settings, growth_sizes, values_on
+from ray_unlearn.evaluation.resampling import LEAST_ORIGINALS, Draws, Rows, Settings, growth_sizes, values_on
 from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
 from ray_unlearn.evaluation.single_images import Side, epsilon_bounds, image_numbers, missed, quantiles_of, with_quality
 from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
@@ -124,7 +125,7 @@ def on_set(
     values, drawn = compare(pair), subsets(unlearned, theirs, settings, originals)
     quality = pair.once(quality_of) if "forgetting_quality" in values else None
     draws = values_on(unlearned, theirs, drawn.pairs, settings, attacked.values, pair, threads)
-    draws = replace(draws, first=None, shift=_shift(pair, quality, drawn))
+    draws = _with_moves(replace(draws, first=None), pair, values, drawn)
     at_null = _at_null(unlearned, reference, null_runs, settings)
     beside_null = values_on(unlearned, reference, at_null, settings, attacked.values, threads=threads)
     names_of = [name for name, one in MEASURES.items() if one.applies(unlearned)]
@@ -157,10 +158,15 @@ def on_set(
     return OnSet(side=side, population=scored, draws=draws, drawn=drawn)
 
 
-def _shift(pair: Pair, quality: ForgettingQuality | None, drawn: Subsets) -> CommonShift | None:
-    if quality is None or not drawn.pairs or drawn.over_originals:
-        return None
-    return common_shift(*pair.phi("forget"), pair.mode, quality.score)
+def _with_moves(draws: Draws, pair: Pair, values: Values, drawn: Subsets) -> Draws:
+    """Return the draws with what measures are after moves of all images, where intervals follow."""
+    starts_U = pair.unlearned.originals_R if drawn.over_originals else None
+    few = starts_U is not None and len(np.unique(starts_U)) < LEAST_ORIGINALS  # the others are of other forget sets
+    if few or not drawn.pairs:
+        return draws
+    f = values.get("forgetting_quality")
+    shift = None if f is None else common_shift(*pair.phi("forget"), pair.mode, f, starts_U)
+    return replace(draws, shift=shift, moved=moved_measures(pair, values, shift, starts_U))
 
 
 def whole(each: Sequence[OnSet], settings: Settings) -> Scored:

@@ -11,6 +11,7 @@ Does not cover: which outputs are compared, and that they are of the same images
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,11 @@ def thinned(values: FloatArray, size: int, rng: np.random.Generator) -> FloatArr
     if size == len(values):
         return values
     return values[np.sort(rng.choice(len(values), size, replace=False))]
+
+
+def variance_of_mean(values: FloatArray) -> float:
+    """Return the variance of independent values' mean: their variance over their number; inf for fewer than two."""
+    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else math.inf
 
 
 def random_half(size: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:

@@ -11,7 +11,9 @@ with 95 % confidence (in the way of Mogstad, Romano, Shaikh and Wilhelm, Review 
 The best of several is the luckiest of several, and its own 95 % interval may miss too often (symmetric ones in 19 % of
 studies of twelve equal methods). The interval of a `Rank` holds for all populations at once, hence for the best.
 
-Does not cover: populations with different numbers of runs, whose F do not compare.
+Of populations with different numbers of runs, whose F do not compare, each may have any place.
+
+Does not cover: the order in which they are shown (`report.ranking`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ _ERROR = 0.05
 def ranks(
     measure: str, estimates: Mapping[str, Estimate], draws: Mapping[str, Sequence[float]], error: float = _ERROR
 ) -> dict[str, Rank]:
-    """Return the places of all populations; none where a number of runs differs, or an interval is missing.
+    """Return the places of all populations that have an interval.
+
+    Where numbers of runs differ, or an interval is missing, no difference is sure: all tie.
 
     Args:
         measure: its name; high is better.
@@ -42,11 +46,11 @@ def ranks(
 
     """
     found = {name: one for name, one in estimates.items() if one.value is not None}
-    if len({one.n for one in found.values()}) != 1 or any(one.se is None or one.df is None for one in found.values()):
-        return {}
+    sized = {name: one for name, one in found.items() if one.se is not None and one.df is not None}
+    compare = len({one.n for one in found.values()}) == 1 and len(sized) == len(found)
     values = {name: float(one.value or 0.0) for name, one in found.items()}
-    errors = {name: error_of(one) for name, one in found.items()}
-    pairs = list(combinations(found, 2))
+    errors = {name: error_of(one) for name, one in sized.items()}
+    pairs = list(combinations(found, 2)) if compare else []
     better = dict.fromkeys(found, 0)
     worse = dict.fromkeys(found, 0)
     for one, other in pairs:
@@ -56,28 +60,32 @@ def ranks(
             first, last = (one, other) if difference > 0 else (other, one)
             worse[first] += 1
             better[last] += 1
-    level = 1 - _ERROR / len(found)
+    level = 1 - _ERROR / max(1, len(found))
     places = {}
-    for name in found:
+    for name in sized:
         low, high = interval(measure, values[name], errors[name], level)
         places[name] = Rank(best=1 + better[name], worst=len(found) - worse[name], low=low, high=high)
     return places
 
 
 def error_of(estimate: Estimate) -> Error:
-    """Return an estimate's standard error with its parts, and those that the ends of its interval are made of."""
+    """Return an estimate's standard error, and those that the ends of its interval are made of."""
     value, df = estimate.value, estimate.df or 1.0
     below = above = None
     if value is not None and estimate.low is not None and estimate.high is not None:
         below, above = (abs(value - end) / t_quantile(0.975, df) for end in (estimate.low, estimate.high))
-    return Error(se=estimate.se or 0.0, df=df, apart=estimate.se_apart, below=below, above=above)
+    return Error(se=estimate.se or 0.0, df=df, below=below, above=above)
+
+
+def correlation(draws: Sequence[float], others: Sequence[float]) -> float:
+    """Return what two populations' values on the same subsets have in common, from 0 to 1."""
+    if len(draws) == len(others) > 2 and np.ptp(draws) > 0 and np.ptp(others) > 0:
+        return max(0.0, float(np.corrcoef(draws, others)[0, 1]))
+    return 0.0
 
 
 def difference_error(one: Error, other: Error, draws: Sequence[float], others: Sequence[float]) -> Error:
     """Return the standard error of a difference; taken as independent where the draws are not paired or do not vary."""
-    together = 0.0
-    if len(draws) == len(others) > 2 and np.ptp(draws) > 0 and np.ptp(others) > 0:
-        together = max(0.0, float(np.corrcoef(draws, others)[0, 1]))
+    together = correlation(draws, others)
     variance = one.se**2 + other.se**2 - 2 * together * one.se * other.se
-    apart = (one.apart**2 + other.apart**2) ** 0.5 * (1 - together) ** 0.5
-    return Error(se=max(variance, 0.0) ** 0.5, df=min(one.df, other.df), apart=apart)
+    return Error(se=max(variance, 0.0) ** 0.5, df=min(one.df, other.df))

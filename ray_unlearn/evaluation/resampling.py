@@ -15,7 +15,7 @@ Does not cover: which numbers there are (`measures`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -28,6 +28,7 @@ from ray_unlearn.evaluation.comparison import PerRun, Values, compare
 from ray_unlearn.evaluation.measures import MEASURES, TOGETHER
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE, points_of, quality_of
 from ray_unlearn.evaluation.measures.measure import Mode, Pair
+from ray_unlearn.evaluation.moved import Moved
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.seeds import Seeds
@@ -105,12 +106,10 @@ class Draws:
     halves: dict[str, FloatArray] = field(default_factory=dict)
     """[K, 2] by measure, of those that state it: values on two halves of the images; this and what follows are for
     intervals, and empty where none is made."""
-    signed: dict[str, FloatArray] = field(default_factory=dict)
-    """[K] by measure, of those that are means of absolute values: mean of the signed values."""
-    signed_E: dict[str, FloatArray] = field(default_factory=dict)
-    """[images] by measure: the signed values of all runs; empty where they are not known."""
     shift: CommonShift | None = None
     """The shift that the images of all runs have in common, for the ends of F's interval; None where they need none."""
+    moved: Mapping[str, Moved] = field(default_factory=dict)
+    """The same for the ends of other intervals, by measure."""
     first: Pair | None = None
     """The first of the pairs, with what was computed of it; None without any."""
 
@@ -161,14 +160,12 @@ def values_on(
     known = dict(zip(different, chain.from_iterable(computed), strict=True))
     found = [known[_key(*rows)] for rows in pairs]
     names, halved = _of_all([one.values for one in found]), _of_all([one.halves for one in found])
-    scored, signed = "forgetting_quality" in names, _of_all([one.signed for one in found])
+    scored = "forgetting_quality" in names
     return Draws(
         values={name: np.array([one.values[name] for one in found]) for name in names},
         points_KE=np.stack([one.points_E for one in found]) if scored else np.empty((0, 0)),
         points_E=whole.once(quality_of).points_E if whole and scored else np.empty(0),
         halves={name: np.array([one.halves[name] for one in found]) for name in halved},
-        signed={name: np.array([one.signed[name] for one in found]) for name in signed},
-        signed_E=_signed(whole, signed) if whole else {},
         first=first,
     )
 
@@ -190,7 +187,6 @@ class _OnRows(NamedTuple):
     values: Values
     points_E: FloatArray
     halves: dict[str, tuple[float, float]]
-    signed: dict[str, float]
 
 
 def _on_rows(pair: Pair, for_interval: bool) -> _OnRows:
@@ -201,13 +197,7 @@ def _on_rows(pair: Pair, for_interval: bool) -> _OnRows:
         name: both for name in measured if (of := MEASURES[name].halves) is not None and (both := of(pair)) is not None
     }
     points_E = pair.once(points_of) if "forgetting_quality" in values else np.empty(0)
-    signed = {name: float(signed_E.mean()) for name, signed_E in _signed(pair, measured).items()}
-    return _OnRows(values, points_E, halves, signed)
-
-
-def _signed(pair: Pair, names: Iterable[str]) -> dict[str, FloatArray]:
-    """Return the images' signed values, by those measures that are means of absolute values."""
-    return {name: of(pair) for name in names if (of := MEASURES[name].signed) is not None}
+    return _OnRows(values, points_E, halves)
 
 
 def _of_all(found: Sequence[Mapping[str, object]]) -> list[str]:

@@ -158,6 +158,13 @@ def separation(positives: FloatArray, negatives: FloatArray, fprs: tuple[float, 
     return Separation(curve.auc, {fpr: curve.tpr_at(fpr) for fpr in fprs})
 
 
+def share_below(values: FloatArray, others: FloatArray) -> FloatArray:
+    """Return for each value the share of the others that is below it, equal ones counted 1/2."""
+    sorted_N = np.sort(others, axis=None)
+    below, not_above = (np.searchsorted(sorted_N, values, side=side) for side in ("left", "right"))
+    return np.asarray((below + not_above) / (2 * len(sorted_N)))
+
+
 def tpr_on_halves(
     positives_PE: FloatArray, negatives_ME: FloatArray, half_E: npt.NDArray[np.bool_], fpr: float
 ) -> tuple[float, float]:

@@ -218,9 +218,9 @@ class EpsilonBounds(_Value):
     """Lower bounds of epsilon that hold with confidence."""
 
     shown: int
-    """Forget images whose bound is above 0 with 95 % confidence for all images at once."""
+    """Forget images whose epsilon is above 0, with 95 % confidence that it is that of all of them (Holm)."""
     largest: float
-    """The largest such bound."""
+    """The largest of bounds that hold for all images at once, with 95 % confidence."""
     median: float
     """Median over images of the bounds that hold for each image alone."""
     ceiling: float
@@ -267,7 +267,7 @@ class Separation(_Value):
     difference: float
     """Difference of the measure now, not below 0."""
     runs: int | None
-    """Runs a side that show it in 80 % of studies; None: more runs do not."""
+    """Runs a side that show it in 80 % of studies; None: 16 times the runs do not."""
 
 
 class Plan(_Value):

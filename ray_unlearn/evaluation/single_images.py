@@ -18,7 +18,7 @@ import numpy as np
 
 from ray_unlearn.evaluation.attack_tables import DELTA
 from ray_unlearn.evaluation.epsilon import CAP
-from ray_unlearn.evaluation.lower_bounds import LEAST_RUNS, epsilon_lower_bounds
+from ray_unlearn.evaluation.lower_bounds import LEAST_RUNS, attacks_on, joint_bounds
 from ray_unlearn.evaluation.measures.forgetting_quality import ForgettingQuality
 from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.one_run import (
@@ -91,15 +91,13 @@ def epsilon_bounds(sides: Sequence[Side], settings: Settings) -> EpsilonBounds |
     if min(len(one) for side in sides for one in (side.unlearned, side.reference)) < LEAST_RUNS:
         return None
     rng, ids = settings.rng("epsilon-bounds", sides[0].unlearned.population), [i for side in sides for i in side.ids()]
-    each = [epsilon_lower_bounds(*side.phi(), rng, among=len(ids)) for side in sides]
-    all_E = np.concatenate([one.all_E for one in each])
-    shown = int((all_E > 0).sum())
+    found = joint_bounds([attacks_on(*side.phi(), rng) for side in sides])
     return EpsilonBounds(
-        shown=shown,
-        largest=float(all_E.max()),
-        median=float(np.median(np.concatenate([one.each_E for one in each]))),
-        ceiling=max(one.ceiling for one in each),
-        worst=ids[int(all_E.argmax())] if shown else "",
+        shown=found.shown,
+        largest=float(found.all_E.max()),
+        median=float(np.median(found.each_E)),
+        ceiling=found.ceiling,
+        worst=ids[int(found.all_E.argmax())] if found.shown else "",
     )
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ray_unlearn.data.decode import DecodedSlice, DecodeJob
-from ray_unlearn.data.prepare import LARGE_ROWS, in_place
+from ray_unlearn.data.prepare import in_place, is_large
 from ray_unlearn.data.rows import Slice
 from ray_unlearn.errors import ClusterError, RayUnlearnError
 from ray_unlearn.generation.cores import cores
@@ -61,8 +61,6 @@ def workers_here(execution: Execution, workers: int | None) -> int:
 class AutoBackend:
     """Backend that names another one once the runs to make are known."""
 
-    connects, why = False, ""
-
     def __init__(
         self, workers: int | None, open_ray: Callable[[], RayBackend], log: Callable[[str], None] = print_error
     ) -> None:
@@ -78,8 +76,7 @@ class AutoBackend:
 
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
         """Decode a large source on Ray, a small one here."""
-        rows = sum(part.num_rows for part in slices)
-        ray = self._on_ray("it decoded the images") if len(slices) > 1 and rows >= LARGE_ROWS else None
+        ray = self._on_ray("it decoded the images") if is_large(slices) else None
         return in_place(slices, job) if ray is None else ray.decode_all(slices, job)
 
     def chosen(self, job: Job, work: Work) -> RayBackend | ForkedBackend:
@@ -114,14 +111,6 @@ class AutoBackend:
     def _with(ray: RayBackend, reason: str) -> RayBackend:
         ray.why = f"on Ray, because {reason}"
         return ray
-
-    def pool(self, job: Job) -> Pool:
-        """Refuse: `chosen` names the backend that has one."""
-        raise NotImplementedError("auto: the backend that `chosen` returns has the pool")
-
-    def sinks(self, study: Study) -> Sequence[Sink]:
-        """Return no sinks."""
-        return []
 
     def close(self) -> None:
         """Close both places, where they were opened."""

@@ -36,13 +36,25 @@ if TYPE_CHECKING:  # they bring torch, which is imported while Ray starts
 BackendName = Literal["auto", "ray", "inline"]
 
 
-class Backend(Protocol):
-    """A place that can decode sources and execute a job's runs."""
+class Place(Protocol):
+    """Where a job's runs are executed."""
 
     connects: bool
     """Whether to open a pool may wait for a connection to a cluster."""
     why: str
     """Why `auto` chose it; empty where it was asked for by name."""
+
+    def pool(self, job: Job) -> Pool:
+        """Return a pool of workers for the job; the backend closes it."""
+        ...
+
+    def sinks(self, study: Study) -> Sequence[Sink]:
+        """Return the sinks of this place's monitoring systems."""
+        ...
+
+
+class Backend(Protocol):
+    """What decodes sources, and chooses the place for a job's runs: itself, except `auto`."""
 
     def starting(self) -> AbstractContextManager[None]:
         """Start in the background while a block is executed; an exception that leaves the block cancels the start."""
@@ -52,16 +64,8 @@ class Backend(Protocol):
         """Decode every slice, in order."""
         ...
 
-    def chosen(self, job: Job, work: Work) -> Backend:
-        """Return the backend that makes the runs: this one, or the one that it chooses for them."""
-        ...
-
-    def pool(self, job: Job) -> Pool:
-        """Return a pool of workers for the job; the backend closes it."""
-        ...
-
-    def sinks(self, study: Study) -> Sequence[Sink]:
-        """Return the sinks of this place's monitoring systems."""
+    def chosen(self, job: Job, work: Work) -> Place:
+        """Return where the runs are to be made."""
         ...
 
     def close(self) -> None:

@@ -16,21 +16,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ray_unlearn.data.decode import DecodedSlice, DecodeJob
 from ray_unlearn.data.id_lists import read_ids
 from ray_unlearn.data.rows import OpenSource, Role, Slice
 from ray_unlearn.data.study_data import StudyData, check_columns, open_role, prepare_study
-from ray_unlearn.errors import DamagedFile, PopulationChanged, RayUnlearnError, StoreError, StoreReadOnly, StudyError
+from ray_unlearn.errors import PopulationChanged, RayUnlearnError, StoreError, StoreReadOnly, StudyError
 from ray_unlearn.evaluation.memorisation import hardest_of
 from ray_unlearn.generation.job import check_sets, check_storage
 from ray_unlearn.generation.preflight import check_device, check_precision, import_what_runs_need
-from ray_unlearn.generation.records import check_kept, check_packs
+from ray_unlearn.generation.records import check_kept, check_packs, differences
 from ray_unlearn.monitor.tracking import check_trackers
 from ray_unlearn.store import StudyStore
-from ray_unlearn.store.agreement import disagreements
+from ray_unlearn.store.disk import existing
 from ray_unlearn.study.plan import ORIGINAL, Ingredients, MethodUse, Plan, Population, make_plan
 from ray_unlearn.study.schema import Source, Study
 from ray_unlearn.usercode.exits import stays
@@ -105,6 +104,7 @@ class Checks:
         if len(self.problems) > before:
             return
         from ray_unlearn import models
+        from ray_unlearn.generation.inline import inline_device
 
         found = self._methods()
         identity = self._checked(partial(models.identity, self.study.model), "model.arch")
@@ -116,7 +116,8 @@ class Checks:
             if self.model is not None:
                 self._checked(partial(self._try_weights, population), f"populations.{population.name}.weights")
         if self.plan:
-            self._checked(partial(_check_precision, self.plan))
+            device = inline_device(self.study.execution)
+            self._checked(partial(check_precision, self.plan, device, self.plan.populations))
         if self.plan and self.data:
             self._checked(partial(check_sets, self.plan, self.data))
             if self.store:
@@ -215,42 +216,27 @@ class Checks:
 
 def _check_values(study: Study, store: StudyStore) -> None:
     """Refuse a study whose runs were made from other values."""
-    if any(store.indexes(name) for name in study.populations) and (differences := _differences(study, store)):
-        made = "\n".join(f"  {line}" for line in differences)
+    if any(store.indexes(name) for name in study.populations) and (lines := differences(study, store)):
+        made = "\n".join(f"  {line}" for line in lines)
         raise PopulationChanged(f"{store.uri} has runs that were made from other values than the study has:\n{made}")
-
-
-def _differences(study: Study, store: StudyStore) -> list[str]:
-    try:
-        return disagreements(study, store)
-    except DamagedFile:  # `generate` writes it again
-        return []
 
 
 def _check_held(plan: Plan, store: StudyStore) -> None:
     """Compare the plan with the runs that are there."""
     from ray_unlearn.generation.inline import inline_device
 
-    store.check(plan, _differences(plan.study, store))
+    store.check(plan, differences(plan.study, store))
     held = {name: store.records(name, p.digest) for name, p in plan.populations.items()}
     check_kept(plan, store, held)
     check_packs(plan, store, held)
     check_device(plan, inline_device(plan.study.execution), held)
 
 
-def _check_precision(plan: Plan) -> None:
-    from ray_unlearn.generation.inline import inline_device
-
-    check_precision(plan, inline_device(plan.study.execution), set(plan.populations))
-
-
 def _check_writable(store: StudyStore) -> None:
     """Refuse a folder on this machine in which this user may not write; an object store shows it at the first write."""
     if store.storage.local is None:
         return
-    folder = Path(store.storage.local)
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    folder = existing(store.storage.local)
     if not folder.is_dir():
         raise StoreError(f"storage: {folder}: is not a folder; name another with --set storage=...")
     if not os.access(folder, os.W_OK | os.X_OK):

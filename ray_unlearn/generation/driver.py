@@ -17,15 +17,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ray_unlearn.generation.backends import Backend, BackendName, forks, open_backend
+from ray_unlearn.generation.backends import BackendName, Place, forks, open_backend
 from ray_unlearn.generation.job import open_job
-from ray_unlearn.generation.preflight import (
-    check_device,
-    check_files,
-    check_precision,
-    probably_pending,
-    start_early,
-)
+from ray_unlearn.generation.preflight import check_device, check_files, check_precision, probably_pending, start_early
 from ray_unlearn.generation.records import ArithmeticWarnings, FailureRecords, Work, admit, finish, published_run
 from ray_unlearn.generation.summary import Summary
 from ray_unlearn.interrupts import interrupts
@@ -80,16 +74,16 @@ def generate(
         check_files(study)
         store = probably_pending(study, only)
         start_early(study, forks=store is not None and forks(backend, address, workers, gpus_per_worker))
-        place = stack.enter_context(
+        opened = stack.enter_context(
             open_backend(backend, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
         )
         log = stack.enter_context(event_log(store, announce=True)) if store else None
-        with place.starting() if store else nullcontext():
-            job = replace(open_job(study, place.decode_all), verbose=verbose)
+        with opened.starting() if store else nullcontext():
+            job = replace(open_job(study, opened.decode_all), verbose=verbose)
         work, tally = admit(job, only, shard, first), Tally(())
         recorder = None
         if work.pending:
-            place = place.chosen(job, work)
+            place = opened.chosen(job, work)
             if place.connects:
                 phases.enter("connect")
             log = log or stack.enter_context(event_log(job.store))
@@ -117,7 +111,7 @@ def generate(
     )
 
 
-def _make(job: Job, work: Work, place: Backend, phases: Phases, recorder: Recorder, said: set[str]) -> Tally:
+def _make(job: Job, work: Work, place: Place, phases: Phases, recorder: Recorder, said: set[str]) -> Tally:
     """Execute the pending runs; return the tally of their outcomes."""
     study, planned, pending = job.plan.study, len(work.planned), work.pending
     with ExitStack() as stack:

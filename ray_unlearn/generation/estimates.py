@@ -17,7 +17,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from ray_unlearn.store import Record, StudyStore
+from ray_unlearn.store import Record
 from ray_unlearn.study.plan import ORIGINAL
 from ray_unlearn.study.schema import Evaluation, PopulationSpec, Study
 
@@ -213,11 +213,6 @@ def _expected_bytes(
     weights = step.parameters * _BYTES[study.checkpoint_dtype] if keeps or starts else 0
     images = sum(_predicted(study, sizes).values())
     return weights + images * (4 * sizes.get("classes", 10) + 16)
-
-
-def records_of(study: Study, store: StudyStore) -> dict[str, dict[int, Record]]:
-    """Return the records of every population of the study that its folder holds."""
-    return {name: store.made(name) for name in study.populations}
 
 
 def expected_sizes(study: Study, rows: Mapping[str, int], num_classes: int) -> dict[str, int]:

@@ -12,13 +12,13 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ray_unlearn.errors import RayUnlearnError
 from ray_unlearn.generation.checks import Checks
 from ray_unlearn.generation.cores import cores
-from ray_unlearn.generation.estimates import Estimate, Step, estimate, expected_sizes, records_of, total_s
+from ray_unlearn.generation.estimates import Estimate, Step, estimate, expected_sizes, total_s
 from ray_unlearn.store import Record
+from ray_unlearn.store.disk import existing
 from ray_unlearn.study.schema import Execution, Study
 from ray_unlearn.usercode.exits import stays
 
@@ -124,7 +124,7 @@ def _waited(study: Study, records: Mapping[str, Mapping[int, Record]], estimates
 
 def _records(checks: Checks) -> Mapping[str, Mapping[int, Record]]:
     try:
-        return records_of(checks.study, checks.store) if checks.store else {}
+        return {name: checks.store.made(name) for name in checks.study.populations} if checks.store else {}
     except RayUnlearnError:  # damaged ones are a problem of the checks
         return {}
 
@@ -183,9 +183,4 @@ def _workers(study: Study, device: str, share: float) -> int:
 
 def _free_bytes(checks: Checks) -> int | None:
     local = checks.store.storage.local if checks.store else None
-    if local is None:
-        return None
-    folder = Path(local)
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return None if local is None else shutil.disk_usage(existing(local)).free

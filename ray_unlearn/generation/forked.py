@@ -12,36 +12,26 @@ Does not cover: forking (`usercode.fork_server`), what a worker does (`run.forke
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from ray_unlearn.data.decode import DecodedSlice, DecodeJob
-from ray_unlearn.data.prepare import in_place
-from ray_unlearn.data.rows import Slice
 from ray_unlearn.errors import StudyError
-from ray_unlearn.generation.inline import inline_device
+from ray_unlearn.generation.inline import BackendHere, inline_device
 from ray_unlearn.run.job import Job
 from ray_unlearn.run.outcome import Attempt
 from ray_unlearn.run.worker_process import NotOpened, WorkerDied, WorkerProcess
 from ray_unlearn.schedule.deadlines import Deadlines
-from ray_unlearn.schedule.events import Sink
 from ray_unlearn.schedule.pool import Finished, Lost, Pool, Ready, Report
-from ray_unlearn.study.schema import Execution, Study
+from ray_unlearn.study.schema import Execution
 from ray_unlearn.usercode.fork_server import ServerLost, fork_server, start
 from ray_unlearn.usercode.wire import ready
 from ray_unlearn.wording import plural
 
-if TYPE_CHECKING:
-    from ray_unlearn.generation.records import Work
-
 _POLL_S = 1.0
 
 
-class ForkedBackend:
+class ForkedBackend(BackendHere):
     """Backend that executes runs in forked processes of this machine."""
-
-    connects, why = False, ""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -52,18 +42,6 @@ class ForkedBackend:
         """Let the server that forks workers import what they need while the block is executed."""
         start()
         yield
-
-    def sinks(self, study: Study) -> Sequence[Sink]:
-        """Return no sinks: these processes have no monitoring system."""
-        return []
-
-    def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
-        """Decode every slice in a plain loop."""
-        return in_place(slices, job)
-
-    def chosen(self, job: Job, work: Work) -> ForkedBackend:
-        """Return this backend."""
-        return self
 
     def pool(self, job: Job) -> Pool:
         """Return a pool of forked workers.

@@ -12,9 +12,9 @@ Does not cover: more than one worker (`forked`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -34,31 +34,34 @@ if TYPE_CHECKING:
     from ray_unlearn.generation.records import Work
 
 
-class InlineBackend:
-    """Backend that executes runs in this process."""
+class BackendHere:
+    """What the backends of this machine share: plain loops decode, and there is no monitoring system."""
 
     connects, why = False, ""
-
-    def __init__(self) -> None:
-        self._threads = torch.get_num_threads()
-        self._pool: InlinePool | None = None
-
-    @contextmanager
-    def starting(self) -> Iterator[None]:
-        """Do nothing: this process is running already."""
-        yield
-
-    def sinks(self, study: Study) -> Sequence[Sink]:
-        """Return no sinks: this process has no monitoring system."""
-        return []
 
     def decode_all(self, slices: Sequence[Slice], job: DecodeJob) -> Iterable[DecodedSlice]:
         """Decode every slice in a plain loop."""
         return in_place(slices, job)
 
-    def chosen(self, job: Job, work: Work) -> InlineBackend:
+    def chosen(self, job: Job, work: Work) -> Self:
         """Return this backend."""
         return self
+
+    def sinks(self, study: Study) -> Sequence[Sink]:
+        """Return no sinks."""
+        return []
+
+
+class InlineBackend(BackendHere):
+    """Backend that executes runs in this process."""
+
+    def __init__(self) -> None:
+        self._threads = torch.get_num_threads()
+        self._pool: InlinePool | None = None
+
+    def starting(self) -> AbstractContextManager[None]:
+        """Do nothing: this process is running already."""
+        return nullcontext()
 
     def pool(self, job: Job) -> InlinePool:
         """Return a pool of one worker.

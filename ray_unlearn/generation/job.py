@@ -63,10 +63,10 @@ def _open_job(study: Study, decode_all: DecodeAll) -> Job:
     plan = make_plan(study, Ingredients(data=data.identity, model=model_identity, methods=methods))
     job = Job(plan=plan, data=data, store=StudyStore(storage, study.name), cache=str(cache_folder()))
     check_sets(plan, data)
-    said = (*remarks(study, methods), *unheld(study, methods), *not_resumed(job), *not_packed(job))
+    lines = (*remarks(study, methods), *unheld(study, methods), *not_resumed(job), *not_packed(job))
     with stays(f"model {study.model.arch}"):
-        said, lone = (*said, *check_model(job)), lone_images(job)
-    return replace(job, remarks=said, data=data.warned((*data.warnings, *lone)))
+        lines, lone = (*lines, *check_model(job)), lone_images(job)
+    return replace(job, remarks=lines, data=data.warned((*data.warnings, *lone)))
 
 
 def not_resumed(job: Job) -> list[str]:

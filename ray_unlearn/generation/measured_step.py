@@ -10,6 +10,7 @@ Does not cover: methods that do more than a step of gradient descent, nor readin
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -57,14 +58,8 @@ def _train_s(
 ) -> float:
     """Return the seconds of the second of two epochs over `count` images; of all runs of a pack, where one is given."""
     ends: list[float] = []
-    data = _blank(study, num_classes, device, count)
-    data = RunData(
-        train=data.train,
-        retain=data.retain,
-        forget=data.forget,
-        validation=None,
-        num_classes=num_classes,
-        device=device,
+    data = replace(
+        _blank(study, num_classes, device, count),
         on_epoch=lambda model, epoch, loss: ends.append(time.monotonic()),
         slot=Slot(pack, 0) if pack else None,
     )

@@ -28,6 +28,7 @@ from ray_unlearn.store.records import CHECKPOINT, IMPORTED, FailedRecord, Record
 from ray_unlearn.store.study_store import StudyStore
 from ray_unlearn.store.unfinished import remove_made
 from ray_unlearn.study.plan import ORIGINAL, Plan, Run, Shard
+from ray_unlearn.study.schema import Study
 
 if TYPE_CHECKING:  # it brings torch, which is imported while Ray starts
     from ray_unlearn.run.job import Job
@@ -74,7 +75,7 @@ def admit(job: Job, only: Sequence[str], shard: Shard | None = None, first: int 
         StoreError: the folder cannot be read or written.
 
     """
-    job.store.admit(job.plan, _disagreements(job))
+    job.store.admit(job.plan, differences(job.plan.study, job.store))
     for digest, content in job.data.arrows.items():
         job.store.storage.publish_file(job.store.layout.splits(digest), content)
     chosen, held = job.plan.only(only), _held(job)
@@ -88,7 +89,7 @@ def admit(job: Job, only: Sequence[str], shard: Shard | None = None, first: int 
     )
 
 
-def _disagreements(job: Job) -> list[str]:
+def differences(study: Study, store: StudyStore) -> list[str]:
     """Return the differences from the study that was generated before; none if study.json is damaged.
 
     Raises:
@@ -96,7 +97,7 @@ def _disagreements(job: Job) -> list[str]:
 
     """
     try:
-        return disagreements(job.plan.study, job.store)
+        return disagreements(study, store)
     except DamagedFile:  # it is rewritten next, and population.json holds the same facts
         return []
 
@@ -167,26 +168,23 @@ class FailureRecords:
 
     def __call__(self, event: Event) -> None:
         """Record a failure; log it if the storage does not accept the record. The run stays pending either way."""
-        if isinstance(event, Failed):
-            try:
-                _record_failure(self._job, event.outcome, event.attempt)
-            except StoreError as error:
-                self._log(f"the failure itself could not be recorded: {error}")
-
-
-def _record_failure(job: Job, outcome: Outcome, attempts: int) -> None:
-    """Record why a run failed, and its output, in the folder of its population."""
-    failure = FailedRecord(
-        population=outcome.run.population,
-        index=outcome.run.index,
-        digest=job.plan.populations[outcome.run.population].digest,
-        error=outcome.error,
-        traceback=outcome.traceback,
-        attempts=attempts,
-        host=socket.gethostname(),
-        failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    job.store.publish_failure(outcome.run, failure, outcome.log)
+        if not isinstance(event, Failed):
+            return
+        outcome, name = event.outcome, event.outcome.run.population
+        failure = FailedRecord(
+            population=name,
+            index=outcome.run.index,
+            digest=self._job.plan.populations[name].digest,
+            error=outcome.error,
+            traceback=outcome.traceback,
+            attempts=event.attempt,
+            host=socket.gethostname(),
+            failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        try:
+            self._job.store.publish_failure(outcome.run, failure, outcome.log)
+        except StoreError as error:
+            self._log(f"the failure itself could not be recorded: {error}")
 
 
 class ArithmeticWarnings:

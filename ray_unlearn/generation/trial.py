@@ -69,7 +69,7 @@ def check_model(job: Job) -> Iterator[str]:
     if ":" in study.model.arch and (line := models.scaled_twice(model, images_BCHW, scaling)):
         yield f"model {study.model.arch}: {line}"
     if ":" in study.model.arch and any(trains(population) or population.method.source for population in populations):
-        yield from _beside_state(job, model, images_BCHW)
+        yield from _check_state(job, model, images_BCHW)
     yield from _unknown_values(job)
     yield from _shared_files(job)
     for population in populations:
@@ -119,7 +119,7 @@ def check_weights(study: Study, num_classes: int, model: nn.Module, options: Wei
         ModelError: a file cannot be read, does not fit, or its net scaled images otherwise than the study does.
 
     """
-    said: set[str] = set()
+    known: set[str] = set()
     for path in options.weights:
         found = models.load_weights(model, models.open_weights(path).tree(), path, options.key, num_classes=num_classes)
         notes = [*found.notes, *_check_normalisation(study, found.normalisation, label(path))]
@@ -131,9 +131,9 @@ def check_weights(study: Study, num_classes: int, model: nn.Module, options: Wei
             )
         for note in notes:
             text = note.removeprefix(f"{label(path)}: ")
-            if text not in said:
+            if text not in known:
                 yield note
-            said.add(text)
+            known.add(text)
 
 
 def _at_chance(job: Job, model: nn.Module, path: str) -> Iterator[str]:
@@ -146,8 +146,8 @@ def _at_chance(job: Job, model: nn.Module, path: str) -> Iterator[str]:
     images = ImageSet(pixels, rows, Scaling.of(job.plan.study.data.normalize))
     images_BCHW, labels_B = images.batch(np.arange(len(rows)))
     with torch.no_grad():
-        said_B = models.Template(model).copy().eval()(images_BCHW).argmax(1)
-    right = int((said_B == labels_B).sum())
+        predicted_B = models.Template(model).copy().eval()(images_BCHW).argmax(1)
+    right = int((predicted_B == labels_B).sum())
     largest = int(torch.bincount(labels_B).max())
     if right <= largest + 3 * (largest * (1 - largest / len(rows))) ** 0.5:
         yield (
@@ -155,7 +155,7 @@ def _at_chance(job: Job, model: nn.Module, path: str) -> Iterator[str]:
             "one class, so it knows no more than chance: check data.image_size and data.normalize (as it was trained), "
             "the order of the classes, and that it is a trained one"
         )
-    elif swapped := _swapped(said_B, labels_B):
+    elif swapped := _swapped(predicted_B, labels_B):
         names = job.data.class_names or ()
         pairs = (" for ".join(names[one] if names else str(one) for one in pair) for pair in swapped.items())
         yield (
@@ -164,18 +164,19 @@ def _at_chance(job: Job, model: nn.Module, path: str) -> Iterator[str]:
         )
 
 
-def _swapped(said_B: torch.Tensor, labels_B: torch.Tensor) -> dict[int, int]:
-    """Return class -> class that the net says of most of its images, for classes that change places; empty for none.
+def _swapped(predicted_B: torch.Tensor, labels_B: torch.Tensor) -> dict[int, int]:
+    """Return class -> class that the net predicts for most of its images, for classes that change places.
 
-    A class is left out where fewer than `_FEWEST_OF_A_CLASS` of its images, or `_MOST_OF_A_CLASS`, are said to be one.
+    A class is left out where that class is predicted for fewer than `_FEWEST_OF_A_CLASS` of its images, or than a share
+    `_MOST_OF_A_CLASS`.
     """
     found = {}
     for true in sorted({*labels_B.tolist()}):
-        said, votes = Counter(said_B[labels_B == true].tolist()).most_common(1)[0]
-        if said != true and votes >= max(_FEWEST_OF_A_CLASS, _MOST_OF_A_CLASS * int((labels_B == true).sum())):
-            found[true] = said
+        predicted, votes = Counter(predicted_B[labels_B == true].tolist()).most_common(1)[0]
+        if predicted != true and votes >= max(_FEWEST_OF_A_CLASS, _MOST_OF_A_CLASS * int((labels_B == true).sum())):
+            found[true] = predicted
     while {*found} != {*found.values()}:
-        found = {true: said for true, said in found.items() if true in found.values() and said in found}
+        found = {true: predicted for true, predicted in found.items() if true in found.values() and predicted in found}
     return found
 
 
@@ -245,7 +246,7 @@ def trains(population: Population) -> bool:
     return not population.method.source and population.method.name not in ("weights", "null")
 
 
-def _beside_state(job: Job, model: nn.Module, images_BCHW: torch.Tensor) -> Iterator[str]:
+def _check_state(job: Job, model: nn.Module, images_BCHW: torch.Tensor) -> Iterator[str]:
     """Check that a factory's net has all that its outputs depend on in its state; yield what nothing would train.
 
     Raises:

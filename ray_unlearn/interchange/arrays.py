@@ -25,8 +25,6 @@ from ray_unlearn.errors import DataError, first_line
 from ray_unlearn.store.disk import check_regular_file
 from ray_unlearn.wording import first_of
 
-_PIECE_BYTES = 2**22
-
 
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file.
@@ -35,15 +33,12 @@ def sha256_of(path: Path) -> str:
         DataError: it cannot be read.
 
     """
-    found = hashlib.sha256()
     try:
         check_regular_file(path)
         with path.open("rb") as file:
-            while piece := file.read(_PIECE_BYTES):
-                found.update(piece)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return found.hexdigest()
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -36,13 +36,7 @@ def split_name(population: str) -> str:
     return re.sub(r"\W", "_", population)
 
 
-def card(
-    store: StudyStore,
-    study: Study,
-    of: OfSet,
-    licence: str,
-    margins: Mapping[str, Margin | None],
-) -> str:
+def card(store: StudyStore, study: Study, of: OfSet, licence: str, margins: Mapping[str, Margin | None]) -> str:
     """Return README.md: the settings that hubs read, then the text for people.
 
     Args:
@@ -69,11 +63,7 @@ def card(
 
 
 def _sections(
-    store: StudyStore,
-    study: Study,
-    of: OfSet,
-    licence: str,
-    margins: Mapping[str, Margin | None],
+    store: StudyStore, study: Study, of: OfSet, licence: str, margins: Mapping[str, Margin | None]
 ) -> list[str]:
     scores, made = _scores(store), of.records
     imported = [name for name, records in made.items() if next(iter(records.values())).method == IMPORTED]

@@ -41,8 +41,6 @@ from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Float, Int, Optimizer, Recipe, Schedule
 from ray_unlearn.training import Batch, class_weights, cross_entropy, fit
 
-_BATCH_SIZE = 256
-
 
 class AmunOptions(Recipe):
     """Defaults: the authors' code for CIFAR-10."""
@@ -88,8 +86,7 @@ def adversarial(
     model.eval()
     shift, scale = images.scaling.by_channel(images.pixels.device)
     moved, predicted = [], []
-    for start in range(0, len(images), _BATCH_SIZE):
-        scaled, labels_B = images.batch(np.arange(start, min(start + _BATCH_SIZE, len(images))))
+    for scaled, labels_B in images.in_order():
         pixels = _nearest_other(model, (scaled * scale + shift) / 255, labels_B, (scale, shift), epsilon, steps)
         moved.append((255 * pixels - shift) / scale)
         with torch.no_grad():

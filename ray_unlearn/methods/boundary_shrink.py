@@ -44,8 +44,6 @@ from ray_unlearn.study.identity import Since
 from ray_unlearn.study.recipe import Float, Optimizer, Recipe, Schedule
 from ray_unlearn.training import fit
 
-_BATCH_SIZE = 256
-
 
 class BoundaryShrinkOptions(Recipe):
     """Defaults: the authors' code."""
@@ -76,8 +74,7 @@ def nearest_class(model: nn.Module, images: ImageSet, options: BoundaryShrinkOpt
     shift, scale = images.scaling.by_channel(images.pixels.device)
     step = 255 * options.epsilon / scale
     found = []
-    for start in range(0, len(images), _BATCH_SIZE):
-        pixels_BCHW, labels_B = images.batch(np.arange(start, min(start + _BATCH_SIZE, len(images))))
+    for pixels_BCHW, labels_B in images.in_order():
         pixels_BCHW.requires_grad_()
         (slope,) = torch.autograd.grad(F.cross_entropy(model(pixels_BCHW), labels_B), pixels_BCHW)
         with torch.no_grad():
@@ -100,14 +97,7 @@ METHOD = Method(
         Correction(
             "0.2",
             "the rate was a thousand times the published one, labels left the own class out, pixels were not clamped",
-            (
-                "lr",
-                "epochs",
-                "weight_decay",
-                "schedule",
-                "exclude_own",
-                "clamp",
-            ),
+            ("lr", "epochs", "weight_decay", "schedule", "exclude_own", "clamp"),
         ),
     ),
     summary="Fine-tune on the forget set under the original's prediction for each image after a step up its loss.",

@@ -143,13 +143,7 @@ def _rate(options: CatastrophicForgettingKOptions, epochs_done: float) -> float:
 
 SCRUB_SMALL = {**PLAIN, "batch_size": 128, "moves_classifier": False, "statistics": "frozen", "anchor": 0.1}
 SCRUB_MIA = {**PLAIN, "batch_size": 64, "moves_classifier": False, "statistics": "batch"}
-DEEP_UNLEARN = {
-    **PLAIN,
-    "batch_size": 256,
-    "statistics": "frozen",
-    "anchor": 0.1,
-    "decay_epochs": (6, 9),
-}
+DEEP_UNLEARN = {**PLAIN, "batch_size": 256, "statistics": "frozen", "anchor": 0.1, "decay_epochs": (6, 9)}
 GOEL = {
     **PLAIN,
     "augment": {"crop": 4, "flip": True},
@@ -174,13 +168,7 @@ METHOD = Method(
         Correction(
             "0.2",
             "k counted residual blocks, with momentum and a cosine; published are stages at a constant rate",
-            (
-                "unit",
-                "momentum",
-                "weight_decay",
-                "schedule",
-                "statistics",
-            ),
+            ("unit", "momentum", "weight_decay", "schedule", "statistics"),
         ),
         Correction("0.2", "`published_goel` did not clip gradients; Goel et al. clip them at 10", ("max_norm",)),
     ),

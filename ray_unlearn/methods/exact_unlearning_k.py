@@ -75,14 +75,7 @@ METHOD = Method(
         Correction(
             "0.2",
             "k counted residual blocks, with momentum, a cosine, 10 epochs; published are stages and 25 or 30",
-            (
-                "unit",
-                "momentum",
-                "weight_decay",
-                "schedule",
-                "statistics",
-                "epochs",
-            ),
+            ("unit", "momentum", "weight_decay", "schedule", "statistics", "epochs"),
         ),
         Correction("0.2", "`published_goel` did not clip gradients; Goel et al. clip them at 10", ("max_norm",)),
     ),

@@ -141,10 +141,7 @@ METHOD = Method(
         Correction(
             "0.2",
             "six convolutions were drawn a cycle; six tensors fit the published ratios, noise of 0.1 the tables",
-            (
-                "pool",
-                "image_noise_std",
-            ),
+            ("pool", "image_noise_std"),
         ),
         FROZEN,
     ),

@@ -30,7 +30,7 @@ Does not cover: l1-regularised or group influence; repair afterwards.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ def influence(model: nn.Module, data: RunData, options: InfluenceOptions, rng: S
     share = len(data.forget) / (len(data.forget) + len(data.retain))
     direction_P = share * (_gradient(model, data.forget) - _gradient(model, data.retain))
     exact = options.recursion == "exact"
-    inverse: _Inverse = (
+    inverse: Running | WoodFisher = (
         WoodFisher(direction_P, options.gradients, options.damping)
         if exact
         else Running(direction_P, options.gradients)
@@ -90,12 +90,6 @@ def _positions(data: RunData, options: InfluenceOptions, rng: Seeds) -> np.ndarr
     if options.images == "random":
         return rng.numpy("gradients").integers(len(data.retain), size=count)
     return np.arange(min(count, len(data.retain)))
-
-
-class _Inverse(Protocol):
-    product_P: torch.Tensor
-
-    def add(self, gradient_P: torch.Tensor) -> None: ...
 
 
 class Running:
@@ -162,10 +156,7 @@ METHOD = Method(
         Correction(
             "0.2",
             "the inverse was exact over random images; the published recursion keeps one vector over the first ones",
-            (
-                "recursion",
-                "images",
-            ),
+            ("recursion", "images"),
         ),
     ),
     summary="Add alpha * N_forget / N * H^-1 (g_forget - g_retain) to the weights, H by WoodFisher.",

@@ -56,8 +56,6 @@ from ray_unlearn.methods.units import check_classifier, classifier
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.study.recipe import Block, Float, Int
 
-_BATCH = 256
-
 
 class LangevinOptions(Block):
     """Defaults: the authors' commands for ten classes of CIFAR-10."""
@@ -176,8 +174,7 @@ def _inputs(model: nn.Module, head: nn.Linear, images: ImageSet) -> torch.Tensor
     seen: list[torch.Tensor] = []
     handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
-        for start in range(0, len(images), _BATCH):
-            images_BCHW, _ = images.batch(np.arange(start, min(start + _BATCH, len(images))))
+        for images_BCHW, _ in images.in_order():
             logits_BC, inputs_BF = model(images_BCHW), seen[-1]
             if inputs_BF.ndim != 2 or not torch.allclose(logits_BC, F.linear(inputs_BF, head.weight, head.bias)):
                 raise MethodError("the method learns a linear classifier, and the net ends in another layer")

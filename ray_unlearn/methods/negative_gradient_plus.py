@@ -88,14 +88,7 @@ METHOD = Method(
         Correction(
             "0.2",
             "momentum, weight decay, batch statistics and a cosine were added; SCRUB has none of them",
-            (
-                "momentum",
-                "weight_decay",
-                "schedule",
-                "anchor",
-                "statistics",
-                "epochs",
-            ),
+            ("momentum", "weight_decay", "schedule", "anchor", "statistics", "epochs"),
         ),
     ),
     summary="Minimise alpha * CE(retain) - (1 - alpha) * CE(forget).",

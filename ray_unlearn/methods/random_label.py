@@ -99,13 +99,7 @@ def random_label(
 
 
 def _passes(
-    model: nn.Module,
-    data: RunData,
-    options: Recipe,
-    rng: Seeds,
-    hooks: Hooks | None,
-    positions: ImageSet,
-    loss: Loss,
+    model: nn.Module, data: RunData, options: Recipe, rng: Seeds, hooks: Hooks | None, positions: ImageSet, loss: Loss
 ) -> list[Training]:
     """Return what an epoch runs through: one pass over all images, or one over forget and one over retain."""
     if getattr(options, "order", "joint") == "joint":

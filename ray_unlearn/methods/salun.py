@@ -80,10 +80,7 @@ METHOD = Method(
         Correction(
             "0.2",
             "labels left the own class out, in one shuffled order; published are all classes, forget before retain",
-            (
-                "exclude_own",
-                "order",
-            ),
+            ("exclude_own", "order"),
         ),
     ),
     summary="Train on random labels for the forget set, moving only the parameters most salient for it.",

@@ -65,8 +65,7 @@ class SelectiveSynapticDampeningOptions(Block):
     exponent: Float = Field(1.0, gt=0, description="Power of the ratio before the bound.")
     lower_bound: Float = Field(1.0, ge=0, description="Largest factor; 1 never lets a weight grow.")
     importance: Annotated[Literal["loss", "output"], Since("0.2", neutral="loss")] = Field(
-        "loss",
-        description="loss: squared gradient of cross-entropy; output: |gradient| of |logits|^2 (LFSSD).",
+        "loss", description="loss: squared gradient of cross-entropy; output: |gradient| of |logits|^2 (LFSSD)."
     )
     images_per_gradient: Int = Field(
         128,

@@ -122,10 +122,7 @@ METHOD = Method(
         Correction(
             "0.2",
             "tensors were distinguished by kind and could get noise again; the port goes by names, each tensor once",
-            (
-                "pool",
-                "noise_again",
-            ),
+            ("pool", "noise_again"),
         ),
         FROZEN,
     ),

@@ -95,6 +95,6 @@ METHOD = Method(
     published={
         "published_negmerge": pinned(
             TaskVectorOptions, PLAIN, batch_size=128, lrs=(1e-4, 5e-4, 1e-3), repeats=3, merge="consensus"
-        ),
+        )
     },
 )

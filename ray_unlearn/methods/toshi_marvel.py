@@ -114,9 +114,9 @@ def shifted(labels_N: np.ndarray, before_N: np.ndarray, after_N: np.ndarray) -> 
 
 def surely_wrong(labels_N: np.ndarray, logits_NC: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions of wrong predictions of an entropy (in nats) below the threshold, and the predictions."""
-    said_N, entropy_N = logits_NC.argmax(1), entropy(torch.from_numpy(logits_NC)).numpy()
-    chosen = np.flatnonzero((said_N != labels_N) & (entropy_N < threshold))
-    return chosen, said_N[chosen]
+    predicted_N, entropy_N = logits_NC.argmax(1), entropy(torch.from_numpy(logits_NC)).numpy()
+    chosen = np.flatnonzero((predicted_N != labels_N) & (entropy_N < threshold))
+    return chosen, predicted_N[chosen]
 
 
 METHOD = Method(

@@ -81,11 +81,7 @@ def unsir(model: nn.Module, data: RunData, options: UnsirOptions, rng: Seeds) ->
         return on_labels(model, Batch(images, labels[batch.labels]))
 
     on_labels = cross_entropy()
-    changes = {
-        "epochs": options.impair_epochs,
-        "lr": options.impair_lr,
-        "batch_size": options.impair_batch_size,
-    }
+    changes = {"epochs": options.impair_epochs, "lr": options.impair_lr, "batch_size": options.impair_batch_size}
     fit(model, data, options.model_copy(update=changes), rng, sets=(both,), loss=impair, purpose="impair")
     fit(model, data, options, rng, sets=(retain,), purpose="repair")
 

@@ -125,10 +125,10 @@ def try_net(
             lines += _step(net, images_BCHW, labels_B)
         except (Exception, SystemExit) as error:  # a module may raise anything
             reason = first_line(error)
-            said = f"one training step on {len(images_BCHW)} images of {size} fails: {reason}{line_in(error, folder)}"
+            failed = f"one training step on {len(images_BCHW)} images of {size} fails: {reason}{line_in(error, folder)}"
             if trains:
-                raise ModelError(f"model {arch}: {said}") from error
-            lines.append(said)
+                raise ModelError(f"model {arch}: {failed}") from error
+            lines.append(failed)
     return [f"model {arch}: {line}" for line in lines]
 
 
@@ -259,7 +259,7 @@ def _remarks(net: nn.Module, images_BCHW: torch.Tensor, logits: torch.Tensor) ->
 
 
 def _is_expected(output: object) -> bool:
-    """Return whether an output is a tensor, or one of Transformers' own, whose logits everybody takes."""
+    """Return whether an output is a tensor, or one of Transformers' own, whose logits every caller takes."""
     return isinstance(output, torch.Tensor) or type(output).__module__.startswith("transformers.")
 
 

@@ -176,10 +176,7 @@ def _check_shapes(
 
 
 def _is_head(
-    own: Mapping[str, torch.Tensor],
-    state: Mapping[str, torch.Tensor],
-    others: list[str],
-    num_classes: int | None,
+    own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], others: list[str], num_classes: int | None
 ) -> bool:
     """Return whether tensors that differ do so by the number of classes alone."""
     return len(others) <= 4 and all(

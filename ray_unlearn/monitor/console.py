@@ -142,13 +142,7 @@ class Bar(ConsoleSink):
 
     def __init__(self, console: Console, total: int, already: int, left: TimeLeft, **how: Any) -> None:
         super().__init__(console, total, already, left, **how)
-        columns = (
-            TextColumn("runs"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Description(self),
-            TimeElapsedColumn(),
-        )
+        columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), _Description(self), TimeElapsedColumn())
         self.bar = Progress(*columns, console=console)
         self._task = self.bar.add_task("", total=total, completed=already)
 

@@ -52,15 +52,7 @@ class Driver(StrEnum):
     unknown = "unknown: its events cannot be read"
 
 
-_BEST = (
-    Driver.working,
-    Driver.preparing,
-    Driver.scoring,
-    Driver.none,
-    Driver.silent,
-    Driver.ended,
-    Driver.unknown,
-)
+_BEST = (Driver.working, Driver.preparing, Driver.scoring, Driver.none, Driver.silent, Driver.ended, Driver.unknown)
 """States, best first. Of the newest log, and of the newest whose driver began, the better state is shown, so that a
 command that was refused hides no other."""
 

@@ -65,8 +65,9 @@ def evidence_table(scores: Scores) -> Table | None:
         explained=(
             "p is the share of random divisions of all runs into two groups that differ as much, corrected for all "
             f"tests of this table (Holm): at most {ERROR}, and the models are no retrained ones. A larger p is no "
-            "proof that they are; the lower bound of F - null is. With one original the question is whether models "
-            "made of this original are retrained models."
+            "proof that they are; the lower bound of F - null is. With fewer than 4 originals the question is whether "
+            "models made of these are retrained models; with more, one run of each is compared at a time, and the "
+            "question is that of other originals, too."
         ),
     )
 

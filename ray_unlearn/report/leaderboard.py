@@ -163,11 +163,11 @@ def _cells(entry: Entry, population: str) -> tuple[Cell, Cell]:
     shared_n = score.n if score.null_n == score.n else 0  # which the null's line states already
     cell = replace(estimate_cell(score, shared_n, null=True), bar=bar, good=False if lost_accuracy(found) else None)
     places, rank = place(scores, population), scores.ranks.get("score", {}).get(population)
-    why = "" if rank else "no place: numbers of runs differ, or too few runs"
+    why = "" if rank else "no place: too few runs"
     cost = cost_cell(found)
     costs = f"cost {cost.text}" if cost.text != MISSING else ""
     middle = (rank.best + rank.worst) / 2 if rank else None
-    return cell, number(middle, places or MISSING, costs, why)
+    return cell, number(middle, places if rank else MISSING, costs, why)
 
 
 def _null_row(board: Sequence[Entry]) -> tuple[Cell, ...]:

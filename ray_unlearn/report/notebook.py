@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.report.publish import Form
-from ray_unlearn.report.ranking import warnings_of
+from ray_unlearn.report.ranking import places_line, warnings_of
 from ray_unlearn.report.score_tables import ranking_lines_table
 from ray_unlearn.report.table import Table
 from ray_unlearn.report.text import null_lines
@@ -47,7 +47,8 @@ class Report:
 def ranking_html(scores: Scores) -> str:
     """Return verdict, ranking, null and warnings; every text is escaped."""
     table = ranking_lines_table(scores)
-    lines = [table.explained, *null_lines(scores), *(f"warning: {line}" for line in warnings_of(scores))]
+    places = [places] if (places := places_line(scores)) else []
+    lines = [table.explained, *places, *null_lines(scores), *(f"warning: {line}" for line in warnings_of(scores))]
     small = "".join(f"<div><small>{html.escape(line)}</small></div>" for line in lines)
     return f"<p><strong>{html.escape(verdict(scores))}</strong></p>{table_html(table)}{small}"
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.scores import Estimate, PopulationScores, Scores, Slice
-from ray_unlearn.wording import listed
+from ray_unlearn.wording import listed, short
 
 SPLITS = ("retain", "forget", "validation", "test")
 TOLERATED = 0.02
 """Difference of a ratio from the least that retraining has, below which no accuracy counts as lost: where retrained
 models make no mistake at all on the retained images, their range is a single number, which nothing else meets."""
+_SHORT = 20
+"""Characters of a population's name in a line about all of them."""
 
 
 def estimate(found: PopulationScores, measure: str) -> Estimate:
@@ -110,10 +112,9 @@ def why_no_null(scores: Scores) -> str:
 
 
 def firsts(scores: Scores, measure: str) -> list[str]:
-    """Return the populations that may be the best by a measure, the highest value first; none without ranks."""
-    places = scores.ranks.get(measure, {})
-    values = comparable(scores, measure)
-    return sorted((name for name, one in places.items() if one.best == 1), key=lambda name: -values.get(name, 0.0))
+    """Return the populations that may be the best by a measure, the highest value first: one without places may be."""
+    places, values = scores.ranks.get(measure, {}), comparable(scores, measure)
+    return sorted((name for name in values if name not in places or places[name].best == 1), key=lambda n: -values[n])
 
 
 def lost_accuracy(found: PopulationScores) -> list[str]:
@@ -139,11 +140,19 @@ def closest(scores: Scores) -> PopulationScores | None:
 
 
 def place(scores: Scores, population: str, measure: str = "score") -> str:
-    """Return the places that the runs allow, such as `2` or `2-4`; nothing without ranks."""
-    found = scores.ranks.get(measure, {}).get(population)
-    if found is None:
+    """Return the places that the runs allow, such as `2` or `2-4`: any, where nothing is known; "" without a value."""
+    found, among = scores.ranks.get(measure, {}).get(population), comparable(scores, measure)
+    best, worst = (found.best, found.worst) if found else (1, len(among))
+    if population not in among:
         return ""
-    return str(found.best) if found.best == found.worst else f"{found.best}-{found.worst}"
+    return str(best) if best == worst else f"{best}-{worst}"
+
+
+def places_line(scores: Scores) -> str:
+    """Return one line with the places by score of several populations; "" for one."""
+    found = [(one.population, place(scores, one.population)) for one in ranked(scores)]
+    each = [f"{short(name, _SHORT)} {places}" for name, places in found if places]
+    return f"places that these runs allow, by score: {', '.join(each)}" if len(each) > 1 else ""
 
 
 def slice_of(found: PopulationScores | None, split: str, by: str = "all", key: str = "") -> Slice | None:

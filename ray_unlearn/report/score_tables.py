@@ -111,13 +111,12 @@ def ranking_table(scores: Scores) -> Table:
     """Return one row per unlearned population, best score first, and one of retraining against itself."""
     scores = quoted(scores)
     top, shared_n = top_of(scores), _shared_null_n(scores)
-    placed, found, absent = comparable(scores), ranked(scores), nowhere(scores, RANKED)
-    places = [nth if one.population in placed else None for nth, one in enumerate(found, 1)]
-    held = f"Intervals of score and F hold{at_once(scores)}. Places such as 1-3 are a tie: other runs could turn them."
-    several = [held] if at_once(scores) else []
+    found, absent = ranked(scores), nowhere(scores, RANKED)
+    several = [f"Intervals of score and F hold{at_once(scores)}."] if at_once(scores) else []
+    if len(comparable(scores)) > 1:
+        several.append("Places such as 1-3 are a tie: other runs could turn them.")
     rows = [
-        _ranking_row(nth, place(scores, one.population), one, top, shared_n, absent)
-        for nth, one in zip(places, found, strict=True)
+        _ranking_row(nth, place(scores, one.population), one, top, shared_n, absent) for nth, one in enumerate(found, 1)
     ]
     reference = _reference_row(scores, top)
     lost = (
@@ -170,13 +169,13 @@ def top_of(scores: Scores) -> float:
 
 
 def _ranking_row(
-    nth: int | None, places: str, found: PopulationScores, top: float, shared_n: int, absent: dict[str, str]
+    nth: int, places: str, found: PopulationScores, top: float, shared_n: int, absent: dict[str, str]
 ) -> tuple[Cell, ...]:
     score, quality = estimate(found, "score"), estimate(found, "forgetting_quality")
     cells = {key: estimate_cell(estimate(found, key), found.runs, reason=key not in absent) for key in RANKED}
     cells |= {key: replace(cells[key], good=False) for key in lost_accuracy(found)}
     return (
-        number(nth, places or str(nth)) if nth else DASH,
+        number(nth, places) if places else DASH,
         _named(found),
         number(found.runs, str(found.runs)),
         replace(cells["score"], bar=score_bar(score, top, f"{found.population}: score")),

@@ -21,7 +21,17 @@ from pydantic_core import PydanticUndefined
 
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.scores import PopulationScores, Scores
-from ray_unlearn.report.ranking import SPLITS, estimate, mode_words, null_of, quoted, ranked, warnings_of, why_no_null
+from ray_unlearn.report.ranking import (
+    SPLITS,
+    estimate,
+    mode_words,
+    null_of,
+    places_line,
+    quoted,
+    ranked,
+    warnings_of,
+    why_no_null,
+)
 from ray_unlearn.report.score_tables import HEADLINE, estimate_cell, ranking_lines_table
 from ray_unlearn.report.shadow_tables import shadow_lines
 from ray_unlearn.report.table import Cell, Table
@@ -85,6 +95,7 @@ def score_lines(scores: Scores) -> list[str]:
         f"{scores.study}: {scores.mode} mode, {mode_words(scores)}",
         *table_lines(table),
         table.explained,
+        *([places] if (places := places_line(scores)) else []),
         *null_lines(scores),
         *([sets] if (sets := sets_line(scores)) else []),
         *([tested] if (tested := test_line(scores)) else []),
@@ -118,9 +129,15 @@ def plan_lines(scores: Scores) -> list[str]:
     rows += [[name, *map(decimals, widths)] for name, widths in found.widths.items()]
     lines = ["", f"{label} with more runs a side, extrapolated from N={found.n}", *aligned(rows)]
     for one in found.separations:
-        many = "more runs do not show it" if one.runs is None else f"{plural(one.runs, 'run')} a side show it"
+        far = f"{found.sizes[-1]} runs a side do not show it"
+        many = far if one.runs is None else f"{plural(one.runs, 'run')} a side show it"
         lines.append(f"{one.first} - {one.second} = {decimals(one.difference)}: {many}")
-    return [*lines, "in 80 % of studies, for all pairs at once, if F goes on changing as it did at the last doubling"]
+    spent = any(one.look and one.look.share == 1 for one in scores.populations.values())
+    return [
+        *lines,
+        "in 80 % of studies, for all pairs at once, if F goes on changing as it did at the last doubling",
+        *["tests of these runs have spent their 5 %: plan more runs in a study with another seed"] * spent,
+    ]
 
 
 def growth_lines(scores: Scores) -> list[str]:

@@ -132,7 +132,7 @@ def _headline(scores: Scores, best: PopulationScores, quality: Estimate) -> str:
 def _number(scores: Scores, measure: str, population: str, found: Estimate) -> str:
     """Return the value with its interval; if there are several populations, with the interval that holds for all."""
     places = scores.ranks.get(measure, {})
-    if len(places) < 2:
+    if len(places) < 2 or population not in places:
         return joined(decimals(found.value), interval(found.low, found.high))
     one = places[population]
     return f"{decimals(found.value)} {interval(one.low, one.high)} (as the best of {len(places)})"

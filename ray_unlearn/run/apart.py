@@ -1,7 +1,7 @@
 """Runs of scripts in processes of their own, seen from the worker: what they get, and what is taken from them.
 
-    runs = RunsApart(job, device, sets, train, template)
-    net = runs.made(run, rng, original, log)     # a fresh net with the run's weights; FailedApart where there is none
+    runs = RunsApart(job, device, sets, train)
+    net = runs.made(run, rng, start, original, log)    # a fresh net with the run's weights; raises FailedApart
 
 The worker's process imports no script, and nothing of it can be changed by one.
 
@@ -54,13 +54,16 @@ class RunsApart:
         self.cpu_s = 0.0
         """CPU seconds of all processes of scripts so far."""
 
-    def made(self, run: Run, rng: Seeds, original: Template, log: RunLog, data: RunData | None = None) -> nn.Module:
+    def made(
+        self, run: Run, rng: Seeds, start: Run, original: Template, log: RunLog, data: RunData | None = None
+    ) -> nn.Module:
         """Execute a script for a run; return a fresh net, on the device, with the weights that came of it.
 
         Args:
             run: the run.
             rng: its streams.
-            original: the net that it starts from.
+            start: the run that it starts from.
+            original: that run's net.
             log: takes what the script prints.
             data: the run's images, where it is limited to a part of the study's; None for all.
 
@@ -69,10 +72,7 @@ class RunsApart:
             MethodError: it left a net that its checkpoint does not describe.
 
         """
-        use = self._job.plan.populations[run.population].method
-        net, start = original.copy(), self._job.plan.start_of(run)
-        if start is None:  # `methods.script` says that scripts start from an original
-            raise MethodError(f"run {run}: a script needs an original to start from")
+        use, net = self._job.plan.populations[run.population].method, original.copy()
         most_bytes = sum(tensor.nbytes for tensor in net.state_dict().values()) * 2 + _MORE_BYTES
         arguments = {
             "method": use.name,

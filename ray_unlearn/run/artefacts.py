@@ -28,7 +28,7 @@ from ray_unlearn.errors import StudyError
 from ray_unlearn.models import checkpoint_bytes, package_of
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.outputs import SplitLogits, encode_outputs
-from ray_unlearn.store.records import CHECKPOINT, LOG, OUTPUTS, Record, payload_of
+from ray_unlearn.store.records import CHECKPOINT, LOG, OUTPUTS, Record
 from ray_unlearn.study.plan import Population, Run
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import labelled
@@ -127,7 +127,6 @@ class RunWriter:
 
     def record(
         self,
-        payloads: Mapping[str, bytes],
         rng: Seeds,
         *,
         attempt: int,
@@ -140,7 +139,7 @@ class RunWriter:
         arithmetic: Mapping[str, str],
         shards: Mapping[str, str],
     ) -> Record:
-        """Return the record that is published last."""
+        """Return the record, which names no payloads yet."""
         return Record(
             population=self.run.population,
             index=self.run.index,
@@ -153,7 +152,7 @@ class RunWriter:
             shards=dict(shards),
             membership=self.membership,
             forget_set=self.forget_set,
-            payloads={name: payload_of(data) for name, data in sorted(payloads.items())},
+            payloads={},
             metrics=self.metrics,
             epoch_loss=self.epoch_loss,
             stages=self.stages,

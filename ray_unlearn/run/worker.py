@@ -49,6 +49,7 @@ from ray_unlearn.run.worker_process import made_alone
 from ray_unlearn.seeds import Seeds
 from ray_unlearn.store.arithmetic import SCRIPT, arithmetic_of
 from ray_unlearn.store.membership import Members, fingerprint, half_of_train
+from ray_unlearn.store.records import Record
 from ray_unlearn.store.sharing import check_shared
 from ray_unlearn.study.plan import Run
 from ray_unlearn.training.fast.cuda_graph import Engines, cuda_graph
@@ -65,18 +66,12 @@ _QUICK_S = 0.02
 class _Unpublished:
     """A run that is trained and predicted, and the only reference to its model."""
 
-    run: Run
-    attempt: int
     writer: RunWriter
     model: nn.Module
-    rng: Seeds
-    started_at: str
-    seconds: dict[str, float]
-    cpu_seconds: dict[str, float]
-    original_sha256: str
-    threads: int
+    record: Record
+    """The run's record, which names no payloads yet."""
+    keeper: Keeper | None
     log: bytes = b""
-    keeper: Keeper | None = None
 
 
 class Worker:
@@ -223,19 +218,20 @@ class Worker:
         trained, trained_cpu = time.monotonic(), self._cpu_s()
         writer.predict(model)
         check_metrics(writer)
-        return _Unpublished(
-            run=run,
+        record = writer.record(
+            rng,
             attempt=attempt,
-            writer=writer,
-            model=model if self._device.type == "cpu" else model.to("cpu"),  # frees GPU memory for the next run
-            rng=rng,
             started_at=started_at,
+            original_sha256=self._starts.sha256(run),
             seconds={"train": earlier[0] + trained - start, "predict": time.monotonic() - trained},
             cpu_seconds={"train": earlier[1] + trained_cpu - began_cpu, "predict": self._cpu_s() - trained_cpu},
-            original_sha256=self._starts.sha256(run),
+            device=device_name(self._device),
             threads=torch.get_num_threads(),
-            keeper=keeper,
+            arithmetic=self._arithmetic(run),
+            shards=self._job.data.shards,
         )
+        model = model if self._device.type == "cpu" else model.to("cpu")  # frees GPU memory for the next run
+        return _Unpublished(writer=writer, model=model, record=record, keeper=keeper)
 
     def _trained_pack(self, runs: Sequence[Run]) -> dict[Run, PackedRun]:
         """Train runs of one pack; a failure is the outcome of the runs that it ends."""
@@ -255,11 +251,7 @@ class Worker:
             store=self._job.store,
             run=run,
             conditions=conditions_of(
-                writer.population.digest,
-                study.stages.model_dump_json(),
-                self._starts.sha256(run),
-                packages,
-                here,
+                writer.population.digest, study.stages.model_dump_json(), self._starts.sha256(run), packages, here
             ),
             writer=writer,
             every_s=60 * (study.execution.resume_every_minutes or 0.0),
@@ -317,7 +309,7 @@ class Worker:
             raise MethodError(f"run {run}: a script needs an original to start from")
         if self._apart is None:
             self._apart = RunsApart(self._job, self._device, self._sets, self._train)
-        return self._apart.made(run, rng, self._starts.original(start)[1], log, data)
+        return self._apart.made(run, rng, start, self._starts.original(start)[1], log, data)
 
     def _check_fresh(self, model: nn.Module, where: str) -> None:
         """Check that a net, of another's code or trained by it, has all that its outputs depend on in its state.
@@ -339,30 +331,18 @@ class Worker:
 
     def _publish(self, made: _Unpublished, start: float, end: float) -> Outcome:
         """Serialise, hash and write; in the publisher's thread, except for quick runs."""
-        began = time.monotonic()
+        began, run = time.monotonic(), made.writer.run
         try:
             payloads = made.writer.finish(made.model, made.log)
-            record = made.writer.record(
-                payloads,
-                made.rng,
-                attempt=made.attempt,
-                started_at=made.started_at,
-                original_sha256=made.original_sha256,
-                seconds=made.seconds,
-                cpu_seconds=made.cpu_seconds,
-                device=device_name(self._device),
-                threads=made.threads,
-                arithmetic=self._arithmetic(made.run),
-                shards=self._job.data.shards,
-            )
-            self._job.store.publish(made.run, payloads, record)
+            record = made.record.naming(payloads)
+            self._job.store.publish(run, payloads, record)
             if made.keeper:
                 made.keeper.made()
         except Exception as error:  # a full disk, or anything else that may happen to one run
-            return failure_of(made.run, start, error, log=made.log)
+            return failure_of(run, start, error, log=made.log)
         log = made.log if self._job.verbose else b""
         spans, note = ((start, end), (began, time.monotonic())), made.keeper.note if made.keeper else ""
-        return success_of(made.run, record, *spans, images=made.writer.images, log=log, note=note)
+        return success_of(run, record, *spans, images=made.writer.images, log=log, note=note)
 
     def _arithmetic(self, run: Run) -> dict[str, str]:
         """Return what a run's record says of the conditions that no digest covers."""

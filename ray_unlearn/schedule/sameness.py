@@ -53,12 +53,19 @@ class Sameness:
     def __init__(self, plan: Plan, held: Mapping[Run, str]) -> None:
         """Begin with the runs that are made already, and the sha256 of each."""
         self._plan = plan
-        self.ended = _ended(plan, held)
-        """Populations that had enough equal runs before: why no further run of them is made."""
         self._known: dict[str, dict[str, list[Run]]] = {}
         self._sha256 = dict(held)
         for run in sorted(held):
             self._known.setdefault(run.population, {}).setdefault(held[run], []).append(run)
+        uses = {name: population.method for name, population in plan.populations.items()}
+        self.ended = {
+            name: f"its runs {', '.join(map(str, runs[:ENOUGH]))} are the same, bit for bit (sha256 {sha256[:12]}): "
+            + _unseeded(uses[name])
+            for name, equal in self._known.items()
+            for sha256, runs in equal.items()
+            if uses[name].source and sha256 and len(runs) >= ENOUGH
+        }
+        """Populations of scripts that had enough equal runs before: why no further run of them is made."""
 
     def is_open(self, run: Run) -> bool:
         """Return whether a script's runs may all be the same still: then they are given out one by one."""
@@ -113,17 +120,3 @@ def _seed_in(source: str) -> str:
                 f"leave {found[1]} out: each run is seeded before the function is called"
             )
     return ""
-
-
-def _ended(plan: Plan, held: Mapping[Run, str]) -> dict[str, str]:
-    """Return the populations of scripts that hold enough equal runs, with the reason."""
-    equal: dict[tuple[str, str], list[Run]] = {}
-    for run, sha256 in sorted(held.items()):
-        if plan.populations[run.population].method.source and sha256:
-            equal.setdefault((run.population, sha256), []).append(run)
-    return {
-        population: f"its runs {', '.join(map(str, runs[:ENOUGH]))} are the same, bit for bit (sha256 {sha256[:12]}): "
-        + _unseeded(plan.populations[population].method)
-        for (population, sha256), runs in equal.items()
-        if len(runs) >= ENOUGH
-    }

@@ -32,6 +32,11 @@ def temporary_name() -> str:
     return f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
 
+def existing(path: Path) -> Path:
+    """Return the path, or the nearest one above it that exists."""
+    return next((each for each in (path, *path.parents) if each.exists()), path)
+
+
 def check_regular_file(path: Path) -> None:
     """Check that a path, if it exists, is a regular file: reading a pipe could block, and a device may never end.
 

@@ -6,6 +6,7 @@
     <storage>/<study>/metrics.parquet            one row per run, rebuilt from records
     <storage>/<study>/scores.json, .parquet      the last evaluation; report.html shows it
     <storage>/<study>/scores/<mode>/*.json       its parts, one per population, computed again only when runs change
+    <storage>/<study>/looks.json                 how much of the 5 % of all tests evaluations have spent
     <storage>/<study>/scores/memorisation/*.csv  memorisation of every train image, one file per population of shadows
     <storage>/<study>/events/<log>-000.jsonl      events of making runs; a log per `generate`, in parts
     <storage>/<study>/<population>/population.json           digest and readable identity
@@ -60,6 +61,11 @@ class Layout:
     def scores_parquet(self) -> str:
         """The last evaluation's measures, one row per population and measure."""
         return f"{self.study}/scores.parquet"
+
+    @property
+    def looks(self) -> str:
+        """Evaluations of a growing study, and what each spent of the 5 % of its tests."""
+        return f"{self.study}/looks.json"
 
     def scores_part(self, mode: str, part: str) -> str:
         """One part of an evaluation."""

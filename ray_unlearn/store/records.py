@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
@@ -111,6 +112,10 @@ class Record(_Value):
     def text(self) -> str:
         """The JSON that is stored, without spaces, with keys that this version does not know; empty until sealed."""
         return self._text
+
+    def naming(self, payloads: Mapping[str, bytes]) -> Record:
+        """Return the record with these payloads, by file name."""
+        return self.model_copy(update={"payloads": {name: payload_of(each) for name, each in sorted(payloads.items())}})
 
     def sealed(self) -> Record:
         """Return the record in the newest format, with its checksum."""

@@ -392,7 +392,4 @@ def _script_file(use: MethodUse) -> str:
 def _kept_script(use: MethodUse) -> dict[str, Any]:
     """Return what population.json keeps of a script: its text, and that of each module that it imports from beside."""
     modules = {file: without_keys(text) for file, text in use.modules.items()}
-    return {
-        **({"script": without_keys(use.source)} if use.source else {}),
-        **({"modules": modules} if modules else {}),
-    }
+    return {**({"script": without_keys(use.source)} if use.source else {}), **({"modules": modules} if modules else {})}

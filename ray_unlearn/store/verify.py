@@ -202,9 +202,7 @@ def _verify_run(store: StudyStore, run: Run, known: _Known) -> tuple[Record | No
 def _wrong_start(run: Run, record: Record, known: _Known) -> Iterator[Problem]:
     if not record.is_of(run, known.digests[run.population]):
         yield Problem(
-            run,
-            RECORD,
-            f"is of {record.population}/{record.index:05d}, digest {record.digest[:12]}, not of this run",
+            run, RECORD, f"is of {record.population}/{record.index:05d}, digest {record.digest[:12]}, not of this run"
         )
     if not is_of_original(record, known.originals[run.population]):
         was, start = record.original_sha256[:12], known.starts[run.population]

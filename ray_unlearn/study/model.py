@@ -30,8 +30,7 @@ class Model(Block):
         "images of 32 pixels; imagenet: as torchvision has them.",
     )
     grey: Annotated[bool, Since("0.2", neutral=False)] = Field(
-        False,
-        description="Give the net one channel, the mean of the three: its first convolution then has one input.",
+        False, description="Give the net one channel, the mean of the three: its first convolution then has one input."
     )
     pretrained: Annotated[bool | str, Since("0.2", neutral=False)] = Field(
         False,
@@ -44,8 +43,7 @@ class Model(Block):
         "statistics, and their dropout is off.",
     )
     trim_dead_taps: bool = Field(
-        True,
-        description="On the CPU, skip convolution taps that meet only padding; the same sums, equal to rounding.",
+        True, description="On the CPU, skip convolution taps that meet only padding; the same sums, equal to rounding."
     )
     _folder: str = PrivateAttr("")
 

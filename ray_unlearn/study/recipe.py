@@ -85,13 +85,11 @@ class Batches(Block):
 
     batch_size: Int = Field(64, ge=1)
     class_weights: Literal["none", "inverse"] | tuple[Annotated[Float, Field(ge=0)], ...] = Field(
-        "none",
-        description="inverse: 1 / images of the class in the set trained on, not normalised (official).",
+        "none", description="inverse: 1 / images of the class in the set trained on, not normalised (official)."
     )
     augment: Augment = Augment()
     precision: Precision = Field(
-        "fp32",
-        description="bf16: autocast, weights stay fp32; tf32: GPUs round factors to ten bits, CPUs refuse.",
+        "fp32", description="bf16: autocast, weights stay fp32; tf32: GPUs round factors to ten bits, CPUs refuse."
     )
     channels_last: bool = True
 

@@ -275,9 +275,7 @@ class Execution(Block):
     )
     deterministic: bool = Field(True, description="Use deterministic algorithms on the GPU; CPUs always do.")
     device_budget_gib: Float = Field(
-        8.0,
-        ge=0,
-        description="Largest set of decoded images, in GiB, that every worker keeps on its GPU.",
+        8.0, ge=0, description="Largest set of decoded images, in GiB, that every worker keeps on its GPU."
     )
     cuda_graph: bool = Field(
         True,

@@ -19,7 +19,6 @@ sees them); factories in other folders (the cluster has them installed); communi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -37,7 +36,7 @@ from ray_unlearn.study.loading import parse_study, places_of, read_tree
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.yaml12 import parse_yaml
 from ray_unlearn.submit import folder_cache
-from ray_unlearn.usercode.sources import module_files, script_modules
+from ray_unlearn.usercode.sources import module_files, script_modules, sha256_of
 
 Stage = Literal["all", "prepare", "generate", "evaluate", "report"]
 
@@ -115,12 +114,7 @@ class Parcel:
 
 
 def pack(
-    file: str | Path,
-    overrides: list[str],
-    *,
-    stage: Stage = "all",
-    ship_code: bool = False,
-    send: Sequence[Path] = (),
+    file: str | Path, overrides: list[str], *, stage: Stage = "all", ship_code: bool = False, send: Sequence[Path] = ()
 ) -> Parcel:
     """Return the files to send.
 
@@ -154,7 +148,7 @@ def pack(
         files |= dict(_package())
     text = f"# As submitted: overrides merged in, paths resolved.\n{_json(tree, str(file))}\n"
     _check_size(study.name, files)
-    contents = {name: _sha256(path) for name, path in sorted(files.items())}
+    contents = {name: sha256_of(path) for name, path in sorted(files.items())}
     return Parcel(
         study=study.name,
         storage=tree["storage"],
@@ -335,8 +329,3 @@ def _json(tree: dict[str, Any], where: str) -> str:
     except (TypeError, ValueError, yaml.YAMLError) as error:
         reason = first_line(error)
     raise StudyError(f"{where}: the study cannot be sent: expected plain, finite, printable values: {reason}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -11,9 +11,10 @@ Does not cover: training (`loop`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import starmap
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
@@ -53,11 +54,9 @@ def fisher_diagonal(model: nn.Module, images: ImageSet, batch_size: int = 1) -> 
     model.eval()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = {parameter: torch.zeros_like(parameter) for parameter in parameters}
-    starts = range(0, len(images), batch_size)
-    for start in starts:
-        images_BCHW, _ = images.batch(np.arange(start, min(start + batch_size, len(images))))
+    for images_BCHW, _ in images.in_order(batch_size):
         log_p_BC = F.log_softmax(model(images_BCHW).float(), dim=1)
-        weights_C = log_p_BC.detach().exp().mean(0) / len(starts)
+        weights_C = log_p_BC.detach().exp().mean(0) / math.ceil(len(images) / batch_size)
         losses_C = -log_p_BC.mean(0)
         for label, weight in enumerate(weights_C):
             last = label == len(weights_C) - 1
@@ -81,11 +80,9 @@ def _accumulate(
     model.eval()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = {parameter: torch.zeros_like(parameter) for parameter in parameters}
-    starts = range(0, len(images), batch_size)
-    for start in starts:
-        positions = np.arange(start, min(start + batch_size, len(images)))
-        share = len(positions) / len(images) if by_image else 1 / len(starts)
-        gradients = torch.autograd.grad(loss(model, Batch(*images.batch(positions))), parameters, allow_unused=True)
+    for batch in starmap(Batch, images.in_order(batch_size)):
+        share = len(batch) / len(images) if by_image else 1 / math.ceil(len(images) / batch_size)
+        gradients = torch.autograd.grad(loss(model, batch), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 total[parameter].add_(of(gradient), alpha=share)

@@ -17,16 +17,12 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from ray_unlearn.data.images import ImageSet
 
-BATCH_SIZE = 256
-
 
 @torch.no_grad()
 def predict(model: nn.Module, images: ImageSet) -> np.ndarray:
     """Return float32 logits [N, C]; the model is in evaluation mode afterwards."""
     model.eval()
-    starts = range(0, len(images), BATCH_SIZE)
-    positions = (np.arange(start, min(start + BATCH_SIZE, len(images))) for start in starts)
-    logits = [model(images.batch(each)[0]).float() for each in positions]
+    logits = [model(images_BCHW).float() for images_BCHW, _ in images.in_order()]
     return torch.cat(logits).cpu().numpy()
 
 

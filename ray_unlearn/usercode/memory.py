@@ -3,6 +3,7 @@
     keep_freed_memory()                          # once per process
     resident_bytes()                             # bytes of memory that only this process holds
     address_space()                              # bytes of addresses, in use or not
+    madvise()(address, size, advice)             # the kernel's own call; `madvise()` is None where there is none
 
 Does not cover: the memory of a script's processes (`processes`).
 """
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -27,6 +30,17 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@functools.cache
+def madvise() -> Any:
+    """Return libc's function; None where it has none."""
+    try:
+        function = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError, TypeError):
+        return None
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return function
 
 
 def resident_bytes() -> int:

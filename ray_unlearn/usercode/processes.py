@@ -21,6 +21,8 @@ import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from ray_unlearn.usercode.memory import madvise
+
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _MADV_COLLAPSE = 25  # linux/mman.h
 _LARGE_PAGE = 2 * 2**20
@@ -118,18 +120,15 @@ def gather_pages() -> None:
     Of 420 MiB, a fork copies one entry per page: it took 25 ms from its start to its end with pages of 4 KiB, 6 ms with
     large ones (one core of a virtual machine, Linux 6.18). Does nothing before Linux 6.1, and elsewhere.
     """
-    try:
-        madvise = ctypes.CDLL(None).madvise
-        lines = (_PROC / "self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-    except (OSError, AttributeError, TypeError):
+    maps, advise = _PROC / "self/maps", madvise()
+    if advise is None or not maps.exists():
         return
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    for line in lines:
+    for line in maps.read_text(encoding="utf-8", errors="replace").splitlines():
         addresses, rights, _, _, inode, *name = line.split()
         if rights == "rw-p" and inode == "0" and name in ([], ["[heap]"]):
             start, end = (int(address, 16) for address in addresses.split("-"))
             for place in range(-(-start // _LARGE_PAGE) * _LARGE_PAGE, end - _LARGE_PAGE + 1, _LARGE_PAGE):
-                madvise(place, _LARGE_PAGE, _MADV_COLLAPSE)  # a part that is empty, or in use, stays as it is
+                advise(place, _LARGE_PAGE, _MADV_COLLAPSE)  # a part that is empty, or in use, stays as it is
 
 
 def how_it_ended(status: int) -> str:

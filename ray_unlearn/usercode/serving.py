@@ -184,7 +184,7 @@ def _watch(connection: socket.socket, child: int, limit_s: float | None, limit_b
             if ended in found or (ended is None and _has_ended(child)):
                 return ""
             if connection.fileno() in found:
-                raise EOFError("nobody waits for the result")
+                raise EOFError("the process that asked for the result has ended")
             if limit_bytes is not None and memory_of([child, *descendants(child)], beyond=base) > limit_bytes:
                 return "memory"
 

@@ -33,13 +33,7 @@ def study_of(runs: int, folder: Path) -> Study:
     tree = {
         "name": "no-op",
         "storage": str(folder),
-        "data": {
-            "train": "digits",
-            "test": 0.05,
-            "image_size": 8,
-            "forget": {"fraction": 0.015},
-            "limit": 200,
-        },
+        "data": {"train": "digits", "test": 0.05, "image_size": 8, "forget": {"fraction": 0.015}, "limit": 200},
         "model": {"arch": "small_cnn", "options": {"width": 4}},
         "training": {"epochs": 1, "batch_size": 64},
         "keep_checkpoints": False,

@@ -117,22 +117,22 @@ def train(folder: Path, size: int, mode: str, net: str, repeat: int, limit_bytes
         workers = [_start(task, group) for task in tasks]
         try:
             with Memory(lambda: anonymous_mb([worker.pid for worker in workers])) as memory:
-                told = [json.loads(worker.communicate()[0] or "{}") for worker in workers]
+                reports = [json.loads(worker.communicate()[0] or "{}") for worker in workers]
         finally:
             for worker in workers:
                 worker.kill()
                 worker.wait()
-        if not all(told):
+        if not all(reports):
             raise RayUnlearnError(f"{mode}: a worker ended with {[worker.returncode for worker in workers]}")
-        images = sum(each["images"] for each in told)
-        begin, end = max(each["begin"] for each in told), min(each["end"] for each in told)
+        images = sum(each["images"] for each in reports)
+        begin, end = max(each["begin"] for each in reports), min(each["end"] for each in reports)
         return {
             "mode": mode,
             "net": net,
-            "images_per_s": images / (max(each["end"] for each in told) - min(each["begin"] for each in told)),
-            "images_per_cpu_s": images / sum(each["cpu_s"] for each in told),
-            "open_s": max(each["open_s"] for each in told),
-            "read_mb": sum(each["read_mb"] for each in told),
+            "images_per_s": images / (max(each["end"] for each in reports) - min(each["begin"] for each in reports)),
+            "images_per_cpu_s": images / sum(each["cpu_s"] for each in reports),
+            "open_s": max(each["open_s"] for each in reports),
+            "read_mb": sum(each["read_mb"] for each in reports),
             "own_mb_at": [memory.at(begin + share * (end - begin)) for share in (0.1, 0.25, 0.5, 0.75, 1.0)],
             "group_most_mb": most_mb(group),
         }

@@ -37,6 +37,7 @@ from ray_unlearn.evaluation.intervals import Subsets, interval, standard_error, 
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
 from ray_unlearn.evaluation.measures.measure import Mode, Pair
+from ray_unlearn.evaluation.moved import moved_measures
 from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 from ray_unlearn.evaluation.permutation import holm, permutation_tests
 from ray_unlearn.evaluation.resampling import Draws, Settings, values_on
@@ -134,8 +135,10 @@ def studies(cell: Cell) -> Iterator[dict[str, tuple[float, float, float, float]]
             pair = Pair(unlearned, reference, cell.mode, settings.attack_rng)
             values = compare(pair)
             draws = values_on(unlearned, reference, drawn.pairs, settings, {}, pair)
+            starts = unlearned.originals_R if drawn.over_originals else None
             if F in values:
-                draws = replace(draws, shift=common_shift(*pair.phi("forget"), cell.mode, values[F]))
+                draws = replace(draws, shift=common_shift(*pair.phi("forget"), cell.mode, values[F], starts))
+            draws = replace(draws, moved=moved_measures(pair, values, draws.shift, starts))
         else:
             values, draws = f_alone(unlearned, reference, drawn, cell.mode)
         errors = {name: standard_error(name, draws, drawn, cell.mode) for name in draws.values}
@@ -149,7 +152,8 @@ def f_alone(unlearned: Outputs, reference: Outputs, drawn: Subsets, mode: Mode) 
     theirs = np.concatenate([phi_RE[rows] for _, rows in drawn.pairs], axis=1)
     points_KE = forgetting_quality(ours, theirs, mode).points_E.reshape(len(drawn.pairs), -1)
     whole = forgetting_quality(phi_UE, phi_RE, mode)
-    shift = common_shift(phi_UE, phi_RE, mode, whole.score)
+    starts = unlearned.originals_R if drawn.over_originals else None
+    shift = common_shift(phi_UE, phi_RE, mode, whole.score, starts)
     draws = Draws(values={F: points_KE.mean(axis=1)}, points_KE=points_KE, points_E=whole.points_E, shift=shift)
     return {F: whole.score}, draws
 

@@ -87,9 +87,8 @@ class Both:
 
     def apart(self, index: int) -> nn.Module:
         """Make a run in a process of its own."""
-        run, rng = _run(index)
-        original = self.worker._starts.original(Run(population="original", index=0))[1]
-        return self.runs.made(run, rng, original, RunLog())
+        (run, rng), start = _run(index), Run(population="original", index=0)
+        return self.runs.made(run, rng, start, self.worker._starts.original(start)[1], RunLog())
 
     def cpu_s(self) -> float:
         """Return the CPU seconds of this process, of the fork server, and of what that forked."""

@@ -113,7 +113,7 @@ def run_members(setting: Setting, way: str, parts: Sequence[Sequence[int]], fold
         for process, (_, sink) in zip(processes, pipes, strict=True):
             process.start()
             sink.close()  # only the process holds it now: its end can be seen
-        reports = _heard([source for source, _ in pipes])
+        reports = _reports([source for source, _ in pipes])
         patience_s = _GOODBYE_S
     finally:
         for process in (each for each in processes if each.pid is not None):
@@ -134,24 +134,24 @@ def _member(setting: Setting, way: str, runs: Sequence[int], barrier: Barrier, s
         barrier.abort()
 
 
-def _heard(sources: Sequence[Connection]) -> list[Report]:
+def _reports(sources: Sequence[Connection]) -> list[Report]:
     """Return all reports; raise the first reason that comes instead of one."""
     found: dict[int, Report] = {}
     while len(found) < len(sources):
         ready = wait([source for number, source in enumerate(sources) if number not in found], _LONGEST_S)
         if not ready:
             raise RayUnlearnError(f"nothing was heard from the processes for {_LONGEST_S:g} s")
-        said = {number: _said(source) for number, source in enumerate(sources) if source in ready}
-        found |= {number: report for number, report in said.items() if isinstance(report, Report)}
-        reasons = [reason for reason in said.values() if isinstance(reason, str)]
+        received = {number: _received(source) for number, source in enumerate(sources) if source in ready}
+        found |= {number: report for number, report in received.items() if isinstance(report, Report)}
+        reasons = [reason for reason in received.values() if isinstance(reason, str)]
         if reasons:
             raise RayUnlearnError(next(filter(None, reasons), "a process waited for the others in vain"))
     return [found[number] for number in range(len(sources))]
 
 
-def _said(source: Connection) -> Report | str:
+def _received(source: Connection) -> Report | str:
     try:
-        said: Report | str = source.recv()
+        received: Report | str = source.recv()
     except EOFError:
         return "a process was killed (out of memory?)"
-    return said
+    return received

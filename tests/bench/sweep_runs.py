@@ -186,11 +186,7 @@ class AsOne:
         return {run: self._packed.state(k) for k, run in enumerate(self._indexes)}
 
 
-WAYS: Mapping[str, Callable[[Setting, Sequence[int]], Group]] = {
-    "alone": Alone,
-    "streams": OnStreams,
-    "packed": AsOne,
-}
+WAYS: Mapping[str, Callable[[Setting, Sequence[int]], Group]] = {"alone": Alone, "streams": OnStreams, "packed": AsOne}
 
 
 class _Order:

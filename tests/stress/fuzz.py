@@ -74,7 +74,7 @@ def fuzz(cases: list[tuple[str, int]], folder: Path, seed: int, processes: int, 
     while any(worker.case for worker in workers):
         wait([worker.pipe for worker in workers if worker.case], timeout=1.0)
         for place, worker in enumerate(workers):
-            outcome, why = _heard(worker)
+            outcome, why = _outcome_of(worker)
             if not outcome or worker.case is None:
                 continue
             kind, number = worker.case
@@ -95,7 +95,7 @@ def fuzz(cases: list[tuple[str, int]], folder: Path, seed: int, processes: int, 
     return counts
 
 
-def _heard(worker: _Worker) -> tuple[str, str]:
+def _outcome_of(worker: _Worker) -> tuple[str, str]:
     """Return (outcome, why) of the worker's case; empty where it still works."""
     if worker.case is None:
         return "", ""
@@ -152,8 +152,8 @@ def main() -> int:
         start = time.monotonic()
         counts = fuzz(cases, folder, given.seed, given.processes, given.keep)
     for kind in kinds:
-        told = ", ".join(f"{counts[kind, outcome]} {outcome}" for outcome in ("refused", "accepted", "violation"))
-        print(f"{kind:10} {told}")
+        line = ", ".join(f"{counts[kind, outcome]} {outcome}" for outcome in ("refused", "accepted", "violation"))
+        print(f"{kind:10} {line}")
     violations = sum(count for (_, outcome), count in counts.items() if outcome == "violation")
     print(f"{len(cases)} cases, seed {given.seed}: {violations} violations, {time.monotonic() - start:.0f} s")
     return int(violations > 0)

@@ -76,8 +76,8 @@ def _agree(file: Path) -> None:
     """Let a shard's manifest state what the file is now."""
     manifest = file.parent / "manifest.json"
     found = json.loads(manifest.read_text())
-    told = payload_of(file.read_bytes())
-    found["shards"] = [{**s, **told.model_dump()} if s["name"] == file.name else s for s in found["shards"]]
+    actual = payload_of(file.read_bytes())
+    found["shards"] = [{**s, **actual.model_dump()} if s["name"] == file.name else s for s in found["shards"]]
     manifest.write_text(json.dumps(found))
 
 

@@ -106,8 +106,8 @@ def arrow(bench: Bench, rng: Random) -> Attack:
         beside.write_text(json.dumps(_sealed(rng, found)))
     if (beside := file.parent / "manifest.json").exists():
         found = json.loads(beside.read_text())
-        told = payload_of(file.read_bytes())
-        found["shards"] = [{**s, **told.model_dump()} if s["name"] == file.name else s for s in found["shards"]]
+        actual = payload_of(file.read_bytes())
+        found["shards"] = [{**s, **actual.model_dump()} if s["name"] == file.name else s for s in found["shards"]]
         beside.write_text(json.dumps(found))
     if rng.random() < 0.5:
         shutil.rmtree(bench.store / "finetune/00001")

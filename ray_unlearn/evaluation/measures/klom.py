@@ -226,7 +226,7 @@ def _measures(split: str) -> dict[str, Measure]:
             source=source,
             deviation=_DEVIATION,
             needs=(split,),
-            error=0.55,
+            error=0.5,
             compute=compute,
             halves=halves,
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -92,6 +92,16 @@ class Single:
         return cast(T, self._known[compute])
 
 
+class Distance(NamedTuple):
+    """What the interval of a measure of distance is made of (`evaluation.moved`)."""
+
+    moved: Callable[[Pair, FloatArray], FloatArray]
+    """Values [moves] after phi of the unlearned models' images is moved by [moves, images]."""
+    own: Callable[[Pair], float]
+    """Variance between studies if images had nothing in common: at most the variance over images of what each adds,
+    over their number; inf with a single image."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
     """One number: its name, meaning, required inputs and computation."""
@@ -123,9 +133,8 @@ class Measure:
     halves: Callable[[Pair], tuple[float, float] | None] | None = None
     """Values on two halves of the images, where `error` is that of what images have alone: what both halves have in
     common is an average over runs. None where a half has no image."""
-    signed: Callable[[Pair], FloatArray] | None = None
-    """Signed values of the images, [images], where the measure is the mean of their absolute values: the upper end of
-    its interval is made of these (`evaluation.intervals`)."""
+    distance: Distance | None = None
+    """Of a measure of how far two populations are apart, whatever the direction: what its interval is made of."""
     undefined: str = "not defined here: runs that do not differ, too few images, or a reference that is never right"
     """Reason why there may be no value although all splits and runs are there."""
     compute: Callable[[Pair], float | None] | None = None

@@ -8,14 +8,14 @@ Does not cover: tests of significance (`evaluation.permutation`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.evaluation.compiled import pays
-from ray_unlearn.evaluation.measures.measure import Measure, Pair
-from ray_unlearn.evaluation.populations import FloatArray, compared
+from ray_unlearn.evaluation.measures.measure import Distance, Measure, Pair
+from ray_unlearn.evaluation.populations import FloatArray, compared, variance_of_mean
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -75,18 +75,36 @@ def _distance(pair: Pair) -> ShiftAndSpread:
     return shift_and_spread(*pair.phi("forget"))
 
 
-def _shift(pair: Pair) -> FloatArray:
-    """Return the shift of each image on which retrained models differ."""
-    shift_E = pair.once(_distance).shift
-    return shift_E[~np.isnan(shift_E)]
-
-
 def _mean_shift(pair: Pair) -> float | None:
     return _or_none(pair.once(_distance).mean_absolute_shift)
 
 
+def _moved(pair: Pair, by_ME: FloatArray) -> FloatArray:
+    """Return the mean absolute shift after moves, in standard deviations of the retrained models, [moves]."""
+    shift_E, (_, sd_E) = pair.once(_distance).shift, _moments(pair.phi("forget")[1])
+    defined_E = ~np.isnan(shift_E)
+    return np.asarray(np.abs(shift_E[defined_E] + by_ME[:, defined_E] / sd_E[defined_E]).mean(axis=1))
+
+
+def _own(pair: Pair) -> float:
+    size_E = np.abs(pair.once(_distance).shift)
+    return variance_of_mean(size_E[~np.isnan(size_E)])
+
+
 def _spread_ratio(pair: Pair) -> float | None:
     return _or_none(pair.once(_distance).median_spread_ratio)
+
+
+def _halves(pair: Pair) -> tuple[float, float] | None:
+    """Return the spread ratio on two halves of the images; None where retrained models differ on none of one."""
+    found, half_E = pair.once(_distance), pair.half_of("forget")
+    if half_E is None:
+        return None
+    one, other = (
+        replace(found, shift=found.shift[mask_E], log_spread_ratio=found.log_spread_ratio[mask_E]).median_spread_ratio
+        for mask_E in (half_E, ~half_E)
+    )
+    return None if np.isnan(one + other) else (one, other)
 
 
 def _or_none(value: float) -> float | None:
@@ -100,7 +118,7 @@ MEASURES = {
         meaning="mean over forget images of |mean phi - the reference's| in the reference's standard deviations",
         source="this project",
         compute=_mean_shift,
-        signed=_shift,
+        distance=Distance(_moved, _own),
     ),
     "spread_ratio": Measure(
         label="spread ratio",
@@ -108,5 +126,7 @@ MEASURES = {
         meaning="median over forget images of the standard deviation of phi over the reference's; 1 is equal",
         source="this project",
         compute=_spread_ratio,
+        error=0.7,
+        halves=_halves,
     ),
 }

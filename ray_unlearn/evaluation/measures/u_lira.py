@@ -35,9 +35,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.evaluation.compiled import pays
-from ray_unlearn.evaluation.measures.measure import FALSE_POSITIVES, Measure, Pair, enough_negatives, rates
-from ray_unlearn.evaluation.populations import FloatArray, compared
-from ray_unlearn.evaluation.roc import Roc, Separation, roc, separation, tpr_on_halves
+from ray_unlearn.evaluation.measures.measure import FALSE_POSITIVES, Distance, Measure, Pair, enough_negatives, rates
+from ray_unlearn.evaluation.populations import FloatArray, compared, variance_of_mean
+from ray_unlearn.evaluation.roc import Roc, Separation, roc, separation, share_below, tpr_on_halves
 
 Places = npt.NDArray[np.intp]
 """[B, S]: the rows of B blocks of S runs, which are left out together."""
@@ -222,6 +222,25 @@ def _auc(pair: Pair) -> float:
     return pair.once(attack).auc
 
 
+def _moved(pair: Pair, by_ME: FloatArray) -> FloatArray:
+    """Return the area after moves of the unlearned models' phi, [moves]."""
+    (seen_UE, unseen_RE), originals_U = pair.phi("forget"), pair.unlearned.originals_R
+    return np.array(
+        [u_lira(seen_UE + by_E, unseen_RE, originals_U).auc if by_E.any() else _auc(pair) for by_E in by_ME]
+    )
+
+
+def _own(pair: Pair) -> float:
+    """Return the variance of the area, if images had nothing in common.
+
+    An image adds the scores below its unlearned models' and above its retrained ones': the area is the mean of either,
+    and varies by their sum (DeLong, DeLong and Clarke-Pearson, Biometrics 1988).
+    """
+    found = pair.once(attack)
+    ours_UE, theirs_RE = found.unlearned_scores, found.retrained_scores
+    return variance_of_mean(share_below(ours_UE, theirs_RE).mean(axis=0) - share_below(theirs_RE, ours_UE).mean(axis=0))
+
+
 def _rate(pair: Pair, *, fpr: float) -> float | None:
     found = pair.once(attack)
     return found.tpr_at(fpr) if enough_negatives(found.retrained_scores.size, fpr) else None
@@ -244,8 +263,9 @@ _AUC = Measure(
     upper=1.0,
     least_runs=MIN_RUNS,
     compute=_auc,
+    distance=Distance(_moved, _own),
 )
-_BOTH = replace(_AUC, source="Hayes et al., SaTML 2025; Carlini et al., S&P 2022")
+_BOTH = replace(_AUC, source="Hayes et al., SaTML 2025; Carlini et al., S&P 2022", distance=None)
 MEASURES = {
     "u_lira_auc": _AUC,
     **rates("u_lira", "U-LiRA", "unlearned models", "retrained ones", _BOTH, _rate, error=0.65, halves=_halves),
