@@ -22,40 +22,16 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from ray_unlearn.errors import RayUnlearnError
 from ray_unlearn.seeds import RecordedSeeds, Seeds, generator_states, restore_generators
+from ray_unlearn.training.loop import Training
 
 Tensors = dict[str, torch.Tensor]
-
-
-class Training(Protocol):
-    """What a training offers (`loop.Training`)."""
-
-    model: nn.Module
-
-    @property
-    def done(self) -> bool:
-        """Whether all epochs are trained."""
-
-    def skip(self) -> None:
-        """Count an epoch that an earlier execution trained."""
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Return the optimisers that hold state of the training, by name."""
-
-    def position(self) -> dict[str, Any]:
-        """Return how far the training and its streams have come, as JSON values."""
-
-    def stream_tensors(self) -> Tensors:
-        """Return what is kept between epochs in tensors beside the model and the optimisers."""
-
-    def restore(self, position: Mapping[str, Any], tensors: Tensors) -> None:
-        """Go to a position, with the tensors of `stream_tensors`."""
 
 
 class NotResumable(RayUnlearnError):
@@ -178,10 +154,10 @@ class Resuming:
             _copy_into(_state(model), _below(tensors, f"model.{owner}."), f"the model of training {owner}")
         for owner, optimizer in _distinct(_optimizers(alive)).items():
             _restore_optimizer(optimizer, _below(tensors, f"optimizer.{owner}."))
-        for i, each in alive.items():
-            each.restore(known[i], _below(tensors, f"streams.{i}."))
-            each.model.train(values["modes"][str(i)])
         try:
+            for i, each in alive.items():
+                each.restore(known[i], _below(tensors, f"streams.{i}."))
+                each.model.train(values["modes"][str(i)])
             restore_generators(self._handed, tensors, values["generators"])
         except ValueError as error:
             raise NotResumable(str(error)) from error
