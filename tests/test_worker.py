@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,20 +36,6 @@ def state_of(store: StudyStore, run: Run) -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.fixture
-def scripted(tiny, tmp_path: Path) -> Callable[..., Study]:
-    """Return a function: the body of a script's `unlearning` -> a study with one original and a population `mine`."""
-
-    def make(body: str, count: int = 1, **changes) -> Study:
-        script = tmp_path / "script.py"
-        lines = "\n    ".join(body.splitlines())
-        script.write_text(f"import sys, torch\n\n\ndef unlearning(net, retain, forget, val):\n    {lines}\n")
-        mine = {"method": f"{script}:unlearning", "count": count, **changes.pop("mine", {})}
-        return tiny(**{"populations": {"finetune": None, "mine": mine, **changes.pop("populations", {})}, **changes})
-
-    return make
 
 
 def execute(worker: Worker, run: Run) -> Outcome:
@@ -132,7 +117,7 @@ def test_what_a_script_does_wrong_is_an_outcome(scripted, body: str, error: str,
 def test_a_scripts_traceback_shows_its_line(scripted):
     """Law: who debugs a script sees the script's own source line."""
     _, outcome = attempt(scripted("wanted = 7\nreturn wanted / 0"))
-    assert 'script.py", line 6, in unlearning\n    return wanted / 0' in outcome.traceback
+    assert 'script.py", line 7, in unlearning\n    return wanted / 0' in outcome.traceback
 
 
 def test_a_failure_is_retried_then_recorded_with_its_traceback(scripted):
@@ -141,7 +126,7 @@ def test_a_failure_is_retried_then_recorded_with_its_traceback(scripted):
     summary = generate(study, backend="inline")
     assert (summary.made, list(summary.failed), summary.exit_code) == (1, [MINE], 3)
     failure = open_job(study).store.failures("mine")[0]
-    assert (failure.error, failure.attempts) == ("ValueError: 10 classes (script.py:5)", 2)
+    assert (failure.error, failure.attempts) == ("ValueError: 10 classes (script.py:6)", 2)
     assert "in unlearning" in failure.traceback
 
 
