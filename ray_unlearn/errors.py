@@ -29,9 +29,10 @@ Does not cover: failures inside a run, which become failed records, not exceptio
 from __future__ import annotations
 
 import difflib
+import os
 import signal
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -85,6 +86,26 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8 into a file, whole or not at all; what is no file, such as /dev/stdout, is written to.
+
+    Raises:
+        StoreError: it cannot be written; a file that is there stays as it was.
+
+    """
+    final = Path(os.path.realpath(path))  # of a symbolic link, the file that it leads to
+    temporary = final.with_name(f".tmp-{os.getpid()}") if final.is_file() or not final.exists() else final
+    try:
+        with writing(path):
+            temporary.write_text(text, encoding="utf-8")
+            if temporary != final:
+                temporary.replace(final)
+    finally:
+        if temporary != final:
+            with suppress(OSError):  # a folder that cannot be written to
+                temporary.unlink()
 
 
 class PopulationChanged(StoreError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ray_unlearn.errors import writing
+from ray_unlearn.errors import write_text, writing
 from ray_unlearn.generation import Summary, generate
 from ray_unlearn.generation.backends import BackendName
 from ray_unlearn.study import load_study
@@ -73,5 +73,5 @@ def quickstart(folder: Path, backend: BackendName = "auto") -> tuple[Path, Summa
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            file.write_text(STUDY, encoding="utf-8")
+            write_text(file, STUDY)
     return file, generate(load_study(file), backend=backend)

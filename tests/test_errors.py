@@ -6,12 +6,16 @@ import contextlib
 import inspect
 import pickle
 import re
+import resource
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from ray_unlearn import errors
-from ray_unlearn.errors import Interrupted, RayUnlearnError, did_you_mean, first_line
+from ray_unlearn.cli import main
+from ray_unlearn.errors import Interrupted, RayUnlearnError, StoreError, did_you_mean, first_line, write_text
 
 CLASSES = {
     name: value
@@ -102,3 +106,43 @@ def test_a_hint_is_the_nearest_name_or_the_first_twelve(found: str, valid: list[
 def test_an_error_always_has_a_first_line(error: Exception, line: str):
     """Law: its text's, or its type's name where there is no text but spaces."""
     assert first_line(error) == line
+
+
+@contextlib.contextmanager
+def files_up_to(size_bytes: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path):
+    """Law: a full disk leaves no half or empty file, which would be refused as existing, and an older one as it was."""
+    new, old, link = tmp_path / "new.yaml", tmp_path / "old.yaml", tmp_path / "link.yaml"
+    write_text(old, "a: 1\n")
+    link.symlink_to(old)
+    for file in (new, old, link):
+        with files_up_to(4), pytest.raises(StoreError, match=rf"{file.name}: cannot be written: File too large"):
+            write_text(file, "a: 2\nb: 3\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"old.yaml", "link.yaml"}
+    assert old.read_text() == "a: 1\n"
+    write_text(link, "a: 2\n")
+    assert (link.is_symlink(), old.read_text()) == (True, "a: 2\n")
+    with pytest.raises(StoreError, match=r"/proc/new\.yaml: cannot be written"):
+        write_text(Path("/proc/new.yaml"), "a: 2\n")
+    write_text(Path("/dev/null"), "a: 2\n")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_every_command_that_writes_a_study_uses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Law: after a full disk, the same command writes the file that it could not write."""
+    for command in (["init"], ["init", "--template", "deletion"], ["examples", "studies/faces.yaml"]):
+        file = tmp_path / "study.yaml"
+        with files_up_to(9):
+            assert main([*command, str(file)]) == 1
+        assert "study.yaml: cannot be written" in capsys.readouterr().err
+        assert main([*command, str(file)]) == 0
+        file.unlink()

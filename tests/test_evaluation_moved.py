@@ -10,7 +10,7 @@ from confidences import recipe
 
 from ray_unlearn.evaluation.common_shift import ALONG, CommonShift, common_shift, moves
 from ray_unlearn.evaluation.comparison import compare
-from ray_unlearn.evaluation.intervals import Subsets, interval, standard_error, t_quantile
+from ray_unlearn.evaluation.intervals import OF_SCORE, Error, Subsets, interval, standard_error, t_quantile
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.measures.u_lira import u_lira
@@ -79,9 +79,10 @@ def test_ratios_of_a_score_follow_the_shift_by_the_covariance_of_runs():
     slopes, distances, ratios = [], [], []
     for seed in range(60):
         pair = pair_of(images=30, rho=0.6, seed=seed)
-        values, moved = moved_of(pair)
+        values = {name: MEASURES[name].compute(pair) for name in ("score", "forgetting_quality")}
         f = common_shift(*pair.phi("forget"), "exact", values["forgetting_quality"])
         assert f is not None
+        moved = moved_measures(pair, values, f)
         along = np.log(moved["score"].shift.along / f.along)
         assert np.diff(along) == pytest.approx(np.full(28, along[15] - along[14]))
         assert along[14] == pytest.approx(np.log(values["score"] / values["forgetting_quality"]))
@@ -170,3 +171,29 @@ def ends_of_shift(sides, drawn, settings, moves_too: bool) -> tuple[float, float
     moved = moved_measures(whole, {name: value}, None) if moves_too else {}
     draws = Draws(values={name: np.array([compute(one) for one in pairs])}, points_KE=np.empty((0, 0)), moved=moved)
     return value, *interval(name, value, standard_error(name, draws, drawn, "exact"))
+
+
+@pytest.mark.parametrize(
+    ("value", "margin", "ends"),
+    [(0.04, 0.02, (0.0225, 0.0625)), (0.01, 0.04, (0.0, 0.09)), (0.01, 0.02, (0.0, 0.04)), (0.0, 0.02, (0.0, 0.04))],
+)
+def test_a_rare_share_has_an_interval_on_the_scale_of_roots(value, margin, ends):
+    """By hand: 0.04 with a margin of 0.02 is (0.2 - 0.05)^2 to (0.2 + 0.05)^2; 0 has twice its margin above it."""
+    error = Error(se=margin / t_quantile(0.975, 15), df=15)
+    assert interval("u_lira_tpr_1", value, error) == pytest.approx(ends)
+    assert interval("rmia_tpr_1", value, error) == pytest.approx((max(0.0, value - margin), value + margin))
+
+
+def test_a_score_has_factors_of_its_own():
+    """By hand: images share nothing and no shift changes the score, so that their own part is all of it."""
+    rng = np.random.default_rng(0)
+    points_KE = rng.permutation(np.tile([0.0, 1.0], 50_000)).reshape(100, 1000)
+    values = {"forgetting_quality": points_KE.mean(axis=1), "score": points_KE.mean(axis=1) / 2}
+    still = CommonShift(distance=0.0, wider=1.0, along=np.full(29, 0.25), has_sign=True)
+    moved = {"score": Moved(value=0.25, shift=still, slope=0.0, own=0.0, images=1000)}
+    draws = Draws(values=values, points_KE=points_KE, points_E=np.full(1000, 0.5), moved=moved)
+    drawn = Subsets(pairs=[], factor=4.0, units=32, over_originals=False)
+    found = standard_error("score", draws, drawn, "parity")
+    low, high = interval("score", 0.25, found)
+    margin = 1.96 * 0.25 * (OF_SCORE["parity"][1] / 1000) ** 0.5
+    assert (0.25 - low, high - 0.25) == pytest.approx((margin, margin), rel=0.03)

@@ -175,7 +175,7 @@ def test_in_exact_the_error_follows_how_far_images_lie_apart(mode, factor):
 def test_over_originals_the_units_are_originals():
     """By hand: shared variance has 3 degrees of freedom with 4 originals, and what 10 images have alone 30.
 
-    Points that images do not share vary by themselves alone; a measure that is no mean of points has the jackknife's.
+    Points that images do not share vary by themselves alone.
     """
     drawn = Subsets(pairs=[], factor=3.0, units=4, over_originals=True)
     apart = np.zeros((20, 10))
@@ -190,9 +190,26 @@ def test_over_originals_the_units_are_originals():
     parts = 3 * SHARED["parity"] * 0.9 * total, APART["parity"] * 0.1 * total
     assert both[1].se ** 2 == pytest.approx(sum(parts))
     assert both[1].df == pytest.approx(sum(parts) ** 2 / (parts[0] ** 2 / 3 + parts[1] ** 2 / 30))
-    ratio = Draws(values={"retain_ratio": shared[:, 0]}, points_KE=np.empty((0, 0)))
-    error = standard_error("retain_ratio", ratio, drawn, "parity")
-    assert (error.se**2, error.df) == (pytest.approx(3 * total), 3)
+
+
+@pytest.mark.parametrize(("values", "share"), [([0.0, 2.0, 4.0, 6.0], 7 / 9), ([0.0, 6.0, 2.0, 4.0], 0.5)])
+def test_a_measure_over_originals_has_the_degrees_of_freedom_of_both_sides(values: list[float], share: float):
+    """By hand: 0, 2 without one original and 4, 6 without another: 7 of 9 parts are of originals, 2 of the reference.
+
+    No subset without the same originals more alike than others: a half is of originals all the same. Of the former
+    there are 4, and 6 retrained runs in each subset. Where no two subsets lack the same originals, originals count,
+    and for a median, too.
+    """
+    ours = [np.arange(6), np.arange(6), np.arange(2, 8), np.arange(2, 8)]
+    drawn = Subsets(pairs=[(one, np.arange(6)) for one in ours], factor=3.0, units=4, over_originals=True)
+    names = ("retain_ratio", "spread_ratio")
+    draws = Draws(values=dict.fromkeys(names, np.array(values)), points_KE=np.empty((0, 0)))
+    error, median = (standard_error(name, draws, drawn, "parity") for name in names)
+    assert error.se**2 == pytest.approx(3 * 20 / 3)
+    assert median.df == 3
+    assert error.df == pytest.approx(1 / (share**2 / 3 + (1 - share) ** 2 / 5))
+    apart = replace(drawn, pairs=[(np.arange(k, k + 4), np.arange(4)) for k in range(4)])
+    assert standard_error("retain_ratio", draws, apart, "parity").df == 3
 
 
 def test_an_interval_ends_where_its_measure_does():

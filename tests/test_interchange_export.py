@@ -181,7 +181,9 @@ def test_the_folder_loads_as_a_data_set(folder: Path, tmp_path: Path):
     assert len(datasets.load_dataset(str(folder), "runs", split="train", cache_dir=str(tmp_path))) == 25
 
 
-def test_checkpoints_are_packed(study: Path, tmp_path: Path):
+def test_checkpoints_are_packed(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     """Law: tensors of several runs in one file, named by run, as the runs published them."""
     store = store_of(study)
     tensors = [{"fc.weight": torch.full((2, 2), float(index))} for index in range(3)]
@@ -203,6 +205,15 @@ def test_checkpoints_are_packed(study: Path, tmp_path: Path):
     assert {name: float(value[0, 0]) for name, value in found.items()} == {
         f"0000{i}/fc.weight": float(i) for i in range(3)
     }
+
+    def full(*given: object) -> None:
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    again = ["export", str(tmp_path / "study.yaml"), str(tmp_path / "again"), "--format", "hub"]
+    assert main([*again, "--population", "packed", "--checkpoints"]) == 1
+    assert re.fullmatch(r"error: 00000\.safetensors: cannot be written: .*No space left.*\n", capsys.readouterr().err)
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ray_unlearn.errors import StudyError, check_new, did_you_mean, writing
+from ray_unlearn.errors import StudyError, check_new, did_you_mean, write_text
 from ray_unlearn.terminal import print_line
 
 _PACKAGE = Path(__file__).parents[1]
@@ -40,8 +40,7 @@ def examples(
         print_line(text.rstrip())
         return
     check_new(file)
-    with writing(file):
-        file.write_text(text, encoding="utf-8")
+    write_text(file, text)
     print_line(f"wrote {file}")
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ray_unlearn.errors import StudyError, check_new
+from ray_unlearn.errors import StudyError, check_new, write_text
 from ray_unlearn.terminal import print_line
 
 
@@ -48,8 +48,8 @@ def init(
         raise StudyError("init: expected the FILE to write, or --schema")
     check_new(file)
     if template is StudyTemplate.deletion:
-        file.write_text(DELETION.substitute(PLACEHOLDERS), encoding="utf-8")
+        write_text(file, DELETION.substitute(PLACEHOLDERS))
         print_line(f"wrote {file}; fill it in, then: ray-unlearn forget {file}")
         return
-    file.write_text(TEMPLATE, encoding="utf-8")
+    write_text(file, TEMPLATE)
     print_line(f"wrote {file}; next: ray-unlearn all {file}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ray_unlearn.cli.options import check_ending, store_of
-from ray_unlearn.errors import StoreError, writing
+from ray_unlearn.errors import StoreError, write_text
 from ray_unlearn.terminal import print_error, print_line
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def leaderboard(
         scores, added = with_added(store, [pack for pack in packs if pack.study == store.name], log=print_error)
         board.append(Entry(scores, added))
     text = leaderboard_markdown(board) if output.suffix.lower() in (".md", ".markdown") else leaderboard_page(board)
-    with writing(output):
-        output.write_text(text, encoding="utf-8")
+    write_text(output, text)
     print_line(f"wrote {output}")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from ray_unlearn.errors import StoreError, StudyError
+from ray_unlearn.errors import StoreError, StudyError, write_text
 from ray_unlearn.store import StudyStore
 from ray_unlearn.study.identity import diff
 from ray_unlearn.study.loading import load_study
@@ -166,7 +166,7 @@ def write_count(file: Path, count: int) -> None:
     counted = tuple(f"  {name}:" for name in (UNLEARNED, RETRAINED))
     new = [re.sub(r"\bcount: \d+", f"count: {count}", line) if line.startswith(counted) else line for line in lines]
     if new != lines:
-        file.write_text("".join(new), encoding="utf-8")
+        write_text(file, "".join(new))
 
 
 def check_form(study: Study, where: str) -> None:

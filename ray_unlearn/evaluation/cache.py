@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from ray_unlearn.evaluation.comparison import ATTACKED
 from ray_unlearn.evaluation.forget_sets import merged_slices
-from ray_unlearn.evaluation.intervals import ALONE, APART, REST, SHARED
+from ray_unlearn.evaluation.intervals import ALONE, APART, OF_SCORE, REST, SHARED
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.nulls import NullPart, score_null
@@ -44,7 +44,7 @@ from ray_unlearn.store.splits import ImageNames, read_image_names
 from ray_unlearn.study.forget_sets import runs_by_set
 from ray_unlearn.study.identity import digest
 
-_ENDS = [[name, one.error, bool(one.halves), bool(one.distance)] for name, one in sorted(MEASURES.items())]
+_ENDS = [[name, one.error, bool(one.halves), bool(one.distance), one.rare] for name, one in sorted(MEASURES.items())]
 """What decides the intervals of measures that are not made of points."""
 _BYTES_PER_IMAGE = 50  # of outputs.arrow with ten classes
 
@@ -166,7 +166,7 @@ class Task:
                 "rules": [
                     ATTACKED,
                     CHOICES,
-                    *(sorted(factors.items()) for factors in (SHARED, APART, REST, ALONE)),
+                    *(sorted(factors.items()) for factors in (SHARED, APART, REST, ALONE, OF_SCORE)),
                     _ENDS,
                 ],
                 "population": None if self.null else [self.population.name, self.role, self.population.identity],

@@ -10,8 +10,7 @@ less in simulated studies. F over halvings has two parts, as in `intervals`:
 
 - What images share is close to an average over runs. With N unlearned and R retrained runs, of which each halving has n
   a side, it varies by r / N + 1 / R over studies, and by r (1 / n - 1 / N) + (1 / n - 1 / R) over halvings, r being the
-  variance of a single unlearned run over that of a retrained one. So the variance over halvings gives it, times
-  `SHARED`, because F is not quite an average.
+  variance of a single unlearned run over that of a retrained one. So the variance over halvings gives it.
 - What an image has alone jumps between buckets of epsilon. A mean over halvings of the reference keeps three quarters
   of it, one over halvings of both sides 0.27: 0.69 to 0.79 and 0.25 to 0.32 in ten simulated designs of both modes.
 
@@ -35,9 +34,6 @@ from ray_unlearn.evaluation.scores import Equivalence, Estimate
 
 MARGIN = 0.2
 """Margin of equivalence, as a share of the null: F is surely no more than a fifth below retraining's own."""
-SHARED = 1.15
-"""Variance between studies of what images share, over that which halvings give: between 0.7 and 1.2 in simulated
-designs. With 1, 6.7 % of 600 studies at the margin were called equivalent, because the estimate varies, too."""
 ONE_SIDE, BOTH_SIDES = 0.75, 0.27
 """Variance between studies of what images have alone, over that between halvings of one side, and of both."""
 
@@ -66,7 +62,7 @@ def error_at_null(unlearned: Outputs, reference: Outputs, size: int, draws: Draw
     apart = float(points_KE.var(axis=0, ddof=1).sum()) / images**2
     shared = max(0.0, float(points_KE.mean(axis=1).var(ddof=1)) - apart)
     wider = (effect * alone + of_studies) / (alone + of_studies)
-    shared *= SHARED * wider * (alone + of_studies) / of_halvings
+    shared *= wider * (alone + of_studies) / of_halvings
     apart *= wider * (BOTH_SIDES if 2 * size <= runs else ONE_SIDE)
     df = min(SHARED_DF, halvings - 1, originals - 1)
     both = (shared + apart) ** 2 / (shared**2 / df + apart**2 / (halvings - 1)) if shared + apart else 1.0

@@ -79,6 +79,27 @@ def error_of_mean(values_R: FloatArray, originals_R: np.ndarray) -> tuple[float,
     return float((apart_I**2).sum()) / len(values_R) ** 2 * originals / (originals - 1), originals
 
 
+def degrees_of_freedom(values_K: FloatArray, lacking_K: np.ndarray, originals: int, others: int) -> float:
+    """Return degrees of freedom of the error of a number over originals and retrained runs (Welch and Satterthwaite).
+
+    Subsets that lack the same originals differ by their retrained runs alone, which gives the shares of both in the
+    variance. That of originals is taken for a half at least: few that are alike by chance would else make an interval
+    narrow.
+
+    Args:
+        values_K: the number on subsets.
+        lacking_K: which originals each subset lacks.
+        originals: how many there are.
+        others: retrained runs in a subset.
+
+    """
+    found = variance_shares(values_K[:, None], lacking_K, np.ones(1))
+    if found is None:
+        return originals - 1
+    ours = max(0.5, found.original)
+    return 1 / (ours**2 / (originals - 1) + (1 - ours) ** 2 / (others - 1))
+
+
 def buys_more(found: VarianceShares, *, original_s: float, run_s: float) -> Literal["originals", "runs"]:
     """Return what an hour of training is better spent on: originals with as many runs each, or runs of these originals.
 

@@ -77,14 +77,7 @@ class Backend(Protocol):
 def open_backend(
     name: BackendName, *, address: str | None = None, workers: int | None = None, gpus_per_worker: float | None = None
 ) -> Iterator[Backend]:
-    """Yield a backend, and close it.
-
-    Args:
-        name: `ray`; `inline`: this process, or with `workers` processes that are forked on this machine; `auto`:
-            such processes where they are enough, else Ray.
-        address: address of a Ray cluster; default RAY_ADDRESS, else a local cluster is started and stopped.
-        workers: overrides `execution.workers`.
-        gpus_per_worker: overrides `execution.gpus_per_worker`.
+    """Yield a backend, and close it; the arguments are those of `generate`.
 
     Raises:
         StudyError: an option does not fit the backend.

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_unlearn.errors import StoreError, writing
+from ray_unlearn.errors import StoreError, write_text
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.records import OUTPUTS
 
@@ -49,8 +49,7 @@ def write_digests(store: StudyStore, populations: Sequence[str], file: Path) -> 
         for index, record in sorted(store.made(name).items())
     ]
     text = "".join(",".join(row) + "\n" for row in (_HEAD, *rows))
-    with writing(file):
-        file.write_text(text, encoding="utf-8")
+    write_text(file, text)
     return len(rows)
 
 

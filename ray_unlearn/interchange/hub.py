@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import safetensors.torch
 
+from ray_unlearn.errors import StoreError, first_line
 from ray_unlearn.export import new_folder
 from ray_unlearn.interchange.card import card
 from ray_unlearn.interchange.packed import write_study
@@ -202,4 +203,7 @@ def _write_checkpoints(store: StudyStore, name: str, records: Mapping[int, Recor
 
 
 def _save(shard: dict[str, object], file: Path) -> None:
-    safetensors.torch.save_file(shard, str(file))  # type: ignore[arg-type]
+    try:
+        safetensors.torch.save_file(shard, str(file))  # type: ignore[arg-type]
+    except safetensors.SafetensorError as error:  # also where the disk is full
+        raise StoreError(f"{file.name}: cannot be written: {first_line(error)}") from error

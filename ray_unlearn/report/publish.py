@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ray_unlearn.errors import DamagedFile, StoreError, StudyError, writing
+from ray_unlearn.errors import DamagedFile, StoreError, StudyError, write_text
 from ray_unlearn.evaluation.evaluate import read_scores
 from ray_unlearn.evaluation.scores import Scores
 from ray_unlearn.report.worst_images import Shown
@@ -123,8 +123,7 @@ def save(store: StudyStore, form: Form, text: str, output: Path | None = None) -
 
     """
     if output is not None:
-        with writing(output):
-            output.write_text(text, encoding="utf-8")
+        write_text(output, text)
         return str(output)
     name = store.layout.report(ENDINGS[form][0][1:])
     store.storage.publish_file(name, text.encode())

@@ -11,11 +11,12 @@ Does not cover: the order of work (`schedule`), nor reading payloads back (`veri
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from ray_unlearn.errors import DamagedFile, PopulationChanged, StoreError, StudyError
 from ray_unlearn.store.claims import create_once
@@ -40,6 +41,8 @@ from ray_unlearn.study.loading import parse_stored
 from ray_unlearn.study.plan import MethodUse, Plan, Population, Run
 from ray_unlearn.study.schema import Study
 from ray_unlearn.study.uris import labelled, without_keys
+
+T = TypeVar("T")
 
 _WORTH_COMPACTING = 256  # fewer records are read one by one in too little time to notice
 _SETTLES_NS = 2 * 10**9
@@ -141,20 +144,30 @@ class StudyStore:
 
     def held(self, population: str) -> dict[str, Any] | None:
         """Return the content of population.json: digest, identity, a script's text; None where there is none."""
-        where = f"{self.storage.uri}/{self.layout.population_json(population)}"
+        name, advice = self.layout.population_json(population), "restore it, or remove the population"
+        content, where = self._read(name, partial(parse_object, "population"), advice), f"{self.storage.uri}/{name}"
+        if content is None:
+            return None
+        if not isinstance(content.get("digest"), str) or not isinstance(content.get("identity"), dict):
+            raise DamagedFile(f"{where}: lacks the digest or the identity of its runs; {advice}")
+        if (owner := content["identity"].get("name", population)) != population:
+            raise DamagedFile(f"{where}: is that of population {owner}; {advice}")
+        return content
+
+    def _read(self, name: str, parse: Callable[[bytes, str], T], advice: str) -> T | None:
+        """Return what a file holds; None where there is none.
+
+        Raises:
+            DamagedFile: it cannot be read, or was changed; `advice` ends the message.
+            NewerFormat: it is of a format that a later version wrote.
+
+        """
         try:
-            content = parse_object("population", self.storage.read(self.layout.population_json(population)), where)
+            return parse(self.storage.read(name), f"{self.storage.uri}/{name}")
         except FileNotFoundError:
             return None
         except DamagedFile as error:
-            raise DamagedFile(f"{error}; restore it, or remove the population") from error
-        if not isinstance(content.get("digest"), str) or not isinstance(content.get("identity"), dict):
-            raise DamagedFile(
-                f"{where}: lacks the digest or the identity of its runs; restore it, or remove the population"
-            )
-        if (name := content["identity"].get("name", population)) != population:
-            raise DamagedFile(f"{where}: is that of population {name}; restore it, or remove the population")
-        return content
+            raise DamagedFile(f"{error}; {advice}") from error
 
     def study(self) -> Study | None:
         """Return the study as it was last generated; None where none was.
@@ -164,16 +177,15 @@ class StudyStore:
             NewerFormat: it is of a format that a later version wrote.
 
         """
-        where = f"{self.storage.uri}/{self.layout.study_json}"
-        try:
-            tree = parse_object("study", self.storage.read(self.layout.study_json), where)
-            return parse_stored({key: value for key, value in tree.items() if key not in ("format", "made_by")})
-        except FileNotFoundError:
-            return None
-        except DamagedFile as error:
-            raise DamagedFile(f"{error}; `ray-unlearn generate` writes it again") from error
-        except StudyError as error:
-            raise DamagedFile(f"{where}: {error}; `ray-unlearn generate` writes it again") from error
+
+        def parse(data: bytes, where: str) -> Study:
+            tree = parse_object("study", data, where)
+            try:
+                return parse_stored({key: value for key, value in tree.items() if key not in ("format", "made_by")})
+            except StudyError as error:
+                raise DamagedFile(f"{where}: {error}") from error
+
+        return self._read(self.layout.study_json, parse, "`ray-unlearn generate` writes it again")
 
     def publish(self, run: Run, payloads: Mapping[str, bytes], record: Record) -> None:
         """Publish a finished run: the payloads that its record names, then the record; then forget its earlier failure.
@@ -275,13 +287,8 @@ class StudyStore:
             NewerFormat: it is of a format that a later version wrote.
 
         """
-        name = self.layout.record(run)
-        try:
-            return parse_record(self.storage.read(name), f"{self.storage.uri}/{name}")
-        except FileNotFoundError:
-            return None
-        except DamagedFile as error:
-            raise DamagedFile(f"{error}; `ray-unlearn verify STUDY --repair` makes the run pending again") from error
+        advice = "`ray-unlearn verify STUDY --repair` makes the run pending again"
+        return self._read(self.layout.record(run), parse_record, advice)
 
     def indexes(self, population: str) -> list[int]:
         """Return the run indexes that have a folder, finished or not, sorted."""
@@ -312,13 +319,7 @@ class StudyStore:
 
     def failed(self, run: Run) -> FailedRecord | None:
         """Return why a run failed, or None where it did not; errors as `failures`."""
-        name = self.layout.failure(run)
-        try:
-            return parse_failure(self.storage.read(name), f"{self.storage.uri}/{name}")
-        except FileNotFoundError:
-            return None
-        except DamagedFile as error:
-            raise DamagedFile(f"{error}; `ray-unlearn verify STUDY --repair` removes it") from error
+        return self._read(self.layout.failure(run), parse_failure, "`ray-unlearn verify STUDY --repair` removes it")
 
     def failed_indexes(self, population: str) -> list[int]:
         """Return the run indexes that have a failure, sorted; failures are not read, and the run may be made since."""

@@ -33,7 +33,6 @@ from ray_unlearn.training.fast import Stepper
 from ray_unlearn.training.objective import Loss, class_weights, cross_entropy
 from ray_unlearn.training.optimizers import make_optimizer, rate_factor, set_rate
 from ray_unlearn.training.precision import arithmetic, check_supported
-from ray_unlearn.training.resuming import NotResumable
 from ray_unlearn.training.step import Hooks, Step
 
 
@@ -194,12 +193,12 @@ class Training:
         """Go to a position in every stream of batches, with the tensors of `stream_tensors`.
 
         Raises:
-            NotResumable: the training has another number of epochs or streams.
+            ValueError: the training has another number of epochs or streams.
 
         """
         found = self.position()
         if any(found[key] != position[key] for key in ("epochs_done", "remaining")):
-            raise NotResumable(f"a training is at {found}, and was at {position}")
+            raise ValueError(f"a training is at {found}, and was at {position}")
         for i, (stream, taken) in enumerate(zip(self._streams, position["taken"], strict=True)):
             if f"stream.{i}" in tensors:
                 stream.begin(tensors[f"stream.{i}"], taken)

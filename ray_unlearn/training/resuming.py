@@ -22,16 +22,14 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from ray_unlearn.errors import RayUnlearnError
 from ray_unlearn.seeds import RecordedSeeds, Seeds, generator_states, restore_generators
-
-if TYPE_CHECKING:  # it imports this module
-    from ray_unlearn.training.loop import Training
+from ray_unlearn.training.loop import Training
 
 Tensors = dict[str, torch.Tensor]
 
@@ -156,10 +154,10 @@ class Resuming:
             _copy_into(_state(model), _below(tensors, f"model.{owner}."), f"the model of training {owner}")
         for owner, optimizer in _distinct(_optimizers(alive)).items():
             _restore_optimizer(optimizer, _below(tensors, f"optimizer.{owner}."))
-        for i, each in alive.items():
-            each.restore(known[i], _below(tensors, f"streams.{i}."))
-            each.model.train(values["modes"][str(i)])
         try:
+            for i, each in alive.items():
+                each.restore(known[i], _below(tensors, f"streams.{i}."))
+                each.model.train(values["modes"][str(i)])
             restore_generators(self._handed, tensors, values["generators"])
         except ValueError as error:
             raise NotResumable(str(error)) from error

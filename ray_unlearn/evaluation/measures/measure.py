@@ -128,11 +128,15 @@ class Measure:
     least_images: int = 1
     """Images that it takes of each split."""
     error: float = 1.0
-    """Share of the jackknife's standard error that is this number's: percentiles and rates are no averages over runs,
-    and vary between large subsets more than between studies. Estimated as the factors of `intervals`."""
+    """Share of the jackknife's standard error that is this number's. Percentiles, medians and rates are no averages
+    over runs, and vary between large subsets more than between studies; low areas of RMIA have small errors, which a
+    share above 1 makes good for. Estimated as the factors of `intervals`."""
     halves: Callable[[Pair], tuple[float, float] | None] | None = None
     """Values on two halves of the images, where `error` is that of what images have alone: what both halves have in
     common is an average over runs. None where a half has no image."""
+    rare: bool = False
+    """Whether it is a share that varies with its mean, as counts do: its interval is symmetric on the scale of the
+    square root."""
     distance: Distance | None = None
     """Of a measure of how far two populations are apart, whatever the direction: what its interval is made of."""
     undefined: str = "not defined here: runs that do not differ, too few images, or a reference that is never right"
@@ -176,6 +180,7 @@ def rates(
     *,
     error: float = 1.0,
     halves: At | None = None,
+    rare: bool = False,
 ) -> dict[str, Measure]:
     """Return an attack's true positive rates at false positive rates of 0.1 % and 1 %, as measures by name.
 
@@ -191,6 +196,7 @@ def rates(
         one: the attack's own measure; what it takes, the rates take.
         error: as in `Measure`.
         halves: as in `Measure`, at a false positive rate.
+        rare: as in `Measure`.
         at: returns the rate at a false positive rate, of a `Pair`, or of each run of a `Single`, as `one` is computed.
 
     """
@@ -203,6 +209,7 @@ def rates(
             undefined=f"needs {round(1 / fpr):,} or more {accused} that the attack did not use otherwise",
             upper=1.0,
             error=error,
+            rare=rare,
             halves=partial(halves, fpr=fpr) if halves else None,
             compute=partial(at, fpr=fpr) if one.compute else None,
             per_run=partial(at, fpr=fpr) if one.per_run else None,

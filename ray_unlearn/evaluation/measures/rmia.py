@@ -281,7 +281,8 @@ _AUC = Measure(
     upper=1.0,
     needs=_NEEDS,
     takes=("probabilities",),
+    error=1.08,
     compute=_auc,
 )
 _SHORT = replace(_AUC, source="Zarifzadeh et al., ICML 2024")
-MEASURES = {"rmia_auc": _AUC, **rates("rmia", "RMIA", "forget images", "test images", _SHORT, _rate, error=0.8)}
+MEASURES = {"rmia_auc": _AUC, **rates("rmia", "RMIA", "forget images", "test images", _SHORT, _rate, error=0.85)}
