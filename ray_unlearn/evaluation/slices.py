@@ -20,6 +20,7 @@ import numpy.typing as npt
 from ray_unlearn.errors import EvaluationError
 from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 from ray_unlearn.evaluation.populations import FloatArray, by_runs
+from ray_unlearn.evaluation.resampling import LEAST_ORIGINALS
 from ray_unlearn.evaluation.scores import Cost, Slice, Stage, Summary
 from ray_unlearn.store import Record
 from ray_unlearn.store.outputs import UNKNOWN
@@ -42,13 +43,16 @@ def slices(parts: Iterable[Outputs], names: ImageNames) -> tuple[Slice, ...]:
     Runs arrive in parts; one part at a time is in memory. Splits whose answers are not known are left out.
     """
     found: dict[tuple[str, By], _Sliced] = {}
+    starts: list[int] = []
     for outputs in parts:
+        scratch = -1 - len(starts)  # a part numbers its own runs from scratch
+        starts += [start if start >= 0 else scratch - row for row, start in enumerate(outputs.originals_R.tolist())]
         for name, split in outputs.splits.items():
             for by in _WAYS if "answers" not in split.lacks else ():
                 if (name, by) not in found:
                     found[name, by] = _Sliced(name, by, _keys_of(name, by, split, names), split.labels_N)
                 found[name, by].add(split)
-    return tuple(part for one in found.values() for part in one.slices())
+    return tuple(part for one in found.values() for part in one.slices(np.array(starts, dtype=np.int64)))
 
 
 def forget_keys(outputs: Outputs, names: ImageNames) -> dict[str, np.ndarray]:
@@ -73,8 +77,13 @@ class _Sliced:
         if "probabilities" not in split.lacks:
             self._losses.append(mean_by(split.loss_RN, self._keys_N))
 
-    def slices(self) -> list[Slice]:
-        """Return one part per key: classes in the order of their labels, groups with the most images first."""
+    def slices(self, originals_R: np.ndarray) -> list[Slice]:
+        """Return one part per key: classes in the order of their labels, groups with the most images first.
+
+        Args:
+            originals_R: which original each run started from, in the order of the runs that were added.
+
+        """
         by_size = self._by == "group"
         order = sorted(self._sizes, key=lambda key: (-self._sizes[key], key) if by_size else (self._first[key], key))
         shown = [key for key in order if key][:GROUPS_SHOWN] if by_size else order
@@ -84,8 +93,10 @@ class _Sliced:
                 by=self._by,
                 key=key,
                 images=self._sizes[key],
-                accuracy=summary(np.concatenate([part[key] for part in self._accuracies]), upper=1.0),
-                loss=summary(np.concatenate([part[key] for part in self._losses])) if self._losses else None,
+                accuracy=summary(np.concatenate([part[key] for part in self._accuracies]), 1.0, originals_R),
+                loss=summary(np.concatenate([part[key] for part in self._losses]), math.inf, originals_R)
+                if self._losses
+                else None,
             )
             for key in shown
         ]
@@ -147,8 +158,12 @@ def _train_s(records: Sequence[Record], *, cpu: bool) -> FloatArray:
     return np.array([one["train"] for one in times if "train" in one])
 
 
-def summary(values_R: np.ndarray, upper: float = math.inf) -> Summary:
-    """Return mean, standard deviation and the mean's 95 % t-interval, cut at 0 and `upper`, of one number per run."""
+def summary(values_R: np.ndarray, upper: float = math.inf, originals_R: np.ndarray | None = None) -> Summary:
+    """Return mean, standard deviation and the mean's 95 % t-interval, cut at 0 and `upper`, of one number per run.
+
+    Runs of one original are alike: from 4 originals on, the interval is over originals. The variance of the mean is
+    that of I sums of deviations from it, one for each original, I / (I - 1) times their sum of squares over n^2.
+    """
     n, mean = len(values_R), float(np.mean(values_R))
     if n < 2:
         return Summary(mean=mean, sd=None, low=None, high=None, n=n)
@@ -156,6 +171,10 @@ def summary(values_R: np.ndarray, upper: float = math.inf) -> Summary:
 
     sd = float(np.std(values_R, ddof=1))
     margin = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
+    names, place_R = np.unique(np.arange(n) if originals_R is None else originals_R, return_inverse=True)
+    if LEAST_ORIGINALS <= (units := len(names)) < n:
+        sums_I = np.bincount(place_R, weights=values_R - mean)
+        margin = float(stdtrit(units - 1, 0.975)) * math.sqrt(units / (units - 1) * float((sums_I**2).sum())) / n
     return Summary(mean=mean, sd=sd, low=max(0.0, mean - margin), high=min(upper, mean + margin), n=n)
 
 

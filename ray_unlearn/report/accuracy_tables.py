@@ -41,8 +41,8 @@ def change_table(scores: Scores) -> Table | None:
             for one in in_order(scores)
         ),
         reference=scores.reference,
-        explained="Mean over N runs, in brackets its 95 % t-interval; then the difference from the original · from "
-        f"{scores.reference}, in percentage points. Shaded by the latter.",
+        explained="Mean over N runs, in brackets its 95 % t-interval (over originals from 4 on); then the "
+        f"difference from the original · from {scores.reference}, in percentage points. Shaded by the latter.",
     )
 
 
