@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import payload_bytes
 from safetensors.torch import load as load_safetensors
+from samples import same_weights
 
 from ray_unlearn.errors import ModelError
 from ray_unlearn.generation import generate, open_job
@@ -32,10 +33,6 @@ def open_worker(study: Study) -> tuple[Job, Worker]:
 
 def state_of(store: StudyStore, run: Run) -> dict[str, torch.Tensor]:
     return load_safetensors(store.payload(run, "model.safetensors"))
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def execute(worker: Worker, run: Run) -> Outcome:
@@ -77,9 +74,9 @@ def test_run_i_starts_from_original_i_modulo_originals(scripted):
     assert (summary.made, summary.exit_code) == (5, 0)
     job = open_job(study)
     zero, one = (state_of(job.store, Run(population="original", index=i)) for i in range(2))
-    assert not same(zero, one)
+    assert not same_weights(zero, one)
     for run, start in zip(job.plan.populations["mine"].runs, (zero, one, zero), strict=True):
-        assert same(state_of(job.store, run), start)
+        assert same_weights(state_of(job.store, run), start)
         record = job.store.record(run)
         assert record is not None
         assert record.original == run.index % 2
@@ -195,7 +192,7 @@ def test_a_bf16_study_rounds_parameters_and_keeps_buffers(scripted):
         "running_var": torch.float32,
         "num_batches_tracked": torch.int64,
     }
-    assert same(original, run)
+    assert same_weights(original, run)
 
 
 def test_the_record_states_how_the_run_was_made(tiny):
