@@ -45,6 +45,7 @@ they have beside it is the jackknife's variance less that of images alone and th
 
 Percentiles over images (KLOM), medians (spread) and true positive rates have a factor of their own, `Measure.error`. It
 holds for what images have alone; what they share is the covariance of the values on two halves of the images.
+U-LiRA's rates vary with their mean, as counts do: their intervals are symmetric on the scale of the square root.
 
 The factors were chosen with simulated populations of known truth, in both modes, N from 16 to 128, 40 and 200 images;
 README.md of this room has the tables and says on which of their cells, and tests/bench/calibration.py measures them.
