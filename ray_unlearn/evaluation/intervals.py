@@ -37,7 +37,7 @@ scores over originals, too.
 
 Over originals all this holds with the same factors: subsets leave out all runs of an original, and degrees of freedom,
 of the common shift too, are those of originals. The whole variance over such subsets times m / (N - m) gave standard
-errors 1.2 to 1.6 times too large, with the t quantile of 3 degrees of freedom for images whose points are many.
+errors up to 1.8 times too large, with the t quantile of 3 degrees of freedom for images whose points are many.
 
 U-LiRA's area and the shift of the mean are distances, smallest where both populations are alike, and a score is F times
 ratios of accuracies that follow the shift. Their ends come from the common shift in the same way (`moved`), and what
