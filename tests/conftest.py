@@ -169,6 +169,23 @@ def tiny(tmp_path: Path) -> Callable[..., Study]:
     return make
 
 
+@pytest.fixture
+def scripted(tiny: Callable[..., Study], tmp_path: Path) -> Callable[..., Study]:
+    """Return a function: the body of a script's `unlearning` -> a study with one original and a population `mine`."""
+
+    def make(body: str, count: int = 1, folder: str = "store", **changes: Any) -> Study:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        script = tmp_path / folder / "script.py"
+        lines = "\n    ".join(body.splitlines())
+        imports = "import logging, sys, warnings\nimport torch"
+        script.write_text(f"{imports}\n\n\ndef unlearning(net, retain, forget, val):\n    {lines}\n")
+        mine = {"method": f"{script}:unlearning", "count": count, **changes.pop("mine", {})}
+        populations = {"finetune": None, "mine": mine, **changes.pop("populations", {})}
+        return tiny(storage=str(tmp_path / folder), populations=populations, **changes)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(isolated_home: Path) -> Iterator[None]:
     """One Ray cluster of two CPUs for the whole session, connected to from this process."""

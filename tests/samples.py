@@ -215,5 +215,5 @@ def digit_runs(folder: Path, name: str, runs: Sequence[int] = (0, 0, 1), **optio
 
 
 def same_weights(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Return whether two state dicts are equal, bit for bit."""
-    return all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+    """Return whether two state dicts have the same names, and tensors that are equal, bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(each, second[key]) for key, each in first.items())

@@ -116,6 +116,8 @@ def test_init_schema_is_json_schema(capsys):
     """Law: --schema prints the JSON schema, with the study's own keys."""
     assert main(["init", "--schema", "schema.json"]) == 2
     assert "--schema prints the schema and writes no file; found schema.json, too" in capsys.readouterr().err
+    assert main(["init", "--schema", "--template", "deletion"]) == 2
+    assert "--schema is that of all study files, requests too; leave --template out" in capsys.readouterr().err
     assert main(["init", "--schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert {"name", "data", "populations", "stages", "execution"} <= schema["properties"].keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -49,6 +50,22 @@ def test_nothing_is_left_after_all_planned_runs_nor_for_fewer_runs_than_before()
     assert "claim nothing" in warning_of(Look(number=2, share=1.0, level=LEAST_LEVEL))
     assert "look 1, at 50% of the planned runs" in warning_of(Look(number=1, share=0.5, level=0.0056))
     assert warning_of(Look(number=1, share=1.0, level=0.05)) == ""
+
+
+def test_looks_of_version_0_1_count(tmp_path: Path) -> None:
+    """Law: both modes' files are read where there is no newer one, each look once, whichever recipe follows."""
+    _, store = evaluated_store(tmp_path, {"retrained": 1})
+    look = {"runs": 2, "reference_runs": 2, "level": 0.0056}
+    for mode, looks in (("exact", [look]), ("parity", [look, look | {"runs": 3, "level": 0.018}])):
+        kept = {"populations": {"kookmin": {"identity": "former", "looks": looks}}}
+        store.storage.publish_file(store.layout.scores_part(mode, "looks.of.study"), json.dumps(kept).encode())
+    before = Looks.read(store)
+    same, again = before.take("kookmin", runs=3, reference_runs=2, share=0.75, identity="a", which="runs 0 to 2")
+    assert (same, again.number, again.level) == (before, 2, 0.018)
+    grown, last = before.take("kookmin", runs=4, reference_runs=4, share=1.0, identity="a", which="all")
+    assert (last.number, last.level) == (3, pytest.approx(0.05 - 0.0056 - 0.018))
+    grown.save(store)
+    assert Looks.read(store) == grown
 
 
 def test_another_recipe_begins_anew_and_going_back_does_not() -> None:

@@ -243,3 +243,26 @@ def test_a_folder_is_not_overwritten(folder: Path, study: Path, capsys: pytest.C
     """Law: an export never writes over a folder."""
     assert main(["export", str(study), str(folder), "--format", "hub"]) == 2
     assert "exists already" in capsys.readouterr().err
+    assert main(["export", str(study), str(folder), "--format", "hub", "--overwrite"]) == 2
+    assert "--overwrite is for a file; --format hub writes a folder, which must be new" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        (["evaluate"], "--only", ""),
+        (["evaluate"], "--only", ","),
+        (["generate", "--backend", "inline"], "--only", ""),
+        (["report", "--format", "csv"], "--columns", ""),
+        (["export", "--format", "klom"], "--population", ""),
+        (["export", "--format", "digests"], "--population", ""),
+    ],
+)
+def test_a_list_of_no_names_is_refused(
+    study: Path, tmp_path: Path, command: list[str], option: str, value: str, capsys: pytest.CaptureFixture[str]
+):
+    """Law: a shell's variable without a value does not choose everything, as it did, nor end in a traceback."""
+    out = [str(tmp_path / "out.csv")] if command[0] == "export" else []
+    assert main([command[0], str(study), *out, *command[1:], option, value]) == 2
+    assert capsys.readouterr().err == f"error: {option}: expected names, such as {option} a,b; found {value!r}\n"
+    assert not list(tmp_path.iterdir())

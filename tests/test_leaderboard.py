@@ -275,6 +275,9 @@ def test_runs_are_compared_with_a_file_of_digests(
     file.write_text("population\n")
     assert main(["verify", str(study), "--against", str(file)]) == 1
     assert "expected a file of" in capsys.readouterr().err
+    file.unlink()
+    assert main(["verify", str(study), "--against", str(file)]) == 1
+    assert capsys.readouterr().err == f"error: {file}: cannot be read: No such file or directory\n"
 
 
 @pytest.mark.parametrize(

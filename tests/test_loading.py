@@ -98,7 +98,7 @@ def test_the_file_opens_every_refusal(file: Path) -> None:
         ("outputs.splits=[test]", "outputs.splits", ("test",)),
         ("data.limit=null", "data.limit", None),
         (" seed = 7 ", "seed", 7),
-        ("name=a=b", None, "name: string should match pattern"),
+        ("name=a=b", None, "name: expected 1 to 64 English letters"),
         ("data.limit=50", "data.train.format", "digits"),
         ("training={lr: 0.5}", "training.batch_size", 32),
     ],

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from nets import Remembering
+from nets import Remembering, close
 from samples import run_data, same_weights
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
@@ -35,11 +35,6 @@ def stepped(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, lr: fl
         for parameter in model.parameters():
             parameter.sub_(lr * parameter.grad)
     return model
-
-
-def close(first: nn.Module, second: nn.Module) -> bool:
-    """Return whether all weights agree to rounding."""
-    return all(torch.allclose(a, b, atol=1e-5) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
 def everything(images):

@@ -39,22 +39,6 @@ def recording(act: Callable[[], object]) -> str:
     return log.content().decode()
 
 
-@pytest.fixture
-def scripted(tiny, tmp_path: Path) -> Scripted:
-    """Return a function: the body of a script's `unlearning` -> a study with one original and a population `mine`."""
-
-    def make(body: str, count: int = 1, folder: str = "store") -> Study:
-        (tmp_path / folder).mkdir(exist_ok=True)
-        script = tmp_path / folder / "script.py"
-        lines = "\n    ".join(body.splitlines())
-        imports = "import logging, sys, warnings\nimport torch"
-        script.write_text(f"{imports}\n\n\ndef unlearning(net, retain, forget, val):\n    {lines}\n")
-        populations = {"finetune": None, "mine": {"method": f"{script}:unlearning", "count": count}}
-        return tiny(storage=str(tmp_path / folder), populations=populations)
-
-    return make
-
-
 def store_of(study: Study) -> StudyStore:
     return open_job(study).store
 

@@ -166,11 +166,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "study name is a path": (
         {"name": "../x"},
-        "name: string should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$'; found '../x'",
+        "name: expected 1 to 64 English letters, digits, `_`, `-` or `.`, and a letter or digit first; found '../x'",
     ),
     "population name is a path": (
         {"populations": {"a/b": {"method": "train"}}},
-        "populations.a/b: string should match pattern '^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$'; found 'a/b'",
+        "populations.a/b: expected 1 to 64 English letters, digits, `_`, `-`, and a letter or digit first; found 'a/b'",
     ),
     "no workers": (
         {"execution": {"workers": 0}},

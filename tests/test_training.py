@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samples import indices_of, numbered_pixels, picture, run_data
+from samples import indices_of, numbered_pixels, picture, run_data, same_weights
 from samples import small_net as net
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
@@ -65,11 +65,6 @@ class Spy(Linear):
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return a copy of the model's state."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Return whether two states are bitwise equal."""
-    return all(torch.equal(one[name], other[name]) for name in one)
 
 
 def numbered(folder: Path, count: int) -> ImageSet:
@@ -319,7 +314,7 @@ def test_the_pipeline_is_the_one_written_out_bit_for_bit(tmp_path, shards, chann
             out = by_hand(batch if channels_last else batch.contiguous())
             F.cross_entropy(out, torch.from_numpy(rows % 3)).backward()
             optimizer.step()
-    assert equal(weights_of(model), weights_of(by_hand))
+    assert same_weights(weights_of(model), weights_of(by_hand))
 
 
 def test_one_sgd_step_worked_by_hand(tmp_path):
@@ -402,10 +397,10 @@ def test_the_same_run_gives_the_same_bytes(tmp_path, changes):
         model = net()
         fit(model, data, how, RNG)
         results.append(weights_of(model))
-    assert equal(*results)
+    assert same_weights(*results)
     other = net()
     fit(other, data, how, Seeds(study=0, population="test", run=1))
-    assert not equal(results[0], weights_of(other))
+    assert not same_weights(results[0], weights_of(other))
 
 
 def test_a_second_fit_of_a_method_draws_other_batches(tmp_path):
@@ -482,7 +477,7 @@ def test_bf16_trains_in_half_precision_and_keeps_fp32_weights(tmp_path):
         assert set(seen[before:]) == {torch.float32}
     assert seen[0] == torch.float32
     assert torch.bfloat16 in seen
-    assert not equal(results["fp32"], results["bf16"])
+    assert not same_weights(results["fp32"], results["bf16"])
     for name, tensor in results["fp32"].items():
         assert torch.allclose(tensor.float(), results["bf16"][name].float(), atol=0.1)
 
@@ -524,7 +519,7 @@ def test_predictions_depend_on_weights_and_images_alone(tmp_path):
     assert first.dtype == np.float32
     assert first.shape == (20, 3)
     assert np.array_equal(first, again)
-    assert equal(before, weights_of(model))
+    assert same_weights(before, weights_of(model))
     assert not model.training
     fresh = copy.deepcopy(model)
     assert np.array_equal(predict(fresh, data.retain), first)

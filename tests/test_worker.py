@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import payload_bytes
 from safetensors.torch import load as load_safetensors
+from samples import same_weights
 
 from ray_unlearn.errors import ModelError
 from ray_unlearn.generation import generate, open_job
@@ -33,24 +33,6 @@ def open_worker(study: Study) -> tuple[Job, Worker]:
 
 def state_of(store: StudyStore, run: Run) -> dict[str, torch.Tensor]:
     return load_safetensors(store.payload(run, "model.safetensors"))
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.fixture
-def scripted(tiny, tmp_path: Path) -> Callable[..., Study]:
-    """Return a function: the body of a script's `unlearning` -> a study with one original and a population `mine`."""
-
-    def make(body: str, count: int = 1, **changes) -> Study:
-        script = tmp_path / "script.py"
-        lines = "\n    ".join(body.splitlines())
-        script.write_text(f"import sys, torch\n\n\ndef unlearning(net, retain, forget, val):\n    {lines}\n")
-        mine = {"method": f"{script}:unlearning", "count": count, **changes.pop("mine", {})}
-        return tiny(**{"populations": {"finetune": None, "mine": mine, **changes.pop("populations", {})}, **changes})
-
-    return make
 
 
 def execute(worker: Worker, run: Run) -> Outcome:
@@ -92,9 +74,9 @@ def test_run_i_starts_from_original_i_modulo_originals(scripted):
     assert (summary.made, summary.exit_code) == (5, 0)
     job = open_job(study)
     zero, one = (state_of(job.store, Run(population="original", index=i)) for i in range(2))
-    assert not same(zero, one)
+    assert not same_weights(zero, one)
     for run, start in zip(job.plan.populations["mine"].runs, (zero, one, zero), strict=True):
-        assert same(state_of(job.store, run), start)
+        assert same_weights(state_of(job.store, run), start)
         record = job.store.record(run)
         assert record is not None
         assert record.original == run.index % 2
@@ -132,7 +114,7 @@ def test_what_a_script_does_wrong_is_an_outcome(scripted, body: str, error: str,
 def test_a_scripts_traceback_shows_its_line(scripted):
     """Law: who debugs a script sees the script's own source line."""
     _, outcome = attempt(scripted("wanted = 7\nreturn wanted / 0"))
-    assert 'script.py", line 6, in unlearning\n    return wanted / 0' in outcome.traceback
+    assert 'script.py", line 7, in unlearning\n    return wanted / 0' in outcome.traceback
 
 
 def test_a_failure_is_retried_then_recorded_with_its_traceback(scripted):
@@ -141,7 +123,7 @@ def test_a_failure_is_retried_then_recorded_with_its_traceback(scripted):
     summary = generate(study, backend="inline")
     assert (summary.made, list(summary.failed), summary.exit_code) == (1, [MINE], 3)
     failure = open_job(study).store.failures("mine")[0]
-    assert (failure.error, failure.attempts) == ("ValueError: 10 classes (script.py:5)", 2)
+    assert (failure.error, failure.attempts) == ("ValueError: 10 classes (script.py:6)", 2)
     assert "in unlearning" in failure.traceback
 
 
@@ -210,7 +192,7 @@ def test_a_bf16_study_rounds_parameters_and_keeps_buffers(scripted):
         "running_var": torch.float32,
         "num_batches_tracked": torch.int64,
     }
-    assert same(original, run)
+    assert same_weights(original, run)
 
 
 def test_the_record_states_how_the_run_was_made(tiny):

@@ -50,11 +50,11 @@ def export(
         ),
     ],
     population: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="A,B", help="Population to export; a list, by default of all, where the format holds several."
         ),
-    ] = "",
+    ] = None,
     run: Annotated[
         int | None, typer.Option(min=0, help="The run whose model is written to a .pth or .safetensors file.")
     ] = None,
@@ -82,14 +82,17 @@ def export(
 
     if form is not ExportFormat.hub and (checkpoints or licence != "unknown"):
         raise StudyError("export: --checkpoints and --licence are for --format hub")
+    populations = names_in([] if population is None else [population], "--population")
     if form is ExportFormat.digests:
-        _export_digests(load_study(study, overrides), file, names_in([population]), overwrite=overwrite)
+        _export_digests(load_study(study, overrides), file, populations, overwrite=overwrite)
         return
     if form in OUTPUTS:
         if run is not None:
             raise StudyError(f"export: --run is for one model; --format {form} holds all runs of a population")
+        if overwrite:
+            raise StudyError(f"export: --overwrite is for a file; --format {form} writes a folder, which must be new")
         more = {"licence": licence, "checkpoints": checkpoints} if form is ExportFormat.hub else {}
-        _export_outputs(load_study(study, overrides), file, names_in([population]), form, more)
+        _export_outputs(load_study(study, overrides), file, populations, form, more)
         return
     if not population:
         raise StudyError("export: expected --population NAME: a .zip file, or a model, is of one population")

@@ -41,6 +41,8 @@ def init(
 
     if schema and file is not None:
         raise StudyError(f"init: --schema prints the schema and writes no file; found {file}, too; leave one out")
+    if schema and template is StudyTemplate.deletion:
+        raise StudyError("init: --schema is that of all study files, requests too; leave --template out")
     if schema:
         print_line(json.dumps(Study.model_json_schema(), indent=1))
         return

@@ -141,9 +141,17 @@ def shard_in(text: str | None) -> Shard | None:
     return Shard(int(number), int(count))
 
 
-def names_in(items: list[str]) -> list[str]:
-    """Return the names given to a repeatable option that also takes lists: `--only a,b --only c`."""
-    return [name for item in items for name in item.split(",") if name]
+def names_in(items: list[str], option: str = "--only") -> list[str]:
+    """Return the names given to a repeatable option that also takes lists: `--only a,b --only c`.
+
+    Raises:
+        StudyError: a value names none, as that of a shell's variable without a value; all would be meant.
+
+    """
+    names = [[name for name in item.split(",") if name] for item in items]
+    if not all(names):
+        raise StudyError(f"{option}: expected names, such as {option} a,b; found {items[names.index([])]!r}")
+    return [name for each in names for name in each]
 
 
 def store_of(study: Study) -> StudyStore:

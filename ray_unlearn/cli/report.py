@@ -72,7 +72,7 @@ def report(
     store = store_of(loaded)
     check_images(chosen.value, images=images)
     pictures = worst_pictures(loaded, store, print_error) if images else ()
-    text = render(store, chosen.value, names_in(columns), pictures)
+    text = render(store, chosen.value, names_in(columns, "--columns"), pictures)
     try:
         print_line(f"wrote {save(store, chosen.value, text, output)}")
     except StoreReadOnly as error:

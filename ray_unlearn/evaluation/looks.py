@@ -15,7 +15,8 @@ itself, which needs no distribution: by the union bound, all looks together err 
 A look is the same as an earlier one if it is at the same runs of both sides: evaluating twice costs nothing, nor does
 the other mode, because the tests are the same in both. After a look at all planned runs nothing is left; raising
 `count` then shows where numbers go, and claims nothing. Looks belong to the recipes of the population and the
-reference, not to single runs: a run that comes late, or is made again, forgets none.
+reference, not to single runs: a run that comes late, or is made again, forgets none. Looks that version 0.1 kept, by
+mode, count for any recipe of their population.
 
 Does not cover: 95 % intervals, each of which is of its own look.
 """
@@ -23,11 +24,12 @@ Does not cover: 95 % intervals, each of which is of its own look.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Self
+from typing import Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ray_unlearn.errors import StoreError, StoreReadOnly
+from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.store import StudyStore
 
 ALPHA = 0.05
@@ -44,10 +46,21 @@ class Taken(_Value):
 
     runs: int
     reference_runs: int
-    which: str
-    """Digest of the indexes of both sides' runs."""
+    which: str = ""
+    """Digest of the indexes of both sides' runs; empty where it was not kept."""
     level: float
     """Share of the 5 % that it spent."""
+
+
+class _History(_Value):
+    """Looks at one population in one mode, as version 0.1 kept them."""
+
+    identity: str
+    looks: tuple[Taken, ...] = ()
+
+
+class _OfMode(_Value):
+    populations: dict[str, _History] = {}
 
 
 class Look(_Value):
@@ -65,7 +78,7 @@ class Looks(_Value):
     """All looks at a study's populations, in either mode; kept beside its scores."""
 
     populations: dict[str, tuple[Taken, ...]] = {}
-    """Looks in order, by name and identity of the population."""
+    """Looks in order, by name and identity of the population; those of version 0.1 by its name alone."""
 
     @classmethod
     def read(cls, store: StudyStore) -> Self:
@@ -78,7 +91,7 @@ class Looks(_Value):
         try:
             return cls.model_validate_json(store.storage.read(store.layout.looks))
         except FileNotFoundError:
-            return cls()
+            return cls(populations=_kept_by_mode(store))
         except ValidationError:
             raise StoreError(
                 f"{store.storage.uri}/{store.layout.looks}: damaged, or of a later version; it says how much of the "
@@ -92,7 +105,7 @@ class Looks(_Value):
 
     def of(self, name: str, identity: str) -> tuple[Taken, ...]:
         """Return the looks at a population that were taken, in order."""
-        return self.populations.get(_key(name, identity), ())
+        return (*self.populations.get(name, ()), *self.populations.get(_key(name, identity), ()))
 
     def take(
         self, name: str, *, runs: int, reference_runs: int, share: float, identity: str, which: str = ""
@@ -108,18 +121,30 @@ class Looks(_Value):
             which: digest of the indexes of both sides' runs.
 
         """
-        before = self.of(name, identity)
+        before, key = self.of(name, identity), _key(name, identity)
         for number, one in enumerate(before, start=1):
-            if (one.runs, one.reference_runs, one.which) == (runs, reference_runs, which):
+            if (one.runs, one.reference_runs) == (runs, reference_runs) and one.which in ("", which):
                 return self, Look(number=number, share=share, level=one.level)
         level = max(LEAST_LEVEL, spent(share) - sum(one.level for one in before))
-        taken = (*before, Taken(runs=runs, reference_runs=reference_runs, which=which, level=level))
-        found = self.model_copy(update={"populations": {**self.populations, _key(name, identity): taken}})
-        return found, Look(number=len(taken), share=share, level=level)
+        taken = Taken(runs=runs, reference_runs=reference_runs, which=which, level=level)
+        populations = {**self.populations, key: (*self.populations.get(key, ()), taken)}
+        found = self.model_copy(update={"populations": populations})
+        return found, Look(number=len(before) + 1, share=share, level=level)
 
 
 def _key(name: str, identity: str) -> str:
     return f"{name} {identity[:16]}"
+
+
+def _kept_by_mode(store: StudyStore) -> dict[str, tuple[Taken, ...]]:
+    """Return the looks that version 0.1 kept with the parts of both modes' scores; one at the same runs counts once."""
+    found: dict[str, dict[tuple[int, int], Taken]] = {}
+    for mode in get_args(Mode):
+        with suppress(FileNotFoundError, ValidationError):
+            kept = _OfMode.model_validate_json(store.storage.read(store.layout.scores_part(mode, "looks.of.study")))
+            for name, history in kept.populations.items():
+                found.setdefault(name, {}).update({(one.runs, one.reference_runs): one for one in history.looks})
+    return {name: tuple(each.values()) for name, each in found.items()}
 
 
 def spent(share: float) -> float:

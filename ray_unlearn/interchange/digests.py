@@ -90,7 +90,9 @@ def _read(file: Path) -> dict[str, dict[int, tuple[str, str]]]:
             raise ValueError(f"the columns {', '.join(head)}")
         for name, index, digest, sha256 in rows:
             found.setdefault(name, {})[int(index)] = digest, sha256
-    except (OSError, ValueError, csv.Error) as error:
+    except OSError as error:
+        raise StoreError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, csv.Error) as error:
         raise StoreError(
             f"{file}: expected a file of `ray-unlearn export STUDY FILE.csv --format digests`; found {error}"
         ) from error

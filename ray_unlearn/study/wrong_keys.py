@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ray_unlearn.errors import did_you_mean
+from ray_unlearn.study.forget import NAME_PATTERN, POPULATION_PATTERN
 from ray_unlearn.study.places import Places
 from ray_unlearn.study.schema import PopulationSpec, Study
 from ray_unlearn.study.uris import labelled, without_keys
@@ -25,6 +26,10 @@ _MOST_LINES = 100  # of an error message
 _NOT_KEYS = re.compile(
     r"(constrained-)?(int|float|str)|Source|Normalize|HalfOf|UpTo|\[key\]|(function-|literal|tuple)\S*\[.*"
 )
+
+_LETTERS = "expected 1 to 64 English letters, digits, `_`, `-`{}, and a letter or digit first"
+_SPELLED = {NAME_PATTERN: _LETTERS.format(" or `.`"), POPULATION_PATTERN: _LETTERS.format("")}
+"""What is said of names instead of the pattern that they have to match."""
 
 
 def lines_of(error: ValidationError, places: Places) -> list[str]:
@@ -91,6 +96,8 @@ def describe(error: ErrorDetails, model: type[BaseModel], also: Iterable[str] = 
         hint = did_you_mean(str(found), error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
     if error["type"] == "invalid_key" and isinstance(found, bool):  # written by a program of YAML 1.1, which PyYAML is
         hint = f": programs that read YAML 1.1 turn {'on and yes' if found else 'off and no'} into it; write the word"
+    if error["type"] == "string_pattern_mismatch":
+        message = _SPELLED.get(error["ctx"]["pattern"], message)
     return f"{key}: {message[0].lower()}{message[1:]}; found {_short(found)}{hint}"
 
 
