@@ -24,6 +24,7 @@ from ray_unlearn.evaluation.scores import (
     Estimate,
     ExampleScores,
     ImageQuantiles,
+    OneRunAudit,
     Originals,
     PermutationTest,
     PopulationScores,
@@ -493,6 +494,16 @@ def test_tests_and_worst_images_have_their_tables() -> None:
     assert cells(stated)["a", "ε at least all images at once"][-1] == "stated: at most 4.000 at δ 1e-05"
     perturbed = images_table(changed(scores, "a", options={"epsilon": 4.0}))  # a perturbation, as of boundary_shrink
     assert cells(perturbed) == found
+    audit = OneRunAudit(control="test", runs=32, images=40, median=0.1, shown=20, ceiling=1.9)
+    audited = images_table(changed(scores, "a", one_run=audit))
+    assert cells(audited)["a", "ε of one run at least, median"] == (
+        "0.100",
+        "20 of 32 runs above 0, 1 in 20 by chance",
+        "at most 1.900 with so many images",
+    )
+    assert "against test images" in audited.explained
+    none = changed(scores, "a", one_run=OneRunAudit(missing="not drawn at random"))
+    assert images_table(none).columns == images_table(scores).columns
     assert cells(part_quality_table(scores, "class"))[part.key, "a N 64"] == ("0.250",)
     page = html_page(scores, STUDY)
     for text in ("Are they retrained models?", "The images forgotten worst", "F by class"):

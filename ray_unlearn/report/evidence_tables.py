@@ -14,6 +14,7 @@ from typing import Literal
 from ray_unlearn.evaluation.scores import (
     ForgetSets,
     ImageQuantiles,
+    OneRunAudit,
     Originals,
     PermutationTest,
     PopulationScores,
@@ -109,6 +110,7 @@ def images_table(scores: Scores) -> Table | None:
     found = [one for one in ranked(scores) if one.worst_images]
     if not found:
         return None
+    audits = [one.one_run for one in found if one.one_run and not one.one_run.missing]
     return Table(
         name="worst-images",
         caption="The images forgotten worst",
@@ -116,22 +118,38 @@ def images_table(scores: Scores) -> Table | None:
             POPULATION,
             *(Column(label, "median · worst tenth · worst") for label in _NUMBERS.values()),
             Column("ε at least", "all images at once", "attacks chosen on other runs than they are judged on"),
+            *([Column("ε of one run", "at least, median", "what a single model shows")] if audits else []),
         ),
         rows=tuple(
             (
                 name(one.population),
                 *(_quantile_cell(next((q for q in one.worst_images if q.number == key), None)) for key in _NUMBERS),
                 _bounds_cell(one),
+                *([_audit_cell(one.one_run)] if audits else []),
             )
             for one in found
         ),
         explained=(
             "Each image has its own number over runs; below it the share of images beyond the null's 95 % quantile "
             "(5 % where nothing differs). ε at least: what an attacker surely gets from the worst image, with 95 % "
-            "confidence for all images together, and how many images are shown to leak at all. Stated: the upper bound "
-            "of the method, which holds against the reference that `ray-unlearn methods` names."
+            "confidence for all images together, and how many images are shown to leak at all; of models of "
+            "these originals. Stated: the upper bound of the method, which holds against the reference that "
+            "`ray-unlearn methods` names."
+            + (
+                " ε of one run: what each model alone shows of which images it was made to forget, against "
+                f"{audits[0].control} images, with 95 % confidence."
+                if audits
+                else ""
+            )
         ),
     )
+
+
+def _audit_cell(found: OneRunAudit | None) -> Cell:
+    if found is None or found.missing:
+        return DASH
+    shown = f"{found.shown} of {found.runs} runs above 0, 1 in 20 by chance"
+    return number(found.median, decimals(found.median), shown, f"at most {decimals(found.ceiling)} with so many images")
 
 
 def _quantile_cell(found: ImageQuantiles | None) -> Cell:

@@ -161,7 +161,8 @@ def _audit_lines(found: Sequence[PopulationScores]) -> list[str]:
         return []
     each = ", ".join(f"{name} {decimals(one.median)} ({one.shown} of {one.runs} > 0)" for name, one in audits.items())
     first = next(iter(audits.values()))
-    return [f"epsilon of single runs, at least (median; forget against {first.control} images): {each}"]
+    what = f"median; forget against {first.control} images; 1 in 20 > 0 by chance"
+    return [f"epsilon of single runs, at least ({what}): {each}"]
 
 
 def null_lines(scores: Scores) -> list[str]:
