@@ -320,7 +320,7 @@ CASES: dict[str, tuple[Case, int, str]] = {
     "init into a folder that is not there": (
         lambda f: ["init", str(f / "none/study.yaml")],
         1,
-        r".*none/study\.yaml: No such file or directory",
+        r".*none/study\.yaml: cannot be written: No such file or directory",
     ),
 }
 

@@ -21,13 +21,15 @@ from ray_unlearn.evaluation.measures.forgetting_quality import LEAST_TO_SCORE
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.shadow_values import Memorisation, ShadowAttack
 
-FORMAT: Literal[5] = 5
+FORMAT: Literal[6] = 6
 """Rises with every change of the schema, and of any number: kept parts of another format are computed again.
 
-5: equivalence by the standard error of the difference itself; audits of one run and bounds of epsilon by exact joint
-probabilities. 4: U-LiRA of single images leaves models of one original out together, as the measure does. 3: calibrated
-intervals, permutation tests, ranks that admit ties; attacks divide test images at random. 2: populations of fewer runs
-than can be scored have no F and no score; in 1 these were 0. Files of earlier formats are read with a warning.
+6: intervals from the shift that images have in common; tests and intervals over originals; shares of the error of
+bounds of epsilon; the order of one-run audits. 5: equivalence by the standard error of the difference itself; audits of
+one run and bounds of epsilon by exact joint probabilities. 4: U-LiRA of single images leaves models of one original out
+together, as the measure does. 3: calibrated intervals, permutation tests, ranks that admit ties; attacks divide test
+images at random. 2: populations of fewer runs than can be scored have no F and no score; in 1 these were 0.
+Files of earlier formats are read with a warning.
 """
 
 OLDER = (
@@ -355,7 +357,7 @@ NOT_SAVED = "not saved"
 class Scores(_Value):
     """One evaluation of a study."""
 
-    format: Literal[1, 2, 3, 4, 5] = FORMAT
+    format: Literal[1, 2, 3, 4, 5, 6] = FORMAT
     study: str
     mode: Mode
     reference: str
