@@ -42,6 +42,7 @@ from ray_unlearn.evaluation.scores import (
     Summary,
 )
 from ray_unlearn.evaluation.single_images import Side
+from ray_unlearn.evaluation.t_distribution import degrees_of_sum, t_quantile
 
 LEAST_SETS = 4
 """Least number of forget sets for an interval over sets too; with fewer, it is conditional on these sets."""
@@ -166,7 +167,7 @@ def error_over_sets(values_S: FloatArray, within: Error | None, common: float, u
     sets = len(values_S)
     between = float(np.var(values_S, ddof=1)) / sets
     total = between + common
-    df = total**2 / (between**2 / (sets - 1) + common**2 / (units - 1)) if total else float(sets - 1)
+    df = degrees_of_sum(between, sets - 1, common, units - 1) if total else float(sets - 1)
     if within is None:  # all may be of sets, and more runs promise nothing
         return Error(se=total**0.5, df=df, apart=total**0.5)
     of_sets = max(0.0, between - max(0.0, within.se**2 - common))
@@ -214,10 +215,8 @@ def merged_summary(parts: Sequence[Summary], upper: float = np.inf) -> Summary:
     mean = float((sizes * means).sum() / n)
     if n < 2:
         return Summary(mean=mean, sd=None, low=None, high=None, n=n)
-    from scipy.special import stdtrit
-
     sd = float((((sizes - 1) * sds**2 + sizes * (means - mean) ** 2).sum() / (n - 1)) ** 0.5)
-    margin = float(stdtrit(n - 1, 0.975)) * sd / n**0.5
+    margin = t_quantile(0.975, n - 1) * sd / n**0.5
     return Summary(mean=mean, sd=sd, low=max(0.0, mean - margin), high=min(upper, mean + margin), n=n)
 
 
