@@ -178,6 +178,21 @@ def test_a_damaged_population_json_is_an_error(store: StudyStore):
         store.admit(plan_of(3))
 
 
+def test_a_population_json_of_a_digest_that_no_run_has_is_an_error(store: StudyStore):
+    """Law: one changed letter of the digest does not make all runs "not made", which scores left out in silence."""
+    plan = plan_of(3)
+    store.admit(plan)
+    publish(store, plan, finetune(1))
+    digest = plan.populations["finetune"].digest
+    held = store.storage.read("tiny/finetune/population.json")
+    store.storage.publish_file("tiny/finetune/population.json", held.replace(digest.encode(), b"0" * 64))
+    with pytest.raises(DamagedFile, match=rf"states the digest 0{{12}}, which no run has: .*/1 is of {digest[:12]}"):
+        store.made("finetune")
+    publish(store, plan_of(3, lr=1e-2), finetune(2))  # of another digest, too
+    store.storage.publish_file("tiny/finetune/population.json", held)
+    assert list(store.made("finetune")) == [1]
+
+
 def test_runs_without_a_population_json_are_not_taken_over(store: StudyStore):
     """Law: no one knows how they were made, so they are neither counted nor made over."""
     plan = plan_of(3)

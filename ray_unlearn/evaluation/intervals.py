@@ -37,7 +37,7 @@ scores over originals, too.
 
 Over originals all this holds with the same factors: subsets leave out all runs of an original, and degrees of freedom,
 of the common shift too, are those of originals. The whole variance over such subsets times m / (N - m) gave standard
-errors 1.2 to 1.6 times too large, with the t quantile of 3 degrees of freedom for images whose points are many.
+errors up to 1.8 times too large, with the t quantile of 3 degrees of freedom for images whose points are many.
 
 U-LiRA's area and the shift of the mean are distances, smallest where both populations are alike, and a score is F times
 ratios of accuracies that follow the shift. Their ends come from the common shift in the same way (`moved`), and what
@@ -45,6 +45,7 @@ they have beside it is the jackknife's variance less that of images alone and th
 
 Percentiles over images (KLOM), medians (spread) and true positive rates have a factor of their own, `Measure.error`. It
 holds for what images have alone; what they share is the covariance of the values on two halves of the images.
+U-LiRA's rates vary with their mean, as counts do: their intervals are symmetric on the scale of the square root.
 
 The factors were chosen with simulated populations of known truth, in both modes, N from 16 to 128, 40 and 200 images;
 README.md of this room has the tables and says on which of their cells, and tests/bench/calibration.py measures them.

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ray_unlearn.errors import StoreError
+from ray_unlearn.errors import DamagedFile, StoreError
 from ray_unlearn.store.filesystem import Stamp, Storage
 from ray_unlearn.store.formats import FORMATS, check_format
 from ray_unlearn.store.layout import Layout, run_index
@@ -39,6 +39,8 @@ class Found:
     entries: dict[str, tuple[Stamp, Record]]
     lacking: int
     """Number of runs that the compacted copy lacks."""
+    other: Record | None
+    """A record of this population and another digest, where the folder holds one."""
     newest_ns: int
     """Time of the newest change in the population's folder before the listing, in ns of the storage's clock."""
 
@@ -46,6 +48,20 @@ class Found:
     def records(self) -> dict[int, Record]:
         """Records by run index, ascending."""
         return {record.index: record for _, record in self.entries.values()}
+
+    def check_digest(self, digest: str, where: str) -> None:
+        """Check that, where no record is of the digest that population.json states, none is of another.
+
+        Raises:
+            DamagedFile: one is: the file was changed, or the runs are another store's, and none would count as made.
+
+        """
+        if self.other and not self.entries:
+            run = f"{self.other.population}/{self.other.index}"
+            raise DamagedFile(
+                f"{where}: states the digest {digest[:12]}, which no run has: {run} is of {self.other.digest[:12]}; "
+                "restore it, or remove the population"
+            )
 
     def settled(self, age_ns: int) -> dict[str, tuple[Stamp, Record]]:
         """Return the entries whose record was at least `age_ns` old when listed: a later change gives another stamp."""
@@ -81,7 +97,9 @@ def find_records(
     own = {name: record for name, record in found.items() if record and record.is_of(runs[name], digest)}
     entries |= {name: (stamps[name], record) for name, record in own.items()}
     newest_ns = max((stamp.mtime_ns for stamp in listed.values()), default=0)
-    return Found(entries=dict(sorted(entries.items())), lacking=len(own), newest_ns=newest_ns)
+    others = (record for name, record in found.items() if record and record.is_of(runs[name], record.digest))
+    other = next((record for record in others if record.digest != digest), None)
+    return Found(entries=dict(sorted(entries.items())), lacking=len(own), other=other, newest_ns=newest_ns)
 
 
 def _compacted(storage: Storage, name: str) -> dict[str, tuple[Stamp, Record]]:

@@ -276,8 +276,11 @@ class StudyStore:
 
     def made(self, population: str, known: Mapping[int, Record] | None = None) -> dict[int, Record]:
         """Return the records of the population that the folder holds, by index; empty where it holds none."""
-        held = self.held(population)
-        return self.records(population, str(held.get("digest")), known) if held else {}
+        if (held := self.held(population)) is None:
+            return {}
+        found = self._find(population, held["digest"], known)
+        found.check_digest(held["digest"], f"{self.storage.uri}/{self.layout.population_json(population)}")
+        return found.records
 
     def record(self, run: Run) -> Record | None:
         """Return a run's record, or None where there is none.
