@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_unlearn.evaluation.intervals import Error, t_quantile
+from ray_unlearn.evaluation.intervals import Error
 from ray_unlearn.evaluation.planning import falls, plan, runs_needed
 from ray_unlearn.evaluation.scores import Estimate, Growth
+from ray_unlearn.evaluation.t_distribution import t_quantile
 
 
 def estimate(value: float, se: float, n: int = 16, df: float = 15) -> Estimate:

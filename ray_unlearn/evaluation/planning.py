@@ -20,9 +20,10 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 
-from ray_unlearn.evaluation.intervals import Error, t_quantile
+from ray_unlearn.evaluation.intervals import Error
 from ray_unlearn.evaluation.ranks import correlation, error_of
 from ray_unlearn.evaluation.scores import Estimate, Growth, Plan, Separation
+from ray_unlearn.evaluation.t_distribution import t_quantile
 
 _DOUBLINGS = 4
 """A curve is followed to 16 times the runs, and no farther."""

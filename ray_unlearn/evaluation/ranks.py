@@ -23,8 +23,9 @@ from itertools import combinations
 
 import numpy as np
 
-from ray_unlearn.evaluation.intervals import Error, interval, t_quantile
+from ray_unlearn.evaluation.intervals import Error, interval
 from ray_unlearn.evaluation.scores import Estimate, Rank
+from ray_unlearn.evaluation.t_distribution import t_quantile
 
 RANKED = ("score", "forgetting_quality")
 """Measures by which populations are ranked."""
