@@ -67,6 +67,11 @@ def _answer(found: PopulationScores) -> str:
         return ""
     if p <= ERROR:
         return "Its models can still be distinguished from models that never saw the forgotten images."
+    if is_spent(found):
+        return (
+            "Whether its models differ from models that never saw the forgotten images was tested before, with "
+            "other runs, and no second test counts; a study with another seed could tell."
+        )
     if enough := runs_needed(found):
         return (
             f"Its {plural(found.runs, 'run')} are too few to tell whether its models differ from models that never saw "
@@ -162,6 +167,11 @@ def runs_needed(found: PopulationScores) -> int:
     return min(needed, default=0)
 
 
+def is_spent(found: PopulationScores) -> bool:
+    """Return whether earlier looks have spent the 5 % of all tests, so that no number of runs can find a difference."""
+    return found.look is not None and found.look.claims_nothing
+
+
 def _tested(found: PopulationScores) -> list[str]:
     """Return the answer of the permutation tests, and of the equivalence test if they find no difference."""
     test, p = _p(found)
@@ -169,6 +179,8 @@ def _tested(found: PopulationScores) -> list[str]:
         return []
     if p <= ERROR:
         return [f"Its models differ from retrained ones: {_STATISTICS[test]} distinguishes them (p = {p_words(p)})."]
+    if is_spent(found):
+        return ["Earlier looks have spent the 5 % of all tests, so those of these runs claim nothing."]
     if enough := runs_needed(found):
         return [
             f"So few runs cannot distinguish its models from retrained ones, however they differ; {enough} a side can."
@@ -248,10 +260,13 @@ def test_line(scores: Scores) -> str:
     """Return one line with the populations that the permutation tests distinguish from retraining; "" without tests."""
     tested = [one for one in ranked(scores) if one.tests]
     apart = [one.population for one in tested if _p(one)[1] <= ERROR]
-    few = [one for one in tested if _p(one)[1] > ERROR and runs_needed(one)]
-    alike = [one.population for one in tested if _p(one)[1] > ERROR and one not in few]
+    rest = [one for one in tested if _p(one)[1] > ERROR]
+    late = [one.population for one in rest if is_spent(one)]
+    few = [one for one in rest if runs_needed(one) and not is_spent(one)]
+    alike = [one.population for one in rest if not (runs_needed(one) or is_spent(one))]
     parts = [f"distinguished from retraining: {', '.join(apart)}"] if apart else []
     parts += [f"not distinguished from retraining: {', '.join(alike)}"] if alike else []
+    parts += [f"5 % spent by earlier looks: {', '.join(late)}"] if late else []
     enough = max((runs_needed(one) for one in few), default=0)
     parts += [f"too few runs to distinguish: {', '.join(one.population for one in few)} ({enough} a side can)"] * bool(
         few
