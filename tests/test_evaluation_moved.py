@@ -10,13 +10,14 @@ from confidences import recipe
 
 from ray_unlearn.evaluation.common_shift import ALONG, CommonShift, common_shift, moves
 from ray_unlearn.evaluation.comparison import compare
-from ray_unlearn.evaluation.intervals import OF_SCORE, Error, Subsets, interval, standard_error, t_quantile
+from ray_unlearn.evaluation.intervals import OF_SCORE, Error, Subsets, interval, standard_error
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.measure import Pair
 from ray_unlearn.evaluation.measures.u_lira import u_lira
 from ray_unlearn.evaluation.moved import Moved, moved_measures
 from ray_unlearn.evaluation.resampling import Draws, Settings
 from ray_unlearn.evaluation.roc import share_below
+from ray_unlearn.evaluation.t_distribution import t_quantile
 
 calibration = recipe("calibration")
 SETTINGS = Settings(mode="exact", resamples=1, seed=0)

@@ -102,6 +102,14 @@ def test_p_of_several_choices_are_combined_as_cauchy_numbers():
     assert 0.99 < combined([1.0, 0.2]) < 1
 
 
+def test_p_of_several_choices_is_not_below_that_of_one():
+    """Law: 4 originals and 4 retrained models can be divided in 35 ways, however many runs the originals have."""
+    rng = np.random.default_rng(6)
+    far = 5 + rng.normal(size=(4, 10))[np.arange(32) % 4] + 0.1 * rng.normal(size=(32, 10))
+    found = permutation_tests(far, rng.normal(size=(4, 10)), rng, originals_U=np.arange(32) % 4)
+    assert found["energy"].p == least_p([(4, 4)]) == 1 / 35
+
+
 def test_runs_are_chosen_by_original():
     """Law: from 4 originals on, each choice has one run of each, and 16 choices at most; else all runs are one."""
     for starts in (np.arange(40) % 5, np.repeat([0, 1, 2, 3], [50, 3, 2, 1])):

@@ -19,17 +19,18 @@ from confidences import recipe
 from conftest import TINY, merged, payload_bytes
 from PIL import Image
 from pydantic import ValidationError
+from scored import make_scores
 
 from ray_unlearn.errors import DataError, ReferenceNotMade, StoreError, StudyError
 from ray_unlearn.evaluation.evaluate import evaluate
-from ray_unlearn.evaluation.forget_sets import _in_common, error_over_sets, mean_curves, merged_summary
+from ray_unlearn.evaluation.forget_sets import _in_common, error_over_sets, mean_curves, merged_slices, merged_summary
 from ray_unlearn.evaluation.image_table import image_table
 from ray_unlearn.evaluation.intervals import Error, interval, subsets
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
 from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs, read_outputs
 from ray_unlearn.evaluation.permutation import permutation_tests, stratified_tests
 from ray_unlearn.evaluation.resampling import Settings
-from ray_unlearn.evaluation.scores import Curve, Scores
+from ray_unlearn.evaluation.scores import Curve, Scores, Slice
 from ray_unlearn.evaluation.slices import summary
 from ray_unlearn.generation import generate
 from ray_unlearn.generation.job import open_job
@@ -479,9 +480,22 @@ def test_a_summary_of_parts_is_that_of_all():
     """Law: mean, standard deviation and interval of runs in three parts are those of all runs together."""
     rng = np.random.default_rng(0)
     parts = [rng.random(size) for size in (3, 1, 7)]
-    found, expected = merged_summary([summary(one, 1.0) for one in parts], 1.0), summary(np.concatenate(parts), 1.0)
+    expected = summary(np.concatenate(parts), 1.0)
+    found = merged_summary([summary(one, 1.0) for one in parts], False, 1.0)
     for field in ("mean", "sd", "low", "high", "n"):
         assert getattr(found, field) == pytest.approx(getattr(expected, field)), field
+
+
+def test_a_summary_of_parts_that_share_originals_is_over_originals():
+    """Law: sets with the same originals, and equal values, have the interval of one set, not of more runs."""
+    rng, starts = np.random.default_rng(0), np.arange(12) % 4
+    one = summary(0.5 + 0.05 * rng.normal(size=4)[starts] + 0.01 * rng.normal(size=12), 1.0, starts)
+    part = Slice(split="test", by="all", key="", images=5, accuracy=one, loss=None)
+    for originals, low in ((4, one.low), (3, merged_summary([one] * 3, False).low)):
+        each = make_scores({"finetune": ("finetune", 0.1)}).populations["finetune"]
+        each = each.model_copy(update={"runs": 12, "originals": originals, "slices": (part,)})
+        found = merged_slices([each] * 3)[0].accuracy
+        assert (found.low, found.n) == (pytest.approx(low), 36)
 
 
 def test_curves_are_averaged_at_each_false_positive_rate():

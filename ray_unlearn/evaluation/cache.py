@@ -221,9 +221,7 @@ class Task:
         """Return the same of the runs about all forget sets; slices are merged as they are there."""
         if len(each) == 1:
             return each[0]
-        return self._described(self.population, ()).model_copy(
-            update={"slices": merged_slices([one.slices for one in each])}
-        )
+        return self._described(self.population, ()).model_copy(update={"slices": merged_slices(each)})
 
     def _scored(self, fits: Mapping[str, ShadowFit], threads: int) -> Scored:
         """Return the scores of an unlearned population, over all forget sets."""

@@ -37,6 +37,7 @@ from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_qualit
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.originals import error_of_mean
 from ray_unlearn.evaluation.populations import FloatArray
+from ray_unlearn.evaluation.t_distribution import degrees_of_sum, t_quantile
 
 _MOVES = np.arange(-6.0, 7.0)
 """Shifts that F is computed after, in standard errors of the distance."""
@@ -103,12 +104,10 @@ class Moves:
 
     def shift(self, values_M: Sequence[float] | FloatArray) -> CommonShift:
         """Return the shift from a measure's values after the moves."""
-        from scipy.special import stdtrit
-
         shifts = ALONG[:, None] + _CHANCE
         return CommonShift(
             distance=float(self.ours_U.mean() - self.theirs_R.mean()) / self.error,
-            wider=float(stdtrit(self.df, 0.975)) / _NORMAL,
+            wider=t_quantile(0.975, self.df) / _NORMAL,
             along=np.interp(shifts, _MOVES, values_M) @ _WEIGHTS,
         )
 
@@ -175,8 +174,7 @@ def _error(ours_U: FloatArray, theirs_R: FloatArray, originals_U: NDArray[np.int
     if originals_U is None:
         return float(np.sqrt(ours_U.var(ddof=1) / len(ours_U) + theirs)), len(ours_U) + len(theirs_R) - 2
     ours, originals = error_of_mean(ours_U, originals_U)
-    parts = ours**2 / (originals - 1) + theirs**2 / (len(theirs_R) - 1)
-    return (ours + theirs) ** 0.5, (ours + theirs) ** 2 / parts if parts else 1.0
+    return (ours + theirs) ** 0.5, degrees_of_sum(ours, originals - 1, theirs, len(theirs_R) - 1)
 
 
 def distances(found: float) -> tuple[float, float]:

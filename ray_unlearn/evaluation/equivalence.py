@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ray_unlearn.evaluation.intervals import SHARED_DF, Error, t_quantile
+from ray_unlearn.evaluation.intervals import SHARED_DF, Error
 from ray_unlearn.evaluation.looks import ALPHA
 from ray_unlearn.evaluation.originals import variance_shares
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.populations import FloatArray
 from ray_unlearn.evaluation.resampling import LEAST_ORIGINALS, Draws
 from ray_unlearn.evaluation.scores import Equivalence, Estimate
+from ray_unlearn.evaluation.t_distribution import degrees_of_sum, t_quantile
 
 MARGIN = 0.2
 """Margin of equivalence, as a share of the null: F is surely no more than a fifth below retraining's own."""
@@ -65,8 +66,7 @@ def error_at_null(unlearned: Outputs, reference: Outputs, size: int, draws: Draw
     shared *= wider * (alone + of_studies) / of_halvings
     apart *= wider * (BOTH_SIDES if 2 * size <= runs else ONE_SIDE)
     df = min(SHARED_DF, halvings - 1, originals - 1)
-    both = (shared + apart) ** 2 / (shared**2 / df + apart**2 / (halvings - 1)) if shared + apart else 1.0
-    return Error(se=(shared + apart) ** 0.5, df=both)
+    return Error(se=(shared + apart) ** 0.5, df=degrees_of_sum(shared, df, apart, halvings - 1))
 
 
 def _spread(phi_UE: FloatArray, phi_RE: FloatArray) -> float:

@@ -2,7 +2,7 @@
 
     scored, draws = over_sets(each, "exact")     # PopulationScores, and values by which populations are ranked
     curves = mean_curves([one.curves for one in each])
-    slices = merged_slices([one.slices for one in each])
+    slices = merged_slices(each)
 
 Models that forgot set s are compared with models that were retrained without set s, and every measure is the mean over
 sets. With S sets, its variance over other sets, originals and runs is
@@ -42,6 +42,7 @@ from ray_unlearn.evaluation.scores import (
     Summary,
 )
 from ray_unlearn.evaluation.single_images import Side
+from ray_unlearn.evaluation.t_distribution import degrees_of_sum, t_quantile
 
 LEAST_SETS = 4
 """Least number of forget sets for an interval over sets too; with fewer, it is conditional on these sets."""
@@ -78,7 +79,7 @@ def over_sets(each: Sequence[OnSet], mode: Mode) -> tuple[PopulationScores, dict
             "runs": sum(one.runs for one in scores),
             "originals": max(one.originals for one in scores),
             "measures": measures,
-            "slices": merged_slices([one.slices for one in scores]),
+            "slices": merged_slices(scores),
             "epsilon_counts": _added([one.epsilon_counts for one in scores]),
             "guarded": sum(one.guarded for one in scores),
             "undecided": sum(one.undecided for one in scores),
@@ -166,7 +167,7 @@ def error_over_sets(values_S: FloatArray, within: Error | None, common: float, u
     sets = len(values_S)
     between = float(np.var(values_S, ddof=1)) / sets
     total = between + common
-    df = total**2 / (between**2 / (sets - 1) + common**2 / (units - 1)) if total else float(sets - 1)
+    df = degrees_of_sum(between, sets - 1, common, units - 1) if total else float(sets - 1)
     if within is None:  # all may be of sets, and more runs promise nothing
         return Error(se=total**0.5, df=df, apart=total**0.5)
     of_sets = max(0.0, between - max(0.0, within.se**2 - common))
@@ -184,40 +185,46 @@ def _set_share(name: str, scores: Sequence[PopulationScores]) -> float | None:
     return of_sets / (of_sets + float(np.mean(within))) if of_sets else 0.0
 
 
-def merged_slices(parts: Sequence[Sequence[Slice]]) -> tuple[Slice, ...]:
+def merged_slices(each: Sequence[PopulationScores]) -> tuple[Slice, ...]:
     """Return slices over the runs of all sets: forget images of all sets count, of other splits those of the first."""
     found: dict[tuple[str, str, str], list[Slice]] = {}
-    for part in parts:
-        for one in part:
+    for part in each:
+        for one in part.slices:
             found.setdefault((one.split, one.by, one.key), []).append(one)
-    return tuple(_merged(one) for one in found.values())
+    over_originals = all(one.originals >= LEAST_ORIGINALS for one in each)
+    return tuple(_merged(one, over_originals) for one in found.values())
 
 
-def _merged(slices: Sequence[Slice]) -> Slice:
+def _merged(slices: Sequence[Slice], over_originals: bool) -> Slice:
     images = [one.images for one in slices]
     qualities = [one.quality for one in slices if one.quality is not None]
     losses = [one.loss for one in slices if one.loss is not None]
     quality = float(np.average(qualities, weights=images)) if len(qualities) == len(slices) else None
     update = {
         "images": sum(images) if slices[0].split == "forget" else images[0],
-        "accuracy": merged_summary([one.accuracy for one in slices], upper=1.0),
-        "loss": merged_summary(losses) if len(losses) == len(slices) else None,
+        "accuracy": merged_summary([one.accuracy for one in slices], over_originals, upper=1.0),
+        "loss": merged_summary(losses, over_originals) if len(losses) == len(slices) else None,
         "quality": quality,
     }
     return slices[0].model_copy(update=update)
 
 
-def merged_summary(parts: Sequence[Summary], upper: float = np.inf) -> Summary:
-    """Return the summary of all runs from the summaries of their parts, as `slices.summary` of all together."""
+def merged_summary(parts: Sequence[Summary], over_originals: bool, upper: float = np.inf) -> Summary:
+    """Return the summary of all runs from the summaries of their parts, as `slices.summary` of all together.
+
+    Over originals the parts' margins are added: runs take turns at originals within each forget set, so that all sets
+    start from the same ones. An interval is too wide where they do not.
+    """
     n, sizes = sum(one.n for one in parts), np.array([one.n for one in parts])
     means, sds = np.array([one.mean for one in parts]), np.array([one.sd or 0.0 for one in parts])
     mean = float((sizes * means).sum() / n)
     if n < 2:
         return Summary(mean=mean, sd=None, low=None, high=None, n=n)
-    from scipy.special import stdtrit
-
     sd = float((((sizes - 1) * sds**2 + sizes * (means - mean) ** 2).sum() / (n - 1)) ** 0.5)
-    margin = float(stdtrit(n - 1, 0.975)) * sd / n**0.5
+    margin = t_quantile(0.975, n - 1) * sd / n**0.5
+    if over_originals:
+        margins = [max((one.high or 0.0) - one.mean, one.mean - (one.low or 0.0)) for one in parts]
+        margin = float(np.dot(sizes, margins)) / n
     return Summary(mean=mean, sd=sd, low=max(0.0, mean - margin), high=min(upper, mean + margin), n=n)
 
 

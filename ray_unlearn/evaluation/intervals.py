@@ -69,6 +69,7 @@ from ray_unlearn.evaluation.moved import Moved
 from ray_unlearn.evaluation.originals import degrees_of_freedom
 from ray_unlearn.evaluation.outputs import Outputs
 from ray_unlearn.evaluation.resampling import LEAST_ORIGINALS, LEFT_OUT, Draws, Rows, Settings
+from ray_unlearn.evaluation.t_distribution import degrees_of_sum, t_quantile
 
 SHARED: Mapping[Mode, float] = {"parity": 1.8, "exact": 1.3}
 """Variance between studies of what images share, over the jackknife's estimate: F is not quite an average over runs."""
@@ -222,8 +223,7 @@ def _of_two_parts(shared: float, apart: float, df_shared: int, df_apart: int) ->
 
     """
     df = min(SHARED_DF, df_shared)
-    both = (shared + apart) ** 2 / (shared**2 / df + apart**2 / df_apart) if shared + apart else 1.0
-    return (shared + apart) ** 0.5, both
+    return (shared + apart) ** 0.5, degrees_of_sum(shared, df, apart, df_apart)
 
 
 def _sides(
@@ -312,10 +312,3 @@ def _beyond(errors: float) -> float:
     from scipy.special import ndtr
 
     return float(ndtr(-errors))
-
-
-def t_quantile(share: float, df: float) -> float:
-    """Return the t distribution's quantile."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(df, share))

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 
 from ray_unlearn.evaluation.populations import FloatArray
+from ray_unlearn.evaluation.t_distribution import degrees_of_sum
 
 _HOUR_S = 3600.0
 
@@ -73,9 +74,9 @@ def error_of_mean(values_R: FloatArray, originals_R: np.ndarray) -> tuple[float,
     With as many runs of each, the variance of the originals' means over their number; else each deviation counts by the
     square of its original's share of the runs.
     """
-    _, place_R, sizes_I = np.unique(originals_R, return_inverse=True, return_counts=True)
-    apart_I = np.bincount(place_R, values_R) - sizes_I * values_R.mean()
-    originals = len(sizes_I)
+    names, place_R = np.unique(originals_R, return_inverse=True)
+    apart_I = np.bincount(place_R, values_R - values_R.mean())
+    originals = len(names)
     return float((apart_I**2).sum()) / len(values_R) ** 2 * originals / (originals - 1), originals
 
 
@@ -97,7 +98,7 @@ def degrees_of_freedom(values_K: FloatArray, lacking_K: np.ndarray, originals: i
     if found is None:
         return originals - 1
     ours = max(0.5, found.original)
-    return 1 / (ours**2 / (originals - 1) + (1 - ours) ** 2 / (others - 1))
+    return degrees_of_sum(ours, originals - 1, 1 - ours, others - 1)
 
 
 def buys_more(found: VarianceShares, *, original_s: float, run_s: float) -> Literal["originals", "runs"]:

@@ -122,13 +122,20 @@ def stratified_tests(
     """
     found = [one for stratum in strata if (one := _over_choices(*stratum, rng, permutations))]
     most = max((len(one["energy"][0]) for one in found), default=0)
+    least = least_p(compared_sizes(strata), permutations)
     return {
         name: _found(
             np.sum([np.resize(one[name][0], most) for one in found], axis=0),
             np.sum([one[name][1] for one in found], axis=0),
+            least,
         )
         for name in (found[0] if found else ())
     }
+
+
+def compared_sizes(strata: Sequence[Stratum]) -> list[tuple[int, int]]:
+    """Return how many runs of the method and of the reference are compared at a time, for each set."""
+    return [(len(choices(starts, np.shape(ours)[0])[0]), np.shape(theirs)[0]) for ours, theirs, starts in strata]
 
 
 def choices(originals_U: npt.ArrayLike | None, runs: int) -> list[npt.NDArray[np.intp]]:
@@ -190,10 +197,15 @@ def _statistics(
     }
 
 
-def _found(true_C: FloatArray, drawn_B: FloatArray) -> Found:
-    """Return p of the choices' statistics among those of divisions; equal ones, up to rounding, count as large."""
+def _found(true_C: FloatArray, drawn_B: FloatArray, least: float) -> Found:
+    """Return p of the choices' statistics among those of divisions; equal ones, up to rounding, count as large.
+
+    A choice that is the largest of its own divisions may be larger than those of all others. So p of several choices is
+    at least `least`, the smallest that each can have.
+    """
     larger_C = (drawn_B >= (true_C - 1e-9 * np.abs(true_C))[:, None]).sum(axis=1)
-    return Found(statistic=float(true_C.mean()), p=combined((1 + larger_C) / (1 + len(drawn_B))))
+    p = combined((1 + larger_C) / (1 + len(drawn_B)))
+    return Found(statistic=float(true_C.mean()), p=p if len(true_C) == 1 else max(least, p))
 
 
 def combined(p_C: npt.ArrayLike) -> float:

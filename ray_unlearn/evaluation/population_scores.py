@@ -29,7 +29,7 @@ from ray_unlearn.evaluation.comparison import (
 )
 from ray_unlearn.evaluation.equivalence import error_at_null
 from ray_unlearn.evaluation.forget_sets import OnSet, over_sets
-from ray_unlearn.evaluation.intervals import Subsets, interval, standard_error, subsets, t_quantile
+from ray_unlearn.evaluation.intervals import Subsets, interval, standard_error, subsets
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import (
     ForgettingQuality,
@@ -46,6 +46,7 @@ from ray_unlearn.evaluation.resampling import LEAST_ORIGINALS, Draws, Rows, Sett
 from ray_unlearn.evaluation.scores import Curve, Estimate, ExampleScores, Growth, PopulationScores, Role
 from ray_unlearn.evaluation.single_images import Side, epsilon_bounds, image_numbers, missed, quantiles_of, with_quality
 from ray_unlearn.evaluation.slices import class_name, cost, slices, stages
+from ray_unlearn.evaluation.t_distribution import t_quantile
 from ray_unlearn.evaluation.whole_populations import tests_of, variance_of
 from ray_unlearn.evaluation.worst_images import image_scores
 from ray_unlearn.store import Record

@@ -83,7 +83,7 @@ class Summary(_Value):
     sd: float | None
     """Standard deviation over runs, ddof 1; None for one run."""
     low: float | None
-    """Ends of the 95 % t-interval of the mean; over originals where runs start from 4 or more."""
+    """Ends of the 95 % t-interval of the mean; over originals where runs (of each forget set) start from 4 or more."""
     high: float | None
     n: int
 

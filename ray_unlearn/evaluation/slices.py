@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_unlearn.errors import EvaluationError
+from ray_unlearn.evaluation.originals import error_of_mean
 from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 from ray_unlearn.evaluation.populations import FloatArray, by_runs
 from ray_unlearn.evaluation.resampling import LEAST_ORIGINALS
 from ray_unlearn.evaluation.scores import Cost, Slice, Stage, Summary
+from ray_unlearn.evaluation.t_distribution import t_quantile
 from ray_unlearn.store import Record
 from ray_unlearn.store.outputs import UNKNOWN
 from ray_unlearn.store.splits import ImageNames
@@ -161,20 +163,16 @@ def _train_s(records: Sequence[Record], *, cpu: bool) -> FloatArray:
 def summary(values_R: np.ndarray, upper: float = math.inf, originals_R: np.ndarray | None = None) -> Summary:
     """Return mean, standard deviation and the mean's 95 % t-interval, cut at 0 and `upper`, of one number per run.
 
-    Runs of one original are alike: from 4 originals on, the interval is over originals. The variance of the mean is
-    that of I sums of deviations from it, one for each original, I / (I - 1) times their sum of squares over n^2.
+    Runs of one original are alike: from 4 originals on, the interval is over originals.
     """
     n, mean = len(values_R), float(np.mean(values_R))
     if n < 2:
         return Summary(mean=mean, sd=None, low=None, high=None, n=n)
-    from scipy.special import stdtrit
-
     sd = float(np.std(values_R, ddof=1))
-    margin = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
-    names, place_R = np.unique(np.arange(n) if originals_R is None else originals_R, return_inverse=True)
-    if LEAST_ORIGINALS <= (units := len(names)) < n:
-        sums_I = np.bincount(place_R, weights=values_R - mean)
-        margin = float(stdtrit(units - 1, 0.975)) * math.sqrt(units / (units - 1) * float((sums_I**2).sum())) / n
+    margin = t_quantile(0.975, n - 1) * sd / math.sqrt(n)
+    if originals_R is not None and LEAST_ORIGINALS <= len(np.unique(originals_R)) < n:
+        variance, originals = error_of_mean(values_R, originals_R)
+        margin = t_quantile(0.975, originals - 1) * math.sqrt(variance)
     return Summary(mean=mean, sd=sd, low=max(0.0, mean - margin), high=min(upper, mean + margin), n=n)
 
 

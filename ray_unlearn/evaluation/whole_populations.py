@@ -17,7 +17,7 @@ import numpy as np
 from ray_unlearn.evaluation.looks import ALPHA
 from ray_unlearn.evaluation.originals import buys_more, variance_shares
 from ray_unlearn.evaluation.outputs import Outputs
-from ray_unlearn.evaluation.permutation import LEAST_RUNS, choices, holm, least_p, stratified_tests
+from ray_unlearn.evaluation.permutation import LEAST_RUNS, compared_sizes, holm, least_p, stratified_tests
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import Originals, PermutationTest, PopulationScores
 
@@ -36,7 +36,7 @@ def tests_of(sides: Sequence[tuple[Outputs, Outputs]], settings: Settings) -> di
         (ours.splits["forget"].phi_RN, theirs.splits["forget"].phi_RN, ours.originals_R) for ours, theirs in sides
     ]
     found = stratified_tests(strata, settings.rng("permutation", sides[0][0].population))
-    least = least_p([(len(choices(ours.originals_R, len(ours))[0]), len(theirs)) for ours, theirs in sides])
+    least = least_p(compared_sizes(strata))
     return {name: PermutationTest(statistic=one.statistic, p=one.p, least=least) for name, one in found.items()}
 
 
