@@ -15,7 +15,16 @@ Does not cover: tables (`score_tables`, `evidence_tables`).
 from __future__ import annotations
 
 from ray_unlearn.evaluation.scores import Estimate, ForgetSets, PopulationScores, Scores
-from ray_unlearn.report.ranking import closest, comparable, estimate, firsts, lost_accuracy, ranked, why_no_null
+from ray_unlearn.report.ranking import (
+    closest,
+    comparable,
+    contenders,
+    estimate,
+    firsts,
+    lost_accuracy,
+    ranked,
+    why_no_null,
+)
 from ray_unlearn.wording import decimals, interval, joined, listed, percent, plural, points, span
 
 ERROR = 0.05
@@ -136,11 +145,11 @@ def _headline(scores: Scores, best: PopulationScores, quality: Estimate) -> str:
 
 def _number(scores: Scores, measure: str, population: str, found: Estimate) -> str:
     """Return the value with its interval; if there are several populations, with the interval that holds for all."""
-    places = scores.ranks.get(measure, {})
-    if len(places) < 2 or population not in places:
+    places, several = scores.ranks.get(measure, {}), contenders(scores, measure)
+    if several < 2 or population not in places:
         return joined(decimals(found.value), interval(found.low, found.high))
     one = places[population]
-    return f"{decimals(found.value)} {interval(one.low, one.high)} (as the best of {len(places)})"
+    return f"{decimals(found.value)} {interval(one.low, one.high)} (as the best of {several})"
 
 
 def _against_the_null(quality: Estimate, scores: Scores) -> list[str]:
